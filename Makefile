@@ -1,0 +1,45 @@
+# Everything a newcomer needs: `make run`, `make test`, `make demo`. Only Python and make required.
+
+PYTHON ?= python3
+VENV := .venv
+SOURCES := $(shell find goproxyai twisted -name '*.py') pyproject.toml setup.py
+
+.PHONY: run test demo build clean
+
+## Set up, then serve on :8080 (environment variables configure it, see README.md).
+run: $(VENV)/.installed
+	exec $(VENV)/bin/twistd --nodaemon --pidfile= goproxyai
+
+## Set up, then run every check that CI runs.
+test: $(VENV)/.tox
+	$(VENV)/bin/tox run
+
+## The daemon between the official client and a made-up OpenAI; needs no network.
+demo: $(VENV)/.demo
+	$(VENV)/bin/python -m tests.demo
+
+## A wheel in dist/.
+build: $(VENV)/.tox
+	$(VENV)/bin/pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) .tox .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	rm -f twisted/plugins/dropin.cache
+
+$(VENV)/bin/pip:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --upgrade pip
+
+$(VENV)/.installed: $(VENV)/bin/pip $(SOURCES)
+	$(VENV)/bin/pip install --quiet .
+	touch $@
+
+$(VENV)/.tox: $(VENV)/bin/pip
+	$(VENV)/bin/pip install --quiet 'tox>=4.22'
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.installed
+	$(VENV)/bin/pip install --quiet --group test
+	touch $@

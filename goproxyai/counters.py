@@ -1,0 +1,106 @@
+"""What happened, in numbers: plain integers, added to where it happens, read by ``/stats``.
+
+Every table has a closed set of keys, so the memory is fixed.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Any
+
+from goproxyai.problems import STATUS
+
+_BOUNDS = tuple(0.0001 * 2**step for step in range(24))
+"""Upper bounds of the histogram's buckets, in seconds: 100 µs to about 14 minutes."""
+
+
+class Histogram:
+    """Durations in doubling buckets: enough for a percentile within a factor of two.
+
+    :ivar count: of durations. :ivar total: their sum in seconds. :ivar longest: of them.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = 0.0
+        self.longest = 0.0
+        self._buckets = [0] * (len(_BOUNDS) + 1)
+
+    def add(self, seconds: float) -> None:
+        """One more duration."""
+        self.count += 1
+        self.total += seconds
+        self.longest = max(self.longest, seconds)
+        self._buckets[bisect_left(_BOUNDS, seconds)] += 1
+
+    def percentile(self, share: float) -> float:
+        """The upper bound, in seconds, below which *share* (0 to 1) of the durations lie."""
+        wanted = share * self.count
+        seen = 0
+        for bound, number in zip(_BOUNDS, self._buckets, strict=False):
+            seen += number
+            if number and seen >= wanted:
+                return float(min(bound, self.longest))
+        return self.longest
+
+    def summary(self) -> dict[str, float]:
+        """For ``/stats``: milliseconds."""
+        mean = self.total / self.count if self.count else 0.0
+        rows = {
+            "mean_ms": mean,
+            "p50_ms": self.percentile(0.5),
+            "p95_ms": self.percentile(0.95),
+            "p99_ms": self.percentile(0.99),
+            "max_ms": self.longest,
+        }
+        return {name: round(value * 1000, 3) for name, value in rows.items()}
+
+
+class Counters:
+    """All of them; see the attributes.
+
+    :ivar requests: received, system endpoints included.
+    :ivar finished: exchanges that ended, however.
+    :ivar hits: answered from the cache. :ivar misses: cacheable, but forwarded.
+    :ivar bypasses: forwarded without a look into the cache.
+    :ivar limited: refused by the rate limit.
+    :ivar client_gone: clients that left before their answer was complete.
+    :ivar cut: answers that upstream broke off.
+    :ivar bytes_in: of request bodies. :ivar bytes_out: of answer bodies.
+    :ivar statuses: answers by the first digit of their status.
+    :ivar errors: the proxy's own answers, by code.
+    """
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.finished = 0
+        self.hits = 0
+        self.misses = 0
+        self.bypasses = 0
+        self.limited = 0
+        self.client_gone = 0
+        self.cut = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.statuses = [0] * 6
+        self.errors = dict.fromkeys(STATUS, 0)
+        self.times = Histogram()
+        self.upstream_times = Histogram()
+
+    def summary(self) -> dict[str, Any]:
+        """For ``/stats``."""
+        return {
+            "requests": {
+                "total": self.requests,
+                "in_flight": self.requests - self.finished,
+                "by_status": {f"{digit}xx": self.statuses[digit] for digit in range(2, 6)},
+                "client_gone": self.client_gone,
+                "cut_by_upstream": self.cut,
+                "limited": self.limited,
+                "bytes_in": self.bytes_in,
+                "bytes_out": self.bytes_out,
+                "time": self.times.summary(),
+                "upstream_time": self.upstream_times.summary(),
+            },
+            "errors": {code: number for code, number in self.errors.items() if number},
+        }

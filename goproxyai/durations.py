@@ -1,0 +1,86 @@
+"""Durations as Go writes them, because that is how the original was configured.
+
+A duration is a sequence of decimal numbers with a unit each, ``1h30m`` or ``1.5s``; the units are
+those of :data:`UNITS`. The syntax is that of Go's ``time.ParseDuration``, the output that of
+``time.Duration.String``; arithmetic is done in whole nanoseconds, so that nothing is rounded twice.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import ROUND_HALF_EVEN, Decimal
+
+UNITS = {
+    "ns": 1,
+    "us": 1_000,
+    "\u00b5s": 1_000,  # micro sign
+    "\u03bcs": 1_000,  # Greek letter mu
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "m": 60_000_000_000,
+    "h": 3_600_000_000_000,
+}
+"""Nanoseconds in each unit."""
+
+LONGEST = 2**63 - 1
+"""Nanoseconds; Go's ``Duration`` is a signed 64-bit integer (some 292 years)."""
+
+_NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+_UNIT = "(?:ns|us|\u00b5s|\u03bcs|ms|s|m|h)"
+_PART = re.compile(rf"({_NUMBER})({_UNIT})")
+_WHOLE = re.compile(rf"\+?(?:0|(?:{_NUMBER}{_UNIT})+)")
+_MOST_CHARACTERS = 256
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as ``1h30m``, ``1.5s``, ``250ms`` or ``0``.
+
+    A fraction of a nanosecond is cut off, as Go does.
+
+    :raises ValueError: where *text* is no duration, is negative, or exceeds :data:`LONGEST`.
+    """
+    if len(text) > _MOST_CHARACTERS or _WHOLE.fullmatch(text) is None:
+        raise ValueError("not a duration of Go's syntax")
+    total = sum(_nanoseconds(number, unit) for number, unit in _PART.findall(text))
+    if total > LONGEST:
+        raise ValueError("a duration beyond 64 bits of nanoseconds")
+    return total / 1_000_000_000
+
+
+def _nanoseconds(number: str, unit: str) -> int:
+    whole, _, fraction = number.partition(".")
+    scale: int = 10 ** len(fraction)
+    return int(whole + fraction) * UNITS[unit] // scale
+
+
+def format_duration(seconds: float) -> str:
+    """*seconds* as Go prints them: ``5m0s``, ``1h30m0s``, ``1.5s``, ``250ms``, ``0s``.
+
+    The shortest decimal that *seconds* stands for is what is printed, to the nanosecond.
+
+    :raises ValueError: where *seconds* is negative, not finite or exceeds :data:`LONGEST`.
+    """
+    if not 0 <= seconds <= LONGEST / 1_000_000_000:
+        raise ValueError("not a duration that Go could print")
+    exact = Decimal(repr(float(seconds))) * 1_000_000_000
+    total = min(int(exact.to_integral_value(ROUND_HALF_EVEN)), LONGEST)
+    if total == 0:
+        return "0s"
+    for unit in ("ns", "\u00b5s", "ms"):
+        if total < UNITS[unit] * 1000:
+            return _decimal(total, UNITS[unit]) + unit
+    minutes, rest = divmod(total, UNITS["m"])
+    text = _decimal(rest, UNITS["s"]) + "s"
+    if minutes:
+        hours, minutes = divmod(minutes, 60)
+        text = f"{minutes}m{text}"
+        if hours:
+            text = f"{hours}h{text}"
+    return text
+
+
+def _decimal(count: int, unit: int) -> str:
+    whole, rest = divmod(count, unit)
+    if not rest:
+        return str(whole)
+    return f"{whole}.{str(unit + rest)[1:].rstrip('0')}"

@@ -1,0 +1,135 @@
+"""An ``IAgent`` that sends what it is given, over connections that it keeps.
+
+The target that goes out is the very bytes behind the origin in *uri*: nothing is parsed, joined or
+re-encoded. TCP, CONNECT and TLS together stand under one deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.protocol import Factory
+from twisted.web.http_headers import Headers as WebHeaders
+from twisted.web.iweb import IAgent, IBodyProducer
+from zope.interface import implementer
+
+from goproxyai.egress.routes import Route, Routes
+from goproxyai.http11.client import (
+    ClientConnection,
+    Request,
+    Response,
+    Timeouts,
+    UpstreamTimeout,
+)
+from goproxyai.http11.framing import lines
+from goproxyai.http11.pool import Pool
+from goproxyai.http11.ticking import Ticker
+from goproxyai.policy.headers import Headers
+
+MOST_ORIGINS = 64
+"""Routes remembered; the daemon has one upstream, so this is a bound and not a size."""
+
+
+class _Factory(Factory):
+    """Makes the one connection that an attempt is about."""
+
+    noisy = False
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+
+    def buildProtocol(self, addr: IAddress | None) -> ClientConnection:
+        return self._connection
+
+
+@implementer(IAgent)
+class RelayAgent:
+    """Sends requests; see the module.
+
+    :param clock: keeps the deadline of connecting.
+    :param connect_timeout: seconds for TCP, CONNECT and TLS together.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        ticker: Ticker,
+        routes: Routes,
+        timeouts: Timeouts,
+        connect_timeout: float,
+    ) -> None:
+        self.pool = Pool(ticker)
+        self._clock = clock
+        self._ticker = ticker
+        self._routes = routes
+        self._timeouts = timeouts
+        self._connect_timeout = connect_timeout
+        self._known: dict[bytes, Route] = {}
+
+    def request(  # type: ignore[override]  # it takes what IAgent takes, and more
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | WebHeaders | None = None,
+        bodyProducer: bytes | IBodyProducer | None = None,
+        framed: bool | None = None,
+        inform: Callable[[int, bytes, Headers], None] | None = None,
+    ) -> Deferred[Response]:
+        """As ``IAgent`` has it; header lines leave in the order of *headers*, behind ``Host``.
+
+        :param headers: without ``Host``, which is the origin's.
+        :param framed: whether *headers* hold the body's ``Content-Length``; looked up if not said.
+        :param inform: gets interim answers (1xx): status, reason, headers.
+        :raises ValueError: where *uri* has no http origin.
+        """
+        cut = uri.find(b"/", 8)
+        origin = uri[:cut] if cut > 0 else uri
+        route = self._known.get(origin)
+        if route is None:
+            route = self._learn(origin)
+        if headers is None:
+            headers = []
+        elif isinstance(headers, WebHeaders):
+            headers = [(n, v) for n, values in headers.getAllRawHeaders() for v in values]
+        if framed is None:
+            framed = any(name.lower() == b"content-length" for name, _ in headers)
+        head = b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%b%b" % (
+            method, route.prefix, uri[cut:] if cut > 0 else b"/", route.host, lines(headers),
+            route.lines,
+        )  # fmt: skip
+        request = Request(method, head, bodyProducer, framed)
+        connection = self.pool.take(origin)
+        if connection is not None:
+            return connection.send(request, inform)
+        return self._connect(route).addCallback(lambda ready: ready.send(request, inform))
+
+    def _learn(self, origin: bytes) -> Route:
+        if len(self._known) >= MOST_ORIGINS:
+            self._known.clear()
+        route = self._known[origin] = self._routes.to(origin)
+        return route
+
+    def _connect(self, route: Route) -> Deferred[Any]:
+        """A new connection, ready to be used; fails as the endpoints do, or by its deadline."""
+        pool, origin = self.pool, route.origin
+        connection = ClientConnection(
+            self._ticker,
+            self._timeouts,
+            route.secured,
+            lambda freed: pool.free(origin, freed),
+            lambda lost: pool.lost(origin, lost),
+        )
+
+        def connected(_: object) -> Deferred[ClientConnection]:
+            pool.opened(connection)
+            return connection.ready
+
+        connecting: Deferred[Any] = route.endpoint.connect(_Factory(connection))
+        connecting.addCallback(connected)
+        return connecting.addTimeout(self._connect_timeout, self._clock, self._late)
+
+    def _late(self, result: object, seconds: float) -> object:
+        raise UpstreamTimeout("a connection")

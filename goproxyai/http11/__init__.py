@@ -1,0 +1,11 @@
+"""An HTTP/1.1 engine over llhttp, for both sides of a relay.
+
+* :mod:`.framing`: the bytes around a message: heads, chunks, what a head promises.
+* :mod:`.writing`: hand bytes to the kernel at once, park only what it did not take.
+* :mod:`.ticking`: one coarse ticker keeps every deadline.
+* :mod:`.exchange`: a request and the answer to it, as the pipeline sees them.
+* :mod:`.server`: the connection that clients hold to us.
+* :mod:`.channel`: an exchange dressed up for ``twisted.web`` resources (and so for Klein).
+* :mod:`.client`: the connection that we hold to an upstream.
+* :mod:`.pool`: connections between requests.
+"""

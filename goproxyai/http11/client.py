@@ -1,0 +1,628 @@
+"""The connection that we hold to an upstream.
+
+1. One request at a time. :meth:`ClientConnection.send` returns a Deferred of the response's head;
+   cancelling it, or :meth:`Response.abort`, breaks the connection off at once, in every phase.
+2. What one read brings is handed on in one piece: the head and the body that came with it reach
+   the pipeline in one turn, so that they can leave in one write.
+3. A body ends in one of three ways, and the sink is told which: complete, closed (delimited by the
+   end of the connection: relayed, never trusted), or broken.
+4. Between the head and :meth:`Response.deliver`, and while the sink's owner is paused, the
+   connection is not read: at most one read is held.
+5. Only a connection whose last exchange was complete on both sides is used again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import attrs
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IConsumer, IHandshakeListener, IProtocol, IPushProducer
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers as WebHeaders
+from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from goproxyai.http11.framing import LAST_CHUNK, MOST_FIELDS, MOST_HEADER_BYTES, chunk
+from goproxyai.http11.ticking import NEVER, Ticker
+from goproxyai.http11.writing import set_no_delay, write_through
+from goproxyai.policy.headers import Fields, Headers, fields_of
+
+LONGEST_REASON = 1024
+"""Bytes of a status line's reason phrase."""
+
+IDLE_SECONDS = 55.0
+"""For which an unused connection is kept."""
+
+
+class UpstreamTimeout(Exception):
+    """Upstream took longer than it may; the argument says for what."""
+
+
+class ProtocolViolation(Exception):
+    """Upstream did not speak HTTP/1.1; the argument says how."""
+
+
+class ConnectionBroken(Exception):
+    """The connection was lost before the exchange was complete.
+
+    :param reason: the failure that the transport gave.
+    """
+
+    def __init__(self, reason: Failure) -> None:
+        super().__init__(reason.getErrorMessage())
+        self.reason = reason
+
+
+class Sink(Protocol):
+    """Where a response's body goes."""
+
+    def received(self, data: bytes, ended: bool) -> None:
+        """The body bytes of one read; *ended*: they are the last, and the body is complete."""
+
+    def closed(self) -> None:
+        """The connection ended the body: whether it is whole cannot be known."""
+
+    def broken(self, reason: Failure) -> None:
+        """The body was cut short."""
+
+
+@attrs.frozen
+class Timeouts:
+    """How long upstream may take, in seconds.
+
+    :ivar head: from the request's last byte to the response's head.
+    :ivar silence: inside a body, either way.
+    """
+
+    head: float
+    silence: float
+
+
+@attrs.frozen(eq=False)
+class Request:
+    """What goes upstream.
+
+    :ivar head: request line and header lines, complete but for the framing of a body that carries
+        none yet, and for the blank line.
+    :ivar body: the bytes, or who produces them.
+    """
+
+    method: bytes
+    head: bytes
+    body: bytes | IBodyProducer | None
+    framed: bool
+
+
+@implementer(IResponse, IPushProducer)
+class Response:
+    """What came back: an ``IResponse`` whose header lines are also there as they came.
+
+    :ivar raw: (name, value) in order.
+    :ivar fields: lower-cased name to value, repeats joined.
+    :ivar length: of the body; ``UNKNOWN_LENGTH`` where it is not said.
+    """
+
+    request = None
+    previousResponse = None
+
+    def __init__(
+        self,
+        connection: ClientConnection,
+        version: str,
+        code: int,
+        phrase: bytes,
+        raw: Headers,
+        fields: Fields,
+        length: Any,
+    ) -> None:
+        major, _, minor = version.partition(".")
+        self.version = (b"HTTP", int(major), int(minor))
+        self.code = code
+        self.phrase = phrase
+        self.raw = raw
+        self.fields = fields
+        self.length = length
+        self._connection: ClientConnection = connection
+        self._sink: Sink | None = None
+        self._held: list[bytes] = []
+        self._ending: Callable[[Sink], None] | None = None
+        self.over = False
+
+    @property
+    def headers(self) -> WebHeaders:
+        """The header as ``twisted.web`` knows it; made when asked for."""
+        headers = WebHeaders()
+        for name, value in self.raw:
+            headers.addRawHeader(name, value)
+        return headers
+
+    def setPreviousResponse(self, previous: IResponse) -> None:
+        """Part of ``IResponse``; nothing is redirected here."""
+        self.previousResponse = previous
+
+    @property
+    def unclaimed(self) -> bool:
+        """Whether nobody has asked for the body yet."""
+        return self._sink is None
+
+    def deliverBody(self, protocol: IProtocol) -> None:
+        """As ``IResponse`` has it, for those who do not know :meth:`deliver`."""
+        self.deliver(_ProtocolSink(self, protocol))
+
+    def deliver(self, sink: Sink) -> None:
+        """Hand the body to *sink*: what is here at once, the rest as it comes."""
+        self._sink = sink
+        held, self._held = b"".join(self._held), []
+        if self._ending is not None:
+            self._end_with(held)
+            return
+        if held:
+            sink.received(held, False)
+        if not self.over:
+            self._connection.read_on()
+
+    def _end_with(self, held: bytes) -> None:
+        sink, ending = self._sink, self._ending
+        if sink is None or ending is None:
+            return
+        self.over = True
+        if ending is _complete:
+            sink.received(held, True)
+            return
+        if held:
+            sink.received(held, False)
+        ending(sink)
+
+    # The connection's side.
+
+    def take(self, data: bytes, complete: bool) -> None:
+        """What one read brought."""
+        if self._sink is None:
+            if data:
+                self._held.append(data)
+            if complete:
+                self._ending = _complete
+            return
+        if complete:
+            self.over = True
+        self._sink.received(data, complete)
+
+    def end(self, ending: Callable[[Sink], None]) -> None:
+        """The body ended otherwise than complete."""
+        if self.over or self._ending is not None:
+            return
+        self._ending = ending
+        if self._sink is not None:
+            self._end_with(b"")
+
+    # The sink's side.
+
+    def abort(self) -> None:
+        """Break the connection off: nobody wants the rest."""
+        if not self.over and self._ending is None:
+            self.over = True
+            self._connection.abort()
+
+    def pauseProducing(self) -> None:
+        """Stop reading from upstream."""
+        if not self.over and self._ending is None:
+            self._connection.hold()
+
+    def resumeProducing(self) -> None:
+        """Read on."""
+        if not self.over and self._ending is None:
+            self._connection.read_on()
+
+    def stopProducing(self) -> None:
+        """As :meth:`abort`."""
+        self.abort()
+
+    abortConnection = abort
+    loseConnection = abort
+
+
+def _complete(sink: Sink) -> None:
+    sink.received(b"", True)
+
+
+class _ProtocolSink:
+    """A sink for ``deliverBody``: speaks to an ``IProtocol``."""
+
+    def __init__(self, response: Response, protocol: IProtocol) -> None:
+        self._protocol = protocol
+        protocol.makeConnection(cast("Any", response))
+
+    def received(self, data: bytes, ended: bool) -> None:
+        if data:
+            self._protocol.dataReceived(data)
+        if ended:
+            self._protocol.connectionLost(Failure(ResponseDone()))
+
+    def closed(self) -> None:
+        self._protocol.connectionLost(Failure(PotentialDataLoss()))
+
+    def broken(self, reason: Failure) -> None:
+        self._protocol.connectionLost(reason)
+
+
+@implementer(IConsumer, IHandshakeListener)
+class ClientConnection(TwistedProtocol):
+    """One connection to an upstream; see the module's rules.
+
+    :param secured: whether TLS is laid over it: it is ready once the handshake is done.
+    :param on_free: called when it can be used again.
+    :param on_lost: called when it is gone.
+    """
+
+    transport: Any  # ITransport does not tell half of what a transport can do
+
+    def __init__(
+        self,
+        ticker: Ticker,
+        timeouts: Timeouts,
+        secured: bool,
+        on_free: Callable[[ClientConnection], None],
+        on_lost: Callable[[ClientConnection], None],
+    ) -> None:
+        self.ready: Deferred[ClientConnection] = Deferred(lambda _: self.abort())
+        self.freed_at = 0.0
+        self.uses = 0
+        self._ticker = ticker
+        self._timeouts = timeouts
+        self._secured = secured
+        self._on_free = on_free
+        self._on_lost = on_lost
+        self._is_ready = False
+        self._lost = False
+        self._deadline = NEVER
+        self._awaited = ""
+        self._parser = HttpResponseParser(self)
+        self._request: Request | None = None
+        self._answer: Deferred[Response] | None = None
+        self._response: Response | None = None
+        self._inform: Callable[[int, bytes, Headers], None] | None = None
+        self._uploading: IBodyProducer | None = None
+        self._chunked_upload = False
+        self._held = False
+        self._keep = False
+        self._ended = False
+        self._read_bytes = 0
+        self._reason = b""
+        self._headers: Headers = []
+        self._body: list[bytes] = []
+        self._head_bytes = 0
+        self._interim = False
+
+    # Its beginning and its end.
+
+    def connectionMade(self) -> None:
+        set_no_delay(self.transport)
+        self._ticker.watched.add(self)
+        if not self._secured:
+            self._become_ready()
+
+    def handshakeCompleted(self) -> None:
+        """TLS is up, and the certificate was found good."""
+        self._become_ready()
+
+    def _become_ready(self) -> None:
+        self._is_ready = True
+        ready = self.ready
+        ready.callback(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._lost = True
+        self._ticker.watched.discard(self)
+        self._on_lost(self)
+        if not self._is_ready:
+            self._is_ready = True
+            self.ready.errback(reason)
+        self._break(reason)
+
+    def abort(self) -> None:
+        """Break the connection off."""
+        self._deadline = NEVER
+        if not self._lost and self.transport is not None:
+            self.transport.abortConnection()
+
+    # A request, and its answer.
+
+    def send(
+        self, request: Request, inform: Callable[[int, bytes, Headers], None] | None = None
+    ) -> Deferred[Response]:
+        """Send *request*; fires with the response's head.
+
+        :param inform: gets interim answers: status, reason, headers.
+        """
+        answer: Deferred[Response] = Deferred(self._cancelled)
+        self._request = request
+        self._answer = answer
+        self._response = None
+        self._inform = inform
+        self._ended = False
+        self._keep = False
+        self._held = False
+        self.uses += 1
+        self._start_head()
+        body = request.body
+        if body is None or isinstance(body, bytes):
+            self._await("the response's head", self._timeouts.head)
+            self._send_whole(request.head, body or b"", request.framed)
+        else:
+            self._upload(request, body)
+        return answer
+
+    def _send_whole(self, head: bytes, body: bytes, framed: bool) -> None:
+        if body and not framed:
+            head += b"Content-Length: %d\r\n" % len(body)
+        write_through(self.transport, head + b"\r\n" + body)
+
+    def _upload(self, request: Request, body: IBodyProducer) -> None:
+        self._uploading = body
+        self._chunked_upload = body.length is UNKNOWN_LENGTH
+        head = request.head
+        if self._chunked_upload:
+            head += b"Transfer-Encoding: chunked\r\n"
+        elif not request.framed:
+            head += b"Content-Length: %d\r\n" % body.length
+        self._await("room for the request's body", self._timeouts.silence)
+        write_through(self.transport, head + b"\r\n")
+        self.transport.registerProducer(body, True)
+        body.startProducing(self).addCallbacks(self._uploaded, self._not_uploaded)
+
+    def write(self, data: bytes) -> None:
+        """More of the request's body, from its producer."""
+        if self._uploading is not None:
+            self._await("room for the request's body", self._timeouts.silence)
+            write_through(self.transport, chunk(data) if self._chunked_upload else data)
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Part of ``IConsumer``; the body's producer is known already."""
+
+    def unregisterProducer(self) -> None:
+        """Part of ``IConsumer``; the producer's Deferred says when it is done."""
+
+    def _uploaded(self, _: object) -> None:
+        if self._uploading is None:
+            return
+        self._uploading = None
+        if self._lost:
+            return
+        if self._chunked_upload:
+            write_through(self.transport, LAST_CHUNK)
+        self.transport.unregisterProducer()
+        if self._response is None:
+            self._await("the response's head", self._timeouts.head)
+
+    def _not_uploaded(self, reason: Failure) -> None:
+        if self._uploading is None or reason.check(CancelledError) is not None:
+            return
+        self._uploading = None
+        self._fail(reason)
+
+    def _cancelled(self, answer: Deferred[Response]) -> None:
+        self._answer = None
+        self._drop()
+
+    def _drop(self) -> None:
+        """Nobody wants this exchange any more."""
+        uploading, self._uploading = self._uploading, None
+        self.abort()
+        if uploading is not None:
+            uploading.stopProducing()
+
+    def _fail(self, reason: Failure) -> None:
+        self._break(reason)
+        self._drop()
+
+    def _break(self, reason: Failure) -> None:
+        """Tell whoever waits, once."""
+        answer, self._answer = self._answer, None
+        response, self._response = self._response, None
+        self._request = None
+        if response is None and answer is None:
+            return
+        if response is not None:
+            if self._closes_body(reason):
+                response.end(lambda sink: sink.closed())
+            else:
+                response.end(lambda sink: sink.broken(reason))
+        uploading, self._uploading = self._uploading, None
+        if uploading is not None:
+            uploading.stopProducing()
+        if answer is not None:
+            if reason.check(ProtocolViolation, UpstreamTimeout) is None:
+                reason = Failure(ConnectionBroken(reason))
+            answer.errback(reason)
+
+    def _closes_body(self, reason: Failure) -> bool:
+        return self._close_delimited and reason.check(ConnectionDone) is not None
+
+    _close_delimited = False
+
+    # Bytes in.
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._request is None:
+            self.abort()  # bytes that nobody asked for must not meet the next request
+            return
+        size = self._read_bytes = len(data)
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade:
+            self._violated("it switched protocols unasked")
+            return
+        except HttpParserError as refused:
+            error = refused.__context__ or refused
+            if not self._ended:
+                self._deliver()
+                self._violated(str(error))
+                return
+            self._keep = False  # what follows a complete answer is nobody's
+        if not self._body and not self._ended:
+            self._head_bytes += size
+            if self._head_bytes > 2 * MOST_HEADER_BYTES:
+                self._violated("its header or framing has no end")
+                return
+        else:
+            self._head_bytes = 0
+        self._deliver()
+
+    def _violated(self, how: str) -> None:
+        self._fail(Failure(ProtocolViolation(how)))
+
+    def _deliver(self) -> None:
+        """Hand on what this read brought."""
+        response = self._response
+        if response is None:
+            return
+        body, self._body = self._body, []
+        ended = self._ended
+        answer, self._answer = self._answer, None
+        if ended:
+            self._finish()
+        elif self._uploading is None:
+            self._await("more of the response", self._timeouts.silence)
+        data = body[0] if len(body) == 1 else b"".join(body)
+        if data or ended:
+            response.take(data, ended)
+        if answer is not None:
+            answer.callback(response)
+            if not ended and response.unclaimed:
+                self.hold()
+
+    def _finish(self) -> None:
+        """The response is complete: keep the connection, or let it go."""
+        self._response = None
+        self._request = None
+        self._deadline = NEVER
+        uploading, self._uploading = self._uploading, None
+        if uploading is not None:
+            uploading.stopProducing()
+        if self._keep and uploading is None and not self._lost:
+            self.freed_at = self._ticker.now
+            self._deadline = self._ticker.now + IDLE_SECONDS
+            self._on_free(self)
+        elif not self._lost and self.transport is not None:
+            if uploading is None:
+                self.transport.loseConnection()
+            else:
+                self.transport.abortConnection()
+
+    # llhttp's side.
+
+    def _start_head(self) -> None:
+        self._reason = b""
+        self._headers = []
+        self._body = []
+        self._head_bytes = 0
+        self._close_delimited = False
+
+    def on_message_begin(self) -> None:
+        if self._ended:
+            raise ProtocolViolation("it sent more than one answer")
+
+    def on_status(self, reason: bytes) -> None:
+        self._reason += reason
+        if len(self._reason) > LONGEST_REASON:
+            raise ProtocolViolation("its reason phrase exceeds 1 KiB")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name, value))
+        if len(self._headers) > MOST_FIELDS:
+            raise ProtocolViolation(f"its header exceeds {MOST_FIELDS} fields")
+
+    def on_headers_complete(self) -> None:
+        if self._response is not None:
+            raise ProtocolViolation("it sent more than one answer")
+        parser = self._parser
+        status = parser.get_status_code()
+        headers = self._headers
+        if self._head_bytes or self._read_bytes > MOST_HEADER_BYTES:  # else it cannot be too large
+            if sum([len(n) + len(v) + 4 for n, v in headers]) > MOST_HEADER_BYTES:
+                raise ProtocolViolation("its header exceeds 64 KiB")
+        self._interim = status < 200
+        if self._interim:
+            self._interim_answer(status)
+            return
+        if not 200 <= status <= 599:
+            raise ProtocolViolation(f"it answered with status {status}")
+        fields, _ = fields_of(headers)
+        length = self._length(status, fields)
+        self._keep = parser.should_keep_alive() and not self._ended
+        self._response = Response(
+            self, parser.get_http_version(), status, self._reason, headers, fields, length
+        )
+
+    def _length(self, status: int, fields: Fields) -> Any:
+        """How the body is delimited (RFC 9112 §6.3)."""
+        coding = fields.get(b"transfer-encoding")
+        length = fields.get(b"content-length")
+        request = self._request
+        if request is not None and request.method == b"HEAD":
+            self._ended = True
+        elif status in (204, 304):
+            return 0
+        elif coding is not None:
+            if coding.strip(b" \t").lower() != b"chunked":
+                raise ProtocolViolation("its Transfer-Encoding is not chunked")
+            return UNKNOWN_LENGTH
+        elif length is None:
+            self._close_delimited = True
+            return UNKNOWN_LENGTH
+        return UNKNOWN_LENGTH if length is None else int(length)
+
+    def _interim_answer(self, status: int) -> None:
+        if status == 101:
+            raise ProtocolViolation("it switched protocols unasked")
+        if status != 100 and self._inform is not None:
+            self._inform(status, self._reason, self._headers)
+
+    def on_body(self, data: bytes) -> None:
+        if self._ended:
+            raise ProtocolViolation("it sent a body that it may not send")
+        self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        if self._interim:
+            self._interim = False
+            self._start_head()
+        else:
+            self._ended = True
+
+    # Backpressure and deadlines.
+
+    def hold(self) -> None:
+        """Do not read: the body has nowhere to go."""
+        if not self._held and not self._lost:
+            self._held = True
+            self._deadline = NEVER
+            self.transport.pauseProducing()
+
+    def read_on(self) -> None:
+        """Read again."""
+        if self._held and not self._lost:
+            self._held = False
+            self._await("more of the response", self._timeouts.silence)
+            self.transport.resumeProducing()
+
+    def _await(self, what: str, seconds: float) -> None:
+        self._awaited = what
+        self._deadline = self._ticker.now + seconds
+
+    def tick(self, now: float) -> None:
+        """See to the deadline; called four times a second."""
+        if now >= self._deadline:
+            self._deadline = NEVER
+            if self._request is None:
+                self.abort()
+            else:
+                self._fail(Failure(UpstreamTimeout(self._awaited)))

@@ -1,0 +1,436 @@
+"""A request and the answer to it, as the pipeline sees them.
+
+1. Every exchange ends exactly once: :meth:`Exchange.finish`, :meth:`Exchange.abort`, or the client
+   leaves (``client_gone``, told to whoever listens).
+2. The answer's framing is decided here, once, from its length and the client's version; an answer
+   that cannot be completed as promised is aborted, never ended early.
+3. A request body waits in a buffer of at most :data:`BUFFER` bytes and one read until somebody
+   claims it, by :meth:`RequestBody.collect`, :meth:`RequestBody.startProducing` or
+   :meth:`RequestBody.discard`; meanwhile the connection is not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IConsumer, IPushProducer
+from twisted.python.failure import Failure
+from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
+from zope.interface import implementer
+
+from goproxyai.http11.framing import CONTINUE, LAST_CHUNK, chunk
+from goproxyai.policy.headers import Fields, Headers
+from goproxyai.problems import Problem
+
+BUFFER = 64 * 1024
+"""Bytes of an unclaimed request body that are kept before reading pauses."""
+
+
+class ClientGone(Exception):
+    """The client closed its connection while its request body was being read."""
+
+
+class Listener(Protocol):
+    """Who works on an exchange and wants to know that it is over."""
+
+    def client_gone(self) -> None:
+        """The client's connection is lost; nothing can be answered any more."""
+
+    def request_failed(self, problem: Problem) -> None:
+        """The rest of the request broke the rules: answer with *problem* where that is possible."""
+
+
+class Wire(Protocol):
+    """What an exchange asks of the connection that it came by."""
+
+    def send(self, data: bytes) -> None:
+        """Write *data* to the client."""
+
+    def flow(self, reading: bool) -> None:
+        """Read from the client, or stop reading."""
+
+    def exchange_done(self, exchange: Exchange, keep: bool) -> None:
+        """The answer is complete; *keep* the connection if the request is complete too."""
+
+    def abort(self) -> None:
+        """Break the connection off, so that the client sees that the answer was cut."""
+
+
+@implementer(IBodyProducer)
+class RequestBody:
+    """The body of a request, on its way in.
+
+    :ivar length: bytes, or ``UNKNOWN_LENGTH`` for a chunked body.
+    :ivar received: bytes so far.
+    :ivar complete: whether the last byte is here.
+    """
+
+    __slots__ = (
+        "_collected",
+        "_consumer",
+        "_done",
+        "_dropped",
+        "_held",
+        "_limit",
+        "_paused",
+        "_pieces",
+        "_stopped",
+        "_waits",
+        "_wire",
+        "complete",
+        "length",
+        "opened",
+        "received",
+    )  # fmt: skip
+
+    def __init__(self, wire: Wire, length: int | None, now: float, awaits_continue: bool) -> None:
+        # IBodyProducer declares a union of int and a constant.
+        self.length: Any = UNKNOWN_LENGTH if length is None else length
+        self.received = 0
+        self.complete = length == 0
+        self.opened = now
+        self._wire = wire
+        self._pieces: list[bytes] = []
+        self._held = 0
+        self._limit = BUFFER
+        self._collected: Callable[[bytes | None], None] | None = None
+        self._consumer: IConsumer | None = None
+        self._done: Deferred[None] | None = None
+        self._paused = False
+        self._dropped = False
+        self._stopped = False
+        self._waits = awaits_continue
+
+    # What the connection calls.
+
+    def feed(self, data: bytes) -> None:
+        """More of the body."""
+        self.received += len(data)
+        if self._dropped:
+            return
+        if self._consumer is not None and not self._paused:
+            self._consumer.write(data)
+            return
+        self._pieces.append(data)
+        self._held += len(data)
+        if self._held > self._limit:
+            if self._collected is not None:
+                self._hand_over(None)
+            else:
+                self._wire.flow(False)
+
+    def end(self) -> None:
+        """The body is complete."""
+        self.complete = True
+        self._waits = False
+        if self._collected is not None:
+            self._hand_over(self.whole())
+        else:
+            self._finish_producing()
+
+    def lost(self) -> None:
+        """The client left: whoever reads learns that no more will come."""
+        self._dropped = True
+        self._pieces = []
+        self._collected = None
+        self._consumer = None
+        done, self._done = self._done, None
+        if done is not None:
+            done.errback(Failure(ClientGone()))
+
+    # What the pipeline calls.
+
+    def whole(self) -> bytes:
+        """The whole of a complete body that was not streamed."""
+        pieces = self._pieces
+        if len(pieces) != 1:
+            pieces = self._pieces = [b"".join(pieces)]
+        return pieces[0]
+
+    def collect(self, limit: int, done: Callable[[bytes | None], None]) -> None:
+        """Read the body whole, up to *limit* bytes.
+
+        *done* gets the bytes, or ``None`` where they are more; the body can then still be streamed
+        from its start. It is not called if the client leaves.
+        """
+        if self.complete:
+            done(self.whole())
+        elif self._held > limit:
+            done(None)
+        else:
+            self._limit, self._collected = limit, done
+            self._let_come()
+
+    def discard(self) -> None:
+        """Nobody will read the body; what still comes is thrown away."""
+        self._dropped = True
+        self._pieces = []
+        self._held = 0
+        self._collected = None
+        self._consumer = None
+        self._wire.flow(True)
+
+    def _hand_over(self, whole: bytes | None) -> None:
+        done, self._collected, self._limit = self._collected, None, BUFFER
+        if done is not None:
+            if whole is None:
+                self._wire.flow(False)
+            done(whole)
+
+    def _let_come(self) -> None:
+        if self._waits:
+            self._waits = False
+            self._wire.send(CONTINUE)
+        self._wire.flow(True)
+
+    # IBodyProducer, towards the upstream connection.
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        """Stream the body to *consumer*; fires when the last byte was handed over."""
+        self._consumer = consumer
+        done: Deferred[None] = Deferred()
+        self._done = done
+        self._drain()
+        if not self.complete and not self._paused:
+            self._let_come()
+        return done
+
+    def _drain(self) -> None:
+        pieces, self._pieces, self._held = self._pieces, [], 0
+        if pieces and self._consumer is not None:
+            self._consumer.write(b"".join(pieces))
+        self._finish_producing()
+
+    def _finish_producing(self) -> None:
+        if not self.complete or self._pieces or self._consumer is None:
+            return
+        done, self._done, self._consumer = self._done, None, None
+        if done is not None:
+            done.callback(None)
+
+    def pauseProducing(self) -> None:
+        """The upstream connection is full: stop reading from the client."""
+        self._paused = True
+        if not self.complete:
+            self._wire.flow(False)
+
+    def resumeProducing(self) -> None:
+        """There is room again."""
+        self._paused = False
+        self._drain()
+        if not self.complete and not self._paused and not self._dropped:
+            self._let_come()
+
+    def stopProducing(self) -> None:
+        """The upstream connection wants no more of it."""
+        if not self._dropped:
+            self.discard()
+        done, self._done = self._done, None
+        if done is not None:
+            done.cancel()
+
+
+class Exchange:
+    """One request, and the way to answer it.
+
+    :ivar method: as in the request line.
+    :ivar target: in origin-form, judged; for a refused request as far as it was read.
+    :ivar headers: (name, value) in order, as received.
+    :ivar fields: lower-cased name to value, repeats joined.
+    :ivar problem: why the request was refused at the door, if it was.
+    :ivar began: when the request's head was complete, in reactor seconds.
+    :ivar status: of the answer, 0 until there is one.
+    :ivar sent: bytes of answer body.
+    :ivar keep: whether the connection is to live on behind this exchange.
+    """
+
+    __slots__ = (
+        "_bodiless",
+        "_chunked",
+        "_paused",
+        "_pending",
+        "_source",
+        "_wire",
+        "answering",
+        "began",
+        "body",
+        "fields",
+        "headers",
+        "keep",
+        "listener",
+        "method",
+        "over",
+        "peer",
+        "problem",
+        "repeated",
+        "sent",
+        "status",
+        "target",
+        "version",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        wire: Wire,
+        peer: str,
+        began: float,
+        method: bytes,
+        target: bytes,
+        version: str,
+        headers: Headers,
+        fields: Fields,
+        repeated: bool,
+        body: RequestBody,
+        keep: bool,
+        problem: Problem | None = None,
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.version = version
+        self.headers = headers
+        self.fields = fields
+        self.repeated = repeated
+        self.body = body
+        self.problem = problem
+        self.peer = peer
+        self.began = began
+        self.status = 0
+        self.sent = 0
+        self.listener: Listener | None = None
+        self.answering = False
+        self.over = False
+        self._wire = wire
+        self.keep = keep
+        self._chunked = False
+        self._bodiless = False
+        self._pending = b""
+        self._source: IPushProducer | None = None
+        self._paused = False
+
+    # The answer.
+
+    def begin(
+        self,
+        status: int,
+        head: bytes,
+        length: int | None,
+        framed: bool = False,
+        close: bool = False,
+    ) -> None:
+        """Start the answer; its head waits for the first body bytes or :meth:`flush`.
+
+        :param head: status line and header lines, but for those that frame the body.
+        :param length: of the body; ``None`` where it is not known beforehand.
+        :param framed: *head* holds the ``Content-Length`` already.
+        :param close: end the connection with this answer.
+        """
+        self.answering = True
+        self.status = status
+        if close or not self.body.complete:
+            self.keep = False
+        self._bodiless = self.method == b"HEAD" or status in (204, 304)
+        framing = b""
+        if length is not None:
+            if not framed and status != 204:
+                framing = b"Content-Length: %d\r\n" % length
+        elif not self._bodiless:
+            if self.version == "1.1":
+                self._chunked = True
+                framing = b"Transfer-Encoding: chunked\r\n"
+            else:
+                self.keep = False
+        if not self.keep:
+            framing += b"Connection: close\r\n"
+        self._pending = head + framing + b"\r\n"
+
+    def inform(self, head: bytes) -> None:
+        """Pass an interim answer on (RFC 9110 §15.2); HTTP/1.0 knows none."""
+        if self.version == "1.1" and not self.answering and not self.over:
+            self._wire.send(head + b"\r\n")
+
+    def write(self, data: bytes, last: bool = False) -> None:
+        """More of the answer's body; *last* ends the exchange with the same write."""
+        if self.over:
+            return
+        out = self._pending
+        self._pending = b""
+        if not self._bodiless:
+            self.sent += len(data)
+            if self._chunked:
+                out += chunk(data)
+                if last:
+                    out += LAST_CHUNK
+            else:
+                out = out + data if out else data
+        if out:
+            self._wire.send(out)
+        if last and not self.over:
+            self._close()
+
+    def flush(self) -> None:
+        """Let a head that waits for its body go now."""
+        if self._pending and not self.over:
+            out, self._pending = self._pending, b""
+            self._wire.send(out)
+
+    def finish(self) -> None:
+        """The answer is complete."""
+        self.write(b"", last=True)
+
+    def _close(self) -> None:
+        self.over = True
+        self.listener = None
+        self._source = None
+        self._wire.exchange_done(self, self.keep)
+
+    def abort(self) -> None:
+        """The answer cannot be completed: break the connection off."""
+        if not self.over:
+            self.over = True
+            self.listener = None
+            self._source = None
+            self._wire.abort()
+
+    # Backpressure: the client's connection pauses whoever produces the answer.
+
+    def source(self, producer: IPushProducer | None) -> None:
+        """*producer* makes the answer's body: it is paused while the client does not read."""
+        self._source = producer
+        if producer is not None and self._paused:
+            producer.pauseProducing()
+
+    def pause(self) -> None:
+        """The client's connection is full."""
+        self._paused = True
+        if self._source is not None:
+            self._source.pauseProducing()
+
+    def resume(self) -> None:
+        """There is room again."""
+        self._paused = False
+        if self._source is not None:
+            self._source.resumeProducing()
+
+    # What the connection tells.
+
+    def lost(self) -> None:
+        """The client's connection is gone."""
+        if self.over:
+            return
+        self.over = True
+        listener, self.listener, self._source = self.listener, None, None
+        if listener is not None:
+            listener.client_gone()
+        self.body.lost()
+
+    def fail(self, problem: Problem) -> None:
+        """The rest of the request broke the rules."""
+        if self.over:
+            return
+        self.keep = False
+        if self.listener is not None:
+            self.listener.request_failed(problem)
+        else:
+            self.abort()

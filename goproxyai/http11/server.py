@@ -1,0 +1,446 @@
+"""The connection that a client holds to us.
+
+1. Bytes go through llhttp; what it refuses, and what :func:`~.framing.judge_head` refuses, becomes
+   an exchange with a ``problem``, answered in its turn like every other, and the last one.
+2. Exchanges are dispatched one at a time, in order. What was pipelined behind the one at work
+   waits, and the connection is not read: at most one read (64 KiB) waits, parsed.
+3. Deadlines are attributes, kept by the ticker: a head within 20 s, a body at 500 B/s once 30 s
+   are over, a reader that takes something within 60 s, 75 s of idleness between requests.
+4. A connection that is to close while the client may still be sending lingers: our side is shut,
+   what comes is thrown away for a moment, so that the answer is not lost to a reset.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from twisted.internet.interfaces import IAddress, IPushProducer
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from goproxyai.http11.exchange import Exchange, RequestBody
+from goproxyai.http11.framing import (
+    MOST_FIELDS,
+    MOST_HEADER_BYTES,
+    expects_continue,
+    headers_too_large,
+    judge_head,
+)
+from goproxyai.http11.ticking import NEVER, Ticker
+from goproxyai.http11.writing import hung_up, parked, set_no_delay, write_through
+from goproxyai.policy.headers import Headers, fields_of
+from goproxyai.policy.targets import LONGEST_TARGET
+from goproxyai.problems import Problem
+
+HEAD_SECONDS = 20.0
+"""For a complete head, from its first byte (from the connection, for the first)."""
+
+IDLE_SECONDS = 75.0
+"""Between two requests of a connection."""
+
+BODY_SECONDS = 30.0
+"""Of a body during which its rate is nobody's business."""
+
+BODY_RATE = 500.0
+"""Bytes a second that a body must keep up after that."""
+
+STALL_SECONDS = 60.0
+"""Within which a reader takes at least one byte of what waits for it."""
+
+LINGER_SECONDS = 2.0
+"""For which what a refused client still sends is thrown away."""
+
+
+@implementer(IPushProducer)
+class ServerConnection(Protocol):
+    """One client's connection; see the module's rules."""
+
+    factory: ServerFactory
+    transport: Any  # ITransport does not tell half of what a transport can do
+
+    def __init__(self, peer: str) -> None:
+        self._peer = peer
+        self._parser = HttpRequestParser(self)
+        self._waiting: deque[Exchange] = deque()
+        self._active: Exchange | None = None
+        self._incoming: Exchange | None = None
+        self._advancing = False
+        self._paused = False
+        self._deaf = False
+        self._lingering = False
+        self._lost = False
+        self._deadline = NEVER
+        self._stalled_at = 0
+        self._stall_deadline = NEVER
+        self._looked = 0.0
+        self._read_bytes = 0
+        self._framing_bytes = 0
+        self._replayed = False
+        self._reset_head()
+
+    def _reset_head(self) -> None:
+        self._target = b""
+        self._headers: Headers = []
+        self._head_bytes = 0
+        self._in_head = False
+
+    # The transport's side.
+
+    def connectionMade(self) -> None:
+        """Begin to wait for a request."""
+        set_no_delay(self.transport)
+        self.transport.registerProducer(self, True)
+        ticker = self.factory.ticker
+        self._looked = ticker.now
+        self._deadline = ticker.now + HEAD_SECONDS
+        ticker.watched.add(self)
+        self.factory.connections.add(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Parse, and begin to work on what is ready."""
+        if self._deaf:
+            return
+        size = self._read_bytes = len(data)
+        was_in_head = self._in_head
+        incoming = self._incoming
+        before = incoming.body.received if incoming is not None else 0
+        self._feed(data)
+        if self._in_head and was_in_head:
+            self._head_bytes += size
+            if self._head_bytes > MOST_HEADER_BYTES + LONGEST_TARGET and not self._deaf:
+                self._refuse(headers_too_large())
+        elif incoming is not None and incoming is self._incoming:
+            self._check_framing(size if incoming.body.received == before else 0)
+        self._advance()
+
+    def _check_framing(self, empty: int) -> None:
+        """Chunk extensions and trailers bring no body and have no end of their own."""
+        self._framing_bytes = self._framing_bytes + empty if empty else 0
+        if self._framing_bytes > MOST_HEADER_BYTES:
+            self._refuse(Problem("bad_request", "The request body's framing outweighs the body."))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Everybody who works for this client stops."""
+        self._lost = self._deaf = True
+        self.factory.ticker.watched.discard(self)
+        self.factory.connections.discard(self)
+        active, self._active = self._active, None
+        waiting, self._waiting = self._waiting, deque()
+        for exchange in (active, *waiting):
+            if exchange is not None:
+                exchange.lost()
+        self._incoming = None
+
+    def pauseProducing(self) -> None:
+        """The client does not read as fast as we write."""
+        if self._active is not None:
+            self._active.pause()
+
+    def resumeProducing(self) -> None:
+        """It caught up."""
+        if self._active is not None:
+            self._active.resume()
+
+    def stopProducing(self) -> None:
+        """The connection is lost; ``connectionLost`` follows and does what is to be done."""
+
+    # llhttp's side.
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
+        except HttpParserError as error:
+            cause = error.__context__
+            if isinstance(cause, Problem):
+                self._refuse(cause)
+            elif not self._closing_anyway():
+                self._refuse(Problem("bad_request", f"The request is malformed: {error}."))
+
+    def _closing_anyway(self) -> bool:
+        """Whether what was refused stands behind a request that closes the connection."""
+        last = self._waiting[-1] if self._waiting else self._active
+        if last is None or last.keep or not last.body.complete:
+            return False
+        self._deaf = True
+        return True
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Nothing is upgraded here: read on in HTTP/1.1 (RFC 9110 §7.8).
+
+        llhttp leaves the body of a request that wants an upgrade unread, so a fresh parser is told
+        the framing once more, in a head that is heard by nobody.
+        """
+        self._parser = HttpRequestParser(self)
+        incoming = self._incoming
+        if incoming is not None:
+            length = incoming.fields.get(b"content-length")
+            framing = (
+                b"Transfer-Encoding: chunked" if length is None else b"Content-Length: " + length
+            )
+            self._replayed = True
+            self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+            self._replayed = False
+        if rest:
+            self._feed(rest)
+
+    def on_message_begin(self) -> None:
+        if not self._replayed:
+            self._reset_head()
+            self._in_head = True
+            self._deadline = self.factory.ticker.now + HEAD_SECONDS
+
+    def on_url(self, url: bytes) -> None:
+        if not self._replayed:
+            self._target = self._target + url if self._target else url
+            if len(self._target) > LONGEST_TARGET:
+                raise Problem(
+                    "target_too_long", "The request target exceeds 16 KiB; send less in the URL."
+                )
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        headers = self._headers
+        headers.append((name, value))
+        if len(headers) > MOST_FIELDS:
+            raise headers_too_large()
+
+    def on_headers_complete(self) -> None:
+        if self._replayed:
+            self._headers = []
+            return
+        headers = self._headers
+        if self._head_bytes or self._read_bytes > MOST_HEADER_BYTES:  # else it cannot be too large
+            if sum([len(name) + len(value) + 4 for name, value in headers]) > MOST_HEADER_BYTES:
+                raise headers_too_large()
+        parser = self._parser
+        version = parser.get_http_version()
+        fields, repeated = fields_of(headers)
+        target, length = judge_head(version, self._target, headers, fields, repeated)
+        awaits = expects_continue(version, fields)
+        self._in_head = False
+        self._deadline = NEVER
+        body = RequestBody(self, length, self.factory.ticker.now, awaits)
+        exchange = Exchange(
+            self, self._peer, self.factory.ticker.clock.seconds(), parser.get_method(), target,
+            version, headers, fields, repeated, body,
+            version == "1.1" and parser.should_keep_alive(),
+        )  # fmt: skip
+        self._headers = []
+        limit = self.factory.most_body_bytes
+        if length is not None and length > limit:
+            exchange.problem = _too_large()
+            self._deaf = True
+        elif length != 0:
+            self._incoming = exchange
+        self._waiting.append(exchange)
+
+    def on_body(self, data: bytes) -> None:
+        incoming = self._incoming
+        if incoming is not None:
+            incoming.body.feed(data)
+            if incoming.body.received > self.factory.most_body_bytes:
+                raise _too_large()
+
+    def on_message_complete(self) -> None:
+        incoming = self._incoming
+        if incoming is not None:
+            if self._parser.should_upgrade() and not self._replayed and not incoming.body.received:
+                return  # llhttp skipped the body: see _decline_upgrade
+            self._incoming = None
+            incoming.body.end()
+
+    # Exchanges, in order.
+
+    def _refuse(self, problem: Problem) -> None:
+        """The stream of requests ends here, with an answer that says why."""
+        self._deaf = True
+        self._deadline = NEVER
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None:
+            if incoming is self._active:
+                incoming.fail(problem)
+            elif not incoming.over:
+                incoming.problem = problem
+            return
+        now = self.factory.ticker.now
+        body = RequestBody(self, 0, now, False)
+        self._waiting.append(
+            Exchange(
+                self, self._peer, self.factory.ticker.clock.seconds(), self._method_of(problem),
+                self._target, "1.1", [], {}, False, body, False, problem,
+            )
+        )  # fmt: skip
+
+    def _method_of(self, problem: Problem) -> bytes:
+        return self._parser.get_method() if self._target else b"-"
+
+    def _advance(self) -> None:
+        if self._advancing:
+            return
+        self._advancing = True
+        try:
+            while self._active is None and self._waiting and not self._lost:
+                exchange = self._active = self._waiting.popleft()
+                self.factory.dispatch(exchange)
+        finally:
+            self._advancing = False
+        if self._waiting:
+            self.flow(False)
+
+    # The exchange's side: Wire.
+
+    def send(self, data: bytes) -> None:
+        """Write to the client."""
+        if not self._lost:
+            write_through(self.transport, data)
+
+    def flow(self, reading: bool) -> None:
+        """Read on, or pause; while requests wait for their turn nothing more is read."""
+        if self._lost:
+            return
+        if not reading:
+            if not self._paused:
+                self._paused = True
+                self.transport.pauseProducing()
+        elif self._paused and not (self._waiting and self._incoming is None):
+            self._paused = False
+            self.transport.resumeProducing()
+
+    def exchange_done(self, exchange: Exchange, keep: bool) -> None:
+        """The next one, or the end."""
+        if exchange is not self._active:
+            return
+        self._active = None
+        if not keep:
+            self._close(exchange.body.complete and not self._deaf)
+            return
+        if not self._waiting:
+            if not self._in_head:
+                self._deadline = self.factory.ticker.now + IDLE_SECONDS
+            if self._deaf:
+                self._close(False)
+                return
+            self.flow(True)
+        self._advance()
+
+    def abort(self) -> None:
+        """Break off: the client must see that the answer was cut."""
+        if not self._lost and self.transport is not None:
+            self.transport.abortConnection()
+
+    def _close(self, quiet: bool) -> None:
+        """End the connection once everything is written; *quiet*: the client sends no more."""
+        transport = self.transport
+        if self._lost or transport is None:
+            return
+        self._deaf = True
+        waiting, self._waiting = self._waiting, deque()
+        for exchange in waiting:
+            exchange.lost()
+        transport.unregisterProducer()
+        if quiet or getattr(transport, "loseWriteConnection", None) is None:
+            transport.loseConnection()
+            return
+        self._incoming = None
+        self._lingering = True
+        self._deadline = self.factory.ticker.now + LINGER_SECONDS
+        transport.loseWriteConnection()
+        self.flow(True)
+
+    # Deadlines.
+
+    def tick(self, now: float) -> None:
+        """See to every deadline of this connection; called four times a second."""
+        passed, self._looked = now - self._looked, now
+        if self._paused:
+            if hung_up(self.transport):
+                self.abort()
+                return
+            if self._incoming is not None:
+                self._incoming.body.opened += passed
+        elif self._incoming is not None:
+            self._check_rate(self._incoming, now)
+        if now >= self._deadline and not self._paused:
+            self._too_late(now)
+        self._check_reader(now)
+
+    def _check_rate(self, incoming: Exchange, now: float) -> None:
+        body = incoming.body
+        if now > body.opened + BODY_SECONDS + body.received / BODY_RATE:
+            self._refuse(
+                Problem("bad_request", "The request body came slower than 500 bytes a second.")
+            )
+            self._advance()
+
+    def _too_late(self, now: float) -> None:
+        self._deadline = NEVER
+        if self._lingering:
+            self.abort()
+        elif self._in_head:
+            self._refuse(Problem("bad_request", "The header was not complete within 20 seconds."))
+            self._advance()
+        else:
+            self._close(True)
+
+    def _check_reader(self, now: float) -> None:
+        waiting = parked(self.transport)
+        if not waiting:
+            self._stalled_at = 0
+        elif not self._stalled_at or waiting < self._stalled_at:
+            self._stalled_at = waiting
+            self._stall_deadline = now + STALL_SECONDS
+        elif now >= self._stall_deadline:
+            self.abort()
+
+    def shut(self) -> None:
+        """The daemon stops: close what is idle, break off what is not."""
+        if self.idle:
+            self._close(True)
+        else:
+            self.abort()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being read, worked on or answered."""
+        return (
+            self._active is None
+            and not self._waiting
+            and self._incoming is None
+            and not parked(self.transport)
+        )
+
+
+def _too_large() -> Problem:
+    return Problem(
+        "request_too_large", "The request body exceeds MAX_BODY_SIZE; send less or raise the limit."
+    )
+
+
+class ServerFactory(Factory[ServerConnection]):
+    """Makes a :class:`ServerConnection` for each client.
+
+    :ivar dispatch: gets every exchange, in order a connection; must see to it that it ends.
+    :ivar most_body_bytes: of a request body.
+    :ivar connections: those that are open.
+    """
+
+    noisy = False
+
+    def __init__(
+        self, ticker: Ticker, dispatch: Callable[[Exchange], None], most_body_bytes: int
+    ) -> None:
+        self.ticker = ticker
+        self.dispatch = dispatch
+        self.most_body_bytes = most_body_bytes
+        self.connections: set[ServerConnection] = set()
+
+    def buildProtocol(self, addr: IAddress | None) -> ServerConnection:
+        """A connection of its own for the client at *addr*."""
+        connection = ServerConnection(getattr(addr, "host", "") or "")
+        connection.factory = self
+        return connection

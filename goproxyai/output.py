@@ -1,0 +1,91 @@
+"""Where events end up: JSON lines for machines, readable lines for a terminal.
+
+An observer for Twisted's log that the access log also writes to, in batches. What others log is
+masked (:mod:`goproxyai.policy.redaction`); the events of requests hold nothing to mask.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText
+from zope.interface import implementer
+
+from goproxyai.policy.redaction import masked
+
+
+def _stamp(seconds: float) -> str:
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{int(seconds * 1000) % 1000:03d}Z"
+
+
+def json_line(fields: dict[str, Any]) -> str:
+    """One event as one line of JSON."""
+    return json.dumps(fields, separators=(",", ":")) + "\n"
+
+
+def _as_json(request: dict[str, Any]) -> str:
+    head = {"time": _stamp(request.pop("time")), "level": "info", "event": "request"}
+    return json_line(head | request)
+
+
+def _as_text(request: dict[str, Any]) -> str:
+    more = "".join(
+        f" {name}={request[name]}"
+        for name in ("code", "detail", "upstream_request_id")
+        if name in request
+    )
+    ended = "" if request["ended"] == "ok" else f" ({request['ended']})"
+    return (
+        f"{_stamp(request['time'])} {request['method']} {request['path']} {request['status']} "
+        f"{request['cache']} {request['ms']['total']:.1f}ms {request['client']} "
+        f"in={request['bytes_in']} out={request['bytes_out']}{ended}{more}\n"
+    )
+
+
+@implementer(ILogObserver)
+class Output:
+    """Writes events of *level* and above, one line each.
+
+    :param opened: gives the stream; called once, when Twisted begins to log.
+    """
+
+    def __init__(self, opened: Callable[[], TextIO], as_json: bool | None, level: str) -> None:
+        self._opened = opened
+        self._stream: TextIO | None = None
+        self._as_json = as_json
+        self._level = LogLevel.levelWithName(level)
+        self.wants_requests = self._level <= LogLevel.info
+
+    def open(self) -> Output:
+        """Begin to write; the format follows the stream where nobody chose one."""
+        stream = self._stream = self._opened()
+        if self._as_json is None:
+            self._as_json = not (hasattr(stream, "isatty") and stream.isatty())
+        return self
+
+    def _write(self, text: str) -> None:
+        if self._stream is not None:
+            self._stream.write(text)
+            self._stream.flush()
+
+    def __call__(self, event: LogEvent) -> None:
+        level = event.get("log_level", LogLevel.info)
+        if level < self._level:
+            return
+        text = masked(eventAsText(event, includeTimestamp=False, includeSystem=False))
+        when = _stamp(event.get("log_time", time.time()))
+        source = str(event.get("log_namespace", "-"))
+        if self._as_json:
+            fields = {"time": when, "level": level.name, "event": "log", "source": source}
+            self._write(json_line(fields | {"message": text}))
+        else:
+            self._write(f"{when} {level.name} [{source}] {text}\n")
+
+    def requests(self, events: list[dict[str, Any]]) -> None:
+        """Write the events of requests."""
+        line = _as_json if self._as_json else _as_text
+        self._write("".join([line(event) for event in events]))

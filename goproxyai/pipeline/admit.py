@@ -1,0 +1,79 @@
+"""Step one: who is the client, and has it a token left?
+
+The buckets are policy (:mod:`goproxyai.policy.buckets`); here they meet the reactor: one
+``callLater`` a tick mints for all of them, and full ones are swept out in slices.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from goproxyai.http11.exchange import Exchange
+from goproxyai.policy.addresses import Networks, bucket_name, client_address
+from goproxyai.policy.buckets import Buckets
+
+TICK = 0.1
+"""Seconds between two mintings."""
+
+SWEEP_SECONDS = 60.0
+"""Between two sweeps of full buckets."""
+
+SWEEP_SLICE = 5_000
+"""Buckets looked at in one turn of the reactor, about a millisecond."""
+
+_bucket_name = lru_cache(maxsize=65_536)(bucket_name)
+
+
+class Admission:
+    """Names clients and holds each to its rate.
+
+    :param per_minute: tokens a minute and client; 0 turns the limit off.
+    """
+
+    def __init__(self, clock: IReactorTime, per_minute: int, trusted: Networks) -> None:
+        self.per_minute = per_minute
+        self.buckets = Buckets(max(per_minute, 1), TICK)  # unused where there is no limit
+        self._trusted = trusted
+        self._clock = clock
+        self._tick: IDelayedCall | None = None
+        self._due = 0.0
+        self._last = 0.0
+        self._next_sweep = 0.0
+        self._sweeping = False
+
+    def start(self) -> None:
+        """Begin to refill."""
+        if self.per_minute:
+            self._last = self._clock.seconds()
+            self._next_sweep = self._last + SWEEP_SECONDS
+            self._tick = self._clock.callLater(TICK, self._mint)
+
+    def stop(self) -> None:
+        """No more refills."""
+        if self._tick is not None and self._tick.active():
+            self._tick.cancel()
+        self._tick = None
+
+    def _mint(self) -> None:
+        now = self._clock.seconds()
+        self.buckets.mint(now - self._last)
+        self._last = now
+        self._tick = self._clock.callLater(TICK, self._mint)
+        if self._sweeping or now >= self._next_sweep:
+            self._sweeping = self.buckets.sweep(SWEEP_SLICE)
+            self._next_sweep = now + SWEEP_SECONDS
+
+    def client(self, exchange: Exchange) -> str:
+        """The client's address, as contract and configuration have it."""
+        forwarded_for = exchange.fields.get(b"x-forwarded-for")
+        if forwarded_for is None:
+            return exchange.peer
+        return client_address(exchange.peer, forwarded_for, self._trusted)
+
+    def wait(self, client: str) -> float:
+        """Take a token for *client*: 0, or the seconds until there is one again."""
+        if not self.per_minute:
+            return 0.0
+        return self.buckets.take(_bucket_name(client))

@@ -1,0 +1,68 @@
+"""The one place that turns an exception into an answer."""
+
+from __future__ import annotations
+
+from OpenSSL.SSL import Error as OpenSSLError
+from service_identity import VerificationError
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.python.failure import Failure
+
+from goproxyai.http11.client import ConnectionBroken, ProtocolViolation, UpstreamTimeout
+from goproxyai.policy.redaction import masked
+from goproxyai.policy.tunnel import TunnelBroken, TunnelRefused
+from goproxyai.problems import Problem
+
+
+def problem_for(failure: Failure) -> Problem:
+    """What the client is told about *failure*; ``internal_error`` where it is our own defect."""
+    error = failure.value
+    while isinstance(error, ConnectionBroken):
+        error = error.reason.value
+    detail = masked(f"{type(error).__name__}: {error}")[:500]
+    code, message = _told(error)
+    return Problem(code, message, detail=detail)
+
+
+def _told(error: BaseException | None) -> tuple[str, str]:
+    match error:
+        case Problem():
+            return error.code, error.message
+        case UpstreamTimeout():
+            return "upstream_timeout", (
+                f"Waiting for {error} from upstream took too long; try again, "
+                "or raise REQUEST_TIMEOUT or CONNECT_TIMEOUT."
+            )
+        case ConnectTimeout() | DeferredTimeout():
+            return "upstream_timeout", "Connecting to upstream took too long; try again."
+        case TunnelRefused():
+            return "egress_proxy_refused", (
+                f"The egress proxy answered CONNECT with status {error.status}; "
+                "check PROXY_URL and its credentials."
+            )
+        case TunnelBroken():
+            return "egress_proxy_refused", (
+                "The egress proxy's answer to CONNECT is none; check PROXY_URL."
+            )
+        case OpenSSLError() | VerificationError():
+            return "upstream_tls_failed", (
+                "TLS with upstream failed: its certificate or the handshake did not hold; "
+                "check OPENAI_API_URL and SSL_CERT_FILE."
+            )
+        case ProtocolViolation():
+            return "upstream_protocol_error", f"Upstream did not speak HTTP/1.1: {error}."
+        case DNSLookupError():
+            return "upstream_unreachable", (
+                "Upstream's name (or the egress proxy's) does not resolve; "
+                "check OPENAI_API_URL, PROXY_URL and DNS."
+            )
+        case ConnectError():
+            return "upstream_unreachable", (
+                "No connection to upstream (or the egress proxy) could be made; try again."
+            )
+        case ConnectionClosed():
+            return "upstream_unreachable", (
+                "Upstream closed the connection before it answered; try again."
+            )
+    return "internal_error", "The proxy failed to handle this request; see its log."

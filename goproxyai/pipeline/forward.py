@@ -1,0 +1,226 @@
+"""Step four: upstream's answer, relayed as it comes.
+
+1. Nothing is buffered: what one read from upstream brings leaves in one write.
+2. A slow client pauses upstream, a slow upstream pauses the client's upload.
+3. A client that leaves, in whatever phase, ends the upstream request in the same turn.
+4. An answer that upstream breaks off is broken off towards the client too.
+5. A forward ends exactly once, in :meth:`Forward._over`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from goproxyai.http11.client import Response
+from goproxyai.http11.exchange import Exchange
+from goproxyai.http11.framing import lines
+from goproxyai.pipeline import respond
+from goproxyai.pipeline.answers import problem_for
+from goproxyai.pipeline.lookup import Verdict
+from goproxyai.pipeline.store import Recorder
+from goproxyai.policy.cachekey import credential
+from goproxyai.policy.freshness import is_write, may_store, parent_paths
+from goproxyai.policy.headers import Headers, forwarded, relayed
+from goproxyai.problems import Problem
+
+if TYPE_CHECKING:
+    from goproxyai.pipeline.relay import Relay
+
+_VIA = (b"Via", b"1.1 goproxyai")
+_log = Logger(namespace="goproxyai.forward")
+
+
+class Forward:
+    """One request on its way to upstream, and the answer on its way back.
+
+    :param verdict: the cache's, or ``None`` where it was left aside.
+    :param reason: why upstream is asked.
+    """
+
+    __slots__ = (
+        "_answer",
+        "_client",
+        "_ended",
+        "_exchange",
+        "_reason",
+        "_recorder",
+        "_relay",
+        "_response",
+        "_sent_at",
+        "_upstream_seconds",
+        "_verdict",
+    )  # fmt: skip
+
+    def __init__(
+        self, relay: Relay, exchange: Exchange, client: str, verdict: Verdict | None, reason: str
+    ) -> None:
+        self._relay = relay
+        self._exchange = exchange
+        self._client = client
+        self._verdict = verdict
+        self._reason = reason
+        self._sent_at = 0.0
+        self._answer: Deferred[Response] | None = None
+        self._response: Response | None = None
+        self._recorder: Recorder | None = None
+        self._upstream_seconds = -1.0
+        self._ended = False
+
+    def start(self) -> None:
+        """Send the request."""
+        exchange = self._exchange
+        exchange.listener = self
+        self._sent_at = self._relay.seconds()
+        body = exchange.body
+        headers = [*forwarded(exchange.headers, exchange.fields), _VIA]
+        answer = self._answer = self._relay.client.request(
+            exchange.method,
+            self._relay.base + exchange.target,
+            headers=headers,
+            data=(body.whole() or None) if body.complete else body,
+            framed=b"content-length" in exchange.fields,
+            inform=self._inform,
+        )
+        answer.addCallbacks(self._head, self._failed).addErrback(self._defect)
+
+    # Upstream's answer.
+
+    def _inform(self, status: int, reason: bytes, headers: Headers) -> None:
+        kept = lines(relayed(headers, {name.lower(): value for name, value in headers}))
+        self._exchange.inform(b"HTTP/1.1 %d %b\r\n%b" % (status, reason, kept))
+
+    def _head(self, response: Response) -> None:
+        self._answer = None
+        exchange, relay = self._exchange, self._relay
+        if self._ended or exchange.over:
+            response.abort()
+            return
+        self._response = response
+        now = relay.seconds()
+        upstream_seconds = self._upstream_seconds = now - self._sent_at
+        status, fields = response.code, response.fields
+        verdict = self._verdict
+        if verdict is not None and verdict.wanted is not None and relay.store is not None:
+            if may_store(exchange.method, status, fields, verdict.directives):
+                self._recorder = Recorder(relay.store, verdict.wanted, response)
+        elif 200 <= status < 300:
+            self._invalidate()
+        proxy_seconds = self._sent_at - exchange.began
+        head = b"HTTP/1.1 %d %b\r\n%b%b" % (
+            status,
+            response.phrase,
+            lines(relayed(response.raw, fields)),
+            respond.forwarded_lines(self._reason, proxy_seconds, upstream_seconds),
+        )
+        length = response.length
+        framed = b"content-length" in fields
+        exchange.begin(status, head, length if isinstance(length, int) else None, framed)
+        exchange.source(response)
+        response.deliver(self)
+        exchange.flush()
+
+    def _invalidate(self) -> None:
+        """A write succeeded: what it may have changed is no longer known (RFC 9111 §4.4)."""
+        exchange, store = self._exchange, self._relay.store
+        path = exchange.target.partition(b"?")[0]
+        if store is not None and is_write(exchange.method, path):
+            store.invalidate(credential(exchange.fields), parent_paths(path))
+
+    def received(self, data: bytes, ended: bool) -> None:
+        """Body bytes of one read: record them, relay them."""
+        recorder = self._recorder
+        if recorder is not None and data:
+            recorder.add(data)
+        exchange = self._exchange
+        if not ended:
+            exchange.write(data)
+            return
+        if recorder is not None:
+            recorder.complete(self._relay.seconds())
+            self._recorder = None
+        self._over("ok", exchange, data)
+
+    def closed(self) -> None:
+        """Upstream ended the body with its connection: whole or not, nobody can tell."""
+        self._over("ok", self._exchange, b"")
+
+    def broken(self, reason: Failure) -> None:
+        """Upstream broke off: so do we, that nobody takes the rest for the whole."""
+        problem = problem_for(reason)
+        self._exchange.abort()
+        self._note("cut", problem)
+
+    def _failed(self, failure: Failure) -> None:
+        self._answer = None
+        if not self._ended:
+            self._refuse(problem_for(failure), failure)
+
+    def _refuse(self, problem: Problem, failure: Failure | None = None) -> None:
+        exchange = self._exchange
+        if problem.code == "internal_error" and failure is not None:
+            _log.failure("a defect while forwarding", failure)
+        if exchange.answering:
+            exchange.abort()
+            self._note("cut", problem)
+        else:
+            respond.problem(exchange, problem, self._reason)
+            self._note("ok", problem)
+
+    def _defect(self, failure: Failure) -> None:
+        """An exception of our own while relaying: never leave the client waiting."""
+        if self._response is not None:
+            self._response.abort()
+        if not self._ended:
+            self._refuse(problem_for(Failure(RuntimeError("relaying"))), failure)
+
+    # The client's side: Listener.
+
+    def client_gone(self) -> None:
+        """The client left."""
+        self._stop()
+        self._note("client_gone", None)
+
+    def request_failed(self, problem: Problem) -> None:
+        """The rest of the request broke the rules."""
+        self._stop()
+        self._refuse(problem)
+
+    def _stop(self) -> None:
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            self._ended, ended = True, self._ended
+            answer.cancel()
+            self._ended = ended
+        if self._response is not None:
+            self._response.abort()
+
+    # The end.
+
+    def _over(self, ended: str, exchange: Exchange, data: bytes) -> None:
+        exchange.write(data, True)
+        self._note(ended, None)
+
+    def _note(self, ended: str, problem: Problem | None) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if self._recorder is not None:
+            self._recorder.forget()
+            self._recorder = None
+        response = self._response
+        self._relay.log.over(
+            self._exchange,
+            self._client,
+            self._reason if self._reason not in ("miss", "request") else "MISS",
+            code="" if problem is None else problem.code,
+            detail="" if problem is None else problem.detail,
+            ended=ended,
+            upstream_seconds=self._upstream_seconds,
+            upstream_request_id=(
+                b"" if response is None else response.fields.get(b"x-request-id", b"")
+            ),
+        )

@@ -1,0 +1,122 @@
+"""Token buckets: how many requests each client may send.
+
+A client's bucket is *depth* tokens deep, starts full and gains *rate* tokens a second; a request
+takes one token. Refilling a million buckets ten times a second would be a million additions; so
+
+1. one number, ``minted``, counts the tokens that a bucket which never overflows would have gained;
+2. a bucket is one number, its *offset*: it holds ``min(depth, offset + minted)`` tokens;
+3. minting moves the one number only, and a bucket collects its share when it is touched.
+
+Buckets stand in the order of their last touch. One that was not touched for ``depth / rate``
+seconds is full, hence equal to none at all, and may be dropped: those stand at the front.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from math import ceil
+
+_DUST = 1e-6
+"""Tokens, and ticks, that are rounding and not a debt."""
+
+_LONGEST_STEP = 1.0
+"""Seconds between two ticks beyond which the clock has jumped."""
+
+
+class Buckets:
+    """The token buckets of all clients.
+
+    :param per_minute: the depth, and what a bucket gains in a minute; at least 1.
+    :param tick: seconds between two calls of :meth:`mint`.
+    :param most_clients: how many buckets there may be; one more drops the least recently touched.
+    :raises ValueError: where one of them is out of range.
+    """
+
+    __slots__ = ("_depth", "_minted", "_most", "_offsets", "_per_tick", "_rate", "_tick")
+
+    def __init__(self, per_minute: int, tick: float = 0.1, most_clients: int = 1_000_000) -> None:
+        if per_minute < 1 or most_clients < 1 or not 0 < tick <= _LONGEST_STEP:
+            raise ValueError("a bucket needs tokens, a client and a tick")
+        self._depth = float(per_minute)
+        self._rate = per_minute / 60
+        self._tick = tick
+        self._per_tick = self._rate * tick
+        self._most = most_clients
+        self._minted = 0.0
+        # An OrderedDict, since the front of a dict that loses its front is slow to find.
+        self._offsets: OrderedDict[str, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def mint(self, seconds: float) -> None:
+        """Let time pass for every bucket.
+
+        :param seconds: since the last call; where that is negative or more than a second, the
+            clock has jumped, and one tick has passed.
+        """
+        if not 0 <= seconds <= _LONGEST_STEP:
+            seconds = self._tick
+        self._minted += seconds * self._rate
+
+    def take(self, client: str) -> float:
+        """Take a token of *client*'s bucket, or tell how long to wait for one.
+
+        :returns: 0.0 where a token was there, and is now taken; otherwise the seconds from the
+            last tick to the tick that brings one, and nothing is taken.
+        """
+        offsets = self._offsets
+        offset = offsets.get(client)
+        if offset is None:
+            self._open(client)
+            return 0.0
+        offsets.move_to_end(client)
+        tokens = offset + self._minted
+        tokens = min(tokens, self._depth)
+        missing = 1.0 - tokens
+        if missing <= _DUST:
+            offsets[client] = -missing - self._minted
+            return 0.0
+        return (ceil(missing / self._per_tick - _DUST / 2) or 1) * self._tick
+
+    def _open(self, client: str) -> None:
+        """Make a full bucket for *client* and take a token of it."""
+        self.sweep(2)  # dropping outpaces opening, so that what is idle does not pile up
+        if len(self._offsets) >= self._most:
+            self._offsets.popitem(last=False)
+        self._offsets[client] = self._depth - 1.0 - self._minted
+
+    def sweep(self, budget: int) -> bool:
+        """Drop full buckets, those first that were not touched for the longest time.
+
+        :param budget: how many buckets to look at, at most.
+        :returns: whether more may be dropped; false once a bucket is met that is not full.
+        """
+        offsets = self._offsets
+        full = self._depth - self._minted
+        for _ in range(budget):
+            if not offsets:
+                return False
+            client = next(iter(offsets))
+            if offsets[client] < full:
+                return False
+            del offsets[client]
+        return bool(offsets)
+
+
+def rate_limit_headers(per_minute: int, wait_seconds: float) -> list[tuple[bytes, bytes]]:
+    """The fields of a 429: when to come back, and the limit.
+
+    ``RateLimit-Policy`` and ``RateLimit`` are those of draft-ietf-httpapi-ratelimit-headers;
+    ``retry-after-ms`` is read by OpenAI's own clients before ``Retry-After``.
+
+    :param wait_seconds: as :meth:`Buckets.take` returned it.
+    """
+    milliseconds = max(1, ceil(round(wait_seconds * 1000, 6)))
+    seconds = b"%d" % -(-milliseconds // 1000)
+    return [
+        (b"Retry-After", seconds),
+        (b"retry-after-ms", b"%d" % milliseconds),
+        (b"RateLimit-Policy", b'"default";q=%d;w=60' % per_minute),
+        (b"RateLimit", b'"default";r=0;t=%b' % seconds),
+    ]

@@ -1,0 +1,169 @@
+"""Which header fields stay on their hop, and what a field's list says.
+
+1. ``Connection`` and what it names, ``Keep-Alive``, ``TE``, ``Trailer``, ``Transfer-Encoding``,
+   ``Upgrade`` and every ``Proxy-*`` end here, both ways (RFC 9110 §7.6.1).
+2. ``Connection`` cannot name away ``Content-Length`` or ``Host``: they frame and route the message.
+3. What passes keeps its order, its case and its repeats.
+
+Messages come in few shapes: which positions a shape loses is worked out once and remembered under
+the names it is made of. The memory is bounded, and a shape of unusual size does not enter it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+Headers = list[tuple[bytes, bytes]]
+"""(name, value) as received: order, case and repeats kept."""
+
+Fields = dict[bytes, bytes]
+"""Lower-cased name to value, repeated lines joined with ``, `` (RFC 9110 §5.3)."""
+
+OUR_NAME: Final = b"goproxyai"
+"""The pseudonym that stands for us in ``Via``."""
+
+HOP_BY_HOP: Final = frozenset(
+    (b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade")
+)
+"""Fields of one hop, lower-cased; every ``proxy-*`` is one too."""
+
+_FRAMING: Final = frozenset((b"content-length", b"host", b"keep-alive", b"close", b""))
+_PLAIN_CONNECTION: Final = frozenset((b"keep-alive", b"Keep-Alive", b"close", b"Close"))
+_NOTHING: Final[frozenset[bytes]] = frozenset()
+
+_NOT_FORWARDED: Final = frozenset((b"host", b"expect"))
+_NOT_RELAYED: Final = frozenset((b"x-cache", b"x-cache-timestamp", b"x-proxy"))
+
+_Shapes = dict[tuple[bytes, ...], tuple[int, ...]]
+_MOST_SHAPES = 512
+_LARGEST_SHAPE = 1024
+
+_COMMENT_PIECE = re.compile(rb"\\.|[()]|[^\\()]+|\\", re.DOTALL)
+
+
+def fields_of(headers: Headers) -> tuple[Fields, bool]:
+    """Index a header by lower-cased name.
+
+    :returns: the fields, and whether any name came more than once.
+    """
+    fields = {name.lower(): value for name, value in headers}
+    if len(fields) == len(headers):
+        return fields, False
+    lines: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        lines.setdefault(name.lower(), []).append(value)
+    return {name: b", ".join(values) for name, values in lines.items()}, True
+
+
+def nominated(fields: Fields) -> frozenset[bytes]:
+    """The lower-cased names that ``Connection`` binds to this hop (RFC 9110 §7.6.1).
+
+    Connection options (``keep-alive``, ``close``), ``content-length`` and ``host`` are not names.
+    """
+    connection = fields.get(b"connection")
+    if connection is None or connection in _PLAIN_CONNECTION:
+        return _NOTHING
+    return frozenset([name.strip() for name in connection.lower().split(b",")]) - _FRAMING
+
+
+def end_to_end(headers: Headers, fields: Fields) -> Headers:
+    """The header without what stays on this hop.
+
+    :returns: a list to read, not to change: ``headers`` itself where nothing is dropped.
+    """
+    return _without(headers, fields, _NOTHING, _end_to_end_shapes)
+
+
+def forwarded(headers: Headers, fields: Fields) -> Headers:
+    """A request's header for upstream: end-to-end, less ``Host`` and ``Expect``.
+
+    :returns: a list to read, not to change, as of :func:`end_to_end`.
+    """
+    return _without(headers, fields, _NOT_FORWARDED, _forwarded_shapes)
+
+
+def relayed(headers: Headers, fields: Fields) -> Headers:
+    """A response's header for the client: end-to-end, less those that ours replace.
+
+    :returns: a list to read, not to change, as of :func:`end_to_end`.
+    """
+    return _without(headers, fields, _NOT_RELAYED, _relayed_shapes)
+
+
+_end_to_end_shapes: Final[_Shapes] = {}
+_forwarded_shapes: Final[_Shapes] = {}
+_relayed_shapes: Final[_Shapes] = {}
+
+
+def _without(headers: Headers, fields: Fields, ours: frozenset[bytes], shapes: _Shapes) -> Headers:
+    connection = fields.get(b"connection")
+    if len(fields) != len(headers) or (
+        connection is not None and connection not in _PLAIN_CONNECTION
+    ):
+        drop = HOP_BY_HOP | ours | nominated(fields)
+        return [pair for pair in headers if not _is_dropped(pair[0].lower(), drop)]
+    names = tuple(fields)  # in the order of the lines, since none is repeated
+    positions = shapes.get(names)
+    if positions is None:
+        positions = _remember(names, HOP_BY_HOP | ours, shapes)
+    if not positions:
+        return headers
+    kept = headers.copy()
+    for position in positions:
+        del kept[position]
+    return kept
+
+
+def _remember(names: tuple[bytes, ...], drop: frozenset[bytes], shapes: _Shapes) -> tuple[int, ...]:
+    """The positions to delete, last one first."""
+    positions = tuple([i for i, name in enumerate(names) if _is_dropped(name, drop)][::-1])
+    if sum([len(name) for name in names]) <= _LARGEST_SHAPE:
+        if len(shapes) >= _MOST_SHAPES:
+            shapes.clear()
+        shapes[names] = positions
+    return positions
+
+
+def _is_dropped(name: bytes, drop: frozenset[bytes]) -> bool:
+    return name in drop or name.startswith(b"proxy-")
+
+
+def is_list_member(value: bytes, token: bytes) -> bool:
+    """Whether a comma-separated list holds a token, whatever its case (RFC 9110 §5.6.1).
+
+    :param token: lower-cased.
+    """
+    value = value.lower()
+    if token not in value:
+        return False
+    return value == token or token in [member.strip(b" \t") for member in value.split(b",")]
+
+
+def via_names_us(fields: Fields) -> bool:
+    """Whether the message has passed through us before (RFC 9110 §7.6.3)."""
+    via = fields.get(b"via")
+    if via is None or OUR_NAME not in (via := via.lower()):
+        return False
+    elements = _without_comments(via).split(b",")
+    return any(element.split()[1:2] == [OUR_NAME] for element in elements)
+
+
+def _without_comments(value: bytes) -> bytes:
+    """Blank out comments (RFC 9110 §5.6.5).
+
+    One that never ends is no comment: else whoever opened it would hide every later hop.
+    """
+    if b"(" not in value:
+        return value
+    kept, depth = [], 0
+    for match in _COMMENT_PIECE.finditer(value):
+        piece = match.group()
+        if piece == b"(":
+            depth += 1
+        elif piece == b")" and depth:
+            depth -= 1
+            kept.append(b" ")
+        elif not depth:
+            kept.append(piece)
+    return value if depth else b"".join(kept)

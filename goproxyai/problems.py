@@ -1,0 +1,83 @@
+"""The proxy's own errors: one table, one exception, one JSON shape.
+
+====== ======================== ==================================================
+status code                     raised when
+====== ======================== ==================================================
+400    bad_request              the request is malformed, or was refused at the door
+403    admin_forbidden          an operator's page was asked for by somebody else
+404    not_found                nothing lives at that path
+405    method_not_allowed       something does, but not for that method
+413    request_too_large        the body exceeds ``MAX_BODY_SIZE``
+414    target_too_long          more than 16 KiB of target
+431    headers_too_large        more than 64 KiB or 200 fields of header
+500    internal_error           a defect of ours
+502    upstream_unreachable     DNS, refused, or reset before the response's head
+502    egress_proxy_refused     CONNECT was answered with anything but 2xx
+502    upstream_tls_failed      the certificate or the handshake did not hold
+502    upstream_protocol_error  upstream did not speak HTTP/1.1
+503    draining                 the process is stopping
+504    upstream_timeout         connecting, or waiting for the head, took too long
+504    only_if_cached           the client wanted a stored answer, there is none
+508    loop_detected            our own name stands in ``Via``
+====== ======================== ==================================================
+
+The 429 of the rate limit has a shape of its own, see :mod:`goproxyai.pipeline.respond`.
+"""
+
+from __future__ import annotations
+
+import json
+
+STATUS = {
+    "bad_request": 400,
+    "admin_forbidden": 403,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "request_too_large": 413,
+    "target_too_long": 414,
+    "headers_too_large": 431,
+    "internal_error": 500,
+    "upstream_unreachable": 502,
+    "egress_proxy_refused": 502,
+    "upstream_tls_failed": 502,
+    "upstream_protocol_error": 502,
+    "draining": 503,
+    "upstream_timeout": 504,
+    "only_if_cached": 504,
+    "loop_detected": 508,
+}
+"""The closed vocabulary of error codes, and the status of each."""
+
+
+def compact(document: object) -> bytes:
+    """*document* as JSON, without white space."""
+    return json.dumps(document, separators=(",", ":")).encode("ascii")
+
+
+class Problem(Exception):
+    """An answer that is the proxy's own.
+
+    :param code: a key of :data:`STATUS`.
+    :param message: what went wrong and what to do about it; never a secret.
+    :param headers: further fields of the answer, such as ``Allow``.
+    :param detail: the log's view of the cause; never sent to a client, never a secret.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        detail: str = "",
+    ) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.status = STATUS[code]
+        self.message = message
+        self.headers = headers
+        self.detail = detail
+
+    def body(self) -> bytes:
+        """The JSON document of the contract's error shape."""
+        error = {"message": self.message, "type": "proxy_error", "code": self.code}
+        return compact({"error": error})

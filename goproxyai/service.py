@@ -1,0 +1,228 @@
+"""The daemon: what is built at the start, what runs beside the requests, how it stops.
+
+Stopping (SIGTERM): readiness turns 503, listening stops, what is in flight finishes within
+``DRAIN_TIMEOUT``; then everything left is broken off and the process ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from goproxyai.counters import Counters
+from goproxyai.egress.agent import RelayAgent
+from goproxyai.egress.relay import RelayClient
+from goproxyai.egress.routes import Routes
+from goproxyai.egress.trust import tls_to
+from goproxyai.http11.client import Timeouts
+from goproxyai.http11.server import ServerFactory
+from goproxyai.http11.ticking import Ticker
+from goproxyai.pipeline.admit import Admission
+from goproxyai.pipeline.log import AccessLog
+from goproxyai.pipeline.relay import Relay
+from goproxyai.policy.store import Store
+from goproxyai.settings import Settings
+from goproxyai.web import Front, System
+
+EVICTION_SECONDS = 1.0
+"""Between two looks for expired answers."""
+
+EVICTION_SLICE = 1_000
+"""Answers that one look drops at the most, about two milliseconds."""
+
+_log = Logger(namespace="goproxyai")
+
+
+class ListenError(SystemExit):
+    """An address cannot be listened on: ends the process with one line, status 1."""
+
+
+@attrs.define(eq=False)
+class Upkeep(Service):
+    """What runs beside the requests: deadlines, refills, eviction."""
+
+    clock: Any
+    ticker: Ticker
+    admission: Admission
+    store: Store | None
+    _eviction: LoopingCall = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._eviction = LoopingCall(self._evict)
+        self._eviction.clock = self.clock
+
+    def startService(self) -> None:
+        """Begin."""
+        super().startService()
+        self.ticker.start()
+        self.admission.start()
+        self._eviction.start(EVICTION_SECONDS, now=False)
+
+    def stopService(self) -> None:
+        """End."""
+        super().stopService()
+        self.ticker.stop()
+        self.admission.stop()
+        if self._eviction.running:
+            self._eviction.stop()
+
+    def _evict(self) -> None:
+        if self.store is not None:
+            self.store.evict_expired(self.clock.seconds(), EVICTION_SLICE)
+            self.store.reclaim(EVICTION_SLICE)
+
+
+@attrs.define(eq=False)
+class Door(Service):
+    """The listening sockets.
+
+    :ivar addresses: what is listened on, once it is.
+    """
+
+    reactor: Any
+    listen: tuple[str, ...]
+    factory: ServerFactory
+    _ports: list[IListeningPort] = attrs.field(factory=list)
+
+    @property
+    def addresses(self) -> list[Any]:
+        """The addresses, port numbers filled in."""
+        return [port.getHost() for port in self._ports]
+
+    def startService(self) -> None:
+        """Listen.
+
+        :raises ListenError: with one line that says where that failed.
+        """
+        super().startService()
+        for description in self.listen:
+            listening = serverFromString(self.reactor, description).listen(self.factory)
+            result: list[Any] = []
+            listening.addBoth(result.append)  # endpoints that listen do so at once, or fail
+            if not result or isinstance(result[0], Failure):
+                raise ListenError(f"goproxyai: cannot listen on {description}: {_why(result)}")
+            self._ports.append(result[0])
+        for address in self.addresses:
+            _log.info("listening on {address}", address=str(address))
+
+    async def close(self) -> None:
+        """Listen no more."""
+        ports, self._ports = self._ports, []
+        for port in ports:
+            stopping = port.stopListening()
+            if stopping is not None:
+                await stopping
+
+
+def _why(result: list[Any]) -> str:
+    return result[0].getErrorMessage() if result else "the endpoint does not answer at once"
+
+
+class Daemon(MultiService):
+    """The tree of services; use :func:`make_daemon`.
+
+    :param on_drain: called when stopping begins.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        system: System,
+        agent: RelayAgent,
+        access_log: AccessLog,
+        upkeep: Upkeep,
+        door: Door,
+        on_drain: Callable[[], None],
+    ) -> None:
+        super().__init__()
+        self.system = system
+        self.agent = agent
+        self.door = door
+        self._reactor = reactor
+        self._drain_timeout = settings.drain_timeout
+        self._access_log = access_log
+        self._on_drain = on_drain
+        upkeep.setServiceParent(self)
+        door.setServiceParent(self)
+
+    def stopService(self) -> Deferred[None]:
+        """Drain, then stop; fires when everything has ended."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self._on_drain()
+        self.system.ready = False
+        await self.door.close()
+        connections = self.door.factory.connections
+        _log.info("draining {count} connections", count=len(connections))
+        deadline = self._reactor.seconds() + self._drain_timeout
+        while self._busy() and self._reactor.seconds() < deadline:
+            await deferLater(self._reactor, 0.05)
+        for connection in tuple(connections):
+            connection.shut()
+        self.agent.pool.close()
+        deadline = self._reactor.seconds() + 1.0
+        while (connections or len(self.agent.pool)) and self._reactor.seconds() < deadline:
+            await deferLater(self._reactor, 0.01)
+        for connection in tuple(connections):
+            connection.abort()
+        stopping = super().stopService()
+        if stopping is not None:
+            await stopping
+        self._access_log.flush()
+
+    def _busy(self) -> bool:
+        return any(not connection.idle for connection in self.door.factory.connections)
+
+
+def _nothing() -> None:
+    """The default for what is done when stopping begins."""
+
+
+def make_daemon(
+    reactor: Any,
+    settings: Settings,
+    write_requests: Callable[[list[dict[str, Any]]], None] | None = None,
+    on_drain: Callable[[], None] = _nothing,
+    tls: Callable[[str], Any] = tls_to,
+) -> Daemon:
+    """Build the daemon; nothing runs before ``startService``.
+
+    :param reactor: connects, listens and tells the time.
+    :param write_requests: gets the events of requests; ``None`` where nobody wants them.
+    :param tls: the client side of TLS to a host.
+    """
+    ticker = Ticker(reactor)
+    counters = Counters()
+    caching = settings.cache_ttl > 0 and settings.max_cache_size > 0
+    store = Store(settings.max_cache_size, settings.cache_ttl) if caching else None
+    admission = Admission(reactor, settings.rate_limit, settings.trusted_proxies)
+    routes = Routes(reactor, settings.proxy_url, settings.no_proxy, tls)
+    timeouts = Timeouts(head=settings.request_timeout, silence=settings.idle_timeout)
+    agent = RelayAgent(reactor, ticker, routes, timeouts, settings.connect_timeout)
+    access_log = AccessLog(reactor, counters, write_requests)
+    upstream = settings.openai_api_url
+    relay = Relay(
+        reactor,
+        upstream.origin + upstream.base_path,
+        RelayClient(agent),
+        admission,
+        store,
+        counters,
+        access_log,
+    )
+    system = System(settings, relay, counters)
+    factory = ServerFactory(ticker, Front(system).dispatch, settings.max_body_size)
+    upkeep = Upkeep(reactor, ticker, admission, store)
+    door = Door(reactor, settings.listen, factory)
+    return Daemon(reactor, settings, system, agent, access_log, upkeep, door, on_drain)

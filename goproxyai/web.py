@@ -1,0 +1,259 @@
+"""Every route, declared in one Klein tree; and the front that takes each exchange to its route.
+
+Requests under ``/v1/`` never become ``twisted.web`` requests: what the tree says about them, the
+prefix and the methods, is asked once, at the start, and remembered (:class:`Front`).
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from klein import Klein
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.server import Site
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.routing import RequestRedirect
+
+from goproxyai.counters import Counters
+from goproxyai.durations import format_duration
+from goproxyai.http11.channel import ExchangeChannel, SystemRequest
+from goproxyai.http11.exchange import Exchange
+from goproxyai.pipeline import respond
+from goproxyai.pipeline.relay import Relay
+from goproxyai.problems import Problem, compact
+from goproxyai.settings import Settings
+
+RELAYED = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]
+"""Methods that are relayed."""
+
+_log = Logger(namespace="goproxyai.web")
+
+
+def _answer(request: Any, status: int, document: object) -> bytes:
+    body = document if isinstance(document, bytes) else compact(document)
+    request.setResponseCode(status)
+    request.responseHeaders.removeHeader(b"Server")  # nobody needs our versions
+    request.setHeader(b"Content-Type", b"application/json")
+    request.setHeader(b"Content-Length", b"%d" % len(body))
+    request.setHeader(b"X-Proxy", b"goproxyai")
+    request.setHeader(b"Cache-Control", b"no-store")
+    return body
+
+
+@attrs.define(eq=False)
+class System:
+    """The endpoints that are not relayed.
+
+    :ivar ready: whether new work is taken.
+    """
+
+    settings: Settings
+    relay: Relay
+    counters: Counters
+    started: float = attrs.field(factory=time.time)
+    ready: bool = True
+
+    app = Klein()
+    app.url_map.merge_slashes = False
+
+    @app.route("/v1/<path:rest>", methods=RELAYED, endpoint="relay")
+    def relayed(self, exchange: Any, rest: str = "") -> None:
+        """Everything of the API; called by :class:`Front` with an exchange."""
+        self.relay.handle(exchange)
+
+    @app.route("/health", methods=["GET"])
+    def health(self, request: SystemRequest) -> bytes:
+        """For load balancers: the process answers."""
+        return _answer(
+            request,
+            200,
+            {
+                "status": "healthy",
+                "service": "openai-proxy",
+                "timestamp": str(int(time.time())),
+            },
+        )
+
+    @app.route("/health/live", methods=["GET"])
+    def live(self, request: SystemRequest) -> bytes:
+        """For supervisors: no restart is needed."""
+        return _answer(request, 200, {"status": "live"})
+
+    @app.route("/health/ready", methods=["GET"])
+    def readiness(self, request: SystemRequest) -> bytes:
+        """For load balancers: new work is taken."""
+        if not self.ready:
+            raise draining()
+        return _answer(request, 200, {"status": "ready"})
+
+    @app.route("/stats", methods=["GET"])
+    def stats(self, request: SystemRequest) -> bytes:
+        """For operators: what it is set to and what it did."""
+        self._admit(request)
+        return _answer(request, 200, self._stats())
+
+    @app.route("/cache", methods=["DELETE"])
+    def clear(self, request: SystemRequest) -> bytes:
+        """For operators: forget every stored answer."""
+        self._admit(request)
+        if self.relay.store is not None:
+            self.relay.store.clear()
+        return _answer(request, 200, {"message": "Cache cleared successfully"})
+
+    @app.handle_errors(MethodNotAllowed)  # type: ignore[arg-type]  # Klein types the request as an interface
+    def wrong_method(self, request: SystemRequest, failure: Failure) -> bytes:
+        """405, with what is allowed."""
+        error = failure.value
+        allowed = getattr(error, "valid_methods", None) or ()
+        request.setHeader(b"Allow", ", ".join(sorted(allowed)).encode("ascii"))
+        return self._problem(
+            request,
+            Problem("method_not_allowed", "This path does not know that method; see Allow."),
+        )
+
+    @app.handle_errors(RequestRedirect, HTTPException)  # type: ignore[arg-type]  # Klein types the request as an interface
+    def nowhere(self, request: SystemRequest, failure: Failure) -> bytes:
+        """404: whatever else the tree refuses is no path of ours."""
+        return self._problem(
+            request,
+            Problem("not_found", "Nothing lives at this path; the API is under /v1/."),
+        )
+
+    @app.handle_errors(Problem)  # type: ignore[arg-type]  # Klein types the request as an interface
+    def refused(self, request: SystemRequest, failure: Failure) -> bytes:
+        """What an endpoint raised to be answered."""
+        problem = failure.value
+        assert isinstance(problem, Problem)
+        return self._problem(request, problem)
+
+    @app.handle_errors(Exception)  # type: ignore[arg-type]  # Klein types the request as an interface
+    def defect(self, request: SystemRequest, failure: Failure) -> bytes:
+        """A defect of ours: logged, and answered without its details."""
+        _log.failure("a defect in a system endpoint", failure)
+        return self._problem(
+            request,
+            Problem("internal_error", "The proxy failed to handle this request; see its log."),
+        )
+
+    def _problem(self, request: SystemRequest, problem: Problem) -> bytes:
+        for name, value in problem.headers:
+            request.setHeader(name, value)
+        request.problem_code = problem.code
+        return _answer(request, problem.status, problem.body())
+
+    def _admit(self, request: SystemRequest) -> None:
+        """Operators only: an address in ``ADMIN_ALLOW``, or a bearer of ``ADMIN_TOKEN``."""
+        exchange = request.exchange
+        if self.settings.admin_allow.contains(self.relay.admission.client(exchange)):
+            return
+        token = self.settings.admin_token
+        scheme, _, given = exchange.fields.get(b"authorization", b"").partition(b" ")
+        if token and scheme.lower() == b"bearer":
+            if hmac.compare_digest(given.strip(), token.encode("utf-8")):
+                return
+        raise Problem(
+            "admin_forbidden",
+            "This page is for operators: call from an address in ADMIN_ALLOW, or with the "
+            "ADMIN_TOKEN as bearer.",
+        )
+
+    def _stats(self) -> dict[str, Any]:
+        settings, store, counters = self.settings, self.relay.store, self.counters
+        return {
+            "cache": {
+                "item_count": 0 if store is None else len(store),
+                "ttl": format_duration(settings.cache_ttl),
+                "bytes": 0 if store is None else store.bytes,
+                "max_bytes": settings.max_cache_size,
+                "hits": counters.hits,
+                "misses": counters.misses,
+                "bypasses": counters.bypasses,
+                "stores": 0 if store is None else store.stores,
+                "evictions": 0 if store is None else store.evictions,
+                "expirations": 0 if store is None else store.expirations,
+            },
+            "rate_limit": settings.rate_limit,
+            "clients": len(self.relay.admission.buckets),
+            "proxy_url": "" if settings.proxy_url is None else settings.proxy_url.masked,
+            "openai_url": settings.openai_api_url.text,
+            "uptime_seconds": int(time.time() - self.started),
+            "ready": self.ready,
+            **counters.summary(),
+        }
+
+
+def draining() -> Problem:
+    """The 503 while the process is stopping."""
+    return Problem("draining", "The proxy is stopping; try again, elsewhere or in a moment.")
+
+
+class Front:
+    """Takes each exchange to its route; the one entry from the engine."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._site = Site(system.app.resource())
+        self._prefix, self._methods, self._relay = _remembered(system)
+
+    def dispatch(self, exchange: Exchange) -> None:
+        """See to it that *exchange* is answered."""
+        system = self._system
+        system.counters.requests += 1
+        if exchange.problem is not None:
+            self._refuse(exchange, exchange.problem)
+            return
+        if not system.ready:
+            exchange.keep = False
+            if not exchange.target.startswith(b"/health"):
+                self._refuse(exchange, draining())
+                return
+        if not exchange.target.startswith(self._prefix):
+            if b"%" in exchange.target.partition(b"?")[0]:
+                self._refuse(exchange, _nowhere())
+            else:
+                self._serve(exchange)
+        elif exchange.method in self._methods:
+            self._relay(exchange)
+        else:
+            allow = ", ".join(RELAYED).encode("ascii")
+            self._refuse(
+                exchange,
+                Problem(
+                    "method_not_allowed",
+                    "That method is not relayed; see Allow.",
+                    ((b"Allow", allow),),
+                ),
+            )
+
+    def _refuse(self, exchange: Exchange, problem: Problem) -> None:
+        relay = self._system.relay
+        respond.problem(exchange, problem)
+        relay.log.over(exchange, relay.admission.client(exchange), "-", code=problem.code)
+
+    def _serve(self, exchange: Exchange) -> None:
+        relay = self._system.relay
+
+        def over(ended: str, code: str) -> None:
+            client = relay.admission.client(exchange)
+            relay.log.over(exchange, client, "-", code=code, ended=ended)
+
+        ExchangeChannel(exchange, self._site, over).serve()
+
+
+def _nowhere() -> Problem:
+    return Problem("not_found", "Nothing lives at this path; the API is under /v1/.")
+
+
+def _remembered(system: System) -> tuple[bytes, frozenset[bytes], Callable[[Exchange], Any]]:
+    """What the tree says about relayed requests: their prefix, their methods, their handler."""
+    app = System.app
+    (rule,) = [rule for rule in app.url_map.iter_rules() if rule.endpoint == "relay"]
+    prefix = rule.rule.partition("<")[0].encode("ascii")
+    methods = frozenset(method.encode("ascii") for method in rule.methods or ())
+    handler = app.endpoints["relay"]
+    return prefix, methods, lambda exchange: handler(system, exchange)

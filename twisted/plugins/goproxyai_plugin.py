@@ -1,0 +1,7 @@
+"""Makes ``twistd goproxyai`` known."""
+
+from twisted.application.service import ServiceMaker
+
+goproxyai = ServiceMaker(
+    "goproxyai", "goproxyai.tap", "A caching relay in front of the OpenAI API", "goproxyai"
+)
