@@ -76,11 +76,12 @@ class ConnectProtocol(Protocol):
             self.transport.abortConnection()
 
 
-@attrs.frozen
-class _ConnectFactory(Factory):
+class _ConnectFactory(Factory[ConnectProtocol]):
     noisy = False
-    tunnel: Tunnel
-    inner: IProtocolFactory
+
+    def __init__(self, tunnel: Tunnel, inner: IProtocolFactory) -> None:
+        self.tunnel = tunnel
+        self.inner = inner
 
     def buildProtocol(self, addr: IAddress | None) -> ConnectProtocol | None:
         inner = self.inner.buildProtocol(addr)  # type: ignore[arg-type]  # as it came

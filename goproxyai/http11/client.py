@@ -537,8 +537,6 @@ class ClientConnection(TwistedProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name, value))
-        if len(self._headers) > MOST_FIELDS:
-            raise ProtocolViolation(f"its header exceeds {MOST_FIELDS} fields")
 
     def on_headers_complete(self) -> None:
         if self._response is not None:
@@ -546,6 +544,8 @@ class ClientConnection(TwistedProtocol):
         parser = self._parser
         status = parser.get_status_code()
         headers = self._headers
+        if len(headers) > MOST_FIELDS:
+            raise ProtocolViolation(f"its header exceeds {MOST_FIELDS} fields")
         if self._head_bytes or self._read_bytes > MOST_HEADER_BYTES:  # else it cannot be too large
             if sum([len(n) + len(v) + 4 for n, v in headers]) > MOST_HEADER_BYTES:
                 raise ProtocolViolation("its header exceeds 64 KiB")

@@ -12,7 +12,7 @@ MOST_HEADER_BYTES = 64 * 1024
 """Bytes of header lines in one head."""
 
 MOST_FIELDS = 200
-"""Header lines in one head, and trailer lines behind one body."""
+"""Header lines in one head."""
 
 LAST_CHUNK = b"0\r\n\r\n"
 

@@ -204,16 +204,15 @@ class ServerConnection(Protocol):
                 )
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        headers = self._headers
-        headers.append((name, value))
-        if len(headers) > MOST_FIELDS:
-            raise headers_too_large()
+        self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._replayed:
             self._headers = []
             return
         headers = self._headers
+        if len(headers) > MOST_FIELDS:
+            raise headers_too_large()
         if self._head_bytes or self._read_bytes > MOST_HEADER_BYTES:  # else it cannot be too large
             if sum([len(name) + len(value) + 4 for name, value in headers]) > MOST_HEADER_BYTES:
                 raise headers_too_large()

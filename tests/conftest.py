@@ -1,0 +1,73 @@
+"""Fixtures; and the one that fails a test that leaves something behind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+from hypothesis import settings
+from twisted.internet.task import deferLater
+from twisted.logger import LogEvent, globalLogPublisher
+
+from tests.fakes.authority import Authority
+from tests.harness import Stand
+
+settings.register_profile("suite", deadline=None, max_examples=100)
+settings.load_profile("suite")
+
+SETTLING_TURNS = 200
+"""Turns of the reactor, ten milliseconds each, in which what is closing may close."""
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A certificate authority that nobody else trusts."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def failures() -> Iterator[list[LogEvent]]:
+    """What was logged as a failure; a test that expects one empties the list."""
+    seen: list[LogEvent] = []
+
+    def observe(event: LogEvent) -> None:
+        if event.get("log_failure") is not None or event.get("isError"):
+            seen.append(event)
+
+    globalLogPublisher.addObserver(observe)
+    yield seen
+    globalLogPublisher.removeObserver(observe)
+
+
+def leftovers(reactor: Any, before: set[Any]) -> list[str]:
+    """Delayed calls and descriptors that were not there before."""
+    calls = [call for call in reactor.getDelayedCalls() if call.active()]
+    open_now = {*reactor.getReaders(), *reactor.getWriters()} - before
+    return [f"delayed call {call}" for call in calls] + [f"open {one}" for one in open_now]
+
+
+@pytest_twisted.async_yield_fixture(autouse=True)
+async def nothing_left(failures: list[LogEvent]) -> AsyncIterator[None]:
+    """Fail a test that leaves a delayed call, an open connection or a logged failure behind."""
+    from twisted.internet import reactor
+
+    before = {*reactor.getReaders(), *reactor.getWriters()}  # type: ignore[attr-defined]
+    yield
+    for _ in range(SETTLING_TURNS):
+        if not leftovers(reactor, before):
+            break
+        await deferLater(reactor, 0.01)
+    assert leftovers(reactor, before) == []
+    assert [event.get("log_format") for event in failures] == []
+
+
+@pytest_twisted.async_yield_fixture
+async def stand(authority: Authority) -> AsyncIterator[Stand]:
+    """A daemon to be started in front of a fake upstream; ended with the test."""
+    from twisted.internet import reactor
+
+    one = Stand(reactor, authority)
+    yield one
+    await one.stop()

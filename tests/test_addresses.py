@@ -1,0 +1,246 @@
+"""Addresses, networks and the client behind trusted proxies."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goproxyai.policy.addresses import (
+    LONGEST_HEADER,
+    MOST_ENTRIES,
+    Networks,
+    bucket_name,
+    client_address,
+    normal_address,
+)
+
+NOBODY = Networks()
+PRIVATE = Networks.parse("10.0.0.0/8 ::1 fd00::/8")
+
+v4 = st.ip_addresses(v=4).map(str)
+v6 = st.ip_addresses(v=6).map(str).filter(lambda text: IPv6Address(text).ipv4_mapped is None)
+outsiders = st.integers(0xCB007100, 0xCB0071FF).map(lambda number: str(IPv4Address(number)))
+insiders = st.integers(0x0A000000, 0x0AFFFFFF).map(lambda number: str(IPv4Address(number)))
+
+
+def joined(*entries: str) -> bytes:
+    return ", ".join(entries).encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("192.0.2.1:567", "192.0.2.1"),
+        ("[::1]:80", "::1"),
+        ("[::1]", "::1"),
+        ("::1", "::1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("[::ffff:192.0.2.1]:8080", "192.0.2.1"),
+        ("::FFFF:C000:0201", "192.0.2.1"),
+        ("2001:DB8:0:0::1", "2001:db8::1"),
+        ("fe80::1%eth0", "fe80::1"),
+        ("[fe80::1%25eth0]:443", "fe80::1"),
+        ("  192.0.2.1\t", "192.0.2.1"),
+        ('"[2001:db8::1]:4711"', "2001:db8::1"),
+        ('" 192.0.2.1 "', "192.0.2.1"),
+    ],
+)
+def test_an_address_is_found_in_every_form_it_comes_in(text: str, address: str) -> None:
+    assert normal_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        '"',
+        '""',
+        "unknown",
+        "_hidden",
+        "localhost",
+        "1",
+        "3232235777",
+        "192.0.2",
+        "192.0.2.256",
+        "192.0.2.01",
+        "192.0.2.1:",
+        "192.0.2.1:65536",
+        "192.0.2.1:http",
+        "192.0.2.1%eth0",
+        "192.0.2.1/32",
+        "[::1",
+        "::1]",
+        "[[::1]]",
+        "[::1]:",
+        "[::1]80",
+        "[]:80",
+        "1::2::3",
+        "\u0661.2.3.4",
+        "::1" + "%" + "z" * 200,
+        "192.0.2.1, 192.0.2.2",
+    ],
+)
+def test_what_is_no_address_is_none(text: str) -> None:
+    assert normal_address(text) is None
+
+
+@given(v4 | v6)
+def test_a_normal_address_is_its_own_normal_form(address: str) -> None:
+    assert normal_address(address) == address
+    assert normal_address(f" {address} ") == address
+
+
+@given(st.ip_addresses(v=6), st.integers(0, 65535))
+def test_brackets_and_ports_change_nothing(address: IPv6Address, port: int) -> None:
+    assert normal_address(f"[{address}]:{port}") == normal_address(str(address))
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_an_address_or_none(text: str) -> None:
+    found = normal_address(text)
+    assert found is None or str(ip_address(found)) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "10.0.0.0/33",
+        "10.0.0.1/8",
+        "10.0.0.0/255.0.0.0",
+        "10.0.0.0/",
+        "10.0.0.0/-1",
+        "fe80::1%eth0",
+        "localhost",
+        "10.0.0.0/8;::1",
+        "[::1]",
+        "10.0.0.1:80",
+    ],
+)
+def test_what_is_no_network_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"network|host bits"):
+        Networks.parse(f"127.0.0.1 {text}")
+
+
+def test_networks_are_separated_by_commas_or_spaces() -> None:
+    expected = "10.0.0.0/8 ::1/128 192.0.2.1/32"
+    for text in ("10.0.0.0/8, ::1,192.0.2.1", "10.0.0.0/8 ::1\t192.0.2.1", expected):
+        assert str(Networks.parse(text)) == expected
+        assert Networks.parse(text) == Networks.parse(expected)
+        assert hash(Networks.parse(text)) == hash(Networks.parse(expected))
+
+
+def test_nothing_is_in_no_networks() -> None:
+    assert Networks.parse("") == Networks.parse(" , ") == NOBODY
+    assert not NOBODY.contains("127.0.0.1")
+    assert not NOBODY.contains("")
+
+
+def test_a_mapped_address_is_judged_as_the_ipv4_address_it_is() -> None:
+    assert PRIVATE.contains("::ffff:10.1.2.3")
+    assert not Networks.parse("::/0").contains("::ffff:10.1.2.3")
+    assert Networks.parse("::ffff:10.0.0.0/104").contains("10.1.2.3")
+    assert not Networks.parse("::ffff:10.0.0.0/104").contains("11.1.2.3")
+
+
+def test_what_is_no_address_is_in_no_network() -> None:
+    everything = Networks.parse("0.0.0.0/0 ::/0")
+    assert not everything.contains("")
+    assert not everything.contains("localhost")
+    assert not everything.contains("1" * 100_000)
+    assert everything.contains("fe80::1%eth0")
+
+
+def test_networks_cannot_be_changed() -> None:
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        PRIVATE.networks = ()  # type: ignore[misc]
+
+
+@given(st.lists(st.tuples(v4, st.integers(0, 32)), max_size=4), v4)
+def test_membership_is_that_of_any_network(nets: list[tuple[str, int]], address: str) -> None:
+    parts = [ip_network(f"{net}/{prefix}", strict=False) for net, prefix in nets]
+    networks = Networks.parse(" ".join(map(str, parts)))
+    expected = any(ip_address(address) in part for part in parts)
+    assert networks.contains(address) is expected
+    assert networks.contains(address) is expected  # remembered
+
+
+def test_an_untrusted_peer_cannot_speak_for_another() -> None:
+    assert client_address("203.0.113.9", b"192.0.2.1", PRIVATE) == "203.0.113.9"
+    assert client_address("10.0.0.1", b"192.0.2.1", NOBODY) == "10.0.0.1"
+
+
+def test_a_trusted_peer_that_says_nothing_is_the_client() -> None:
+    assert client_address("10.0.0.1", None, PRIVATE) == "10.0.0.1"
+    assert client_address("10.0.0.1", b"", PRIVATE) == "10.0.0.1"
+
+
+def test_the_first_untrusted_entry_from_the_right_is_the_client() -> None:
+    header = joined("192.0.2.66", "203.0.113.9:4711", "[fd00::2]:80", "::ffff:10.0.0.2")
+    assert client_address("10.0.0.1", header, PRIVATE) == "203.0.113.9"
+    assert client_address("::ffff:10.0.0.1", header, PRIVATE) == "203.0.113.9"
+
+
+def test_where_all_are_trusted_the_leftmost_is_the_client() -> None:
+    assert client_address("10.0.0.1", joined("10.0.0.9", "10.0.0.2"), PRIVATE) == "10.0.0.9"
+
+
+@pytest.mark.parametrize("junk", ["unknown", "", "_hidden", "10.0.0.300", "\xff", "1" * 300])
+def test_an_entry_that_is_no_address_leaves_the_peer(junk: str) -> None:
+    header = joined("203.0.113.9", junk, "10.0.0.2")
+    assert client_address("10.0.0.1", header, PRIVATE) == "10.0.0.1"
+
+
+def test_junk_left_of_the_client_is_hearsay() -> None:
+    assert client_address("10.0.0.1", joined("junk", "203.0.113.9"), PRIVATE) == "203.0.113.9"
+
+
+def test_a_peer_without_an_address_stays_what_it_is() -> None:
+    assert client_address("", b"203.0.113.9", PRIVATE) == ""
+
+
+def test_more_entries_than_are_looked_at_end_at_the_last_one_seen() -> None:
+    entries = [f"10.0.{n >> 8}.{n & 255}" for n in range(1000)]
+    seen = client_address("10.0.0.1", joined("203.0.113.9", *entries), PRIVATE)
+    assert seen == entries[-MOST_ENTRIES]
+
+
+def test_an_entry_cut_by_the_length_limit_is_not_read() -> None:
+    header = b"11" + b".0.0.1".ljust(LONGEST_HEADER - 1)
+    assert client_address("10.0.0.1", header, PRIVATE) == "10.0.0.1"
+    header += b", 10.0.0.7"
+    assert client_address("10.0.0.1", header, PRIVATE) == "10.0.0.7"
+
+
+def test_a_megabyte_of_header_is_no_work() -> None:
+    assert client_address("10.0.0.1", b"," * 1_000_000, PRIVATE) == "10.0.0.1"
+
+
+@given(st.binary(max_size=200), outsiders, st.lists(insiders, max_size=5))
+def test_what_a_client_writes_itself_never_counts(
+    written: bytes, client: str, hops: list[str]
+) -> None:
+    header = b", ".join([written, *(entry.encode() for entry in [client, *hops])])
+    assert client_address("10.0.0.1", header, PRIVATE) == client
+
+
+@given(insiders | outsiders, st.none() | st.binary(max_size=300))
+def test_the_client_is_always_an_address(peer: str, header: bytes | None) -> None:
+    assert normal_address(client_address(peer, header, PRIVATE)) is not None
+
+
+def test_a_bucket_is_an_ipv4_address_or_an_ipv6_64() -> None:
+    assert bucket_name("192.0.2.1") == "192.0.2.1"
+    assert bucket_name("::ffff:192.0.2.1") == "192.0.2.1"
+    assert bucket_name("2001:db8:1:2:3:4:5:6") == "2001:db8:1:2::/64"
+    assert bucket_name("") == bucket_name("/run/goproxyai.sock") == "local"
+
+
+@given(st.ip_addresses(v=6, network="2001:db8::/32"), st.integers(0, 2**64 - 1))
+def test_all_addresses_of_a_64_share_a_bucket(address: IPv6Address, suffix: int) -> None:
+    neighbour = IPv6Address(int(address) >> 64 << 64 | suffix)
+    assert bucket_name(str(neighbour)) == bucket_name(str(address))

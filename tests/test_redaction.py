@@ -1,0 +1,104 @@
+"""What is written down, and what is not."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goproxyai.policy.redaction import LONGEST_PATH, masked, path_only
+
+NAMES = st.from_regex(r"[a-z_]{1,8}", fullmatch=True)
+SECRETS = st.from_regex(r"Zq[A-Za-z0-9_-]{16,40}", fullmatch=True)
+AROUND = st.text("abc \"',;:/?&=@#.()[]{}\n%", max_size=20)
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        (b"/v1/models", "/v1/models"),
+        (b"/v1/files?limit=1&after=x", "/v1/files?limit&after"),
+        (b"/v1/files?", "/v1/files?"),
+        (b"/v1/files?a=b=c&&d", "/v1/files?a&&d"),
+        (b"/v1/files?a=1;b=2", "/v1/files?a"),
+        (b"/v1/files#secret", "/v1/files"),
+        (b"/v1/a\x00b\xff c", "/v1/a%00b%FF%20c"),
+        (b"*", "*"),
+        (b"", ""),
+        (b"http://user:pass@host/v1/models?key=x", "/v1/models?key"),
+        (b"http://user:pass@host", ""),
+        (b"user:pass@host:443", ""),
+        (b"/v1/x?sk-abcdefgh", "/v1/x?sk-***"),
+        (b"/v1/sk-abcdefgh/x", "/v1/sk-***/x"),
+    ],
+)
+def test_a_target_is_written_as_path_and_names(target: bytes, path: str) -> None:
+    assert path_only(target) == path
+
+
+@given(st.binary(max_size=2000))
+def test_a_written_target_is_short_and_visible(target: bytes) -> None:
+    text = path_only(target)
+    assert len(text) <= LONGEST_PATH
+    assert all("!" <= character <= "~" for character in text)
+
+
+@given(st.lists(st.tuples(NAMES, SECRETS), min_size=1, max_size=30))
+def test_no_value_of_a_query_is_written(pairs: list[tuple[str, str]]) -> None:
+    query = "&".join(f"{name}={secret}" for name, secret in pairs)
+    text = path_only(f"/v1/files?{query}".encode())
+    assert "Zq" not in text
+
+
+def test_a_long_target_says_that_it_was_cut() -> None:
+    text = path_only(b"/v1/" + b"x" * 10_000)
+    assert len(text) == LONGEST_PATH
+    assert text.endswith("...")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("nothing to hide", "nothing to hide"),
+        ("via http://user:pass@proxy:8080/", "via http://***:***@proxy:8080/"),
+        ("https://token@proxy", "https://***:***@proxy"),
+        ("http://u:p@ss@proxy", "http://***:***@proxy"),
+        ("Authorization: Bearer abc.def==", "Authorization: Bearer ***"),
+        ('{"authorization": "bearer abc"}', '{"authorization": "bearer ***"}'),
+        ("Proxy-Authorization: Basic dTpw", "Proxy-Authorization: Basic ***"),
+        ("Bearer Basic Bearer abc", "Bearer ***"),
+        ("key sk-abcdefgh, and more", "key sk-***, and more"),
+        ("sk-proj-abc_DEF-123", "sk-***"),
+        ("key=sk-svcacct-abc123", "key=sk-***"),
+        ("key%3Dsk-abcdefgh", "key%3Dsk-***"),
+        ("ek_0123456789", "ek_***"),
+        ("a task-force and a disk-drive", "a task-force and a disk-drive"),
+        ("http://host/path@version", "http://host/path@version"),
+    ],
+)
+def test_credentials_are_masked(text: str, shown: str) -> None:
+    assert masked(text) == shown
+
+
+@given(AROUND, SECRETS, AROUND)
+def test_no_secret_survives_in_the_forms_it_comes_in(before: str, secret: str, after: str) -> None:
+    for form in (
+        f"Bearer {secret}",
+        f"BASIC  {secret}",
+        f"sk-{secret}",
+        f"sk-proj-{secret}",
+        f"http://user:{secret}@proxy:8080",
+        f"https://{secret}@proxy",
+    ):
+        assert secret not in masked(f"{before} {form} {after}")
+
+
+@given(st.text())
+def test_masking_twice_is_masking_once(text: str) -> None:
+    assert masked(masked(text)) == masked(text)
+
+
+@given(st.text("abcdefghijklmnop .,!", max_size=100))
+def test_plain_words_stay(text: str) -> None:
+    if "basic" not in text and "bearer" not in text:
+        assert masked(text) == text

@@ -1,0 +1,68 @@
+"""What is relayed is relayed as it is."""
+
+from __future__ import annotations
+
+import pytest_twisted
+
+from tests.fakes.steps import Pause
+from tests.harness import Stand, post, request
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_passes_byte_for_byte(stand: Stand) -> None:
+    await stand.start()
+    raw = (
+        b"HTTP/1.1 203 Quite  Odd\r\nX-One: a\r\nset-cookie: b=1; Path=/\r\nX-One: c\r\n"
+        b"Set-Cookie: d=2\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\nX-RateLimit-X: 9\r\n\r\n"
+        b"\x1f\x8b\x00\xffz"
+    )
+    stand.upstream.script("/v1/odd", raw)
+    answer = await stand.ask(request("/v1/odd?q=%41%2f&&x=;#"[:-1]))
+    assert (answer.status, answer.reason, answer.body) == (203, b"Quite  Odd", b"\x1f\x8b\x00\xffz")
+    theirs = [pair for pair in answer.headers if pair[0] not in OURS]
+    assert theirs == [
+        (b"X-One", b"a"),
+        (b"set-cookie", b"b=1; Path=/"),
+        (b"X-One", b"c"),
+        (b"Set-Cookie", b"d=2"),
+        (b"Content-Encoding", b"gzip"),
+        (b"Content-Length", b"5"),
+        (b"X-RateLimit-X", b"9"),
+    ]
+    assert stand.upstream.requests[0].target == b"/v1/odd?q=%41%2f&&x=;"
+    assert answer.get("X-Cache") == b"MISS"
+    assert answer.get("X-Proxy") == b"goproxyai"
+
+
+OURS = {b"X-Cache", b"X-Proxy", b"Via", b"Cache-Status", b"Server-Timing"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_second_completion_is_a_hit(stand: Stand) -> None:
+    await stand.start()
+    body = b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"hi"}]}'
+    wire = await stand.connect()
+    wire.send(post("/v1/chat/completions", body))
+    first = await wire.answer()
+    wire.send(post("/v1/chat/completions", body))
+    second = await wire.answer()
+    assert (first.status, first.get("X-Cache")) == (200, b"MISS")
+    assert (second.status, second.get("X-Cache")) == (200, b"HIT")
+    assert first.body == second.body
+    assert len(stand.upstream.requests) == 1
+    assert second.get("X-Cache-Timestamp") is not None
+    assert second.get("Age") == b"0"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_leaves_while_upstream_is_silent_ends_the_request(
+    stand: Stand,
+) -> None:
+    await stand.start()
+    stand.upstream.script("/v1/slow", [Pause()])
+    wire = await stand.connect()
+    wire.send(request("/v1/slow"))
+    await stand.upstream.wait_for(lambda one: one.paused)
+    wire.abort()
+    await stand.upstream.wait_for(lambda one: one.lost, patience=1.0)
+    assert (await stand.logged())[0]["ended"] == "client_gone"

@@ -1,0 +1,380 @@
+"""The table of variables and what its texts become."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goproxyai.policy.addresses import Networks
+from goproxyai.settings import (
+    MEGABYTE,
+    VARIABLES,
+    ProxyURL,
+    SettingError,
+    Settings,
+    UpstreamURL,
+)
+
+DEFAULTS = Settings.from_texts({})
+NAMES = [variable.name for variable in VARIABLES]
+
+
+def with_text(name: str, text: str) -> object:
+    """The setting that *name* controls, set to *text*."""
+    return getattr(Settings.from_texts({name: text}), name.lower())
+
+
+def complaint_if_any(texts: dict[str, str]) -> str:
+    try:
+        Settings.from_texts(texts)
+    except SettingError as error:
+        return str(error)
+    return ""
+
+
+def complaint(name: str, text: str) -> str:
+    with pytest.raises(SettingError) as caught:
+        Settings.from_texts({name: text})
+    assert caught.value.__context__ is None
+    return str(caught.value)
+
+
+def test_the_defaults_are_the_manuals() -> None:
+    expected = Settings(
+        listen=("tcp:8080:backlog=1024",),
+        openai_api_url=UpstreamURL("https", "api.openai.com", 443),
+        proxy_url=None,
+        no_proxy=(),
+        rate_limit=60,
+        cache_ttl=300.0,
+        request_timeout=30.0,
+        connect_timeout=10.0,
+        idle_timeout=300.0,
+        drain_timeout=30.0,
+        max_cache_size=100 * MEGABYTE,
+        max_body_size=512 * MEGABYTE,
+        trusted_proxies=Networks.parse("127.0.0.0/8 ::1"),
+        admin_allow=DEFAULTS.admin_allow,
+        admin_token=None,
+        log_format="",
+        log_level="info",
+    )
+    assert expected == DEFAULTS
+
+
+def test_loopback_and_private_clients_are_operators_by_default() -> None:
+    for address in ("127.0.0.1", "10.9.8.7", "172.31.0.1", "192.168.1.1", "::1", "fd00::1"):
+        assert DEFAULTS.admin_allow.contains(address)
+    for address in ("172.32.0.1", "203.0.113.9", "2001:db8::1"):
+        assert not DEFAULTS.admin_allow.contains(address)
+
+
+def test_every_setting_has_its_row_and_every_row_its_setting() -> None:
+    fields = {field.name for field in attrs.fields(Settings)}
+    assert {name.lower() for name in NAMES} - {"port"} == fields
+    assert len(set(NAMES)) == len(NAMES)
+
+
+def test_an_option_is_named_after_its_variable() -> None:
+    options = {variable.name: variable.option for variable in VARIABLES}
+    assert options["OPENAI_API_URL"] == "openai-api-url"
+    assert options["PORT"] == "port"
+
+
+def test_every_row_can_be_read_by_people() -> None:
+    for variable in VARIABLES:
+        assert variable.help.endswith(".")
+        assert variable.expected
+        assert "\n" not in variable.help + variable.expected + variable.default
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_default_written_out_is_the_default(name: str) -> None:
+    default = next(variable.default for variable in VARIABLES if variable.name == name)
+    assert Settings.from_texts({name: default}) == DEFAULTS
+    assert Settings.from_texts({name: f" {default}\n"}) == DEFAULTS
+
+
+def test_names_that_are_not_ours_are_ignored() -> None:
+    assert Settings.from_texts({"PATH": "/bin", "port": "x", "HOME": ""}) == DEFAULTS
+
+
+def test_empty_means_nobody_none_or_the_default() -> None:
+    empty = Settings.from_texts(dict.fromkeys(NAMES, " "))
+    assert empty == attrs.evolve(DEFAULTS, trusted_proxies=Networks(), admin_allow=Networks())
+
+
+def test_a_port_is_where_to_listen() -> None:
+    assert Settings.from_texts({"PORT": "0"}).listen == ("tcp:0:backlog=1024",)
+    assert Settings.from_texts({"PORT": "81", "LISTEN": ""}).listen == ("tcp:81:backlog=1024",)
+
+
+def test_endpoints_are_separated_by_spaces_and_may_name_the_port() -> None:
+    texts = {"PORT": "81", "LISTEN": "unix:/run/x.sock  tcp6:$PORT:interface=\\:\\:"}
+    assert Settings.from_texts(texts).listen == ("unix:/run/x.sock", "tcp6:81:interface=\\:\\:")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("RATE_LIMIT", "0", 0),
+        ("RATE_LIMIT", "1000", 1000),
+        ("CACHE_TTL", "0", 0.0),
+        ("CACHE_TTL", "1h30m", 5400.0),
+        ("REQUEST_TIMEOUT", "250ms", 0.25),
+        ("DRAIN_TIMEOUT", "0", 0.0),
+        ("MAX_CACHE_SIZE", "0", 0),
+        ("MAX_CACHE_SIZE", "0.5", MEGABYTE // 2),
+        ("MAX_BODY_SIZE", "1.25", MEGABYTE * 5 // 4),
+        ("NO_PROXY", "a.example, .b.example", ("a.example", ".b.example")),
+        ("TRUSTED_PROXIES", "10.0.0.0/8, ::1", Networks.parse("10.0.0.0/8 ::1/128")),
+        ("ADMIN_ALLOW", "", Networks()),
+        ("ADMIN_TOKEN", "s3cret!", "s3cret!"),
+        ("LOG_FORMAT", "TEXT", "text"),
+        ("LOG_LEVEL", "Debug", "debug"),
+    ],
+)
+def test_a_good_text_becomes_its_value(name: str, text: str, value: object) -> None:
+    assert with_text(name, text) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("PORT", "65536"),
+        ("PORT", "-1"),
+        ("PORT", "http"),
+        ("PORT", "\u0661"),
+        ("LISTEN", "8080"),
+        ("LISTEN", "tcp:80 :80"),
+        ("NO_PROXY", "http://example.com"),
+        ("RATE_LIMIT", "-1"),
+        ("RATE_LIMIT", "1.5"),
+        ("RATE_LIMIT", "many"),
+        ("RATE_LIMIT", "9" * 5000),
+        ("CACHE_TTL", "300"),
+        ("CACHE_TTL", "-5m"),
+        ("REQUEST_TIMEOUT", "0"),
+        ("CONNECT_TIMEOUT", "0s"),
+        ("IDLE_TIMEOUT", "-1s"),
+        ("DRAIN_TIMEOUT", "soon"),
+        ("MAX_CACHE_SIZE", "100MB"),
+        ("MAX_CACHE_SIZE", "1e3"),
+        ("MAX_CACHE_SIZE", "nan"),
+        ("MAX_BODY_SIZE", "0"),
+        ("MAX_BODY_SIZE", "0.0000000001"),
+        ("TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("ADMIN_ALLOW", "localhost"),
+        ("ADMIN_TOKEN", "two words"),
+        ("ADMIN_TOKEN", "caf\u00e9"),
+        ("LOG_FORMAT", "xml"),
+        ("LOG_LEVEL", "loud"),
+    ],
+)
+def test_a_bad_text_is_answered_with_one_line_that_says_what_is_expected(
+    name: str, text: str
+) -> None:
+    line = complaint(name, text)
+    assert line.startswith(f"{name} is '")
+    assert ", expected " in line
+    assert line.isascii()
+    assert line.isprintable()
+    assert len(line) < 300
+    if name != "ADMIN_TOKEN":
+        assert ascii(text)[1:40].rstrip("'") in line
+
+
+def test_the_line_reads_well() -> None:
+    assert complaint("RATE_LIMIT", "many") == (
+        "RATE_LIMIT is 'many', expected a whole number of requests a minute, 0 for no limit"
+    )
+
+
+@given(st.sampled_from(NAMES), st.text())
+def test_any_text_is_a_setting_or_one_printable_line(name: str, text: str) -> None:
+    line = complaint_if_any({name: text})
+    assert line.isascii()
+    assert not line or line.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "origin", "host", "base_path"),
+    [
+        ("https://api.openai.com", b"https://api.openai.com", "api.openai.com", b""),
+        ("https://api.openai.com/", b"https://api.openai.com", "api.openai.com", b""),
+        ("HTTPS://API.OpenAI.com:443", b"https://api.openai.com", "api.openai.com", b""),
+        ("http://localhost:80/base/", b"http://localhost", "localhost", b"/base"),
+        ("http://localhost:443", b"http://localhost:443", "localhost", b""),
+        ("http://my_host:8000/a/b", b"http://my_host:8000", "my_host", b"/a/b"),
+        ("https://[2001:DB8::1]/v0", b"https://[2001:db8::1]", "2001:db8::1", b"/v0"),
+        ("http://[::1]:8080", b"http://[::1]:8080", "::1", b""),
+        ("http://192.0.2.1:1", b"http://192.0.2.1:1", "192.0.2.1", b""),
+    ],
+)
+def test_an_upstream_is_an_origin_and_a_base_path(
+    text: str, origin: bytes, host: str, base_path: bytes
+) -> None:
+    url = Settings.from_texts({"OPENAI_API_URL": text}).openai_api_url
+    assert (url.origin, url.host, url.base_path) == (origin, host, base_path)
+    assert url.host_header == origin.partition(b"://")[2]
+    assert url.text == (origin + base_path).decode()
+    assert Settings.from_texts({"OPENAI_API_URL": url.text}).openai_api_url == url
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "api.openai.com",
+        "ftp://api.openai.com",
+        "https://",
+        "https:///v1",
+        "https:/api.openai.com",
+        "https://api.openai.com?x",
+        "https://api.openai.com/v1?x=1",
+        "https://api.openai.com/v1#x",
+        "https://api.openai.com/../v1",
+        "https://api.openai.com/a/%2e%2E",
+        "https://user:pass@api.openai.com",
+        "https://@api.openai.com",
+        "https://api.openai.com\\@evil.example",
+        "https://api.openai.com/@evil",
+        "https://api.openai.com:0",
+        "https://api.openai.com:65536",
+        "https://api.openai.com:",
+        "https://api.openai.com:https",
+        "https://api..openai.com",
+        "https://-api.openai.com",
+        "https://api.openai.com/a b",
+        "https://api.openai.com/a\tb",
+        "https://api.op\nenai.com",
+        "https://b\u00fccher.example",
+        "https://\u212aelvin.example",
+        "https://192.0.2.256",
+        "https://1.2.3",
+        "https://[::1",
+        "https://[::g]",
+        "https://[fe80::1%25eth0]",
+        "https://::1",
+        "https://" + "a" * 64 + ".example",
+        "https://example.com/" + "a" * 3000,
+    ],
+)
+def test_anything_but_an_origin_and_a_path_is_no_upstream(text: str) -> None:
+    assert complaint("OPENAI_API_URL", text).startswith("OPENAI_API_URL is '")
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "shown"),
+    [
+        ("http://proxy:8080", ProxyURL("http", "proxy", 8080), "http://proxy:8080"),
+        ("http://proxy:8080/", ProxyURL("http", "proxy", 8080), "http://proxy:8080"),
+        ("http://Proxy", ProxyURL("http", "proxy", 80), "http://proxy:80"),
+        ("https://proxy", ProxyURL("https", "proxy", 443), "https://proxy:443"),
+        ("http://[::1]:3128", ProxyURL("http", "::1", 3128), "http://[::1]:3128"),
+        ("http://@proxy:1", ProxyURL("http", "proxy", 1), "http://proxy:1"),
+        (
+            "http://us%65r:p%40s%3As@proxy:8080",
+            ProxyURL("http", "proxy", 8080, "user", "p@s:s"),
+            "http://***:***@proxy:8080",
+        ),
+        (
+            "http://u:p@ss:word@proxy:8080",
+            ProxyURL("http", "proxy", 8080, "u", "p@ss:word"),
+            "http://***:***@proxy:8080",
+        ),
+        (
+            "http://user@proxy:8080",
+            ProxyURL("http", "proxy", 8080, "user"),
+            "http://***:***@proxy:8080",
+        ),
+    ],
+)
+def test_a_proxy_is_an_address_and_perhaps_credentials(
+    text: str, url: ProxyURL, shown: str
+) -> None:
+    parsed = Settings.from_texts({"PROXY_URL": text}).proxy_url
+    assert parsed == url
+    assert url.masked == shown
+
+
+def test_credentials_are_those_of_basic() -> None:
+    assert ProxyURL("http", "proxy", 80).basic_credentials() is None
+    assert ProxyURL("http", "proxy", 80, "u", "p").basic_credentials() == b"Basic dTpw"
+    assert ProxyURL("http", "proxy", 80, "u").basic_credentials() == b"Basic dTo="
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "proxy:8080",
+        "socks5://proxy:1080",
+        "http://proxy:8080/path",
+        "http://proxy:8080?x",
+        "http://proxy:8080#x",
+        "http://user:pa/ss@proxy:8080",
+        "http://us%3Aer:pass@proxy:8080",
+        "http://user:pass%0d%0a@proxy:8080",
+        "http://user:pass%ff@proxy:8080",
+        "http://user:pass@",
+        "http://user:pass@proxy:x",
+    ],
+)
+def test_anything_else_is_no_proxy(text: str) -> None:
+    line = complaint("PROXY_URL", text)
+    assert "pass" not in line.partition(", expected")[0]
+
+
+@given(st.text(min_size=1, max_size=20), st.text(max_size=20))
+def test_any_credentials_survive_percent_encoding(username: str, password: str) -> None:
+    def encoded(text: str) -> str:
+        return "".join(f"%{byte:02x}" for byte in text.encode())
+
+    url = f"http://{encoded(username)}:{encoded(password)}@proxy:8080"
+    try:
+        proxy = Settings.from_texts({"PROXY_URL": url}).proxy_url
+    except SettingError:
+        assert ":" in username or any(
+            ord(one) < 32 or ord(one) == 127 for one in username + password
+        )
+        return
+    assert proxy is not None
+    credentials = proxy.basic_credentials()
+    assert credentials is not None
+    assert b64decode(credentials.removeprefix(b"Basic ")).decode() == f"{username}:{password}"
+
+
+def test_no_secret_is_in_a_representation() -> None:
+    texts = {"PROXY_URL": "http://someone:hunter2@proxy:1", "ADMIN_TOKEN": "swordfish"}
+    shown = repr(Settings.from_texts(texts))
+    for secret in ("someone", "hunter2", "swordfish"):
+        assert secret not in shown
+
+
+SECRETS = st.text("Zq0 @:/?#%\\[]\u00e9\n", min_size=3, max_size=20).map(lambda text: f"Zx{text}xZ")
+
+
+@given(SECRETS, st.sampled_from(["PROXY_URL", "OPENAI_API_URL"]))
+def test_no_secret_is_in_a_complaint(secret: str, name: str) -> None:
+    texts = [
+        f"http://user:{secret}@proxy:99999",
+        f"ftp://user:{secret}@proxy:80",
+        f"user:{secret}@proxy",
+        f"{secret}@proxy",
+        f"http://host/?key={secret}",
+        f"http://user:{secret}@",
+    ]
+    if "@" not in secret:  # else what follows it reads as the host
+        texts.append(f"http://user:{secret}")
+    for text in texts:
+        line = complaint_if_any({name: text})
+        assert "Zx" not in line
+        assert "xZ" not in line
+
+
+def test_a_token_is_never_in_a_complaint() -> None:
+    assert "swordfish" not in complaint("ADMIN_TOKEN", "sword fish swordfish")
+    assert "abcdefgh" not in complaint("RATE_LIMIT", "sk-abcdefgh")

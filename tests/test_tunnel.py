@@ -1,0 +1,166 @@
+"""The client's side of CONNECT."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from goproxyai.policy.tunnel import LONGEST_ANSWER, Tunnel, TunnelBroken, TunnelRefused
+
+AUTHORITY = b"api.openai.com:443"
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+
+def connecting() -> Tunnel:
+    tunnel = Tunnel(AUTHORITY, [])
+    tunnel.hello()
+    return tunnel
+
+
+def outcome(pieces: list[bytes]) -> tuple[object, ...]:
+    """What the answer led to, and, where that is a tunnel, all of its bytes."""
+    tunnel = connecting()
+    for number, piece in enumerate(pieces):
+        try:
+            rest = tunnel.receive(piece)
+        except TunnelRefused as refused:
+            return ("refused", refused.status, refused.reason)
+        except TunnelBroken:
+            return ("broken",)
+        if rest is not None:
+            return ("open", rest + b"".join(pieces[number + 1 :]))
+    return ("waiting",)
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    bounds = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
+    return [data[start:end] for start, end in pairwise(bounds)]
+
+
+def test_the_request_names_the_authority_and_carries_the_credentials() -> None:
+    tunnel = Tunnel(b"[2001:db8::1]:443", [(b"Proxy-Authorization", b"Basic dTpw")])
+    assert tunnel.hello() == (
+        b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\n"
+        b"Host: [2001:db8::1]:443\r\n"
+        b"Proxy-Authorization: Basic dTpw\r\n\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ESTABLISHED,
+        b"HTTP/1.0 200 OK\r\n\r\n",
+        b"HTTP/1.1 200\r\n\r\n",
+        b"HTTP/1.1 204 No Content\r\nVia: 1.1 proxy\r\n\r\n",
+        b"HTTP/1.1 299 Odd\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\n\r\n" + ESTABLISHED,
+    ],
+)
+def test_any_2xx_opens_the_tunnel_and_what_follows_is_the_tunnels(answer: bytes) -> None:
+    assert connecting().receive(answer) == b""
+    assert connecting().receive(answer + b"\x16\x03\x01 hello") == b"\x16\x03\x01 hello"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "reason"),
+    [
+        (
+            b"HTTP/1.1 407 Proxy Authentication Required\r\n"
+            b"Proxy-Authenticate: Basic\r\nContent-Length: 3\r\n\r\nno!",
+            407,
+            b"Proxy Authentication Required",
+        ),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://portal/\r\n\r\n", 302, b"Found"),
+        (b"HTTP/1.1 502\r\n\r\n", 502, b""),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 403 No\r\n\r\n", 403, b"No"),
+    ],
+)
+def test_any_other_status_is_a_refusal(answer: bytes, status: int, reason: bytes) -> None:
+    with pytest.raises(TunnelRefused) as caught:
+        connecting().receive(answer)
+    assert (caught.value.status, caught.value.reason) == (status, reason)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"\x15\x03\x01\x00\x02\x02\x28",
+        b"SSH-2.0-OpenSSH_9.0\r\n\r\n",
+        b"\r\n\r\n",
+        b"HTTP/1.1 abc OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nBad : space\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+    ],
+)
+def test_what_is_no_answer_breaks_the_tunnel(answer: bytes) -> None:
+    with pytest.raises(TunnelBroken):
+        connecting().receive(answer)
+
+
+def test_the_end_of_the_connection_breaks_the_tunnel() -> None:
+    tunnel = connecting()
+    assert tunnel.receive(ESTABLISHED[:10]) is None
+    with pytest.raises(TunnelBroken):
+        tunnel.eof()
+
+
+def test_nothing_read_is_nothing_learned() -> None:
+    tunnel = connecting()
+    assert tunnel.receive(b"") is None
+    assert tunnel.receive(ESTABLISHED) == b""
+
+
+def padded(length: int) -> bytes:
+    """A 2xx whose head is *length* bytes long."""
+    start, end = b"HTTP/1.1 200 OK\r\nX-Pad: ", b"\r\n\r\n"
+    return start + b"x" * (length - len(start) - len(end)) + end
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096, LONGEST_ANSWER, 10**6])
+def test_a_head_of_16_kib_is_read_and_a_byte_more_is_not(size: int) -> None:
+    def in_reads(data: bytes) -> list[bytes]:
+        return [data[at : at + size] for at in range(0, len(data), size)]
+
+    assert outcome(in_reads(padded(LONGEST_ANSWER) + b"rest")) == ("open", b"rest")
+    assert outcome(in_reads(padded(LONGEST_ANSWER + 1) + b"rest")) == ("broken",)
+
+
+def test_interim_answers_without_end_break_the_tunnel() -> None:
+    assert outcome([b"HTTP/1.1 100 Continue\r\n\r\n"] * 10_000) == ("broken",)
+
+
+ANSWERS = st.sampled_from(
+    [
+        ESTABLISHED,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n" + ESTABLISHED,
+        b"HTTP/1.1 407 Who?\r\nProxy-Authenticate: Basic\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n",
+        b"HTTP/1.1 101 Switching\r\n\r\n",
+        b"HTTP/1.1 200 O",
+    ]
+)
+
+
+@given(ANSWERS, st.binary(max_size=40), st.lists(st.integers(0, 200), max_size=12))
+@example(ESTABLISHED, b"HTTP/1.1 500 Trap\r\n\r\n", [5, 20, 39])
+def test_however_the_answer_is_cut_the_outcome_is_the_same(
+    answer: bytes, rest: bytes, places: list[int]
+) -> None:
+    whole = answer + rest if answer.endswith(b"\r\n\r\n") else answer
+    expected = outcome([whole])
+    assert outcome(cut(whole, places)) == expected
+    assert outcome([bytes([byte]) for byte in whole]) == expected
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_lead_to_an_outcome(data: bytes) -> None:
+    assert outcome([data])[0] in {"open", "refused", "broken", "waiting"}
