@@ -13,7 +13,7 @@ import attrs
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -88,8 +88,7 @@ class Door(Service):
     :ivar addresses: what is listened on, once it is.
     """
 
-    reactor: Any
-    listen: tuple[str, ...]
+    listen: tuple[tuple[str, IStreamServerEndpoint], ...]
     factory: ServerFactory
     _ports: list[IListeningPort] = attrs.field(factory=list)
 
@@ -104,8 +103,8 @@ class Door(Service):
         :raises ListenError: with one line that says where that failed.
         """
         super().startService()
-        for description in self.listen:
-            listening = serverFromString(self.reactor, description).listen(self.factory)
+        for description, endpoint in self.listen:
+            listening = endpoint.listen(self.factory)
             result: list[Any] = []
             listening.addBoth(result.append)  # endpoints that listen do so at once, or fail
             if not result or isinstance(result[0], Failure):
@@ -121,6 +120,25 @@ class Door(Service):
             stopping = port.stopListening()
             if stopping is not None:
                 await stopping
+
+
+def endpoints(
+    reactor: Any, descriptions: tuple[str, ...]
+) -> tuple[tuple[str, IStreamServerEndpoint], ...]:
+    """What *descriptions* stand for, each with its description.
+
+    :raises ListenError: with one line that says which is none.
+    """
+    found = []
+    for description in descriptions:
+        try:
+            found.append((description, serverFromString(reactor, description)))
+        except Exception as error:  # each kind of endpoint has errors of its own
+            raise ListenError(
+                f"goproxyai: LISTEN is {description!r}, expected a Twisted endpoint such as "
+                f"tcp:8080 ({error})"
+            ) from None
+    return tuple(found)
 
 
 def _why(result: list[Any]) -> str:
@@ -224,5 +242,5 @@ def make_daemon(
     system = System(settings, relay, counters)
     factory = ServerFactory(ticker, Front(system).dispatch, settings.max_body_size)
     upkeep = Upkeep(reactor, ticker, admission, store)
-    door = Door(reactor, settings.listen, factory)
+    door = Door(endpoints(reactor, settings.listen), factory)
     return Daemon(reactor, settings, system, agent, access_log, upkeep, door, on_drain)

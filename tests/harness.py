@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import optionsForClientTLS
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from goproxyai.service import Daemon, make_daemon
@@ -151,6 +152,33 @@ def post(target: str, document: bytes, headers: list[tuple[str, str]] | None = N
     return request(
         target, "POST", [("Content-Type", "application/json"), *(headers or [])], document
     )
+
+
+async def eventually(
+    reactor: Any, condition: Callable[[], object], patience: float = 10.0
+) -> None:
+    """Let the reactor turn until *condition* holds."""
+    deadline = reactor.seconds() + patience
+    while not condition():
+        assert reactor.seconds() < deadline, "waited in vain"
+        await deferLater(reactor, 0.01)
+
+
+class Skewed:
+    """A reactor whose clock can be set ahead.
+
+    :ivar ahead: seconds, of the real clock.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self.ahead = 0.0
+
+    def seconds(self) -> float:
+        return float(self._reactor.seconds()) + self.ahead
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
 
 
 class Stand:

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import attrs
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -86,8 +86,7 @@ class Timeouts:
     silence: float
 
 
-@attrs.frozen(eq=False)
-class Request:
+class Request(NamedTuple):
     """What goes upstream.
 
     :ivar head: request line and header lines, complete but for the framing of a body that carries
@@ -123,8 +122,7 @@ class Response:
         fields: Fields,
         length: Any,
     ) -> None:
-        major, _, minor = version.partition(".")
-        self.version = (b"HTTP", int(major), int(minor))
+        self._version = version
         self.code = code
         self.phrase = phrase
         self.raw = raw
@@ -135,6 +133,12 @@ class Response:
         self._held: list[bytes] = []
         self._ending: Callable[[Sink], None] | None = None
         self.over = False
+
+    @property
+    def version(self) -> tuple[bytes, int, int]:
+        """As ``IResponse`` has it."""
+        major, _, minor = self._version.partition(".")
+        return b"HTTP", int(major), int(minor)
 
     @property
     def headers(self) -> WebHeaders:

@@ -31,7 +31,7 @@ from goproxyai.http11.framing import (
     judge_head,
 )
 from goproxyai.http11.ticking import NEVER, Ticker
-from goproxyai.http11.writing import hung_up, parked, set_no_delay, write_through
+from goproxyai.http11.writing import can_half_close, hung_up, parked, set_no_delay, write_through
 from goproxyai.policy.headers import Headers, fields_of
 from goproxyai.policy.targets import LONGEST_TARGET
 from goproxyai.problems import Problem
@@ -342,7 +342,7 @@ class ServerConnection(Protocol):
         for exchange in waiting:
             exchange.lost()
         transport.unregisterProducer()
-        if quiet or getattr(transport, "loseWriteConnection", None) is None:
+        if quiet or not can_half_close(transport):
             transport.loseConnection()
             return
         self._incoming = None

@@ -72,6 +72,11 @@ def hung_up(transport: Any) -> bool:
     return any(event & (POLLRDHUP | POLLHUP | POLLERR) for _, event in poller.poll(0))
 
 
+def can_half_close(transport: Any) -> bool:
+    """Whether our side can be shut alone; below TLS that would cut what TLS still has to say."""
+    return len(_layers(transport)) == 1 and hasattr(transport, "loseWriteConnection")
+
+
 def set_no_delay(transport: Any) -> None:
     """Turn Nagle's algorithm off where the transport is TCP: frames leave as they come."""
     switch = getattr(transport, "setTcpNoDelay", None)

@@ -85,7 +85,7 @@ class Forward:
             framed=b"content-length" in exchange.fields,
             inform=self._inform,
         )
-        answer.addCallbacks(self._head, self._failed).addErrback(self._defect)
+        answer.addCallbacks(self._head, self._failed)
 
     # Upstream's answer.
 
@@ -95,11 +95,18 @@ class Forward:
 
     def _head(self, response: Response) -> None:
         self._answer = None
-        exchange, relay = self._exchange, self._relay
-        if self._ended or exchange.over:
+        if self._ended or self._exchange.over:
             response.abort()
             return
         self._response = response
+        try:
+            self._begin(response)
+        except Exception:  # a defect of ours: never leave the client waiting
+            response.abort()
+            self._refuse(problem_for(Failure()), Failure())
+
+    def _begin(self, response: Response) -> None:
+        exchange, relay = self._exchange, self._relay
         now = relay.seconds()
         upstream_seconds = self._upstream_seconds = now - self._sent_at
         status, fields = response.code, response.fields
@@ -156,10 +163,11 @@ class Forward:
 
     def _failed(self, failure: Failure) -> None:
         self._answer = None
-        if not self._ended:
-            self._refuse(problem_for(failure), failure)
+        self._refuse(problem_for(failure), failure)
 
     def _refuse(self, problem: Problem, failure: Failure | None = None) -> None:
+        if self._ended:
+            return
         exchange = self._exchange
         if problem.code == "internal_error" and failure is not None:
             _log.failure("a defect while forwarding", failure)
@@ -169,13 +177,6 @@ class Forward:
         else:
             respond.problem(exchange, problem, self._reason)
             self._note("ok", problem)
-
-    def _defect(self, failure: Failure) -> None:
-        """An exception of our own while relaying: never leave the client waiting."""
-        if self._response is not None:
-            self._response.abort()
-        if not self._ended:
-            self._refuse(problem_for(Failure(RuntimeError("relaying"))), failure)
 
     # The client's side: Listener.
 

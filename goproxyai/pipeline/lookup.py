@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-
-import attrs
+from typing import NamedTuple
 
 from goproxyai.http11.exchange import Exchange
 from goproxyai.pipeline.store import Wanted
@@ -17,8 +16,7 @@ MOST_KEYED = 10 * 1024 * 1024
 """Bytes of request body that are read whole to make a key; larger ones stream past the cache."""
 
 
-@attrs.frozen(eq=False)
-class Verdict:
+class Verdict(NamedTuple):
     """What the cache has to say about a request.
 
     :ivar entry: the answer, if there is one that may be used.

@@ -9,8 +9,7 @@ unrecorded.
 from __future__ import annotations
 
 import time
-
-import attrs
+from typing import NamedTuple
 
 from goproxyai.http11.client import Response
 from goproxyai.pipeline.respond import stored_headers
@@ -19,8 +18,7 @@ from goproxyai.policy.headers import relayed
 from goproxyai.policy.store import Entry, Store
 
 
-@attrs.frozen(eq=False)
-class Wanted:
+class Wanted(NamedTuple):
     """A cacheable request that went upstream.
 
     :ivar ticket: what the store needs to know whether the answer is outdated when it comes.

@@ -53,11 +53,10 @@ class Buckets:
         """Let time pass for every bucket.
 
         :param seconds: since the last call; where that is negative or more than a second, the
-            clock has jumped, and one tick has passed.
+            clock has jumped, and nothing is minted.
         """
-        if not 0 <= seconds <= _LONGEST_STEP:
-            seconds = self._tick
-        self._minted += seconds * self._rate
+        if 0 <= seconds <= _LONGEST_STEP:
+            self._minted += seconds * self._rate
 
     def take(self, client: str) -> float:
         """Take a token of *client*'s bucket, or tell how long to wait for one.

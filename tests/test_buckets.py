@@ -1,0 +1,227 @@
+"""Token buckets, against a naive model that refills every bucket at every tick."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import ceil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from goproxyai.policy.buckets import Buckets, rate_limit_headers
+
+TICK = Fraction(1, 10)
+CLIENTS = st.sampled_from("abcdef")
+
+
+class NaiveBuckets:
+    """One exact number of tokens a client; time passes in whole milliseconds."""
+
+    def __init__(self, per_minute: int) -> None:
+        self.depth = Fraction(per_minute)
+        self.rate = Fraction(per_minute, 60)
+        self.tokens: dict[str, Fraction] = {}
+
+    def mint(self, milliseconds: int) -> None:
+        gain = Fraction(milliseconds, 1000) * self.rate
+        for client, tokens in self.tokens.items():
+            self.tokens[client] = min(self.depth, tokens + gain)
+
+    def take(self, client: str) -> Fraction:
+        tokens = self.tokens.setdefault(client, self.depth)
+        if tokens >= 1:
+            self.tokens[client] = tokens - 1
+            return Fraction(0)
+        return ceil((1 - tokens) / self.rate / TICK) * TICK
+
+
+class BucketsBehaveLikeTheNaiveOnes(RuleBasedStateMachine):
+    """Every answer is the model's; what was dropped was full; the bound on admissions holds."""
+
+    @initialize(per_minute=st.integers(1, 200))
+    def open(self, per_minute: int) -> None:
+        self.per_minute = per_minute
+        self.buckets = Buckets(per_minute)
+        self.naive = NaiveBuckets(per_minute)
+        self.minted = Fraction(0)
+        self.admitted: dict[str, int] = {}
+
+    @rule(client=CLIENTS, times=st.integers(1, 250))
+    def take(self, client: str, times: int) -> None:
+        for _ in range(times):
+            wait = self.buckets.take(client)
+            assert wait == pytest.approx(float(self.naive.take(client)), abs=1e-9)
+            if wait == 0:
+                self.admitted[client] = self.admitted.get(client, 0) + 1
+
+    @rule(milliseconds=st.integers(0, 1000))
+    def pass_time(self, milliseconds: int) -> None:
+        self.buckets.mint(milliseconds / 1000)
+        self.naive.mint(milliseconds)
+        self.minted += Fraction(milliseconds, 1000) * self.naive.rate
+
+    @rule(seconds=st.integers(2, 100))
+    def pass_much_time(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.pass_time(1000)
+
+    @rule(seconds=st.floats(max_value=-1e-9) | st.floats(min_value=1.0001) | st.just(float("nan")))
+    def jump(self, seconds: float) -> None:
+        self.buckets.mint(seconds)
+
+    @rule(budget=st.integers(0, 10))
+    def sweep(self, budget: int) -> None:
+        before = len(self.buckets)
+        more = self.buckets.sweep(budget)
+        assert before - len(self.buckets) <= budget
+        assert not (more and len(self.buckets) == 0)
+
+    @invariant()
+    def nobody_gets_more_than_the_depth_and_what_was_minted(self) -> None:
+        for admitted in getattr(self, "admitted", {}).values():
+            assert admitted <= self.per_minute + self.minted
+
+    @invariant()
+    def only_full_buckets_are_missing(self) -> None:
+        if hasattr(self, "naive"):
+            tokens = self.naive.tokens.values()
+            assert len(self.buckets) >= sum(held < self.naive.depth for held in tokens)
+
+
+TestBuckets = BucketsBehaveLikeTheNaiveOnes.TestCase
+
+
+def drained(per_minute: int, client: str = "a", most_clients: int = 1_000_000) -> Buckets:
+    buckets = Buckets(per_minute, most_clients=most_clients)
+    for _ in range(per_minute):
+        assert buckets.take(client) == 0.0
+    return buckets
+
+
+def test_a_new_client_may_send_its_whole_depth_at_once() -> None:
+    assert drained(60).take("a") == pytest.approx(1.0)
+
+
+@given(st.integers(1, 100_000))
+def test_a_refused_request_consumes_nothing(per_minute: int) -> None:
+    buckets = drained(min(per_minute, 500))
+    waits = {buckets.take("a") for _ in range(50)}
+    assert len(waits) == 1
+    for _ in range(round(waits.pop() / 0.1)):
+        buckets.mint(0.1)
+    assert buckets.take("a") == 0.0
+
+
+@given(st.integers(1, 600), st.lists(st.floats(0, 1.0), max_size=20))
+def test_whoever_waits_as_told_is_admitted_and_not_a_tick_earlier(
+    per_minute: int, steps: list[float]
+) -> None:
+    buckets = drained(per_minute)
+    for step in steps:
+        buckets.mint(step)
+        while not buckets.take("a"):
+            pass
+    ticks = round(buckets.take("a") / 0.1)
+    assert ticks >= 1
+    for _ in range(ticks - 1):
+        buckets.mint(0.1)
+        assert buckets.take("a") > 0
+    buckets.mint(0.1)
+    assert buckets.take("a") == 0.0
+
+
+def test_one_client_does_not_pay_for_another() -> None:
+    assert drained(5, "a").take("b") == 0.0
+
+
+def test_a_full_bucket_does_not_overflow() -> None:
+    buckets = drained(3)
+    for _ in range(1000):
+        buckets.mint(1.0)
+    assert [buckets.take("a") == 0.0 for _ in range(5)] == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize("seconds", [3600.0, -3600.0, 1.01, -0.01, float("inf"), float("nan")])
+def test_a_clock_that_jumps_mints_nothing(seconds: float) -> None:
+    jumped = drained(60)
+    jumped.mint(seconds)
+    assert jumped.take("a") == pytest.approx(1.0)
+
+
+def test_an_idle_minute_makes_a_bucket_nothing() -> None:
+    buckets = drained(60)
+    for _ in range(59):
+        buckets.mint(1.0)
+    assert not buckets.sweep(10)
+    assert len(buckets) == 1
+    buckets.mint(1.0)
+    assert not buckets.sweep(10)
+    assert len(buckets) == 0
+
+
+def test_a_sweep_looks_at_no_more_than_its_budget() -> None:
+    buckets = Buckets(60)
+    for number in range(100):
+        buckets.take(str(number))
+    for _ in range(60):
+        buckets.mint(1.0)
+    assert buckets.sweep(30)
+    assert len(buckets) == 70
+    assert not buckets.sweep(1000)
+    assert len(buckets) == 0
+
+
+def test_opening_a_bucket_drops_two_that_are_full() -> None:
+    buckets = Buckets(60)
+    for number in range(10):
+        buckets.take(str(number))
+    for _ in range(60):
+        buckets.mint(1.0)
+    buckets.take("new")
+    assert len(buckets) == 9
+
+
+@given(st.lists(st.integers(0, 99), max_size=300), st.integers(1, 20))
+def test_there_are_never_more_buckets_than_allowed(clients: list[int], most: int) -> None:
+    buckets = Buckets(60, most_clients=most)
+    for client in clients:
+        assert buckets.take(str(client)) == 0.0 or clients.count(client) > 60
+        assert len(buckets) <= most
+
+
+def test_who_knocks_keeps_the_bucket_and_the_refusal() -> None:
+    buckets = drained(1, "loud", most_clients=2)
+    for number in range(50):
+        buckets.take(str(number))
+        assert buckets.take("loud") > 0
+
+
+def test_senseless_sizes_are_refused() -> None:
+    for sizes in ((0, 0.1, 1), (1, 0.0, 1), (1, 2.0, 1), (1, 0.1, 0)):
+        with pytest.raises(ValueError, match="a bucket needs"):
+            Buckets(*sizes)
+
+
+@pytest.mark.parametrize(
+    ("wait", "seconds", "milliseconds"),
+    [(0.1, b"1", b"100"), (1.0, b"1", b"1000"), (1.1, b"2", b"1100"), (0.1 * 3, b"1", b"300")],
+)
+def test_the_answer_says_when_to_come_back(
+    wait: float, seconds: bytes, milliseconds: bytes
+) -> None:
+    assert rate_limit_headers(60, wait) == [
+        (b"Retry-After", seconds),
+        (b"retry-after-ms", milliseconds),
+        (b"RateLimit-Policy", b'"default";q=60;w=60'),
+        (b"RateLimit", b'"default";r=0;t=' + seconds),
+    ]
+
+
+@given(st.floats(0, 1e6))
+def test_nobody_is_told_to_come_back_early(wait: float) -> None:
+    fields = dict(rate_limit_headers(60, wait))
+    assert int(fields[b"Retry-After"]) >= 1
+    assert int(fields[b"Retry-After"]) * 1000 >= int(fields[b"retry-after-ms"]) >= 1
+    assert int(fields[b"retry-after-ms"]) / 1000 >= wait - 1e-6

@@ -1,0 +1,137 @@
+"""Cache keys: equal for equal requests, and for no others."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goproxyai.policy.cachekey import KEY_FIELDS, cache_key, credential
+from goproxyai.policy.headers import Headers, fields_of
+
+VALUES = st.sampled_from([b"", b"a", b"b", b"a, b", b"a,b", b"b, a"])
+KEY_LINES = st.lists(st.tuples(st.sampled_from(KEY_FIELDS[:4]), VALUES), max_size=5)
+OTHER_LINES = st.lists(st.tuples(st.sampled_from([b"User-Agent", b"X-A", b"Via"]), VALUES))
+SHORT = st.binary(max_size=3)
+REQUESTS = st.tuples(st.sampled_from([b"GET", b"POST"]), SHORT, KEY_LINES, SHORT)
+
+
+def key(method: bytes, target: bytes, lines: Headers, body: bytes = b"") -> bytes:
+    fields, repeated = fields_of(lines)
+    return cache_key(method, target, fields, lines, repeated, body)
+
+
+def meaning(lines: Headers) -> dict[bytes, list[bytes]]:
+    by_name: dict[bytes, list[bytes]] = {}
+    for name, value in lines:
+        by_name.setdefault(name, []).append(value)
+    return by_name
+
+
+@given(REQUESTS, REQUESTS)
+def test_keys_are_equal_exactly_when_every_part_is(
+    one: tuple[bytes, bytes, Headers, bytes], other: tuple[bytes, bytes, Headers, bytes]
+) -> None:
+    same = one[:2] == other[:2] and one[3] == other[3] and meaning(one[2]) == meaning(other[2])
+    assert (key(*one) == key(*other)) is same
+
+
+@given(st.binary(), st.binary(), st.dictionaries(st.sampled_from(KEY_FIELDS), st.binary()))
+def test_a_change_of_any_one_part_gives_another_key(
+    target: bytes, body: bytes, values: dict[bytes, bytes]
+) -> None:
+    lines = list(values.items())
+    variants = [
+        (b"POST", target, lines, body),
+        (b"GET", target, lines, body),
+        (b"POST", target + b"x", lines, body),
+        (b"POST", target, lines, body + b"\0"),
+        (b"POST", target, lines, b"x" + body),
+    ]
+    for name in KEY_FIELDS:
+        others = [line for line in lines if line[0] != name]
+        if name in values:
+            variants.append((b"POST", target, others, body))
+            variants.append((b"POST", target, [*others, (name, values[name] + b"x")], body))
+        else:
+            variants.append((b"POST", target, [*others, (name, b"")], body))
+    assert len({key(*variant) for variant in variants}) == len(variants)
+
+
+@given(KEY_LINES, OTHER_LINES, st.randoms(use_true_random=False))
+def test_case_order_and_other_fields_do_not_count(
+    lines: Headers, others: Headers, chance: random.Random
+) -> None:
+    mixed = [(name.title(), value) for name, value in lines]
+    for other in others:
+        mixed.insert(chance.randint(0, len(mixed)), other)
+    mixed.sort(key=lambda line: line[0].lower(), reverse=True)  # stable: repeats keep their order
+    assert key(b"GET", b"/v1/models", mixed) == key(b"GET", b"/v1/models", lines)
+
+
+def test_bytes_cannot_move_between_parts() -> None:
+    requests = [
+        key(b"GET", b"/v1/ab", [], b"c"),
+        key(b"GET", b"/v1/a", [], b"bc"),
+        key(b"GET/", b"v1/a", [], b"bc"),
+        key(b"GET", b"/v1/a", [(b"authorization", b"b")], b"c"),
+        key(b"GET", b"/v1/a", [(b"content-type", b"b")], b"c"),
+        key(b"GET", b"/v1/a", [(b"accept", b"b")], b"c"),
+        key(b"GET", b"/v1/a", [(b"accept", b""), (b"accept-encoding", b"b")], b"c"),
+        key(b"GET", b"/v1/a", [(b"accept", b"b"), (b"accept-encoding", b"")], b"c"),
+    ]
+    assert len(set(requests)) == len(requests)
+
+
+def test_two_lines_differ_from_one_joined_line_and_from_other_splits() -> None:
+    shapes = [
+        [b"a", b"b"],
+        [b"a, b"],
+        [b"b", b"a"],
+        [b"a", b"b", b""],
+        [b"", b"a, b"],
+        [b"a, b", b""],
+        [b"a", b"", b"b"],
+        [],
+        [b""],
+        [b"", b""],
+    ]
+    keys = {key(b"GET", b"/v1/x", [(b"Accept", value) for value in shape]) for shape in shapes}
+    assert len(keys) == len(shapes)
+
+
+def test_a_repeat_of_another_field_changes_nothing() -> None:
+    line = (b"Accept", b"a")
+    repeated = [(b"X-Forwarded-For", b"1.1.1.1"), line, (b"X-Forwarded-For", b"2.2.2.2")]
+    assert key(b"GET", b"/v1/x", repeated) == key(b"GET", b"/v1/x", [line])
+
+
+def test_a_field_that_connection_names_does_not_count() -> None:
+    named = [(b"Authorization", b"Bearer a"), (b"Connection", b"close, authorization")]
+    assert key(b"GET", b"/v1/x", named) == key(b"GET", b"/v1/x", [])
+    plain = [named[0], (b"Connection", b"keep-alive")]
+    assert key(b"GET", b"/v1/x", plain) == key(b"GET", b"/v1/x", named[:1])
+    upgrade = [named[0], (b"Connection", b"Upgrade, close")]
+    assert key(b"GET", b"/v1/x", upgrade) == key(b"GET", b"/v1/x", named[:1])
+
+
+def test_a_key_is_32_bytes_and_a_credential_16() -> None:
+    assert len(key(b"GET", b"/v1/x", [])) == 32
+    assert len(credential({})) == 16
+
+
+def test_a_credential_is_authorization_organization_and_project() -> None:
+    named = [
+        {},
+        {b"authorization": b""},
+        {b"authorization": b"a"},
+        {b"openai-organization": b"a"},
+        {b"x-openai-organization": b"a"},
+        {b"openai-project": b"a"},
+        {b"authorization": b"a", b"openai-organization": b"o"},
+        {b"authorization": b"a", b"openai-project": b"o"},
+    ]
+    assert len({credential(fields) for fields in named}) == len(named)
+    assert credential({b"accept": b"x", b"authorization": b"a"}) == credential(named[2])
+    assert credential({b"connection": b"authorization", b"authorization": b"a"}) == credential({})

@@ -1,0 +1,378 @@
+"""What is answered from the cache, and what is put into it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goproxyai.policy.cachekey import KEY_FIELDS
+from goproxyai.policy.freshness import (
+    MOST_DECODED,
+    NO_DIRECTIVES,
+    TERMINAL,
+    Directives,
+    bypass_reason,
+    is_write,
+    may_store,
+    parent_paths,
+    request_directives,
+    still_changing,
+)
+
+CHAT = b"/v1/chat/completions"
+JSON = {b"content-type": b"application/json"}
+SDK = dict.fromkeys(
+    b"host accept-encoding connection accept content-type user-agent x-stainless-lang"
+    b" x-stainless-package-version x-stainless-os x-stainless-arch x-stainless-runtime"
+    b" x-stainless-runtime-version x-stainless-async x-stainless-retry-count"
+    b" x-stainless-read-timeout authorization content-length openai-organization".split(),
+    b"x",
+)
+
+
+# Look-up
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "reason"),
+    [
+        (b"GET", b"/v1/models", None),
+        (b"GET", CHAT, None),
+        (b"POST", CHAT, None),
+        (b"POST", b"/v1/completions", None),
+        (b"POST", b"/v1/embeddings", None),
+        (b"POST", b"/v1/embeddings/", "path"),
+        (b"POST", b"/v1/files", "path"),
+        (b"PUT", CHAT, "method"),
+        (b"DELETE", b"/v1/files/a", "method"),
+        (b"PATCH", CHAT, "method"),
+        (b"HEAD", b"/v1/models", "method"),
+        (b"OPTIONS", CHAT, "method"),
+        (b"get", CHAT, "method"),
+    ],
+)
+def test_gets_and_the_three_posts_are_looked_up(
+    method: bytes, path: bytes, reason: str | None
+) -> None:
+    assert bypass_reason(method, path, SDK) == reason
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *KEY_FIELDS,
+        *b"te trailer upgrade keep-alive transfer-encoding proxy-anything date via forwarded"
+        b" x-forwarded-for x-real-ip x-request-id traceparent tracestate referer dnt priority"
+        b" upgrade-insecure-requests sec-fetch-user cache-control pragma expect"
+        b" x-stainless-something-new".split(),
+    ],
+)
+def test_fields_of_the_key_and_neutral_ones_do_not_bypass(name: bytes) -> None:
+    assert bypass_reason(b"GET", b"/v1/models", {**SDK, name: b"x"}) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    b"cookie origin if-none-match if-modified-since if-match x-stainless-poll-helper x-anything"
+    b" idempotency-key content-encoding proxy sec-fetch x-stainless openai-other".split(),
+)
+def test_any_other_field_bypasses(name: bytes) -> None:
+    assert bypass_reason(b"POST", CHAT, {**SDK, name: b"x"}) == "header"
+
+
+def test_ranges_bypass_under_their_own_name() -> None:
+    assert bypass_reason(b"GET", b"/v1/files/a/content", {b"range": b"bytes=0-1"}) == "range"
+    assert bypass_reason(b"GET", b"/v1/x", {b"cookie": b"a", b"if-range": b"x"}) == "range"
+
+
+# Cache-Control of the request
+
+
+def test_without_cache_control_one_shared_value_says_so() -> None:
+    assert request_directives(SDK) is NO_DIRECTIVES
+    assert request_directives({b"pragma": b"x"}) is NO_DIRECTIVES
+
+
+@pytest.mark.parametrize(
+    ("control", "directives"),
+    [
+        (b"no-cache", Directives(no_cache=True)),
+        (b"No-Store , ONLY-if-cached", Directives(no_store=True, only_if_cached=True)),
+        (b"max-age=30", Directives(max_age=30)),
+        (b'max-age="30"', Directives(max_age=30)),
+        (b"max-age = 30", Directives(max_age=30)),
+        (b"max-age=30, max-age=10, max-age=20", Directives(max_age=10)),
+        (b"max-age=-1", Directives(max_age=0)),
+        (b"max-age", Directives(max_age=0)),
+        (b"max-age=1.5", Directives(max_age=0)),
+        (b"max-age=" + b"9" * 5000, Directives(max_age=2**31)),
+        (b"max-age=" + b"0" * 5000 + b"7", Directives(max_age=7)),
+        (b"max-age=\xb2", Directives(max_age=0)),
+        (b"", Directives()),
+        (b',,;=",\\', Directives()),
+        (b'x="no-cache, no-store"', Directives()),
+        (b'x="a\\", no-store", no-cache', Directives(no_cache=True)),
+        (b"no-cache-please, xno-store, s-maxage=1", Directives()),
+    ],
+)
+def test_cache_control_is_read_through_case_quotes_repeats_and_junk(
+    control: bytes, directives: Directives
+) -> None:
+    assert request_directives({b"cache-control": control}) == directives
+
+
+def test_pragma_counts_only_without_cache_control() -> None:
+    assert request_directives({b"pragma": b"x, No-Cache"}) == Directives(no_cache=True)
+    both = {b"pragma": b"no-cache", b"cache-control": b"max-age=1"}
+    assert request_directives(both) == Directives(max_age=1)
+
+
+@given(st.binary() | st.text('",=\\ maxge-1no', max_size=80).map(str.encode))
+def test_no_cache_control_is_too_odd_to_be_read(control: bytes) -> None:
+    directives = request_directives({b"cache-control": control})
+    assert directives.max_age is None or 0 <= directives.max_age <= 2**31
+
+
+def test_reading_hostile_cache_control_takes_linear_time() -> None:
+    begun = time.process_time()
+    for piece in (b'"', b'\\"', b'="', b'a"b', b"(,"):
+        request_directives({b"cache-control": piece * (65536 // len(piece))})
+    assert time.process_time() - begun < 2
+
+
+# Storing, by the head
+
+
+@pytest.mark.parametrize("status", [200, 201, 400, 401])
+def test_four_statuses_are_stored(status: int) -> None:
+    assert may_store(b"GET", status, JSON, NO_DIRECTIVES)
+    assert may_store(b"POST", status, {}, NO_DIRECTIVES)
+
+
+@pytest.mark.parametrize("status", [100, 202, 204, 206, 301, 304, 403, 404, 408, 429, 500, 503])
+def test_other_statuses_are_not_stored(status: int) -> None:
+    assert not may_store(b"GET", status, JSON, NO_DIRECTIVES)
+
+
+def test_no_store_of_either_side_forbids() -> None:
+    assert not may_store(b"GET", 200, {}, Directives(no_store=True))
+    assert not may_store(b"GET", 200, {b"cache-control": b"private, NO-Store"}, NO_DIRECTIVES)
+    assert may_store(b"GET", 200, {b"cache-control": b'x="no-store"'}, NO_DIRECTIVES)
+    assert may_store(b"GET", 200, {b"cache-control": b"no-cache, private"}, NO_DIRECTIVES)
+    assert may_store(b"GET", 200, {}, Directives(no_cache=True, max_age=0))
+
+
+def test_other_methods_are_not_stored() -> None:
+    assert not may_store(b"HEAD", 200, {}, NO_DIRECTIVES)
+
+
+@pytest.mark.parametrize(
+    ("vary", "stored"),
+    [
+        (b"Accept-Encoding", True),
+        (b"Origin, Authorization ,accept-language", True),
+        (b"Cookie, Range, X-Stainless-Poll-Helper", True),
+        (b"", True),
+        (b"*", False),
+        (b"Accept, *", False),
+        (b"accept-encoding, User-Agent", False),
+        (b"X-Forwarded-For", False),
+        (b"X-Stainless-Lang", False),
+        (b"X-Stainless-New", False),
+        (b"Sec-Fetch-User", False),
+        (b"Connection", False),
+    ],
+)
+def test_an_answer_that_varies_by_what_the_look_up_ignores_is_not_stored(
+    vary: bytes, stored: bool
+) -> None:
+    assert may_store(b"GET", 200, {b"vary": vary}, NO_DIRECTIVES) is stored
+
+
+# Answers about something under way
+
+
+@pytest.mark.parametrize("status", ["queued", "in_progress", "validating", "Completed", "", "new"])
+def test_a_status_that_is_not_terminal_is_still_changing(status: str) -> None:
+    assert still_changing(JSON, json.dumps({"id": 1, "status": status}).encode())
+
+
+@pytest.mark.parametrize("status", sorted(TERMINAL))
+def test_a_terminal_status_is_not(status: str) -> None:
+    assert not still_changing(JSON, json.dumps({"status": status}).encode())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b"",
+        b"junk",
+        b"[" * 100_000,
+        b'{"status_details":"queued"}',
+        b'{"status":null}',
+        b'{"status":{"status":"queued"}}',
+        b'[{"status":"queued"}]',
+        b'{"data":[{"status":"queued"}]}',
+        b'"status"',
+        b'{"text":"\\u0041"}',
+        b'{"status":"queued","status":"completed"}',
+        '{"a":"x"}'.encode("utf-16"),
+    ],
+)
+def test_only_a_top_level_string_counts(body: bytes) -> None:
+    assert not still_changing(JSON, body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"\\u0073tatus":"queued"}',
+        b'{"st\\u0061t\\u0075s" : "\\u0071ueued"}',
+        '{"status":"queued"}'.encode("utf-16"),
+        '{"status":"queued"}'.encode("utf-32-le"),
+        '{"status":"queued"}'.encode("utf-8-sig"),
+        b'{"status":"completed"',
+        b'{"status":"completed","x":\xff}',
+        b'{"status":"completed","x":' + b"1" * 10_000 + b"}",
+        b'{"status":"completed","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"status":"completed","x":"' + b"x" * MOST_DECODED + b'"}',
+    ],
+)
+def test_what_is_escaped_encoded_malformed_deep_or_large_hides_nothing(body: bytes) -> None:
+    assert still_changing(JSON, body)
+
+
+def test_a_large_body_without_status_is_not_changing() -> None:
+    assert not still_changing(JSON, b'{"x":"' + b"x" * MOST_DECODED + b'\\u0041"}')
+
+
+@pytest.mark.parametrize(
+    ("media_type", "changing"),
+    [
+        (b"application/json", True),
+        (b"Application/JSON; charset=utf-8", True),
+        (b"application/problem+json ;x=y", True),
+        (b"text/plain", False),
+        (b"text/event-stream", False),
+        (b"application/jsonl", False),
+        (b"", False),
+    ],
+)
+def test_only_json_is_read(media_type: bytes, changing: bool) -> None:
+    assert still_changing({b"content-type": media_type}, b'{"status":"queued"}') is changing
+    assert not still_changing({}, b'{"status":"queued"}')
+
+
+def bare_deflate(body: bytes) -> bytes:
+    squeeze = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return squeeze.compress(body) + squeeze.flush()
+
+
+def two_members(body: bytes) -> bytes:
+    return gzip.compress(body[:5]) + gzip.compress(body[5:])
+
+
+@pytest.mark.parametrize(
+    ("coding", "encode"),
+    [
+        (b"identity", bytes),
+        (b" GZIP ", gzip.compress),
+        (b"x-gzip", gzip.compress),
+        (b"gzip", two_members),
+        (b"deflate", zlib.compress),
+        (b"deflate", bare_deflate),
+    ],
+)
+def test_codings_that_can_be_read_are_looked_into(coding: bytes, encode: object) -> None:
+    assert callable(encode)
+    fields = {**JSON, b"content-encoding": coding}
+    assert still_changing(fields, encode(b'{"id":"batch","status":"queued"}'))
+    assert not still_changing(fields, encode(b'{"id":"batch","status":"completed"}'))
+    assert not still_changing(fields, encode(b'{"id":"batch","object":"batch"}'))
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        (b"br", b"{}"),
+        (b"zstd", b"{}"),
+        (b"gzip, gzip", gzip.compress(gzip.compress(b"{}"))),
+        (b"gzip", b"{}"),
+        (b"gzip", b""),
+        (b"gzip", gzip.compress(b"{}" + b" " * 100)[:-4]),
+        (b"gzip", gzip.compress(b"{}") + b"junk"),
+        (b"gzip", gzip.compress(b"{}") * 1000),
+        (b"deflate", b"\xff\xff"),
+        (b"gzip", gzip.compress(b" " * (MOST_DECODED + 1))),
+        (b"gzip", gzip.compress(b" " * 600_000) * 2),
+    ],
+)
+def test_what_cannot_be_read_whole_counts_as_changing(coding: bytes, body: bytes) -> None:
+    assert still_changing({**JSON, b"content-encoding": coding}, body)
+    assert not still_changing({b"content-type": b"text/plain", b"content-encoding": coding}, body)
+
+
+def test_a_body_that_decodes_to_just_the_limit_is_read() -> None:
+    fields = {**JSON, b"content-encoding": b"gzip"}
+    body = b'{"status":"completed"}'
+    assert not still_changing(fields, gzip.compress(body + b" " * (MOST_DECODED - len(body))))
+
+
+@given(st.dictionaries(st.sampled_from(["status", "a"]), st.sampled_from(["queued", "failed", 1])))
+def test_the_verdict_is_that_of_a_plain_reading(value: dict[str, object]) -> None:
+    status = value.get("status")
+    plain = status == "queued"
+    assert still_changing(JSON, json.dumps(value).encode()) is plain
+    assert (
+        still_changing(
+            {**JSON, b"content-encoding": b"gzip"}, gzip.compress(json.dumps(value).encode())
+        )
+        is plain
+    )
+
+
+# Writes
+
+
+@pytest.mark.parametrize(
+    ("path", "paths"),
+    [
+        (b"/v1/files/abc", [b"/v1/files/abc", b"/v1/files", b"/v1"]),
+        (b"/v1/files/abc/", [b"/v1/files/abc", b"/v1/files", b"/v1"]),
+        (b"/v1/files//abc//", [b"/v1/files//abc", b"/v1/files", b"/v1"]),
+        (b"/v1/files", [b"/v1/files", b"/v1"]),
+        (b"/v1/", [b"/v1"]),
+        (b"/v1", [b"/v1"]),
+        (b"/", []),
+        (b"", []),
+    ],
+)
+def test_a_path_is_listed_with_its_parents(path: bytes, paths: list[bytes]) -> None:
+    assert parent_paths(path) == paths
+
+
+def test_a_path_of_absurd_depth_has_a_bounded_number_of_parents() -> None:
+    path = b"/v1" + b"/a" * 8000
+    paths = parent_paths(path)
+    assert paths[0] == path
+    assert paths[-2:] == [b"/v1/a", b"/v1"]
+    assert len(paths) <= 33
+
+
+def test_writes_are_all_that_may_change_something() -> None:
+    assert [method for method in (b"PUT", b"PATCH", b"DELETE") if is_write(method, CHAT)] == [
+        b"PUT",
+        b"PATCH",
+        b"DELETE",
+    ]
+    assert is_write(b"POST", b"/v1/files")
+    assert not is_write(b"POST", CHAT)
+    assert not is_write(b"GET", b"/v1/files")
+    assert not is_write(b"HEAD", b"/v1/files")

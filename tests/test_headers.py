@@ -1,0 +1,170 @@
+"""Header hygiene: what stays on its hop, and what a list says."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goproxyai.policy import headers as policy
+from goproxyai.policy.headers import (
+    Headers,
+    end_to_end,
+    fields_of,
+    forwarded,
+    is_list_member,
+    nominated,
+    relayed,
+    via_names_us,
+)
+
+NAMES = st.sampled_from(
+    b"Accept Authorization Connection Content-Length Content-Type Cookie Expect Host Keep-Alive"
+    b" Proxy-Authorization Proxy-Connection Proxy-Whatever Set-Cookie TE Trailer"
+    b" Transfer-Encoding Upgrade Vary X-A X-B X-Cache X-Cache-Timestamp X-Proxy".split()
+)
+ANY_CASE = st.builds(
+    lambda name, how: how(name),
+    NAMES,
+    st.sampled_from([bytes, bytes.lower, bytes.upper, bytes.swapcase]),
+)
+CONNECTION_VALUES = st.sampled_from(
+    [b"close", b"Keep-Alive", b"", b"x-a", b"X-A, close", b"content-length, host", b"a b,, X-B ,"]
+)
+LINES = st.lists(
+    ANY_CASE.flatmap(
+        lambda name: st.tuples(
+            st.just(name),
+            CONNECTION_VALUES if name.lower() == b"connection" else st.binary(max_size=5),
+        )
+    ),
+    max_size=12,
+)
+
+
+def expected(lines: Headers, also: set[bytes]) -> Headers:
+    """The rules, read literally and slowly."""
+    gone = {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
+    for name, value in lines:
+        if name.lower() == b"connection":
+            gone |= {option.strip().lower() for option in value.split(b",")}
+    gone = gone - {b"content-length", b"host"} | also
+    return [
+        (name, value)
+        for name, value in lines
+        if name.lower() not in gone and not name.lower().startswith(b"proxy-")
+    ]
+
+
+@given(LINES)
+def test_what_passes_is_what_the_rules_say_in_order_and_case_and_with_repeats(
+    lines: Headers,
+) -> None:
+    before = list(lines)
+    fields, _ = fields_of(lines)
+    for _ in range(2):  # the second time from memory
+        assert end_to_end(lines, fields) == expected(lines, set())
+        assert forwarded(lines, fields) == expected(lines, {b"host", b"expect"})
+        ours = {b"x-cache", b"x-cache-timestamp", b"x-proxy"}
+        assert relayed(lines, fields) == expected(lines, ours)
+    assert lines == before
+
+
+@given(LINES)
+def test_fields_join_repeated_lines_in_order(lines: Headers) -> None:
+    fields, repeated = fields_of(lines)
+    names = [name.lower() for name, _ in lines]
+    assert repeated == (len(set(names)) < len(names))
+    assert fields == {
+        wanted: b", ".join([value for name, value in lines if name.lower() == wanted])
+        for wanted in names
+    }
+
+
+def test_a_header_with_nothing_to_drop_is_not_copied() -> None:
+    lines = [(b"Content-Type", b"application/json"), (b"Content-Length", b"2")]
+    assert relayed(lines, fields_of(lines)[0]) is lines
+
+
+def test_the_memory_of_shapes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: dict[tuple[bytes, ...], tuple[int, ...]] = {}
+    monkeypatch.setattr(policy, "_end_to_end_shapes", shapes)
+    for i in range(1500):
+        lines = [(b"X-%d" % i, b"1"), (b"TE", b"trailers")]
+        assert end_to_end(lines, fields_of(lines)[0]) == lines[:1]
+    assert 0 < len(shapes) <= 512
+
+
+def test_a_shape_of_unusual_size_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: dict[tuple[bytes, ...], tuple[int, ...]] = {}
+    monkeypatch.setattr(policy, "_end_to_end_shapes", shapes)
+    lines = [(b"X" * 5000, b"1"), (b"TE", b"trailers")]
+    assert end_to_end(lines, fields_of(lines)[0]) == lines[:1]
+    assert not shapes
+
+
+def test_connection_options_name_no_field() -> None:
+    assert nominated({}) == frozenset()
+    assert nominated({b"connection": b"keep-alive"}) == frozenset()
+    assert nominated({b"connection": b"close, KEEP-ALIVE, Host"}) == frozenset()
+    assert nominated({b"connection": b" X-A ,close"}) == {b"x-a"}
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (b"chunked", True),
+        (b"gzip, Chunked", True),
+        (b"gzip ,\tchunked , ", True),
+        (b"", False),
+        (b"x-chunked", False),
+        (b"chunked;q=1", False),
+        (b"chun, ked", False),
+    ],
+)
+def test_a_list_holds_a_token_whatever_its_case(value: bytes, found: bool) -> None:
+    assert is_list_member(value, b"chunked") is found
+
+
+@pytest.mark.parametrize(
+    "via",
+    [
+        b"1.1 goproxyai",
+        b"HTTP/1.1 GoProxyAI",
+        b"1.0 fred, 1.1\tgoproxyai (x)",
+        b"1.1 a (comment, with comma), 1.1 goproxyai",
+        b"1.1 a (nested (one) \\) still), 1.1 goproxyai",
+        b"1.1 (why not) goproxyai, 1.1 z",
+        b"1.1 a (never ends, 1.1 goproxyai",
+        b"1.1 a ) (, 1.1 goproxyai",
+    ],
+)
+def test_our_name_in_via_is_found(via: bytes) -> None:
+    assert via_names_us({b"via": via})
+
+
+@pytest.mark.parametrize(
+    "via",
+    [
+        b"",
+        b"1.1 varnish",
+        b"1.1 goproxyai2",
+        b"1.1 my-goproxyai, 1.1 x.goproxyai",
+        b"1.1 fred (like, 1.1 goproxyai, but not)",
+        b"1.1 fred (a (b), 1.1 goproxyai)",
+        b"goproxyai 1.1",
+        b"1.1 fred goproxyai",
+        b"goproxyai",
+    ],
+)
+def test_a_via_without_us_as_received_by_is_no_loop(via: bytes) -> None:
+    assert not via_names_us({b"via": via})
+
+
+def test_no_via_is_no_loop() -> None:
+    assert not via_names_us({})
+
+
+@given(st.text("1.() \\,goproxyai", max_size=60))
+def test_via_junk_hides_no_later_hop(junk: str) -> None:
+    assert via_names_us({b"via": junk.encode() + b", 1.1 goproxyai"})
