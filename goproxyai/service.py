@@ -13,7 +13,7 @@ import attrs
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import IDelayedCall, IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -37,7 +37,7 @@ EVICTION_SECONDS = 1.0
 """Between two looks for expired answers."""
 
 EVICTION_SLICE = 1_000
-"""Answers that one look drops at the most, about two milliseconds."""
+"""Answers that one turn of the reactor drops at the most, about two milliseconds."""
 
 _log = Logger(namespace="goproxyai")
 
@@ -55,6 +55,7 @@ class Upkeep(Service):
     admission: Admission
     store: Store | None
     _eviction: LoopingCall = attrs.field(init=False)
+    _again: IDelayedCall | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         self._eviction = LoopingCall(self._evict)
@@ -74,11 +75,22 @@ class Upkeep(Service):
         self.admission.stop()
         if self._eviction.running:
             self._eviction.stop()
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
 
     def _evict(self) -> None:
-        if self.store is not None:
-            self.store.evict_expired(self.clock.seconds(), EVICTION_SLICE)
-            self.store.reclaim(EVICTION_SLICE)
+        """Drop a slice of what has expired or was cleared; go on in the next turn if it is more."""
+        store = self.store
+        if store is None or self._again is not None:
+            return
+        expired = store.evict_expired(self.clock.seconds(), EVICTION_SLICE)
+        if store.reclaim(EVICTION_SLICE) or expired == EVICTION_SLICE:
+            self._again = self.clock.callLater(0, self._go_on)
+
+    def _go_on(self) -> None:
+        self._again = None
+        self._evict()
 
 
 @attrs.define(eq=False)

@@ -213,7 +213,8 @@ class Front:
                 self._refuse(exchange, draining())
                 return
         if not exchange.target.startswith(self._prefix):
-            if b"%" in exchange.target.partition(b"?")[0]:
+            path = exchange.target.partition(b"?")[0]
+            if b"%" in path or path.startswith(b"//"):  # which the tree would tidy up
                 self._refuse(exchange, _nowhere())
             else:
                 self._serve(exchange)

@@ -7,17 +7,23 @@ from typing import Any
 
 import attrs
 import h11
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.interfaces import IHostnameResolver, IHostResolution
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.task import deferLater
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
+from goproxyai.http11.pool import Pool
 from goproxyai.service import Daemon, make_daemon
 from goproxyai.settings import Settings
-from tests.fakes.authority import Authority
+from tests.fakes.authority import Authority, Identity
 from tests.fakes.ledger import Ledger
+from tests.fakes.proxy import FakeProxy
 from tests.fakes.serving import loopback
 from tests.fakes.upstream import FakeUpstream
 
@@ -181,6 +187,43 @@ class Skewed:
         return getattr(self._reactor, name)
 
 
+async def eventually(
+    reactor: Any, condition: Callable[[], bool], patience: float = 5.0
+) -> None:
+    """Turn the reactor until *condition* holds, for what tells nobody when it changes."""
+    deadline = reactor.seconds() + patience
+    while not condition():
+        assert reactor.seconds() < deadline, "it did not come true"
+        await deferLater(reactor, 0.01)
+
+
+@attrs.frozen
+@implementer(IHostResolution)
+class _Resolution:
+    name: str
+
+    def cancel(self) -> None:
+        raise NotImplementedError("it is over when it begins")
+
+
+@attrs.frozen
+@implementer(IHostnameResolver)
+class Names:
+    """A resolver that knows *addresses*, and asks nobody about the rest."""
+
+    addresses: dict[str, str]
+
+    def resolveHostName(
+        self, resolutionReceiver: Any, hostName: str, portNumber: int = 0, *_: Any, **__: Any
+    ) -> Any:
+        resolutionReceiver.resolutionBegan(_Resolution(hostName))
+        if hostName in self.addresses:
+            address = IPv4Address("TCP", self.addresses[hostName], portNumber)
+            resolutionReceiver.addressResolved(address)
+        resolutionReceiver.resolutionComplete()
+        return resolutionReceiver
+
+
 class Stand:
     """A fake upstream, and the daemon in front of it.
 
@@ -195,6 +238,34 @@ class Stand:
         self.events: list[dict[str, Any]] = []
         self.daemon: Daemon | None = None
         self._wires: list[Wire] = []
+        self._proxies: list[FakeProxy] = []
+        self._resolver: Any = None
+
+    def names(self, **addresses: str) -> None:
+        """Let names resolve to *addresses* (dots are written as underscores), and no others."""
+        known = {name.replace("_", "."): address for name, address in addresses.items()}
+        before = self.reactor.installNameResolver(Names(known))
+        self._resolver = self._resolver or before
+
+    async def listen_with_tls(self, identity: Identity | None = None) -> int:
+        """Let the upstream speak TLS, as somebody good if not as *identity*; gives the port."""
+        endpoint = self.loopback(identity or self.authority.good())
+        self.upstream_port = await self.upstream.listen(endpoint)
+        return self.upstream_port
+
+    def loopback(self, identity: Identity | None = None) -> Any:
+        """Where one of the doubles may listen, with TLS if it has an *identity*."""
+        return loopback(self.reactor, identity and identity.options())
+
+    async def egress(
+        self, credentials: tuple[str, str] | None = None, tls: bool = False
+    ) -> tuple[FakeProxy, int]:
+        """A proxy to be given as ``PROXY_URL``, which knows ``api.openai.test``; and its port."""
+        proxy = FakeProxy(self.reactor, credentials=credentials)
+        self._proxies.append(proxy)
+        for port in (80, 443):
+            proxy.names[f"api.openai.test:{port}"] = ("127.0.0.1", self.upstream_port)
+        return proxy, await proxy.listen(self.loopback(self.authority.good() if tls else None))
 
     async def start(self, upstream: str | None = None, **texts: str) -> Stand:
         """Listen; *texts* are settings by their variables' names."""
@@ -211,19 +282,25 @@ class Stand:
     def _tls(self, host: str) -> Any:
         return optionsForClientTLS(
             host,
-            trustRoot=self.authority.trust_root,
+            trustRoot=self.authority.trust_root(),
             acceptableProtocols=[b"http/1.1"],
         )
+
+    @property
+    def pool(self) -> Pool:
+        """The daemon's connections to upstream."""
+        assert self.daemon is not None
+        return self.daemon.agent.pool
 
     @property
     def port(self) -> int:
         assert self.daemon is not None
         return int(self.daemon.door.addresses[0].port)
 
-    async def connect(self) -> Wire:
-        """A client's connection to the daemon."""
+    async def connect(self, wire: Wire | None = None) -> Wire:
+        """A client's connection to the daemon; *wire*, if a special one is wanted."""
         endpoint = TCP4ClientEndpoint(self.reactor, "127.0.0.1", self.port)
-        wire = await connectProtocol(endpoint, Wire(self.reactor))
+        wire = await connectProtocol(endpoint, wire or Wire(self.reactor))
         self._wires.append(wire)
         return wire
 
@@ -250,4 +327,8 @@ class Stand:
                 await wire.until_closed()
         if self.daemon is not None:
             await self.daemon.stopService()
+        for proxy in self._proxies:
+            await proxy.close()
         await self.upstream.close()
+        if self._resolver is not None:
+            self.reactor.installNameResolver(self._resolver)

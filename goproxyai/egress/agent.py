@@ -73,14 +73,14 @@ class RelayAgent:
         self,
         method: bytes,
         uri: bytes,
-        headers: Headers | WebHeaders | None = None,
+        headers: Headers | WebHeaders | bytes | None = None,
         bodyProducer: bytes | IBodyProducer | None = None,
         framed: bool | None = None,
         inform: Callable[[int, bytes, Headers], None] | None = None,
     ) -> Deferred[Response]:
         """As ``IAgent`` has it; header lines leave in the order of *headers*, behind ``Host``.
 
-        :param headers: without ``Host``, which is the origin's.
+        :param headers: without ``Host``, which is the origin's; bytes are lines ready to be sent.
         :param framed: whether *headers* hold the body's ``Content-Length``; looked up if not said.
         :param inform: gets interim answers (1xx): status, reason, headers.
         :raises ValueError: where *uri* has no http origin.
@@ -90,14 +90,14 @@ class RelayAgent:
         route = self._known.get(origin)
         if route is None:
             route = self._learn(origin)
-        if headers is None:
-            headers = []
-        elif isinstance(headers, WebHeaders):
-            headers = [(n, v) for n, values in headers.getAllRawHeaders() for v in values]
+        if not isinstance(headers, bytes):
+            if isinstance(headers, WebHeaders):
+                headers = [(n, v) for n, values in headers.getAllRawHeaders() for v in values]
+            headers = lines(headers or ())
         if framed is None:
-            framed = any(name.lower() == b"content-length" for name, _ in headers)
+            framed = b"\r\ncontent-length:" in b"\r\n" + headers.lower()
         head = b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%b%b" % (
-            method, route.prefix, uri[cut:] if cut > 0 else b"/", route.host, lines(headers),
+            method, route.prefix, uri[cut:] if cut > 0 else b"/", route.host, headers,
             route.lines,
         )  # fmt: skip
         request = Request(method, head, bodyProducer, framed)

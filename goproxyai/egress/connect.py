@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import (
     IAddress,
     IProtocol,
@@ -64,7 +65,9 @@ class ConnectProtocol(Protocol):
         if self._through:
             self._inner.connectionLost(reason)
         elif not self.done.called:
-            self.done.errback(Failure(TunnelBroken("it closed the connection unanswered")))
+            if reason.check(ConnectionClosed) is not None:
+                reason = Failure(TunnelBroken("it closed the connection unanswered"))
+            self.done.errback(reason)  # else TLS with the proxy failed
 
     def _end(self, reason: Failure) -> None:
         self.transport.abortConnection()

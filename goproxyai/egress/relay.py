@@ -31,8 +31,9 @@ class RelayClient(HTTPClient):
         method: str | bytes,
         url: str | bytes,
         *,
-        headers: Headers | WebHeaders | None = None,
+        headers: Headers | WebHeaders | bytes | None = None,
         data: Any = None,
+        _stacklevel: int = 2,  # treq's verbs say where its warnings should point
         **agent_options: Any,
     ) -> Deferred[Response]:
         """Send *method* to *url* with exactly *headers* and *data*.

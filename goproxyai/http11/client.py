@@ -279,12 +279,12 @@ class ClientConnection(TwistedProtocol):
         self.ready: Deferred[ClientConnection] = Deferred(lambda _: self.abort())
         self.freed_at = 0.0
         self.uses = 0
+        self.doomed = False
         self._ticker = ticker
         self._timeouts = timeouts
         self._secured = secured
         self._on_free = on_free
         self._on_lost = on_lost
-        self._is_ready = False
         self._lost = False
         self._deadline = NEVER
         self._awaited = ""
@@ -318,21 +318,20 @@ class ClientConnection(TwistedProtocol):
         self._become_ready()
 
     def _become_ready(self) -> None:
-        self._is_ready = True
-        ready = self.ready
-        ready.callback(self)
+        if not self.ready.called:
+            self.ready.callback(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
         self._ticker.watched.discard(self)
         self._on_lost(self)
-        if not self._is_ready:
-            self._is_ready = True
+        if not self.ready.called:  # else it stood, or nobody waits for it any more
             self.ready.errback(reason)
         self._break(reason)
 
     def abort(self) -> None:
         """Break the connection off."""
+        self.doomed = True
         self._deadline = NEVER
         if not self._lost and self.transport is not None:
             self.transport.abortConnection()
@@ -559,6 +558,7 @@ class ClientConnection(TwistedProtocol):
             return
         if not 200 <= status <= 599:
             raise ProtocolViolation(f"it answered with status {status}")
+        self._headers = []  # trailers, which are dropped, must not get among the header's lines
         fields, _ = fields_of(headers)
         length = self._length(status, fields)
         self._keep = parser.should_keep_alive() and not self._ended

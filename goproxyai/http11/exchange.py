@@ -21,7 +21,8 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
 from goproxyai.http11.framing import CONTINUE, LAST_CHUNK, chunk
-from goproxyai.policy.headers import Fields, Headers
+from goproxyai.http11.head import Head
+from goproxyai.policy.headers import Headers
 from goproxyai.problems import Problem
 
 BUFFER = 64 * 1024
@@ -65,6 +66,7 @@ class RequestBody:
     :ivar length: bytes, or ``UNKNOWN_LENGTH`` for a chunked body.
     :ivar received: bytes so far.
     :ivar complete: whether the last byte is here.
+    :ivar waits: whether the client waits to be told to continue.
     """
 
     __slots__ = (
@@ -77,12 +79,12 @@ class RequestBody:
         "_paused",
         "_pieces",
         "_stopped",
-        "_waits",
         "_wire",
         "complete",
         "length",
         "opened",
         "received",
+        "waits",
     )  # fmt: skip
 
     def __init__(self, wire: Wire, length: int | None, now: float, awaits_continue: bool) -> None:
@@ -101,7 +103,7 @@ class RequestBody:
         self._paused = False
         self._dropped = False
         self._stopped = False
-        self._waits = awaits_continue
+        self.waits = awaits_continue
 
     # What the connection calls.
 
@@ -124,7 +126,7 @@ class RequestBody:
     def end(self) -> None:
         """The body is complete."""
         self.complete = True
-        self._waits = False
+        self.waits = False
         if self._collected is not None:
             self._hand_over(self.whole())
         else:
@@ -180,8 +182,8 @@ class RequestBody:
             done(whole)
 
     def _let_come(self) -> None:
-        if self._waits:
-            self._waits = False
+        if self.waits:
+            self.waits = False
             self._wire.send(CONTINUE)
         self._wire.flow(True)
 
@@ -238,7 +240,8 @@ class Exchange:
     :ivar method: as in the request line.
     :ivar target: in origin-form, judged; for a refused request as far as it was read.
     :ivar headers: (name, value) in order, as received.
-    :ivar fields: lower-cased name to value, repeats joined.
+    :ivar head: what the header says; :attr:`fields` and :attr:`version` are its.
+    :ivar fields: lower-cased name to value, repeats joined; for the length ask :attr:`body`.
     :ivar problem: why the request was refused at the door, if it was.
     :ivar began: when the request's head was complete, in reactor seconds.
     :ivar status: of the answer, 0 until there is one.
@@ -257,6 +260,7 @@ class Exchange:
         "began",
         "body",
         "fields",
+        "head",
         "headers",
         "keep",
         "listener",
@@ -264,7 +268,6 @@ class Exchange:
         "over",
         "peer",
         "problem",
-        "repeated",
         "sent",
         "status",
         "target",
@@ -278,20 +281,18 @@ class Exchange:
         began: float,
         method: bytes,
         target: bytes,
-        version: str,
+        head: Head,
         headers: Headers,
-        fields: Fields,
-        repeated: bool,
         body: RequestBody,
         keep: bool,
         problem: Problem | None = None,
     ) -> None:
         self.method = method
         self.target = target
-        self.version = version
+        self.head = head
+        self.version = head.version
         self.headers = headers
-        self.fields = fields
-        self.repeated = repeated
+        self.fields = head.fields
         self.body = body
         self.problem = problem
         self.peer = peer

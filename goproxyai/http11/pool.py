@@ -42,6 +42,8 @@ class Pool:
         idle = self._idle.get(place)
         while idle:
             connection = idle.pop()
+            if connection.doomed:  # broken off, but the reactor has not told us so yet
+                continue
             unused = self._ticker.now - connection.freed_at
             if unused < SUSPECT_SECONDS or not hung_up(connection.transport):
                 return connection

@@ -1,7 +1,7 @@
 """The connection that a client holds to us.
 
-1. Bytes go through llhttp; what it refuses, and what :func:`~.framing.judge_head` refuses, becomes
-   an exchange with a ``problem``, answered in its turn like every other, and the last one.
+1. Bytes go through llhttp; what it refuses, and what :mod:`.head` and the target's rules refuse,
+   becomes an exchange with a ``problem``, answered in its turn like every other, and the last one.
 2. Exchanges are dispatched one at a time, in order. What was pipelined behind the one at work
    waits, and the connection is not read: at most one read (64 KiB) waits, parsed.
 3. Deadlines are attributes, kept by the ticker: a head within 20 s, a body at 500 B/s once 30 s
@@ -26,14 +26,13 @@ from goproxyai.http11.exchange import Exchange, RequestBody
 from goproxyai.http11.framing import (
     MOST_FIELDS,
     MOST_HEADER_BYTES,
-    expects_continue,
     headers_too_large,
-    judge_head,
 )
+from goproxyai.http11.head import LARGEST_KEPT, NO_HEAD, Head
 from goproxyai.http11.ticking import NEVER, Ticker
 from goproxyai.http11.writing import can_half_close, hung_up, parked, set_no_delay, write_through
-from goproxyai.policy.headers import Headers, fields_of
-from goproxyai.policy.targets import LONGEST_TARGET
+from goproxyai.policy.headers import Headers
+from goproxyai.policy.targets import LONGEST_TARGET, origin_form
 from goproxyai.problems import Problem
 
 HEAD_SECONDS = 20.0
@@ -52,7 +51,10 @@ STALL_SECONDS = 60.0
 """Within which a reader takes at least one byte of what waits for it."""
 
 LINGER_SECONDS = 2.0
-"""For which what a refused client still sends is thrown away."""
+"""For which what a refused client still sends is thrown away, once it has its answer."""
+
+FRAMING_RATE = 16
+"""Bytes of chunk framing for each byte of a body, beyond what a header may weigh."""
 
 
 @implementer(IPushProducer)
@@ -67,6 +69,7 @@ class ServerConnection(Protocol):
         self._parser = HttpRequestParser(self)
         self._waiting: deque[Exchange] = deque()
         self._active: Exchange | None = None
+        self._head: Head | None = None
         self._incoming: Exchange | None = None
         self._advancing = False
         self._paused = False
@@ -74,10 +77,12 @@ class ServerConnection(Protocol):
         self._lingering = False
         self._lost = False
         self._deadline = NEVER
-        self._stalled_at = 0
+        self._sent = 0
+        self._taken = -1
         self._stall_deadline = NEVER
         self._looked = 0.0
         self._read_bytes = 0
+        self._head_split = False
         self._framing_bytes = 0
         self._replayed = False
         self._reset_head()
@@ -105,7 +110,7 @@ class ServerConnection(Protocol):
         if self._deaf:
             return
         size = self._read_bytes = len(data)
-        was_in_head = self._in_head
+        was_in_head = self._head_split = self._in_head
         incoming = self._incoming
         before = incoming.body.received if incoming is not None else 0
         self._feed(data)
@@ -114,13 +119,13 @@ class ServerConnection(Protocol):
             if self._head_bytes > MOST_HEADER_BYTES + LONGEST_TARGET and not self._deaf:
                 self._refuse(headers_too_large())
         elif incoming is not None and incoming is self._incoming:
-            self._check_framing(size if incoming.body.received == before else 0)
+            self._check_framing(incoming.body, size - (incoming.body.received - before))
         self._advance()
 
-    def _check_framing(self, empty: int) -> None:
+    def _check_framing(self, body: RequestBody, framing: int) -> None:
         """Chunk extensions and trailers bring no body and have no end of their own."""
-        self._framing_bytes = self._framing_bytes + empty if empty else 0
-        if self._framing_bytes > MOST_HEADER_BYTES:
+        self._framing_bytes += framing
+        if self._framing_bytes > MOST_HEADER_BYTES + FRAMING_RATE * body.received:
             self._refuse(Problem("bad_request", "The request body's framing outweighs the body."))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -151,16 +156,20 @@ class ServerConnection(Protocol):
     # llhttp's side.
 
     def _feed(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except HttpParserUpgrade as upgrade:
-            self._decline_upgrade(data[upgrade.args[0] :])
-        except HttpParserError as error:
-            cause = error.__context__
-            if isinstance(cause, Problem):
-                self._refuse(cause)
-            elif not self._closing_anyway():
-                self._refuse(Problem("bad_request", f"The request is malformed: {error}."))
+        while data and not self._deaf:
+            try:
+                self._parser.feed_data(data)
+                return
+            except HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                self._decline_upgrade()
+            except HttpParserError as error:
+                cause = error.__context__
+                if isinstance(cause, Problem):
+                    self._refuse(cause)
+                elif not self._closing_anyway():
+                    self._refuse(Problem("bad_request", f"The request is malformed: {error}."))
+                return
 
     def _closing_anyway(self) -> bool:
         """Whether what was refused stands behind a request that closes the connection."""
@@ -170,7 +179,7 @@ class ServerConnection(Protocol):
         self._deaf = True
         return True
 
-    def _decline_upgrade(self, rest: bytes) -> None:
+    def _decline_upgrade(self) -> None:
         """Nothing is upgraded here: read on in HTTP/1.1 (RFC 9110 §7.8).
 
         llhttp leaves the body of a request that wants an upgrade unread, so a fresh parser is told
@@ -179,15 +188,14 @@ class ServerConnection(Protocol):
         self._parser = HttpRequestParser(self)
         incoming = self._incoming
         if incoming is not None:
-            length = incoming.fields.get(b"content-length")
-            framing = (
-                b"Transfer-Encoding: chunked" if length is None else b"Content-Length: " + length
-            )
+            length = incoming.body.length
+            if isinstance(length, int):
+                framing = b"Content-Length: %d" % length
+            else:
+                framing = b"Transfer-Encoding: chunked"
             self._replayed = True
             self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
             self._replayed = False
-        if rest:
-            self._feed(rest)
 
     def on_message_begin(self) -> None:
         if not self._replayed:
@@ -213,20 +221,23 @@ class ServerConnection(Protocol):
         headers = self._headers
         if len(headers) > MOST_FIELDS:
             raise headers_too_large()
-        if self._head_bytes or self._read_bytes > MOST_HEADER_BYTES:  # else it cannot be too large
+        if self._head_split or self._read_bytes > MOST_HEADER_BYTES:  # else it cannot be too large
             if sum([len(name) + len(value) + 4 for name, value in headers]) > MOST_HEADER_BYTES:
                 raise headers_too_large()
         parser = self._parser
         version = parser.get_http_version()
-        fields, repeated = fields_of(headers)
-        target, length = judge_head(version, self._target, headers, fields, repeated)
-        awaits = expects_continue(version, fields)
+        head = self._head
+        if head is None or not head.fits(version, headers):
+            head = Head.judged(version, headers)
+            self._head = head if head.size <= LARGEST_KEPT else None
+        target = origin_form(self._target, head.host)
+        length = head.length(headers)
         self._in_head = False
         self._deadline = NEVER
-        body = RequestBody(self, length, self.factory.ticker.now, awaits)
+        ticker = self.factory.ticker
         exchange = Exchange(
-            self, self._peer, self.factory.ticker.clock.seconds(), parser.get_method(), target,
-            version, headers, fields, repeated, body,
+            self, self._peer, ticker.clock.seconds(), parser.get_method(), target, head, headers,
+            RequestBody(self, length, ticker.now, head.awaits_continue),
             version == "1.1" and parser.should_keep_alive(),
         )  # fmt: skip
         self._headers = []
@@ -236,6 +247,7 @@ class ServerConnection(Protocol):
             self._deaf = True
         elif length != 0:
             self._incoming = exchange
+            self._framing_bytes = 0
         self._waiting.append(exchange)
 
     def on_body(self, data: bytes) -> None:
@@ -271,7 +283,7 @@ class ServerConnection(Protocol):
         self._waiting.append(
             Exchange(
                 self, self._peer, self.factory.ticker.clock.seconds(), self._method_of(problem),
-                self._target, "1.1", [], {}, False, body, False, problem,
+                self._target, NO_HEAD, [], body, False, problem,
             )
         )  # fmt: skip
 
@@ -296,6 +308,7 @@ class ServerConnection(Protocol):
     def send(self, data: bytes) -> None:
         """Write to the client."""
         if not self._lost:
+            self._sent += len(data)
             write_through(self.transport, data)
 
     def flow(self, reading: bool) -> None:
@@ -342,12 +355,12 @@ class ServerConnection(Protocol):
         for exchange in waiting:
             exchange.lost()
         transport.unregisterProducer()
-        if quiet or not can_half_close(transport):
-            transport.loseConnection()
-            return
         self._incoming = None
         self._lingering = True
         self._deadline = self.factory.ticker.now + LINGER_SECONDS
+        if quiet or not can_half_close(transport):
+            transport.loseConnection()
+            return
         transport.loseWriteConnection()
         self.flow(True)
 
@@ -360,11 +373,14 @@ class ServerConnection(Protocol):
             if hung_up(self.transport):
                 self.abort()
                 return
-            if self._incoming is not None:
+            if not self._lingering:
+                self._deadline += passed
+        if self._incoming is not None:
+            if self._paused or self._incoming.body.waits:
                 self._incoming.body.opened += passed
-        elif self._incoming is not None:
-            self._check_rate(self._incoming, now)
-        if now >= self._deadline and not self._paused:
+            else:
+                self._check_rate(self._incoming, now)
+        if now >= self._deadline:
             self._too_late(now)
         self._check_reader(now)
 
@@ -379,7 +395,10 @@ class ServerConnection(Protocol):
     def _too_late(self, now: float) -> None:
         self._deadline = NEVER
         if self._lingering:
-            self.abort()
+            if parked(self.transport):  # the answer first, see _check_reader
+                self._deadline = now + LINGER_SECONDS
+            else:
+                self.abort()
         elif self._in_head:
             self._refuse(Problem("bad_request", "The header was not complete within 20 seconds."))
             self._advance()
@@ -388,10 +407,9 @@ class ServerConnection(Protocol):
 
     def _check_reader(self, now: float) -> None:
         waiting = parked(self.transport)
-        if not waiting:
-            self._stalled_at = 0
-        elif not self._stalled_at or waiting < self._stalled_at:
-            self._stalled_at = waiting
+        taken = self._sent - waiting
+        if not waiting or taken != self._taken:
+            self._taken = taken
             self._stall_deadline = now + STALL_SECONDS
         elif now >= self._stall_deadline:
             self.abort()

@@ -38,7 +38,7 @@ def _told(error: BaseException | None) -> tuple[str, str]:
             return "upstream_timeout", "Connecting to upstream took too long; try again."
         case TunnelRefused():
             return "egress_proxy_refused", (
-                f"The egress proxy answered CONNECT with status {error.status}; "
+                f"The egress proxy answered with status {error.status}; "
                 "check PROXY_URL and its credentials."
             )
         case TunnelBroken():
@@ -47,8 +47,8 @@ def _told(error: BaseException | None) -> tuple[str, str]:
             )
         case OpenSSLError() | VerificationError():
             return "upstream_tls_failed", (
-                "TLS with upstream failed: its certificate or the handshake did not hold; "
-                "check OPENAI_API_URL and SSL_CERT_FILE."
+                "TLS with upstream (or the egress proxy) failed: its certificate or the handshake "
+                "did not hold; check OPENAI_API_URL, PROXY_URL and SSL_CERT_FILE."
             )
         case ProtocolViolation():
             return "upstream_protocol_error", f"Upstream did not speak HTTP/1.1: {error}."

@@ -21,16 +21,16 @@ from goproxyai.http11.framing import lines
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.answers import problem_for
 from goproxyai.pipeline.lookup import Verdict
+from goproxyai.pipeline.notes import notes_on
 from goproxyai.pipeline.store import Recorder
 from goproxyai.policy.cachekey import credential
 from goproxyai.policy.freshness import is_write, may_store, parent_paths
-from goproxyai.policy.headers import Headers, forwarded, relayed
+from goproxyai.policy.headers import Headers, fields_of, relayed
 from goproxyai.problems import Problem
 
 if TYPE_CHECKING:
     from goproxyai.pipeline.relay import Relay
 
-_VIA = (b"Via", b"1.1 goproxyai")
 _log = Logger(namespace="goproxyai.forward")
 
 
@@ -76,13 +76,12 @@ class Forward:
         exchange.listener = self
         self._sent_at = self._relay.seconds()
         body = exchange.body
-        headers = [*forwarded(exchange.headers, exchange.fields), _VIA]
         answer = self._answer = self._relay.client.request(
             exchange.method,
             self._relay.base + exchange.target,
-            headers=headers,
+            headers=notes_on(exchange).forwarded_lines(exchange),
             data=(body.whole() or None) if body.complete else body,
-            framed=b"content-length" in exchange.fields,
+            framed=exchange.head.length_at >= 0,
             inform=self._inform,
         )
         answer.addCallbacks(self._head, self._failed)
@@ -90,7 +89,7 @@ class Forward:
     # Upstream's answer.
 
     def _inform(self, status: int, reason: bytes, headers: Headers) -> None:
-        kept = lines(relayed(headers, {name.lower(): value for name, value in headers}))
+        kept = lines(relayed(headers, fields_of(headers)[0]))
         self._exchange.inform(b"HTTP/1.1 %d %b\r\n%b" % (status, reason, kept))
 
     def _head(self, response: Response) -> None:
@@ -131,7 +130,7 @@ class Forward:
         exchange.flush()
 
     def _invalidate(self) -> None:
-        """A write succeeded: what it may have changed is no longer known (RFC 9111 §4.4)."""
+        """What a write may have changed is no longer known (RFC 9111 §4.4)."""
         exchange, store = self._exchange, self._relay.store
         path = exchange.target.partition(b"?")[0]
         if store is not None and is_write(exchange.method, path):
@@ -212,6 +211,8 @@ class Forward:
         if self._recorder is not None:
             self._recorder.forget()
             self._recorder = None
+        if problem is not None or ended != "ok":
+            self._invalidate()  # a write without an answer may have been done all the same
         response = self._response
         self._relay.log.over(
             self._exchange,

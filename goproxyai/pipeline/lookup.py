@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from goproxyai.http11.exchange import Exchange
+from goproxyai.pipeline.notes import notes_on
 from goproxyai.pipeline.store import Wanted
-from goproxyai.policy.cachekey import cache_key, credential
-from goproxyai.policy.freshness import Directives, bypass_reason, request_directives
+from goproxyai.policy.cachekey import credential, finished_key
+from goproxyai.policy.freshness import Directives, route_reason
 from goproxyai.policy.store import Entry, Store
 from goproxyai.problems import Problem
 
@@ -46,18 +47,19 @@ class Lookup:
 
         :raises Problem: ``only_if_cached`` where nothing but a stored answer was wanted.
         """
-        fields = exchange.fields
+        notes = notes_on(exchange)
         if self._store is None:
             reason: str | None = "off"
         else:
-            reason = bypass_reason(exchange.method, exchange.target.partition(b"?")[0], fields)
+            path = exchange.target.partition(b"?")[0]
+            reason = route_reason(exchange.method, path) or notes.reason
             if reason is None:
                 length = exchange.body.length
                 if isinstance(length, int) and length > MOST_KEYED:
                     reason = "size"
-                elif request_directives(fields).no_store:
+                elif notes.directives.no_store:
                     reason = "no-store"
-        if reason is not None and request_directives(fields).only_if_cached:
+        if reason is not None and notes.directives.only_if_cached:
             raise only_if_cached()
         return reason
 
@@ -68,22 +70,22 @@ class Lookup:
         """
         store = self._store
         assert store is not None, "bypass() says off"
-        method, target, fields = exchange.method, exchange.target, exchange.fields
-        directives = request_directives(fields)
-        key = cache_key(method, target, fields, exchange.headers, exchange.repeated, body)
+        method, target = exchange.method, exchange.target
+        notes = notes_on(exchange)
+        directives = notes.directives
+        key = finished_key(notes.key, method, target, body)
         now = self._seconds()
         entry = None if directives.no_cache else store.get(key, now)
         reason = "request" if directives.no_cache else "miss"
         if entry is not None:
-            max_age = directives.max_age
-            if max_age is None or entry.age(now) <= max_age:
+            max_age = directives.max_age  # fractions count: 0 accepts nothing that is stored
+            if max_age is None or entry.initial_age + now - entry.stored_at <= max_age:
                 return Verdict(entry, "hit", None, directives)
             reason = "request"
         if directives.only_if_cached:
             raise only_if_cached()
-        who = credential(fields)
         path = target.partition(b"?")[0]
-        wanted = Wanted(key, method == b"GET", path, who, store.ticket())
+        wanted = Wanted(key, method == b"GET", path, credential(exchange.fields), store.ticket())
         return Verdict(None, reason, wanted, directives)
 
 

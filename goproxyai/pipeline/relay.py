@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Concatenate, ParamSpec
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -15,11 +16,12 @@ from goproxyai.pipeline.admit import Admission
 from goproxyai.pipeline.forward import Forward
 from goproxyai.pipeline.log import AccessLog
 from goproxyai.pipeline.lookup import MOST_KEYED, Lookup
+from goproxyai.pipeline.notes import notes_on
 from goproxyai.policy.buckets import rate_limit_headers
-from goproxyai.policy.headers import via_names_us
 from goproxyai.policy.store import Store
 from goproxyai.problems import Problem
 
+P = ParamSpec("P")
 _log = Logger(namespace="goproxyai.relay")
 
 
@@ -52,12 +54,19 @@ class Relay:
     def handle(self, exchange: Exchange) -> None:
         """See to it that *exchange* is answered."""
         client = self.admission.client(exchange)
-        self.guarded(exchange, client, lambda: self._admit(exchange, client))
+        self.guarded(self._admit, exchange, client)
 
-    def guarded(self, exchange: Exchange, client: str, step: Callable[[], None]) -> None:
+    def guarded(
+        self,
+        step: Callable[Concatenate[Exchange, str, P], None],
+        exchange: Exchange,
+        client: str,
+        *more: P.args,
+        **named: P.kwargs,
+    ) -> None:
         """Take *step*; what it raises becomes the answer."""
         try:
-            step()
+            step(exchange, client, *more, **named)
         except Problem as problem:
             self.refuse(exchange, client, problem)
         except Exception:
@@ -86,7 +95,7 @@ class Relay:
             respond.limited(exchange, rate_limit_headers(self.admission.per_minute, wait))
             self.log.over(exchange, client, "-")
             return
-        if b"via" in exchange.fields and via_names_us(exchange.fields):
+        if notes_on(exchange).looped:
             raise Problem(
                 "loop_detected",
                 "This request has passed through goproxyai already: OPENAI_API_URL or PROXY_URL "
@@ -150,7 +159,7 @@ class _Reading(_Waiting):
     def _read(self, body: bytes | None) -> None:
         relay, exchange, client = self._relay, self._exchange, self._client
         exchange.listener = None
-        relay.guarded(exchange, client, lambda: relay.look_up(exchange, client, body))
+        relay.guarded(relay.look_up, exchange, client, body)
 
 
 class _Replaying(_Waiting):

@@ -1,9 +1,9 @@
 """What makes two requests the same, and whose they are.
 
-The key is SHA-256 over an injective encoding of method, target, the fields below and the body.
+The key is SHA-256 over an injective encoding of the fields below, method, target and the body.
 ``marshal`` (its version 2, which has neither references nor interning) writes every part with its
 type and length, and reads back what it wrote: two requests that differ never encode alike. Nothing
-is ever read back here. The body comes last, behind an encoding that says where it ends.
+is ever read back here. The body comes last, behind encodings that say where they end.
 
 No credential is kept, here or in a key: only digests leave this module.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from hashlib import blake2b, sha256
 from marshal import dumps
-from typing import Final
+from typing import Any, Final
 
 from goproxyai.policy.headers import Fields, Headers, nominated
 
@@ -30,6 +30,9 @@ KEY_FIELDS: Final = (
 """Lower-cased names of the request fields that an answer depends on."""
 
 _KEY_FIELDS = frozenset(KEY_FIELDS)
+
+Begun = Any
+"""A hash object of :mod:`hashlib`, whose type has no public name."""
 
 
 def cache_key(
@@ -49,39 +52,34 @@ def cache_key(
     :param target: path and query, exactly as they are forwarded.
     :param repeated: whether any name came more than once, as :func:`~.headers.fields_of` says.
     """
+    return finished_key(begun_key(fields, headers, repeated), method, target, body)
+
+
+def begun_key(fields: Fields, headers: Headers, repeated: bool) -> Begun:
+    """The part of a key that the header makes, to be finished any number of times."""
     if repeated or nominated(fields):
-        return _careful_key(method, target, fields, headers, body)
+        return sha256(dumps(_careful_values(fields, headers), 2))
     get = fields.get
-    digest = sha256(
-        dumps(
-            (
-                method,
-                target,
-                get(b"authorization"),
-                get(b"content-type"),
-                get(b"accept"),
-                get(b"accept-encoding"),
-                get(b"accept-language"),
-                get(b"openai-organization"),
-                get(b"x-openai-organization"),
-                get(b"openai-project"),
-                get(b"openai-beta"),
-            ),
-            2,
-        )
-    )
+    return sha256(dumps(tuple([get(name) for name in KEY_FIELDS]), 2))
+
+
+def finished_key(begun: Begun, method: bytes, target: bytes, body: bytes) -> bytes:
+    """The key of one request with that header; *begun* stays as it is."""
+    digest = begun.copy()
+    digest.update(dumps((method, target), 2))
     digest.update(body)
-    return digest.digest()
+    key: bytes = digest.digest()
+    return key
 
 
-def _careful_key(
-    method: bytes, target: bytes, fields: Fields, headers: Headers, body: bytes
-) -> bytes:
-    """The same key for the same request, and a tuple of lines in place of a repeated field."""
+def _careful_values(
+    fields: Fields, headers: Headers
+) -> tuple[bytes | tuple[bytes, ...] | None, ...]:
+    """The same values for the same header, and a tuple of lines in place of a repeated field."""
     lines: dict[bytes, bytes | tuple[bytes, ...]] = {}
     wanted = _KEY_FIELDS - nominated(fields)
-    for raw_name, value in headers:
-        name = raw_name.lower()
+    for spelled, value in headers:
+        name = spelled.lower()
         if name in wanted:
             before = lines.get(name)
             if before is None:
@@ -90,24 +88,14 @@ def _careful_key(
                 lines[name] = (*before, value)
             else:
                 lines[name] = (before, value)
-    digest = sha256(dumps((method, target, *[lines.get(name) for name in KEY_FIELDS]), 2))
-    digest.update(body)
-    return digest.digest()
+    return tuple([lines.get(name) for name in KEY_FIELDS])
 
 
 def credential(fields: Fields) -> bytes:
-    """The 16 bytes that name a credential: ``Authorization``, organization and project.
+    """The 16 bytes that name a credential, the value of ``Authorization``.
 
-    An index, not a secret and not a check of one.
+    An index, not a secret and not a check of one. Organization and project do not count: what a
+    key writes on behalf of one may show in what it reads without naming it.
     """
-    away = nominated(fields)
-    if away:
-        fields = {name: value for name, value in fields.items() if name not in away}
-    get = fields.get
-    named = (
-        get(b"authorization"),
-        get(b"openai-organization"),
-        get(b"x-openai-organization"),
-        get(b"openai-project"),
-    )
-    return blake2b(dumps(named, 2), digest_size=16).digest()
+    value = None if b"authorization" in nominated(fields) else fields.get(b"authorization")
+    return blake2b(dumps(value, 2), digest_size=16).digest()

@@ -1,0 +1,722 @@
+"""What is answered from the cache, what is put into it, and what drops it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+
+import pytest
+import pytest_twisted
+
+from goproxyai.http11.writing import parked
+from tests.fakes.answers import chunk, event, head, response, sse
+from tests.fakes.authority import Authority
+from tests.fakes.requests import Request
+from tests.fakes.steps import Cut, Pause
+from tests.harness import Answer, Skewed, Stand, eventually, post, request
+
+JSON = [("Content-Type", "application/json")]
+CHAT = "/v1/chat/completions"
+ASKED = b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"hi"}]}'
+POSTS = (CHAT, "/v1/completions", "/v1/embeddings")
+SSE_TYPE = (b"Content-Type", b"text/event-stream")
+CHUNKED = (b"Transfer-Encoding", b"chunked")
+
+
+def numbered(request: Request) -> bytes:
+    """A new answer for each request: what is the same twice was stored."""
+    answer = response(b'{"n":%d}' % request.number)
+    return answer[: -len(b'{"n":1}')] if request.method == b"HEAD" else answer
+
+
+def anything(_: Request) -> bool:
+    return True
+
+
+async def started(stand: Stand, **texts: str) -> Stand:
+    await stand.start(**texts)
+    stand.upstream.script(anything, numbered)
+    return stand
+
+
+async def twice(stand: Stand, first: bytes, second: bytes | None = None) -> list[Answer]:
+    """The answers to two requests, one after the other."""
+    answers = []
+    for data in (first, first if second is None else second):
+        answers.append(await stand.ask(data, data.partition(b" ")[0]))
+    return answers
+
+
+def caches(*answers: Answer) -> list[bytes | None]:
+    return [answer.get("X-Cache") for answer in answers]
+
+
+def store(stand: Stand):
+    assert stand.daemon is not None
+    kept = stand.daemon.system.relay.store
+    assert kept is not None
+    return kept
+
+
+# Which requests.
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        request("/v1/models"),
+        request("/v1/models?limit=2&after=a%2Fb"),
+        request("/v1/assistants/asst_1"),
+        request("/v1/models", headers=[("Connection", "keep-alive"), ("TE", "trailers")]),
+        request("/v1/models", "GET", JSON, b'{"a":1}'),
+        *(post(target, ASKED) for target in POSTS),
+        post(CHAT + "?x=1", ASKED),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_the_same_request_is_answered_from_the_cache(stand: Stand, data: bytes) -> None:
+    await started(stand)
+    miss, hit = await twice(stand, data)
+    assert caches(miss, hit) == [b"MISS", b"HIT"]
+    assert (hit.status, hit.body) == (miss.status, miss.body)
+    assert len(stand.upstream.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "header", "detail"),
+    [
+        ("POST", "/v1/files", None, "path"),
+        ("POST", "/v1/responses", None, "path"),
+        ("POST", "/v1/moderations", None, "path"),
+        ("POST", "/v1/chat/completions/", None, "path"),
+        ("POST", "/v1//chat/completions", None, "path"),
+        ("PUT", "/v1/files/x", None, "method"),
+        ("DELETE", "/v1/files/x", None, "method"),
+        ("PATCH", "/v1/files/x", None, "method"),
+        ("HEAD", "/v1/models", None, "method"),
+        ("OPTIONS", "/v1/models", None, "method"),
+        ("GET", "/v1/files/x/content", ("Range", "bytes=0-1"), "range"),
+        ("GET", "/v1/models", ("Cookie", "a=1"), "header"),
+        ("GET", "/v1/models", ("X-Custom", "1"), "header"),
+        ("POST", CHAT, ("X-Custom", "1"), "header"),
+        ("GET", "/v1/models", ("X-Stainless-Poll-Helper", "true"), "header"),
+        ("GET", "/v1/models", ("If-None-Match", '"a"'), "header"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_other_requests_leave_the_cache_aside_and_say_why(
+    stand: Stand, method: str, target: str, header: tuple[str, str] | None, detail: str
+) -> None:
+    await started(stand)
+    headers = [] if header is None else [header]
+    body = ASKED if method == "POST" else b""
+    answers = await twice(stand, request(target, method, [*JSON, *headers], body))
+    assert caches(*answers) == [b"MISS", b"MISS"]
+    expected = b"goproxyai; fwd=bypass; detail=" + detail.encode()
+    assert [answer.get("Cache-Status") for answer in answers] == [expected] * 2
+    assert len(stand.upstream.requests) == 2
+    assert len(store(stand)) == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("User-Agent", "a"), ("User-Agent", "b")),
+        (("X-Stainless-Retry-Count", "0"), ("X-Stainless-Retry-Count", "1")),
+        (("X-Stainless-Lang", "python"), ("X-Stainless-Something-New", "1")),
+        (("X-Forwarded-For", "192.0.2.1"), ("X-Forwarded-For", "192.0.2.2")),
+        (("X-Request-Id", "1"), ("X-Request-Id", "2")),
+        (("traceparent", "00-a"), ("traceparent", "00-b")),
+        (("aCCept", "text/plain"), ("Accept", "text/plain")),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_fields_without_an_effect_on_the_answer_do_not_count(
+    stand: Stand, one: tuple[str, str], other: tuple[str, str]
+) -> None:
+    await started(stand)
+    answers = await twice(stand, post(CHAT, ASKED, [one]), post(CHAT, ASKED, [other]))
+    assert caches(*answers) == [b"MISS", b"HIT"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_chunked_request_is_the_same_as_one_with_a_length(stand: Stand) -> None:
+    await started(stand)
+    framed = request(CHAT, "POST", [*JSON, ("Transfer-Encoding", "chunked")])
+    framed += chunk(ASKED[:9]) + chunk(ASKED[9:]) + chunk(b"")
+    answers = await twice(stand, framed, post(CHAT, ASKED))
+    assert caches(*answers) == [b"MISS", b"HIT"]
+    assert stand.upstream.requests[0].body == ASKED
+
+
+# The key.
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        request(CHAT, "POST", [("Content-Type", "text/json"), ("Accept", "a")], ASKED),
+        post(CHAT, ASKED, [("Accept", "b")]),
+        post(CHAT, ASKED),
+        post(CHAT, ASKED, [("Accept", "a"), ("Accept-Encoding", "gzip")]),
+        post(CHAT, ASKED, [("Accept", "a"), ("OpenAI-Organization", "org-1")]),
+        post(CHAT, ASKED, [("Accept", "a"), ("X-OpenAI-Organization", "org-1")]),
+        post(CHAT, ASKED, [("Accept", "a"), ("OpenAI-Project", "proj-1")]),
+        post(CHAT, ASKED, [("Accept", "a"), ("OpenAI-Beta", "x=v1")]),
+        post(CHAT, ASKED, [("Accept", "a"), ("Accept", "a")]),
+        post(CHAT, ASKED + b" ", [("Accept", "a")]),
+        post(CHAT + "?a=1", ASKED, [("Accept", "a")]),
+        post(CHAT + "?", ASKED, [("Accept", "a")]),
+        post("/v1/completions", ASKED, [("Accept", "a")]),
+        request(CHAT, "GET", [*JSON, ("Accept", "a")], ASKED),
+        request(CHAT, "POST", [*JSON, ("Accept", "a")], ASKED, key=b"Bearer sk-good2"),
+        request(CHAT, "POST", [*JSON, ("Accept", "a")], ASKED, key=b""),
+        request(CHAT, "POST", [*JSON, ("Accept", "a"), ("Authorization", "b")], ASKED),
+        post(CHAT, ASKED, [("Accept", "a"), ("Connection", "authorization")]),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_request_that_differs_in_its_key_is_another_one(stand: Stand, other: bytes) -> None:
+    await started(stand)
+    first = post(CHAT, ASKED, [("Accept", "a")])
+    answers = await twice(stand, first, other)
+    assert caches(*answers) == [b"MISS", b"MISS"]
+    assert answers[0].body != answers[1].body
+    assert caches(await stand.ask(first), await stand.ask(other)) == [b"HIT", b"HIT"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_clients_never_share_an_answer(stand: Stand) -> None:
+    await started(stand)
+    asked = {key: request("/v1/files", key=key) for key in (b"Bearer a", b"Bearer b", b"Bearer")}
+    first = {key: (await stand.ask(data)).body for key, data in asked.items()}
+    assert len(set(first.values())) == 3
+    for key, data in asked.items():
+        again = await stand.ask(data)
+        assert (again.get("X-Cache"), again.body) == (b"HIT", first[key])
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_credential_is_stored(stand: Stand) -> None:
+    await started(stand)
+    await stand.ask(request("/v1/models", key=b"Bearer sk-good-secret"))
+    (entry,) = store(stand)._entries.values()
+    parts = (entry.key, entry.head, entry.body, entry.credential, entry.path)
+    assert not any(b"secret" in part for part in parts)
+
+
+# Which answers.
+
+
+@pytest.mark.parametrize("status", [200, 201, 400, 401])
+@pytest.mark.parametrize("data", [request(), post(CHAT, ASKED)], ids=["GET", "POST"])
+@pytest_twisted.ensureDeferred
+async def test_these_statuses_are_stored(stand: Stand, status: int, data: bytes) -> None:
+    await stand.start()
+    stand.upstream.script(anything, response(b'{"a":1}', status, [(b"X-Mine", b"1")]))
+    miss, hit = await twice(stand, data)
+    assert caches(miss, hit) == [b"MISS", b"HIT"]
+    assert (hit.status, hit.reason, hit.body) == (miss.status, miss.reason, miss.body)
+    assert hit.get("X-Mine") == b"1"
+    assert hit.all("Content-Length") == [b"7"]
+
+
+@pytest.mark.parametrize("status", [202, 203, 206, 301, 403, 404, 409, 429, 500, 502, 503, 504])
+@pytest_twisted.ensureDeferred
+async def test_other_statuses_are_not(stand: Stand, status: int) -> None:
+    await stand.start()
+    stand.upstream.script(anything, response(b'{"a":1}', status))
+    answers = await twice(stand, request())
+    assert [answer.status for answer in answers] == [status, status]
+    assert caches(*answers) == [b"MISS", b"MISS"]
+    assert len(stand.upstream.requests) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_cookies_reach_the_client_they_were_set_for_alone(stand: Stand) -> None:
+    await stand.start()
+    cookies = [(b"Set-Cookie", b"a=1"), (b"X-Two", b"b"), (b"set-cookie", b"c=2")]
+    stand.upstream.script(anything, response(b"{}", 200, cookies))
+    miss, hit = await twice(stand, request())
+    assert miss.all("Set-Cookie") == [b"a=1", b"c=2"]
+    assert hit.get("X-Cache") == b"HIT"
+    assert hit.all("Set-Cookie") == []
+    assert hit.get("X-Two") == b"b"
+
+
+EVENTS = [event({"n": n}) for n in range(5)] + [b"data: [DONE]\n\n"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stream_that_ended_is_replayed_byte_for_byte_as_a_stream(stand: Stand) -> None:
+    await stand.start()
+    stand.upstream.script(CHAT, sse(EVENTS, 0))
+    miss, hit = await twice(stand, post(CHAT, ASKED))
+    assert caches(miss, hit) == [b"MISS", b"HIT"]
+    assert miss.body == hit.body == b"".join(EVENTS)
+    assert hit.get("Content-Type") == miss.get("Content-Type")
+    assert hit.get("Transfer-Encoding") == b"chunked"
+    assert hit.get("Content-Length") is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stored_stream_is_ended_by_the_connection_for_http_1_0(stand: Stand) -> None:
+    await stand.start()
+    stand.upstream.script(CHAT, sse(EVENTS, 0))
+    data = post(CHAT, ASKED)
+    _, hit = await twice(stand, data, data.replace(b"HTTP/1.1", b"HTTP/1.0"))
+    assert (hit.get("X-Cache"), hit.body, hit.cut) == (b"HIT", b"".join(EVENTS), False)
+    assert hit.get("Transfer-Encoding") is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [head(200, [(b"Content-Length", b"9")]), b"1234", Cut()],
+        [head(200, [SSE_TYPE, CHUNKED]), chunk(EVENTS[0]), Cut()],
+        [head(200, [SSE_TYPE, CHUNKED]), chunk(EVENTS[0]), b"0\r\n", Cut()],
+        [head(200, [SSE_TYPE]), EVENTS[0], Cut()],
+    ],
+    ids=["length", "chunks", "last chunk", "until the connection ends"],
+)
+@pytest_twisted.ensureDeferred
+async def test_an_answer_that_may_be_cut_is_not_stored(stand: Stand, answer: list[bytes]) -> None:
+    await stand.start()
+    stand.upstream.script(CHAT, answer)
+    answers = await twice(stand, post(CHAT, ASKED))
+    assert caches(*answers) == [b"MISS", b"MISS"]
+    assert len(store(stand)) == store(stand).reserved == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stream_whose_client_left_is_not_stored(stand: Stand) -> None:
+    await stand.start()
+    stand.upstream.script(CHAT, [head(200, [SSE_TYPE, CHUNKED]), chunk(EVENTS[0]), Pause()])
+    wire = await stand.connect()
+    wire.send(post(CHAT, ASKED))
+    await wire.until(lambda: EVENTS[0] in wire.came)
+    assert store(stand).reserved == len(EVENTS[0])
+    wire.abort()
+    await stand.upstream.wait_for(lambda one: one.lost)
+    assert len(store(stand)) == store(stand).reserved == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_chunked_answer_is_replayed_with_its_length(stand: Stand) -> None:
+    await stand.start()
+    kind = (b"Content-Type", b"application/json")
+    parts = [chunk(b'{"a":'), chunk(b"1}"), chunk(b"")]
+    stand.upstream.script(CHAT, [head(200, [kind, CHUNKED]), *parts])
+    miss, hit = await twice(stand, post(CHAT, ASKED))
+    assert (miss.get("Transfer-Encoding"), miss.get("Content-Length")) == (b"chunked", None)
+    assert (hit.get("Transfer-Encoding"), hit.get("Content-Length")) == (None, b"7")
+    assert miss.body == hit.body == b'{"a":1}'
+
+
+@pytest.mark.parametrize(
+    ("headers", "cached"),
+    [
+        ([(b"Cache-Control", b"no-store")], b"MISS"),
+        ([(b"Cache-Control", b"private, No-Store")], b"MISS"),
+        ([(b"Cache-Control", b"private")], b"HIT"),
+        ([(b"Vary", b"*")], b"MISS"),
+        ([(b"Vary", b"Accept-Encoding"), (b"Vary", b"*")], b"MISS"),
+        ([(b"Vary", b"User-Agent")], b"MISS"),
+        ([(b"Vary", b"Accept-Encoding, Authorization")], b"HIT"),
+        ([(b"Vary", b"Origin")], b"HIT"),  # with an Origin it would have bypassed
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_response_may_forbid_to_store_it(
+    stand: Stand, headers: list[tuple[bytes, bytes]], cached: bytes
+) -> None:
+    await stand.start()
+    stand.upstream.script(anything, response(b"{}", 200, headers))
+    assert caches(*await twice(stand, request())) == [b"MISS", cached]
+
+
+@pytest.mark.parametrize("coding", ["", "gzip", "deflate"])
+@pytest.mark.parametrize(
+    ("document", "cached"),
+    [
+        ({"status": "in_progress"}, b"MISS"),
+        ({"status": "queued"}, b"MISS"),
+        ({"id": "batch", "status": "validating"}, b"MISS"),
+        ({"status": "completed"}, b"HIT"),
+        ({"status": "failed"}, b"HIT"),
+        ({"data": [{"status": "in_progress"}]}, b"HIT"),
+        ({"status": 3}, b"HIT"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_still_changes_is_not_stored(
+    stand: Stand, document: dict[str, object], coding: str, cached: bytes
+) -> None:
+    await stand.start()
+    encode: dict[str, Callable[[bytes], bytes]] = {
+        "": bytes,
+        "gzip": gzip.compress,
+        "deflate": lambda body: gzip.zlib.compress(body),
+    }
+    headers = [(b"Content-Encoding", coding.encode())] if coding else []
+    body = encode[coding](json.dumps(document).encode())
+    stand.upstream.script(anything, response(body, 200, headers))
+    miss, again = await twice(stand, request("/v1/batches/b", headers=[("Accept-Encoding", "*")]))
+    assert caches(miss, again) == [b"MISS", cached]
+    assert miss.body == again.body == body
+    completion = await twice(stand, post(CHAT, ASKED))
+    assert caches(*completion) == [b"MISS", b"HIT"]
+
+
+# Cache-Control of the request.
+
+
+@pytest.mark.parametrize("field", [("Cache-Control", "no-cache"), ("Pragma", "no-cache")])
+@pytest_twisted.ensureDeferred
+async def test_no_cache_asks_upstream_and_stores_what_it_says(
+    stand: Stand, field: tuple[str, str]
+) -> None:
+    await started(stand)
+    first, second = await twice(stand, request(), request(headers=[field]))
+    assert caches(first, second) == [b"MISS", b"MISS"]
+    assert second.get("Cache-Status") == b"goproxyai; fwd=request"
+    third = await stand.ask(request())
+    assert (third.get("X-Cache"), third.body) == (b"HIT", second.body)
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_store_neither_reads_nor_stores(stand: Stand) -> None:
+    await started(stand)
+    unseen = request(headers=[("Cache-Control", "no-store")])
+    first, second = await twice(stand, unseen, request())
+    assert caches(first, second) == [b"MISS", b"MISS"]
+    assert first.get("Cache-Status") == b"goproxyai; fwd=bypass; detail=no-store"
+    again, stored = await twice(stand, unseen, request())
+    assert again.body != second.body
+    assert (stored.get("X-Cache"), stored.body) == (b"HIT", second.body)
+
+
+@pytest_twisted.ensureDeferred
+async def test_max_age_0_is_content_with_nothing_stored(stand: Stand) -> None:
+    await started(stand)
+    first, second = await twice(stand, request(), request(headers=[("Cache-Control", "max-age=0")]))
+    assert caches(first, second) == [b"MISS", b"MISS"]
+    assert second.get("Cache-Status") == b"goproxyai; fwd=request"
+    assert (await stand.ask(request())).body == second.body
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "control", "hit"),
+    [
+        ("GET", "/v1/models", "only-if-cached", True),
+        ("GET", "/v1/models", "only-if-cached, max-age=60", True),
+        ("GET", "/v1/models", "only-if-cached, max-age=0", False),
+        ("GET", "/v1/models", "only-if-cached, no-cache", False),
+        ("GET", "/v1/unheard-of", "only-if-cached", False),
+        ("GET", "/v1/unheard-of", "no-store, only-if-cached", False),
+        ("DELETE", "/v1/models", "only-if-cached", False),
+        ("POST", "/v1/files", "only-if-cached", False),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_only_if_cached_never_asks_upstream(
+    stand: Stand, method: str, target: str, control: str, hit: bool
+) -> None:
+    await started(stand)
+    await stand.ask(request())
+    answer = await stand.ask(request(target, method, [("Cache-Control", control)]))
+    assert len(stand.upstream.requests) == 1
+    if hit:
+        assert (answer.status, answer.get("X-Cache")) == (200, b"HIT")
+        return
+    assert answer.status == 504
+    error = json.loads(answer.body)["error"]
+    assert (error["type"], error["code"]) == ("proxy_error", "only_if_cached")
+    assert answer.get("X-Cache") == b"MISS"
+
+
+# Size and time.
+
+
+@pytest_twisted.async_yield_fixture
+async def skewed(authority: Authority) -> AsyncIterator[Stand]:
+    """A stand whose clock can be set ahead: ``stand.reactor.ahead``."""
+    from twisted.internet import reactor
+
+    one = Stand(Skewed(reactor), authority)
+    yield one
+    await one.stop()
+
+
+def jump(stand: Stand, seconds: float) -> None:
+    """Let time pass, for the connections too, which note their deadlines at the last tick."""
+    stand.reactor.ahead += seconds
+    assert stand.daemon is not None
+    stand.daemon.door.factory.ticker.now = stand.reactor.seconds()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_is_served_for_its_time_and_no_longer(skewed: Stand) -> None:
+    await started(skewed)
+    await skewed.ask(request())
+    jump(skewed, 299)
+    late = await skewed.ask(request())
+    assert (late.get("X-Cache"), late.get("Age")) == (b"HIT", b"299")
+    jump(skewed, 1)
+    assert caches(await skewed.ask(request())) == [b"MISS"]
+    assert len(skewed.upstream.requests) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_nobody_asks_for_again_is_evicted_all_the_same(skewed: Stand) -> None:
+    await started(skewed, CACHE_TTL="1m")
+    await skewed.ask(request())
+    assert len(store(skewed)) == 1
+    jump(skewed, 60)
+    await eventually(skewed.reactor, lambda: len(store(skewed)) == 0)
+    assert (store(skewed).bytes, store(skewed).expirations) == (0, 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_max_age_bounds_the_age_of_what_is_taken(skewed: Stand) -> None:
+    await started(skewed)
+    await skewed.ask(request())
+    jump(skewed, 10)
+    content = await skewed.ask(request(headers=[("Cache-Control", "max-age=60")]))
+    demanding = await skewed.ask(request(headers=[("Cache-Control", "max-age=9")]))
+    assert caches(content, demanding) == [b"HIT", b"MISS"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_hit_says_when_it_was_stored_how_old_it_is_and_how_long_it_lasts(
+    skewed: Stand,
+) -> None:
+    await skewed.start()
+    skewed.upstream.script(anything, response(b"{}", 200, [(b"Age", b"7"), (b"X-Cache", b"theirs")]))
+    before = int(time.time())
+    miss = await skewed.ask(request())
+    after = time.time()
+    jump(skewed, 9)
+    hit = await skewed.ask(request())
+    assert miss.all("X-Cache") == [b"MISS"]
+    assert miss.get("X-Cache-Timestamp") is None
+    assert miss.get("Cache-Status") == b"goproxyai; fwd=miss"
+    assert miss.all("Age") == [b"7"]
+    assert hit.all("X-Cache") == [b"HIT"]
+    stamp = (hit.get("X-Cache-Timestamp") or b"").decode()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", stamp)  # RFC 3339
+    assert before <= datetime.fromisoformat(stamp).timestamp() <= after
+    assert hit.all("Age") == [b"16"]
+    assert hit.all("Cache-Status") in (
+        [b"goproxyai; hit; ttl=290"],
+        [b"goproxyai; hit; ttl=291"],
+    )
+    for answer in (miss, hit):
+        assert answer.all("X-Proxy") == [b"goproxyai"]
+        assert answer.all("Via") == [b"1.1 goproxyai"]
+        assert b"dur=" in (answer.get("Server-Timing") or b"")
+    parts = ("Date", "Content-Type", "Content-Length")
+    assert [hit.all(part) for part in parts] == [miss.all(part) for part in parts]
+
+
+@pytest.mark.parametrize("texts", [{"CACHE_TTL": "0"}, {"MAX_CACHE_SIZE": "0"}])
+@pytest_twisted.ensureDeferred
+async def test_a_cache_that_is_turned_off_does_nothing(stand: Stand, texts: dict[str, str]) -> None:
+    await started(stand, **texts)
+    for data in (request(), post(CHAT, ASKED)):
+        answers = await twice(stand, data)
+        assert caches(*answers) == [b"MISS", b"MISS"]
+        assert answers[0].get("Cache-Status") == b"goproxyai; fwd=bypass; detail=off"
+    cached = await stand.ask(request(headers=[("Cache-Control", "only-if-cached")]))
+    assert cached.status == 504
+    cleared = await stand.ask(request("/cache", "DELETE"))
+    assert cleared.status == 200
+    assert json.loads((await stand.ask(request("/stats"))).body)["cache"]["item_count"] == 0
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+@pytest.mark.parametrize(("size", "cached"), [(100_000, b"HIT"), (105_000, b"MISS")])
+@pytest_twisted.ensureDeferred
+async def test_what_is_larger_than_a_tenth_of_the_cache_is_not_stored(
+    stand: Stand, size: int, cached: bytes, framing: str
+) -> None:
+    await stand.start(MAX_CACHE_SIZE="1")
+    body = b"x" * size
+    pieces = [chunk(body[at : at + 9_999]) for at in range(0, size, 9_999)]
+    stand.upstream.script("/v1/length", response(body, content_type=b"text/plain"))
+    stand.upstream.script("/v1/chunked", [head(200, [CHUNKED]), *pieces, chunk(b"")])
+    answers = await twice(stand, request(f"/v1/{framing}"))
+    assert caches(*answers) == [b"MISS", cached]
+    assert [answer.body for answer in answers] == [body, body]
+    assert store(stand).reserved == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_least_recently_used_makes_room(stand: Stand) -> None:
+    await stand.start(MAX_CACHE_SIZE="1")
+    stand.upstream.script(anything, response(b"x" * 90_000, content_type=b"text/plain"))
+    for number in range(20):
+        await stand.ask(request(f"/v1/{number}"))
+        assert caches(await stand.ask(request("/v1/0"))) == [b"HIT"]
+    assert store(stand).bytes <= 1024 * 1024
+    assert store(stand).evictions == 20 - len(store(stand))
+    assert caches(await stand.ask(request("/v1/1"))) == [b"MISS"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_large_hit_is_written_as_fast_as_the_client_reads(stand: Stand) -> None:
+    await stand.start()
+    body = bytes(range(256)) * 4096 * 9
+    stand.upstream.script("/v1/large", response(body, content_type=b"text/plain"))
+    miss = await stand.ask(request("/v1/large"))
+    assert len(store(stand)) == 1
+    wire = await stand.connect()
+    wire.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+    wire.stop_reading()
+    wire.send(request("/v1/large"))
+    assert stand.daemon is not None
+    connections = stand.daemon.door.factory.connections
+    await eventually(stand.reactor, lambda: any(parked(c.transport) for c in connections))
+    (connection,) = [c for c in connections if parked(c.transport)]
+    assert not (await stand.logged())[1:], "it is over before it was read"
+    peak = parked(connection.transport)
+    wire.read_again()
+
+    def whole() -> bool:
+        nonlocal peak
+        peak = max(peak, parked(connection.transport))
+        return len(wire.came) > len(body)
+
+    await wire.until(whole, 30)
+    hit = await wire.answer()
+    assert caches(miss, hit) == [b"MISS", b"HIT"]
+    assert hit.body == miss.body == body
+    assert peak <= 256 * 1024
+    wire.send(request("/v1/large/other"))
+    assert (await wire.answer()).status == 404
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_leaves_in_the_middle_of_a_large_hit_is_noted(stand: Stand) -> None:
+    await stand.start()
+    stand.upstream.script("/v1/large", response(b"x" * 9_000_000, content_type=b"text/plain"))
+    await stand.ask(request("/v1/large"))
+    wire = await stand.connect()
+    wire.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+    wire.stop_reading()
+    wire.send(request("/v1/large"))
+    assert stand.daemon is not None
+    connections = stand.daemon.door.factory.connections
+    await eventually(stand.reactor, lambda: any(parked(c.transport) for c in connections))
+    wire.abort()
+    await eventually(stand.reactor, lambda: not connections)
+    event = (await stand.logged(2))[1]
+    assert (event["cache"], event["ended"], event["status"]) == ("HIT", "client_gone", 200)
+    assert event["bytes_out"] < 9_000_000
+
+
+# Writes, and clearing.
+
+MINE = b"Bearer mine"
+THEIRS = b"Bearer theirs"
+
+
+@pytest.mark.parametrize("method", ["DELETE", "POST", "PUT", "PATCH"])
+@pytest_twisted.ensureDeferred
+async def test_a_write_drops_what_its_credential_has_of_the_path_and_its_parents(
+    stand: Stand, method: str
+) -> None:
+    await started(stand)
+    dropped = ["/v1/files/x", "/v1/files/x?a=1", "/v1/files", "/v1/files?limit=2", "/v1/files/"]
+    kept = ["/v1/files/y", "/v1/files/x/content", "/v1/models"]
+    for key in (MINE, THEIRS):
+        for target in dropped + kept:
+            await stand.ask(request(target, key=key))
+    await stand.ask(request(CHAT, "POST", JSON, ASKED, key=MINE))
+    await stand.ask(request("/v1/files/x", method, key=MINE))
+    for target in dropped:
+        mine, theirs = request(target, key=MINE), request(target, key=THEIRS)
+        assert caches(*await twice(stand, mine, theirs)) == [b"MISS", b"HIT"], target
+    for target in kept:
+        assert caches(await stand.ask(request(target, key=MINE))) == [b"HIT"], target
+    assert caches(await stand.ask(request(CHAT, "POST", JSON, ASKED, key=MINE))) == [b"HIT"]
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status"),
+    [
+        ("DELETE", "/v1/files/x", 404),
+        ("DELETE", "/v1/files/x", 500),
+        ("POST", "/v1/files", 401),
+        ("POST", CHAT, 200),
+        ("HEAD", "/v1/files", 200),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_changes_nothing_drops_nothing(
+    stand: Stand, method: str, target: str, status: int
+) -> None:
+    await started(stand)
+    answer = response(b"", status) if method == "HEAD" else response(b"{}", status)
+    stand.upstream.script(f"{method} {target}", answer)
+    await stand.ask(request("/v1/files"))
+    assert (await stand.ask(request(target, method), method.encode())).status == status
+    assert caches(await stand.ask(request("/v1/files"))) == [b"HIT"]
+
+
+@pytest.mark.parametrize(
+    ("method", "target"), [("DELETE", "/v1/files/x"), ("DELETE", "/cache")], ids=["write", "clear"]
+)
+@pytest.mark.parametrize("streaming", [False, True], ids=["before the head", "inside the body"])
+@pytest_twisted.ensureDeferred
+async def test_an_answer_that_was_overtaken_is_not_stored(
+    stand: Stand, method: str, target: str, streaming: bool
+) -> None:
+    await started(stand)
+    pause = Pause()
+    start = [head(200, [(b"Content-Length", b"2")]), b"{"] if streaming else []
+    rest = [b"}"] if streaming else [response(b"{}")]
+    stand.upstream.script("GET /v1/files", [*start, pause, *rest], times=1)
+    wire = await stand.connect()
+    wire.send(request("/v1/files"))
+    await stand.upstream.wait_for(lambda one: one.paused)
+    if streaming:
+        await wire.until(lambda: wire.came.endswith(b"{"))
+    assert (await stand.ask(request(target, method))).status == 200
+    pause.release()
+    assert (await wire.answer()).body == b"{}"
+    assert len(store(stand)) == store(stand).reserved == 0
+    assert caches(*await twice(stand, request("/v1/files"))) == [b"MISS", b"HIT"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_write_of_somebody_else_does_not_overtake(stand: Stand) -> None:
+    await started(stand)
+    pause = Pause()
+    stand.upstream.script("GET /v1/files", [pause, response(b"{}")], times=1)
+    wire = await stand.connect()
+    wire.send(request("/v1/files", key=MINE))
+    await stand.upstream.wait_for(lambda one: one.paused)
+    await stand.ask(request("/v1/files/x", "DELETE", key=THEIRS))
+    pause.release()
+    await wire.answer()
+    assert caches(await stand.ask(request("/v1/files", key=MINE))) == [b"HIT"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_clearing_forgets_everything_at_once(stand: Stand) -> None:
+    await started(stand)
+    asked = [request("/v1/models"), request("/v1/files"), post(CHAT, ASKED)]
+    for data in asked:
+        await stand.ask(data)
+    assert len(store(stand)) == 3
+    cleared = await stand.ask(request("/cache", "DELETE"))
+    assert json.loads(cleared.body) == {"message": "Cache cleared successfully"}
+    assert (len(store(stand)), store(stand).bytes) == (0, 0)
+    for data in asked:
+        assert caches(*await twice(stand, data)) == [b"MISS", b"HIT"]
