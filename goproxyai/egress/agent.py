@@ -20,12 +20,12 @@ from goproxyai.egress.routes import Route, Routes
 from goproxyai.http11.client import (
     ClientConnection,
     Request,
-    Response,
     Timeouts,
     UpstreamTimeout,
 )
 from goproxyai.http11.framing import lines
 from goproxyai.http11.pool import Pool
+from goproxyai.http11.response import Response
 from goproxyai.http11.ticking import Ticker
 from goproxyai.policy.headers import Headers
 

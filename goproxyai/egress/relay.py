@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.web.http_headers import Headers as WebHeaders
 
 from goproxyai.egress.agent import RelayAgent
-from goproxyai.http11.client import Response
+from goproxyai.http11.response import Response
 from goproxyai.policy.headers import Headers
 
 

@@ -7,6 +7,6 @@
 * :mod:`.exchange`: a request and the answer to it, as the pipeline sees them.
 * :mod:`.server`: the connection that clients hold to us.
 * :mod:`.channel`: an exchange dressed up for ``twisted.web`` resources (and so for Klein).
-* :mod:`.client`: the connection that we hold to an upstream.
+* :mod:`.client`: the connection that we hold to an upstream; :mod:`.response`: what it brings.
 * :mod:`.pool`: connections between requests.
 """

@@ -14,23 +14,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple
 
 import attrs
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IConsumer, IHandshakeListener, IProtocol, IPushProducer
+from twisted.internet.interfaces import IConsumer, IHandshakeListener
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import ResponseDone
-from twisted.web.http import PotentialDataLoss
-from twisted.web.http_headers import Headers as WebHeaders
-from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer, IResponse
+from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
 from goproxyai.http11.framing import LAST_CHUNK, MOST_FIELDS, MOST_HEADER_BYTES, chunk
+from goproxyai.http11.response import Response
 from goproxyai.http11.ticking import NEVER, Ticker
 from goproxyai.http11.writing import set_no_delay, write_through
 from goproxyai.policy.headers import Fields, Headers, fields_of
@@ -61,19 +59,6 @@ class ConnectionBroken(Exception):
         self.reason = reason
 
 
-class Sink(Protocol):
-    """Where a response's body goes."""
-
-    def received(self, data: bytes, ended: bool) -> None:
-        """The body bytes of one read; *ended*: they are the last, and the body is complete."""
-
-    def closed(self) -> None:
-        """The connection ended the body: whether it is whole cannot be known."""
-
-    def broken(self, reason: Failure) -> None:
-        """The body was cut short."""
-
-
 @attrs.frozen
 class Timeouts:
     """How long upstream may take, in seconds.
@@ -98,163 +83,6 @@ class Request(NamedTuple):
     head: bytes
     body: bytes | IBodyProducer | None
     framed: bool
-
-
-@implementer(IResponse, IPushProducer)
-class Response:
-    """What came back: an ``IResponse`` whose header lines are also there as they came.
-
-    :ivar raw: (name, value) in order.
-    :ivar fields: lower-cased name to value, repeats joined.
-    :ivar length: of the body; ``UNKNOWN_LENGTH`` where it is not said.
-    """
-
-    request = None
-    previousResponse = None
-
-    def __init__(
-        self,
-        connection: ClientConnection,
-        version: str,
-        code: int,
-        phrase: bytes,
-        raw: Headers,
-        fields: Fields,
-        length: Any,
-    ) -> None:
-        self._version = version
-        self.code = code
-        self.phrase = phrase
-        self.raw = raw
-        self.fields = fields
-        self.length = length
-        self._connection: ClientConnection = connection
-        self._sink: Sink | None = None
-        self._held: list[bytes] = []
-        self._ending: Callable[[Sink], None] | None = None
-        self.over = False
-
-    @property
-    def version(self) -> tuple[bytes, int, int]:
-        """As ``IResponse`` has it."""
-        major, _, minor = self._version.partition(".")
-        return b"HTTP", int(major), int(minor)
-
-    @property
-    def headers(self) -> WebHeaders:
-        """The header as ``twisted.web`` knows it; made when asked for."""
-        headers = WebHeaders()
-        for name, value in self.raw:
-            headers.addRawHeader(name, value)
-        return headers
-
-    def setPreviousResponse(self, previous: IResponse) -> None:
-        """Part of ``IResponse``; nothing is redirected here."""
-        self.previousResponse = previous
-
-    @property
-    def unclaimed(self) -> bool:
-        """Whether nobody has asked for the body yet."""
-        return self._sink is None
-
-    def deliverBody(self, protocol: IProtocol) -> None:
-        """As ``IResponse`` has it, for those who do not know :meth:`deliver`."""
-        self.deliver(_ProtocolSink(self, protocol))
-
-    def deliver(self, sink: Sink) -> None:
-        """Hand the body to *sink*: what is here at once, the rest as it comes."""
-        self._sink = sink
-        held, self._held = b"".join(self._held), []
-        if self._ending is not None:
-            self._end_with(held)
-            return
-        if held:
-            sink.received(held, False)
-        if not self.over:
-            self._connection.read_on()
-
-    def _end_with(self, held: bytes) -> None:
-        sink, ending = self._sink, self._ending
-        if sink is None or ending is None:
-            return
-        self.over = True
-        if ending is _complete:
-            sink.received(held, True)
-            return
-        if held:
-            sink.received(held, False)
-        ending(sink)
-
-    # The connection's side.
-
-    def take(self, data: bytes, complete: bool) -> None:
-        """What one read brought."""
-        if self._sink is None:
-            if data:
-                self._held.append(data)
-            if complete:
-                self._ending = _complete
-            return
-        if complete:
-            self.over = True
-        self._sink.received(data, complete)
-
-    def end(self, ending: Callable[[Sink], None]) -> None:
-        """The body ended otherwise than complete."""
-        if self.over or self._ending is not None:
-            return
-        self._ending = ending
-        if self._sink is not None:
-            self._end_with(b"")
-
-    # The sink's side.
-
-    def abort(self) -> None:
-        """Break the connection off: nobody wants the rest."""
-        if not self.over and self._ending is None:
-            self.over = True
-            self._connection.abort()
-
-    def pauseProducing(self) -> None:
-        """Stop reading from upstream."""
-        if not self.over and self._ending is None:
-            self._connection.hold()
-
-    def resumeProducing(self) -> None:
-        """Read on."""
-        if not self.over and self._ending is None:
-            self._connection.read_on()
-
-    def stopProducing(self) -> None:
-        """As :meth:`abort`."""
-        self.abort()
-
-    abortConnection = abort
-    loseConnection = abort
-
-
-def _complete(sink: Sink) -> None:
-    sink.received(b"", True)
-
-
-class _ProtocolSink:
-    """A sink for ``deliverBody``: speaks to an ``IProtocol``."""
-
-    def __init__(self, response: Response, protocol: IProtocol) -> None:
-        self._protocol = protocol
-        protocol.makeConnection(cast("Any", response))
-
-    def received(self, data: bytes, ended: bool) -> None:
-        if data:
-            self._protocol.dataReceived(data)
-        if ended:
-            self._protocol.connectionLost(Failure(ResponseDone()))
-
-    def closed(self) -> None:
-        self._protocol.connectionLost(Failure(PotentialDataLoss()))
-
-    def broken(self, reason: Failure) -> None:
-        self._protocol.connectionLost(reason)
 
 
 @implementer(IConsumer, IHandshakeListener)

@@ -358,11 +358,11 @@ class ServerConnection(Protocol):
         self._incoming = None
         self._lingering = True
         self._deadline = self.factory.ticker.now + LINGER_SECONDS
+        self.flow(True)
         if quiet or not can_half_close(transport):
             transport.loseConnection()
-            return
-        transport.loseWriteConnection()
-        self.flow(True)
+        else:
+            transport.loseWriteConnection()
 
     # Deadlines.
 

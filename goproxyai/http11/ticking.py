@@ -11,11 +11,14 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 
 TICK = 0.25
 """Seconds between two looks at the deadlines."""
 
 NEVER = float("inf")
+
+_log = Logger(namespace="goproxyai.ticking")
 
 
 class Ticking(Protocol):
@@ -52,4 +55,7 @@ class Ticker:
     def _tick(self) -> None:
         now = self.now = self.clock.seconds()
         for one in tuple(self.watched):
-            one.tick(now)
+            try:
+                one.tick(now)
+            except Exception:  # one connection's defect must not end every other's deadlines
+                _log.failure("a defect while seeing to deadlines")

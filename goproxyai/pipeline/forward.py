@@ -15,9 +15,9 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from goproxyai.http11.client import Response
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.framing import lines
+from goproxyai.http11.response import Response
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.answers import problem_for
 from goproxyai.pipeline.lookup import Verdict
@@ -26,6 +26,7 @@ from goproxyai.pipeline.store import Recorder
 from goproxyai.policy.cachekey import credential
 from goproxyai.policy.freshness import is_write, may_store, parent_paths
 from goproxyai.policy.headers import Headers, fields_of, relayed
+from goproxyai.policy.tunnel import TunnelRefused
 from goproxyai.problems import Problem
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Forward:
         self._response = response
         try:
             self._begin(response)
-        except Exception:  # a defect of ours: never leave the client waiting
+        except Exception:  # a 407, or a defect of ours: never leave the client waiting
             response.abort()
             self._refuse(problem_for(Failure()), Failure())
 
@@ -109,6 +110,8 @@ class Forward:
         now = relay.seconds()
         upstream_seconds = self._upstream_seconds = now - self._sent_at
         status, fields = response.code, response.fields
+        if status == 407:  # whoever asks for a proxy's credentials asks us, not our client
+            raise TunnelRefused(status, response.phrase)
         verdict = self._verdict
         if verdict is not None and verdict.wanted is not None and relay.store is not None:
             if may_store(exchange.method, status, fields, verdict.directives):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from goproxyai.http11.client import Response
+from goproxyai.http11.response import Response
 from goproxyai.pipeline.respond import stored_headers
 from goproxyai.policy.freshness import still_changing
 from goproxyai.policy.headers import relayed

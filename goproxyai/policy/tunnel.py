@@ -59,6 +59,7 @@ class Tunnel:
         )
         self._connection = h11.Connection(h11.CLIENT, LONGEST_ANSWER)
         self._room = LONGEST_ANSWER
+        self._opening = b""
 
     def hello(self) -> bytes:
         """The request, to be written once."""
@@ -76,6 +77,9 @@ class Tunnel:
         """
         if not data:
             return None
+        self._opening = (self._opening + data[:5])[:5]
+        if not b"HTTP/".startswith(self._opening):  # h11 would wait for a blank line
+            raise TunnelBroken("its answer to CONNECT is not HTTP/1.1")
         head, beyond = data[: self._room], data[self._room :]
         self._room -= len(head)
         if head:
