@@ -24,7 +24,9 @@ SMALL = "0.01"
 TOO_MANY = b"x" * 11_000
 
 
-def head(*lines: bytes, line: bytes = b"GET /v1/models HTTP/1.1", host: bytes | None = b"a") -> bytes:
+def head(
+    *lines: bytes, line: bytes = b"GET /v1/models HTTP/1.1", host: bytes | None = b"a"
+) -> bytes:
     """A request's head: its line, a Host unless told otherwise, further lines."""
     hosts = [] if host is None else [b"Host: " + host]
     return b"\r\n".join([line, *hosts, *lines, b"", b""])
@@ -200,6 +202,14 @@ async def test_a_body_that_is_announced_too_large_is_refused_before_it_is_sent(
     await stand.start(MAX_BODY_SIZE=SMALL)
     await refused(stand, upload(b"Content-Length: 11000"), 413, "request_too_large")
     await refused(stand, upload(b"Content-Length: 9999999999999"), 413, "request_too_large")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_sends_too_much_all_the_same_gets_its_answer(stand: Stand) -> None:
+    await stand.start(MAX_BODY_SIZE=SMALL)
+    body = b"x" * 3_000_000
+    raw = upload(b"Content-Length: %d" % len(body), body=body)
+    await refused(stand, raw, 413, "request_too_large")
 
 
 @pytest_twisted.ensureDeferred

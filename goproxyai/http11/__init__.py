@@ -4,7 +4,8 @@
 * :mod:`.head`: what a request's header says, worked out once while a client repeats it.
 * :mod:`.writing`: hand bytes to the kernel at once, park only what it did not take.
 * :mod:`.ticking`: one coarse ticker keeps every deadline.
-* :mod:`.exchange`: a request and the answer to it, as the pipeline sees them.
+* :mod:`.exchange`: a request and the answer to it, as the pipeline sees them; :mod:`.body`: what
+  it carries.
 * :mod:`.server`: the connection that clients hold to us.
 * :mod:`.channel`: an exchange dressed up for ``twisted.web`` resources (and so for Klein).
 * :mod:`.client`: the connection that we hold to an upstream; :mod:`.response`: what it brings.

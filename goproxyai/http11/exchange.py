@@ -4,33 +4,19 @@
    leaves (``client_gone``, told to whoever listens).
 2. The answer's framing is decided here, once, from its length and the client's version; an answer
    that cannot be completed as promised is aborted, never ended early.
-3. A request body waits in a buffer of at most :data:`BUFFER` bytes and one read until somebody
-   claims it, by :meth:`RequestBody.collect`, :meth:`RequestBody.startProducing` or
-   :meth:`RequestBody.discard`; meanwhile the connection is not read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IConsumer, IPushProducer
-from twisted.python.failure import Failure
-from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
-from zope.interface import implementer
+from twisted.internet.interfaces import IPushProducer
 
-from goproxyai.http11.framing import CONTINUE, LAST_CHUNK, chunk
+from goproxyai.http11.body import RequestBody
+from goproxyai.http11.framing import LAST_CHUNK, chunk
 from goproxyai.http11.head import Head
 from goproxyai.policy.headers import Headers
 from goproxyai.problems import Problem
-
-BUFFER = 64 * 1024
-"""Bytes of an unclaimed request body that are kept before reading pauses."""
-
-
-class ClientGone(Exception):
-    """The client closed its connection while its request body was being read."""
 
 
 class Listener(Protocol):
@@ -49,189 +35,11 @@ class Wire(Protocol):
     def send(self, data: bytes) -> None:
         """Write *data* to the client."""
 
-    def flow(self, reading: bool) -> None:
-        """Read from the client, or stop reading."""
-
     def exchange_done(self, exchange: Exchange, keep: bool) -> None:
         """The answer is complete; *keep* the connection if the request is complete too."""
 
     def abort(self) -> None:
         """Break the connection off, so that the client sees that the answer was cut."""
-
-
-@implementer(IBodyProducer)
-class RequestBody:
-    """The body of a request, on its way in.
-
-    :ivar length: bytes, or ``UNKNOWN_LENGTH`` for a chunked body.
-    :ivar received: bytes so far.
-    :ivar complete: whether the last byte is here.
-    :ivar waits: whether the client waits to be told to continue.
-    """
-
-    __slots__ = (
-        "_collected",
-        "_consumer",
-        "_done",
-        "_dropped",
-        "_held",
-        "_limit",
-        "_paused",
-        "_pieces",
-        "_stopped",
-        "_wire",
-        "complete",
-        "length",
-        "opened",
-        "received",
-        "waits",
-    )  # fmt: skip
-
-    def __init__(self, wire: Wire, length: int | None, now: float, awaits_continue: bool) -> None:
-        # IBodyProducer declares a union of int and a constant.
-        self.length: Any = UNKNOWN_LENGTH if length is None else length
-        self.received = 0
-        self.complete = length == 0
-        self.opened = now
-        self._wire = wire
-        self._pieces: list[bytes] = []
-        self._held = 0
-        self._limit = BUFFER
-        self._collected: Callable[[bytes | None], None] | None = None
-        self._consumer: IConsumer | None = None
-        self._done: Deferred[None] | None = None
-        self._paused = False
-        self._dropped = False
-        self._stopped = False
-        self.waits = awaits_continue
-
-    # What the connection calls.
-
-    def feed(self, data: bytes) -> None:
-        """More of the body."""
-        self.received += len(data)
-        if self._dropped:
-            return
-        if self._consumer is not None and not self._paused:
-            self._consumer.write(data)
-            return
-        self._pieces.append(data)
-        self._held += len(data)
-        if self._held > self._limit:
-            if self._collected is not None:
-                self._hand_over(None)
-            else:
-                self._wire.flow(False)
-
-    def end(self) -> None:
-        """The body is complete."""
-        self.complete = True
-        self.waits = False
-        if self._collected is not None:
-            self._hand_over(self.whole())
-        else:
-            self._finish_producing()
-
-    def lost(self) -> None:
-        """The client left: whoever reads learns that no more will come."""
-        self._dropped = True
-        self._pieces = []
-        self._collected = None
-        self._consumer = None
-        done, self._done = self._done, None
-        if done is not None:
-            done.errback(Failure(ClientGone()))
-
-    # What the pipeline calls.
-
-    def whole(self) -> bytes:
-        """The whole of a complete body that was not streamed."""
-        pieces = self._pieces
-        if len(pieces) != 1:
-            pieces = self._pieces = [b"".join(pieces)]
-        return pieces[0]
-
-    def collect(self, limit: int, done: Callable[[bytes | None], None]) -> None:
-        """Read the body whole, up to *limit* bytes.
-
-        *done* gets the bytes, or ``None`` where they are more; the body can then still be streamed
-        from its start. It is not called if the client leaves.
-        """
-        if self.complete:
-            done(self.whole())
-        elif self._held > limit:
-            done(None)
-        else:
-            self._limit, self._collected = limit, done
-            self._let_come()
-
-    def discard(self) -> None:
-        """Nobody will read the body; what still comes is thrown away."""
-        self._dropped = True
-        self._pieces = []
-        self._held = 0
-        self._collected = None
-        self._consumer = None
-        self._wire.flow(True)
-
-    def _hand_over(self, whole: bytes | None) -> None:
-        done, self._collected, self._limit = self._collected, None, BUFFER
-        if done is not None:
-            if whole is None:
-                self._wire.flow(False)
-            done(whole)
-
-    def _let_come(self) -> None:
-        if self.waits:
-            self.waits = False
-            self._wire.send(CONTINUE)
-        self._wire.flow(True)
-
-    # IBodyProducer, towards the upstream connection.
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        """Stream the body to *consumer*; fires when the last byte was handed over."""
-        self._consumer = consumer
-        done: Deferred[None] = Deferred()
-        self._done = done
-        self._drain()
-        if not self.complete and not self._paused:
-            self._let_come()
-        return done
-
-    def _drain(self) -> None:
-        pieces, self._pieces, self._held = self._pieces, [], 0
-        if pieces and self._consumer is not None:
-            self._consumer.write(b"".join(pieces))
-        self._finish_producing()
-
-    def _finish_producing(self) -> None:
-        if not self.complete or self._pieces or self._consumer is None:
-            return
-        done, self._done, self._consumer = self._done, None, None
-        if done is not None:
-            done.callback(None)
-
-    def pauseProducing(self) -> None:
-        """The upstream connection is full: stop reading from the client."""
-        self._paused = True
-        if not self.complete:
-            self._wire.flow(False)
-
-    def resumeProducing(self) -> None:
-        """There is room again."""
-        self._paused = False
-        self._drain()
-        if not self.complete and not self._paused and not self._dropped:
-            self._let_come()
-
-    def stopProducing(self) -> None:
-        """The upstream connection wants no more of it."""
-        if not self._dropped:
-            self.discard()
-        done, self._done = self._done, None
-        if done is not None:
-            done.cancel()
 
 
 class Exchange:

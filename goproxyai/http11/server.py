@@ -22,7 +22,8 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from goproxyai.http11.exchange import Exchange, RequestBody
+from goproxyai.http11.body import RequestBody
+from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.framing import (
     MOST_FIELDS,
     MOST_HEADER_BYTES,
