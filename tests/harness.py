@@ -14,7 +14,6 @@ from twisted.internet.interfaces import IHostnameResolver, IHostResolution
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.task import deferLater
-from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -127,9 +126,7 @@ class Wire(Protocol):
                 response = event
             elif isinstance(event, h11.Data):
                 body += event.data
-            elif isinstance(event, h11.EndOfMessage):
-                break
-            elif isinstance(event, h11.ConnectionClosed):
+            elif isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
                 break
         if response is None:
             return None
@@ -160,16 +157,6 @@ def post(target: str, document: bytes, headers: list[tuple[str, str]] | None = N
     )
 
 
-async def eventually(
-    reactor: Any, condition: Callable[[], object], patience: float = 10.0
-) -> None:
-    """Let the reactor turn until *condition* holds."""
-    deadline = reactor.seconds() + patience
-    while not condition():
-        assert reactor.seconds() < deadline, "waited in vain"
-        await deferLater(reactor, 0.01)
-
-
 class Skewed:
     """A reactor whose clock can be set ahead.
 
@@ -187,9 +174,7 @@ class Skewed:
         return getattr(self._reactor, name)
 
 
-async def eventually(
-    reactor: Any, condition: Callable[[], bool], patience: float = 5.0
-) -> None:
+async def eventually(reactor: Any, condition: Callable[[], object], patience: float = 10.0) -> None:
     """Turn the reactor until *condition* holds, for what tells nobody when it changes."""
     deadline = reactor.seconds() + patience
     while not condition():
@@ -213,15 +198,13 @@ class Names:
 
     addresses: dict[str, str]
 
-    def resolveHostName(
-        self, resolutionReceiver: Any, hostName: str, portNumber: int = 0, *_: Any, **__: Any
-    ) -> Any:
-        resolutionReceiver.resolutionBegan(_Resolution(hostName))
-        if hostName in self.addresses:
-            address = IPv4Address("TCP", self.addresses[hostName], portNumber)
-            resolutionReceiver.addressResolved(address)
-        resolutionReceiver.resolutionComplete()
-        return resolutionReceiver
+    def resolveHostName(self, receiver: Any, name: str, **asked: Any) -> Any:
+        receiver.resolutionBegan(_Resolution(name))
+        if name in self.addresses:
+            address = IPv4Address("TCP", self.addresses[name], asked["portNumber"])
+            receiver.addressResolved(address)
+        receiver.resolutionComplete()
+        return receiver
 
 
 class Stand:

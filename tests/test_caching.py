@@ -7,7 +7,8 @@ import json
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+import zlib
+from collections.abc import Callable
 from datetime import datetime
 
 import pytest
@@ -15,7 +16,6 @@ import pytest_twisted
 
 from goproxyai.http11.writing import parked
 from tests.fakes.answers import chunk, event, head, response, sse
-from tests.fakes.authority import Authority
 from tests.fakes.requests import Request
 from tests.fakes.steps import Cut, Pause
 from tests.harness import Answer, Skewed, Stand, eventually, post, request
@@ -361,7 +361,7 @@ async def test_what_still_changes_is_not_stored(
     encode: dict[str, Callable[[bytes], bytes]] = {
         "": bytes,
         "gzip": gzip.compress,
-        "deflate": lambda body: gzip.zlib.compress(body),
+        "deflate": zlib.compress,
     }
     headers = [(b"Content-Encoding", coding.encode())] if coding else []
     body = encode[coding](json.dumps(document).encode())
@@ -443,14 +443,11 @@ async def test_only_if_cached_never_asks_upstream(
 # Size and time.
 
 
-@pytest_twisted.async_yield_fixture
-async def skewed(authority: Authority) -> AsyncIterator[Stand]:
-    """A stand whose clock can be set ahead: ``stand.reactor.ahead``."""
-    from twisted.internet import reactor
-
-    one = Stand(Skewed(reactor), authority)
-    yield one
-    await one.stop()
+@pytest.fixture
+def skewed(stand: Stand) -> Stand:
+    """A stand whose clock can be set ahead."""
+    stand.reactor = Skewed(stand.reactor)
+    return stand
 
 
 def jump(stand: Stand, seconds: float) -> None:
@@ -492,12 +489,15 @@ async def test_max_age_bounds_the_age_of_what_is_taken(skewed: Stand) -> None:
     assert caches(content, demanding) == [b"HIT", b"MISS"]
 
 
+THEIRS_TOO = [(b"Age", b"7"), (b"X-Cache", b"theirs")]
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_hit_says_when_it_was_stored_how_old_it_is_and_how_long_it_lasts(
     skewed: Stand,
 ) -> None:
     await skewed.start()
-    skewed.upstream.script(anything, response(b"{}", 200, [(b"Age", b"7"), (b"X-Cache", b"theirs")]))
+    skewed.upstream.script(anything, response(b"{}", 200, THEIRS_TOO))
     before = int(time.time())
     miss = await skewed.ask(request())
     after = time.time()

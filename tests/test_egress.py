@@ -16,8 +16,12 @@ import pytest_twisted
 import treq
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ServerEndpoint
-from twisted.internet.error import ConnectionLost
+from twisted.internet.endpoints import (
+    SSL4ServerEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ServerEndpoint,
+)
+from twisted.internet.error import ConnectingCancelledError, ConnectionLost
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.testing import MemoryReactorClock
@@ -238,7 +242,9 @@ async def test_a_stream_passes_a_tunnel_in_tls_in_tls(stand: Stand) -> None:
     gate = Pause()
     pieces = [body[:1000], body[1000:]]
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-    stand.upstream.script("/v1/files", [head + chunk(pieces[0]), gate, chunk(pieces[1]), chunk(b"")])
+    stand.upstream.script(
+        "/v1/files", [head + chunk(pieces[0]), gate, chunk(pieces[1]), chunk(b"")]
+    )
     wire = await stand.connect()
     wire.send(request("/v1/files", "POST", body=body))
     await wire.until(lambda: pieces[0] in wire.came)
@@ -258,7 +264,12 @@ async def test_http_goes_to_the_proxy_in_absolute_form_with_credentials_each_tim
     stand: Stand, scheme: str
 ) -> None:
     proxy = await through(
-        stand, "user:p%40ss@", ("user", "p@ss"), "http://api.openai.test/base", scheme, CACHE_TTL="0"
+        stand,
+        "user:p%40ss@",
+        ("user", "p@ss"),
+        "http://api.openai.test/base",
+        scheme,
+        CACHE_TTL="0",
     )
     for _ in range(2):
         await stand.ask(request("/v1/models?a=%20&b"))
@@ -324,19 +335,13 @@ async def test_a_host_in_no_proxy_is_reached_directly(stand: Stand, upstream: st
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest_twisted.ensureDeferred
 async def test_ipv6_addresses_stand_in_brackets(stand: Stand, scheme: str, proxied: bool) -> None:
-    endpoint: Any = TCP6ServerEndpoint(stand.reactor, 0, interface="::1")
-    if scheme == "https":
-        from twisted.internet.endpoints import wrapServerTLS  # noqa: F401
-    port = await listen6(stand, stand.upstream, scheme == "https", endpoint)
-    stand.upstream_port = port
-    texts = {}
+    port = await stand.upstream.listen(on_ipv6(stand, scheme == "https"))
     proxy = FakeProxy(stand.reactor)
+    texts = {}
     if proxied:
-        proxy_port = await proxy.listen(TCP6ServerEndpoint(stand.reactor, 0, interface="::1"))
-        texts["PROXY_URL"] = f"http://[::1]:{proxy_port}"
+        texts["PROXY_URL"] = f"http://[::1]:{await proxy.listen(on_ipv6(stand))}"
     await stand.start(f"{scheme}://[::1]:{port}", **texts)
     answer = await stand.ask(request())
-    await stand.stop()
     await proxy.close()
     assert answer.status == 200
     authority = b"[::1]:%d" % port
@@ -345,8 +350,11 @@ async def test_ipv6_addresses_stand_in_brackets(stand: Stand, scheme: str, proxi
     assert [each.target for each in proxy.requests] == ([expected] if proxied else [])
 
 
-async def listen6(stand: Stand, server: Any, tls: bool, endpoint: Any) -> int:
-    raise NotImplementedError
+def on_ipv6(stand: Stand, tls: bool = False) -> Any:
+    if tls:
+        options = stand.authority.good().options()
+        return SSL4ServerEndpoint(stand.reactor, 0, options, interface="::1")
+    return TCP6ServerEndpoint(stand.reactor, 0, interface="::1")
 
 
 @pytest.mark.parametrize("base", ["", "/", "/base", "/base/", "/a/b"])
@@ -426,14 +434,10 @@ class Tunnelled:
 
 
 @pytest_twisted.async_yield_fixture
-async def tunnelled() -> AsyncIterator[Tunnelled]:
-    from twisted.internet import reactor
-
-    proxy = FakeProxy(reactor)  # type: ignore[arg-type]
-    port = await proxy.listen(loopback(reactor))
-    near = TCP4ClientEndpoint(reactor, "127.0.0.1", port)  # type: ignore[arg-type]
-    yield Tunnelled(reactor, proxy, ConnectEndpoint(near, b"somewhere:1"))
-    await proxy.close()
+async def tunnelled(stand: Stand) -> AsyncIterator[Tunnelled]:
+    proxy, port = await stand.egress()
+    near = TCP4ClientEndpoint(stand.reactor, "127.0.0.1", port)
+    yield Tunnelled(stand.reactor, proxy, ConnectEndpoint(near, b"somewhere:1"))
 
 
 @pytest_twisted.ensureDeferred
@@ -443,7 +447,7 @@ async def test_bytes_behind_the_grant_are_the_first_that_come_through(
     gate = Pause()
     tunnelled.proxy.script("somewhere:1", [ESTABLISHED + b"left", gate, b" over", Cut()])
     wire = await tunnelled.connect()
-    assert wire.came == b"left"
+    await wire.until(lambda: wire.came == b"left")
     gate.release()
     await wire.until_closed()
     assert wire.came == b"left over"
@@ -501,12 +505,11 @@ class Agency:
 
 
 @pytest_twisted.async_yield_fixture
-async def agency(authority: Authority) -> AsyncIterator[Agency]:
-    from twisted.internet import reactor
-
-    ticker = Ticker(reactor)  # type: ignore[arg-type]
+async def agency(stand: Stand, authority: Authority) -> AsyncIterator[Agency]:
+    reactor = stand.reactor
+    ticker = Ticker(reactor)
     ticker.start()
-    one = Agency(reactor, authority, ticker, FakeUpstream(reactor), FakeProxy(reactor))  # type: ignore[arg-type]
+    one = Agency(reactor, authority, ticker, FakeUpstream(reactor), FakeProxy(reactor))
     yield one
     for agent in one.agents:
         agent.pool.close()
@@ -776,7 +779,7 @@ def test_a_request_that_is_cancelled_while_tcp_connects_stops_connecting() -> No
     asked = agent.request(b"GET", b"http://192.0.2.1/v1/models")
     asked.addErrback(failed.append)
     asked.cancel()
-    assert failed[0].check(CancelledError)
+    assert failed[0].check(ConnectingCancelledError)
     assert [each.stoppedConnecting for each in reactor.connectors] == [True]
     assert reactor.getDelayedCalls() == []
 

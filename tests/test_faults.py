@@ -21,7 +21,7 @@ from tests.fakes.authority import Authority, Identity, self_signed
 from tests.fakes.requests import Request
 from tests.fakes.steps import Answer as Script
 from tests.fakes.steps import AnswerBeforeBody, Cut, Dribble, Pause, Reset, Stream
-from tests.harness import Answer, Stand, Wire, eventually, post, request
+from tests.harness import Answer, Stand, Wire, eventually, request
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
@@ -110,7 +110,10 @@ VIOLATIONS: dict[str, Script] = {
     ("answer", "code"),
     [
         *(pytest.param(row, "upstream_unreachable", id=name) for name, row in UNREACHABLE.items()),
-        *(pytest.param(row, "upstream_protocol_error", id=name) for name, row in VIOLATIONS.items()),
+        *(
+            pytest.param(row, "upstream_protocol_error", id=name)
+            for name, row in VIOLATIONS.items()
+        ),
     ],
 )
 @pytest_twisted.ensureDeferred

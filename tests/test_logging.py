@@ -93,9 +93,7 @@ async def test_a_hit_is_noted_without_upstream(stand: Stand) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_why_the_cache_was_left_aside_is_noted(
-    stand: Stand, data: bytes, cache: str
-) -> None:
+async def test_why_the_cache_was_left_aside_is_noted(stand: Stand, data: bytes, cache: str) -> None:
     await stand.start()
     await stand.ask(data)
     assert (await events_of(stand, 1))[0]["cache"] == cache
@@ -235,14 +233,14 @@ async def test_an_answer_that_upstream_cut_is_noted(stand: Stand) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_every_request_of_a_pipeline_is_noted_in_order(stand: Stand) -> None:
+async def test_every_request_of_a_pipeline_is_noted_once(stand: Stand) -> None:
     await stand.start()
     wire = await stand.connect()
-    wire.send(request("/v1/models") + request("/health") + request("/nowhere") + request("/v1/x"))
-    for _ in range(4):
+    paths = ["/health", "/nowhere", "/v1/models", "/v1/x"]
+    wire.send(b"".join(map(request, paths)))
+    for _ in paths:
         await wire.answer()
-    events = await events_of(stand, 4)
-    assert [event["path"] for event in events] == ["/v1/models", "/health", "/nowhere", "/v1/x"]
+    assert sorted(event["path"] for event in await events_of(stand, 4)) == paths
 
 
 # Nothing secret.
@@ -369,9 +367,7 @@ async def test_no_secret_is_written_whatever_fails(
 async def test_the_password_of_a_proxy_that_cannot_be_reached_is_not_written(
     stand: Stand, said: list[str], proxy_url: str, upstream: str | None
 ) -> None:
-    await stand.start(
-        upstream, PROXY_URL=proxy_url.format(PROXY_USERINFO), REQUEST_TIMEOUT="2s"
-    )
+    await stand.start(upstream, PROXY_URL=proxy_url.format(PROXY_USERINFO), REQUEST_TIMEOUT="2s")
     answer = await stand.ask(secretive("/v1/fine"))
     assert answer.status in (502, 504)
     seen = await stand.ask(request("/stats"))
@@ -416,12 +412,13 @@ async def test_a_defect_of_ours_is_logged_with_its_place_and_without_secrets(
 
 
 class _Exchange:
-    """What an access log looks at."""
+    """What an access log looks at, its body included."""
 
-    began, method, target, status, sent = 0.0, b"GET", b"/v1/x", 200, 5
+    began, method, target, status, sent, received = 0.0, b"GET", b"/v1/x", 200, 5, 3
 
-    class body:
-        received = 3
+    @property
+    def body(self) -> _Exchange:
+        return self
 
 
 def access_log(clock: Clock, batches: list[list[dict[str, Any]]]) -> AccessLog:

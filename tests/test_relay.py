@@ -13,7 +13,8 @@ async def test_an_answer_passes_byte_for_byte(stand: Stand) -> None:
     await stand.start()
     raw = (
         b"HTTP/1.1 203 Quite  Odd\r\nX-One: a\r\nset-cookie: b=1; Path=/\r\nX-One: c\r\n"
-        b"Set-Cookie: d=2\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\nX-RateLimit-X: 9\r\n\r\n"
+        b"Set-Cookie: d=2\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n"
+        b"X-RateLimit-X: 9\r\n\r\n"
         b"\x1f\x8b\x00\xffz"
     )
     stand.upstream.script("/v1/odd", raw)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.error import ConnectionRefusedError
+from twisted.internet import error
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 
 from tests.fakes.answers import chunk, head, response
 from tests.fakes.steps import Pause, Reset
@@ -172,19 +173,30 @@ async def test_stats_count_what_happened(stand: Stand) -> None:
     assert document["clients"] == 1
 
 
-@pytest.mark.xfail(strict=True, reason="not there yet")
 @pytest.mark.parametrize(
-    ("target", "kind"), [("/metrics", b"text/plain"), ("/dashboard", b"text/html")]
+    "data",
+    [
+        request("/v1/models"),
+        request("/v1/nothing"),
+        request("/v1/broken"),
+        request("/v1/x", "TRACE"),
+        request("/v1/x", headers=[("Via", "1.1 goproxyai")]),
+        request("/v1/x", headers=[("Cache-Control", "only-if-cached")]),
+        request("/v1/./x"),
+        request("/v1/x", "POST", [("Content-Length", "99999999999")]),
+    ],
 )
 @pytest_twisted.ensureDeferred
-async def test_operators_have_metrics_and_a_dashboard(
-    stand: Stand, target: str, kind: bytes
+async def test_every_answer_under_v1_names_the_proxy_and_the_cache(
+    stand: Stand, data: bytes
 ) -> None:
     await stand.start()
-    answer = await stand.ask(request(target))
-    assert answer.status == 200
-    assert (answer.get("Content-Type") or b"").startswith(kind)
-    assert (await stand.ask(request(target, headers=STRANGER))).status == 403
+    stand.upstream.script("/v1/broken", [Reset()])
+    answer = await stand.ask(data)
+    assert answer.all("X-Cache") == [b"MISS"]
+    assert answer.all("X-Proxy") == [b"goproxyai"]
+    assert answer.all("Via") == [b"1.1 goproxyai"]
+    assert len(answer.all("Cache-Status")) == 1
 
 
 # What lives nowhere.
@@ -356,7 +368,7 @@ async def test_what_is_in_flight_finishes_and_nothing_new_begins(stand: Stand) -
         if status == 503:
             assert error_of(answer)["code"] == "draining"
         await wire.until_closed()
-    with pytest.raises(ConnectionRefusedError):
+    with pytest.raises(error.ConnectionRefusedError):
         await _connect_to(stand, port)
     assert not stopping.called
     assert not streaming.closed
@@ -372,8 +384,6 @@ async def test_what_is_in_flight_finishes_and_nothing_new_begins(stand: Stand) -
 
 
 async def _connect_to(stand: Stand, port: int) -> None:
-    from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
-
     endpoint = TCP4ClientEndpoint(stand.reactor, "127.0.0.1", port)
     wire = await connectProtocol(endpoint, Wire(stand.reactor))
     wire.abort()

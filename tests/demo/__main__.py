@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from twisted.internet import reactor as global_reactor  # noqa: TID251  # a program of its own
+from twisted.internet import reactor as global_reactor  # a program of its own
 
 from tests.demo.acts import perform
 from tests.demo.client import Client
