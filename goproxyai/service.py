@@ -24,6 +24,7 @@ from goproxyai.egress.relay import RelayClient
 from goproxyai.egress.routes import Routes
 from goproxyai.egress.trust import tls_to
 from goproxyai.http11.client import Timeouts
+from goproxyai.http11.outbox import Outbox
 from goproxyai.http11.server import ServerFactory
 from goproxyai.http11.ticking import Ticker
 from goproxyai.pipeline.admit import Admission
@@ -239,7 +240,8 @@ def make_daemon(
     admission = Admission(reactor, settings.rate_limit, settings.trusted_proxies)
     routes = Routes(reactor, settings.proxy_url, settings.no_proxy, tls)
     timeouts = Timeouts(head=settings.request_timeout, silence=settings.idle_timeout)
-    agent = RelayAgent(reactor, ticker, routes, timeouts, settings.connect_timeout)
+    outbox = Outbox(reactor)
+    agent = RelayAgent(reactor, ticker, routes, timeouts, settings.connect_timeout, outbox)
     access_log = AccessLog(reactor, counters, write_requests)
     upstream = settings.openai_api_url
     relay = Relay(
@@ -252,7 +254,7 @@ def make_daemon(
         access_log,
     )
     system = System(settings, relay, counters)
-    factory = ServerFactory(ticker, Front(system).dispatch, settings.max_body_size)
+    factory = ServerFactory(ticker, Front(system).dispatch, settings.max_body_size, outbox)
     upkeep = Upkeep(reactor, ticker, admission, store)
     door = Door(endpoints(reactor, settings.listen), factory)
     return Daemon(reactor, settings, system, agent, access_log, upkeep, door, on_drain)

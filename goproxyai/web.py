@@ -256,5 +256,5 @@ def _remembered(system: System) -> tuple[bytes, frozenset[bytes], Callable[[Exch
     (rule,) = [rule for rule in app.url_map.iter_rules() if rule.endpoint == "relay"]
     prefix = rule.rule.partition("<")[0].encode("ascii")
     methods = frozenset(method.encode("ascii") for method in rule.methods or ())
-    handler = app.endpoints["relay"]
+    handler = app.endpoints["relay"].__wrapped__  # type: ignore[attr-defined]  # the method itself
     return prefix, methods, lambda exchange: handler(system, exchange)

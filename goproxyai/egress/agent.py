@@ -24,6 +24,7 @@ from goproxyai.http11.client import (
     UpstreamTimeout,
 )
 from goproxyai.http11.framing import lines
+from goproxyai.http11.outbox import Direct, Writer
 from goproxyai.http11.pool import Pool
 from goproxyai.http11.response import Response
 from goproxyai.http11.ticking import Ticker
@@ -51,6 +52,7 @@ class RelayAgent:
 
     :param clock: keeps the deadline of connecting.
     :param connect_timeout: seconds for TCP, CONNECT and TLS together.
+    :param writer: shared by all connections; writes at once where none is given.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class RelayAgent:
         routes: Routes,
         timeouts: Timeouts,
         connect_timeout: float,
+        writer: Writer | None = None,
     ) -> None:
         self.pool = Pool(ticker)
         self._clock = clock
@@ -67,6 +70,7 @@ class RelayAgent:
         self._routes = routes
         self._timeouts = timeouts
         self._connect_timeout = connect_timeout
+        self._writer = writer or Direct()
         self._known: dict[bytes, Route] = {}
 
     def request(  # type: ignore[override]  # it takes what IAgent takes, and more
@@ -121,6 +125,7 @@ class RelayAgent:
             route.secured,
             lambda freed: pool.free(origin, freed),
             lambda lost: pool.lost(origin, lost),
+            self._writer,
         )
 
         def connected(_: object) -> Deferred[ClientConnection]:

@@ -3,6 +3,7 @@
 * :mod:`.framing`: the bytes around a message: heads, chunks, what a head promises.
 * :mod:`.head`: what a request's header says, worked out once while a client repeats it.
 * :mod:`.writing`: hand bytes to the kernel at once, park only what it did not take.
+* :mod:`.outbox`: small writes of one reactor turn leave together.
 * :mod:`.ticking`: one coarse ticker keeps every deadline.
 * :mod:`.exchange`: a request and the answer to it, as the pipeline sees them; :mod:`.body`: what
   it carries.

@@ -28,9 +28,10 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
 from goproxyai.http11.framing import LAST_CHUNK, MOST_FIELDS, MOST_HEADER_BYTES, chunk
+from goproxyai.http11.outbox import Writer
 from goproxyai.http11.response import Response
 from goproxyai.http11.ticking import NEVER, Ticker
-from goproxyai.http11.writing import set_no_delay, write_through
+from goproxyai.http11.writing import set_no_delay
 from goproxyai.policy.headers import Fields, Headers, fields_of
 
 LONGEST_REASON = 1024
@@ -92,6 +93,7 @@ class ClientConnection(TwistedProtocol):
     :param secured: whether TLS is laid over it: it is ready once the handshake is done.
     :param on_free: called when it can be used again.
     :param on_lost: called when it is gone.
+    :param writer: shared by all connections.
     """
 
     transport: Any  # ITransport does not tell half of what a transport can do
@@ -103,6 +105,7 @@ class ClientConnection(TwistedProtocol):
         secured: bool,
         on_free: Callable[[ClientConnection], None],
         on_lost: Callable[[ClientConnection], None],
+        writer: Writer,
     ) -> None:
         self.ready: Deferred[ClientConnection] = Deferred(lambda _: self.abort())
         self.freed_at = 0.0
@@ -113,6 +116,7 @@ class ClientConnection(TwistedProtocol):
         self._secured = secured
         self._on_free = on_free
         self._on_lost = on_lost
+        self._writer = writer
         self._lost = False
         self._deadline = NEVER
         self._awaited = ""
@@ -194,7 +198,7 @@ class ClientConnection(TwistedProtocol):
     def _send_whole(self, head: bytes, body: bytes, framed: bool) -> None:
         if body and not framed:
             head += b"Content-Length: %d\r\n" % len(body)
-        write_through(self.transport, head + b"\r\n" + body)
+        self._writer.write(self.transport, head + b"\r\n" + body)
 
     def _upload(self, request: Request, body: IBodyProducer) -> None:
         self._uploading = body
@@ -205,7 +209,7 @@ class ClientConnection(TwistedProtocol):
         elif not request.framed:
             head += b"Content-Length: %d\r\n" % body.length
         self._await("room for the request's body", self._timeouts.silence)
-        write_through(self.transport, head + b"\r\n")
+        self._writer.write(self.transport, head + b"\r\n")
         self.transport.registerProducer(body, True)
         body.startProducing(self).addCallbacks(self._uploaded, self._not_uploaded)
 
@@ -213,7 +217,7 @@ class ClientConnection(TwistedProtocol):
         """More of the request's body, from its producer."""
         if self._uploading is not None:
             self._await("room for the request's body", self._timeouts.silence)
-            write_through(self.transport, chunk(data) if self._chunked_upload else data)
+            self._writer.write(self.transport, chunk(data) if self._chunked_upload else data)
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Part of ``IConsumer``; the body's producer is known already."""
@@ -228,7 +232,7 @@ class ClientConnection(TwistedProtocol):
         if self._lost:
             return
         if self._chunked_upload:
-            write_through(self.transport, LAST_CHUNK)
+            self._writer.write(self.transport, LAST_CHUNK)
         self.transport.unregisterProducer()
         if self._response is None:
             self._await("the response's head", self._timeouts.head)
@@ -344,6 +348,7 @@ class ClientConnection(TwistedProtocol):
             self._on_free(self)
         elif not self._lost and self.transport is not None:
             if uploading is None:
+                self._writer.flush()
                 self.transport.loseConnection()
             else:
                 self.transport.abortConnection()

@@ -30,8 +30,9 @@ from goproxyai.http11.framing import (
     headers_too_large,
 )
 from goproxyai.http11.head import LARGEST_KEPT, NO_HEAD, Head
+from goproxyai.http11.outbox import Direct, Writer
 from goproxyai.http11.ticking import NEVER, Ticker
-from goproxyai.http11.writing import can_half_close, hung_up, parked, set_no_delay, write_through
+from goproxyai.http11.writing import can_half_close, hung_up, parked, set_no_delay
 from goproxyai.policy.headers import Headers
 from goproxyai.policy.targets import LONGEST_TARGET, origin_form
 from goproxyai.problems import Problem
@@ -310,7 +311,7 @@ class ServerConnection(Protocol):
         """Write to the client."""
         if not self._lost:
             self._sent += len(data)
-            write_through(self.transport, data)
+            self.factory.writer.write(self.transport, data)
 
     def flow(self, reading: bool) -> None:
         """Read on, or pause; while requests wait for their turn nothing more is read."""
@@ -344,6 +345,7 @@ class ServerConnection(Protocol):
     def abort(self) -> None:
         """Break off: the client must see that the answer was cut."""
         if not self._lost and self.transport is not None:
+            self.factory.writer.flush()
             self.transport.abortConnection()
 
     def _close(self, quiet: bool) -> None:
@@ -355,6 +357,7 @@ class ServerConnection(Protocol):
         waiting, self._waiting = self._waiting, deque()
         for exchange in waiting:
             exchange.lost()
+        self.factory.writer.flush()
         transport.unregisterProducer()
         self._incoming = None
         self._lingering = True
@@ -444,15 +447,21 @@ class ServerFactory(Factory[ServerConnection]):
 
     :ivar dispatch: gets every exchange, in order a connection; must see to it that it ends.
     :ivar most_body_bytes: of a request body.
+    :ivar writer: shared by all connections; writes at once where none is given.
     :ivar connections: those that are open.
     """
 
     noisy = False
 
     def __init__(
-        self, ticker: Ticker, dispatch: Callable[[Exchange], None], most_body_bytes: int
+        self,
+        ticker: Ticker,
+        dispatch: Callable[[Exchange], None],
+        most_body_bytes: int,
+        writer: Writer | None = None,
     ) -> None:
         self.ticker = ticker
+        self.writer: Writer = writer or Direct()
         self.dispatch = dispatch
         self.most_body_bytes = most_body_bytes
         self.connections: set[ServerConnection] = set()
