@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest_twisted
 
 from tests.fakes.steps import Pause
@@ -67,3 +69,25 @@ async def test_a_client_that_leaves_while_upstream_is_silent_ends_the_request(
     wire.abort()
     await stand.upstream.wait_for(lambda one: one.lost, patience=1.0)
     assert (await stand.logged())[0]["ended"] == "client_gone"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_request_leaves_no_cycle_to_be_collected(stand: Stand) -> None:
+    await stand.start()
+    body = b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"hi"}]}'
+    wire = await stand.connect()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for data in (post("/v1/chat/completions", body), request("/v1/files/none")):
+            for _ in range(2):
+                wire.send(data)
+                await wire.answer()
+        gc.collect()
+        left = [one for one in gc.garbage if type(one).__module__.startswith("goproxyai")]
+        assert left == []
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()

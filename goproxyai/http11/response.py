@@ -124,6 +124,7 @@ class Response:
         if sink is None or ending is None:
             return
         self.over = True
+        self._sink = None
         if ending is _complete:
             sink.received(held, True)
             return
@@ -141,9 +142,11 @@ class Response:
             if complete:
                 self._ending = _complete
             return
+        sink = self._sink
         if complete:
             self.over = True
-        self._sink.received(data, complete)
+            self._sink = None  # which knows us: no cycle is left to be collected
+        sink.received(data, complete)
 
     def end(self, ending: Callable[[Sink], None]) -> None:
         """The body ended otherwise than complete."""
