@@ -24,10 +24,6 @@ _log = Logger(namespace="goproxyai")
 _access = Logger(namespace="goproxyai.access")
 
 
-def _option_name(variable: str) -> str:
-    return variable.lower().replace("_", "-")
-
-
 class Options(usage.Options):
     """``twistd goproxyai``'s options: every variable is one; an option wins over its variable."""
 
@@ -38,7 +34,7 @@ class Options(usage.Options):
     )
     optParameters: ClassVar = [
         [
-            _option_name(variable.name),
+            variable.option,
             None,
             None,
             f"{variable.help} ({variable.name}; default: {variable.default or 'none'})",
@@ -71,7 +67,7 @@ class Options(usage.Options):
         """
         texts = {v.name: self._environ[v.name] for v in VARIABLES if v.name in self._environ}
         for variable in VARIABLES:
-            given = self.get(_option_name(variable.name))
+            given = self.get(variable.option)
             if given is not None:
                 texts[variable.name] = given
         if self._listen:

@@ -413,7 +413,7 @@ def test_a_peer_that_does_not_let_go_of_a_closed_connection_is_broken_off() -> N
     server = Server()
     (exchange,) = server.send(get(b"/", b"Connection: close")).exchanges
     answer(exchange)
-    assert server.line.disconnecting
+    assert server.line.half_closed
     assert not server.line.aborted
     server.wait(3)
     assert server.line.aborted
@@ -426,7 +426,7 @@ def test_a_closed_connection_whose_reading_was_paused_is_broken_off_too() -> Non
     server.exchanges[0].begin(200, OK, 0, close=True)
     server.exchanges[0].finish()
     assert server.line.reading
-    assert server.line.disconnecting
+    assert server.line.half_closed
     server.wait(3)
     assert server.line.aborted
 
@@ -745,7 +745,7 @@ def test_an_http_1_0_client_gets_no_chunks_and_the_end_of_the_connection(line: b
     exchange.write(b"hello")
     exchange.write(b" you", True)
     assert server.came() == OK + b"Connection: close\r\n\r\nhello you"
-    assert server.line.disconnecting
+    assert server.line.half_closed
 
 
 @pytest.mark.parametrize(

@@ -105,13 +105,6 @@ def test_what_is_no_answer_breaks_the_tunnel(answer: bytes) -> None:
         connecting().receive(answer)
 
 
-def test_the_end_of_the_connection_breaks_the_tunnel() -> None:
-    tunnel = connecting()
-    assert tunnel.receive(ESTABLISHED[:10]) is None
-    with pytest.raises(TunnelBroken):
-        tunnel.eof()
-
-
 def test_nothing_read_is_nothing_learned() -> None:
     tunnel = connecting()
     assert tunnel.receive(b"") is None

@@ -64,7 +64,7 @@ class RelayAgent:
         connect_timeout: float,
         writer: Writer | None = None,
     ) -> None:
-        self.pool = Pool(ticker)
+        self.pool = Pool()
         self._clock = clock
         self._ticker = ticker
         self._routes = routes

@@ -47,16 +47,14 @@ class RequestBody:
     """
 
     __slots__ = (
+        "_buffer",
         "_collected",
         "_consumer",
         "_done",
         "_dropped",
-        "_held",
         "_inlet",
         "_limit",
         "_paused",
-        "_pieces",
-        "_stopped",
         "complete",
         "length",
         "opened",
@@ -71,15 +69,13 @@ class RequestBody:
         self.complete = length == 0
         self.opened = now
         self._inlet = inlet
-        self._pieces: list[bytes] = []
-        self._held = 0
+        self._buffer: bytes | bytearray = b""  # of one piece, or of many
         self._limit = BUFFER
         self._collected: Callable[[bytes | None], None] | None = None
         self._consumer: IConsumer | None = None
         self._done: Deferred[None] | None = None
         self._paused = False
         self._dropped = False
-        self._stopped = False
         self.waits = awaits_continue
 
     # What the connection calls.
@@ -92,9 +88,13 @@ class RequestBody:
         if self._consumer is not None and not self._paused:
             self._consumer.write(data)
             return
-        self._pieces.append(data)
-        self._held += len(data)
-        if self._held > self._limit:
+        if not self._buffer:
+            self._buffer = data
+        else:
+            if not isinstance(self._buffer, bytearray):
+                self._buffer = bytearray(self._buffer)
+            self._buffer += data
+        if len(self._buffer) > self._limit:
             if self._collected is not None:
                 self._hand_over(None)
             else:
@@ -112,7 +112,7 @@ class RequestBody:
     def lost(self) -> None:
         """The client left: whoever reads learns that no more will come."""
         self._dropped = True
-        self._pieces = []
+        self._buffer = b""
         self._collected = None
         self._consumer = None
         done, self._done = self._done, None
@@ -123,10 +123,9 @@ class RequestBody:
 
     def whole(self) -> bytes:
         """The whole of a complete body that was not streamed."""
-        pieces = self._pieces
-        if len(pieces) != 1:
-            pieces = self._pieces = [b"".join(pieces)]
-        return pieces[0]
+        if not isinstance(self._buffer, bytes):
+            self._buffer = bytes(self._buffer)
+        return self._buffer
 
     def collect(self, limit: int, done: Callable[[bytes | None], None]) -> None:
         """Read the body whole, up to *limit* bytes.
@@ -136,7 +135,7 @@ class RequestBody:
         """
         if self.complete:
             done(self.whole())
-        elif self._held > limit:
+        elif len(self._buffer) > limit:
             done(None)
         else:
             self._limit, self._collected = limit, done
@@ -145,8 +144,7 @@ class RequestBody:
     def discard(self) -> None:
         """Nobody will read the body; what still comes is thrown away."""
         self._dropped = True
-        self._pieces = []
-        self._held = 0
+        self._buffer = b""
         self._collected = None
         self._consumer = None
         self._inlet.flow(True)
@@ -177,13 +175,13 @@ class RequestBody:
         return done
 
     def _drain(self) -> None:
-        pieces, self._pieces, self._held = self._pieces, [], 0
-        if pieces and self._consumer is not None:
-            self._consumer.write(b"".join(pieces))
+        buffer, self._buffer = self._buffer, b""
+        if buffer and self._consumer is not None:
+            self._consumer.write(bytes(buffer))
         self._finish_producing()
 
     def _finish_producing(self) -> None:
-        if not self.complete or self._pieces or self._consumer is None:
+        if not self.complete or self._buffer or self._consumer is None:
             return
         done, self._done, self._consumer = self._done, None, None
         if done is not None:

@@ -69,7 +69,8 @@ class ExchangeChannel:
             return
         request = self._request = SystemRequest(self)
         for name, value in exchange.headers:
-            request.requestHeaders.addRawHeader(name, value)
+            if name.lower() != b"host":  # Klein would resolve it, and stumble over odd names
+                request.requestHeaders.addRawHeader(name, value)
         request.gotLength(len(body))
         request.handleContentChunk(body)
         # The request believes in HTTP/1.0 so that it leaves the framing of its answer to us.

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,10 +29,10 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
 from goproxyai.http11.framing import LAST_CHUNK, MOST_FIELDS, MOST_HEADER_BYTES, chunk
-from goproxyai.http11.outbox import Writer
+from goproxyai.http11.outbox import LARGE, Writer
 from goproxyai.http11.response import Response
 from goproxyai.http11.ticking import NEVER, Ticker
-from goproxyai.http11.writing import set_no_delay
+from goproxyai.http11.writing import parked, set_no_delay
 from goproxyai.policy.headers import Fields, Headers, fields_of
 
 LONGEST_REASON = 1024
@@ -39,6 +40,15 @@ LONGEST_REASON = 1024
 
 IDLE_SECONDS = 55.0
 """For which an unused connection is kept."""
+
+
+CLOSE_SECONDS = 2.0
+"""For which the peer may take to agree to a close; TLS waits for that."""
+
+MOST_INTERIM = 32
+"""Interim answers (1xx) to one request."""
+
+_PHRASE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 
 class UpstreamTimeout(Exception):
@@ -64,7 +74,7 @@ class ConnectionBroken(Exception):
 class Timeouts:
     """How long upstream may take, in seconds.
 
-    :ivar head: from the request's last byte to the response's head.
+    :ivar head: from the request's last byte (when the kernel has it) to the response's head.
     :ivar silence: inside a body, either way.
     """
 
@@ -108,8 +118,6 @@ class ClientConnection(TwistedProtocol):
         writer: Writer,
     ) -> None:
         self.ready: Deferred[ClientConnection] = Deferred(lambda _: self.abort())
-        self.freed_at = 0.0
-        self.uses = 0
         self.doomed = False
         self._ticker = ticker
         self._timeouts = timeouts
@@ -130,6 +138,10 @@ class ClientConnection(TwistedProtocol):
         self._held = False
         self._keep = False
         self._ended = False
+        self._interims = 0
+        self._sending = False
+        self._sent = 0
+        self._taken = 0
         self._read_bytes = 0
         self._reason = b""
         self._headers: Headers = []
@@ -185,20 +197,27 @@ class ClientConnection(TwistedProtocol):
         self._ended = False
         self._keep = False
         self._held = False
-        self.uses += 1
+        self._interims = 0
         self._start_head()
         body = request.body
         if body is None or isinstance(body, bytes):
             self._await("the response's head", self._timeouts.head)
-            self._send_whole(request.head, body or b"", request.framed)
+            self._send_whole(request.head, body, request.framed)
         else:
             self._upload(request, body)
         return answer
 
-    def _send_whole(self, head: bytes, body: bytes, framed: bool) -> None:
-        if body and not framed:
+    def _send_whole(self, head: bytes, body: bytes | None, framed: bool) -> None:
+        if body is None:
+            body = b""
+        elif not framed:
             head += b"Content-Length: %d\r\n" % len(body)
-        self._writer.write(self.transport, head + b"\r\n" + body)
+        self._put(head + b"\r\n" + body)
+        self._sending = len(body) >= LARGE and parked(self.transport) > 0
+
+    def _put(self, data: bytes) -> None:
+        self._sent += len(data)
+        self._writer.write(self.transport, data)
 
     def _upload(self, request: Request, body: IBodyProducer) -> None:
         self._uploading = body
@@ -209,7 +228,8 @@ class ClientConnection(TwistedProtocol):
         elif not request.framed:
             head += b"Content-Length: %d\r\n" % body.length
         self._await("room for the request's body", self._timeouts.silence)
-        self._writer.write(self.transport, head + b"\r\n")
+        self._put(head + b"\r\n")
+        self._sending = True
         self.transport.registerProducer(body, True)
         body.startProducing(self).addCallbacks(self._uploaded, self._not_uploaded)
 
@@ -217,7 +237,7 @@ class ClientConnection(TwistedProtocol):
         """More of the request's body, from its producer."""
         if self._uploading is not None:
             self._await("room for the request's body", self._timeouts.silence)
-            self._writer.write(self.transport, chunk(data) if self._chunked_upload else data)
+            self._put(chunk(data) if self._chunked_upload else data)
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Part of ``IConsumer``; the body's producer is known already."""
@@ -232,10 +252,10 @@ class ClientConnection(TwistedProtocol):
         if self._lost:
             return
         if self._chunked_upload:
-            self._writer.write(self.transport, LAST_CHUNK)
+            self._put(LAST_CHUNK)
         self.transport.unregisterProducer()
         if self._response is None:
-            self._await("the response's head", self._timeouts.head)
+            self._check_sending()
 
     def _not_uploaded(self, reason: Failure) -> None:
         if self._uploading is None or reason.check(CancelledError) is not None:
@@ -343,12 +363,12 @@ class ClientConnection(TwistedProtocol):
         if uploading is not None:
             uploading.stopProducing()
         if self._keep and uploading is None and not self._lost:
-            self.freed_at = self._ticker.now
             self._deadline = self._ticker.now + IDLE_SECONDS
             self._on_free(self)
         elif not self._lost and self.transport is not None:
             if uploading is None:
                 self._writer.flush()
+                self._deadline = self._ticker.now + CLOSE_SECONDS
                 self.transport.loseConnection()
             else:
                 self.transport.abortConnection()
@@ -385,6 +405,8 @@ class ClientConnection(TwistedProtocol):
         if self._head_bytes or self._read_bytes > MOST_HEADER_BYTES:  # else it cannot be too large
             if sum([len(n) + len(v) + 4 for n, v in headers]) > MOST_HEADER_BYTES:
                 raise ProtocolViolation("its header exceeds 64 KiB")
+        if status < 100 or (self._reason != b"OK" and _PHRASE.fullmatch(self._reason) is None):
+            raise ProtocolViolation("its status line is malformed")
         self._interim = status < 200
         if self._interim:
             self._interim_answer(status)
@@ -420,6 +442,9 @@ class ClientConnection(TwistedProtocol):
     def _interim_answer(self, status: int) -> None:
         if status == 101:
             raise ProtocolViolation("it switched protocols unasked")
+        self._interims += 1
+        if self._interims > MOST_INTERIM:
+            raise ProtocolViolation("its interim answers have no end")
         if status != 100 and self._inform is not None:
             self._inform(status, self._reason, self._headers)
 
@@ -453,13 +478,26 @@ class ClientConnection(TwistedProtocol):
 
     def _await(self, what: str, seconds: float) -> None:
         self._awaited = what
-        self._deadline = self._ticker.now + seconds
+        self._deadline = self._ticker.clock.seconds() + seconds
 
     def tick(self, now: float) -> None:
         """See to the deadline; called four times a second."""
+        if self._sending and self._request is not None and self._response is None:
+            self._check_sending()
         if now >= self._deadline:
             self._deadline = NEVER
             if self._request is None:
                 self.abort()
             else:
                 self._fail(Failure(UpstreamTimeout(self._awaited)))
+
+    def _check_sending(self) -> None:
+        """While upstream takes the request it has time; it answers once it has the last byte."""
+        waiting = parked(self.transport)
+        taken, before = self._sent - waiting, self._taken
+        self._taken = taken
+        if not waiting and self._uploading is None:
+            self._sending = False
+            self._await("the response's head", self._timeouts.head)
+        elif not waiting or taken != before:  # the client's pace is the server side's to judge
+            self._await("room for the request's body", self._timeouts.silence)

@@ -10,21 +10,16 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from goproxyai.http11.client import ClientConnection
-from goproxyai.http11.ticking import Ticker
-from goproxyai.http11.writing import hung_up
+from goproxyai.http11.writing import has_news
 
 MOST_IDLE = 512
 """Unused connections kept for one place."""
-
-SUSPECT_SECONDS = 0.5
-"""After which a connection is asked whether its peer hung up before it is used again."""
 
 
 class Pool:
     """Unused connections, and a count of all."""
 
-    def __init__(self, ticker: Ticker) -> None:
-        self._ticker = ticker
+    def __init__(self) -> None:
         self._idle: dict[Hashable, list[ClientConnection]] = {}
         self._open: set[ClientConnection] = set()
         self._closed = False
@@ -44,10 +39,9 @@ class Pool:
             connection = idle.pop()
             if connection.doomed:  # broken off, but the reactor has not told us so yet
                 continue
-            unused = self._ticker.now - connection.freed_at
-            if unused < SUSPECT_SECONDS or not hung_up(connection.transport):
+            if not has_news(connection.transport):
                 return connection
-            connection.abort()
+            connection.abort()  # closed, or said what must not meet the next request
         return None
 
     def free(self, place: Hashable, connection: ClientConnection) -> None:

@@ -79,6 +79,7 @@ class Response:
         self._held: list[bytes] = []
         self._ending: Callable[[Sink], None] | None = None
         self.over = False
+        self._paused = False
 
     @property
     def version(self) -> tuple[bytes, int, int]:
@@ -116,7 +117,7 @@ class Response:
             return
         if held:
             sink.received(held, False)
-        if not self.over:
+        if not self.over and not self._paused:
             self._connection.read_on()
 
     def _end_with(self, held: bytes) -> None:
@@ -166,11 +167,13 @@ class Response:
 
     def pauseProducing(self) -> None:
         """Stop reading from upstream."""
+        self._paused = True
         if not self.over and self._ending is None:
             self._connection.hold()
 
     def resumeProducing(self) -> None:
         """Read on."""
+        self._paused = False
         if not self.over and self._ending is None:
             self._connection.read_on()
 

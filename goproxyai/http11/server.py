@@ -3,7 +3,8 @@
 1. Bytes go through llhttp; what it refuses, and what :mod:`.head` and the target's rules refuse,
    becomes an exchange with a ``problem``, answered in its turn like every other, and the last one.
 2. Exchanges are dispatched one at a time, in order. What was pipelined behind the one at work
-   waits, and the connection is not read: at most one read (64 KiB) waits, parsed.
+   waits, and the connection is not read: at most one read (64 KiB) waits, parsed. While the client
+   takes nothing of what it was answered, nothing more is dispatched or read.
 3. Deadlines are attributes, kept by the ticker: a head within 20 s, a body at 500 B/s once 30 s
    are over, a reader that takes something within 60 s, 75 s of idleness between requests.
 4. A connection that is to close while the client may still be sending lingers: our side is shut,
@@ -33,6 +34,7 @@ from goproxyai.http11.head import LARGEST_KEPT, NO_HEAD, Head
 from goproxyai.http11.outbox import Direct, Writer
 from goproxyai.http11.ticking import NEVER, Ticker
 from goproxyai.http11.writing import can_half_close, hung_up, parked, set_no_delay
+from goproxyai.policy.addresses import normal_address
 from goproxyai.policy.headers import Headers
 from goproxyai.policy.targets import LONGEST_TARGET, origin_form
 from goproxyai.problems import Problem
@@ -75,6 +77,7 @@ class ServerConnection(Protocol):
         self._incoming: Exchange | None = None
         self._advancing = False
         self._paused = False
+        self._choked = False
         self._deaf = False
         self._lingering = False
         self._lost = False
@@ -144,13 +147,20 @@ class ServerConnection(Protocol):
 
     def pauseProducing(self) -> None:
         """The client does not read as fast as we write."""
+        self._choked = True
         if self._active is not None:
             self._active.pause()
+        else:
+            self.flow(False)
 
     def resumeProducing(self) -> None:
         """It caught up."""
+        self._choked = False
         if self._active is not None:
             self._active.resume()
+        else:
+            self._advance()
+            self.flow(True)
 
     def stopProducing(self) -> None:
         """The connection is lost; ``connectionLost`` follows and does what is to be done."""
@@ -217,7 +227,7 @@ class ServerConnection(Protocol):
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if self._replayed:
+        if self._replayed or self._lingering:  # heard by nobody, or behind the last request
             self._headers = []
             return
         headers = self._headers
@@ -272,6 +282,8 @@ class ServerConnection(Protocol):
     def _refuse(self, problem: Problem) -> None:
         """The stream of requests ends here, with an answer that says why."""
         self._deaf = True
+        if self._lingering:
+            return
         self._deadline = NEVER
         incoming, self._incoming = self._incoming, None
         if incoming is not None:
@@ -297,7 +309,7 @@ class ServerConnection(Protocol):
             return
         self._advancing = True
         try:
-            while self._active is None and self._waiting and not self._lost:
+            while self._active is None and self._waiting and not (self._lost or self._choked):
                 exchange = self._active = self._waiting.popleft()
                 self.factory.dispatch(exchange)
         finally:
@@ -314,14 +326,14 @@ class ServerConnection(Protocol):
             self.factory.writer.write(self.transport, data)
 
     def flow(self, reading: bool) -> None:
-        """Read on, or pause; while requests wait for their turn nothing more is read."""
+        """Read on, or pause; while requests or answers wait nothing more is read."""
         if self._lost:
             return
         if not reading:
             if not self._paused:
                 self._paused = True
                 self.transport.pauseProducing()
-        elif self._paused and not (self._waiting and self._incoming is None):
+        elif self._paused and (self._incoming is not None or not (self._waiting or self._choked)):
             self._paused = False
             self.transport.resumeProducing()
 
@@ -331,7 +343,7 @@ class ServerConnection(Protocol):
             return
         self._active = None
         if not keep:
-            self._close(exchange.body.complete and not self._deaf)
+            self._close(False)
             return
         if not self._waiting:
             if not self._in_head:
@@ -359,6 +371,7 @@ class ServerConnection(Protocol):
             exchange.lost()
         self.factory.writer.flush()
         transport.unregisterProducer()
+        self._choked = False
         self._incoming = None
         self._lingering = True
         self._deadline = self.factory.ticker.now + LINGER_SECONDS
@@ -395,6 +408,8 @@ class ServerConnection(Protocol):
                 Problem("bad_request", "The request body came slower than 500 bytes a second.")
             )
             self._advance()
+        else:  # what came fast earns no more than another half minute
+            body.opened = min(body.opened, now - body.received / BODY_RATE)
 
     def _too_late(self, now: float) -> None:
         self._deadline = NEVER
@@ -468,6 +483,7 @@ class ServerFactory(Factory[ServerConnection]):
 
     def buildProtocol(self, addr: IAddress | None) -> ServerConnection:
         """A connection of its own for the client at *addr*."""
-        connection = ServerConnection(getattr(addr, "host", "") or "")
+        host = getattr(addr, "host", "") or ""
+        connection = ServerConnection(normal_address(host) or host)
         connection.factory = self
         return connection

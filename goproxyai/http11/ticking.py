@@ -2,7 +2,8 @@
 
 A ``callLater`` for each of ten thousand idle connections would cost more than the connections.
 Instead a connection notes ``deadline`` (an attribute, one store) and the ticker looks at all of
-them four times a second. Deadlines are therefore late by up to :data:`TICK`.
+them four times a second. A deadline is late by up to :data:`TICK`; one that was counted from
+:attr:`Ticker.now`, which is cheaper than the clock, may be early by as much.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ almost always has room, so the bytes go to it directly and only the remainder is
 
 from __future__ import annotations
 
-from select import POLLERR, POLLHUP, POLLRDHUP, poll
+from select import POLLIN, POLLRDHUP, poll
 from typing import Any
 
 from twisted.internet.tcp import Connection, Server
@@ -63,13 +63,22 @@ def hung_up(transport: Any) -> bool:
 
     For connections whose reading is paused: the reactor does not watch those.
     """
+    return _has_event(transport, POLLRDHUP)
+
+
+def has_news(transport: Any) -> bool:
+    """Whether the peer has closed or sent anything that nobody has read yet."""
+    return _has_event(transport, POLLIN | POLLRDHUP)
+
+
+def _has_event(transport: Any, events: int) -> bool:
     fileno = getattr(_layers(transport)[-1], "fileno", None)
     descriptor = fileno() if fileno is not None else -1
     if descriptor < 0:
         return False
     poller = poll()
-    poller.register(descriptor, POLLRDHUP)
-    return any(event & (POLLRDHUP | POLLHUP | POLLERR) for _, event in poller.poll(0))
+    poller.register(descriptor, events)
+    return bool(poller.poll(0))  # POLLHUP and POLLERR are always told
 
 
 def can_half_close(transport: Any) -> bool:

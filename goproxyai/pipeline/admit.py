@@ -6,8 +6,6 @@ The buckets are policy (:mod:`goproxyai.policy.buckets`); here they meet the rea
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from goproxyai.http11.exchange import Exchange
@@ -22,8 +20,6 @@ SWEEP_SECONDS = 60.0
 
 SWEEP_SLICE = 5_000
 """Buckets looked at in one turn of the reactor, about a millisecond."""
-
-_bucket_name = lru_cache(maxsize=65_536)(bucket_name)
 
 
 class Admission:
@@ -76,4 +72,4 @@ class Admission:
         """Take a token for *client*: 0, or the seconds until there is one again."""
         if not self.per_minute:
             return 0.0
-        return self.buckets.take(_bucket_name(client))
+        return self.buckets.take(bucket_name(client))

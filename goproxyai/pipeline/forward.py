@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from goproxyai.http11.body import RequestBody
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.framing import lines
 from goproxyai.http11.response import Response
@@ -76,21 +77,33 @@ class Forward:
         exchange = self._exchange
         exchange.listener = self
         self._sent_at = self._relay.seconds()
-        body = exchange.body
         answer = self._answer = self._relay.client.request(
             exchange.method,
             self._relay.base + exchange.target,
             headers=notes_on(exchange).forwarded_lines(exchange),
-            data=(body.whole() or None) if body.complete else body,
+            data=self._data(),
             framed=exchange.head.length_at >= 0,
             inform=self._inform,
         )
         answer.addCallbacks(self._head, self._failed)
 
+    def _data(self) -> bytes | RequestBody | None:
+        """The body as it goes upstream: whole where it is here, and none where there is none."""
+        body = self._exchange.body
+        if not body.complete:
+            return body
+        return body.whole() or (b"" if self._exchange.head.chunked else None)
+
     # Upstream's answer.
 
     def _inform(self, status: int, reason: bytes, headers: Headers) -> None:
-        kept = lines(relayed(headers, fields_of(headers)[0]))
+        kept = lines(
+            [
+                pair
+                for pair in relayed(headers, fields_of(headers)[0])
+                if pair[0].lower() != b"content-length"
+            ]
+        )
         self._exchange.inform(b"HTTP/1.1 %d %b\r\n%b" % (status, reason, kept))
 
     def _head(self, response: Response) -> None:
@@ -125,9 +138,8 @@ class Forward:
             lines(relayed(response.raw, fields)),
             respond.forwarded_lines(self._reason, proxy_seconds, upstream_seconds),
         )
-        length = response.length
-        framed = b"content-length" in fields
-        exchange.begin(status, head, length if isinstance(length, int) else None, framed)
+        framed = b"content-length" in fields  # where it is not, no length is made up
+        exchange.begin(status, head, response.length if framed else None, framed)
         exchange.source(response)
         response.deliver(self)
         exchange.flush()

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NoReturn
 
 import h11
 
@@ -95,13 +94,6 @@ class Tunnel:
         if beyond:
             raise TunnelBroken("its answer to CONNECT exceeds 16 KiB")
         return None
-
-    def eof(self) -> NoReturn:
-        """The connection ended before the answer did.
-
-        :raises TunnelBroken: always.
-        """
-        raise TunnelBroken("it closed the connection before it had answered CONNECT")
 
     def _next(self) -> object:
         try:
