@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -19,6 +20,13 @@ settings.load_profile("suite")
 
 SETTLING_TURNS = 200
 """Turns of the reactor, ten milliseconds each, in which what is closing may close."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imports_are_not_garbage() -> None:
+    """Keep what was imported out of the collections that tests ask for: they take half a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
