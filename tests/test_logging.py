@@ -11,6 +11,8 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, Logger, LogLevel, eventAsText, globalLogPublisher
 from twisted.python.failure import Failure
@@ -587,3 +589,24 @@ def test_nothing_is_written_before_the_log_is_open() -> None:
     out = Output(lambda: stream, True, "info")
     Logger(namespace="a", observer=out).info("early")
     assert stream.getvalue() == ""
+
+
+@given(
+    st.dictionaries(st.sampled_from(["path", "client", "detail", "cache"]), st.text()),
+    st.floats(0, 1e9),
+    st.integers(0, 1 << 62),
+)
+def test_the_event_of_a_request_is_json_whatever_it_holds(
+    texts: dict[str, str], ms: float, count: int
+) -> None:
+    stream = io.StringIO()
+    output = Output(lambda: stream, True, "info").open()
+    output.requests([{"time": 0.25, "ms": {"total": ms}, "bytes_in": count, **texts}])
+    assert json.loads(stream.getvalue()) == {
+        "time": "1970-01-01T00:00:00.250Z",
+        "level": "info",
+        "event": "request",
+        "ms": {"total": ms},
+        "bytes_in": count,
+        **texts,
+    }

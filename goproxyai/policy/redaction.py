@@ -10,6 +10,7 @@ Rather too much is hidden than too little.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 LONGEST_PATH = 512
 """Characters of a target that are written down."""
@@ -21,6 +22,7 @@ _CREDENTIALS = re.compile(r"""\b(?:(bearer|basic)\s+)+[^\s"']+""", re.IGNORECASE
 _KEY = re.compile(r"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f]{2}))((?:sk|sess)-|ek_)[A-Za-z0-9_-]{4,}")
 
 
+@lru_cache(maxsize=512)
 def path_only(target: bytes) -> str:
     """The path of *target* and the names in its query: ``/v1/files?limit&after``.
 
