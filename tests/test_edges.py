@@ -9,6 +9,9 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
+from twisted.internet.address import UNIXAddress
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
+from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
@@ -27,7 +30,8 @@ from goproxyai.http11.pool import Pool
 from goproxyai.http11.ticking import TICK, Ticker
 from goproxyai.http11.writing import has_news
 from tests.fakes.answers import response
-from tests.harness import Stand, eventually, request
+from tests.fakes.serving import loopback
+from tests.harness import Stand, Wire, eventually, request
 from tests.test_server import Server, answer, get, post
 
 # The client's side.
@@ -298,3 +302,34 @@ async def test_an_empty_chunked_body_goes_upstream_with_its_length(stand: Stand)
         b"POST /v1/files HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
     )
     assert stand.upstream.requests[0].header(b"content-length") == b"0"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_tls_listener_settles_on_http_1_1_and_serves(stand: Stand) -> None:
+    await stand.start()
+    assert stand.daemon is not None
+    tls = stand.authority.good().options(())
+    port = await loopback(stand.reactor, tls).listen(stand.daemon.door.factory)
+    creator = optionsForClientTLS(
+        "localhost",
+        trustRoot=stand.authority.trust_root(),
+        acceptableProtocols=[b"h2", b"http/1.1"],
+    )
+    tcp = TCP4ClientEndpoint(stand.reactor, "127.0.0.1", port.getHost().port)
+    wire = await connectProtocol(wrapClientTLS(creator, tcp), Wire(stand.reactor))
+    for state in (b"MISS", b"HIT"):
+        wire.send(request())
+        answered = await wire.answer()
+        assert (answered.status, answered.get("X-Cache")) == (200, state)
+    assert wire.transport.negotiatedProtocol == b"http/1.1"
+    wire.abort()
+    await wire.until_closed()
+    await port.stopListening()
+
+
+def test_the_peer_behind_a_unix_socket_is_called_local() -> None:
+    server = Server()
+    connection = server.factory.buildProtocol(UNIXAddress(b"/run/x.sock"))
+    connection.makeConnection(StringTransport())
+    connection.dataReceived(get())
+    assert server.exchanges[0].peer == "local"

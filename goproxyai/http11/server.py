@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from twisted.internet.interfaces import IAddress, IPushProducer
+from twisted.internet.interfaces import IAddress, IProtocolNegotiationFactory, IPushProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -56,6 +56,9 @@ STALL_SECONDS = 60.0
 
 LINGER_SECONDS = 2.0
 """For which what a refused client still sends is thrown away, once it has its answer."""
+
+LOCAL = "local"
+"""Stands for the peer of a connection that has no address, such as one over a Unix socket."""
 
 FRAMING_RATE = 16
 """Bytes of chunk framing for each byte of a body, beyond what a header may weigh."""
@@ -457,6 +460,7 @@ def _too_large() -> Problem:
     )
 
 
+@implementer(IProtocolNegotiationFactory)
 class ServerFactory(Factory[ServerConnection]):
     """Makes a :class:`ServerConnection` for each client.
 
@@ -481,9 +485,13 @@ class ServerFactory(Factory[ServerConnection]):
         self.most_body_bytes = most_body_bytes
         self.connections: set[ServerConnection] = set()
 
+    def acceptableProtocols(self) -> list[bytes]:
+        """What is offered in ALPN where the listening endpoint speaks TLS (RFC 7301)."""
+        return [b"http/1.1"]
+
     def buildProtocol(self, addr: IAddress | None) -> ServerConnection:
         """A connection of its own for the client at *addr*."""
-        host = getattr(addr, "host", "") or ""
+        host = getattr(addr, "host", "") or LOCAL
         connection = ServerConnection(normal_address(host) or host)
         connection.factory = self
         return connection
