@@ -4,7 +4,7 @@
 2. A slow client pauses upstream, a slow upstream pauses the client's upload.
 3. A client that leaves, in whatever phase, ends the upstream request in the same turn.
 4. An answer that upstream breaks off is broken off towards the client too.
-5. A forward ends exactly once, in :meth:`Forward._over`.
+5. A forward ends exactly once, in :meth:`Forward._note`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from goproxyai.pipeline.answers import problem_for
 from goproxyai.pipeline.lookup import Verdict
 from goproxyai.pipeline.notes import notes_on
 from goproxyai.pipeline.store import Recorder
-from goproxyai.policy.cachekey import credential
 from goproxyai.policy.freshness import is_write, may_store, parent_paths
 from goproxyai.policy.headers import Headers, fields_of, relayed
 from goproxyai.policy.tunnel import TunnelRefused
@@ -149,25 +148,24 @@ class Forward:
         exchange, store = self._exchange, self._relay.store
         path = exchange.target.partition(b"?")[0]
         if store is not None and is_write(exchange.method, path):
-            store.invalidate(credential(exchange.fields), parent_paths(path))
+            store.invalidate(notes_on(exchange).credential, parent_paths(path))
 
     def received(self, data: bytes, ended: bool) -> None:
         """Body bytes of one read: record them, relay them."""
         recorder = self._recorder
         if recorder is not None and data:
             recorder.add(data)
-        exchange = self._exchange
         if not ended:
-            exchange.write(data)
+            self._exchange.write(data)
             return
         if recorder is not None:
             recorder.complete(self._relay.seconds())
             self._recorder = None
-        self._over("ok", exchange, data)
+        self._complete(data)
 
     def closed(self) -> None:
         """Upstream ended the body with its connection: whole or not, nobody can tell."""
-        self._over("ok", self._exchange, b"")
+        self._complete(b"")
 
     def broken(self, reason: Failure) -> None:
         """Upstream broke off: so do we, that nobody takes the rest for the whole."""
@@ -176,8 +174,9 @@ class Forward:
         self._note("cut", problem)
 
     def _failed(self, failure: Failure) -> None:
-        self._answer = None
-        self._refuse(problem_for(failure), failure)
+        if self._answer is not None:  # else it was cancelled, by _stop
+            self._answer = None
+            self._refuse(problem_for(failure), failure)
 
     def _refuse(self, problem: Problem, failure: Failure | None = None) -> None:
         if self._ended:
@@ -207,17 +206,15 @@ class Forward:
     def _stop(self) -> None:
         answer, self._answer = self._answer, None
         if answer is not None:
-            self._ended, ended = True, self._ended
             answer.cancel()
-            self._ended = ended
         if self._response is not None:
             self._response.abort()
 
     # The end.
 
-    def _over(self, ended: str, exchange: Exchange, data: bytes) -> None:
-        exchange.write(data, True)
-        self._note(ended, None)
+    def _complete(self, data: bytes) -> None:
+        self._exchange.write(data, True)
+        self._note("ok", None)
 
     def _note(self, ended: str, problem: Problem | None) -> None:
         if self._ended:

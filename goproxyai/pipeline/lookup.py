@@ -8,7 +8,7 @@ from typing import NamedTuple
 from goproxyai.http11.exchange import Exchange
 from goproxyai.pipeline.notes import notes_on
 from goproxyai.pipeline.store import Wanted
-from goproxyai.policy.cachekey import credential, finished_key
+from goproxyai.policy.cachekey import finished_key
 from goproxyai.policy.freshness import Directives, route_reason
 from goproxyai.policy.store import Entry, Store
 from goproxyai.problems import Problem
@@ -85,7 +85,7 @@ class Lookup:
         if directives.only_if_cached:
             raise only_if_cached()
         path = target.partition(b"?")[0]
-        wanted = Wanted(key, method == b"GET", path, credential(exchange.fields), store.ticket())
+        wanted = Wanted(key, method == b"GET", path, notes.credential, store.ticket())
         return Verdict(None, reason, wanted, directives)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.framing import lines
-from goproxyai.policy.cachekey import begun_key
+from goproxyai.policy.cachekey import begun_key, credential
 from goproxyai.policy.freshness import header_reason, request_directives
 from goproxyai.policy.headers import Headers, forwarded, via_names_us
 
@@ -18,16 +18,27 @@ class Notes:
     :ivar reason: why the cache is left aside, ``None`` where it is not.
     :ivar directives: of ``Cache-Control``.
     :ivar key: the part of the cache key that the header makes.
+    :ivar credential: names whose request it is, see :func:`~goproxyai.policy.cachekey.credential`.
     :ivar looped: whether the request has passed through us before.
     """
 
-    __slots__ = ("_before", "_behind", "_name", "directives", "key", "looped", "reason")
+    __slots__ = (
+        "_before",
+        "_behind",
+        "_name",
+        "credential",
+        "directives",
+        "key",
+        "looped",
+        "reason",
+    )
 
     def __init__(self, exchange: Exchange) -> None:
         headers, fields = exchange.headers, exchange.fields
         self.reason = header_reason(fields)
         self.directives = request_directives(fields)
         self.key = begun_key(fields, headers, exchange.head.repeated)
+        self.credential = credential(fields)
         self.looped = via_names_us(fields)
         kept: Headers = [*forwarded(headers, fields), _VIA]
         at = exchange.head.length_at
