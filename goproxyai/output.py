@@ -15,7 +15,8 @@ from typing import Any, TextIO
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText
 from zope.interface import implementer
 
-from goproxyai.policy.redaction import masked
+from goproxyai.pipeline.log import Event
+from goproxyai.policy.redaction import masked, path_only
 
 
 @lru_cache(maxsize=8)
@@ -39,32 +40,42 @@ def json_line(fields: dict[str, Any]) -> str:
 _quoted = json.encoder.encode_basestring_ascii  # in C, where there is a C
 
 
-def _flat(fields: dict[str, Any]) -> str:
-    """A document of texts and finite numbers; a third of the encoder's time, for one a request."""
-    return ",".join(
-        [
-            f'"{name}":{_quoted(value)}' if isinstance(value, str) else f'"{name}":{value}'
-            for name, value in fields.items()
-        ]
+def _as_json(event: Event, offset: float) -> str:
+    """The line of a request, written out: a third of the encoder's time, for one a request."""
+    upstream = event.upstream_seconds
+    phases = ""
+    if upstream >= 0:
+        proxy = (event.seconds - upstream) * 1000
+        phases = f',"upstream":{upstream * 1000:.3f},"proxy":{proxy:.3f}'
+    more = ""
+    if event.code:
+        more = f',"code":{_quoted(event.code)}'
+    if event.detail:
+        more += f',"detail":{_quoted(event.detail)}'
+    if event.upstream_request_id:
+        more += f',"upstream_request_id":{_quoted(event.request_id)}'
+    return (
+        f'{{"time":"{_stamp(event.began + offset)}","level":"info","event":"request",'
+        f'"method":{_quoted(event.method.decode("latin-1"))},'
+        f'"path":{_quoted(path_only(event.target))},"status":{event.status},'
+        f'"cache":"{event.cache}","client":{_quoted(event.client)},"bytes_in":{event.bytes_in},'
+        f'"bytes_out":{event.bytes_out},"ms":{{"total":{event.seconds * 1000:.3f}{phases}}},'
+        f'"ended":"{event.ended}"{more}}}\n'
     )
 
 
-def _as_json(request: dict[str, Any]) -> str:
-    head = f'{{"time":"{_stamp(request.pop("time"))}","level":"info","event":"request"'
-    return f'{head},"ms":{{{_flat(request.pop("ms"))}}},{_flat(request)}}}\n'
-
-
-def _as_text(request: dict[str, Any]) -> str:
+def _as_text(event: Event, offset: float) -> str:
+    request = event.fields(offset)
     more = "".join(
         f" {name}={request[name]}"
         for name in ("code", "detail", "upstream_request_id")
         if name in request
     )
-    ended = "" if request["ended"] == "ok" else f" ({request['ended']})"
+    ended = "" if event.ended == "ok" else f" ({event.ended})"
     return (
-        f"{_stamp(request['time'])} {request['method']} {request['path']} {request['status']} "
-        f"{request['cache']} {request['ms']['total']:.1f}ms {request['client']} "
-        f"in={request['bytes_in']} out={request['bytes_out']}{ended}{more}\n"
+        f"{_stamp(request['time'])} {request['method']} {request['path']} {event.status} "
+        f"{event.cache} {request['ms']['total']:.1f}ms {event.client} "
+        f"in={event.bytes_in} out={event.bytes_out}{ended}{more}\n"
     )
 
 
@@ -107,7 +118,7 @@ class Output:
         else:
             self._write(f"{when} {level.name} [{source}] {text}\n")
 
-    def requests(self, events: list[dict[str, Any]]) -> None:
-        """Write the events of requests."""
+    def requests(self, events: list[Event], offset: float) -> None:
+        """Write the events of requests, see :data:`goproxyai.pipeline.log.Write`."""
         line = _as_json if self._as_json else _as_text
-        self._write("".join([line(event) for event in events]))
+        self._write("".join([line(event, offset) for event in events]))

@@ -27,8 +27,9 @@ from goproxyai.http11.client import Timeouts
 from goproxyai.http11.outbox import Outbox
 from goproxyai.http11.server import ServerFactory
 from goproxyai.http11.ticking import Ticker
+from goproxyai.http11.turns import ends_of_turns
 from goproxyai.pipeline.admit import Admission
-from goproxyai.pipeline.log import AccessLog
+from goproxyai.pipeline.log import AccessLog, Write
 from goproxyai.pipeline.relay import Relay
 from goproxyai.policy.store import Store
 from goproxyai.settings import Settings
@@ -223,7 +224,7 @@ def _nothing() -> None:
 def make_daemon(
     reactor: Any,
     settings: Settings,
-    write_requests: Callable[[list[dict[str, Any]]], None] | None = None,
+    write_requests: Write | None = None,
     on_drain: Callable[[], None] = _nothing,
     tls: Callable[[str], Any] = tls_to,
 ) -> Daemon:
@@ -240,7 +241,7 @@ def make_daemon(
     admission = Admission(reactor, settings.rate_limit, settings.trusted_proxies)
     routes = Routes(reactor, settings.proxy_url, settings.no_proxy, tls)
     timeouts = Timeouts(head=settings.request_timeout, silence=settings.idle_timeout)
-    outbox = Outbox(reactor)
+    outbox = Outbox(ends_of_turns(reactor))
     agent = RelayAgent(reactor, ticker, routes, timeouts, settings.connect_timeout, outbox)
     access_log = AccessLog(reactor, counters, write_requests)
     upstream = settings.openai_api_url

@@ -16,7 +16,9 @@ from twisted.python import usage
 from twisted.python.logfile import LogFile
 
 from goproxyai import __version__
+from goproxyai.http11.turns import lighten
 from goproxyai.output import Output
+from goproxyai.pipeline.log import Event, Write
 from goproxyai.service import make_daemon
 from goproxyai.settings import VARIABLES, SettingError, Settings
 
@@ -107,11 +109,12 @@ def _stream(parent: Any) -> TextIO:
     return stream  # type: ignore[no-any-return]  # it has what Output asks of a stream
 
 
-def _request_events(events: list[dict[str, Any]]) -> None:
+def _request_events(events: list[Event], offset: float) -> None:
     """For the logs of twistd's own: one event a request."""
     for event in events:
-        event["at"] = event.pop("time")
-        _access.info("{method} {path} {status} {cache} {client}", **event)
+        fields = event.fields(offset)
+        fields["at"] = fields.pop("time")
+        _access.info("{method} {path} {status} {cache} {client}", **fields)
 
 
 def _end_at_once() -> None:
@@ -136,12 +139,12 @@ def makeService(options: Options) -> IService:
 
     # Timers must not follow a wall clock that is set: run them by the monotonic one.
     reactor.seconds = time.monotonic  # type: ignore[method-assign]  # it is meant to be called
+    lighten(reactor)
     reactor.callWhenRunning(_settle)
     output = options.output
-    if output is None:
-        write = _request_events
-    else:
-        write = output.requests if output.wants_requests else None  # type: ignore[assignment]
+    write: Write | None = _request_events
+    if output is not None:
+        write = output.requests if output.wants_requests else None
     daemon = make_daemon(reactor, options.settings, write, _end_at_once)
     _log.info(
         "goproxyai {version} in front of {upstream}",

@@ -164,6 +164,7 @@ class System:
 
     def _stats(self) -> dict[str, Any]:
         settings, store, counters = self.settings, self.relay.store, self.counters
+        self.relay.log.flush()  # which counts what has ended
         return {
             "cache": {
                 "item_count": 0 if store is None else len(store),

@@ -12,6 +12,7 @@ from hypothesis import settings
 from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, globalLogPublisher
 
+from goproxyai.http11.turns import lighten
 from tests.fakes.authority import Authority
 from tests.harness import Stand
 
@@ -33,6 +34,14 @@ def imports_are_not_garbage() -> None:
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """A certificate authority that nobody else trusts."""
     return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def the_turn_that_is_measured() -> None:
+    """Let every test run on the turn that the daemon runs on."""
+    from twisted.internet import reactor
+
+    lighten(reactor)
 
 
 @pytest.fixture

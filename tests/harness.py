@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from goproxyai.http11.pool import Pool
+from goproxyai.pipeline.log import Event
 from goproxyai.service import Daemon, make_daemon
 from goproxyai.settings import Settings
 from tests.fakes.authority import Authority, Identity
@@ -258,7 +259,7 @@ class Stand:
         texts.setdefault("LISTEN", "tcp:0:interface=127.0.0.1")
         texts["OPENAI_API_URL"] = upstream or f"http://127.0.0.1:{self.upstream_port}"
         settings = Settings.from_texts(texts)
-        self.daemon = make_daemon(self.reactor, settings, self.events.extend, tls=self._tls)
+        self.daemon = make_daemon(self.reactor, settings, self._note, tls=self._tls)
         self.daemon.startService()
         return self
 
@@ -301,6 +302,9 @@ class Stand:
         self.daemon._access_log.flush()
         assert len(self.events) >= count, self.events
         return self.events
+
+    def _note(self, events: list[Event], offset: float) -> None:
+        self.events += [event.fields(offset) for event in events]
 
     async def stop(self) -> None:
         """End everything."""

@@ -14,6 +14,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrap
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 
 from goproxyai.http11.body import RequestBody
 from goproxyai.http11.client import (
@@ -21,7 +22,6 @@ from goproxyai.http11.client import (
     MOST_INTERIM,
     ClientConnection,
     ProtocolViolation,
-    Request,
     Timeouts,
     UpstreamTimeout,
 )
@@ -29,6 +29,7 @@ from goproxyai.http11.outbox import Direct
 from goproxyai.http11.pool import Pool
 from goproxyai.http11.ticking import TICK, Ticker
 from goproxyai.http11.writing import has_news
+from goproxyai.policy.headers import Headers
 from tests.fakes.answers import response
 from tests.fakes.serving import loopback
 from tests.harness import Stand, Wire, eventually, request
@@ -194,8 +195,16 @@ class Upstream:
 
     def send(self, body: bytes | None = None) -> None:
         head = b"GET /v1/models HTTP/1.1\r\nHost: a\r\n"
-        sent = self.connection.send(Request(b"GET", head, body, False))
-        sent.addCallbacks(self.responses.append, lambda f: self.failures.append(f.value))
+        self.connection.send(b"GET", head, body, False, self)
+
+    def answered(self, response: Any) -> None:
+        self.responses.append(response)
+
+    def failed(self, reason: Failure) -> None:
+        self.failures.append(reason.value)
+
+    def informed(self, status: int, reason: bytes, headers: Headers) -> None:
+        """What comes before an answer is not looked at here."""
 
     def wait(self, seconds: float) -> None:
         self.clock.pump([TICK] * round(seconds / TICK))

@@ -21,7 +21,7 @@ from twisted.internet.endpoints import (
     TCP4ClientEndpoint,
     TCP6ServerEndpoint,
 )
-from twisted.internet.error import ConnectingCancelledError, ConnectionLost
+from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.testing import MemoryReactorClock
@@ -779,7 +779,7 @@ def test_a_request_that_is_cancelled_while_tcp_connects_stops_connecting() -> No
     asked = agent.request(b"GET", b"http://192.0.2.1/v1/models")
     asked.addErrback(failed.append)
     asked.cancel()
-    assert failed[0].check(ConnectingCancelledError)
+    assert failed[0].check(CancelledError)
     assert [each.stoppedConnecting for each in reactor.connectors] == [True]
     assert reactor.getDelayedCalls() == []
 

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from goproxyai.counters import Counters
 from goproxyai.output import Output
-from goproxyai.pipeline.log import FLUSH_SECONDS, MOST_WAITING, AccessLog
+from goproxyai.pipeline.log import FLUSH_SECONDS, MOST_WAITING, AccessLog, Event
 from tests.fakes.answers import chunk, head, response
 from tests.fakes.proxy import FakeProxy
 from tests.fakes.serving import loopback
@@ -401,7 +401,7 @@ async def test_a_defect_of_ours_is_logged_with_its_place_and_without_secrets(
 ) -> None:
     await stand.start(ADMIN_TOKEN=SECRETS["token"])
     assert stand.daemon is not None
-    monkeypatch.setattr(stand.daemon.system.relay.lookup, "bypass", lambda exchange: 1 // 0)
+    monkeypatch.setattr(stand.daemon.system.relay.lookup, "bypass", lambda *_: 1 // 0)
     got = await stand.ask(secretive("/v1/embeddings"))
     assert (got.status, json.loads(got.body)["error"]["code"]) == (500, "internal_error")
     assert "ZeroDivisionError" in "".join(said)
@@ -423,8 +423,8 @@ class _Exchange:
         return self
 
 
-def access_log(clock: Clock, batches: list[list[dict[str, Any]]]) -> AccessLog:
-    return AccessLog(clock, Counters(), batches.append)
+def access_log(clock: Clock, batches: list[list[Event]]) -> AccessLog:
+    return AccessLog(clock, Counters(), lambda events, offset: batches.append(events))
 
 
 def test_events_are_written_in_batches_a_moment_later() -> None:
@@ -464,30 +464,42 @@ def output(as_json: bool | None, level: str = "info", stream: Any = None) -> tup
     return Output(lambda: stream, as_json, level).open(), stream
 
 
-def an_event(**more: Any) -> dict[str, Any]:
-    return {
-        "time": 1_700_000_000.25, "method": "GET", "path": "/v1/models?limit", "status": 200,
-        "cache": "HIT", "client": "192.0.2.1", "bytes_in": 1, "bytes_out": 2,
-        "ms": {"total": 1.25}, "ended": "ok", **more,
+def an_event(**more: Any) -> Event:
+    parts = {
+        "began": 0.25, "method": b"GET", "target": b"/v1/models?limit=2", "status": 200,
+        "cache": "HIT", "client": "192.0.2.1", "bytes_in": 1, "bytes_out": 2, "seconds": 0.00125,
+        "upstream_seconds": -1.0, "code": "", "detail": "", "ended": "ok",
+        "upstream_request_id": b"", **more,
     }  # fmt: skip
+    return Event(**parts)
+
+
+WALL = 1_700_000_000.0
 
 
 def test_requests_are_lines_of_json() -> None:
     out, stream = output(True)
-    out.requests([an_event(), an_event(status=502, code="upstream_unreachable", detail="a\nb")])
-    first, second = map(json.loads, stream.getvalue().splitlines())
-    assert (first["time"], first["level"], first["event"]) == (
-        "2023-11-14T22:13:20.250Z", "info", "request",
+    cut = an_event(
+        status=502, code="upstream_unreachable", detail="a\nb", upstream_seconds=0.001,
+        upstream_request_id=b"req_1",
     )  # fmt: skip
-    assert {**an_event(), **first} == first
+    out.requests([an_event(), cut], WALL)
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    for written, event in ((first, an_event()), (second, cut)):
+        assert (written.pop("time"), written.pop("level"), written.pop("event")) == (
+            "2023-11-14T22:13:20.250Z", "info", "request",
+        )  # fmt: skip
+        fields = event.fields(WALL)
+        assert fields.pop("time") == WALL + 0.25
+        assert written == fields
     assert (second["status"], second["detail"]) == (502, "a\nb")
+    assert second["ms"] == {"total": 1.25, "upstream": 1.0, "proxy": 0.25}
 
 
 def test_requests_are_readable_lines() -> None:
     out, stream = output(False)
-    out.requests(
-        [an_event(), an_event(ended="cut", code="upstream_timeout", upstream_request_id="req_1")]
-    )
+    cut = an_event(ended="cut", code="upstream_timeout", upstream_request_id=b"req_1")
+    out.requests([an_event(), cut], WALL)
     first, second = stream.getvalue().splitlines()
     assert first == (
         "2023-11-14T22:13:20.250Z GET /v1/models?limit 200 HIT 1.2ms 192.0.2.1 in=1 out=2"
@@ -592,21 +604,20 @@ def test_nothing_is_written_before_the_log_is_open() -> None:
 
 
 @given(
-    st.dictionaries(st.sampled_from(["path", "client", "detail", "cache"]), st.text()),
-    st.floats(0, 1e9),
+    st.dictionaries(st.sampled_from(["client", "detail", "code"]), st.text(min_size=1)),
+    st.dictionaries(st.sampled_from(["target", "upstream_request_id"]), st.binary(min_size=1)),
+    st.floats(0, 1e6),
     st.integers(0, 1 << 62),
 )
 def test_the_event_of_a_request_is_json_whatever_it_holds(
-    texts: dict[str, str], ms: float, count: int
+    texts: dict[str, str], raw: dict[str, bytes], seconds: float, count: int
 ) -> None:
     stream = io.StringIO()
     output = Output(lambda: stream, True, "info").open()
-    output.requests([{"time": 0.25, "ms": {"total": ms}, "bytes_in": count, **texts}])
-    assert json.loads(stream.getvalue()) == {
-        "time": "1970-01-01T00:00:00.250Z",
-        "level": "info",
-        "event": "request",
-        "ms": {"total": ms},
-        "bytes_in": count,
-        **texts,
-    }
+    event = an_event(seconds=seconds, upstream_seconds=seconds, bytes_in=count, **texts, **raw)
+    output.requests([event], WALL)
+    written, told = json.loads(stream.getvalue()), event.fields(WALL)
+    assert written.pop("ms") == pytest.approx(told.pop("ms"), abs=0.001)
+    time_, level, name = (written.pop(key) for key in ("time", "level", "event"))
+    assert (time_, level, name) == ("2023-11-14T22:13:20.250Z", "info", "request")
+    assert written == {key: value for key, value in told.items() if key != "time"}

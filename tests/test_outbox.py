@@ -10,6 +10,7 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent
 
 from goproxyai.http11.outbox import LARGE, MOST_HELD, Direct, Outbox
+from goproxyai.http11.turns import ends_of_turns
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def outbox(clock: Clock) -> Outbox:
-    return Outbox(clock)
+    return Outbox(ends_of_turns(clock))
 
 
 def test_the_first_write_of_a_turn_goes_out_at_once(outbox: Outbox) -> None:
@@ -99,7 +100,7 @@ def test_every_transport_gets_its_bytes_in_order(
     writes: list[tuple[int, bytes, bool]],
 ) -> None:
     clock = Clock()
-    outbox = Outbox(clock)
+    outbox = Outbox(ends_of_turns(clock))
     transports = [StringTransport() for _ in range(3)]
     wanted = [b"", b"", b""]
     for which, data, turn in writes:

@@ -6,12 +6,12 @@ re-encoded. TCP, CONNECT and TLS together stand under one deadline.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers as WebHeaders
 from twisted.web.iweb import IAgent, IBodyProducer
 from zope.interface import implementer
@@ -19,14 +19,13 @@ from zope.interface import implementer
 from goproxyai.egress.routes import Route, Routes
 from goproxyai.http11.client import (
     ClientConnection,
-    Request,
     Timeouts,
     UpstreamTimeout,
 )
 from goproxyai.http11.framing import lines
 from goproxyai.http11.outbox import Direct, Writer
 from goproxyai.http11.pool import Pool
-from goproxyai.http11.response import Response
+from goproxyai.http11.response import Receiver, Response
 from goproxyai.http11.ticking import Ticker
 from goproxyai.policy.headers import Headers
 
@@ -44,6 +43,61 @@ class _Factory(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> ClientConnection:
         return self._connection
+
+
+class Withdrawable(Protocol):
+    """A request under way."""
+
+    def withdraw(self) -> None:
+        """Its receiver wants no answer any more, and is told nothing more."""
+
+
+class _Attempt:
+    """A request that waits for its connection.
+
+    :param request: what to call :meth:`.ClientConnection.send` with.
+    """
+
+    def __init__(self, connecting: Deferred[ClientConnection], request: tuple[Any, ...]) -> None:
+        self._request = request
+        self._withdrawn = False
+        self._connection: ClientConnection | None = None
+        self._connecting = connecting
+        connecting.addCallbacks(self._connected, self._failed)
+
+    def _connected(self, connection: ClientConnection) -> None:
+        self._connection = connection
+        connection.send(*self._request)
+
+    def _failed(self, reason: Failure) -> None:
+        if not self._withdrawn:
+            self._request[-1].failed(reason)
+
+    def withdraw(self) -> None:
+        """As :class:`Withdrawable` has it."""
+        self._withdrawn = True
+        if self._connection is not None:
+            self._connection.withdraw()
+        else:
+            self._connecting.cancel()
+
+
+class _Promise:
+    """Receives for those who wait with a Deferred."""
+
+    sending: Withdrawable
+
+    def __init__(self) -> None:
+        self.response: Deferred[Response] = Deferred(lambda _: self.sending.withdraw())
+
+    def answered(self, response: Response) -> None:
+        self.response.callback(response)
+
+    def failed(self, reason: Failure) -> None:
+        self.response.errback(reason)
+
+    def informed(self, status: int, reason: bytes, headers: Headers) -> None:
+        """``IAgent`` has no place for it."""
 
 
 @implementer(IAgent)
@@ -73,20 +127,20 @@ class RelayAgent:
         self._writer = writer or Direct()
         self._known: dict[bytes, Route] = {}
 
-    def request(  # type: ignore[override]  # it takes what IAgent takes, and more
+    def relay(
         self,
         method: bytes,
         uri: bytes,
-        headers: Headers | WebHeaders | bytes | None = None,
-        bodyProducer: bytes | IBodyProducer | None = None,
-        framed: bool | None = None,
-        inform: Callable[[int, bytes, Headers], None] | None = None,
-    ) -> Deferred[Response]:
-        """As ``IAgent`` has it; header lines leave in the order of *headers*, behind ``Host``.
+        headers: bytes,
+        body: bytes | IBodyProducer | None,
+        framed: bool,
+        receiver: Receiver,
+    ) -> Withdrawable:
+        """Send a request; *receiver* is told what becomes of it, never before this returns.
 
-        :param headers: without ``Host``, which is the origin's; bytes are lines ready to be sent.
-        :param framed: whether *headers* hold the body's ``Content-Length``; looked up if not said.
-        :param inform: gets interim answers (1xx): status, reason, headers.
+        :param headers: lines ready to be sent, without ``Host``, which is the origin's.
+        :param framed: whether *headers* hold the body's ``Content-Length``.
+        :returns: what takes it back.
         :raises ValueError: where *uri* has no http origin.
         """
         cut = uri.find(b"/", 8)
@@ -94,21 +148,35 @@ class RelayAgent:
         route = self._known.get(origin)
         if route is None:
             route = self._learn(origin)
-        if not isinstance(headers, bytes):
-            if isinstance(headers, WebHeaders):
-                headers = [(n, v) for n, values in headers.getAllRawHeaders() for v in values]
-            headers = lines(headers or ())
-        if framed is None:
-            framed = b"\r\ncontent-length:" in b"\r\n" + headers.lower()
         head = b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%b%b" % (
             method, route.prefix, uri[cut:] if cut > 0 else b"/", route.host, headers,
             route.lines,
         )  # fmt: skip
-        request = Request(method, head, bodyProducer, framed)
         connection = self.pool.take(origin)
-        if connection is not None:
-            return connection.send(request, inform)
-        return self._connect(route).addCallback(lambda ready: ready.send(request, inform))
+        if connection is None:
+            return _Attempt(self._connect(route), (method, head, body, framed, receiver))
+        connection.send(method, head, body, framed, receiver)
+        return connection
+
+    def request(  # type: ignore[override]  # it takes what IAgent takes, and more
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | WebHeaders | None = None,
+        bodyProducer: bytes | IBodyProducer | None = None,
+    ) -> Deferred[Response]:
+        """As ``IAgent`` has it; header lines leave in the order of *headers*, behind ``Host``.
+
+        :param headers: without ``Host``, which is the origin's.
+        :raises ValueError: where *uri* has no http origin.
+        """
+        if isinstance(headers, WebHeaders):
+            headers = [(n, v) for n, values in headers.getAllRawHeaders() for v in values]
+        block = lines(headers or ())
+        framed = b"\r\ncontent-length:" in b"\r\n" + block.lower()
+        promise = _Promise()
+        promise.sending = self.relay(method, uri, block, bodyProducer, framed, promise)
+        return promise.response
 
     def _learn(self, origin: bytes) -> Route:
         if len(self._known) >= MOST_ORIGINS:

@@ -25,24 +25,24 @@ class RelayClient(HTTPClient):
     def __init__(self, agent: RelayAgent) -> None:
         super().__init__(agent)
         self._relay_agent = agent
+        #: For who has a receiver instead of a Deferred; see :meth:`.RelayAgent.relay`.
+        self.relay = agent.relay
 
     def request(  # type: ignore[override]  # treq's keywords would all be ways to alter a request
         self,
         method: str | bytes,
         url: str | bytes,
         *,
-        headers: Headers | WebHeaders | bytes | None = None,
+        headers: Headers | WebHeaders | None = None,
         data: Any = None,
         _stacklevel: int = 2,  # treq's verbs say where its warnings should point
-        **agent_options: Any,
     ) -> Deferred[Response]:
         """Send *method* to *url* with exactly *headers* and *data*.
 
         :param data: bytes, an ``IBodyProducer``, or ``None``.
-        :param agent_options: further keywords of :meth:`RelayAgent.request`.
         """
         if isinstance(method, str):
             method = method.encode("ascii")
         if isinstance(url, str):
             url = url.encode("ascii")
-        return self._relay_agent.request(method, url, headers, data, **agent_options)
+        return self._relay_agent.request(method, url, headers, data)

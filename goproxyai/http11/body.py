@@ -36,6 +36,38 @@ class Inlet(Protocol):
         """Read from the client, or stop reading."""
 
 
+class WholeBody:
+    """A body that came with its head, or no body: nothing is to be waited for.
+
+    :ivar received: bytes. :ivar length: the same.
+    """
+
+    __slots__ = ("_data", "length", "received")
+
+    complete = True
+    waits = False
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.length = self.received = len(data)
+
+    def whole(self) -> bytes:
+        """The bytes."""
+        return self._data
+
+    def collect(self, limit: int, done: Callable[[bytes | None], None]) -> None:
+        """As :meth:`RequestBody.collect`."""
+        done(self._data)
+
+    def discard(self) -> None:
+        """Nobody will read the body."""
+        self._data = b""
+
+    def lost(self) -> None:
+        """The client left."""
+        self._data = b""
+
+
 @implementer(IBodyProducer)
 class RequestBody:
     """The body of a request, on its way in.

@@ -1,7 +1,8 @@
 """The connection that we hold to an upstream.
 
-1. One request at a time. :meth:`ClientConnection.send` returns a Deferred of the response's head;
-   cancelling it, or :meth:`Response.abort`, breaks the connection off at once, in every phase.
+1. One request at a time, for one receiver, who is told of the answer or of the failure, once.
+   :meth:`ClientConnection.withdraw`, or :meth:`Response.abort`, breaks the connection off at once,
+   in every phase, and tells nobody.
 2. What one read brings is handed on in one piece: the head and the body that came with it reach
    the pipeline in one turn, so that they can leave in one write.
 3. A body ends in one of three ways, and the sink is told which: complete, closed (delimited by the
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import attrs
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -30,7 +31,7 @@ from zope.interface import implementer
 
 from goproxyai.http11.framing import LAST_CHUNK, MOST_FIELDS, MOST_HEADER_BYTES, chunk
 from goproxyai.http11.outbox import LARGE, Writer
-from goproxyai.http11.response import Response
+from goproxyai.http11.response import Receiver, Response
 from goproxyai.http11.ticking import NEVER, Ticker
 from goproxyai.http11.writing import parked, set_no_delay
 from goproxyai.policy.headers import Fields, Headers, fields_of
@@ -82,20 +83,6 @@ class Timeouts:
     silence: float
 
 
-class Request(NamedTuple):
-    """What goes upstream.
-
-    :ivar head: request line and header lines, complete but for the framing of a body that carries
-        none yet, and for the blank line.
-    :ivar body: the bytes, or who produces them.
-    """
-
-    method: bytes
-    head: bytes
-    body: bytes | IBodyProducer | None
-    framed: bool
-
-
 @implementer(IConsumer, IHandshakeListener)
 class ClientConnection(TwistedProtocol):
     """One connection to an upstream; see the module's rules.
@@ -129,10 +116,9 @@ class ClientConnection(TwistedProtocol):
         self._deadline = NEVER
         self._awaited = ""
         self._parser = HttpResponseParser(self)
-        self._request: Request | None = None
-        self._answer: Deferred[Response] | None = None
+        self._method = b""  # of the request that is under way
+        self._receiver: Receiver | None = None
         self._response: Response | None = None
-        self._inform: Callable[[int, bytes, Headers], None] | None = None
         self._uploading: IBodyProducer | None = None
         self._chunked_upload = False
         self._held = False
@@ -172,6 +158,7 @@ class ClientConnection(TwistedProtocol):
         if not self.ready.called:  # else it stood, or nobody waits for it any more
             self.ready.errback(reason)
         self._break(reason)
+        del self._parser  # which knows us: no cycle is left to be collected
 
     def abort(self) -> None:
         """Break the connection off."""
@@ -183,29 +170,36 @@ class ClientConnection(TwistedProtocol):
     # A request, and its answer.
 
     def send(
-        self, request: Request, inform: Callable[[int, bytes, Headers], None] | None = None
-    ) -> Deferred[Response]:
-        """Send *request*; fires with the response's head.
+        self,
+        method: bytes,
+        head: bytes,
+        body: bytes | IBodyProducer | None,
+        framed: bool,
+        receiver: Receiver,
+    ) -> None:
+        """Send a request.
 
-        :param inform: gets interim answers: status, reason, headers.
+        :param head: request line and header lines, complete but for the blank line, and for the
+            framing of a body that carries none yet.
+        :param body: the bytes, or who produces them.
+        :param framed: whether *head* holds the body's ``Content-Length``.
         """
-        answer: Deferred[Response] = Deferred(self._cancelled)
-        self._request = request
-        self._answer = answer
+        self._method = method
+        self._receiver = receiver
         self._response = None
-        self._inform = inform
-        self._ended = False
-        self._keep = False
-        self._held = False
+        self._ended = self._keep = self._held = False
         self._interims = 0
         self._start_head()
-        body = request.body
         if body is None or isinstance(body, bytes):
             self._await("the response's head", self._timeouts.head)
-            self._send_whole(request.head, body, request.framed)
+            self._send_whole(head, body, framed)
         else:
-            self._upload(request, body)
-        return answer
+            self._upload(head, body, framed)
+
+    def withdraw(self) -> None:
+        """The receiver wants no answer any more."""
+        self._receiver = None
+        self._drop()
 
     def _send_whole(self, head: bytes, body: bytes | None, framed: bool) -> None:
         if body is None:
@@ -219,13 +213,12 @@ class ClientConnection(TwistedProtocol):
         self._sent += len(data)
         self._writer.write(self.transport, data)
 
-    def _upload(self, request: Request, body: IBodyProducer) -> None:
+    def _upload(self, head: bytes, body: IBodyProducer, framed: bool) -> None:
         self._uploading = body
         self._chunked_upload = body.length is UNKNOWN_LENGTH
-        head = request.head
         if self._chunked_upload:
             head += b"Transfer-Encoding: chunked\r\n"
-        elif not request.framed:
+        elif not framed:
             head += b"Content-Length: %d\r\n" % body.length
         self._await("room for the request's body", self._timeouts.silence)
         self._put(head + b"\r\n")
@@ -263,10 +256,6 @@ class ClientConnection(TwistedProtocol):
         self._uploading = None
         self._fail(reason)
 
-    def _cancelled(self, answer: Deferred[Response]) -> None:
-        self._answer = None
-        self._drop()
-
     def _drop(self) -> None:
         """Nobody wants this exchange any more."""
         uploading, self._uploading = self._uploading, None
@@ -280,10 +269,10 @@ class ClientConnection(TwistedProtocol):
 
     def _break(self, reason: Failure) -> None:
         """Tell whoever waits, once."""
-        answer, self._answer = self._answer, None
+        receiver, self._receiver = self._receiver, None
         response, self._response = self._response, None
-        self._request = None
-        if response is None and answer is None:
+        self._method = b""
+        if response is None and receiver is None:
             return
         if response is not None:
             if self._closes_body(reason):
@@ -293,10 +282,10 @@ class ClientConnection(TwistedProtocol):
         uploading, self._uploading = self._uploading, None
         if uploading is not None:
             uploading.stopProducing()
-        if answer is not None:
+        if receiver is not None:
             if reason.check(ProtocolViolation, UpstreamTimeout) is None:
                 reason = Failure(ConnectionBroken(reason))
-            answer.errback(reason)
+            receiver.failed(reason)
 
     def _closes_body(self, reason: Failure) -> bool:
         return self._close_delimited and reason.check(ConnectionDone) is not None
@@ -306,7 +295,7 @@ class ClientConnection(TwistedProtocol):
     # Bytes in.
 
     def dataReceived(self, data: bytes) -> None:
-        if self._request is None:
+        if not self._method:
             self.abort()  # bytes that nobody asked for must not meet the next request
             return
         size = self._read_bytes = len(data)
@@ -341,7 +330,7 @@ class ClientConnection(TwistedProtocol):
             return
         body, self._body = self._body, []
         ended = self._ended
-        answer, self._answer = self._answer, None
+        receiver, self._receiver = self._receiver, None
         if ended:
             self._finish()
         elif self._uploading is None:
@@ -349,15 +338,15 @@ class ClientConnection(TwistedProtocol):
         data = body[0] if len(body) == 1 else b"".join(body)
         if data or ended:
             response.take(data, ended)
-        if answer is not None:
-            answer.callback(response)
+        if receiver is not None:
+            receiver.answered(response)
             if not ended and response.unclaimed:
                 self.hold()
 
     def _finish(self) -> None:
         """The response is complete: keep the connection, or let it go."""
         self._response = None
-        self._request = None
+        self._method = b""
         self._deadline = NEVER
         uploading, self._uploading = self._uploading, None
         if uploading is not None:
@@ -425,8 +414,7 @@ class ClientConnection(TwistedProtocol):
         """How the body is delimited (RFC 9112 §6.3)."""
         coding = fields.get(b"transfer-encoding")
         length = fields.get(b"content-length")
-        request = self._request
-        if request is not None and request.method == b"HEAD":
+        if self._method == b"HEAD":
             self._ended = True
         elif status in (204, 304):
             return 0
@@ -445,8 +433,8 @@ class ClientConnection(TwistedProtocol):
         self._interims += 1
         if self._interims > MOST_INTERIM:
             raise ProtocolViolation("its interim answers have no end")
-        if status != 100 and self._inform is not None:
-            self._inform(status, self._reason, self._headers)
+        if status != 100 and self._receiver is not None:
+            self._receiver.informed(status, self._reason, self._headers)
 
     def on_body(self, data: bytes) -> None:
         if self._ended:
@@ -478,15 +466,15 @@ class ClientConnection(TwistedProtocol):
 
     def _await(self, what: str, seconds: float) -> None:
         self._awaited = what
-        self._deadline = self._ticker.clock.seconds() + seconds
+        self._deadline = self._ticker.seconds() + seconds
 
     def tick(self, now: float) -> None:
         """See to the deadline; called four times a second."""
-        if self._sending and self._request is not None and self._response is None:
+        if self._sending and self._method and self._response is None:
             self._check_sending()
         if now >= self._deadline:
             self._deadline = NEVER
-            if self._request is None:
+            if not self._method:
                 self.abort()
             else:
                 self._fail(Failure(UpstreamTimeout(self._awaited)))

@@ -12,10 +12,10 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IPushProducer
 
-from goproxyai.http11.body import RequestBody
+from goproxyai.http11.body import RequestBody, WholeBody
 from goproxyai.http11.framing import LAST_CHUNK, chunk
 from goproxyai.http11.head import Head
-from goproxyai.policy.headers import Headers
+from goproxyai.policy.headers import Fields, Headers
 from goproxyai.problems import Problem
 
 
@@ -45,11 +45,8 @@ class Wire(Protocol):
 class Exchange:
     """One request, and the way to answer it.
 
-    :ivar method: as in the request line.
-    :ivar target: in origin-form, judged; for a refused request as far as it was read.
-    :ivar headers: (name, value) in order, as received.
-    :ivar head: what the header says; :attr:`fields` and :attr:`version` are its.
-    :ivar fields: lower-cased name to value, repeats joined; for the length ask :attr:`body`.
+    :ivar head: what its head says; method, target, version and fields are the head's.
+    :ivar digits: of ``Content-Length``, as they were received; empty where there is none.
     :ivar problem: why the request was refused at the door, if it was.
     :ivar began: when the request's head was complete, in reactor seconds.
     :ivar status: of the answer, 0 until there is one.
@@ -58,28 +55,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "_bodiless",
-        "_chunked",
-        "_paused",
-        "_pending",
-        "_source",
-        "_wire",
-        "answering",
-        "began",
-        "body",
-        "fields",
-        "head",
-        "headers",
-        "keep",
-        "listener",
-        "method",
-        "over",
-        "peer",
-        "problem",
-        "sent",
-        "status",
-        "target",
-        "version",
+        "_bodiless", "_chunked", "_paused", "_pending", "_source", "_wire", "answering", "began",
+        "body", "digits", "head", "keep", "listener", "method", "over", "peer", "problem", "sent",
+        "status", "target",
     )  # fmt: skip
 
     def __init__(
@@ -87,20 +65,15 @@ class Exchange:
         wire: Wire,
         peer: str,
         began: float,
-        method: bytes,
-        target: bytes,
         head: Head,
-        headers: Headers,
-        body: RequestBody,
-        keep: bool,
+        digits: bytes,
+        body: RequestBody | WholeBody,
         problem: Problem | None = None,
     ) -> None:
-        self.method = method
-        self.target = target
         self.head = head
-        self.version = head.version
-        self.headers = headers
-        self.fields = head.fields
+        self.method = head.method
+        self.target = head.target
+        self.digits = digits
         self.body = body
         self.problem = problem
         self.peer = peer
@@ -110,13 +83,31 @@ class Exchange:
         self.listener: Listener | None = None
         self.answering = False
         self.over = False
+        self.keep = head.keep
         self._wire = wire
-        self.keep = keep
         self._chunked = False
         self._bodiless = False
         self._pending = b""
         self._source: IPushProducer | None = None
         self._paused = False
+
+    @property
+    def version(self) -> str:
+        """``1.1`` or ``1.0``."""
+        return self.head.version
+
+    @property
+    def fields(self) -> Fields:
+        """Lower-cased name to value, repeats joined; for the length ask :attr:`body`."""
+        return self.head.fields
+
+    @property
+    def headers(self) -> Headers:
+        """(name, value) in order, as received."""
+        headers, at = self.head.headers, self.head.length_at
+        if at < 0:
+            return headers
+        return [*headers[:at], (headers[at][0], self.digits), *headers[at + 1 :]]
 
     # The answer.
 
@@ -145,7 +136,7 @@ class Exchange:
             if not framed and status != 204:
                 framing = b"Content-Length: %d\r\n" % length
         elif not self._bodiless:
-            if self.version == "1.1":
+            if self.head.version == "1.1":
                 self._chunked = True
                 framing = b"Transfer-Encoding: chunked\r\n"
             else:
@@ -153,6 +144,24 @@ class Exchange:
         if not self.keep:
             framing += b"Connection: close\r\n"
         self._pending = head + framing + b"\r\n"
+
+    @property
+    def simple(self) -> bool:
+        """Whether :meth:`answer` will do: the request is here, and the connection goes on."""
+        return self.keep and self.body.complete
+
+    def answer(self, status: int, message: bytes, size: int) -> None:
+        """The whole answer to a :attr:`simple` exchange, in one write.
+
+        :param message: head and body, framed by a ``Content-Length``.
+        :param size: bytes of body in it.
+        """
+        self.answering = self.over = True
+        self.status = status
+        self.sent = size
+        self.listener = None
+        self._wire.send(message)
+        self._wire.exchange_done(self, True)
 
     def inform(self, head: bytes) -> None:
         """Pass an interim answer on (RFC 9110 §15.2); HTTP/1.0 knows none."""

@@ -13,9 +13,9 @@ quarter more answers a second.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from goproxyai.http11.writing import write_through
@@ -49,12 +49,15 @@ class Direct:
 
 
 class Outbox:
-    """Writes as the module says; one for all connections of a reactor."""
+    """Writes as the module says; one for all connections of a reactor.
+
+    :param at_end: makes a call at the end of the current turn, see :mod:`.turns`.
+    """
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime) -> None:
-        self._clock = clock
+    def __init__(self, at_end: Callable[[Callable[[], None]], object]) -> None:
+        self._at_end = at_end
         self._waiting: list[tuple[Any, bytes]] = []
         self._held = 0
         self._in_turn = False
@@ -63,7 +66,7 @@ class Outbox:
         """Write *data* to *transport* now, or at the end of this turn."""
         if not self._in_turn:
             self._in_turn = True
-            self._clock.callLater(0, self._turn_over)
+            self._at_end(self._turn_over)
             write_through(transport, data)
         elif len(data) >= LARGE or self._held >= MOST_HELD:
             self.flush()

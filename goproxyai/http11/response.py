@@ -33,6 +33,19 @@ class Sink(Protocol):
         """The body was cut short."""
 
 
+class Receiver(Protocol):
+    """Who waits for an answer: is told of it, or of the failure to get one, once."""
+
+    def answered(self, response: Response) -> None:
+        """The head is here; the body waits to be asked for."""
+
+    def failed(self, reason: Failure) -> None:
+        """There will be no answer."""
+
+    def informed(self, status: int, reason: bytes, headers: Headers) -> None:
+        """An interim answer came (RFC 9110 §15.2)."""
+
+
 class Source(Protocol):
     """What a response asks of the connection that it comes by."""
 
@@ -76,7 +89,7 @@ class Response:
         self.length = length
         self._connection: Source = connection
         self._sink: Sink | None = None
-        self._held: list[bytes] = []
+        self._held = b""  # what came with the head; see rule 4 of the connection
         self._ending: Callable[[Sink], None] | None = None
         self.over = False
         self._paused = False
@@ -111,7 +124,7 @@ class Response:
     def deliver(self, sink: Sink) -> None:
         """Hand the body to *sink*: what is here at once, the rest as it comes."""
         self._sink = sink
-        held, self._held = b"".join(self._held), []
+        held, self._held = self._held, b""
         if self._ending is not None:
             self._end_with(held)
             return
@@ -138,8 +151,7 @@ class Response:
     def take(self, data: bytes, complete: bool) -> None:
         """What one read brought."""
         if self._sink is None:
-            if data:
-                self._held.append(data)
+            self._held = self._held + data if self._held else data
             if complete:
                 self._ending = _complete
             return

@@ -1,7 +1,8 @@
 """The connection that a client holds to us.
 
-1. Bytes go through llhttp; what it refuses, and what :mod:`.head` and the target's rules refuse,
-   becomes an exchange with a ``problem``, answered in its turn like every other, and the last one.
+1. Bytes go through llhttp; what it refuses, and what :mod:`.head` refuses, becomes an exchange with
+   a ``problem``, answered in its turn like every other, and the last one. Between two messages, a
+   head that begins with the bytes of the last one, and the body that its length counts, pass it by.
 2. Exchanges are dispatched one at a time, in order. What was pipelined behind the one at work
    waits, and the connection is not read: at most one read (64 KiB) waits, parsed. While the client
    takes nothing of what it was answered, nothing more is dispatched or read.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from twisted.internet.interfaces import IAddress, IProtocolNegotiationFactory, IPushProducer
@@ -23,20 +24,20 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from goproxyai.http11.body import RequestBody
+from goproxyai.http11.body import RequestBody, WholeBody
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.framing import (
     MOST_FIELDS,
     MOST_HEADER_BYTES,
     headers_too_large,
 )
-from goproxyai.http11.head import LARGEST_KEPT, NO_HEAD, Head
+from goproxyai.http11.head import Head, Heads
 from goproxyai.http11.outbox import Direct, Writer
 from goproxyai.http11.ticking import NEVER, Ticker
 from goproxyai.http11.writing import can_half_close, hung_up, parked, set_no_delay
 from goproxyai.policy.addresses import normal_address
 from goproxyai.policy.headers import Headers
-from goproxyai.policy.targets import LONGEST_TARGET, origin_form
+from goproxyai.policy.targets import LONGEST_TARGET
 from goproxyai.problems import Problem
 
 HEAD_SECONDS = 20.0
@@ -89,6 +90,8 @@ class ServerConnection(Protocol):
         self._taken = -1
         self._stall_deadline = NEVER
         self._looked = 0.0
+        self._rest = 0
+        self._read = b""
         self._read_bytes = 0
         self._head_split = False
         self._framing_bytes = 0
@@ -114,21 +117,73 @@ class ServerConnection(Protocol):
         self.factory.connections.add(self)
 
     def dataReceived(self, data: bytes) -> None:
-        """Parse, and begin to work on what is ready."""
+        """Take in what came, and begin to work on what is ready."""
         if self._deaf:
             return
+        if self._rest:
+            data = self._count(data)
+        elif self._head is not None and self._incoming is None and not self._in_head:
+            data = self._again(self._head, data)
+        if data:
+            self._parse(data)
+        if self._waiting:
+            self._advance()
+
+    def _again(self, head: Head, data: bytes) -> bytes:
+        """Take the request that repeats *head*, if *data* begins with one; what is left."""
+        digits = head.again(data)
+        if digits is None:
+            return data
+        length = int(digits or b"0")
+        factory = self.factory
+        if length > factory.most_body_bytes:
+            return data  # to be refused
+        begin = head.size + len(digits)
+        end = begin + length
+        content = data[begin:end]
+        body: RequestBody | WholeBody
+        if len(content) == length:
+            body = WholeBody(content)
+        else:
+            body = RequestBody(self, length, factory.ticker.now, False)
+        self._deadline = NEVER
+        exchange = Exchange(self, self._peer, factory.ticker.seconds(), head, digits, body)
+        self._waiting.append(exchange)
+        if not body.complete:
+            self._incoming = exchange
+            self._rest = length - len(content)
+            if content:
+                _body_of(exchange).feed(content)
+        return data[end:]
+
+    def _count(self, data: bytes) -> bytes:
+        """Take the rest of a body whose length is known; what is left."""
+        incoming, rest = self._incoming, self._rest
+        assert incoming is not None, "only a deaf connection forgets what is coming"
+        content = data[:rest]
+        self._rest = rest - len(content)
+        body = _body_of(incoming)
+        body.feed(content)
+        if not self._rest and self._incoming is incoming:
+            self._incoming = None
+            body.end()
+        return data[rest:]
+
+    def _parse(self, data: bytes) -> None:
+        """Let llhttp read."""
         size = self._read_bytes = len(data)
         was_in_head = self._head_split = self._in_head
         incoming = self._incoming
         before = incoming.body.received if incoming is not None else 0
+        self._read = data if incoming is None and not was_in_head else b""
         self._feed(data)
+        self._read = b""
         if self._in_head and was_in_head:
             self._head_bytes += size
             if self._head_bytes > MOST_HEADER_BYTES + LONGEST_TARGET and not self._deaf:
                 self._refuse(headers_too_large())
         elif incoming is not None and incoming is self._incoming:
-            self._check_framing(incoming.body, size - (incoming.body.received - before))
-        self._advance()
+            self._check_framing(_body_of(incoming), size - (incoming.body.received - before))
 
     def _check_framing(self, body: RequestBody, framing: int) -> None:
         """Chunk extensions and trailers bring no body and have no end of their own."""
@@ -146,7 +201,8 @@ class ServerConnection(Protocol):
         for exchange in (active, *waiting):
             if exchange is not None:
                 exchange.lost()
-        self._incoming = None
+        self._incoming = self._head = None
+        del self._parser  # which knows us: no cycle is left to be collected
 
     def pauseProducing(self) -> None:
         """The client does not read as fast as we write."""
@@ -241,21 +297,24 @@ class ServerConnection(Protocol):
                 raise headers_too_large()
         parser = self._parser
         version = parser.get_http_version()
-        head = self._head
-        if head is None or not head.fits(version, headers):
-            head = Head.judged(version, headers)
-            self._head = head if head.size <= LARGEST_KEPT else None
-        target = origin_form(self._target, head.host)
-        length = head.length(headers)
+        read, self._read = self._read, b""  # which begins with the first head that is in it
+        self._headers = []
+        head = self.factory.heads.judged(
+            read, parser.get_method(), self._target, version, headers,
+            version == "1.1" and parser.should_keep_alive(),
+        )  # fmt: skip
+        self._head = head if head.size else None
+        digits = head.digits(headers)
+        length = None if head.chunked else int(digits or b"0")
         self._in_head = False
         self._deadline = NEVER
         ticker = self.factory.ticker
-        exchange = Exchange(
-            self, self._peer, ticker.clock.seconds(), parser.get_method(), target, head, headers,
-            RequestBody(self, length, ticker.now, head.awaits_continue),
-            version == "1.1" and parser.should_keep_alive(),
-        )  # fmt: skip
-        self._headers = []
+        body: RequestBody | WholeBody
+        if length == 0:
+            body = WholeBody(b"")
+        else:
+            body = RequestBody(self, length, ticker.now, head.awaits_continue)
+        exchange = Exchange(self, self._peer, ticker.seconds(), head, digits, body)
         limit = self.factory.most_body_bytes
         if length is not None and length > limit:
             exchange.problem = _too_large()
@@ -268,7 +327,7 @@ class ServerConnection(Protocol):
     def on_body(self, data: bytes) -> None:
         incoming = self._incoming
         if incoming is not None:
-            incoming.body.feed(data)
+            _body_of(incoming).feed(data)
             if incoming.body.received > self.factory.most_body_bytes:
                 raise _too_large()
 
@@ -278,7 +337,7 @@ class ServerConnection(Protocol):
             if self._parser.should_upgrade() and not self._replayed and not incoming.body.received:
                 return  # llhttp skipped the body: see _decline_upgrade
             self._incoming = None
-            incoming.body.end()
+            _body_of(incoming).end()
 
     # Exchanges, in order.
 
@@ -295,17 +354,10 @@ class ServerConnection(Protocol):
             elif not incoming.over:
                 incoming.problem = problem
             return
-        now = self.factory.ticker.now
-        body = RequestBody(self, 0, now, False)
-        self._waiting.append(
-            Exchange(
-                self, self._peer, self.factory.ticker.clock.seconds(), self._method_of(problem),
-                self._target, NO_HEAD, [], body, False, problem,
-            )
-        )  # fmt: skip
-
-    def _method_of(self, problem: Problem) -> bytes:
-        return self._parser.get_method() if self._target else b"-"
+        method = self._parser.get_method() if self._target else b"-"
+        head = Head(method, self._target, "1.1", [], False)
+        began = self.factory.ticker.seconds()
+        self._waiting.append(Exchange(self, self._peer, began, head, b"", WholeBody(b""), problem))
 
     def _advance(self) -> None:
         if self._advancing:
@@ -396,16 +448,16 @@ class ServerConnection(Protocol):
             if not self._lingering:
                 self._deadline += passed
         if self._incoming is not None:
-            if self._paused or self._incoming.body.waits:
-                self._incoming.body.opened += passed
+            body = _body_of(self._incoming)
+            if self._paused or body.waits:
+                body.opened += passed
             else:
-                self._check_rate(self._incoming, now)
+                self._check_rate(body, now)
         if now >= self._deadline:
             self._too_late(now)
         self._check_reader(now)
 
-    def _check_rate(self, incoming: Exchange, now: float) -> None:
-        body = incoming.body
+    def _check_rate(self, body: RequestBody, now: float) -> None:
         if now > body.opened + BODY_SECONDS + body.received / BODY_RATE:
             self._refuse(
                 Problem("bad_request", "The request body came slower than 500 bytes a second.")
@@ -454,6 +506,11 @@ class ServerConnection(Protocol):
         )
 
 
+def _body_of(incoming: Exchange) -> RequestBody:
+    """The body that is coming: a whole one is not."""
+    return cast("RequestBody", incoming.body)
+
+
 def _too_large() -> Problem:
     return Problem(
         "request_too_large", "The request body exceeds MAX_BODY_SIZE; send less or raise the limit."
@@ -483,6 +540,7 @@ class ServerFactory(Factory[ServerConnection]):
         self.writer: Writer = writer or Direct()
         self.dispatch = dispatch
         self.most_body_bytes = most_body_bytes
+        self.heads = Heads()
         self.connections: set[ServerConnection] = set()
 
     def acceptableProtocols(self) -> list[bytes]:

@@ -32,11 +32,13 @@ class Ticking(Protocol):
 class Ticker:
     """Calls ``tick`` on everything in :attr:`watched`.
 
+    :ivar seconds: the reactor's clock.
     :ivar now: the reactor's seconds at the last tick: a clock that costs nothing to read.
     :ivar watched: one entry a connection; connections add and remove themselves.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
+        self.seconds = clock.seconds
         self.clock = clock
         self.now = clock.seconds()
         self.watched: set[Ticking] = set()

@@ -10,7 +10,9 @@ from __future__ import annotations
 from select import POLLIN, POLLRDHUP, poll
 from typing import Any
 
-from twisted.internet.tcp import Connection, Server
+from twisted.internet.tcp import Client, Server
+
+_PLAIN = (Server, Client)
 
 
 def write_through(transport: Any, data: bytes) -> None:
@@ -21,7 +23,7 @@ def write_through(transport: Any, data: bytes) -> None:
     broken is left to the reactor, which reports it through ``connectionLost`` in a later turn.
     """
     if (
-        isinstance(transport, Connection)
+        type(transport) in _PLAIN
         and not transport.dataBuffer
         and not transport._tempDataBuffer
         and transport.connected
@@ -30,11 +32,13 @@ def write_through(transport: Any, data: bytes) -> None:
         and not transport._writeDisconnected
         and not transport.TLS
     ):
-        sent = transport.writeSomeData(data)
-        if isinstance(sent, int) and sent >= 0:
-            if sent == len(data):
-                return
-            data = data[sent:]
+        try:
+            sent = transport.socket.send(data)
+        except OSError:  # full, or broken
+            sent = 0
+        if sent == len(data):
+            return
+        data = data[sent:]
     transport.write(data)
 
 

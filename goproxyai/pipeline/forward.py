@@ -11,18 +11,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from goproxyai.egress.agent import Withdrawable
 from goproxyai.http11.body import RequestBody
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.framing import lines
 from goproxyai.http11.response import Response
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.answers import problem_for
-from goproxyai.pipeline.lookup import Verdict
-from goproxyai.pipeline.notes import notes_on
+from goproxyai.pipeline.lookup import Miss
+from goproxyai.pipeline.notes import Notes
 from goproxyai.pipeline.store import Recorder
 from goproxyai.policy.freshness import is_write, may_store, parent_paths
 from goproxyai.policy.headers import Headers, fields_of, relayed
@@ -38,34 +38,42 @@ _log = Logger(namespace="goproxyai.forward")
 class Forward:
     """One request on its way to upstream, and the answer on its way back.
 
-    :param verdict: the cache's, or ``None`` where it was left aside.
+    :param miss: what the cache said, or ``None`` where it was left aside.
     :param reason: why upstream is asked.
     """
 
     __slots__ = (
-        "_answer",
         "_client",
         "_ended",
         "_exchange",
+        "_miss",
+        "_notes",
         "_reason",
         "_recorder",
         "_relay",
         "_response",
+        "_sending",
         "_sent_at",
         "_upstream_seconds",
-        "_verdict",
     )  # fmt: skip
 
     def __init__(
-        self, relay: Relay, exchange: Exchange, client: str, verdict: Verdict | None, reason: str
+        self,
+        relay: Relay,
+        exchange: Exchange,
+        client: str,
+        notes: Notes,
+        miss: Miss | None,
+        reason: str,
     ) -> None:
         self._relay = relay
         self._exchange = exchange
         self._client = client
-        self._verdict = verdict
+        self._notes = notes
+        self._miss = miss
         self._reason = reason
         self._sent_at = 0.0
-        self._answer: Deferred[Response] | None = None
+        self._sending: Withdrawable | None = None
         self._response: Response | None = None
         self._recorder: Recorder | None = None
         self._upstream_seconds = -1.0
@@ -76,26 +84,26 @@ class Forward:
         exchange = self._exchange
         exchange.listener = self
         self._sent_at = self._relay.seconds()
-        answer = self._answer = self._relay.client.request(
+        self._sending = self._relay.client.relay(
             exchange.method,
             self._relay.base + exchange.target,
-            headers=notes_on(exchange).forwarded_lines(exchange),
-            data=self._data(),
-            framed=exchange.head.length_at >= 0,
-            inform=self._inform,
+            self._notes.forwarded_lines(exchange.digits),
+            self._data(),
+            exchange.head.length_at >= 0,
+            self,
         )
-        answer.addCallbacks(self._head, self._failed)
 
     def _data(self) -> bytes | RequestBody | None:
         """The body as it goes upstream: whole where it is here, and none where there is none."""
         body = self._exchange.body
-        if not body.complete:
+        if isinstance(body, RequestBody) and not body.complete:
             return body
         return body.whole() or (b"" if self._exchange.head.chunked else None)
 
-    # Upstream's answer.
+    # Upstream's answer: Receiver.
 
-    def _inform(self, status: int, reason: bytes, headers: Headers) -> None:
+    def informed(self, status: int, reason: bytes, headers: Headers) -> None:
+        """An interim answer is passed on."""
         kept = lines(
             [
                 pair
@@ -105,8 +113,9 @@ class Forward:
         )
         self._exchange.inform(b"HTTP/1.1 %d %b\r\n%b" % (status, reason, kept))
 
-    def _head(self, response: Response) -> None:
-        self._answer = None
+    def answered(self, response: Response) -> None:
+        """The head is relayed, and the body asked for."""
+        self._sending = None
         if self._ended or self._exchange.over:
             response.abort()
             return
@@ -124,10 +133,10 @@ class Forward:
         status, fields = response.code, response.fields
         if status == 407:  # whoever asks for a proxy's credentials asks us, not our client
             raise TunnelRefused(status, response.phrase)
-        verdict = self._verdict
-        if verdict is not None and verdict.wanted is not None and relay.store is not None:
-            if may_store(exchange.method, status, fields, verdict.directives):
-                self._recorder = Recorder(relay.store, verdict.wanted, response)
+        miss = self._miss
+        if miss is not None and relay.store is not None:
+            if may_store(exchange.method, status, fields, miss.directives):
+                self._recorder = Recorder(relay.store, miss.wanted, response)
         elif 200 <= status < 300:
             self._invalidate()
         proxy_seconds = self._sent_at - exchange.began
@@ -146,9 +155,9 @@ class Forward:
     def _invalidate(self) -> None:
         """What a write may have changed is no longer known (RFC 9111 §4.4)."""
         exchange, store = self._exchange, self._relay.store
-        path = exchange.target.partition(b"?")[0]
+        path = self._notes.path
         if store is not None and is_write(exchange.method, path):
-            store.invalidate(notes_on(exchange).credential, parent_paths(path))
+            store.invalidate(self._notes.credential, parent_paths(path))
 
     def received(self, data: bytes, ended: bool) -> None:
         """Body bytes of one read: record them, relay them."""
@@ -173,10 +182,10 @@ class Forward:
         self._exchange.abort()
         self._note("cut", problem)
 
-    def _failed(self, failure: Failure) -> None:
-        if self._answer is not None:  # else it was cancelled, by _stop
-            self._answer = None
-            self._refuse(problem_for(failure), failure)
+    def failed(self, failure: Failure) -> None:
+        """There will be no answer of upstream's."""
+        self._sending = None
+        self._refuse(problem_for(failure), failure)
 
     def _refuse(self, problem: Problem, failure: Failure | None = None) -> None:
         if self._ended:
@@ -204,9 +213,9 @@ class Forward:
         self._refuse(problem)
 
     def _stop(self) -> None:
-        answer, self._answer = self._answer, None
-        if answer is not None:
-            answer.cancel()
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            sending.withdraw()
         if self._response is not None:
             self._response.abort()
 

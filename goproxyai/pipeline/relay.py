@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Concatenate, ParamSpec
-
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -15,13 +12,12 @@ from goproxyai.pipeline import respond
 from goproxyai.pipeline.admit import Admission
 from goproxyai.pipeline.forward import Forward
 from goproxyai.pipeline.log import AccessLog
-from goproxyai.pipeline.lookup import MOST_KEYED, Lookup
-from goproxyai.pipeline.notes import notes_on
+from goproxyai.pipeline.lookup import MOST_KEYED, Lookup, Miss
+from goproxyai.pipeline.notes import Notes, notes_on
 from goproxyai.policy.buckets import rate_limit_headers
 from goproxyai.policy.store import Store
 from goproxyai.problems import Problem
 
-P = ParamSpec("P")
 _log = Logger(namespace="goproxyai.relay")
 
 
@@ -49,36 +45,22 @@ class Relay:
         self.store = store
         self.counters = counters
         self.log = log
-        self.lookup = Lookup(store, clock.seconds)
+        self.lookup = Lookup(store)
 
     def handle(self, exchange: Exchange) -> None:
         """See to it that *exchange* is answered."""
         client = self.admission.client(exchange)
-        self.guarded(self._admit, exchange, client)
-
-    def guarded(
-        self,
-        step: Callable[Concatenate[Exchange, str, P], None],
-        exchange: Exchange,
-        client: str,
-        *more: P.args,
-        **named: P.kwargs,
-    ) -> None:
-        """Take *step*; what it raises becomes the answer."""
         try:
-            step(exchange, client, *more, **named)
-        except Problem as problem:
-            self.refuse(exchange, client, problem)
-        except Exception:
-            _log.failure("a defect while handling a request")
-            self._break(exchange, client)
+            self._admit(exchange, client)
+        except Exception as trouble:
+            self._fail(exchange, client, trouble)
 
-    def refuse(self, exchange: Exchange, client: str, problem: Problem) -> None:
-        """Answer with an error of the proxy's own."""
-        respond.problem(exchange, problem)
-        self.log.over(exchange, client, "-", code=problem.code, detail=problem.detail)
-
-    def _break(self, exchange: Exchange, client: str) -> None:
+    def _fail(self, exchange: Exchange, client: str, trouble: Exception) -> None:
+        """What a step raised becomes the answer."""
+        if isinstance(trouble, Problem):
+            self.refuse(exchange, client, trouble)
+            return
+        _log.failure("a defect while handling a request")
         if exchange.over:
             return
         if exchange.answering:
@@ -88,6 +70,11 @@ class Relay:
             message = "The proxy failed to handle this request; see its log."
             self.refuse(exchange, client, Problem("internal_error", message))
 
+    def refuse(self, exchange: Exchange, client: str, problem: Problem) -> None:
+        """Answer with an error of the proxy's own."""
+        respond.problem(exchange, problem)
+        self.log.over(exchange, client, "-", code=problem.code, detail=problem.detail)
+
     def _admit(self, exchange: Exchange, client: str) -> None:
         wait = self.admission.wait(client)
         if wait:
@@ -95,35 +82,46 @@ class Relay:
             respond.limited(exchange, rate_limit_headers(self.admission.per_minute, wait))
             self.log.over(exchange, client, "-")
             return
-        if notes_on(exchange).looped:
+        notes = notes_on(exchange)
+        if notes.looped:
             raise Problem(
                 "loop_detected",
                 "This request has passed through goproxyai already: OPENAI_API_URL or PROXY_URL "
                 "leads back to the proxy itself.",
             )
-        reason = self.lookup.bypass(exchange)
+        reason = self.lookup.bypass(notes, exchange)
         if reason is not None:
-            self.counters.bypasses += 1
-            Forward(self, exchange, client, None, reason).start()
+            self._bypass(exchange, client, notes, reason)
         elif exchange.body.complete:
-            self.look_up(exchange, client, exchange.body.whole())
+            self._look_up(exchange, client, notes, exchange.body.whole())
         else:
             _Reading(self, exchange, client).start()
 
-    def look_up(self, exchange: Exchange, client: str, body: bytes | None) -> None:
-        """Answer from the cache, or forward; *body* is ``None`` where it is too large for a key."""
-        if body is None:
-            self.counters.bypasses += 1
-            Forward(self, exchange, client, None, "size").start()
-            return
-        verdict = self.lookup.find(exchange, body)
-        entry = verdict.entry
-        if entry is None:
+    def read(self, exchange: Exchange, client: str, body: bytes | None) -> None:
+        """Go on with *exchange*, whose body is here, or ``None``: too large for a key."""
+        try:
+            notes = notes_on(exchange)
+            if body is None:
+                self._bypass(exchange, client, notes, "size")
+            else:
+                self._look_up(exchange, client, notes, body)
+        except Exception as trouble:
+            self._fail(exchange, client, trouble)
+
+    def _bypass(self, exchange: Exchange, client: str, notes: Notes, reason: str) -> None:
+        self.counters.bypasses += 1
+        Forward(self, exchange, client, notes, None, reason).start()
+
+    def _look_up(self, exchange: Exchange, client: str, notes: Notes, body: bytes) -> None:
+        """Answer from the cache, or forward."""
+        now = self.seconds()
+        found = self.lookup.find(notes, exchange, body, now)
+        if isinstance(found, Miss):
             self.counters.misses += 1
-            Forward(self, exchange, client, verdict, verdict.reason).start()
+            Forward(self, exchange, client, notes, found, found.reason).start()
             return
         self.counters.hits += 1
-        replay = respond.hit(exchange, entry, self.seconds())
+        replay = respond.hit(exchange, found, now)
         if replay is None:
             self.log.over(exchange, client, "HIT")
         else:
@@ -157,9 +155,8 @@ class _Reading(_Waiting):
         self._exchange.body.collect(MOST_KEYED, self._read)
 
     def _read(self, body: bytes | None) -> None:
-        relay, exchange, client = self._relay, self._exchange, self._client
-        exchange.listener = None
-        relay.guarded(relay.look_up, exchange, client, body)
+        self._exchange.listener = None
+        self._relay.read(self._exchange, self._client, body)
 
 
 class _Replaying(_Waiting):

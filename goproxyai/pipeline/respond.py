@@ -21,6 +21,7 @@ SLICE = 64 * 1024
 
 _JSON = (b"Content-Type", b"application/json")
 _OURS = b"X-Proxy: goproxyai\r\nVia: 1.1 goproxyai\r\n"
+_CHANGING = b"Age: %d\r\nCache-Status: goproxyai; hit; ttl=%d\r\nServer-Timing: cache;dur=%.2f\r\n"
 _LIMITED = b'{"error":"Rate limit exceeded. Please try again later.","code":"RATE_LIMIT_EXCEEDED"}'
 
 
@@ -84,17 +85,18 @@ def hit(exchange: Exchange, entry: Entry, now: float) -> Replay | None:
     :returns: who still has something to write, or ``None`` where everything is written.
     """
     body = entry.body
-    head = (
-        b"%bAge: %d\r\nCache-Status: goproxyai; hit; ttl=%d\r\nServer-Timing: cache;dur=%.2f\r\n"
-        % (
-            entry.head,
-            entry.age(now),
-            entry.expires_at - now,
-            (now - exchange.began) * 1000,
-        )
+    size = len(body)
+    changing = _CHANGING % (
+        entry.age(now),
+        entry.expires_at - now,
+        (now - exchange.began) * 1000,
     )
-    exchange.begin(entry.status, head, None if entry.stream else len(body))
-    if len(body) <= SLICE:
+    if exchange.simple and size <= SLICE and not entry.stream:
+        message = b"%b%bContent-Length: %d\r\n\r\n%b" % (entry.head, changing, size, body)
+        exchange.answer(entry.status, message, size)
+        return None
+    exchange.begin(entry.status, entry.head + changing, None if entry.stream else size)
+    if size <= SLICE:
         exchange.write(body, True)
         return None
     return Replay(exchange, body)

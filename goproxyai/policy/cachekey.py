@@ -52,24 +52,22 @@ def cache_key(
     :param target: path and query, exactly as they are forwarded.
     :param repeated: whether any name came more than once, as :func:`~.headers.fields_of` says.
     """
-    return finished_key(begun_key(fields, headers, repeated), method, target, body)
-
-
-def begun_key(fields: Fields, headers: Headers, repeated: bool) -> Begun:
-    """The part of a key that the header makes, to be finished any number of times."""
-    if repeated or nominated(fields):
-        return sha256(dumps(_careful_values(fields, headers), 2))
-    get = fields.get
-    return sha256(dumps(tuple([get(name) for name in KEY_FIELDS]), 2))
-
-
-def finished_key(begun: Begun, method: bytes, target: bytes, body: bytes) -> bytes:
-    """The key of one request with that header; *begun* stays as it is."""
-    digest = begun.copy()
-    digest.update(dumps((method, target), 2))
+    digest = begun_key(method, target, fields, headers, repeated)
     digest.update(body)
     key: bytes = digest.digest()
     return key
+
+
+def begun_key(
+    method: bytes, target: bytes, fields: Fields, headers: Headers, repeated: bool
+) -> Begun:
+    """The part of a key that a head makes; a copy of it, updated with a body, is the whole."""
+    values: tuple[bytes | tuple[bytes, ...] | None, ...]
+    if repeated or nominated(fields):
+        values = _careful_values(fields, headers)
+    else:
+        values = tuple([fields.get(name) for name in KEY_FIELDS])
+    return sha256(dumps((method, target, values), 2))
 
 
 def _careful_values(

@@ -84,18 +84,11 @@ def bypass_reason(method: bytes, path: bytes, fields: Fields) -> str | None:
     :param path: without the query.
     :returns: ``None``, ``"method"``, ``"path"``, ``"range"`` or ``"header"``.
     """
-    return route_reason(method, path) or header_reason(fields)
-
-
-def route_reason(method: bytes, path: bytes) -> str | None:
-    """Why a request to *path* may not be answered from the cache, whatever its header."""
-    if method == b"POST":
-        return None if path in CACHED_POSTS else "path"
-    return None if method == b"GET" else "method"
-
-
-def header_reason(fields: Fields) -> str | None:
-    """Why a request with these fields may not be answered from the cache, wherever it goes."""
+    if method != b"GET":
+        if method != b"POST":
+            return "method"
+        if path not in CACHED_POSTS:
+            return "path"
     if _HARMLESS.issuperset(fields):
         return None
     if b"range" in fields or b"if-range" in fields:
