@@ -244,10 +244,9 @@ def make_daemon(
     outbox = Outbox(ends_of_turns(reactor))
     agent = RelayAgent(reactor, ticker, routes, timeouts, settings.connect_timeout, outbox)
     access_log = AccessLog(reactor, counters, write_requests)
-    upstream = settings.openai_api_url
     relay = Relay(
         reactor,
-        upstream.origin + upstream.base_path,
+        settings.openai_api_url,
         RelayClient(agent),
         admission,
         store,

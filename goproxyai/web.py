@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import attrs
@@ -258,4 +259,4 @@ def _remembered(system: System) -> tuple[bytes, frozenset[bytes], Callable[[Exch
     prefix = rule.rule.partition("<")[0].encode("ascii")
     methods = frozenset(method.encode("ascii") for method in rule.methods or ())
     handler = app.endpoints["relay"].__wrapped__  # type: ignore[attr-defined]  # the method itself
-    return prefix, methods, lambda exchange: handler(system, exchange)
+    return prefix, methods, MethodType(handler, system)

@@ -28,7 +28,6 @@ from goproxyai.http11.client import (
 from goproxyai.http11.outbox import Direct
 from goproxyai.http11.pool import Pool
 from goproxyai.http11.ticking import TICK, Ticker
-from goproxyai.http11.writing import has_news
 from goproxyai.policy.headers import Headers
 from tests.fakes.answers import response
 from tests.fakes.serving import loopback
@@ -274,25 +273,16 @@ def test_a_status_line_that_may_not_be_relayed_is_a_violation(head: bytes) -> No
 def test_a_connection_that_has_said_something_is_not_used_again() -> None:
     ours, theirs = socket.socketpair()
 
-    @attrs.define
-    class Idle:
-        transport: Any = ours
-        doomed: bool = False
-        aborted: bool = False
-
-        def abort(self) -> None:
-            self.aborted = True
-
     with ours, theirs:
-        pool = Pool()
-        quiet, loud = Idle(), Idle()
-        pool.free("place", quiet)
-        assert not has_news(ours)
-        assert pool.take("place") is quiet
-        pool.free("place", loud)
+        pool, connection = Pool(), Upstream().connection
+        connection.transport.fileno = ours.fileno
+        for _ in range(2):
+            pool.free("place", connection)
+            assert pool.take("place") is connection
+        pool.free("place", connection)
         theirs.send(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
         assert pool.take("place") is None
-        assert loud.aborted
+        assert connection.transport.aborted
 
 
 @pytest_twisted.ensureDeferred

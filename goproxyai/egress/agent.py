@@ -127,10 +127,24 @@ class RelayAgent:
         self._writer = writer or Direct()
         self._known: dict[bytes, Route] = {}
 
+    def route(self, origin: bytes) -> Route:
+        """The route to *origin*, ``scheme://authority`` and nothing behind it; made once.
+
+        :raises ValueError: where *origin* is not that.
+        """
+        route = self._known.get(origin)
+        if route is None:
+            route = self._routes.to(origin)
+            if len(self._known) >= MOST_ORIGINS:
+                self._known.clear()
+            self._known[origin] = route
+        return route
+
     def relay(
         self,
+        route: Route,
         method: bytes,
-        uri: bytes,
+        target: bytes,
         headers: bytes,
         body: bytes | IBodyProducer | None,
         framed: bool,
@@ -138,21 +152,16 @@ class RelayAgent:
     ) -> Withdrawable:
         """Send a request; *receiver* is told what becomes of it, never before this returns.
 
-        :param headers: lines ready to be sent, without ``Host``, which is the origin's.
+        :param route: see :meth:`route`.
+        :param target: path and query, as they are to be sent.
+        :param headers: lines ready to be sent, without ``Host``, which is the route's.
         :param framed: whether *headers* hold the body's ``Content-Length``.
         :returns: what takes it back.
-        :raises ValueError: where *uri* has no http origin.
         """
-        cut = uri.find(b"/", 8)
-        origin = uri[:cut] if cut > 0 else uri
-        route = self._known.get(origin)
-        if route is None:
-            route = self._learn(origin)
         head = b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%b%b" % (
-            method, route.prefix, uri[cut:] if cut > 0 else b"/", route.host, headers,
-            route.lines,
+            method, route.prefix, target, route.host, headers, route.lines,
         )  # fmt: skip
-        connection = self.pool.take(origin)
+        connection = self.pool.take(route.origin)
         if connection is None:
             return _Attempt(self._connect(route), (method, head, body, framed, receiver))
         connection.send(method, head, body, framed, receiver)
@@ -175,14 +184,11 @@ class RelayAgent:
         block = lines(headers or ())
         framed = b"\r\ncontent-length:" in b"\r\n" + block.lower()
         promise = _Promise()
-        promise.sending = self.relay(method, uri, block, bodyProducer, framed, promise)
+        cut = uri.find(b"/", 8)
+        route = self.route(uri[:cut] if cut > 0 else uri)
+        target = uri[cut:] if cut > 0 else b"/"
+        promise.sending = self.relay(route, method, target, block, bodyProducer, framed, promise)
         return promise.response
-
-    def _learn(self, origin: bytes) -> Route:
-        if len(self._known) >= MOST_ORIGINS:
-            self._known.clear()
-        route = self._known[origin] = self._routes.to(origin)
-        return route
 
     def _connect(self, route: Route) -> Deferred[Any]:
         """A new connection, ready to be used; fails as the endpoints do, or by its deadline."""

@@ -25,7 +25,8 @@ class RelayClient(HTTPClient):
     def __init__(self, agent: RelayAgent) -> None:
         super().__init__(agent)
         self._relay_agent = agent
-        #: For who has a receiver instead of a Deferred; see :meth:`.RelayAgent.relay`.
+        # For those who bring a receiver, and need no Deferred.
+        self.route = agent.route
         self.relay = agent.relay
 
     def request(  # type: ignore[override]  # treq's keywords would all be ways to alter a request

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from select import poll
 from typing import Any
 
 import attrs
@@ -33,7 +34,7 @@ from goproxyai.http11.framing import LAST_CHUNK, MOST_FIELDS, MOST_HEADER_BYTES,
 from goproxyai.http11.outbox import LARGE, Writer
 from goproxyai.http11.response import Receiver, Response
 from goproxyai.http11.ticking import NEVER, Ticker
-from goproxyai.http11.writing import parked, set_no_delay
+from goproxyai.http11.writing import parked, poller_of, set_no_delay
 from goproxyai.policy.headers import Fields, Headers, fields_of
 
 LONGEST_REASON = 1024
@@ -116,6 +117,7 @@ class ClientConnection(TwistedProtocol):
         self._deadline = NEVER
         self._awaited = ""
         self._parser = HttpResponseParser(self)
+        self._poller: poll | None = None
         self._method = b""  # of the request that is under way
         self._receiver: Receiver | None = None
         self._response: Response | None = None
@@ -159,6 +161,17 @@ class ClientConnection(TwistedProtocol):
             self.ready.errback(reason)
         self._break(reason)
         del self._parser  # which knows us: no cycle is left to be collected
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the peer neither closed nor said anything, asked of the kernel.
+
+        The reactor may not have got to what a peer did in this turn, and an answer that nobody
+        asked for must not meet the next request.
+        """
+        if self._poller is None:
+            self._poller = poller_of(self.transport)
+        return not self._poller.poll(0)
 
     def abort(self) -> None:
         """Break the connection off."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from goproxyai.http11.client import ClientConnection
-from goproxyai.http11.writing import has_news
 
 MOST_IDLE = 512
 """Unused connections kept for one place."""
@@ -39,7 +38,7 @@ class Pool:
             connection = idle.pop()
             if connection.doomed:  # broken off, but the reactor has not told us so yet
                 continue
-            if not has_news(connection.transport):
+            if connection.quiet:
                 return connection
             connection.abort()  # closed, or said what must not meet the next request
         return None

@@ -117,6 +117,14 @@ class Response:
         """Whether nobody has asked for the body yet."""
         return self._sink is None
 
+    @property
+    def whole(self) -> bytes | None:
+        """The body, where all of it came with the head; it is then not delivered any more."""
+        if self._ending is not _complete:
+            return None
+        self.over = True
+        return self._held
+
     def deliverBody(self, protocol: IProtocol) -> None:
         """As ``IResponse`` has it, for those who do not know :meth:`deliver`."""
         self.deliver(_ProtocolSink(self, protocol))

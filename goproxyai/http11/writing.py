@@ -67,22 +67,20 @@ def hung_up(transport: Any) -> bool:
 
     For connections whose reading is paused: the reactor does not watch those.
     """
-    return _has_event(transport, POLLRDHUP)
+    return bool(poller_of(transport, POLLRDHUP).poll(0))
 
 
-def has_news(transport: Any) -> bool:
-    """Whether the peer has closed or sent anything that nobody has read yet."""
-    return _has_event(transport, POLLIN | POLLRDHUP)
+def poller_of(transport: Any, events: int = POLLIN | POLLRDHUP) -> poll:
+    """What tells whether the peer has closed, or sent anything that nobody has read yet.
 
-
-def _has_event(transport: Any, events: int) -> bool:
+    ``poll(0)`` on it is empty while neither is so; it may be asked again and again.
+    """
+    poller = poll()
     fileno = getattr(_layers(transport)[-1], "fileno", None)
     descriptor = fileno() if fileno is not None else -1
-    if descriptor < 0:
-        return False
-    poller = poll()
-    poller.register(descriptor, events)
-    return bool(poller.poll(0))  # POLLHUP and POLLERR are always told
+    if descriptor >= 0:
+        poller.register(descriptor, events)  # POLLHUP and POLLERR are always told
+    return poller
 
 
 def can_half_close(transport: Any) -> bool:

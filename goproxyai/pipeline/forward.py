@@ -83,10 +83,12 @@ class Forward:
         """Send the request."""
         exchange = self._exchange
         exchange.listener = self
-        self._sent_at = self._relay.seconds()
-        self._sending = self._relay.client.relay(
+        relay = self._relay
+        self._sent_at = relay.seconds()
+        self._sending = relay.client.relay(
+            relay.route,
             exchange.method,
-            self._relay.base + exchange.target,
+            relay.base + exchange.target,
             self._notes.forwarded_lines(exchange.digits),
             self._data(),
             exchange.head.length_at >= 0,
@@ -147,6 +149,14 @@ class Forward:
             respond.forwarded_lines(self._reason, proxy_seconds, upstream_seconds),
         )
         framed = b"content-length" in fields  # where it is not, no length is made up
+        whole = response.whole
+        if whole is not None and framed and exchange.simple and exchange.method != b"HEAD":
+            if self._recorder is not None:
+                self._recorder.add(whole)
+                self._record(now)
+            exchange.answer(status, b"%b\r\n%b" % (head, whole), len(whole))
+            self._note("ok", None)
+            return
         exchange.begin(status, head, response.length if framed else None, framed)
         exchange.source(response)
         response.deliver(self)
@@ -168,9 +178,13 @@ class Forward:
             self._exchange.write(data)
             return
         if recorder is not None:
-            recorder.complete(self._relay.seconds())
-            self._recorder = None
+            self._record(self._relay.seconds())
         self._complete(data)
+
+    def _record(self, now: float) -> None:
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            recorder.complete(now)
 
     def closed(self) -> None:
         """Upstream ended the body with its connection: whole or not, nobody can tell."""

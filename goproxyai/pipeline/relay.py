@@ -17,6 +17,7 @@ from goproxyai.pipeline.notes import Notes, notes_on
 from goproxyai.policy.buckets import rate_limit_headers
 from goproxyai.policy.store import Store
 from goproxyai.problems import Problem
+from goproxyai.settings import UpstreamURL
 
 _log = Logger(namespace="goproxyai.relay")
 
@@ -24,14 +25,15 @@ _log = Logger(namespace="goproxyai.relay")
 class Relay:
     """Takes exchanges through the steps.
 
-    :ivar base: upstream's origin and base path; a target is appended as it is.
+    :ivar route: to upstream.
+    :ivar base: upstream's base path; a target is appended as it is.
     :ivar store: ``None`` where the cache is turned off.
     """
 
     def __init__(
         self,
         clock: IReactorTime,
-        base: bytes,
+        upstream: UpstreamURL,
         client: RelayClient,
         admission: Admission,
         store: Store | None,
@@ -39,7 +41,8 @@ class Relay:
         log: AccessLog,
     ) -> None:
         self.seconds = clock.seconds
-        self.base = base
+        self.route = client.route(upstream.origin)
+        self.base = upstream.base_path
         self.client = client
         self.admission = admission
         self.store = store
