@@ -5,7 +5,7 @@ Every table has a closed set of keys, so the memory is fixed.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from typing import Any
 
 from goproxyai.problems import STATUS
@@ -26,12 +26,22 @@ class Histogram:
         self.longest = 0.0
         self._buckets = [0] * (len(_BOUNDS) + 1)
 
-    def add(self, seconds: float) -> None:
-        """One more duration."""
-        self.count += 1
-        self.total += seconds
-        self.longest = max(self.longest, seconds)
-        self._buckets[bisect_left(_BOUNDS, seconds)] += 1
+    def add(self, durations: list[float]) -> None:
+        """More of them; the list is sorted in place."""
+        if not durations:
+            return
+        durations.sort()
+        self.count += len(durations)
+        self.total += sum(durations)
+        self.longest = max(self.longest, durations[-1])
+        buckets, below = self._buckets, 0
+        for step, bound in enumerate(_BOUNDS):
+            above = bisect_right(durations, bound, below)
+            buckets[step] += above - below
+            below = above
+            if below == len(durations):
+                return
+        buckets[-1] += len(durations) - below
 
     def percentile(self, share: float) -> float:
         """The upper bound, in seconds, below which *share* (0 to 1) of the durations lie."""

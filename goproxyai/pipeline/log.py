@@ -7,6 +7,7 @@ event holds no query value, no header and no body: nothing that could be a secre
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,8 +21,8 @@ from goproxyai.policy.redaction import path_only
 FLUSH_SECONDS = 0.05
 """For which an event waits for others."""
 
-MOST_WAITING = 5_000
-"""Events that wait; the next one is written together with them at once."""
+MOST_WAITING = 256
+"""Events that wait; one more has them all written: about a millisecond of work."""
 
 CLIENT_GONE = 499
 """The status in the log of a request whose client left before there was one."""
@@ -84,7 +85,7 @@ class Event(NamedTuple):
 
 
 _event: Callable[[tuple[Any, ...]], Event] = partial(tuple.__new__, Event)
-"""An :class:`Event` of its parts in order; its own constructor takes twice the time."""
+"""An :class:`Event` of its parts in order."""
 
 Write = Callable[[list[Event], float], None]
 """Gets events, oldest first, and the offset for :meth:`Event.fields`."""
@@ -101,7 +102,7 @@ class AccessLog:
         self._seconds = clock.seconds
         self._counters = counters
         self._write = write
-        self._waiting: list[Event] = []
+        self._waiting: list[tuple[Any, ...]] = []  # the parts of events
         self._flushing: IDelayedCall | None = None
 
     def over(
@@ -119,11 +120,11 @@ class AccessLog:
         began = exchange.began
         waiting = self._waiting
         waiting.append(
-            _event((
+            (
                 began, exchange.method, exchange.target, exchange.status or CLIENT_GONE, cache,
                 client, exchange.body.received, exchange.sent, self._seconds() - began,
                 upstream_seconds, code, detail, ended, upstream_request_id,
-            ))
+            )
         )  # fmt: skip
         if self._flushing is None:
             self._flushing = self._clock.callLater(FLUSH_SECONDS, self.flush)
@@ -138,23 +139,27 @@ class AccessLog:
         events, self._waiting = self._waiting, []
         if not events:
             return
-        for event in events:
-            self._count(event)
+        self._count(events)
         if self._write is not None:
-            self._write(events, time.time() - self._clock.seconds())
+            offset = time.time() - self._clock.seconds()
+            self._write([_event(event) for event in events], offset)
 
-    def _count(self, event: Event) -> None:
+    def _count(self, events: list[tuple[Any, ...]]) -> None:
         counters = self._counters
-        counters.finished += 1
-        counters.bytes_in += event.bytes_in
-        counters.bytes_out += event.bytes_out
-        counters.statuses[event.status // 100] += 1
-        counters.times.add(event.seconds)
-        if event.upstream_seconds >= 0:
-            counters.upstream_times.add(event.upstream_seconds)
-        if event.code:
-            counters.errors[event.code] += 1
-        if event.ended == "client_gone":
-            counters.client_gone += 1
-        elif event.ended == "cut":
-            counters.cut += 1
+        counters.finished += len(events)
+        _, _, _, statuses, _, _, came, went, spent, upstream, codes, _, ends, _ = zip(
+            *events, strict=True
+        )
+        counters.bytes_in += sum(came)
+        counters.bytes_out += sum(went)
+        counters.times.add(list(spent))
+        counters.upstream_times.add([seconds for seconds in upstream if seconds >= 0])
+        for status, count in Counter(statuses).items():
+            counters.statuses[status // 100] += count
+        for code, count in Counter(filter(None, codes)).items():
+            counters.errors[code] += count
+        for ended, count in Counter(ends).items():
+            if ended == "client_gone":
+                counters.client_gone += count
+            elif ended == "cut":
+                counters.cut += count
