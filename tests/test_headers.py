@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.policy import headers as policy
+from goproxyai.policy import shapes
 from goproxyai.policy.headers import (
     Headers,
-    end_to_end,
     fields_of,
     forwarded,
     is_list_member,
@@ -17,6 +16,7 @@ from goproxyai.policy.headers import (
     relayed,
     via_names_us,
 )
+from goproxyai.policy.shapes import shape_of
 
 NAMES = st.sampled_from(
     b"Accept Authorization Connection Content-Length Content-Type Cookie Expect Host Keep-Alive"
@@ -62,11 +62,9 @@ def test_what_passes_is_what_the_rules_say_in_order_and_case_and_with_repeats(
 ) -> None:
     before = list(lines)
     fields, _ = fields_of(lines)
-    for _ in range(2):  # the second time from memory
-        assert end_to_end(lines, fields) == expected(lines, set())
-        assert forwarded(lines, fields) == expected(lines, {b"host", b"expect"})
-        ours = {b"x-cache", b"x-cache-timestamp", b"x-proxy"}
-        assert relayed(lines, fields) == expected(lines, ours)
+    ours = {b"x-cache", b"x-cache-timestamp", b"x-proxy"}
+    assert forwarded(lines, fields) == expected(lines, {b"host", b"expect"})
+    assert relayed(lines, fields) == expected(lines, ours)
     assert lines == before
 
 
@@ -81,26 +79,33 @@ def test_fields_join_repeated_lines_in_order(lines: Headers) -> None:
     }
 
 
-def test_a_header_with_nothing_to_drop_is_not_copied() -> None:
-    lines = [(b"Content-Type", b"application/json"), (b"Content-Length", b"2")]
-    assert relayed(lines, fields_of(lines)[0]) is lines
+@given(LINES)
+def test_a_shape_says_of_its_values_what_the_lines_say_one_by_one(lines: Headers) -> None:
+    names, values = tuple(name for name, _ in lines), tuple(value for _, value in lines)
+    fields, _ = fields_of(lines)
+    for _ in range(2):  # the second time from memory
+        shape = shape_of(names)
+        assert shape.headers(values) == lines
+        assert shape.fields(values) == fields
+        wanted = b"".join([b"%b: %b\r\n" % pair for pair in relayed(lines, fields)])
+        assert shape.lines(values, fields) == wanted
+
+
+def test_a_percent_sign_in_a_name_is_a_percent_sign() -> None:
+    shape = shape_of((b"X-%s", b"%b", b"Connection"))
+    assert shape.lines((b"1", b"%d", b"close"), {}) == b"X-%s: 1\r\n%b: %d\r\n"
 
 
 def test_the_memory_of_shapes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes: dict[tuple[bytes, ...], tuple[int, ...]] = {}
-    monkeypatch.setattr(policy, "_end_to_end_shapes", shapes)
-    for i in range(1500):
-        lines = [(b"X-%d" % i, b"1"), (b"TE", b"trailers")]
-        assert end_to_end(lines, fields_of(lines)[0]) == lines[:1]
-    assert 0 < len(shapes) <= 512
-
-
-def test_a_shape_of_unusual_size_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes: dict[tuple[bytes, ...], tuple[int, ...]] = {}
-    monkeypatch.setattr(policy, "_end_to_end_shapes", shapes)
-    lines = [(b"X" * 5000, b"1"), (b"TE", b"trailers")]
-    assert end_to_end(lines, fields_of(lines)[0]) == lines[:1]
-    assert not shapes
+    remembered: dict[tuple[bytes, ...], shapes.Shape] = {}
+    monkeypatch.setattr(shapes, "_shapes", remembered)
+    for i in range(3 * shapes.MOST_SHAPES):
+        names = (b"X-%d" % i, b"TE")
+        assert shape_of(names) is shape_of(names)
+    assert 0 < len(remembered) <= shapes.MOST_SHAPES
+    remembered.clear()
+    shape_of((b"X" * shapes.LARGEST_SHAPE, b"TE"))
+    assert not remembered
 
 
 def test_connection_options_name_no_field() -> None:

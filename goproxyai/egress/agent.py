@@ -144,8 +144,7 @@ class RelayAgent:
         self,
         route: Route,
         method: bytes,
-        target: bytes,
-        headers: bytes,
+        head: bytes,
         body: bytes | IBodyProducer | None,
         framed: bool,
         receiver: Receiver,
@@ -153,14 +152,11 @@ class RelayAgent:
         """Send a request; *receiver* is told what becomes of it, never before this returns.
 
         :param route: see :meth:`route`.
-        :param target: path and query, as they are to be sent.
-        :param headers: lines ready to be sent, without ``Host``, which is the route's.
-        :param framed: whether *headers* hold the body's ``Content-Length``.
+        :param head: of :meth:`.Route.head`, and header lines, complete but for the blank line, and
+            for the framing of a body that carries none yet.
+        :param framed: whether *head* holds the body's ``Content-Length``.
         :returns: what takes it back.
         """
-        head = b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%b%b" % (
-            method, route.prefix, target, route.host, headers, route.lines,
-        )  # fmt: skip
         connection = self.pool.take(route.origin)
         if connection is None:
             return _Attempt(self._connect(route), (method, head, body, framed, receiver))
@@ -187,7 +183,8 @@ class RelayAgent:
         cut = uri.find(b"/", 8)
         route = self.route(uri[:cut] if cut > 0 else uri)
         target = uri[cut:] if cut > 0 else b"/"
-        promise.sending = self.relay(route, method, target, block, bodyProducer, framed, promise)
+        head = route.head(method, target) + block
+        promise.sending = self.relay(route, method, head, bodyProducer, framed, promise)
         return promise.response
 
     def _connect(self, route: Route) -> Deferred[Any]:

@@ -49,6 +49,15 @@ class Route:
     prefix: bytes = b""
     lines: bytes = attrs.field(default=b"", repr=False)
 
+    def head(self, method: bytes, target: bytes) -> bytes:
+        """Request line and the lines that are the route's own.
+
+        :param target: path and query, as they are to be sent.
+        """
+        return b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%b" % (
+            method, self.prefix, target, self.host, self.lines,
+        )  # fmt: skip
+
 
 @attrs.frozen(eq=False)
 class Routes:

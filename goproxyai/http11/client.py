@@ -35,7 +35,8 @@ from goproxyai.http11.outbox import LARGE, Writer
 from goproxyai.http11.response import Receiver, Response
 from goproxyai.http11.ticking import NEVER, Ticker
 from goproxyai.http11.writing import parked, poller_of, set_no_delay
-from goproxyai.policy.headers import Fields, Headers, fields_of
+from goproxyai.policy.headers import Fields
+from goproxyai.policy.shapes import shape_of
 
 LONGEST_REASON = 1024
 """Bytes of a status line's reason phrase."""
@@ -132,7 +133,7 @@ class ClientConnection(TwistedProtocol):
         self._taken = 0
         self._read_bytes = 0
         self._reason = b""
-        self._headers: Headers = []
+        self._header: list[bytes] = []  # name, value, name, value…
         self._body: list[bytes] = []
         self._head_bytes = 0
         self._interim = False
@@ -205,7 +206,12 @@ class ClientConnection(TwistedProtocol):
         self._start_head()
         if body is None or isinstance(body, bytes):
             self._await("the response's head", self._timeouts.head)
-            self._send_whole(head, body, framed)
+            if body is None:
+                body = b""
+            elif not framed:
+                head += b"Content-Length: %d\r\n" % len(body)
+            self._put(b"%b\r\n%b" % (head, body))
+            self._sending = len(body) >= LARGE and parked(self.transport) > 0
         else:
             self._upload(head, body, framed)
 
@@ -213,14 +219,6 @@ class ClientConnection(TwistedProtocol):
         """The receiver wants no answer any more."""
         self._receiver = None
         self._drop()
-
-    def _send_whole(self, head: bytes, body: bytes | None, framed: bool) -> None:
-        if body is None:
-            body = b""
-        elif not framed:
-            head += b"Content-Length: %d\r\n" % len(body)
-        self._put(head + b"\r\n" + body)
-        self._sending = len(body) >= LARGE and parked(self.transport) > 0
 
     def _put(self, data: bytes) -> None:
         self._sent += len(data)
@@ -379,7 +377,7 @@ class ClientConnection(TwistedProtocol):
 
     def _start_head(self) -> None:
         self._reason = b""
-        self._headers = []
+        self._header = []
         self._body = []
         self._head_bytes = 0
         self._close_delimited = False
@@ -394,18 +392,18 @@ class ClientConnection(TwistedProtocol):
             raise ProtocolViolation("its reason phrase exceeds 1 KiB")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name, value))
+        self._header += (name, value)
 
     def on_headers_complete(self) -> None:
         if self._response is not None:
             raise ProtocolViolation("it sent more than one answer")
         parser = self._parser
         status = parser.get_status_code()
-        headers = self._headers
-        if len(headers) > MOST_FIELDS:
+        header = self._header
+        if len(header) > 2 * MOST_FIELDS:
             raise ProtocolViolation(f"its header exceeds {MOST_FIELDS} fields")
         if self._head_bytes or self._read_bytes > MOST_HEADER_BYTES:  # else it cannot be too large
-            if sum([len(n) + len(v) + 4 for n, v in headers]) > MOST_HEADER_BYTES:
+            if sum(map(len, header)) + 2 * len(header) > MOST_HEADER_BYTES:
                 raise ProtocolViolation("its header exceeds 64 KiB")
         if status < 100 or (self._reason != b"OK" and _PHRASE.fullmatch(self._reason) is None):
             raise ProtocolViolation("its status line is malformed")
@@ -415,13 +413,12 @@ class ClientConnection(TwistedProtocol):
             return
         if not 200 <= status <= 599:
             raise ProtocolViolation(f"it answered with status {status}")
-        self._headers = []  # trailers, which are dropped, must not get among the header's lines
-        fields, _ = fields_of(headers)
+        self._header = []  # trailers, which are dropped, must not get among the header's lines
+        shape, values = shape_of(tuple(header[::2])), tuple(header[1::2])
+        fields = shape.fields(values)
         length = self._length(status, fields)
         self._keep = parser.should_keep_alive() and not self._ended
-        self._response = Response(
-            self, parser.get_http_version(), status, self._reason, headers, fields, length
-        )
+        self._response = Response(self, status, self._reason, shape, values, fields, length)
 
     def _length(self, status: int, fields: Fields) -> Any:
         """How the body is delimited (RFC 9112 §6.3)."""
@@ -447,7 +444,9 @@ class ClientConnection(TwistedProtocol):
         if self._interims > MOST_INTERIM:
             raise ProtocolViolation("its interim answers have no end")
         if status != 100 and self._receiver is not None:
-            self._receiver.informed(status, self._reason, self._headers)
+            header = self._header
+            headers = list(zip(header[::2], header[1::2], strict=True))
+            self._receiver.informed(status, self._reason, headers)
 
     def on_body(self, data: bytes) -> None:
         if self._ended:

@@ -18,6 +18,7 @@ from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
 from goproxyai.policy.headers import Fields, Headers
+from goproxyai.policy.shapes import Shape
 
 
 class Sink(Protocol):
@@ -63,28 +64,29 @@ class Source(Protocol):
 class Response:
     """What came back: an ``IResponse`` whose header lines are also there as they came.
 
-    :ivar raw: (name, value) in order.
+    :ivar shape: the names of the header; :ivar values: what stands behind them.
     :ivar fields: lower-cased name to value, repeats joined.
     :ivar length: of the body; ``UNKNOWN_LENGTH`` where it is not said.
     """
 
     request = None
     previousResponse = None
+    version = (b"HTTP", 1, 1)
 
     def __init__(
         self,
         connection: Source,
-        version: str,
         code: int,
         phrase: bytes,
-        raw: Headers,
+        shape: Shape,
+        values: tuple[bytes, ...],
         fields: Fields,
         length: Any,
     ) -> None:
-        self._version = version
         self.code = code
         self.phrase = phrase
-        self.raw = raw
+        self.shape = shape
+        self.values = values
         self.fields = fields
         self.length = length
         self._connection: Source = connection
@@ -95,10 +97,14 @@ class Response:
         self._paused = False
 
     @property
-    def version(self) -> tuple[bytes, int, int]:
-        """As ``IResponse`` has it."""
-        major, _, minor = self._version.partition(".")
-        return b"HTTP", int(major), int(minor)
+    def raw(self) -> Headers:
+        """(name, value) in order, as they came."""
+        return self.shape.headers(self.values)
+
+    @property
+    def lines(self) -> bytes:
+        """The header lines that are relayed."""
+        return self.shape.lines(self.values, self.fields)
 
     @property
     def headers(self) -> WebHeaders:

@@ -148,12 +148,16 @@ class ServerConnection(Protocol):
             body = RequestBody(self, length, factory.ticker.now, False)
         self._deadline = NEVER
         exchange = Exchange(self, self._peer, factory.ticker.seconds(), head, digits, body)
-        self._waiting.append(exchange)
         if not body.complete:
             self._incoming = exchange
             self._rest = length - len(content)
             if content:
                 _body_of(exchange).feed(content)
+        if self._active is None and not self._waiting and not self._choked:
+            self._active = exchange
+            factory.dispatch(exchange)
+        else:
+            self._waiting.append(exchange)
         return data[end:]
 
     def _count(self, data: bytes) -> bytes:
@@ -405,9 +409,10 @@ class ServerConnection(Protocol):
                 self._deadline = self.factory.ticker.now + IDLE_SECONDS
             if self._deaf:
                 self._close(False)
-                return
-            self.flow(True)
-        self._advance()
+            elif self._paused:
+                self.flow(True)
+        else:
+            self._advance()
 
     def abort(self) -> None:
         """Break off: the client must see that the answer was cut."""

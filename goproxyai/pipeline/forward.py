@@ -88,8 +88,7 @@ class Forward:
         self._sending = relay.client.relay(
             relay.route,
             exchange.method,
-            relay.base + exchange.target,
-            self._notes.forwarded_lines(exchange.digits),
+            self._notes.forwarded(exchange.digits),
             self._data(),
             exchange.head.length_at >= 0,
             self,
@@ -145,7 +144,7 @@ class Forward:
         head = b"HTTP/1.1 %d %b\r\n%b%b" % (
             status,
             response.phrase,
-            lines(relayed(response.raw, fields)),
+            response.lines,
             respond.forwarded_lines(self._reason, proxy_seconds, upstream_seconds),
         )
         framed = b"content-length" in fields  # where it is not, no length is made up

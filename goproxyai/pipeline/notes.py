@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from goproxyai.http11.exchange import Exchange
+from goproxyai.egress.routes import Route
 from goproxyai.http11.framing import lines
+from goproxyai.http11.head import Head
 from goproxyai.policy.cachekey import begun_key, credential
 from goproxyai.policy.freshness import bypass_reason, request_directives
 from goproxyai.policy.headers import Headers, forwarded, via_names_us
@@ -14,6 +15,7 @@ _VIA = (b"Via", b"1.1 goproxyai")
 class Notes:
     """All of it holds for every request with that head, whatever its length.
 
+    :param route: to upstream. :param base: stands before the target there.
     :ivar path: of the target, without the query.
     :ivar reason: why the cache is left aside, ``None`` where it is not.
     :ivar directives: of ``Cache-Control``.
@@ -25,8 +27,7 @@ class Notes:
         "_before", "_behind", "_key", "credential", "directives", "looped", "path", "reason",
     )  # fmt: skip
 
-    def __init__(self, exchange: Exchange) -> None:
-        head = exchange.head
+    def __init__(self, head: Head, route: Route, base: bytes) -> None:
         headers, fields = head.headers, head.fields
         self.path = head.target.partition(b"?")[0]
         self.reason = bypass_reason(head.method, self.path, fields)
@@ -36,14 +37,15 @@ class Notes:
         self._key = begun_key(head.method, head.target, fields, headers, head.repeated)
         self.credential = credential(fields)
         self.looped = via_names_us(fields)
+        start = route.head(head.method, base + head.target)
         kept: Headers = [*forwarded(headers, fields), _VIA]
         at = head.length_at
         if at < 0:
-            self._before, self._behind = lines(kept), b""
+            self._before, self._behind = start + lines(kept), b""
         else:
             name = headers[at][0]
             split = [other for other, _ in kept].index(name)
-            self._before = b"%b%b: " % (lines(kept[:split]), name)
+            self._before = b"%b%b%b: " % (start, lines(kept[:split]), name)
             self._behind = b"\r\n" + lines(kept[split + 1 :])
 
     def key(self, body: bytes) -> bytes:
@@ -53,15 +55,9 @@ class Notes:
         key: bytes = digest.digest()
         return key
 
-    def forwarded_lines(self, digits: bytes) -> bytes:
-        """The header lines that go upstream, but for ``Host``."""
+    def forwarded(self, digits: bytes) -> bytes:
+        """The head that goes upstream, without the blank line that ends it.
+
+        :param digits: of the request's ``Content-Length``.
+        """
         return b"%b%b%b" % (self._before, digits, self._behind)
-
-
-def notes_on(exchange: Exchange) -> Notes:
-    """The notes on the head of *exchange*, made if there are none yet."""
-    head = exchange.head
-    notes: Notes | None = head.notes
-    if notes is None:
-        notes = head.notes = Notes(exchange)
-    return notes

@@ -13,7 +13,7 @@ from goproxyai.pipeline.admit import Admission
 from goproxyai.pipeline.forward import Forward
 from goproxyai.pipeline.log import AccessLog
 from goproxyai.pipeline.lookup import MOST_KEYED, Lookup, Miss
-from goproxyai.pipeline.notes import Notes, notes_on
+from goproxyai.pipeline.notes import Notes
 from goproxyai.policy.buckets import rate_limit_headers
 from goproxyai.policy.store import Store
 from goproxyai.problems import Problem
@@ -85,7 +85,7 @@ class Relay:
             respond.limited(exchange, rate_limit_headers(self.admission.per_minute, wait))
             self.log.over(exchange, client, "-")
             return
-        notes = notes_on(exchange)
+        notes = self._notes(exchange)
         if notes.looped:
             raise Problem(
                 "loop_detected",
@@ -103,13 +103,21 @@ class Relay:
     def read(self, exchange: Exchange, client: str, body: bytes | None) -> None:
         """Go on with *exchange*, whose body is here, or ``None``: too large for a key."""
         try:
-            notes = notes_on(exchange)
+            notes = self._notes(exchange)
             if body is None:
                 self._bypass(exchange, client, notes, "size")
             else:
                 self._look_up(exchange, client, notes, body)
         except Exception as trouble:
             self._fail(exchange, client, trouble)
+
+    def _notes(self, exchange: Exchange) -> Notes:
+        """The notes on the head of *exchange*, made if there are none yet."""
+        head = exchange.head
+        notes: Notes | None = head.notes
+        if notes is None:
+            notes = head.notes = Notes(head, self.route, self.base)
+        return notes
 
     def _bypass(self, exchange: Exchange, client: str, notes: Notes, reason: str) -> None:
         self.counters.bypasses += 1

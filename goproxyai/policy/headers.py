@@ -4,9 +4,6 @@
    ``Upgrade`` and every ``Proxy-*`` end here, both ways (RFC 9110 §7.6.1).
 2. ``Connection`` cannot name away ``Content-Length`` or ``Host``: they frame and route the message.
 3. What passes keeps its order, its case and its repeats.
-
-Messages come in few shapes: which positions a shape loses is worked out once and remembered under
-the names it is made of. The memory is bounded, and a shape of unusual size does not enter it.
 """
 
 from __future__ import annotations
@@ -34,10 +31,6 @@ _NOTHING: Final[frozenset[bytes]] = frozenset()
 
 _NOT_FORWARDED: Final = frozenset((b"host", b"expect"))
 _NOT_RELAYED: Final = frozenset((b"x-cache", b"x-cache-timestamp", b"x-proxy"))
-
-_Shapes = dict[tuple[bytes, ...], tuple[int, ...]]
-_MOST_SHAPES = 512
-_LARGEST_SHAPE = 1024
 
 _COMMENT_PIECE = re.compile(rb"\\.|[()]|[^\\()]+|\\", re.DOTALL)
 
@@ -67,66 +60,30 @@ def nominated(fields: Fields) -> frozenset[bytes]:
     return frozenset([name.strip() for name in connection.lower().split(b",")]) - _FRAMING
 
 
-def end_to_end(headers: Headers, fields: Fields) -> Headers:
-    """The header without what stays on this hop.
-
-    :returns: a list to read, not to change: ``headers`` itself where nothing is dropped.
-    """
-    return _without(headers, fields, _NOTHING, _end_to_end_shapes)
-
-
 def forwarded(headers: Headers, fields: Fields) -> Headers:
-    """A request's header for upstream: end-to-end, less ``Host`` and ``Expect``.
-
-    :returns: a list to read, not to change, as of :func:`end_to_end`.
-    """
-    return _without(headers, fields, _NOT_FORWARDED, _forwarded_shapes)
+    """A request's header for upstream: end-to-end, less ``Host`` and ``Expect``."""
+    return _without(headers, nominated(fields) | _NOT_FORWARDED)
 
 
 def relayed(headers: Headers, fields: Fields) -> Headers:
-    """A response's header for the client: end-to-end, less those that ours replace.
+    """A response's header for the client: end-to-end, less those that ours replace."""
+    return _without(headers, nominated(fields) | _NOT_RELAYED)
 
-    :returns: a list to read, not to change, as of :func:`end_to_end`.
+
+def stays_here(name: bytes) -> bool:
+    """Whether a response's field is never relayed, whatever ``Connection`` says.
+
+    :param name: lower-cased.
     """
-    return _without(headers, fields, _NOT_RELAYED, _relayed_shapes)
+    return _is_dropped(name, _NOT_RELAYED)
 
 
-_end_to_end_shapes: Final[_Shapes] = {}
-_forwarded_shapes: Final[_Shapes] = {}
-_relayed_shapes: Final[_Shapes] = {}
-
-
-def _without(headers: Headers, fields: Fields, ours: frozenset[bytes], shapes: _Shapes) -> Headers:
-    connection = fields.get(b"connection")
-    if len(fields) != len(headers) or (
-        connection is not None and connection not in _PLAIN_CONNECTION
-    ):
-        drop = HOP_BY_HOP | ours | nominated(fields)
-        return [pair for pair in headers if not _is_dropped(pair[0].lower(), drop)]
-    names = tuple(fields)  # in the order of the lines, since none is repeated
-    positions = shapes.get(names)
-    if positions is None:
-        positions = _remember(names, HOP_BY_HOP | ours, shapes)
-    if not positions:
-        return headers
-    kept = headers.copy()
-    for position in positions:
-        del kept[position]
-    return kept
-
-
-def _remember(names: tuple[bytes, ...], drop: frozenset[bytes], shapes: _Shapes) -> tuple[int, ...]:
-    """The positions to delete, last one first."""
-    positions = tuple([i for i, name in enumerate(names) if _is_dropped(name, drop)][::-1])
-    if sum([len(name) for name in names]) <= _LARGEST_SHAPE:
-        if len(shapes) >= _MOST_SHAPES:
-            shapes.clear()
-        shapes[names] = positions
-    return positions
+def _without(headers: Headers, drop: frozenset[bytes]) -> Headers:
+    return [pair for pair in headers if not _is_dropped(pair[0].lower(), drop)]
 
 
 def _is_dropped(name: bytes, drop: frozenset[bytes]) -> bool:
-    return name in drop or name.startswith(b"proxy-")
+    return name in drop or name in HOP_BY_HOP or name.startswith(b"proxy-")
 
 
 def is_list_member(value: bytes, token: bytes) -> bool:
