@@ -42,7 +42,9 @@ _SHOWABLE_REST = re.compile(
     r"(?P<query>[?#].*)?",
     re.DOTALL,
 )
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,15}://")
+_SCHEME = re.compile(
+    r"(?:https?|ftp|socks[45][ah]?|wss?)://", re.IGNORECASE
+)  # others may be a secret
 _LONGEST_SHOWN = 100
 
 
