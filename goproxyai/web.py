@@ -153,7 +153,7 @@ class System:
         if self.settings.admin_allow.contains(self.relay.admission.client(exchange)):
             return
         token = self.settings.admin_token
-        scheme, _, given = exchange.fields.get(b"authorization", b"").partition(b" ")
+        scheme, _, given = (exchange.get(b"authorization") or b"").partition(b" ")
         if token and scheme.lower() == b"bearer":
             if hmac.compare_digest(given.strip(), token.encode("utf-8")):
                 return

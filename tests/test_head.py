@@ -22,6 +22,14 @@ def question(body: bytes = BODY, *lines: bytes) -> bytes:
     return head + body
 
 
+TRACED = (
+    b"X-Forwarded-For: 192.0.2.9",
+    b"traceparent:  00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    b"X-Request-ID: a b",
+)
+"""Lines whose values change from request to request."""
+
+
 def served(server: Server) -> list[Any]:
     """What came of what was sent: each exchange, and whether the connection lives on."""
     seen: list[Any] = []
@@ -36,7 +44,7 @@ def told(exchange: Exchange) -> tuple[Any, ...]:
     body = exchange.body
     return (
         exchange.method, exchange.target, exchange.version, exchange.headers, exchange.keep,
-        exchange.digits, body.length, body.complete, body.received,
+        exchange.fields, body.length, body.complete, body.received,
         body.whole() if body.complete else None, body.waits,
         exchange.problem and exchange.problem.code,
     )  # fmt: skip
@@ -59,14 +67,19 @@ def both_ways(first: bytes, second: bytes, cut: int) -> tuple[list[Any], list[An
 
 
 @given(
-    st.sampled_from([question(), question(b""), get(), get(b"/v1/models", b"X-A: b")]),
-    st.integers(0, 250),
+    st.sampled_from(
+        [question(), question(b""), get(), get(b"/v1/models", b"X-A: b"), question(BODY, *TRACED),
+         get(b"/v1/models", *TRACED), question(BODY, *TRACED, b"Connection: traceparent"),
+         question(BODY, *TRACED, b"X-Request-Id: twice"), question(BODY, b"X-Real-IP:")]
+    ),
+    st.integers(0, 350),
     st.integers(0, 2),
     st.sampled_from(
         [b"", b"\r", b"\n", b"\r\n", b" ", b"0", b"9", b"+", b"-", b",", b"x", b":", b"\0", b"\xb2",
-         b"\r\n\r\n", b"X: y\r\n", b"0" * 20, b"1" * 20, b"Host: b\r\n"]
+         b"\t", b"\x7f", b"y" * 1100, b"\r\n\r\n", b"X: y\r\n", b"0" * 20, b"1" * 20,
+         b"Host: b\r\n"]
     ),
-    st.integers(0, 250),
+    st.integers(0, 350),
 )  # fmt: skip
 @example(question(), question().index(b"13") + 1, 1, b"", 250)  # the last digit is missing
 @example(question(), question().index(b"13"), 2, b"", 250)  # both are
@@ -115,7 +128,7 @@ def test_a_head_that_repeats_passes_llhttp_by() -> None:
         server.send(question(body))
         exchange = server.exchanges[-1]
         assert exchange.head is server.exchanges[0].head
-        assert (exchange.body.whole(), exchange.digits) == (body, b"%d" % len(body))
+        assert (exchange.body.whole(), exchange.values) == (body, (b"%d" % len(body),))
         assert dict(exchange.headers)[b"Content-Length"] == b"%d" % len(body)
         answer(exchange)
 
@@ -135,7 +148,25 @@ def test_some_heads_are_not_remembered(first: bytes) -> None:
     server = Server()
     server.send(first)
     assert len(server.factory.heads) == 0
-    assert server.exchanges[0].head.size == 0
+    assert not server.exchanges[0].head.known
+
+
+def test_what_names_the_one_request_may_change_in_a_head_that_repeats() -> None:
+    server = Server()
+    heads = []
+    for number in (b"1", b"22", b"3 3"):
+        lines = (b"X-Forwarded-For: 192.0.2." + number, b"Traceparent: 00-" + number, b"X-A: b")
+        server.send(question(number, *lines))
+        exchange = server.exchanges[-1]
+        heads.append(exchange.head)
+        assert exchange.body.whole() == number
+        assert exchange.get(b"x-forwarded-for") == b"192.0.2." + number
+        assert exchange.get(b"x-a") == b"b"
+        assert exchange.get(b"x-b") is None
+        assert exchange.fields[b"traceparent"] == b"00-" + number
+        assert exchange.headers[-3:] == [tuple(line.split(b": ")) for line in lines]
+        answer(exchange)
+    assert heads == [heads[0]] * 3
 
 
 def test_a_length_over_the_limit_is_refused_though_the_head_is_known() -> None:
@@ -157,7 +188,7 @@ def test_connections_that_say_the_same_share_one_head_and_it_is_gone_with_the_la
     other.dataReceived(question(b"22"))
     first, second = one.exchanges
     assert first.head is second.head
-    assert second.digits == b"2"
+    assert second.values == (b"2",)
     assert len(one.factory.heads) == 1
     answer(first)
     answer(second)

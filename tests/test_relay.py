@@ -41,6 +41,27 @@ OURS = {b"X-Cache", b"X-Proxy", b"Via", b"Cache-Status", b"Server-Timing"}
 
 
 @pytest_twisted.ensureDeferred
+async def test_each_request_of_a_connection_goes_upstream_with_its_own_lines(stand: Stand) -> None:
+    await stand.start(CACHE_TTL="0")
+    wire = await stand.connect()
+    for number in ("1", "22", "333"):
+        told = [
+            ("X-Request-Id", f"id-{number}"), ("Connection", "X-Real-IP"), ("X-Real-IP", number),
+            ("traceparent", f"00-%s-{number}"), ("X-Forwarded-For", f"192.0.2.{number[:2]}"),
+        ]  # fmt: skip
+        wire.send(post("/v1/files?100%25", number.encode(), told))
+        await wire.answer()
+        seen = stand.upstream.requests[-1]
+        assert (seen.target, seen.body) == (b"/v1/files?100%25", number.encode())
+        assert seen.all(b"x-request-id") == [f"id-{number}".encode()]
+        assert seen.all(b"traceparent") == [f"00-%s-{number}".encode()]
+        assert seen.all(b"content-length") == [b"%d" % len(number)]
+        assert seen.all(b"x-real-ip") == []
+    events = await stand.logged(3)
+    assert [event["client"] for event in events] == ["192.0.2.1", "192.0.2.22", "192.0.2.33"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_second_completion_is_a_hit(stand: Stand) -> None:
     await stand.start()
     body = b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"hi"}]}'

@@ -14,8 +14,8 @@ from twisted.internet.interfaces import IPushProducer
 
 from goproxyai.http11.body import RequestBody, WholeBody
 from goproxyai.http11.framing import LAST_CHUNK, chunk
-from goproxyai.http11.head import Head
-from goproxyai.policy.headers import Fields, Headers
+from goproxyai.http11.head import Head, Holes
+from goproxyai.policy.headers import Fields, Headers, fields_of
 from goproxyai.problems import Problem
 
 
@@ -46,7 +46,7 @@ class Exchange:
     """One request, and the way to answer it.
 
     :ivar head: what its head says; method, target, version and fields are the head's.
-    :ivar digits: of ``Content-Length``, as they were received; empty where there is none.
+    :ivar values: what fills the head's holes.
     :ivar problem: why the request was refused at the door, if it was.
     :ivar began: when the request's head was complete, in reactor seconds.
     :ivar status: of the answer, 0 until there is one.
@@ -56,8 +56,8 @@ class Exchange:
 
     __slots__ = (
         "_bodiless", "_chunked", "_paused", "_pending", "_source", "_wire", "answering", "began",
-        "body", "digits", "head", "keep", "listener", "method", "over", "peer", "problem", "sent",
-        "status", "target",
+        "body", "head", "keep", "listener", "method", "over", "peer", "problem", "sent", "status",
+        "target", "values",
     )  # fmt: skip
 
     def __init__(
@@ -66,14 +66,14 @@ class Exchange:
         peer: str,
         began: float,
         head: Head,
-        digits: bytes,
+        values: Holes,
         body: RequestBody | WholeBody,
         problem: Problem | None = None,
     ) -> None:
         self.head = head
         self.method = head.method
         self.target = head.target
-        self.digits = digits
+        self.values = values
         self.body = body
         self.problem = problem
         self.peer = peer
@@ -97,17 +97,22 @@ class Exchange:
         return self.head.version
 
     @property
-    def fields(self) -> Fields:
-        """Lower-cased name to value, repeats joined; for the length ask :attr:`body`."""
-        return self.head.fields
-
-    @property
     def headers(self) -> Headers:
         """(name, value) in order, as received."""
-        headers, at = self.head.headers, self.head.length_at
-        if at < 0:
-            return headers
-        return [*headers[:at], (headers[at][0], self.digits), *headers[at + 1 :]]
+        headers = self.head.headers.copy()
+        for position, hole in self.head.holes.items():
+            headers[position] = (headers[position][0], self.values[hole])
+        return headers
+
+    @property
+    def fields(self) -> Fields:
+        """Lower-cased name to value, repeats joined."""
+        return fields_of(self.headers)[0]
+
+    def get(self, name: bytes) -> bytes | None:
+        """The value of one field that is in :attr:`fields`; *name* in lower case."""
+        hole = self.head.named.get(name)
+        return self.head.fields.get(name) if hole is None else self.values[hole]
 
     # The answer.
 

@@ -1,12 +1,13 @@
 """What the head of a request says, worked out once while a client repeats it.
 
 Clients repeat themselves: an SDK's hundredth request on a connection has the head of its first, but
-for the digits of ``Content-Length``. So
+for the digits of ``Content-Length`` and what names the one request, such as ``traceparent``. So
 
 1. llhttp parses a head once, and :meth:`Head.judged` judges it once; both are pure functions of its
-   bytes, the length apart.
+   bytes. The values of :data:`VARYING` fields change nothing about it: they are its holes.
 2. A connection keeps the :class:`Head` of its last request, and knows it again by comparing bytes:
-   what stands before the digits and what stands behind them (:meth:`Head.again`).
+   all that stands around the holes (:meth:`Head.again`). What fills a hole is checked, more
+   strictly than llhttp would; what does not fit goes to llhttp.
 3. Connections whose clients say the same share one (:class:`Heads`). It holds credentials, as the
    connections do, so it lives no longer than the last of them.
 4. Whoever works out more from a head keeps that in :attr:`Head.notes`.
@@ -14,6 +15,7 @@ for the digits of ``Content-Length``. So
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -27,7 +29,23 @@ LARGEST_KEPT = 8 * 1024
 MOST_DIGITS = 15
 """Digits of a ``Content-Length`` that are understood without llhttp."""
 
-_LENGTH = b"content-length"
+LONGEST_HOLE = 1024
+"""Bytes of a varying field's value that are understood without llhttp."""
+
+VARYING = frozenset(
+    (
+        b"content-length", b"x-forwarded-for", b"x-real-ip", b"x-request-id", b"traceparent",
+        b"tracestate", b"x-stainless-retry-count", b"date",
+    )
+)  # fmt: skip
+"""Fields that say something about one request, and nothing that a head is judged or kept by."""
+
+_LENGTH_ONLY = frozenset((b"content-length",))
+_HOLE = b"\0"  # which llhttp lets into no head
+_TEXT = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
+
+Holes = tuple[bytes, ...]
+"""The values of a head's varying fields, in the order of its lines."""
 
 
 class Head:
@@ -35,22 +53,24 @@ class Head:
 
     :ivar target: in origin-form, judged; of a refused request as far as it was read.
     :ivar version: ``1.1`` or ``1.0``.
-    :ivar headers: (name, value) in order; the length is the first request's.
+    :ivar headers: (name, value) in order, with the first request's values in the holes.
     :ivar keep: whether the client allows for another request behind this one.
-    :ivar fields: lower-cased name to value, repeats joined; the length is the first request's.
+    :ivar fields: lower-cased name to value, repeats joined, as *headers*.
     :ivar repeated: whether any name came more than once.
     :ivar host: the value of ``Host``.
     :ivar chunked: whether the body is.
     :ivar awaits_continue: whether the client waits for ``100 Continue`` (RFC 9110 §10.1.1).
-    :ivar length_at: position of ``Content-Length`` among the lines, -1 where there is none.
-    :ivar size: bytes of the head without its digits; 0 where it is not known by its bytes.
-    :ivar notes: room for what the pipeline works out, all of it independent of the length.
+    :ivar holes: position among the lines to position among the holes.
+    :ivar named: lower-cased name to position among the holes.
+    :ivar length_hole: the hole that is ``Content-Length``, -1 where there is none.
+    :ivar known: whether it can be known again by its bytes.
+    :ivar notes: room for what the pipeline works out, all of it independent of the holes.
     """
 
     __slots__ = (
-        "__weakref__", "_before", "_behind", "_cut", "awaits_continue", "chunked", "fields",
-        "headers", "host", "keep", "length_at", "method", "notes", "repeated", "size", "target",
-        "version",
+        "__weakref__", "_first", "_rest", "_texts", "awaits_continue", "chunked", "fields",
+        "headers", "holes", "host", "keep", "known", "length_hole", "method", "named", "notes",
+        "repeated", "target", "version",
     )  # fmt: skip
 
     def __init__(
@@ -62,13 +82,17 @@ class Head:
         self.headers = headers
         self.keep = keep
         self.fields, self.repeated = fields_of(headers)
-        self.length_at = _length_at(headers) if _LENGTH in self.fields else -1
+        self.holes = _holes(headers, self.repeated)
+        self.named = {headers[position][0].lower(): hole for position, hole in self.holes.items()}
+        self.length_hole = self.named.get(b"content-length", -1)
         self.host = b""
         self.chunked = False
         self.awaits_continue = False
         self.notes: Any = None
-        self.size = self._cut = 0
-        self._before = self._behind = b""
+        self.known = False
+        self._first = b""
+        self._rest: tuple[bytes, ...] = ()
+        self._texts: tuple[int, ...] = ()
 
     @classmethod
     def judged(
@@ -108,37 +132,51 @@ class Head:
             raise Problem("bad_request", "The only Expect understood is 100-continue.")
         self.awaits_continue = True
 
-    def digits(self, headers: Headers) -> bytes:
-        """The ``Content-Length`` in *headers*, as it stands there; empty where there is none."""
-        return headers[self.length_at][1] if self.length_at >= 0 else b""
+    def values(self, headers: Headers) -> Holes:
+        """What fills the holes in *headers*, which are this head's but for them."""
+        return tuple([headers[position][1] for position in self.holes])
+
+    def length(self, values: Holes) -> int | None:
+        """The length of the body, ``None`` for a chunked one."""
+        if self.chunked:
+            return None
+        return int(values[self.length_hole]) if self.length_hole >= 0 else 0
 
     # Known by its bytes.
 
-    def learn(self, before: bytes, behind: bytes) -> None:
-        """Know this head by what stands before and behind the digits of its length."""
-        self._before, self._behind = before, behind
-        self._cut = len(before)
-        self.size = len(before) + len(behind)
+    def learn(self, pieces: tuple[bytes, ...]) -> None:
+        """Know this head by what stands around its holes."""
+        self.known = True
+        self._first, self._rest = pieces[0], pieces[1:]
+        self._texts = tuple([hole for hole in self.holes.values() if hole != self.length_hole])
 
-    def again(self, data: bytes) -> bytes | None:
-        """The digits of the length, where *data* begins with this head; ``None`` where not.
-
-        Empty for a head without a length. The body begins at ``size`` and the digits' number.
-        """
-        if not data.startswith(self._before):
+    def again(self, data: bytes) -> tuple[int, Holes] | None:
+        """Where the body begins, and what fills the holes, if *data* begins with this head."""
+        if not data.startswith(self._first):
             return None
-        if self.length_at < 0:
-            return b""
-        cut = self._cut
-        end = data.find(b"\r", cut, cut + MOST_DIGITS + 1)
-        digits = data[cut:end]
-        if end > 0 and digits.isdigit() and data.startswith(self._behind, end):
-            return digits
-        return None
+        at = len(self._first)
+        found: list[bytes] = []
+        for piece in self._rest:
+            end = data.find(b"\r", at, at + LONGEST_HOLE + 1)
+            if end < 0 or not data.startswith(piece, end):
+                return None
+            found.append(data[at:end])
+            at = end + len(piece)
+        if self.length_hole >= 0:
+            digits = found[self.length_hole]
+            if len(digits) > MOST_DIGITS or not digits.isdigit():
+                return None
+        for hole in self._texts:
+            if _TEXT.fullmatch(found[hole]) is None:
+                return None
+        return at, tuple(found)
 
 
-def _length_at(headers: Headers) -> int:
-    return [name.lower() for name, _ in headers].index(_LENGTH)
+def _holes(headers: Headers, repeated: bool) -> dict[int, int]:
+    """Position among the lines to position among the holes; a repeated name makes none."""
+    varying = _LENGTH_ONLY if repeated else VARYING
+    lines = [position for position, (name, _) in enumerate(headers) if name.lower() in varying]
+    return {position: hole for hole, position in enumerate(lines)}
 
 
 class Heads:
@@ -148,7 +186,7 @@ class Heads:
     """
 
     def __init__(self) -> None:
-        self._known: WeakValueDictionary[tuple[bytes, bytes], Head] = WeakValueDictionary()
+        self._known: WeakValueDictionary[tuple[bytes, ...], Head] = WeakValueDictionary()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -168,33 +206,33 @@ class Heads:
             is not so.
         :raises Problem: where the request may not be served.
         """
-        parts = _parts(read, method, headers) if read and keep else None
-        if parts is None:
+        pieces = _pieces(read, method, headers) if read and keep else None
+        if pieces is None:
             return Head.judged(method, target, version, headers, keep)
-        head = self._known.get(parts)
+        head = self._known.get(pieces)
         if head is None:
             head = Head.judged(method, target, version, headers, keep)
             if not (head.chunked or head.awaits_continue or b"upgrade" in head.fields):
-                head.learn(*parts)
-                self._known[parts] = head
+                head.learn(pieces)
+                self._known[pieces] = head
         return head
 
 
-def _parts(read: bytes, method: bytes, headers: Headers) -> tuple[bytes, bytes] | None:
-    """The head at the beginning of *read*, without the digits of its length."""
+def _pieces(read: bytes, method: bytes, headers: Headers) -> tuple[bytes, ...] | None:
+    """What stands around the holes of the head that *read* begins with."""
     size = read.find(b"\r\n\r\n") + 4
     if size < 4 or size > LARGEST_KEPT or not read.startswith(method + b" "):
         return None
-    names = [name.lower() for name, _ in headers]
-    if _LENGTH not in names:
-        return read[:size], b""
-    at = 0
-    for _ in range(names.index(_LENGTH) + 1):
-        at = read.find(b"\r\n", at) + 2
-    cut = at + len(_LENGTH) + 1
-    while read[cut : cut + 1] in (b" ", b"\t"):
-        cut += 1
-    end = cut
-    while read[end : end + 1].isdigit():
-        end += 1
-    return read[:cut], read[end:size]
+    lines = read[:size].split(b"\r\n")
+    if len(lines) != len(headers) + 3:
+        return None
+    holes = _holes(headers, len({name.lower() for name, _ in headers}) < len(headers))
+    for position in holes:
+        name, value = headers[position]
+        line = lines[position + 1]
+        before = line[: len(line) - len(value)]
+        if not value or before.rstrip(b" \t") != name + b":" or not line.endswith(value):
+            return None
+        lines[position + 1] = before + _HOLE
+    pieces = b"\r\n".join(lines).split(_HOLE)
+    return tuple(pieces) if len(pieces) == len(holes) + 1 else None

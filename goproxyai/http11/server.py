@@ -131,14 +131,14 @@ class ServerConnection(Protocol):
 
     def _again(self, head: Head, data: bytes) -> bytes:
         """Take the request that repeats *head*, if *data* begins with one; what is left."""
-        digits = head.again(data)
-        if digits is None:
+        found = head.again(data)
+        if found is None:
             return data
-        length = int(digits or b"0")
+        begin, values = found
+        length = head.length(values) or 0
         factory = self.factory
         if length > factory.most_body_bytes:
             return data  # to be refused
-        begin = head.size + len(digits)
         end = begin + length
         content = data[begin:end]
         body: RequestBody | WholeBody
@@ -147,7 +147,7 @@ class ServerConnection(Protocol):
         else:
             body = RequestBody(self, length, factory.ticker.now, False)
         self._deadline = NEVER
-        exchange = Exchange(self, self._peer, factory.ticker.seconds(), head, digits, body)
+        exchange = Exchange(self, self._peer, factory.ticker.seconds(), head, values, body)
         if not body.complete:
             self._incoming = exchange
             self._rest = length - len(content)
@@ -307,9 +307,9 @@ class ServerConnection(Protocol):
             read, parser.get_method(), self._target, version, headers,
             version == "1.1" and parser.should_keep_alive(),
         )  # fmt: skip
-        self._head = head if head.size else None
-        digits = head.digits(headers)
-        length = None if head.chunked else int(digits or b"0")
+        self._head = head if head.known else None
+        values = head.values(headers)
+        length = head.length(values)
         self._in_head = False
         self._deadline = NEVER
         ticker = self.factory.ticker
@@ -318,7 +318,7 @@ class ServerConnection(Protocol):
             body = WholeBody(b"")
         else:
             body = RequestBody(self, length, ticker.now, head.awaits_continue)
-        exchange = Exchange(self, self._peer, ticker.seconds(), head, digits, body)
+        exchange = Exchange(self, self._peer, ticker.seconds(), head, values, body)
         limit = self.factory.most_body_bytes
         if length is not None and length > limit:
             exchange.problem = _too_large()
@@ -361,7 +361,7 @@ class ServerConnection(Protocol):
         method = self._parser.get_method() if self._target else b"-"
         head = Head(method, self._target, "1.1", [], False)
         began = self.factory.ticker.seconds()
-        self._waiting.append(Exchange(self, self._peer, began, head, b"", WholeBody(b""), problem))
+        self._waiting.append(Exchange(self, self._peer, began, head, (), WholeBody(b""), problem))
 
     def _advance(self) -> None:
         if self._advancing:

@@ -63,7 +63,7 @@ class Admission:
 
     def client(self, exchange: Exchange) -> str:
         """The client's address, as contract and configuration have it."""
-        forwarded_for = exchange.fields.get(b"x-forwarded-for")
+        forwarded_for = exchange.get(b"x-forwarded-for")
         if forwarded_for is None:
             return exchange.peer
         return client_address(exchange.peer, forwarded_for, self._trusted)

@@ -88,9 +88,9 @@ class Forward:
         self._sending = relay.client.relay(
             relay.route,
             exchange.method,
-            self._notes.forwarded(exchange.digits),
+            self._notes.forwarded(exchange.values),
             self._data(),
-            exchange.head.length_at >= 0,
+            exchange.head.length_hole >= 0,
             self,
         )
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from goproxyai.egress.routes import Route
-from goproxyai.http11.framing import lines
-from goproxyai.http11.head import Head
+from goproxyai.http11.head import Head, Holes
 from goproxyai.policy.cachekey import begun_key, credential
 from goproxyai.policy.freshness import bypass_reason, request_directives
-from goproxyai.policy.headers import Headers, forwarded, via_names_us
+from goproxyai.policy.headers import forwarded, via_names_us
 
-_VIA = (b"Via", b"1.1 goproxyai")
+_VIA = b"Via: 1.1 goproxyai\r\n"
 
 
 class Notes:
-    """All of it holds for every request with that head, whatever its length.
+    """All of it holds for every request with that head, whatever fills its holes.
 
     :param route: to upstream. :param base: stands before the target there.
     :ivar path: of the target, without the query.
@@ -24,7 +23,7 @@ class Notes:
     """
 
     __slots__ = (
-        "_before", "_behind", "_key", "credential", "directives", "looped", "path", "reason",
+        "_key", "_template", "_used", "credential", "directives", "looped", "path", "reason",
     )  # fmt: skip
 
     def __init__(self, head: Head, route: Route, base: bytes) -> None:
@@ -37,16 +36,20 @@ class Notes:
         self._key = begun_key(head.method, head.target, fields, headers, head.repeated)
         self.credential = credential(fields)
         self.looped = via_names_us(fields)
-        start = route.head(head.method, base + head.target)
-        kept: Headers = [*forwarded(headers, fields), _VIA]
-        at = head.length_at
-        if at < 0:
-            self._before, self._behind = start + lines(kept), b""
-        else:
-            name = headers[at][0]
-            split = [other for other, _ in kept].index(name)
-            self._before = b"%b%b%b: " % (start, lines(kept[:split]), name)
-            self._behind = b"\r\n" + lines(kept[split + 1 :])
+        holes = {headers[position][0]: hole for position, hole in head.holes.items()}
+        kept = forwarded(headers, fields)
+        self._template = b"%b%b%b" % (
+            _escaped(route.head(head.method, base + head.target)),
+            b"".join(
+                [
+                    b"%b: %b\r\n" % (_escaped(name), b"%b" if name in holes else _escaped(value))
+                    for name, value in kept
+                ]
+            ),
+            _VIA,
+        )
+        used = [holes[name] for name, _ in kept if name in holes]
+        self._used = used if len(used) < len(holes) else None
 
     def key(self, body: bytes) -> bytes:
         """What the answer to a request with that head and *body* is stored under."""
@@ -55,9 +58,15 @@ class Notes:
         key: bytes = digest.digest()
         return key
 
-    def forwarded(self, digits: bytes) -> bytes:
+    def forwarded(self, values: Holes) -> bytes:
         """The head that goes upstream, without the blank line that ends it.
 
-        :param digits: of the request's ``Content-Length``.
+        :param values: what fills the holes of the request's head.
         """
-        return b"%b%b%b" % (self._before, digits, self._behind)
+        if self._used is not None:  # its Connection keeps some on this hop
+            values = tuple([values[hole] for hole in self._used])
+        return self._template % values
+
+
+def _escaped(text: bytes) -> bytes:
+    return text.replace(b"%", b"%%")

@@ -29,6 +29,9 @@ _IPV4 = re.compile(r"([0-9.]+)(?::([0-9]{1,5}))?")
 _BRACKETED = re.compile(r"\[([^\[\]]*)\](?::([0-9]{1,5}))?")
 _NETWORK = re.compile(r"([0-9A-Fa-f.:]+)(?:/([0-9]{1,3}))?")
 
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_CANONICAL = re.compile(rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}")  # IPv4, as nearly all are
+
 _Address = IPv4Address | IPv6Address
 _Network = IPv4Network | IPv6Network
 
@@ -39,6 +42,8 @@ def normal_address(text: str) -> str | None:
     Surrounding spaces and quotes, brackets, a port and a zone are left out, and an IPv4-mapped
     address is written as the IPv4 address that it is.
     """
+    if _CANONICAL.fullmatch(text) is not None:
+        return text
     if len(text) > _LONGEST_ADDRESS:
         return None  # not looked up either: a long key would stay in memory
     return _normal_address(text)
@@ -105,6 +110,20 @@ class Networks:
         default=attrs.Factory(lambda self: _judge(self.networks), takes_self=True),
     )
 
+    _ipv4: tuple[tuple[int, int], ...] = attrs.field(
+        init=False,
+        eq=False,
+        repr=False,
+        default=attrs.Factory(
+            lambda self: tuple(
+                (int(network.network_address), int(network.netmask))
+                for network in self.networks
+                if isinstance(network, IPv4Network)
+            ),
+            takes_self=True,
+        ),
+    )
+
     @classmethod
     def parse(cls, text: str) -> Networks:
         """The networks in *text*, separated by commas or spaces; a bare address is one of its own.
@@ -115,6 +134,10 @@ class Networks:
 
     def contains(self, address: str) -> bool:
         """Whether *address* is in one of the networks; false for what is no address."""
+        if _CANONICAL.fullmatch(address) is not None:
+            first, second, third, fourth = map(int, address.split("."))
+            number = first << 24 | second << 16 | third << 8 | fourth
+            return any(number & mask == network for network, mask in self._ipv4)
         return len(address) <= _LONGEST_ADDRESS and self._judged(address)
 
     def __str__(self) -> str:
@@ -153,13 +176,17 @@ def _from_the_right(forwarded_for: bytes) -> list[str]:
     return [entry.strip(b" \t").decode("latin-1") for entry in reversed(entries)]
 
 
-@lru_cache(_REMEMBERED)
 def bucket_name(address: str) -> str:
     """Which token bucket *address* draws from.
 
     An IPv6 client owns a /64 (RFC 6177), so that is what is limited; an IPv4 address stands for
     itself; what is no address, such as the peer on a unix socket, is ``local``.
     """
+    return address if _CANONICAL.fullmatch(address) is not None else _bucket_name(address)
+
+
+@lru_cache(_REMEMBERED)
+def _bucket_name(address: str) -> str:
     parsed = _parsed(address)
     if parsed is None:
         return "local"
