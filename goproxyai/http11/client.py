@@ -210,7 +210,7 @@ class ClientConnection(TwistedProtocol):
                 body = b""
             elif not framed:
                 head += b"Content-Length: %d\r\n" % len(body)
-            self._put(b"%b\r\n%b" % (head, body))
+            self._put(head + b"\r\n" + body)
             self._sending = len(body) >= LARGE and parked(self.transport) > 0
         else:
             self._upload(head, body, framed)

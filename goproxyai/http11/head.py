@@ -29,9 +29,6 @@ LARGEST_KEPT = 8 * 1024
 MOST_DIGITS = 15
 """Digits of a ``Content-Length`` that are understood without llhttp."""
 
-LONGEST_HOLE = 1024
-"""Bytes of a varying field's value that are understood without llhttp."""
-
 VARYING = frozenset(
     (
         b"content-length", b"x-forwarded-for", b"x-real-ip", b"x-request-id", b"traceparent",
@@ -42,7 +39,8 @@ VARYING = frozenset(
 
 _LENGTH_ONLY = frozenset((b"content-length",))
 _HOLE = b"\0"  # which llhttp lets into no head
-_TEXT = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
+# A value that is understood without llhttp: at most 1 KiB.
+_TEXT = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]{0,1022}[\x21-\x7e])?")
 
 Holes = tuple[bytes, ...]
 """The values of a head's varying fields, in the order of its lines."""
@@ -68,7 +66,7 @@ class Head:
     """
 
     __slots__ = (
-        "__weakref__", "_first", "_rest", "_texts", "awaits_continue", "chunked", "fields",
+        "__weakref__", "_cut", "_first", "_rest", "_texts", "awaits_continue", "chunked", "fields",
         "headers", "holes", "host", "keep", "known", "length_hole", "method", "named", "notes",
         "repeated", "target", "version",
     )  # fmt: skip
@@ -91,6 +89,7 @@ class Head:
         self.notes: Any = None
         self.known = False
         self._first = b""
+        self._cut = 0
         self._rest: tuple[bytes, ...] = ()
         self._texts: tuple[int, ...] = ()
 
@@ -148,28 +147,40 @@ class Head:
         """Know this head by what stands around its holes."""
         self.known = True
         self._first, self._rest = pieces[0], pieces[1:]
+        self._cut = len(self._first)
         self._texts = tuple([hole for hole in self.holes.values() if hole != self.length_hole])
 
-    def again(self, data: bytes) -> tuple[int, Holes] | None:
-        """Where the body begins, and what fills the holes, if *data* begins with this head."""
+    def again(self, data: bytes) -> tuple[int, int, Holes] | None:
+        """Where the body begins, its length, and what fills the holes.
+
+        ``None`` where *data* does not begin with this head.
+        """
         if not data.startswith(self._first):
             return None
-        at = len(self._first)
+        at = self._cut
+        if len(self._rest) == 1 and not self._texts:  # as most heads: the length is all that varies
+            (piece,) = self._rest
+            end = data.find(b"\r", at)
+            digits = data[at:end]
+            if len(digits) > MOST_DIGITS or not digits.isdigit() or not data.startswith(piece, end):
+                return None
+            return end + len(piece), int(digits), (digits,)
         found: list[bytes] = []
         for piece in self._rest:
-            end = data.find(b"\r", at, at + LONGEST_HOLE + 1)
-            if end < 0 or not data.startswith(piece, end):
+            end = data.find(b"\r", at)
+            if not data.startswith(piece, end) or end < 0:
                 return None
             found.append(data[at:end])
             at = end + len(piece)
-        if self.length_hole >= 0:
-            digits = found[self.length_hole]
-            if len(digits) > MOST_DIGITS or not digits.isdigit():
-                return None
         for hole in self._texts:
             if _TEXT.fullmatch(found[hole]) is None:
                 return None
-        return at, tuple(found)
+        if self.length_hole < 0:
+            return at, 0, tuple(found)
+        digits = found[self.length_hole]
+        if len(digits) > MOST_DIGITS or not digits.isdigit():
+            return None
+        return at, int(digits), tuple(found)
 
 
 def _holes(headers: Headers, repeated: bool) -> dict[int, int]:

@@ -134,8 +134,7 @@ class ServerConnection(Protocol):
         found = head.again(data)
         if found is None:
             return data
-        begin, values = found
-        length = head.length(values) or 0
+        begin, length, values = found
         factory = self.factory
         if length > factory.most_body_bytes:
             return data  # to be refused

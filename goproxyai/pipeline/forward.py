@@ -141,11 +141,10 @@ class Forward:
         elif 200 <= status < 300:
             self._invalidate()
         proxy_seconds = self._sent_at - exchange.began
-        head = b"HTTP/1.1 %d %b\r\n%b%b" % (
-            status,
-            response.phrase,
-            response.lines,
-            respond.forwarded_lines(self._reason, proxy_seconds, upstream_seconds),
+        head = (  # sums of bytes: a format takes four times as long
+            respond.status_line(status, response.phrase)
+            + response.lines
+            + respond.forwarded_lines(self._reason, proxy_seconds, upstream_seconds)
         )
         framed = b"content-length" in fields  # where it is not, no length is made up
         whole = response.whole
@@ -153,7 +152,7 @@ class Forward:
             if self._recorder is not None:
                 self._recorder.add(whole)
                 self._record(now)
-            exchange.answer(status, b"%b\r\n%b" % (head, whole), len(whole))
+            exchange.answer(status, head + b"\r\n" + whole, len(whole))
             self._note("ok", None)
             return
         exchange.begin(status, head, response.length if framed else None, framed)

@@ -22,17 +22,22 @@ SLICE = 64 * 1024
 _JSON = (b"Content-Type", b"application/json")
 _OURS = b"X-Proxy: goproxyai\r\nVia: 1.1 goproxyai\r\n"
 _CHANGING = b"Age: %d\r\nCache-Status: goproxyai; hit; ttl=%d\r\nServer-Timing: cache;dur=%.2f\r\n"
+_CHANGING_FRAMED = _CHANGING + b"Content-Length: %d\r\n\r\n"
 _LIMITED = b'{"error":"Rate limit exceeded. Please try again later.","code":"RATE_LIMIT_EXCEEDED"}'
 
 
 @lru_cache(maxsize=128)
-def _status_line(status: int) -> bytes:
-    """A status line of our own."""
-    try:
-        phrase = HTTPStatus(status).phrase.encode("ascii")
-    except ValueError:
-        phrase = b""
+def status_line(status: int, phrase: bytes) -> bytes:
+    """The status line of an answer."""
     return b"HTTP/1.1 %d %b\r\n" % (status, phrase)
+
+
+def _phrase(status: int) -> bytes:
+    """The reason phrase of an answer of our own."""
+    try:
+        return HTTPStatus(status).phrase.encode("ascii")
+    except ValueError:
+        return b""
 
 
 @lru_cache(maxsize=256)
@@ -57,11 +62,8 @@ def forwarded_lines(reason: str, proxy_seconds: float, upstream_seconds: float) 
 
     :param reason: ``miss`` or ``request``, or why the cache was left aside.
     """
-    return b"%bServer-Timing: proxy;dur=%.2f, upstream;dur=%.2f\r\n" % (
-        _ours(reason),
-        proxy_seconds * 1000,
-        upstream_seconds * 1000,
-    )
+    timing = b"Server-Timing: proxy;dur=%.2f, upstream;dur=%.2f\r\n"
+    return _ours(reason) + timing % (proxy_seconds * 1000, upstream_seconds * 1000)
 
 
 def stored_headers(headers: Headers, stored_wall: float) -> Headers:
@@ -86,16 +88,13 @@ def hit(exchange: Exchange, entry: Entry, now: float) -> Replay | None:
     """
     body = entry.body
     size = len(body)
-    changing = _CHANGING % (
-        entry.age(now),
-        entry.expires_at - now,
-        (now - exchange.began) * 1000,
-    )
+    age, ttl, spent = entry.age(now), entry.expires_at - now, (now - exchange.began) * 1000
     if exchange.simple and size <= SLICE and not entry.stream:
-        message = b"%b%bContent-Length: %d\r\n\r\n%b" % (entry.head, changing, size, body)
+        message = entry.head + _CHANGING_FRAMED % (age, ttl, spent, size) + body
         exchange.answer(entry.status, message, size)
         return None
-    exchange.begin(entry.status, entry.head + changing, None if entry.stream else size)
+    head = entry.head + _CHANGING % (age, ttl, spent)
+    exchange.begin(entry.status, head, None if entry.stream else size)
     if size <= SLICE:
         exchange.write(body, True)
         return None
@@ -174,5 +173,5 @@ def limited(exchange: Exchange, headers: Headers) -> None:
 
 
 def _whole(exchange: Exchange, status: int, header_lines: bytes, body: bytes) -> None:
-    exchange.begin(status, _status_line(status) + header_lines, len(body))
+    exchange.begin(status, status_line(status, _phrase(status)) + header_lines, len(body))
     exchange.write(body, True)

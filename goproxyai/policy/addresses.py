@@ -176,17 +176,15 @@ def _from_the_right(forwarded_for: bytes) -> list[str]:
     return [entry.strip(b" \t").decode("latin-1") for entry in reversed(entries)]
 
 
+@lru_cache(_REMEMBERED)
 def bucket_name(address: str) -> str:
     """Which token bucket *address* draws from.
 
     An IPv6 client owns a /64 (RFC 6177), so that is what is limited; an IPv4 address stands for
     itself; what is no address, such as the peer on a unix socket, is ``local``.
     """
-    return address if _CANONICAL.fullmatch(address) is not None else _bucket_name(address)
-
-
-@lru_cache(_REMEMBERED)
-def _bucket_name(address: str) -> str:
+    if _CANONICAL.fullmatch(address) is not None:
+        return address
     parsed = _parsed(address)
     if parsed is None:
         return "local"
