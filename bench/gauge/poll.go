@@ -1,0 +1,255 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"syscall"
+	"time"
+	"unsafe"
+)
+
+// The calls below that never wait, or that nothing else in this process waits for, go to the
+// kernel past Go's scheduler: its bookkeeping would cost as much as they do, and waking it up
+// after a wait would be measured as the relay's latency.
+
+func rawRead(fd int, into []byte) (int, error) {
+	n, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(fd),
+		uintptr(unsafe.Pointer(&into[0])), uintptr(len(into)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
+func rawWrite(fd int, from []byte) (int, error) {
+	n, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, uintptr(fd),
+		uintptr(unsafe.Pointer(&from[0])), uintptr(len(from)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
+// later says whether an error means only that a call has to be made again.
+func later(err error) bool { return err == syscall.EAGAIN || err == syscall.EINTR }
+
+// blockingRead reads from a connection that waits; what it says when that took too long is clear.
+func blockingRead(fd int, into []byte) (int, error) {
+	for {
+		n, err := rawRead(fd, into)
+		switch err {
+		case nil:
+			return n, nil
+		case syscall.EINTR:
+		case syscall.EAGAIN:
+			return 0, errors.New("no answer in time")
+		default:
+			return 0, os.NewSyscallError("read", err)
+		}
+	}
+}
+
+// giveWay lets another process of this core run, if one wants to.
+func giveWay() { syscall.RawSyscall(syscall.SYS_SCHED_YIELD, 0, 0, 0) }
+
+// patience is how long the other side may stay silent before that is an error.
+const patience = 10 * time.Second
+
+// dial opens a blocking connection. On loopback that takes microseconds, unless the other side's
+// queue is full. Nothing on it waits for longer than patience.
+func dial(to target, patience time.Duration) (int, error) {
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	limit := syscall.NsecToTimeval(int64(patience))
+	for _, option := range []int{syscall.SO_RCVTIMEO, syscall.SO_SNDTIMEO} {
+		_ = syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, option, &limit)
+	}
+	_ = syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1)
+	address := to.address
+	if err := syscall.Connect(fd, &address); err != nil {
+		_ = syscall.Close(fd)
+		return -1, os.NewSyscallError("connect", err)
+	}
+	return fd, nil
+}
+
+// send writes a request that a socket takes at once.
+func send(fd int, request []byte) error {
+	n, err := rawWrite(fd, request)
+	if err != nil {
+		return os.NewSyscallError("write", err)
+	}
+	if n < len(request) {
+		return errors.New("a request was taken only in part")
+	}
+	return nil
+}
+
+// poller says which of many sockets have something to read, by the numbers given to them.
+type poller struct {
+	fd    int
+	ready [256]syscall.EpollEvent
+}
+
+func newPoller() (*poller, error) {
+	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	return &poller{fd: fd}, os.NewSyscallError("epoll_create1", err)
+}
+
+// add watches a file that is then made not to block.
+func (p *poller) add(fd, number int) error {
+	if err := syscall.SetNonblock(fd, true); err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	event := syscall.EpollEvent{Events: syscall.EPOLLIN, Fd: int32(number)}
+	return os.NewSyscallError("epoll_ctl", syscall.EpollCtl(p.fd, syscall.EPOLL_CTL_ADD, fd, &event))
+}
+
+// wait blocks for some milliseconds (-1: for ever) and returns the sockets that are ready.
+func (p *poller) wait(milliseconds int) []syscall.EpollEvent {
+	n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(p.fd),
+		uintptr(unsafe.Pointer(&p.ready[0])), uintptr(len(p.ready)), uintptr(milliseconds), 0, 0)
+	if errno != 0 { // only EINTR: the runtime's signals
+		return nil
+	}
+	return p.ready[:n]
+}
+
+// member is one connection of a fleet.
+type member struct {
+	fd    int
+	reply reply
+	gone  bool
+}
+
+// fleet is many connections that are read as something arrives on them.
+type fleet struct {
+	poll     *poller
+	members  []*member
+	buffer   [64 << 10]byte
+	now      int64 // when what is being read was received
+	endless  bool  // an answer that comes to its end is a failure
+	ended    int   // answers that came to their end
+	failures int
+	failure  error // the first
+
+	stdinClosed bool // for those who watch it
+}
+
+const stdinNumber = -1
+
+// readStdin throws away what is written to us: only the end of it says anything.
+func (f *fleet) readStdin() {
+	n, err := rawRead(syscall.Stdin, f.buffer[:])
+	f.stdinClosed = n == 0 && (err == nil || !later(err))
+}
+
+func newFleet() (*fleet, error) {
+	poll, err := newPoller()
+	return &fleet{poll: poll}, err
+}
+
+// add watches a connection from now on.
+func (f *fleet) add(m *member) error {
+	if err := f.poll.add(m.fd, len(f.members)); err != nil {
+		return err
+	}
+	f.members = append(f.members, m)
+	return nil
+}
+
+// sweep reads what has arrived, after waiting until a moment (monotonic ns) for something to.
+func (f *fleet) sweep(until int64) {
+	// Rounded up: waiting for zero milliseconds over and over would take the core from the others.
+	wait := (until - monotonic() + 999_999) / 1_000_000
+	if wait < 0 {
+		wait = 0
+	}
+	for _, event := range f.poll.wait(int(wait)) {
+		if event.Fd == stdinNumber {
+			f.readStdin()
+		} else {
+			f.read(f.members[event.Fd])
+		}
+	}
+}
+
+// sweepUntil reads what arrives up to a moment, and looks at least once.
+func (f *fleet) sweepUntil(moment int64) {
+	for f.sweep(moment); monotonic() < moment; {
+		f.sweep(moment)
+	}
+}
+
+func (f *fleet) read(m *member) {
+	if m.gone {
+		return
+	}
+	n, err := rawRead(m.fd, f.buffer[:])
+	f.now = monotonic()
+	switch {
+	case err != nil && later(err):
+		return
+	case err != nil:
+		err = os.NewSyscallError("read", err)
+	case n == 0:
+		err = m.reply.closed()
+	default:
+		err = m.reply.feed(f.buffer[:n])
+	}
+	if err == nil && m.reply.ended() {
+		f.ended++
+		if f.endless {
+			err = errShort
+		}
+	}
+	if err != nil {
+		f.fail(m, err)
+	}
+}
+
+// fail takes a connection out; the others go on.
+func (f *fleet) fail(m *member, err error) {
+	f.failures++
+	if f.failure == nil {
+		f.failure = err
+	}
+	f.leave(m)
+}
+
+func (f *fleet) leave(m *member) {
+	if !m.gone {
+		m.gone = true
+		_ = syscall.Close(m.fd)
+	}
+}
+
+func (f *fleet) close() {
+	for _, m := range f.members {
+		f.leave(m)
+	}
+}
+
+// readUntil reads from a blocking connection, one that is not watched yet.
+func (f *fleet) readUntil(m *member, done func() bool) error {
+	for !done() {
+		n, err := blockingRead(m.fd, f.buffer[:])
+		f.now = monotonic()
+		switch {
+		case err != nil:
+		case n == 0:
+			err = m.reply.closed()
+		default:
+			err = m.reply.feed(f.buffer[:n])
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readAnswer reads one whole answer from a blocking connection.
+func (f *fleet) readAnswer(m *member) error { return f.readUntil(m, m.reply.ended) }

@@ -1,0 +1,250 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+)
+
+// sink is given a response's body as it comes, in runs of any length that it must not keep.
+type sink interface{ take(run []byte) error }
+
+// stage is where in a response the next byte belongs.
+type stage int
+
+const (
+	inHead stage = iota
+	inBody       // of a known length
+	inRest       // of a body that ends with the connection
+	inSize       // of a chunk, hexadecimal
+	inExtension
+	inChunk
+	inBreak // behind a chunk
+	inTrailer
+	atEnd
+)
+
+const maxHead = 16 << 10
+
+var (
+	errChunk  = errors.New("chunks that do not follow the rules")
+	errBehind = errors.New("bytes behind the end of the answer")
+	errClosed = errors.New("the other side closed the connection")
+	errShort  = errors.New("a stream came to its end before its time")
+	errEarly  = errors.New("the other side closed the connection before the answer's end")
+)
+
+// reply reads one response after the other. Only a 200 is taken; anything else is an error.
+type reply struct {
+	body        sink
+	stage       stage
+	left        int64 // bytes of the body, or of the chunk
+	digits      int   // of the chunk's size, or bytes of the trailer's line
+	head        []byte
+	eventStream bool
+	closing     bool // the other side said that it would not keep the connection
+}
+
+// next prepares for the response to another request on the same connection.
+func (r *reply) next() { *r = reply{body: r.body, head: r.head[:0]} }
+
+func (r *reply) ended() bool { return r.stage == atEnd }
+
+// feed takes what was read from the connection.
+func (r *reply) feed(b []byte) (err error) {
+	for len(b) > 0 && err == nil {
+		switch r.stage {
+		case inHead:
+			b, err = r.takeHead(b)
+		case inBody, inChunk:
+			b, err = r.takeBody(b)
+		case inRest:
+			b, err = nil, r.body.take(b)
+		case atEnd:
+			err = errBehind
+		default:
+			err = r.takeFraming(b[0])
+			b = b[1:]
+		}
+	}
+	return err
+}
+
+// closed says what the connection's end means here; nothing where a body may end like that.
+func (r *reply) closed() error {
+	switch r.stage {
+	case atEnd:
+		return errClosed
+	case inRest:
+		r.stage = atEnd
+		return nil
+	}
+	return errEarly
+}
+
+func (r *reply) takeBody(b []byte) ([]byte, error) {
+	run := b
+	if int64(len(run)) > r.left {
+		run = run[:r.left]
+	}
+	r.left -= int64(len(run))
+	if r.left == 0 {
+		if r.stage == inBody {
+			r.stage = atEnd
+		} else {
+			r.stage = inBreak
+		}
+	}
+	return b[len(run):], r.body.take(run)
+}
+
+// takeFraming takes one of the few bytes around a chunk.
+func (r *reply) takeFraming(c byte) error {
+	switch r.stage {
+	case inSize:
+		return r.takeSize(c)
+	case inExtension:
+		if c == '\n' {
+			r.startChunk()
+		}
+	case inBreak:
+		if c == '\n' {
+			r.stage, r.left, r.digits = inSize, 0, 0
+		} else if c != '\r' {
+			return errChunk
+		}
+	case inTrailer:
+		if c == '\n' && r.digits == 0 {
+			r.stage = atEnd
+		} else if c == '\n' {
+			r.digits = 0
+		} else if c != '\r' {
+			r.digits++
+		}
+	}
+	return nil
+}
+
+func (r *reply) takeSize(c byte) error {
+	digit := int64(-1)
+	switch {
+	case c >= '0' && c <= '9':
+		digit = int64(c - '0')
+	case c >= 'a' && c <= 'f':
+		digit = int64(c-'a') + 10
+	case c >= 'A' && c <= 'F':
+		digit = int64(c-'A') + 10
+	}
+	if digit >= 0 && r.digits < 8 {
+		r.left, r.digits = r.left<<4|digit, r.digits+1
+		return nil
+	}
+	if r.digits == 0 || digit >= 0 || (c != '\r' && c != '\n' && c != ';' && c != ' ') {
+		return errChunk
+	}
+	r.stage = inExtension
+	if c == '\n' {
+		r.startChunk()
+	}
+	return nil
+}
+
+// startChunk is for the end of the line with the size; a size of zero ends the body.
+func (r *reply) startChunk() {
+	r.stage, r.digits = inChunk, 0
+	if r.left == 0 {
+		r.stage = inTrailer
+	}
+}
+
+var headEnd = []byte("\r\n\r\n")
+
+// takeHead parses the head where it is, if it came in one piece, as it nearly always does.
+func (r *reply) takeHead(b []byte) ([]byte, error) {
+	if end := bytes.Index(b, headEnd); len(r.head) == 0 && end >= 0 {
+		return b[end+len(headEnd):], r.parseHead(b[:end])
+	}
+	seen := len(r.head)
+	r.head = append(r.head, b...)
+	end := bytes.Index(r.head, headEnd)
+	if end < 0 {
+		if len(r.head) > maxHead {
+			return nil, errors.New("response headers beyond 16 KiB")
+		}
+		return nil, nil
+	}
+	return b[end+len(headEnd)-seen:], r.parseHead(r.head[:end])
+}
+
+func (r *reply) parseHead(head []byte) error {
+	line, rest := cut(head)
+	if !bytes.HasPrefix(line, []byte("HTTP/1.")) || len(line) < 12 || string(line[8:12]) != " 200" {
+		return fmt.Errorf("an answer that is no 200: %.200q", head)
+	}
+	length, chunked := int64(-1), false
+	for len(rest) > 0 {
+		line, rest = cut(rest)
+		name, value := field(line)
+		switch {
+		case named(name, "content-length"):
+			if length = readDigits(value); length < 0 || len(value) == 0 || len(value) > 18 {
+				return errors.New("a Content-Length that is no number")
+			}
+		case named(name, "transfer-encoding"):
+			chunked = named(value, "chunked")
+		case named(name, "content-type"):
+			r.eventStream = bytes.HasPrefix(value, []byte("text/event-stream"))
+		case named(name, "connection"):
+			r.closing = named(value, "close")
+		}
+	}
+	r.start(length, chunked)
+	return nil
+}
+
+func (r *reply) start(length int64, chunked bool) {
+	switch {
+	case chunked:
+		r.stage = inSize
+	case length > 0:
+		r.stage, r.left = inBody, length
+	case length == 0:
+		r.stage = atEnd
+	default:
+		r.stage, r.closing = inRest, true
+	}
+}
+
+// cut is the first line, without its end, and what follows.
+func cut(text []byte) (line, rest []byte) {
+	end := bytes.IndexByte(text, '\n')
+	if end < 0 {
+		return text, nil
+	}
+	return bytes.TrimSuffix(text[:end], []byte("\r")), text[end+1:]
+}
+
+// field is a header's name and value; a line without a colon has no name.
+func field(line []byte) (name, value []byte) {
+	colon := bytes.IndexByte(line, ':')
+	if colon < 0 {
+		return nil, nil
+	}
+	return line[:colon], bytes.TrimSpace(line[colon+1:])
+}
+
+// named compares in lower case, without allocation.
+func named(text []byte, name string) bool {
+	if len(text) != len(name) {
+		return false
+	}
+	for i, c := range text {
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != name[i] {
+			return false
+		}
+	}
+	return true
+}

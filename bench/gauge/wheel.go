@@ -1,0 +1,225 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// A wheel turns once in the time between two frames of a stream, so that all streams of one rate
+// fit on one. Its slots are a tick apart; a stream sits in one of them and sends when that comes
+// by. One ticker turns all wheels, and rests while no stream is open.
+//
+// Streams take their places by the golden ratio, which spreads any number of them evenly. The
+// first frame of each is sent at once, as the time until it arrives is measured.
+//
+// Writes never wait. Where a socket is full, the frame is not made at all: it is counted as
+// skipped, not as lost, and its number goes to the next one.
+
+const tick = 500 * time.Microsecond
+
+// maxRate leaves two ticks for a turn.
+const maxRate = 1000
+
+var rateRule = fmt.Sprintf("a rate is 0 to %d frames a second, and if not 0 at least 0.01", maxRate)
+
+func validRate(rate float64) bool { return rate == 0 || rate >= 0.01 && rate <= maxRate }
+
+var streamEnd = []byte(fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(lastFrame), lastFrame))
+
+// paced is one stream on a wheel.
+type paced struct {
+	raw      syscall.RawConn
+	push     func(fd uintptr) bool // made once: a closure for each frame would be garbage
+	chunk    []byte
+	pending  []byte // of the chunk, or of the end: what the socket has not taken
+	sequence int64
+	frames   int64 // 0: until the client leaves
+	wheel    *wheel
+	slot     int
+	place    int
+	closing  bool // the end is pending, or sent
+	broken   bool
+	ended    chan struct{}
+}
+
+func newPaced(conn *net.TCPConn, frames int) (*paced, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	s := &paced{raw: raw, chunk: newChunk(), frames: int64(frames), ended: make(chan struct{})}
+	s.push = func(fd uintptr) bool {
+		n, err := rawWrite(int(fd), s.pending)
+		s.pending = s.pending[n:]
+		s.broken = s.broken || err != nil && !later(err)
+		return true // whatever is left waits for its next turn
+	}
+	return s, nil
+}
+
+// flush is whether the socket has taken everything.
+func (s *paced) flush() bool {
+	if len(s.pending) > 0 {
+		if err := s.raw.Write(s.push); err != nil {
+			s.broken = true
+		}
+	}
+	return len(s.pending) == 0
+}
+
+// step sends a frame, or the end behind the last one; whether the stream is over.
+func (s *paced) step(counters *counters) bool {
+	switch {
+	case !s.flush():
+		atomic.AddInt64(&counters.skipped, 1)
+	case s.frames > 0 && s.sequence == s.frames:
+		if !s.closing {
+			s.closing, s.pending = true, streamEnd
+		}
+		s.flush()
+	default:
+		stampChunk(s.chunk, s.sequence, monotonic())
+		s.pending = s.chunk
+		s.sequence++
+		atomic.AddInt64(&counters.frames, 1)
+		s.flush()
+	}
+	return s.broken || s.closing && len(s.pending) == 0
+}
+
+// wheel holds the streams of one rate.
+type wheel struct {
+	slots  [][]*paced
+	turn   int64 // ns
+	passed int64 // slots since the clock's zero
+	taken  uint64
+	count  int
+}
+
+func newWheel(rate float64, now int64) *wheel {
+	turn := int64(float64(time.Second) / rate)
+	count := (turn + int64(tick) - 1) / int64(tick)
+	w := &wheel{slots: make([][]*paced, count), turn: turn}
+	w.passed = w.due(now)
+	return w
+}
+
+// due is how many slots should have come by, counted from the clock's zero.
+func (w *wheel) due(now int64) int64 {
+	count := int64(len(w.slots))
+	return now/w.turn*count + now%w.turn*count/w.turn
+}
+
+func (w *wheel) add(s *paced) {
+	const golden = 0x9E3779B97F4A7C15 // 2^64 divided by the golden ratio
+	w.taken++
+	s.slot = int((w.taken * golden >> 32) * uint64(len(w.slots)) >> 32)
+	s.wheel, s.place = w, len(w.slots[s.slot])
+	w.slots[s.slot] = append(w.slots[s.slot], s)
+	w.count++
+}
+
+func (w *wheel) remove(s *paced) {
+	slot := w.slots[s.slot]
+	last := slot[len(slot)-1]
+	slot[s.place], last.place = last, s.place
+	slot[len(slot)-1] = nil
+	w.slots[s.slot] = slot[:len(slot)-1]
+	s.wheel = nil
+	w.count--
+}
+
+// advance lets each stream send whose slot has come by. Behind by more than a turn, the wheel
+// drops what it owes: the rate is too low then, and it shows.
+func (w *wheel) advance(now int64, counters *counters) {
+	count, due := int64(len(w.slots)), w.due(now)
+	if due-w.passed > count {
+		atomic.AddInt64(&counters.skipped, (due-w.passed-count)*int64(w.count)/count)
+		w.passed = due - count
+	}
+	for ; w.passed < due; w.passed++ {
+		slot := w.slots[w.passed%count]
+		for i := len(slot) - 1; i >= 0; i-- { // backwards: remove moves the last one forwards
+			if s := slot[i]; s.step(counters) {
+				w.remove(s)
+				atomic.AddInt64(&counters.open, -1)
+				close(s.ended)
+			}
+		}
+	}
+}
+
+// wheels are the wheels of all rates, and the ticker's goroutine while there are streams.
+type wheels struct {
+	mutex    sync.Mutex
+	counters *counters
+	byRate   map[float64]*wheel
+	turning  bool
+}
+
+func newWheels(counters *counters) *wheels {
+	return &wheels{counters: counters, byRate: map[float64]*wheel{}}
+}
+
+// start sends a stream's first frame and puts it on the wheel of its rate.
+func (all *wheels) start(conn *net.TCPConn, frames int, rate float64) (*paced, error) {
+	s, err := newPaced(conn, frames)
+	if err != nil {
+		return nil, err
+	}
+	all.mutex.Lock()
+	defer all.mutex.Unlock()
+	if !all.turning {
+		ticker, err := newTicker(tick)
+		if err != nil {
+			return nil, err
+		}
+		all.turning = true
+		go all.turn(ticker)
+	}
+	s.step(all.counters)
+	w := all.byRate[rate]
+	if w == nil {
+		w = newWheel(rate, monotonic())
+		all.byRate[rate] = w
+	}
+	w.add(s)
+	atomic.AddInt64(&all.counters.open, 1)
+	return s, nil
+}
+
+// end takes a stream off whose client has left.
+func (all *wheels) end(s *paced) {
+	all.mutex.Lock()
+	defer all.mutex.Unlock()
+	if s.wheel != nil {
+		s.wheel.remove(s)
+		atomic.AddInt64(&all.counters.open, -1)
+	}
+}
+
+// turn ends once all wheels are empty.
+func (all *wheels) turn(ticker *ticker) {
+	defer ticker.stop()
+	for ticker.wait() == nil && all.advance() {
+	}
+}
+
+// advance is whether there is anything left to turn.
+func (all *wheels) advance() bool {
+	all.mutex.Lock()
+	defer all.mutex.Unlock()
+	for rate, w := range all.byRate {
+		if w.count == 0 {
+			delete(all.byRate, rate)
+		} else {
+			w.advance(monotonic(), all.counters)
+		}
+	}
+	all.turning = len(all.byRate) > 0
+	return all.turning
+}
