@@ -1,10 +1,11 @@
-# Everything a newcomer needs: `make run`, `make test`, `make demo`. Only Python and make required.
+# Everything a newcomer needs: `make run`, `make test`, `make demo`. Only Python and make required
+# (but for `make bench`).
 
 PYTHON ?= python3
 VENV := .venv
 SOURCES := $(shell find goproxyai twisted -name '*.py') pyproject.toml setup.py
 
-.PHONY: run test demo build clean
+.PHONY: run test demo bench build clean
 
 ## Set up, then serve on :8080 (environment variables configure it, see README.md).
 run: $(VENV)/.installed
@@ -17,6 +18,11 @@ test: $(VENV)/.tox
 ## The daemon between the official client and a made-up OpenAI; needs no network.
 demo: $(VENV)/.demo
 	$(VENV)/bin/python -m tests.demo
+
+## Measure beside other proxies, into docs/performance.md; QUICK=1 takes under two minutes.
+## Needs what bench/install.sh installs, on Debian.
+bench: $(VENV)/.installed
+	$(VENV)/bin/python -m bench $(if $(QUICK),--quick)
 
 ## A wheel in dist/.
 build: $(VENV)/.tox

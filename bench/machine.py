@@ -1,0 +1,125 @@
+"""The machine: its cores and programs, and what processes use of it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CHECKOUT = HERE.parent
+BUILD = HERE / ".build"
+DAEMON_CORE, LOAD_CORE = "0", "1"
+
+
+class Failed(Exception):
+    """A run that must not be counted; the text says why."""
+
+
+def tool(name: str) -> str:
+    """Find a program, also where Debian keeps those of the administrator."""
+    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if found is None:
+        raise SystemExit(f"{name} is missing: run bench/install.sh first, as root")
+    return found
+
+
+def built(name: str) -> str:
+    """A program that install.sh has built."""
+    binary = BUILD / name
+    if not binary.exists():
+        raise SystemExit(f"{binary} is missing: run bench/install.sh first, as root")
+    return str(binary)
+
+
+def pinned(core: str, *argv: str) -> list[str]:
+    """The arguments that run a command on one core."""
+    return [tool("taskset"), "-c", core, *argv]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """What a child is given: the path, and nothing else of ours."""
+    return {"PATH": os.environ.get("PATH", ""), **more}
+
+
+def free_port() -> int:
+    """A loopback port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def allow_connections() -> int:
+    """Let children open as many files as the hard limit allows; how many that is."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else 1 << 20
+
+
+def family(pid: int) -> list[int]:
+    """A process and its children."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *map(int, children)]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process and its children (nginx's worker) have used so far."""
+    ticks = 0
+    for each in family(pid):
+        fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def others_seconds(pids: list[int]) -> float:
+    """Processor time on both cores that went to neither these processes, ended children, nor us.
+
+    The kernel counts a core's time by ticks, so beside a load that often sleeps this is too low.
+    """
+    busy = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *ticks = line.split()
+        if name in (f"cpu{DAEMON_CORE}", f"cpu{LOAD_CORE}"):
+            # user, nice, system; not idle and iowait; irq, softirq, steal.
+            busy += sum(map(int, ticks[:3] + ticks[5:8]))
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ours = ended.ru_utime + ended.ru_stime + time.process_time() + sum(map(cpu_seconds, pids))
+    return busy / os.sysconf("SC_CLK_TCK") - ours
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a daemon: its resident set; with children, the sum of their shares of it."""
+    if len(processes := family(pid)) == 1:
+        return _kibibytes(Path(f"/proc/{pid}/status"), "VmRSS:") * 1024
+    return sum(_kibibytes(Path(f"/proc/{each}/smaps_rollup"), "Pss:") for each in processes) * 1024
+
+
+def _kibibytes(path: Path, name: str) -> int:
+    for line in path.read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1])
+    raise Failed(f"{path} has no {name}")
+
+
+def first_line(*argv: str) -> str:
+    """The first line that a program prints about itself, or nothing."""
+    try:
+        done = subprocess.run(
+            argv, capture_output=True, text=True, timeout=30, check=False, cwd=CHECKOUT
+        )
+    except OSError:
+        return ""
+    return (done.stdout + done.stderr).strip().partition("\n")[0]
+
+
+def processor() -> str:
+    """The processor's model, cores and clock, as the kernel tells them."""
+    text = Path("/proc/cpuinfo").read_text()
+    model = text.partition("model name")[2].partition(":")[2].partition("\n")[0].strip()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{model or 'unknown processor'}, {os.cpu_count()} cores, {memory:.0f} GB"

@@ -1,0 +1,185 @@
+"""The page: one table of figures, one of targets, what failed or is absent, and the machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+
+from bench.machine import CHECKOUT, first_line, processor, tool
+from bench.peers import Peer
+from bench.plot import Bar, Group, plot
+from bench.results import BARE, Cell, Results
+from bench.targets import OURS, TARGETS, Target
+
+PAGE = CHECKOUT / "docs" / "performance.md"
+PICTURE = PAGE.with_suffix(".svg")
+BEGIN, END = "<!-- bench: begin -->\n", "<!-- bench: end -->\n"
+BASE = "original"
+PLOTTED = ("hit", "miss", "large", "frames", "up", "down")
+"""Rates, of which more is better."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Circumstances:
+    """What a page says about the run itself; set-up and measuring in seconds."""
+
+    command: str
+    began: datetime.datetime
+    set_up: float
+    measured: float
+    scale: str
+    notes: Sequence[str]
+
+
+def number(value: float) -> str:
+    """Three digits that count: 34,120 -> 34,100; 0.5123 -> 0.512."""
+    if abs(value) >= 100:
+        step = 10 ** max(0, len(str(int(abs(value)))) - 3)
+        return f"{round(value / step) * step:,}"
+    return f"{value:.3g}" if abs(value) >= 0.01 else f"{value:.2g}"
+
+
+def cell_text(cell: Cell | None, failed: bool) -> str:
+    """One figure: its median, half its spread, and its marks."""
+    if failed:
+        return "failed"
+    if cell is None:
+        return ""
+    spread = f" ±{cell.spread:.0%}" if cell.spread >= 0.005 else ""
+    bound = "" if cell.saturated else "≥ "
+    return f"{bound}{number(cell.value)}{spread}{'' if cell.quiet else ' !'}"
+
+
+def figures(results: Results, peers: Mapping[str, Peer]) -> str:
+    """The table of figures, a row for each measure and a column for each peer."""
+    shown = [name for name in peers if any(name == peer for _, peer in _cells(results))]
+    lines = [
+        "| | " + " | ".join(["", *(peers[name].title for name in shown)]) + " |",
+        "|---|---|" + "---:|" * len(shown),
+    ]
+    for measure in results.measures.values():
+        cells = [
+            cell_text(results.cell(measure.key, name), results.failed(measure.key, name))
+            for name in shown
+        ]
+        if measure.added and BARE in shown:
+            cells[shown.index(BARE)] = f"({cells[shown.index(BARE)]})"
+        lines.append(f"| {measure.title} | {measure.unit} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cells(results: Results) -> set[tuple[str, str]]:
+    return {*results.runs, *results.failures}
+
+
+def verdict(target: Target, results: Results) -> str:
+    """One row of the table of targets."""
+    figure, reached = target.figure(results), target.reached(results)
+    bound = f"{'at most' if target.at_most else 'at least'} {number(target.bound)} {target.unit}"
+    said = {True: "reached", False: "**not reached**", None: "not measured"}[reached]
+    got = "" if figure is None else f"{number(figure)} {target.unit}".rstrip()
+    return f"| {target.title} | {bound.rstrip()} | {got} | {said} |"
+
+
+def targets(results: Results) -> str:
+    """The table of targets."""
+    rows = [verdict(target, results) for target in TARGETS]
+    return "\n".join(["| goproxyai | target | measured | |", "|---|---|---:|---|", *rows]) + "\n"
+
+
+def groups(results: Results, peers: Mapping[str, Peer]) -> list[Group]:
+    """What the picture shows: for each rate, every other proxy over the Go original."""
+    found = []
+    for key in PLOTTED:
+        if key not in results.measures:
+            continue
+        ratios = {name: results.ratio(key, name, BASE) for name in peers}
+        bars = [
+            Bar(peers[name].title, ratio, name == OURS)
+            for name, ratio in ratios.items()
+            if ratio and name not in (BARE, BASE)
+        ]
+        if bars:
+            found.append(Group(results.measures[key].title, bars))
+    return found
+
+
+def machine() -> list[str]:
+    """Where it was measured, and with which versions."""
+    go, nginx = first_line("go", "version"), first_line(tool("nginx"), "-v")
+    wrk = first_line(tool("wrk"), "-v").partition(" [")[0]
+    names = ("twisted", "klein", "treq", "httptools")
+    python = f"Python {platform.python_version()}, " + ", ".join(f"{n} {version(n)}" for n in names)
+    commit = first_line("git", "rev-parse", "--short=12", "HEAD")
+    changed = "" if not first_line("git", "status", "--porcelain", "goproxyai") else " and changes"
+    release = f"Linux {platform.release()}"
+    tools = [
+        nginx.removeprefix("nginx version: "),
+        re.sub(r"^go version (\S+).*", r"\1", go),
+        wrk,
+    ]
+    return [
+        f"Machine: {processor()}, {release}.",
+        f"Versions: goproxyai {version('goproxyai')} (commit {commit}{changed}), {python}, "
+        + ", ".join(filter(None, tools))
+        + ".",
+    ]
+
+
+def remarks(results: Results, told: Circumstances) -> list[str]:
+    """What the reader has to know besides the figures."""
+    lines = []
+    disturbed, runs, most = results.disturbed()
+    if disturbed:
+        lines.append(
+            f"{disturbed} of {runs} runs were disturbed at every attempt: other processes took up"
+            f" to {most:.0%} of a core. Where no quiet run was left, a figure has a `!`."
+        )
+    lines += told.notes
+    lines += [f"{peer} is absent: {reason}" for peer, reason in results.absent.items()]
+    lines += [
+        f"Failed: {workload}, {peer}: {' '.join(reason.split())[:400]}"
+        for (workload, peer), reason in results.failures.items()
+    ]
+    return lines
+
+
+def page_part(results: Results, peers: Mapping[str, Peer], told: Circumstances) -> str:
+    """The generated part of the page."""
+    when = told.began.strftime("%Y-%m-%d %H:%M UTC")
+    about = [
+        f"Measured {when} with `{told.command}` ({told.scale}), in"
+        f" {told.measured:.0f} s after {told.set_up:.0f} s of set-up.",
+        *machine(),
+    ]
+    items = "".join(f"- {line}\n" for line in remarks(results, told))
+    return (
+        "\n".join(about)
+        + "\n\n![Rates as multiples of the Go original]("
+        + PICTURE.name
+        + ")\n\n"
+        + figures(results, peers)
+        + "\n"
+        + (items and items + "\n")
+        + "### Targets\n\n"
+        + targets(results)
+    )
+
+
+def replaced(page: str, part: str) -> str:
+    """The page with its generated part exchanged."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"{PAGE} has lost its markers")
+    return before + BEGIN + part + END + after
+
+
+def write(part: str, picture: list[Group]) -> None:
+    """Put the generated part between its markers, and the picture beside the page."""
+    PAGE.write_text(replaced(PAGE.read_text("utf-8"), part), "utf-8")
+    PICTURE.write_text(plot(picture, "the Go original"), "utf-8")

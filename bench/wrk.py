@@ -1,0 +1,162 @@
+"""Requests as fast as they go: what wrk sends, and the checks without which nothing counts."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+import socket
+import subprocess
+
+from bench.machine import HERE, LOAD_CORE, Failed, environment, pinned, tool
+
+CONNECTIONS = 32
+
+COMPLETION = (
+    '{"id":"chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT","object":"chat.completion",'
+    '"created":1741569952,"model":"gpt-4.1-2025-04-14","choices":[{"index":0,"message":'
+    '{"role":"assistant","content":"Hello! How can I assist you today?","refusal":null,'
+    '"annotations":[]},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":19,'
+    '"completion_tokens":10,"total_tokens":29,"prompt_tokens_details":{"cached_tokens":0},'
+    '"completion_tokens_details":{"reasoning_tokens":0}},"service_tier":"default"}'
+)
+MODELS = '{"object":"list","data":[{"id":"gpt-4.1","object":"model","owned_by":"system"}]}'
+HEADERS = {"Authorization": "Bearer sk-bench", "Content-Type": "application/json"}
+
+_VARIABLE = "\0"
+"""Stands for the part of a request that differs from one to the next."""
+
+_strangers = itertools.count()
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """One request, or a number of them that differ in one place.
+
+    ``answer`` is the body that must come back. With ``variants`` over one, requests differ in
+    ``vary``, the body or the client's address: one after the other from ``first`` on, over and
+    over, or (``shuffle``) at random.
+    """
+
+    target: str
+    body: str
+    answer: str
+    headers: dict[str, str] = dataclasses.field(default_factory=dict)
+    vary: str = ""
+    variants: int = 1
+    first: int = 0
+    shuffle: bool = False
+
+    def text(self) -> str:
+        """The request; ``_VARIABLE`` stands where variants differ."""
+        fields = {"Host": "127.0.0.1", **HEADERS, **self.headers}
+        body = self.body
+        if self.vary == "client":
+            fields["X-Forwarded-For"] = _VARIABLE
+        if self.vary == "body":
+            body = body.replace("Hello!", f"Hello {_VARIABLE}!")
+        if body:
+            fields["Content-Length"] = str(len(body.replace(_VARIABLE, "0000000")))
+        lines = [f"{'POST' if body else 'GET'} {self.target} HTTP/1.1"]
+        lines += [f"{name}: {value}" for name, value in fields.items()]
+        return "\r\n".join(lines) + "\r\n\r\n" + body
+
+    def one(self) -> bytes:
+        """The first variant's bytes; where clients vary, those of one that was not seen yet."""
+        number = next(_strangers) if self.vary == "client" else 0
+        stranger = f"10.255.{number // 256}.{number % 256}"
+        variant = stranger if self.vary == "client" else "0000000"
+        return self.text().replace(_VARIABLE, variant).encode()
+
+
+QUESTION = '{"model":"gpt-4.1","messages":[{"role":"user","content":"Hello!"}]}'
+SMALL = Load("/v1/chat/completions", QUESTION, COMPLETION)
+
+LARGE_IN, LARGE_OUT = 32 * 1024, 64 * 1024
+LARGE_ANSWER = COMPLETION.replace("Hello!", "Hello! " + "a" * (LARGE_OUT - len(COMPLETION) - 1))
+LARGE = Load(
+    "/v1/completions",
+    QUESTION.replace("Hello!", "Hello! " + "q" * (LARGE_IN - len(QUESTION) - 1)),
+    LARGE_ANSWER,
+)
+
+
+def exchange(port: int, request: bytes) -> bytes:
+    """One request on a connection of its own; the whole response, which must be a 200."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(request)
+        with connection.makefile("rb") as stream:
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                if not (line := stream.readline()):
+                    raise Failed(f"closed before the end of the headers: {head[:300]!r}")
+                head += line
+            if not head.startswith(b"HTTP/1.1 200 "):
+                raise Failed(f"not a 200: {head[:300]!r} {stream.read1(300)!r}")
+            if length := re.search(rb"(?i)\r\ncontent-length: *(\d+)\r\n", head):
+                return head + stream.read(int(length[1]))
+            body = b""
+            while size := int(stream.readline() or b"", 16):
+                body += stream.read(size)
+                stream.readline()
+            return head + body
+
+
+def get(port: int, target: str) -> bytes:
+    """The body at a path."""
+    return exchange(port, Load(target, "", "").one()).partition(b"\r\n\r\n")[2]
+
+
+def relays(port: int) -> bool:
+    """Whether a daemon is ready: the list of models comes through it."""
+    return get(port, "/v1/models") == MODELS.encode()
+
+
+def probe(port: int, load: Load) -> int:
+    """Send the measured request once, compare the answer's body; the response's size, bytes."""
+    response = exchange(port, load.one())
+    if response.partition(b"\r\n\r\n")[2] != load.answer.encode():
+        raise Failed(f"a different body came back: {response[-700:]!r}")
+    return len(response)
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What wrk saw: requests answered, bytes of their answers, seconds that it took."""
+
+    requests: int
+    bytes: int
+    seconds: float
+
+
+def wrk(port: int, load: Load, seconds: int) -> Told:
+    """Load one port from the load core; raises where wrk saw an error or a status over 399."""
+    argv = pinned(LOAD_CORE, tool("wrk"), "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s")
+    before, _, after = load.text().partition(_VARIABLE)
+    env = environment(
+        BENCH_BEFORE=before,
+        BENCH_AFTER=after,
+        BENCH_VARY=load.vary,
+        BENCH_VARIANTS=str(load.variants),
+        BENCH_ORDER="shuffle" if load.shuffle else "cycle",
+        BENCH_FIRST=str(load.first),
+    )
+    try:
+        done = subprocess.run(
+            [*argv, "-s", str(HERE / "wrk.lua"), f"http://127.0.0.1:{port}"],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=seconds + 15,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise Failed("wrk did not end in time") from None
+    report = re.search(r"^BENCH (.*)$", done.stdout, re.MULTILINE)
+    if done.returncode or report is None or "Non-2xx" in done.stdout:
+        raise Failed(f"wrk: {done.stdout[-700:]}{done.stderr[-300:]}")
+    told = {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", report[1])}
+    errors = {k: told[k] for k in ("connect", "read", "write", "status", "timeout") if told[k]}
+    if errors or not told["requests"]:
+        raise Failed(f"{told['requests']} requests, with errors: {errors}")
+    return Told(told["requests"], told["bytes"], told["duration"] / 1e6)
