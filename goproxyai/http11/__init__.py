@@ -1,14 +1,16 @@
 """An HTTP/1.1 engine over llhttp, for both sides of a relay.
 
 * :mod:`.framing`: the bytes around a message: heads, chunks, what a head promises.
-* :mod:`.head`: what a request's header says, worked out once while a client repeats it.
+* :mod:`.head`: what a request's head says, worked out once while a client repeats it.
 * :mod:`.writing`: hand bytes to the kernel at once, park only what it did not take.
-* :mod:`.outbox`: small writes of one reactor turn leave together.
+* :mod:`.turns`: a turn of the reactor, lean, and with an end.
+* :mod:`.outbox`: small writes of one turn leave together.
 * :mod:`.ticking`: one coarse ticker keeps every deadline.
 * :mod:`.exchange`: a request and the answer to it, as the pipeline sees them; :mod:`.body`: what
   it carries.
 * :mod:`.server`: the connection that clients hold to us.
 * :mod:`.channel`: an exchange dressed up for ``twisted.web`` resources (and so for Klein).
-* :mod:`.client`: the connection that we hold to an upstream; :mod:`.response`: what it brings.
+* :mod:`.client`: the connection that we hold to an upstream; :mod:`.upload`: a streamed body on its
+  way there; :mod:`.response`: what comes back.
 * :mod:`.pool`: connections between requests.
 """

@@ -21,19 +21,20 @@ from typing import Any
 
 import attrs
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IConsumer, IHandshakeListener
+from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
-from goproxyai.http11.framing import LAST_CHUNK, MOST_FIELDS, MOST_HEADER_BYTES, chunk
+from goproxyai.http11.framing import MOST_FIELDS, MOST_HEADER_BYTES
 from goproxyai.http11.outbox import LARGE, Writer
 from goproxyai.http11.response import Receiver, Response
 from goproxyai.http11.ticking import NEVER, Ticker
+from goproxyai.http11.upload import Upload
 from goproxyai.http11.writing import parked, poller_of, set_no_delay
 from goproxyai.policy.headers import Fields
 from goproxyai.policy.shapes import shape_of
@@ -85,7 +86,7 @@ class Timeouts:
     silence: float
 
 
-@implementer(IConsumer, IHandshakeListener)
+@implementer(IHandshakeListener)
 class ClientConnection(TwistedProtocol):
     """One connection to an upstream; see the module's rules.
 
@@ -122,8 +123,7 @@ class ClientConnection(TwistedProtocol):
         self._method = b""  # of the request that is under way
         self._receiver: Receiver | None = None
         self._response: Response | None = None
-        self._uploading: IBodyProducer | None = None
-        self._chunked_upload = False
+        self._upload: Upload | None = None
         self._held = False
         self._keep = False
         self._ended = False
@@ -210,69 +210,51 @@ class ClientConnection(TwistedProtocol):
                 body = b""
             elif not framed:
                 head += b"Content-Length: %d\r\n" % len(body)
-            self._put(head + b"\r\n" + body)
+            self._write(head + b"\r\n" + body)
             self._sending = len(body) >= LARGE and parked(self.transport) > 0
         else:
-            self._upload(head, body, framed)
+            upload = self._upload = Upload(self, body)
+            self._sending = True
+            self.put(head + upload.framing(framed) + b"\r\n")
+            self.transport.registerProducer(body, True)
+            upload.start()
 
     def withdraw(self) -> None:
         """The receiver wants no answer any more."""
         self._receiver = None
         self._drop()
 
-    def _put(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> None:
         self._sent += len(data)
         self._writer.write(self.transport, data)
 
-    def _upload(self, head: bytes, body: IBodyProducer, framed: bool) -> None:
-        self._uploading = body
-        self._chunked_upload = body.length is UNKNOWN_LENGTH
-        if self._chunked_upload:
-            head += b"Transfer-Encoding: chunked\r\n"
-        elif not framed:
-            head += b"Content-Length: %d\r\n" % body.length
+    def put(self, data: bytes) -> None:
+        """A piece of a request whose body is streamed."""
         self._await("room for the request's body", self._timeouts.silence)
-        self._put(head + b"\r\n")
-        self._sending = True
-        self.transport.registerProducer(body, True)
-        body.startProducing(self).addCallbacks(self._uploaded, self._not_uploaded)
+        self._write(data)
 
-    def write(self, data: bytes) -> None:
-        """More of the request's body, from its producer."""
-        if self._uploading is not None:
-            self._await("room for the request's body", self._timeouts.silence)
-            self._put(chunk(data) if self._chunked_upload else data)
+    def uploaded(self, failure: Failure | None) -> None:
+        """The request is complete, or never will be."""
+        self._upload = None
+        if failure is not None:
+            self._fail(failure)
+        elif not self._lost:
+            self.transport.unregisterProducer()
+            if self._response is None:
+                self._check_sending()
 
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Part of ``IConsumer``; the body's producer is known already."""
-
-    def unregisterProducer(self) -> None:
-        """Part of ``IConsumer``; the producer's Deferred says when it is done."""
-
-    def _uploaded(self, _: object) -> None:
-        if self._uploading is None:
-            return
-        self._uploading = None
-        if self._lost:
-            return
-        if self._chunked_upload:
-            self._put(LAST_CHUNK)
-        self.transport.unregisterProducer()
-        if self._response is None:
-            self._check_sending()
-
-    def _not_uploaded(self, reason: Failure) -> None:
-        if self._uploading is None or reason.check(CancelledError) is not None:
-            return
-        self._uploading = None
-        self._fail(reason)
+    def _stop_upload(self) -> bool:
+        """Whether there was one to be stopped."""
+        upload, self._upload = self._upload, None
+        if upload is None:
+            return False
+        upload.stop()
+        return True
 
     def _drop(self) -> None:
         """Nobody wants this exchange any more."""
-        uploading, self._uploading = self._uploading, None
         self.abort()
-        if uploading is not None:
-            uploading.stopProducing()
+        self._stop_upload()
 
     def _fail(self, reason: Failure) -> None:
         self._break(reason)
@@ -290,9 +272,7 @@ class ClientConnection(TwistedProtocol):
                 response.end(lambda sink: sink.closed())
             else:
                 response.end(lambda sink: sink.broken(reason))
-        uploading, self._uploading = self._uploading, None
-        if uploading is not None:
-            uploading.stopProducing()
+        self._stop_upload()
         if receiver is not None:
             if reason.check(ProtocolViolation, UpstreamTimeout) is None:
                 reason = Failure(ConnectionBroken(reason))
@@ -344,7 +324,7 @@ class ClientConnection(TwistedProtocol):
         receiver, self._receiver = self._receiver, None
         if ended:
             self._finish()
-        elif self._uploading is None:
+        elif self._upload is None:
             self._await("more of the response", self._timeouts.silence)
         data = body[0] if len(body) == 1 else b"".join(body)
         if data or ended:
@@ -359,19 +339,18 @@ class ClientConnection(TwistedProtocol):
         self._response = None
         self._method = b""
         self._deadline = NEVER
-        uploading, self._uploading = self._uploading, None
-        if uploading is not None:
-            uploading.stopProducing()
-        if self._keep and uploading is None and not self._lost:
+        cut_short = self._upload is not None and self._stop_upload()
+        if self._lost or self.transport is None:
+            return
+        if cut_short:
+            self.transport.abortConnection()
+        elif self._keep:
             self._deadline = self._ticker.now + IDLE_SECONDS
             self._on_free(self)
-        elif not self._lost and self.transport is not None:
-            if uploading is None:
-                self._writer.flush()
-                self._deadline = self._ticker.now + CLOSE_SECONDS
-                self.transport.loseConnection()
-            else:
-                self.transport.abortConnection()
+        else:
+            self._writer.flush()
+            self._deadline = self._ticker.now + CLOSE_SECONDS
+            self.transport.loseConnection()
 
     # llhttp's side.
 
@@ -496,7 +475,7 @@ class ClientConnection(TwistedProtocol):
         waiting = parked(self.transport)
         taken, before = self._sent - waiting, self._taken
         self._taken = taken
-        if not waiting and self._uploading is None:
+        if not waiting and self._upload is None:
             self._sending = False
             self._await("the response's head", self._timeouts.head)
         elif not waiting or taken != before:  # the client's pace is the server side's to judge
