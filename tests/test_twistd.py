@@ -20,8 +20,10 @@ import attrs
 import pytest
 import pytest_twisted
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
+from goproxyai import tap
 from goproxyai.settings import VARIABLES
 from tests.fakes.answers import chunk, head
 from tests.fakes.serving import loopback
@@ -457,3 +459,19 @@ def test_help_lists_every_option_with_its_variable_and_default(tmp_path: Path) -
         (piece,) = [piece for piece in pieces if piece.startswith(f"--{variable.option}=")]
         default = "tcp:$PORT" if variable.name == "LISTEN" else variable.default or "none"
         assert f"({variable.name}; default: {default})" in piece
+
+
+def test_the_collector_leaves_the_old_alone_but_once_an_hour(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    did: list[object] = []
+    for name in ("collect", "freeze", "set_threshold"):
+        monkeypatch.setattr(tap.gc, name, lambda *given, name=name: did.append((name, *given)))
+    clock = Clock()
+    tap._settle(clock)
+    assert did == [("collect",), ("freeze",), ("set_threshold", 10_000, 20, 1 << 30)]
+    did.clear()
+    clock.advance(tap.COLLECTION_SECONDS - 1)
+    assert did == []
+    clock.advance(1)
+    assert did == [("collect",)]
