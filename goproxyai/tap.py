@@ -124,7 +124,7 @@ def _end_at_once() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-COLLECTION_SECONDS = 3600.0
+COLLECTION_SECONDS = 600.0
 """Between two collections of what no younger one could free."""
 
 _NEVER = 1 << 30
@@ -133,9 +133,9 @@ _NEVER = 1 << 30
 def _settle(clock: Any) -> None:
     """What was loaded, and what is cached, stays: keep the garbage collector from walking it.
 
-    Requests and connections leave no cycles behind, so the young are looked at less often, and the
-    old, among them every answer in the cache, once an hour: a walk over a million answers takes a
-    third of a second, in which nobody is served.
+    Requests leave no cycles behind, and connections only Twisted's own, so the young are looked at
+    less often, and the old, among them every answer in the cache, every ten minutes: a walk over a
+    million answers takes a third of a second, in which nobody is served.
     """
     gc.collect()
     gc.freeze()

@@ -38,7 +38,7 @@ from goproxyai.egress.relay import RelayClient
 from goproxyai.egress.routes import Routes
 from goproxyai.egress.trust import tls_to
 from goproxyai.http11 import pool
-from goproxyai.http11.client import ConnectionBroken, Timeouts, UpstreamTimeout
+from goproxyai.http11.client import ClientConnection, ConnectionBroken, Timeouts, UpstreamTimeout
 from goproxyai.http11.ticking import Ticker
 from goproxyai.policy.noproxy import parse_no_proxy
 from goproxyai.policy.tunnel import TunnelBroken, TunnelRefused
@@ -879,3 +879,15 @@ async def test_an_upload_that_is_cancelled_closes_the_socket_and_stops_its_produ
     await eventually(agency.reactor, lambda: len(agent.pool) == 0)
     agency.upstream.resume_reading()
     await agency.upstream.wait_closed()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_defect_while_sending_on_a_new_connection_is_answered(
+    stand: Stand, failures: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stand.start()
+    monkeypatch.setattr(ClientConnection, "send", lambda *_: 1 // 0)
+    answer = await stand.ask(request())
+    assert answer.status == 500
+    assert [event["log_format"] for event in failures] == ["a defect while forwarding"]
+    failures.clear()

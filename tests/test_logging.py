@@ -451,6 +451,21 @@ def test_a_batch_is_written_before_it_is_too_large() -> None:
     assert clock.getDelayedCalls() == []
 
 
+def test_a_batch_that_cannot_be_written_is_counted_and_fails_nobody(
+    failures: list[LogEvent],
+) -> None:
+    def full(events: list[Event], offset: float) -> None:
+        raise OSError(28, "planted")
+
+    counters = Counters()
+    log = AccessLog(Clock(), counters, full)
+    for _ in range(MOST_WAITING):
+        log.over(_Exchange(), "c", "HIT")
+    assert counters.finished == MOST_WAITING
+    assert len(failures) == 1
+    failures.clear()
+
+
 # What is written where.
 
 

@@ -53,7 +53,7 @@ class End:
         self.did.append(f"read {self.socket.recv(10)!r}")
         if self.then is not None:
             self.then()
-        if isinstance(self.outcome, RuntimeError):
+        if isinstance(self.outcome, (RuntimeError, SystemExit)):
             raise self.outcome
         return self.outcome
 
@@ -108,15 +108,16 @@ def test_what_ends_is_told_so(epoll: Any, pairs: Pairs) -> None:
     assert end not in epoll.getReaders()
 
 
+@pytest.mark.parametrize("planted", [RuntimeError, SystemExit])
 def test_one_that_raises_is_disconnected_and_the_others_are_read(
-    epoll: Any, pairs: Pairs, failures: list[LogEvent]
+    epoll: Any, pairs: Pairs, failures: list[LogEvent], planted: type[BaseException]
 ) -> None:
-    bad, good = End(pairs[0][0], outcome=RuntimeError("planted")), End(pairs[1][0])
+    bad, good = End(pairs[0][0], outcome=planted("planted")), End(pairs[1][0])
     for end, (_, theirs) in zip((bad, good), pairs, strict=True):
         epoll.addReader(end)
         theirs.send(b"x")
     epoll.doIteration(1)
-    assert bad.did == ["read b'x'", "lost RuntimeError"]
+    assert bad.did == ["read b'x'", f"lost {planted.__name__}"]
     assert good.did == ["read b'x'"]
     assert [event["log_format"] for event in failures] == ["a defect while seeing to a connection"]
     failures.clear()
@@ -140,6 +141,20 @@ def test_what_a_timer_asked_for_does_not_wait_for_an_event(epoll: Any, pairs: Pa
     ends_of_turns(epoll)(lambda: theirs.send(b"x"))
     epoll.doIteration(60)
     assert end.did == ["read b'x'"]
+
+
+def test_one_end_that_fails_keeps_no_other_from_its_turn(
+    epoll: Any, failures: list[LogEvent]
+) -> None:
+    order: list[str] = []
+    at_end = ends_of_turns(epoll)
+    at_end(lambda: order.append("first"))
+    at_end(lambda: order[99])
+    at_end(lambda: order.append("last"))
+    epoll.doIteration(0)
+    assert order == ["first", "last"]
+    assert [event["log_format"] for event in failures] == ["a defect at the end of a turn"]
+    failures.clear()
 
 
 def test_another_reactor_keeps_its_own_turn() -> None:

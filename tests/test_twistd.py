@@ -461,7 +461,7 @@ def test_help_lists_every_option_with_its_variable_and_default(tmp_path: Path) -
         assert f"({variable.name}; default: {default})" in piece
 
 
-def test_the_collector_leaves_the_old_alone_but_once_an_hour(
+def test_the_collector_leaves_the_old_alone_but_for_once_in_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     did: list[object] = []

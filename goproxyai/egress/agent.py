@@ -39,10 +39,11 @@ class _Factory(Factory):
     noisy = False
 
     def __init__(self, connection: ClientConnection) -> None:
-        self._connection = connection
+        self._connection: ClientConnection | None = connection
 
-    def buildProtocol(self, addr: IAddress | None) -> ClientConnection:
-        return self._connection
+    def buildProtocol(self, addr: IAddress | None) -> ClientConnection | None:
+        connection, self._connection = self._connection, None  # Twisted keeps us in a cycle
+        return connection
 
 
 class Withdrawable(Protocol):
@@ -67,7 +68,11 @@ class _Attempt:
 
     def _connected(self, connection: ClientConnection) -> None:
         self._connection = connection
-        connection.send(*self._request)
+        try:
+            connection.send(*self._request)
+        except Exception:  # a defect of ours: never leave the receiver waiting
+            connection.withdraw()
+            self._request[-1].failed(Failure())
 
     def _failed(self, reason: Failure) -> None:
         if not self._withdrawn:
@@ -149,7 +154,9 @@ class RelayAgent:
         framed: bool,
         receiver: Receiver,
     ) -> Withdrawable:
-        """Send a request; *receiver* is told what becomes of it, never before this returns.
+        """Send a request; *receiver* is told what becomes of it.
+
+        An answer never comes before this returns; a failure to connect may.
 
         :param route: see :meth:`route`.
         :param head: of :meth:`.Route.head`, and header lines, complete but for the blank line, and

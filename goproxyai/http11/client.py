@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable
 from select import poll
 from typing import Any
+from weakref import ref
 
 import attrs
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -86,6 +87,11 @@ class Timeouts:
     silence: float
 
 
+def _abort(connection: ClientConnection | None) -> None:
+    if connection is not None:
+        connection.abort()
+
+
 @implementer(IHandshakeListener)
 class ClientConnection(TwistedProtocol):
     """One connection to an upstream; see the module's rules.
@@ -107,7 +113,8 @@ class ClientConnection(TwistedProtocol):
         on_lost: Callable[[ClientConnection], None],
         writer: Writer,
     ) -> None:
-        self.ready: Deferred[ClientConnection] = Deferred(lambda _: self.abort())
+        this = ref(self)  # so that no cycle is left to be collected
+        self.ready: Deferred[ClientConnection] = Deferred(lambda _: _abort(this()))
         self.doomed = False
         self._ticker = ticker
         self._timeouts = timeouts

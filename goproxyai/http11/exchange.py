@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IPushProducer
 from goproxyai.http11.body import RequestBody, WholeBody
 from goproxyai.http11.framing import LAST_CHUNK, chunk
 from goproxyai.http11.head import Head, Holes
-from goproxyai.policy.headers import Fields, Headers, fields_of
+from goproxyai.policy.headers import Headers
 from goproxyai.problems import Problem
 
 
@@ -104,13 +104,8 @@ class Exchange:
             headers[position] = (headers[position][0], self.values[hole])
         return headers
 
-    @property
-    def fields(self) -> Fields:
-        """Lower-cased name to value, repeats joined."""
-        return fields_of(self.headers)[0]
-
     def get(self, name: bytes) -> bytes | None:
-        """The value of one field that is in :attr:`fields`; *name* in lower case."""
+        """The value of a field, repeats joined; *name* in lower case."""
         hole = self.head.named.get(name)
         return self.head.fields.get(name) if hole is None else self.values[hole]
 

@@ -51,7 +51,7 @@ class Head:
 
     :ivar target: in origin-form, judged; of a refused request as far as it was read.
     :ivar version: ``1.1`` or ``1.0``.
-    :ivar headers: (name, value) in order, with the first request's values in the holes.
+    :ivar headers: (name, value) in order; of a known head, with nothing in the holes.
     :ivar keep: whether the client allows for another request behind this one.
     :ivar fields: lower-cased name to value, repeats joined, as *headers*.
     :ivar repeated: whether any name came more than once.
@@ -144,8 +144,13 @@ class Head:
     # Known by its bytes.
 
     def learn(self, pieces: tuple[bytes, ...]) -> None:
-        """Know this head by what stands around its holes."""
+        """Know this head by what stands around its holes; what filled them is forgotten."""
         self.known = True
+        self.headers = self.headers.copy()  # theirs is read by whoever made this
+        for position in self.holes:
+            self.headers[position] = (self.headers[position][0], b"")
+        for name in self.named:
+            self.fields[name] = b""
         self._first, self._rest = pieces[0], pieces[1:]
         self._cut = len(self._first)
         self._texts = tuple([hole for hole in self.holes.values() if hole != self.length_hole])

@@ -123,9 +123,8 @@ class Response:
         """Whether nobody has asked for the body yet."""
         return self._sink is None
 
-    @property
-    def whole(self) -> bytes | None:
-        """The body, where all of it came with the head; it is then not delivered any more."""
+    def take_whole(self) -> bytes | None:
+        """The body, where all of it came with the head; nothing is then left to be delivered."""
         if self._ending is not _complete:
             return None
         self.over = True
@@ -189,6 +188,7 @@ class Response:
         """Break the connection off: nobody wants the rest."""
         if not self.over and self._ending is None:
             self.over = True
+            self._sink = None  # which knows us: no cycle is left to be collected
             self._connection.abort()
 
     def pauseProducing(self) -> None:

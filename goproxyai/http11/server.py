@@ -272,7 +272,7 @@ class ServerConnection(Protocol):
             self._replayed = False
 
     def on_message_begin(self) -> None:
-        if not self._replayed:
+        if not self._replayed and not self._lingering:
             self._reset_head()
             self._in_head = True
             self._deadline = self.factory.ticker.now + HEAD_SECONDS

@@ -43,9 +43,18 @@ def lighten(reactor: Any) -> None:
     poll, selectables = ours._poller.poll, ours._selectables
     see_to, disconnect = ours._doReadOrWrite, ours._disconnectSelectable
 
+    def end() -> None:
+        while ends:
+            calls = ends.copy()
+            ends.clear()
+            for call in calls:
+                try:
+                    call()
+                except Exception:
+                    _log.failure("a defect at the end of a turn")
+
     def turn(timeout: float | None) -> None:
-        while ends:  # what timers did has an end, too, and does not wait for the next event
-            ends.pop()()
+        end()  # what timers did has an end, too, and does not wait for the next event
         for descriptor, event in poll(-1 if timeout is None else timeout, MOST_EVENTS):
             selectable = selectables.get(descriptor)
             if selectable is None:  # it went away earlier in this turn
@@ -57,11 +66,10 @@ def lighten(reactor: Any) -> None:
                         disconnect(selectable, why, True)
                 else:
                     see_to(selectable, descriptor, event)
-            except Exception as defect:
+            except BaseException as defect:  # as Twisted's own turn has it
                 _log.failure("a defect while seeing to a connection")
                 disconnect(selectable, defect, True)
-        while ends:
-            ends.pop()()
+        end()
 
     ours.doIteration = turn
     ours._goproxyai_ends = ends.append

@@ -147,8 +147,9 @@ class Forward:
             + respond.forwarded_lines(self._reason, proxy_seconds, upstream_seconds)
         )
         framed = b"content-length" in fields  # where it is not, no length is made up
-        whole = response.whole
-        if whole is not None and framed and exchange.simple and exchange.method != b"HEAD":
+        plain = framed and exchange.simple and exchange.method != b"HEAD"
+        whole = response.take_whole() if plain else None
+        if whole is not None:
             if self._recorder is not None:
                 self._recorder.add(whole)
                 self._record(now)

@@ -13,10 +13,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 
 from goproxyai.counters import Counters
 from goproxyai.http11.exchange import Exchange
 from goproxyai.policy.redaction import path_only
+
+_log = Logger(namespace="goproxyai.log")
 
 FLUSH_SECONDS = 0.05
 """For which an event waits for others."""
@@ -142,7 +145,10 @@ class AccessLog:
         self._count(events)
         if self._write is not None:
             offset = time.time() - self._clock.seconds()
-            self._write([_event(event) for event in events], offset)
+            try:
+                self._write([_event(event) for event in events], offset)
+            except Exception:  # a full disk is no reason to fail the request that filled the batch
+                _log.failure("{count} events of requests were not written", count=len(events))
 
     def _count(self, events: list[tuple[Any, ...]]) -> None:
         counters = self._counters
