@@ -157,6 +157,15 @@ def test_one_end_that_fails_keeps_no_other_from_its_turn(
     failures.clear()
 
 
+def test_a_reactor_is_made_lean_once(epoll: Any) -> None:
+    called: list[bool] = []
+    at_end = ends_of_turns(epoll)
+    lighten(epoll)
+    at_end(lambda: called.append(True))
+    epoll.doIteration(0)
+    assert called == [True]
+
+
 def test_another_reactor_keeps_its_own_turn() -> None:
     clock, called = Clock(), []
     lighten(clock)

@@ -35,8 +35,8 @@ def ends_of_turns(reactor: Any) -> Callable[[Call], object]:
 
 
 def lighten(reactor: Any) -> None:
-    """Give *reactor* the lean turn, where it is Twisted's epoll reactor."""
-    if type(reactor) is not EPollReactor:
+    """Give *reactor* the lean turn, once, where it is Twisted's epoll reactor."""
+    if type(reactor) is not EPollReactor or hasattr(reactor, "_goproxyai_ends"):
         return
     ends: list[Call] = []
     ours: Any = reactor  # it does not tell what it is made of
