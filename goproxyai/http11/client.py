@@ -102,6 +102,14 @@ class ClientConnection(TwistedProtocol):
     :param writer: shared by all connections.
     """
 
+    __slots__ = (
+        "_awaited", "_body", "_close_delimited", "_deadline", "_ended", "_head_bytes",
+        "_header", "_held", "_interim", "_interims", "_keep", "_lost", "_method",
+        "_on_free", "_on_lost", "_parser", "_poller", "_read_bytes", "_reason", "_receiver",
+        "_response", "_secured", "_sending", "_sent", "_taken", "_ticker", "_timeouts",
+        "_upload", "_writer", "doomed", "ready",
+    )  # fmt: skip
+
     transport: Any  # ITransport does not tell half of what a transport can do
 
     def __init__(
@@ -144,6 +152,7 @@ class ClientConnection(TwistedProtocol):
         self._body: list[bytes] = []
         self._head_bytes = 0
         self._interim = False
+        self._close_delimited = False
 
     # Its beginning and its end.
 
@@ -287,8 +296,6 @@ class ClientConnection(TwistedProtocol):
 
     def _closes_body(self, reason: Failure) -> bool:
         return self._close_delimited and reason.check(ConnectionDone) is not None
-
-    _close_delimited = False
 
     # Bytes in.
 

@@ -69,6 +69,11 @@ class Response:
     :ivar length: of the body; ``UNKNOWN_LENGTH`` where it is not said.
     """
 
+    __slots__ = (
+        "_connection", "_ending", "_held", "_paused", "_sink", "code", "fields", "length", "over",
+        "phrase", "shape", "values",
+    )  # fmt: skip
+
     request = None
     previousResponse = None
     version = (b"HTTP", 1, 1)
@@ -116,7 +121,6 @@ class Response:
 
     def setPreviousResponse(self, previous: IResponse) -> None:
         """Part of ``IResponse``; nothing is redirected here."""
-        self.previousResponse = previous
 
     @property
     def unclaimed(self) -> bool:

@@ -69,6 +69,13 @@ FRAMING_RATE = 16
 class ServerConnection(Protocol):
     """One client's connection; see the module's rules."""
 
+    __slots__ = (
+        "_active", "_advancing", "_choked", "_deadline", "_deaf", "_framing_bytes", "_head",
+        "_head_bytes", "_head_split", "_headers", "_in_head", "_incoming", "_lingering",
+        "_looked", "_lost", "_parser", "_paused", "_peer", "_read", "_read_bytes",
+        "_replayed", "_rest", "_sent", "_stall_deadline", "_taken", "_target", "_waiting",
+    )  # fmt: skip
+
     factory: ServerFactory
     transport: Any  # ITransport does not tell half of what a transport can do
 
