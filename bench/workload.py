@@ -45,7 +45,7 @@ class Scale:
     def summary(self) -> str:
         """In words."""
         return (
-            f"{self.rounds} rounds of {self.seconds} s, {self.streams:,} streams,"
+            f"{self.rounds} of {self.seconds} s for each cell, {self.streams:,} streams,"
             f" {self.idle:,} idle connections, {self.many:,} entries and clients"
         )
 
@@ -64,7 +64,7 @@ FULL = Scale(
     megabytes=256,
 )
 QUICK = Scale(
-    rounds=2,
+    rounds=1,
     attempts=1,
     seconds=1,
     stream_seconds=1,
