@@ -45,7 +45,7 @@ class Scale:
     def summary(self) -> str:
         """In words."""
         return (
-            f"{self.rounds} of {self.seconds} s for each cell, {self.streams:,} streams,"
+            f"{self.rounds} x {self.seconds} s a cell, {self.streams:,} streams,"
             f" {self.idle:,} idle connections, {self.many:,} entries and clients"
         )
 
