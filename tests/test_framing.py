@@ -19,7 +19,7 @@ from twisted.internet.tcp import Server as Socket
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import LogEvent
 
-from goproxyai.http11.framing import LAST_CHUNK, MOST_FIELDS, chunk, headers_too_large, lines
+from goproxyai.http11.framing import LAST_CHUNK, MOST_FIELDS, chunk, headers_too_large
 from goproxyai.http11.ticking import TICK, Ticker
 from goproxyai.http11.writing import (
     can_half_close,
@@ -28,6 +28,7 @@ from goproxyai.http11.writing import (
     set_no_delay,
     write_through,
 )
+from goproxyai.policy.headers import lines
 
 PATIENCE_MS = 5000
 

@@ -22,12 +22,11 @@ from goproxyai.http11.client import (
     Timeouts,
     UpstreamTimeout,
 )
-from goproxyai.http11.framing import lines
 from goproxyai.http11.outbox import Direct, Writer
 from goproxyai.http11.pool import Pool
 from goproxyai.http11.response import Receiver, Response
 from goproxyai.http11.ticking import Ticker
-from goproxyai.policy.headers import Headers
+from goproxyai.policy.headers import Headers, lines
 
 MOST_ORIGINS = 64
 """Routes remembered; the daemon has one upstream, so this is a bound and not a size."""

@@ -16,7 +16,7 @@ from twisted.web.http_headers import Headers as WebHeaders
 from twisted.web.server import Request, Site
 
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.framing import lines
+from goproxyai.policy.headers import lines
 from goproxyai.problems import Problem
 
 MOST_BODY = 64 * 1024

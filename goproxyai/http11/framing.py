@@ -1,8 +1,6 @@
-"""The bytes around a message: limits of a head, header lines and chunks on the wire."""
+"""The bytes around a message: limits of a head, and chunks on the wire."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 from goproxyai.problems import Problem
 
@@ -20,11 +18,6 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 def headers_too_large() -> Problem:
     """The 431 of the contract."""
     return Problem("headers_too_large", "The header exceeds 64 KiB or 200 fields; send less.")
-
-
-def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Header lines on the wire, without the blank line that ends them."""
-    return b"".join([b"%b: %b\r\n" % pair for pair in headers])
 
 
 def chunk(data: bytes) -> bytes:

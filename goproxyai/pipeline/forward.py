@@ -17,7 +17,6 @@ from twisted.python.failure import Failure
 from goproxyai.egress.agent import Withdrawable
 from goproxyai.http11.body import RequestBody
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.framing import lines
 from goproxyai.http11.response import Response
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.answers import problem_for
@@ -25,7 +24,7 @@ from goproxyai.pipeline.lookup import Miss
 from goproxyai.pipeline.notes import Notes
 from goproxyai.pipeline.store import Recorder
 from goproxyai.policy.freshness import is_write, may_store, parent_paths
-from goproxyai.policy.headers import Headers, fields_of, relayed
+from goproxyai.policy.headers import Headers, fields_of, lines, relayed
 from goproxyai.policy.tunnel import TunnelRefused
 from goproxyai.problems import Problem
 

@@ -11,8 +11,7 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.framing import lines
-from goproxyai.policy.headers import Headers
+from goproxyai.policy.headers import Headers, lines
 from goproxyai.policy.store import Entry
 from goproxyai.problems import Problem
 

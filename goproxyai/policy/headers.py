@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 Headers = list[tuple[bytes, bytes]]
@@ -47,6 +48,11 @@ def fields_of(headers: Headers) -> tuple[Fields, bool]:
     for name, value in headers:
         lines.setdefault(name.lower(), []).append(value)
     return {name: b", ".join(values) for name, values in lines.items()}, True
+
+
+def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Header lines on the wire, without the blank line that ends them."""
+    return b"".join([b"%b: %b\r\n" % pair for pair in headers])
 
 
 def nominated(fields: Fields) -> frozenset[bytes]:

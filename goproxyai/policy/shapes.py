@@ -12,7 +12,15 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Any, Final
 
-from goproxyai.policy.headers import Fields, Headers, fields_of, nominated, relayed, stays_here
+from goproxyai.policy.headers import (
+    Fields,
+    Headers,
+    fields_of,
+    lines,
+    nominated,
+    relayed,
+    stays_here,
+)
 
 MOST_SHAPES: Final = 512
 """Shapes that are remembered."""
@@ -58,8 +66,7 @@ class Shape:
         :param fields: of these *values*.
         """
         if nominated(fields):
-            kept = relayed(self.headers(values), fields)
-            return b"".join([b"%b: %b\r\n" % pair for pair in kept])
+            return lines(relayed(self.headers(values), fields))
         return self._template % self._pick(values)
 
 

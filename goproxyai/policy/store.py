@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from goproxyai.policy.headers import Headers
+from goproxyai.policy.headers import Headers, lines
 
 _ENTRY_BYTES = 680  # measured: the objects, their slots in both orders, the allocator's rounding
 _INDEX_BYTES = 320  # measured: a place of its own in the index
@@ -80,16 +80,16 @@ class Entry:
         self.path = path
         self.is_get = is_get
         self.stream = stream
-        lines = [b"%b: %b\r\n" % pair for pair in headers if pair[0].lower() not in _NOT_STORED]
-        self.head = head = b"HTTP/1.1 %d %b\r\n%b" % (status, reason, b"".join(lines))
+        kept = lines([pair for pair in headers if pair[0].lower() not in _NOT_STORED])
+        self.head = head = b"HTTP/1.1 %d %b\r\n%b" % (status, reason, kept)
         size = len(body) + len(head) + len(key) + len(path) + len(reason) + _ENTRY_BYTES
         self.size = size + _INDEX_BYTES if is_get else size
 
     @property
     def headers(self) -> Headers:
         """The stored header, read back from :attr:`head`."""
-        lines = self.head.split(b"\r\n")[1:-1]
-        return [(name, value) for name, _, value in [line.partition(b": ") for line in lines]]
+        stored = self.head.split(b"\r\n")[1:-1]
+        return [(name, value) for name, _, value in [line.partition(b": ") for line in stored]]
 
     def age(self, now: float) -> int:
         """Seconds since upstream made the answer (RFC 9111 §4.2.3)."""
