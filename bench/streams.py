@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 
 from bench.gauge import gauge
-from bench.peers import Peer, Role
+from bench.peers import Peer
 from bench.results import Measure, Run
 from bench.stage import Stage
-from bench.workload import Scale, watched
+from bench.workload import Moving, watched
 
 RATE = 20
 """Frames a second of each stream."""
@@ -24,10 +24,9 @@ CROWD = 100
 
 
 @dataclasses.dataclass
-class Paced:
+class Paced(Moving):
     """Many streams that are open at once, each at :data:`RATE`."""
 
-    scale: Scale
     name: str = "streams"
     peers: tuple[str, ...] = ("direct", "nginx", "goproxyai")
 
@@ -42,18 +41,9 @@ class Paced:
             Measure("first", f"{of}, first frame added, p50", "ms", added=True),
         )
 
-    @property
-    def rounds(self) -> int:
-        """As many as there are."""
-        return self.scale.rounds
-
-    def prepare(self, stage: Stage, peer: Peer) -> None:
-        """Start it."""
-        stage.running(peer, Role.STREAMING, "moving")
-
     def run(self, stage: Stage, peer: Peer) -> Run:
         """One crowd of streams; gauge fails it where a frame is lost or differs."""
-        running = stage.running(peer, Role.STREAMING, "moving")
+        running = self.running(stage, peer)
         told, use = watched(
             running,
             lambda: gauge(
@@ -75,28 +65,18 @@ class Paced:
 
 
 @dataclasses.dataclass
-class Saturated:
+class Saturated(Moving):
     """Frames a second where upstream does not pause between them."""
 
-    scale: Scale
     name: str = "frames"
     peers: tuple[str, ...] = ("direct", "nginx", "original", "stock", "goproxyai")
     measures: tuple[Measure, ...] = (
         Measure("frames", f"{CROWD} streams, as fast as they go", "frames/s"),
     )
 
-    @property
-    def rounds(self) -> int:
-        """As many as there are."""
-        return self.scale.rounds
-
-    def prepare(self, stage: Stage, peer: Peer) -> None:
-        """Start it."""
-        stage.running(peer, Role.STREAMING, "moving")
-
     def run(self, stage: Stage, peer: Peer) -> Run:
         """From the first request to the last stream's end."""
-        running = stage.running(peer, Role.STREAMING, "moving")
+        running = self.running(stage, peer)
         frames = self.scale.frames
         told, use = watched(
             running,

@@ -5,20 +5,19 @@ from __future__ import annotations
 import dataclasses
 
 from bench.gauge import gauge
-from bench.peers import Peer, Role
+from bench.peers import Peer
 from bench.results import Measure, Run
 from bench.stage import Stage
-from bench.workload import Scale, watched
+from bench.workload import Moving, watched
 
 WITHOUT_QUERY = {"original"}
 """Peers that drop a target's query, in which a download says how long it is."""
 
 
 @dataclasses.dataclass
-class Transfer:
+class Transfer(Moving):
     """An upload and a download, one after the other."""
 
-    scale: Scale
     name: str = "transfer"
     peers: tuple[str, ...] = ("direct", "nginx", "original", "goproxyai")
 
@@ -31,18 +30,9 @@ class Transfer:
             Measure("down", f"{size} down", "MB/s"),
         )
 
-    @property
-    def rounds(self) -> int:
-        """As many as there are."""
-        return self.scale.rounds
-
-    def prepare(self, stage: Stage, peer: Peer) -> None:
-        """Start it."""
-        stage.running(peer, Role.STREAMING, "moving")
-
     def run(self, stage: Stage, peer: Peer) -> Run:
         """Both ways."""
-        running = stage.running(peer, Role.STREAMING, "moving")
+        running = self.running(stage, peer)
         size = self.scale.megabytes * 1_000_000
         up, use_up = watched(running, lambda: gauge("transfer", running.port, up=size))
         values, others = {"up": up["mb_per_second"]}, use_up.others

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from bench.machine import Failed, cpu_seconds, others_seconds
-from bench.peers import Peer
+from bench.peers import Peer, Role
 from bench.results import Measure, Results, Run
 from bench.stage import Running, Stage
 
@@ -76,6 +76,26 @@ QUICK = Scale(
     growth_rounds=1,
     megabytes=64,
 )
+
+
+@dataclasses.dataclass
+class Moving:
+    """Workloads whose daemons pass on what comes as it comes, and are shared by all of them."""
+
+    scale: Scale
+
+    @property
+    def rounds(self) -> int:
+        """As many as there are."""
+        return self.scale.rounds
+
+    def running(self, stage: Stage, peer: Peer) -> Running:
+        """The daemon, started if it is not running yet."""
+        return stage.running(peer, Role.STREAMING, "moving")
+
+    def prepare(self, stage: Stage, peer: Peer) -> None:
+        """Start it."""
+        self.running(stage, peer)
 
 
 class Workload(Protocol):
