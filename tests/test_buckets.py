@@ -132,6 +132,17 @@ def test_whoever_waits_as_told_is_admitted_and_not_a_tick_earlier(
     assert buckets.take("a") == 0.0
 
 
+def test_a_wait_that_is_all_but_a_whole_number_of_ticks_is_told_to_the_tick() -> None:
+    buckets = drained(1)
+    buckets.mint(0.99999)
+    assert buckets.take("a") == pytest.approx(59.1)
+    for _ in range(590):
+        buckets.mint(0.1)
+        assert buckets.take("a") > 0
+    buckets.mint(0.1)
+    assert buckets.take("a") == 0.0
+
+
 def test_one_client_does_not_pay_for_another() -> None:
     assert drained(5, "a").take("b") == 0.0
 

@@ -5,7 +5,9 @@ takes one token. Refilling a million buckets ten times a second would be a milli
 
 1. one number, ``minted``, counts the tokens that a bucket which never overflows would have gained;
 2. a bucket is one number, its *offset*: it holds ``min(depth, offset + minted)`` tokens;
-3. minting moves the one number only, and a bucket collects its share when it is touched.
+3. minting moves the one number only, and a bucket collects its share when it is touched;
+4. all of it is counted in whole units, :data:`_TOKEN` to a token: no rounding adds up over months,
+   and whoever waits as told is admitted.
 
 Buckets stand in the order of their last touch. One that was not touched for ``depth / rate``
 seconds is full, hence equal to none at all, and may be dropped: those stand at the front.
@@ -16,8 +18,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from math import ceil
 
-_DUST = 1e-6
-"""Tokens, and ticks, that are rounding and not a debt."""
+_NANOSECONDS = 1_000_000_000
+"""In a second."""
+
+_TOKEN = 60 * _NANOSECONDS
+"""Units in a token: a bucket gains one for each nanosecond and each token a minute."""
 
 _LONGEST_STEP = 1.0
 """Seconds between two ticks beyond which the clock has jumped."""
@@ -32,19 +37,19 @@ class Buckets:
     :raises ValueError: where one of them is out of range.
     """
 
-    __slots__ = ("_depth", "_minted", "_most", "_offsets", "_per_tick", "_rate", "_tick")
+    __slots__ = ("_depth", "_minted", "_most", "_offsets", "_per_minute", "_per_tick", "_tick")
 
     def __init__(self, per_minute: int, tick: float = 0.1, most_clients: int = 1_000_000) -> None:
         if per_minute < 1 or most_clients < 1 or not 0 < tick <= _LONGEST_STEP:
             raise ValueError("a bucket needs tokens, a client and a tick")
-        self._depth = float(per_minute)
-        self._rate = per_minute / 60
+        self._depth = per_minute * _TOKEN
+        self._per_minute = per_minute
         self._tick = tick
-        self._per_tick = self._rate * tick
+        self._per_tick = per_minute * max(1, round(tick * _NANOSECONDS))
         self._most = most_clients
-        self._minted = 0.0
+        self._minted = 0
         # An OrderedDict, since the front of a dict that loses its front is slow to find.
-        self._offsets: OrderedDict[str, float] = OrderedDict()
+        self._offsets: OrderedDict[str, int] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -56,7 +61,7 @@ class Buckets:
             clock has jumped, and nothing is minted.
         """
         if 0 <= seconds <= _LONGEST_STEP:
-            self._minted += seconds * self._rate
+            self._minted += round(seconds * _NANOSECONDS) * self._per_minute
 
     def take(self, client: str) -> float:
         """Take a token of *client*'s bucket, or tell how long to wait for one.
@@ -70,20 +75,18 @@ class Buckets:
             self._open(client)
             return 0.0
         offsets.move_to_end(client)
-        tokens = offset + self._minted
-        tokens = min(tokens, self._depth)
-        missing = 1.0 - tokens
-        if missing <= _DUST:
+        missing = _TOKEN - min(offset + self._minted, self._depth)
+        if missing <= 0:
             offsets[client] = -missing - self._minted
             return 0.0
-        return (ceil(missing / self._per_tick - _DUST / 2) or 1) * self._tick
+        return -(-missing // self._per_tick) * self._tick
 
     def _open(self, client: str) -> None:
         """Make a full bucket for *client* and take a token of it."""
         self.sweep(2)  # dropping outpaces opening, so that what is idle does not pile up
         if len(self._offsets) >= self._most:
             self._offsets.popitem(last=False)
-        self._offsets[client] = self._depth - 1.0 - self._minted
+        self._offsets[client] = self._depth - _TOKEN - self._minted
 
     def sweep(self, budget: int) -> bool:
         """Drop full buckets, those first that were not touched for the longest time.
