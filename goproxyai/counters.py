@@ -72,6 +72,8 @@ class Counters:
     :ivar requests: received, system endpoints included.
     :ivar finished: exchanges that ended, however.
     :ivar hits: answered from the cache. :ivar misses: cacheable, but forwarded.
+    :ivar coalesced: answered by an upstream request that was under way.
+    :ivar rescues: answered with what had expired, since upstream failed.
     :ivar bypasses: forwarded without a look into the cache.
     :ivar limited: refused by the rate limit.
     :ivar client_gone: clients that left before their answer was complete.
@@ -86,6 +88,8 @@ class Counters:
         self.finished = 0
         self.hits = 0
         self.misses = 0
+        self.coalesced = 0
+        self.rescues = 0
         self.bypasses = 0
         self.limited = 0
         self.client_gone = 0

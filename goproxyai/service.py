@@ -1,7 +1,8 @@
 """The daemon: what is built at the start, what runs beside the requests, how it stops.
 
 Stopping (SIGTERM): readiness turns 503, listening stops, what is in flight finishes within
-``DRAIN_TIMEOUT``; then everything left is broken off and the process ends.
+``DRAIN_TIMEOUT``; then everything left is broken off, the cache is kept where that is wanted, and
+the process ends.
 """
 
 from __future__ import annotations
@@ -30,16 +31,21 @@ from goproxyai.http11.ticking import Ticker
 from goproxyai.http11.turns import ends_of_turns
 from goproxyai.pipeline.admit import Admission
 from goproxyai.pipeline.log import AccessLog, Write
+from goproxyai.pipeline.notes import Terms
 from goproxyai.pipeline.relay import Relay
 from goproxyai.policy.store import Store
 from goproxyai.settings import Settings
+from goproxyai.snapshot import Snapshot
 from goproxyai.web import Front, System
 
 EVICTION_SECONDS = 1.0
 """Between two looks for expired answers."""
 
-EVICTION_SLICE = 1_000
-"""Answers that one turn of the reactor drops at the most, about two milliseconds."""
+EVICTION_SLICE = 100
+"""Answers that are dropped between two looks at the clock."""
+
+EVICTION_TURN = 0.002
+"""Seconds of one turn of the reactor that dropping may take, and a slice."""
 
 _log = Logger(namespace="goproxyai")
 
@@ -82,12 +88,15 @@ class Upkeep(Service):
             self._again = None
 
     def _evict(self) -> None:
-        """Drop a slice of what has expired or was cleared; go on in the next turn if it is more."""
+        """Drop what has expired or was cleared; go on in the next turn if that takes long."""
         store = self.store
         if store is None or self._again is not None:
             return
-        expired = store.evict_expired(self.clock.seconds(), EVICTION_SLICE)
-        if store.reclaim(EVICTION_SLICE) or expired == EVICTION_SLICE:
+        now = self.clock.seconds()
+        more = True
+        while more and self.clock.seconds() < now + EVICTION_TURN:
+            more = store.sweep(now, EVICTION_SLICE) | store.reclaim(EVICTION_SLICE)
+        if more:
             self._again = self.clock.callLater(0, self._go_on)
 
     def _go_on(self) -> None:
@@ -174,6 +183,7 @@ class Daemon(MultiService):
         access_log: AccessLog,
         upkeep: Upkeep,
         door: Door,
+        snapshot: Snapshot | None,
         on_drain: Callable[[], None],
     ) -> None:
         super().__init__()
@@ -183,9 +193,16 @@ class Daemon(MultiService):
         self._reactor = reactor
         self._drain_timeout = settings.drain_timeout
         self._access_log = access_log
+        self._snapshot = snapshot
         self._on_drain = on_drain
         upkeep.setServiceParent(self)
         door.setServiceParent(self)
+
+    def startService(self) -> None:
+        """Restore the cache, then listen."""
+        if self._snapshot is not None:
+            self._snapshot.load()
+        super().startService()
 
     def stopService(self) -> Deferred[None]:
         """Drain, then stop; fires when everything has ended."""
@@ -212,6 +229,8 @@ class Daemon(MultiService):
         if stopping is not None:
             await stopping
         self._access_log.flush()
+        if self._snapshot is not None:
+            self._snapshot.save()
 
     def _busy(self) -> bool:
         return any(not connection.idle for connection in self.door.factory.connections)
@@ -237,17 +256,26 @@ def make_daemon(
     ticker = Ticker(reactor)
     counters = Counters()
     caching = settings.cache_ttl > 0 and settings.max_cache_size > 0
-    store = Store(settings.max_cache_size, settings.cache_ttl) if caching else None
+    store = Store(settings.max_cache_size, settings.cache_stale) if caching else None
     admission = Admission(reactor, settings.rate_limit, settings.trusted_proxies)
     routes = Routes(reactor, settings.proxy_url, settings.no_proxy, tls)
     timeouts = Timeouts(head=settings.request_timeout, silence=settings.idle_timeout)
     outbox = Outbox(ends_of_turns(reactor))
     agent = RelayAgent(reactor, ticker, routes, timeouts, settings.connect_timeout, outbox)
     access_log = AccessLog(reactor, counters, write_requests)
+    client = RelayClient(agent)
+    terms = Terms(
+        client.route(settings.openai_api_url.origin),
+        settings.openai_api_url.base_path,
+        settings.cache_shared,
+        settings.coalesce,
+        settings.cache_ttl,
+        settings.cache_max_ttl,
+    )
     relay = Relay(
         reactor,
-        settings.openai_api_url,
-        RelayClient(agent),
+        terms,
+        client,
         admission,
         store,
         counters,
@@ -257,4 +285,13 @@ def make_daemon(
     factory = ServerFactory(ticker, Front(system).dispatch, settings.max_body_size, outbox)
     upkeep = Upkeep(reactor, ticker, admission, store)
     door = Door(endpoints(reactor, settings.listen), factory)
-    return Daemon(reactor, settings, system, agent, access_log, upkeep, door, on_drain)
+    snapshot = _snapshot(reactor, settings, store)
+    return Daemon(reactor, settings, system, agent, access_log, upkeep, door, snapshot, on_drain)
+
+
+def _snapshot(reactor: Any, settings: Settings, store: Store | None) -> Snapshot | None:
+    """Where the cache is kept while the daemon is down, if it is."""
+    path, key = settings.cache_snapshot, settings.cache_snapshot_key
+    if store is None or path is None or key is None:
+        return None
+    return Snapshot(path, key, store, reactor.seconds, upstream=settings.openai_api_url.text)

@@ -20,6 +20,7 @@ import attrs
 
 from goproxyai.durations import parse_duration
 from goproxyai.policy.addresses import Networks
+from goproxyai.policy.coalescing import SHARING
 from goproxyai.policy.noproxy import parse_no_proxy
 from goproxyai.policy.redaction import masked
 
@@ -46,6 +47,8 @@ _SCHEME = re.compile(
     r"(?:https?|ftp|socks[45][ah]?|wss?)://", re.IGNORECASE
 )  # others may be a secret
 _LONGEST_SHOWN = 100
+_SHORTEST_KEY = 16
+_NAMESPACE = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
 
 
 class SettingError(ValueError):
@@ -210,6 +213,25 @@ def _token(text: str) -> str | None:
     return text or None
 
 
+def _namespaces(text: str) -> tuple[str, ...]:
+    names = tuple(text.replace(",", " ").split())
+    if not all(_NAMESPACE.fullmatch(name) for name in names):
+        raise ValueError("not paths")
+    return names
+
+
+def _file(text: str) -> str | None:
+    if _CONTROL.search(text):
+        raise ValueError("not a path")
+    return text or None
+
+
+def _snapshot_key(text: str) -> str | None:
+    if text and len(text) < _SHORTEST_KEY:
+        raise ValueError("too short")
+    return _token(text)
+
+
 def _shown_plain(text: str) -> str:
     return masked(text)
 
@@ -337,6 +359,53 @@ VARIABLES: tuple[Variable, ...] = (
         parse_duration,
     ),
     Variable(
+        "CACHE_MAX_TTL",
+        "24h",
+        "The longest that a request may ask its answer to be kept, with X-Cache-TTL.",
+        _DURATION,
+        parse_duration,
+    ),
+    Variable(
+        "CACHE_STALE",
+        "0",
+        "How long an expired answer is kept, to answer when upstream fails; 0 is not at all.",
+        _DURATION,
+        parse_duration,
+    ),
+    Variable(
+        "CACHE_SHARED",
+        "",
+        "Paths under /v1/ whose answers all credentials share, such as embeddings,models.",
+        "paths under /v1/ such as embeddings,models, separated by commas or spaces",
+        _namespaces,
+        empty=True,
+    ),
+    Variable(
+        "COALESCE",
+        "deterministic",
+        "Which identical requests in flight share one: off, deterministic (GET, embeddings, "
+        "completions with temperature 0 or a seed) or all.",
+        "off, deterministic or all",
+        _one_of(*SHARING),
+    ),
+    Variable(
+        "CACHE_SNAPSHOT",
+        "",
+        "A file that the cache is written to on a clean stop and loaded from at start.",
+        "a path",
+        _file,
+        empty=True,
+    ),
+    Variable(
+        "CACHE_SNAPSHOT_KEY",
+        "",
+        "The secret that the file is encrypted with; needed with CACHE_SNAPSHOT.",
+        "at least 16 visible ASCII characters without spaces",
+        _snapshot_key,
+        _shown_secret,
+        empty=True,
+    ),
+    Variable(
         "REQUEST_TIMEOUT",
         "30s",
         "How long upstream may take until its response headers.",
@@ -429,6 +498,9 @@ class Settings:
     :ivar listen: Twisted endpoint strings.
     :ivar rate_limit: requests a minute and client; 0 is no limit.
     :ivar cache_ttl: 0 is no cache.
+    :ivar cache_shared: paths below ``/v1/``.
+    :ivar coalesce: of :data:`~goproxyai.policy.coalescing.SHARING`.
+    :ivar cache_snapshot_key: there where ``cache_snapshot`` is.
     :ivar log_format: ``json``, ``text``, or empty where it depends on the terminal.
     """
 
@@ -438,6 +510,12 @@ class Settings:
     no_proxy: tuple[str, ...]
     rate_limit: int
     cache_ttl: float
+    cache_max_ttl: float
+    cache_stale: float
+    cache_shared: tuple[str, ...]
+    coalesce: str
+    cache_snapshot: str | None
+    cache_snapshot_key: str | None = attrs.field(repr=False)
     request_timeout: float
     connect_timeout: float
     idle_timeout: float
@@ -458,5 +536,10 @@ class Settings:
         """
         values = {each.name.lower(): each.read(texts.get(each.name)) for each in VARIABLES}
         port = str(values.pop("port"))
+        if values["cache_snapshot"] and not values["cache_snapshot_key"]:
+            raise SettingError(
+                "CACHE_SNAPSHOT_KEY is not set, expected at least 16 visible ASCII characters: "
+                "CACHE_SNAPSHOT is never written unencrypted"
+            )
         listen = tuple(endpoint.replace("$PORT", port) for endpoint in values.pop("listen"))
         return cls(listen=listen, **values)

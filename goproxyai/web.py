@@ -100,11 +100,29 @@ class System:
 
     @app.route("/cache", methods=["DELETE"])
     def clear(self, request: SystemRequest) -> bytes:
-        """For operators: forget every stored answer."""
+        """For operators: forget every stored answer, or those of ``?path=``."""
         self._admit(request)
+        path = self._path_to_clear(request)
         if self.relay.store is not None:
-            self.relay.store.clear()
+            self.relay.store.clear(path)
         return _answer(request, 200, {"message": "Cache cleared successfully"})
+
+    def _path_to_clear(self, request: SystemRequest) -> bytes | None:
+        """The one ``path`` of the query; ``None`` where there is no query.
+
+        :raises Problem: where the query says anything else: clearing all would be too much.
+        """
+        if not request.exchange.target.partition(b"?")[2]:
+            return None
+        arguments = dict(request.args or {})
+        paths = arguments.pop(b"path", [])
+        if arguments or len(paths) != 1 or not paths[0].startswith(b"/v1/"):
+            raise Problem(
+                "bad_request",
+                "The query of DELETE /cache is one path under /v1/, such as ?path=/v1/models.",
+            )
+        path: bytes = paths[0]
+        return path
 
     @app.handle_errors(MethodNotAllowed)  # type: ignore[arg-type]  # Klein types the request as an interface
     def wrong_method(self, request: SystemRequest, failure: Failure) -> bytes:
@@ -175,6 +193,9 @@ class System:
                 "hits": counters.hits,
                 "misses": counters.misses,
                 "bypasses": counters.bypasses,
+                "coalesced": counters.coalesced,
+                "stale_if_error": counters.rescues,
+                "flights": len(self.relay.flights),
                 "stores": 0 if store is None else store.stores,
                 "evictions": 0 if store is None else store.evictions,
                 "expirations": 0 if store is None else store.expirations,

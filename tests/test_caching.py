@@ -10,11 +10,15 @@ import time
 import zlib
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.task import Clock
 
 from goproxyai.http11.writing import parked
+from goproxyai.pipeline.respond import PacedReplay
 from tests.fakes.answers import chunk, event, head, response, sse
 from tests.fakes.requests import Request
 from tests.fakes.steps import Cut, Pause
@@ -205,8 +209,8 @@ async def test_two_clients_never_share_an_answer(stand: Stand) -> None:
 async def test_no_credential_is_stored(stand: Stand) -> None:
     await started(stand)
     await stand.ask(request("/v1/models", key=b"Bearer sk-good-secret"))
-    (entry,) = store(stand)._entries.values()
-    parts = (entry.key, entry.head, entry.body, entry.credential, entry.path)
+    (entry,) = store(stand)
+    parts = (entry.key, entry.head, entry.body, entry.place.path, entry.place.owner)
     assert not any(b"secret" in part for part in parts)
 
 
@@ -250,6 +254,7 @@ async def test_cookies_reach_the_client_they_were_set_for_alone(stand: Stand) ->
 
 
 EVENTS = [event({"n": n}) for n in range(5)] + [b"data: [DONE]\n\n"]
+FAILED = event({"error": {"message": "overloaded"}})
 
 
 @pytest_twisted.ensureDeferred
@@ -262,6 +267,36 @@ async def test_a_stream_that_ended_is_replayed_byte_for_byte_as_a_stream(stand: 
     assert hit.get("Content-Type") == miss.get("Content-Type")
     assert hit.get("Transfer-Encoding") == b"chunked"
     assert hit.get("Content-Length") is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [head(200, [SSE_TYPE, CHUNKED]), chunk(EVENTS[0]), chunk(b"")],
+        [head(200, [SSE_TYPE]), *EVENTS, Cut()],
+        [head(200, [SSE_TYPE]), b'data: {"type":"response.completed"}\n\n', Cut()],
+    ],
+    ids=["its framing", "done", "completed"],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_stream_ends_well_by_its_framing_or_its_own_words(
+    stand: Stand, answer: list[bytes]
+) -> None:
+    await stand.start()
+    stand.upstream.script(CHAT, answer)
+    miss, hit = await twice(stand, post(CHAT, ASKED))
+    assert caches(miss, hit) == [b"MISS", b"HIT"]
+    assert miss.body == hit.body
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stream_and_a_whole_answer_are_never_each_others(stand: Stand) -> None:
+    await started(stand)
+    plain = ASKED[:-1] + b',"stream":false}'
+    asked = [ASKED, plain, plain.replace(b"false", b"true")]
+    first = [await stand.ask(post(CHAT, body)) for body in asked]
+    assert len({answer.body for answer in first}) == 3
+    assert caches(*[await stand.ask(post(CHAT, body)) for body in asked]) == [b"HIT"] * 3
 
 
 @pytest_twisted.ensureDeferred
@@ -281,8 +316,21 @@ async def test_a_stored_stream_is_ended_by_the_connection_for_http_1_0(stand: St
         [head(200, [SSE_TYPE, CHUNKED]), chunk(EVENTS[0]), Cut()],
         [head(200, [SSE_TYPE, CHUNKED]), chunk(EVENTS[0]), b"0\r\n", Cut()],
         [head(200, [SSE_TYPE]), EVENTS[0], Cut()],
+        [head(200, [(b"Content-Type", b"text/plain")]), b"data: [DONE]\n\n", Cut()],
+        [head(200, [SSE_TYPE, CHUNKED]), chunk(EVENTS[0]), chunk(b'data: {"a'), chunk(b"")],
+        [head(200, [SSE_TYPE, CHUNKED]), chunk(EVENTS[0]), chunk(FAILED), chunk(b"")],
+        [head(200, [SSE_TYPE, CHUNKED]), chunk(FAILED), chunk(EVENTS[-1]), chunk(b"")],
     ],
-    ids=["length", "chunks", "last chunk", "until the connection ends"],
+    ids=[
+        "length",
+        "chunks",
+        "last chunk",
+        "until the connection ends",
+        "no stream until the connection ends",
+        "in the middle of an event",
+        "in an error",
+        "in an error, but done",
+    ],
 )
 @pytest_twisted.ensureDeferred
 async def test_an_answer_that_may_be_cut_is_not_stored(stand: Stand, answer: list[bytes]) -> None:
@@ -620,6 +668,323 @@ async def test_a_client_that_leaves_in_the_middle_of_a_large_hit_is_noted(stand:
     assert event["bytes_out"] < 9_000_000
 
 
+# The pace of a replay.
+
+
+class Paced(Skewed):
+    """A reactor whose timers wait for the test: by :meth:`pass_time`."""
+
+    def __init__(self, reactor: Any) -> None:
+        super().__init__(reactor)
+        self.clock = Clock()
+
+    def callLater(self, delay: float, function: Any, *args: Any, **kw: Any) -> Any:
+        if delay > 0 and isinstance(getattr(function, "__self__", None), PacedReplay):
+            return self.clock.callLater(delay, function, *args, **kw)
+        return self._reactor.callLater(delay, function, *args, **kw)
+
+    def pass_time(self, seconds: float) -> None:
+        self.ahead += seconds
+        self.clock.advance(seconds)
+
+
+@pytest.fixture
+def paced(stand: Stand) -> Paced:
+    """The reactor of *stand*, whose paced replays wait for the test."""
+    stand.reactor = Paced(stand.reactor)
+    return stand.reactor
+
+
+PACED = [("X-Cache-Replay", "paced")]
+
+
+async def recorded(stand: Stand, clock: Paced) -> bytes:
+    """Let a stream come whose events are ten seconds apart; gives its body."""
+    gates = [Pause() for _ in EVENTS]
+    steps: list[Any] = [head(200, [SSE_TYPE, CHUNKED])]
+    for gate, each in zip(gates, EVENTS, strict=True):
+        steps += [gate, chunk(each)]
+    stand.upstream.script(CHAT, [*steps, chunk(b"")])
+    wire = await stand.connect()
+    wire.send(post(CHAT, ASKED))
+    for gate, each in zip(gates, EVENTS, strict=True):
+        await stand.upstream.wait_for(lambda one: one.paused)
+        gate.release()
+        await wire.until(lambda each=each: each in wire.came)  # type: ignore[misc]
+        clock.pass_time(10.0)
+    return (await wire.answer()).body
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stream_is_replayed_at_once_or_as_it_came(stand: Stand, paced: Paced) -> None:
+    await stand.start()
+    body = await recorded(stand, paced)
+    at_once = await stand.ask(post(CHAT, ASKED))
+    assert (at_once.get("X-Cache"), at_once.body) == (b"HIT", body)
+    wire = await stand.connect()
+    wire.send(post(CHAT, ASKED, PACED))
+    for number, each in enumerate(EVENTS[:-1]):
+        await wire.until(lambda each=each: each in wire.came)  # type: ignore[misc]
+        assert EVENTS[number + 1] not in wire.came
+        paced.pass_time(9.0)
+        await eventually(stand.reactor, lambda: True)
+        assert EVENTS[number + 1] not in wire.came
+        paced.pass_time(1.1)
+    hit = await wire.answer()
+    assert hit.body == body
+    assert (hit.get("Transfer-Encoding"), hit.get("Content-Length")) == (b"chunked", None)
+    assert b"; detail=paced" in (hit.get("Cache-Status") or b"")
+    assert "X-Cache-Replay" not in str(stand.upstream.requests[0].headers)
+    wire.send(post(CHAT, ASKED))
+    assert caches(await wire.answer()) == [b"HIT"]
+    assert [one["cache"] for one in await stand.logged(4)] == ["MISS", "HIT", "HIT", "HIT"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_paced_replay_catches_up_and_never_takes_longer_than_the_original(
+    stand: Stand, paced: Paced
+) -> None:
+    await stand.start()
+    body = await recorded(stand, paced)
+    wire = await stand.connect()
+    wire.send(post(CHAT, ASKED, PACED))
+    await wire.until(lambda: EVENTS[0] in wire.came)
+    paced.pass_time(10.0 * len(EVENTS))
+    assert (await wire.answer()).body == body
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_leaves_a_paced_replay_leaves_no_timer(
+    stand: Stand, paced: Paced
+) -> None:
+    await stand.start()
+    await recorded(stand, paced)
+    wire = await stand.connect()
+    wire.send(post(CHAT, ASKED, PACED))
+    await wire.until(lambda: EVENTS[0] in wire.came)
+    wire.abort()
+    assert stand.daemon is not None
+    await eventually(stand.reactor, lambda: not paced.clock.getDelayedCalls())
+    assert (await stand.logged(2))[1]["ended"] == "client_gone"
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_no_stream_has_no_pace(stand: Stand) -> None:
+    await started(stand)
+    asked = post(CHAT, ASKED, PACED)
+    miss, hit = await twice(stand, asked)
+    assert (caches(miss, hit), hit.body) == ([b"MISS", b"HIT"], miss.body)
+
+
+# How long: X-Cache-TTL, max-stale, and upstreams that fail.
+
+
+@pytest.mark.parametrize(
+    ("given", "lives", "until"),
+    [("90", 89.0, 91.0), ("1h", 3599.0, 3601.0), ("30h", 7199.0, 7201.0), ("junk", 299.0, 301.0)],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_request_says_how_long_its_own_answer_is_kept(
+    skewed: Stand, given: str, lives: float, until: float
+) -> None:
+    await started(skewed, CACHE_MAX_TTL="2h")
+    asked = request(headers=[("X-Cache-TTL", given)])
+    other = request("/v1/other")
+    for data in (asked, other):
+        await skewed.ask(data)
+    jump(skewed, lives)
+    assert caches(await skewed.ask(request())) == [b"HIT"], "it is no part of the key"
+    assert caches(await skewed.ask(other)) == [b"HIT" if lives < 300 else b"MISS"]
+    jump(skewed, until - lives)
+    assert caches(await skewed.ask(asked)) == [b"MISS"]
+    sent = [name.lower() for name, _ in skewed.upstream.requests[0].headers]
+    assert b"x-cache-ttl" not in sent
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_time_to_live_of_nothing_stores_nothing(stand: Stand) -> None:
+    await started(stand)
+    asked = request(headers=[("X-Cache-TTL", "0")])
+    assert caches(*await twice(stand, asked)) == [b"MISS", b"MISS"]
+    assert len(store(stand)) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_max_stale_takes_what_has_expired_and_is_still_kept(skewed: Stand) -> None:
+    await started(skewed, CACHE_STALE="10m")
+    await skewed.ask(request())
+    jump(skewed, 360.0)
+    for control in ("max-stale=100", "max-stale"):
+        stale = await skewed.ask(request(headers=[("Cache-Control", control)]))
+        assert stale.get("X-Cache") == b"HIT"
+        status = stale.get("Cache-Status") or b""
+        assert re.fullmatch(rb"goproxyai; hit; ttl=-(59|60|61)", status)
+        assert int(stale.get("Age") or b"") >= 360
+    fresh = await skewed.ask(request(headers=[("Cache-Control", "max-stale=10")]))
+    assert fresh.get("Cache-Status") == b"goproxyai; fwd=stale"
+    assert caches(await skewed.ask(request())) == [b"HIT"]
+
+
+FAILING = {
+    "500": response(b"{}", 500),
+    "502": response(b"{}", 502),
+    "503": response(b"{}", 503),
+    "504 in chunks": [head(504, [CHUNKED]), chunk(b"{}"), Pause()],
+    "gone": [Cut()],
+    "junk": b"junk\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("asked", [request(), post(CHAT, ASKED)], ids=["flight", "alone"])
+@pytest.mark.parametrize("failing", FAILING.values(), ids=FAILING)
+@pytest_twisted.ensureDeferred
+async def test_what_has_expired_answers_when_upstream_fails(
+    skewed: Stand, failing: Any, asked: bytes
+) -> None:
+    await started(skewed, CACHE_STALE="10m")
+    first = await skewed.ask(asked)
+    jump(skewed, 360.0)
+    skewed.upstream.script(anything, failing)
+    stale = await skewed.ask(asked)
+    assert (stale.status, stale.body, stale.get("X-Cache")) == (200, first.body, b"HIT")
+    status = stale.get("Cache-Status") or b""
+    assert re.fullmatch(rb"goproxyai; hit; ttl=-\d+; detail=stale-if-error", status)
+    assert int(stale.get("Age") or b"") >= 360
+    logged = (await skewed.logged(2))[1]
+    assert logged["cache"] == "STALE"
+    assert logged["detail"]
+    stats = json.loads((await skewed.ask(request("/stats"))).body)
+    assert stats["cache"]["stale_if_error"] == 1
+    jump(skewed, 600.0)
+    skewed.upstream.script(anything, response(b"{}", 503))
+    assert (await skewed.ask(asked)).status == 503
+
+
+@pytest.mark.parametrize(
+    ("fields", "control"),
+    [([(b"Cache-Control", b"must-revalidate")], ""), ([], "no-cache")],
+    ids=["the answer", "the request"],
+)
+@pytest_twisted.ensureDeferred
+async def test_either_side_may_forbid_what_has_expired(
+    skewed: Stand, fields: list[tuple[bytes, bytes]], control: str
+) -> None:
+    await skewed.start(CACHE_STALE="10m")
+    skewed.upstream.script(anything, response(b"{}", headers=fields), times=1)
+    await skewed.ask(request())
+    jump(skewed, 360.0)
+    skewed.upstream.script(anything, response(b"{}", 503))
+    headers = [("Cache-Control", control)] if control else []
+    assert (await skewed.ask(request(headers=headers))).status == 503
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_being_told_nothing_is_kept_for_failures(skewed: Stand) -> None:
+    await started(skewed)
+    await skewed.ask(request())
+    jump(skewed, 301.0)
+    skewed.upstream.script(anything, response(b"{}", 503))
+    answer = await skewed.ask(request())
+    assert (answer.status, answer.get("Cache-Status")) == (503, b"goproxyai; fwd=miss")
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_who_wait_are_answered_with_what_has_expired(skewed: Stand) -> None:
+    await started(skewed, CACHE_STALE="10m")
+    first = await skewed.ask(request())
+    jump(skewed, 360.0)
+    gate = Pause()
+    skewed.upstream.script(anything, [gate, response(b"{}", 503)])
+    wires = [await skewed.connect() for _ in range(3)]
+    for wire in wires:
+        wire.send(request())
+    assert skewed.daemon is not None
+    counters = skewed.daemon.system.counters
+    await eventually(skewed.reactor, lambda: counters.coalesced == 2)
+    gate.release()
+    answers = [await wire.answer() for wire in wires]
+    assert [(answer.status, answer.body) for answer in answers] == [(200, first.body)] * 3
+    assert len(skewed.upstream.requests) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_large_answer_that_has_expired_is_written_as_the_client_reads(
+    skewed: Stand,
+) -> None:
+    await skewed.start(CACHE_STALE="10m")
+    body = b"x" * 3_000_000
+    skewed.upstream.script(anything, response(body), times=1)
+    await skewed.ask(request())
+    jump(skewed, 360.0)
+    skewed.upstream.script(anything, response(b"{}", 503))
+    wire = await skewed.connect()
+    wire.send(request())
+    await wire.until(lambda: len(wire.came) > len(body), 30)
+    assert (await wire.answer()).body == body
+
+
+# Shared on purpose.
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_namespace_is_shared_by_all_who_ask(stand: Stand) -> None:
+    await started(stand, CACHE_SHARED="models, embeddings")
+    fields = [
+        (b"OpenAI-Organization", b"org-mine"),
+        (b"x-ratelimit-remaining-requests", b"7"),
+        (b"x-request-id", b"req_1"),
+        (b"Set-Cookie", b"a=b"),
+        (b"X-Other", b"kept"),
+    ]
+    stand.upstream.script(anything, response(b"{}", headers=fields))
+    for one, other in (
+        (request("/v1/models", key=MINE), request("/v1/models", key=THEIRS)),
+        (
+            request("/v1/embeddings", "POST", JSON, b"{}", key=MINE),
+            request("/v1/embeddings", "POST", JSON, b"{}", key=THEIRS),
+        ),
+    ):
+        miss, hit = await twice(stand, one, other)
+        assert caches(miss, hit) == [b"MISS", b"HIT"]
+        assert [name for name, _ in fields if miss.get(name.decode())] == [n for n, _ in fields]
+        assert [name for name, _ in fields if hit.get(name.decode())] == [b"X-Other"]
+    mine, theirs = request("/v1/files", key=MINE), request("/v1/files", key=THEIRS)
+    assert caches(*await twice(stand, mine, theirs)) == [b"MISS", b"MISS"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_error_of_one_credential_is_nobody_elses_in_a_shared_namespace(
+    stand: Stand,
+) -> None:
+    await started(stand, CACHE_SHARED="models")
+    gate = Pause()
+
+    def judged(asked: Request) -> Any:
+        wrong = asked.all(b"authorization") == [THEIRS]
+        return [gate, response(b"{}", 401)] if wrong else response(b'{"good":1}')
+
+    stand.upstream.script(anything, judged)
+    wrong, right = await stand.connect(), await stand.connect()
+    wrong.send(request(key=THEIRS))
+    await stand.upstream.wait_for(lambda one: one.paused)
+    right.send(request(key=MINE))
+    assert stand.daemon is not None
+    counters = stand.daemon.system.counters
+    await eventually(stand.reactor, lambda: counters.coalesced == 1)
+    gate.release()
+    assert [(await one.answer()).status for one in (wrong, right)] == [401, 200]
+    assert caches(*await twice(stand, request(key=MINE), request(key=THEIRS))) == [b"HIT", b"HIT"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_anybodys_write_drops_what_is_shared(stand: Stand) -> None:
+    await started(stand, CACHE_SHARED="models")
+    asked = request("/v1/models", key=MINE)
+    assert caches(*await twice(stand, asked)) == [b"MISS", b"HIT"]
+    await stand.ask(request("/v1/models/ft", "DELETE", key=THEIRS), b"DELETE")
+    assert caches(*await twice(stand, asked)) == [b"MISS", b"HIT"]
+
+
 # Writes, and clearing.
 
 MINE = b"Bearer mine"
@@ -720,3 +1085,49 @@ async def test_clearing_forgets_everything_at_once(stand: Stand) -> None:
     assert (len(store(stand)), store(stand).bytes) == (0, 0)
     for data in asked:
         assert caches(*await twice(stand, data)) == [b"MISS", b"HIT"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_clearing_a_path_forgets_whoever_asked_for_it_and_nothing_else(stand: Stand) -> None:
+    await started(stand)
+    dropped = [request("/v1/models", key=MINE), request("/v1/models?a", key=THEIRS)]
+    kept = [request("/v1/models/x"), request("/v1/files"), post(CHAT, ASKED)]
+    for data in dropped + kept:
+        await stand.ask(data)
+    cleared = await stand.ask(request("/cache?path=/v1/models", "DELETE"))
+    assert (cleared.status, len(store(stand))) == (200, 3)
+    assert json.loads(cleared.body) == {"message": "Cache cleared successfully"}
+    for data in kept:
+        assert caches(await stand.ask(data)) == [b"HIT"]
+    for data in dropped:
+        assert caches(await stand.ask(data)) == [b"MISS"]
+    await stand.ask(request("/cache?path=%2Fv1%2Fchat%2Fcompletions", "DELETE"))
+    assert caches(await stand.ask(post(CHAT, ASKED))) == [b"MISS"]
+
+
+@pytest.mark.parametrize(
+    "query", ["path=", "path=models", "paht=/v1/models", "path=/v1/a&path=/v1/b", "path=/v1/a&x=1"]
+)
+@pytest_twisted.ensureDeferred
+async def test_clearing_something_unclear_clears_nothing(stand: Stand, query: str) -> None:
+    await started(stand)
+    await stand.ask(request())
+    refused = await stand.ask(request(f"/cache?{query}", "DELETE"))
+    assert (refused.status, json.loads(refused.body)["error"]["code"]) == (400, "bad_request")
+    assert len(store(stand)) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_stored_is_there_again_after_a_restart(stand: Stand, tmp_path: Path) -> None:
+    kept = {"CACHE_SNAPSHOT": str(tmp_path / "cache"), "CACHE_SNAPSHOT_KEY": "sixteen-or-more!"}
+    await started(stand, **kept)
+    asked = [request(), post(CHAT, ASKED)]
+    first = [await stand.ask(data) for data in asked]
+    assert stand.daemon is not None
+    await stand.daemon.stopService()
+    await stand.start(**kept)
+    again = [await stand.ask(data) for data in asked]
+    assert caches(*again) == [b"HIT", b"HIT"]
+    assert [answer.body for answer in again] == [answer.body for answer in first]
+    await stand.ask(request("/v1/models", "DELETE"), b"DELETE")
+    assert caches(*[await stand.ask(data) for data in asked]) == [b"MISS", b"HIT"]

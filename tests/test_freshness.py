@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import gzip
 import json
-import time
 import zlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.policy.cachekey import KEY_FIELDS
+from goproxyai.policy.cachekey import KEY_FIELDS, OWN_FIELDS
+from goproxyai.policy.decoding import MOST_DECODED
+from goproxyai.policy.directives import NO_DIRECTIVES, Directives
 from goproxyai.policy.freshness import (
-    MOST_DECODED,
-    NO_DIRECTIVES,
     TERMINAL,
-    Directives,
     bypass_reason,
+    in_namespace,
     is_write,
+    may_be_stale,
+    may_share,
     may_store,
     parent_paths,
-    request_directives,
     still_changing,
 )
 
@@ -70,7 +70,7 @@ def test_gets_and_the_three_posts_are_looked_up(
         *b"te trailer upgrade keep-alive transfer-encoding proxy-anything date via forwarded"
         b" x-forwarded-for x-real-ip x-request-id traceparent tracestate referer dnt priority"
         b" upgrade-insecure-requests sec-fetch-user cache-control pragma expect"
-        b" x-stainless-something-new".split(),
+        b" x-cache-ttl x-cache-replay x-stainless-something-new".split(),
     ],
 )
 def test_fields_of_the_key_and_neutral_ones_do_not_bypass(name: bytes) -> None:
@@ -89,61 +89,6 @@ def test_any_other_field_bypasses(name: bytes) -> None:
 def test_ranges_bypass_under_their_own_name() -> None:
     assert bypass_reason(b"GET", b"/v1/files/a/content", {b"range": b"bytes=0-1"}) == "range"
     assert bypass_reason(b"GET", b"/v1/x", {b"cookie": b"a", b"if-range": b"x"}) == "range"
-
-
-# Cache-Control of the request
-
-
-def test_without_cache_control_one_shared_value_says_so() -> None:
-    assert request_directives(SDK) is NO_DIRECTIVES
-    assert request_directives({b"pragma": b"x"}) is NO_DIRECTIVES
-
-
-@pytest.mark.parametrize(
-    ("control", "directives"),
-    [
-        (b"no-cache", Directives(no_cache=True)),
-        (b"No-Store , ONLY-if-cached", Directives(no_store=True, only_if_cached=True)),
-        (b"max-age=30", Directives(max_age=30)),
-        (b'max-age="30"', Directives(max_age=30)),
-        (b"max-age = 30", Directives(max_age=30)),
-        (b"max-age=30, max-age=10, max-age=20", Directives(max_age=10)),
-        (b"max-age=-1", Directives(max_age=0)),
-        (b"max-age", Directives(max_age=0)),
-        (b"max-age=1.5", Directives(max_age=0)),
-        (b"max-age=" + b"9" * 5000, Directives(max_age=2**31)),
-        (b"max-age=" + b"0" * 5000 + b"7", Directives(max_age=7)),
-        (b"max-age=\xb2", Directives(max_age=0)),
-        (b"", Directives()),
-        (b',,;=",\\', Directives()),
-        (b'x="no-cache, no-store"', Directives()),
-        (b'x="a\\", no-store", no-cache', Directives(no_cache=True)),
-        (b"no-cache-please, xno-store, s-maxage=1", Directives()),
-    ],
-)
-def test_cache_control_is_read_through_case_quotes_repeats_and_junk(
-    control: bytes, directives: Directives
-) -> None:
-    assert request_directives({b"cache-control": control}) == directives
-
-
-def test_pragma_counts_only_without_cache_control() -> None:
-    assert request_directives({b"pragma": b"x, No-Cache"}) == Directives(no_cache=True)
-    both = {b"pragma": b"no-cache", b"cache-control": b"max-age=1"}
-    assert request_directives(both) == Directives(max_age=1)
-
-
-@given(st.binary() | st.text('",=\\ maxge-1no', max_size=80).map(str.encode))
-def test_no_cache_control_is_too_odd_to_be_read(control: bytes) -> None:
-    directives = request_directives({b"cache-control": control})
-    assert directives.max_age is None or 0 <= directives.max_age <= 2**31
-
-
-def test_reading_hostile_cache_control_takes_linear_time() -> None:
-    begun = time.process_time()
-    for piece in (b'"', b'\\"', b'="', b'a"b', b"(,"):
-        request_directives({b"cache-control": piece * (65536 // len(piece))})
-    assert time.process_time() - begun < 2
 
 
 # Storing, by the head
@@ -193,6 +138,65 @@ def test_an_answer_that_varies_by_what_the_look_up_ignores_is_not_stored(
     vary: bytes, stored: bool
 ) -> None:
     assert may_store(b"GET", 200, {b"vary": vary}, NO_DIRECTIVES) is stored
+
+
+# Sharing, now and later
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 304])
+def test_what_is_everybodys_is_never_one_credentials_error(status: int) -> None:
+    assert may_share(status, {})
+    assert not may_share(status, {}, shared=True)
+    assert not may_store(b"GET", status, {}, NO_DIRECTIVES, shared=True)
+    assert may_store(b"GET", 200, {}, NO_DIRECTIVES, shared=True)
+
+
+def test_what_is_private_is_not_everybodys() -> None:
+    fields = {b"cache-control": b"max-age=5, Private"}
+    assert may_share(200, fields)
+    assert not may_share(200, fields, shared=True)
+    assert not may_share(200, {b"cache-control": b"no-store"})
+
+
+@pytest.mark.parametrize("name", sorted(OWN_FIELDS))
+def test_what_varies_by_who_asks_is_not_everybodys(name: bytes) -> None:
+    assert may_share(200, {b"vary": name})
+    assert not may_share(200, {b"vary": b"accept, " + name.title()}, shared=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "may"),
+    [
+        (b"Cache-Control: max-age=1", True),
+        (b"cache-control: Must-Revalidate", False),
+        (b"Cache-Control: public, proxy-revalidate", False),
+        (b"Cache-Control: no-cache", False),
+        (b"Cache-Control: s-maxage=7", False),
+        (b"X-Cache-Control: no-cache", True),
+        (b'Cache-Control: x="no-cache"', True),
+    ],
+)
+def test_an_answer_may_forbid_its_use_when_it_has_expired(line: bytes, may: bool) -> None:
+    assert may_be_stale(b"HTTP/1.1 200 OK\r\nA: b\r\n" + line + b"\r\n") is may
+
+
+@pytest.mark.parametrize(
+    ("path", "shared"),
+    [
+        (b"/v1/models", True),
+        (b"/v1/models/gpt-4o", True),
+        (b"/v1/models/", True),
+        (b"/v1/modelsx", False),
+        (b"/v1/chat/completions", True),
+        (b"/v1/chat/completions/x", True),
+        (b"/v1/chat", False),
+        (b"/v1/", False),
+        (b"/v2/models", False),
+    ],
+)
+def test_a_namespace_is_a_path_and_what_lies_below(path: bytes, shared: bool) -> None:
+    assert in_namespace(path, ("models", "chat/completions")) is shared
+    assert not in_namespace(path, ())
 
 
 # Answers about something under way

@@ -18,7 +18,7 @@ LAYERS = (
     {"http11"},
     {"egress"},
     {"pipeline"},
-    {"web", "output"},
+    {"web", "output", "snapshot"},
     {"service"},
     {"tap"},
 )

@@ -51,6 +51,12 @@ def test_the_defaults_are_the_manuals() -> None:
         no_proxy=(),
         rate_limit=60,
         cache_ttl=300.0,
+        cache_max_ttl=86_400.0,
+        cache_stale=0.0,
+        cache_shared=(),
+        coalesce="deterministic",
+        cache_snapshot=None,
+        cache_snapshot_key=None,
         request_timeout=30.0,
         connect_timeout=10.0,
         idle_timeout=300.0,
@@ -134,6 +140,19 @@ def test_endpoints_are_separated_by_spaces_and_may_name_the_port() -> None:
         ("TRUSTED_PROXIES", "10.0.0.0/8, ::1", Networks.parse("10.0.0.0/8 ::1/128")),
         ("ADMIN_ALLOW", "", Networks()),
         ("ADMIN_TOKEN", "s3cret!", "s3cret!"),
+        ("CACHE_MAX_TTL", "0", 0.0),
+        ("CACHE_STALE", "1h", 3600.0),
+        (
+            "CACHE_SHARED",
+            "models, chat/completions embeddings,",
+            (
+                "models",
+                "chat/completions",
+                "embeddings",
+            ),
+        ),
+        ("COALESCE", "ALL", "all"),
+        ("CACHE_SNAPSHOT_KEY", "sixteen-or-more!", "sixteen-or-more!"),
         ("LOG_FORMAT", "TEXT", "text"),
         ("LOG_LEVEL", "Debug", "debug"),
     ],
@@ -169,6 +188,14 @@ def test_a_good_text_becomes_its_value(name: str, text: str, value: object) -> N
         ("MAX_BODY_SIZE", "0.0000000001"),
         ("TRUSTED_PROXIES", "10.0.0.1/8"),
         ("ADMIN_ALLOW", "localhost"),
+        ("CACHE_STALE", "-1s"),
+        ("CACHE_SHARED", "models/"),
+        ("CACHE_SHARED", "/models"),
+        ("CACHE_SHARED", "models?x"),
+        ("COALESCE", "yes"),
+        ("CACHE_SNAPSHOT", "a\x00b"),
+        ("CACHE_SNAPSHOT_KEY", "short"),
+        ("CACHE_SNAPSHOT_KEY", "sixteen or more!"),
         ("ADMIN_TOKEN", "two words"),
         ("ADMIN_TOKEN", "caf\u00e9"),
         ("LOG_FORMAT", "xml"),
@@ -184,8 +211,15 @@ def test_a_bad_text_is_answered_with_one_line_that_says_what_is_expected(
     assert line.isascii()
     assert line.isprintable()
     assert len(line) < 300
-    if name != "ADMIN_TOKEN":
+    if name not in ("ADMIN_TOKEN", "CACHE_SNAPSHOT_KEY"):
         assert ascii(text)[1:40].rstrip("'") in line
+
+
+def test_a_snapshot_needs_a_key() -> None:
+    key = "sixteen-or-more!"
+    kept = Settings.from_texts({"CACHE_SNAPSHOT": "/var/x y", "CACHE_SNAPSHOT_KEY": key})
+    assert (kept.cache_snapshot, kept.cache_snapshot_key) == ("/var/x y", key)
+    assert complaint("CACHE_SNAPSHOT", "/var/x").startswith("CACHE_SNAPSHOT_KEY is not set, expect")
 
 
 def test_the_line_reads_well() -> None:
@@ -348,9 +382,13 @@ def test_any_credentials_survive_percent_encoding(username: str, password: str) 
 
 
 def test_no_secret_is_in_a_representation() -> None:
-    texts = {"PROXY_URL": "http://someone:hunter2@proxy:1", "ADMIN_TOKEN": "swordfish"}
+    texts = {
+        "PROXY_URL": "http://someone:hunter2@proxy:1",
+        "ADMIN_TOKEN": "swordfish",
+        "CACHE_SNAPSHOT_KEY": "open-sesame-open",
+    }
     shown = repr(Settings.from_texts(texts))
-    for secret in ("someone", "hunter2", "swordfish"):
+    for secret in ("someone", "hunter2", "swordfish", "sesame"):
         assert secret not in shown
 
 

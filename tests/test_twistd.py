@@ -348,6 +348,29 @@ async def test_a_second_sigterm_ends_it_at_once(stand: Stand, start: Start) -> N
     assert (await it.wire.answer()).cut
 
 
+@pytest_twisted.ensureDeferred
+async def test_the_cache_is_there_again_after_a_restart(stand: Stand, start: Start) -> None:
+    port = await stand.upstream.listen(loopback(stand.reactor))
+    kept = {
+        "OPENAI_API_URL": f"http://127.0.0.1:{port}",
+        "CACHE_SNAPSHOT": "cache.sealed",
+        "CACHE_SNAPSHOT_KEY": SECRET * 3,
+    }
+    seen = []
+    for _ in range(2):
+        process = start(**kept)
+        (here,) = await deferToThread(process.listening)
+        assert not (process.directory / "cache.sealed").exists()
+        seen.append(await deferToThread(get, here, "/v1/models"))
+        process.send(signal.SIGTERM)
+        assert await deferToThread(process.ended) in (0, -signal.SIGTERM)
+        assert_clean(process)
+        assert SECRET * 3 not in process.out
+        assert (process.directory / "cache.sealed").stat().st_mode & 0o777 == 0o600
+    assert seen[0] == seen[1]
+    assert len(stand.upstream.requests) == 1
+
+
 # What stops the start.
 
 
@@ -397,6 +420,9 @@ BAD = [
     Bad("MAX_CACHE_SIZE", "1G", "'1G'", "a number of megabytes"),
     Bad("TRUSTED_PROXIES", "10.0.0.0/33", "'10.0.0.0/33'", "networks such as 10.0.0.0/8"),
     Bad("ADMIN_TOKEN", f"two {SECRET}", "***", "visible ASCII", as_option=True),
+    Bad("CACHE_SHARED", "/v1/models", "'/v1/models'", "paths under /v1/ such as embeddings"),
+    Bad("CACHE_SNAPSHOT_KEY", SECRET, "***", "at least 16 visible ASCII"),
+    Bad("COALESCE", "some", "'some'", "off, deterministic or all"),
     Bad("LOG_LEVEL", "loud\nand clear", "'loud\\nand clear'", "debug, info, warn or error"),
 ]
 

@@ -20,11 +20,10 @@ from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.answers import problem_for
-from goproxyai.pipeline.lookup import Miss
 from goproxyai.pipeline.notes import Notes
-from goproxyai.pipeline.store import Recorder
-from goproxyai.policy.freshness import is_write, may_store, parent_paths
-from goproxyai.policy.headers import Headers, fields_of, lines, relayed
+from goproxyai.pipeline.store import Recorder, Wanted, recorder
+from goproxyai.policy.freshness import parent_paths
+from goproxyai.policy.headers import Headers
 from goproxyai.policy.tunnel import TunnelRefused
 from goproxyai.problems import Problem
 
@@ -37,7 +36,7 @@ _log = Logger(namespace="goproxyai.forward")
 class Forward:
     """One request on its way to upstream, and the answer on its way back.
 
-    :param miss: what the cache said, or ``None`` where it was left aside.
+    :param wanted: what the cache said, or ``None`` where it was left aside.
     :param reason: why upstream is asked.
     """
 
@@ -45,7 +44,6 @@ class Forward:
         "_client",
         "_ended",
         "_exchange",
-        "_miss",
         "_notes",
         "_reason",
         "_recorder",
@@ -54,6 +52,7 @@ class Forward:
         "_sending",
         "_sent_at",
         "_upstream_seconds",
+        "_wanted",
     )  # fmt: skip
 
     def __init__(
@@ -62,14 +61,14 @@ class Forward:
         exchange: Exchange,
         client: str,
         notes: Notes,
-        miss: Miss | None,
+        wanted: Wanted | None,
         reason: str,
     ) -> None:
         self._relay = relay
         self._exchange = exchange
         self._client = client
         self._notes = notes
-        self._miss = miss
+        self._wanted = wanted
         self._reason = reason
         self._sent_at = 0.0
         self._sending: Withdrawable | None = None
@@ -85,7 +84,7 @@ class Forward:
         relay = self._relay
         self._sent_at = relay.seconds()
         self._sending = relay.client.relay(
-            relay.route,
+            relay.terms.route,
             exchange.method,
             self._notes.forwarded(exchange.values),
             self._data(),
@@ -104,14 +103,7 @@ class Forward:
 
     def informed(self, status: int, reason: bytes, headers: Headers) -> None:
         """An interim answer is passed on."""
-        kept = lines(
-            [
-                pair
-                for pair in relayed(headers, fields_of(headers)[0])
-                if pair[0].lower() != b"content-length"
-            ]
-        )
-        self._exchange.inform(b"HTTP/1.1 %d %b\r\n%b" % (status, reason, kept))
+        self._exchange.inform(respond.interim(status, reason, headers))
 
     def answered(self, response: Response) -> None:
         """The head is relayed, and the body asked for."""
@@ -133,10 +125,13 @@ class Forward:
         status, fields = response.code, response.fields
         if status == 407:  # whoever asks for a proxy's credentials asks us, not our client
             raise TunnelRefused(status, response.phrase)
-        miss = self._miss
-        if miss is not None and relay.store is not None:
-            if may_store(exchange.method, status, fields, miss.directives):
-                self._recorder = Recorder(relay.store, miss.wanted, response)
+        wanted = self._wanted
+        if wanted is not None:
+            if status in respond.FAILURES and self._rescue(f"upstream answered {status}"):
+                response.abort()
+                return
+            assert relay.store is not None, "what is wanted may be stored"
+            self._recorder = recorder(relay.store, wanted, response, relay.seconds)
         elif 200 <= status < 300:
             self._invalidate()
         proxy_seconds = self._sent_at - exchange.began
@@ -151,7 +146,7 @@ class Forward:
         if whole is not None:
             if self._recorder is not None:
                 self._recorder.add(whole)
-                self._record(now)
+                self._record()
             exchange.answer(status, head + b"\r\n" + whole, len(whole))
             self._note("ok", None)
             return
@@ -162,10 +157,9 @@ class Forward:
 
     def _invalidate(self) -> None:
         """What a write may have changed is no longer known (RFC 9111 §4.4)."""
-        exchange, store = self._exchange, self._relay.store
-        path = self._notes.path
-        if store is not None and is_write(exchange.method, path):
-            store.invalidate(self._notes.credential, parent_paths(path))
+        notes, store = self._notes, self._relay.store
+        if store is not None and notes.writes:
+            store.invalidate(notes.owner, parent_paths(notes.path))
 
     def received(self, data: bytes, ended: bool) -> None:
         """Body bytes of one read: record them, relay them."""
@@ -176,16 +170,17 @@ class Forward:
             self._exchange.write(data)
             return
         if recorder is not None:
-            self._record(self._relay.seconds())
+            self._record()
         self._complete(data)
 
-    def _record(self, now: float) -> None:
+    def _record(self, framed: bool = True) -> None:
         recorder, self._recorder = self._recorder, None
-        if recorder is not None:
-            recorder.complete(now)
+        if recorder is not None and recorder.on and self._wanted is not None:
+            recorder.keep(recorder.whole(), self._wanted, framed)
 
     def closed(self) -> None:
-        """Upstream ended the body with its connection: whole or not, nobody can tell."""
+        """Upstream ended the body with its connection: whole or not, a last event may tell."""
+        self._record(framed=False)
         self._complete(b"")
 
     def broken(self, reason: Failure) -> None:
@@ -205,12 +200,23 @@ class Forward:
         exchange = self._exchange
         if problem.code == "internal_error" and failure is not None:
             _log.failure("a defect while forwarding", failure)
+        if problem.status in respond.FAILURES and self._rescue(problem.code):
+            return
         if exchange.answering:
             exchange.abort()
             self._note("cut", problem)
         else:
             respond.problem(exchange, problem, self._reason)
             self._note("ok", problem)
+
+    def _rescue(self, why: str) -> bool:
+        """Answer with a stored answer that has expired, if there is one."""
+        wanted, relay = self._wanted, self._relay
+        if wanted is None or self._exchange.answering or not relay.may_rescue(wanted):
+            return False
+        self._ended = True
+        relay.rescue(self._exchange, self._client, wanted, why)
+        return True
 
     # The client's side: Listener.
 
@@ -250,7 +256,7 @@ class Forward:
         self._relay.log.over(
             self._exchange,
             self._client,
-            self._reason if self._reason not in ("miss", "request") else "MISS",
+            "MISS" if self._wanted is not None else self._reason,
             code="" if problem is None else problem.code,
             detail="" if problem is None else problem.detail,
             ended=ended,

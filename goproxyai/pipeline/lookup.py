@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from goproxyai.http11.exchange import Exchange
 from goproxyai.pipeline.notes import Notes
 from goproxyai.pipeline.store import Wanted
-from goproxyai.policy.freshness import Directives
+from goproxyai.policy.freshness import may_be_stale
 from goproxyai.policy.store import Entry, Store
 from goproxyai.problems import Problem
 
 MOST_KEYED = 10 * 1024 * 1024
 """Bytes of request body that are read whole to make a key; larger ones stream past the cache."""
-
-
-class Miss(NamedTuple):
-    """A cacheable request that upstream is to answer.
-
-    :ivar reason: ``miss``, or ``request`` where the request did not want the stored answer.
-    :ivar wanted: with which upstream's answer may be stored.
-    :ivar directives: of the request.
-    """
-
-    reason: str
-    wanted: Wanted
-    directives: Directives
 
 
 class Lookup:
@@ -52,8 +37,8 @@ class Lookup:
             raise only_if_cached()
         return reason
 
-    def find(self, notes: Notes, exchange: Exchange, body: bytes, now: float) -> Entry | Miss:
-        """Look for an answer to *exchange*, which no :meth:`bypass` keeps from the cache.
+    def find(self, notes: Notes, body: bytes, now: float) -> Entry | Wanted:
+        """Look for an answer to a request that no :meth:`bypass` keeps from the cache.
 
         :raises Problem: ``only_if_cached``.
         """
@@ -61,18 +46,33 @@ class Lookup:
         assert store is not None, "bypass() says off"
         directives = notes.directives
         key = notes.key(body)
-        entry = None if directives.no_cache else store.get(key, now)
-        reason = "request" if directives.no_cache else "miss"
-        if entry is not None:
-            max_age = directives.max_age  # fractions count: 0 accepts nothing that is stored
-            if max_age is None or entry.initial_age + now - entry.stored_at <= max_age:
-                return entry
+        reason = "miss"
+        if directives.no_cache:
             reason = "request"
+        else:
+            entry = store.get(key, now)
+            if entry is not None:
+                max_age = directives.max_age  # fractions count: 0 accepts nothing that is stored
+                if max_age is not None and entry.initial_age + now - entry.stored_at > max_age:
+                    reason = "request"
+                elif entry.expires_at > now or (
+                    now - entry.expires_at <= directives.max_stale and may_be_stale(entry.head)
+                ):
+                    return entry
+                else:
+                    reason = "stale"
         if directives.only_if_cached:
             raise only_if_cached()
-        is_get = exchange.method == b"GET"
-        wanted = Wanted(key, is_get, notes.path, notes.credential, store.ticket())
-        return Miss(reason, wanted, directives)
+        return Wanted(reason, key, notes, store.ticket())
+
+    def stale(self, wanted: Wanted, now: float) -> Entry | None:
+        """What may answer instead of an upstream that failed: an entry that was kept for that."""
+        store = self._store
+        assert store is not None, "bypass() says off"
+        if wanted.notes.directives.no_cache or not store.stale:
+            return None
+        entry = store.get(wanted.key, now)
+        return entry if entry is not None and may_be_stale(entry.head) else None
 
 
 def only_if_cached() -> Problem:

@@ -2,44 +2,91 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+import attrs
+
 from goproxyai.egress.routes import Route
 from goproxyai.http11.head import Head, Holes
 from goproxyai.policy.cachekey import begun_key, credential
-from goproxyai.policy.freshness import bypass_reason, request_directives
+from goproxyai.policy.coalescing import shares
+from goproxyai.policy.directives import request_directives, wanted_ttl, wants_pace
+from goproxyai.policy.freshness import bypass_reason, in_namespace, is_write
 from goproxyai.policy.headers import forwarded, via_names_us
+from goproxyai.policy.store import COMPUTED
 
 _VIA = b"Via: 1.1 goproxyai\r\n"
+
+SHARED: Final = b"everybody's"
+"""The owner of the answers in a shared namespace."""
+
+
+@attrs.frozen
+class Terms:
+    """What holds for all requests.
+
+    :ivar route: to upstream.
+    :ivar base: upstream's base path; a target is appended as it is.
+    :ivar shared: the namespaces whose answers all credentials share.
+    :ivar sharing: who shares upstream requests, see :mod:`goproxyai.policy.coalescing`.
+    :ivar ttl: seconds that an answer is kept.
+    :ivar most_ttl: seconds that a request may ask for.
+    """
+
+    route: Route
+    base: bytes = b""
+    shared: tuple[str, ...] = ()
+    sharing: str = "deterministic"
+    ttl: float = 0.0
+    most_ttl: float = 0.0
 
 
 class Notes:
     """All of it holds for every request with that head, whatever fills its holes.
 
-    :param route: to upstream. :param base: stands before the target there.
     :ivar path: of the target, without the query.
     :ivar reason: why the cache is left aside, ``None`` where it is not.
     :ivar directives: of ``Cache-Control``.
-    :ivar credential: names whose request it is, see :func:`~goproxyai.policy.cachekey.credential`.
+    :ivar ttl: seconds that the answer is kept.
+    :ivar paced: whether a stored stream is to come as it came first.
+    :ivar shared: whether all credentials share the answer.
+    :ivar shares: whether it may be shared while it comes, ``None`` where the body decides.
+    :ivar owner: whose writes drop the answer: of a credential, :data:`SHARED`, or nobody's
+        (:data:`~goproxyai.policy.store.COMPUTED`).
+    :ivar is_get: whether the method is GET.
+    :ivar writes: whether it changes what GETs answer.
     :ivar looped: whether the request has passed through us before.
     """
 
     __slots__ = (
-        "_key", "_template", "_used", "credential", "directives", "looped", "path", "reason",
+        "_key", "_template", "_used", "directives", "is_get", "looped", "owner", "paced", "path",
+        "reason", "shared", "shares", "ttl", "writes",
     )  # fmt: skip
 
-    def __init__(self, head: Head, route: Route, base: bytes) -> None:
-        headers, fields = head.headers, head.fields
-        self.path = head.target.partition(b"?")[0]
-        self.reason = bypass_reason(head.method, self.path, fields)
+    def __init__(self, head: Head, terms: Terms) -> None:
+        headers, fields, method = head.headers, head.fields, head.method
+        path = self.path = head.target.partition(b"?")[0]
+        self.reason = bypass_reason(method, path, fields)
         self.directives = request_directives(fields)
         if self.reason is None and self.directives.no_store:
             self.reason = "no-store"
-        self._key = begun_key(head.method, head.target, fields, headers, head.repeated)
-        self.credential = credential(fields)
+        ttl = wanted_ttl(fields)
+        self.ttl = terms.ttl if ttl is None else min(ttl, terms.most_ttl)
+        self.paced = wants_pace(fields)
+        self.is_get = method == b"GET"
+        self.writes = is_write(method, path)
+        self.shared = in_namespace(path, terms.shared)
+        self.shares = shares(terms.sharing, method, path)
+        if not self.is_get and not self.writes:
+            self.owner = COMPUTED
+        else:
+            self.owner = SHARED if self.shared else credential(fields)
+        self._key = begun_key(method, head.target, fields, headers, head.repeated, self.shared)
         self.looped = via_names_us(fields)
         holes = {headers[position][0]: hole for position, hole in head.holes.items()}
         kept = forwarded(headers, fields)
         self._template = b"%b%b%b" % (
-            _escaped(route.head(head.method, base + head.target)),
+            _escaped(terms.route.head(method, terms.base + head.target)),
             b"".join(
                 [
                     b"%b: %b\r\n" % (_escaped(name), b"%b" if name in holes else _escaped(value))

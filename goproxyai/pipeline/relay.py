@@ -10,14 +10,16 @@ from goproxyai.egress.relay import RelayClient
 from goproxyai.http11.exchange import Exchange
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.admit import Admission
+from goproxyai.pipeline.flight import Flight
 from goproxyai.pipeline.forward import Forward
 from goproxyai.pipeline.log import AccessLog
-from goproxyai.pipeline.lookup import MOST_KEYED, Lookup, Miss
-from goproxyai.pipeline.notes import Notes
+from goproxyai.pipeline.lookup import MOST_KEYED, Lookup
+from goproxyai.pipeline.notes import Notes, Terms
+from goproxyai.pipeline.store import Wanted
 from goproxyai.policy.buckets import rate_limit_headers
+from goproxyai.policy.coalescing import deterministic
 from goproxyai.policy.store import Store
 from goproxyai.problems import Problem
-from goproxyai.settings import UpstreamURL
 
 _log = Logger(namespace="goproxyai.relay")
 
@@ -25,30 +27,32 @@ _log = Logger(namespace="goproxyai.relay")
 class Relay:
     """Takes exchanges through the steps.
 
-    :ivar route: to upstream.
-    :ivar base: upstream's base path; a target is appended as it is.
+    :ivar terms: what holds for all requests.
     :ivar store: ``None`` where the cache is turned off.
+    :ivar flights: the upstream requests under way that others may share, by key; each has a client
+        that waits for it, so there are no more of them than connections.
     """
 
     def __init__(
         self,
         clock: IReactorTime,
-        upstream: UpstreamURL,
+        terms: Terms,
         client: RelayClient,
         admission: Admission,
         store: Store | None,
         counters: Counters,
         log: AccessLog,
     ) -> None:
+        self._clock = clock
         self.seconds = clock.seconds
-        self.route = client.route(upstream.origin)
-        self.base = upstream.base_path
+        self.terms = terms
         self.client = client
         self.admission = admission
         self.store = store
         self.counters = counters
         self.log = log
         self.lookup = Lookup(store)
+        self.flights: dict[bytes, Flight] = {}
 
     def handle(self, exchange: Exchange) -> None:
         """See to it that *exchange* is answered."""
@@ -116,7 +120,7 @@ class Relay:
         head = exchange.head
         notes: Notes | None = head.notes
         if notes is None:
-            notes = head.notes = Notes(head, self.route, self.base)
+            notes = head.notes = Notes(head, self.terms)
         return notes
 
     def _bypass(self, exchange: Exchange, client: str, notes: Notes, reason: str) -> None:
@@ -124,19 +128,68 @@ class Relay:
         Forward(self, exchange, client, notes, None, reason).start()
 
     def _look_up(self, exchange: Exchange, client: str, notes: Notes, body: bytes) -> None:
-        """Answer from the cache, or forward."""
+        """Answer from the cache, or with what is under way, or forward."""
         now = self.seconds()
-        found = self.lookup.find(notes, exchange, body, now)
-        if isinstance(found, Miss):
-            self.counters.misses += 1
-            Forward(self, exchange, client, notes, found, found.reason).start()
+        found = self.lookup.find(notes, body, now)
+        if not isinstance(found, Wanted):
+            self.counters.hits += 1
+            if notes.paced and found.pace:
+                paced = respond.paced_hit(exchange, found, now, self._clock)
+                _Replaying(self, exchange, client, "HIT").start(paced)
+            else:
+                self._replay(exchange, client, "HIT", respond.hit(exchange, found, now))
             return
-        self.counters.hits += 1
-        replay = respond.hit(exchange, found, now)
-        if replay is None:
-            self.log.over(exchange, client, "HIT")
+        shares = notes.shares
+        if shares is None:
+            shares = deterministic(body)
+        if not shares or found.reason == "request":
+            self.counters.misses += 1
+            self.forward(exchange, client, found)
+            return
+        flight = self.flights.get(found.key)
+        if flight is not None and flight.takes(found):
+            self.counters.coalesced += 1
+            flight.board(exchange, client, found)
         else:
-            _Replaying(self, exchange, client).start(replay)
+            self.counters.misses += 1
+            Flight(self, found).start(exchange, client)
+
+    def forward(self, exchange: Exchange, client: str, wanted: Wanted) -> None:
+        """Ask upstream, for this one request."""
+        Forward(self, exchange, client, wanted.notes, wanted, wanted.reason).start()
+
+    def finish(self, exchange: Exchange, client: str, cache: str, body: bytes, at: int) -> None:
+        """Write what is left of an answer that has begun, from byte *at* of its *body*."""
+        self._replay(exchange, client, cache, respond.Replay(exchange, body, at))
+
+    def may_rescue(self, wanted: Wanted) -> bool:
+        """Whether there is a stored answer for when upstream fails."""
+        return self.lookup.stale(wanted, self.seconds()) is not None
+
+    def rescue(self, exchange: Exchange, client: str, wanted: Wanted, why: str) -> None:
+        """Answer with it; :meth:`may_rescue` says that there is one.
+
+        :param why: how upstream failed, for the log.
+        """
+        now = self.seconds()
+        entry = self.lookup.stale(wanted, now)
+        assert entry is not None, "it was there in this turn"
+        self.counters.rescues += 1
+        replay = respond.hit(exchange, entry, now, "stale-if-error")
+        self._replay(exchange, client, "STALE", replay, why)
+
+    def _replay(
+        self,
+        exchange: Exchange,
+        client: str,
+        cache: str,
+        replay: respond.Replay | None,
+        detail: str = "",
+    ) -> None:
+        if replay is None:
+            self.log.over(exchange, client, cache, detail=detail)
+        else:
+            _Replaying(self, exchange, client, cache, detail).start(replay)
 
 
 class _Waiting:
@@ -171,12 +224,30 @@ class _Reading(_Waiting):
 
 
 class _Replaying(_Waiting):
-    """Watches over a large stored answer that is written as the client takes it."""
+    """Watches over a stored answer that is written as the client takes it, or as it once came.
 
-    cache = "HIT"
+    :param cache: and *detail*: for the log.
+    """
 
-    def start(self, replay: respond.Replay) -> None:
+    def __init__(
+        self, relay: Relay, exchange: Exchange, client: str, cache: str, detail: str = ""
+    ) -> None:
+        super().__init__(relay, exchange, client)
+        self.cache = cache
+        self._detail = detail
+        self._replay: respond.Replay | respond.PacedReplay | None = None
+
+    def start(self, replay: respond.Replay | respond.PacedReplay) -> None:
+        self._replay = replay
         replay.start(self._done)
 
+    def client_gone(self) -> None:
+        """The client left."""
+        replay, self._replay = self._replay, None  # which knows us: no cycle is left
+        if replay is not None:
+            replay.stopProducing()
+        super().client_gone()
+
     def _done(self) -> None:
-        self._relay.log.over(self._exchange, self._client, self.cache)
+        self._replay = None
+        self._relay.log.over(self._exchange, self._client, self.cache, detail=self._detail)

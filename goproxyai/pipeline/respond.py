@@ -7,16 +7,24 @@ from collections.abc import Callable
 from functools import lru_cache
 from http import HTTPStatus
 
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from zope.interface import implementer
 
 from goproxyai.http11.exchange import Exchange
-from goproxyai.policy.headers import Headers, lines
+from goproxyai.http11.response import Response
+from goproxyai.policy.headers import Headers, fields_of, is_kept, lines, relayed, tells_who_asked
+from goproxyai.policy.pace import pieces
 from goproxyai.policy.store import Entry
 from goproxyai.problems import Problem
 
 SLICE = 64 * 1024
 """Bytes of a stored body that are written in one turn."""
+
+COALESCED = "coalesced"
+"""Why upstream was not asked: somebody else had asked it the same, and was being answered."""
+
+FAILURES = frozenset((500, 502, 503, 504))
+"""Statuses of an upstream that fails (RFC 5861 §4)."""
 
 _JSON = (b"Content-Type", b"application/json")
 _OURS = b"X-Proxy: goproxyai\r\nVia: 1.1 goproxyai\r\n"
@@ -46,8 +54,10 @@ def _ours(reason: str, detail: str = "") -> bytes:
     :param reason: why upstream was asked; empty where it was not.
     """
     status = "goproxyai"
-    if reason in ("miss", "request"):
+    if reason in ("miss", "request", "stale"):
         status += f"; fwd={reason}"
+    elif reason == COALESCED:
+        status += "; fwd=miss; collapsed"
     elif reason:
         status += "; fwd=bypass"
         detail = detail or reason
@@ -59,45 +69,85 @@ def _ours(reason: str, detail: str = "") -> bytes:
 def forwarded_lines(reason: str, proxy_seconds: float, upstream_seconds: float) -> bytes:
     """What is added to an answer of upstream's.
 
-    :param reason: ``miss`` or ``request``, or why the cache was left aside.
+    :param reason: ``miss``, ``request`` or ``stale``, :data:`COALESCED`, or why the cache was
+        left aside.
     """
     timing = b"Server-Timing: proxy;dur=%.2f, upstream;dur=%.2f\r\n"
     return _ours(reason) + timing % (proxy_seconds * 1000, upstream_seconds * 1000)
 
 
-def stored_headers(headers: Headers, stored_wall: float) -> Headers:
-    """The lines of a stored answer that stay the same from hit to hit.
+def interim(status: int, reason: bytes, headers: Headers) -> bytes:
+    """An interim answer as it is passed on, without the blank line that ends it."""
+    passing = relayed(headers, fields_of(headers)[0])
+    kept = lines([pair for pair in passing if pair[0].lower() != b"content-length"])
+    return b"HTTP/1.1 %d %b\r\n%b" % (status, reason, kept)
 
-    :param stored_wall: unix time at which it was stored.
+
+def kept_lines(response: Response, shared: bool) -> bytes:
+    """Upstream's header lines, as others get them than who asked.
+
+    :param shared: whether they may hold another credential.
+    """
+    if not shared:
+        return response.kept_lines
+    kept = relayed(response.raw, response.fields)
+    names = [pair[0].lower() for pair in kept]
+    return lines(
+        [
+            pair
+            for name, pair in zip(names, kept, strict=True)
+            if is_kept(name) and not tells_who_asked(name)
+        ]
+    )
+
+
+@lru_cache(maxsize=8)
+def stored_lines(stored_wall: int) -> bytes:
+    """What is added to an answer as it is stored.
+
+    :param stored_wall: unix time in seconds.
     """
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(stored_wall)).encode("ascii")
-    return [
-        *headers,
-        (b"X-Cache", b"HIT"),
-        (b"X-Cache-Timestamp", stamp),
-        (b"X-Proxy", b"goproxyai"),
-        (b"Via", b"1.1 goproxyai"),
-    ]
+    return b"X-Cache: HIT\r\nX-Cache-Timestamp: %b\r\n%b" % (stamp, _OURS)
 
 
-def hit(exchange: Exchange, entry: Entry, now: float) -> Replay | None:
-    """Answer from the cache.
+def hit(exchange: Exchange, entry: Entry, now: float, detail: str = "") -> Replay | None:
+    """Answer from the cache, at once.
 
+    :param detail: more for ``Cache-Status`` to say.
     :returns: who still has something to write, or ``None`` where everything is written.
     """
     body = entry.body
     size = len(body)
     age, ttl, spent = entry.age(now), entry.expires_at - now, (now - exchange.began) * 1000
-    if exchange.simple and size <= SLICE and not entry.stream:
+    if exchange.simple and size <= SLICE and entry.pace is None and not detail:
         message = entry.head + _CHANGING_FRAMED % (age, ttl, spent, size) + body
         exchange.answer(entry.status, message, size)
         return None
-    head = entry.head + _CHANGING % (age, ttl, spent)
-    exchange.begin(entry.status, head, None if entry.stream else size)
+    head = entry.head + _changing(age, ttl, spent, detail)
+    exchange.begin(entry.status, head, size if entry.pace is None else None)
     if size <= SLICE:
         exchange.write(body, True)
         return None
     return Replay(exchange, body)
+
+
+def paced_hit(exchange: Exchange, entry: Entry, now: float, clock: IReactorTime) -> PacedReplay:
+    """Answer from the cache with a stream, as it came the first time."""
+    spent = (now - exchange.began) * 1000
+    head = entry.head + _changing(entry.age(now), entry.expires_at - now, spent, "paced")
+    exchange.begin(entry.status, head, None)
+    exchange.flush()
+    return PacedReplay(exchange, entry.body, pieces(entry.pace or b""), clock)
+
+
+def _changing(age: int, ttl: float, spent: float, detail: str) -> bytes:
+    """The lines of a hit that are said anew each time."""
+    text = _CHANGING % (age, ttl, spent)
+    if detail:
+        status = b"; ttl=%d" % ttl
+        text = text.replace(status, status + b"; detail=" + detail.encode("ascii"), 1)
+    return text
 
 
 def _nothing() -> None:
@@ -109,12 +159,14 @@ class Replay:
     """Writes a large stored body as fast as the client takes it, a slice at a time.
 
     The body is the cache's own bytes; what is copied for the client is at most two slices.
+
+    :param at: where to begin.
     """
 
-    def __init__(self, exchange: Exchange, body: bytes) -> None:
+    def __init__(self, exchange: Exchange, body: bytes, at: int = 0) -> None:
         self._exchange = exchange
         self._body = memoryview(body)
-        self._at = 0
+        self._at = at
         self._paused = False
         self._writing = False
         self._done: Callable[[], None] = _nothing
@@ -151,6 +203,81 @@ class Replay:
     def stopProducing(self) -> None:
         """It is gone."""
         self._paused = True
+
+
+@implementer(IPushProducer)
+class PacedReplay:
+    """Writes the pieces of a stored stream no earlier than they came the first time.
+
+    A client that does not keep up gets what it missed as soon as it does: the replay never takes
+    longer than the client needs or the original took.
+
+    :param pieces: when each came, in seconds since the first, and where in *body* it ends.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        body: bytes,
+        pieces: list[tuple[float, int]],
+        clock: IReactorTime,
+    ) -> None:
+        self._exchange = exchange
+        self._body = body
+        self._pieces = pieces
+        self._clock = clock
+        self._began = clock.seconds()
+        self._next = 0
+        self._at = 0
+        self._paused = False
+        self._waiting: IDelayedCall | None = None
+        self._done: Callable[[], None] = _nothing
+
+    def start(self, done: Callable[[], None]) -> None:
+        """Begin to write; *done* is called once everything is."""
+        self._done = done
+        self._exchange.source(self)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        self._waiting = None
+        elapsed = self._clock.seconds() - self._began
+        while not self._paused and not self._exchange.over:
+            last = self._next >= len(self._pieces)
+            if not last and self._pieces[self._next][0] > elapsed:
+                wait = self._pieces[self._next][0] - elapsed
+                self._waiting = self._clock.callLater(wait, self._go_on)
+                return
+            self._write(last)
+
+    def _write(self, last: bool) -> None:
+        """The next piece, in slices; behind the last comes the end."""
+        end = len(self._body) if last else self._pieces[self._next][1]
+        piece = self._body[self._at : min(end, self._at + SLICE)]
+        self._at += len(piece)
+        last = last and self._at == len(self._body)
+        if self._at >= end:
+            self._next += 1
+        self._exchange.write(piece, last)
+        if last:
+            self._done()
+
+    def pauseProducing(self) -> None:
+        """The client does not keep up."""
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        """It does."""
+        self._paused = False
+        if self._waiting is None:
+            self._go_on()
+
+    def stopProducing(self) -> None:
+        """It is gone."""
+        self._paused = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
 
 
 def problem(exchange: Exchange, trouble: Problem, reason: str = "") -> None:

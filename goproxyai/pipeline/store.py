@@ -1,93 +1,137 @@
 """Step five: what came is kept, if it may be and came whole.
 
 A recorder holds the body of one answer while it is relayed. All recorders together hold at most as
-much as the cache may (:meth:`~goproxyai.policy.store.Store.reserve`); one holds at most the largest
-storable entry. A recorder that would exceed either forgets what it has and the answer is relayed
-unrecorded.
+much as the store lets them (:meth:`~goproxyai.policy.store.Store.reserve`); one holds at most the
+largest storable entry. A recorder that would exceed either forgets what it has and the answer is
+relayed unrecorded.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from goproxyai.http11.response import Response
-from goproxyai.pipeline.respond import stored_headers
-from goproxyai.policy.freshness import still_changing
-from goproxyai.policy.headers import relayed
+from goproxyai.pipeline.notes import Notes
+from goproxyai.pipeline.respond import kept_lines, status_line, stored_lines
+from goproxyai.policy.freshness import may_store, still_changing
+from goproxyai.policy.pace import Pace
 from goproxyai.policy.store import Entry, Store
+from goproxyai.policy.streams import Ending, ending, is_stream
 
 
 class Wanted(NamedTuple):
     """A cacheable request that went upstream.
 
+    :ivar reason: ``miss``; ``stale`` where the stored answer has expired; ``request`` where the
+        request did not want it.
+    :ivar notes: on its head.
     :ivar ticket: what the store needs to know whether the answer is outdated when it comes.
     """
 
+    reason: str
     key: bytes
-    is_get: bool
-    path: bytes
-    credential: bytes
+    notes: Notes
     ticket: int
 
 
 class Recorder:
-    """Keeps the body of one answer as it passes."""
+    """Keeps the body of one answer as it passes.
 
-    def __init__(self, store: Store, wanted: Wanted, response: Response) -> None:
+    :param seconds: the monotonic clock.
+    :ivar on: whether all that came is here.
+    :ivar pieces: the body so far, while it is.
+    :ivar size: bytes of it.
+    """
+
+    __slots__ = ("_most", "_pace", "_response", "_seconds", "_store", "on", "pieces", "size")
+
+    def __init__(self, store: Store, response: Response, seconds: Callable[[], float]) -> None:
         self._store = store
-        self._wanted = wanted
         self._response = response
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self._most = store.most_bytes // 10
+        self._seconds = seconds
+        self._pace = Pace(seconds()) if is_stream(response.fields) else None
+        self._most = store.largest
         length = response.length
-        self._on = not (isinstance(length, int) and length > self._most)
+        self.on = not (isinstance(length, int) and length > self._most)
+        self.pieces: list[bytes] = []
+        self.size = 0
 
-    def add(self, data: bytes) -> None:
-        """More of the body."""
-        if not self._on:
-            return
+    def add(self, data: bytes) -> bool:
+        """More of the body; says whether all of it is still here."""
+        if not self.on:
+            return False
         size = len(data)
-        if self._size + size > self._most or not self._store.reserve(size):
+        if self.size + size > self._most or not self._store.reserve(size):
             self.forget()
-        else:
-            self._size += size
-            self._pieces.append(data)
+            return False
+        self.size += size
+        self.pieces.append(data)
+        if self._pace is not None:
+            self._pace.add(self._seconds(), size)
+        return True
 
     def forget(self) -> None:
         """The answer will not be stored."""
-        self._on = False
-        self._pieces = []
-        self._store.release(self._size)
-        self._size = 0
+        self.on = False
+        self.pieces = []
+        self._store.release(self.size)
+        self.size = 0
 
-    def complete(self, now: float) -> bool:
-        """The body came whole: store it, if it may be stored."""
-        if not self._on:
-            return False
-        body = b"".join(self._pieces)
+    def whole(self) -> bytes:
+        """The body, which is all here; nothing is kept of it."""
+        pieces = self.pieces
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         self.forget()
-        wanted, response = self._wanted, self._response
+        return body
+
+    def keep(self, body: bytes, wanted: Wanted, framed: bool = True) -> bool:
+        """Store the answer, whose *body* came whole, if it may be stored.
+
+        :param framed: whether its framing ended the body, rather than the connection.
+        :returns: whether it is stored.
+        """
+        response, notes, store = self._response, wanted.notes, self._store
         fields = response.fields
-        if wanted.is_get and still_changing(fields, body):
+        if notes.is_get and still_changing(fields, body):
             return False
-        wall = time.time()
+        packed = None
+        if self._pace is not None:
+            how = ending(fields, body)
+            if how is Ending.BROKEN or (how is Ending.OPEN and not framed):
+                return False
+            packed = self._pace.packed()
+        elif not framed:
+            return False
+        now = self._seconds()
         age = fields.get(b"age", b"0").strip()
-        kind = fields.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        entry = Entry(
-            key=wanted.key,
-            status=response.code,
-            reason=response.phrase,
-            headers=stored_headers(relayed(response.raw, fields), wall),
-            body=body,
-            stored_at=now,
-            stored_wall=wall,
-            expires_at=now + self._store.ttl,
-            initial_age=int(age) if age.isdigit() and len(age) < 10 else 0,
-            credential=wanted.credential,
-            path=wanted.path,
-            is_get=wanted.is_get,
-            stream=kind == b"text/event-stream",
+        head = (
+            status_line(response.code, response.phrase)
+            + kept_lines(response, notes.shared)
+            + stored_lines(int(time.time()))
         )
-        return self._store.put(entry, wanted.ticket)
+        entry = Entry(
+            wanted.key,
+            response.code,
+            head,
+            body,
+            now,
+            now + notes.ttl,
+            int(age) if age.isdigit() and len(age) < 10 else 0,
+            packed,
+        )
+        return store.put(entry, notes.path.rstrip(b"/"), notes.owner, wanted.ticket)
+
+
+def recorder(
+    store: Store, wanted: Wanted, response: Response, seconds: Callable[[], float]
+) -> Recorder | None:
+    """Who is to keep *response*; ``None`` where it may not be kept, judged by its head."""
+    notes = wanted.notes
+    method = b"GET" if notes.is_get else b"POST"
+    if notes.ttl <= 0 or not may_store(
+        method, response.code, response.fields, notes.directives, notes.shared
+    ):
+        return None
+    return Recorder(store, response, seconds)

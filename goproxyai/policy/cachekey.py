@@ -29,7 +29,13 @@ KEY_FIELDS: Final = (
 )
 """Lower-cased names of the request fields that an answer depends on."""
 
+OWN_FIELDS: Final = frozenset(
+    (b"authorization", b"openai-organization", b"x-openai-organization", b"openai-project")
+)
+"""Those of them that say who asks; they do not count where answers are shared."""
+
 _KEY_FIELDS = frozenset(KEY_FIELDS)
+_SHARED_FIELDS = tuple([name for name in KEY_FIELDS if name not in OWN_FIELDS])
 
 Begun = Any
 """A hash object of :mod:`hashlib`, whose type has no public name."""
@@ -42,6 +48,7 @@ def cache_key(
     headers: Headers,
     repeated: bool,
     body: bytes,
+    shared: bool = False,
 ) -> bytes:
     """The 32 bytes that an answer is stored under.
 
@@ -51,27 +58,34 @@ def cache_key(
 
     :param target: path and query, exactly as they are forwarded.
     :param repeated: whether any name came more than once, as :func:`~.headers.fields_of` says.
+    :param shared: whether all credentials share the answer; such a key is no other request's.
     """
-    digest = begun_key(method, target, fields, headers, repeated)
+    digest = begun_key(method, target, fields, headers, repeated, shared)
     digest.update(body)
     key: bytes = digest.digest()
     return key
 
 
 def begun_key(
-    method: bytes, target: bytes, fields: Fields, headers: Headers, repeated: bool
+    method: bytes,
+    target: bytes,
+    fields: Fields,
+    headers: Headers,
+    repeated: bool,
+    shared: bool = False,
 ) -> Begun:
     """The part of a key that a head makes; a copy of it, updated with a body, is the whole."""
+    names = _SHARED_FIELDS if shared else KEY_FIELDS  # as many values as names: none is the other
     values: tuple[bytes | tuple[bytes, ...] | None, ...]
     if repeated or nominated(fields):
-        values = _careful_values(fields, headers)
+        values = _careful_values(fields, headers, names)
     else:
-        values = tuple([fields.get(name) for name in KEY_FIELDS])
+        values = tuple([fields.get(name) for name in names])
     return sha256(dumps((method, target, values), 2))
 
 
 def _careful_values(
-    fields: Fields, headers: Headers
+    fields: Fields, headers: Headers, names: tuple[bytes, ...]
 ) -> tuple[bytes | tuple[bytes, ...] | None, ...]:
     """The same values for the same header, and a tuple of lines in place of a repeated field."""
     lines: dict[bytes, bytes | tuple[bytes, ...]] = {}
@@ -86,7 +100,7 @@ def _careful_values(
                 lines[name] = (*before, value)
             else:
                 lines[name] = (before, value)
-    return tuple([lines.get(name) for name in KEY_FIELDS])
+    return tuple([lines.get(name) for name in names])
 
 
 def credential(fields: Fields) -> bytes:

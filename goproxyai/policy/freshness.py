@@ -21,13 +21,12 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
 from typing import Final
 
-import attrs
-
-from goproxyai.policy.cachekey import KEY_FIELDS
-from goproxyai.policy.headers import HOP_BY_HOP, Fields, is_list_member
+from goproxyai.policy.cachekey import KEY_FIELDS, OWN_FIELDS
+from goproxyai.policy.decoding import MOST_DECODED, decoded
+from goproxyai.policy.directives import Directives, members
+from goproxyai.policy.headers import HOP_BY_HOP, Fields
 
 CACHED_POSTS: Final = frozenset((b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings"))
 """Paths of the POSTs that only compute: their answers may be stored, and they write nothing."""
@@ -42,9 +41,6 @@ TERMINAL: Final = frozenset(
 )  # fmt: skip
 """Values of ``status`` that do not change by themselves; any other may."""
 
-MOST_DECODED: Final = 1024 * 1024
-"""Bytes of an answer that are decoded in search of its ``status``."""
-
 _WRITES = frozenset((b"PUT", b"PATCH", b"DELETE"))
 _STANDARD_NEUTRAL = frozenset(
     (
@@ -52,6 +48,7 @@ _STANDARD_NEUTRAL = frozenset(
         b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port",
         b"x-real-ip", b"x-request-id", b"traceparent", b"tracestate", b"referer", b"dnt",
         b"priority", b"upgrade-insecure-requests", b"cache-control", b"pragma", b"expect",
+        b"x-cache-ttl", b"x-cache-replay",
     )
 )  # fmt: skip
 _NEUTRAL_PREFIXES = (b"proxy-", b"sec-fetch-", b"x-stainless-")
@@ -68,12 +65,12 @@ _USUAL_PREFIXED = frozenset(
 _HARMLESS = frozenset(KEY_FIELDS) | HOP_BY_HOP | _STANDARD_NEUTRAL | _USUAL_PREFIXED
 _KEY_FIELDS = frozenset(KEY_FIELDS)
 
-_LIST_MEMBER = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+', re.DOTALL)
-_LARGEST_DELTA = 2**31
+_NOT_STORED = frozenset((b"no-store",))
+_NOT_SHARED = frozenset((b"no-store", b"private"))
+_NEVER_STALE = frozenset((b"must-revalidate", b"proxy-revalidate", b"no-cache", b"s-maxage"))
 _ESCAPED_STATUS = re.compile(
     rb'"(?:s|\\u0073)(?:t|\\u0074)(?:a|\\u0061)(?:t|\\u0074)(?:u|\\u0075)(?:s|\\u0073)"'
 )
-_MOST_MEMBERS = 16
 _MOST_PARENTS = 32
 _SLASH = ord("/")
 
@@ -106,88 +103,50 @@ def _is_neutral(name: bytes) -> bool:
     return name.startswith(_NEUTRAL_PREFIXES) and name != b"x-stainless-poll-helper"
 
 
-@attrs.frozen
-class Directives:
-    """What a request's ``Cache-Control`` asks for (RFC 9111 §5.2.1).
-
-    :ivar no_cache: do not answer from the cache; the new answer may be stored.
-    :ivar no_store: do not store the answer.
-    :ivar only_if_cached: answer from the cache or not at all.
-    :ivar max_age: seconds that a stored answer may have aged; ``None``: any.
-    """
-
-    no_cache: bool = False
-    no_store: bool = False
-    only_if_cached: bool = False
-    max_age: int | None = None
-
-
-NO_DIRECTIVES: Final = Directives()
-"""What a request without ``Cache-Control`` and ``Pragma`` asks for."""
-
-_NO_CACHE = Directives(no_cache=True)
-
-
-def request_directives(fields: Fields) -> Directives:
-    """Read a request's ``Cache-Control``; ``Pragma`` counts only without one (RFC 9111 §5.4).
-
-    Unknown directives and junk are skipped. Of several ``max-age`` the smallest counts, and one
-    that cannot be read is 0: whoever sends it wants something fresher than we can tell.
-    """
-    control = fields.get(b"cache-control")
-    if control is None:
-        pragma = fields.get(b"pragma")
-        if pragma is None or not is_list_member(pragma, b"no-cache"):
-            return NO_DIRECTIVES
-        return _NO_CACHE
-    directives = _directives(control)
-    ages = [_seconds(value) for name, value in directives if name == b"max-age"]
-    names = {name for name, _ in directives}
-    return Directives(
-        no_cache=b"no-cache" in names,
-        no_store=b"no-store" in names,
-        only_if_cached=b"only-if-cached" in names,
-        max_age=min(ages, default=None),
-    )
-
-
-def _directives(control: bytes) -> list[tuple[bytes, bytes]]:
-    """(lower-cased name, unquoted value) of each member; a comma in quotes separates nothing."""
-    found = []
-    for member in _LIST_MEMBER.findall(control):
-        name, _, value = member.partition(b"=")
-        found.append((name.strip().lower(), value.strip().strip(b'"').strip()))
-    return found
-
-
-def _seconds(value: bytes) -> int:
-    """delta-seconds (RFC 9111 §1.2.2); too large is the largest, anything else 0."""
-    if not value.isdigit():
-        return 0
-    value = value.lstrip(b"0") or b"0"
-    return min(int(value), _LARGEST_DELTA) if len(value) <= 10 else _LARGEST_DELTA
-
-
-def may_store(method: bytes, status: int, fields: Fields, directives: Directives) -> bool:
+def may_store(
+    method: bytes, status: int, fields: Fields, directives: Directives, shared: bool = False
+) -> bool:
     """Judge an answer by its head, for a request that :func:`bypass_reason` let pass.
 
     :param fields: of the response.
     :param directives: of the request.
+    :param shared: whether the answer would be everybody's: an error is one credential's own then.
     """
     if status not in STORED_STATUSES or directives.no_store or method not in (b"GET", b"POST"):
         return False
-    control = fields.get(b"cache-control")
-    if (
-        control is not None
-        and b"no-store" in control.lower()
-        and any(name == b"no-store" for name, _ in _directives(control))
-    ):
+    return may_share(status, fields, shared)
+
+
+def may_share(status: int, fields: Fields, shared: bool = False) -> bool:
+    """Whether an answer may be given to others who ask the same, at the time or later.
+
+    :param shared: whether they may hold another credential.
+    """
+    if shared and not 200 <= status < 300:
         return False
+    control = fields.get(b"cache-control")
+    if control is not None:
+        forbidden = _NOT_SHARED if shared else _NOT_STORED
+        if any(name in forbidden for name, _ in members(control)):
+            return False
     vary = fields.get(b"vary")
-    return vary is None or not _varies_unseen(vary.lower())
+    return vary is None or not _varies_unseen(vary.lower(), shared)
 
 
-def _varies_unseen(vary: bytes) -> bool:
+def may_be_stale(head: bytes) -> bool:
+    """Whether an answer may be used when it has expired (RFC 9111 §4.2.4).
+
+    :param head: as it is stored.
+    """
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.lower() == b"cache-control":
+            if any(directive in _NEVER_STALE for directive, _ in members(value)):
+                return False
+    return True
+
+
+def _varies_unseen(vary: bytes, shared: bool) -> bool:
     """Whether the answer depends on a field that the look-up ignores (RFC 9111 §4.1).
 
     Members that are in the key are seen. Those that would have bypassed were absent, and are absent
@@ -195,7 +154,7 @@ def _varies_unseen(vary: bytes) -> bool:
     """
     for member in vary.split(b","):
         name = member.strip(b" \t")
-        if name == b"*" or _is_neutral(name):
+        if name == b"*" or _is_neutral(name) or (shared and name in OWN_FIELDS):
             return True
     return False
 
@@ -214,10 +173,10 @@ def still_changing(fields: Fields, body: bytes) -> bool:
         return False
     coding = fields.get(b"content-encoding")
     if coding is not None:
-        decoded = _decoded(coding.strip().lower(), body)
-        if decoded is None:
+        plain = decoded(coding, body)
+        if plain is None:
             return True
-        body = decoded
+        body = plain
     if not _may_have_status(body):
         return False
     if len(body) > MOST_DECODED:
@@ -241,37 +200,6 @@ def _may_have_status(body: bytes) -> bool:
     )
 
 
-def _decoded(coding: bytes, body: bytes) -> bytes | None:
-    """The decoded body; ``None`` where it cannot be read whole within :data:`MOST_DECODED`."""
-    if coding in (b"", b"identity"):
-        return body
-    try:
-        if coding in (b"gzip", b"x-gzip"):
-            return _inflated(body, zlib.MAX_WBITS | 16)
-        if coding == b"deflate":
-            try:
-                return _inflated(body, zlib.MAX_WBITS)
-            except zlib.error:  # some send it bare (RFC 9110 §8.4.1.2)
-                return _inflated(body, -zlib.MAX_WBITS)
-    except zlib.error:
-        pass
-    return None
-
-
-def _inflated(body: bytes, window: int) -> bytes | None:
-    """Inflate all members, of which gzip allows several (RFC 1952 §2.2)."""
-    decoded = b""
-    for _ in range(_MOST_MEMBERS):
-        member = zlib.decompressobj(window)
-        decoded += member.decompress(body, MOST_DECODED + 1 - len(decoded))
-        if not member.eof or len(decoded) > MOST_DECODED:
-            return None
-        body = member.unused_data
-        if not body:
-            return decoded
-    return None
-
-
 def parent_paths(path: bytes) -> list[bytes]:
     """A path and its parents, longest first: what a write to it may have changed.
 
@@ -290,6 +218,18 @@ def parent_paths(path: bytes) -> list[bytes]:
         paths.append(whole)
     paths.reverse()
     return paths
+
+
+def in_namespace(path: bytes, names: tuple[str, ...]) -> bool:
+    """Whether *path* is one of *names* under ``/v1/``, such as ``models``, or lies below it.
+
+    :param path: without the query.
+    """
+    for name in names:
+        root = b"/v1/" + name.encode("ascii")
+        if path.startswith(root) and path[len(root) : len(root) + 1] in (b"", b"/"):
+            return True
+    return False
 
 
 def is_write(method: bytes, path: bytes) -> bool:

@@ -30,8 +30,13 @@ _FRAMING: Final = frozenset((b"content-length", b"host", b"keep-alive", b"close"
 _PLAIN_CONNECTION: Final = frozenset((b"keep-alive", b"Keep-Alive", b"close", b"Close"))
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 
-_NOT_FORWARDED: Final = frozenset((b"host", b"expect"))
+_NOT_FORWARDED: Final = frozenset((b"host", b"expect", b"x-cache-ttl", b"x-cache-replay"))
 _NOT_RELAYED: Final = frozenset((b"x-cache", b"x-cache-timestamp", b"x-proxy"))
+_NOT_KEPT: Final = frozenset(
+    (b"set-cookie", b"set-cookie2", b"content-length", b"transfer-encoding", b"age")
+)
+_OWN: Final = frozenset((b"openai-organization", b"openai-project", b"x-request-id"))
+_OWN_PREFIX: Final = b"x-ratelimit-"
 
 _COMMENT_PIECE = re.compile(rb"\\.|[()]|[^\\()]+|\\", re.DOTALL)
 
@@ -67,13 +72,31 @@ def nominated(fields: Fields) -> frozenset[bytes]:
 
 
 def forwarded(headers: Headers, fields: Fields) -> Headers:
-    """A request's header for upstream: end-to-end, less ``Host`` and ``Expect``."""
+    """A request's header for upstream: end-to-end, less ``Host``, ``Expect`` and what is for us."""
     return _without(headers, nominated(fields) | _NOT_FORWARDED)
 
 
 def relayed(headers: Headers, fields: Fields) -> Headers:
     """A response's header for the client: end-to-end, less those that ours replace."""
     return _without(headers, nominated(fields) | _NOT_RELAYED)
+
+
+def is_kept(name: bytes) -> bool:
+    """Whether a response's field, if it is relayed, is given to others than who asked, too.
+
+    Cookies are one client's, and framing and ``Age`` are said anew in each answer.
+
+    :param name: lower-cased.
+    """
+    return name not in _NOT_KEPT
+
+
+def tells_who_asked(name: bytes) -> bool:
+    """Whether a response's field speaks of the credential that asked.
+
+    :param name: lower-cased.
+    """
+    return name in _OWN or name.startswith(_OWN_PREFIX)
 
 
 def stays_here(name: bytes) -> bool:

@@ -16,6 +16,7 @@ from goproxyai.policy.headers import (
     Fields,
     Headers,
     fields_of,
+    is_kept,
     lines,
     nominated,
     relayed,
@@ -38,17 +39,15 @@ class Shape:
     :param names: as they were received.
     """
 
-    __slots__ = ("_lowered", "_names", "_pick", "_repeats", "_template")
+    __slots__ = ("_kept", "_lowered", "_names", "_relayed", "_repeats")
 
     def __init__(self, names: Names) -> None:
         self._names = names
         lowered = self._lowered = tuple([name.lower() for name in names])
         self._repeats = len(set(lowered)) < len(lowered)
-        kept = [position for position, name in enumerate(lowered) if not stays_here(name)]
-        self._template = b"".join(
-            [b"%b: %%b\r\n" % names[position].replace(b"%", b"%%") for position in kept]
-        )
-        self._pick = _picker(kept, len(names))
+        passing = [position for position, name in enumerate(lowered) if not stays_here(name)]
+        self._relayed = _template(names, passing)
+        self._kept = _template(names, [at for at in passing if is_kept(lowered[at])])
 
     def headers(self, values: Values) -> Headers:
         """(name, value) in order."""
@@ -67,7 +66,23 @@ class Shape:
         """
         if nominated(fields):
             return lines(relayed(self.headers(values), fields))
-        return self._template % self._pick(values)
+        template, pick = self._relayed
+        return template % pick(values)
+
+    def kept_lines(self, values: Values, fields: Fields) -> bytes:
+        """Those of :meth:`lines` that are given to others, too: :func:`~.headers.is_kept`."""
+        if nominated(fields):
+            return lines(
+                [pair for pair in relayed(self.headers(values), fields) if is_kept(pair[0].lower())]
+            )
+        template, pick = self._kept
+        return template % pick(values)
+
+
+def _template(names: Names, positions: list[int]) -> tuple[bytes, Callable[[Values], Values]]:
+    """Lines with holes for the values at *positions*, and what takes these out of all."""
+    text = b"".join([b"%b: %%b\r\n" % names[at].replace(b"%", b"%%") for at in positions])
+    return text, _picker(positions, len(names))
 
 
 def _picker(positions: list[int], count: int) -> Callable[[Values], Values]:

@@ -1,0 +1,99 @@
+"""An answer that began with a flight and goes on with a request of its own.
+
+What the client has got already is asked for again and left away, if it is the same to the byte: it
+is compared by digest, so that nothing of it needs to be kept. Where it is not the same, as an
+answer may well not be, the client's connection breaks off: never two halves of different answers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.logger import Logger
+
+from goproxyai.http11.exchange import Exchange
+from goproxyai.http11.response import Response
+from goproxyai.pipeline import respond
+from goproxyai.pipeline.forward import Forward
+from goproxyai.problems import Problem
+
+if TYPE_CHECKING:
+    from goproxyai.pipeline.relay import Relay
+    from goproxyai.pipeline.store import Wanted
+
+_SAME: Final = (b"content-length", b"content-type", b"content-encoding")
+
+_log = Logger(namespace="goproxyai.resume")
+
+
+class Resumed(Forward):
+    """The second request."""
+
+    __slots__ = ("_digest", "_first", "_got", "_missing")
+
+    def __init__(self, relay: Relay, exchange: Exchange, client: str, wanted: Wanted) -> None:
+        super().__init__(relay, exchange, client, wanted.notes, None, respond.COALESCED)
+        self._first: Response
+        self._missing = 0
+        self._digest: Any
+        self._got: Any
+
+    def resume(self, first: Response, size: int, digest: Any) -> None:
+        """Send the request.
+
+        :param first: the answer whose beginning the client has.
+        :param size: bytes of its body that the client has, of which *digest* is.
+        """
+        self._first = first
+        self._missing = size
+        self._digest = digest
+        self._got = type(digest)()
+        self._exchange.source(None)
+        self.start()
+
+    def _begin(self, response: Response) -> None:
+        """Go on only with an answer that looks the same."""
+        self._upstream_seconds = self._relay.seconds() - self._sent_at
+        fields, first = response.fields, self._first
+        if response.code != first.code or any(
+            fields.get(name) != first.fields.get(name) for name in _SAME
+        ):
+            self._differs()
+            return
+        self._exchange.source(response)
+        response.deliver(self)
+
+    def received(self, data: bytes, ended: bool) -> None:
+        """Leave away what the client has."""
+        if self._missing:
+            again, data = data[: self._missing], data[self._missing :]
+            self._got.update(again)
+            self._missing -= len(again)
+            if self._missing:
+                if ended:
+                    self._differs()
+                return
+            if self._got.digest() != self._digest.digest():
+                self._differs()
+                return
+        if data or ended:
+            super().received(data, ended)
+
+    def closed(self) -> None:
+        """Upstream ended the body with its connection."""
+        if self._missing:
+            self._differs()
+        else:
+            super().closed()
+
+    def _differs(self) -> None:
+        response = self._response
+        if response is not None:
+            response.abort()
+        self._refuse(
+            Problem(
+                "upstream_protocol_error",
+                "Upstream answered the same request differently, in the middle of an answer.",
+                detail="the answer to go on with differs",
+            )
+        )

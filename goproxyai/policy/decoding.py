@@ -1,0 +1,46 @@
+"""A coded body, read for what it says; what is relayed is never decoded."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Final
+
+MOST_DECODED: Final = 1024 * 1024
+"""Bytes of an answer that are decoded in search of what it says."""
+
+_MOST_MEMBERS = 16
+
+
+def decoded(coding: bytes, body: bytes) -> bytes | None:
+    """The decoded body; ``None`` where it cannot be read whole within :data:`MOST_DECODED`.
+
+    :param coding: the value of ``Content-Encoding``.
+    """
+    coding = coding.strip().lower()
+    if coding in (b"", b"identity"):
+        return body
+    try:
+        if coding in (b"gzip", b"x-gzip"):
+            return _inflated(body, zlib.MAX_WBITS | 16)
+        if coding == b"deflate":
+            try:
+                return _inflated(body, zlib.MAX_WBITS)
+            except zlib.error:  # some send it bare (RFC 9110 §8.4.1.2)
+                return _inflated(body, -zlib.MAX_WBITS)
+    except zlib.error:
+        pass
+    return None
+
+
+def _inflated(body: bytes, window: int) -> bytes | None:
+    """Inflate all members, of which gzip allows several (RFC 1952 §2.2)."""
+    decoded = b""
+    for _ in range(_MOST_MEMBERS):
+        member = zlib.decompressobj(window)
+        decoded += member.decompress(body, MOST_DECODED + 1 - len(decoded))
+        if not member.eof or len(decoded) > MOST_DECODED:
+            return None
+        body = member.unused_data
+        if not body:
+            return decoded
+    return None

@@ -1,0 +1,70 @@
+"""Which requests may share an upstream request."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goproxyai.policy.coalescing import LARGEST_READ, deterministic, shares
+
+CHAT = b"/v1/chat/completions"
+
+
+def test_gets_and_embeddings_share_and_completions_look_at_their_body() -> None:
+    assert shares("deterministic", b"GET", CHAT)
+    assert shares("deterministic", b"POST", b"/v1/embeddings")
+    assert shares("deterministic", b"POST", CHAT) is None
+    assert shares("deterministic", b"POST", b"/v1/completions") is None
+
+
+def test_an_operator_may_let_all_share_or_none() -> None:
+    assert shares("all", b"POST", CHAT) is True
+    assert shares("off", b"GET", b"/v1/models") is False
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"temperature":0}',
+        b'{"temperature": 0.0, "n": 2}',
+        b'{"temperature":-0.0}',
+        b'{"temperature":1,"seed":7}',
+        b'{"seed":0}',
+    ],
+)
+def test_a_request_is_deterministic_by_its_own_words(body: bytes) -> None:
+    assert deterministic(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b"",
+        b'{"temperature":0.1}',
+        b'{"temperature":null,"seed":null}',
+        b'{"temperature":false}',
+        b'{"temperature":"0"}',
+        b'{"seed":true}',
+        b'{"seed":1.5}',
+        b'{"messages":[{"content":"\\"seed\\": 7"}]}',
+        b'{"tools":[{"seed":7,"temperature":0}]}',
+        b'[{"seed":7}]',
+        b'"seed"',
+        b'{"seed":7',
+        b'{"seed":7}\xff',
+        b'{"seed":7,"x":' + b"[" * 100_000,
+        b'{"seed":7,"x":"' + b"x" * LARGEST_READ + b'"}',
+    ],
+)
+def test_nothing_else_passes_for_it(body: bytes) -> None:
+    assert not deterministic(body)
+
+
+@given(st.dictionaries(st.sampled_from(["temperature", "seed", "n"]), st.integers() | st.floats()))
+def test_the_verdict_is_that_of_a_plain_reading(document: dict[str, float]) -> None:
+    said = document.get("temperature") == 0 or isinstance(document.get("seed"), int)
+    assert deterministic(json.dumps(document).encode()) is said

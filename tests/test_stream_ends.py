@@ -1,0 +1,115 @@
+"""Whether a stream of events ended well, told from its last events."""
+
+from __future__ import annotations
+
+import gzip
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goproxyai.policy.decoding import MOST_DECODED
+from goproxyai.policy.streams import LONGEST_EVENT, Ending, ending, is_stream
+
+SSE = {b"content-type": b"text/event-stream; charset=utf-8"}
+CHUNK = b'data: {"choices":[{"delta":{"content":"error"}}]}\n\n'
+DONE = b"data: [DONE]\n\n"
+ERROR = b'data: {"error":{"message":"overloaded"}}\n\n'
+COMPLETED = b'event: response.completed\ndata: {"type":"response.completed"}\n\n'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        CHUNK + DONE,
+        DONE,
+        CHUNK + b"data: [DONE]\n",
+        CHUNK + b"data: [DONE]",
+        CHUNK + b"data:[DONE]\n\n",
+        CHUNK + DONE + b": bye\n\n",
+        CHUNK + DONE + b": bye",
+        CHUNK + DONE + b"\n\n\n",
+        CHUNK + COMPLETED,
+        CHUNK + b'data: {"type":"response.completed","response":{"error":null}}\n\n',
+        CHUNK + b"event: response.completed\ndata: junk\n\n",
+        b"x" * LONGEST_EVENT + b"\n\n" + CHUNK + DONE,
+    ],
+)
+def test_a_stream_may_say_that_it_is_whole(body: bytes) -> None:
+    assert ending(SSE, body) is Ending.DONE
+    for line_end in (b"\r\n", b"\r"):
+        assert ending(SSE, body.replace(b"\n", line_end)) is Ending.DONE
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\n",
+        b": nothing yet\n\n",
+        b": nothing yet",
+        CHUNK,
+        CHUNK + b": ping\n\n: ping\n\n",
+        CHUNK + CHUNK + b"id: 7\nevent: x\n\n",
+        b"data: junk\n\n",
+        b"data: [1]\n\n",
+        b'data: {"error":null}\n\n',
+        ERROR + CHUNK,
+        CHUNK + b'data: {"type":"response.incomplete"}\n\n',
+    ],
+)
+def test_or_leave_it_to_its_framing(body: bytes) -> None:
+    assert ending(SSE, body) is Ending.OPEN
+    assert ending(SSE, body.replace(b"\n", b"\r\n")) is Ending.OPEN
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        CHUNK + ERROR,
+        CHUNK + ERROR + DONE,
+        CHUNK + ERROR + b"data: [DONE]",
+        CHUNK + ERROR + b": bye\n\n" + DONE,
+        CHUNK + b"event: error\ndata: {}\n\n",
+        CHUNK + b'data: {"type":"error","message":"x"}\n\n',
+        CHUNK + b'event: response.failed\ndata: {"type":"response.failed"}\n\n',
+        CHUNK + b'data: {"error":"x",\ndata: "code":1}\n\n',
+        CHUNK[:-1],
+        CHUNK + CHUNK[:20],
+        b"data",
+        CHUNK + b"data: " + b"x" * LONGEST_EVENT + b"\n\n",
+        b": " + b"x" * LONGEST_EVENT + b"\n\n",
+    ],
+)
+def test_one_that_was_cut_or_ended_in_an_error_did_not_end_well(body: bytes) -> None:
+    assert ending(SSE, body) is Ending.BROKEN
+
+
+def test_a_coded_stream_is_read_within_bounds() -> None:
+    coded = {**SSE, b"content-encoding": b"gzip"}
+    assert ending(coded, gzip.compress(CHUNK + DONE)) is Ending.DONE
+    assert ending(coded, gzip.compress(CHUNK + ERROR)) is Ending.BROKEN
+    assert ending(coded, gzip.compress(CHUNK + DONE)[:-1]) is Ending.BROKEN
+    assert ending(coded, gzip.compress(b"\n" * MOST_DECODED + DONE)) is Ending.BROKEN
+    assert ending({**SSE, b"content-encoding": b"br"}, CHUNK + DONE) is Ending.BROKEN
+
+
+@given(st.lists(st.sampled_from([CHUNK, b": ping\n\n"])), st.integers(1, 200))
+def test_no_cut_passes_for_the_end(before: list[bytes], cut: int) -> None:
+    whole = b"".join([*before, CHUNK, DONE])
+    assert ending(SSE, whole) is Ending.DONE
+    left = whole[: max(0, len(whole) - cut)]
+    if not left.endswith((b"[DONE]", b"[DONE]\n")):
+        assert ending(SSE, left) is not Ending.DONE
+
+
+@given(st.binary() | st.text('data: {}"eror[DONE]\n\r').map(str.encode))
+def test_no_stream_is_too_odd_to_be_judged(body: bytes) -> None:
+    assert ending(SSE, body) in Ending
+
+
+def test_a_stream_is_known_by_its_type() -> None:
+    assert is_stream(SSE)
+    assert is_stream({b"content-type": b"Text/Event-Stream"})
+    assert not is_stream({b"content-type": b"text/event-streams"})
+    assert not is_stream({})
