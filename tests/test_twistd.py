@@ -495,7 +495,7 @@ def test_the_collector_leaves_the_old_alone_but_for_once_in_a_while(
         monkeypatch.setattr(tap.gc, name, lambda *given, name=name: did.append((name, *given)))
     clock = Clock()
     tap._settle(clock)
-    assert did == [("collect",), ("freeze",), ("set_threshold", 10_000, 20, 1 << 30)]
+    assert did == [("collect",), ("freeze",), ("set_threshold", 2_500, 3, 1 << 30)]
     did.clear()
     clock.advance(tap.COLLECTION_SECONDS - 1)
     assert did == []

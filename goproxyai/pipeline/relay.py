@@ -133,11 +133,15 @@ class Relay:
         found = self.lookup.find(notes, body, now)
         if not isinstance(found, Wanted):
             self.counters.hits += 1
-            if notes.paced and found.pace:
+            if found.pace and notes.paced:
                 paced = respond.paced_hit(exchange, found, now, self._clock)
                 _Replaying(self, exchange, client, "HIT").start(paced)
+                return
+            replay = respond.hit(exchange, found, now)
+            if replay is None:
+                self.log.over(exchange, client, "HIT")
             else:
-                self._replay(exchange, client, "HIT", respond.hit(exchange, found, now))
+                _Replaying(self, exchange, client, "HIT").start(replay)
             return
         shares = notes.shares
         if shares is None:
