@@ -21,7 +21,7 @@ module          idea
 ``wrk``         requests as fast as they go, checked
 ``gauge``       the tool for latency, streams, connections and transfers
 ``workload``    what all workloads share; ``throughput``, ``latency``, ``streams``, ``memory``,
-                ``growth``, ``transfer`` are the workloads
+                ``filling``, ``growth``, ``transfer`` are the workloads
 ``results``     what was measured, medians, ratios
 ``targets``     what the project set out to reach
 ``report``      the page; ``plot`` draws its picture

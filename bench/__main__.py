@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from bench import report
+from bench.filling import Filling
 from bench.gateways import GATEWAYS
 from bench.growth import Clients, Entries
 from bench.latency import Latency
@@ -44,6 +45,7 @@ def workloads(scale: Scale) -> list[Workload]:
         Paced(scale),
         Saturated(scale),
         Memory(scale),
+        Filling(scale),
         Entries(scale),
         Clients(scale),
         Transfer(scale),

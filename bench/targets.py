@@ -58,6 +58,10 @@ TARGETS = (
     Target("memory at start", 60, _own("start"), "MB", at_most=True),
     Target("memory per idle connection", 12, _own("idle"), "KB", at_most=True),
     Target("memory per open stream", 32, _own("stream"), "KB", at_most=True),
+    Target("memory / accounted bytes, small answers", 1.3, _own("full_small"), at_most=True),
+    Target("memory / accounted bytes, large answers", 1.3, _own("full_large"), at_most=True),
+    Target("longest wait, cache cleared", 5, _own("clear"), "ms", at_most=True),
+    Target("longest wait, a path cleared", 5, _own("clear_path"), "ms", at_most=True),
     Target("hits, many entries / few", 0.9, _growth("entries_many", "entries_few")),
     Target("hits, many clients / few", 0.9, _growth("clients_many", "clients_few")),
 )
