@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Any
 
+from goproxyai.policy.retries import Cause
 from goproxyai.problems import STATUS
 
 _BOUNDS = tuple(0.0001 * 2**step for step in range(24))
@@ -75,6 +76,8 @@ class Counters:
     :ivar coalesced: answered by an upstream request that was under way.
     :ivar rescues: answered with what had expired, since upstream failed.
     :ivar bypasses: forwarded without a look into the cache.
+    :ivar forwarded: requests sent upstream, each time they were.
+    :ivar retries: of those, the second and third times, by cause.
     :ivar limited: refused by the rate limit.
     :ivar client_gone: clients that left before their answer was complete.
     :ivar cut: answers that upstream broke off.
@@ -91,6 +94,8 @@ class Counters:
         self.coalesced = 0
         self.rescues = 0
         self.bypasses = 0
+        self.forwarded = 0
+        self.retries = {cause.value: 0 for cause in Cause}
         self.limited = 0
         self.client_gone = 0
         self.cut = 0
@@ -111,6 +116,8 @@ class Counters:
                 "client_gone": self.client_gone,
                 "cut_by_upstream": self.cut,
                 "limited": self.limited,
+                "forwarded": self.forwarded,
+                "retries": dict(self.retries),
                 "bytes_in": self.bytes_in,
                 "bytes_out": self.bytes_out,
                 "time": self.times.summary(),

@@ -15,6 +15,7 @@ status code                     raised when
 502    egress_proxy_refused     CONNECT was answered with anything but 2xx
 502    upstream_tls_failed      the certificate or the handshake did not hold
 502    upstream_protocol_error  upstream did not speak HTTP/1.1
+503    circuit_open             upstream failed too often, and is left alone for a moment
 503    draining                 the process is stopping
 504    upstream_timeout         connecting, or waiting for the head, took too long
 504    only_if_cached           the client wanted a stored answer, there is none
@@ -41,6 +42,7 @@ STATUS = {
     "egress_proxy_refused": 502,
     "upstream_tls_failed": 502,
     "upstream_protocol_error": 502,
+    "circuit_open": 503,
     "draining": 503,
     "upstream_timeout": 504,
     "only_if_cached": 504,

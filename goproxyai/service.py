@@ -32,7 +32,10 @@ from goproxyai.http11.turns import ends_of_turns
 from goproxyai.pipeline.admit import Admission
 from goproxyai.pipeline.log import AccessLog, Write
 from goproxyai.pipeline.notes import Terms
+from goproxyai.pipeline.probing import Probing
 from goproxyai.pipeline.relay import Relay
+from goproxyai.pipeline.upstreams import Upstream, Upstreams
+from goproxyai.policy.breaker import Breaker
 from goproxyai.policy.store import Store
 from goproxyai.settings import Settings
 from goproxyai.snapshot import Snapshot
@@ -40,6 +43,9 @@ from goproxyai.web import Front, System
 
 EVICTION_SECONDS = 1.0
 """Between two looks for expired answers."""
+
+TURN_SECONDS = 1.0
+"""Between two turns of the circuit breakers."""
 
 EVICTION_SLICE = 100
 """Answers that are dropped between two looks at the clock."""
@@ -56,18 +62,23 @@ class ListenError(SystemExit):
 
 @attrs.define(eq=False)
 class Upkeep(Service):
-    """What runs beside the requests: deadlines, refills, eviction."""
+    """What runs beside the requests: deadlines, refills, eviction, probes."""
 
     clock: Any
     ticker: Ticker
     admission: Admission
     store: Store | None
+    upstreams: Upstreams
+    probing: Probing | None
     _eviction: LoopingCall = attrs.field(init=False)
+    _turning: LoopingCall = attrs.field(init=False)
     _again: IDelayedCall | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         self._eviction = LoopingCall(self._evict)
         self._eviction.clock = self.clock
+        self._turning = LoopingCall(self._turn)
+        self._turning.clock = self.clock
 
     def startService(self) -> None:
         """Begin."""
@@ -75,17 +86,29 @@ class Upkeep(Service):
         self.ticker.start()
         self.admission.start()
         self._eviction.start(EVICTION_SECONDS, now=False)
+        self._turning.start(TURN_SECONDS)
+        if self.probing is not None:
+            self.probing.start()
 
     def stopService(self) -> None:
         """End."""
         super().stopService()
         self.ticker.stop()
         self.admission.stop()
-        if self._eviction.running:
-            self._eviction.stop()
+        for call in (self._eviction, self._turning):
+            if call.running:
+                call.stop()
+        if self.probing is not None:
+            self.probing.stop()
         if self._again is not None:
             self._again.cancel()
             self._again = None
+
+    def _turn(self) -> None:
+        """Let time pass for what judges upstreams."""
+        now = self.clock.seconds()
+        for upstream in self.upstreams.each:
+            upstream.breaker.turn(now)
 
     def _evict(self) -> None:
         """Drop what has expired or was cleared; go on in the next turn if that takes long."""
@@ -190,6 +213,7 @@ class Daemon(MultiService):
         self.system = system
         self.agent = agent
         self.door = door
+        self.upkeep = upkeep
         self._reactor = reactor
         self._drain_timeout = settings.drain_timeout
         self._access_log = access_log
@@ -264,16 +288,26 @@ def make_daemon(
     agent = RelayAgent(reactor, ticker, routes, timeouts, settings.connect_timeout, outbox)
     access_log = AccessLog(reactor, counters, write_requests)
     client = RelayClient(agent)
+    upstreams = Upstreams(
+        tuple(
+            Upstream(
+                rank, client.route(url.origin), url.base_path, url.text, Breaker(settings.breaker)
+            )
+            for rank, url in enumerate(settings.openai_api_url)
+        )
+    )
     terms = Terms(
-        client.route(settings.openai_api_url.origin),
-        settings.openai_api_url.base_path,
+        upstreams.each[0],
         settings.cache_shared,
         settings.coalesce,
         settings.cache_ttl,
         settings.cache_max_ttl,
+        settings.retry_status,
+        settings.request_timeout,
     )
     relay = Relay(
         reactor,
+        upstreams,
         terms,
         client,
         admission,
@@ -283,7 +317,10 @@ def make_daemon(
     )
     system = System(settings, relay, counters)
     factory = ServerFactory(ticker, Front(system).dispatch, settings.max_body_size, outbox)
-    upkeep = Upkeep(reactor, ticker, admission, store)
+    probing = None
+    if settings.health_probe is not None:
+        probing = Probing(reactor, client, upstreams, settings.health_probe)
+    upkeep = Upkeep(reactor, ticker, admission, store, upstreams, probing)
     door = Door(endpoints(reactor, settings.listen), factory)
     snapshot = _snapshot(reactor, settings, store)
     return Daemon(reactor, settings, system, agent, access_log, upkeep, door, snapshot, on_drain)
@@ -294,4 +331,4 @@ def _snapshot(reactor: Any, settings: Settings, store: Store | None) -> Snapshot
     path, key = settings.cache_snapshot, settings.cache_snapshot_key
     if store is None or path is None or key is None:
         return None
-    return Snapshot(path, key, store, reactor.seconds, upstream=settings.openai_api_url.text)
+    return Snapshot(path, key, store, reactor.seconds, upstream=settings.openai_url)

@@ -48,6 +48,7 @@ _SCHEME = re.compile(
 )  # others may be a secret
 _LONGEST_SHOWN = 100
 _SHORTEST_KEY = 16
+_MOST_UPSTREAMS = 16
 _NAMESPACE = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
 
 
@@ -150,6 +151,13 @@ def _upstream_url(text: str) -> UpstreamURL:
     return UpstreamURL(scheme, host, port, path.rstrip("/").encode("ascii"))
 
 
+def _upstream_urls(text: str) -> tuple[UpstreamURL, ...]:
+    urls = tuple(_upstream_url(url) for url in text.replace(",", " ").split())
+    if not 0 < len(urls) <= _MOST_UPSTREAMS or len(set(urls)) < len(urls):
+        raise ValueError("none, too many, or the same twice")
+    return urls
+
+
 def _proxy_url(text: str) -> ProxyURL | None:
     if not text:
         return None
@@ -218,6 +226,25 @@ def _namespaces(text: str) -> tuple[str, ...]:
     if not all(_NAMESPACE.fullmatch(name) for name in names):
         raise ValueError("not paths")
     return names
+
+
+def _statuses(text: str) -> frozenset[int]:
+    found = text.replace(",", " ").split()
+    if not all(re.fullmatch(r"[45][0-9]{2}", status, re.ASCII) for status in found):
+        raise ValueError("not statuses")
+    return frozenset(map(int, found))
+
+
+def _share(text: str) -> float:
+    if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?", text, re.ASCII) is None or float(text) > 1:
+        raise ValueError("not a share")
+    return float(text)
+
+
+def _probe_path(text: str) -> bytes | None:
+    if text and (re.fullmatch(r"/[\x21-\x7e]*", text) is None or _DOT_SEGMENT.search(text)):
+        raise ValueError("not a path")
+    return text.encode("ascii") or None
 
 
 def _file(text: str) -> str | None:
@@ -322,9 +349,9 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "OPENAI_API_URL",
         "https://api.openai.com",
-        "Where requests are relayed to; a base path is kept.",
-        "a URL such as https://api.openai.com, without credentials, query or fragment",
-        _upstream_url,
+        "Where requests are relayed to; a base path is kept. Several are asked in order.",
+        "a URL such as https://api.openai.com, without credentials, query or fragment, or several",
+        _upstream_urls,
         _shown_url,
     ),
     Variable(
@@ -434,6 +461,29 @@ VARIABLES: tuple[Variable, ...] = (
         parse_duration,
     ),
     Variable(
+        "RETRY_STATUS",
+        "",
+        "Answers of upstream to GET, HEAD, OPTIONS, PUT and DELETE that are asked for again.",
+        "statuses from 400 to 599 such as 502,503, separated by commas or spaces",
+        _statuses,
+        empty=True,
+    ),
+    Variable(
+        "BREAKER",
+        "0.5",
+        "The share of requests that get no answer at which an upstream is left alone; 0: never.",
+        "a share from 0 to 1 such as 0.5",
+        _share,
+    ),
+    Variable(
+        "HEALTH_PROBE",
+        "",
+        "A path that every upstream is asked for every 5 s; empty judges by the requests alone.",
+        "a path such as /v1/models",
+        _probe_path,
+        empty=True,
+    ),
+    Variable(
         "MAX_CACHE_SIZE",
         "100",
         "Megabytes of memory for the cache, keys and headers counted.",
@@ -496,6 +546,10 @@ class Settings:
     """The configuration of one daemon; durations in seconds, sizes in bytes.
 
     :ivar listen: Twisted endpoint strings.
+    :ivar openai_api_url: one or more, in order of preference.
+    :ivar retry_status: answers that are asked for again.
+    :ivar breaker: the share of failures that opens a circuit; 0: none does.
+    :ivar health_probe: a path that upstreams are asked for every few seconds.
     :ivar rate_limit: requests a minute and client; 0 is no limit.
     :ivar cache_ttl: 0 is no cache.
     :ivar cache_shared: paths below ``/v1/``.
@@ -505,7 +559,7 @@ class Settings:
     """
 
     listen: tuple[str, ...]
-    openai_api_url: UpstreamURL
+    openai_api_url: tuple[UpstreamURL, ...]
     proxy_url: ProxyURL | None
     no_proxy: tuple[str, ...]
     rate_limit: int
@@ -520,6 +574,9 @@ class Settings:
     connect_timeout: float
     idle_timeout: float
     drain_timeout: float
+    retry_status: frozenset[int]
+    breaker: float
+    health_probe: bytes | None
     max_cache_size: int
     max_body_size: int
     trusted_proxies: Networks
@@ -527,6 +584,11 @@ class Settings:
     admin_token: str | None = attrs.field(repr=False)
     log_format: str
     log_level: str
+
+    @property
+    def openai_url(self) -> str:
+        """Upstream's URL, or all of them, for people."""
+        return ", ".join(url.text for url in self.openai_api_url)
 
     @classmethod
     def from_texts(cls, texts: Mapping[str, str]) -> Settings:

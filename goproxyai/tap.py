@@ -162,6 +162,6 @@ def makeService(options: Options) -> IService:
     _log.info(
         "goproxyai {version} in front of {upstream}",
         version=__version__,
-        upstream=options.settings.openai_api_url.text,
+        upstream=options.settings.openai_url,
     )
     return daemon

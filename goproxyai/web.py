@@ -90,6 +90,9 @@ class System:
         """For load balancers: new work is taken."""
         if not self.ready:
             raise draining()
+        now = self.relay.seconds()
+        if not self.relay.upstreams.reachable(now):
+            raise self.relay.upstreams.refusal(now)
         return _answer(request, 200, {"status": "ready"})
 
     @app.route("/stats", methods=["GET"])
@@ -183,6 +186,7 @@ class System:
 
     def _stats(self) -> dict[str, Any]:
         settings, store, counters = self.settings, self.relay.store, self.counters
+        now = self.relay.seconds()
         self.relay.log.flush()  # which counts what has ended
         return {
             "cache": {
@@ -203,7 +207,15 @@ class System:
             "rate_limit": settings.rate_limit,
             "clients": len(self.relay.admission.buckets),
             "proxy_url": "" if settings.proxy_url is None else settings.proxy_url.masked,
-            "openai_url": settings.openai_api_url.text,
+            "openai_url": settings.openai_url,
+            "upstreams": [
+                {
+                    "url": upstream.url,
+                    "circuit": upstream.breaker.state(now).value,
+                    "opened": upstream.breaker.opened,
+                }
+                for upstream in self.relay.upstreams.each
+            ],
             "uptime_seconds": int(time.time() - self.started),
             "ready": self.ready,
             **counters.summary(),

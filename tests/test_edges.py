@@ -29,6 +29,7 @@ from goproxyai.http11.outbox import Direct
 from goproxyai.http11.pool import Pool
 from goproxyai.http11.ticking import TICK, Ticker
 from goproxyai.policy.headers import Headers
+from goproxyai.policy.retries import Cause
 from tests.fakes.answers import response
 from tests.fakes.serving import loopback
 from tests.harness import Stand, Wire, eventually, request
@@ -199,7 +200,7 @@ class Upstream:
     def answered(self, response: Any) -> None:
         self.responses.append(response)
 
-    def failed(self, reason: Failure) -> None:
+    def failed(self, reason: Failure, cause: Cause | None = None) -> None:
         self.failures.append(reason.value)
 
     def informed(self, status: int, reason: bytes, headers: Headers) -> None:

@@ -152,7 +152,7 @@ async def test_a_proxy_that_grants_no_tunnel_is_a_502(
     stand: Stand, answer: Script, scheme: str
 ) -> None:
     proxy = await through(stand, scheme=scheme)
-    proxy.script(TARGET, answer, times=1)
+    script = proxy.script(TARGET, answer)
     wire = await stand.connect()
     wire.send(request())
     refused = await wire.answer()
@@ -164,6 +164,7 @@ async def test_a_proxy_that_grants_no_tunnel_is_a_502(
     assert refused.get("X-Cache") == b"MISS"
     assert [each["code"] for each in await stand.logged()] == ["egress_proxy_refused"]
     assert len(stand.upstream.requests) == 0
+    script.times = 0
     wire.send(request())
     assert (await wire.answer()).status == 200
 

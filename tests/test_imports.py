@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "goproxyai"
 
 LAYERS = (
     {"goproxyai", "problems", "durations"},
-    {"counters", "policy"},
+    {"policy"},
+    {"counters"},
     {"settings"},
     {"http11"},
     {"egress"},

@@ -17,6 +17,8 @@ from goproxyai.http11.response import Response
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.notes import Notes, Terms
 from goproxyai.pipeline.store import Recorder, Wanted, recorder
+from goproxyai.pipeline.upstreams import Upstream
+from goproxyai.policy.breaker import Breaker
 from goproxyai.policy.headers import Headers, fields_of
 from goproxyai.policy.shapes import shape_of
 from goproxyai.policy.store import Entry, Store
@@ -106,7 +108,7 @@ def notes_on(head: Head) -> Notes:
             return b""
 
     route: Any = Route()
-    return Notes(head, Terms(route, ttl=300.0))
+    return Notes(head, Terms(Upstream(0, route, b"", "", Breaker(0)), ttl=300.0))
 
 
 def read(out: bytes) -> tuple[list[tuple[bytes, bytes]], bytes, bytes]:

@@ -46,7 +46,7 @@ def complaint(name: str, text: str) -> str:
 def test_the_defaults_are_the_manuals() -> None:
     expected = Settings(
         listen=("tcp:8080:backlog=1024",),
-        openai_api_url=UpstreamURL("https", "api.openai.com", 443),
+        openai_api_url=(UpstreamURL("https", "api.openai.com", 443),),
         proxy_url=None,
         no_proxy=(),
         rate_limit=60,
@@ -61,6 +61,9 @@ def test_the_defaults_are_the_manuals() -> None:
         connect_timeout=10.0,
         idle_timeout=300.0,
         drain_timeout=30.0,
+        retry_status=frozenset(),
+        breaker=0.5,
+        health_probe=None,
         max_cache_size=100 * MEGABYTE,
         max_body_size=512 * MEGABYTE,
         trusted_proxies=Networks.parse("127.0.0.0/8 ::1"),
@@ -152,6 +155,10 @@ def test_endpoints_are_separated_by_spaces_and_may_name_the_port() -> None:
             ),
         ),
         ("COALESCE", "ALL", "all"),
+        ("RETRY_STATUS", "502, 503", frozenset((502, 503))),
+        ("BREAKER", "0", 0.0),
+        ("BREAKER", "1", 1.0),
+        ("HEALTH_PROBE", "/v1/models?x=1", b"/v1/models?x=1"),
         ("CACHE_SNAPSHOT_KEY", "sixteen-or-more!", "sixteen-or-more!"),
         ("LOG_FORMAT", "TEXT", "text"),
         ("LOG_LEVEL", "Debug", "debug"),
@@ -193,6 +200,13 @@ def test_a_good_text_becomes_its_value(name: str, text: str, value: object) -> N
         ("CACHE_SHARED", "/models"),
         ("CACHE_SHARED", "models?x"),
         ("COALESCE", "yes"),
+        ("RETRY_STATUS", "200"),
+        ("RETRY_STATUS", "5xx"),
+        ("BREAKER", "1.1"),
+        ("BREAKER", "-1"),
+        ("BREAKER", "half"),
+        ("HEALTH_PROBE", "v1/models"),
+        ("HEALTH_PROBE", "/v1/../x"),
         ("CACHE_SNAPSHOT", "a\x00b"),
         ("CACHE_SNAPSHOT_KEY", "short"),
         ("CACHE_SNAPSHOT_KEY", "sixteen or more!"),
@@ -252,11 +266,22 @@ def test_any_text_is_a_setting_or_one_printable_line(name: str, text: str) -> No
 def test_an_upstream_is_an_origin_and_a_base_path(
     text: str, origin: bytes, host: str, base_path: bytes
 ) -> None:
-    url = Settings.from_texts({"OPENAI_API_URL": text}).openai_api_url
+    (url,) = Settings.from_texts({"OPENAI_API_URL": text}).openai_api_url
     assert (url.origin, url.host, url.base_path) == (origin, host, base_path)
     assert url.host_header == origin.partition(b"://")[2]
     assert url.text == (origin + base_path).decode()
-    assert Settings.from_texts({"OPENAI_API_URL": url.text}).openai_api_url == url
+    again = Settings.from_texts({"OPENAI_API_URL": url.text})
+    assert again.openai_api_url == (url,)
+    assert again.openai_url == url.text
+
+
+def test_several_upstreams_are_asked_in_order() -> None:
+    text = "https://a.example/x, http://b.example  https://c.example"
+    settings = Settings.from_texts({"OPENAI_API_URL": text})
+    assert [url.host for url in settings.openai_api_url] == ["a.example", "b.example", "c.example"]
+    assert settings.openai_url == "https://a.example/x, http://b.example, https://c.example"
+    for wrong in ("https://a.example,https://a.example", "https://a.example b.example", ", "):
+        assert complaint("OPENAI_API_URL", wrong).startswith("OPENAI_API_URL is '")
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from goproxyai.http11.pool import Pool
 from goproxyai.http11.response import Receiver, Response
 from goproxyai.http11.ticking import Ticker
 from goproxyai.policy.headers import Headers, lines
+from goproxyai.policy.retries import Cause
 
 MOST_ORIGINS = 64
 """Routes remembered; the daemon has one upstream, so this is a bound and not a size."""
@@ -75,7 +76,7 @@ class _Attempt:
 
     def _failed(self, reason: Failure) -> None:
         if not self._withdrawn:
-            self._request[-1].failed(reason)
+            self._request[-1].failed(reason, Cause.CONNECT)
 
     def withdraw(self) -> None:
         """As :class:`Withdrawable` has it."""
@@ -97,7 +98,7 @@ class _Promise:
     def answered(self, response: Response) -> None:
         self.response.callback(response)
 
-    def failed(self, reason: Failure) -> None:
+    def failed(self, reason: Failure, cause: Cause | None = None) -> None:
         self.response.errback(reason)
 
     def informed(self, status: int, reason: bytes, headers: Headers) -> None:

@@ -76,6 +76,7 @@ class RequestBody:
     :ivar received: bytes so far.
     :ivar complete: whether the last byte is here.
     :ivar waits: whether the client waits to be told to continue.
+    :ivar streamed: whether any of it was handed to a producer's consumer, and is kept no longer.
     """
 
     __slots__ = (
@@ -91,6 +92,7 @@ class RequestBody:
         "length",
         "opened",
         "received",
+        "streamed",
         "waits",
     )  # fmt: skip
 
@@ -109,6 +111,7 @@ class RequestBody:
         self._paused = False
         self._dropped = False
         self.waits = awaits_continue
+        self.streamed = False
 
     # What the connection calls.
 
@@ -199,6 +202,7 @@ class RequestBody:
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
         """Stream the body to *consumer*; fires when the last byte was handed over."""
         self._consumer = consumer
+        self.streamed = True
         done: Deferred[None] = Deferred()
         self._done = done
         self._drain()

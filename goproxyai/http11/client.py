@@ -38,6 +38,7 @@ from goproxyai.http11.ticking import NEVER, Ticker
 from goproxyai.http11.upload import Upload
 from goproxyai.http11.writing import parked, poller_of, set_no_delay
 from goproxyai.policy.headers import Fields
+from goproxyai.policy.retries import Cause
 from goproxyai.policy.shapes import shape_of
 
 LONGEST_REASON = 1024
@@ -106,7 +107,7 @@ class ClientConnection(TwistedProtocol):
         "_awaited", "_body", "_close_delimited", "_deadline", "_ended", "_head_bytes",
         "_header", "_held", "_interim", "_interims", "_keep", "_lost", "_method",
         "_on_free", "_on_lost", "_parser", "_poller", "_read_bytes", "_reason", "_receiver",
-        "_response", "_secured", "_sending", "_sent", "_taken", "_ticker", "_timeouts",
+        "_response", "_secured", "_sending", "_sent", "_served", "_taken", "_ticker", "_timeouts",
         "_upload", "_writer", "doomed", "ready",
     )  # fmt: skip
 
@@ -146,7 +147,8 @@ class ClientConnection(TwistedProtocol):
         self._sending = False
         self._sent = 0
         self._taken = 0
-        self._read_bytes = 0
+        self._read_bytes = 0  # by the last read, of the answer at hand
+        self._served = False  # a request before
         self._reason = b""
         self._header: list[bytes] = []  # name, value, name, value…
         self._body: list[bytes] = []
@@ -218,7 +220,7 @@ class ClientConnection(TwistedProtocol):
         self._receiver = receiver
         self._response = None
         self._ended = self._keep = self._held = False
-        self._interims = 0
+        self._interims = self._read_bytes = 0
         self._start_head()
         if body is None or isinstance(body, bytes):
             self._await("the response's head", self._timeouts.head)
@@ -290,9 +292,12 @@ class ClientConnection(TwistedProtocol):
                 response.end(lambda sink: sink.broken(reason))
         self._stop_upload()
         if receiver is not None:
+            cause = None
             if reason.check(ProtocolViolation, UpstreamTimeout) is None:
                 reason = Failure(ConnectionBroken(reason))
-            receiver.failed(reason)
+                if self._served and not self._read_bytes:
+                    cause = Cause.RESET
+            receiver.failed(reason, cause)
 
     def _closes_body(self, reason: Failure) -> bool:
         return self._close_delimited and reason.check(ConnectionDone) is not None
@@ -359,6 +364,7 @@ class ClientConnection(TwistedProtocol):
         if cut_short:
             self.transport.abortConnection()
         elif self._keep:
+            self._served = True
             self._deadline = self._ticker.now + IDLE_SECONDS
             self._on_free(self)
         else:

@@ -18,6 +18,7 @@ from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
 from goproxyai.policy.headers import Fields, Headers
+from goproxyai.policy.retries import Cause
 from goproxyai.policy.shapes import Shape
 
 
@@ -40,8 +41,11 @@ class Receiver(Protocol):
     def answered(self, response: Response) -> None:
         """The head is here; the body waits to be asked for."""
 
-    def failed(self, reason: Failure) -> None:
-        """There will be no answer."""
+    def failed(self, reason: Failure, cause: Cause | None = None) -> None:
+        """There will be no answer.
+
+        :param cause: why it may be worth while to ask again; ``None``: for nothing.
+        """
 
     def informed(self, status: int, reason: bytes, headers: Headers) -> None:
         """An interim answer came (RFC 9110 §15.2)."""

@@ -22,11 +22,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from goproxyai.egress.agent import Withdrawable
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.answers import problem_for
+from goproxyai.pipeline.asking import Asking
 from goproxyai.pipeline.resume import Resumed
 from goproxyai.pipeline.store import Recorder, Wanted, recorder
 from goproxyai.policy.freshness import may_share
@@ -128,7 +128,7 @@ class Rider:
         self._flight.leave(self)
 
 
-class Flight:
+class Flight(Asking):
     """One request on its way to upstream; a Receiver, and the Sink of the answer.
 
     :param wanted: what the leader asks for.
@@ -136,39 +136,36 @@ class Flight:
     """
 
     __slots__ = (
-        "_alone", "_awake", "_over", "_recorder", "_relay", "_response", "_riders", "_sending",
-        "_sent_at", "_storing", "_upstream_seconds", "_wanted", "pieces",
+        "_alone", "_awake", "_body", "_over", "_recorder", "_response", "_riders", "_storing",
+        "_upstream_seconds", "_wanted", "pieces",
     )  # fmt: skip
 
-    def __init__(self, relay: Relay, wanted: Wanted) -> None:
-        self._relay = relay
+    def __init__(self, relay: Relay, exchange: Exchange, wanted: Wanted) -> None:
+        super().__init__(relay, exchange, wanted.notes)
+        self._body = exchange.body.whole() or (b"" if exchange.head.chunked else None)
         self._wanted = wanted
         self._riders: list[Rider] = []
         self._awake = 0
-        self._sending: Withdrawable | None = None
         self._response: Response | None = None
         self._recorder: Recorder | None = None
         self._storing = False
         self._alone = False  # one rider, and no pieces
         self._over = False
-        self._sent_at = 0.0
         self._upstream_seconds = -1.0
         self.pieces: list[bytes] = []
 
-    def start(self, exchange: Exchange, client: str) -> None:
-        """Send the request, which is *exchange*'s, whose client leads."""
-        relay, notes = self._relay, self._wanted.notes
-        relay.flights[self._wanted.key] = self
-        self._enlist(Rider(self, exchange, client, self._wanted, True))
-        self._sent_at = relay.seconds()
-        self._sending = relay.client.relay(
-            relay.terms.route,
-            exchange.method,
-            notes.forwarded(exchange.values),
-            exchange.body.whole() or (b"" if exchange.head.chunked else None),
-            exchange.head.length_hole >= 0,
-            self,
-        )
+    def start(self, client: str) -> None:
+        """Send the request, of which *client* is the leader."""
+        self._relay.flights[self._wanted.key] = self
+        self._enlist(Rider(self, self._asked, client, self._wanted, True))
+        try:
+            self._ask()
+        except Problem as refused:
+            self._fail(refused)
+
+    def _data(self) -> bytes | None:
+        """The body, which outlives its leader."""
+        return self._body
 
     def takes(self, wanted: Wanted) -> bool:
         """Whether somebody who wants the same may still come aboard.
@@ -207,7 +204,7 @@ class Flight:
 
     def answered(self, response: Response) -> None:
         """The head is relayed to everybody, and the body asked for."""
-        self._sending = None
+        self._heard()
         if self._over:
             response.abort()
             return
@@ -220,12 +217,7 @@ class Flight:
     def _begin(self, response: Response) -> None:
         relay = self._relay
         self._upstream_seconds = relay.seconds() - self._sent_at
-        status = response.code
-        if status == 407:  # whoever asks for a proxy's credentials asks us, not our clients
-            raise TunnelRefused(status, response.phrase)
-        if status in respond.FAILURES and self._rescue(f"upstream answered {status}"):
-            response.abort()
-            self._stop()
+        if response.code > 399 and self._is_refused(response):
             return
         self._response = response
         self._choose_recorder(response)
@@ -238,6 +230,22 @@ class Flight:
         response.deliver(self)
         for rider in self._riders:
             rider.exchange.flush()
+
+    def _is_refused(self, response: Response) -> bool:
+        """Whether an answer that tells of an error is nobody's to get.
+
+        :raises TunnelRefused: where it is a proxy's.
+        """
+        if response.code == 407:  # who asks for a proxy's credentials asks us, not our clients
+            raise TunnelRefused(response.code, response.phrase)
+        if self._turned_away(response):
+            return True
+        if response.code in respond.FAILURES:
+            if self._rescue(f"upstream answered {response.code}"):
+                response.abort()
+                self._end()
+                return True
+        return False
 
     def _choose_recorder(self, response: Response) -> None:
         """Judge by its head whether the answer is stored, and whether it is shared."""
@@ -397,16 +405,15 @@ class Flight:
             self.note(rider, "cut", problem)
         self._end()
 
-    def failed(self, failure: Failure) -> None:
+    def _lost(self, reason: Failure) -> None:
         """There will be no answer of upstream's."""
-        self._sending = None
-        self._fail(problem_for(failure), failure)
+        self._fail(problem_for(reason), reason)
 
-    def _fail(self, problem: Problem, failure: Failure) -> None:
+    def _fail(self, problem: Problem, failure: Failure | None = None) -> None:
         """The same error for all."""
         if self._over:
             return
-        if problem.code == "internal_error":
+        if problem.code == "internal_error" and failure is not None:
             _log.failure("a defect while forwarding", failure)
         if not (problem.status in respond.FAILURES and self._rescue(problem.code)):
             for rider in self._riders:
@@ -432,7 +439,7 @@ class Flight:
             rider.exchange.abort()
             self.note(rider, "cut", problem)
         else:
-            respond.problem(rider.exchange, problem, self._wanted.reason)
+            respond.problem(rider.exchange, problem, self._wanted.reason if self._tries else "")
             self.note(rider, "ok", problem)
 
     def fell_asleep(self) -> None:
@@ -463,9 +470,7 @@ class Flight:
 
     def _stop(self) -> None:
         """Nobody wants the answer any more."""
-        sending, self._sending = self._sending, None
-        if sending is not None:
-            sending.withdraw()
+        self._take_back()
         if self._response is not None:
             self._response.abort()
         self._end()

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from goproxyai.egress.agent import Withdrawable
-from goproxyai.http11.body import RequestBody
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.answers import problem_for
+from goproxyai.pipeline.asking import Asking
 from goproxyai.pipeline.notes import Notes
 from goproxyai.pipeline.store import Recorder, Wanted, recorder
 from goproxyai.policy.freshness import parent_paths
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 _log = Logger(namespace="goproxyai.forward")
 
 
-class Forward:
+class Forward(Asking):
     """One request on its way to upstream, and the answer on its way back.
 
     :param wanted: what the cache said, or ``None`` where it was left aside.
@@ -44,13 +43,9 @@ class Forward:
         "_client",
         "_ended",
         "_exchange",
-        "_notes",
         "_reason",
         "_recorder",
-        "_relay",
         "_response",
-        "_sending",
-        "_sent_at",
         "_upstream_seconds",
         "_wanted",
     )  # fmt: skip
@@ -64,14 +59,11 @@ class Forward:
         wanted: Wanted | None,
         reason: str,
     ) -> None:
-        self._relay = relay
+        super().__init__(relay, exchange, notes)
         self._exchange = exchange
         self._client = client
-        self._notes = notes
         self._wanted = wanted
         self._reason = reason
-        self._sent_at = 0.0
-        self._sending: Withdrawable | None = None
         self._response: Response | None = None
         self._recorder: Recorder | None = None
         self._upstream_seconds = -1.0
@@ -79,25 +71,11 @@ class Forward:
 
     def start(self) -> None:
         """Send the request."""
-        exchange = self._exchange
-        exchange.listener = self
-        relay = self._relay
-        self._sent_at = relay.seconds()
-        self._sending = relay.client.relay(
-            relay.terms.route,
-            exchange.method,
-            self._notes.forwarded(exchange.values),
-            self._data(),
-            exchange.head.length_hole >= 0,
-            self,
-        )
-
-    def _data(self) -> bytes | RequestBody | None:
-        """The body as it goes upstream: whole where it is here, and none where there is none."""
-        body = self._exchange.body
-        if isinstance(body, RequestBody) and not body.complete:
-            return body
-        return body.whole() or (b"" if self._exchange.head.chunked else None)
+        self._exchange.listener = self
+        try:
+            self._ask()
+        except Problem as refused:
+            self._refuse(refused)
 
     # Upstream's answer: Receiver.
 
@@ -107,7 +85,7 @@ class Forward:
 
     def answered(self, response: Response) -> None:
         """The head is relayed, and the body asked for."""
-        self._sending = None
+        self._heard()
         if self._ended or self._exchange.over:
             response.abort()
             return
@@ -123,13 +101,10 @@ class Forward:
         now = relay.seconds()
         upstream_seconds = self._upstream_seconds = now - self._sent_at
         status, fields = response.code, response.fields
-        if status == 407:  # whoever asks for a proxy's credentials asks us, not our client
-            raise TunnelRefused(status, response.phrase)
+        if status > 399 and self._is_refused(response):
+            return
         wanted = self._wanted
         if wanted is not None:
-            if status in respond.FAILURES and self._rescue(f"upstream answered {status}"):
-                response.abort()
-                return
             assert relay.store is not None, "what is wanted may be stored"
             self._recorder = recorder(relay.store, wanted, response, relay.seconds)
         elif 200 <= status < 300:
@@ -154,6 +129,22 @@ class Forward:
         exchange.source(response)
         response.deliver(self)
         exchange.flush()
+
+    def _is_refused(self, response: Response) -> bool:
+        """Whether an answer that tells of an error is not the client's to get.
+
+        :raises TunnelRefused: where it is a proxy's.
+        """
+        if response.code == 407:  # who asks for a proxy's credentials asks us, not our client
+            raise TunnelRefused(response.code, response.phrase)
+        if self._turned_away(response):
+            self._response = None
+            return True
+        if response.code in respond.FAILURES:
+            if self._rescue(f"upstream answered {response.code}"):
+                response.abort()
+                return True
+        return False
 
     def _invalidate(self) -> None:
         """What a write may have changed is no longer known (RFC 9111 §4.4)."""
@@ -189,10 +180,9 @@ class Forward:
         self._exchange.abort()
         self._note("cut", problem)
 
-    def failed(self, failure: Failure) -> None:
+    def _lost(self, reason: Failure) -> None:
         """There will be no answer of upstream's."""
-        self._sending = None
-        self._refuse(problem_for(failure), failure)
+        self._refuse(problem_for(reason), reason)
 
     def _refuse(self, problem: Problem, failure: Failure | None = None) -> None:
         if self._ended:
@@ -206,7 +196,8 @@ class Forward:
             exchange.abort()
             self._note("cut", problem)
         else:
-            respond.problem(exchange, problem, self._reason)
+            asked = self._reason if self._tries else ""
+            respond.problem(exchange, problem, asked)
             self._note("ok", problem)
 
     def _rescue(self, why: str) -> bool:
@@ -231,9 +222,7 @@ class Forward:
         self._refuse(problem)
 
     def _stop(self) -> None:
-        sending, self._sending = self._sending, None
-        if sending is not None:
-            sending.withdraw()
+        self._take_back()
         if self._response is not None:
             self._response.abort()
 

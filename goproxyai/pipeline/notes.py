@@ -6,8 +6,8 @@ from typing import Final
 
 import attrs
 
-from goproxyai.egress.routes import Route
 from goproxyai.http11.head import Head, Holes
+from goproxyai.pipeline.upstreams import Upstream
 from goproxyai.policy.cachekey import begun_key, credential
 from goproxyai.policy.coalescing import shares
 from goproxyai.policy.directives import request_directives, wanted_ttl, wants_pace
@@ -25,20 +25,22 @@ SHARED: Final = b"everybody's"
 class Terms:
     """What holds for all requests.
 
-    :ivar route: to upstream.
-    :ivar base: upstream's base path; a target is appended as it is.
+    :ivar upstream: who is asked before all others.
     :ivar shared: the namespaces whose answers all credentials share.
     :ivar sharing: who shares upstream requests, see :mod:`goproxyai.policy.coalescing`.
     :ivar ttl: seconds that an answer is kept.
     :ivar most_ttl: seconds that a request may ask for.
+    :ivar retry_status: answers that are asked for again, where that does no harm.
+    :ivar patience: seconds after which nothing is asked for again.
     """
 
-    route: Route
-    base: bytes = b""
+    upstream: Upstream
     shared: tuple[str, ...] = ()
     sharing: str = "deterministic"
     ttl: float = 0.0
     most_ttl: float = 0.0
+    retry_status: frozenset[int] = frozenset()
+    patience: float = 30.0
 
 
 class Notes:
@@ -59,8 +61,8 @@ class Notes:
     """
 
     __slots__ = (
-        "_key", "_template", "_used", "directives", "is_get", "looped", "owner", "paced", "path",
-        "reason", "shared", "shares", "ttl", "writes",
+        "_cut", "_key", "_line", "_template", "_used", "directives", "is_get", "looped", "owner",
+        "paced", "path", "reason", "shared", "shares", "ttl", "writes",
     )  # fmt: skip
 
     def __init__(self, head: Head, terms: Terms) -> None:
@@ -85,8 +87,11 @@ class Notes:
         self.looped = via_names_us(fields)
         holes = {headers[position][0]: hole for position, hole in head.holes.items()}
         kept = forwarded(headers, fields)
+        self._line = method, head.target
+        start = self._start(terms.upstream)
+        self._cut = len(start)
         self._template = b"%b%b%b" % (
-            _escaped(terms.route.head(method, terms.base + head.target)),
+            start,
             b"".join(
                 [
                     b"%b: %b\r\n" % (_escaped(name), b"%b" if name in holes else _escaped(value))
@@ -105,13 +110,20 @@ class Notes:
         key: bytes = digest.digest()
         return key
 
-    def forwarded(self, values: Holes) -> bytes:
-        """The head that goes upstream, without the blank line that ends it.
+    def _start(self, upstream: Upstream) -> bytes:
+        """The template's beginning, which depends on who is asked."""
+        method, target = self._line
+        return _escaped(upstream.route.head(method, upstream.base + target))
+
+    def forwarded(self, values: Holes, upstream: Upstream) -> bytes:
+        """The head that goes to *upstream*, without the blank line that ends it.
 
         :param values: what fills the holes of the request's head.
         """
         if self._used is not None:  # its Connection keeps some on this hop
             values = tuple([values[hole] for hole in self._used])
+        if upstream.rank:
+            return (self._start(upstream) + self._template[self._cut :]) % values
         return self._template % values
 
 

@@ -16,8 +16,10 @@ from goproxyai.pipeline.log import AccessLog
 from goproxyai.pipeline.lookup import MOST_KEYED, Lookup
 from goproxyai.pipeline.notes import Notes, Terms
 from goproxyai.pipeline.store import Wanted
+from goproxyai.pipeline.upstreams import Upstreams
 from goproxyai.policy.buckets import rate_limit_headers
 from goproxyai.policy.coalescing import deterministic
+from goproxyai.policy.retries import Budget
 from goproxyai.policy.store import Store
 from goproxyai.problems import Problem
 
@@ -27,7 +29,9 @@ _log = Logger(namespace="goproxyai.relay")
 class Relay:
     """Takes exchanges through the steps.
 
+    :ivar upstreams: whom to ask.
     :ivar terms: what holds for all requests.
+    :ivar budget: of all retries.
     :ivar store: ``None`` where the cache is turned off.
     :ivar flights: the upstream requests under way that others may share, by key; each has a client
         that waits for it, so there are no more of them than connections.
@@ -36,6 +40,7 @@ class Relay:
     def __init__(
         self,
         clock: IReactorTime,
+        upstreams: Upstreams,
         terms: Terms,
         client: RelayClient,
         admission: Admission,
@@ -43,9 +48,11 @@ class Relay:
         counters: Counters,
         log: AccessLog,
     ) -> None:
-        self._clock = clock
+        self.clock = clock
         self.seconds = clock.seconds
+        self.upstreams = upstreams
         self.terms = terms
+        self.budget = Budget()
         self.client = client
         self.admission = admission
         self.store = store
@@ -134,7 +141,7 @@ class Relay:
         if not isinstance(found, Wanted):
             self.counters.hits += 1
             if found.pace and notes.paced:
-                paced = respond.paced_hit(exchange, found, now, self._clock)
+                paced = respond.paced_hit(exchange, found, now, self.clock)
                 _Replaying(self, exchange, client, "HIT").start(paced)
                 return
             replay = respond.hit(exchange, found, now)
@@ -156,7 +163,7 @@ class Relay:
             flight.board(exchange, client, found)
         else:
             self.counters.misses += 1
-            Flight(self, found).start(exchange, client)
+            Flight(self, exchange, found).start(client)
 
     def forward(self, exchange: Exchange, client: str, wanted: Wanted) -> None:
         """Ask upstream, for this one request."""

@@ -1,0 +1,188 @@
+"""Asking upstream, and asking again where that can do no harm.
+
+:mod:`goproxyai.policy.retries` says when it cannot, :mod:`.upstreams` whom to ask. What upstream
+does is told to its breaker here: an answer, or a failure to get one, and nothing that clients do.
+"""
+
+from __future__ import annotations
+
+from random import random
+from typing import TYPE_CHECKING
+
+from service_identity import VerificationError
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+
+from goproxyai.egress.agent import Withdrawable
+from goproxyai.http11.body import RequestBody
+from goproxyai.http11.client import UpstreamTimeout
+from goproxyai.http11.exchange import Exchange
+from goproxyai.http11.response import Response
+from goproxyai.pipeline.notes import Notes
+from goproxyai.pipeline.upstreams import Upstream
+from goproxyai.policy.headers import Headers
+from goproxyai.policy.retries import MOST_TRIES, Cause, may_repeat, retry_after, wait_before
+from goproxyai.policy.tunnel import TunnelRefused
+
+if TYPE_CHECKING:
+    from goproxyai.pipeline.relay import Relay
+
+_HOPELESS = (UpstreamTimeout, ConnectTimeout, DeferredTimeout, VerificationError)
+"""Failures to connect that the same upstream would repeat, or that have lasted long enough."""
+
+
+class Asking:
+    """One request to upstream, sent once or a few times.
+
+    Whoever derives from it is the Receiver of the answer, and says what becomes of it; and what
+    becomes of everything where there will be none, in :meth:`_lost`.
+    """
+
+    __slots__ = (
+        "_asked", "_notes", "_probe", "_relay", "_sending", "_sent_at", "_since", "_tries",
+        "_upstream", "_waiting",
+    )  # fmt: skip
+
+    def __init__(self, relay: Relay, asked: Exchange, notes: Notes) -> None:
+        self._relay = relay
+        self._asked = asked
+        self._notes = notes
+        self._sending: Withdrawable | None = None
+        self._sent_at = self._since = 0.0
+        self._tries = 0
+        self._probe = False
+        self._waiting: IDelayedCall | None = None
+        self._upstream: Upstream
+
+    if TYPE_CHECKING:  # what is asked of whoever derives from it
+
+        def answered(self, response: Response) -> None:
+            """As a Receiver has it."""
+
+        def informed(self, status: int, reason: bytes, headers: Headers) -> None:
+            """As a Receiver has it."""
+
+        def _lost(self, reason: Failure) -> None:
+            """There will be no answer, however often it is asked for."""
+
+    def _ask(self) -> None:
+        """Send the request for the first time.
+
+        :raises Problem: ``circuit_open``.
+        """
+        relay = self._relay
+        self._since = now = relay.seconds()
+        self._send(relay.upstreams.choose(now), now)
+
+    def _send(self, upstream: Upstream, now: float) -> None:
+        relay, asked = self._relay, self._asked
+        relay.counters.forwarded += 1
+        self._upstream = upstream
+        self._probe = not upstream.breaker.closed
+        self._sent_at = now
+        self._tries += 1
+        self._sending = relay.client.relay(
+            upstream.route,
+            asked.method,
+            self._notes.forwarded(asked.values, upstream),
+            self._data(),
+            asked.head.length_hole >= 0,
+            self,
+        )
+
+    def _data(self) -> bytes | RequestBody | None:
+        """The body as it goes upstream: whole where it is here, and none where there is none."""
+        body = self._asked.body
+        if isinstance(body, RequestBody) and not body.complete:
+            return body
+        return body.whole() or (b"" if self._asked.head.chunked else None)
+
+    def _take_back(self) -> None:
+        """Nobody wants the answer any more."""
+        sending, self._sending = self._sending, None
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.cancel()
+        if sending is not None:
+            sending.withdraw()
+            if self._probe:
+                self._upstream.breaker.withdrawn()
+
+    # What upstream does.
+
+    def _heard(self) -> None:
+        """An answer came."""
+        self._sending = None
+        breaker = self._upstream.breaker
+        if breaker.closed:
+            breaker.successes += 1
+        else:
+            breaker.succeeded()
+
+    def failed(self, reason: Failure, cause: Cause | None = None) -> None:
+        """As a Receiver has it: no answer came; perhaps one comes if it is asked for again."""
+        self._sending = None
+        relay = self._relay
+        now = relay.seconds()
+        self._upstream.breaker.failed(now, self._probe)
+        if cause is None or not self._repeat(cause, reason, now, None):
+            self._lost(reason)
+
+    def _turned_away(self, response: Response) -> bool:
+        """An answer came that may be worth another try; says whether it is asked for again."""
+        if response.code not in self._relay.terms.retry_status:
+            return False
+        after = retry_after(response.fields.get(b"retry-after"))
+        if not self._repeat(Cause.STATUS, None, self._relay.seconds(), after):
+            return False
+        response.abort()
+        return True
+
+    def _repeat(
+        self, cause: Cause, reason: Failure | None, now: float, after: float | None
+    ) -> bool:
+        """Ask again in a moment, or somebody else at once; says whether that may be done.
+
+        :param after: seconds that upstream wants to be left alone.
+        """
+        relay, asked = self._relay, self._asked
+        upstream = relay.upstreams.instead_of(self._upstream)
+        body = asked.body
+        replayable = not (isinstance(body, RequestBody) and body.streamed)
+        if (
+            upstream is None
+            or self._tries >= MOST_TRIES
+            or not may_repeat(cause, asked.method, replayable)
+        ):
+            return False
+        wait = 0.0
+        if upstream is self._upstream:
+            if reason is not None and cause is Cause.CONNECT and _is_hopeless(reason):
+                return False
+            wait = wait_before(self._tries, random(), after)  # noqa: S311  # nobody gains by guessing
+        if now + wait > self._since + relay.terms.patience:
+            return False
+        if not relay.budget.spend(relay.counters.forwarded):
+            return False
+        relay.counters.retries[cause.value] += 1
+        self._waiting = relay.clock.callLater(wait, self._resend, upstream)
+        return True
+
+    def _resend(self, upstream: Upstream) -> None:
+        self._waiting = None
+        now = self._relay.seconds()
+        try:
+            if not upstream.breaker.admits(now):  # it opened meanwhile
+                raise self._relay.upstreams.refusal(now)
+            self._send(upstream, now)
+        except Exception:  # that problem, or a defect of ours: never leave anybody waiting
+            self._lost(Failure())
+
+
+def _is_hopeless(reason: Failure) -> bool:
+    error = reason.value
+    if isinstance(error, TunnelRefused):
+        return error.status < 500
+    return reason.check(*_HOPELESS) is not None

@@ -1,0 +1,145 @@
+"""The circuit breaker before one upstream: whoever asks it in vain is told so at once.
+
+========== ======================================== ===========================================
+state      a request                                goes over to
+========== ======================================== ===========================================
+closed     goes on                                  open, when in the last :data:`WINDOW` there
+                                                    were :data:`FEWEST` outcomes or more, of
+                                                    which the share that opens it were failures
+open       is refused                               half-open, when :meth:`Breaker.wait` is over
+half-open  is refused, but for one: the probe       closed, when an answer comes; open, and for
+                                                    twice as long (at most :data:`LONGEST`),
+                                                    when the probe fails; another may probe
+                                                    when the probe is taken back
+========== ======================================== ===========================================
+
+A failure is a request that got no answer for a reason of upstream's, or of the way to it. Answers
+are none, whatever their status: who answers is there. What a client takes back is no outcome.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+WINDOW: Final = 10.0
+"""Seconds of outcomes that count."""
+
+SLOTS: Final = 10
+"""Into which they are divided: outcomes leave the window a slot at a time."""
+
+FEWEST: Final = 20
+"""Outcomes without which nothing is judged."""
+
+FIRST: Final = 5.0
+"""Seconds for which it is open, the first time."""
+
+LONGEST: Final = 60.0
+"""Seconds for which it is open, at most."""
+
+
+class State(Enum):
+    """See the table."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+
+
+class Breaker:
+    """Counts outcomes and decides; time comes in as ``now``, monotonic seconds.
+
+    Its memory is fixed: two counts a slot.
+
+    Answers are counted by ``successes += 1`` while it is closed, which is all that the hot path
+    does; :meth:`turn`, called once a second, puts them where they belong.
+
+    :param share: of failures, above 0 and up to 1, at which it opens; 0: it never does.
+    :ivar closed: whether requests go on, as the hot path asks it.
+    :ivar successes: answers since the last turn.
+    :ivar opened: how often it opened.
+    """
+
+    __slots__ = (
+        "_failures", "_opens_for", "_probing", "_share", "_slot", "_successes", "_until", "closed",
+        "opened", "successes",
+    )  # fmt: skip
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._successes = [0] * SLOTS
+        self._failures = [0] * SLOTS
+        self._slot = 0
+        self._until = 0.0
+        self._opens_for = FIRST
+        self._probing = False
+        self.closed = True
+        self.successes = 0
+        self.opened = 0
+
+    def state(self, now: float) -> State:
+        """Where it stands."""
+        if self.closed:
+            return State.CLOSED
+        return State.HALF_OPEN if now >= self._until else State.OPEN
+
+    def admits(self, now: float) -> bool:
+        """Whether a request may go on; the one that may while it is half-open is the probe."""
+        if self.closed:
+            return True
+        if now < self._until or self._probing:
+            return False
+        self._probing = True
+        return True
+
+    def wait(self, now: float) -> float:
+        """Seconds until it is worth while to try again; at least one."""
+        return max(1.0, self._until - now)
+
+    def succeeded(self) -> None:
+        """An answer came: whoever answers is there."""
+        self.successes += 1
+        if not self.closed:
+            self.closed = True
+            self._probing = False
+            self._opens_for = FIRST
+            self._successes = [0] * SLOTS
+            self._failures = [0] * SLOTS
+
+    def failed(self, now: float, probe: bool = False) -> None:
+        """None came, and will not.
+
+        :param probe: whether the request was let through while it was half-open.
+        """
+        if not self.closed:
+            if probe:
+                self._probing = False
+                self._opens_for = min(2 * self._opens_for, LONGEST)
+                self._open(now)
+            return  # else it was under way when it opened
+        self.turn(now)
+        self._failures[self._slot % SLOTS] += 1
+        failures = sum(self._failures)
+        outcomes = failures + sum(self._successes)
+        if self._share and outcomes >= FEWEST and failures >= self._share * outcomes:
+            self._open(now)
+
+    def withdrawn(self) -> None:
+        """The client took the probe back: another may be."""
+        self._probing = False
+
+    def turn(self, now: float) -> None:
+        """Let time pass: slots that have left the window are emptied."""
+        slot = int(now * SLOTS / WINDOW)
+        passed = min(slot - self._slot, SLOTS)
+        for number in range(passed):
+            self._successes[(slot - number) % SLOTS] = 0
+            self._failures[(slot - number) % SLOTS] = 0
+        self._slot = max(slot, self._slot)
+        self._successes[self._slot % SLOTS] += self.successes
+        self.successes = 0
+
+    def _open(self, now: float) -> None:
+        self.closed = False
+        self.opened += 1
+        self._until = now + self._opens_for
