@@ -49,7 +49,7 @@ _SCHEME = re.compile(
 _LONGEST_SHOWN = 100
 _SHORTEST_KEY = 16
 _MOST_UPSTREAMS = 16
-_NAMESPACE = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
+_NAMESPACE = re.compile(r"(?!v1(?:/|$))[A-Za-z0-9_.:-]+(?:/[A-Za-z0-9_.:-]+)*")
 
 
 class SettingError(ValueError):

@@ -54,9 +54,10 @@ class Snapshot:
 
     def load(self) -> None:
         """Restore what there is, into a store that is empty; it stays so if anything is wrong."""
+        path = os.path.realpath(self.path)
         try:
-            with _regular(self.path) as file:
-                count = self._restore(file)
+            with _regular(path) as file:
+                count = self._restore(file, path)
         except FileNotFoundError:
             _log.debug("no cache to restore from {path}", path=self.path)
         except (sealed.Refused, OSError) as error:
@@ -76,16 +77,17 @@ class Snapshot:
 
     def save(self) -> None:
         """Write what the store holds; remove a file of ours if that is nothing."""
+        path = os.path.realpath(self.path)  # a link stays, and leads to what is written
         try:
-            if _start(self.path) not in (None, b"", sealed.MAGIC):
+            if _start(path) not in (None, b"", sealed.MAGIC):
                 raise sealed.Refused(sealed.FOREIGN)
             now, wall = self.seconds(), self.wall()
             # What a restart would not revive is not written.
             kept = [one for one in self.store if one.expires_at + self.store.stale > now]
             if not kept:
-                _remove(self.path)
+                _remove(path)
                 return
-            size = self._write(kept, wall - now)
+            size = self._write(path, kept, wall - now)
         except (sealed.Refused, OSError) as error:
             _log.warn(
                 "cannot keep the cache in {path}: {reason}", path=self.path, reason=_reason(error)
@@ -98,14 +100,14 @@ class Snapshot:
                 size=size,
             )
 
-    def _restore(self, file: BinaryIO) -> int:
+    def _restore(self, file: BinaryIO, path: str) -> int:
         """Fill the store; returns how many answers the file holds."""
         header = file.read(sealed.HEADER_BYTES)
         if not header:
             return 0  # somebody made room for it
         key = self._key(header)
         count = sum(1 for _ in sealed.opened(file.read, header, key))
-        _remove(self.path)
+        _remove(path)
         file.seek(len(header))
         now, wall, store = self.seconds(), self.wall(), self.store
         for record in sealed.opened(file.read, header, key):
@@ -114,9 +116,9 @@ class Snapshot:
                 store.put(entry, record.path, record.owner, store.ticket())
         return count
 
-    def _write(self, entries: list[Entry], shift: float) -> int:
+    def _write(self, path: str, entries: list[Entry], shift: float) -> int:
         """Write the file beside its place, then put it there; returns its size."""
-        beside = f"{self.path}.new"
+        beside = f"{path}.new"
         start = _start(beside)
         if start is not None and sealed.MAGIC.startswith(start):  # we were killed as we wrote it
             os.unlink(beside)
@@ -124,12 +126,12 @@ class Snapshot:
         try:
             with open(number, "wb") as file:
                 size = self._fill(file, entries, shift)
-            os.replace(beside, self.path)
+            os.replace(beside, path)
         except BaseException:
             with suppress(OSError):
                 os.unlink(beside)
             raise
-        _sync_directory(self.path)
+        _sync_directory(path)
         return size
 
     def _fill(self, file: BinaryIO, entries: list[Entry], shift: float) -> int:

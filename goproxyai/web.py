@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from types import MethodType
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import attrs
 from klein import Klein
@@ -105,27 +106,28 @@ class System:
     def clear(self, request: SystemRequest) -> bytes:
         """For operators: forget every stored answer, or those of ``?path=``."""
         self._admit(request)
-        path = self._path_to_clear(request)
+        paths = self._paths_to_clear(request)
         if self.relay.store is not None:
-            self.relay.store.clear(path)
+            for path in paths:
+                self.relay.store.clear(path)
         return _answer(request, 200, {"message": "Cache cleared successfully"})
 
-    def _path_to_clear(self, request: SystemRequest) -> bytes | None:
-        """The one ``path`` of the query; ``None`` where there is no query.
+    def _paths_to_clear(self, request: SystemRequest) -> set[bytes | None]:
+        """The one ``path`` of the query, as it stands there and decoded; ``None`` is everything.
 
         :raises Problem: where the query says anything else: clearing all would be too much.
         """
-        if not request.exchange.target.partition(b"?")[2]:
-            return None
-        arguments = dict(request.args or {})
-        paths = arguments.pop(b"path", [])
-        if arguments or len(paths) != 1 or not paths[0].startswith(b"/v1/"):
+        query = request.exchange.target.partition(b"?")[2]
+        if not query:
+            return {None}
+        name, _, raw = query.partition(b"=")
+        decoded = unquote_to_bytes(raw)
+        if name != b"path" or not decoded.startswith(b"/v1/") or set(raw + decoded) & set(b"&?"):
             raise Problem(
                 "bad_request",
                 "The query of DELETE /cache is one path under /v1/, such as ?path=/v1/models.",
             )
-        path: bytes = paths[0]
-        return path
+        return {raw, decoded}
 
     @app.handle_errors(MethodNotAllowed)  # type: ignore[arg-type]  # Klein types the request as an interface
     def wrong_method(self, request: SystemRequest, failure: Failure) -> bytes:

@@ -19,6 +19,7 @@ from twisted.internet.task import Clock
 
 from goproxyai.http11.writing import parked
 from goproxyai.pipeline.respond import PacedReplay
+from goproxyai.pipeline.store import PIECE_BYTES
 from tests.fakes.answers import chunk, event, head, response, sse
 from tests.fakes.requests import Request
 from tests.fakes.steps import Cut, Pause
@@ -348,7 +349,7 @@ async def test_a_stream_whose_client_left_is_not_stored(stand: Stand) -> None:
     wire = await stand.connect()
     wire.send(post(CHAT, ASKED))
     await wire.until(lambda: EVENTS[0] in wire.came)
-    assert store(stand).reserved == len(EVENTS[0])
+    assert store(stand).reserved == len(EVENTS[0]) + PIECE_BYTES
     wire.abort()
     await stand.upstream.wait_for(lambda one: one.lost)
     assert len(store(stand)) == store(stand).reserved == 0
@@ -878,6 +879,23 @@ async def test_either_side_may_forbid_what_has_expired(
     assert (await skewed.ask(request(headers=headers))).status == 503
 
 
+@pytest.mark.parametrize("later", [60.0, 360.0])
+@pytest_twisted.ensureDeferred
+async def test_max_age_holds_when_upstream_fails(skewed: Stand, later: float) -> None:
+    await started(skewed, CACHE_STALE="10m")
+    await skewed.ask(request())
+    jump(skewed, later)
+    skewed.upstream.script(anything, response(b"{}", 503))
+    answer = await skewed.ask(request(headers=[("Cache-Control", "max-age=10")]))
+    assert answer.status == 503
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_longest_time_of_nothing_lets_no_request_choose(stand: Stand) -> None:
+    await started(stand, CACHE_MAX_TTL="0")
+    assert caches(*await twice(stand, request(headers=[("X-Cache-TTL", "1")]))) == [b"MISS", b"HIT"]
+
+
 @pytest_twisted.ensureDeferred
 async def test_without_being_told_nothing_is_kept_for_failures(skewed: Stand) -> None:
     await started(skewed)
@@ -974,6 +992,16 @@ async def test_an_error_of_one_credential_is_nobody_elses_in_a_shared_namespace(
     gate.release()
     assert [(await one.answer()).status for one in (wrong, right)] == [401, 200]
     assert caches(*await twice(stand, request(key=MINE), request(key=THEIRS))) == [b"HIT", b"HIT"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_write_in_a_shared_namespace_drops_ones_own_above_it(stand: Stand) -> None:
+    await started(stand, CACHE_SHARED="files/public")
+    listing, shared = request("/v1/files", key=MINE), request("/v1/files/public", key=THEIRS)
+    for data in (listing, shared):
+        await stand.ask(data)
+    await stand.ask(request("/v1/files/public/a", "DELETE", key=MINE), b"DELETE")
+    assert caches(await stand.ask(listing), await stand.ask(shared)) == [b"MISS", b"MISS"]
 
 
 @pytest_twisted.ensureDeferred
@@ -1105,8 +1133,27 @@ async def test_clearing_a_path_forgets_whoever_asked_for_it_and_nothing_else(sta
     assert caches(await stand.ask(post(CHAT, ASKED))) == [b"MISS"]
 
 
+@pytest.mark.parametrize("path", ["/v1/files/a%20b", "/v1/files/a+b", "/v1/files/a%2Bb"])
+@pytest_twisted.ensureDeferred
+async def test_a_path_to_clear_is_the_one_that_was_asked_for(stand: Stand, path: str) -> None:
+    await started(stand)
+    for encoded in (path, path.replace("%", "%25").replace("/", "%2F")):
+        await stand.ask(request(path))
+        assert (await stand.ask(request(f"/cache?path={encoded}", "DELETE"))).status == 200
+        assert len(store(stand)) == 0
+
+
 @pytest.mark.parametrize(
-    "query", ["path=", "path=models", "paht=/v1/models", "path=/v1/a&path=/v1/b", "path=/v1/a&x=1"]
+    "query",
+    [
+        "path=/v1/models?limit=2",
+        "path=/v1/models%3Flimit=2",
+        "path=",
+        "path=models",
+        "paht=/v1/models",
+        "path=/v1/a&path=/v1/b",
+        "path=/v1/a&x=1",
+    ],
 )
 @pytest_twisted.ensureDeferred
 async def test_clearing_something_unclear_clears_nothing(stand: Stand, query: str) -> None:

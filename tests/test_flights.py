@@ -16,7 +16,7 @@ from goproxyai.pipeline import flight
 from tests.fakes.answers import chunk, event, head, response, sse
 from tests.fakes.requests import Request
 from tests.fakes.steps import Cut, Pause, Reset, Stream
-from tests.harness import Answer, Stand, Wire, eventually, post, request
+from tests.harness import Answer, Skewed, Stand, Wire, eventually, post, request
 
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
@@ -546,3 +546,169 @@ async def test_a_flight_leaves_no_cycle_to_be_collected(stand: Stand) -> None:
         gc.garbage.clear()
         gc.enable()
     assert ours == []
+
+
+# Found by a review, and mended.
+
+
+async def asleep(stand: Stand) -> Wire:
+    """A flight whose only rider takes nothing."""
+    await stand.start()
+    piece = b"x" * 65_536
+    answer = [head(200, [CHUNKED]), Stream(chunk(piece), 60), chunk(b"")]
+    stand.upstream.script("/v1/models", answer, times=1)
+    slow = await stand.connect()
+    connections = stand.daemon.door.factory.connections  # type: ignore[union-attr]
+    await eventually(stand.reactor, lambda: connections)
+    (server,) = connections
+    server.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+    stalled(slow)
+    slow.send(request())
+    await eventually(
+        stand.reactor,
+        lambda: [one for one in flights(stand).values() if one._held and parked_bytes(stand)],
+    )
+    return slow
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_quick_one_that_joins_a_sleeper_is_not_held_up(stand: Stand) -> None:
+    slow = await asleep(stand)
+    quick = await stand.connect()
+    quick.send(request())
+    size = 60 * 65_536
+    (answer,) = await large([quick], size)
+    assert (len(answer.body), answer.cut) == (size, False)
+    slow.read_again()
+    (late,) = await large([slow], size)
+    assert late.body == answer.body
+    nothing_is_held(stand)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_what_is_too_large_to_be_kept_is_each_ones_own(stand: Stand, late: bool) -> None:
+    await stand.start(MAX_CACHE_SIZE="10")
+    gate = Pause()
+    body = b"x" * (2 * MIB)
+    length = head(200, [(b"Content-Length", b"%d" % len(body))])
+    begun = [length + body[:100_000], gate, body[100_000:]]
+    stand.upstream.script("/v1/models", begun if late else [gate, length + body])
+    wires = await ask_at_once(stand, [request()] * (1 if late else 2))
+    await paused(stand)
+    if late:
+        await wires[0].until(lambda: len(wires[0].came) > 100_000)
+        wires += await ask_at_once(stand, [request()])
+        await stand.upstream.wait_until(lambda: len(stand.upstream.requests) == 2)
+    gate.release()
+    assert [answer.body == body for answer in await large(wires, len(body))] == [True, True]
+    nothing_is_held(stand)
+
+
+async def expired(stand: Stand) -> None:
+    """A daemon that has an answer to ``/v1/models`` for when upstream fails."""
+    stand.reactor = Skewed(stand.reactor)
+    await stand.start(CACHE_TTL="10s", CACHE_STALE="1h")
+    stand.upstream.script("/v1/models", response(b'{"a":1}'), times=1)
+    await stand.ask(request())
+    stand.reactor.ahead += 20.0
+
+
+@pytest.mark.parametrize("failing", [response(b"{}", 500), Cut()], ids=["status", "cut"])
+@pytest_twisted.ensureDeferred
+async def test_what_is_pipelined_behind_an_answer_that_is_rescued_is_rescued_too(
+    stand: Stand, failing: Any
+) -> None:
+    await expired(stand)
+    gate = Pause()
+    stand.upstream.script("/v1/models", [gate, failing])
+    wire = await stand.connect()
+    wire.send(request() + request())
+    await paused(stand)
+    gate.release()
+    assert [(await wire.answer()).body for _ in range(2)] == [b'{"a":1}'] * 2
+    nothing_is_held(stand)
+
+
+@pytest.mark.parametrize("failing", [response(b"{}", 500), Cut()], ids=["status", "cut"])
+@pytest_twisted.ensureDeferred
+async def test_a_clearing_pipelined_behind_one_rescue_takes_nothing_from_the_others(
+    stand: Stand, failing: Any
+) -> None:
+    await expired(stand)
+    gate = Pause()
+    stand.upstream.script("/v1/models", [gate, failing])
+    wires = await ask_at_once(stand, [request() + request("/cache", "DELETE"), request()])
+    await paused(stand)
+    await eventually(stand.reactor, lambda: stand.daemon.system.counters.coalesced)  # type: ignore[union-attr]
+    gate.release()
+    assert [answer.body for answer in await answers_of(wires)] == [b'{"a":1}'] * 2
+    assert (await wires[0].answer()).body == b'{"message":"Cache cleared successfully"}'
+    nothing_is_held(stand)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        response(b'{"private to":"A"}', headers=[(b"Cache-Control", b"private")]),
+        response(b'{"error":"bad key"}', 401),
+    ],
+    ids=["private", "bad key"],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_was_meant_for_a_leader_that_left_is_nobodys(
+    stand: Stand, answer: bytes
+) -> None:
+    await stand.start(CACHE_SHARED="models")
+    gate = Pause()
+
+    def judged(asked: Request) -> Any:
+        first = asked.all(b"authorization") == [b"Bearer A"]
+        return [gate, answer] if first else response(b'{"for":"B"}')
+
+    stand.upstream.script("/v1/models", judged)
+    leader, follower = await ask_at_once(
+        stand, [request(key=b"Bearer A"), request(key=b"Bearer B")]
+    )
+    await paused(stand)
+    (one,) = flights(stand).values()
+    await eventually(stand.reactor, lambda: len(one._riders) == 2)
+    leader.abort()
+    await eventually(stand.reactor, lambda: len(one._riders) == 1)
+    gate.release()
+    assert (await follower.answer()).body == b'{"for":"B"}'
+    nothing_is_held(stand)
+
+
+@pytest_twisted.ensureDeferred
+async def test_room_is_held_for_what_a_slow_one_has_still_to_get(stand: Stand) -> None:
+    await stand.start()
+    gate = Pause()
+    piece = b"x" * 65_536
+    body = [head(404, [CHUNKED]), chunk(b"first"), gate, Stream(chunk(piece), 60), chunk(b"")]
+    stand.upstream.script("/v1/models", body)
+    quick, slow = await ask_at_once(stand, [request()] * 2)
+    await paused(stand)
+    connections = stand.daemon.door.factory.connections  # type: ignore[union-attr]
+    for connection in connections:
+        connection.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+    stalled(slow)
+    gate.release()
+    size = 60 * 65_536
+    assert len((await large([quick], size))[0].body) == size + 5
+    assert flights(stand) == {}
+    assert store(stand).reserved == size + 5
+    slow.read_again()
+    assert len((await large([slow], size))[0].body) == size + 5
+    nothing_is_held(stand)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_follower_gets_the_age_that_upstream_told(stand: Stand) -> None:
+    await stand.start()
+    gate = Pause()
+    stand.upstream.script("/v1/models", [gate, response(b"{}", headers=[(b"Age", b"7")])])
+    wires = await ask_at_once(stand, [request()] * 2)
+    await paused(stand)
+    gate.release()
+    assert [answer.all("Age") for answer in await answers_of(wires)] == [[b"7"], [b"7"]]

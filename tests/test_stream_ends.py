@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxyai.policy.decoding import MOST_DECODED
-from goproxyai.policy.streams import LONGEST_EVENT, Ending, ending, is_stream
+from goproxyai.policy.streams import LONGEST_TAIL, MOST_BLOCKS, Ending, ending, is_stream
 
 SSE = {b"content-type": b"text/event-stream; charset=utf-8"}
 CHUNK = b'data: {"choices":[{"delta":{"content":"error"}}]}\n\n'
@@ -32,7 +33,8 @@ COMPLETED = b'event: response.completed\ndata: {"type":"response.completed"}\n\n
         CHUNK + COMPLETED,
         CHUNK + b'data: {"type":"response.completed","response":{"error":null}}\n\n',
         CHUNK + b"event: response.completed\ndata: junk\n\n",
-        b"x" * LONGEST_EVENT + b"\n\n" + CHUNK + DONE,
+        b"x" * LONGEST_TAIL + b"\n\n" + CHUNK + DONE,
+        b"\xef\xbb\xbf" + DONE,
     ],
 )
 def test_a_stream_may_say_that_it_is_whole(body: bytes) -> None:
@@ -77,8 +79,16 @@ def test_or_leave_it_to_its_framing(body: bytes) -> None:
         CHUNK[:-1],
         CHUNK + CHUNK[:20],
         b"data",
-        CHUNK + b"data: " + b"x" * LONGEST_EVENT + b"\n\n",
-        b": " + b"x" * LONGEST_EVENT + b"\n\n",
+        CHUNK + b"data: " + b"x" * LONGEST_TAIL + b"\n\n",
+        b": " + b"x" * LONGEST_TAIL + b"\n\n",
+        ERROR + b"retry: 3000\n\n" + DONE,
+        ERROR + b"retry: 3000\n\n",
+        ERROR + b"id: 7\n\n",
+        ERROR + b"event: end\n\n",
+        CHUNK + b"event: error\n\n",
+        b"\xef\xbb\xbf" + ERROR,
+        b'data: {"error":{"message":"x"},"n":' + b"1" * 5000 + b"}\n\n",
+        CHUNK + b": ping\n\n" * MOST_BLOCKS,
     ],
 )
 def test_one_that_was_cut_or_ended_in_an_error_did_not_end_well(body: bytes) -> None:
@@ -101,6 +111,23 @@ def test_no_cut_passes_for_the_end(before: list[bytes], cut: int) -> None:
     left = whole[: max(0, len(whole) - cut)]
     if not left.endswith((b"[DONE]", b"[DONE]\n")):
         assert ending(SSE, left) is not Ending.DONE
+
+
+@pytest.mark.parametrize("block", [b"\n", b":\n\n", b": ping\n\n", b"x\n\n", b"data\n"])
+def test_a_stream_that_says_nothing_is_read_in_linear_time(block: bytes) -> None:
+    calls = 0
+
+    def count(_frame: object, event: str, _arg: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    body = block * (MOST_DECODED // len(block))
+    sys.setprofile(count)
+    try:
+        ending(SSE, body)
+    finally:
+        sys.setprofile(None)
+    assert calls < LONGEST_TAIL
 
 
 @given(st.binary() | st.text('data: {}"eror[DONE]\n\r').map(str.encode))

@@ -41,8 +41,8 @@ class Asking:
     """
 
     __slots__ = (
-        "_asked", "_notes", "_probe", "_relay", "_sending", "_sent_at", "_since", "_tries",
-        "_upstream", "_waiting",
+        "_asked", "_failed", "_notes", "_probe", "_relay", "_sending", "_sent_at", "_since",
+        "_tries", "_upstream", "_waiting",
     )  # fmt: skip
 
     def __init__(self, relay: Relay, asked: Exchange, notes: Notes) -> None:
@@ -51,7 +51,7 @@ class Asking:
         self._notes = notes
         self._sending: Withdrawable | None = None
         self._sent_at = self._since = 0.0
-        self._tries = 0
+        self._tries = self._failed = 0
         self._probe = False
         self._waiting: IDelayedCall | None = None
         self._upstream: Upstream
@@ -74,16 +74,20 @@ class Asking:
         """
         relay = self._relay
         self._since = now = relay.seconds()
-        self._send(relay.upstreams.choose(now), now)
+        upstream = relay.upstreams.first
+        if not upstream.breaker.closed:
+            upstream = relay.upstreams.choose(now)
+        self._send(upstream, now)
 
     def _send(self, upstream: Upstream, now: float) -> None:
         relay, asked = self._relay, self._asked
         relay.counters.forwarded += 1
         self._upstream = upstream
-        self._probe = not upstream.breaker.closed
+        if not upstream.breaker.closed:
+            self._probe = True
         self._sent_at = now
         self._tries += 1
-        self._sending = relay.client.relay(
+        sending = relay.client.relay(
             upstream.route,
             asked.method,
             self._notes.forwarded(asked.values, upstream),
@@ -91,6 +95,8 @@ class Asking:
             asked.head.length_hole >= 0,
             self,
         )
+        if self._failed < self._tries:  # else it did so at once, and what is over holds nothing
+            self._sending = sending
 
     def _data(self) -> bytes | RequestBody | None:
         """The body as it goes upstream: whole where it is here, and none where there is none."""
@@ -124,6 +130,7 @@ class Asking:
     def failed(self, reason: Failure, cause: Cause | None = None) -> None:
         """As a Receiver has it: no answer came; perhaps one comes if it is asked for again."""
         self._sending = None
+        self._failed = self._tries
         relay = self._relay
         now = relay.seconds()
         self._upstream.breaker.failed(now, self._probe)

@@ -10,6 +10,8 @@
 4. Upstream's request ends when the last rider leaves. A leader that goes hurts nobody.
 5. An answer that may not be shared, as its head says, is the leader's; the others ask themselves.
 6. A failure before the head is the same error for all; one in the body cuts all off.
+7. Whatever is written to a rider may bring its next request here at once, or take it away: who is
+   answered for good is taken off the list first, and the flight out of the table.
 """
 
 from __future__ import annotations
@@ -50,9 +52,12 @@ class Rider:
     :ivar at: how many of the pieces it has.
     :ivar leads: whether the request that went upstream was its own.
     :ivar awake: whether it takes more.
+    :ivar noted: whether its event is in the log.
     """
 
-    __slots__ = ("_flight", "_pumping", "at", "awake", "client", "exchange", "leads", "wanted")
+    __slots__ = (
+        "_flight", "_pumping", "at", "awake", "client", "exchange", "leads", "noted", "wanted",
+    )  # fmt: skip
 
     def __init__(
         self, flight: Flight, exchange: Exchange, client: str, wanted: Wanted, leads: bool
@@ -64,6 +69,7 @@ class Rider:
         self.leads = leads
         self.at = 0
         self.awake = True
+        self.noted = False
         self._pumping = False
         exchange.listener = self
 
@@ -136,16 +142,17 @@ class Flight(Asking):
     """
 
     __slots__ = (
-        "_alone", "_awake", "_body", "_over", "_recorder", "_response", "_riders", "_storing",
-        "_upstream_seconds", "_wanted", "pieces",
+        "_alone", "_awake", "_body", "_held", "_over", "_recorder", "_response", "_riders",
+        "_storing", "_upstream_seconds", "_wanted", "pieces",
     )  # fmt: skip
 
     def __init__(self, relay: Relay, exchange: Exchange, wanted: Wanted) -> None:
         super().__init__(relay, exchange, wanted.notes)
         self._body = exchange.body.whole() or (b"" if exchange.head.chunked else None)
         self._wanted = wanted
-        self._riders: list[Rider] = []
+        self._riders: dict[Rider, None] = {}  # an ordered set
         self._awake = 0
+        self._held = False  # upstream is paused
         self._response: Response | None = None
         self._recorder: Recorder | None = None
         self._storing = False
@@ -162,6 +169,9 @@ class Flight(Asking):
             self._ask()
         except Problem as refused:
             self._fail(refused)
+        except Exception:
+            self._end()
+            raise
 
     def _data(self) -> bytes | None:
         """The body, which outlives its leader."""
@@ -183,9 +193,10 @@ class Flight(Asking):
             self._begin_for(rider, self._response)
             rider.pump(False)
             exchange.flush()
+            self._flow()
 
     def _enlist(self, rider: Rider) -> None:
-        self._riders.append(rider)
+        self._riders[rider] = None
         self._awake += 1
 
     def _close(self) -> None:
@@ -199,7 +210,7 @@ class Flight(Asking):
     def informed(self, status: int, reason: bytes, headers: Headers) -> None:
         """An interim answer is passed on."""
         interim = respond.interim(status, reason, headers)
-        for rider in self._riders:
+        for rider in tuple(self._riders):
             rider.exchange.inform(interim)
 
     def answered(self, response: Response) -> None:
@@ -220,15 +231,17 @@ class Flight(Asking):
         if response.code > 399 and self._is_refused(response):
             return
         self._response = response
-        self._choose_recorder(response)
+        if not self._choose_recorder(response):
+            return
         whole = response.take_whole()
         if whole is not None:
             self._answer_whole(response, whole)
             return
-        for rider in self._riders:
+        riders = tuple(self._riders)
+        for rider in riders:
             self._begin_for(rider, response)
         response.deliver(self)
-        for rider in self._riders:
+        for rider in riders:
             rider.exchange.flush()
 
     def _is_refused(self, response: Response) -> bool:
@@ -243,40 +256,50 @@ class Flight(Asking):
         if response.code in respond.FAILURES:
             if self._rescue(f"upstream answered {response.code}"):
                 response.abort()
-                self._end()
                 return True
         return False
 
-    def _choose_recorder(self, response: Response) -> None:
-        """Judge by its head whether the answer is stored, and whether it is shared."""
-        store = self._relay.store
-        assert store is not None, "who rides wants what may be stored"
-        kept = recorder(store, self._wanted, response, self._relay.seconds)
-        self._storing = kept is not None
-        length = response.length
-        if not may_share(response.code, response.fields, self._wanted.notes.shared) or (
-            isinstance(length, int) and length > MOST_SHARED
-        ):
-            self._close()
-            self._dismiss()
-        elif kept is None:
-            kept = Recorder(store, response, self._relay.seconds)
-        if kept is None or not kept.on:
-            self._alone = True
-            self._storing = False
-            kept = None
-        else:
-            self.pieces = kept.pieces
-        self._recorder = kept
+    def _choose_recorder(self, response: Response) -> bool:
+        """Judge by its head whether the answer is stored, and whether it is shared.
 
-    def _dismiss(self) -> None:
-        """Let all but one ask upstream themselves: they have got nothing yet."""
-        stays = next((rider for rider in self._riders if rider.leads), self._riders[0])
-        leaving = [rider for rider in self._riders if rider is not stays]
-        self._riders = [stays]
-        self._awake = 1
+        :returns: whether somebody is left to be given it.
+        """
+        relay, wanted = self._relay, self._wanted
+        store, length = relay.store, response.length
+        assert store is not None, "who rides wants what may be stored"
+        kept = recorder(store, wanted, response, relay.seconds)
+        self._storing = kept is not None
+        shared = may_share(response.code, response.fields, wanted.notes.shared)
+        if shared and kept is None:
+            kept = Recorder(store, response, relay.seconds)
+        if kept is not None and not kept.on:
+            kept = None
+        self._recorder = kept
+        if kept is not None:
+            self.pieces = kept.pieces
+        else:
+            self._storing, self._alone = False, True
+        too_large = isinstance(length, int) and length > MOST_SHARED
+        if kept is None or too_large or not shared:
+            self._close()
+            return self._leave_it_to_the_leader(response)
+        return True
+
+    def _leave_it_to_the_leader(self, response: Response) -> bool:
+        """Let the others, who have got nothing yet, ask upstream themselves.
+
+        The answer is to the leader's request: where it has left, it is nobody's.
+        """
+        leading = [rider for rider in self._riders if rider.leads]
+        leaving = [rider for rider in self._riders if not rider.leads]
+        self._riders = dict.fromkeys(leading)
+        self._awake = sum(rider.awake for rider in leading)
+        if not leading:
+            response.abort()
+            self._end()
         for rider in leaving:
             self._relay.forward(rider.exchange, rider.client, rider.wanted)
+        return bool(leading) and not self._over
 
     def _begin_for(self, rider: Rider, response: Response) -> None:
         """Start the answer of one rider."""
@@ -298,6 +321,9 @@ class Flight(Asking):
             return line + response.lines + ours
         waited = self._relay.seconds() - began
         ours = respond.forwarded_lines(respond.COALESCED, 0.0, waited)
+        age = response.fields.get(b"age")
+        if age is not None:
+            ours += b"Age: %b\r\n" % age
         return line + respond.kept_lines(response, self._wanted.notes.shared) + ours
 
     def _answer_whole(self, response: Response, body: bytes) -> None:
@@ -306,7 +332,8 @@ class Flight(Asking):
         kept, self._recorder = self._recorder, None
         if kept is not None and self._storing and kept.add(body):
             kept.keep(kept.whole(), self._wanted)
-        for rider in self._riders:
+        riders = self._disband()
+        for rider in riders:
             exchange = rider.exchange
             if rider.leads and b"content-length" in response.fields and exchange.simple:
                 head = self._head(rider, response)
@@ -315,30 +342,60 @@ class Flight(Asking):
                 self._begin_for(rider, response)
                 exchange.write(body, True)
             self.note(rider)
+
+    def _disband(self) -> list[Rider]:
+        """All who are aboard: they are answered for good, and the flight is over."""
+        riders = list(self._riders)
         self._end()
+        return riders
 
     # Its body: Sink.
 
     def received(self, data: bytes, ended: bool) -> None:
         """Body bytes of one read: keep them, and let everybody have them who can."""
+        try:
+            self._take(data, ended)
+        except Exception:  # a defect of ours: never leave anybody waiting
+            self._give_up()
+
+    def _take(self, data: bytes, ended: bool) -> None:
         kept = self._recorder
-        if kept is not None and (not data or kept.add(data)):
-            if kept.size > MOST_SHARED:
-                self._close()
-                self._part()
-            if ended:
-                self._complete(True)
-            else:
-                for rider in tuple(self._riders):
-                    rider.pump(False)
+        if kept is None or (data and not kept.add(data)):
+            if not self._alone:
+                self._go_alone()
+            self._pass_on(data, ended)
             return
-        if not self._alone:
-            self._go_alone()
-        (rider,) = self._riders
+        if kept.size > MOST_SHARED:
+            self._close()
+            self._part()
+            if not self._storing:  # it need not be kept for anybody
+                self._go_alone()
+                kept.forget()
+                if ended:
+                    self._pass_on(b"", True)
+                return
+        if ended:
+            self._complete(True)
+        else:
+            for rider in tuple(self._riders):
+                rider.pump(False)
+
+    def _pass_on(self, data: bytes, ended: bool) -> None:
+        """What came goes to the one who is left."""
+        rider = next(iter(self._riders), None)
+        if rider is None:  # it left as it was given what came before
+            return
+        if ended:
+            self._end()
         rider.exchange.write(data, ended)
         if ended:
             self.note(rider)
-            self._end()
+
+    def _give_up(self) -> None:
+        failure = Failure()
+        if self._response is not None:
+            self._response.abort()
+        self._fail(problem_for(failure), failure)
 
     def _go_alone(self) -> None:
         """No more is kept: who has most goes on with what comes, the others by themselves."""
@@ -357,8 +414,9 @@ class Flight(Asking):
             return
         stays = max(self._riders, key=lambda rider: (rider.at, rider.awake))
         leaving = [rider for rider in self._riders if rider is not stays]
-        self._riders = [stays]
+        self._riders = {stays: None}
         self._awake = int(stays.awake)
+        self._flow()
         digest, size, at = blake2b(), 0, 0
         assert self._response is not None, "it is its body that is too large"
         for rider in sorted(leaving, key=lambda rider: rider.at):
@@ -366,44 +424,62 @@ class Flight(Asking):
                 digest.update(piece)
                 size += len(piece)
             at = rider.at
-            going_on = Resumed(self._relay, rider.exchange, rider.client, rider.wanted)
+            going_on = Resumed(self._relay, rider.exchange, rider.client, rider.wanted, rider.cache)
             going_on.resume(self._response, size, digest.copy())
 
     def closed(self) -> None:
         """Upstream ended the body with its connection: whole or not, its last event may tell."""
-        if not self._alone:
-            self._complete(False)
-            return
-        (rider,) = self._riders
-        rider.exchange.write(b"", True)
-        self.note(rider)
-        self._end()
+        try:
+            if self._alone:
+                self._pass_on(b"", True)
+            else:
+                self._complete(False)
+        except Exception:  # a defect of ours: never leave anybody waiting
+            self._give_up()
 
     def _complete(self, framed: bool) -> None:
         """The body is here: store it, and write what is left of it to each."""
-        self._close()
         kept, self._recorder = self._recorder, None
         assert kept is not None, "else it is alone"
         body = kept.whole()
-        if self._storing:
-            kept.keep(body, self._wanted, framed)
-        for rider in tuple(self._riders):
+        stored = self._storing and kept.keep(body, self._wanted, framed)
+        behind = []
+        for rider in self._disband():
             rider.pump(True)
             if rider.exchange.over:
-                if rider in self._riders:  # else it left meanwhile
-                    self.note(rider)
+                self.note(rider)
             else:
-                at = sum(map(len, self.pieces[: rider.at]))
-                self._relay.finish(rider.exchange, rider.client, rider.cache, body, at)
-        self._end()
+                behind.append(rider)
+        self._follow_up(behind, body, stored)
+
+    def _follow_up(self, behind: list[Rider], body: bytes, stored: bool) -> None:
+        """Let those who are behind get the rest of *body*, as they take it.
+
+        Where the store does not account for it, room is held for it until the last is done.
+        """
+        store, left = self._relay.store, len(behind)
+        held = 0
+        if left and not stored and store is not None and store.reserve(len(body)):
+            held = len(body)
+
+        def done() -> None:
+            nonlocal left
+            left -= 1
+            if not left and store is not None:
+                store.release(held)
+
+        at, pieces = 0, 0
+        for rider in sorted(behind, key=lambda rider: rider.at):
+            at += sum(map(len, self.pieces[pieces : rider.at]))
+            pieces = rider.at
+            self._relay.finish(rider.exchange, rider.client, rider.cache, body, at, done)
 
     def broken(self, reason: Failure) -> None:
         """Upstream broke off: so do we, that nobody takes the rest for the whole."""
         problem = problem_for(reason)
-        for rider in self._riders:
+        for rider in self._disband():
             rider.exchange.abort()
             self.note(rider, "cut", problem)
-        self._end()
 
     def _lost(self, reason: Failure) -> None:
         """There will be no answer of upstream's."""
@@ -416,19 +492,19 @@ class Flight(Asking):
         if problem.code == "internal_error" and failure is not None:
             _log.failure("a defect while forwarding", failure)
         if not (problem.status in respond.FAILURES and self._rescue(problem.code)):
-            for rider in self._riders:
+            for rider in self._disband():
                 self.refuse(rider, problem)
-        self._end()
 
     def _rescue(self, why: str) -> bool:
         """Answer all with a stored answer that has expired, if there is one."""
         relay = self._relay
-        riders = [rider for rider in self._riders if not rider.exchange.answering]
-        if len(riders) != len(self._riders) or not relay.may_rescue(self._wanted):
+        if any(rider.exchange.answering for rider in self._riders):
             return False
-        for rider in riders:
-            relay.rescue(rider.exchange, rider.client, rider.wanted, why)
-        self._riders = []
+        entry = relay.stale(self._wanted)
+        if entry is None:
+            return False
+        for rider in self._disband():
+            relay.rescue(rider.exchange, rider.client, entry, why)
         return True
 
     # The riders' side.
@@ -443,30 +519,39 @@ class Flight(Asking):
             self.note(rider, "ok", problem)
 
     def fell_asleep(self) -> None:
-        """One rider takes nothing for now: pause upstream if nobody does."""
+        """One rider takes nothing for now."""
         self._awake -= 1
-        if not self._awake and self._response is not None:
-            self._response.pauseProducing()
+        self._flow()
 
     def awoke(self, rider: Rider) -> None:
         """It takes more: first what it missed."""
         self._awake += 1
         if not self._alone:
             rider.pump(False)
-        if self._awake == 1 and rider.awake and self._response is not None:
-            self._response.resumeProducing()
+        self._flow()
 
     def leave(self, rider: Rider) -> None:
         """A rider is gone."""
         if rider not in self._riders:
             return
-        self._riders.remove(rider)
+        del self._riders[rider]
         if rider.awake:
             self._awake -= 1
-        if not self._riders:
+        if self._riders:
+            self._flow()
+        else:
             self._stop()
-        elif not self._awake and self._response is not None:
-            self._response.pauseProducing()
+
+    def _flow(self) -> None:
+        """Read from upstream if somebody takes what comes, and only then."""
+        response = self._response
+        if response is None or self._over or self._held is not bool(self._awake):
+            return
+        self._held = not self._awake
+        if self._held:
+            response.pauseProducing()
+        else:
+            response.resumeProducing()
 
     def _stop(self) -> None:
         """Nobody wants the answer any more."""
@@ -480,13 +565,16 @@ class Flight(Asking):
     def _end(self) -> None:
         self._close()
         self._over = True
-        self._riders = []
+        self._riders = {}
         kept, self._recorder = self._recorder, None
         if kept is not None:
             kept.forget()
 
     def note(self, rider: Rider, ended: str = "ok", problem: Problem | None = None) -> None:
-        """The event of one rider."""
+        """The event of one rider, which has one."""
+        if rider.noted:
+            return
+        rider.noted = True
         response = self._response
         self._relay.log.over(
             rider.exchange,

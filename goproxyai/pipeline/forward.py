@@ -150,7 +150,8 @@ class Forward(Asking):
         """What a write may have changed is no longer known (RFC 9111 §4.4)."""
         notes, store = self._notes, self._relay.store
         if store is not None and notes.writes:
-            store.invalidate(notes.owner, parent_paths(notes.path))
+            for owner in notes.writes_to:
+                store.invalidate(owner, parent_paths(notes.path))
 
     def received(self, data: bytes, ended: bool) -> None:
         """Body bytes of one read: record them, relay them."""
@@ -203,10 +204,13 @@ class Forward(Asking):
     def _rescue(self, why: str) -> bool:
         """Answer with a stored answer that has expired, if there is one."""
         wanted, relay = self._wanted, self._relay
-        if wanted is None or self._exchange.answering or not relay.may_rescue(wanted):
+        if wanted is None or self._exchange.answering:
+            return False
+        entry = relay.stale(wanted)
+        if entry is None:
             return False
         self._ended = True
-        relay.rescue(self._exchange, self._client, wanted, why)
+        relay.rescue(self._exchange, self._client, entry, why)
         return True
 
     # The client's side: Listener.
@@ -228,6 +232,11 @@ class Forward(Asking):
 
     # The end.
 
+    @property
+    def cache(self) -> str:
+        """For the log: what the cache had to do with it."""
+        return "MISS" if self._wanted is not None else self._reason
+
     def _complete(self, data: bytes) -> None:
         self._exchange.write(data, True)
         self._note("ok", None)
@@ -245,7 +254,7 @@ class Forward(Asking):
         self._relay.log.over(
             self._exchange,
             self._client,
-            "MISS" if self._wanted is not None else self._reason,
+            self.cache,
             code="" if problem is None else problem.code,
             detail="" if problem is None else problem.detail,
             ended=ended,

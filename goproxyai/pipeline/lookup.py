@@ -69,10 +69,16 @@ class Lookup:
         """What may answer instead of an upstream that failed: an entry that was kept for that."""
         store = self._store
         assert store is not None, "bypass() says off"
-        if wanted.notes.directives.no_cache or not store.stale:
+        directives = wanted.notes.directives
+        if directives.no_cache or not store.stale:
             return None
         entry = store.get(wanted.key, now)
-        return entry if entry is not None and may_be_stale(entry.head) else None
+        if entry is None or not may_be_stale(entry.head):
+            return None
+        max_age = directives.max_age
+        if max_age is not None and entry.initial_age + now - entry.stored_at > max_age:
+            return None
+        return entry
 
 
 def only_if_cached() -> Problem:

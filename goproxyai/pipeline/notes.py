@@ -55,6 +55,7 @@ class Notes:
     :ivar shares: whether it may be shared while it comes, ``None`` where the body decides.
     :ivar owner: whose writes drop the answer: of a credential, :data:`SHARED`, or nobody's
         (:data:`~goproxyai.policy.store.COMPUTED`).
+    :ivar writes_to: the owners whose answers a write drops: what is shared, and one's own above it.
     :ivar is_get: whether the method is GET.
     :ivar writes: whether it changes what GETs answer.
     :ivar looped: whether the request has passed through us before.
@@ -62,7 +63,7 @@ class Notes:
 
     __slots__ = (
         "_cut", "_key", "_line", "_template", "_used", "directives", "is_get", "looped", "owner",
-        "paced", "path", "reason", "shared", "shares", "ttl", "writes",
+        "paced", "path", "reason", "shared", "shares", "ttl", "writes", "writes_to",
     )  # fmt: skip
 
     def __init__(self, head: Head, terms: Terms) -> None:
@@ -73,16 +74,15 @@ class Notes:
         if self.reason is None and self.directives.no_store:
             self.reason = "no-store"
         ttl = wanted_ttl(fields)
-        self.ttl = terms.ttl if ttl is None else min(ttl, terms.most_ttl)
+        self.ttl = min(ttl, terms.most_ttl) if ttl is not None and terms.most_ttl else terms.ttl
         self.paced = wants_pace(fields)
         self.is_get = method == b"GET"
         self.writes = is_write(method, path)
         self.shared = in_namespace(path, terms.shared)
         self.shares = shares(terms.sharing, method, path)
-        if not self.is_get and not self.writes:
-            self.owner = COMPUTED
-        else:
-            self.owner = SHARED if self.shared else credential(fields)
+        own = credential(fields)
+        self.writes_to = (SHARED, own) if self.shared else (own,)
+        self.owner = self.writes_to[0] if self.is_get else COMPUTED
         self._key = begun_key(method, head.target, fields, headers, head.repeated, self.shared)
         self.looped = via_names_us(fields)
         holes = {headers[position][0]: hole for position, hole in head.holes.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -20,7 +22,7 @@ from goproxyai.pipeline.upstreams import Upstreams
 from goproxyai.policy.buckets import rate_limit_headers
 from goproxyai.policy.coalescing import deterministic
 from goproxyai.policy.retries import Budget
-from goproxyai.policy.store import Store
+from goproxyai.policy.store import Entry, Store
 from goproxyai.problems import Problem
 
 _log = Logger(namespace="goproxyai.relay")
@@ -169,38 +171,37 @@ class Relay:
         """Ask upstream, for this one request."""
         Forward(self, exchange, client, wanted.notes, wanted, wanted.reason).start()
 
-    def finish(self, exchange: Exchange, client: str, cache: str, body: bytes, at: int) -> None:
-        """Write what is left of an answer that has begun, from byte *at* of its *body*."""
-        self._replay(exchange, client, cache, respond.Replay(exchange, body, at))
-
-    def may_rescue(self, wanted: Wanted) -> bool:
-        """Whether there is a stored answer for when upstream fails."""
-        return self.lookup.stale(wanted, self.seconds()) is not None
-
-    def rescue(self, exchange: Exchange, client: str, wanted: Wanted, why: str) -> None:
-        """Answer with it; :meth:`may_rescue` says that there is one.
-
-        :param why: how upstream failed, for the log.
-        """
-        now = self.seconds()
-        entry = self.lookup.stale(wanted, now)
-        assert entry is not None, "it was there in this turn"
-        self.counters.rescues += 1
-        replay = respond.hit(exchange, entry, now, "stale-if-error")
-        self._replay(exchange, client, "STALE", replay, why)
-
-    def _replay(
+    def finish(
         self,
         exchange: Exchange,
         client: str,
         cache: str,
-        replay: respond.Replay | None,
-        detail: str = "",
+        body: bytes,
+        at: int,
+        done: Callable[[], None],
     ) -> None:
+        """Write what is left of an answer that has begun, from byte *at* of its *body*.
+
+        :param done: called when it is written, or the client is gone.
+        """
+        replay = respond.Replay(exchange, body, at)
+        _Replaying(self, exchange, client, cache, done=done).start(replay)
+
+    def stale(self, wanted: Wanted) -> Entry | None:
+        """What there is to answer with when upstream fails."""
+        return self.lookup.stale(wanted, self.seconds())
+
+    def rescue(self, exchange: Exchange, client: str, entry: Entry, why: str) -> None:
+        """Answer with what has expired.
+
+        :param why: how upstream failed, for the log.
+        """
+        self.counters.rescues += 1
+        replay = respond.hit(exchange, entry, self.seconds(), "stale-if-error")
         if replay is None:
-            self.log.over(exchange, client, cache, detail=detail)
+            self.log.over(exchange, client, "STALE", detail=why)
         else:
-            _Replaying(self, exchange, client, cache, detail).start(replay)
+            _Replaying(self, exchange, client, "STALE", why).start(replay)
 
 
 class _Waiting:
@@ -238,14 +239,22 @@ class _Replaying(_Waiting):
     """Watches over a stored answer that is written as the client takes it, or as it once came.
 
     :param cache: and *detail*: for the log.
+    :param done: called at the end, however it comes.
     """
 
     def __init__(
-        self, relay: Relay, exchange: Exchange, client: str, cache: str, detail: str = ""
+        self,
+        relay: Relay,
+        exchange: Exchange,
+        client: str,
+        cache: str,
+        detail: str = "",
+        done: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(relay, exchange, client)
         self.cache = cache
         self._detail = detail
+        self._then = done
         self._replay: respond.Replay | respond.PacedReplay | None = None
 
     def start(self, replay: respond.Replay | respond.PacedReplay) -> None:
@@ -258,7 +267,14 @@ class _Replaying(_Waiting):
         if replay is not None:
             replay.stopProducing()
         super().client_gone()
+        self._over()
 
     def _done(self) -> None:
         self._replay = None
         self._relay.log.over(self._exchange, self._client, self.cache, detail=self._detail)
+        self._over()
+
+    def _over(self) -> None:
+        then, self._then = self._then, None
+        if then is not None:
+            then()

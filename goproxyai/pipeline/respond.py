@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from http import HTTPStatus
 
@@ -219,15 +219,15 @@ class PacedReplay:
         self,
         exchange: Exchange,
         body: bytes,
-        pieces: list[tuple[float, int]],
+        pieces: Iterator[tuple[float, int]],
         clock: IReactorTime,
     ) -> None:
         self._exchange = exchange
         self._body = body
         self._pieces = pieces
+        self._piece = next(pieces, None)
         self._clock = clock
         self._began = clock.seconds()
-        self._next = 0
         self._at = 0
         self._paused = False
         self._waiting: IDelayedCall | None = None
@@ -243,21 +243,21 @@ class PacedReplay:
         self._waiting = None
         elapsed = self._clock.seconds() - self._began
         while not self._paused and not self._exchange.over:
-            last = self._next >= len(self._pieces)
-            if not last and self._pieces[self._next][0] > elapsed:
-                wait = self._pieces[self._next][0] - elapsed
-                self._waiting = self._clock.callLater(wait, self._go_on)
+            due = self._piece
+            if due is not None and due[0] > elapsed:
+                self._waiting = self._clock.callLater(due[0] - elapsed, self._go_on)
                 return
-            self._write(last)
+            self._write(due)
 
-    def _write(self, last: bool) -> None:
-        """The next piece, in slices; behind the last comes the end."""
-        end = len(self._body) if last else self._pieces[self._next][1]
+    def _write(self, due: tuple[float, int] | None) -> None:
+        """The piece that is due, in slices; behind the last comes the end."""
+        last = due is None
+        end = len(self._body) if due is None else due[1]
         piece = self._body[self._at : min(end, self._at + SLICE)]
         self._at += len(piece)
         last = last and self._at == len(self._body)
         if self._at >= end:
-            self._next += 1
+            self._piece = next(self._pieces, None)
         self._exchange.write(piece, last)
         if last:
             self._done()

@@ -20,6 +20,9 @@ from goproxyai.policy.pace import Pace
 from goproxyai.policy.store import Entry, Store
 from goproxyai.policy.streams import Ending, ending, is_stream
 
+PIECE_BYTES = 60
+"""That a piece takes beside its bytes."""
+
 
 class Wanted(NamedTuple):
     """A cacheable request that went upstream.
@@ -45,7 +48,17 @@ class Recorder:
     :ivar size: bytes of it.
     """
 
-    __slots__ = ("_most", "_pace", "_response", "_seconds", "_store", "on", "pieces", "size")
+    __slots__ = (
+        "_most",
+        "_pace",
+        "_reserved",
+        "_response",
+        "_seconds",
+        "_store",
+        "on",
+        "pieces",
+        "size",
+    )
 
     def __init__(self, store: Store, response: Response, seconds: Callable[[], float]) -> None:
         self._store = store
@@ -56,17 +69,18 @@ class Recorder:
         length = response.length
         self.on = not (isinstance(length, int) and length > self._most)
         self.pieces: list[bytes] = []
-        self.size = 0
+        self.size = self._reserved = 0
 
     def add(self, data: bytes) -> bool:
         """More of the body; says whether all of it is still here."""
         if not self.on:
             return False
         size = len(data)
-        if self.size + size > self._most or not self._store.reserve(size):
+        if self.size + size > self._most or not self._store.reserve(size + PIECE_BYTES):
             self.forget()
             return False
         self.size += size
+        self._reserved += size + PIECE_BYTES
         self.pieces.append(data)
         if self._pace is not None:
             self._pace.add(self._seconds(), size)
@@ -76,8 +90,13 @@ class Recorder:
         """The answer will not be stored."""
         self.on = False
         self.pieces = []
-        self._store.release(self.size)
         self.size = 0
+        self.release()
+
+    def release(self) -> None:
+        """Give back the room that was held for it."""
+        self._store.release(self._reserved)
+        self._reserved = 0
 
     def whole(self) -> bytes:
         """The body, which is all here; nothing is kept of it."""

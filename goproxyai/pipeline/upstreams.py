@@ -35,13 +35,14 @@ class Upstreams:
     """All of them.
 
     :param each: at least one, in order of preference.
+    :ivar first: of them.
     """
 
-    __slots__ = ("_first", "each")
+    __slots__ = ("each", "first")
 
     def __init__(self, each: tuple[Upstream, ...]) -> None:
         self.each = each
-        self._first = each[0]
+        self.first = each[0]
 
     def reachable(self, now: float) -> bool:
         """Whether any of them would be asked now, be it for a probe."""
@@ -52,8 +53,6 @@ class Upstreams:
 
         :raises Problem: ``circuit_open``.
         """
-        if self._first.breaker.closed:
-            return self._first
         for upstream in self.each:
             if upstream.breaker.closed:
                 return upstream

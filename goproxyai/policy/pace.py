@@ -7,6 +7,7 @@ one millisecond are one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from struct import Struct
 from typing import Final
 
@@ -49,11 +50,11 @@ class Pace:
         return bytes(self._marks)
 
 
-def pieces(packed: bytes) -> list[tuple[float, int]]:
+def pieces(packed: bytes) -> Iterator[tuple[float, int]]:
     """Seconds since the first piece, and where the piece ends, of each mark.
 
     :raises ValueError: where *packed* is none.
     """
     if len(packed) % _MARK.size:
         raise ValueError("half a mark")
-    return [(came / 1000, end) for came, end in _MARK.iter_unpack(packed)]
+    return ((came / 1000, end) for came, end in _MARK.iter_unpack(packed))

@@ -1,13 +1,16 @@
 """The cache: entries in memory, bounded in bytes, least recently used first out.
 
-1. An entry is in the order of use, on the wheel of expiry and in a place of the index, or in none
-   of them.
+1. An entry is in its shard, on the wheel of expiry and in a place of the index, or in none of them.
 2. ``bytes`` is what all of it takes, our own overhead included, and with what is being collected
    (:meth:`Store.reserve`) it never exceeds the bound: room is made as an answer is collected, a
    little with each read, so that storing a large one never drops a thousand small ones at once.
 3. No call takes long. What could be a million steps (clearing, a write to a path of many answers)
-   takes effect at once and is done in slices, with a budget.
-4. Time has two faces here. Seconds (``now``, monotonic) say when an entry expires; a logical
+   takes effect at once and is done in slices, with a budget; and no table is so large that its
+   growing is felt: there are shards of entries and of paths, and a place that is full is followed
+   by another.
+4. Each entry bears the number of its last use. A shard is in the order of use, so the least
+   recently used of all is the first of one of them; a heap knows which.
+5. Time has two faces here. Seconds (``now``, monotonic) say when an entry expires; a logical
    clock, which ticks at each write and each clearing, says whether an answer under way was
    overtaken. A request takes a ticket as it goes upstream; an answer whose ticket is older than a
    clearing, or than a write by the same owner, is refused. Writes are remembered in a fixed table
@@ -21,6 +24,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from heapq import heappop, heappush, heapreplace
 from typing import Any, Final
 
 COMPUTED: Final = b"computed"
@@ -29,10 +33,16 @@ COMPUTED: Final = b"computed"
 SLOTS_A_SECOND: Final = 2
 """Of the wheel: an entry is swept that part of a second late, at the most."""
 
+SHARDS: Final = 256
+"""Of the entries, by the first byte of their key, and of the paths."""
+
+MOST_IN_PLACE: Final = 4096
+"""Entries, before another place follows."""
+
 # Measured: see the test of what a full cache takes.
-_ENTRY_BYTES = 580
-_PLACE_BYTES = 310
-_SHELF_BYTES = 230
+_ENTRY_BYTES = 600
+_PLACE_BYTES = 320
+_SHELF_BYTES = 330
 _SLOT_BYTES = 240
 
 _WRITES_REMEMBERED = 1024
@@ -40,18 +50,40 @@ _SLICE = 8
 _AT_ONCE = 64
 
 
-class Place(set["Entry"]):
-    """The entries of one path and owner.
+class Shelf(dict[bytes, "Place"]):
+    """The places of one path, by owner; of each the newest.
 
-    :ivar gone: whether they were dropped; they are taken apart in slices then.
+    :ivar gone: whether all of them were dropped; they are taken apart in slices then.
     """
 
-    __slots__ = ("gone", "owner", "path")
+    __slots__ = ("gone", "path")
 
-    def __init__(self, path: bytes, owner: bytes) -> None:
+    def __init__(self, path: bytes) -> None:
+        super().__init__()
         self.path = path
-        self.owner = owner
         self.gone = False
+
+
+class Place(set["Entry"]):
+    """Entries of one path and owner.
+
+    :ivar older: a place of the same that was full before.
+    :ivar gone: whether they were dropped, as on a shelf.
+    """
+
+    __slots__ = ("gone", "older", "owner", "shelf")
+
+    def __init__(self, shelf: Shelf, owner: bytes, older: Place | None) -> None:
+        super().__init__()
+        self.shelf = shelf
+        self.owner = owner
+        self.older = older
+        self.gone = False
+
+    @property
+    def path(self) -> bytes:
+        """Whose answers they are, without the query."""
+        return self.shelf.path
 
 
 class Entry:
@@ -70,11 +102,12 @@ class Entry:
         no stream.
     :ivar place: where it lies in the index; ``None`` where it is not stored.
     :ivar size: bytes that it is accounted for, our own overhead included.
+    :ivar used: the number of its last use.
     """
 
     __slots__ = (
         "body", "expires_at", "head", "initial_age", "key", "pace", "place", "size", "status",
-        "stored_at",
+        "stored_at", "used",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +130,7 @@ class Entry:
         self.initial_age = initial_age
         self.pace = pace
         self.place: Place | None = None
+        self.used = 0
         self.size = len(body) + len(head) + len(key) + len(pace or b"") + _ENTRY_BYTES
 
     @property
@@ -123,9 +157,9 @@ class Store:
     """
 
     __slots__ = (
-        "_cleared", "_clock", "_doomed", "_entries", "_index", "_retired", "_swept", "_wheel",
-        "_writes", "bytes", "evictions", "expirations", "largest", "most_bytes", "reserved",
-        "stale", "stores",
+        "_cleared", "_clock", "_count", "_doomed", "_heap", "_index", "_listed", "_retired",
+        "_shards", "_swept", "_uses", "_wheel", "_writes", "bytes", "evictions", "expirations",
+        "largest", "most_bytes", "reserved", "stale", "stores",
     )  # fmt: skip
 
     def __init__(self, most_bytes: int, stale: float = 0.0) -> None:
@@ -137,22 +171,28 @@ class Store:
         self.stores = 0
         self.evictions = 0
         self.expirations = 0
-        self._entries: OrderedDict[bytes, Entry] = OrderedDict()  # least recently used first
+        self._shards = _shards()
+        self._count = 0
+        self._uses = 0
+        self._heap: list[tuple[int, int]] = []  # of each shard: a use no later than its first's
+        self._listed = bytearray(SHARDS)  # which shards are on the heap
         self._wheel: dict[int, set[Entry]] = {}
         self._swept = 0  # no slot before this one holds anything
-        self._index: dict[bytes, dict[bytes, Place]] = {}
-        self._doomed: list[Place] = []
-        self._retired: list[Any] = []  # dicts and sets, and dicts of them
+        self._index = _index()
+        self._doomed: list[Place | Shelf] = []
+        self._retired: list[Any] = []  # dicts, sets and lists, and such of them
         self._clock = 0
         self._cleared = 0
         self._writes = [0] * _WRITES_REMEMBERED
 
     def __len__(self) -> int:
-        return len(self._entries)
+        """Entries, those among them that were dropped and are still to be taken apart."""
+        return self._count
 
     def get(self, key: bytes, now: float) -> Entry | None:
         """The entry, now the most recently used; it may have expired, and still be kept."""
-        entry = self._entries.get(key)
+        shard = self._shards[key[0]]
+        entry = shard.get(key)
         if entry is None:
             return None
         if entry.expires_at <= now and entry.expires_at + self.stale <= now:
@@ -162,7 +202,8 @@ class Store:
         if self._doomed and _is_gone(entry):
             self._drop(entry)
             return None
-        self._entries.move_to_end(key)
+        shard.move_to_end(key)
+        self._uses = entry.used = self._uses + 1
         return entry
 
     def ticket(self) -> int:
@@ -188,12 +229,18 @@ class Store:
             return False
         if self._retired:
             self.reclaim(_SLICE)  # what is freed keeps pace with what is added
-        before = self._entries.get(entry.key)
+        shard = self._shards[entry.key[0]]
+        before = shard.get(entry.key)
         if before is not None:
             self._drop(before)
         if not self._make_room(entry.size + len(path) + _PLACE_BYTES + _SHELF_BYTES + _SLOT_BYTES):
             return False
-        self._entries[entry.key] = entry
+        shard[entry.key] = entry
+        self._uses = entry.used = self._uses + 1
+        if not self._listed[entry.key[0]]:
+            self._listed[entry.key[0]] = 1
+            heappush(self._heap, (entry.used, entry.key[0]))
+        self._count += 1
         self._file(entry, path, owner)
         self.bytes += entry.size
         self.stores += 1
@@ -202,13 +249,28 @@ class Store:
     def _make_room(self, count: int) -> bool:
         """Drop what was least recently used, until *count* more bytes find room."""
         room = self.most_bytes - self.reserved - count
-        entries = self._entries
         while self.bytes > room:
-            if not entries:
+            entry = self._least_recently_used()
+            if entry is None:
                 return False  # what is being collected takes all of it
-            self._drop(next(iter(entries.values())))
+            self._drop(entry)
             self.evictions += 1
         return True
+
+    def _least_recently_used(self) -> Entry | None:
+        heap = self._heap
+        while heap:
+            used, number = heap[0]
+            shard = self._shards[number]
+            if not shard:
+                heappop(heap)
+                self._listed[number] = 0
+                continue
+            first = next(iter(shard.values()))
+            if first.used == used:
+                return first
+            heapreplace(heap, (first.used, number))
+        return None
 
     def _file(self, entry: Entry, path: bytes, owner: bytes) -> None:
         """Put *entry* on the wheel and into the index."""
@@ -220,14 +282,15 @@ class Store:
             on_wheel = self._wheel[slot] = set()
             self.bytes += _SLOT_BYTES
         on_wheel.add(entry)
-        shelf = self._index.get(path)
+        shelves = self._index[hash(path) % SHARDS]
+        shelf = shelves.get(path)
         if shelf is None:
-            shelf = self._index[path] = {}
-            self.bytes += _SHELF_BYTES
+            shelf = shelves[path] = Shelf(path)
+            self.bytes += _SHELF_BYTES + len(path)
         place = shelf.get(owner)
-        if place is None:
-            place = shelf[owner] = Place(path, owner)
-            self.bytes += _PLACE_BYTES + len(path)
+        if place is None or len(place) >= MOST_IN_PLACE:
+            place = shelf[owner] = Place(shelf, owner, place)
+            self.bytes += _PLACE_BYTES
         place.add(entry)
         entry.place = place
 
@@ -235,7 +298,8 @@ class Store:
         return int((entry.expires_at + self.stale) * SLOTS_A_SECOND)
 
     def _drop(self, entry: Entry) -> None:
-        del self._entries[entry.key]
+        del self._shards[entry.key[0]][entry.key]
+        self._count -= 1
         self.bytes -= entry.size
         slot = self._slot(entry)
         on_wheel = self._wheel[slot]
@@ -244,85 +308,104 @@ class Store:
             del self._wheel[slot]
             self.bytes -= _SLOT_BYTES
         place = entry.place
-        assert place is not None, "what is in the order of use lies in a place"
+        assert place is not None, "what is in a shard lies in a place"
         entry.place = None
         place.discard(entry)
         if not place:
-            self.bytes -= _PLACE_BYTES + len(place.path)
-            if not place.gone:
-                shelf = self._index[place.path]
-                del shelf[place.owner]
-                if not shelf:
-                    del self._index[place.path]
-                    self.bytes -= _SHELF_BYTES
+            self.bytes -= _PLACE_BYTES
+            if not place.gone and not place.shelf.gone:
+                self._take_away(place)
+
+    def _take_away(self, empty: Place) -> None:
+        """Take an empty place off its shelf, and an empty shelf out of the index."""
+        shelf, owner = empty.shelf, empty.owner
+        newer = shelf[owner]
+        if newer is not empty:
+            while newer.older is not None and newer.older is not empty:
+                newer = newer.older
+            newer.older = empty.older
+        elif empty.older is not None:
+            shelf[owner] = empty.older
+        else:
+            del shelf[owner]
+            self._take_down(shelf)
+
+    def _take_down(self, shelf: Shelf) -> None:
+        """Take a shelf out of the index, if there is nothing on it."""
+        if not shelf:
+            del self._index[hash(shelf.path) % SHARDS][shelf.path]
+            self.bytes -= _SHELF_BYTES + len(shelf.path)
 
     def __iter__(self) -> Iterator[Entry]:
         """The entries, least recently used first."""
-        return iter([entry for entry in self._entries.values() if not _is_gone(entry)])
+        entries = [entry for shard in self._shards for entry in shard.values()]
+        return iter(
+            sorted([one for one in entries if not _is_gone(one)], key=lambda entry: entry.used)
+        )
 
     # What drops many.
 
-    def invalidate(self, owner: bytes, paths: Iterable[bytes]) -> int:
+    def invalidate(self, owner: bytes, paths: Iterable[bytes]) -> None:
         """Note a successful write: drop the owner's answers, refuse those under way.
 
         :param paths: as of :func:`~.freshness.parent_paths`.
-        :returns: how many were dropped.
         """
         self._clock += 1
         self._writes[_remembered(owner)] = self._clock
-        dropped = 0
         for path in [path.rstrip(b"/") for path in paths]:
-            shelf = self._index.get(path)
+            shelf = self._index[hash(path) % SHARDS].get(path)
             place = None if shelf is None else shelf.pop(owner, None)
-            if place is not None:
-                dropped += len(place)
-                self._doom((place,))
-                if not shelf:
-                    del self._index[path]
-                    self.bytes -= _SHELF_BYTES
-        return dropped
+            if shelf is None or place is None:
+                continue
+            self._doomed.append(place)
+            older: Place | None = place
+            while older is not None:
+                older.gone = True
+                older = older.older
+            self._take_down(shelf)
+        self._bury(_AT_ONCE)
 
-    def clear(self, path: bytes | None = None) -> int:
-        """Forget everything, or what lies under *path*, and refuse what is under way.
+    def clear(self, path: bytes | None = None) -> None:
+        """Forget everything, or the answers of *path*, and refuse what is under way.
+
+        :meth:`sweep` and :meth:`reclaim` free the memory.
 
         :param path: without a query; whatever the query of an answer's request was.
-        :returns: how many entries there were; :meth:`sweep` and :meth:`reclaim` free the memory.
         """
         self._clock += 1
         self._cleared = self._clock
         if path is not None:
-            shelf = self._index.pop(path.rstrip(b"/"), None)
-            if shelf is None:
-                return 0
-            self.bytes -= _SHELF_BYTES
-            count = sum(map(len, shelf.values()))
-            self._doom(shelf.values())
-            return count
-        count = len(self._entries)
-        if count:
-            self._retired += (self._entries, self._wheel, self._index)
-            self._entries, self._wheel, self._index = OrderedDict(), {}, {}
-            self._retired += self._doomed
-            self._doomed = []
-            self.bytes = 0
-        return count
-
-    def _doom(self, places: Iterable[Place]) -> None:
-        for place in places:
-            place.gone = True
-            self._doomed.append(place)
-        self._bury(_AT_ONCE)
+            path = path.rstrip(b"/")
+            shelf = self._index[hash(path) % SHARDS].pop(path, None)
+            if shelf is not None:
+                shelf.gone = True
+                self._doomed.append(shelf)
+                self._bury(_AT_ONCE)
+        elif self._count:
+            # The last is freed first: with the entries go their bodies.
+            self._retired += (self._doomed, self._index, self._wheel, self._shards)
+            self._doomed, self._index, self._wheel = [], _index(), {}
+            self._shards, self._heap, self._listed = _shards(), [], bytearray(SHARDS)
+            self._count = self.bytes = 0
 
     def _bury(self, budget: int) -> int:
-        """Drop entries of places that are gone; returns what is left of the budget."""
+        """Take apart what is gone; returns what is left of the budget."""
         doomed = self._doomed
         while doomed and budget > 0:
-            place = doomed[-1]
-            while place and budget > 0:
-                self._drop(place.pop())
-                budget -= 1
-            if not place:
+            budget -= 1
+            last = doomed[-1]
+            if isinstance(last, Shelf):
+                if last:
+                    doomed.append(last.popitem()[1])
+                else:
+                    doomed.pop()
+                    self.bytes -= _SHELF_BYTES + len(last.path)
+            elif last:
+                self._drop(last.pop())
+            else:
                 doomed.pop()
+                if last.older is not None:
+                    doomed.append(last.older)
         return budget
 
     def sweep(self, now: float, budget: int = 100) -> bool:
@@ -351,13 +434,16 @@ class Store:
         """
         retired = self._retired
         while retired and budget > 0:
+            budget -= 1
             whole = retired[-1]
             if not whole:
                 retired.pop()
                 continue
-            item = whole.pop() if isinstance(whole, set) else whole.popitem()[1]
-            budget -= 1
-            if isinstance(item, dict | set):
+            item = whole.popitem()[1] if isinstance(whole, dict) else whole.pop()
+            if isinstance(item, Entry):
+                item.place = None
+                item.head = item.body = b""
+            elif item:
                 retired.append(item)
         return bool(retired)
 
@@ -381,7 +467,17 @@ class Store:
 
 
 def _is_gone(entry: Entry) -> bool:
-    return entry.place is None or entry.place.gone
+    place = entry.place
+    return place is None or place.gone or place.shelf.gone
+
+
+def _shards() -> list[OrderedDict[bytes, Entry]]:
+    """Of the entries; in each the least recently used first."""
+    return [OrderedDict() for _ in range(SHARDS)]
+
+
+def _index() -> list[dict[bytes, Shelf]]:
+    return [{} for _ in range(SHARDS)]
 
 
 def _remembered(owner: bytes) -> int:

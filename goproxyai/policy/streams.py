@@ -9,10 +9,12 @@ with an ``error``, or whose ``type`` is
 ``error`` or ``response.failed``
 any other, with its blank line            whole where the body's framing ended it
 one without its blank line                cut
-none, comments apart                      as any other
+one whose object cannot be read           broken
+none                                      as any other
 ========================================= ======================================
 
-Before ``[DONE]`` the event before it counts too: some send their error there.
+Before ``[DONE]`` the event before it counts too: some send their error there. What has no ``data``
+is no event, unless its name says that it is an error. All of it takes linear time.
 """
 
 from __future__ import annotations
@@ -24,10 +26,14 @@ from typing import Any, Final
 from goproxyai.policy.decoding import decoded
 from goproxyai.policy.headers import Fields
 
-LONGEST_EVENT: Final = 1024 * 1024
-"""Bytes of an event that is read; a stream whose last one is longer is not known to be whole."""
+LONGEST_TAIL: Final = 256 * 1024
+"""Bytes at the end of a stream that are read; one whose last event is longer is not judged."""
+
+MOST_BLOCKS: Final = 1_000
+"""At the end of a stream that are read in search of an event: comments, and what says nothing."""
 
 _DONE = b"[DONE]"
+_BOM = b"\xef\xbb\xbf"
 _FAILED = frozenset(("error", "response.failed"))
 
 
@@ -57,74 +63,90 @@ def ending(fields: Fields, body: bytes) -> Ending:
         if plain is None:
             return Ending.BROKEN
         body = plain
-    tail = body[-LONGEST_EVENT:].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    whole = len(body) <= LONGEST_TAIL
+    if whole:
+        body = body.removeprefix(_BOM)
+    tail = body[-LONGEST_TAIL:].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     end = tail.rfind(b"\n\n")
     rest = tail[end + 2 :] if end >= 0 else tail
-    events = _last_two(tail[: max(end, 0)])
-    if _says_something(rest):
-        if _read(rest)[1].strip() != _DONE:
-            return Ending.BROKEN
-        events = [*events[-1:], rest]
-    return _judged(events, whole=len(body) <= LONGEST_EVENT)
-
-
-def _last_two(events: bytes) -> list[bytes]:
-    """Of *events*, without the blank line behind the last, the last two that say something."""
-    found: list[bytes] = []
-    while events and len(found) < 2:
-        events, _, event = events.rpartition(b"\n\n")
-        if _says_something(event):
-            found.insert(0, event)
-    return found
-
-
-def _says_something(event: bytes) -> bool:
-    return any(line and not line.startswith(b":") for line in event.split(b"\n"))
-
-
-def _judged(events: list[bytes], whole: bool) -> Ending:
-    if not events:
-        return Ending.OPEN if whole else Ending.BROKEN
-    name, data = _read(events[-1])
-    if data.strip() == _DONE:
-        return Ending.BROKEN if len(events) > 1 and _is_error(*_read(events[0])) else Ending.DONE
-    if _is_error(name, data):
+    events = _last_two(tail, max(end, 0))
+    if events is None:
         return Ending.BROKEN
-    if len(events) == 1 and not whole:
-        return Ending.BROKEN  # its beginning is out of sight
-    if name == b"response.completed" or _kind(data) == "response.completed":
-        return Ending.DONE
-    return Ending.OPEN
+    if any(line and not line.startswith(b":") for line in rest.split(b"\n")):
+        last = _Event(rest)
+        if last.data.strip() != _DONE:
+            return Ending.BROKEN
+        events = [*events[-1:], last]
+    return _judged(events, whole)
 
 
-def _read(event: bytes) -> tuple[bytes, bytes]:
-    """The name and the data of an event."""
-    name, data = b"", []
-    for line in event.split(b"\n"):
-        field, _, value = line.partition(b":")
-        value = value.removeprefix(b" ")
-        if field == b"event":
-            name = value
-        elif field == b"data":
-            data.append(value)
-    return name, b"\n".join(data)
+class _Event:
+    """One of them.
+
+    :ivar document: what is in its data, where that is an object.
+    :ivar readable: whether its data is what it seems to be.
+    """
+
+    def __init__(self, block: bytes) -> None:
+        name, data = b"", []
+        for line in block.split(b"\n"):
+            field, _, value = line.partition(b":")
+            value = value.removeprefix(b" ")
+            if field == b"event":
+                name = value
+            elif field == b"data":
+                data.append(value)
+        self.name = name.decode("latin-1")
+        self.data = b"\n".join(data)
+        self.says_something = bool(data) or self.name in _FAILED
+        self.document: dict[str, Any] = {}
+        self.readable = True
+        if self.data.lstrip().startswith(b"{"):
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            document = json.loads(self.data)
+        except (ValueError, RecursionError):
+            self.readable = False
+        else:
+            if isinstance(document, dict):
+                self.document = document
+
+    @property
+    def kind(self) -> str:
+        """What it says that it is."""
+        kind = self.document.get("type")
+        return kind if isinstance(kind, str) else self.name
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it tells of one."""
+        failed = self.name in _FAILED or self.kind in _FAILED
+        return failed or bool(self.document.get("error"))
 
 
-def _document(data: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
+def _last_two(tail: bytes, end: int) -> list[_Event] | None:
+    """Of the events before *end*, the last two; ``None`` where they are hard to find."""
+    found: list[_Event] = []
+    for _ in range(MOST_BLOCKS):
+        start = tail.rfind(b"\n\n", 0, end)
+        event = _Event(tail[start + 2 if start >= 0 else 0 : end])
+        if event.says_something:
+            found.insert(0, event)
+        end = start
+        if end <= 0 or len(found) == 2:
+            return found
+    return None
 
 
-def _kind(data: bytes) -> object:
-    return _document(data).get("type")
-
-
-def _is_error(name: bytes, data: bytes) -> bool:
-    if name.decode("latin-1") in _FAILED:
-        return True
-    document = _document(data)
-    kind = document.get("type")
-    return bool(document.get("error")) or (isinstance(kind, str) and kind in _FAILED)
+def _judged(events: list[_Event], whole: bool) -> Ending:
+    """By the last two events; *whole*: there are no others before."""
+    if not events or (len(events) == 1 and not whole):
+        return Ending.OPEN if whole else Ending.BROKEN
+    last = events[-1]
+    if last.is_error or not last.readable:
+        return Ending.BROKEN
+    if last.data.strip() == _DONE:
+        return Ending.BROKEN if events[0].is_error else Ending.DONE
+    return Ending.DONE if last.kind == "response.completed" else Ending.OPEN
