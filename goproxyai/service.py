@@ -1,8 +1,8 @@
 """The daemon: what is built at the start, what runs beside the requests, how it stops.
 
-Stopping (SIGTERM): readiness turns 503, listening stops, what is in flight finishes within
-``DRAIN_TIMEOUT``; then everything left is broken off, the cache is kept where that is wanted, and
-the process ends.
+Stopping (SIGTERM): listening stops, readiness turns 503, what is idle is closed, what is in flight
+finishes within ``DRAIN_TIMEOUT``; then everything left is broken off, the cache is kept where that
+is wanted, and the process ends.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 import attrs
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
@@ -29,6 +28,7 @@ from goproxyai.http11.outbox import Outbox
 from goproxyai.http11.server import ServerFactory
 from goproxyai.http11.ticking import Ticker
 from goproxyai.http11.turns import ends_of_turns
+from goproxyai.listening import ListenError, endpoints
 from goproxyai.pipeline.admit import Admission
 from goproxyai.pipeline.log import AccessLog, Write
 from goproxyai.pipeline.notes import Terms
@@ -47,11 +47,10 @@ EVICTION_SLICE = 100
 EVICTION_TURN = 0.002
 """Seconds of one turn of the reactor that dropping may take, and a slice."""
 
+FIRST_SECONDS = 0.5
+"""For which, once the daemon drains, a client that has just come may take to ask its first."""
+
 _log = Logger(namespace="goproxyai")
-
-
-class ListenError(SystemExit):
-    """An address cannot be listened on: ends the process with one line, status 1."""
 
 
 @attrs.define(eq=False)
@@ -145,25 +144,6 @@ class Door(Service):
                 await stopping
 
 
-def endpoints(
-    reactor: Any, descriptions: tuple[str, ...]
-) -> tuple[tuple[str, IStreamServerEndpoint], ...]:
-    """What *descriptions* stand for, each with its description.
-
-    :raises ListenError: with one line that says which is none.
-    """
-    found = []
-    for description in descriptions:
-        try:
-            found.append((description, serverFromString(reactor, description)))
-        except Exception as error:  # each kind of endpoint has errors of its own
-            raise ListenError(
-                f"goproxyai: LISTEN is {description!r}, expected a Twisted endpoint such as "
-                f"tcp:8080 ({error})"
-            ) from None
-    return tuple(found)
-
-
 def _why(result: list[Any]) -> str:
     return result[0].getErrorMessage() if result else "the endpoint does not answer at once"
 
@@ -172,7 +152,10 @@ class Daemon(MultiService):
     """The tree of services; use :func:`make_daemon`.
 
     :param on_drain: called when stopping begins.
+    :ivar stopping: whether it has begun.
     """
+
+    stopping = False
 
     def __init__(
         self,
@@ -209,20 +192,18 @@ class Daemon(MultiService):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        self.stopping = True
         self._on_drain()
-        self.system.ready = False
         await self.door.close()
+        await deferLater(self._reactor, 0)  # what had been sent by now is read, and served
+        self.system.ready = False
         connections = self.door.factory.connections
         _log.info("draining {count} connections", count=len(connections))
-        deadline = self._reactor.seconds() + self._drain_timeout
-        while self._busy() and self._reactor.seconds() < deadline:
-            await deferLater(self._reactor, 0.05)
+        await self._drain()
         for connection in tuple(connections):
             connection.shut()
         self.agent.pool.close()
-        deadline = self._reactor.seconds() + 1.0
-        while (connections or len(self.agent.pool)) and self._reactor.seconds() < deadline:
-            await deferLater(self._reactor, 0.01)
+        await self._until(1.0, lambda: not (connections or len(self.agent.pool)), 0.01)
         for connection in tuple(connections):
             connection.abort()
         stopping = super().stopService()
@@ -232,8 +213,27 @@ class Daemon(MultiService):
         if self._snapshot is not None:
             self._snapshot.save()
 
-    def _busy(self) -> bool:
-        return any(not connection.idle for connection in self.door.factory.connections)
+    async def _drain(self) -> None:
+        """Close what is idle, and wait for the rest; for clients that have just come, a moment."""
+        connections, timeout = self.door.factory.connections, self._drain_timeout
+        began = self._reactor.seconds()
+        for connection in tuple(connections):
+            connection.drain(True)
+        await self._until(
+            min(FIRST_SECONDS, timeout), lambda: not any(each.fresh for each in connections)
+        )
+        for connection in tuple(connections):
+            connection.drain(False)
+        left = began + timeout - self._reactor.seconds()
+        await self._until(left, lambda: all(each.idle for each in connections))
+
+    async def _until(
+        self, seconds: float, condition: Callable[[], bool], step: float = 0.05
+    ) -> None:
+        """Wait for *condition*, at most so many *seconds*."""
+        deadline = self._reactor.seconds() + seconds
+        while not condition() and self._reactor.seconds() < deadline:
+            await deferLater(self._reactor, step)
 
 
 def _nothing() -> None:

@@ -232,7 +232,7 @@ class Front:
             return
         if not system.ready:
             exchange.keep = False
-            if not exchange.target.startswith(b"/health"):
+            if not (exchange.first or exchange.target.startswith(b"/health")):
                 self._refuse(exchange, draining())
                 return
         if not exchange.target.startswith(self._prefix):

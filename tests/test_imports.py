@@ -18,7 +18,7 @@ LAYERS = (
     {"http11"},
     {"egress"},
     {"pipeline"},
-    {"web", "output", "snapshot"},
+    {"web", "output", "snapshot", "listening"},
     {"service"},
     {"tap"},
 )
