@@ -60,7 +60,7 @@ class Upkeep(Service):
     clock: Any
     ticker: Ticker
     admission: Admission
-    store: Store | None
+    store: Store
     _eviction: LoopingCall = attrs.field(init=False)
     _again: IDelayedCall | None = attrs.field(init=False, default=None)
 
@@ -87,14 +87,15 @@ class Upkeep(Service):
             self._again = None
 
     def _evict(self) -> None:
-        """Drop what has expired or was cleared; go on in the next turn if that takes long."""
+        """Drop what has expired, was cleared or is too much; go on in the next turn if need be."""
         store = self.store
-        if store is None or self._again is not None:
+        if self._again is not None:
             return
         now = self.clock.seconds()
         more = True
         while more and self.clock.seconds() < now + EVICTION_TURN:
             more = store.sweep(now, EVICTION_SLICE) | store.reclaim(EVICTION_SLICE)
+            more |= store.shrink(EVICTION_SLICE)
         if more:
             self._again = self.clock.callLater(0, self._go_on)
 
@@ -160,7 +161,6 @@ class Daemon(MultiService):
     def __init__(
         self,
         reactor: Any,
-        settings: Settings,
         system: System,
         agent: RelayAgent,
         access_log: AccessLog,
@@ -174,7 +174,6 @@ class Daemon(MultiService):
         self.agent = agent
         self.door = door
         self._reactor = reactor
-        self._drain_timeout = settings.drain_timeout
         self._access_log = access_log
         self._snapshot = snapshot
         self._on_drain = on_drain
@@ -183,9 +182,43 @@ class Daemon(MultiService):
 
     def startService(self) -> None:
         """Restore the cache, then listen."""
-        if self._snapshot is not None:
+        if self._snapshot is not None and _caches(self.settings):
             self._snapshot.load()
         super().startService()
+
+    @property
+    def settings(self) -> Settings:
+        """Those that hold."""
+        return self.system.settings
+
+    def write_requests(self, write: Write | None) -> None:
+        """Let others, or nobody, read the events of requests from now on."""
+        self._access_log.write_to(write)
+
+    def change(self, settings: Settings) -> None:
+        """Go on with other settings, in this one turn: each request is served by some or others.
+
+        :param settings: differing in what can change only, see :data:`goproxyai.reload.LIVE`.
+        """
+        before, agent, relay = self.settings, self.agent, self.system.relay
+        self.system.settings = settings
+        relay.admission.limit(settings.rate_limit)
+        relay.admission.trust(settings.trusted_proxies)
+        agent.connect_timeout = settings.connect_timeout
+        agent.timeouts.head = settings.request_timeout
+        agent.timeouts.silence = settings.idle_timeout
+        self.door.factory.most_body_bytes = settings.max_body_size
+        if _kept(before) != _kept(settings):
+            terms = relay.terms
+            relay.terms = attrs.evolve(
+                terms,
+                ttl=settings.cache_ttl,
+                most_ttl=settings.cache_max_ttl,
+                cached=_caches(settings),
+            )
+            relay.store.resize(settings.max_cache_size)
+            if not relay.terms.cached:
+                relay.store.clear()
 
     def stopService(self) -> Deferred[None]:
         """Drain, then stop; fires when everything has ended."""
@@ -210,12 +243,12 @@ class Daemon(MultiService):
         if stopping is not None:
             await stopping
         self._access_log.flush()
-        if self._snapshot is not None:
+        if self._snapshot is not None and _caches(self.settings):
             self._snapshot.save()
 
     async def _drain(self) -> None:
         """Close what is idle, and wait for the rest; for clients that have just come, a moment."""
-        connections, timeout = self.door.factory.connections, self._drain_timeout
+        connections, timeout = self.door.factory.connections, self.settings.drain_timeout
         began = self._reactor.seconds()
         for connection in tuple(connections):
             connection.drain(True)
@@ -255,8 +288,7 @@ def make_daemon(
     """
     ticker = Ticker(reactor)
     counters = Counters()
-    caching = settings.cache_ttl > 0 and settings.max_cache_size > 0
-    store = Store(settings.max_cache_size, settings.cache_stale) if caching else None
+    store = Store(settings.max_cache_size, settings.cache_stale)
     admission = Admission(reactor, settings.rate_limit, settings.trusted_proxies)
     routes = Routes(reactor, settings.proxy_url, settings.no_proxy, tls)
     timeouts = Timeouts(head=settings.request_timeout, silence=settings.idle_timeout)
@@ -271,6 +303,7 @@ def make_daemon(
         settings.coalesce,
         settings.cache_ttl,
         settings.cache_max_ttl,
+        _caches(settings),
     )
     relay = Relay(
         reactor,
@@ -286,12 +319,22 @@ def make_daemon(
     upkeep = Upkeep(reactor, ticker, admission, store)
     door = Door(endpoints(reactor, settings.listen), factory)
     snapshot = _snapshot(reactor, settings, store)
-    return Daemon(reactor, settings, system, agent, access_log, upkeep, door, snapshot, on_drain)
+    return Daemon(reactor, system, agent, access_log, upkeep, door, snapshot, on_drain)
 
 
-def _snapshot(reactor: Any, settings: Settings, store: Store | None) -> Snapshot | None:
+def _caches(settings: Settings) -> bool:
+    """Whether answers are kept at all."""
+    return settings.cache_ttl > 0 and settings.max_cache_size > 0
+
+
+def _kept(settings: Settings) -> tuple[float, float, int]:
+    """What decides how long answers are kept, and how many."""
+    return settings.cache_ttl, settings.cache_max_ttl, settings.max_cache_size
+
+
+def _snapshot(reactor: Any, settings: Settings, store: Store) -> Snapshot | None:
     """Where the cache is kept while the daemon is down, if it is."""
     path, key = settings.cache_snapshot, settings.cache_snapshot_key
-    if store is None or path is None or key is None:
+    if path is None or key is None:
         return None
     return Snapshot(path, key, store, reactor.seconds, upstream=settings.openai_api_url.text)

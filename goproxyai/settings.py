@@ -306,6 +306,14 @@ _NETWORKS = "IP addresses or networks such as 10.0.0.0/8, separated by spaces or
 
 VARIABLES: tuple[Variable, ...] = (
     Variable(
+        "CONFIG",
+        "",
+        "A file of NAME=value lines, read at the start and at SIGHUP; the environment wins.",
+        "a path",
+        _file,
+        empty=True,
+    ),
+    Variable(
         "PORT",
         "8080",
         "The TCP port to listen on; 0 is any free one.",
@@ -495,6 +503,7 @@ VARIABLES: tuple[Variable, ...] = (
 class Settings:
     """The configuration of one daemon; durations in seconds, sizes in bytes.
 
+    :ivar config: the file that texts came from, if there is one.
     :ivar listen: Twisted endpoint strings.
     :ivar rate_limit: requests a minute and client; 0 is no limit.
     :ivar cache_ttl: 0 is no cache.
@@ -504,6 +513,7 @@ class Settings:
     :ivar log_format: ``json``, ``text``, or empty where it depends on the terminal.
     """
 
+    config: str | None
     listen: tuple[str, ...]
     openai_api_url: UpstreamURL
     proxy_url: ProxyURL | None

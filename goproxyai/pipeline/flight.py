@@ -175,8 +175,7 @@ class Flight:
 
         Not where a write, or a clearing, came in between: what is under way may be outdated.
         """
-        store = self._relay.store
-        return store is not None and not store.overtaken(wanted.notes.owner, self._wanted.ticket)
+        return not self._relay.store.overtaken(wanted.notes.owner, self._wanted.ticket)
 
     def board(self, exchange: Exchange, client: str, wanted: Wanted) -> None:
         """Take one more rider."""
@@ -242,7 +241,6 @@ class Flight:
     def _choose_recorder(self, response: Response) -> None:
         """Judge by its head whether the answer is stored, and whether it is shared."""
         store = self._relay.store
-        assert store is not None, "who rides wants what may be stored"
         kept = recorder(store, self._wanted, response, self._relay.seconds)
         self._storing = kept is not None
         length = response.length

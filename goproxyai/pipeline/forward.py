@@ -130,7 +130,6 @@ class Forward:
             if status in respond.FAILURES and self._rescue(f"upstream answered {status}"):
                 response.abort()
                 return
-            assert relay.store is not None, "what is wanted may be stored"
             self._recorder = recorder(relay.store, wanted, response, relay.seconds)
         elif 200 <= status < 300:
             self._invalidate()
@@ -158,7 +157,7 @@ class Forward:
     def _invalidate(self) -> None:
         """What a write may have changed is no longer known (RFC 9111 §4.4)."""
         notes, store = self._notes, self._relay.store
-        if store is not None and notes.writes:
+        if notes.writes:
             store.invalidate(notes.owner, parent_paths(notes.path))
 
     def received(self, data: bytes, ended: bool) -> None:

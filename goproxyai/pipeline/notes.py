@@ -31,6 +31,7 @@ class Terms:
     :ivar sharing: who shares upstream requests, see :mod:`goproxyai.policy.coalescing`.
     :ivar ttl: seconds that an answer is kept.
     :ivar most_ttl: seconds that a request may ask for.
+    :ivar cached: whether answers are kept at all.
     """
 
     route: Route
@@ -39,11 +40,13 @@ class Terms:
     sharing: str = "deterministic"
     ttl: float = 0.0
     most_ttl: float = 0.0
+    cached: bool = True
 
 
 class Notes:
     """All of it holds for every request with that head, whatever fills its holes.
 
+    :ivar terms: those that it was worked out by; under others it holds no longer.
     :ivar path: of the target, without the query.
     :ivar reason: why the cache is left aside, ``None`` where it is not.
     :ivar directives: of ``Cache-Control``.
@@ -60,13 +63,14 @@ class Notes:
 
     __slots__ = (
         "_key", "_template", "_used", "directives", "is_get", "looped", "owner", "paced", "path",
-        "reason", "shared", "shares", "ttl", "writes",
+        "reason", "shared", "shares", "terms", "ttl", "writes",
     )  # fmt: skip
 
     def __init__(self, head: Head, terms: Terms) -> None:
+        self.terms = terms
         headers, fields, method = head.headers, head.fields, head.method
         path = self.path = head.target.partition(b"?")[0]
-        self.reason = bypass_reason(method, path, fields)
+        self.reason = bypass_reason(method, path, fields) if terms.cached else "off"
         self.directives = request_directives(fields)
         if self.reason is None and self.directives.no_store:
             self.reason = "no-store"
