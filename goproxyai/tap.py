@@ -128,9 +128,18 @@ def _request_events(events: list[Event], offset: float) -> None:
 
 
 def _end_at_once() -> None:
-    """From now on a signal ends the process the hard way: it was asked once already."""
+    """From now on a signal ends the process the hard way: it was asked once already.
+
+    The kernel spares the first process of a container what it did not ask for, such as that.
+    """
+    first = os.getpid() == 1
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, _exit if first else signal.SIG_DFL)
+
+
+def _exit(number: int, _: object) -> None:
+    """End as a shell tells of one that a signal ended."""
+    os._exit(128 + number)
 
 
 COLLECTION_SECONDS = 600.0
