@@ -90,6 +90,10 @@ class Output:
         self._opened = opened
         self._stream: TextIO | None = None
         self._as_json = as_json
+        self.limit(level)
+
+    def limit(self, level: str) -> None:
+        """Leave out what is below *level* from now on."""
         self._level = LogLevel.levelWithName(level)
         self.wants_requests = self._level <= LogLevel.info
 

@@ -1,8 +1,8 @@
 """The daemon: what is built at the start, what runs beside the requests, how it stops.
 
-Stopping (SIGTERM): readiness turns 503, listening stops, what is in flight finishes within
-``DRAIN_TIMEOUT``; then everything left is broken off, the cache is kept where that is wanted, and
-the process ends.
+Stopping (SIGTERM): listening stops, readiness turns 503, what is idle is closed, what is in flight
+finishes within ``DRAIN_TIMEOUT``; then everything left is broken off, the cache is kept where that
+is wanted, and the process ends.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 import attrs
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
@@ -29,6 +28,7 @@ from goproxyai.http11.outbox import Outbox
 from goproxyai.http11.server import ServerFactory
 from goproxyai.http11.ticking import Ticker
 from goproxyai.http11.turns import ends_of_turns
+from goproxyai.listening import ListenError, endpoints
 from goproxyai.pipeline.admit import Admission
 from goproxyai.pipeline.log import AccessLog, Write
 from goproxyai.pipeline.notes import Terms
@@ -53,11 +53,10 @@ EVICTION_SLICE = 100
 EVICTION_TURN = 0.002
 """Seconds of one turn of the reactor that dropping may take, and a slice."""
 
+FIRST_SECONDS = 0.5
+"""For which, once the daemon drains, a client that has just come may take to ask its first."""
+
 _log = Logger(namespace="goproxyai")
-
-
-class ListenError(SystemExit):
-    """An address cannot be listened on: ends the process with one line, status 1."""
 
 
 @attrs.define(eq=False)
@@ -67,7 +66,7 @@ class Upkeep(Service):
     clock: Any
     ticker: Ticker
     admission: Admission
-    store: Store | None
+    store: Store
     upstreams: Upstreams
     probing: Probing | None
     _eviction: LoopingCall = attrs.field(init=False)
@@ -111,14 +110,15 @@ class Upkeep(Service):
             upstream.breaker.turn(now)
 
     def _evict(self) -> None:
-        """Drop what has expired or was cleared; go on in the next turn if that takes long."""
+        """Drop what has expired, was cleared or is too much; go on in the next turn if need be."""
         store = self.store
-        if store is None or self._again is not None:
+        if self._again is not None:
             return
         now = self.clock.seconds()
         more = True
         while more and self.clock.seconds() < now + EVICTION_TURN:
             more = store.sweep(now, EVICTION_SLICE) | store.reclaim(EVICTION_SLICE)
+            more |= store.shrink(EVICTION_SLICE)
         if more:
             self._again = self.clock.callLater(0, self._go_on)
 
@@ -168,25 +168,6 @@ class Door(Service):
                 await stopping
 
 
-def endpoints(
-    reactor: Any, descriptions: tuple[str, ...]
-) -> tuple[tuple[str, IStreamServerEndpoint], ...]:
-    """What *descriptions* stand for, each with its description.
-
-    :raises ListenError: with one line that says which is none.
-    """
-    found = []
-    for description in descriptions:
-        try:
-            found.append((description, serverFromString(reactor, description)))
-        except Exception as error:  # each kind of endpoint has errors of its own
-            raise ListenError(
-                f"goproxyai: LISTEN is {description!r}, expected a Twisted endpoint such as "
-                f"tcp:8080 ({error})"
-            ) from None
-    return tuple(found)
-
-
 def _why(result: list[Any]) -> str:
     return result[0].getErrorMessage() if result else "the endpoint does not answer at once"
 
@@ -195,12 +176,14 @@ class Daemon(MultiService):
     """The tree of services; use :func:`make_daemon`.
 
     :param on_drain: called when stopping begins.
+    :ivar stopping: whether it has begun.
     """
+
+    stopping = False
 
     def __init__(
         self,
         reactor: Any,
-        settings: Settings,
         system: System,
         agent: RelayAgent,
         access_log: AccessLog,
@@ -215,7 +198,6 @@ class Daemon(MultiService):
         self.door = door
         self.upkeep = upkeep
         self._reactor = reactor
-        self._drain_timeout = settings.drain_timeout
         self._access_log = access_log
         self._snapshot = snapshot
         self._on_drain = on_drain
@@ -224,40 +206,93 @@ class Daemon(MultiService):
 
     def startService(self) -> None:
         """Restore the cache, then listen."""
-        if self._snapshot is not None:
+        if self._snapshot is not None and _caches(self.settings):
             self._snapshot.load()
         super().startService()
+
+    @property
+    def settings(self) -> Settings:
+        """Those that hold."""
+        return self.system.settings
+
+    def write_requests(self, write: Write | None) -> None:
+        """Let others, or nobody, read the events of requests from now on."""
+        self._access_log.write_to(write)
+
+    def change(self, settings: Settings) -> None:
+        """Go on with other settings, in this one turn: each request is served by some or others.
+
+        :param settings: differing in what can change only, see :data:`goproxyai.reload.LIVE`.
+        """
+        before, agent, relay = self.settings, self.agent, self.system.relay
+        self.system.settings = settings
+        relay.admission.limit(settings.rate_limit)
+        relay.admission.trust(settings.trusted_proxies)
+        agent.connect_timeout = settings.connect_timeout
+        agent.timeouts.head = settings.request_timeout
+        agent.timeouts.silence = settings.idle_timeout
+        self.door.factory.most_body_bytes = settings.max_body_size
+        if _kept(before) != _kept(settings):
+            terms = relay.terms
+            relay.terms = attrs.evolve(
+                terms,
+                ttl=settings.cache_ttl,
+                most_ttl=settings.cache_max_ttl,
+                retry_status=settings.retry_status,
+                patience=settings.request_timeout,
+                cached=_caches(settings),
+            )
+            relay.store.resize(settings.max_cache_size)
+            if not relay.terms.cached:
+                relay.store.clear()
 
     def stopService(self) -> Deferred[None]:
         """Drain, then stop; fires when everything has ended."""
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        self.stopping = True
         self._on_drain()
-        self.system.ready = False
         await self.door.close()
+        await deferLater(self._reactor, 0)  # what had been sent by now is read, and served
+        self.system.ready = False
         connections = self.door.factory.connections
         _log.info("draining {count} connections", count=len(connections))
-        deadline = self._reactor.seconds() + self._drain_timeout
-        while self._busy() and self._reactor.seconds() < deadline:
-            await deferLater(self._reactor, 0.05)
+        await self._drain()
         for connection in tuple(connections):
             connection.shut()
         self.agent.pool.close()
-        deadline = self._reactor.seconds() + 1.0
-        while (connections or len(self.agent.pool)) and self._reactor.seconds() < deadline:
-            await deferLater(self._reactor, 0.01)
+        await self._until(1.0, lambda: not (connections or len(self.agent.pool)), 0.01)
         for connection in tuple(connections):
             connection.abort()
         stopping = super().stopService()
         if stopping is not None:
             await stopping
         self._access_log.flush()
-        if self._snapshot is not None:
+        if self._snapshot is not None and _caches(self.settings):
             self._snapshot.save()
 
-    def _busy(self) -> bool:
-        return any(not connection.idle for connection in self.door.factory.connections)
+    async def _drain(self) -> None:
+        """Close what is idle, and wait for the rest; for clients that have just come, a moment."""
+        connections, timeout = self.door.factory.connections, self.settings.drain_timeout
+        began = self._reactor.seconds()
+        for connection in tuple(connections):
+            connection.drain(True)
+        await self._until(
+            min(FIRST_SECONDS, timeout), lambda: not any(each.fresh for each in connections)
+        )
+        for connection in tuple(connections):
+            connection.drain(False)
+        left = began + timeout - self._reactor.seconds()
+        await self._until(left, lambda: all(each.idle for each in connections))
+
+    async def _until(
+        self, seconds: float, condition: Callable[[], bool], step: float = 0.05
+    ) -> None:
+        """Wait for *condition*, at most so many *seconds*."""
+        deadline = self._reactor.seconds() + seconds
+        while not condition() and self._reactor.seconds() < deadline:
+            await deferLater(self._reactor, step)
 
 
 def _nothing() -> None:
@@ -279,8 +314,7 @@ def make_daemon(
     """
     ticker = Ticker(reactor)
     counters = Counters()
-    caching = settings.cache_ttl > 0 and settings.max_cache_size > 0
-    store = Store(settings.max_cache_size, settings.cache_stale) if caching else None
+    store = Store(settings.max_cache_size, settings.cache_stale)
     admission = Admission(reactor, settings.rate_limit, settings.trusted_proxies)
     routes = Routes(reactor, settings.proxy_url, settings.no_proxy, tls)
     timeouts = Timeouts(head=settings.request_timeout, silence=settings.idle_timeout)
@@ -304,6 +338,7 @@ def make_daemon(
         settings.cache_max_ttl,
         settings.retry_status,
         settings.request_timeout,
+        _caches(settings),
     )
     relay = Relay(
         reactor,
@@ -323,12 +358,28 @@ def make_daemon(
     upkeep = Upkeep(reactor, ticker, admission, store, upstreams, probing)
     door = Door(endpoints(reactor, settings.listen), factory)
     snapshot = _snapshot(reactor, settings, store)
-    return Daemon(reactor, settings, system, agent, access_log, upkeep, door, snapshot, on_drain)
+    return Daemon(reactor, system, agent, access_log, upkeep, door, snapshot, on_drain)
 
 
-def _snapshot(reactor: Any, settings: Settings, store: Store | None) -> Snapshot | None:
+def _caches(settings: Settings) -> bool:
+    """Whether answers are kept at all."""
+    return settings.cache_ttl > 0 and settings.max_cache_size > 0
+
+
+def _kept(settings: Settings) -> tuple[object, ...]:
+    """What decides how long answers are kept, how many, and when they are asked for again."""
+    return (
+        settings.cache_ttl,
+        settings.cache_max_ttl,
+        settings.max_cache_size,
+        settings.retry_status,
+        settings.request_timeout,
+    )
+
+
+def _snapshot(reactor: Any, settings: Settings, store: Store) -> Snapshot | None:
     """Where the cache is kept while the daemon is down, if it is."""
     path, key = settings.cache_snapshot, settings.cache_snapshot_key
-    if store is None or path is None or key is None:
+    if path is None or key is None:
         return None
     return Snapshot(path, key, store, reactor.seconds, upstream=settings.openai_url)

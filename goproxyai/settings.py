@@ -333,6 +333,14 @@ _NETWORKS = "IP addresses or networks such as 10.0.0.0/8, separated by spaces or
 
 VARIABLES: tuple[Variable, ...] = (
     Variable(
+        "CONFIG",
+        "",
+        "A file of NAME=value lines, read at the start and at SIGHUP; the environment wins.",
+        "a path",
+        _file,
+        empty=True,
+    ),
+    Variable(
         "PORT",
         "8080",
         "The TCP port to listen on; 0 is any free one.",
@@ -545,6 +553,7 @@ VARIABLES: tuple[Variable, ...] = (
 class Settings:
     """The configuration of one daemon; durations in seconds, sizes in bytes.
 
+    :ivar config: the file that texts came from, if there is one.
     :ivar listen: Twisted endpoint strings.
     :ivar openai_api_url: one or more, in order of preference.
     :ivar retry_status: answers that are asked for again.
@@ -558,6 +567,7 @@ class Settings:
     :ivar log_format: ``json``, ``text``, or empty where it depends on the terminal.
     """
 
+    config: str | None
     listen: tuple[str, ...]
     openai_api_url: tuple[UpstreamURL, ...]
     proxy_url: ProxyURL | None

@@ -17,10 +17,12 @@ from twisted.python import usage
 from twisted.python.logfile import LogFile
 
 from goproxyai import __version__
+from goproxyai.configuration import Reading, Sources
 from goproxyai.http11.turns import lighten
 from goproxyai.output import Output
 from goproxyai.pipeline.log import Event, Write
-from goproxyai.service import make_daemon
+from goproxyai.reload import Reload, hidden_line
+from goproxyai.service import Daemon, make_daemon
 from goproxyai.settings import VARIABLES, SettingError, Settings
 
 _log = Logger(namespace="goproxyai")
@@ -51,7 +53,8 @@ class Options(usage.Options):
         super().__init__()
         self._environ = environ
         self._listen: list[str] = []
-        self.settings: Settings
+        self.sources: Sources
+        self.reading: Reading
         self.output: Output | None = None
 
     def opt_listen(self, endpoint: str) -> None:
@@ -68,18 +71,24 @@ class Options(usage.Options):
 
         :raises SystemExit: with one line, status 1, where a value does not parse.
         """
-        texts = {v.name: self._environ[v.name] for v in VARIABLES if v.name in self._environ}
-        for variable in VARIABLES:
-            given = self.get(variable.option)
-            if given is not None:
-                texts[variable.name] = given
+        options = {
+            variable.name: self[variable.option]
+            for variable in VARIABLES
+            if self.get(variable.option) is not None
+        }
         if self._listen:
-            texts["LISTEN"] = " ".join(self._listen)
+            options["LISTEN"] = " ".join(self._listen)
+        self.sources = Sources(options, dict(self._environ), os.getcwd())
         try:
-            self.settings = Settings.from_texts(texts)
+            self.reading = self.sources.read()
         except SettingError as error:
             raise SystemExit(f"goproxyai: {error}") from None
         self._choose_output()
+
+    @property
+    def settings(self) -> Settings:
+        """Those at the start."""
+        return self.reading.settings
 
     def _choose_output(self) -> None:
         """Write the log ourselves, unless the operator chose a logger or syslog of twistd's."""
@@ -119,9 +128,18 @@ def _request_events(events: list[Event], offset: float) -> None:
 
 
 def _end_at_once() -> None:
-    """From now on a signal ends the process the hard way: it was asked once already."""
+    """From now on a signal ends the process the hard way: it was asked once already.
+
+    The kernel spares the first process of a container what it did not ask for, such as that.
+    """
+    first = os.getpid() == 1
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, _exit if first else signal.SIG_DFL)
+
+
+def _exit(number: int, _: object) -> None:
+    """End as a shell tells of one that a signal ended."""
+    os._exit(128 + number)
 
 
 COLLECTION_SECONDS = 600.0
@@ -154,14 +172,37 @@ def makeService(options: Options) -> IService:
     reactor.seconds = time.monotonic  # type: ignore[method-assign]  # it is meant to be called
     lighten(reactor)
     reactor.callWhenRunning(_settle, reactor)
-    output = options.output
-    write: Write | None = _request_events
-    if output is not None:
-        write = output.requests if output.wants_requests else None
-    daemon = make_daemon(reactor, options.settings, write, _end_at_once)
+    daemon = make_daemon(reactor, options.settings, _write_of(options.output), _end_at_once)
     _log.info(
         "goproxyai {version} in front of {upstream}",
         version=__version__,
         upstream=options.settings.openai_url,
     )
+    if options.reading.hidden:
+        _log.warn("{line}", line=hidden_line(options.reading.hidden))
+    if options.sources.path is not None:
+        _reload_on_hangup(reactor, daemon, options)
     return daemon
+
+
+def _write_of(output: Output | None) -> Write | None:
+    """Who gets the events of requests."""
+    if output is None:
+        return _request_events
+    return output.requests if output.wants_requests else None
+
+
+def _reload_on_hangup(reactor: Any, daemon: Daemon, options: Options) -> None:
+    """Read the configuration again whenever SIGHUP comes, in the reactor's own time.
+
+    Twisted and twistd leave that signal alone. Where there is no file to read, it ends the process
+    as ever, which is what a terminal that is closed sends it for.
+    """
+
+    def write(level: str) -> None:
+        if options.output is not None:
+            options.output.limit(level)
+            daemon.write_requests(_write_of(options.output))
+
+    reload = Reload(daemon, options.sources.read, write)
+    signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(reload.now))

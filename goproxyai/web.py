@@ -51,6 +51,7 @@ def _answer(request: Any, status: int, document: object) -> bytes:
 class System:
     """The endpoints that are not relayed.
 
+    :ivar settings: asked anew for each request; others may be put in their place.
     :ivar ready: whether new work is taken.
     """
 
@@ -106,10 +107,8 @@ class System:
     def clear(self, request: SystemRequest) -> bytes:
         """For operators: forget every stored answer, or those of ``?path=``."""
         self._admit(request)
-        paths = self._paths_to_clear(request)
-        if self.relay.store is not None:
-            for path in paths:
-                self.relay.store.clear(path)
+        for path in self._paths_to_clear(request):
+            self.relay.store.clear(path)
         return _answer(request, 200, {"message": "Cache cleared successfully"})
 
     def _paths_to_clear(self, request: SystemRequest) -> set[bytes | None]:
@@ -192,9 +191,9 @@ class System:
         self.relay.log.flush()  # which counts what has ended
         return {
             "cache": {
-                "item_count": 0 if store is None else len(store),
+                "item_count": len(store),
                 "ttl": format_duration(settings.cache_ttl),
-                "bytes": 0 if store is None else store.bytes,
+                "bytes": store.bytes,
                 "max_bytes": settings.max_cache_size,
                 "hits": counters.hits,
                 "misses": counters.misses,
@@ -202,9 +201,9 @@ class System:
                 "coalesced": counters.coalesced,
                 "stale_if_error": counters.rescues,
                 "flights": len(self.relay.flights),
-                "stores": 0 if store is None else store.stores,
-                "evictions": 0 if store is None else store.evictions,
-                "expirations": 0 if store is None else store.expirations,
+                "stores": store.stores,
+                "evictions": store.evictions,
+                "expirations": store.expirations,
             },
             "rate_limit": settings.rate_limit,
             "clients": len(self.relay.admission.buckets),
@@ -246,7 +245,7 @@ class Front:
             return
         if not system.ready:
             exchange.keep = False
-            if not exchange.target.startswith(b"/health"):
+            if not (exchange.first or exchange.target.startswith(b"/health")):
                 self._refuse(exchange, draining())
                 return
         if not exchange.target.startswith(self._prefix):

@@ -12,15 +12,16 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "goproxyai"
 
 LAYERS = (
-    {"goproxyai", "problems", "durations"},
+    {"goproxyai", "problems", "durations", "envfile"},
     {"policy"},
     {"counters"},
     {"settings"},
     {"http11"},
     {"egress"},
     {"pipeline"},
-    {"web", "output", "snapshot"},
+    {"web", "output", "snapshot", "listening", "configuration"},
     {"service"},
+    {"reload"},
     {"tap"},
 )
 """Modules and subpackages of goproxyai, lowest first; ``goproxyai`` is the package's own module.
@@ -30,7 +31,7 @@ One may import from lower layers, and a subpackage from itself, nothing else.
 
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
-VALUES = {"goproxyai", "problems", "durations", "counters", "settings"}
+VALUES = {"goproxyai", "problems", "durations", "envfile", "counters", "settings"}
 IMPURE = {
     "twisted", "zope", "klein", "treq", "OpenSSL", "time", "datetime", "random", "secrets", "os",
     "io", "pathlib", "socket", "ssl", "select", "selectors", "asyncio", "threading", "subprocess",

@@ -1153,3 +1153,74 @@ def test_the_end_of_the_daemon_closes_what_is_idle_and_breaks_off_what_is_not() 
     assert busy.line.aborted
     busy.lose()
     assert worker.heard == ["gone"]
+
+
+def test_what_is_idle_as_it_drains_is_half_closed_at_once_and_what_still_comes_is_dropped() -> None:
+    server = Server()
+    answer(server.send(get()).exchanges[0])
+    server.connection.drain(True)
+    assert (server.line.half_closed, server.line.aborted) == (True, False)
+    server.send(get())
+    assert len(server.exchanges) == 1
+
+
+def test_a_connection_that_has_brought_nothing_yet_is_waited_for_as_it_drains() -> None:
+    server, silent = Server(), Server()
+    for one in (server, silent):
+        one.connection.drain(True)
+        assert one.line.open
+        assert one.connection.fresh
+    (exchange,) = server.send(get()).exchanges
+    assert exchange.first
+    silent.connection.drain(False)
+    assert silent.line.half_closed
+
+
+def test_only_the_first_request_of_a_connection_is_its_first() -> None:
+    server = Server()
+    for _ in range(3):
+        answer(server.send(get()).exchanges[-1])
+    assert [exchange.first for exchange in server.exchanges] == [True, False, False]
+    assert not server.connection.fresh
+
+
+def test_an_answer_that_begins_once_it_drains_is_the_last_and_says_so() -> None:
+    server = Server()
+    (exchange,) = server.send(get()).exchanges
+    server.connection.drain(True)
+    answer(exchange)
+    assert b"Connection: close\r\n" in server.came()
+    assert server.line.half_closed
+
+
+def test_an_answer_that_had_begun_as_it_drains_is_the_last_too() -> None:
+    server = Server()
+    (exchange,) = server.send(get()).exchanges
+    exchange.begin(200, OK, 2)
+    exchange.write(b"a")
+    server.connection.drain(True)
+    assert server.line.open
+    exchange.write(b"b", last=True)
+    assert server.came().endswith(b"\r\n\r\nab")
+    assert server.line.half_closed
+
+
+def test_what_waits_behind_an_answer_as_it_drains_is_dispatched() -> None:
+    server = Server()
+    (first,) = server.send(get() + get()).exchanges
+    server.connection.drain(True)
+    answer(first)
+    assert b"Connection" not in server.came()
+    assert len(server.exchanges) == 2
+    answer(server.exchanges[1])
+    assert server.line.half_closed
+
+
+def test_a_head_that_is_half_here_as_it_drains_is_read_on() -> None:
+    server = Server()
+    answer(server.send(get()).exchanges[0])
+    server.send(get()[:-2])
+    server.connection.drain(False)
+    assert server.line.open
+    answer(server.send(b"\r\n").exchanges[1])
+    assert server.line.half_closed

@@ -45,6 +45,7 @@ def complaint(name: str, text: str) -> str:
 
 def test_the_defaults_are_the_manuals() -> None:
     expected = Settings(
+        config=None,
         listen=("tcp:8080:backlog=1024",),
         openai_api_url=(UpstreamURL("https", "api.openai.com", 443),),
         proxy_url=None,

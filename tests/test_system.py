@@ -348,21 +348,34 @@ async def test_what_is_in_flight_finishes_and_nothing_new_begins(stand: Stand) -
     pause = Pause()
     stream = [head(200, [(b"Transfer-Encoding", b"chunked")]), chunk(b"one"), pause]
     stand.upstream.script("/v1/stream", [*stream, chunk(b"two"), chunk(b"")])
-    streaming, idle, health, live, ready, models, stranger = await settled(stand, 7)
+    streaming, idle, *asking = await settled(stand, 7)
     port = stand.port
     streaming.send(request("/v1/stream"))
     await streaming.until(lambda: b"one" in streaming.came)
+    asked = [
+        (wire, target, status)
+        for wire, (target, status) in zip(
+            asking,
+            (
+                ("/health", 200),
+                ("/health/live", 200),
+                ("/health/ready", 503),
+                ("/v1/models", 503),
+                ("/stats", 503),
+            ),
+            strict=True,
+        )
+    ]
+    for wire, target, _ in asked:
+        wire.send(request(target)[:-2])
     assert stand.daemon is not None
+    connections = stand.daemon.door.factory.connections
+    await eventually(stand.reactor, lambda: sum(c._in_head for c in connections) == len(asked))
     stopping = stand.daemon.stopService()
+    await idle.until_closed()
 
-    for wire, target, status in (
-        (health, "/health", 200),
-        (live, "/health/live", 200),
-        (ready, "/health/ready", 503),
-        (models, "/v1/models", 503),
-        (stranger, "/stats", 503),
-    ):
-        wire.send(request(target))
+    for wire, target, status in asked:
+        wire.send(b"\r\n")
         answer = await wire.answer()
         assert (answer.status, answer.get("Connection")) == (status, b"close"), target
         if status == 503:
@@ -372,15 +385,50 @@ async def test_what_is_in_flight_finishes_and_nothing_new_begins(stand: Stand) -
         await _connect_to(stand, port)
     assert not stopping.called
     assert not streaming.closed
-    assert not idle.closed
 
     pause.release()
     answer = await streaming.answer()
     assert (answer.status, answer.body, answer.cut) == (200, b"onetwo", False)
     await stopping
-    await idle.until_closed()
     await streaming.until_closed()
     assert [one.target for one in stand.upstream.requests] == [b"/v1/stream"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_sent_before_the_end_is_served(stand: Stand) -> None:
+    await stand.start()
+    used, fresh, silent = *await settled(stand, 1), await stand.connect(), await stand.connect()
+    assert stand.daemon is not None
+    connections = stand.daemon.door.factory.connections
+    await eventually(stand.reactor, lambda: len(connections) == 3)
+    used.transport.socket.send(request("/v1/models"))  # in the daemon's kernel, when it stops
+    stopping = stand.daemon.stopService()
+    assert (await used.answer()).status == 200
+    await eventually(stand.reactor, lambda: not stand.daemon.system.ready)
+    fresh.send(request("/v1/models/gpt-4o"))
+    answer = await fresh.answer()
+    assert (answer.status, answer.get("Connection")) == (200, b"close")
+    await stopping
+    for wire in (used, fresh, silent):
+        await wire.until_closed()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_last_answer_of_a_connection_says_so(stand: Stand) -> None:
+    await stand.start()
+    pause = Pause()
+    stand.upstream.script("/v1/slow", [pause, response(b"{}")])
+    (wire,) = await settled(stand, 1)
+    wire.send(request("/v1/slow"))
+    await stand.upstream.wait_for(lambda one: one.paused)
+    assert stand.daemon is not None
+    stopping = stand.daemon.stopService()
+    await eventually(stand.reactor, lambda: not stand.daemon.system.ready)
+    pause.release()
+    answer = await wire.answer()
+    assert (answer.status, answer.get("Connection")) == (200, b"close")
+    await wire.until_closed()
+    await stopping
 
 
 async def _connect_to(stand: Stand, port: int) -> None:

@@ -59,7 +59,13 @@ def eventually(condition: Callable[[], object]) -> None:
 class Process:
     """A running daemon; what it writes goes to files beside it."""
 
-    def __init__(self, directory: Path, arguments: list[str], settings: dict[str, str]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        arguments: list[str],
+        settings: dict[str, str],
+        pass_descriptors: tuple[int, ...] = (),
+    ) -> None:
         self.directory = directory
         self._out, self._err = directory / "stdout", directory / "stderr"
         with self._out.open("wb") as out, self._err.open("wb") as err:
@@ -70,6 +76,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
+                pass_fds=pass_descriptors,
             )
 
     @property

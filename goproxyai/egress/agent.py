@@ -110,7 +110,8 @@ class RelayAgent:
     """Sends requests; see the module.
 
     :param clock: keeps the deadline of connecting.
-    :param connect_timeout: seconds for TCP, CONNECT and TLS together.
+    :ivar connect_timeout: seconds for TCP, CONNECT and TLS together.
+    :ivar timeouts: of all connections.
     :param writer: shared by all connections; writes at once where none is given.
     """
 
@@ -124,11 +125,11 @@ class RelayAgent:
         writer: Writer | None = None,
     ) -> None:
         self.pool = Pool()
+        self.timeouts = timeouts
         self._clock = clock
         self._ticker = ticker
         self._routes = routes
-        self._timeouts = timeouts
-        self._connect_timeout = connect_timeout
+        self.connect_timeout = connect_timeout
         self._writer = writer or Direct()
         self._known: dict[bytes, Route] = {}
 
@@ -199,7 +200,7 @@ class RelayAgent:
         pool, origin = self.pool, route.origin
         connection = ClientConnection(
             self._ticker,
-            self._timeouts,
+            self.timeouts,
             route.secured,
             lambda freed: pool.free(origin, freed),
             lambda lost: pool.lost(origin, lost),
@@ -212,7 +213,7 @@ class RelayAgent:
 
         connecting: Deferred[Any] = route.endpoint.connect(_Factory(connection))
         connecting.addCallback(connected)
-        return connecting.addTimeout(self._connect_timeout, self._clock, self._late)
+        return connecting.addTimeout(self.connect_timeout, self._clock, self._late)
 
     def _late(self, result: object, seconds: float) -> object:
         raise UpstreamTimeout("a connection")

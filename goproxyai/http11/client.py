@@ -76,9 +76,11 @@ class ConnectionBroken(Exception):
         self.reason = reason
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Timeouts:
-    """How long upstream may take, in seconds.
+    """How long upstream may take, in seconds; all connections share one, which may be changed.
+
+    A wait that has begun ends when it was to end.
 
     :ivar head: from the request's last byte (when the kernel has it) to the response's head.
     :ivar silence: inside a body, either way.

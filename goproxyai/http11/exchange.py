@@ -51,13 +51,14 @@ class Exchange:
     :ivar began: when the request's head was complete, in reactor seconds.
     :ivar status: of the answer, 0 until there is one.
     :ivar sent: bytes of answer body.
+    :ivar first: whether it is the first request of its connection.
     :ivar keep: whether the connection is to live on behind this exchange.
     """
 
     __slots__ = (
         "_bodiless", "_chunked", "_paused", "_pending", "_source", "_wire", "answering", "began",
-        "body", "head", "keep", "listener", "method", "over", "peer", "problem", "sent", "status",
-        "target", "values",
+        "body", "first", "head", "keep", "listener", "method", "over", "peer", "problem", "sent",
+        "status", "target", "values",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +84,7 @@ class Exchange:
         self.listener: Listener | None = None
         self.answering = False
         self.over = False
+        self.first = False
         self.keep = head.keep
         self._wire = wire
         self._chunked = False

@@ -8,7 +8,9 @@
    takes nothing of what it was answered, nothing more is dispatched or read.
 3. Deadlines are attributes, kept by the ticker: a head within 20 s, a body at 500 B/s once 30 s
    are over, a reader that takes something within 60 s, 75 s of idleness between requests.
-4. A connection that is to close while the client may still be sending lingers: our side is shut,
+4. Once the daemon drains, what a connection is at is its last: it closes then, at once where it
+   is idle; one that has brought no request yet is waited for, for a moment.
+5. A connection that is to close while the client may still be sending lingers: our side is shut,
    what comes is thrown away for a moment, so that the answer is not lost to a reset.
 """
 
@@ -70,9 +72,9 @@ class ServerConnection(Protocol):
     """One client's connection; see the module's rules."""
 
     __slots__ = (
-        "_active", "_advancing", "_choked", "_deadline", "_deaf", "_framing_bytes", "_head",
-        "_head_bytes", "_head_split", "_headers", "_in_head", "_incoming", "_lingering",
-        "_looked", "_lost", "_parser", "_paused", "_peer", "_read", "_read_bytes",
+        "_active", "_advancing", "_choked", "_deadline", "_deaf", "_draining", "_framing_bytes",
+        "_fresh", "_head", "_head_bytes", "_head_split", "_headers", "_in_head", "_incoming",
+        "_lingering", "_looked", "_lost", "_parser", "_paused", "_peer", "_read", "_read_bytes",
         "_replayed", "_rest", "_sent", "_stall_deadline", "_taken", "_target", "_waiting",
     )  # fmt: skip
 
@@ -90,6 +92,8 @@ class ServerConnection(Protocol):
         self._paused = False
         self._choked = False
         self._deaf = False
+        self._draining = False
+        self._fresh = True
         self._lingering = False
         self._lost = False
         self._deadline = NEVER
@@ -325,6 +329,7 @@ class ServerConnection(Protocol):
         else:
             body = RequestBody(self, length, ticker.now, head.awaits_continue)
         exchange = Exchange(self, self._peer, ticker.seconds(), head, values, body)
+        exchange.first, self._fresh = self._fresh, False
         limit = self.factory.most_body_bytes
         if length is not None and length > limit:
             exchange.problem = _too_large()
@@ -338,7 +343,9 @@ class ServerConnection(Protocol):
         incoming = self._incoming
         if incoming is not None:
             _body_of(incoming).feed(data)
-            if incoming.body.received > self.factory.most_body_bytes:
+            if incoming.body.received > self.factory.most_body_bytes and not isinstance(
+                incoming.body.length, int
+            ):  # a length that was told has been judged, by the limit of then
                 raise _too_large()
 
     def on_message_complete(self) -> None:
@@ -413,7 +420,7 @@ class ServerConnection(Protocol):
         if not self._waiting:
             if not self._in_head:
                 self._deadline = self.factory.ticker.now + IDLE_SECONDS
-            if self._deaf:
+            if self._deaf or (self._draining and not self._in_head):
                 self._close(False)
             elif self._paused:
                 self.flow(True)
@@ -499,12 +506,41 @@ class ServerConnection(Protocol):
         elif now >= self._stall_deadline:
             self.abort()
 
+    def drain(self, patient: bool) -> None:
+        """The daemon is about to stop: close if nothing is asked, or else once it is answered.
+
+        The answer to what is at work says that it is the last. A request that was on its way as
+        an idle connection closed is not answered: the client sees the end of a connection that it
+        has used, before the first byte of an answer, and asks again on another.
+
+        :param patient: wait for the first request of a client that has just come: nothing tells
+            it that a connection that it has not used may be closed.
+        """
+        self._draining = True
+        active = self._active
+        if active is not None:
+            if not (active.answering or self._waiting):
+                active.keep = False
+        elif not (
+            self._waiting
+            or self._incoming is not None
+            or self._in_head
+            or self._lingering
+            or (patient and self._fresh)
+        ):
+            self._close(False)
+
     def shut(self) -> None:
         """The daemon stops: close what is idle, break off what is not."""
         if self.idle:
             self._close(True)
         else:
             self.abort()
+
+    @property
+    def fresh(self) -> bool:
+        """Whether there has been no request yet."""
+        return self._fresh
 
     @property
     def idle(self) -> bool:

@@ -38,24 +38,49 @@ class Admission:
         self._last = 0.0
         self._next_sweep = 0.0
         self._sweeping = False
+        self._started = False
+
+    def limit(self, per_minute: int) -> None:
+        """Hold each client to another rate from now on, or to none.
+
+        Where there is no limit any more, buckets are refilled as before until all are full and
+        dropped, in slices.
+        """
+        self.per_minute = per_minute
+        if per_minute:
+            self.buckets.limit(per_minute)
+            if self._started and self._tick is None:
+                self._begin()
+
+    def trust(self, trusted: Networks) -> None:
+        """Believe the ``X-Forwarded-For`` of other peers from now on."""
+        self._trusted = trusted
 
     def start(self) -> None:
         """Begin to refill."""
+        self._started = True
         if self.per_minute:
-            self._last = self._clock.seconds()
-            self._next_sweep = self._last + SWEEP_SECONDS
-            self._tick = self._clock.callLater(TICK, self._mint)
+            self._begin()
+
+    def _begin(self) -> None:
+        self._last = self._clock.seconds()
+        self._next_sweep = self._last + SWEEP_SECONDS
+        self._tick = self._clock.callLater(TICK, self._mint)
 
     def stop(self) -> None:
         """No more refills."""
         if self._tick is not None and self._tick.active():
             self._tick.cancel()
         self._tick = None
+        self._started = False
 
     def _mint(self) -> None:
         now = self._clock.seconds()
         self.buckets.mint(now - self._last)
         self._last = now
+        if not (self.per_minute or self.buckets):
+            self._tick = None
+            return
         self._tick = self._clock.callLater(TICK, self._mint)
         if self._sweeping or now >= self._next_sweep:
             self._sweeping = self.buckets.sweep(SWEEP_SLICE)

@@ -182,8 +182,7 @@ class Flight(Asking):
 
         Not where a write, or a clearing, came in between: what is under way may be outdated.
         """
-        store = self._relay.store
-        return store is not None and not store.overtaken(wanted.notes.owner, self._wanted.ticket)
+        return not self._relay.store.overtaken(wanted.notes.owner, self._wanted.ticket)
 
     def board(self, exchange: Exchange, client: str, wanted: Wanted) -> None:
         """Take one more rider."""
@@ -266,7 +265,6 @@ class Flight(Asking):
         """
         relay, wanted = self._relay, self._wanted
         store, length = relay.store, response.length
-        assert store is not None, "who rides wants what may be stored"
         kept = recorder(store, wanted, response, relay.seconds)
         self._storing = kept is not None
         shared = may_share(response.code, response.fields, wanted.notes.shared)
@@ -459,13 +457,13 @@ class Flight(Asking):
         """
         store, left = self._relay.store, len(behind)
         held = 0
-        if left and not stored and store is not None and store.reserve(len(body)):
+        if left and not stored and store.reserve(len(body)):
             held = len(body)
 
         def done() -> None:
             nonlocal left
             left -= 1
-            if not left and store is not None:
+            if not left:
                 store.release(held)
 
         at, pieces = 0, 0

@@ -105,7 +105,6 @@ class Forward(Asking):
             return
         wanted = self._wanted
         if wanted is not None:
-            assert relay.store is not None, "what is wanted may be stored"
             self._recorder = recorder(relay.store, wanted, response, relay.seconds)
         elif 200 <= status < 300:
             self._invalidate()
@@ -149,7 +148,7 @@ class Forward(Asking):
     def _invalidate(self) -> None:
         """What a write may have changed is no longer known (RFC 9111 §4.4)."""
         notes, store = self._notes, self._relay.store
-        if store is not None and notes.writes:
+        if notes.writes:
             for owner in notes.writes_to:
                 store.invalidate(owner, parent_paths(notes.path))
 

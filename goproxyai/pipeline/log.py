@@ -108,6 +108,11 @@ class AccessLog:
         self._waiting: list[tuple[Any, ...]] = []  # the parts of events
         self._flushing: IDelayedCall | None = None
 
+    def write_to(self, write: Write | None) -> None:
+        """Let others read the events that are not written yet, or nobody."""
+        self.flush()
+        self._write = write
+
     def over(
         self,
         exchange: Exchange,

@@ -14,12 +14,9 @@ MOST_KEYED = 10 * 1024 * 1024
 
 
 class Lookup:
-    """Asks the store.
+    """Asks the store."""
 
-    :param store: ``None`` where the cache is turned off.
-    """
-
-    def __init__(self, store: Store | None) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
 
     def bypass(self, notes: Notes, exchange: Exchange) -> str | None:
@@ -27,7 +24,7 @@ class Lookup:
 
         :raises Problem: ``only_if_cached`` where nothing but a stored answer was wanted.
         """
-        reason = "off" if self._store is None else notes.reason
+        reason = notes.reason
         if reason is None:
             length = exchange.body.length
             if not isinstance(length, int) or length <= MOST_KEYED:
@@ -43,7 +40,6 @@ class Lookup:
         :raises Problem: ``only_if_cached``.
         """
         store = self._store
-        assert store is not None, "bypass() says off"
         directives = notes.directives
         key = notes.key(body)
         reason = "miss"
@@ -68,7 +64,6 @@ class Lookup:
     def stale(self, wanted: Wanted, now: float) -> Entry | None:
         """What may answer instead of an upstream that failed: an entry that was kept for that."""
         store = self._store
-        assert store is not None, "bypass() says off"
         directives = wanted.notes.directives
         if directives.no_cache or not store.stale:
             return None

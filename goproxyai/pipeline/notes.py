@@ -32,6 +32,7 @@ class Terms:
     :ivar most_ttl: seconds that a request may ask for.
     :ivar retry_status: answers that are asked for again, where that does no harm.
     :ivar patience: seconds after which nothing is asked for again.
+    :ivar cached: whether answers are kept at all.
     """
 
     upstream: Upstream
@@ -41,11 +42,13 @@ class Terms:
     most_ttl: float = 0.0
     retry_status: frozenset[int] = frozenset()
     patience: float = 30.0
+    cached: bool = True
 
 
 class Notes:
     """All of it holds for every request with that head, whatever fills its holes.
 
+    :ivar terms: those that it was worked out by; under others it holds no longer.
     :ivar path: of the target, without the query.
     :ivar reason: why the cache is left aside, ``None`` where it is not.
     :ivar directives: of ``Cache-Control``.
@@ -63,13 +66,14 @@ class Notes:
 
     __slots__ = (
         "_cut", "_key", "_line", "_template", "_used", "directives", "is_get", "looped", "owner",
-        "paced", "path", "reason", "shared", "shares", "ttl", "writes", "writes_to",
+        "paced", "path", "reason", "shared", "shares", "terms", "ttl", "writes", "writes_to",
     )  # fmt: skip
 
     def __init__(self, head: Head, terms: Terms) -> None:
+        self.terms = terms
         headers, fields, method = head.headers, head.fields, head.method
         path = self.path = head.target.partition(b"?")[0]
-        self.reason = bypass_reason(method, path, fields)
+        self.reason = bypass_reason(method, path, fields) if terms.cached else "off"
         self.directives = request_directives(fields)
         if self.reason is None and self.directives.no_store:
             self.reason = "no-store"

@@ -32,9 +32,9 @@ class Relay:
     """Takes exchanges through the steps.
 
     :ivar upstreams: whom to ask.
-    :ivar terms: what holds for all requests.
+    :ivar terms: what holds for all requests; others may be put in their place.
     :ivar budget: of all retries.
-    :ivar store: ``None`` where the cache is turned off.
+    :ivar store: empty where the cache is turned off.
     :ivar flights: the upstream requests under way that others may share, by key; each has a client
         that waits for it, so there are no more of them than connections.
     """
@@ -46,7 +46,7 @@ class Relay:
         terms: Terms,
         client: RelayClient,
         admission: Admission,
-        store: Store | None,
+        store: Store,
         counters: Counters,
         log: AccessLog,
     ) -> None:
@@ -117,19 +117,20 @@ class Relay:
         """Go on with *exchange*, whose body is here, or ``None``: too large for a key."""
         try:
             notes = self._notes(exchange)
-            if body is None:
-                self._bypass(exchange, client, notes, "size")
+            reason = "size" if body is None else notes.reason  # which other terms may have changed
+            if body is None or reason is not None:
+                self._bypass(exchange, client, notes, reason or "size")
             else:
                 self._look_up(exchange, client, notes, body)
         except Exception as trouble:
             self._fail(exchange, client, trouble)
 
     def _notes(self, exchange: Exchange) -> Notes:
-        """The notes on the head of *exchange*, made if there are none yet."""
-        head = exchange.head
+        """The notes on the head of *exchange*, made if there are none yet by these terms."""
+        head, terms = exchange.head, self.terms
         notes: Notes | None = head.notes
-        if notes is None:
-            notes = head.notes = Notes(head, self.terms)
+        if notes is None or notes.terms is not terms:
+            notes = head.notes = Notes(head, terms)
         return notes
 
     def _bypass(self, exchange: Exchange, client: str, notes: Notes, reason: str) -> None:

@@ -54,6 +54,22 @@ class Buckets:
     def __len__(self) -> int:
         return len(self._offsets)
 
+    def limit(self, per_minute: int) -> None:
+        """Go on with buckets of another depth and rate; costs the same however many there are.
+
+        A bucket that is not full keeps its tokens, as many as the new depth holds. One that is
+        full may have been dropped: there is no telling it from a new one, and it may be as full
+        as that.
+
+        :param per_minute: as above.
+        :raises ValueError: where it is less than 1.
+        """
+        if per_minute < 1:
+            raise ValueError("a bucket needs tokens")
+        self._depth = per_minute * _TOKEN
+        self._per_minute = per_minute
+        self._per_tick = per_minute * max(1, round(self._tick * _NANOSECONDS))
+
     def mint(self, seconds: float) -> None:
         """Let time pass for every bucket.
 

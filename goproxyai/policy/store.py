@@ -2,7 +2,8 @@
 
 1. An entry is in its shard, on the wheel of expiry and in a place of the index, or in none of them.
 2. ``bytes`` is what all of it takes, our own overhead included, and with what is being collected
-   (:meth:`Store.reserve`) it never exceeds the bound: room is made as an answer is collected, a
+   (:meth:`Store.reserve`) it never exceeds the bound, nor, where that was made smaller, what it was
+   then: it shrinks in slices (:meth:`Store.shrink`). Room is made as an answer is collected, a
    little with each read, so that storing a large one never drops a thousand small ones at once.
 3. No call takes long. What could be a million steps (clearing, a write to a path of many answers)
    takes effect at once and is done in slices, with a budget; and no table is so large that its
@@ -157,13 +158,14 @@ class Store:
     """
 
     __slots__ = (
-        "_cleared", "_clock", "_count", "_doomed", "_heap", "_index", "_listed", "_retired",
-        "_shards", "_swept", "_uses", "_wheel", "_writes", "bytes", "evictions", "expirations",
-        "largest", "most_bytes", "reserved", "stale", "stores",
+        "_bound", "_cleared", "_clock", "_count", "_doomed", "_heap", "_index", "_listed",
+        "_retired", "_shards", "_swept", "_uses", "_wheel", "_writes", "bytes", "evictions",
+        "expirations", "largest", "most_bytes", "reserved", "stale", "stores",
     )  # fmt: skip
 
     def __init__(self, most_bytes: int, stale: float = 0.0) -> None:
         self.most_bytes = most_bytes
+        self._bound = most_bytes  # above it only while the store shrinks
         self.stale = stale
         self.bytes = 0
         self.reserved = 0
@@ -248,7 +250,7 @@ class Store:
 
     def _make_room(self, count: int) -> bool:
         """Drop what was least recently used, until *count* more bytes find room."""
-        room = self.most_bytes - self.reserved - count
+        room = self._bound - self.reserved - count
         while self.bytes > room:
             entry = self._least_recently_used()
             if entry is None:
@@ -446,6 +448,30 @@ class Store:
             elif item:
                 retired.append(item)
         return bool(retired)
+
+    def resize(self, most_bytes: int) -> None:
+        """Have another bound from now on; where it is smaller, :meth:`shrink` drops the rest."""
+        self.most_bytes = most_bytes
+        self.largest = most_bytes // 10
+        self._bound = max(most_bytes, self.bytes + self.reserved)
+
+    def shrink(self, budget: int = 100) -> bool:
+        """Drop what there is no room for since the bound was made smaller.
+
+        :param budget: entries to drop, at most.
+        :returns: whether there is more to drop.
+        """
+        if self._bound == self.most_bytes:
+            return False
+        room = self.most_bytes - self.reserved
+        while self._count and self.bytes > room and budget > 0:
+            entry = self._least_recently_used()
+            assert entry is not None, "there are some"
+            self._drop(entry)
+            self.evictions += 1
+            budget -= 1
+        self._bound = max(self.most_bytes, self.bytes + self.reserved)
+        return bool(self._count) and self.bytes > room
 
     # What is being collected.
 

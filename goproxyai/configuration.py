@@ -1,0 +1,86 @@
+"""Where settings come from: options, then the environment, then the file that ``CONFIG`` names.
+
+The environment of a process does not change while it runs, so what is to be changed then stands in
+the file, and neither in the environment nor among the options, which win.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+
+import attrs
+
+from goproxyai import envfile
+from goproxyai.settings import VARIABLES, SettingError, Settings
+
+CONFIG = "CONFIG"
+"""The one variable that cannot be set in the file."""
+
+NAMES = frozenset(variable.name for variable in VARIABLES)
+"""Those that can be set at all."""
+
+
+@attrs.frozen
+class Reading:
+    """What the sources say.
+
+    :ivar hidden: the names that the file sets to no effect, since an option or the environment
+        sets them otherwise.
+    """
+
+    settings: Settings
+    hidden: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class Sources:
+    """Texts by their variables' names; ``PATH`` and the like may be among them.
+
+    :ivar options: of the command line.
+    :ivar environ: of the process, as it was at the start.
+    :ivar directory: where the file lies if its path is relative; twistd may go elsewhere.
+    """
+
+    options: Mapping[str, str] = attrs.field(repr=False)
+    environ: Mapping[str, str] = attrs.field(repr=False)
+    directory: str
+
+    @property
+    def path(self) -> str | None:
+        """The file, if there is one."""
+        given = self.options.get(CONFIG, self.environ.get(CONFIG, "")).strip()
+        return os.path.join(self.directory, given) if given else None
+
+    def read(self) -> Reading:
+        """The settings as the sources are now.
+
+        :raises SettingError: where the file, or a value, is none.
+        """
+        fixed = {name: text for name, text in self.environ.items() if name in NAMES}
+        fixed |= self.options
+        path = self.path
+        filed = {} if path is None else _filed(path)
+        hidden = [name for name, text in filed.items() if fixed.get(name, text).strip() != text]
+        return Reading(Settings.from_texts({**filed, **fixed}), tuple(hidden))
+
+
+def _filed(path: str) -> dict[str, str]:
+    """What the file at *path* says."""
+    try:
+        return envfile.parse(_content(path), NAMES - {CONFIG})
+    except OSError as error:
+        why = f"a file that can be read ({error.strerror})"
+    except envfile.EnvFileError as error:
+        why = f"a file of NAME=value lines ({error})"
+    raise SettingError(f"{CONFIG} is {path!a}, expected {why}")
+
+
+def _content(path: str) -> bytes:
+    """What is in the file; reading a pipe or a device could take for ever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(0, "Not a regular file")
+        return file.read(envfile.LARGEST + 1)

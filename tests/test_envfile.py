@@ -1,0 +1,82 @@
+"""A file of NAME=value lines."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goproxyai.envfile import LARGEST, EnvFileError, parse
+
+NAMES = ("RATE_LIMIT", "ADMIN_TOKEN", "NO_PROXY")
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("RATE_LIMIT=60", "60"),
+        ("  RATE_LIMIT = 60\t", "60"),
+        ("RATE_LIMIT=60\r", "60"),
+        ("RATE_LIMIT=", ""),
+        ('RATE_LIMIT=""', ""),
+        ("RATE_LIMIT='60'", "60"),
+        ('RATE_LIMIT=" 60 "', " 60 "),
+        ('RATE_LIMIT="it\'s"', "it's"),
+        ("RATE_LIMIT=it's", "it's"),
+        ("RATE_LIMIT=a=b", "a=b"),
+        ("RATE_LIMIT=60 # a minute", "60 # a minute"),
+        ("RATE_LIMIT=$HOME\\n", "$HOME\\n"),
+        ("RATE_LIMIT='$HOME\\n'", "$HOME\\n"),
+        ("RATE_LIMIT=\u00fc", "\u00fc"),
+    ],
+)
+def test_a_line_is_a_name_and_a_value(line: str, value: str) -> None:
+    assert parse(line.encode(), NAMES) == {"RATE_LIMIT": value}
+
+
+def test_blank_lines_and_comments_are_nothing() -> None:
+    text = "\ufeff# one\n\n   ; two\r\n\t# three=4\nRATE_LIMIT=1\n  \nNO_PROXY=a b"
+    assert parse(text.encode(), NAMES) == {"RATE_LIMIT": "1", "NO_PROXY": "a b"}
+    assert parse(b"", NAMES) == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"\nRATE_LIMIT", "line 2 is not NAME=value"),
+        (b"=60", "line 1 is not NAME=value"),
+        (b"export RATE_LIMIT=60", "line 1 is not NAME=value"),
+        (b"RATE-LIMIT=60", "line 1 is not NAME=value"),
+        (b"ADMIN_TOKEN: hunter2", "line 1 is not NAME=value"),
+        (b"RATE_LIMT=60", "line 1: RATE_LIMT cannot be set there"),
+        (b"rate_limit=60", "line 1: rate_limit cannot be set there"),
+        (b"%b=60" % (b"A" * 99), f"line 1: {'A' * 40} cannot be set there"),
+        (b"RATE_LIMIT=1\n#\nRATE_LIMIT=1", "line 3: RATE_LIMIT is set before"),
+        (b"ADMIN_TOKEN='hunter2", "line 1: the quotes are not one pair around the value"),
+        (b"ADMIN_TOKEN='", "line 1: the quotes are not one pair around the value"),
+        (b"ADMIN_TOKEN='a'hunter2'", "line 1: the quotes are not one pair around the value"),
+        (b'ADMIN_TOKEN="a" # hunter2', "line 1: the quotes are not one pair around the value"),
+        (b"ADMIN_TOKEN=hunter2\xff", "it is not UTF-8"),
+        (b"#" * (LARGEST + 1), "it is larger than 64 KiB"),
+    ],
+)
+def test_what_is_wrong_is_told_by_its_line_and_not_repeated(content: bytes, complaint: str) -> None:
+    with pytest.raises(EnvFileError) as caught:
+        parse(content, NAMES)
+    assert str(caught.value) == complaint
+    assert SECRET not in complaint
+    assert caught.value.__context__ is None
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\n'"), max_size=50))
+def test_whatever_stands_in_quotes_is_the_value(text: str) -> None:
+    assert parse(f"RATE_LIMIT='{text}'\n".encode(), NAMES) == {"RATE_LIMIT": text}
+
+
+@given(st.binary(max_size=200))
+def test_anything_is_parsed_or_refused(content: bytes) -> None:
+    with suppress(EnvFileError):
+        assert set(parse(content, NAMES)) <= set(NAMES)
