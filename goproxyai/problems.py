@@ -16,6 +16,7 @@ status code                     raised when
 502    upstream_tls_failed      the certificate or the handshake did not hold
 502    upstream_protocol_error  upstream did not speak HTTP/1.1
 503    draining                 the process is stopping
+503    overloaded               there are as many connections as there may be
 504    upstream_timeout         connecting, or waiting for the head, took too long
 504    only_if_cached           the client wanted a stored answer, there is none
 508    loop_detected            our own name stands in ``Via``
@@ -42,6 +43,7 @@ STATUS = {
     "upstream_tls_failed": 502,
     "upstream_protocol_error": 502,
     "draining": 503,
+    "overloaded": 503,
     "upstream_timeout": 504,
     "only_if_cached": 504,
     "loop_detected": 508,

@@ -24,7 +24,9 @@ from goproxyai.egress.agent import RelayAgent
 from goproxyai.egress.relay import RelayClient
 from goproxyai.egress.routes import Routes
 from goproxyai.egress.trust import tls_to
+from goproxyai.http11.accepting import Accepting, fit
 from goproxyai.http11.client import Timeouts
+from goproxyai.http11.entrance import Entrance
 from goproxyai.http11.outbox import Outbox
 from goproxyai.http11.server import ServerFactory
 from goproxyai.http11.ticking import Ticker
@@ -111,9 +113,11 @@ class Door(Service):
     :ivar addresses: what is listened on, once it is.
     """
 
+    clock: Any
     listen: tuple[tuple[str, IStreamServerEndpoint], ...]
     factory: ServerFactory
     _ports: list[IListeningPort] = attrs.field(factory=list)
+    _accepting: list[Accepting] = attrs.field(factory=list)
 
     @property
     def addresses(self) -> list[Any]:
@@ -126,6 +130,7 @@ class Door(Service):
         :raises ListenError: with one line that says where that failed.
         """
         super().startService()
+        fit(self.factory.entrance.crowd)
         for description, endpoint in self.listen:
             listening = endpoint.listen(self.factory)
             result: list[Any] = []
@@ -133,11 +138,17 @@ class Door(Service):
             if not result or isinstance(result[0], Failure):
                 raise ListenError(f"goproxyai: cannot listen on {description}: {_why(result)}")
             self._ports.append(result[0])
+            self._accepting.append(Accepting(result[0], self.clock, self._closed))
         for address in self.addresses:
             _log.info("listening on {address}", address=str(address))
 
+    def _closed(self, count: int) -> None:
+        self.factory.entrance.counters.refused["no_descriptor"] += count
+
     async def close(self) -> None:
         """Listen no more."""
+        while self._accepting:
+            self._accepting.pop().stop()
         ports, self._ports = self._ports, []
         for port in ports:
             stopping = port.stopListening()
@@ -281,10 +292,19 @@ def make_daemon(
         counters,
         access_log,
     )
-    system = System(settings, relay, counters)
-    factory = ServerFactory(ticker, Front(system).dispatch, settings.max_body_size, outbox)
+    entrance = Entrance(
+        ticker,
+        counters,
+        settings.max_connections,
+        settings.max_connections_per_client,
+        settings.trusted_proxies,
+    )
+    system = System(settings, relay, counters, entrance.crowd)
+    factory = ServerFactory(
+        ticker, Front(system).dispatch, settings.max_body_size, outbox, entrance
+    )
     upkeep = Upkeep(reactor, ticker, admission, store)
-    door = Door(endpoints(reactor, settings.listen), factory)
+    door = Door(reactor, endpoints(reactor, settings.listen), factory)
     snapshot = _snapshot(reactor, settings, store)
     return Daemon(reactor, settings, system, agent, access_log, upkeep, door, snapshot, on_drain)
 

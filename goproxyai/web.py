@@ -26,6 +26,7 @@ from goproxyai.http11.channel import ExchangeChannel, SystemRequest
 from goproxyai.http11.exchange import Exchange
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.relay import Relay
+from goproxyai.policy.crowd import Crowd
 from goproxyai.problems import Problem, compact
 from goproxyai.settings import Settings
 
@@ -50,12 +51,14 @@ def _answer(request: Any, status: int, document: object) -> bytes:
 class System:
     """The endpoints that are not relayed.
 
+    :ivar crowd: the connections, of which there are so many at the most.
     :ivar ready: whether new work is taken.
     """
 
     settings: Settings
     relay: Relay
     counters: Counters
+    crowd: Crowd[Any]
     started: float = attrs.field(factory=time.time)
     ready: bool = True
 
@@ -184,6 +187,8 @@ class System:
     def _stats(self) -> dict[str, Any]:
         settings, store, counters = self.settings, self.relay.store, self.counters
         self.relay.log.flush()  # which counts what has ended
+        counted = counters.summary()
+        counted["connections"]["most"] = self.crowd.most
         return {
             "cache": {
                 "item_count": 0 if store is None else len(store),
@@ -206,7 +211,7 @@ class System:
             "openai_url": settings.openai_api_url.text,
             "uptime_seconds": int(time.time() - self.started),
             "ready": self.ready,
-            **counters.summary(),
+            **counted,
         }
 
 
