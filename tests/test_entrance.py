@@ -24,13 +24,14 @@ from twisted.internet.testing import StringTransport
 from goproxyai.http11.entrance import Entrance
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.server import ServerFactory
-from goproxyai.http11.ticking import Ticker
+from goproxyai.http11.ticking import TICK, Ticker
 from goproxyai.policy.addresses import Networks
 from goproxyai.policy.crowd import GRACE, RESERVE
-from tests.fakes.answers import chunk, head, response
+from tests.fakes.answers import chunk, head
 from tests.fakes.serving import loopback
 from tests.fakes.steps import Pause
 from tests.harness import Answer, Skewed, Stand, Wire, eventually, request
+from tests.test_server import Server, answer, get
 
 
 @pytest.fixture
@@ -310,24 +311,16 @@ async def test_whose_request_is_on_its_way_does_not_make_room(skewed: Stand) -> 
     assert not longest.closed
 
 
-@pytest_twisted.ensureDeferred
-async def test_an_answer_that_is_not_taken_yet_keeps_its_connection(skewed: Stand) -> None:
-    await skewed.start(MAX_CONNECTIONS="1", CACHE_TTL="0")
-    skewed.upstream.script("/v1/big", response(b"x" * 4_000_000))
-    reader = await skewed.connect()
-    reader.send(request("/v1/big"))
-    await reader.until(lambda: b"x" in reader.came)
-    reader.stop_reading()
-    await eventually(skewed.reactor, lambda: skewed.upstream.requests[0].complete)
-    for _ in range(3):
-        pass_time(skewed, GRACE)
-    assert_is_overloaded(await skewed.ask(request()))
-    reader.read_again()
-    assert len((await reader.answer()).body) == 4_000_000
-    pass_time(skewed, 0.0)
-    pass_time(skewed, GRACE)
-    assert (await skewed.ask(request())).status == 200
-    await reader.until_closed()
+def test_who_has_not_taken_its_answer_yet_does_not_rest() -> None:
+    server = Server()
+    crowd = server.factory.entrance.crowd
+    server.line.stalled = True
+    server.send(get())
+    answer(server.exchanges[0])
+    for taken, resting in ((10, False), (10_000, False), (0, True)):
+        server.clock.advance(TICK)
+        assert bool(crowd._resting) is resting
+        server.line.take(taken)
 
 
 @pytest_twisted.ensureDeferred

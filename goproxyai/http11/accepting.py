@@ -81,6 +81,7 @@ class Accepting:
         count, self._count = self._count, 0
         stuck, self._stuck = self._stuck, ""
         self._closed(count)
+        self._port.numberAccepts = MOST_ACCEPTS  # which Twisted takes down to 1: nobody came in
         self._unsaid += count
         now = self._clock.seconds()
         if now >= self._quiet_until:
