@@ -130,7 +130,6 @@ class Door(Service):
         :raises ListenError: with one line that says where that failed.
         """
         super().startService()
-        fit(self.factory.entrance.crowd)
         for description, endpoint in self.listen:
             listening = endpoint.listen(self.factory)
             result: list[Any] = []
@@ -139,6 +138,7 @@ class Door(Service):
                 raise ListenError(f"goproxyai: cannot listen on {description}: {_why(result)}")
             self._ports.append(result[0])
             self._accepting.append(Accepting(result[0], self.clock, self._closed))
+        fit(self.factory.entrance.crowd)  # nobody comes in before the reactor's next turn
         for address in self.addresses:
             _log.info("listening on {address}", address=str(address))
 
