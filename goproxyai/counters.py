@@ -11,6 +11,9 @@ from typing import Any
 from goproxyai.policy.retries import Cause
 from goproxyai.problems import STATUS
 
+REFUSALS = ("full", "per_client", "dropped", "no_descriptor")
+"""Why connections are refused: the first two are answered, the others closed unheard."""
+
 _BOUNDS = tuple(0.0001 * 2**step for step in range(24))
 """Upper bounds of the histogram's buckets, in seconds: 100 µs to about 14 minutes."""
 
@@ -81,6 +84,9 @@ class Counters:
     :ivar limited: refused by the rate limit.
     :ivar client_gone: clients that left before their answer was complete.
     :ivar cut: answers that upstream broke off.
+    :ivar opened: connections of clients. :ivar closed: of these, those that ended.
+    :ivar refused: connections, by reason, see :data:`REFUSALS`.
+    :ivar idle_closed: connections that made room for others.
     :ivar bytes_in: of request bodies. :ivar bytes_out: of answer bodies.
     :ivar statuses: answers by the first digit of their status.
     :ivar errors: the proxy's own answers, by code.
@@ -99,6 +105,10 @@ class Counters:
         self.limited = 0
         self.client_gone = 0
         self.cut = 0
+        self.opened = 0
+        self.closed = 0
+        self.refused = dict.fromkeys(REFUSALS, 0)
+        self.idle_closed = 0
         self.bytes_in = 0
         self.bytes_out = 0
         self.statuses = [0] * 6
@@ -122,6 +132,12 @@ class Counters:
                 "bytes_out": self.bytes_out,
                 "time": self.times.summary(),
                 "upstream_time": self.upstream_times.summary(),
+            },
+            "connections": {
+                "open": self.opened - self.closed,
+                "opened": self.opened,
+                "idle_closed": self.idle_closed,
+                "refused": dict(self.refused),
             },
             "errors": {code: number for code, number in self.errors.items() if number},
         }

@@ -17,6 +17,7 @@ status code                     raised when
 502    upstream_protocol_error  upstream did not speak HTTP/1.1
 503    circuit_open             upstream failed too often, and is left alone for a moment
 503    draining                 the process is stopping
+503    overloaded               there are as many connections as there may be
 504    upstream_timeout         connecting, or waiting for the head, took too long
 504    only_if_cached           the client wanted a stored answer, there is none
 508    loop_detected            our own name stands in ``Via``
@@ -44,6 +45,7 @@ STATUS = {
     "upstream_protocol_error": 502,
     "circuit_open": 503,
     "draining": 503,
+    "overloaded": 503,
     "upstream_timeout": 504,
     "only_if_cached": 504,
     "loop_detected": 508,

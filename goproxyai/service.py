@@ -23,7 +23,9 @@ from goproxyai.egress.agent import RelayAgent
 from goproxyai.egress.relay import RelayClient
 from goproxyai.egress.routes import Routes
 from goproxyai.egress.trust import tls_to
+from goproxyai.http11.accepting import Accepting, fit
 from goproxyai.http11.client import Timeouts
+from goproxyai.http11.entrance import Entrance
 from goproxyai.http11.outbox import Outbox
 from goproxyai.http11.server import ServerFactory
 from goproxyai.http11.ticking import Ticker
@@ -134,9 +136,11 @@ class Door(Service):
     :ivar addresses: what is listened on, once it is.
     """
 
+    clock: Any
     listen: tuple[tuple[str, IStreamServerEndpoint], ...]
     factory: ServerFactory
     _ports: list[IListeningPort] = attrs.field(factory=list)
+    _accepting: list[Accepting] = attrs.field(factory=list)
 
     @property
     def addresses(self) -> list[Any]:
@@ -156,11 +160,18 @@ class Door(Service):
             if not result or isinstance(result[0], Failure):
                 raise ListenError(f"goproxyai: cannot listen on {description}: {_why(result)}")
             self._ports.append(result[0])
+            self._accepting.append(Accepting(result[0], self.clock, self._closed))
+        fit(self.factory.entrance.crowd)  # nobody comes in before the reactor's next turn
         for address in self.addresses:
             _log.info("listening on {address}", address=str(address))
 
+    def _closed(self, count: int) -> None:
+        self.factory.entrance.counters.refused["no_descriptor"] += count
+
     async def close(self) -> None:
         """Listen no more."""
+        while self._accepting:
+            self._accepting.pop().stop()
         ports, self._ports = self._ports, []
         for port in ports:
             stopping = port.stopListening()
@@ -350,13 +361,22 @@ def make_daemon(
         counters,
         access_log,
     )
-    system = System(settings, relay, counters)
-    factory = ServerFactory(ticker, Front(system).dispatch, settings.max_body_size, outbox)
+    entrance = Entrance(
+        ticker,
+        counters,
+        settings.max_connections,
+        settings.max_connections_per_client,
+        settings.trusted_proxies,
+    )
+    system = System(settings, relay, counters, entrance.crowd)
+    factory = ServerFactory(
+        ticker, Front(system).dispatch, settings.max_body_size, outbox, entrance
+    )
     probing = None
     if settings.health_probe is not None:
         probing = Probing(reactor, client, upstreams, settings.health_probe)
     upkeep = Upkeep(reactor, ticker, admission, store, upstreams, probing)
-    door = Door(endpoints(reactor, settings.listen), factory)
+    door = Door(reactor, endpoints(reactor, settings.listen), factory)
     snapshot = _snapshot(reactor, settings, store)
     return Daemon(reactor, system, agent, access_log, upkeep, door, snapshot, on_drain)
 

@@ -506,6 +506,21 @@ VARIABLES: tuple[Variable, ...] = (
         _above_zero(_megabytes),
     ),
     Variable(
+        "MAX_CONNECTIONS",
+        "12000",
+        "Connections that clients may have open in all; idle ones make room, then 503.",
+        "a whole number of connections, 1 or more",
+        _whole(1, 1_000_000),
+    ),
+    Variable(
+        "MAX_CONNECTIONS_PER_CLIENT",
+        "0",
+        "Connections that one client may have open, unless it is a trusted proxy; 0 is no bound "
+        "of its own.",
+        "a whole number of connections, 0 for no bound of its own",
+        _whole(0, 1_000_000),
+    ),
+    Variable(
         "TRUSTED_PROXIES",
         "127.0.0.0/8 ::1/128",
         "The peers whose X-Forwarded-For is believed; empty is nobody.",
@@ -564,6 +579,7 @@ class Settings:
     :ivar cache_shared: paths below ``/v1/``.
     :ivar coalesce: of :data:`~goproxyai.policy.coalescing.SHARING`.
     :ivar cache_snapshot_key: there where ``cache_snapshot`` is.
+    :ivar max_connections_per_client: 0 is no bound of its own.
     :ivar log_format: ``json``, ``text``, or empty where it depends on the terminal.
     """
 
@@ -589,6 +605,8 @@ class Settings:
     health_probe: bytes | None
     max_cache_size: int
     max_body_size: int
+    max_connections: int
+    max_connections_per_client: int
     trusted_proxies: Networks
     admin_allow: Networks
     admin_token: str | None = attrs.field(repr=False)

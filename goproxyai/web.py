@@ -27,6 +27,7 @@ from goproxyai.http11.channel import ExchangeChannel, SystemRequest
 from goproxyai.http11.exchange import Exchange
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.relay import Relay
+from goproxyai.policy.crowd import Crowd
 from goproxyai.problems import Problem, compact
 from goproxyai.settings import Settings
 
@@ -52,12 +53,14 @@ class System:
     """The endpoints that are not relayed.
 
     :ivar settings: asked anew for each request; others may be put in their place.
+    :ivar crowd: the connections, of which there are so many at the most.
     :ivar ready: whether new work is taken.
     """
 
     settings: Settings
     relay: Relay
     counters: Counters
+    crowd: Crowd[Any]
     started: float = attrs.field(factory=time.time)
     ready: bool = True
 
@@ -189,6 +192,8 @@ class System:
         settings, store, counters = self.settings, self.relay.store, self.counters
         now = self.relay.seconds()
         self.relay.log.flush()  # which counts what has ended
+        counted = counters.summary()
+        counted["connections"]["most"] = self.crowd.most
         return {
             "cache": {
                 "item_count": len(store),
@@ -219,7 +224,7 @@ class System:
             ],
             "uptime_seconds": int(time.time() - self.started),
             "ready": self.ready,
-            **counters.summary(),
+            **counted,
         }
 
 

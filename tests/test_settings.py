@@ -67,6 +67,8 @@ def test_the_defaults_are_the_manuals() -> None:
         health_probe=None,
         max_cache_size=100 * MEGABYTE,
         max_body_size=512 * MEGABYTE,
+        max_connections=12_000,
+        max_connections_per_client=0,
         trusted_proxies=Networks.parse("127.0.0.0/8 ::1"),
         admin_allow=DEFAULTS.admin_allow,
         admin_token=None,

@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from goproxyai.http11.body import RequestBody, WholeBody
+from goproxyai.http11.entrance import HEALTH, Entrance
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.framing import (
     MOST_FIELDS,
@@ -36,7 +37,7 @@ from goproxyai.http11.framing import (
 from goproxyai.http11.head import Head, Heads
 from goproxyai.http11.outbox import Direct, Writer
 from goproxyai.http11.ticking import NEVER, Ticker
-from goproxyai.http11.writing import can_half_close, hung_up, parked, set_no_delay
+from goproxyai.http11.writing import can_half_close, hung_up, parked, poller_of, set_no_delay
 from goproxyai.policy.addresses import normal_address
 from goproxyai.policy.headers import Headers
 from goproxyai.policy.targets import LONGEST_TARGET
@@ -74,8 +75,9 @@ class ServerConnection(Protocol):
     __slots__ = (
         "_active", "_advancing", "_choked", "_deadline", "_deaf", "_draining", "_framing_bytes",
         "_fresh", "_head", "_head_bytes", "_head_split", "_headers", "_in_head", "_incoming",
-        "_lingering", "_looked", "_lost", "_parser", "_paused", "_peer", "_read", "_read_bytes",
-        "_replayed", "_rest", "_sent", "_stall_deadline", "_taken", "_target", "_waiting",
+        "_lingering", "_looked", "_lost", "_noted", "_outside", "_parser", "_paused", "_peer",
+        "_read", "_read_bytes", "_replayed", "_rest", "_sent", "_stall_deadline", "_taken",
+        "_target", "_waiting",
     )  # fmt: skip
 
     factory: ServerFactory
@@ -96,7 +98,9 @@ class ServerConnection(Protocol):
         self._fresh = True
         self._lingering = False
         self._lost = False
+        self._outside = False
         self._deadline = NEVER
+        self._noted = NEVER
         self._sent = 0
         self._taken = -1
         self._stall_deadline = NEVER
@@ -126,6 +130,7 @@ class ServerConnection(Protocol):
         self._deadline = ticker.now + HEAD_SECONDS
         ticker.watched.add(self)
         self.factory.connections.add(self)
+        self._outside = not self.factory.entrance.came(self, self._peer)
 
     def dataReceived(self, data: bytes) -> None:
         """Take in what came, and begin to work on what is ready."""
@@ -210,6 +215,7 @@ class ServerConnection(Protocol):
         self._lost = self._deaf = True
         self.factory.ticker.watched.discard(self)
         self.factory.connections.discard(self)
+        self.factory.entrance.left(self)
         active, self._active = self._active, None
         waiting, self._waiting = self._waiting, deque()
         for exchange in (active, *waiting):
@@ -300,7 +306,7 @@ class ServerConnection(Protocol):
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if self._replayed or self._lingering:  # heard by nobody, or behind the last request
+        if self._replayed or self._lingering or self._deaf:  # heard by nobody, or behind the last
             self._headers = []
             return
         headers = self._headers
@@ -330,14 +336,23 @@ class ServerConnection(Protocol):
             body = RequestBody(self, length, ticker.now, head.awaits_continue)
         exchange = Exchange(self, self._peer, ticker.seconds(), head, values, body)
         exchange.first, self._fresh = self._fresh, False
-        limit = self.factory.most_body_bytes
-        if length is not None and length > limit:
-            exchange.problem = _too_large()
+        if self._outside:
+            self._knock(exchange)
+        if length is not None and length > self.factory.most_body_bytes:
+            exchange.problem = exchange.problem or _too_large()
+        if exchange.problem is not None:
             self._deaf = True
         elif length != 0:
             self._incoming = exchange
             self._framing_bytes = 0
         self._waiting.append(exchange)
+
+    def _knock(self, exchange: Exchange) -> None:
+        """The first request of a connection that had no place, see :mod:`.entrance`."""
+        if not exchange.target.startswith(HEALTH):
+            exchange.problem = self.factory.entrance.asked(self, self._peer)
+            self._outside = exchange.problem is not None
+        exchange.keep = exchange.keep and not self._outside
 
     def on_body(self, data: bytes) -> None:
         incoming = self._incoming
@@ -473,7 +488,19 @@ class ServerConnection(Protocol):
                 self._check_rate(body, now)
         if now >= self._deadline:
             self._too_late(now)
-        self._check_reader(now)
+        waiting = parked(self.transport)
+        self._check_reader(now, waiting)
+        if self._deadline != self._noted and not waiting:
+            self._noted = self._deadline
+            self._note(now)
+
+    def _note(self, now: float) -> None:
+        """Tell the entrance whether this connection could make room for another."""
+        crowd = self.factory.entrance.crowd
+        if self.idle and not (self._in_head or self._lingering):
+            crowd.rests(self, now)
+        else:
+            crowd.works(self)
 
     def _check_rate(self, body: RequestBody, now: float) -> None:
         if now > body.opened + BODY_SECONDS + body.received / BODY_RATE:
@@ -497,8 +524,7 @@ class ServerConnection(Protocol):
         else:
             self._close(True)
 
-    def _check_reader(self, now: float) -> None:
-        waiting = parked(self.transport)
+    def _check_reader(self, now: float, waiting: int) -> None:
         taken = self._sent - waiting
         if not waiting or taken != self._taken:
             self._taken = taken
@@ -552,6 +578,12 @@ class ServerConnection(Protocol):
             and not parked(self.transport)
         )
 
+    @property
+    def resting(self) -> bool:
+        """Whether it is idle, and the client has not begun to say anything that we did not read."""
+        quiet = not (self._in_head or self._lingering or self._lost) and self.idle
+        return quiet and not poller_of(self.transport).poll(0)
+
 
 def _body_of(incoming: Exchange) -> RequestBody:
     """The body that is coming: a whole one is not."""
@@ -572,6 +604,7 @@ class ServerFactory(Factory[ServerConnection]):
     :ivar most_body_bytes: of a request body.
     :ivar writer: shared by all connections; writes at once where none is given.
     :ivar connections: those that are open.
+    :ivar entrance: lets them in; all of them where none is given.
     """
 
     noisy = False
@@ -582,8 +615,10 @@ class ServerFactory(Factory[ServerConnection]):
         dispatch: Callable[[Exchange], None],
         most_body_bytes: int,
         writer: Writer | None = None,
+        entrance: Entrance | None = None,
     ) -> None:
         self.ticker = ticker
+        self.entrance = entrance or Entrance(ticker)
         self.writer: Writer = writer or Direct()
         self.dispatch = dispatch
         self.most_body_bytes = most_body_bytes

@@ -1,0 +1,116 @@
+"""Where connections come in: what :mod:`goproxyai.policy.crowd` decides is done here.
+
+Who has no place may still ask. ``/health`` is answered, so that a balancer does not take a proxy
+that is full for one that is broken, and send its clients on to the next; anything else is 503
+``overloaded``. The connection ends with that answer.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from goproxyai.counters import Counters
+from goproxyai.http11.ticking import Ticker
+from goproxyai.policy.addresses import Networks, bucket_name, normal_address
+from goproxyai.policy.crowd import Bound, Crowd
+from goproxyai.problems import Problem
+
+UNBOUNDED = 1 << 30
+"""More connections than there are."""
+
+HEALTH = b"/health"
+"""What is answered even so begins with this."""
+
+
+class Guest(Protocol):
+    """A connection, as seen from here."""
+
+    def __hash__(self) -> int: ...
+
+    @property
+    def resting(self) -> bool:
+        """Whether it has no request, and none on its way as far as the kernel knows."""
+
+    def shut(self) -> None:
+        """Close it, orderly."""
+
+    def abort(self) -> None:
+        """Break it off."""
+
+
+class Entrance:
+    """Lets connections in; one for all listening sockets.
+
+    :param most: connections in all.
+    :param each: connections of one client; 0 is no bound of its own.
+    :param trusted: peers that speak for many, and so are no one client.
+    """
+
+    def __init__(
+        self,
+        ticker: Ticker,
+        counters: Counters | None = None,
+        most: int = UNBOUNDED,
+        each: int = 0,
+        trusted: Networks | None = None,
+    ) -> None:
+        self.counters = counters or Counters()
+        self.crowd: Crowd[Guest] = Crowd(most, each, _rests)
+        self._ticker = ticker
+        self._each = each
+        self._trusted = trusted or Networks()
+
+    def came(self, guest: Guest, peer: str) -> bool:
+        """*guest* is connected; whether there is a place for it."""
+        self.counters.opened += 1
+        if self._enter(guest, peer):
+            return True
+        first = self.crowd.wait(guest)
+        if first is not None:
+            self.counters.refused["dropped"] += 1
+            first.abort()
+        return False
+
+    def asked(self, guest: Guest, peer: str) -> Problem | None:
+        """*guest*, which had no place, asks: it gets one by now, or what to answer."""
+        if self._enter(guest, peer):
+            return None
+        bound = self.crowd.reached(self._client(peer))
+        self.counters.refused[bound] += 1
+        return overloaded(bound)
+
+    def left(self, guest: Guest) -> None:
+        """*guest* is no longer connected."""
+        self.counters.closed += 1
+        self.crowd.leave(guest)
+
+    def _enter(self, guest: Guest, peer: str) -> bool:
+        inside, goes = self.crowd.enter(guest, self._client(peer), self._ticker.now)
+        if goes is not None:
+            self.counters.idle_closed += 1
+            goes.shut()
+        return inside
+
+    def _client(self, peer: str) -> str | None:
+        """Whose connections count together: nobody's where it cannot be told whose they are."""
+        if not self._each or normal_address(peer) is None or self._trusted.contains(peer):
+            return None
+        return bucket_name(peer)
+
+
+def _rests(guest: Guest) -> bool:
+    return guest.resting
+
+
+def overloaded(bound: Bound) -> Problem:
+    """The 503 of who has no place."""
+    if bound == "per_client":
+        message = (
+            "This client has as many connections as it may (MAX_CONNECTIONS_PER_CLIENT); close "
+            "some, or try again in a second."
+        )
+    else:
+        message = (
+            "The proxy has as many connections as it may (MAX_CONNECTIONS); try again in a second."
+        )
+    return Problem("overloaded", message, ((b"Retry-After", b"1"),))
