@@ -41,8 +41,8 @@ class Asking:
     """
 
     __slots__ = (
-        "_asked", "_failed", "_notes", "_probe", "_relay", "_sending", "_sent_at", "_since",
-        "_tries", "_upstream", "_waiting",
+        "_asked", "_failed", "_notes", "_probe", "_relay", "_sending", "_sent_at", "_tries",
+        "_upstream", "_waiting",
     )  # fmt: skip
 
     def __init__(self, relay: Relay, asked: Exchange, notes: Notes) -> None:
@@ -50,7 +50,7 @@ class Asking:
         self._asked = asked
         self._notes = notes
         self._sending: Withdrawable | None = None
-        self._sent_at = self._since = 0.0
+        self._sent_at = 0.0
         self._tries = self._failed = 0
         self._probe = False
         self._waiting: IDelayedCall | None = None
@@ -67,25 +67,23 @@ class Asking:
         def _lost(self, reason: Failure) -> None:
             """There will be no answer, however often it is asked for."""
 
-    def _ask(self) -> None:
-        """Send the request for the first time.
+    def _ask(self, upstream: Upstream | None = None) -> None:
+        """Send the request.
 
+        :param upstream: where it is not the first time.
         :raises Problem: ``circuit_open``.
         """
-        relay = self._relay
-        self._since = now = relay.seconds()
-        upstream = relay.upstreams.first
-        if not upstream.breaker.closed:
-            upstream = relay.upstreams.choose(now)
-        self._send(upstream, now)
-
-    def _send(self, upstream: Upstream, now: float) -> None:
         relay, asked = self._relay, self._asked
+        self._sent_at = now = relay.seconds()
+        if upstream is None:
+            upstream = relay.upstreams.first
+            if not upstream.breaker.closed:
+                upstream = relay.upstreams.choose(now)
+                self._probe = not upstream.breaker.closed
+        elif not upstream.breaker.closed:
+            self._probe = True
         relay.counters.forwarded += 1
         self._upstream = upstream
-        if not upstream.breaker.closed:
-            self._probe = True
-        self._sent_at = now
         self._tries += 1
         sending = relay.client.relay(
             upstream.route,
@@ -101,9 +99,10 @@ class Asking:
     def _data(self) -> bytes | RequestBody | None:
         """The body as it goes upstream: whole where it is here, and none where there is none."""
         body = self._asked.body
-        if isinstance(body, RequestBody) and not body.complete:
-            return body
-        return body.whole() or (b"" if self._asked.head.chunked else None)
+        if body.complete:
+            return body.whole() or (b"" if self._asked.head.chunked else None)
+        assert isinstance(body, RequestBody), "a WholeBody is complete"
+        return body
 
     def _take_back(self) -> None:
         """Nobody wants the answer any more."""
@@ -116,16 +115,7 @@ class Asking:
             if self._probe:
                 self._upstream.breaker.withdrawn()
 
-    # What upstream does.
-
-    def _heard(self) -> None:
-        """An answer came."""
-        self._sending = None
-        breaker = self._upstream.breaker
-        if breaker.closed:
-            breaker.successes += 1
-        else:
-            breaker.succeeded()
+    # What upstream does; that an answer came, whoever gets it tells the breaker.
 
     def failed(self, reason: Failure, cause: Cause | None = None) -> None:
         """As a Receiver has it: no answer came; perhaps one comes if it is asked for again."""
@@ -169,7 +159,7 @@ class Asking:
             if reason is not None and cause is Cause.CONNECT and _is_hopeless(reason):
                 return False
             wait = wait_before(self._tries, random(), after)  # noqa: S311  # nobody gains by guessing
-        if now + wait > self._since + relay.terms.patience:
+        if now + wait > asked.began + relay.terms.patience:
             return False
         if not relay.budget.spend(relay.counters.forwarded):
             return False
@@ -183,7 +173,7 @@ class Asking:
         try:
             if not upstream.breaker.admits(now):  # it opened meanwhile
                 raise self._relay.upstreams.refusal(now)
-            self._send(upstream, now)
+            self._ask(upstream)
         except Exception:  # that problem, or a defect of ours: never leave anybody waiting
             self._lost(Failure())
 

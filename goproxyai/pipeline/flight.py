@@ -214,7 +214,8 @@ class Flight(Asking):
 
     def answered(self, response: Response) -> None:
         """The head is relayed to everybody, and the body asked for."""
-        self._heard()
+        self._sending = None
+        self._upstream.breaker.succeeded()
         if self._over:
             response.abort()
             return

@@ -51,8 +51,8 @@ class Breaker:
 
     Its memory is fixed: two counts a slot.
 
-    Answers are counted by ``successes += 1`` while it is closed, which is all that the hot path
-    does; :meth:`turn`, called once a second, puts them where they belong.
+    Answers are no more than counted, on the hot path; :meth:`turn`, called once a second, puts them
+    where they belong.
 
     :param share: of failures, above 0 and up to 1, at which it opens; 0: it never does.
     :ivar closed: whether requests go on, as the hot path asks it.
