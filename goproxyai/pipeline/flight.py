@@ -246,13 +246,14 @@ class Flight:
         kept = recorder(store, self._wanted, response, self._relay.seconds)
         self._storing = kept is not None
         length = response.length
-        if not may_share(response.code, response.fields, self._wanted.notes.shared) or (
+        shared = may_share(response.code, response.fields, self._wanted.notes.shared) and not (
             isinstance(length, int) and length > MOST_SHARED
-        ):
+        )
+        if shared and kept is None:
+            kept = Recorder(store, response, self._relay.seconds)
+        if not shared or kept is None or not kept.on:  # too large for the cache is it, too
             self._close()
             self._dismiss()
-        elif kept is None:
-            kept = Recorder(store, response, self._relay.seconds)
         if kept is None or not kept.on:
             self._alone = True
             self._storing = False
@@ -406,6 +407,7 @@ class Flight:
         """The same error for all."""
         if self._over:
             return
+        self._close()  # before anybody is answered, and asks the same again behind it
         if problem.code == "internal_error":
             _log.failure("a defect while forwarding", failure)
         if not (problem.status in respond.FAILURES and self._rescue(problem.code)):
@@ -419,6 +421,7 @@ class Flight:
         riders = [rider for rider in self._riders if not rider.exchange.answering]
         if len(riders) != len(self._riders) or not relay.may_rescue(self._wanted):
             return False
+        self._close()
         for rider in riders:
             relay.rescue(rider.exchange, rider.client, rider.wanted, why)
         self._riders = []
