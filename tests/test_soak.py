@@ -18,7 +18,7 @@ from tests.faults.table import EACH, FAULTS
 from tests.faults.truth import Told, Truncated, Wrong, document, events, identity, read
 from tests.faults.wire import Call
 
-SEED, SECONDS = 1, 6.0
+SEED, SECONDS = 1, 5.0
 """Of the short form; ``make soak`` is the long one."""
 
 ASKED = identity(b"GET", b"/v1/models", b"Bearer one", "")

@@ -56,7 +56,7 @@ class Accounts:
         self.caches: Counter[str] = Counter()
         self.wrong = self.hidden = 0
         self._strikes = strikes
-        self._ours = ours
+        self.ours = ours
         self._spans: list[tuple[float, float, str]] = []
         self._begins: list[tuple[float, str]] = []
         self._open: dict[str, float] = {}
@@ -90,7 +90,7 @@ class Accounts:
         """No connection could be made."""
         self.outcomes["refused"] += 1
         reason = self._excuse("refused", now, now, ())
-        if self._ours and reason is None:
+        if self.ours and reason is None:
             self.complain("a connection was refused")
 
     def hung(self, call: Call) -> None:
@@ -104,11 +104,15 @@ class Accounts:
         self.statuses[call.status] += call.end == "answered"
         if call.end == "answered":
             self.caches[_cache(call.headers.get("cache-status", ""))] += 1
-        if call.outcome in ("ok", "left", "wrong", "bomb") or not self._ours:
+        if call.outcome in ("ok", "left", "bomb"):
             return
         own: list[tuple[float, str]] = [
             *self._strikes.get(call.number, ()), *self._strikes.get(call.identity, ())
         ]  # fmt: skip
+        if call.outcome in ("wrong", "hidden") or not self.ours:
+            struck = [name for at, name in own if call.sent_at <= at <= call.done_at]
+            self.struck[struck[0] if struck else "nothing of its own"][call.outcome] += 1
+            return
         if own:
             self._last_fault = max(self._last_fault, own[-1][0])
         asked = _SIZE.search(call.target)
@@ -135,14 +139,14 @@ class Accounts:
         if call.kind == "bombing":
             return "bomb"
         try:
-            code = _own_code(call) if self._ours else ""
+            code = _own_code(call) if self.ours else ""
             if code:
                 return code
             self._check(call)
         except Truncated as error:
             self.hidden += 1
             self.complain(f"a hidden truncation: {error}: {call}")
-            return "wrong"
+            return "hidden"
         except Wrong as error:
             self.wrong += 1
             self.complain(f"wrong: {error}: {call}")
@@ -152,7 +156,7 @@ class Accounts:
     def _check(self, call: Call) -> None:
         if call.status == 413 and not call.body and self._was_early(call):
             return
-        if not self._ours and call.headers.get("content-type", "").startswith("text/html"):
+        if not self.ours and call.headers.get("content-type", "").startswith("text/html"):
             return  # an error page
         told = read(call.body)
         if told.identity != call.identity:
@@ -277,7 +281,7 @@ def _differs(call: Call, lines: list[Line]) -> str:
         return "no line" if call.end in ("answered", "cut") or call.sure else ""
     (line,) = lines
     if call.end == "answered":
-        own = "" if call.outcome in ("ok", "wrong") else call.outcome
+        own = "" if call.outcome in ("ok", "wrong", "hidden") else call.outcome
         said = (line["status"], line["ended"], line.get("code", ""), line["bytes_out"])
         seen = (call.status, "ok", own, call.size)
         if line["cache"] == "STALE":

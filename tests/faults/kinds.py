@@ -258,7 +258,8 @@ async def bombing(client: Client) -> None:
     client.crowd.accounts.begun(call)
     line.ask(call, data % number)
     await client.end(call)
-    if call.end == "answered" and call.status not in (status, 503):
+    ours = client.crowd.accounts.ours
+    if ours and call.end == "answered" and call.status not in (status, 503):
         client.crowd.accounts.complain(f"{data[:50]!r} was answered with {call.status}")
 
 

@@ -30,11 +30,7 @@ def _of(stand: Stand) -> str:
         f"  Cache-Status: {_counts(accounts.caches)}",
     ]
     rows += [f"  {name}: {_counts(counts)}" for name, counts in sorted(accounts.struck.items())]
-    rows += [
-        f"  at rest {number}: process {one.process}, {one.rss / 2**20:.1f} MB, "
-        f"{one.descriptors} descriptors, {len(one.calls)} timers"
-        for number, one in enumerate(stand.measured)
-    ]
+    rows += [f"  at rest {number}: {one}" for number, one in enumerate(stand.measured)]
     return "\n".join(rows)
 
 

@@ -105,8 +105,9 @@ class Soak:
         try:
             await self.world.open()
             self._set_up()
-            for stand in self.stands:
-                await stand.process.start()
+            await gatherResults(
+                [Deferred.fromCoroutine(stand.process.start()) for stand in self.stands]
+            )
             self._note("all listen")
             for cycle in self.plan.cycles:
                 await self._cycle(cycle)
@@ -221,13 +222,9 @@ class Soak:
                 await self._ask(stand, "DELETE", "/cache")
         for stand in self.stands:
             if isinstance(stand.process, Daemon):
-                measured = await self._quiet(stand, stand.process)
-                stand.measured.append(measured)
-                self._note(
-                    f"{stand.where} at rest behind cycle {cycle.number}: "
-                    f"{measured.rss / 2**20:.1f} MB, {measured.descriptors} descriptors, "
-                    f"{len(measured.calls)} timers"
-                )
+                one = await self._quiet(stand, stand.process)
+                stand.measured.append(one)
+                self._note(f"{stand.where} at rest behind cycle {cycle.number}: {one}")
 
     async def _quiet(self, stand: Stand, process: Daemon) -> Measured:
         """Measure *process* once nothing is left in it; complain if something stays."""

@@ -50,6 +50,12 @@ class Measured:
     objects: dict[str, int]
     calls: list[str]
 
+    def __str__(self) -> str:
+        return (
+            f"process {self.process}, {self.rss / 2**20:.1f} MB, {self.descriptors} descriptors, "
+            f"{len(self.calls)} timers"
+        )
+
 
 class Process:
     """A program that listens on :attr:`port`, again and again.
