@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from goproxyai.problems import STATUS
-from tests.faults.table import AFTERMATH, BROKEN, BY_NAME, LARGE, PROTECTIVE, SLACK
+from tests.faults.table import AFTERMATH, BROKEN, BY_NAME, EACH, LARGE, PROTECTIVE, SLACK
 from tests.faults.truth import Truncated, Wrong, read
 from tests.faults.wire import Call
 
@@ -59,7 +59,7 @@ class Accounts:
         self.ours = ours
         self._spans: list[tuple[float, float, str]] = []
         self._begins: list[tuple[float, str]] = []
-        self._open: dict[str, float] = {}
+        self._open: list[tuple[float, str]] = []
         self._last_fault = float("-inf")
 
     def complain(self, text: str) -> None:
@@ -70,15 +70,20 @@ class Accounts:
     # Faults that all requests meet.
 
     def fault_began(self, name: str, now: float) -> None:
-        self._open[name] = now
+        self._open.append((now, name))
         self._begins.append((now, name))
         self._last_fault = now
 
     def fault_ended(self, name: str, now: float) -> None:
-        began = self._open.pop(name, None)
-        if began is not None:
-            self._spans.append((began, now, name))
+        first = next((one for one in self._open if one[1] == name), None)
+        if first is not None:  # one of the same kind may have begun meanwhile
+            self._open.remove(first)
+            self._spans.append((first[0], now, name))
         self._last_fault = now
+
+    def stood_still(self, begin: float, end: float) -> None:
+        """The harness did nothing in the meantime."""
+        self._spans.append((begin, end, "the harness stood still"))
 
     # Calls.
 
@@ -125,7 +130,7 @@ class Accounts:
             self.complain(f"nothing excuses {call}, struck by {own}, at {self._at(call)}")
 
     def _at(self, call: Call) -> str:
-        open_ = [f"{name} since {since:.2f}" for name, since in self._open.items()]
+        open_ = [f"{name} since {since:.2f}" for since, name in self._open]
         last = [f"{a:.2f}-{b:.2f} {name}" for a, b, name in self._spans[-3:]]
         return f"{call.sent_at:.2f}-{call.done_at:.2f} ({', '.join(open_ + last)})"
 
@@ -185,10 +190,11 @@ class Accounts:
                     return name
                 if large and outcome == "cut":
                     return f"{name}, as it was asked for again"
-        open_ = [(since, float("inf"), name) for name, since in self._open.items()]
+        open_ = [(since, float("inf"), name) for since, name in self._open]
         for since, until, name in [*self._spans[-40:], *open_]:
             if since - SLACK <= end and begin <= until + SLACK:
-                if outcome in BY_NAME[name].excuses:
+                fault = BY_NAME[name]
+                if outcome in (fault.around if fault.where == EACH else fault.excuses):
                     return name
         for at, name in self._begins[-40:]:
             if BY_NAME[name].breaks and outcome in BROKEN and begin - SLACK <= at <= end:

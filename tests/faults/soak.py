@@ -17,8 +17,9 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.task import deferLater
+from twisted.internet.task import LoopingCall, deferLater
 
+from goproxyai.service import EVICTION_SECONDS
 from tests.fakes.authority import Authority
 from tests.faults.accounts import Accounts
 from tests.faults.crowd import Crowd
@@ -34,6 +35,9 @@ MOST_GROWTH = 0.10
 
 QUIET_SECONDS = 8.0
 """In which all that was left by the load must be gone."""
+
+PULSE_SECONDS, STILL_SECONDS = 0.1, 0.6
+"""Between two looks at the clock, and what is too long between them."""
 
 SETTINGS = {
     "RATE_LIMIT": "60000",
@@ -90,6 +94,9 @@ class Soak:
         self._told = told
         self._began = reactor.seconds()
         self._restarting: list[Deferred[None]] = []
+        self._pulsed = 0.0
+        self._pulsing = LoopingCall(self._pulse)
+        self._pulsing.clock = reactor
 
     @property
     def complaints(self) -> list[str]:
@@ -109,10 +116,14 @@ class Soak:
                 [Deferred.fromCoroutine(stand.process.start()) for stand in self.stands]
             )
             self._note("all listen")
+            self._pulsed = self._reactor.seconds()
+            self._pulsing.start(PULSE_SECONDS)
             for cycle in self.plan.cycles:
                 await self._cycle(cycle)
             await self._settle()
         finally:
+            if self._pulsing.running:
+                self._pulsing.stop()
             for stand in self.stands:
                 stand.process.kill()
             await self.world.close()
@@ -193,16 +204,28 @@ class Soak:
                     self._restarting.append(Deferred.fromCoroutine(self._restart(stand)))
             return
         self.world.begin(window)
-        for stand in self.stands:
-            if stand.where == window.fault.where:
-                stand.accounts.fault_began(window.fault.name, self._reactor.seconds())
+        for stand in self._struck(window):
+            stand.accounts.fault_began(window.fault.name, self._reactor.seconds())
 
     def _end(self, window: Window) -> None:
         self._note(f"{window.fault.name} ends ({window.fault.where})")
         self.world.end(window)
-        for stand in self.stands:
-            if stand.where == window.fault.where:
-                stand.accounts.fault_ended(window.fault.name, self._reactor.seconds())
+        for stand in self._struck(window):
+            stand.accounts.fault_ended(window.fault.name, self._reactor.seconds())
+
+    def _struck(self, window: Window) -> list[Stand]:
+        """All whose requests the fault may strike unseen."""
+        fault = window.fault
+        return [one for one in self.stands if fault.around or one.where == fault.where]
+
+    def _pulse(self) -> None:
+        """Notice that the harness itself was kept from its work."""
+        now = self._reactor.seconds()
+        if now - self._pulsed > STILL_SECONDS:
+            self._note(f"the harness stood still for {now - self._pulsed:.2f} s")
+            for stand in self.stands:
+                stand.accounts.stood_still(self._pulsed, now)
+        self._pulsed = now
 
     async def _restart(self, stand: Stand) -> None:
         stand.accounts.fault_began("restart", self._reactor.seconds())
@@ -220,6 +243,8 @@ class Soak:
         for stand in self.stands:
             if isinstance(stand.process, Daemon):
                 await self._ask(stand, "DELETE", "/cache")
+        if self.strict:  # what was cleared is freed at the next look
+            await deferLater(self._reactor, 2 * EVICTION_SECONDS)
         for stand in self.stands:
             if isinstance(stand.process, Daemon):
                 one = await self._quiet(stand, stand.process)

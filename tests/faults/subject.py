@@ -41,19 +41,21 @@ class Measured:
     """A process that has nothing to do.
 
     :ivar rss: bytes of resident memory. :ivar descriptors: open ones.
+    :ivar blocks: of memory that live objects take, by Python's own allocator.
     :ivar objects: that belong to a request or a connection. :ivar calls: the reactor's.
     """
 
     process: int
     rss: int
     descriptors: int
+    blocks: int
     objects: dict[str, int]
     calls: list[str]
 
     def __str__(self) -> str:
         return (
             f"process {self.process}, {self.rss / 2**20:.1f} MB, {self.descriptors} descriptors, "
-            f"{len(self.calls)} timers"
+            f"{self.blocks} blocks, {len(self.calls)} timers"
         )
 
 
@@ -172,7 +174,10 @@ class Daemon(Process):
             assert self._reactor.seconds() < deadline, "it does not tell"
             await deferLater(self._reactor, 0.01)
         found = json.loads(self._look.read_text())
-        return Measured(self.number, self.rss, self.descriptors, found["objects"], found["calls"])
+        return Measured(
+            self.number, self.rss, self.descriptors, found["blocks"], found["objects"],
+            found["calls"],
+        )  # fmt: skip
 
     def lines(self, number: int) -> list[dict[str, Any]]:
         """The log of the process *number*, oldest line first."""

@@ -35,12 +35,17 @@ CROWD: Final = "crowd"
 """Where it is the clients that misbehave."""
 
 
+HARNESS: Final = "harness"
+"""Where it is the machine that is busy: never planned, always written down."""
+
+
 @attrs.frozen
 class Fault:
     """A way to fail.
 
     :ivar where: :data:`EACH`; or the daemon whose way upstream is struck; or :data:`CROWD`.
     :ivar excuses: outcomes, besides ``ok``.
+    :ivar around: outcomes that it excuses of other requests while it lasts.
     :ivar lasting: share of a cycle that it lasts at most.
     """
 
@@ -48,6 +53,7 @@ class Fault:
     where: str
     excuses: frozenset[str]
     lasting: float = 0.3
+    around: frozenset[str] = frozenset()
 
     @property
     def breaks(self) -> bool:
@@ -55,8 +61,10 @@ class Fault:
         return self.where in (PLAIN, TUNNEL) and self.lasting > 0
 
 
-def _fault(name: str, where: str, *excuses: str, lasting: float = 0.3) -> Fault:
-    return Fault(name, where, frozenset(excuses), lasting)
+def _fault(
+    name: str, where: str, *excuses: str, lasting: float = 0.3, around: tuple[str, ...] = ()
+) -> Fault:
+    return Fault(name, where, frozenset(excuses), lasting, frozenset(around))
 
 
 FAULTS: Final = (
@@ -76,7 +84,8 @@ FAULTS: Final = (
     # One that is odd, and right.
     _fault("dribbled body", EACH),
     _fault("interim", EACH),
-    _fault("closing", EACH),
+    # It closes behind a whole answer, unannounced: the next request may be on its way already.
+    _fault("closing", EACH, around=("upstream_unreachable",)),
     _fault("close-delimited", EACH),
     _fault("failing", EACH),
     # Before the request's body is there: the client may not get to hear it.
@@ -103,6 +112,8 @@ FAULTS: Final = (
     # The daemon itself.
     _fault("restart", TUNNEL, "draining", "refused", "lost", "cut", "upstream_unreachable",
            lasting=0.0),
+    # The harness itself: what it did not do in time is no fault of the daemon's.
+    _fault("the harness stood still", HARNESS, "upstream_timeout", "cut"),
     # The clients.
     _fault("slow readers", CROWD, lasting=0.5),
     _fault("vanishing clients", CROWD, lasting=0.5),

@@ -53,7 +53,11 @@ def look(*_: object) -> None:
         getattr(call.func, "__qualname__", type(call.func).__qualname__)
         for call in reactor.getDelayedCalls()
     )
-    found = {"objects": {name: names[name] for name in PASSING if names[name]}, "calls": calls}
+    found = {
+        "blocks": sys.getallocatedblocks(),
+        "objects": {name: names[name] for name in PASSING if names[name]},
+        "calls": calls,
+    }
     path = Path(os.environ["FAULTS_LOOK"])
     half = path.with_suffix(".half")
     half.write_text(json.dumps(found))
