@@ -109,7 +109,7 @@ class Accounts:
         self.statuses[call.status] += call.end == "answered"
         if call.end == "answered":
             self.caches[_cache(call.headers.get("cache-status", ""))] += 1
-        if call.outcome in ("ok", "left", "bomb"):
+        if call.outcome in ("ok", "left", "bomb") or call.kind == "filling":
             return
         own: list[tuple[float, str]] = [
             *self._strikes.get(call.number, ()), *self._strikes.get(call.identity, ())

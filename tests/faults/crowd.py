@@ -163,9 +163,9 @@ class Crowd:
             )
         ]
 
-    def operator(self) -> Client:
+    def operator(self, name: str = "operator") -> Client:
         """Somebody who asks the daemon itself."""
-        return Client(self, "operator", 0, 0)
+        return Client(self, name, 0, 0)
 
     async def during(self, seconds: float, windows: tuple[Window, ...]) -> None:
         """Behave as clients do for *seconds*, then end everything begun and hang up."""

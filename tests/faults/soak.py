@@ -36,6 +36,9 @@ MOST_GROWTH = 0.10
 QUIET_SECONDS = 8.0
 """In which all that was left by the load must be gone."""
 
+ADDRESSES = 16 * 1024
+"""Of clients, that the daemon remembers."""
+
 PULSE_SECONDS, STILL_SECONDS = 0.1, 0.6
 """Between two looks at the clock, and what is too long between them."""
 
@@ -116,6 +119,8 @@ class Soak:
                 [Deferred.fromCoroutine(stand.process.start()) for stand in self.stands]
             )
             self._note("all listen")
+            for stand in self.stands:
+                await self._fill(stand)
             self._pulsed = self._reactor.seconds()
             self._pulsing.start(PULSE_SECONDS)
             for cycle in self.plan.cycles:
@@ -234,6 +239,30 @@ class Soak:
         await stand.process.start()
         self._note(f"{stand.where} listens again")
         stand.accounts.fault_ended("restart", self._reactor.seconds())
+        await self._fill(stand)
+
+    async def _fill(self, stand: Stand) -> None:
+        """Fill what the daemon remembers of clients' addresses, whose memory is bounded.
+
+        Every request here comes from an address of its own, so that it would fill slowly, and pass
+        for a leak. What is asked for is not in the cache, and nobody asks upstream.
+        """
+        if not self.strict or self._nginx:
+            return
+        line = await dial(self._reactor, stand.process.port)
+        assert line is not None, "it listened a moment ago"
+        client = stand.crowd.operator("filling")
+        for _ in range(ADDRESSES // 512):
+            calls = []
+            for _ in range(512):
+                call, head, _ = client.request(
+                    "GET", "/v1/filling", more="Cache-Control: only-if-cached\r\n"
+                )
+                line.ask(call, head)
+                calls.append(call)
+            for call in calls:
+                await client.end(call)
+        line.leave(orderly=True)
 
     # A quiet moment.
 

@@ -138,6 +138,6 @@ AFTERMATH: Final = 60.0
 PROTECTIVE: Final = frozenset(("circuit_open", "overloaded"))
 """Refusals with which the daemon protects upstream or itself once something has failed."""
 
-SLACK: Final = 1.0
+SLACK: Final = 3.0
 """Seconds before and behind a fault of the way upstream that belong to it: connections end in it,
 deadlines that ran in it are over later."""

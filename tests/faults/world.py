@@ -158,10 +158,13 @@ class World:
         self.names = {PLAIN: directory / "names-plain", TUNNEL: directory / "names-tunnel"}
         self._faults: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
             "upstream down": (self._upstream_down, self._upstream_up),
-            "no name": (lambda: self._name(PLAIN), self._all_names),
+            "no name": (lambda: self._name(PLAIN, ""), lambda: self._name(PLAIN, HOST)),
             "connections dropped": (lambda: None, lambda: None),
             "proxy down": (self._proxy_down, self._proxy_up),
-            "proxy's name gone": (lambda: self._name(TUNNEL), self._all_names),
+            "proxy's name gone": (
+                lambda: self._name(TUNNEL, ""),
+                lambda: self._name(TUNNEL, PROXY),
+            ),
             "proxy refuses": (lambda: self._mood("refuses"), lambda: self._mood("")),
             "proxy talks nonsense": (lambda: self._mood("nonsense"), lambda: self._mood("")),
             "proxy stalls": (lambda: self._mood("stalls"), lambda: self._mood("")),
@@ -177,7 +180,8 @@ class World:
 
     async def open(self) -> None:
         """Listen everywhere."""
-        self._all_names()
+        self._name(PLAIN, HOST)
+        self._name(TUNNEL, PROXY)
         self.plain_port = await self.plain.listen(self._tcp(0))
         self.proxy_port = await self.proxy.listen(self._tcp(0))
         issue = self._authority
@@ -236,12 +240,11 @@ class World:
         """Open ones, by the daemon that holds them."""
         return {PLAIN: len(self.plain.connections), TUNNEL: len(self.proxy.connections)}
 
-    def _name(self, where: str) -> None:
-        self.names[where].write_text("")
-
-    def _all_names(self) -> None:
-        self.names[PLAIN].write_text(f"{HOST} 127.0.0.1\n")
-        self.names[TUNNEL].write_text(f"{PROXY} 127.0.0.1\n")
+    def _name(self, where: str, name: str) -> None:
+        """Let *name* be the only one that the daemon can look up, or none."""
+        half = self.names[where].with_suffix(".half")  # which nobody reads
+        half.write_text(f"{name} 127.0.0.1\n" if name else "")
+        half.replace(self.names[where])
 
     def _mood(self, mood: str) -> None:
         self.proxy.mood = mood
