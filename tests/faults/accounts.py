@@ -190,19 +190,22 @@ class Accounts:
                     return name
                 if large and outcome == "cut":
                     return f"{name}, as it was asked for again"
+        around: str | None = None
         open_ = [(since, float("inf"), name) for since, name in self._open]
         for since, until, name in [*self._spans[-40:], *open_]:
             if since - SLACK <= end and begin <= until + SLACK:
                 fault = BY_NAME[name]
-                if outcome in (fault.around if fault.where == EACH else fault.excuses):
+                if fault.where != EACH and outcome in fault.excuses:
                     return name
+                if outcome in fault.around:
+                    around = name
         for at, name in self._begins[-40:]:
             if BY_NAME[name].breaks and outcome in BROKEN and begin - SLACK <= at <= end:
                 return f"{name}, as it began"
         if outcome in PROTECTIVE:
             if begin - self._last_fault < AFTERMATH:
                 return "what was before"
-        return None
+        return around
 
     # The daemon's own books.
 

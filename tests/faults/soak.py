@@ -33,6 +33,9 @@ from tests.faults.world import HOST, PROXY, World
 MOST_GROWTH = 0.10
 """Of resident memory, from the first cycle of a process to its last."""
 
+MOST_MORE_BLOCKS = 0.01
+"""Of live blocks of memory, likewise: what the resident memory does not tell for its noise."""
+
 QUIET_SECONDS = 8.0
 """In which all that was left by the load must be gone."""
 
@@ -348,8 +351,12 @@ class Soak:
         """The first measurement behind a cycle of load, against the last of the same process."""
         last = stand.measured[-1]
         same = [one for one in stand.measured[1:] if one.process == last.process]
-        if self.strict and len(same) > 1 and last.rss > same[0].rss * (1 + MOST_GROWTH):
+        if not self.strict or len(same) < 2:
+            return
+        if last.rss > same[0].rss * (1 + MOST_GROWTH):
             stand.accounts.complain(f"memory grew from {same[0].rss} to {last.rss} bytes")
+        if last.blocks > same[0].blocks * (1 + MOST_MORE_BLOCKS):
+            stand.accounts.complain(f"{same[0].blocks} blocks of memory became {last.blocks}")
 
 
 def _left(now: Measured, before: Measured | None) -> list[str]:
