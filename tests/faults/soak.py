@@ -348,9 +348,12 @@ class Soak:
         return [line for line in lines if line["event"] == "request"]
 
     def _check_memory(self, stand: Stand) -> None:
-        """The first measurement behind a cycle of load, against the last of the same process."""
+        """The last measurement, against that behind the first whole cycle of the same process.
+
+        What is measured first is the warm-up, or the rest of a cycle in which it was started.
+        """
         last = stand.measured[-1]
-        same = [one for one in stand.measured[1:] if one.process == last.process]
+        same = [one for one in stand.measured if one.process == last.process][1:]
         if not self.strict or len(same) < 2:
             return
         if last.rss > same[0].rss * (1 + MOST_GROWTH):
