@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 SOURCES := $(shell find goproxyai twisted -name '*.py') pyproject.toml setup.py
 
-.PHONY: run test demo bench build clean
+.PHONY: run test demo bench soak build clean
 
 ## Set up, then serve on :8080 (environment variables configure it, see README.md).
 run: $(VENV)/.installed
@@ -23,6 +23,12 @@ demo: $(VENV)/.demo
 ## Needs what bench/install.sh installs, on Debian.
 bench: $(VENV)/.installed
 	$(VENV)/bin/python -m bench $(if $(QUICK),--quick)
+
+## Load and faults for SECONDS, as SEED has them, and a report: see docs/reliability.md.
+SECONDS ?= 600
+SEED ?= 1
+soak: $(VENV)/.demo
+	$(VENV)/bin/python -m tests.faults --seconds $(SECONDS) --seed $(SEED)
 
 ## A wheel in dist/.
 build: $(VENV)/.tox

@@ -200,6 +200,7 @@ class System:
                 "ttl": format_duration(settings.cache_ttl),
                 "bytes": store.bytes,
                 "max_bytes": settings.max_cache_size,
+                "reserved": 0 if store is None else store.reserved,
                 "hits": counters.hits,
                 "misses": counters.misses,
                 "bypasses": counters.bypasses,

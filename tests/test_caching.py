@@ -861,6 +861,21 @@ async def test_what_has_expired_answers_when_upstream_fails(
     assert (await skewed.ask(asked)).status == 503
 
 
+@pytest.mark.parametrize("failing", FAILING.values(), ids=FAILING)
+@pytest_twisted.ensureDeferred
+async def test_what_has_expired_answers_the_same_requests_pipelined_behind_it_too(
+    skewed: Stand, failing: Any
+) -> None:
+    await started(skewed, CACHE_STALE="10m")
+    first = await skewed.ask(request())
+    jump(skewed, 360.0)
+    skewed.upstream.script(anything, failing)
+    wire = await skewed.connect()
+    wire.send(request() * 3)
+    assert [(await wire.answer()).body for _ in range(3)] == [first.body] * 3
+    assert len(skewed.upstream.requests) == 4
+
+
 @pytest.mark.parametrize(
     ("fields", "control"),
     [([(b"Cache-Control", b"must-revalidate")], ""), ([], "no-cache")],

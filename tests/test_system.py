@@ -173,6 +173,21 @@ async def test_stats_count_what_happened(stand: Stand) -> None:
     assert document["clients"] == 1
 
 
+@pytest_twisted.ensureDeferred
+async def test_stats_say_what_is_being_collected_for_the_cache(stand: Stand) -> None:
+    await stand.start()
+    pause = Pause()
+    part = head(200, [(b"Transfer-Encoding", b"chunked")]) + chunk(b"x" * 5000)
+    stand.upstream.script("/v1/models", [part, pause, chunk(b"")])
+    wire = await stand.connect()
+    wire.send(request())
+    await wire.until(lambda: b"xxx" in wire.came)
+    assert (await stats(stand))["cache"]["reserved"] == 5000
+    pause.release()
+    await wire.answer()
+    assert (await stats(stand))["cache"]["reserved"] == 0
+
+
 @pytest.mark.parametrize(
     "data",
     [
