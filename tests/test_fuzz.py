@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from hashlib import sha1
+from typing import Any
 
 import pytest
 from hypothesis import given
 
+from goproxyai.http11.client import ClientConnection
+from goproxyai.http11.head import Head
 from tests.fuzz.targets import CORPUS, TARGETS, Target
 
 LARGEST_CORPUS = 128 * 1024
@@ -38,3 +41,29 @@ def test_the_corpus_is_small_and_says_nothing_twice() -> None:
     assert sum(path.stat().st_size for path in kept) < LARGEST_CORPUS
     for path in kept:
         assert path.name == sha1(path.read_bytes()).hexdigest()
+
+
+PLANTED = [
+    (
+        "requests",
+        Head,
+        "_judge_coding",
+        b"\5POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    ),
+    (
+        "answers",
+        ClientConnection,
+        "_closes_body",
+        b"\0HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "owner", "attribute", "data"), PLANTED)
+def test_a_planted_fault_is_found(
+    monkeypatch: pytest.MonkeyPatch, name: str, owner: Any, attribute: str, data: bytes
+) -> None:
+    TARGETS[name].check(data)
+    monkeypatch.setattr(owner, attribute, lambda *_: True)
+    with pytest.raises(AssertionError):
+        TARGETS[name].check(data)
