@@ -5,7 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 SOURCES := $(shell find goproxyai twisted -name '*.py') pyproject.toml setup.py
 
-.PHONY: run test demo bench soak build clean
+FUZZ_SECONDS ?= 30
+
+.PHONY: run test demo bench soak fuzz audit build clean
 
 ## Set up, then serve on :8080 (environment variables configure it, see README.md).
 run: $(VENV)/.installed
@@ -29,6 +31,14 @@ SECONDS ?= 600
 SEED ?= 1
 soak: $(VENV)/.demo
 	$(VENV)/bin/python -m tests.faults --seconds $(SECONDS) --seed $(SEED)
+
+## Random input for all that reads a stranger's bytes, FUZZ_SECONDS for each target.
+fuzz: $(VENV)/.fuzz
+	$(VENV)/bin/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(TARGETS)
+
+## Ask the advisory databases about everything that is installed along; needs the network.
+audit: $(VENV)/.tox
+	$(VENV)/bin/tox run -e audit
 
 ## A wheel in dist/.
 build: $(VENV)/.tox
@@ -54,4 +64,9 @@ $(VENV)/.tox: $(VENV)/bin/pip
 
 $(VENV)/.demo: $(VENV)/.installed
 	$(VENV)/bin/pip install --quiet --group test
+	touch $@
+
+# Without a wheel of atheris for this Python the rest is installed, and half of the work is done.
+$(VENV)/.fuzz: $(VENV)/.demo
+	-$(VENV)/bin/pip install --quiet --only-binary atheris --group fuzz 2>/dev/null
 	touch $@

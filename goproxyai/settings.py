@@ -269,6 +269,8 @@ def _shown_url(text: str) -> str:
     What stands before the last ``@`` goes, a query goes, and a would-be port that is no number:
     ``http://user:password`` is what a URL with a forgotten host looks like.
     """
+    if len(text) > _LONGEST_URL:
+        return "***"
     match = _SCHEME.match(text)
     scheme = match.group() if match else ""
     before, at, rest = text[len(scheme) :].rpartition("@")

@@ -54,7 +54,7 @@ class Snapshot:
 
     def load(self) -> None:
         """Restore what there is, into a store that is empty; it stays so if anything is wrong."""
-        path = os.path.realpath(self.path)
+        path = self.path
         try:
             with _regular(path) as file:
                 count = self._restore(file, path)
@@ -77,7 +77,7 @@ class Snapshot:
 
     def save(self) -> None:
         """Write what the store holds; remove a file of ours if that is nothing."""
-        path = os.path.realpath(self.path)  # a link stays, and leads to what is written
+        path = self.path  # a link there is replaced, and not written through
         try:
             if _start(path) not in (None, b"", sealed.MAGIC):
                 raise sealed.Refused(sealed.FOREIGN)

@@ -423,6 +423,12 @@ def test_no_secret_is_in_a_representation() -> None:
         assert secret not in shown
 
 
+def test_a_url_of_absurd_length_is_not_looked_at_for_what_may_be_repeated() -> None:
+    with pytest.raises(SettingError) as caught:
+        Settings.from_texts({"PROXY_URL": "http://proxy" + "/%2e" * 100_000 + ":"})
+    assert str(caught.value).startswith("PROXY_URL is '***', expected ")
+
+
 SECRETS = st.text("Zq0 @:/?#%\\[]\u00e9\n", min_size=3, max_size=20).map(lambda text: f"Zx{text}xZ")
 
 

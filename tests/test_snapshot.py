@@ -645,17 +645,20 @@ def test_what_cannot_be_read_is_a_line_and_is_left(
     assert host.path.stat().st_mode == mode
 
 
-def test_a_link_stays_and_leads_to_what_is_written(host: Host) -> None:
-    elsewhere = host.directory / "elsewhere"
-    host.path.symlink_to(elsewhere)
+def test_a_link_is_replaced_and_not_written_through(host: Host) -> None:
     host.put(1)
     host.snapshot.save()
-    assert host.path.is_symlink()
-    assert elsewhere.read_bytes().startswith(MAGIC)
+    elsewhere = host.directory / "elsewhere"
+    host.path.rename(elsewhere)
+    host.path.symlink_to(elsewhere)
+    data = elsewhere.read_bytes()
+    host.put(2)
+    host.snapshot.save()
+    assert not host.path.is_symlink()
+    assert elsewhere.read_bytes() == data
     host.restart()
     host.snapshot.load()
-    assert numbers(host.store) == [1]
-    assert not elsewhere.exists()
+    assert numbers(host.store) == [1, 2]
 
 
 # What fails as it is written.

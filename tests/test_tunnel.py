@@ -98,6 +98,8 @@ def test_any_other_status_is_a_refusal(answer: bytes, status: int, reason: bytes
         b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nBad : space\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        b"HTTP/2.0 200 OK\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/0.9 200 OK\r\n\r\n",
     ],
 )
 def test_what_is_no_answer_breaks_the_tunnel(answer: bytes) -> None:

@@ -149,4 +149,5 @@ def _judged(events: list[_Event], whole: bool) -> Ending:
         return Ending.BROKEN
     if last.data.strip() == _DONE:
         return Ending.BROKEN if events[0].is_error else Ending.DONE
-    return Ending.DONE if last.kind == "response.completed" else Ending.OPEN
+    completed = "response.completed" in (last.kind, last.name)
+    return Ending.DONE if completed else Ending.OPEN

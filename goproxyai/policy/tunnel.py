@@ -97,6 +97,10 @@ class Tunnel:
 
     def _next(self) -> object:
         try:
-            return self._connection.next_event()
+            event = self._connection.next_event()
         except h11.RemoteProtocolError as error:
             raise TunnelBroken("its answer to CONNECT is not HTTP/1.1") from error
+        if isinstance(event, h11.InformationalResponse | h11.Response):
+            if not event.http_version.startswith(b"1."):  # which h11 leaves to us
+                raise TunnelBroken("its answer to CONNECT is not HTTP/1.1")
+        return event

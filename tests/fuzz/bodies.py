@@ -1,0 +1,253 @@
+"""Bodies and what stands for one: streams, requests in flight, answers to CONNECT, our own file.
+
+Each is read a second time, in another and plainer way, and both readings must agree.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import suppress
+from typing import Any
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from goproxyai.policy import sealed
+from goproxyai.policy.coalescing import LARGEST_READ, deterministic
+from goproxyai.policy.sealed import Record, Refused
+from goproxyai.policy.streams import LONGEST_TAIL, MOST_BLOCKS, Ending, ending
+from goproxyai.policy.tunnel import LONGEST_ANSWER, Tunnel, TunnelBroken, TunnelRefused
+from tests.fuzz.work import linear
+
+# Streams.
+
+
+def check_streams(data: bytes) -> None:
+    """Hold the verdict on a stream against the events that a reader of it would see."""
+    with linear(len(data), base=20_000):
+        verdict = ending({b"content-type": b"text/event-stream"}, data)
+    if data.count(b"\n") + data.count(b"\r") < MOST_BLOCKS:  # else it may look no further
+        assert verdict is _verdict(data)
+    with linear(len(data), base=20_000):
+        assert ending({b"content-encoding": b"gzip"}, data) in Ending
+
+
+def _verdict(body: bytes) -> Ending:
+    """The same rules, line by line."""
+    assert len(body) <= LONGEST_TAIL
+    body = body.removeprefix(b"\xef\xbb\xbf")
+    events: list[tuple[bytes, bytes]] = []
+    name, says = b"", False
+    data: list[bytes] = []
+    lines = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    # The last line has no end; a blank one behind an event would be half of the blank line.
+    unended, unfinished = lines.pop(), False
+    for number, line in enumerate([*lines, unended]):
+        last = number == len(lines)
+        if not line and not last:
+            if data or name in _FAILED:
+                events.append((name, b"\n".join(data)))
+            name, data, says = b"", [], False
+            continue
+        if line and not line.startswith(b":"):
+            says = True
+            field, _, value = line.partition(b":")
+            if field == b"event":
+                name = value.removeprefix(b" ")
+            elif field == b"data":
+                data.append(value.removeprefix(b" "))
+        if last and says:
+            unfinished = True
+            events.append((name, b"\n".join(data)))
+    if unfinished and events[-1][1].strip() != b"[DONE]":
+        return Ending.BROKEN
+    if not events:
+        return Ending.OPEN
+    name, said = events[-1]
+    if said.strip() == b"[DONE]":
+        failed = len(events) > 1 and _is_failure(*events[-2])
+        return Ending.BROKEN if failed else Ending.DONE
+    document = _json(said)
+    if _is_failure(name, said) or (said.lstrip().startswith(b"{") and document is None):
+        return Ending.BROKEN
+    completed = isinstance(document, dict) and document.get("type") == "response.completed"
+    return Ending.DONE if completed or name == b"response.completed" else Ending.OPEN
+
+
+_FAILED = (b"error", b"response.failed")
+
+
+def _json(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_failure(name: bytes, data: bytes) -> bool:
+    document = _json(data)
+    if name in _FAILED:
+        return True
+    if not isinstance(document, dict):
+        return False
+    return bool(document.get("error")) or document.get("type") in ("error", "response.failed")
+
+
+STREAMS = (
+    b'data: {"a":1}\n\n', b"data: [DONE]\n\n", b"data: [DONE]", b"event: error\ndata: {}\n\n",
+    b'data: {"error":{"message":"x"}}\n\n', b"event: response.completed\ndata: {}\n\n",
+    b": ping\n\n", b'data: {"type":"response.completed"}\n\n', b'data: {"type":"error"}\n\n',
+    b"data:x\ndata:y\n\n", b"\r\n\r\n", b"\r\r", b"\n", b"\r", b"\n\n", b"data", b"data:",
+    b"event:", b"id: 1\n", b"retry: 1\n", b"[DONE]", b"\xef\xbb\xbf", b"\0", b":", b" ",
+    b'{"type":["error"]}', b"\x1f\x8b\x08", b"[[[[[[[[",
+)  # fmt: skip
+
+
+# Requests in flight.
+
+
+def check_coalescing(data: bytes) -> None:
+    """Whether a body says that it is deterministic, by a reading of all of it."""
+    with linear(len(data)):
+        said = deterministic(data)
+    document = _json(data)
+    if not isinstance(document, dict):
+        assert not said
+        return
+    heat, seed = document.get("temperature"), document.get("seed")
+    plain = (type(heat) in (int, float) and heat == 0) or type(seed) is int
+    spelled = b'"temperature"' in data or b'"seed"' in data
+    assert said == (plain and spelled and len(data) <= LARGEST_READ)
+
+
+COALESCING = (
+    b'{"temperature":0}', b'{"temperature":0.0,"seed":7}', b'{"seed":null}', b'"temperature":',
+    b"0", b'"seed":', b"true", b"false", b"null", b"-0.0", b"1e-999", b"NaN", b"{", b"}", b",",
+    b'"', b"[", b'{"a":{"seed":1}}', b"\\u0073eed", b"1" * 20, b" ", b"\xff\xfe",
+    b'{"seed":1,"seed":2.5}', b"]",
+)  # fmt: skip
+
+
+# The egress proxy's answer to CONNECT.
+
+Outcome = tuple[str, int, bytes]
+
+
+def _tunnelled(data: bytes, size: int) -> Outcome:
+    tunnel = Tunnel(b"api.openai.com:443")
+    tunnel.hello()
+    try:
+        for begin in range(0, len(data), size):
+            beyond = tunnel.receive(data[begin : begin + size])
+            if beyond is not None:
+                return "open", 0, beyond + data[begin + size :]
+    except TunnelRefused as refused:
+        return "refused", refused.status, refused.reason
+    except TunnelBroken as broken:
+        return "broken", 0, broken.reason.encode()
+    return "waiting", 0, b""
+
+
+def check_tunnel(data: bytes) -> None:
+    """However the answer is cut, it says the same; what is behind its head is the tunnel's."""
+    with linear(len(data), each=400):
+        whole = _tunnelled(data, len(data) or 1)
+    assert _tunnelled(data, 1) == whole, "the cut changes the outcome"
+    assert _tunnelled(data, 7) == whole, "the cut changes the outcome"
+    kind, status, rest = whole
+    if kind == "open":
+        head = data[: len(data) - len(rest)]
+        assert data.endswith(rest)
+        assert len(head) <= LONGEST_ANSWER
+        assert re.search(rb"(?:\A|\n)HTTP/1\.[0-9] 2[0-9][0-9][ \r\n]", head), "no 2xx"
+        assert head.endswith((b"\n\r\n", b"\n\n")), "its head has ended"
+        assert _status(data) == "2"
+    elif kind == "refused":
+        assert 300 <= status <= 999
+        assert len(rest) <= 256
+
+
+def _status(data: bytes) -> str:
+    """The class of the first answer that is not an interim one, found by looking at lines."""
+    at_head = True
+    for line in data.replace(b"\r\n", b"\n").split(b"\n"):
+        if at_head:
+            found = line.partition(b" ")[2][:1].decode("latin-1")
+            if found != "1":
+                return found
+            at_head = False
+        elif not line:
+            at_head = True
+    return ""
+
+
+TUNNEL = (
+    b"HTTP/1.1 200 Connection established\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+    b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n", b"\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+    b"HTTP/2.0 200\r\n", b"HTTP/1.1 204 X\r\nTransfer-Encoding: chunked\r\n\r\n", b"\x16\x03\x03",
+    b"HTTP/1.1 200", b"\r\n", b"Transfer-Encoding: chunked\r\n", b"Content-Length: x\r\n",
+    b"Upgrade: a\r\n", b"\n", b"\n\n", b"X: y", b"Connection: upgrade\r\n", b" ", b"\0",
+    b"HTTP/1.1 299 \r\n", b"HTTP/1.1 600 \r\n", b": ",
+)  # fmt: skip
+
+
+# The cache's file.
+
+_HEADER = sealed.new_header(bytes(range(sealed.RANDOM_BYTES)))
+_KEY = bytes(32)
+_RECORDS = [
+    Record(b"k" * 32, 200, b"X: y\r\n", b"body", None, 3, 1e9, 2e9, b"/v1/models", b"o" * 16),
+    Record(b"l" * 32, 200, b"", b"", b"\0" * 8, 0, 1e9, 2e9, b"/v1/chat/completions", b"p" * 16),
+]
+_FILE = b"".join(sealed.seal(_RECORDS, _HEADER, _KEY))[len(_HEADER) :]
+
+
+class _Reader:
+    """A file."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __call__(self, count: int) -> bytes:
+        taken, self.data = self.data[:count], self.data[count:]
+        return taken
+
+
+def check_sealed(data: bytes) -> None:
+    """A file is what was sealed, or refused; what an authentic one says cannot lead outside."""
+    with suppress(Refused):
+        sealed.key_of(data[: sealed.HEADER_BYTES - 1], b"passphrase", b"upstream")
+        raise AssertionError("half a header has no key")
+    place, flip, cut = (*data[:3], 0, 0, 0)[:3]
+    spoiled = bytearray(_FILE)
+    spoiled[place % len(_FILE)] ^= flip
+    text = bytes(spoiled[: len(_FILE) - cut % len(_FILE)]) + data[3:]
+    try:
+        found = list(sealed.opened(_Reader(text), _HEADER, _KEY))
+    except Refused:
+        assert text != _FILE
+    else:
+        assert text == _FILE, "a file that was spoiled is taken"
+        assert found == _RECORDS
+    nonce = _HEADER[-7:] + b"\0\0\0\0\1"
+    authentic = AESGCM(_KEY).encrypt(nonce, data, _HEADER)
+    records: list[Record] = []
+    with suppress(Refused), linear(len(data)):
+        for record in sealed.opened(_Reader(authentic), _HEADER, _KEY):
+            records.append(record)
+    taken = sum(
+        len(one.head) + len(one.body) + len(one.path) + len(one.owner) + len(one.pace or b"")
+        for one in records
+    )
+    assert taken <= len(data), "more than the file has"
+
+
+_NONE = b"\xff" * 8
+_SIZES = (b"\0" * 8, b"\0" * 7 + b"\1", b"\0" * 7 + b"\4", _NONE)
+_NUMBERS = b"k" * 32 + b"\0\xc8" + b"\0" * 24
+SEALED = (
+    _NUMBERS + _SIZES[2] + _NONE + _SIZES[2] * 2 + _SIZES[0] + b"headpathownr",
+    b"\0" * 98, b"\0" * 97, sealed.MAGIC, sealed.MAGIC + sealed.VERSION, *_SIZES,
+    b"\x7f\xf0" + b"\0" * 6, b"\0", b"\1", b"\x7f\xff\xff\xff\xff\xff\xff\xff",
+)  # fmt: skip
