@@ -64,7 +64,7 @@ def _verdict(body: bytes) -> Ending:
     if not events:
         return Ending.OPEN
     name, said = events[-1]
-    if said.strip() == b"[DONE]":
+    if said.strip() == b"[DONE]" and name not in _FAILED:
         failed = len(events) > 1 and _is_failure(*events[-2])
         return Ending.BROKEN if failed else Ending.DONE
     document = _json(said)
