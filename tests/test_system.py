@@ -11,6 +11,7 @@ import pytest_twisted
 from twisted.internet import error
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 
+from goproxyai.pipeline.store import PIECE_BYTES
 from tests.fakes.answers import chunk, head, response
 from tests.fakes.steps import Pause, Reset
 from tests.harness import Answer, Stand, Wire, eventually, post, request
@@ -182,7 +183,7 @@ async def test_stats_say_what_is_being_collected_for_the_cache(stand: Stand) -> 
     wire = await stand.connect()
     wire.send(request())
     await wire.until(lambda: b"xxx" in wire.came)
-    assert (await stats(stand))["cache"]["reserved"] == 5000
+    assert (await stats(stand))["cache"]["reserved"] == 5000 + PIECE_BYTES
     pause.release()
     await wire.answer()
     assert (await stats(stand))["cache"]["reserved"] == 0
