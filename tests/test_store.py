@@ -262,10 +262,10 @@ class StoreOfSmallPlacesAgainstModel(StoreAgainstModel):
 
 TestStoreOfSmallPlacesAgainstModel = StoreOfSmallPlacesAgainstModel.TestCase
 TestStoreOfSmallPlacesAgainstModel.settings = settings(
-    max_examples=100, stateful_step_count=60, deadline=None
+    max_examples=50, stateful_step_count=50, deadline=None
 )
 TestStoreAgainstModel = StoreAgainstModel.TestCase
-TestStoreAgainstModel.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+TestStoreAgainstModel.settings = settings(max_examples=50, stateful_step_count=50, deadline=None)
 
 
 # What an entry holds
@@ -532,7 +532,7 @@ def test_a_long_silence_is_swept_in_slices() -> None:
 @pytest.mark.parametrize("owner", [ALICE, COMPUTED, None], ids=["one", "posts", "many"])
 @pytest.mark.parametrize(
     ("count", "width", "length"),
-    [(5000, 60, 2), (3000, 900, 300), (1000, 900, 6000), (50, 1, 10**5)],
+    [(2000, 60, 2), (1000, 900, 300), (400, 900, 6000), (50, 1, 10**5)],
 )
 @pytest.mark.parametrize("spread", [False, True], ids=["one path", "many paths"])
 def test_the_bytes_accounted_for_are_close_to_those_in_use(
