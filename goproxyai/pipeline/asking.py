@@ -20,6 +20,7 @@ from goproxyai.http11.body import RequestBody
 from goproxyai.http11.client import UpstreamTimeout
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
+from goproxyai.pipeline import respond
 from goproxyai.pipeline.notes import Notes
 from goproxyai.pipeline.upstreams import Upstream
 from goproxyai.policy.headers import Headers
@@ -66,6 +67,9 @@ class Asking:
 
         def _lost(self, reason: Failure) -> None:
             """There will be no answer, however often it is asked for."""
+
+        def _rescue(self, why: str) -> bool:
+            """Answer with a stored answer that has expired, if there is one."""
 
     def _ask(self, upstream: Upstream | None = None) -> None:
         """Send the request.
@@ -126,6 +130,21 @@ class Asking:
         self._upstream.breaker.failed(now, self._probe)
         if cause is None or not self._repeat(cause, reason, now, None):
             self._lost(reason)
+
+    def _is_refused(self, response: Response) -> bool:
+        """Whether an answer that tells of an error is nobody's to get.
+
+        :raises TunnelRefused: where it is a proxy's.
+        """
+        if response.code == 407:  # who asks for a proxy's credentials asks us, not our clients
+            raise TunnelRefused(response.code, response.phrase)
+        if self._turned_away(response):
+            return True
+        if response.code in respond.FAILURES:
+            if self._rescue(f"upstream answered {response.code}"):
+                response.abort()
+                return True
+        return False
 
     def _turned_away(self, response: Response) -> bool:
         """An answer came that may be worth another try; says whether it is asked for again."""

@@ -33,7 +33,6 @@ from goproxyai.pipeline.resume import Resumed
 from goproxyai.pipeline.store import Recorder, Wanted, recorder
 from goproxyai.policy.freshness import may_share
 from goproxyai.policy.headers import Headers
-from goproxyai.policy.tunnel import TunnelRefused
 from goproxyai.problems import Problem
 
 if TYPE_CHECKING:
@@ -243,21 +242,6 @@ class Flight(Asking):
         response.deliver(self)
         for rider in riders:
             rider.exchange.flush()
-
-    def _is_refused(self, response: Response) -> bool:
-        """Whether an answer that tells of an error is nobody's to get.
-
-        :raises TunnelRefused: where it is a proxy's.
-        """
-        if response.code == 407:  # who asks for a proxy's credentials asks us, not our clients
-            raise TunnelRefused(response.code, response.phrase)
-        if self._turned_away(response):
-            return True
-        if response.code in respond.FAILURES:
-            if self._rescue(f"upstream answered {response.code}"):
-                response.abort()
-                return True
-        return False
 
     def _choose_recorder(self, response: Response) -> bool:
         """Judge by its head whether the answer is stored, and whether it is shared.

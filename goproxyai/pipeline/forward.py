@@ -23,7 +23,6 @@ from goproxyai.pipeline.notes import Notes
 from goproxyai.pipeline.store import Recorder, Wanted, recorder
 from goproxyai.policy.freshness import parent_paths
 from goproxyai.policy.headers import Headers
-from goproxyai.policy.tunnel import TunnelRefused
 from goproxyai.problems import Problem
 
 if TYPE_CHECKING:
@@ -129,22 +128,6 @@ class Forward(Asking):
         exchange.source(response)
         response.deliver(self)
         exchange.flush()
-
-    def _is_refused(self, response: Response) -> bool:
-        """Whether an answer that tells of an error is not the client's to get.
-
-        :raises TunnelRefused: where it is a proxy's.
-        """
-        if response.code == 407:  # who asks for a proxy's credentials asks us, not our client
-            raise TunnelRefused(response.code, response.phrase)
-        if self._turned_away(response):
-            self._response = None
-            return True
-        if response.code in respond.FAILURES:
-            if self._rescue(f"upstream answered {response.code}"):
-                response.abort()
-                return True
-        return False
 
     def _invalidate(self) -> None:
         """What a write may have changed is no longer known (RFC 9111 §4.4)."""
