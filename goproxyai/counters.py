@@ -6,6 +6,7 @@ Every table has a closed set of keys, so the memory is fixed.
 from __future__ import annotations
 
 from bisect import bisect_right
+from itertools import accumulate
 from typing import Any
 
 from goproxyai.policy.retries import Cause
@@ -13,6 +14,23 @@ from goproxyai.problems import STATUS
 
 REFUSALS = ("full", "per_client", "dropped", "no_descriptor")
 """Why connections are refused: the first two are answered, the others closed unheard."""
+
+ROUTES = (
+    "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/models",
+    "/v1/files", "/v1/uploads", "/v1/batches", "/v1/images", "/v1/audio", "/v1/moderations",
+    "/v1/fine_tuning", "/v1/assistants", "/v1/threads", "/v1/vector_stores", "/v1/conversations",
+    "/v1/evals", "/v1/containers", "/v1/organization", "/v1/realtime", "/v1/videos",
+    "/health", "/stats", "/metrics", "/cache",
+)  # fmt: skip
+"""What requests are counted under, with all that lies below."""
+
+MOST_OUTCOMES = 2_000
+"""Combinations of route, method, status and cache that are counted apart."""
+
+_METHODS = {
+    method.encode("ascii"): method
+    for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
+}
 
 _BOUNDS = tuple(0.0001 * 2**step for step in range(24))
 """Upper bounds of the histogram's buckets, in seconds: 100 µs to about 14 minutes."""
@@ -47,6 +65,10 @@ class Histogram:
                 return
         buckets[-1] += len(durations) - below
 
+    def cumulative(self) -> list[tuple[float, int]]:
+        """Of each bucket but the last: its upper bound, and how many durations lie below it."""
+        return list(zip(_BOUNDS, accumulate(self._buckets), strict=False))
+
     def percentile(self, share: float) -> float:
         """The upper bound, in seconds, below which *share* (0 to 1) of the durations lie."""
         wanted = share * self.count
@@ -70,6 +92,12 @@ class Histogram:
         return {name: round(value * 1000, 3) for name, value in rows.items()}
 
 
+def route_of(target: bytes) -> str:
+    """Which of the API's resources a target is of, of :data:`ROUTES`; other where of none."""
+    path = target.partition(b"?")[0].decode("ascii", "replace")
+    return next((r for r in ROUTES if path == r or path.startswith(r + "/")), "other")
+
+
 class Counters:
     """All of them; see the attributes.
 
@@ -90,6 +118,8 @@ class Counters:
     :ivar bytes_in: of request bodies. :ivar bytes_out: of answer bodies.
     :ivar statuses: answers by the first digit of their status.
     :ivar errors: the proxy's own answers, by code.
+    :ivar outcomes: requests that are over, by route, method, status and what the cache had to do
+        with them: at most :data:`MOST_OUTCOMES` combinations.
     """
 
     def __init__(self) -> None:
@@ -113,8 +143,17 @@ class Counters:
         self.bytes_out = 0
         self.statuses = [0] * 6
         self.errors = dict.fromkeys(STATUS, 0)
+        self.outcomes: dict[tuple[str, str, int, str], int] = {}
         self.times = Histogram()
         self.upstream_times = Histogram()
+
+    def note(self, target: bytes, method: bytes, status: int, cache: str, count: int) -> None:
+        """*count* requests of this kind are over."""
+        outcome = (route_of(target), _METHODS.get(method, "other"), status, cache)
+        outcomes = self.outcomes
+        if outcome not in outcomes and len(outcomes) >= MOST_OUTCOMES:
+            outcome = ("other", "other", status // 100 * 100, "other")
+        outcomes[outcome] = outcomes.get(outcome, 0) + count
 
     def summary(self) -> dict[str, Any]:
         """For ``/stats``."""

@@ -25,6 +25,7 @@ from goproxyai.counters import Counters
 from goproxyai.durations import format_duration
 from goproxyai.http11.channel import ExchangeChannel, SystemRequest
 from goproxyai.http11.exchange import Exchange
+from goproxyai.metrics import CONTENT_TYPE, Metrics
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.relay import Relay
 from goproxyai.policy.crowd import Crowd
@@ -37,11 +38,13 @@ RELAYED = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]
 _log = Logger(namespace="goproxyai.web")
 
 
-def _answer(request: Any, status: int, document: object) -> bytes:
+def _answer(
+    request: Any, status: int, document: object, kind: bytes = b"application/json"
+) -> bytes:
     body = document if isinstance(document, bytes) else compact(document)
     request.setResponseCode(status)
     request.responseHeaders.removeHeader(b"Server")  # nobody needs our versions
-    request.setHeader(b"Content-Type", b"application/json")
+    request.setHeader(b"Content-Type", kind)
     request.setHeader(b"Content-Length", b"%d" % len(body))
     request.setHeader(b"X-Proxy", b"goproxyai")
     request.setHeader(b"Cache-Control", b"no-store")
@@ -63,6 +66,10 @@ class System:
     crowd: Crowd[Any]
     started: float = attrs.field(factory=time.time)
     ready: bool = True
+    _metrics: Metrics = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._metrics = Metrics(self.relay, self.crowd)
 
     app = Klein()
     app.url_map.merge_slashes = False
@@ -105,6 +112,12 @@ class System:
         """For operators: what it is set to and what it did."""
         self._admit(request)
         return _answer(request, 200, self._stats())
+
+    @app.route("/metrics", methods=["GET"])
+    def metrics(self, request: SystemRequest) -> bytes:
+        """For Prometheus: the same, in its text format."""
+        self._admit(request)
+        return _answer(request, 200, self._metrics.text(), CONTENT_TYPE)
 
     @app.route("/cache", methods=["DELETE"])
     def clear(self, request: SystemRequest) -> bytes:
@@ -200,7 +213,7 @@ class System:
                 "ttl": format_duration(settings.cache_ttl),
                 "bytes": store.bytes,
                 "max_bytes": settings.max_cache_size,
-                "reserved": 0 if store is None else store.reserved,
+                "reserved": store.reserved,
                 "hits": counters.hits,
                 "misses": counters.misses,
                 "bypasses": counters.bypasses,

@@ -19,6 +19,7 @@ LAYERS = (
     {"http11"},
     {"egress"},
     {"pipeline"},
+    {"metrics"},
     {"web", "output", "snapshot", "listening", "configuration"},
     {"service"},
     {"reload"},

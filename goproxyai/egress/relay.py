@@ -28,6 +28,7 @@ class RelayClient(HTTPClient):
         # For those who bring a receiver, and need no Deferred.
         self.route = agent.route
         self.relay = agent.relay
+        self.pool = agent.pool
 
     def request(  # type: ignore[override]  # treq's keywords would all be ways to alter a request
         self,

@@ -158,9 +158,12 @@ class AccessLog:
     def _count(self, events: list[tuple[Any, ...]]) -> None:
         counters = self._counters
         counters.finished += len(events)
-        _, _, _, statuses, _, _, came, went, spent, upstream, codes, _, ends, _ = zip(
-            *events, strict=True
+        _, methods, targets, statuses, caches, _, came, went, spent, upstream, codes, _, ends, _ = (
+            zip(*events, strict=True)
         )
+        alike = Counter(zip(targets, methods, statuses, caches, strict=True))
+        for outcome, count in alike.items():
+            counters.note(*outcome, count)
         counters.bytes_in += sum(came)
         counters.bytes_out += sum(went)
         counters.times.add(list(spent))

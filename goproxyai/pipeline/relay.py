@@ -34,6 +34,7 @@ class Relay:
     :ivar upstreams: whom to ask.
     :ivar terms: what holds for all requests; others may be put in their place.
     :ivar budget: of all retries.
+    :ivar pool: the connections to upstreams.
     :ivar store: empty where the cache is turned off.
     :ivar flights: the upstream requests under way that others may share, by key; each has a client
         that waits for it, so there are no more of them than connections.
@@ -60,6 +61,7 @@ class Relay:
         self.store = store
         self.counters = counters
         self.log = log
+        self.pool = client.pool
         self.lookup = Lookup(store)
         self.flights: dict[bytes, Flight] = {}
 

@@ -1,0 +1,197 @@
+"""What Prometheus is told: the same numbers as ``/stats``, read when somebody asks for them.
+
+Nothing is added up for this while requests are served, but for one table in the batches of the log
+(:data:`~goproxyai.counters.Counters.outcomes`). Every label has a closed set of values: no address,
+key, model or path of a client's is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from goproxyai import __version__
+from goproxyai.counters import Histogram
+from goproxyai.pipeline.relay import Relay
+from goproxyai.policy.breaker import State
+from goproxyai.policy.crowd import Crowd
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST.encode("ascii")
+"""Of :meth:`Metrics.text`."""
+
+PREFIX = "goproxyai_"
+
+
+class Metrics(Collector):
+    """Collects them.
+
+    :param crowd: the connections.
+    """
+
+    def __init__(self, relay: Relay, crowd: Crowd[object]) -> None:
+        self._relay = relay
+        self._crowd = crowd
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def text(self) -> bytes:
+        """All of them, in Prometheus' text format."""
+        self._relay.log.flush()  # which counts what has ended
+        return generate_latest(self._registry)
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing beforehand: the registry would collect all to see the names."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """As ``prometheus_client`` has it."""
+        yield _gauge("build_info", "Always 1.", {"version": __version__}, 1)
+        yield from self._requests()
+        yield from self._cache()
+        yield from self._upstreams()
+        yield from self._connections()
+
+    def _requests(self) -> Iterator[Metric]:
+        counters = self._relay.counters
+        outcomes = CounterMetricFamily(
+            PREFIX + "requests",
+            "Requests that are over, by what they asked for and what became of them.",
+            labels=("route", "method", "status", "cache"),
+        )
+        for (route, method, status, cache), number in counters.outcomes.items():
+            outcomes.add_metric((route, method, str(status), cache), number)
+        yield outcomes
+        errors = CounterMetricFamily(
+            PREFIX + "errors", "Answers of the proxy's own, by code.", labels=("code",)
+        )
+        for code, number in counters.errors.items():
+            errors.add_metric((code,), number)
+        yield errors
+        ended = CounterMetricFamily(
+            PREFIX + "unfinished",
+            "Answers that were not completed, by who ended them.",
+            labels=("by",),
+        )
+        ended.add_metric(("client",), counters.client_gone)
+        ended.add_metric(("upstream",), counters.cut)
+        yield ended
+        yield _gauge(
+            "requests_in_flight", "Requests under way.", {}, counters.requests - counters.finished
+        )
+        yield _counter("limited", "Requests refused by the rate limit.", counters.limited)
+        yield _gauge(
+            "limiter_clients", "Clients with a bucket.", {}, len(self._relay.admission.buckets)
+        )
+        bodies = CounterMetricFamily(
+            PREFIX + "body_bytes",
+            "Bytes of bodies, of requests in and of answers out.",
+            labels=("way",),
+        )
+        bodies.add_metric(("in",), counters.bytes_in)
+        bodies.add_metric(("out",), counters.bytes_out)
+        yield bodies
+        yield _histogram(
+            "request_seconds", "From a request's head to its answer's end.", counters.times
+        )
+        yield _histogram(
+            "upstream_seconds", "From forwarding to upstream's head.", counters.upstream_times
+        )
+
+    def _cache(self) -> Iterator[Metric]:
+        relay, store = self._relay, self._relay.store
+        counters = relay.counters
+        looked_up = CounterMetricFamily(
+            PREFIX + "cache_requests",
+            "Requests, by what the cache had to do with them.",
+            labels=("outcome",),
+        )
+        for outcome, number in (
+            ("hit", counters.hits),
+            ("miss", counters.misses),
+            ("coalesced", counters.coalesced),
+            ("stale_if_error", counters.rescues),
+            ("bypass", counters.bypasses),
+        ):
+            looked_up.add_metric((outcome,), number)
+        yield looked_up
+        yield _gauge("cache_entries", "Answers stored.", {}, len(store))
+        yield _gauge("cache_bytes", "Bytes that they take.", {}, store.bytes)
+        yield _gauge("cache_bytes_limit", "Bytes that they may take.", {}, store.most_bytes)
+        yield _gauge(
+            "cache_reserved_bytes", "Bytes of answers being collected.", {}, store.reserved
+        )
+        yield _gauge(
+            "cache_flights", "Upstream requests that others may share.", {}, len(relay.flights)
+        )
+        yield _counter("cache_stores", "Answers put into the cache.", store.stores)
+        dropped = CounterMetricFamily(
+            PREFIX + "cache_drops", "Answers dropped, by reason.", labels=("reason",)
+        )
+        dropped.add_metric(("room",), store.evictions)
+        dropped.add_metric(("expired",), store.expirations)
+        yield dropped
+
+    def _upstreams(self) -> Iterator[Metric]:
+        relay, now = self._relay, self._relay.seconds()
+        yield _counter("forwarded", "Requests sent upstream, each time.", relay.counters.forwarded)
+        retries = CounterMetricFamily(
+            PREFIX + "retries", "Requests sent again, by cause.", labels=("cause",)
+        )
+        for cause, number in relay.counters.retries.items():
+            retries.add_metric((cause,), number)
+        yield retries
+        circuits = GaugeMetricFamily(
+            PREFIX + "circuit_open", "0 closed, 1 open, 0.5 half-open.", labels=("upstream",)
+        )
+        opened = CounterMetricFamily(
+            PREFIX + "circuit_opened", "How often a circuit opened.", labels=("upstream",)
+        )
+        shown = {State.CLOSED: 0.0, State.OPEN: 1.0, State.HALF_OPEN: 0.5}
+        for upstream in relay.upstreams.each:
+            circuits.add_metric((upstream.url,), shown[upstream.breaker.state(now)])
+            opened.add_metric((upstream.url,), upstream.breaker.opened)
+        yield circuits
+        yield opened
+        yield _gauge("upstream_connections", "Connections to upstreams.", {}, len(relay.pool))
+
+    def _connections(self) -> Iterator[Metric]:
+        counters = self._relay.counters
+        yield _gauge(
+            "connections", "Connections of clients.", {}, counters.opened - counters.closed
+        )
+        yield _gauge("connections_limit", "Connections that there may be.", {}, self._crowd.most)
+        yield _counter("connections_opened", "Connections that clients made.", counters.opened)
+        yield _counter(
+            "connections_idle_closed", "Idle connections that made room.", counters.idle_closed
+        )
+        refused = CounterMetricFamily(
+            PREFIX + "connections_refused", "Connections refused, by reason.", labels=("reason",)
+        )
+        for reason, number in counters.refused.items():
+            refused.add_metric((reason,), number)
+        yield refused
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(PREFIX + name, text, value=value)
+
+
+def _gauge(name: str, text: str, labels: dict[str, str], value: float) -> Metric:
+    family = GaugeMetricFamily(PREFIX + name, text, labels=tuple(labels))
+    family.add_metric(tuple(labels.values()), value)
+    return family
+
+
+def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
+    family = HistogramMetricFamily(PREFIX + name, text)
+    buckets = [(repr(bound), float(number)) for bound, number in histogram.cumulative()]
+    family.add_metric((), [*buckets, ("+Inf", float(histogram.count))], histogram.total)
+    return family
