@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TextIO
 
 from twisted.application.service import IService
@@ -143,9 +144,24 @@ def _exit(number: int, _: object) -> None:
 
 
 COLLECTION_SECONDS = 600.0
-"""Between two collections of what no younger one could free."""
+"""Between two calls of :func:`tidy`."""
 
 _NEVER = 1 << 30
+
+
+_trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
+_malloc_trim: Callable[[int], int] = _trim or (lambda _: 0)
+
+
+def tidy() -> None:
+    """Collect what no younger collection could free, and give unused memory back to the system.
+
+    What was a full cache once stays the process's else, in holes between what is left: glibc gives
+    back no more than the end of its heap by itself. Takes some ten milliseconds for a cache of
+    100 MB.
+    """
+    gc.collect()
+    _malloc_trim(0)
 
 
 def _settle(clock: Any) -> None:
@@ -159,7 +175,7 @@ def _settle(clock: Any) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(2_500, 3, _NEVER)
-    collecting = LoopingCall(gc.collect)
+    collecting = LoopingCall(tidy)
     collecting.clock = clock
     collecting.start(COLLECTION_SECONDS, now=False)
 

@@ -503,6 +503,7 @@ def test_the_collector_leaves_the_old_alone_but_for_once_in_a_while(
     did: list[object] = []
     for name in ("collect", "freeze", "set_threshold"):
         monkeypatch.setattr(tap.gc, name, lambda *given, name=name: did.append((name, *given)))
+    monkeypatch.setattr(tap, "_malloc_trim", lambda pad: did.append(("trim", pad)))
     clock = Clock()
     tap._settle(clock)
     assert did == [("collect",), ("freeze",), ("set_threshold", 2_500, 3, 1 << 30)]
@@ -510,4 +511,4 @@ def test_the_collector_leaves_the_old_alone_but_for_once_in_a_while(
     clock.advance(tap.COLLECTION_SECONDS - 1)
     assert did == []
     clock.advance(1)
-    assert did == [("collect",)]
+    assert did == [("collect",), ("trim", 0)]
