@@ -70,6 +70,13 @@ def test_open_admits_nobody_and_half_open_one() -> None:
     assert [breaker.admits(100.0 + FIRST) for _ in range(2)] == [True, False]
 
 
+def test_a_probe_that_is_never_heard_of_is_followed_by_another() -> None:
+    breaker = opened()
+    assert breaker.admits(105.0)
+    assert not breaker.admits(105.0 + LONGEST - 0.1)
+    assert [breaker.admits(105.0 + LONGEST) for _ in range(2)] == [True, False]
+
+
 def test_an_answer_closes_it_and_a_failed_probe_keeps_it_open_for_longer() -> None:
     breaker = opened()
     now, waits = 100.0, []
@@ -118,6 +125,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
         self.until: float | None = None
         self.opens_for = FIRST
         self.probing = False
+        self.probed = 0.0
 
     @property
     def slot(self) -> int:
@@ -152,10 +160,11 @@ class BreakerAgainstModel(RuleBasedStateMachine):
     def somebody_asks(self, ends: str) -> None:
         assert self.until is not None
         admitted = self.breaker.admits(self.now)
-        assert admitted is (self.now >= self.until and not self.probing)
+        waiting = self.probing and self.now < self.probed + LONGEST
+        assert admitted is (self.now >= self.until and not waiting)
         if not admitted:
             return
-        self.probing = True
+        self.probing, self.probed = True, self.now
         if ends == "answer":
             self.breaker.succeeded()
             self.until, self.opens_for = None, FIRST

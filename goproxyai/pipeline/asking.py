@@ -34,6 +34,27 @@ _HOPELESS = (UpstreamTimeout, ConnectTimeout, DeferredTimeout, VerificationError
 """Failures to connect that the same upstream would repeat, or that have lasted long enough."""
 
 
+class _Later:
+    """A request that is to be sent in a moment."""
+
+    def __init__(self, call: IDelayedCall) -> None:
+        self._call = call
+
+    def withdraw(self) -> None:
+        """Nobody wants its answer any more."""
+        self._call.cancel()
+
+
+class _NotYet:
+    """A request that is just being sent."""
+
+    def withdraw(self) -> None:
+        """Whoever sends it has not come back: there is nothing to take back yet."""
+
+
+_NOT_YET = _NotYet()
+
+
 class Asking:
     """One request to upstream, sent once or a few times.
 
@@ -42,8 +63,7 @@ class Asking:
     """
 
     __slots__ = (
-        "_asked", "_failed", "_notes", "_probe", "_relay", "_sending", "_sent_at", "_tries",
-        "_upstream", "_waiting",
+        "_asked", "_notes", "_probe", "_relay", "_sending", "_sent_at", "_tries", "_upstream",
     )  # fmt: skip
 
     def __init__(self, relay: Relay, asked: Exchange, notes: Notes) -> None:
@@ -51,10 +71,9 @@ class Asking:
         self._asked = asked
         self._notes = notes
         self._sending: Withdrawable | None = None
-        self._sent_at = 0.0
-        self._tries = self._failed = 0
+        self._sent_at: float
+        self._tries = 0
         self._probe = False
-        self._waiting: IDelayedCall | None = None
         self._upstream: Upstream
 
     if TYPE_CHECKING:  # what is asked of whoever derives from it
@@ -89,6 +108,7 @@ class Asking:
         relay.counters.forwarded += 1
         self._upstream = upstream
         self._tries += 1
+        self._sending = _NOT_YET
         sending = relay.client.relay(
             upstream.route,
             asked.method,
@@ -97,7 +117,7 @@ class Asking:
             asked.head.length_hole >= 0,
             self,
         )
-        if self._failed < self._tries:  # else it did so at once, and what is over holds nothing
+        if self._sending is _NOT_YET:  # else it failed at once, and what is over holds nothing
             self._sending = sending
 
     def _data(self) -> bytes | RequestBody | None:
@@ -111,9 +131,6 @@ class Asking:
     def _take_back(self) -> None:
         """Nobody wants the answer any more."""
         sending, self._sending = self._sending, None
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            waiting.cancel()
         if sending is not None:
             sending.withdraw()
             if self._probe:
@@ -124,7 +141,6 @@ class Asking:
     def failed(self, reason: Failure, cause: Cause | None = None) -> None:
         """As a Receiver has it: no answer came; perhaps one comes if it is asked for again."""
         self._sending = None
-        self._failed = self._tries
         relay = self._relay
         now = relay.seconds()
         self._upstream.breaker.failed(now, self._probe)
@@ -183,11 +199,11 @@ class Asking:
         if not relay.budget.spend(relay.counters.forwarded):
             return False
         relay.counters.retries[cause.value] += 1
-        self._waiting = relay.clock.callLater(wait, self._resend, upstream)
+        self._sending = _Later(relay.clock.callLater(wait, self._resend, upstream))
         return True
 
     def _resend(self, upstream: Upstream) -> None:
-        self._waiting = None
+        self._sending = None
         now = self._relay.seconds()
         try:
             if not upstream.breaker.admits(now):  # it opened meanwhile

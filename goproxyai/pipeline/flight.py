@@ -124,7 +124,11 @@ class Flight(Asking):
     def answered(self, response: Response) -> None:
         """The head is relayed to everybody, and the body asked for."""
         self._sending = None
-        self._upstream.breaker.succeeded()
+        breaker = self._upstream.breaker
+        if breaker.closed:
+            breaker.successes += 1
+        else:
+            breaker.succeeded()
         if self._over:
             response.abort()
             return

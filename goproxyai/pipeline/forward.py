@@ -85,7 +85,11 @@ class Forward(Asking):
     def answered(self, response: Response) -> None:
         """The head is relayed, and the body asked for."""
         self._sending = None
-        self._upstream.breaker.succeeded()
+        breaker = self._upstream.breaker
+        if breaker.closed:
+            breaker.successes += 1
+        else:
+            breaker.succeeded()
         if self._ended or self._exchange.over:
             response.abort()
             return
@@ -215,11 +219,6 @@ class Forward(Asking):
 
     # The end.
 
-    @property
-    def cache(self) -> str:
-        """For the log: what the cache had to do with it."""
-        return "MISS" if self._wanted is not None else self._reason
-
     def _complete(self, data: bytes) -> None:
         self._exchange.write(data, True)
         self._note("ok", None)
@@ -237,6 +236,6 @@ class Forward(Asking):
         upstream_id = b"" if response is None else response.fields.get(b"x-request-id", b"")
         code, detail = ("", "") if problem is None else (problem.code, problem.detail)
         self._relay.log.over(  # by position: names cost as much as the rest of the call
-            self._exchange, self._client, self.cache, code, detail, ended, self._upstream_seconds,
-            upstream_id,
+            self._exchange, self._client, "MISS" if self._wanted else self._reason, code, detail,
+            ended, self._upstream_seconds, upstream_id,
         )  # fmt: skip

@@ -13,7 +13,6 @@ from twisted.logger import Logger
 
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
-from goproxyai.pipeline import respond
 from goproxyai.pipeline.forward import Forward
 from goproxyai.problems import Problem
 
@@ -29,13 +28,12 @@ _log = Logger(namespace="goproxyai.resume")
 class Resumed(Forward):
     """The second request."""
 
-    __slots__ = ("_cache", "_digest", "_first", "_got", "_missing")
+    __slots__ = ("_digest", "_first", "_got", "_missing")
 
     def __init__(
         self, relay: Relay, exchange: Exchange, client: str, wanted: Wanted, cache: str
     ) -> None:
-        super().__init__(relay, exchange, client, wanted.notes, None, respond.COALESCED)
-        self._cache = cache
+        super().__init__(relay, exchange, client, wanted.notes, None, cache)
         self._first: Response
         self._missing = 0
         self._digest: Any
@@ -53,11 +51,6 @@ class Resumed(Forward):
         self._got = type(digest)()
         self._exchange.source(None)
         self.start()
-
-    @property
-    def cache(self) -> str:
-        """For the log: as the first request."""
-        return self._cache
 
     def _begin(self, response: Response) -> None:
         """Go on only with an answer that looks the same."""

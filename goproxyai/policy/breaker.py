@@ -10,7 +10,8 @@ open       is refused                               half-open, when :meth:`Break
 half-open  is refused, but for one: the probe       closed, when an answer comes; open, and for
                                                     twice as long (at most :data:`LONGEST`),
                                                     when the probe fails; another may probe
-                                                    when the probe is taken back
+                                                    when the probe is taken back, or was not
+                                                    heard of for :data:`LONGEST`
 ========== ======================================== ===========================================
 
 A failure is a request that got no answer for a reason of upstream's, or of the way to it. Answers
@@ -35,7 +36,7 @@ FIRST: Final = 5.0
 """Seconds for which it is open, the first time."""
 
 LONGEST: Final = 60.0
-"""Seconds for which it is open, at most."""
+"""Seconds for which it is open, at most; and for which a probe is waited for."""
 
 
 class State(Enum):
@@ -51,8 +52,8 @@ class Breaker:
 
     Its memory is fixed: two counts a slot.
 
-    Answers are no more than counted, on the hot path; :meth:`turn`, called once a second, puts them
-    where they belong.
+    Answers are counted by ``successes += 1`` while it is closed, which is all that the hot path
+    does; :meth:`turn`, called once a second, puts them where they belong.
 
     :param share: of failures, above 0 and up to 1, at which it opens; 0: it never does.
     :ivar closed: whether requests go on, as the hot path asks it.
@@ -61,8 +62,8 @@ class Breaker:
     """
 
     __slots__ = (
-        "_failures", "_opens_for", "_probing", "_share", "_slot", "_successes", "_until", "closed",
-        "opened", "successes",
+        "_failures", "_opens_for", "_probing_until", "_share", "_slot", "_successes", "_until",
+        "closed", "opened", "successes",
     )  # fmt: skip
 
     def __init__(self, share: float) -> None:
@@ -72,7 +73,7 @@ class Breaker:
         self._slot = 0
         self._until = 0.0
         self._opens_for = FIRST
-        self._probing = False
+        self._probing_until = 0.0
         self.closed = True
         self.successes = 0
         self.opened = 0
@@ -87,9 +88,9 @@ class Breaker:
         """Whether a request may go on; the one that may while it is half-open is the probe."""
         if self.closed:
             return True
-        if now < self._until or self._probing:
+        if now < self._until or now < self._probing_until:
             return False
-        self._probing = True
+        self._probing_until = now + LONGEST
         return True
 
     def wait(self, now: float) -> float:
@@ -101,7 +102,7 @@ class Breaker:
         self.successes += 1
         if not self.closed:
             self.closed = True
-            self._probing = False
+            self._probing_until = 0.0
             self._opens_for = FIRST
             self._successes = [0] * SLOTS
             self._failures = [0] * SLOTS
@@ -113,7 +114,7 @@ class Breaker:
         """
         if not self.closed:
             if probe:
-                self._probing = False
+                self._probing_until = 0.0
                 self._opens_for = min(2 * self._opens_for, LONGEST)
                 self._open(now)
             return  # else it was under way when it opened
@@ -126,7 +127,7 @@ class Breaker:
 
     def withdrawn(self) -> None:
         """The client took the probe back: another may be."""
-        self._probing = False
+        self._probing_until = 0.0
 
     def turn(self, now: float) -> None:
         """Let time pass: slots that have left the window are emptied."""
