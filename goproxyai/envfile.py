@@ -18,6 +18,7 @@ LARGEST = 64 * 1024
 """Bytes that such a file may have."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OURS = re.compile(r"[A-Z_]{1,40}")  # others may be what wrapped of a secret
 
 
 class EnvFileError(ValueError):
@@ -49,7 +50,8 @@ def parse(content: bytes, names: Collection[str]) -> dict[str, str]:
         if not equals or _NAME.fullmatch(name) is None:
             raise EnvFileError(f"line {number} is not NAME=value")
         if name not in names:
-            raise EnvFileError(f"line {number}: {name[:40]} cannot be set there")
+            shown = name if _OURS.fullmatch(name) else "that name"
+            raise EnvFileError(f"line {number}: {shown} cannot be set there")
         if name in values:
             raise EnvFileError(f"line {number}: {name} is set before")
         values[name] = _unquoted(value.strip(), number)

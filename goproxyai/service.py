@@ -41,7 +41,7 @@ from goproxyai.policy.breaker import Breaker
 from goproxyai.policy.store import Store
 from goproxyai.settings import Settings
 from goproxyai.snapshot import Snapshot
-from goproxyai.web import Front, System
+from goproxyai.web import Front, System, draining
 
 EVICTION_SECONDS = 1.0
 """Between two looks for expired answers."""
@@ -239,6 +239,7 @@ class Daemon(MultiService):
         self.system.settings = settings
         relay.admission.limit(settings.rate_limit)
         relay.admission.trust(settings.trusted_proxies)
+        self.door.factory.entrance.trust(settings.trusted_proxies)
         agent.connect_timeout = settings.connect_timeout
         agent.timeouts.head = settings.request_timeout
         agent.timeouts.silence = settings.idle_timeout
@@ -271,7 +272,7 @@ class Daemon(MultiService):
         _log.info("draining {count} connections", count=len(connections))
         await self._drain()
         for connection in tuple(connections):
-            connection.shut()
+            connection.shut(draining())
         self.agent.pool.close()
         await self._until(1.0, lambda: not (connections or len(self.agent.pool)), 0.01)
         for connection in tuple(connections):

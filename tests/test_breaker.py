@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from goproxyai.policy.breaker import FEWEST, FIRST, LONGEST, SLOTS, WINDOW, Breaker, State
+from goproxyai.policy.breaker import FEWEST, FIRST, LONGEST, PATIENCE, SLOTS, WINDOW, Breaker, State
 
 SLOT = WINDOW / SLOTS
 
@@ -73,8 +73,8 @@ def test_open_admits_nobody_and_half_open_one() -> None:
 def test_a_probe_that_is_never_heard_of_is_followed_by_another() -> None:
     breaker = opened()
     assert breaker.admits(105.0)
-    assert not breaker.admits(105.0 + LONGEST - 0.1)
-    assert [breaker.admits(105.0 + LONGEST) for _ in range(2)] == [True, False]
+    assert not breaker.admits(105.0 + PATIENCE - 0.1)
+    assert [breaker.admits(105.0 + PATIENCE) for _ in range(2)] == [True, False]
 
 
 def test_an_answer_closes_it_and_a_failed_probe_keeps_it_open_for_longer() -> None:
@@ -160,7 +160,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
     def somebody_asks(self, ends: str) -> None:
         assert self.until is not None
         admitted = self.breaker.admits(self.now)
-        waiting = self.probing and self.now < self.probed + LONGEST
+        waiting = self.probing and self.now < self.probed + PATIENCE
         assert admitted is (self.now >= self.until and not waiting)
         if not admitted:
             return

@@ -556,11 +556,17 @@ class ServerConnection(Protocol):
         ):
             self._close(False)
 
-    def shut(self) -> None:
-        """The daemon stops: close what is idle, break off what is not."""
+    def shut(self, problem: Problem | None = None) -> None:
+        """The daemon stops: close what is idle, break off what is not.
+
+        :param problem: the answer to a request whose own has not begun.
+        """
+        active = self._active
+        if problem is not None and active is not None and not active.answering:
+            active.fail(problem)
         if self.idle:
             self._close(True)
-        else:
+        elif self._active is not None and self._active.answering:
             self.abort()
 
     @property

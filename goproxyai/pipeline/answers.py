@@ -21,14 +21,14 @@ def problem_for(failure: Failure) -> Problem:
     while isinstance(error, ConnectionBroken):
         error = error.reason.value
     detail = masked(f"{type(error).__name__}: {error}")[:500]
+    if isinstance(error, Problem):
+        return Problem(error.code, error.message, error.headers, error.detail or detail)
     code, message = _told(error)
     return Problem(code, message, detail=detail)
 
 
 def _told(error: BaseException | None) -> tuple[str, str]:
     match error:
-        case Problem():
-            return error.code, error.message
         case UpstreamTimeout():
             return "upstream_timeout", (
                 f"Waiting for {error} from upstream took too long; try again, "

@@ -6,6 +6,7 @@ does is told to its breaker here: an answer, or a failure to get one, and nothin
 
 from __future__ import annotations
 
+from math import inf
 from random import random
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,20 @@ class _NotYet:
 _NOT_YET = _NotYet()
 
 
+class _Again:
+    """What is known of earlier tries; a request that goes well has none.
+
+    :ivar not_before: of each upstream that failed it, when it may be asked again.
+    :ivar deadline: ends the client's patience.
+    """
+
+    __slots__ = ("deadline", "not_before")
+
+    def __init__(self) -> None:
+        self.not_before: dict[Upstream, float] = {}
+        self.deadline: IDelayedCall | None = None
+
+
 class Asking:
     """One request to upstream, sent once or a few times.
 
@@ -63,7 +78,8 @@ class Asking:
     """
 
     __slots__ = (
-        "_asked", "_notes", "_probe", "_relay", "_sending", "_sent_at", "_tries", "_upstream",
+        "_again", "_asked", "_notes", "_probe", "_relay", "_sending", "_sent_at", "_tries",
+        "_unsent", "_upstream",
     )  # fmt: skip
 
     def __init__(self, relay: Relay, asked: Exchange, notes: Notes) -> None:
@@ -74,6 +90,8 @@ class Asking:
         self._sent_at: float
         self._tries = 0
         self._probe = False
+        self._unsent = False  # nothing of it has gone out, as the last failure says
+        self._again: _Again | None = None
         self._upstream: Upstream
 
     if TYPE_CHECKING:  # what is asked of whoever derives from it
@@ -103,8 +121,8 @@ class Asking:
             if not upstream.breaker.closed:
                 upstream = relay.upstreams.choose(now)
                 self._probe = not upstream.breaker.closed
-        elif not upstream.breaker.closed:
-            self._probe = True
+        else:
+            self._probe = not upstream.breaker.closed
         relay.counters.forwarded += 1
         self._upstream = upstream
         self._tries += 1
@@ -130,6 +148,7 @@ class Asking:
 
     def _take_back(self) -> None:
         """Nobody wants the answer any more."""
+        self._stop_clock()
         sending, self._sending = self._sending, None
         if sending is not None:
             sending.withdraw()
@@ -141,10 +160,16 @@ class Asking:
     def failed(self, reason: Failure, cause: Cause | None = None) -> None:
         """As a Receiver has it: no answer came; perhaps one comes if it is asked for again."""
         self._sending = None
-        relay = self._relay
-        now = relay.seconds()
-        self._upstream.breaker.failed(now, self._probe)
+        self._unsent = cause is Cause.CONNECT and (self._tries == 1 or self._unsent)
+        now = self._relay.seconds()
+        breaker = self._upstream.breaker
+        if reason.check(UpstreamTimeout) and cause is None and breaker.answered_at >= self._sent_at:
+            if self._probe:
+                breaker.withdrawn()  # it is there: others were answered meanwhile
+        else:
+            breaker.failed(now, self._probe)
         if cause is None or not self._repeat(cause, reason, now, None):
+            self._stop_clock()
             self._lost(reason)
 
     def _is_refused(self, response: Response) -> bool:
@@ -180,25 +205,26 @@ class Asking:
         :param after: seconds that upstream wants to be left alone.
         """
         relay, asked = self._relay, self._asked
-        upstream = relay.upstreams.instead_of(self._upstream)
         body = asked.body
         replayable = not (isinstance(body, RequestBody) and body.streamed)
-        if (
-            upstream is None
-            or self._tries >= MOST_TRIES
-            or not may_repeat(cause, asked.method, replayable)
-        ):
+        if self._tries >= MOST_TRIES or not may_repeat(cause, asked.method, replayable):
+            return False
+        again = self._again = self._again or _Again()
+        hopeless = reason is not None and cause is Cause.CONNECT and _is_hopeless(reason)
+        again.not_before[self._upstream] = inf if hopeless else now + (after or 0.0)
+        upstream = relay.upstreams.instead(again.not_before)
+        if upstream is None:
             return False
         wait = 0.0
-        if upstream is self._upstream:
-            if reason is not None and cause is Cause.CONNECT and _is_hopeless(reason):
-                return False
-            wait = wait_before(self._tries, random(), after)  # noqa: S311  # nobody gains by guessing
-        if now + wait > asked.began + relay.terms.patience:
-            return False
-        if not relay.budget.spend(relay.counters.forwarded):
+        if upstream in again.not_before:
+            rest = max(0.0, again.not_before[upstream] - now)
+            wait = wait_before(self._tries, random(), rest)  # noqa: S311  # nobody gains by guessing
+        left = asked.began + relay.terms.patience - now
+        if wait > left or not relay.budget.spend(relay.counters.forwarded):
             return False
         relay.counters.retries[cause.value] += 1
+        if again.deadline is None:
+            again.deadline = relay.clock.callLater(left, self._lose_patience)
         self._sending = _Later(relay.clock.callLater(wait, self._resend, upstream))
         return True
 
@@ -207,10 +233,24 @@ class Asking:
         now = self._relay.seconds()
         try:
             if not upstream.breaker.admits(now):  # it opened meanwhile
-                raise self._relay.upstreams.refusal(now)
+                upstream = self._relay.upstreams.choose(now)
             self._ask(upstream)
-        except Exception:  # that problem, or a defect of ours: never leave anybody waiting
+        except Exception:  # circuit_open, or a defect of ours: never leave anybody waiting
+            self._stop_clock()
             self._lost(Failure())
+
+    def _lose_patience(self) -> None:
+        """The client has waited for as long as it would for one try."""
+        self._take_back()
+        self._lost(Failure(UpstreamTimeout("the response's head")))
+
+    def _stop_clock(self) -> None:
+        """There is an answer, or there will be none."""
+        again = self._again
+        if again is not None and again.deadline is not None:
+            if again.deadline.active():
+                again.deadline.cancel()
+            again.deadline = None
 
 
 def _is_hopeless(reason: Failure) -> bool:

@@ -124,8 +124,12 @@ class Flight(Asking):
     def answered(self, response: Response) -> None:
         """The head is relayed to everybody, and the body asked for."""
         self._sending = None
+        if self._again is not None:
+            self._stop_clock()
         breaker = self._upstream.breaker
-        if breaker.closed:
+        if response.code == 407:  # a proxy's: the way is closed
+            breaker.failed(self._relay.seconds(), self._probe)
+        elif breaker.closed:
             breaker.successes += 1
         else:
             breaker.succeeded()

@@ -85,8 +85,12 @@ class Forward(Asking):
     def answered(self, response: Response) -> None:
         """The head is relayed, and the body asked for."""
         self._sending = None
+        if self._again is not None:
+            self._stop_clock()
         breaker = self._upstream.breaker
-        if breaker.closed:
+        if response.code == 407:  # a proxy's: the way is closed
+            breaker.failed(self._relay.seconds(), self._probe)
+        elif breaker.closed:
             breaker.successes += 1
         else:
             breaker.succeeded()
@@ -106,6 +110,8 @@ class Forward(Asking):
         upstream_seconds = self._upstream_seconds = now - self._sent_at
         status, fields = response.code, response.fields
         if status > 399 and self._is_refused(response):
+            self._response = None  # it is not this request's answer
+            self._upstream_seconds = -1.0
             return
         wanted = self._wanted
         if wanted is not None:
@@ -230,7 +236,7 @@ class Forward(Asking):
         if self._recorder is not None:
             self._recorder.forget()
             self._recorder = None
-        if problem is not None or ended != "ok":
+        if (problem is not None or ended != "ok") and self._tries and not self._unsent:
             self._invalidate()  # a write without an answer may have been done all the same
         response = self._response
         upstream_id = b"" if response is None else response.fields.get(b"x-request-id", b"")

@@ -1,7 +1,8 @@
 """Asking upstreams whether they are there, beside what clients ask of them.
 
-Every upstream is asked for one path, without any credential: whatever it answers, but for a 5xx,
-shows that it is there, and closes its circuit.
+Every upstream is asked for one path, without any credential: whatever it answers, but for a 5xx or
+the 407 of a proxy, shows that it is there, and closes its circuit. :data:`IN_A_ROW` failures open
+it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from goproxyai.policy.breaker import State
 PROBE_SECONDS = 5.0
 """Between two probes of an upstream; one that was not answered by then has failed."""
 
+IN_A_ROW = 3
+"""Failed probes that open a circuit."""
+
 _log = Logger(namespace="goproxyai.probing")
 
 
@@ -37,6 +41,7 @@ class Probing:
         self._upstreams = upstreams
         self._path = path
         self._asking: dict[Upstream, Deferred[Response]] = {}
+        self._in_a_row = dict.fromkeys(upstreams.each, 0)
         self._call = LoopingCall(self._probe)
         self._call.clock = clock
 
@@ -74,11 +79,15 @@ class Probing:
                 self._failed(upstream)
             return
         result.abort()  # its head said enough
-        if result.code >= 500:
+        if result.code >= 500 or result.code == 407:
             self._failed(upstream)
         else:
+            self._in_a_row[upstream] = 0
             upstream.breaker.succeeded()
 
     def _failed(self, upstream: Upstream) -> None:
         breaker, now = upstream.breaker, self._clock.seconds()
         breaker.failed(now, breaker.state(now) is State.HALF_OPEN)
+        self._in_a_row[upstream] += 1
+        if self._in_a_row[upstream] >= IN_A_ROW:
+            breaker.trip(now)

@@ -1,12 +1,13 @@
 """Whom to ask: the upstreams, in order of preference, each behind a circuit breaker.
 
-All of them are the same API. The first whose circuit is closed is asked; where none is, one that
-is half-open gets the request as its probe; where none takes it, the request is refused at once.
+All of them are the same API. The first is asked whose circuit is closed, or half-open, if no
+request probes it yet; where there is none, the request is refused at once. A probe that cannot even
+connect goes on to the next, as any request does.
 """
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, inf
 
 from goproxyai.egress.routes import Route
 from goproxyai.policy.breaker import Breaker, State
@@ -54,17 +55,21 @@ class Upstreams:
         :raises Problem: ``circuit_open``.
         """
         for upstream in self.each:
-            if upstream.breaker.closed:
-                return upstream
-        for upstream in self.each:
             if upstream.breaker.admits(now):
                 return upstream
         raise self.refusal(now)
 
-    def instead_of(self, failed: Upstream) -> Upstream | None:
-        """Whom to ask once more: somebody else, if there is somebody, whose circuit is closed."""
-        others = [upstream for upstream in self.each if upstream is not failed]
-        return next((one for one in (*others, failed) if one.breaker.closed), None)
+    def instead(self, not_before: dict[Upstream, float]) -> Upstream | None:
+        """Whom to ask once more: who was not asked yet, or else who may be asked again first.
+
+        :param not_before: of each that was asked, when it may be asked again; infinity: never.
+        """
+        closed = [upstream for upstream in self.each if upstream.breaker.closed]
+        fresh = next((upstream for upstream in closed if upstream not in not_before), None)
+        if fresh is not None:
+            return fresh
+        soonest = min(closed, key=lambda upstream: not_before[upstream], default=None)
+        return None if soonest is None or not_before[soonest] == inf else soonest
 
     def refusal(self, now: float) -> Problem:
         """What a request is told that nobody takes."""

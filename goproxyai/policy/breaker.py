@@ -11,7 +11,7 @@ half-open  is refused, but for one: the probe       closed, when an answer comes
                                                     twice as long (at most :data:`LONGEST`),
                                                     when the probe fails; another may probe
                                                     when the probe is taken back, or was not
-                                                    heard of for :data:`LONGEST`
+                                                    heard of for :data:`PATIENCE`
 ========== ======================================== ===========================================
 
 A failure is a request that got no answer for a reason of upstream's, or of the way to it. Answers
@@ -36,7 +36,10 @@ FIRST: Final = 5.0
 """Seconds for which it is open, the first time."""
 
 LONGEST: Final = 60.0
-"""Seconds for which it is open, at most; and for which a probe is waited for."""
+"""Seconds for which it is open, at most."""
+
+PATIENCE: Final = 10.0
+"""Seconds after which a probe that was not heard of is followed by another."""
 
 
 class State(Enum):
@@ -58,12 +61,13 @@ class Breaker:
     :param share: of failures, above 0 and up to 1, at which it opens; 0: it never does.
     :ivar closed: whether requests go on, as the hot path asks it.
     :ivar successes: answers since the last turn.
+    :ivar answered_at: when there were any, to a turn.
     :ivar opened: how often it opened.
     """
 
     __slots__ = (
         "_failures", "_opens_for", "_probing_until", "_share", "_slot", "_successes", "_until",
-        "closed", "opened", "successes",
+        "answered_at", "closed", "opened", "successes",
     )  # fmt: skip
 
     def __init__(self, share: float) -> None:
@@ -77,6 +81,7 @@ class Breaker:
         self.closed = True
         self.successes = 0
         self.opened = 0
+        self.answered_at = -1.0
 
     def state(self, now: float) -> State:
         """Where it stands."""
@@ -90,7 +95,7 @@ class Breaker:
             return True
         if now < self._until or now < self._probing_until:
             return False
-        self._probing_until = now + LONGEST
+        self._probing_until = now + PATIENCE
         return True
 
     def wait(self, now: float) -> float:
@@ -125,6 +130,11 @@ class Breaker:
         if self._share and outcomes >= FEWEST and failures >= self._share * outcomes:
             self._open(now)
 
+    def trip(self, now: float) -> None:
+        """Open it, whatever was counted."""
+        if self.closed and self._share:
+            self._open(now)
+
     def withdrawn(self) -> None:
         """The client took the probe back: another may be."""
         self._probing_until = 0.0
@@ -137,8 +147,10 @@ class Breaker:
             self._successes[(slot - number) % SLOTS] = 0
             self._failures[(slot - number) % SLOTS] = 0
         self._slot = max(slot, self._slot)
-        self._successes[self._slot % SLOTS] += self.successes
-        self.successes = 0
+        if self.successes:
+            self.answered_at = now
+            self._successes[self._slot % SLOTS] += self.successes
+            self.successes = 0
 
     def _open(self, now: float) -> None:
         self.closed = False
