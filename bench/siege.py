@@ -104,7 +104,7 @@ def main() -> int:
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        running = Stage(root, stack).running(PEERS["goproxyai"], Role.RELAYING, "fixed")
+        running = Stage(root, stack).running(PEERS["goproxyai"], Role.CACHING, "fixed")
         for number, siege in enumerate(sieges(running.port)):
             directory = root / f"siege-{number}"
             directory.mkdir()

@@ -198,3 +198,16 @@ def test_a_stream_comes_back_at_once(events: list[bytes], readiness: list[bool])
     headers, body, _ = read(wire.out)
     assert body == b"".join(events)
     assert dict(headers)[b"Transfer-Encoding"] == b"chunked"
+
+
+def test_a_clock_that_rounds_does_not_make_a_replay_wait_for_ever() -> None:
+    clock = Clock()
+    clock.advance(1e6 + 1 / 3)
+    events = [b"data: %d\n\n" % number for number in range(50)] + [b"data: [DONE]\n\n"]
+    entry = stored(events, [(b"Content-Type", b"text/event-stream")], clock, [0.1])
+    wire = Wires([])
+    replay = respond.paced_hit(exchange_on(wire), entry, clock.seconds(), clock)
+    replay.start(lambda: None)
+    for _ in range(200):
+        clock.advance(0.1 / 3)
+    assert read(wire.out)[1] == b"".join(events)

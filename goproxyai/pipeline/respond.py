@@ -26,6 +26,9 @@ COALESCED = "coalesced"
 FAILURES = frozenset((500, 502, 503, 504))
 """Statuses of an upstream that fails (RFC 5861 §4)."""
 
+ALMOST = 0.0005
+"""Seconds before its time at which a piece is due: clocks round."""
+
 _JSON = (b"Content-Type", b"application/json")
 _OURS = b"X-Proxy: goproxyai\r\nVia: 1.1 goproxyai\r\n"
 _CHANGING = b"Age: %d\r\nCache-Status: goproxyai; hit; ttl=%d\r\nServer-Timing: cache;dur=%.2f\r\n"
@@ -244,7 +247,7 @@ class PacedReplay:
         elapsed = self._clock.seconds() - self._began
         while not self._paused and not self._exchange.over:
             due = self._piece
-            if due is not None and due[0] > elapsed:
+            if due is not None and due[0] - elapsed > ALMOST:
                 self._waiting = self._clock.callLater(due[0] - elapsed, self._go_on)
                 return
             self._write(due)
