@@ -561,12 +561,13 @@ class ServerConnection(Protocol):
 
         :param problem: the answer to a request whose own has not begun.
         """
-        active = self._active
+        active, told = self._active, False
         if problem is not None and active is not None and not active.answering:
             active.fail(problem)
+            told = True
         if self.idle:
             self._close(True)
-        elif self._active is not None and self._active.answering:
+        elif not told:
             self.abort()
 
     @property
