@@ -241,11 +241,12 @@ class PacedReplay:
 
     def _go_on(self) -> None:
         self._waiting = None
-        elapsed = self._clock.seconds() - self._began
+        now = self._clock.seconds()
         while not self._paused and not self._exchange.over:
             due = self._piece
-            if due is not None and due[0] > elapsed:
-                self._waiting = self._clock.callLater(due[0] - elapsed, self._go_on)
+            # Not by what has elapsed: that is rounded, and a wait may be left that moves no clock.
+            if due is not None and self._began + due[0] > now:
+                self._waiting = self._clock.callLater(self._began + due[0] - now, self._go_on)
                 return
             self._write(due)
 
