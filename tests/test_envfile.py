@@ -53,7 +53,7 @@ def test_blank_lines_and_comments_are_nothing() -> None:
         (b"ADMIN_TOKEN: hunter2", "line 1 is not NAME=value"),
         (b"RATE_LIMT=60", "line 1: RATE_LIMT cannot be set there"),
         (b"rate_limit=60", "line 1: that name cannot be set there"),
-        (b"%b=60" % (b"A" * 99), f"line 1: {'A' * 40} cannot be set there"),
+        (b"%b=60" % (b"A" * 99), "line 1: that name cannot be set there"),
         (b"RATE_LIMIT=1\n#\nRATE_LIMIT=1", "line 3: RATE_LIMIT is set before"),
         (b"ADMIN_TOKEN='hunter2", "line 1: the quotes are not one pair around the value"),
         (b"ADMIN_TOKEN='", "line 1: the quotes are not one pair around the value"),

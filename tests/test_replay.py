@@ -211,3 +211,19 @@ def test_a_clock_that_rounds_does_not_make_a_replay_wait_for_ever() -> None:
     for _ in range(200):
         clock.advance(0.1 / 3)
     assert read(wire.out)[1] == b"".join(events)
+
+
+def test_a_piece_that_is_due_to_the_last_digit_is_written_and_not_waited_for_again() -> None:
+    clock = Clock()
+    kind = (b"Content-Type", b"text/event-stream")
+    entry = stored([b"data: 1\n\n", b"data: [DONE]\n\n"], [kind], clock, [0.001])
+    clock.rightNow = 1000.1  # 1000.1 + 0.001 - 1000.1 is less than 0.001
+    wire = Wires([])
+    done: list[int] = []
+    replay = respond.paced_hit(exchange_on(wire), entry, clock.seconds(), clock)
+    replay.start(lambda: done.append(1))
+    replay.pauseProducing()
+    clock.advance(0.001)
+    replay.resumeProducing()
+    assert done == [1]
+    assert clock.getDelayedCalls() == []
