@@ -6,7 +6,7 @@ from fractions import Fraction
 from math import ceil
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -91,6 +91,7 @@ class BucketsBehaveLikeTheNaiveOnes(RuleBasedStateMachine):
 
 
 TestBuckets = BucketsBehaveLikeTheNaiveOnes.TestCase
+TestBuckets.settings = settings(max_examples=40, deadline=None)
 
 
 def drained(per_minute: int, client: str = "a", most_clients: int = 1_000_000) -> Buckets:

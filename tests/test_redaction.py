@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goproxyai.policy.redaction import LONGEST_PATH, masked, path_only
@@ -43,6 +43,7 @@ def test_a_written_target_is_short_and_visible(target: bytes) -> None:
     assert all("!" <= character <= "~" for character in text)
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(NAMES, SECRETS), min_size=1, max_size=30))
 def test_no_value_of_a_query_is_written(pairs: list[tuple[str, str]]) -> None:
     query = "&".join(f"{name}={secret}" for name, secret in pairs)
