@@ -49,10 +49,10 @@ EVICTION_SECONDS = 1.0
 TURN_SECONDS = 1.0
 """Between two turns of the circuit breakers."""
 
-EVICTION_SLICE = 100
+EVICTION_SLICE = 50
 """Answers that are dropped between two looks at the clock."""
 
-EVICTION_TURN = 0.002
+EVICTION_TURN = 0.001
 """Seconds of one turn of the reactor that dropping may take, and a slice."""
 
 FIRST_SECONDS = 0.5
