@@ -493,6 +493,25 @@ def test_a_path_of_many_owners_is_taken_apart_in_slices() -> None:
     assert store.bytes == 0
 
 
+def test_full_places_that_were_cleared_are_freed_in_slices_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store_module, "MOST_IN_PLACE", 10)
+    store = roomy()
+    places: list[Place] = []
+    for n in range(100):
+        one = numbered(n)
+        put(store, one)
+        assert one.place is not None
+        if one.place not in places[-1:]:
+            places.append(one.place)
+    store.clear()
+    while store.reclaim(5):
+        pass
+    assert not any(places), "what hung on another went with it, in one go"
+    assert len(places) == 10
+
+
 def test_what_was_cleared_is_freed_no_slower_than_entries_come() -> None:
     store = roomy()
     for n in range(500):

@@ -440,6 +440,9 @@ class Store:
             whole = retired[-1]
             if not whole:
                 retired.pop()
+                if isinstance(whole, Place) and whole.older is not None:
+                    retired.append(whole.older)  # which else would go with it, in one go
+                    whole.older = None
                 continue
             item = whole.popitem()[1] if isinstance(whole, dict) else whole.pop()
             if isinstance(item, Entry):
