@@ -155,7 +155,20 @@ class Asking:
             if self._probe:
                 self._upstream.breaker.withdrawn()
 
-    # What upstream does; that an answer came, whoever gets it tells the breaker.
+    # What upstream does.
+
+    def _heard(self, response: Response) -> None:
+        """An answer came: whoever gets it says so first."""
+        self._sending = None
+        if self._again is not None:
+            self._stop_clock()
+        breaker = self._upstream.breaker
+        if response.code == 407:  # a proxy's: the way is closed
+            breaker.failed(self._relay.seconds(), self._probe)
+        elif breaker.closed:
+            breaker.successes += 1
+        else:
+            breaker.succeeded()
 
     def failed(self, reason: Failure, cause: Cause | None = None) -> None:
         """As a Receiver has it: no answer came; perhaps one comes if it is asked for again."""

@@ -123,16 +123,7 @@ class Flight(Asking):
 
     def answered(self, response: Response) -> None:
         """The head is relayed to everybody, and the body asked for."""
-        self._sending = None
-        if self._again is not None:
-            self._stop_clock()
-        breaker = self._upstream.breaker
-        if response.code == 407:  # a proxy's: the way is closed
-            breaker.failed(self._relay.seconds(), self._probe)
-        elif breaker.closed:
-            breaker.successes += 1
-        else:
-            breaker.succeeded()
+        self._heard(response)
         if self._over:
             response.abort()
             return

@@ -145,11 +145,11 @@ class Relay:
         found = self.lookup.find(notes, body, now)
         if not isinstance(found, Wanted):
             self.counters.hits += 1
+            replay: respond.Replay | None
             if found.pace and notes.paced:
-                paced = respond.paced_hit(exchange, found, now, self.clock)
-                _Replaying(self, exchange, client, "HIT").start(paced)
-                return
-            replay = respond.hit(exchange, found, now)
+                replay = respond.paced_hit(exchange, found, now, self.clock)
+            else:
+                replay = respond.hit(exchange, found, now)
             if replay is None:
                 self.log.over(exchange, client, "HIT")
             else:
@@ -258,9 +258,9 @@ class _Replaying(_Waiting):
         self.cache = cache
         self._detail = detail
         self._then = done
-        self._replay: respond.Replay | respond.PacedReplay | None = None
+        self._replay: respond.Replay | None = None
 
-    def start(self, replay: respond.Replay | respond.PacedReplay) -> None:
+    def start(self, replay: respond.Replay) -> None:
         self._replay = replay
         replay.start(self._done)
 

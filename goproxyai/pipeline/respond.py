@@ -208,8 +208,7 @@ class Replay:
         self._paused = True
 
 
-@implementer(IPushProducer)
-class PacedReplay:
+class PacedReplay(Replay):
     """Writes the pieces of a stored stream no earlier than they came the first time.
 
     A client that does not keep up gets what it missed as soon as it does: the replay never takes
@@ -225,22 +224,12 @@ class PacedReplay:
         pieces: Iterator[tuple[float, int]],
         clock: IReactorTime,
     ) -> None:
-        self._exchange = exchange
-        self._body = body
+        super().__init__(exchange, body)
         self._pieces = pieces
         self._piece = next(pieces, None)
         self._clock = clock
         self._began = clock.seconds()
-        self._at = 0
-        self._paused = False
         self._waiting: IDelayedCall | None = None
-        self._done: Callable[[], None] = _nothing
-
-    def start(self, done: Callable[[], None]) -> None:
-        """Begin to write; *done* is called once everything is."""
-        self._done = done
-        self._exchange.source(self)
-        self._go_on()
 
     def _go_on(self) -> None:
         self._waiting = None
@@ -256,7 +245,7 @@ class PacedReplay:
         """The piece that is due, in slices; behind the last comes the end."""
         last = due is None
         end = len(self._body) if due is None else due[1]
-        piece = self._body[self._at : min(end, self._at + SLICE)]
+        piece = bytes(self._body[self._at : min(end, self._at + SLICE)])
         self._at += len(piece)
         last = last and self._at == len(self._body)
         if self._at >= end:
@@ -264,10 +253,6 @@ class PacedReplay:
         self._exchange.write(piece, last)
         if last:
             self._done()
-
-    def pauseProducing(self) -> None:
-        """The client does not keep up."""
-        self._paused = True
 
     def resumeProducing(self) -> None:
         """It does."""
@@ -277,7 +262,7 @@ class PacedReplay:
 
     def stopProducing(self) -> None:
         """It is gone."""
-        self._paused = True
+        super().stopProducing()
         if self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
