@@ -1,0 +1,181 @@
+/** The dashboard: events come in, and each panel shows its part of them. */
+
+import { Cache } from "./cache.js";
+import { count, counted, duration, milliseconds, moment, money, percent } from "./format.js";
+import { History } from "./history.js";
+import { charts } from "./hour.js";
+import { byId, put, state, Table } from "./page.js";
+import { Stream } from "./stream.js";
+import { Token } from "./token.js";
+
+/** @import { Phase } from "./stream.js" */
+
+const history = new History();
+const hour = charts();
+const tables = {
+  routes: new Table("routes"),
+  models: new Table("models"),
+  upstreams: new Table("upstreams"),
+  errors: new Table("errors"),
+};
+const token = new Token(() => stream.start());
+const headers = () => token.headers();
+const cache = new Cache(headers);
+const stream = new Stream("/dashboard/events", headers, onEvent, onPhase);
+
+/**
+ * @param {string} name
+ * @param {any} data
+ */
+function onEvent(name, data) {
+  if (name === "slots") history.add(data.slots, data.seconds);
+  if (name === "state") show(data);
+}
+
+/** @param {Phase} phase */
+function onPhase(phase) {
+  document.body.dataset.phase = phase.name;
+  switch (phase.name) {
+    case "connecting":
+      state("connection", "busy", "connecting");
+      break;
+    case "live":
+      history.forget();
+      token.accepted();
+      byId("door").hidden = true;
+      state("connection", "good", "live");
+      put("announcement", "Live: the numbers are current.");
+      break;
+    case "waiting":
+      state("connection", "bad", `reconnecting in ${phase.seconds} s`);
+      byId("connection").title = phase.why;
+      put("announcement", `Connection lost: ${phase.why}. The numbers are old.`);
+      break;
+    case "refused":
+      state("connection", "bad", "token needed");
+      byId("content").hidden = true;
+      byId("ready").hidden = true;
+      byId("door").hidden = false;
+      put("announcement", "");
+      put("about", "");
+      token.refused();
+  }
+}
+
+/** @param {any} now the state */
+function show(now) {
+  byId("content").hidden = false;
+  byId("ready").hidden = false;
+  state("ready", now.ready ? "good" : "bad", now.ready ? "ready" : "draining");
+  put("about", `${now.version} · up ${duration(now.uptime_seconds)}`);
+  showTiles(now);
+  cache.show(now.cache);
+  tables.routes.show(now.routes.map(routeRow));
+  tables.models.show(now.tokens.models.map(modelRow));
+  tables.upstreams.show(now.upstreams.map(upstreamRow));
+  tables.errors.show(errorRows(now));
+  history.add([now.slot]);
+  hour.show(history, now.hour);
+}
+
+/** @param {any} now */
+function showTiles({ hour, requests, tokens, connections }) {
+  put("hour-requests", count(hour.requests));
+  put("total", `${count(requests.total)} in all`);
+  put("hour-ratio", percent(hour.hits, hour.lookups));
+  put("hour-hits", `${count(hour.hits)} of ${counted(hour.lookups, "lookup")}`);
+  put("hour-errors", count(hour.errors));
+  put("limited", `${count(requests.limited)} limited in all`);
+  put("hour-p50", milliseconds(hour.p50_ms));
+  put("hour-p95", milliseconds(hour.p95_ms));
+  put("hour-p99", milliseconds(hour.p99_ms));
+  put("slow", `${count(requests.slow)} slow in all`);
+  put("in-flight", count(requests.in_flight));
+  put("connections", count(connections.open));
+  put("connections-most", `of ${count(connections.most)} at most`);
+  put("open-streams", count(requests.open_streams));
+  put("tokens-saved", count(tokens.cache.prompt + tokens.cache.completion));
+  const spent = tokens.upstream.prompt + tokens.upstream.completion;
+  put("tokens-spent", `${count(spent)} from upstream`);
+  const unknown = tokens.unknown ? `${counted(tokens.unknown, "answer")} did not say how many.` : "";
+  put("tokens-unknown", unknown);
+  showMoney(tokens.money);
+}
+
+/** @param {{spent: number, saved: number} | null} amounts */
+function showMoney(amounts) {
+  byId("money").hidden = amounts === null;
+  if (amounts === null) return;
+  put("money-saved", money(amounts.saved));
+  put("money-spent", `${money(amounts.spent)} spent`);
+}
+
+const LONG = 120; // characters of a stranger's that a table shows
+
+/** @param {string} text */
+const number = (text) => ({ text, class: "number" });
+
+/**
+ * Its beginning; all of it is shown where the pointer rests.
+ * @param {string} text
+ * @param {string} name of its class
+ */
+function short(text, name) {
+  return text.length > LONG
+    ? { text: `${text.slice(0, LONG)}…`, title: text, class: name }
+    : { text, title: "", class: name };
+}
+
+/** @param {any} route */
+function routeRow({ route, requests, hits, errors }) {
+  const cells = [
+    short(route, "code"), number(count(requests)), number(count(hits)),
+    { text: count(errors), class: errors ? "number wrong" : "number" },
+  ];
+  return { key: route, cells };
+}
+
+/** @param {any} model */
+function modelRow({ model, upstream, cache }) {
+  const cells = [
+    short(model, "code"), number(count(upstream)), number(count(cache)),
+    number(percent(cache, upstream + cache)),
+  ];
+  return { key: model, cells };
+}
+
+const CIRCUITS = /** @type {Record<string, string>} */ ({
+  closed: "good", "half-open": "busy", open: "bad",
+});
+
+/** @param {any} upstream */
+function upstreamRow({ url, circuit, opened }) {
+  const cells = [
+    { text: url, class: "code" },
+    { text: circuit, class: "state", kind: CIRCUITS[circuit] ?? "idle" },
+    number(count(opened)),
+  ];
+  return { key: url, cells };
+}
+
+/** @param {any} now whose newest errors go first, in whatever order they come */
+function errorRows({ recent_errors: errors, now }) {
+  const seen = new Map();
+  return errors.toSorted((/** @type {any} */ one, /** @type {any} */ other) => other.time - one.time)
+    .map((/** @type {any} */ error) => {
+      const key = `${error.time} ${error.request_id}`;
+      const times = seen.get(key) ?? 0; // two of the same moment are two rows
+      seen.set(key, times + 1);
+      const cells = [
+        { text: moment(error.time, now), class: "time" },
+        short(`${error.method} ${error.path}`, "code"),
+        number(String(error.status)),
+        { text: error.code ?? "", class: "code word" },
+        short(error.detail ?? "", "prose"),
+        short(error.request_id ?? "", "code"),
+      ];
+      return { key: `${key} ${times}`, cells };
+    });
+}
+
+stream.start();
