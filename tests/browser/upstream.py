@@ -1,0 +1,111 @@
+"""An upstream in a thread of its own, with blocking sockets: a browser's test has no reactor.
+
+It answers what the dashboard can show: usage, streams, errors, and answers that never come.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+JSON = Any
+
+PIECES = 6
+"""Events of content in a stream."""
+
+
+class Upstream:
+    """Listens from the start on.
+
+    :ivar seconds: until an answer begins, asked anew for each.
+    :ivar requests: so many came.
+    """
+
+    def __init__(self, seconds: Callable[[], float] = lambda: 0.0) -> None:
+        self.seconds = seconds
+        self.requests = 0
+        upstream = self
+
+        class Handler(_Handler):
+            def answer(self) -> None:
+                upstream.requests += 1
+                time.sleep(upstream.seconds())
+                self.route()
+
+            do_GET = do_POST = answer
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def route(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        asked = json.loads(self.rfile.read(length) or b"{}")
+        match self.path.partition("?")[0].split("/")[2:]:
+            case ["models"]:
+                self._reply({"object": "list", "data": []})
+            case ["chat", "completions"] if asked.get("stream"):
+                self._stream(asked)
+            case ["chat", "completions"]:
+                choice = {"index": 0, "message": {"role": "assistant", "content": "Yes."}}
+                self._reply({"model": asked["model"], "choices": [choice], "usage": _usage(asked)})
+            case ["embeddings"]:
+                usage = {"prompt_tokens": 8, "total_tokens": 8}
+                self._reply({"model": asked["model"], "data": [], "usage": usage})
+            case ["gone", *_]:
+                self.close_connection = True  # without a word
+            case _:
+                self._reply({"error": {"message": "upstream's own trouble"}}, 500)
+
+    def _reply(self, document: JSON, status: int = 200) -> None:
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _stream(self, asked: JSON) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        frame = {"model": asked["model"]}
+        delta = {"index": 0, "delta": {"content": "so "}}
+        for _ in range(PIECES):
+            self._event({**frame, "choices": [delta]})
+            time.sleep(asked.get("pause", 0.0))
+        self._event({**frame, "choices": [], "usage": _usage(asked)})
+        self.wfile.write(b"data: [DONE]\n\n")
+        self.close_connection = True
+
+    def _event(self, document: JSON) -> None:
+        self.wfile.write(f"data: {json.dumps(document)}\n\n".encode())
+        self.wfile.flush()
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - its name
+        pass
+
+
+def _usage(asked: JSON) -> dict[str, int]:
+    prompt, completion = len(json.dumps(asked["messages"])), int(asked.get("max_tokens", 20))
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
