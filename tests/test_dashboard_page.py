@@ -32,6 +32,20 @@ WAIT = PATIENCE * 1000
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 320, "height": 640}
 
+A_DAY_OF_SLOTS = """async () => {
+  const { History } = await import("/dashboard/history.js");
+  const history = new History();
+  const start = 1_764_000_000;
+  for (let number = 0; number < 8640; number += 1) {
+    if (number % 7) history.add([[start + 10 * number, 2, 1, 2, 0, 1, 2, 3]], 10);
+  }
+  const bins = history.bins(30);
+  return {
+    held: history.held, slots: history.slots().length, bins: bins.length,
+    requests: bins.reduce((sum, bin) => sum + bin.requests, 0), to: history.to - start,
+  };
+}"""
+
 REFUSED = "status of 403"
 AWAY = r"ERR_(CONNECTION_REFUSED|CONNECTION_RESET|INCOMPLETE_CHUNKED_ENCODING|EMPTY_RESPONSE)"
 """What Chromium notes in its console about answers that a test is about."""
@@ -384,3 +398,17 @@ def test_it_goes_on_after_a_restart(daemon: Daemon, visit: OpenVisit) -> None:
     daemon.ask("GET", "/v1/models")
     it.shows(it.requests_of("/v1/models"), "1")
     it.assert_clean(AWAY)
+
+
+def test_the_page_holds_an_hour_and_no_more(daemon: Daemon, visit: OpenVisit) -> None:
+    it = visit(daemon)
+    kept = it.page.evaluate(A_DAY_OF_SLOTS)
+    missing = sum(number % 7 == 0 for number in range(8640 - 360, 8640))
+    assert kept == {
+        "held": 360 - missing,
+        "slots": 360,
+        "bins": 120,
+        "requests": 2 * (360 - missing),
+        "to": 86_400,
+    }
+    it.assert_clean()

@@ -42,8 +42,9 @@ function onPhase(phase) {
     case "live":
       history.forget();
       token.accepted();
-      byId("door").hidden = true;
+      enter();
       state("connection", "good", "live");
+      byId("connection").title = "";
       put("announcement", "Live: the numbers are current.");
       break;
     case "waiting":
@@ -60,6 +61,13 @@ function onPhase(phase) {
       put("about", "");
       token.refused();
   }
+}
+
+/** The form goes, if it was there; its focus must not go nowhere. */
+function enter() {
+  if (byId("door").hidden) return;
+  byId("door").hidden = true;
+  byId("main").focus();
 }
 
 /** @param {any} now the state */

@@ -33,6 +33,11 @@ export class History {
     }
   }
 
+  /** How many slots are in memory. */
+  get held() {
+    return this.#slots.size;
+  }
+
   /** The end of the open slot, Unix seconds. */
   get to() {
     return this.#newest + this.#seconds;

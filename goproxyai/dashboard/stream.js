@@ -96,7 +96,7 @@ export class Stream {
   }
 
   /**
-   * @param {ReadableStream<Uint8Array>} body
+   * @param {ReadableStream<Uint8Array<ArrayBuffer>>} body
    * @param {AbortSignal} ended
    * @param {() => void} heard
    * @param {() => void} onFirst
@@ -118,8 +118,21 @@ export class Stream {
           this.onPhase({ name: "live" });
           first = false;
         }
-        this.onEvent(name, JSON.parse(data));
+        this.#tell(name, JSON.parse(data));
       }
+    }
+  }
+
+  /**
+   * A defect in who listens is none of the connection's: it goes to the console.
+   * @param {string} name
+   * @param {any} data
+   */
+  #tell(name, data) {
+    try {
+      this.onEvent(name, data);
+    } catch (error) {
+      reportError(error);
     }
   }
 
