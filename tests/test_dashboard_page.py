@@ -35,14 +35,18 @@ DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 320, "height": 640}
 A_DAY_OF_SLOTS = """async () => {
   const { History } = await import("/dashboard/history.js");
   const history = new History();
-  const start = 1_764_000_000;
+  const start = 1_764_000_004.997;
   for (let number = 0; number < 8640; number += 1) {
-    if (number % 7) history.add([[start + 10 * number, 2, 1, 2, 0, 1, 2, 3]], 10);
+    const late = number % 11 / 1000;  // as timers are
+    if (number % 7) history.add([[start + 10 * number + late, 2, 1, 2, 0, 1, 2, 3]], 10);
   }
   const bins = history.bins(30);
   return {
-    held: history.held, slots: history.slots().length, bins: bins.length,
-    requests: bins.reduce((sum, bin) => sum + bin.requests, 0), to: history.to - start,
+    held: history.held,
+    slots: history.slots().length,
+    requests: bins.reduce((sum, bin) => sum + bin.requests, 0),
+    fullest: Math.max(...bins.map((bin) => bin.requests)),
+    hour: Math.round(history.to - history.from),
   };
 }"""
 
@@ -147,9 +151,22 @@ class Daemon:
         finally:
             connection.close()
 
-    def chat(self, question: str, model: str = "gpt-4o-mini") -> Any:
+    def chat(self, question: str) -> Any:
         messages = [{"role": "user", "content": question}]
-        return self.ask("POST", "/v1/chat/completions", {"model": model, "messages": messages})
+        asked = {"model": "gpt-4o-mini", "messages": messages}
+        return self.ask("POST", "/v1/chat/completions", asked)
+
+    def state(self) -> Any:
+        """What its event stream says first of how things are."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        try:
+            connection.request("GET", "/dashboard/events")
+            answer = connection.getresponse()
+            while answer.readline() != b"event: state\n":
+                pass
+            return json.loads(answer.readline().removeprefix(b"data: "))
+        finally:
+            connection.close()
 
 
 @pytest.fixture
@@ -360,11 +377,32 @@ def test_it_is_accessible_and_nothing_scrolls_sideways(
     it.assert_clean()
 
 
-def test_what_comes_from_strangers_is_text(daemon: Daemon, visit: OpenVisit) -> None:
-    daemon.chat("Hello", model=HOSTILE)
+def hostile(value: Any) -> Any:
+    """The same, with all text in it replaced."""
+    match value:
+        case str():
+            return HOSTILE
+        case list():
+            return [hostile(each) for each in value]
+        case dict():
+            return {name: hostile(each) for name, each in value.items()}
+    return value
+
+
+def test_whatever_the_events_say_is_text(daemon: Daemon, visit: OpenVisit) -> None:
+    daemon.chat("Hello")
+    daemon.ask("GET", "/v1/gone")
+    state = f"event: state\ndata: {json.dumps(hostile(daemon.state()))}\n\n"
     it = visit(daemon)
-    it.live()
+    it.page.route(
+        "**/dashboard/events",
+        lambda route: route.fulfill(content_type="text/event-stream", body=state),
+    )
+    it.open()
     it.shows("#models tbody th", HOSTILE)
+    it.shows("#errors tbody td.word", HOSTILE)
+    it.shows("#upstreams tbody th", HOSTILE)
+    it.shows("#cache-ttl", HOSTILE)
     assert it.page.locator("img").count() == 0
     it.assert_clean()
 
@@ -394,7 +432,7 @@ def test_it_goes_on_after_a_restart(daemon: Daemon, visit: OpenVisit) -> None:
     it.live()
     it.shows("#announcement", "Live: the numbers are current.")
     it.shows("#cache-items", "0")
-    it.shows("#routes-none", "No requests yet.")
+    it.shows("#routes-none", "No requests.")
     daemon.ask("GET", "/v1/models")
     it.shows(it.requests_of("/v1/models"), "1")
     it.assert_clean(AWAY)
@@ -407,8 +445,8 @@ def test_the_page_holds_an_hour_and_no_more(daemon: Daemon, visit: OpenVisit) ->
     assert kept == {
         "held": 360 - missing,
         "slots": 360,
-        "bins": 120,
         "requests": 2 * (360 - missing),
-        "to": 86_400,
+        "fullest": 2 * 3,
+        "hour": 3600,
     }
     it.assert_clean()

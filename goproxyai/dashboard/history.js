@@ -1,4 +1,10 @@
-/** The slots of the last hour: as many as there are in an hour, and the open one. */
+/**
+ * The slots of the last hour: as many as there are in an hour, and the open one.
+ *
+ * A slot starts when the daemon notes one down, some milliseconds more or less than ten seconds
+ * after the one before. So slots are numbered from the first that came, and shown at even distances;
+ * else one would now and then fall into its neighbour's bar.
+ */
 
 /** @typedef {[start: number, requests: number, hits: number, lookups: number, errors: number,
  *             p50: number | null, p95: number | null, p99: number | null]} Slot */
@@ -10,7 +16,8 @@ export class History {
   /** @type {Map<number, Slot>} */
   #slots = new Map();
   #seconds = 10;
-  #newest = 0;
+  #first = 0; // Unix seconds, where number 0 starts
+  #newest = 0; // a number
 
   /** Another connection may be to another process, with another past. */
   forget() {
@@ -25,11 +32,13 @@ export class History {
   add(slots, seconds = this.#seconds) {
     this.#seconds = seconds;
     for (const slot of slots) {
-      this.#slots.set(slot[0], slot);
-      this.#newest = Math.max(this.#newest, slot[0]);
+      if (!this.#slots.size) this.#first = slot[0];
+      const number = Math.round((slot[0] - this.#first) / seconds);
+      this.#slots.set(number, slot);
+      this.#newest = Math.max(this.#newest, number);
     }
-    for (const start of this.#slots.keys()) {
-      if (start < this.from) this.#slots.delete(start);
+    for (const number of this.#slots.keys()) {
+      if (number < this.#oldest) this.#slots.delete(number);
     }
   }
 
@@ -38,43 +47,55 @@ export class History {
     return this.#slots.size;
   }
 
+  get #oldest() {
+    return this.#newest - HOUR / this.#seconds + 1;
+  }
+
+  /** @param {number} number */
+  #start(number) {
+    return this.#first + number * this.#seconds;
+  }
+
   /** The end of the open slot, Unix seconds. */
   get to() {
-    return this.#newest + this.#seconds;
+    return this.#start(this.#newest + 1);
   }
 
   /** The start of the hour before that. */
   get from() {
-    return this.to - HOUR;
+    return this.#start(this.#oldest);
   }
 
   /** @returns {Slot[]} oldest first, with null percentiles where nothing was */
   slots() {
     const all = [];
-    for (let start = this.from; start < this.to; start += this.#seconds) {
-      all.push(this.#slots.get(start) ?? [start, 0, 0, 0, 0, null, null, null]);
+    for (let number = this.#oldest; number <= this.#newest; number += 1) {
+      const [, ...counts] = this.#slots.get(number) ?? [0, 0, 0, 0, 0, null, null, null];
+      all.push([this.#start(number), ...counts]);
     }
     return /** @type {Slot[]} */ (all);
   }
 
   /**
-   * Sums of what fell into the same *seconds*, which begin where the clock's do, so that a bar
-   * does not change its neighbours as it moves.
+   * Sums of some slots that follow each other, always the same ones, so that a bar does not change
+   * as it moves.
    * @param {number} seconds
    * @returns {Bin[]} oldest first
    */
   bins(seconds) {
+    const each = seconds / this.#seconds;
     /** @type {Map<number, Bin>} */
     const bins = new Map();
-    for (const [at, requests, hits, lookups, errors] of this.slots()) {
-      const start = Math.floor(at / seconds) * seconds;
-      const bin = bins.get(start) ?? { start, requests: 0, hits: 0, lookups: 0, errors: 0 };
+    this.slots().forEach(([, requests, hits, lookups, errors], place) => {
+      const number = Math.floor((this.#oldest + place) / each);
+      const start = this.#start(number * each);
+      const bin = bins.get(number) ?? { start, requests: 0, hits: 0, lookups: 0, errors: 0 };
       bin.requests += requests;
       bin.hits += hits;
       bin.lookups += lookups;
       bin.errors += errors;
-      bins.set(start, bin);
-    }
+      bins.set(number, bin);
+    });
     return [...bins.values()];
   }
 }
