@@ -13,6 +13,8 @@ from collections.abc import Mapping
 import attrs
 
 from goproxyai import envfile
+from goproxyai.policy import prices
+from goproxyai.policy.prices import Prices
 from goproxyai.settings import VARIABLES, SettingError, Settings
 
 CONFIG = "CONFIG"
@@ -26,11 +28,13 @@ NAMES = frozenset(variable.name for variable in VARIABLES)
 class Reading:
     """What the sources say.
 
+    :ivar prices: of tokens.
     :ivar hidden: the names that the file sets to no effect, since an option or the environment
         sets them otherwise.
     """
 
     settings: Settings
+    prices: Prices = attrs.field(factory=Prices)
     hidden: tuple[str, ...] = ()
 
 
@@ -56,20 +60,24 @@ class Sources:
     def read(self) -> Reading:
         """The settings as the sources are now.
 
-        :raises SettingError: where the file, or a value, is none.
+        :raises SettingError: where a file, or a value, is none.
         """
         fixed = {name: text for name, text in self.environ.items() if name in NAMES}
         fixed |= self.options
         path = self.path
         filed = {} if path is None else _filed(path)
         hidden = [name for name, text in filed.items() if fixed.get(name, text).strip() != text]
-        return Reading(Settings.from_texts({**filed, **fixed}), tuple(hidden))
+        settings = Settings.from_texts({**filed, **fixed})
+        table = Prices()
+        if settings.prices is not None:
+            table = _priced(os.path.join(self.directory, settings.prices))
+        return Reading(settings, table, tuple(hidden))
 
 
 def _filed(path: str) -> dict[str, str]:
     """What the file at *path* says."""
     try:
-        return envfile.parse(_content(path), NAMES - {CONFIG})
+        return envfile.parse(_content(path, envfile.LARGEST), NAMES - {CONFIG})
     except OSError as error:
         why = f"a file that can be read ({error.strerror})"
     except envfile.EnvFileError as error:
@@ -77,10 +85,21 @@ def _filed(path: str) -> dict[str, str]:
     raise SettingError(f"{CONFIG} is {path!a}, expected {why}")
 
 
-def _content(path: str) -> bytes:
-    """What is in the file; reading a pipe or a device could take for ever."""
+def _priced(path: str) -> Prices:
+    """The table in the file at *path*."""
+    try:
+        return prices.parse(_content(path, prices.LARGEST))
+    except OSError as error:
+        why = f"a file that can be read ({error.strerror})"
+    except prices.PricesError as error:
+        why = f"a table of prices ({error})"
+    raise SettingError(f"PRICES is {path!a}, expected {why}")
+
+
+def _content(path: str, most: int) -> bytes:
+    """What is in the file, a byte more than *most* of it; a pipe could take for ever."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(0, "Not a regular file")
-        return file.read(envfile.LARGEST + 1)
+        return file.read(most + 1)

@@ -5,12 +5,14 @@ Every table has a closed set of keys, so the memory is fixed.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any
 
 from goproxyai.policy.retries import Cause
 from goproxyai.problems import STATUS
+from goproxyai.tokens import Tokens
 
 REFUSALS = ("full", "per_client", "dropped", "no_descriptor")
 """Why connections are refused: the first two are answered, the others closed unheard."""
@@ -20,12 +22,15 @@ ROUTES = (
     "/v1/files", "/v1/uploads", "/v1/batches", "/v1/images", "/v1/audio", "/v1/moderations",
     "/v1/fine_tuning", "/v1/assistants", "/v1/threads", "/v1/vector_stores", "/v1/conversations",
     "/v1/evals", "/v1/containers", "/v1/organization", "/v1/realtime", "/v1/videos",
-    "/health", "/stats", "/metrics", "/cache",
+    "/health", "/stats", "/metrics", "/cache", "/dashboard",
 )  # fmt: skip
 """What requests are counted under, with all that lies below."""
 
 MOST_OUTCOMES = 2_000
 """Combinations of route, method, status and cache that are counted apart."""
+
+TIMED = ("HIT", "MISS", "COALESCED", "STALE", "BYPASS", "-")
+"""What the cache had to do with a request, for its duration: ``-`` is nothing."""
 
 _METHODS = {
     method.encode("ascii"): method
@@ -65,6 +70,28 @@ class Histogram:
                 return
         buckets[-1] += len(durations) - below
 
+    def note(self, seconds: float) -> None:
+        """One more, at once."""
+        self.count += 1
+        self.total += seconds
+        self.longest = max(self.longest, seconds)
+        self._buckets[bisect_left(_BOUNDS, seconds)] += 1
+
+    @classmethod
+    def merged(cls, histograms: Iterable[Histogram]) -> Histogram:
+        """One of all their durations."""
+        one = cls()
+        for each in histograms:
+            one.count += each.count
+            one.total += each.total
+            one.longest = max(one.longest, each.longest)
+            one._buckets = [sum(pair) for pair in zip(one._buckets, each._buckets, strict=True)]
+        return one
+
+    def counts(self) -> tuple[int, ...]:
+        """How many lie in each bucket, the last without a bound."""
+        return tuple(self._buckets)
+
     def cumulative(self) -> list[tuple[float, int]]:
         """Of each bucket but the last: its upper bound, and how many durations lie below it."""
         return list(zip(_BOUNDS, accumulate(self._buckets), strict=False))
@@ -90,6 +117,24 @@ class Histogram:
             "max_ms": self.longest,
         }
         return {name: round(value * 1000, 3) for name, value in rows.items()}
+
+
+def percentile(counts: Sequence[int], share: float) -> float | None:
+    """The duration, in seconds, below which *share* (0 to 1) of them lie; ``None``: of none.
+
+    Within a bucket they are taken to be spread evenly.
+
+    :param counts: of :meth:`Histogram.counts`, or a difference of two.
+    """
+    wanted = share * sum(counts)
+    seen = 0
+    for step, number in enumerate(counts):
+        if number and seen + number >= wanted:
+            upper = _BOUNDS[min(step, len(_BOUNDS) - 1)]
+            lower = _BOUNDS[step - 1] if step else 0.0
+            return float(lower + (upper - lower) * (wanted - seen) / number)
+        seen += number
+    return None
 
 
 def route_of(target: bytes) -> str:
@@ -118,6 +163,14 @@ class Counters:
     :ivar bytes_in: of request bodies. :ivar bytes_out: of answer bodies.
     :ivar statuses: answers by the first digit of their status.
     :ivar errors: the proxy's own answers, by code.
+    :ivar slow: answers whose first byte took long, see :class:`~goproxyai.pipeline.log.AccessLog`.
+    :ivar open_streams: streams of events that are being sent to clients.
+    :ivar tokens: of answers.
+    :ivar times: from a request's head to its answer's end, by :data:`TIMED`.
+    :ivar first_times: to its answer's first byte, of forwarded requests.
+    :ivar overheads: of that, what was not upstream's.
+    :ivar upstream_times: from forwarding to upstream's head.
+    :ivar gaps: between two reads of a stream of upstream's.
     :ivar outcomes: requests that are over, by route, method, status and what the cache had to do
         with them: at most :data:`MOST_OUTCOMES` combinations.
     """
@@ -144,8 +197,14 @@ class Counters:
         self.statuses = [0] * 6
         self.errors = dict.fromkeys(STATUS, 0)
         self.outcomes: dict[tuple[str, str, int, str], int] = {}
-        self.times = Histogram()
+        self.slow = 0
+        self.open_streams = 0
+        self.tokens = Tokens()
+        self.times = {cache: Histogram() for cache in TIMED}
+        self.first_times = Histogram()
+        self.overheads = Histogram()
         self.upstream_times = Histogram()
+        self.gaps = Histogram()
 
     def note(self, target: bytes, method: bytes, status: int, cache: str, count: int) -> None:
         """*count* requests of this kind are over."""
@@ -169,8 +228,13 @@ class Counters:
                 "retries": dict(self.retries),
                 "bytes_in": self.bytes_in,
                 "bytes_out": self.bytes_out,
-                "time": self.times.summary(),
+                "slow": self.slow,
+                "open_streams": self.open_streams,
+                "time": Histogram.merged(self.times.values()).summary(),
+                "first_byte_time": self.first_times.summary(),
                 "upstream_time": self.upstream_times.summary(),
+                "overhead": self.overheads.summary(),
+                "stream_gap": self.gaps.summary(),
             },
             "connections": {
                 "open": self.opened - self.closed,
@@ -179,4 +243,5 @@ class Counters:
                 "refused": dict(self.refused),
             },
             "errors": {code: number for code, number in self.errors.items() if number},
+            "tokens": self.tokens.summary(),
         }

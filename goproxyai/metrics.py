@@ -2,13 +2,14 @@
 
 Nothing is added up for this while requests are served, but for one table in the batches of the log
 (:data:`~goproxyai.counters.Counters.outcomes`). Every label has a closed set of values: no address,
-key, model or path of a client's is one.
+key or path of a client's is one, and of models those that upstream has named, the first hundred.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from prometheus_client import ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -23,11 +24,25 @@ from goproxyai.counters import Histogram
 from goproxyai.pipeline.relay import Relay
 from goproxyai.policy.breaker import State
 from goproxyai.policy.crowd import Crowd
+from goproxyai.problems import OWNER
+from goproxyai.tokens import KINDS
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode("ascii")
 """Of :meth:`Metrics.text`."""
 
 PREFIX = "goproxyai_"
+
+LIMITED = "RATE_LIMIT_EXCEEDED"
+"""The code of the one error that is not in :data:`~goproxyai.problems.STATUS`."""
+
+CACHE = {
+    "HIT": "hit",
+    "MISS": "miss",
+    "COALESCED": "coalesced",
+    "STALE": "stale_if_error",
+    "BYPASS": "bypass",
+}
+"""What the log calls an outcome, and what it is called here."""
 
 
 class Metrics(Collector):
@@ -41,6 +56,7 @@ class Metrics(Collector):
         self._crowd = crowd
         self._registry = CollectorRegistry()
         self._registry.register(self)
+        ProcessCollector(registry=self._registry)
 
     def text(self) -> bytes:
         """All of them, in Prometheus' text format."""
@@ -55,6 +71,7 @@ class Metrics(Collector):
         """As ``prometheus_client`` has it."""
         yield _gauge("build_info", "Always 1.", {"version": __version__}, 1)
         yield from self._requests()
+        yield from self._tokens()
         yield from self._cache()
         yield from self._upstreams()
         yield from self._connections()
@@ -70,10 +87,13 @@ class Metrics(Collector):
             outcomes.add_metric((route, method, str(status), cache), number)
         yield outcomes
         errors = CounterMetricFamily(
-            PREFIX + "errors", "Answers of the proxy's own, by code.", labels=("code",)
+            PREFIX + "errors",
+            "Answers of the proxy's own, by code and by whose failure it is.",
+            labels=("code", "owner"),
         )
         for code, number in counters.errors.items():
-            errors.add_metric((code,), number)
+            errors.add_metric((code, OWNER.get(code, "caller")), number)
+        errors.add_metric((LIMITED, "policy"), counters.limited)
         yield errors
         ended = CounterMetricFamily(
             PREFIX + "unfinished",
@@ -86,6 +106,8 @@ class Metrics(Collector):
         yield _gauge(
             "requests_in_flight", "Requests under way.", {}, counters.requests - counters.finished
         )
+        yield _gauge("open_streams", "Streams being sent.", {}, counters.open_streams)
+        yield _counter("slow_requests", "Requests slower than LOG_SLOW.", counters.slow)
         yield _counter("limited", "Requests refused by the rate limit.", counters.limited)
         yield _gauge(
             "limiter_clients", "Clients with a bucket.", {}, len(self._relay.admission.buckets)
@@ -98,12 +120,58 @@ class Metrics(Collector):
         bodies.add_metric(("in",), counters.bytes_in)
         bodies.add_metric(("out",), counters.bytes_out)
         yield bodies
-        yield _histogram(
-            "request_seconds", "From a request's head to its answer's end.", counters.times
+        yield from self._times()
+
+    def _times(self) -> Iterator[Metric]:
+        counters = self._relay.counters
+        spent = HistogramMetricFamily(
+            PREFIX + "request_seconds",
+            "From a request's head to its answer's end, by what the cache had to do with it.",
+            labels=("cache",),
         )
-        yield _histogram(
-            "upstream_seconds", "From forwarding to upstream's head.", counters.upstream_times
+        for cache, histogram in counters.times.items():
+            spent.add_metric((CACHE.get(cache, "none"),), *_buckets(histogram))
+        yield spent
+        for name, text, histogram in (
+            ("first_byte_seconds", "From a request's head to its answer's first byte, of forwarded "
+             "requests.", counters.first_times),
+            ("upstream_seconds", "Of that, from forwarding to upstream's head.",
+             counters.upstream_times),
+            ("overhead_seconds", "Of that, all the rest.", counters.overheads),
+            ("stream_gap_seconds", "Between two reads of a stream of upstream's.", counters.gaps),
+        ):  # fmt: skip
+            yield _histogram(name, text, histogram)
+
+    def _tokens(self) -> Iterator[Metric]:
+        tokens = self._relay.counters.tokens
+        counted = CounterMetricFamily(
+            PREFIX + "tokens",
+            "Tokens of answers, by where they came from; cached ones are part of the prompt's, "
+            "reasoning ones of the completion's.",
+            labels=("model", "kind", "source"),
         )
+        for model, tally in tokens.models.items():
+            for source, numbers in (("upstream", tally.used), ("cache", tally.saved)):
+                for kind, number in zip(KINDS, numbers, strict=True):
+                    counted.add_metric((model, kind, source), number)
+        yield counted
+        unknown = CounterMetricFamily(
+            PREFIX + "answers_without_usage",
+            "Answers of upstream's whose tokens are unknown, by why.",
+            labels=("why",),
+        )
+        for why, number in tokens.unknown.items():
+            unknown.add_metric((why,), number)
+        yield unknown
+        if tokens.prices:
+            money = CounterMetricFamily(
+                PREFIX + "cost",
+                "Money for the tokens of answers, by PRICES and by where the answers came from.",
+                labels=("source",),
+            )
+            money.add_metric(("upstream",), tokens.spent)
+            money.add_metric(("cache",), tokens.spared)
+            yield money
 
     def _cache(self) -> Iterator[Metric]:
         relay, store = self._relay, self._relay.store
@@ -192,6 +260,10 @@ def _gauge(name: str, text: str, labels: dict[str, str], value: float) -> Metric
 
 def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
     family = HistogramMetricFamily(PREFIX + name, text)
-    buckets = [(repr(bound), float(number)) for bound, number in histogram.cumulative()]
-    family.add_metric((), [*buckets, ("+Inf", float(histogram.count))], histogram.total)
+    family.add_metric((), *_buckets(histogram))
     return family
+
+
+def _buckets(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
+    buckets = [(repr(bound), float(number)) for bound, number in histogram.cumulative()]
+    return [*buckets, ("+Inf", float(histogram.count))], histogram.total

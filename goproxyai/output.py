@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText
 from zope.interface import implementer
 
-from goproxyai.pipeline.log import Event
+from goproxyai.pipeline.log import Batch, Event
 from goproxyai.policy.redaction import masked, path_only
 
 
@@ -40,13 +40,17 @@ def json_line(fields: dict[str, Any]) -> str:
 _quoted = json.encoder.encode_basestring_ascii  # in C, where there is a C
 
 
-def _as_json(event: Event, offset: float) -> str:
+def _as_json(event: Event, batch: Batch) -> str:
     """The line of a request, written out: a third of the encoder's time, for one a request."""
     upstream = event.upstream_seconds
     phases = ""
     if upstream >= 0:
-        proxy = (event.seconds - upstream) * 1000
-        phases = f',"upstream":{upstream * 1000:.3f},"proxy":{proxy:.3f}'
+        waited = event.waited
+        proxy = (waited - upstream) * 1000
+        phases = (
+            f',"upstream":{upstream * 1000:.3f},"first_byte":{waited * 1000:.3f}'
+            f',"proxy":{proxy:.3f}'
+        )
     more = ""
     if event.code:
         more = f',"code":{_quoted(event.code)}'
@@ -54,23 +58,36 @@ def _as_json(event: Event, offset: float) -> str:
         more += f',"detail":{_quoted(event.detail)}'
     if event.upstream_request_id:
         more += f',"upstream_request_id":{_quoted(event.request_id)}'
+    usage = event.usage
+    if usage is not None:
+        more += (
+            f',"tokens":{{"model":{_quoted(usage.model)},"prompt":{usage.prompt},'
+            f'"completion":{usage.completion},"cached":{usage.cached},'
+            f'"reasoning":{usage.reasoning}}}'
+        )
+    if event.waited >= batch.slow:
+        more += ',"slow":true'
+    if batch.sample < 1:
+        more += f',"sample":{batch.sample:g}'
     return (
-        f'{{"time":"{_stamp(event.began + offset)}","level":"info","event":"request",'
+        f'{{"time":"{_stamp(event.began + batch.offset)}","level":"info","event":"request",'
         f'"method":{_quoted(event.method.decode("latin-1"))},'
         f'"path":{_quoted(path_only(event.target))},"status":{event.status},'
         f'"cache":"{event.cache}","client":{_quoted(event.client)},"bytes_in":{event.bytes_in},'
         f'"bytes_out":{event.bytes_out},"ms":{{"total":{event.seconds * 1000:.3f}{phases}}},'
-        f'"ended":"{event.ended}"{more}}}\n'
+        f'"ended":"{event.ended}","request_id":{_quoted(event.name.decode("ascii"))}{more}}}\n'
     )
 
 
-def _as_text(event: Event, offset: float) -> str:
-    request = event.fields(offset)
+def _as_text(event: Event, batch: Batch) -> str:
+    request = event.fields(batch)
     more = "".join(
         f" {name}={request[name]}"
-        for name in ("code", "detail", "upstream_request_id")
+        for name in ("code", "detail", "request_id", "upstream_request_id", "slow", "sample")
         if name in request
     )
+    if event.usage is not None:
+        more += f" model={event.usage.model} tokens={event.usage.prompt}+{event.usage.completion}"
     ended = "" if event.ended == "ok" else f" ({event.ended})"
     return (
         f"{_stamp(request['time'])} {request['method']} {request['path']} {event.status} "
@@ -122,7 +139,7 @@ class Output:
         else:
             self._write(f"{when} {level.name} [{source}] {text}\n")
 
-    def requests(self, events: list[Event], offset: float) -> None:
+    def requests(self, events: list[Event], batch: Batch) -> None:
         """Write the events of requests, see :data:`goproxyai.pipeline.log.Write`."""
         line = _as_json if self._as_json else _as_text
-        self._write("".join([line(event, offset) for event in events]))
+        self._write("".join([line(event, batch) for event in events]))

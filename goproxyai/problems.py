@@ -53,6 +53,23 @@ STATUS = {
 """The closed vocabulary of error codes, and the status of each."""
 
 
+OWNER = {
+    "internal_error": "proxy",
+    "admin_forbidden": "policy",
+    "only_if_cached": "policy",
+    "circuit_open": "policy",
+    "draining": "policy",
+    "overloaded": "policy",
+    "loop_detected": "policy",
+    "egress_proxy_refused": "egress",
+    "upstream_unreachable": "upstream",
+    "upstream_tls_failed": "upstream",
+    "upstream_protocol_error": "upstream",
+    "upstream_timeout": "upstream",
+}
+"""Whose failure a code is; of those that are not here, the ``caller``'s."""
+
+
 def compact(document: object) -> bytes:
     """*document* as JSON, without white space."""
     return json.dumps(document, separators=(",", ":")).encode("ascii")

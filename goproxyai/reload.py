@@ -23,7 +23,8 @@ LIVE: Final = frozenset(
     (
         "RATE_LIMIT", "CACHE_TTL", "CACHE_MAX_TTL", "REQUEST_TIMEOUT", "CONNECT_TIMEOUT",
         "IDLE_TIMEOUT", "DRAIN_TIMEOUT", "MAX_CACHE_SIZE", "MAX_BODY_SIZE", "TRUSTED_PROXIES",
-        "ADMIN_ALLOW", "ADMIN_TOKEN", "LOG_LEVEL", "RETRY_STATUS",
+        "ADMIN_ALLOW", "ADMIN_TOKEN", "LOG_LEVEL", "LOG_SAMPLE", "LOG_SLOW", "PRICES",
+        "RETRY_STATUS",
     )
 )  # fmt: skip
 """The variables that can change while the daemon runs: see :meth:`.Daemon.change`."""
@@ -72,7 +73,9 @@ class Reload:
         before = self.daemon.settings
         live, restart = differences(before, reading.settings)
         changed = {name.lower(): getattr(reading.settings, name.lower()) for name in live}
-        self.daemon.change(attrs.evolve(before, **changed))
+        if reading.prices.table != self.daemon.prices.table and "PRICES" not in live:
+            live.append("PRICES")  # in the same file
+        self.daemon.change(attrs.evolve(before, **changed), reading.prices)
         if live:
             _log.info("the configuration has changed: {names}", names=", ".join(live))
         else:

@@ -8,6 +8,7 @@ is wanted, and the process ends.
 from __future__ import annotations
 
 from collections.abc import Callable
+from secrets import token_hex
 from typing import Any
 
 import attrs
@@ -31,16 +32,20 @@ from goproxyai.http11.server import ServerFactory
 from goproxyai.http11.ticking import Ticker
 from goproxyai.http11.turns import ends_of_turns
 from goproxyai.listening import ListenError, endpoints
+from goproxyai.live import Live
 from goproxyai.pipeline.admit import Admission
+from goproxyai.pipeline.identify import Names
 from goproxyai.pipeline.log import AccessLog, Write
 from goproxyai.pipeline.notes import Terms
 from goproxyai.pipeline.probing import Probing
 from goproxyai.pipeline.relay import Relay
 from goproxyai.pipeline.upstreams import Upstream, Upstreams
 from goproxyai.policy.breaker import Breaker
+from goproxyai.policy.prices import Prices
 from goproxyai.policy.store import Store
 from goproxyai.settings import Settings
 from goproxyai.snapshot import Snapshot
+from goproxyai.stats import Stats
 from goproxyai.web import Front, System, draining
 
 EVICTION_SECONDS = 1.0
@@ -71,6 +76,7 @@ class Upkeep(Service):
     store: Store
     upstreams: Upstreams
     probing: Probing | None
+    live: Live
     _eviction: LoopingCall = attrs.field(init=False)
     _turning: LoopingCall = attrs.field(init=False)
     _again: IDelayedCall | None = attrs.field(init=False, default=None)
@@ -88,6 +94,7 @@ class Upkeep(Service):
         self.admission.start()
         self._eviction.start(EVICTION_SECONDS, now=False)
         self._turning.start(TURN_SECONDS)
+        self.live.start()
         if self.probing is not None:
             self.probing.start()
 
@@ -96,6 +103,7 @@ class Upkeep(Service):
         super().stopService()
         self.ticker.stop()
         self.admission.stop()
+        self.live.stop()
         for call in (self._eviction, self._turning):
             if call.running:
                 call.stop()
@@ -230,15 +238,25 @@ class Daemon(MultiService):
         """Let others, or nobody, read the events of requests from now on."""
         self._access_log.write_to(write)
 
-    def change(self, settings: Settings) -> None:
+    @property
+    def prices(self) -> Prices:
+        """Of tokens, those that hold."""
+        return self.system.stats.counters.tokens.prices
+
+    def change(self, settings: Settings, prices: Prices | None = None) -> None:
         """Go on with other settings, in this one turn: each request is served by some or others.
 
         :param settings: differing in what can change only, see :data:`goproxyai.reload.LIVE`.
+        :param prices: of tokens from now on; those that hold where none are given.
         """
         before, agent, relay = self.settings, self.agent, self.system.relay
-        self.system.settings = settings
+        self.system.settings = self.system.stats.settings = settings
+        if prices is not None:
+            self.system.stats.counters.tokens.prices = prices
         relay.admission.limit(settings.rate_limit)
         relay.admission.trust(settings.trusted_proxies)
+        relay.log.slow = settings.log_slow
+        relay.log.sample = settings.log_sample
         self.door.factory.entrance.trust(settings.trusted_proxies)
         agent.connect_timeout = settings.connect_timeout
         agent.timeouts.head = settings.request_timeout
@@ -267,7 +285,8 @@ class Daemon(MultiService):
         self._on_drain()
         await self.door.close()
         await deferLater(self._reactor, 0)  # what had been sent by now is read, and served
-        self.system.ready = False
+        self.system.stats.ready = False
+        self.system.live.close()
         connections = self.door.factory.connections
         _log.info("draining {count} connections", count=len(connections))
         await self._drain()
@@ -317,22 +336,27 @@ def make_daemon(
     write_requests: Write | None = None,
     on_drain: Callable[[], None] = _nothing,
     tls: Callable[[str], Any] = tls_to,
+    prices: Prices | None = None,
 ) -> Daemon:
     """Build the daemon; nothing runs before ``startService``.
 
     :param reactor: connects, listens and tells the time.
     :param write_requests: gets the events of requests; ``None`` where nobody wants them.
     :param tls: the client side of TLS to a host.
+    :param prices: of tokens; none where none are given.
     """
     ticker = Ticker(reactor)
     counters = Counters()
+    counters.tokens.prices = prices or Prices()
     store = Store(settings.max_cache_size, settings.cache_stale)
     admission = Admission(reactor, settings.rate_limit, settings.trusted_proxies)
     routes = Routes(reactor, settings.proxy_url, settings.no_proxy, tls)
     timeouts = Timeouts(head=settings.request_timeout, silence=settings.idle_timeout)
     outbox = Outbox(ends_of_turns(reactor))
     agent = RelayAgent(reactor, ticker, routes, timeouts, settings.connect_timeout, outbox)
-    access_log = AccessLog(reactor, counters, write_requests)
+    access_log = AccessLog(
+        reactor, counters, write_requests, settings.log_slow, settings.log_sample
+    )
     client = RelayClient(agent)
     upstreams = Upstreams(
         tuple(
@@ -369,14 +393,14 @@ def make_daemon(
         settings.max_connections_per_client,
         settings.trusted_proxies,
     )
-    system = System(settings, relay, counters, entrance.crowd)
-    factory = ServerFactory(
-        ticker, Front(system).dispatch, settings.max_body_size, outbox, entrance
-    )
+    stats = Stats(settings, relay, counters, entrance.crowd)
+    system = System(settings, relay, stats, Live(reactor, stats))
+    front = Front(system, Names(token_hex(6).encode("ascii")))
+    factory = ServerFactory(ticker, front.dispatch, settings.max_body_size, outbox, entrance)
     probing = None
     if settings.health_probe is not None:
         probing = Probing(reactor, client, upstreams, settings.health_probe)
-    upkeep = Upkeep(reactor, ticker, admission, store, upstreams, probing)
+    upkeep = Upkeep(reactor, ticker, admission, store, upstreams, probing, system.live)
     door = Door(reactor, endpoints(reactor, settings.listen), factory)
     snapshot = _snapshot(reactor, settings, store)
     return Daemon(reactor, system, agent, access_log, upkeep, door, snapshot, on_drain)

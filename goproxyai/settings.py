@@ -562,6 +562,35 @@ VARIABLES: tuple[Variable, ...] = (
         "debug, info, warn or error",
         _one_of("debug", "info", "warn", "error"),
     ),
+    Variable(
+        "LOG_SAMPLE",
+        "1",
+        "The share of requests that are logged though nothing is wrong with them; all are counted.",
+        "a share from 0 to 1 such as 0.01",
+        _share,
+    ),
+    Variable(
+        "LOG_SLOW",
+        "10s",
+        "How long the first byte of an answer may take before the request is marked as slow.",
+        _LONGER,
+        _above_zero(parse_duration),
+    ),
+    Variable(
+        "PRICES",
+        "",
+        "A JSON file with the prices of tokens by model; says what the cache saves.",
+        "a path",
+        _file,
+        empty=True,
+    ),
+    Variable(
+        "TRACING",
+        "off",
+        "otlp: a span for each request, sent as the OTEL_* variables of OpenTelemetry say.",
+        "off or otlp",
+        _one_of("off", "otlp"),
+    ),
 )
 """Every variable, in the order of the manual; ``$PORT`` in ``LISTEN`` is the value of ``PORT``."""
 
@@ -582,6 +611,8 @@ class Settings:
     :ivar coalesce: of :data:`~goproxyai.policy.coalescing.SHARING`.
     :ivar cache_snapshot_key: there where ``cache_snapshot`` is.
     :ivar max_connections_per_client: 0 is no bound of its own.
+    :ivar prices: the file of a table, see :mod:`goproxyai.policy.prices`.
+    :ivar tracing: ``off`` or ``otlp``.
     :ivar log_format: ``json``, ``text``, or empty where it depends on the terminal.
     """
 
@@ -614,6 +645,10 @@ class Settings:
     admin_token: str | None = attrs.field(repr=False)
     log_format: str
     log_level: str
+    log_sample: float
+    log_slow: float
+    prices: str | None
+    tracing: str
 
     @property
     def openai_url(self) -> str:

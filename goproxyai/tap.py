@@ -21,7 +21,7 @@ from goproxyai import __version__
 from goproxyai.configuration import Reading, Sources
 from goproxyai.http11.turns import lighten
 from goproxyai.output import Output
-from goproxyai.pipeline.log import Event, Write
+from goproxyai.pipeline.log import Batch, Event, Write
 from goproxyai.reload import Reload, hidden_line
 from goproxyai.service import Daemon, make_daemon
 from goproxyai.settings import VARIABLES, SettingError, Settings
@@ -120,10 +120,10 @@ def _stream(parent: Any) -> TextIO:
     return stream  # type: ignore[no-any-return]  # it has what Output asks of a stream
 
 
-def _request_events(events: list[Event], offset: float) -> None:
+def _request_events(events: list[Event], batch: Batch) -> None:
     """For the logs of twistd's own: one event a request."""
     for event in events:
-        fields = event.fields(offset)
+        fields = event.fields(batch)
         fields["at"] = fields.pop("time")
         _access.info("{method} {path} {status} {cache} {client}", **fields)
 
@@ -188,7 +188,13 @@ def makeService(options: Options) -> IService:
     reactor.seconds = time.monotonic  # type: ignore[method-assign]  # it is meant to be called
     lighten(reactor)
     reactor.callWhenRunning(_settle, reactor)
-    daemon = make_daemon(reactor, options.settings, _write_of(options.output), _end_at_once)
+    daemon = make_daemon(
+        reactor,
+        options.settings,
+        _write_of(options.output),
+        _end_at_once,
+        prices=options.reading.prices,
+    )
     _log.info(
         "goproxyai {version} in front of {upstream}",
         version=__version__,

@@ -15,25 +15,29 @@ from urllib.parse import unquote_to_bytes
 
 import attrs
 from klein import Klein
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.server import Site
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect
 
-from goproxyai.counters import Counters
-from goproxyai.durations import format_duration
+from goproxyai.assets import HEADERS, PAGE, assets
 from goproxyai.http11.channel import ExchangeChannel, SystemRequest
 from goproxyai.http11.exchange import Exchange
+from goproxyai.live import Live
 from goproxyai.metrics import CONTENT_TYPE, Metrics
 from goproxyai.pipeline import respond
+from goproxyai.pipeline.identify import Names
 from goproxyai.pipeline.relay import Relay
-from goproxyai.policy.crowd import Crowd
 from goproxyai.problems import Problem, compact
 from goproxyai.settings import Settings
+from goproxyai.stats import Stats
 
 RELAYED = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]
 """Methods that are relayed."""
+
+_EVENTS = b"/dashboard/events"
 
 _log = Logger(namespace="goproxyai.web")
 
@@ -42,13 +46,24 @@ def _answer(
     request: Any, status: int, document: object, kind: bytes = b"application/json"
 ) -> bytes:
     body = document if isinstance(document, bytes) else compact(document)
+    _begin(request, status, kind)
+    request.setHeader(b"Content-Length", b"%d" % len(body))
+    return body
+
+
+def _begin(request: Any, status: int, kind: bytes) -> None:
     request.setResponseCode(status)
     request.responseHeaders.removeHeader(b"Server")  # nobody needs our versions
     request.setHeader(b"Content-Type", kind)
-    request.setHeader(b"Content-Length", b"%d" % len(body))
     request.setHeader(b"X-Proxy", b"goproxyai")
     request.setHeader(b"Cache-Control", b"no-store")
-    return body
+
+
+def _asset(request: Any, name: str, status: int = 200) -> bytes:
+    kind, content = assets()[name]
+    for header, value in HEADERS:
+        request.setHeader(header, value)
+    return _answer(request, status, content, kind)
 
 
 @attrs.define(eq=False)
@@ -56,20 +71,17 @@ class System:
     """The endpoints that are not relayed.
 
     :ivar settings: asked anew for each request; others may be put in their place.
-    :ivar crowd: the connections, of which there are so many at the most.
-    :ivar ready: whether new work is taken.
+    :ivar stats: what is said of the daemon. :ivar live: to those who look on.
     """
 
     settings: Settings
     relay: Relay
-    counters: Counters
-    crowd: Crowd[Any]
-    started: float = attrs.field(factory=time.time)
-    ready: bool = True
+    stats: Stats
+    live: Live
     _metrics: Metrics = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._metrics = Metrics(self.relay, self.crowd)
+        self._metrics = Metrics(self.relay, self.stats.crowd)
 
     app = Klein()
     app.url_map.merge_slashes = False
@@ -93,14 +105,14 @@ class System:
         )
 
     @app.route("/health/live", methods=["GET"])
-    def live(self, request: SystemRequest) -> bytes:
+    def alive(self, request: SystemRequest) -> bytes:
         """For supervisors: no restart is needed."""
         return _answer(request, 200, {"status": "live"})
 
     @app.route("/health/ready", methods=["GET"])
     def readiness(self, request: SystemRequest) -> bytes:
         """For load balancers: new work is taken."""
-        if not self.ready:
+        if not self.stats.ready:
             raise draining()
         now = self.relay.seconds()
         if not self.relay.upstreams.reachable(now):
@@ -108,16 +120,44 @@ class System:
         return _answer(request, 200, {"status": "ready"})
 
     @app.route("/stats", methods=["GET"])
-    def stats(self, request: SystemRequest) -> bytes:
+    def statistics(self, request: SystemRequest) -> bytes:
         """For operators: what it is set to and what it did."""
         self._admit(request)
-        return _answer(request, 200, self._stats())
+        return _answer(request, 200, self.stats.document())
 
     @app.route("/metrics", methods=["GET"])
     def metrics(self, request: SystemRequest) -> bytes:
         """For Prometheus: the same, in its text format."""
         self._admit(request)
         return _answer(request, 200, self._metrics.text(), CONTENT_TYPE)
+
+    @app.route("/dashboard", methods=["GET"])
+    def dashboard(self, request: SystemRequest) -> bytes:
+        """For operators: the same, to look at. Who may give a token is given a page to do so."""
+        try:
+            self._admit(request)
+        except Problem as refused:
+            accepted = request.exchange.get(b"accept") or b""
+            if not self.settings.admin_token or b"text/html" not in accepted:
+                raise
+            request.problem_code = refused.code
+            return _asset(request, PAGE, refused.status)
+        return _asset(request, PAGE)
+
+    @app.route("/dashboard/events", methods=["GET"])
+    def look(self, request: SystemRequest) -> Deferred[bytes]:
+        """For the page: how things are, as they change."""
+        self._admit(request)
+        _begin(request, 200, b"text/event-stream")
+        request.setHeader(b"X-Accel-Buffering", b"no")  # nginx keeps it to itself else
+        return self.live.watch(request)
+
+    @app.route("/dashboard/<name>", methods=["GET"])
+    def asset(self, request: SystemRequest, name: str) -> bytes:
+        """For the page: what it is made of, for anybody."""
+        if name == PAGE or name not in assets():
+            raise nowhere()
+        return _asset(request, name)
 
     @app.route("/cache", methods=["DELETE"])
     def clear(self, request: SystemRequest) -> bytes:
@@ -156,12 +196,9 @@ class System:
         )
 
     @app.handle_errors(RequestRedirect, HTTPException)  # type: ignore[arg-type]  # Klein types the request as an interface
-    def nowhere(self, request: SystemRequest, failure: Failure) -> bytes:
+    def elsewhere(self, request: SystemRequest, failure: Failure) -> bytes:
         """404: whatever else the tree refuses is no path of ours."""
-        return self._problem(
-            request,
-            Problem("not_found", "Nothing lives at this path; the API is under /v1/."),
-        )
+        return self._problem(request, nowhere())
 
     @app.handle_errors(Problem)  # type: ignore[arg-type]  # Klein types the request as an interface
     def refused(self, request: SystemRequest, failure: Failure) -> bytes:
@@ -201,46 +238,6 @@ class System:
             "ADMIN_TOKEN as bearer.",
         )
 
-    def _stats(self) -> dict[str, Any]:
-        settings, store, counters = self.settings, self.relay.store, self.counters
-        now = self.relay.seconds()
-        self.relay.log.flush()  # which counts what has ended
-        counted = counters.summary()
-        counted["connections"]["most"] = self.crowd.most
-        return {
-            "cache": {
-                "item_count": len(store),
-                "ttl": format_duration(settings.cache_ttl),
-                "bytes": store.bytes,
-                "max_bytes": settings.max_cache_size,
-                "reserved": store.reserved,
-                "hits": counters.hits,
-                "misses": counters.misses,
-                "bypasses": counters.bypasses,
-                "coalesced": counters.coalesced,
-                "stale_if_error": counters.rescues,
-                "flights": len(self.relay.flights),
-                "stores": store.stores,
-                "evictions": store.evictions,
-                "expirations": store.expirations,
-            },
-            "rate_limit": settings.rate_limit,
-            "clients": len(self.relay.admission.buckets),
-            "proxy_url": "" if settings.proxy_url is None else settings.proxy_url.masked,
-            "openai_url": settings.openai_url,
-            "upstreams": [
-                {
-                    "url": upstream.url,
-                    "circuit": upstream.breaker.state(now).value,
-                    "opened": upstream.breaker.opened,
-                }
-                for upstream in self.relay.upstreams.each
-            ],
-            "uptime_seconds": int(time.time() - self.started),
-            "ready": self.ready,
-            **counted,
-        }
-
 
 def draining() -> Problem:
     """The 503 while the process is stopping."""
@@ -250,19 +247,21 @@ def draining() -> Problem:
 class Front:
     """Takes each exchange to its route; the one entry from the engine."""
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: System, names: Names) -> None:
         self._system = system
+        self._name = names.name
         self._site = Site(system.app.resource())
         self._prefix, self._methods, self._relay = _remembered(system)
 
     def dispatch(self, exchange: Exchange) -> None:
         """See to it that *exchange* is answered."""
         system = self._system
-        system.counters.requests += 1
+        system.stats.counters.requests += 1
+        exchange.name = self._name(exchange)
         if exchange.problem is not None:
             self._refuse(exchange, exchange.problem)
             return
-        if not system.ready:
+        if not system.stats.ready:
             exchange.keep = False
             if not (exchange.first or exchange.target.startswith(b"/health")):
                 self._refuse(exchange, draining())
@@ -270,7 +269,7 @@ class Front:
         if not exchange.target.startswith(self._prefix):
             path = exchange.target.partition(b"?")[0]
             if b"%" in path or path.startswith(b"//"):  # which the tree would tidy up
-                self._refuse(exchange, _nowhere())
+                self._refuse(exchange, nowhere())
             else:
                 self._serve(exchange)
         elif exchange.method in self._methods:
@@ -296,12 +295,14 @@ class Front:
 
         def over(ended: str, code: str) -> None:
             client = relay.admission.client(exchange)
-            relay.log.over(exchange, client, "-", code=code, ended=ended)
+            at_once = 0.0 if exchange.target.startswith(_EVENTS) else -1.0
+            relay.log.over(exchange, client, "-", code=code, ended=ended, first_seconds=at_once)
 
         ExchangeChannel(exchange, self._site, over).serve()
 
 
-def _nowhere() -> Problem:
+def nowhere() -> Problem:
+    """The 404."""
     return Problem("not_found", "Nothing lives at this path; the API is under /v1/.")
 
 

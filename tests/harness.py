@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from goproxyai.http11.pool import Pool
-from goproxyai.pipeline.log import Event
+from goproxyai.pipeline.log import Batch, Event
 from goproxyai.service import Daemon, make_daemon
 from goproxyai.settings import Settings
 from tests.fakes.authority import Authority, Identity
@@ -303,8 +303,8 @@ class Stand:
         assert len(self.events) >= count, self.events
         return self.events
 
-    def _note(self, events: list[Event], offset: float) -> None:
-        self.events += [event.fields(offset) for event in events]
+    def _note(self, events: list[Event], batch: Batch) -> None:
+        self.events += [event.fields(batch) for event in events]
 
     async def stop(self) -> None:
         """End everything."""

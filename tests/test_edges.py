@@ -69,7 +69,7 @@ async def test_a_client_that_pipelines_and_reads_nothing_is_answered_only_so_far
     stand.upstream.script("/v1/large", response(b"x" * 60_000))
     await stand.ask(request("/v1/large"))
     assert stand.daemon is not None
-    counters = stand.daemon.system.counters
+    counters = stand.daemon.system.stats.counters
     wire = await stand.connect()
     wire.stop_reading()
     wire.send(request("/v1/large") * 1_000)

@@ -189,7 +189,7 @@ async def test_who_joins_a_probe_keeps_it_alive_and_no_longer(skewed: Stand) -> 
     await skewed.upstream.wait_for(lambda one: one.paused and one.path == "/v1/p")
     follower.send(request("/v1/p"))
     assert skewed.daemon is not None
-    counters = skewed.daemon.system.counters
+    counters = skewed.daemon.system.stats.counters
     await eventually(skewed.reactor, lambda: counters.coalesced)
     leader.abort()
     await eventually(skewed.reactor, lambda: counters.closed)

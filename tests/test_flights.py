@@ -34,7 +34,7 @@ async def ask_at_once(stand: Stand, asked: Sequence[bytes]) -> list[Wire]:
         wire = await stand.connect()
         wire.send(data)
         wires.append(wire)
-    waiting = stand.daemon.system.counters  # type: ignore[union-attr]
+    waiting = stand.daemon.system.stats.counters  # type: ignore[union-attr]
     await eventually(stand.reactor, lambda: waiting.requests >= len(asked))
     return wires
 
@@ -666,7 +666,7 @@ async def test_a_clearing_pipelined_behind_one_rescue_takes_nothing_from_the_oth
     stand.upstream.script("/v1/models", [gate, failing])
     wires = await ask_at_once(stand, [request() + request("/cache", "DELETE"), request()])
     await paused(stand)
-    await eventually(stand.reactor, lambda: stand.daemon.system.counters.coalesced)  # type: ignore[union-attr]
+    await eventually(stand.reactor, lambda: stand.daemon.system.stats.counters.coalesced)  # type: ignore[union-attr]
     gate.release()
     assert [answer.body for answer in await answers_of(wires)] == [b'{"a":1}'] * 2
     assert (await wires[0].answer()).body == b'{"message":"Cache cleared successfully"}'

@@ -14,12 +14,14 @@ PACKAGE = Path(__file__).resolve().parents[1] / "goproxyai"
 LAYERS = (
     {"goproxyai", "problems", "durations", "envfile"},
     {"policy"},
+    {"tokens"},
     {"counters"},
     {"settings"},
     {"http11"},
     {"egress"},
     {"pipeline"},
-    {"metrics"},
+    {"metrics", "history", "stats"},
+    {"live", "assets"},
     {"web", "output", "snapshot", "listening", "configuration"},
     {"service"},
     {"reload"},
@@ -32,7 +34,9 @@ One may import from lower layers, and a subpackage from itself, nothing else.
 
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
-VALUES = {"goproxyai", "problems", "durations", "envfile", "counters", "settings"}
+VALUES = {
+    "goproxyai", "problems", "durations", "envfile", "tokens", "counters", "settings",
+}  # fmt: skip
 IMPURE = {
     "twisted", "zope", "klein", "treq", "OpenSSL", "time", "datetime", "random", "secrets", "os",
     "io", "pathlib", "socket", "ssl", "select", "selectors", "asyncio", "threading", "subprocess",

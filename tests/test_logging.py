@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from goproxyai.counters import Counters
 from goproxyai.output import Output
-from goproxyai.pipeline.log import FLUSH_SECONDS, MOST_WAITING, AccessLog, Event
+from goproxyai.pipeline.log import FLUSH_SECONDS, MOST_WAITING, AccessLog, Batch, Event
 from tests.fakes.answers import chunk, head, response
 from tests.fakes.proxy import FakeProxy
 from tests.fakes.serving import loopback
@@ -64,10 +64,14 @@ async def test_a_miss_is_noted_with_all_its_fields(stand: Stand) -> None:
         "bytes_in": len(ASKED),
         "bytes_out": len(answer.body),
         "ended": "ok",
+        "request_id": answer.get("X-Proxy-Request-Id").decode(),
         "upstream_request_id": "req_000001",
-    }
+        "tokens": {
+            "model": "gpt-4o-mini", "prompt": 1, "completion": 8, "cached": 0, "reasoning": 0,
+        },
+    }  # fmt: skip
     assert before - 1 <= when <= after + 1
-    assert set(spent) == {"total", "upstream", "proxy"}
+    assert set(spent) == {"total", "upstream", "first_byte", "proxy"}
     assert 0 < spent["upstream"] <= spent["total"] < 10_000
     assert spent["proxy"] == pytest.approx(spent["total"] - spent["upstream"], abs=0.01)
 
@@ -417,6 +421,7 @@ class _Exchange:
     """What an access log looks at, its body included."""
 
     began, method, target, status, sent, received = 0.0, b"GET", b"/v1/x", 200, 5, 3
+    name, streams, trace = b"id-1", False, None
 
     @property
     def body(self) -> _Exchange:
@@ -424,7 +429,7 @@ class _Exchange:
 
 
 def access_log(clock: Clock, batches: list[list[Event]]) -> AccessLog:
-    return AccessLog(clock, Counters(), lambda events, offset: batches.append(events))
+    return AccessLog(clock, Counters(), lambda events, batch: batches.append(events))
 
 
 def test_events_are_written_in_batches_a_moment_later() -> None:
@@ -454,7 +459,7 @@ def test_a_batch_is_written_before_it_is_too_large() -> None:
 def test_a_batch_that_cannot_be_written_is_counted_and_fails_nobody(
     failures: list[LogEvent],
 ) -> None:
-    def full(events: list[Event], offset: float) -> None:
+    def full(events: list[Event], batch: Batch) -> None:
         raise OSError(28, "planted")
 
     counters = Counters()
@@ -484,7 +489,8 @@ def an_event(**more: Any) -> Event:
         "began": 0.25, "method": b"GET", "target": b"/v1/models?limit=2", "status": 200,
         "cache": "HIT", "client": "192.0.2.1", "bytes_in": 1, "bytes_out": 2, "seconds": 0.00125,
         "upstream_seconds": -1.0, "code": "", "detail": "", "ended": "ok",
-        "upstream_request_id": b"", **more,
+        "upstream_request_id": b"", "first_seconds": -1.0, "usage": None, "name": b"id-1",
+        "trace": None, **more,
     }  # fmt: skip
     return Event(**parts)
 
@@ -498,28 +504,31 @@ def test_requests_are_lines_of_json() -> None:
         status=502, code="upstream_unreachable", detail="a\nb", upstream_seconds=0.001,
         upstream_request_id=b"req_1",
     )  # fmt: skip
-    out.requests([an_event(), cut], WALL)
+    out.requests([an_event(), cut], Batch(WALL))
     first, second = map(json.loads, stream.getvalue().splitlines())
     for written, event in ((first, an_event()), (second, cut)):
         assert (written.pop("time"), written.pop("level"), written.pop("event")) == (
             "2023-11-14T22:13:20.250Z", "info", "request",
         )  # fmt: skip
-        fields = event.fields(WALL)
+        fields = event.fields(Batch(WALL))
         assert fields.pop("time") == WALL + 0.25
         assert written == fields
     assert (second["status"], second["detail"]) == (502, "a\nb")
-    assert second["ms"] == {"total": 1.25, "upstream": 1.0, "proxy": 0.25}
+    assert second["ms"] == {"total": 1.25, "upstream": 1.0, "first_byte": 1.25, "proxy": 0.25}
 
 
 def test_requests_are_readable_lines() -> None:
     out, stream = output(False)
     cut = an_event(ended="cut", code="upstream_timeout", upstream_request_id=b"req_1")
-    out.requests([an_event(), cut], WALL)
+    out.requests([an_event(), cut], Batch(WALL))
     first, second = stream.getvalue().splitlines()
     assert first == (
         "2023-11-14T22:13:20.250Z GET /v1/models?limit 200 HIT 1.2ms 192.0.2.1 in=1 out=2"
+        " request_id=id-1"
     )
-    assert second.endswith("out=2 (cut) code=upstream_timeout upstream_request_id=req_1")
+    assert second.endswith(
+        "out=2 (cut) code=upstream_timeout request_id=id-1 upstream_request_id=req_1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -630,8 +639,8 @@ def test_the_event_of_a_request_is_json_whatever_it_holds(
     stream = io.StringIO()
     output = Output(lambda: stream, True, "info").open()
     event = an_event(seconds=seconds, upstream_seconds=seconds, bytes_in=count, **texts, **raw)
-    output.requests([event], WALL)
-    written, told = json.loads(stream.getvalue()), event.fields(WALL)
+    output.requests([event], Batch(WALL))
+    written, told = json.loads(stream.getvalue()), event.fields(Batch(WALL))
     assert written.pop("ms") == pytest.approx(told.pop("ms"), abs=0.001)
     time_, level, name = (written.pop(key) for key in ("time", "level", "event"))
     assert (time_, level, name) == ("2023-11-14T22:13:20.250Z", "info", "request")

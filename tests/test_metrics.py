@@ -94,7 +94,7 @@ async def test_every_code_is_there_before_it_happens(stand: Stand) -> None:
     stand.upstream.script(lambda _: True, response(b"{}"))
     samples = await scraped(stand)
     codes = {dict(key)["code"] for key in samples["goproxyai_errors_total"]}
-    assert codes == set(STATUS)
+    assert codes == {*STATUS, "RATE_LIMIT_EXCEEDED"}
 
 
 def test_a_route_is_a_resource_and_what_lies_below() -> None:

@@ -39,7 +39,7 @@ async def test_an_answer_passes_byte_for_byte(stand: Stand) -> None:
     assert answer.get("X-Proxy") == b"goproxyai"
 
 
-OURS = {b"X-Cache", b"X-Proxy", b"Via", b"Cache-Status", b"Server-Timing"}
+OURS = {b"X-Cache", b"X-Proxy", b"Via", b"Cache-Status", b"Server-Timing", b"X-Request-Id"}
 
 
 @pytest_twisted.ensureDeferred

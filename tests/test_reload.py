@@ -230,6 +230,9 @@ CHANGED: dict[str, tuple[str, Callable[[Daemon], object], object]] = {
     "ADMIN_TOKEN": ("t0ken", lambda d: d.system.settings.admin_token, "t0ken"),
     "RETRY_STATUS": ("502", lambda d: d.system.relay.terms.retry_status, frozenset((502,))),
     "LOG_LEVEL": ("error", lambda d: d.settings.log_level, "error"),
+    "LOG_SAMPLE": ("0.5", lambda d: d.system.relay.log.sample, 0.5),
+    "LOG_SLOW": ("7s", lambda d: d.system.relay.log.slow, 7.0),
+    "PRICES": ("/prices.json", lambda d: d.settings.prices, "/prices.json"),
 }
 """A new text, who must know of it, and what it then knows."""
 
@@ -314,7 +317,7 @@ async def test_what_is_under_way_as_the_cache_is_turned_off_is_answered_and_not_
     await stand.upstream.wait_for(lambda one: one.paused)
     whole = request("/v1/embeddings", "POST", [("X-Cache-TTL", "60")], b'{"input":"a"}')
     reading.send(whole[:-1])
-    await eventually(stand.reactor, lambda: stand.daemon.system.counters.requests == 2)
+    await eventually(stand.reactor, lambda: stand.daemon.system.stats.counters.requests == 2)
     changed(stand.daemon, **off)
     reading.send(whole[-1:])
     assert (await reading.answer()).get("Cache-Status") == b"goproxyai; fwd=bypass; detail=off"

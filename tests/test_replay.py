@@ -95,7 +95,7 @@ def stored(pieces: list[bytes], headers: Headers, clock: Clock, gaps: list[float
     for number, piece in enumerate(pieces):
         assert keeping.add(piece)
         clock.advance(gaps[number % len(gaps)])
-    assert keeping.keep(keeping.whole(), wanted)
+    assert keeping.keep(keeping.whole(), wanted, None)
     entry = store.get(b"k" * 32, clock.seconds())
     assert entry is not None
     assert store.reserved == 0

@@ -101,7 +101,7 @@ def code(answer: Any) -> str:
 
 def counted(stand: Stand) -> dict[str, int]:
     assert stand.daemon is not None
-    return stand.daemon.system.counters.retries
+    return stand.daemon.system.stats.counters.retries
 
 
 async def closed_port(stand: Stand) -> int:
@@ -304,7 +304,7 @@ async def test_a_leader_that_left_is_asked_for_again_all_the_same(stand: Stand) 
     leader.send(data)
     await stand.upstream.wait_for(lambda one: one.paused)
     follower.send(data)
-    await eventually(stand.reactor, lambda: stand.daemon.system.counters.coalesced)  # type: ignore[union-attr]
+    await eventually(stand.reactor, lambda: stand.daemon.system.stats.counters.coalesced)  # type: ignore[union-attr]
     leader.abort()
     await leader.until_closed()
     gate.release()

@@ -74,6 +74,10 @@ def test_the_defaults_are_the_manuals() -> None:
         admin_token=None,
         log_format="",
         log_level="info",
+        log_sample=1.0,
+        log_slow=10.0,
+        prices=None,
+        tracing="off",
     )
     assert expected == DEFAULTS
 

@@ -24,6 +24,7 @@ from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 from goproxyai.policy import sealed
 from goproxyai.policy.sealed import HEADER_BYTES, MAGIC, Record, Refused
 from goproxyai.policy.store import COMPUTED, Entry, Store
+from goproxyai.policy.usage import Usage
 from goproxyai.snapshot import Snapshot
 
 ALICE, BOB = b"\0\0alice-alice-al", b"\0\1bob-bob-bob-bo"
@@ -36,12 +37,12 @@ TTL = 300.0
 KEY = b"\7" * 32
 HEADER = sealed.new_header(b"\1" * sealed.RANDOM_BYTES)
 
-VERSION_1 = (
-    "676f70726f787961692063616368650001000102030405060708090a0b0c0d0e0f101112131415162841fd71f2"
+VERSION_2 = (
+    "676f70726f787961692063616368650002000102030405060708090a0b0c0d0e0f101112131415162841fd71f2"
     "acc38ad3f2e4c909551926dd5b7bc4c0b5f01fdd3c0b712d4ef1ea659d2584910a831fc4030bdaa68aac899e26"
     "c6997e84eb27a746c639cc592ac7123eaf3352a82ab61c596079c9c955e6b1f941a70b73b9f768f251e7aa3d62"
-    "6c849b1270aa1e316b7d3e1c667da60e17fa46a2ef4cdc80057fec4477f49cc417b4bbc1bfa5c025dfc5cb0412"
-    "91"
+    "6c849b7b5fdc2f1e0d145278157da66f7b9325c5c22db0e9661ac1261b96f8ebe122e47d2f93af9dcf7b6193e4"
+    "22fbe398c5f054e9d7166499fb78721d43d17ea7f993b81a5ad22a0e65f1e1e3d35414db8ceeafbee4c4"
 )
 """A file of one record, of the passphrase ``key`` and the upstream ``up``, at the real cost."""
 
@@ -70,6 +71,12 @@ any_record = st.builds(
     expires=times,
     path=texts,
     owner=texts,
+    usage=st.none()
+    | st.builds(
+        Usage,
+        st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20),
+        *[st.integers(0, 10**12)] * 4,
+    ),
 )
 any_records = st.lists(any_record, max_size=5)
 frames_of = st.sampled_from([1, 7, 64, 2**20])
@@ -157,12 +164,12 @@ def test_whatever_is_flipped_cut_off_or_appended_is_told(
 
 
 def test_frames_that_are_left_out_repeated_or_elsewhere_are_told() -> None:
-    with mock.patch.object(sealed, "FRAME", 300):
-        whole = written([record(body=bytes(1_300))])  # that which moves is of a body, all zeros
+    with mock.patch.object(sealed, "FRAME", 350):
+        whole = written([record(body=bytes(1_500))])  # that which moves is of a body, all zeros
         text = whole[HEADER_BYTES:]
-        frames = [text[at : at + 316] for at in range(0, len(text), 316)]
+        frames = [text[at : at + 366] for at in range(0, len(text), 366)]
         assert len(frames) == 5
-        assert read(whole[:HEADER_BYTES] + b"".join(frames)) == [record(body=bytes(1_300))]
+        assert read(whole[:HEADER_BYTES] + b"".join(frames)) == [record(body=bytes(1_500))]
         for order in (each for count in range(6) for each in product(frames, repeat=count)):
             if list(order) != frames:
                 with pytest.raises(Refused, match="damaged"):
@@ -182,7 +189,7 @@ def test_another_key_or_upstream_is_refused(passphrase: bytes, upstream: bytes) 
         with_passphrase(small(), passphrase, upstream)
 
 
-@pytest.mark.parametrize("version", [b"\0", b"\2", b"\xff"])
+@pytest.mark.parametrize("version", [b"\0", b"\1", b"\3", b"\xff"])
 @pytest.mark.parametrize("rest", [b"", b"\n", small()[len(MAGIC) + 1 :]])
 def test_another_version_is_refused(version: bytes, rest: bytes) -> None:
     with pytest.raises(Refused, match="of another version"):
@@ -197,14 +204,14 @@ def test_a_file_of_somebody_else_is_refused(data: bytes) -> None:
 
 def hostile(**lengths: int) -> bytes:
     """An authentic file, of a record that claims *lengths*."""
-    names = ("head", "pace", "path", "owner", "body")
+    names = ("head", "pace", "path", "owner", "model", "body")
     claimed = [lengths.get(name, 0) for name in names]
-    numbers = sealed._RECORD.pack(bytes(32), 200, 0, 0.0, 0.0, *claimed)
+    numbers = sealed._RECORD.pack(bytes(32), 200, 0, 0.0, 0.0, *claimed, *sealed._NO_USAGE[1:])
     sealed_parts = sealed._sealed(sealed._cut([numbers, BODY]), HEADER, KEY)
     return HEADER + b"".join(sealed_parts)
 
 
-@pytest.mark.parametrize("name", ["head", "pace", "path", "owner", "body"])
+@pytest.mark.parametrize("name", ["head", "pace", "path", "owner", "model", "body"])
 @pytest.mark.parametrize("claimed", [len(BODY) + 1, 2**31, 2**40, 2**40 + 1, 2**63, 2**64 - 2])
 def test_a_length_that_leads_outside_is_damage(name: str, claimed: int) -> None:
     with pytest.raises(Refused, match="damaged"):
@@ -227,12 +234,14 @@ def test_two_files_of_the_same_have_nothing_in_common() -> None:
     assert not any(one[at : at + 8] in other for at in range(len(one) - 8))
 
 
-def test_the_first_version_is_read_for_as_long_as_it_is_called_that(
+def test_the_second_version_is_read_for_as_long_as_it_is_called_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sealed, "COST", real_cost)
-    data = bytes.fromhex(VERSION_1)
-    assert with_passphrase(data) == [record(0, head=b"h", body=b"b", pace=b"", initial_age=7)]
+    data = bytes.fromhex(VERSION_2)
+    usage = Usage("m", 1, 2, 3, 4)
+    kept = record(0, head=b"h", body=b"b", pace=b"", initial_age=7, usage=usage)
+    assert with_passphrase(data) == [kept]
 
 
 def test_writing_and_reading_take_the_memory_of_some_frames_and_an_entry() -> None:
@@ -532,7 +541,7 @@ def spoiled(host: Host, how: str) -> str:
     elif how == "cut off":
         data = data[: HEADER_BYTES + sealed.FRAME + 16]
     elif how == "version":
-        data = MAGIC + b"\2" + data[len(MAGIC) + 1 :]
+        data = MAGIC + b"\3" + data[len(MAGIC) + 1 :]
     host.path.write_bytes(data)
     host.said()
     return "another key" if how == "key" else PASSPHRASE

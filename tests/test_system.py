@@ -277,7 +277,7 @@ async def test_a_defect_in_a_system_endpoint_is_answered_without_details(
 ) -> None:
     await stand.start()
     assert stand.daemon is not None
-    monkeypatch.setattr(stand.daemon.system.counters, "summary", lambda: 1 // 0)
+    monkeypatch.setattr(stand.daemon.system.stats.counters, "summary", lambda: 1 // 0)
     answer = await stand.ask(request("/stats"))
     assert (answer.status, error_of(answer)["code"]) == (500, "internal_error")
     assert b"zero" not in answer.body
@@ -420,7 +420,7 @@ async def test_what_was_sent_before_the_end_is_served(stand: Stand) -> None:
     used.transport.socket.send(request("/v1/models"))  # in the daemon's kernel, when it stops
     stopping = stand.daemon.stopService()
     assert (await used.answer()).status == 200
-    await eventually(stand.reactor, lambda: not stand.daemon.system.ready)
+    await eventually(stand.reactor, lambda: not stand.daemon.system.stats.ready)
     fresh.send(request("/v1/models/gpt-4o"))
     answer = await fresh.answer()
     assert (answer.status, answer.get("Connection")) == (200, b"close")
@@ -439,7 +439,7 @@ async def test_the_last_answer_of_a_connection_says_so(stand: Stand) -> None:
     await stand.upstream.wait_for(lambda one: one.paused)
     assert stand.daemon is not None
     stopping = stand.daemon.stopService()
-    await eventually(stand.reactor, lambda: not stand.daemon.system.ready)
+    await eventually(stand.reactor, lambda: not stand.daemon.system.stats.ready)
     pause.release()
     answer = await wire.answer()
     assert (answer.status, answer.get("Connection")) == (200, b"close")

@@ -110,6 +110,8 @@ class ExchangeChannel:
             elif name.lower() not in _FRAMING:
                 kept += [(name, value) for value in values]
         status = int(code)
+        if self.exchange.name:
+            kept.append((b"X-Request-Id", self.exchange.name))
         self.exchange.begin(status, b"HTTP/1.1 %d %b\r\n%b" % (status, reason, lines(kept)), length)
 
     def write(self, data: bytes) -> None:

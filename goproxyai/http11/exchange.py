@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.internet.interfaces import IPushProducer
 
@@ -53,12 +53,15 @@ class Exchange:
     :ivar sent: bytes of answer body.
     :ivar first: whether it is the first request of its connection.
     :ivar keep: whether the connection is to live on behind this exchange.
+    :ivar name: that it has in the answer and in the log.
+    :ivar streams: whether the answer is a stream of events that is counted as open.
+    :ivar trace: what follows it through other systems, where somebody does.
     """
 
     __slots__ = (
         "_bodiless", "_chunked", "_paused", "_pending", "_source", "_wire", "answering", "began",
-        "body", "first", "head", "keep", "listener", "method", "over", "peer", "problem", "sent",
-        "status", "target", "values",
+        "body", "first", "head", "keep", "listener", "method", "name", "over", "peer", "problem",
+        "sent", "status", "streams", "target", "trace", "values",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +89,9 @@ class Exchange:
         self.over = False
         self.first = False
         self.keep = head.keep
+        self.name = b""
+        self.streams = False
+        self.trace: Any = None
         self._wire = wire
         self._chunked = False
         self._bodiless = False

@@ -127,11 +127,15 @@ class Asking:
         self._upstream = upstream
         self._tries += 1
         self._sending = _NOT_YET
+        data = self._data()
+        head = self._notes.forwarded(asked.values, upstream)
+        if asked.trace is not None:
+            head += asked.trace.forwarded(upstream.url, data)
         sending = relay.client.relay(
             upstream.route,
             asked.method,
-            self._notes.forwarded(asked.values, upstream),
-            self._data(),
+            head,
+            data,
             asked.head.length_hole >= 0,
             self,
         )

@@ -27,11 +27,14 @@ from goproxyai.http11.response import Response
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.answers import problem_for
 from goproxyai.pipeline.asking import Asking
+from goproxyai.pipeline.meter import Meter, is_billed, metered
 from goproxyai.pipeline.resume import Resumed
 from goproxyai.pipeline.rider import Rider
 from goproxyai.pipeline.store import Recorder, Wanted, recorder
 from goproxyai.policy.freshness import may_share
 from goproxyai.policy.headers import Headers
+from goproxyai.policy.streams import is_stream
+from goproxyai.policy.usage import Usage
 from goproxyai.problems import Problem
 
 if TYPE_CHECKING:
@@ -51,8 +54,8 @@ class Flight(Asking):
     """
 
     __slots__ = (
-        "_alone", "_awake", "_body", "_held", "_over", "_recorder", "_response", "_riders",
-        "_storing", "_upstream_seconds", "_wanted", "pieces",
+        "_alone", "_awake", "_body", "_held", "_meter", "_over", "_recorder", "_response",
+        "_riders", "_storing", "_streams", "_upstream_seconds", "_usage", "_wanted", "pieces",
     )  # fmt: skip
 
     def __init__(self, relay: Relay, exchange: Exchange, wanted: Wanted) -> None:
@@ -68,6 +71,9 @@ class Flight(Asking):
         self._alone = False  # one rider, and no pieces
         self._over = False
         self._upstream_seconds = -1.0
+        self._streams = False
+        self._meter: Meter | None = None
+        self._usage: Usage | None = None
         self.pieces: list[bytes] = []
 
     def start(self, client: str) -> None:
@@ -145,6 +151,9 @@ class Flight(Asking):
         if whole is not None:
             self._answer_whole(response, whole)
             return
+        self._streams = is_stream(response.fields)
+        if self._streams or is_billed(self._notes, response):
+            self._meter = Meter(relay.counters, self._notes, response, relay.seconds)
         riders = tuple(self._riders)
         for rider in riders:
             self._begin_for(rider, response)
@@ -202,6 +211,9 @@ class Flight(Asking):
             response.code, head, response.length if framed else None, framed and rider.leads
         )
         exchange.source(rider)
+        rider.first_seconds = self._relay.seconds() - exchange.began
+        if self._streams:
+            self._relay.streams(exchange)
 
     def _head(self, rider: Rider, response: Response) -> bytes:
         """Status line and header lines; a follower gets no cookies, and says its own length."""
@@ -209,21 +221,27 @@ class Flight(Asking):
         began = rider.exchange.began
         if rider.leads:
             seconds = self._upstream_seconds
-            ours = respond.forwarded_lines(self._wanted.reason, self._sent_at - began, seconds)
+            ours = respond.forwarded_lines(
+                rider.exchange.name, b"x-request-id" in response.fields, self._wanted.reason,
+                self._sent_at - began, seconds,
+            )  # fmt: skip
             return line + response.lines + ours
         waited = self._relay.seconds() - began
-        ours = respond.forwarded_lines(respond.COALESCED, 0.0, waited)
+        shared = self._wanted.notes.shared
+        named = b"x-request-id" in response.fields and not shared
+        ours = respond.forwarded_lines(rider.exchange.name, named, respond.COALESCED, 0.0, waited)
         age = response.fields.get(b"age")
         if age is not None:
             ours += b"Age: %b\r\n" % age
-        return line + respond.kept_lines(response, self._wanted.notes.shared) + ours
+        return line + respond.kept_lines(response, shared) + ours
 
     def _answer_whole(self, response: Response, body: bytes) -> None:
         """All of the answer came in one read: one write for each."""
         self._close()
+        self._usage = metered(self._relay.counters, self._notes, response, body)
         kept, self._recorder = self._recorder, None
         if kept is not None and self._storing and kept.add(body):
-            kept.keep(kept.whole(), self._wanted)
+            kept.keep(kept.whole(), self._wanted, self._usage)
         riders = self._disband()
         for rider in riders:
             exchange = rider.exchange
@@ -246,9 +264,19 @@ class Flight(Asking):
     def received(self, data: bytes, ended: bool) -> None:
         """Body bytes of one read: keep them, and let everybody have them who can."""
         try:
+            if self._meter is not None:
+                self._measure(data, ended)
             self._take(data, ended)
         except Exception:  # a defect of ours: never leave anybody waiting
             self._give_up()
+
+    def _measure(self, data: bytes, ended: bool) -> None:
+        meter = self._meter
+        assert meter is not None, "it is asked for"
+        if data:
+            meter.add(data)
+        if ended:
+            self._usage = meter.whole()
 
     def _take(self, data: bytes, ended: bool) -> None:
         kept = self._recorder
@@ -316,12 +344,14 @@ class Flight(Asking):
                 digest.update(piece)
                 size += len(piece)
             at = rider.at
-            going_on = Resumed(self._relay, rider.exchange, rider.client, rider.wanted, rider.cache)
+            going_on = Resumed(self._relay, rider)
             going_on.resume(self._response, size, digest.copy())
 
     def closed(self) -> None:
         """Upstream ended the body with its connection: whole or not, its last event may tell."""
         try:
+            if self._meter is not None:
+                self._measure(b"", True)
             if self._alone:
                 self._pass_on(b"", True)
             else:
@@ -334,7 +364,7 @@ class Flight(Asking):
         kept, self._recorder = self._recorder, None
         assert kept is not None, "else it is alone"
         body = kept.whole()
-        stored = self._storing and kept.keep(body, self._wanted, framed)
+        stored = self._storing and kept.keep(body, self._wanted, self._usage, framed)
         behind = []
         for rider in self._disband():
             rider.pump(True)
@@ -364,7 +394,9 @@ class Flight(Asking):
         for rider in sorted(behind, key=lambda rider: rider.at):
             at += sum(map(len, self.pieces[pieces : rider.at]))
             pieces = rider.at
-            self._relay.finish(rider.exchange, rider.client, rider.cache, body, at, done)
+            self._relay.finish(
+                rider.exchange, rider.client, rider.cache, body, at, self._usage, done
+            )
 
     def broken(self, reason: Failure) -> None:
         """Upstream broke off: so do we, that nobody takes the rest for the whole."""
@@ -450,17 +482,19 @@ class Flight(Asking):
         self._take_back()
         if self._response is not None:
             self._response.abort()
-        self._end()
+        self._end("left")
 
     # The end.
 
-    def _end(self) -> None:
+    def _end(self, why: str = "cut") -> None:
         self._close()
         self._over = True
         self._riders = {}
         kept, self._recorder = self._recorder, None
         if kept is not None:
             kept.forget()
+        if self._meter is not None:
+            self._meter.lost(why)
 
     def note(self, rider: Rider, ended: str = "ok", problem: Problem | None = None) -> None:
         """The event of one rider, which has one."""
@@ -479,4 +513,6 @@ class Flight(Asking):
             upstream_request_id=(
                 b"" if response is None else response.fields.get(b"x-request-id", b"")
             ),
+            first_seconds=rider.first_seconds,
+            usage=self._usage if ended == "ok" and problem is None else None,
         )

@@ -19,10 +19,13 @@ from goproxyai.http11.response import Response
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.answers import problem_for
 from goproxyai.pipeline.asking import Asking
+from goproxyai.pipeline.meter import Meter, is_billed, metered
 from goproxyai.pipeline.notes import Notes
 from goproxyai.pipeline.store import Recorder, Wanted, recorder
 from goproxyai.policy.freshness import parent_paths
 from goproxyai.policy.headers import Headers
+from goproxyai.policy.streams import is_stream
+from goproxyai.policy.usage import Usage
 from goproxyai.problems import Problem
 
 if TYPE_CHECKING:
@@ -42,10 +45,13 @@ class Forward(Asking):
         "_client",
         "_ended",
         "_exchange",
+        "_first_seconds",
+        "_meter",
         "_reason",
         "_recorder",
         "_response",
         "_upstream_seconds",
+        "_usage",
         "_wanted",
     )  # fmt: skip
 
@@ -65,7 +71,9 @@ class Forward(Asking):
         self._reason = reason
         self._response: Response | None = None
         self._recorder: Recorder | None = None
-        self._upstream_seconds = -1.0
+        self._meter: Meter | None = None
+        self._usage: Usage | None = None
+        self._upstream_seconds = self._first_seconds = -1.0
         self._ended = False
 
     def start(self) -> None:
@@ -113,12 +121,16 @@ class Forward(Asking):
         head = (  # sums of bytes: a format takes four times as long
             respond.status_line(status, response.phrase)
             + response.lines
-            + respond.forwarded_lines(self._reason, proxy_seconds, upstream_seconds)
-        )
+            + respond.forwarded_lines(
+                exchange.name, b"x-request-id" in fields, self._reason,
+                proxy_seconds, upstream_seconds,
+            )
+        )  # fmt: skip
         framed = b"content-length" in fields  # where it is not, no length is made up
         plain = framed and exchange.simple and exchange.method != b"HEAD"
         whole = response.take_whole() if plain else None
         if whole is not None:
+            self._usage = metered(relay.counters, self._notes, response, whole)
             if self._recorder is not None:
                 self._recorder.add(whole)
                 self._record()
@@ -126,9 +138,20 @@ class Forward(Asking):
             self._note("ok", None)
             return
         exchange.begin(status, head, response.length if framed else None, framed)
+        self._watch(response, now)
         exchange.source(response)
         response.deliver(self)
         exchange.flush()
+
+    def _watch(self, response: Response, now: float) -> None:
+        """The answer comes in pieces: look at them as they pass."""
+        relay, exchange = self._relay, self._exchange
+        self._first_seconds = now - exchange.began
+        streams = is_stream(response.fields)
+        if streams:
+            relay.streams(exchange)
+        if streams or is_billed(self._notes, response):
+            self._meter = Meter(relay.counters, self._notes, response, relay.seconds)
 
     def _invalidate(self) -> None:
         """What a write may have changed is no longer known (RFC 9111 §4.4)."""
@@ -139,12 +162,16 @@ class Forward(Asking):
 
     def received(self, data: bytes, ended: bool) -> None:
         """Body bytes of one read: record them, relay them."""
-        recorder = self._recorder
+        recorder, meter = self._recorder, self._meter
         if recorder is not None and data:
             recorder.add(data)
+        if meter is not None and data:
+            meter.add(data)
         if not ended:
             self._exchange.write(data)
             return
+        if meter is not None:
+            self._usage = meter.whole()
         if recorder is not None:
             self._record()
         self._complete(data)
@@ -152,10 +179,12 @@ class Forward(Asking):
     def _record(self, framed: bool = True) -> None:
         recorder, self._recorder = self._recorder, None
         if recorder is not None and recorder.on and self._wanted is not None:
-            recorder.keep(recorder.whole(), self._wanted, framed)
+            recorder.keep(recorder.whole(), self._wanted, self._usage, framed)
 
     def closed(self) -> None:
         """Upstream ended the body with its connection: whole or not, a last event may tell."""
+        if self._meter is not None:
+            self._usage = self._meter.whole()
         self._record(framed=False)
         self._complete(b"")
 
@@ -227,6 +256,8 @@ class Forward(Asking):
         if self._recorder is not None:
             self._recorder.forget()
             self._recorder = None
+        if self._meter is not None:
+            self._meter.lost("left" if ended == "client_gone" else "cut")
         if (problem is not None or ended != "ok") and self._tries and not self._unsent:
             self._invalidate()  # a write without an answer may have been done all the same
         response = self._response
@@ -234,5 +265,5 @@ class Forward(Asking):
         code, detail = ("", "") if problem is None else (problem.code, problem.detail)
         self._relay.log.over(  # by position: names cost as much as the rest of the call
             self._exchange, self._client, "MISS" if self._wanted else self._reason, code, detail,
-            ended, self._upstream_seconds, upstream_id,
+            ended, self._upstream_seconds, upstream_id, self._first_seconds, self._usage,
         )  # fmt: skip

@@ -2,15 +2,19 @@
 
 A request costs one tuple and one ``append``; counting, formatting and writing happen in batches. An
 event holds no query value, no header and no body: nothing that could be a secret.
+
+All events are counted. Of what went well and was not slow, a part is written (``LOG_SAMPLE``).
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from math import inf
+from random import random
+from typing import Any, NamedTuple, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -18,8 +22,11 @@ from twisted.logger import Logger
 from goproxyai.counters import Counters
 from goproxyai.http11.exchange import Exchange
 from goproxyai.policy.redaction import path_only
+from goproxyai.policy.usage import Usage
 
 _log = Logger(namespace="goproxyai.log")
+
+_SPARED = frozenset(("HIT", "COALESCED", "STALE"))  # what upstream was not asked for
 
 FLUSH_SECONDS = 0.05
 """For which an event waits for others."""
@@ -27,8 +34,23 @@ FLUSH_SECONDS = 0.05
 MOST_WAITING = 256
 """Events that wait; one more has them all written: about a millisecond of work."""
 
+MOST_FAILURES = 50
+"""Of the last requests that failed, how many are remembered for people to look at."""
+
 CLIENT_GONE = 499
 """The status in the log of a request whose client left before there was one."""
+
+
+class Batch(NamedTuple):
+    """What holds for all events that are written at a time.
+
+    :ivar offset: turns reactor seconds into unix time.
+    :ivar slow: and :ivar sample: as of :class:`AccessLog`.
+    """
+
+    offset: float
+    slow: float = inf
+    sample: float = 1.0
 
 
 class Event(NamedTuple):
@@ -38,6 +60,11 @@ class Event(NamedTuple):
     :ivar ended: ``ok``, ``client_gone`` or ``cut`` (by upstream).
     :ivar seconds: from the head of the request to the end of the answer.
     :ivar upstream_seconds: from forwarding to upstream's head; negative where there was none.
+    :ivar first_seconds: from the head of the request to the first byte of the answer; negative
+        where that is :attr:`seconds`, since the answer was one piece, or there was none.
+    :ivar usage: tokens of the answer, where it says so and came whole.
+    :ivar name: see :mod:`.identify`.
+    :ivar trace: see :class:`Tracer`.
     """
 
     began: float
@@ -54,15 +81,30 @@ class Event(NamedTuple):
     detail: str
     ended: str
     upstream_request_id: bytes
+    first_seconds: float
+    usage: Usage | None
+    name: bytes
+    trace: Any
 
-    def fields(self, wall_offset: float) -> dict[str, Any]:
-        """As named values; *wall_offset* turns reactor seconds into unix time."""
+    @property
+    def waited(self) -> float:
+        """Seconds until the first byte of the answer, or the end of all hope."""
+        return self.seconds if self.first_seconds < 0 else self.first_seconds
+
+    @property
+    def failed(self) -> bool:
+        """Whether somebody may have to look into it."""
+        return bool(self.code) or self.status >= 500 or self.ended == "cut"
+
+    def fields(self, batch: Batch) -> dict[str, Any]:
+        """As named values."""
         ms = {"total": round(self.seconds * 1000, 3)}
         if self.upstream_seconds >= 0:
             ms["upstream"] = round(self.upstream_seconds * 1000, 3)
-            ms["proxy"] = round((self.seconds - self.upstream_seconds) * 1000, 3)
+            ms["first_byte"] = round(self.waited * 1000, 3)
+            ms["proxy"] = round((self.waited - self.upstream_seconds) * 1000, 3)
         named: dict[str, Any] = {
-            "time": self.began + wall_offset,
+            "time": self.began + batch.offset,
             "method": self.method.decode("ascii", "replace"),
             "path": path_only(self.target),
             "status": self.status,
@@ -72,6 +114,7 @@ class Event(NamedTuple):
             "bytes_out": self.bytes_out,
             "ms": ms,
             "ended": self.ended,
+            "request_id": self.name.decode("ascii"),
         }
         if self.code:
             named["code"] = self.code
@@ -79,6 +122,12 @@ class Event(NamedTuple):
             named["detail"] = self.detail
         if self.upstream_request_id:
             named["upstream_request_id"] = self.request_id
+        if self.usage is not None:
+            named["tokens"] = self.usage._asdict()
+        if self.waited >= batch.slow:
+            named["slow"] = True
+        if batch.sample < 1:
+            named["sample"] = batch.sample
         return named
 
     @property
@@ -90,21 +139,46 @@ class Event(NamedTuple):
 _event: Callable[[tuple[Any, ...]], Event] = partial(tuple.__new__, Event)
 """An :class:`Event` of its parts in order."""
 
-Write = Callable[[list[Event], float], None]
-"""Gets events, oldest first, and the offset for :meth:`Event.fields`."""
+Write = Callable[[list[Event], Batch], None]
+"""Gets events, oldest first."""
+
+
+class Tracer(Protocol):
+    """Follows requests through more systems than this one."""
+
+    def begin(self, exchange: Exchange) -> Any:
+        """A request has come: its trace, see :attr:`Event.trace`."""
+
+    def ended(self, events: list[Event], batch: Batch) -> None:
+        """Requests are over; as :data:`Write`."""
 
 
 class AccessLog:
     """Collects events, and sees to it that they are counted and written.
 
     :param write: ``None`` where nobody reads them.
+    :param slow: seconds until the first byte of an answer, from which on a request is slow.
+    :param sample: the share, 0 to 1, of requests that are written though nothing is wrong.
+    :ivar failures: the last :data:`MOST_FAILURES` that failed, each with its batch.
+    :ivar tracer: follows requests, where somebody does.
     """
 
-    def __init__(self, clock: IReactorTime, counters: Counters, write: Write | None) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        counters: Counters,
+        write: Write | None,
+        slow: float = inf,
+        sample: float = 1.0,
+    ) -> None:
         self._clock = clock
         self._seconds = clock.seconds
         self._counters = counters
         self._write = write
+        self.slow = slow
+        self.sample = sample
+        self.failures: deque[tuple[Event, Batch]] = deque(maxlen=MOST_FAILURES)
+        self.tracer: Tracer | None = None
         self._waiting: list[tuple[Any, ...]] = []  # the parts of events
         self._flushing: IDelayedCall | None = None
 
@@ -123,15 +197,21 @@ class AccessLog:
         ended: str = "ok",
         upstream_seconds: float = -1.0,
         upstream_request_id: bytes = b"",
+        first_seconds: float = -1.0,
+        usage: Usage | None = None,
     ) -> None:
         """*exchange* is over: note its event."""
         began = exchange.began
+        if exchange.streams:
+            exchange.streams = False
+            self._counters.open_streams -= 1
         waiting = self._waiting
         waiting.append(
             (
                 began, exchange.method, exchange.target, exchange.status or CLIENT_GONE, cache,
                 client, exchange.body.received, exchange.sent, self._seconds() - began,
-                upstream_seconds, code, detail, ended, upstream_request_id,
+                upstream_seconds, code, detail, ended, upstream_request_id, first_seconds, usage,
+                exchange.name, exchange.trace,
             )
         )  # fmt: skip
         if self._flushing is None:
@@ -147,27 +227,51 @@ class AccessLog:
         events, self._waiting = self._waiting, []
         if not events:
             return
-        self._count(events)
-        if self._write is not None:
-            offset = time.time() - self._clock.seconds()
-            try:
-                self._write([_event(event) for event in events], offset)
-            except Exception:  # a full disk is no reason to fail the request that filled the batch
-                _log.failure("{count} events of requests were not written", count=len(events))
+        wrong = self._count(events)
+        if not wrong and self._write is None and self.tracer is None:
+            return
+        batch = Batch(time.time() - self._clock.seconds(), self.slow, self.sample)
+        try:
+            named = [_event(event) for event in events]
+            if wrong:
+                self.failures += [(event, batch) for event in named if event.failed]
+            if self.tracer is not None:
+                self.tracer.ended(named, batch)
+            if self._write is not None:
+                self._write(named if self.sample >= 1 else self._sampled(named), batch)
+        except Exception:  # a full disk is no reason to fail the request that filled the batch
+            _log.failure("{count} events of requests were not written", count=len(events))
 
-    def _count(self, events: list[tuple[Any, ...]]) -> None:
+    def _sampled(self, events: list[Event]) -> list[Event]:
+        """Those that are written: what went wrong or was slow, and a part of the rest."""
+        sample, slow = self.sample, self.slow
+        return [
+            event
+            for event in events
+            if event.status >= 400
+            or event.ended != "ok"
+            or event.waited >= slow
+            or random() < sample  # noqa: S311  # nobody gains by guessing
+        ]
+
+    def _count(self, events: list[tuple[Any, ...]]) -> bool:
+        """Count them; says whether any may have failed."""
         counters = self._counters
         counters.finished += len(events)
-        _, methods, targets, statuses, caches, _, came, went, spent, upstream, codes, _, ends, _ = (
-            zip(*events, strict=True)
-        )
+        (
+            _, methods, targets, statuses, caches, _, came, went, spent, upstream, codes, _, ends,
+            _, first, usages, _, _,
+        ) = zip(*events, strict=True)  # fmt: skip
         alike = Counter(zip(targets, methods, statuses, caches, strict=True))
         for outcome, count in alike.items():
             counters.note(*outcome, count)
         counters.bytes_in += sum(came)
         counters.bytes_out += sum(went)
-        counters.times.add(list(spent))
-        counters.upstream_times.add([seconds for seconds in upstream if seconds >= 0])
+        self._time(caches, spent, upstream, first)
+        if any(usages):
+            for (usage, cache), count in Counter(zip(usages, caches, strict=True)).items():
+                if usage is not None and cache in _SPARED:
+                    counters.tokens.save(usage, count)
         for status, count in Counter(statuses).items():
             counters.statuses[status // 100] += count
         for code, count in Counter(filter(None, codes)).items():
@@ -177,3 +281,26 @@ class AccessLog:
                 counters.client_gone += count
             elif ended == "cut":
                 counters.cut += count
+        return any(codes) or max(statuses) >= 500 or "cut" in ends
+
+    def _time(
+        self,
+        caches: tuple[str, ...],
+        spent: tuple[float, ...],
+        upstream: tuple[float, ...],
+        first: tuple[float, ...],
+    ) -> None:
+        counters, times = self._counters, self._counters.times
+        for cache in set(caches):
+            alike = list(spent) if caches.count(cache) == len(caches) else [
+                seconds for seconds, each in zip(spent, caches, strict=True) if each == cache
+            ]  # fmt: skip
+            (times.get(cache) or times["BYPASS"]).add(alike)
+        waited = [end if some < 0 else some for some, end in zip(first, spent, strict=True)]
+        if max(waited) >= self.slow:
+            counters.slow += sum(seconds >= self.slow for seconds in waited)
+        forwarded = [(some, ours) for some, ours in zip(upstream, waited, strict=True) if some >= 0]
+        if forwarded:
+            counters.upstream_times.add([some for some, _ in forwarded])
+            counters.first_times.add([ours for _, ours in forwarded])
+            counters.overheads.add([ours - some for some, ours in forwarded])

@@ -14,6 +14,7 @@ from goproxyai.policy.directives import request_directives, wanted_ttl, wants_pa
 from goproxyai.policy.freshness import bypass_reason, in_namespace, is_write
 from goproxyai.policy.headers import forwarded, via_names_us
 from goproxyai.policy.store import COMPUTED
+from goproxyai.policy.usage import generates
 
 _VIA = b"Via: 1.1 goproxyai\r\n"
 
@@ -33,6 +34,7 @@ class Terms:
     :ivar retry_status: answers that are asked for again, where that does no harm.
     :ivar patience: seconds after which nothing is asked for again.
     :ivar cached: whether answers are kept at all.
+    :ivar traced: whether requests go on with a ``traceparent`` of ours.
     """
 
     upstream: Upstream
@@ -43,6 +45,7 @@ class Terms:
     retry_status: frozenset[int] = frozenset()
     patience: float = 30.0
     cached: bool = True
+    traced: bool = False
 
 
 class Notes:
@@ -59,14 +62,16 @@ class Notes:
     :ivar owner: whose writes drop the answer: of a credential, :data:`SHARED`, or nobody's
         (:data:`~goproxyai.policy.store.COMPUTED`).
     :ivar writes_to: the owners whose answers a write drops: what is shared, and one's own above it.
+    :ivar generates: whether it is billed by what its answer says.
     :ivar is_get: whether the method is GET.
     :ivar writes: whether it changes what GETs answer.
     :ivar looped: whether the request has passed through us before.
     """
 
     __slots__ = (
-        "_cut", "_key", "_line", "_template", "_used", "directives", "is_get", "looped", "owner",
-        "paced", "path", "reason", "shared", "shares", "terms", "ttl", "writes", "writes_to",
+        "_cut", "_key", "_line", "_template", "_used", "directives", "generates", "is_get",
+        "looped", "owner", "paced", "path", "reason", "shared", "shares", "terms", "ttl", "writes",
+        "writes_to",
     )  # fmt: skip
 
     def __init__(self, head: Head, terms: Terms) -> None:
@@ -80,6 +85,7 @@ class Notes:
         ttl = wanted_ttl(fields)
         self.ttl = min(ttl, terms.most_ttl) if ttl is not None and terms.most_ttl else terms.ttl
         self.paced = wants_pace(fields)
+        self.generates = generates(method, path)
         self.is_get = method == b"GET"
         self.writes = is_write(method, path)
         self.shared = in_namespace(path, terms.shared)
@@ -91,6 +97,8 @@ class Notes:
         self.looped = via_names_us(fields)
         holes = {headers[position][0]: hole for position, hole in head.holes.items()}
         kept = forwarded(headers, fields)
+        if terms.traced:
+            kept = [pair for pair in kept if pair[0].lower() != b"traceparent"]
         self._line = method, head.target
         start = self._start(terms.upstream)
         self._cut = len(start)

@@ -23,6 +23,7 @@ from goproxyai.policy.buckets import rate_limit_headers
 from goproxyai.policy.coalescing import deterministic
 from goproxyai.policy.retries import Budget
 from goproxyai.policy.store import Entry, Store
+from goproxyai.policy.usage import Usage
 from goproxyai.problems import Problem
 
 _log = Logger(namespace="goproxyai.relay")
@@ -68,6 +69,8 @@ class Relay:
     def handle(self, exchange: Exchange) -> None:
         """See to it that *exchange* is answered."""
         client = self.admission.client(exchange)
+        if self.log.tracer is not None:
+            exchange.trace = self.log.tracer.begin(exchange)
         try:
             self._admit(exchange, client)
         except Exception as trouble:
@@ -151,9 +154,11 @@ class Relay:
             else:
                 replay = respond.hit(exchange, found, now)
             if replay is None:
-                self.log.over(exchange, client, "HIT")
+                self.log.over(exchange, client, "HIT", usage=found.usage)
             else:
-                _Replaying(self, exchange, client, "HIT").start(replay)
+                if found.pace is not None:
+                    self.streams(exchange)
+                _Replaying(self, exchange, client, "HIT", usage=found.usage).start(replay)
             return
         shares = notes.shares
         if shares is None:
@@ -181,14 +186,21 @@ class Relay:
         cache: str,
         body: bytes,
         at: int,
+        usage: Usage | None,
         done: Callable[[], None],
     ) -> None:
         """Write what is left of an answer that has begun, from byte *at* of its *body*.
 
+        :param usage: its tokens, where it says so.
         :param done: called when it is written, or the client is gone.
         """
         replay = respond.Replay(exchange, body, at)
-        _Replaying(self, exchange, client, cache, done=done).start(replay)
+        _Replaying(self, exchange, client, cache, usage=usage, done=done).start(replay)
+
+    def streams(self, exchange: Exchange) -> None:
+        """The answer is a stream of events: count it as open until it is over."""
+        exchange.streams = True
+        self.counters.open_streams += 1
 
     def stale(self, wanted: Wanted) -> Entry | None:
         """What there is to answer with when upstream fails."""
@@ -202,9 +214,9 @@ class Relay:
         self.counters.rescues += 1
         replay = respond.hit(exchange, entry, self.seconds(), "stale-if-error")
         if replay is None:
-            self.log.over(exchange, client, "STALE", detail=why)
+            self.log.over(exchange, client, "STALE", detail=why, usage=entry.usage)
         else:
-            _Replaying(self, exchange, client, "STALE", why).start(replay)
+            _Replaying(self, exchange, client, "STALE", why, entry.usage).start(replay)
 
 
 class _Waiting:
@@ -241,7 +253,7 @@ class _Reading(_Waiting):
 class _Replaying(_Waiting):
     """Watches over a stored answer that is written as the client takes it, or as it once came.
 
-    :param cache: and *detail*: for the log.
+    :param cache: and *detail* and *usage*: for the log.
     :param done: called at the end, however it comes.
     """
 
@@ -252,11 +264,13 @@ class _Replaying(_Waiting):
         client: str,
         cache: str,
         detail: str = "",
+        usage: Usage | None = None,
         done: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(relay, exchange, client)
         self.cache = cache
         self._detail = detail
+        self._usage = usage
         self._then = done
         self._replay: respond.Replay | None = None
 
@@ -274,7 +288,9 @@ class _Replaying(_Waiting):
 
     def _done(self) -> None:
         self._replay = None
-        self._relay.log.over(self._exchange, self._client, self.cache, detail=self._detail)
+        self._relay.log.over(
+            self._exchange, self._client, self.cache, detail=self._detail, usage=self._usage
+        )
         self._over()
 
     def _over(self) -> None:

@@ -31,8 +31,13 @@ ALMOST = 0.0005
 
 _JSON = (b"Content-Type", b"application/json")
 _OURS = b"X-Proxy: goproxyai\r\nVia: 1.1 goproxyai\r\n"
-_CHANGING = b"Age: %d\r\nCache-Status: goproxyai; hit; ttl=%d\r\nServer-Timing: cache;dur=%.2f\r\n"
+_NAMED = b"X-Request-Id: "
+_NAMED_TOO = b"X-Proxy-Request-Id: "  # where upstream names the request itself
+_CHANGING = (
+    b"%b\r\nAge: %d\r\nCache-Status: goproxyai; hit; ttl=%d\r\nServer-Timing: cache;dur=%.2f\r\n"
+)
 _CHANGING_FRAMED = _CHANGING + b"Content-Length: %d\r\n\r\n"
+_TIMING = b"Server-Timing: proxy;dur=%.2f, upstream;dur=%.2f\r\n%b%b\r\n"
 _LIMITED = b'{"error":"Rate limit exceeded. Please try again later.","code":"RATE_LIMIT_EXCEEDED"}'
 
 
@@ -69,14 +74,18 @@ def _ours(reason: str, detail: str = "") -> bytes:
     return b"X-Cache: MISS\r\nCache-Status: %b\r\n%b" % (status.encode("ascii"), _OURS)
 
 
-def forwarded_lines(reason: str, proxy_seconds: float, upstream_seconds: float) -> bytes:
+def forwarded_lines(
+    name: bytes, named: bool, reason: str, proxy_seconds: float, upstream_seconds: float
+) -> bytes:
     """What is added to an answer of upstream's.
 
+    :param name: of the exchange. :param named: whether upstream gives it one, too.
     :param reason: ``miss``, ``request`` or ``stale``, :data:`COALESCED`, or why the cache was
         left aside.
     """
-    timing = b"Server-Timing: proxy;dur=%.2f, upstream;dur=%.2f\r\n"
-    return _ours(reason) + timing % (proxy_seconds * 1000, upstream_seconds * 1000)
+    return _ours(reason) + _TIMING % (
+        proxy_seconds * 1000, upstream_seconds * 1000, _NAMED_TOO if named else _NAMED, name
+    )  # fmt: skip
 
 
 def interim(status: int, reason: bytes, headers: Headers) -> bytes:
@@ -105,13 +114,15 @@ def kept_lines(response: Response, shared: bool) -> bytes:
 
 
 @lru_cache(maxsize=8)
-def stored_lines(stored_wall: int) -> bytes:
-    """What is added to an answer as it is stored.
+def stored_lines(stored_wall: int, named: bool) -> bytes:
+    """What is added to an answer as it is stored; the last line has no value yet.
 
-    :param stored_wall: unix time in seconds.
+    :param stored_wall: unix time in seconds. :param named: whether upstream's name for the request
+        is among what is stored.
     """
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(stored_wall)).encode("ascii")
-    return b"X-Cache: HIT\r\nX-Cache-Timestamp: %b\r\n%b" % (stamp, _OURS)
+    name = _NAMED_TOO if named else _NAMED
+    return b"X-Cache: HIT\r\nX-Cache-Timestamp: %b\r\n%b%b" % (stamp, _OURS, name)
 
 
 def hit(exchange: Exchange, entry: Entry, now: float, detail: str = "") -> Replay | None:
@@ -124,10 +135,10 @@ def hit(exchange: Exchange, entry: Entry, now: float, detail: str = "") -> Repla
     size = len(body)
     age, ttl, spent = entry.age(now), entry.expires_at - now, (now - exchange.began) * 1000
     if exchange.simple and size <= SLICE and entry.pace is None and not detail:
-        message = entry.head + _CHANGING_FRAMED % (age, ttl, spent, size) + body
+        message = entry.head + _CHANGING_FRAMED % (exchange.name, age, ttl, spent, size) + body
         exchange.answer(entry.status, message, size)
         return None
-    head = entry.head + _changing(age, ttl, spent, detail)
+    head = entry.head + _changing(exchange.name, age, ttl, spent, detail)
     exchange.begin(entry.status, head, size if entry.pace is None else None)
     if size <= SLICE:
         exchange.write(body, True)
@@ -138,15 +149,16 @@ def hit(exchange: Exchange, entry: Entry, now: float, detail: str = "") -> Repla
 def paced_hit(exchange: Exchange, entry: Entry, now: float, clock: IReactorTime) -> PacedReplay:
     """Answer from the cache with a stream, as it came the first time."""
     spent = (now - exchange.began) * 1000
-    head = entry.head + _changing(entry.age(now), entry.expires_at - now, spent, "paced")
+    changing = _changing(exchange.name, entry.age(now), entry.expires_at - now, spent, "paced")
+    head = entry.head + changing
     exchange.begin(entry.status, head, None)
     exchange.flush()
     return PacedReplay(exchange, entry.body, pieces(entry.pace or b""), clock)
 
 
-def _changing(age: int, ttl: float, spent: float, detail: str) -> bytes:
+def _changing(name: bytes, age: int, ttl: float, spent: float, detail: str) -> bytes:
     """The lines of a hit that are said anew each time."""
-    text = _CHANGING % (age, ttl, spent)
+    text = _CHANGING % (name, age, ttl, spent)
     if detail:
         status = b"; ttl=%d" % ttl
         text = text.replace(status, status + b"; detail=" + detail.encode("ascii"), 1)
@@ -287,5 +299,7 @@ def limited(exchange: Exchange, headers: Headers) -> None:
 
 
 def _whole(exchange: Exchange, status: int, header_lines: bytes, body: bytes) -> None:
+    if exchange.name:
+        header_lines += b"%b%b\r\n" % (_NAMED, exchange.name)
     exchange.begin(status, status_line(status, _phrase(status)) + header_lines, len(body))
     exchange.write(body, True)

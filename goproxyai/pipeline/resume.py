@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from twisted.logger import Logger
 
-from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
 from goproxyai.pipeline.forward import Forward
+from goproxyai.pipeline.meter import Meter, is_billed
 from goproxyai.problems import Problem
 
 if TYPE_CHECKING:
     from goproxyai.pipeline.relay import Relay
-    from goproxyai.pipeline.store import Wanted
+    from goproxyai.pipeline.rider import Rider
 
 _SAME: Final = (b"content-length", b"content-type", b"content-encoding")
 
@@ -30,10 +30,9 @@ class Resumed(Forward):
 
     __slots__ = ("_digest", "_first", "_got", "_missing")
 
-    def __init__(
-        self, relay: Relay, exchange: Exchange, client: str, wanted: Wanted, cache: str
-    ) -> None:
-        super().__init__(relay, exchange, client, wanted.notes, None, cache)
+    def __init__(self, relay: Relay, rider: Rider) -> None:
+        super().__init__(relay, rider.exchange, rider.client, rider.wanted.notes, None, rider.cache)
+        self._first_seconds = rider.first_seconds
         self._first: Response
         self._missing = 0
         self._digest: Any
@@ -61,6 +60,8 @@ class Resumed(Forward):
         ):
             self._differs()
             return
+        if is_billed(self._notes, response):
+            self._meter = Meter(self._relay.counters, self._notes, response, self._relay.seconds)
         self._exchange.source(response)
         response.deliver(self)
 
@@ -69,6 +70,8 @@ class Resumed(Forward):
         if self._missing:
             again, data = data[: self._missing], data[self._missing :]
             self._got.update(again)
+            if self._meter is not None:
+                self._meter.add(again)
             self._missing -= len(again)
             if self._missing:
                 if ended:
@@ -86,6 +89,10 @@ class Resumed(Forward):
             self._differs()
         else:
             super().closed()
+
+    def _complete(self, data: bytes) -> None:
+        self._usage = None  # it is counted; what shares an answer by name has spared none of it
+        super()._complete(data)
 
     def _differs(self) -> None:
         response = self._response

@@ -24,10 +24,12 @@ class Rider:
     :ivar leads: whether the request that went upstream was its own.
     :ivar awake: whether it takes more.
     :ivar noted: whether its event is in the log.
+    :ivar first_seconds: from its request to the first byte of its answer, negative until then.
     """
 
     __slots__ = (
-        "_flight", "_pumping", "at", "awake", "client", "exchange", "leads", "noted", "wanted",
+        "_flight", "_pumping", "at", "awake", "client", "exchange", "first_seconds", "leads",
+        "noted", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +43,7 @@ class Rider:
         self.at = 0
         self.awake = True
         self.noted = False
+        self.first_seconds = -1.0
         self._pumping = False
         exchange.listener = self
 

@@ -19,6 +19,7 @@ from goproxyai.policy.freshness import may_store, still_changing
 from goproxyai.policy.pace import Pace
 from goproxyai.policy.store import Entry, Store
 from goproxyai.policy.streams import Ending, ending, is_stream
+from goproxyai.policy.usage import Usage
 
 PIECE_BYTES = 60
 """That a piece takes beside its bytes."""
@@ -105,9 +106,10 @@ class Recorder:
         self.forget()
         return body
 
-    def keep(self, body: bytes, wanted: Wanted, framed: bool = True) -> bool:
+    def keep(self, body: bytes, wanted: Wanted, usage: Usage | None, framed: bool = True) -> bool:
         """Store the answer, whose *body* came whole, if it may be stored.
 
+        :param usage: tokens that it took, where it says so.
         :param framed: whether its framing ended the body, rather than the connection.
         :returns: whether it is stored.
         """
@@ -128,7 +130,7 @@ class Recorder:
         head = (
             status_line(response.code, response.phrase)
             + kept_lines(response, notes.shared)
-            + stored_lines(int(time.time()))
+            + stored_lines(int(time.time()), b"x-request-id" in fields and not notes.shared)
         )
         entry = Entry(
             wanted.key,
@@ -139,6 +141,7 @@ class Recorder:
             now + notes.ttl,
             int(age) if age.isdigit() and len(age) < 10 else 0,
             packed,
+            usage,
         )
         return store.put(entry, notes.path.rstrip(b"/"), notes.owner, wanted.ticket)
 

@@ -11,7 +11,7 @@
    flipped, cut off, appended or put elsewhere is told; :class:`Refused` says so.
 4. The key is made with scrypt (RFC 7914), of the passphrase, of a salt that no other file has, and
    of the upstream: the keys of the cache do not name it, and another's answers are no answers.
-5. A record is numbers, the lengths of five texts, and the texts. What it says is believed only once
+5. A record is numbers, the lengths of six texts, and the texts. What it says is believed only once
    its frame is authentic; a length that leads outside is damage all the same.
 6. Times are of the wall clock (unix seconds): monotonic ones mean nothing after a restart.
 """
@@ -28,11 +28,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from goproxyai.policy.store import Entry
+from goproxyai.policy.usage import Usage
 
 MAGIC: Final = b"goproxyai cache\0"
 """What each of our files begins with, whatever its version."""
 
-VERSION: Final = b"\x01"
+VERSION: Final = b"\x02"
 
 FRAME: Final = 2**20
 """Bytes of records in a frame."""
@@ -57,8 +58,9 @@ OTHER_VERSION: Final = "it is of another version"
 DAMAGED: Final = "it is damaged, or of another key or upstream"
 
 _NUMBER = Struct(">I?")  # the rest of a nonce
-_RECORD = Struct("<32sHQddQQQQQ")
+_RECORD = Struct("<32sHQddQQQQQQ4Q")
 _NO_PACE = 2**64 - 1
+_NO_USAGE = ("", _NO_PACE, _NO_PACE, _NO_PACE, _NO_PACE)
 
 
 class Refused(Exception):
@@ -84,6 +86,7 @@ class Record:
     expires: float
     path: bytes
     owner: bytes
+    usage: Usage | None = None
 
 
 def recorded(entry: Entry, shift: float) -> Record:
@@ -104,6 +107,7 @@ def recorded(entry: Entry, shift: float) -> Record:
         entry.expires_at + shift,
         place.path,
         place.owner,
+        entry.usage,
     )
 
 
@@ -130,6 +134,7 @@ def revived(record: Record, now: float, wall: float, stale: float) -> Entry | No
         expires_at,
         record.initial_age,
         record.pace,
+        record.usage,
     )
 
 
@@ -235,6 +240,7 @@ def _encoded(records: Iterable[Record]) -> Iterator[bytes]:
     """Two parts a record: a body may be large, and is not copied here."""
     for one in records:
         pace = b"" if one.pace is None else one.pace
+        model, *tokens = _NO_USAGE if one.usage is None else one.usage
         numbers = _RECORD.pack(
             one.key,
             one.status,
@@ -245,15 +251,19 @@ def _encoded(records: Iterable[Record]) -> Iterator[bytes]:
             _NO_PACE if one.pace is None else len(pace),
             len(one.path),
             len(one.owner),
+            len(model),
             len(one.body),
+            *tokens,
         )
-        yield b"".join((numbers, one.head, pace, one.path, one.owner))
+        name = model.encode("ascii")
+        yield b"".join((numbers, one.head, pace, one.path, one.owner, name))
         yield one.body
 
 
 def _decoded(text: _Text) -> Record:
     numbers = _RECORD.unpack(text.take(_RECORD.size))
-    key, status, initial_age, stored, expires, head, pace, path, owner, body = numbers
+    key, status, initial_age, stored, expires, head, pace, path, owner, model, body = numbers[:11]
+    tokens = numbers[11:]
     return Record(
         key=key,
         status=status,
@@ -265,8 +275,13 @@ def _decoded(text: _Text) -> Record:
         pace=None if pace == _NO_PACE else text.take(pace),
         path=text.take(path),
         owner=text.take(owner),
+        usage=_usage(text.take(model), tokens),
         body=text.take(body),
     )
+
+
+def _usage(model: bytes, tokens: tuple[int, ...]) -> Usage | None:
+    return None if tokens == _NO_USAGE[1:] else Usage(model.decode("ascii", "replace"), *tokens)
 
 
 class _Text:

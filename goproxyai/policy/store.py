@@ -28,6 +28,8 @@ from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush, heapreplace
 from typing import Any, Final
 
+from goproxyai.policy.usage import Usage
+
 COMPUTED: Final = b"computed"
 """The owner of answers that only compute: of POSTs, whoever sent them."""
 
@@ -45,6 +47,7 @@ _ENTRY_BYTES = 600
 _PLACE_BYTES = 320
 _SHELF_BYTES = 330
 _SLOT_BYTES = 240
+_USAGE_BYTES = 200
 
 _WRITES_REMEMBERED = 1024
 _SLICE = 8
@@ -94,13 +97,15 @@ class Entry:
     neither is what each reply says anew: ``Content-Length``, ``Transfer-Encoding``, ``Age``.
 
     :ivar key: 32 bytes, of :func:`~.cachekey.cache_key`.
-    :ivar head: status line and header lines, without the blank line that ends them.
+    :ivar head: status line and header lines, the last of them without its value: that of a
+        reply's own id, see :func:`goproxyai.pipeline.respond.stored_lines`.
     :ivar body: whole, as received.
     :ivar stored_at: monotonic seconds.
     :ivar expires_at: monotonic seconds.
     :ivar initial_age: seconds, the ``Age`` that upstream gave.
     :ivar pace: of a stream: when its pieces came, as :class:`~.pace.Pace` packs it; ``None``: of
         no stream.
+    :ivar usage: tokens that the answer took, where it says so.
     :ivar place: where it lies in the index; ``None`` where it is not stored.
     :ivar size: bytes that it is accounted for, our own overhead included.
     :ivar used: the number of its last use.
@@ -108,7 +113,7 @@ class Entry:
 
     __slots__ = (
         "body", "expires_at", "head", "initial_age", "key", "pace", "place", "size", "status",
-        "stored_at", "used",
+        "stored_at", "usage", "used",
     )  # fmt: skip
 
     def __init__(
@@ -121,6 +126,7 @@ class Entry:
         expires_at: float,
         initial_age: int,
         pace: bytes | None,
+        usage: Usage | None = None,
     ) -> None:
         self.key = key
         self.status = status
@@ -132,7 +138,10 @@ class Entry:
         self.pace = pace
         self.place: Place | None = None
         self.used = 0
+        self.usage = usage
         self.size = len(body) + len(head) + len(key) + len(pace or b"") + _ENTRY_BYTES
+        if usage is not None:
+            self.size += _USAGE_BYTES
 
     @property
     def stream(self) -> bool:

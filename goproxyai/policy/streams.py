@@ -32,6 +32,7 @@ LONGEST_TAIL: Final = 256 * 1024
 MOST_BLOCKS: Final = 1_000
 """At the end of a stream that are read in search of an event: comments, and what says nothing."""
 
+_USUAL = b"application/json"
 _DONE = b"[DONE]"
 _BOM = b"\xef\xbb\xbf"
 _FAILED = frozenset(("error", "response.failed"))
@@ -48,7 +49,9 @@ class Ending(Enum):
 def is_stream(fields: Fields) -> bool:
     """Whether a response is a stream of events."""
     kind = fields.get(b"content-type")
-    return kind is not None and kind.partition(b";")[0].strip().lower() == b"text/event-stream"
+    if kind is None or kind == _USUAL:
+        return False
+    return kind.partition(b";")[0].strip().lower() == b"text/event-stream"
 
 
 def ending(fields: Fields, body: bytes) -> Ending:

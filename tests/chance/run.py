@@ -29,7 +29,11 @@ def lived(seed: int) -> tuple[World, str]:
             (respond, "SLICE", SLICE),
             (rider, "SLICE", SLICE),
             (asking, "random", world.chance.random),
-            (store, "stored_lines", lambda _: respond.stored_lines(0)),  # the one wall clock
+            (
+                store,
+                "stored_lines",
+                lambda _, named: respond.stored_lines(0, named),
+            ),  # the one wall clock
         ):
             stack.enter_context(patch.object(module, name, value))
         try:

@@ -1,0 +1,116 @@
+"""Tokens, and the money that they are: what upstream was asked for, and what the cache saved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from goproxyai.policy.prices import Prices
+from goproxyai.policy.usage import UNKNOWN, Usage
+
+KINDS = ("prompt", "completion", "cached", "reasoning")
+"""Of tokens, as in :class:`~goproxyai.policy.usage.Usage`; the last two are parts of the others."""
+
+MOST_MODELS = 100
+"""Models that are counted apart, those that were seen first; the rest are ``other``."""
+
+OTHER = "other"
+
+WITHOUT = ("silent", "cut", "left")
+"""Why an answer's tokens are unknown: it does not tell them (or not so that it can be read),
+upstream broke it off, or the client left before its end."""
+
+
+class Tally:
+    """Tokens of one model, by kind, in the order of :data:`KINDS`.
+
+    :ivar used: of answers of upstream's.
+    :ivar saved: of answers that upstream was not asked for.
+    """
+
+    __slots__ = ("saved", "used")
+
+    def __init__(self) -> None:
+        self.used = [0] * len(KINDS)
+        self.saved = [0] * len(KINDS)
+
+
+class Tokens:
+    """All of them, since the start.
+
+    :ivar prices: what they cost from now on.
+    :ivar models: at most :data:`MOST_MODELS`, and :data:`OTHER`.
+    :ivar unknown: answers, by the reasons :data:`WITHOUT`.
+    :ivar spent: money for what was used, of the models that have a price. :ivar spared: for what
+        was saved.
+    """
+
+    def __init__(self, prices: Prices | None = None) -> None:
+        self.prices = Prices() if prices is None else prices
+        self.models: dict[str, Tally] = {}
+        self.unknown = dict.fromkeys(WITHOUT, 0)
+        self.spent = 0.0
+        self.spared = 0.0
+
+    def use(self, usage: Usage) -> None:
+        """Upstream gave an answer, whole."""
+        if usage is UNKNOWN:
+            self.unknown["silent"] += 1
+            return
+        model, prompt, completion, cached, reasoning = usage
+        tally = self.models.get(model) or self._tally(model)
+        used = tally.used
+        used[0] += prompt
+        used[1] += completion
+        used[2] += cached
+        used[3] += reasoning
+        if self.prices.table:
+            self.spent += self._cost(usage)
+
+    def save(self, usage: Usage, count: int) -> None:
+        """An answer was given *count* times that upstream was not asked for."""
+        saved = (self.models.get(usage.model) or self._tally(usage.model)).saved
+        for kind, number in enumerate(usage[1:]):
+            saved[kind] += number * count
+        if self.prices.table:
+            self.spared += self._cost(usage) * count
+
+    def lose(self, why: str) -> None:
+        """An answer of upstream's came to no end; *why* is of :data:`WITHOUT`."""
+        self.unknown[why] += 1
+
+    def _tally(self, model: str) -> Tally:
+        if len(self.models) >= MOST_MODELS:
+            model = OTHER
+        return self.models.setdefault(model or OTHER, Tally())
+
+    def _cost(self, usage: Usage) -> float:
+        price = self.prices.price(usage.model)
+        return 0.0 if price is None else price.of(usage)
+
+    def summary(self) -> dict[str, Any]:
+        """For ``/stats``."""
+        return {
+            "upstream": self.total("used"),
+            "cache": self.total("saved"),
+            "unknown": dict(self.unknown),
+            "models": {
+                model: {"upstream": _named(tally.used), "cache": _named(tally.saved)}
+                for model, tally in self.models.items()
+            },
+            "money": self.money(),
+        }
+
+    def total(self, which: str) -> dict[str, int]:
+        """Of all models, what was ``used`` or ``saved``, by kind."""
+        columns = zip(*[getattr(tally, which) for tally in self.models.values()], strict=True)
+        return _named([sum(column) for column in columns] or [0] * len(KINDS))
+
+    def money(self) -> dict[str, float] | None:
+        """Spent and saved, where there are prices."""
+        if not self.prices:
+            return None
+        return {"spent": round(self.spent, 9), "saved": round(self.spared, 9)}
+
+
+def _named(counts: list[int]) -> dict[str, int]:
+    return dict(zip(KINDS, counts, strict=True))

@@ -1,0 +1,330 @@
+"""What an answer says that it cost is read, whatever pieces it comes in; nothing is guessed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goproxyai.policy import usage
+from goproxyai.policy.usage import (
+    LONGEST_MODEL,
+    TAIL,
+    UNKNOWN,
+    Reader,
+    Usage,
+    generates,
+    usage_of,
+)
+
+COMPLETION = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "model": "gpt-4o-mini-2024-07-18",
+    "choices": [
+        {
+            "index": 0,
+            "message": {
+                "role": "assistant",
+                "content": 'It says "usage":{"prompt_tokens":999,"total_tokens":999}, and '
+                '"model":"other".',
+            },
+        }
+    ],
+    "usage": {
+        "prompt_tokens": 19,
+        "completion_tokens": 10,
+        "total_tokens": 29,
+        "prompt_tokens_details": {"cached_tokens": 4, "audio_tokens": 1},
+        "completion_tokens_details": {"reasoning_tokens": 3, "accepted_prediction_tokens": 7},
+    },
+    "service_tier": "default",
+}
+EXPECTED = Usage("gpt-4o-mini-2024-07-18", 19, 10, 4, 3)
+RESPONSE = {
+    "id": "resp_1",
+    "status": "completed",
+    "instructions": 'Say "usage" and "model".',
+    "model": "gpt-5",
+    "output": [{"type": "message", "content": [{"type": "output_text", "text": "hello"}]}],
+    "tools": [{"parameters": {"properties": {"usage": {"type": "object"}}}}],
+    "usage": {
+        "input_tokens": 36,
+        "input_tokens_details": {"cached_tokens": 8},
+        "output_tokens": 87,
+        "output_tokens_details": {"reasoning_tokens": 64},
+        "total_tokens": 123,
+    },
+    "user": None,
+    "metadata": {"usage": "none of it"},
+}
+EMBEDDINGS = {
+    "object": "list",
+    "data": [{"object": "embedding", "index": 0, "embedding": [0.0023064255, -0.009327292] * 3000}],
+    "model": "text-embedding-3-small",
+    "usage": {"prompt_tokens": 8, "total_tokens": 8},
+}
+
+
+def compact(document: Any) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def with_usage(**counts: Any) -> bytes:
+    return compact({"model": "m", "usage": counts})
+
+
+def read(body: bytes, pieces: list[int] | None = None, **fields: str) -> Usage:
+    """What a reader finds that is given *body* in *pieces* of such sizes, over and over."""
+    reader = Reader({name.replace("_", "-").encode(): v.encode() for name, v in fields.items()})
+    at, sizes = 0, pieces or [len(body) or 1]
+    while at < len(body):
+        for size in sizes:
+            reader.add(body[at : at + size])
+            at += size
+    return reader.usage()
+
+
+@pytest.mark.parametrize("indent", [None, 0, 2, 4])
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        (COMPLETION, EXPECTED),
+        (RESPONSE, Usage("gpt-5", 36, 87, 8, 64)),
+        (EMBEDDINGS, Usage("text-embedding-3-small", 8, 0, 0, 0)),
+    ],
+    ids=["completion", "response", "embeddings"],
+)
+def test_the_usage_of_an_answer_is_read(
+    document: dict[str, Any], expected: Usage, indent: int | None
+) -> None:
+    body = json.dumps(document, indent=indent).encode()
+    for text in (body, compact(document), b"\n" + body + b"\n"):
+        assert usage_of({}, text) == expected
+        assert read(text) == expected
+        assert read(text, [1, 2, 3, 500]) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (with_usage(prompt_tokens=1, completion_tokens=2), (1, 2, 0, 0)),
+        (with_usage(completion_tokens=2, prompt_tokens=1, total_tokens=3), (1, 2, 0, 0)),
+        (with_usage(prompt_tokens=1, total_tokens=1, completion_tokens=0), (1, 0, 0, 0)),
+        (with_usage(input_tokens=5), (5, 0, 0, 0)),
+        (with_usage(output_tokens=5), (0, 5, 0, 0)),
+        (
+            with_usage(
+                prompt_tokens=9,
+                completion_tokens=5,
+                total_tokens=14,
+                completion_tokens_details={"reasoning_tokens": 4},
+                prompt_tokens_details={"cached_tokens": 2},
+            ),
+            (9, 5, 2, 4),
+        ),
+        (
+            with_usage(
+                prompt_tokens=9,
+                completion_tokens=5,
+                total_tokens=14,
+                prompt_tokens_details={"audio_tokens": 1, "cached_tokens": 2},
+            ),
+            (9, 5, 2, 0),
+        ),
+        (with_usage(prompt_tokens=9, total_tokens=9, prompt_tokens_details=None), (9, 0, 0, 0)),
+        (with_usage(prompt_tokens=9, prompt_tokens_details={"cached_tokens": "x"}), (9, 0, 0, 0)),
+    ],
+)
+def test_other_orders_and_other_parts_are_read_as_well(
+    body: bytes, expected: tuple[int, ...]
+) -> None:
+    assert usage_of({}, body) == Usage("m", *expected)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b'{"model":"m"}',
+        b'{"usage"',
+        b'{"usage":',
+        b'{"usage":{',
+        b'{"usage":{"prompt_tokens":1',
+        b'{"usage":null}',
+        b'{"usage":[1]}',
+        b'{"usage":7}',
+        b'{"usage":"prompt_tokens"}',
+        b'{"name":"usage","prompt_tokens":1}',
+        b'{"text":"\\"usage\\":{\\"prompt_tokens\\":1}"}',
+        with_usage(),
+        with_usage(type="duration", seconds=3),
+        with_usage(prompt_tokens=-1),
+        with_usage(prompt_tokens=1.5),
+        with_usage(prompt_tokens=True),
+        with_usage(prompt_tokens="1"),
+        with_usage(prompt_tokens=10**12),
+        with_usage(prompt_tokens=10**400),
+        b'{"usage":' + b'{"a":' * 3_000 + b"1" + b"}" * 3_001,
+        b'{"usage":{"prompt_tokens":1,"x":"' + b"x" * 10_000 + b'"}}',
+        b'{"usage":"a",' * 1_000,
+    ],
+)
+def test_what_says_nothing_is_unknown(body: bytes) -> None:
+    assert usage_of({}, body) is UNKNOWN
+    assert read(body) is UNKNOWN
+
+
+def events(*documents: Any) -> bytes:
+    return b"".join(b"data: " + compact(each) + b"\n\n" for each in documents) + b"data: [DONE]\n\n"
+
+
+CHUNK = {"id": "c", "model": "gpt-4o", "choices": [{"delta": {"content": "word "}}], "usage": None}
+LAST = {"id": "c", "model": "gpt-4o", "choices": [], "usage": COMPLETION["usage"]}
+STREAM = events(*[CHUNK] * 700, LAST)
+COMPLETED = (
+    b"event: response.created\ndata: "
+    + compact({"type": "response.created", "response": {**RESPONSE, "usage": None}})
+    + b"\n\nevent: response.completed\ndata: "
+    + compact(
+        {
+            "type": "response.completed",
+            "response": {**RESPONSE, "output": ["x" * 5 * TAIL]},
+        }
+    )
+    + b"\n\n"
+)
+
+
+@pytest.mark.parametrize("pieces", [[1], [7, 3], [113], [4096], [TAIL], [10 * TAIL]])
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (STREAM, Usage("gpt-4o", 19, 10, 4, 3)),
+        (COMPLETED, Usage("gpt-5", 36, 87, 8, 64)),
+        (events(*[CHUNK] * 200), UNKNOWN),
+    ],
+    ids=["chat", "responses", "none"],
+)
+def test_the_last_event_of_a_stream_is_read_across_the_borders_of_chunks(
+    body: bytes, expected: Usage, pieces: list[int]
+) -> None:
+    assert read(body, pieces) == expected
+    assert read(gzip.compress(body), pieces, content_encoding="gzip") == expected
+
+
+@given(
+    st.lists(st.integers(1, 700), min_size=1, max_size=8),
+    st.sampled_from(["gzip", "x-gzip", "deflate", " GZIP ", "identity", ""]),
+)
+def test_the_pieces_do_not_matter(pieces: list[int], coding: str) -> None:
+    text = events(CHUNK, LAST)
+    packed = {"gzip": gzip.compress, "x-gzip": gzip.compress, "deflate": zlib.compress}.get(
+        coding.strip().lower(), bytes
+    )(text)
+    assert read(packed, pieces, content_encoding=coding) == Usage("gpt-4o", 19, 10, 4, 3)
+
+
+def test_a_whole_answer_is_read_through_its_coding() -> None:
+    packed = gzip.compress(compact(COMPLETION))
+    assert usage_of({b"content-encoding": b"gzip"}, packed) == EXPECTED
+    halves = gzip.compress(compact(COMPLETION)[:200]) + gzip.compress(compact(COMPLETION)[200:])
+    assert usage_of({b"content-encoding": b"gzip"}, halves) == EXPECTED
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "nonsense"])
+def test_what_cannot_be_decoded_is_unknown(coding: str) -> None:
+    assert read(compact(COMPLETION), content_encoding=coding) is UNKNOWN
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_what_is_not_what_its_coding_says_is_unknown(coding: str) -> None:
+    assert read(compact(COMPLETION) * 2, [5], content_encoding=coding) is UNKNOWN
+
+
+def test_a_bomb_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage, "MOST_INFLATED", 1_000_000)
+    text = b" " * 5_000_000 + compact(COMPLETION)
+    assert read(gzip.compress(text), content_encoding="gzip") is UNKNOWN
+    monkeypatch.setattr(usage, "MOST_INFLATED", 10_000_000)
+    assert read(gzip.compress(text), content_encoding="gzip") == EXPECTED
+
+
+@given(st.lists(st.binary(max_size=3 * TAIL) | st.just(b"x"), max_size=6), st.integers(1, 400))
+def test_a_reader_holds_no_more_than_it_says(chunks: list[bytes], times: int) -> None:
+    reader = Reader({})
+    for chunk in chunks:
+        for _ in range(times if len(chunk) < 10 else 1):
+            reader.add(chunk)
+            assert sum(map(len, reader._pieces)) < 2 * TAIL
+            assert len(reader._pieces) <= usage._MOST_PIECES
+            assert len(reader._carried) <= usage._CARRIED
+
+
+@given(st.binary(max_size=300) | st.text(max_size=200).map(str.encode))
+def test_whatever_comes_nothing_is_raised(data: bytes) -> None:
+    for text in (
+        data,
+        b'"usage":' + data,
+        b'{"model":' + data,
+        b'"usage":{"prompt_tokens":' + data,
+    ):
+        assert isinstance(usage_of({}, text), Usage)
+        assert isinstance(read(text, [3], content_encoding="gzip"), Usage)
+
+
+counts = st.integers(0, 10**12 - 1)
+
+
+@given(
+    st.text(st.characters(min_codepoint=35, max_codepoint=91), min_size=1, max_size=LONGEST_MODEL),
+    counts, counts, counts, counts, st.sampled_from([None, 1, 2]), st.text(max_size=60),
+    st.lists(st.integers(1, 90), min_size=1, max_size=4),
+)  # fmt: skip
+def test_what_was_written_is_read(
+    model: str, prompt: int, completion: int, cached: int, reasoning: int,
+    indent: int | None, content: str, pieces: list[int],
+) -> None:  # fmt: skip
+    document = {
+        "model": model,
+        "choices": [{"message": {"content": content}}],
+        "usage": {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": 7,
+            "prompt_tokens_details": {"cached_tokens": cached},
+            "completion_tokens_details": {"reasoning_tokens": reasoning},
+        },
+    }
+    body = json.dumps(document, indent=indent).encode()
+    assert usage_of({}, body) == Usage(model, prompt, completion, cached, reasoning)
+    assert read(body, pieces) == usage_of({}, body)
+
+
+@pytest.mark.parametrize("name", ["", "x" * (LONGEST_MODEL + 1), 'a"b', "a\\b", "é", "a b", "a\nb"])
+def test_an_odd_model_has_no_name(name: str) -> None:
+    body = compact({"model": name, "usage": {"prompt_tokens": 1}})
+    assert usage_of({}, body) == Usage("", 1, 0, 0, 0)
+    assert read(body, [1]).model == ""
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        (b"POST", b"/v1/chat/completions", True),
+        (b"POST", b"/v1/responses", True),
+        (b"POST", b"/v1/embeddings", True),
+        (b"GET", b"/v1/chat/completions", False),
+        (b"GET", b"/v1/responses/resp_1", False),
+        (b"POST", b"/v1/responses/resp_1/cancel", False),
+        (b"POST", b"/v1/files", False),
+    ],
+)
+def test_only_what_generates_is_billed(method: bytes, path: bytes, expected: bool) -> None:
+    assert generates(method, path) is expected
