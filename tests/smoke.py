@@ -88,6 +88,31 @@ def check_health(port: int) -> None:
     say(f"/health on port {port} says {document['status']}")
 
 
+def got(port: int, path: str) -> str:
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    body = answer.read().decode()
+    connection.close()
+    assert answer.status == 200, (path, answer.status, body)
+    return body
+
+
+def check_dashboard(port: int) -> None:
+    """The page, and every file that it or a file of it names, are in the wheel."""
+    found = {"/dashboard": got(port, "/dashboard")}
+    while missing := {name for text in found.values() for name in named(text)} - {*found}:
+        found |= {name: got(port, name) for name in missing}
+    assert len(found) > 3, found.keys()
+    say(f"/dashboard is there, with {len(found) - 1} files")
+
+
+def named(text: str) -> list[str]:
+    """The addresses of files in a page, or in a script's imports."""
+    names = re.findall(r'"/dashboard/([\w.]+\.\w+)"|from "\./([\w.]+)"', text)
+    return [f"/dashboard/{one or other}" for one, other in names]
+
+
 def check_daemon(directory: Path) -> None:
     log = directory / "log"
     with log.open("wb") as out:
@@ -100,7 +125,9 @@ def check_daemon(directory: Path) -> None:
             stderr=subprocess.STDOUT,
         )
     try:
-        check_health(port_of(daemon, log))
+        port = port_of(daemon, log)
+        check_health(port)
+        check_dashboard(port)
         daemon.send_signal(signal.SIGTERM)
         status = daemon.wait(PATIENCE)
         assert status in (0, -signal.SIGTERM), (status, log.read_text())

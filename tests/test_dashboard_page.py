@@ -171,7 +171,9 @@ class Daemon:
 
 @pytest.fixture
 def daemon(tmp_path: Path, upstream: Upstream) -> Iterator[Daemon]:
-    one = Daemon(tmp_path, {"OPENAI_API_URL": upstream.url})
+    prices = tmp_path / "prices.json"
+    prices.write_text('{"gpt-4o-mini": {"prompt": 0.15, "completion": 0.60}}')
+    one = Daemon(tmp_path, {"OPENAI_API_URL": upstream.url, "PRICES": str(prices)})
     one.start()
     yield one
     one.kill()
@@ -369,6 +371,7 @@ def test_it_is_accessible_and_nothing_scrolls_sideways(
     it.live()
     it.shows("#errors tbody tr td.word", "upstream_unreachable")
     it.shows("#models tbody th", "gpt-4o-mini")
+    it.shows("#money-saved", "0")
     it.assert_accessible(audit)
     wide = it.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert wide == [viewport["width"], viewport["width"]]

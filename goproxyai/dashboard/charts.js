@@ -126,7 +126,7 @@ export class Plane {
  * @returns {Scale}
  */
 export function linear(most, text) {
-  const rough = Math.max(most, 1) / 3;
+  const rough = Math.max(most, 1) / 4;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = Math.max(1, power * ([1, 2, 5].find((each) => each * power >= rough) ?? 10));
   const steps = Math.max(1, Math.ceil(most / step));
@@ -172,9 +172,10 @@ export function bars(plane, seconds, spans) {
   return spans
     .filter(([, low, high]) => high > low)
     .map(([start, low, high]) => {
-      // The oldest bar begins before the hour does: it is cut at the edge.
+      // The oldest bar may begin before the hour does, the newest end after it: both are cut.
       const left = Math.max(plane.x(start), LEFT);
-      const width = round(wide - (left - plane.x(start)));
+      const right = Math.min(plane.x(start) + wide, plane.width - RIGHT);
+      const width = round(right - left);
       return width > 0 ? `M${round(left)} ${plane.y(low)}V${plane.y(high)}h${width}V${plane.y(low)}z` : "";
     })
     .join("");
@@ -190,7 +191,9 @@ export function line(plane, points) {
   let drawing = false;
   for (const [time, share] of points) {
     if (share !== null) {
-      const at = `${round(Math.max(plane.x(time), LEFT))} ${plane.y(share)}`;
+      // The first and the last bin are not all within the hour.
+      const x = Math.min(Math.max(plane.x(time), LEFT), plane.width - RIGHT);
+      const at = `${round(x)} ${plane.y(share)}`;
       path += drawing ? `L${at}` : `M${at}h.1`;
     }
     drawing = share !== null;
@@ -204,7 +207,9 @@ export function line(plane, points) {
  * @param {number[]} times
  */
 export function flags(plane, times) {
-  return times.map((time) => `M${round(Math.max(plane.x(time), LEFT + 4) - 4)} 3h8l-4 8z`).join("");
+  const [least, most] = [LEFT + 4, plane.width - RIGHT - 4];
+  const at = (/** @type {number} */ time) => round(Math.min(Math.max(plane.x(time), least), most));
+  return times.map((time) => `M${at(time) - 4} 3h8l-4 8z`).join("");
 }
 
 /** @param {number} pixels */

@@ -8,7 +8,8 @@
 
 /** @typedef {[start: number, requests: number, hits: number, lookups: number, errors: number,
  *             p50: number | null, p95: number | null, p99: number | null]} Slot */
-/** @typedef {{start: number, requests: number, hits: number, lookups: number, errors: number}} Bin */
+/** @typedef {{start: number, requests: number, hits: number, lookups: number, errors: number,
+ *             weight: number, latencies: number[]}} Bin latencies: sums, by weight, of p50, p95, p99 */
 
 const HOUR = 3600;
 
@@ -78,7 +79,7 @@ export class History {
 
   /**
    * Sums of some slots that follow each other, always the same ones, so that a bar does not change
-   * as it moves.
+   * as it moves. Percentiles cannot be added; what is shown of them is the mean, by requests.
    * @param {number} seconds
    * @returns {Bin[]} oldest first
    */
@@ -86,16 +87,38 @@ export class History {
     const each = seconds / this.#seconds;
     /** @type {Map<number, Bin>} */
     const bins = new Map();
-    this.slots().forEach(([, requests, hits, lookups, errors], place) => {
+    this.slots().forEach(([, requests, hits, lookups, errors, ...latencies], place) => {
       const number = Math.floor((this.#oldest + place) / each);
       const start = this.#start(number * each);
-      const bin = bins.get(number) ?? { start, requests: 0, hits: 0, lookups: 0, errors: 0 };
+      const bin = bins.get(number) ?? empty(start);
       bin.requests += requests;
       bin.hits += hits;
       bin.lookups += lookups;
       bin.errors += errors;
+      if (latencies[0] !== null) {
+        bin.weight += requests || 1;
+        latencies.forEach((value, column) => {
+          bin.latencies[column] += (requests || 1) * (value ?? 0);
+        });
+      }
       bins.set(number, bin);
     });
     return [...bins.values()];
   }
+}
+
+/**
+ * @param {number} start
+ * @returns {Bin}
+ */
+function empty(start) {
+  return { start, requests: 0, hits: 0, lookups: 0, errors: 0, weight: 0, latencies: [0, 0, 0] };
+}
+
+/**
+ * @param {Bin} bin
+ * @returns {(number | null)[]} its p50, p95 and p99, in milliseconds
+ */
+export function latencies(bin) {
+  return bin.latencies.map((sum) => (bin.weight ? sum / bin.weight : null));
 }

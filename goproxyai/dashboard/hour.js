@@ -2,13 +2,15 @@
 
 import { bars, draw, flags, line, linear, logarithmic, Plane, RATIO } from "./charts.js";
 import { clock, count, counted, milliseconds, minute, percent } from "./format.js";
+import { latencies } from "./history.js";
 import { byId, set, write } from "./page.js";
 
-/** @import { History } from "./history.js" */
+/** @import { Bin, History } from "./history.js" */
 /** @typedef {{requests: number, hits: number, lookups: number, errors: number,
  *             p50_ms: number | null, p95_ms: number | null, p99_ms: number | null}} Hour */
 
-const BIN = 30; // seconds; 120 bars can still be told apart on a phone
+const BAR = 30; // seconds; 120 bars can still be told apart on a phone
+const POINT = 60; // seconds; of fewer, a line jumps where there is little to do
 const SUMMARY = 10_000; // milliseconds between two texts for who does not see the chart
 
 /** A figure: its plane, its legend, which also tells the values at the pointer, and its summary. */
@@ -94,10 +96,12 @@ class Chart {
   }
 }
 
-/** @param {History} history @param {number} time */
-function binAt(history, time) {
-  const bins = history.bins(BIN);
-  return bins.find(({ start }) => time >= start && time < start + BIN) ?? bins[bins.length - 1];
+/**
+ * @param {Bin[]} bins
+ * @param {number} time
+ */
+function binAt(bins, time) {
+  return bins.findLast(({ start }) => start <= time) ?? bins[0];
 }
 
 class Requests extends Chart {
@@ -107,14 +111,14 @@ class Requests extends Chart {
 
   /** @param {History} history */
   paint(history) {
-    const bins = history.bins(BIN);
+    const bins = history.bins(BAR);
     const scale = linear(Math.max(...bins.map((bin) => bin.requests)), count);
     this.plane.frame(history.from, history.to, scale.ticks);
     const share = scale.share;
     const paths = [
-      bars(this.plane, BIN, bins.map((bin) => [bin.start, 0, share(bin.hits)])),
-      bars(this.plane, BIN, bins.map((bin) => [bin.start, share(bin.hits), share(bin.requests)])),
-      flags(this.plane, bins.filter((bin) => bin.errors).map((bin) => bin.start + BIN / 2)),
+      bars(this.plane, BAR, bins.map((bin) => [bin.start, 0, share(bin.hits)])),
+      bars(this.plane, BAR, bins.map((bin) => [bin.start, share(bin.hits), share(bin.requests)])),
+      flags(this.plane, bins.filter((bin) => bin.errors).map((bin) => bin.start + BAR / 2)),
     ];
     this.paths.forEach((path, number) => set(path, "d", paths[number]));
   }
@@ -126,14 +130,14 @@ class Requests extends Chart {
 
   /** @param {History} history @param {number} time @returns {[string, string[]]} */
   at(history, time) {
-    const bin = binAt(history, time);
+    const bin = binAt(history.bins(BAR), time);
     const values = [bin.hits, Math.max(0, bin.requests - bin.hits), bin.errors];
     return [clock(bin.start), values.map(count)];
   }
 
   /** @param {History} history @param {Hour} hour */
   summary(history, hour) {
-    const bins = history.bins(BIN);
+    const bins = history.bins(BAR);
     const most = bins.reduce((one, other) => (other.requests > one.requests ? other : one));
     const peak = most.requests
       ? ` The most were ${count(most.requests)} in 30 seconds, at ${minute(most.start)}.`
@@ -153,8 +157,8 @@ class Ratio extends Chart {
   /** @param {History} history */
   paint(history) {
     this.plane.frame(history.from, history.to, RATIO.ticks);
-    const points = history.bins(BIN).map((bin) => [
-      bin.start + BIN / 2, bin.lookups ? bin.hits / bin.lookups : null,
+    const points = history.bins(POINT).map((bin) => [
+      bin.start + POINT / 2, bin.lookups ? bin.hits / bin.lookups : null,
     ]);
     set(this.paths[0], "d", line(this.plane, /** @type {any} */ (points)));
   }
@@ -166,13 +170,13 @@ class Ratio extends Chart {
 
   /** @param {History} history @param {number} time @returns {[string, string[]]} */
   at(history, time) {
-    const bin = binAt(history, time);
+    const bin = binAt(history.bins(POINT), time);
     return [clock(bin.start), [percent(bin.hits, bin.lookups)]];
   }
 
   /** @param {History} history @param {Hour} hour */
   summary(history, hour) {
-    const recent = history.bins(BIN).slice(-10);
+    const recent = history.bins(POINT).slice(-5);
     const sum = (/** @type {"hits" | "lookups"} */ name) =>
       recent.reduce((total, bin) => total + bin[name], 0);
     return (
@@ -191,14 +195,14 @@ class Latency extends Chart {
 
   /** @param {History} history */
   paint(history) {
-    const slots = history.slots();
-    const known = slots.flatMap((slot) => slot.slice(5)).filter((value) => value !== null);
+    const bins = history.bins(POINT);
+    const known = bins.flatMap(latencies).filter((value) => value !== null);
     const scale = logarithmic(/** @type {number[]} */ (known), milliseconds);
     this.plane.frame(history.from, history.to, scale.ticks);
-    [7, 6, 5].forEach((column, number) => {
-      const points = slots.map((slot) => {
-        const value = slot[column];
-        return [slot[0] + 5, value === null ? null : scale.share(value)];
+    [2, 1, 0].forEach((column, number) => {
+      const points = bins.map((bin) => {
+        const value = latencies(bin)[column];
+        return [bin.start + POINT / 2, value === null ? null : scale.share(value)];
       });
       set(this.paths[number], "d", line(this.plane, /** @type {any} */ (points)));
     });
@@ -211,9 +215,8 @@ class Latency extends Chart {
 
   /** @param {History} history @param {number} time @returns {[string, string[]]} */
   at(history, time) {
-    const slots = history.slots();
-    const slot = slots.findLast(([start]) => start <= time) ?? slots[0];
-    return [clock(slot[0]), slot.slice(5).map((value) => milliseconds(value))];
+    const bin = binAt(history.bins(POINT), time);
+    return [clock(bin.start), latencies(bin).map(milliseconds)];
   }
 
   /** @param {History} _ @param {Hour} hour */

@@ -27,13 +27,22 @@ FAST = 20
 SECONDS = 190
 """How long there is traffic: one hour of the daemon's clock, and a little."""
 
-CLIENTS = 8
-EACH = 2.5
+CLIENTS = 14
+EACH = 3.0
 """Requests a second of each client, where the tide is high."""
 
 MODELS = ("gpt-4o-mini", "gpt-4o-mini", "gpt-4o-mini", "gpt-4o", "o4-mini")
-POOL = 90
+POOL = 900
 """Questions that are asked again and again, the first of them most often."""
+
+PRICES = {
+    "gpt-4o-mini": {"prompt": 0.15, "cached": 0.075, "completion": 0.60},
+    "gpt-4o": {"prompt": 2.50, "cached": 1.25, "completion": 10.00},
+    "o4-mini": {"prompt": 1.10, "cached": 0.275, "completion": 4.40},
+    "text-embedding-3-small": {"prompt": 0.02},
+}
+
+DESKTOP, PHONE = {"width": 1280, "height": 1640}, {"width": 390, "height": 1100}
 
 SETTINGS = {
     "RATE_LIMIT": "0",
@@ -74,20 +83,20 @@ class Client(threading.Thread):
         return 0.55 + 0.35 * math.sin(9 * passed) + 0.1 * math.sin(41 * passed)
 
     def _question(self) -> str:
-        return f"question {min(int(self._random.expovariate(1 / 25)), POOL)}"
+        return f"question {min(int(self._random.expovariate(1 / 160)), POOL)}"
 
     def _next(self) -> tuple[str, str, Any]:
         choice = self._random.random()
-        if choice < 0.60:
+        if choice < 0.66:
             return "POST", "/v1/chat/completions", self._chat(False)
         if choice < 0.72:
             return "POST", "/v1/chat/completions", self._chat(True)
         if choice < 0.92:
             asked = {"model": "text-embedding-3-small", "input": self._question()}
             return "POST", "/v1/embeddings", asked
-        if choice < 0.985:
-            return "GET", "/v1/models", None
         if choice < 0.995:
+            return "GET", "/v1/models", None
+        if choice < 0.998:
             return "POST", "/v1/moderations", {"input": self._question()}  # upstream's own 500
         return "GET", "/v1/gone", None
 
@@ -97,10 +106,10 @@ class Client(threading.Thread):
         asked = {
             "model": MODELS[number % len(MODELS)],
             "messages": [{"role": "user", "content": question * (1 + number % 5)}],
-            "max_tokens": 40 + 7 * number,
+            "max_tokens": 300 + 10 * (number % 90),
             "temperature": 0,
         }
-        return {**asked, "stream": True, "pause": 0.04} if stream else asked
+        return {**asked, "stream": True, "pause": 0.1} if stream else asked
 
 
 def thinking(source: random.Random) -> Callable[[], float]:
@@ -110,17 +119,13 @@ def thinking(source: random.Random) -> Callable[[], float]:
 
 def take(root: str, desktop: str, phone: str) -> None:
     with launched() as browser:
-        for path, width, height, scheme in (
-            (desktop, 1280, 800, "light"),
-            (phone, 390, 844, "dark"),
-        ):
-            page = browser.new_page(
-                viewport={"width": width, "height": height}, color_scheme=scheme
-            )
+        for path, size, scheme in ((desktop, DESKTOP, "light"), (phone, PHONE, "dark")):
+            page = browser.new_page(viewport=size, color_scheme=scheme)
             page.goto(f"{root}/dashboard")
             page.locator("#connection[data-kind=good]").wait_for()
             page.locator("#routes tbody tr").first.wait_for()
-            page.screenshot(path=path, full_page=scheme == "light")
+            page.locator('#open-streams:not(:text-is("0"))').wait_for()
+            page.screenshot(path=path, full_page=True, clip={"x": 0, "y": 0, **size})
             page.close()
 
 
@@ -128,7 +133,10 @@ def main(desktop: str, phone: str) -> None:
     upstream = Upstream(thinking(random.Random(1)))
     ended = threading.Event()
     with tempfile.TemporaryDirectory() as name:
-        daemon = Daemon(Path(name), {"OPENAI_API_URL": upstream.url, **SETTINGS})
+        prices = Path(name) / "prices.json"
+        prices.write_text(json.dumps(PRICES))
+        own = {"OPENAI_API_URL": upstream.url, "PRICES": str(prices)}
+        daemon = Daemon(Path(name), {**SETTINGS, **own})
         try:
             daemon.start()
             daemon.wait_until_listening()
