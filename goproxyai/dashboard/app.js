@@ -89,7 +89,7 @@ function show(now) {
 /** @param {any} now */
 function showTiles({ hour, requests, tokens, connections }) {
   put("hour-requests", count(hour.requests));
-  put("total", `${count(requests.total)} in all`);
+  put("total", `${count(requests.total)} of any kind in all`);
   put("hour-ratio", percent(hour.hits, hour.lookups));
   put("hour-hits", `${count(hour.hits)} of ${counted(hour.lookups, "lookup")}`);
   put("hour-errors", count(hour.errors));
