@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from goproxyai.policy.prices import Prices
@@ -51,41 +52,38 @@ class Tokens:
         self.spent = 0.0
         self.spared = 0.0
 
-    def use(self, usage: Usage) -> None:
-        """Upstream gave an answer, whole."""
-        if usage is UNKNOWN:
-            self.unknown["silent"] += 1
-            return
-        model, prompt, completion, cached, reasoning = usage
-        tally = self.models.get(model) or self._tally(model)
-        used = tally.used
-        used[0] += prompt
-        used[1] += completion
-        used[2] += cached
-        used[3] += reasoning
-        if self.prices.table:
-            self.spent += self._cost(usage)
+    def use(self, usages: Sequence[Usage]) -> None:
+        """Upstream gave answers, whole."""
+        known = [usage for usage in usages if usage is not UNKNOWN]
+        self.unknown["silent"] += len(usages) - len(known)
+        for model in {usage.model for usage in known}:
+            alike = [usage[1:] for usage in known if usage.model == model]
+            sums = [sum(kind) for kind in zip(*alike, strict=True)]
+            self.spent += self._add(self._tally(model).used, Usage(model, *sums))
 
     def save(self, usage: Usage, count: int) -> None:
         """An answer was given *count* times that upstream was not asked for."""
-        saved = (self.models.get(usage.model) or self._tally(usage.model)).saved
+        model, *numbers = usage
+        spared = Usage(model, *[number * count for number in numbers])
+        self.spared += self._add(self._tally(model).saved, spared)
+
+    def _add(self, to: list[int], usage: Usage) -> float:
+        """Add it up; gives what it costs."""
         for kind, number in enumerate(usage[1:]):
-            saved[kind] += number * count
-        if self.prices.table:
-            self.spared += self._cost(usage) * count
+            to[kind] += number
+        price = self.prices.price(usage.model) if self.prices else None
+        return 0.0 if price is None else price.of(usage)
 
     def lose(self, why: str) -> None:
         """An answer of upstream's came to no end; *why* is of :data:`WITHOUT`."""
         self.unknown[why] += 1
 
     def _tally(self, model: str) -> Tally:
-        if len(self.models) >= MOST_MODELS:
-            model = OTHER
-        return self.models.setdefault(model or OTHER, Tally())
-
-    def _cost(self, usage: Usage) -> float:
-        price = self.prices.price(usage.model)
-        return 0.0 if price is None else price.of(usage)
+        tally = self.models.get(model or OTHER)
+        if tally is None:
+            name = OTHER if len(self.models) >= MOST_MODELS else model or OTHER
+            tally = self.models.setdefault(name, Tally())
+        return tally
 
     def summary(self) -> dict[str, Any]:
         """For ``/stats``."""

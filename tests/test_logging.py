@@ -421,7 +421,7 @@ class _Exchange:
     """What an access log looks at, its body included."""
 
     began, method, target, status, sent, received = 0.0, b"GET", b"/v1/x", 200, 5, 3
-    name, streams, trace = b"id-1", False, None
+    name, trace = b"id-1", None
 
     @property
     def body(self) -> _Exchange:
@@ -489,7 +489,7 @@ def an_event(**more: Any) -> Event:
         "began": 0.25, "method": b"GET", "target": b"/v1/models?limit=2", "status": 200,
         "cache": "HIT", "client": "192.0.2.1", "bytes_in": 1, "bytes_out": 2, "seconds": 0.00125,
         "upstream_seconds": -1.0, "code": "", "detail": "", "ended": "ok",
-        "upstream_request_id": b"", "first_seconds": -1.0, "usage": None, "name": b"id-1",
+        "upstream_request_id": b"", "first_seconds": -1.0, "bill": None, "name": b"id-1",
         "trace": None, **more,
     }  # fmt: skip
     return Event(**parts)

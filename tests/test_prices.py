@@ -90,11 +90,11 @@ def test_what_is_remembered_of_models_is_bounded() -> None:
 
 def test_tokens_are_added_up_by_model_and_kind() -> None:
     tokens = Tokens(prices())
-    tokens.use(Usage("gpt-4o", 100, 10, 30, 5))
-    tokens.use(Usage("gpt-4o", 1, 2, 0, 1))
+    tokens.use([Usage("gpt-4o", 100, 10, 30, 5)])
+    tokens.use([Usage("gpt-4o", 1, 2, 0, 1)])
     tokens.save(Usage("gpt-4o", 100, 10, 30, 5), 3)
     tokens.save(Usage("elsewhere", 7, 7, 0, 0), 1)
-    tokens.use(UNKNOWN)
+    tokens.use([UNKNOWN])
     tokens.lose("cut")
     assert tokens.models["gpt-4o"].used == [101, 12, 30, 6]
     assert tokens.models["gpt-4o"].saved == [300, 30, 90, 15]
@@ -109,7 +109,7 @@ def test_tokens_are_added_up_by_model_and_kind() -> None:
 
 def test_without_prices_there_is_no_money() -> None:
     tokens = Tokens()
-    tokens.use(Usage("gpt-4o", 1, 1, 0, 0))
+    tokens.use([Usage("gpt-4o", 1, 1, 0, 0)])
     assert tokens.money() is None
     assert (tokens.spent, tokens.spared) == (0, 0)
 
@@ -117,12 +117,12 @@ def test_without_prices_there_is_no_money() -> None:
 def test_models_beyond_a_hundred_are_counted_together() -> None:
     tokens = Tokens()
     for number in range(3 * MOST_MODELS):
-        tokens.use(Usage(f"m{number}", 1, 0, 0, 0))
+        tokens.use([Usage(f"m{number}", 1, 0, 0, 0)])
         tokens.save(Usage(f"n{number}", 1, 0, 0, 0), 1)
     assert len(tokens.models) == MOST_MODELS + 1
     assert tokens.models[OTHER].saved[0] > 0
     assert tokens.total("used")["prompt"] == tokens.total("saved")["prompt"] == 3 * MOST_MODELS
-    tokens.use(Usage("", 1, 0, 0, 0))
+    tokens.use([Usage("", 1, 0, 0, 0)])
     assert len(tokens.models) == MOST_MODELS + 1
 
 
@@ -135,7 +135,7 @@ amounts = st.builds(
 def test_the_totals_are_the_sums(given_: list[tuple[Usage, int]]) -> None:
     tokens = Tokens(prices())
     for one, times in given_:
-        tokens.use(one)
+        tokens.use([one])
         tokens.save(one, times)
     for position, kind in enumerate(KINDS, 1):
         assert tokens.total("used")[kind] == sum(one[position] for one, _ in given_)

@@ -54,14 +54,13 @@ class Exchange:
     :ivar first: whether it is the first request of its connection.
     :ivar keep: whether the connection is to live on behind this exchange.
     :ivar name: that it has in the answer and in the log.
-    :ivar streams: whether the answer is a stream of events that is counted as open.
     :ivar trace: what follows it through other systems, where somebody does.
     """
 
     __slots__ = (
         "_bodiless", "_chunked", "_paused", "_pending", "_source", "_wire", "answering", "began",
         "body", "first", "head", "keep", "listener", "method", "name", "over", "peer", "problem",
-        "sent", "status", "streams", "target", "trace", "values",
+        "sent", "status", "target", "trace", "values",
     )  # fmt: skip
 
     def __init__(
@@ -90,7 +89,6 @@ class Exchange:
         self.first = False
         self.keep = head.keep
         self.name = b""
-        self.streams = False
         self.trace: Any = None
         self._wire = wire
         self._chunked = False

@@ -27,13 +27,12 @@ from goproxyai.http11.response import Response
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.answers import problem_for
 from goproxyai.pipeline.asking import Asking
-from goproxyai.pipeline.meter import Meter, is_billed, metered
+from goproxyai.pipeline.meter import Meter, counted, is_billed, meter
 from goproxyai.pipeline.resume import Resumed
 from goproxyai.pipeline.rider import Rider
 from goproxyai.pipeline.store import Recorder, Wanted, recorder
 from goproxyai.policy.freshness import may_share
 from goproxyai.policy.headers import Headers
-from goproxyai.policy.streams import is_stream
 from goproxyai.policy.usage import Usage
 from goproxyai.problems import Problem
 
@@ -55,7 +54,7 @@ class Flight(Asking):
 
     __slots__ = (
         "_alone", "_awake", "_body", "_held", "_meter", "_over", "_recorder", "_response",
-        "_riders", "_storing", "_streams", "_upstream_seconds", "_usage", "_wanted", "pieces",
+        "_riders", "_storing", "_upstream_seconds", "_usage", "_wanted", "pieces",
     )  # fmt: skip
 
     def __init__(self, relay: Relay, exchange: Exchange, wanted: Wanted) -> None:
@@ -71,7 +70,6 @@ class Flight(Asking):
         self._alone = False  # one rider, and no pieces
         self._over = False
         self._upstream_seconds = -1.0
-        self._streams = False
         self._meter: Meter | None = None
         self._usage: Usage | None = None
         self.pieces: list[bytes] = []
@@ -151,9 +149,7 @@ class Flight(Asking):
         if whole is not None:
             self._answer_whole(response, whole)
             return
-        self._streams = is_stream(response.fields)
-        if self._streams or is_billed(self._notes, response):
-            self._meter = Meter(relay.counters, self._notes, response, relay.seconds)
+        self._meter = meter(relay.counters, self._notes, response, relay.seconds)
         riders = tuple(self._riders)
         for rider in riders:
             self._begin_for(rider, response)
@@ -212,8 +208,8 @@ class Flight(Asking):
         )
         exchange.source(rider)
         rider.first_seconds = self._relay.seconds() - exchange.began
-        if self._streams:
-            self._relay.streams(exchange)
+        rider.streams = self._meter is not None and self._meter.streamed
+        self._relay.counters.open_streams += rider.streams
 
     def _head(self, rider: Rider, response: Response) -> bytes:
         """Status line and header lines; a follower gets no cookies, and says its own length."""
@@ -238,7 +234,8 @@ class Flight(Asking):
     def _answer_whole(self, response: Response, body: bytes) -> None:
         """All of the answer came in one read: one write for each."""
         self._close()
-        self._usage = metered(self._relay.counters, self._notes, response, body)
+        if is_billed(self._notes, response):
+            self._usage = counted(self._relay.counters, response, body)
         kept, self._recorder = self._recorder, None
         if kept is not None and self._storing and kept.add(body):
             kept.keep(kept.whole(), self._wanted, self._usage)
@@ -344,6 +341,7 @@ class Flight(Asking):
                 digest.update(piece)
                 size += len(piece)
             at = rider.at
+            self._streams_no_more(rider)
             going_on = Resumed(self._relay, rider)
             going_on.resume(self._response, size, digest.copy())
 
@@ -394,9 +392,8 @@ class Flight(Asking):
         for rider in sorted(behind, key=lambda rider: rider.at):
             at += sum(map(len, self.pieces[pieces : rider.at]))
             pieces = rider.at
-            self._relay.finish(
-                rider.exchange, rider.client, rider.cache, body, at, self._usage, done
-            )
+            self._relay.finish(rider, body, at, self._usage, done)
+            self._streams_no_more(rider)  # here
 
     def broken(self, reason: Failure) -> None:
         """Upstream broke off: so do we, that nobody takes the rest for the whole."""
@@ -496,11 +493,16 @@ class Flight(Asking):
         if self._meter is not None:
             self._meter.lost(why)
 
+    def _streams_no_more(self, rider: Rider) -> None:
+        self._relay.counters.open_streams -= rider.streams
+        rider.streams = False
+
     def note(self, rider: Rider, ended: str = "ok", problem: Problem | None = None) -> None:
         """The event of one rider, which has one."""
         if rider.noted:
             return
         rider.noted = True
+        self._streams_no_more(rider)
         response = self._response
         self._relay.log.over(
             rider.exchange,

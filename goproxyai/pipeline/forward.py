@@ -19,13 +19,12 @@ from goproxyai.http11.response import Response
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.answers import problem_for
 from goproxyai.pipeline.asking import Asking
-from goproxyai.pipeline.meter import Meter, is_billed, metered
+from goproxyai.pipeline.meter import Meter, meter, metered
 from goproxyai.pipeline.notes import Notes
-from goproxyai.pipeline.store import Recorder, Wanted, recorder
+from goproxyai.pipeline.store import Recorder, Wanted, keep_whole, recorder
 from goproxyai.policy.freshness import parent_paths
 from goproxyai.policy.headers import Headers
-from goproxyai.policy.streams import is_stream
-from goproxyai.policy.usage import Usage
+from goproxyai.policy.usage import Bill, Usage
 from goproxyai.problems import Problem
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class Forward(Asking):
         self._response: Response | None = None
         self._recorder: Recorder | None = None
         self._meter: Meter | None = None
-        self._usage: Usage | None = None
+        self._usage: Usage | Bill | None = None
         self._upstream_seconds = self._first_seconds = -1.0
         self._ended = False
 
@@ -113,9 +112,7 @@ class Forward(Asking):
             self._upstream_seconds = -1.0
             return
         wanted = self._wanted
-        if wanted is not None:
-            self._recorder = recorder(relay.store, wanted, response, relay.seconds)
-        elif 200 <= status < 300:
+        if wanted is None and 200 <= status < 300:
             self._invalidate()
         proxy_seconds = self._sent_at - exchange.began
         head = (  # sums of bytes: a format takes four times as long
@@ -130,13 +127,15 @@ class Forward(Asking):
         plain = framed and exchange.simple and exchange.method != b"HEAD"
         whole = response.take_whole() if plain else None
         if whole is not None:
-            self._usage = metered(relay.counters, self._notes, response, whole)
-            if self._recorder is not None:
-                self._recorder.add(whole)
-                self._record()
+            if self._notes.generates and 200 <= status < 300:
+                self._usage = metered(relay.counters, response, whole)
+            if wanted is not None:
+                keep_whole(relay.store, wanted, response, whole, self._usage, now)
             exchange.answer(status, head + b"\r\n" + whole, len(whole))
             self._note("ok", None)
             return
+        if wanted is not None:
+            self._recorder = recorder(relay.store, wanted, response, relay.seconds)
         exchange.begin(status, head, response.length if framed else None, framed)
         self._watch(response, now)
         exchange.source(response)
@@ -147,11 +146,9 @@ class Forward(Asking):
         """The answer comes in pieces: look at them as they pass."""
         relay, exchange = self._relay, self._exchange
         self._first_seconds = now - exchange.began
-        streams = is_stream(response.fields)
-        if streams:
-            relay.streams(exchange)
-        if streams or is_billed(self._notes, response):
-            self._meter = Meter(relay.counters, self._notes, response, relay.seconds)
+        self._meter = meter(relay.counters, self._notes, response, relay.seconds)
+        if self._meter is not None:
+            relay.counters.open_streams += self._meter.streamed
 
     def _invalidate(self) -> None:
         """What a write may have changed is no longer known (RFC 9111 §4.4)."""
@@ -258,6 +255,7 @@ class Forward(Asking):
             self._recorder = None
         if self._meter is not None:
             self._meter.lost("left" if ended == "client_gone" else "cut")
+            self._relay.counters.open_streams -= self._meter.streamed
         if (problem is not None or ended != "ok") and self._tries and not self._unsent:
             self._invalidate()  # a write without an answer may have been done all the same
         response = self._response

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
+from operator import sub
 from random import random
 from typing import Any, NamedTuple, Protocol
 
@@ -22,7 +23,7 @@ from twisted.logger import Logger
 from goproxyai.counters import Counters
 from goproxyai.http11.exchange import Exchange
 from goproxyai.policy.redaction import path_only
-from goproxyai.policy.usage import Usage
+from goproxyai.policy.usage import Bill, Usage, read
 
 _log = Logger(namespace="goproxyai.log")
 
@@ -62,7 +63,8 @@ class Event(NamedTuple):
     :ivar upstream_seconds: from forwarding to upstream's head; negative where there was none.
     :ivar first_seconds: from the head of the request to the first byte of the answer; negative
         where that is :attr:`seconds`, since the answer was one piece, or there was none.
-    :ivar usage: tokens of the answer, where it says so and came whole.
+    :ivar bill: see :attr:`usage`; a :class:`~goproxyai.policy.usage.Bill` is counted with the
+        event of who caused it, what is read already has been counted.
     :ivar name: see :mod:`.identify`.
     :ivar trace: see :class:`Tracer`.
     """
@@ -82,9 +84,14 @@ class Event(NamedTuple):
     ended: str
     upstream_request_id: bytes
     first_seconds: float
-    usage: Usage | None
+    bill: Usage | Bill | None
     name: bytes
     trace: Any
+
+    @property
+    def usage(self) -> Usage | None:
+        """Tokens of the answer, where it says so and came whole."""
+        return read(self.bill)
 
     @property
     def waited(self) -> float:
@@ -198,13 +205,10 @@ class AccessLog:
         upstream_seconds: float = -1.0,
         upstream_request_id: bytes = b"",
         first_seconds: float = -1.0,
-        usage: Usage | None = None,
+        usage: Usage | Bill | None = None,
     ) -> None:
         """*exchange* is over: note its event."""
         began = exchange.began
-        if exchange.streams:
-            exchange.streams = False
-            self._counters.open_streams -= 1
         waiting = self._waiting
         waiting.append(
             (
@@ -260,7 +264,7 @@ class AccessLog:
         counters.finished += len(events)
         (
             _, methods, targets, statuses, caches, _, came, went, spent, upstream, codes, _, ends,
-            _, first, usages, _, _,
+            _, first, bills, _, _,
         ) = zip(*events, strict=True)  # fmt: skip
         alike = Counter(zip(targets, methods, statuses, caches, strict=True))
         for outcome, count in alike.items():
@@ -268,10 +272,8 @@ class AccessLog:
         counters.bytes_in += sum(came)
         counters.bytes_out += sum(went)
         self._time(caches, spent, upstream, first)
-        if any(usages):
-            for (usage, cache), count in Counter(zip(usages, caches, strict=True)).items():
-                if usage is not None and cache in _SPARED:
-                    counters.tokens.save(usage, count)
+        if any(bills):
+            self._settle(bills, caches)
         for status, count in Counter(statuses).items():
             counters.statuses[status // 100] += count
         for code, count in Counter(filter(None, codes)).items():
@@ -282,6 +284,26 @@ class AccessLog:
             elif ended == "cut":
                 counters.cut += count
         return any(codes) or max(statuses) >= 500 or "cut" in ends
+
+    def _settle(self, bills: tuple[Usage | Bill | None, ...], caches: tuple[str, ...]) -> None:
+        """Count what was spent and not counted yet, and what was spared."""
+        tokens = self._counters.tokens
+        if not _SPARED.issuperset(caches):
+            tokens.use(
+                [
+                    bill.read()
+                    for bill, cache in zip(bills, caches, strict=True)
+                    if type(bill) is Bill and cache not in _SPARED
+                ]
+            )
+        if not _SPARED.isdisjoint(caches):
+            spared = Counter(
+                [bill for bill, cache in zip(bills, caches, strict=True) if cache in _SPARED]
+            )
+            for bill, count in spared.items():
+                usage = read(bill)
+                if usage is not None:
+                    tokens.save(usage, count)
 
     def _time(
         self,
@@ -296,11 +318,17 @@ class AccessLog:
                 seconds for seconds, each in zip(spent, caches, strict=True) if each == cache
             ]  # fmt: skip
             (times.get(cache) or times["BYPASS"]).add(alike)
-        waited = [end if some < 0 else some for some, end in zip(first, spent, strict=True)]
+        waited: Sequence[float] = spent
+        if max(first) >= 0:
+            waited = [end if some < 0 else some for some, end in zip(first, spent, strict=True)]
         if max(waited) >= self.slow:
             counters.slow += sum(seconds >= self.slow for seconds in waited)
-        forwarded = [(some, ours) for some, ours in zip(upstream, waited, strict=True) if some >= 0]
-        if forwarded:
-            counters.upstream_times.add([some for some, _ in forwarded])
-            counters.first_times.add([ours for _, ours in forwarded])
-            counters.overheads.add([ours - some for some, ours in forwarded])
+        if max(upstream) < 0:
+            return
+        theirs: Sequence[float] = upstream
+        if min(upstream) < 0:
+            waited = [ours for ours, some in zip(waited, upstream, strict=True) if some >= 0]
+            theirs = [some for some in upstream if some >= 0]
+        counters.overheads.add(list(map(sub, waited, theirs)))
+        counters.upstream_times.add(list(theirs))
+        counters.first_times.add(list(waited))

@@ -7,34 +7,40 @@ A meter looks at the body of one answer that comes in several reads; what it kee
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from goproxyai.counters import Counters
 from goproxyai.http11.response import Response
 from goproxyai.pipeline.notes import Notes
 from goproxyai.policy.streams import is_stream
-from goproxyai.policy.usage import UNKNOWN, Reader, Usage, usage_of
+from goproxyai.policy.usage import UNKNOWN, Bill, Reader, Usage, usage_of
+
+LARGEST_BILL: Final = 8 * 1024
+"""Bytes of an answer that is read for its usage a moment later, with many others: a batch of them
+is two megabytes at the most."""
 
 
 class Meter:
     """Watches an answer pass.
 
     :param seconds: the monotonic clock.
+    :ivar streamed: whether it is a stream of events.
     """
 
-    __slots__ = ("_counters", "_last", "_reader", "_seconds", "_streamed")
+    __slots__ = ("_counters", "_last", "_reader", "_seconds", "streamed")
 
     def __init__(
         self, counters: Counters, notes: Notes, response: Response, seconds: Callable[[], float]
     ) -> None:
         self._counters = counters
         self._seconds = seconds
-        self._streamed = is_stream(response.fields)
+        self.streamed = is_stream(response.fields)
         self._last = -1.0
         self._reader = Reader(response.fields) if is_billed(notes, response) else None
 
     def add(self, data: bytes) -> None:
         """What one read brought."""
-        if self._streamed:
+        if self.streamed:
             now, last = self._seconds(), self._last
             self._last = now
             if last >= 0:
@@ -59,13 +65,30 @@ def is_billed(notes: Notes, response: Response) -> bool:
     return notes.generates and 200 <= response.code < 300
 
 
-def metered(counters: Counters, notes: Notes, response: Response, body: bytes) -> Usage | None:
-    """As :meth:`Meter.whole`, of an answer that came in one read."""
-    if not is_billed(notes, response):
-        return None
+def meter(
+    counters: Counters, notes: Notes, response: Response, seconds: Callable[[], float]
+) -> Meter | None:
+    """Who is to look at an answer that comes in pieces, if there is anything to see."""
+    if is_billed(notes, response) or is_stream(response.fields):
+        return Meter(counters, notes, response, seconds)
+    return None
+
+
+def metered(counters: Counters, response: Response, body: bytes) -> Usage | Bill | None:
+    """As :meth:`Meter.whole`, of an answer that came in one read, and :func:`is_billed`.
+
+    A :class:`Bill` is counted with the event of the request, see :mod:`.log`.
+    """
+    if len(body) <= LARGEST_BILL and b"content-encoding" not in response.fields:
+        return Bill(body)
+    return counted(counters, response, body)
+
+
+def counted(counters: Counters, response: Response, body: bytes) -> Usage | None:
+    """The same, counted at once: of an answer to several."""
     return _counted(counters, usage_of(response.fields, body))
 
 
 def _counted(counters: Counters, usage: Usage) -> Usage | None:
-    counters.tokens.use(usage)
+    counters.tokens.use((usage,))
     return None if usage is UNKNOWN else usage

@@ -9,6 +9,7 @@ from twisted.logger import Logger
 
 from goproxyai.counters import Counters
 from goproxyai.egress.relay import RelayClient
+from goproxyai.http11.body import WholeBody
 from goproxyai.http11.exchange import Exchange
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.admit import Admission
@@ -17,6 +18,7 @@ from goproxyai.pipeline.forward import Forward
 from goproxyai.pipeline.log import AccessLog
 from goproxyai.pipeline.lookup import MOST_KEYED, Lookup
 from goproxyai.pipeline.notes import Notes, Terms
+from goproxyai.pipeline.rider import Rider
 from goproxyai.pipeline.store import Wanted
 from goproxyai.pipeline.upstreams import Upstreams
 from goproxyai.policy.buckets import rate_limit_headers
@@ -110,11 +112,15 @@ class Relay:
                 "This request has passed through goproxyai already: OPENAI_API_URL or PROXY_URL "
                 "leads back to the proxy itself.",
             )
+        body = exchange.body
+        if notes.reason is None and isinstance(body, WholeBody):  # as mostly
+            self._look_up(exchange, client, notes, body.whole())
+            return
         reason = self.lookup.bypass(notes, exchange)
         if reason is not None:
             self._bypass(exchange, client, notes, reason)
-        elif exchange.body.complete:
-            self._look_up(exchange, client, notes, exchange.body.whole())
+        elif body.complete:
+            self._look_up(exchange, client, notes, body.whole())
         else:
             _Reading(self, exchange, client).start()
 
@@ -156,9 +162,7 @@ class Relay:
             if replay is None:
                 self.log.over(exchange, client, "HIT", usage=found.usage)
             else:
-                if found.pace is not None:
-                    self.streams(exchange)
-                _Replaying(self, exchange, client, "HIT", usage=found.usage).start(replay)
+                _Replaying(self, exchange, client, "HIT", found).start(replay)
             return
         shares = notes.shares
         if shares is None:
@@ -180,27 +184,18 @@ class Relay:
         Forward(self, exchange, client, wanted.notes, wanted, wanted.reason).start()
 
     def finish(
-        self,
-        exchange: Exchange,
-        client: str,
-        cache: str,
-        body: bytes,
-        at: int,
-        usage: Usage | None,
-        done: Callable[[], None],
+        self, rider: Rider, body: bytes, at: int, usage: Usage | None, done: Callable[[], None]
     ) -> None:
-        """Write what is left of an answer that has begun, from byte *at* of its *body*.
+        """Write what is left of the answer of one who left its flight.
 
-        :param usage: its tokens, where it says so.
+        :param at: the first byte of *body* that it has not got.
+        :param usage: tokens of it, where it says so.
         :param done: called when it is written, or the client is gone.
         """
-        replay = respond.Replay(exchange, body, at)
-        _Replaying(self, exchange, client, cache, usage=usage, done=done).start(replay)
-
-    def streams(self, exchange: Exchange) -> None:
-        """The answer is a stream of events: count it as open until it is over."""
-        exchange.streams = True
-        self.counters.open_streams += 1
+        replaying = _Replaying(self, rider.exchange, rider.client, rider.cache, done=done)
+        replaying.usage, replaying.streamed = usage, rider.streams
+        replaying.first_seconds = rider.first_seconds
+        replaying.start(respond.Replay(rider.exchange, body, at))
 
     def stale(self, wanted: Wanted) -> Entry | None:
         """What there is to answer with when upstream fails."""
@@ -216,7 +211,7 @@ class Relay:
         if replay is None:
             self.log.over(exchange, client, "STALE", detail=why, usage=entry.usage)
         else:
-            _Replaying(self, exchange, client, "STALE", why, entry.usage).start(replay)
+            _Replaying(self, exchange, client, "STALE", entry, why).start(replay)
 
 
 class _Waiting:
@@ -253,8 +248,12 @@ class _Reading(_Waiting):
 class _Replaying(_Waiting):
     """Watches over a stored answer that is written as the client takes it, or as it once came.
 
-    :param cache: and *detail* and *usage*: for the log.
+    :param entry: that is written, if it is one.
+    :param cache: and *detail*: for the log.
     :param done: called at the end, however it comes.
+    :ivar usage: tokens of the answer, where it says so.
+    :ivar streamed: whether it is a stream of events.
+    :ivar first_seconds: from the request to the first byte.
     """
 
     def __init__(
@@ -263,19 +262,22 @@ class _Replaying(_Waiting):
         exchange: Exchange,
         client: str,
         cache: str,
+        entry: Entry | None = None,
         detail: str = "",
-        usage: Usage | None = None,
         done: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(relay, exchange, client)
         self.cache = cache
         self._detail = detail
-        self._usage = usage
+        self.usage = None if entry is None else entry.usage
+        self.streamed = entry is not None and entry.stream
+        self.first_seconds = relay.seconds() - exchange.began
         self._then = done
         self._replay: respond.Replay | None = None
 
     def start(self, replay: respond.Replay) -> None:
         self._replay = replay
+        self._relay.counters.open_streams += self.streamed
         replay.start(self._done)
 
     def client_gone(self) -> None:
@@ -289,11 +291,17 @@ class _Replaying(_Waiting):
     def _done(self) -> None:
         self._replay = None
         self._relay.log.over(
-            self._exchange, self._client, self.cache, detail=self._detail, usage=self._usage
+            self._exchange,
+            self._client,
+            self.cache,
+            detail=self._detail,
+            first_seconds=self.first_seconds,
+            usage=self.usage,
         )
         self._over()
 
     def _over(self) -> None:
+        self._relay.counters.open_streams -= self.streamed
         then, self._then = self._then, None
         if then is not None:
             then()

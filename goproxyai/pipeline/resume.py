@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from goproxyai.http11.response import Response
 from goproxyai.pipeline.forward import Forward
-from goproxyai.pipeline.meter import Meter, is_billed
+from goproxyai.pipeline.meter import meter
 from goproxyai.problems import Problem
 
 if TYPE_CHECKING:
@@ -60,8 +60,10 @@ class Resumed(Forward):
         ):
             self._differs()
             return
-        if is_billed(self._notes, response):
-            self._meter = Meter(self._relay.counters, self._notes, response, self._relay.seconds)
+        counters = self._relay.counters
+        self._meter = meter(counters, self._notes, response, self._relay.seconds)
+        if self._meter is not None:
+            counters.open_streams += self._meter.streamed
         self._exchange.source(response)
         response.deliver(self)
 

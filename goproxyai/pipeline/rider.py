@@ -24,12 +24,13 @@ class Rider:
     :ivar leads: whether the request that went upstream was its own.
     :ivar awake: whether it takes more.
     :ivar noted: whether its event is in the log.
+    :ivar streams: whether a stream of events is being sent to it.
     :ivar first_seconds: from its request to the first byte of its answer, negative until then.
     """
 
     __slots__ = (
         "_flight", "_pumping", "at", "awake", "client", "exchange", "first_seconds", "leads",
-        "noted", "wanted",
+        "noted", "streams", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +44,7 @@ class Rider:
         self.at = 0
         self.awake = True
         self.noted = False
+        self.streams = False
         self.first_seconds = -1.0
         self._pumping = False
         exchange.listener = self

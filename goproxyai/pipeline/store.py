@@ -19,7 +19,7 @@ from goproxyai.policy.freshness import may_store, still_changing
 from goproxyai.policy.pace import Pace
 from goproxyai.policy.store import Entry, Store
 from goproxyai.policy.streams import Ending, ending, is_stream
-from goproxyai.policy.usage import Usage
+from goproxyai.policy.usage import Bill, Usage
 
 PIECE_BYTES = 60
 """That a piece takes beside its bytes."""
@@ -106,54 +106,93 @@ class Recorder:
         self.forget()
         return body
 
-    def keep(self, body: bytes, wanted: Wanted, usage: Usage | None, framed: bool = True) -> bool:
+    def keep(
+        self, body: bytes, wanted: Wanted, usage: Usage | Bill | None, framed: bool = True
+    ) -> bool:
         """Store the answer, whose *body* came whole, if it may be stored.
 
         :param usage: tokens that it took, where it says so.
         :param framed: whether its framing ended the body, rather than the connection.
         :returns: whether it is stored.
         """
-        response, notes, store = self._response, wanted.notes, self._store
-        fields = response.fields
-        if notes.is_get and still_changing(fields, body):
-            return False
         packed = None
         if self._pace is not None:
-            how = ending(fields, body)
+            how = ending(self._response.fields, body)
             if how is Ending.BROKEN or (how is Ending.OPEN and not framed):
                 return False
             packed = self._pace.packed()
         elif not framed:
             return False
-        now = self._seconds()
-        age = fields.get(b"age", b"0").strip()
-        head = (
-            status_line(response.code, response.phrase)
-            + kept_lines(response, notes.shared)
-            + stored_lines(int(time.time()), b"x-request-id" in fields and not notes.shared)
-        )
-        entry = Entry(
-            wanted.key,
-            response.code,
-            head,
-            body,
-            now,
-            now + notes.ttl,
-            int(age) if age.isdigit() and len(age) < 10 else 0,
-            packed,
-            usage,
-        )
-        return store.put(entry, notes.path.rstrip(b"/"), notes.owner, wanted.ticket)
+        return _keep(self._store, wanted, self._response, body, usage, self._seconds(), packed)
+
+
+def _keep(
+    store: Store,
+    wanted: Wanted,
+    response: Response,
+    body: bytes,
+    usage: Usage | Bill | None,
+    now: float,
+    pace: bytes | None,
+) -> bool:
+    notes, fields = wanted.notes, response.fields
+    if notes.is_get and still_changing(fields, body):
+        return False
+    named = b"x-request-id" in fields and not notes.shared
+    head = (
+        status_line(response.code, response.phrase)
+        + kept_lines(response, notes.shared)
+        + stored_lines(int(time.time()), named)
+    )
+    age = fields.get(b"age")
+    entry = Entry(
+        wanted.key,
+        response.code,
+        head,
+        body,
+        now,
+        now + notes.ttl,
+        0 if age is None else _age(age),
+        pace,
+        usage,
+    )
+    return store.put(entry, notes.path.rstrip(b"/"), notes.owner, wanted.ticket)
+
+
+def _age(text: bytes) -> int:
+    text = text.strip()
+    return int(text) if text.isdigit() and len(text) < 10 else 0
+
+
+def keep_whole(
+    store: Store,
+    wanted: Wanted,
+    response: Response,
+    body: bytes,
+    usage: Usage | Bill | None,
+    now: float,
+) -> None:
+    """As a recorder does, with an answer that came in one read."""
+    if not _may_keep(wanted, response):
+        return
+    if is_stream(response.fields):
+        one = Recorder(store, response, lambda: now)
+        if one.add(body):
+            one.keep(one.whole(), wanted, usage)
+    else:
+        _keep(store, wanted, response, body, usage, now, None)
 
 
 def recorder(
     store: Store, wanted: Wanted, response: Response, seconds: Callable[[], float]
 ) -> Recorder | None:
     """Who is to keep *response*; ``None`` where it may not be kept, judged by its head."""
+    return Recorder(store, response, seconds) if _may_keep(wanted, response) else None
+
+
+def _may_keep(wanted: Wanted, response: Response) -> bool:
     notes = wanted.notes
     method = b"GET" if notes.is_get else b"POST"
-    if notes.ttl <= 0 or not may_store(
+    return notes.ttl > 0 and may_store(
         method, response.code, response.fields, notes.directives, notes.shared
-    ):
-        return None
-    return Recorder(store, response, seconds)
+    )

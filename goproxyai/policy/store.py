@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush, heapreplace
 from typing import Any, Final
 
-from goproxyai.policy.usage import Usage
+from goproxyai.policy.usage import Bill, Usage
 
 COMPUTED: Final = b"computed"
 """The owner of answers that only compute: of POSTs, whoever sent them."""
@@ -47,7 +47,7 @@ _ENTRY_BYTES = 600
 _PLACE_BYTES = 320
 _SHELF_BYTES = 330
 _SLOT_BYTES = 240
-_USAGE_BYTES = 200
+_USAGE_BYTES = 260
 
 _WRITES_REMEMBERED = 1024
 _SLICE = 8
@@ -126,7 +126,7 @@ class Entry:
         expires_at: float,
         initial_age: int,
         pace: bytes | None,
-        usage: Usage | None = None,
+        usage: Usage | Bill | None = None,
     ) -> None:
         self.key = key
         self.status = status

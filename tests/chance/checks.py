@@ -72,6 +72,8 @@ def _nothing_is_left(world: World) -> None:
             raise Wrong(f"{what} are left: {left}")
     if len(world.events) != world.exchanges:
         raise Wrong(f"{len(world.events)} events of {world.exchanges} requests")
+    if world.counters.open_streams:
+        raise Wrong(f"open streams are left: {world.counters.open_streams}")
     if world.failures:
         raise Wrong(world.failures[0]["log_failure"].getTraceback()[-1500:])
 
