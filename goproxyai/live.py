@@ -230,7 +230,10 @@ def _hour(span: Span) -> dict[str, Any]:
 def _error(event: Event, batch: Batch) -> dict[str, Any]:
     fields = event.fields(batch)
     shown = ("time", "method", "path", "status", "code", "detail", "request_id")
-    return {name: fields.get(name, "") for name in shown}
+    told = {name: fields.get(name, "") for name in shown}
+    if not event.code and event.status >= 500:
+        told["detail"] = "upstream's own answer"
+    return told
 
 
 def _tokens(counters: Counters) -> dict[str, Any]:
