@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from bench.growth import powers
+from bench.inside import Inside
 from bench.peers import PEERS
 from bench.plot import Bar, Group, Scale, plot
 from bench.report import PAGE, cell_text, figures, number, replaced, verdict
@@ -125,3 +126,12 @@ def test_the_large_exchange_is_as_large_as_it_says() -> None:
 
 def test_counts_read_as_powers_of_ten() -> None:
     assert [powers(100), powers(1_000_000)] == ["10^2", "10^6"]
+
+
+def test_requests_inside_are_answered_from_upstream_and_then_from_the_cache() -> None:
+    one = Inside()
+    for asked in (1, 1, 2, 1):
+        one.ask(asked)
+    one.log.flush()
+    counters = one.log._counters
+    assert (counters.misses, counters.hits) == (3, 2)
