@@ -127,8 +127,9 @@ def _model(text: bytes) -> str:
     if at < 0:
         return ""
     start = text.find(b'"', at + 7) + 1
-    if start - at < 11:  # there is a colon in between, and a blank at most
-        known = _known.get(text[start : text.find(b'"', start)])
+    end = text.find(b'"', start)
+    if end > 0 and start - at < 11:  # there is a colon in between, and a blank at most
+        known = _known.get(text[start:end])
         if known is not None:
             return known
     match = _NAME.search(text, at)

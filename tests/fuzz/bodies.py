@@ -5,6 +5,7 @@ Each is read a second time, in another and plainer way, and both readings must a
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from contextlib import suppress
@@ -14,9 +15,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from goproxyai.policy import sealed
 from goproxyai.policy.coalescing import LARGEST_READ, deterministic
+from goproxyai.policy.prices import PricesError, parse
 from goproxyai.policy.sealed import Record, Refused
 from goproxyai.policy.streams import LONGEST_TAIL, MOST_BLOCKS, Ending, ending
 from goproxyai.policy.tunnel import LONGEST_ANSWER, Tunnel, TunnelBroken, TunnelRefused
+from goproxyai.policy.usage import TAIL, UNKNOWN, Reader, Usage, usage_of
 from tests.fuzz.work import linear
 
 # Streams.
@@ -125,6 +128,84 @@ COALESCING = (
     b"0", b'"seed":', b"true", b"false", b"null", b"-0.0", b"1e-999", b"NaN", b"{", b"}", b",",
     b'"', b"[", b'{"a":{"seed":1}}', b"\\u0073eed", b"1" * 20, b" ", b"\xff\xfe",
     b'{"seed":1,"seed":2.5}', b"]",
+)  # fmt: skip
+
+
+# What answers cost.
+
+
+def check_usage(data: bytes) -> None:
+    """Tokens, in one piece and in many, by what a reading of all of it says."""
+    size, body = data[:1], data[1:]
+    pieces = 1 + (size[0] if size else 0)
+    with linear(len(body)):
+        said = usage_of({}, body)
+    reader, packed = Reader({}), Reader({b"content-encoding": b"gzip"})
+    zipped = gzip.compress(body)
+    with linear(len(body) + len(zipped)):
+        for at in range(0, len(body), pieces):
+            reader.add(body[at : at + pieces])
+        for at in range(0, len(zipped), pieces):
+            packed.add(zipped[at : at + pieces])
+    assert len(body) <= TAIL
+    assert reader.usage() == packed.usage() == said
+    assert (reader.usage() is UNKNOWN) == (said is UNKNOWN)
+    raw = Reader({b"content-encoding": b"gzip"})
+    raw.add(body)
+    raw.usage()
+    document = _json(body)
+    if isinstance(document, dict) and body.count(b'"usage"') == 1 and b"\\u" not in body:
+        usage = document.get("usage")
+        if isinstance(usage, dict) and len(body) < 4_000:
+            assert said[1:3] == _counted(usage)
+
+
+def _counted(usage: dict[str, Any]) -> tuple[int, int]:
+    prompt, completion = (
+        next(
+            (
+                usage[name]
+                for name in names
+                if type(usage.get(name)) is int and 0 <= usage[name] < 10**12
+            ),
+            None,
+        )
+        for names in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
+    )
+    return (-1, -1) if prompt is completion is None else (prompt or 0, completion or 0)
+
+
+USAGE = (
+    b'{"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}', b'"usage":',
+    b'{"model":"m","usage":{"input_tokens":1,"output_tokens":2}}', b'"prompt_tokens":', b"{", b"}",
+    b'"prompt_tokens_details":{"cached_tokens":4}', b'"total_tokens":3', b'"completion_tokens":2',
+    b'"completion_tokens_details":{"reasoning_tokens":5}', b'"model":', b'"gpt-4o"', b",", b":",
+    b'"usage":null', b'"usage"', b"null", b"-1", b"1.5", b"9" * 13, b"data: ", b"\n\n", b" ", b"\n",
+    b"data: [DONE]\n\n", b'"', b"\\", b"[[[[[[[[[", b"\xff", b"\0", b"true", b"1e5", b'"a":',
+)  # fmt: skip
+
+
+def check_prices(data: bytes) -> None:
+    """A table is one by a reading of all of it, and then every row of it costs something."""
+    try:
+        table = parse(data)
+    except PricesError as error:
+        assert str(error).isascii()
+        return
+    document = _json(data)
+    assert isinstance(document, dict)
+    assert set(table.table) == set(document)
+    for model in document:
+        price = table.price(model)
+        assert (price is None) == (model == "")
+        if price is not None:
+            assert price.of(Usage(model, 7, 5, 3, 1)) >= 0
+
+
+PRICES = (
+    b'{"gpt-4o":{"prompt":2.5,"cached":1.25,"completion":10}}', b'{"a":{"prompt":1}}', b"{", b"}",
+    b'"prompt"', b'"cached"', b'"completion"', b":", b",", b"1e400", b"-0.0", b"NaN", b"1e6", b"0",
+    b"999999.9", b"true", b"null", b"[[[[[[[[[", b'""', b'"m-1"', b"\xff", b"\xef\xbb\xbf", b" ",
 )  # fmt: skip
 
 

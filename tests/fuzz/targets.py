@@ -67,6 +67,8 @@ TARGETS: Final = {
         Target("directives", messages.check_directives, messages.DIRECTIVES),
         Target("headers", messages.check_headers, messages.HEADERS),
         Target("targets", messages.check_targets, messages.TARGETS),
+        Target("usage", bodies.check_usage, bodies.USAGE, b"\1"),
+        Target("prices", bodies.check_prices, bodies.PRICES),
         Target("streams", bodies.check_streams, bodies.STREAMS),
         Target("coalescing", bodies.check_coalescing, bodies.COALESCING),
         Target("tunnel", bodies.check_tunnel, bodies.TUNNEL),
