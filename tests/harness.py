@@ -180,7 +180,7 @@ async def eventually(reactor: Any, condition: Callable[[], object], patience: fl
     deadline = reactor.seconds() + patience
     while not condition():
         assert reactor.seconds() < deadline, "it did not come true"
-        await deferLater(reactor, 0.01)
+        await deferLater(reactor, 0.001)
 
 
 @attrs.frozen

@@ -17,6 +17,7 @@ import pytest_twisted
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
+from goproxyai import service
 from goproxyai.configuration import Sources
 from goproxyai.output import Output
 from goproxyai.pipeline.admit import SWEEP_SLICE, TICK, Admission
@@ -355,7 +356,10 @@ async def test_a_connection_to_upstream_that_is_kept_waits_as_long_as_is_now_sai
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_store_that_was_made_smaller_is_emptied_beside_the_requests(stand: Stand) -> None:
+async def test_a_store_that_was_made_smaller_is_emptied_beside_the_requests(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "EVICTION_SECONDS", 0.05)
     await stand.start()
     assert stand.daemon is not None
     store = stand.daemon.system.relay.store
