@@ -10,9 +10,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from goproxyai import envfile
+from goproxyai import envfile, service
 from goproxyai.configuration import NAMES
-from goproxyai import service
 from goproxyai.pipeline import asking
 from goproxyai.pipeline.probing import IN_A_ROW
 from goproxyai.pipeline.upstreams import Upstream
