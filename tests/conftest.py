@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, globalLogPublisher
 
 from goproxyai.http11.turns import lighten
-from goproxyai.pipeline import asking
+from goproxyai.pipeline import asking, log
 from tests.fakes.authority import Authority
 from tests.harness import Stand
 
@@ -90,8 +90,9 @@ async def nothing_left(failures: list[LogEvent]) -> AsyncIterator[None]:
 
 @pytest.fixture
 def shortest_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let retries draw the shortest of the waits that they may, which is none."""
+    """Let retries draw the shortest wait that they may, which is none, and the log be quick."""
     monkeypatch.setattr(asking, "random", lambda: 0.0)
+    monkeypatch.setattr(log, "FLUSH_SECONDS", 0.005)
 
 
 @pytest_twisted.async_yield_fixture
