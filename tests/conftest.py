@@ -14,6 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, globalLogPublisher
 
 from goproxyai.http11.turns import lighten
+from goproxyai.pipeline import asking, log
 from tests.fakes.authority import Authority
 from tests.harness import Stand
 
@@ -23,8 +24,11 @@ settings.register_profile("suite", deadline=None, max_examples=100, derandomize=
 settings.register_profile("explore", deadline=None, max_examples=2_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
+QUICK_TURNS = 20
+"""Turns of the reactor, one right behind the other, in which what is closing mostly closes."""
+
 SETTLING_TURNS = 200
-"""Turns of the reactor, ten milliseconds each, in which what is closing may close."""
+"""Turns after those, ten milliseconds each, in which what is closing may close."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -76,16 +80,23 @@ async def nothing_left(failures: list[LogEvent]) -> AsyncIterator[None]:
 
     before = {*reactor.getReaders(), *reactor.getWriters()}  # type: ignore[attr-defined]
     yield
-    for _ in range(SETTLING_TURNS):
+    for seconds in (*[0.0] * QUICK_TURNS, *[0.01] * SETTLING_TURNS):
         if not leftovers(reactor, before):
             break
-        await deferLater(reactor, 0.01)
+        await deferLater(reactor, seconds)
     assert leftovers(reactor, before) == []
     assert [event.get("log_format") for event in failures] == []
 
 
+@pytest.fixture
+def shortest_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let retries draw the shortest wait that they may, which is none, and the log be quick."""
+    monkeypatch.setattr(asking, "random", lambda: 0.0)
+    monkeypatch.setattr(log, "FLUSH_SECONDS", 0.005)
+
+
 @pytest_twisted.async_yield_fixture
-async def stand(authority: Authority) -> AsyncIterator[Stand]:
+async def stand(authority: Authority, shortest_waits: None) -> AsyncIterator[Stand]:
     """A daemon to be started in front of a fake upstream; ended with the test."""
     from twisted.internet import reactor
 

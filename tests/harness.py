@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IHostnameResolver, IHostResolution
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.task import deferLater
+from twisted.logger import LogEvent, eventAsText
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -180,7 +181,16 @@ async def eventually(reactor: Any, condition: Callable[[], object], patience: fl
     deadline = reactor.seconds() + patience
     while not condition():
         assert reactor.seconds() < deadline, "it did not come true"
-        await deferLater(reactor, 0.01)
+        await deferLater(reactor, 0.001)
+
+
+def lines(events: list[LogEvent]) -> list[str]:
+    """What was logged, each with its level before it."""
+    return [
+        f"{event['log_level'].name}: "
+        + eventAsText(event, includeTimestamp=False, includeSystem=False)
+        for event in events
+    ]
 
 
 @attrs.frozen

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from goproxyai.policy.breaker import FEWEST, FIRST, LONGEST, PATIENCE, SLOTS, WINDOW, Breaker, State
 
@@ -186,4 +192,5 @@ class BreakerAgainstModel(RuleBasedStateMachine):
             assert self.breaker.state(self.now) is (State.HALF_OPEN if half else State.OPEN)
 
 
-TestBreakerAgainstModel = BreakerAgainstModel.TestCase
+def test_the_breaker_does_what_the_model_does() -> None:
+    run_state_machine_as_test(BreakerAgainstModel)

@@ -8,7 +8,13 @@ from math import ceil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from goproxyai.policy.buckets import Buckets, rate_limit_headers
 
@@ -90,8 +96,9 @@ class BucketsBehaveLikeTheNaiveOnes(RuleBasedStateMachine):
             assert len(self.buckets) >= sum(held < self.naive.depth for held in tokens)
 
 
-TestBuckets = BucketsBehaveLikeTheNaiveOnes.TestCase
-TestBuckets.settings = settings(max_examples=40, deadline=None)
+def test_buckets_behave_like_the_naive_ones() -> None:
+    few = settings(max_examples=40, deadline=None)
+    run_state_machine_as_test(BucketsBehaveLikeTheNaiveOnes, settings=few)
 
 
 def drained(per_minute: int, client: str = "a", most_clients: int = 1_000_000) -> Buckets:

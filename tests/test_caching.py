@@ -17,6 +17,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import Clock
 
+from goproxyai import service
 from goproxyai.http11.writing import parked
 from goproxyai.pipeline.respond import PacedReplay
 from goproxyai.pipeline.store import PIECE_BYTES
@@ -519,7 +520,10 @@ async def test_an_answer_is_served_for_its_time_and_no_longer(skewed: Stand) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_nobody_asks_for_again_is_evicted_all_the_same(skewed: Stand) -> None:
+async def test_what_nobody_asks_for_again_is_evicted_all_the_same(
+    skewed: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "EVICTION_SECONDS", 0.05)
     await started(skewed, CACHE_TTL="1m")
     await skewed.ask(request())
     assert len(store(skewed)) == 1

@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from goproxyai import envfile
+from goproxyai import envfile, service
 from goproxyai.configuration import NAMES
 from goproxyai.pipeline import asking
 from goproxyai.pipeline.probing import IN_A_ROW
@@ -227,7 +227,10 @@ async def test_a_407_on_the_way_is_no_answer(stand: Stand) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_timeout_counts_for_nothing_where_others_are_answered(skewed: Stand) -> None:
+async def test_a_timeout_counts_for_nothing_where_others_are_answered(
+    skewed: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "TURN_SECONDS", 0.05)
     await skewed.start()
     skewed.upstream.script("/v1/slow", [Pause()])
     slow = [await skewed.connect() for _ in range(FEWEST)]

@@ -16,6 +16,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.error import ConnectionDone
 
+from goproxyai.http11 import ticking
 from tests.fakes.answers import chunk, response
 from tests.fakes.authority import Authority, Identity, self_signed
 from tests.fakes.requests import Request
@@ -31,6 +32,12 @@ def nothing_unhandled(failures: list[Any]) -> Iterator[None]:
     """Collect what was forgotten, so that an error that nobody handled is logged now."""
     yield
     gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def close_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at deadlines more often, so that none is late by a quarter of a second."""
+    monkeypatch.setattr(ticking, "TICK", 0.02)
 
 
 def assert_problem(answer: Answer, status: int, code: str) -> None:

@@ -637,7 +637,7 @@ async def expired(stand: Stand) -> None:
     await stand.start(CACHE_TTL="10s", CACHE_STALE="1h")
     stand.upstream.script("/v1/models", response(b'{"a":1}'), times=1)
     await stand.ask(request())
-    stand.reactor.ahead += 20.0
+    stand.reactor.ahead += 15.0  # not so far that the next connection would be late with its head
 
 
 @pytest.mark.parametrize("failing", [response(b"{}", 500), Cut()], ids=["status", "cut"])
@@ -715,9 +715,13 @@ async def test_room_is_held_for_what_a_slow_one_has_still_to_get(stand: Stand) -
     stand.upstream.script("/v1/models", body)
     quick, slow = await ask_at_once(stand, [request()] * 2)
     await paused(stand)
-    connections = stand.daemon.door.factory.connections  # type: ignore[union-attr]
-    for connection in connections:
-        connection.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+    port = slow.transport.getHost().port
+    (held,) = [
+        connection.transport.socket
+        for connection in stand.daemon.door.factory.connections  # type: ignore[union-attr]
+        if connection.transport.getPeer().port == port
+    ]
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
     stalled(slow)
     gate.release()
     size = 60 * 65_536

@@ -15,20 +15,23 @@ import attrs
 import pytest
 import pytest_twisted
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.internet.threads import deferToThread
+from twisted.logger import capturedLogs
 
-from goproxyai.configuration import Sources
+from goproxyai import service
+from goproxyai.configuration import Reading, Sources
 from goproxyai.output import Output
 from goproxyai.pipeline.admit import SWEEP_SLICE, TICK, Admission
 from goproxyai.policy.addresses import Networks
 from goproxyai.policy.buckets import Buckets
 from goproxyai.policy.store import Store
-from goproxyai.reload import LIVE, differences
-from goproxyai.service import Daemon
+from goproxyai.reload import LIVE, Reload, differences
+from goproxyai.service import Daemon, make_daemon
 from goproxyai.settings import SettingError, Settings
 from tests.fakes.answers import response
 from tests.fakes.steps import Pause
-from tests.harness import Stand, eventually, request
+from tests.harness import Stand, eventually, lines, request
 from tests.test_store import numbered, put
 from tests.test_twistd import (
     SECRET,
@@ -358,7 +361,10 @@ async def test_a_connection_to_upstream_that_is_kept_waits_as_long_as_is_now_sai
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_store_that_was_made_smaller_is_emptied_beside_the_requests(stand: Stand) -> None:
+async def test_a_store_that_was_made_smaller_is_emptied_beside_the_requests(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "EVICTION_SECONDS", 0.05)
     await stand.start()
     assert stand.daemon is not None
     store = stand.daemon.system.relay.store
@@ -368,6 +374,95 @@ async def test_a_store_that_was_made_smaller_is_emptied_beside_the_requests(stan
     assert store.bytes > store.most_bytes
     await eventually(stand.reactor, lambda: store.bytes <= store.most_bytes)
     assert len(store) > 0
+
+
+# Read again.
+
+
+@attrs.define
+class Again:
+    """A daemon that does not run, and what a reload finds and says.
+
+    :ivar found: what is read; ``None`` where nothing may be.
+    :ivar levels: of the log, as they were chosen; with how much had been logged by then.
+    """
+
+    daemon: Daemon
+    found: Reading | SettingError | None = None
+    levels: list[tuple[str, int]] = attrs.field(factory=list)
+
+    def __call__(self, found: Reading | SettingError | None) -> list[str]:
+        """Read *found*; gives the lines of the log."""
+        self.found = found
+        with capturedLogs() as events:
+
+            def write(level: str) -> None:
+                self.levels.append((level, len(events)))
+
+            Reload(self.daemon, self._read, write).now()
+        return lines(events)
+
+    def _read(self) -> Reading:
+        assert self.found is not None, "it is not the time to read"
+        if isinstance(self.found, SettingError):
+            raise self.found
+        return self.found
+
+
+@pytest.fixture
+def again() -> Again:
+    return Again(make_daemon(MemoryReactorClock(), Settings.from_texts({"RATE_LIMIT": "5"})))
+
+
+def said(hidden: tuple[str, ...] = (), **texts: str) -> Reading:
+    return Reading(Settings.from_texts({"RATE_LIMIT": "5", **texts}), hidden)
+
+
+def test_what_can_change_changes_and_is_named(again: Again) -> None:
+    assert again(said(RATE_LIMIT="7", CACHE_TTL="7s")) == [
+        "info: the configuration has changed: RATE_LIMIT, CACHE_TTL"
+    ]
+    assert (again.daemon.settings.rate_limit, again.daemon.settings.cache_ttl) == (7, 7.0)
+    assert again(said(RATE_LIMIT="7", CACHE_TTL="7s")) == [
+        "info: the configuration has not changed"
+    ]
+    assert again.levels == []
+
+
+def test_a_value_that_is_none_leaves_everything_as_it_is(again: Again) -> None:
+    before = again.daemon.settings
+    assert again(SettingError("RATE_LIMIT is 'x', expected a whole number")) == [
+        "error: the configuration is as before: RATE_LIMIT is 'x', expected a whole number"
+    ]
+    assert again.daemon.settings is before
+
+
+def test_what_needs_a_restart_stays_and_is_named_each_time(again: Again) -> None:
+    reading = said(RATE_LIMIT="7", COALESCE="off", OPENAI_API_URL="http://other.test")
+    restart = "warn: the configuration needs a restart: OPENAI_API_URL, COALESCE"
+    assert again(reading) == ["info: the configuration has changed: RATE_LIMIT", restart]
+    assert again.daemon.settings == said(RATE_LIMIT="7").settings
+    assert again(reading) == ["info: the configuration has not changed", restart]
+
+
+def test_what_has_no_effect_is_named(again: Again) -> None:
+    assert again(said(("CACHE_TTL", "PORT"))) == [
+        "info: the configuration has not changed",
+        "warn: CONFIG sets CACHE_TTL, PORT to no effect: an option or the environment wins",
+    ]
+
+
+def test_another_level_of_the_log_holds_for_what_is_logged_behind_the_reload(
+    again: Again,
+) -> None:
+    logged = again(said(("CACHE_TTL",), LOG_LEVEL="error", COALESCE="off"))
+    assert len(logged) == 3
+    assert again.levels == [("error", 3)]
+
+
+def test_nothing_is_read_while_the_daemon_stops(again: Again) -> None:
+    again.daemon.stopping = True
+    assert again(None) == ["info: the configuration is not read again: the proxy is stopping"]
 
 
 # Where settings come from.

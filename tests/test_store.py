@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from goproxyai.policy import store as store_module
 from goproxyai.policy.store import COMPUTED, SLOTS_A_SECOND, Entry, Place, Store
@@ -260,12 +260,10 @@ class StoreOfSmallPlacesAgainstModel(StoreAgainstModel):
         store_module.MOST_IN_PLACE, store_module._AT_ONCE = self.before  # type: ignore[misc]
 
 
-TestStoreOfSmallPlacesAgainstModel = StoreOfSmallPlacesAgainstModel.TestCase
-TestStoreOfSmallPlacesAgainstModel.settings = settings(
-    max_examples=50, stateful_step_count=50, deadline=None
-)
-TestStoreAgainstModel = StoreAgainstModel.TestCase
-TestStoreAgainstModel.settings = settings(max_examples=50, stateful_step_count=50, deadline=None)
+@pytest.mark.parametrize("machine", [StoreAgainstModel, StoreOfSmallPlacesAgainstModel])
+def test_the_store_does_what_the_model_does(machine: type[StoreAgainstModel]) -> None:
+    few = settings(max_examples=50, stateful_step_count=50, deadline=None)
+    run_state_machine_as_test(machine, settings=few)
 
 
 # What an entry holds

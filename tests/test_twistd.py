@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -401,19 +400,16 @@ class Bad:
     def __str__(self) -> str:
         return f"{self.variable}={self.given}"
 
-    def run(self, directory: Path) -> subprocess.CompletedProcess[str]:
+    @property
+    def arguments(self) -> list[str]:
+        """Of the command that is refused."""
         option = f"--{self.variable.lower().replace('_', '-')}={self.given}"
-        settings = {} if self.as_option else {self.variable: self.given}
-        return subprocess.run(
-            command(*([option] if self.as_option else [])),
-            env=environment(**{"LISTEN": ON_LOOPBACK, **settings}),
-            cwd=directory,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        return command(*([option] if self.as_option else []))
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Its environment, besides what is there anyhow."""
+        return {"LISTEN": ON_LOOPBACK} | ({} if self.as_option else {self.variable: self.given})
 
 
 BAD = [
@@ -437,30 +433,73 @@ BAD = [
 ]
 
 
+STARTS = """
+import json, os, sys
+from twisted.scripts import twistd
+import goproxyai.tap
+
+for number, (arguments, settings) in enumerate(json.load(sys.stdin)):
+    if not os.fork():
+        for descriptor, name in (1, "out"), (2, "err"):
+            os.dup2(os.open(f"{number}.{name}", os.O_WRONLY | os.O_CREAT), descriptor)
+        sys.argv[:] = arguments
+        os.environ.update(settings)
+        sys.exit(twistd.run())
+    _, status = os.wait()
+    print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+"""Does what the script ``twistd`` does, in a process for each; what all import is imported once."""
+
+
+@attrs.frozen
+class Refusal:
+    """How a start ended, and what was written by then."""
+
+    status: int
+    out: str
+    err: str
+
+
 @pytest.fixture(scope="module")
-def refusals(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[dict[Bad, subprocess.CompletedProcess[str]]]:
-    """What came of each of them, started a few at a time."""
+def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[Bad, Refusal]:
+    """What came of each of them."""
     directory = tmp_path_factory.mktemp("bad")
-    with ThreadPoolExecutor(3) as pool:
-        yield dict(zip(BAD, pool.map(lambda bad: bad.run(directory), BAD), strict=True))
+    done = subprocess.run(
+        [sys.executable, "-c", STARTS],
+        input=json.dumps([(bad.arguments, bad.settings) for bad in BAD]),
+        env=environment(),
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE * len(BAD),
+        check=True,
+    )
+    assert done.stderr == ""
+    found = {}
+    for number, (bad, status) in enumerate(zip(BAD, done.stdout.split(), strict=True)):
+        out, err = ((directory / f"{number}.{name}").read_text() for name in ("out", "err"))
+        found[bad] = Refusal(int(status), out, err)
+    return found
 
 
 @pytest.mark.parametrize("bad", BAD, ids=str)
-def test_a_bad_value_stops_the_start_with_one_line(
-    refusals: dict[Bad, subprocess.CompletedProcess[str]], bad: Bad
-) -> None:
+def test_a_bad_value_stops_the_start_with_one_line(refusals: dict[Bad, Refusal], bad: Bad) -> None:
     done = refusals[bad]
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+    assert done.status == 1
+    (line,) = done.err.splitlines()
     assert line.startswith(f"goproxyai: {bad.variable} is ")
     assert bad.shown in line
     assert ", expected " in line
     assert bad.expected in line
-    assert "Traceback" not in done.stdout
-    assert done.stdout == ""
+    assert done.out == ""
     assert SECRET not in line
+
+
+def test_the_command_as_it_is_given_is_stopped_so_too(start: Start) -> None:
+    process = start(PORT="70000", LISTEN="")
+    assert process.ended() == 1
+    assert process.err == "goproxyai: PORT is '70000', expected a port from 0 to 65535\n"
+    assert process.out == ""
 
 
 def test_a_port_in_use_stops_the_start_with_one_line(start: Start) -> None:

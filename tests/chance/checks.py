@@ -44,7 +44,7 @@ def check_now(world: World) -> None:
 def check_step(world: World, asked: Asked) -> None:
     """Before upstream is read."""
     if asked.response is not None:
-        if not any(client.takes(asked.target) for client in world.clients):
+        if not any(client.takes(asked.target) for client in world.there()):
             raise Wrong("upstream is read, and nobody takes what comes")
 
 

@@ -58,7 +58,7 @@ class Asked:
         end = len(self.body)
         self._end = chance.randrange(end + 1) if self.ending == BROKEN else end
         self._at_once = chance.random() < 0.3
-        world.asked.append(self)
+        world.comes_upstream(self)
         world.tries.setdefault(receiver, []).append(self)
         if self.ending in CAUSES and chance.random() < 0.2:
             self._fail()  # before anybody knows that it was asked

@@ -86,6 +86,8 @@ class World:
         self.asked: list[Asked] = []
         self.tries: dict[Receiver, list[Asked]] = {}
         self.clients: list[Client] = []
+        self._there: list[Client] = []
+        self._open: list[Asked] = []
         self._most = chance.choice([2, 5, 15, 40])
         targets = self.targets = [b"/v1/models/%d" % n for n in range(chance.choice([1, 2, 4]))]
         self.plans: dict[bytes, Plan] = {name: a_plan(chance) for name in (*targets, COMPLETIONS)}
@@ -119,6 +121,21 @@ class World:
         if event.get("log_failure") is not None:
             self.failures.append(event)
 
+    def comes_upstream(self, asked: Asked) -> None:
+        """Note what was just asked."""
+        self.asked.append(asked)
+        self._open.append(asked)
+
+    def there(self) -> list[Client]:
+        """Of whom something may come still; of whom nothing may, nothing ever will."""
+        self._there = [client for client in self._there if client.there]
+        return self._there
+
+    def open(self) -> list[Asked]:
+        """What was asked, and is not done; what is done stays so."""
+        self._open = [asked for asked in self._open if not asked.done]
+        return self._open
+
     def clear(self) -> None:
         """Empty the cache: what was asked before is outdated."""
         self.store.clear()
@@ -146,14 +163,14 @@ class World:
     def _turn(self, drawn: float) -> None:
         chance = self.chance
         if drawn < 0.2:
-            if sum(client.there for client in self.clients) < self._most:
+            if len(self.there()) < self._most:
                 self._come()
         elif drawn < 0.6:
-            ready = [asked for asked in self.asked if asked.ready]
+            ready = [asked for asked in self.open() if asked.ready]
             if ready:
                 self._step(chance.choice(ready))
         elif drawn < 0.965:
-            there = [client for client in self.clients if client.there]
+            there = self.there()
             client = chance.choice(there) if there else None
             if client is not None and drawn < 0.945:
                 client.act()
@@ -172,6 +189,7 @@ class World:
         ]
         client = Client(self, asks)
         self.clients.append(client)
+        self._there.append(client)
         client.advance()
 
     def _step(self, asked: Asked) -> None:
@@ -183,7 +201,7 @@ class World:
         clients = [client for client in self.clients if client.ready]
         for client in clients:
             client.act()
-        upstream = [asked for asked in self.asked if asked.ready]
+        upstream = [asked for asked in self.open() if asked.ready]
         for asked in upstream:
             if asked.ready:
                 self._step(asked)
