@@ -126,10 +126,10 @@ def _model(text: bytes) -> str:
     at = text.find(_MODEL)
     if at < 0:
         return ""
-    start = text.find(b'"', at + 7) + 1
-    end = text.find(b'"', start)
-    if end > 0 and start - at < 11:  # there is a colon in between, and a blank at most
-        known = _known.get(text[start:end])
+    start = at + 9 if text.startswith(b':"', at + 7) else at + 10
+    if text.startswith(b'"', start - 1) and text.startswith(b":", at + 7):
+        end = text.find(b'"', start)
+        known = _known.get(text[start:end]) if end > 0 else None
         if known is not None:
             return known
     match = _NAME.search(text, at)
@@ -280,6 +280,8 @@ class Reader:
     def _take(self, data: bytes) -> None:
         if not self._model:
             self._look_for_model(data)
+        if not data:
+            return
         pieces = self._pieces
         if len(data) > TAIL:
             data = data[-TAIL:]
