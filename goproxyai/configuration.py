@@ -28,14 +28,14 @@ NAMES = frozenset(variable.name for variable in VARIABLES)
 class Reading:
     """What the sources say.
 
-    :ivar prices: of tokens.
     :ivar hidden: the names that the file sets to no effect, since an option or the environment
         sets them otherwise.
+    :ivar prices: of tokens.
     """
 
     settings: Settings
-    prices: Prices = attrs.field(factory=Prices)
     hidden: tuple[str, ...] = ()
+    prices: Prices = attrs.field(factory=Prices)
 
 
 @attrs.frozen
@@ -71,7 +71,7 @@ class Sources:
         table = Prices()
         if settings.prices is not None:
             table = _priced(os.path.join(self.directory, settings.prices))
-        return Reading(settings, table, tuple(hidden))
+        return Reading(settings, tuple(hidden), table)
 
 
 def _filed(path: str) -> dict[str, str]:

@@ -247,6 +247,6 @@ async def test_the_daemon_starts_with_fewer_and_says_how_many(stand: Stand, limi
     with capturedLogs() as events:
         await stand.start()
     assert stand.daemon is not None
-    assert stand.daemon.system._stats()["connections"]["most"] == 573
+    assert stand.daemon.system.stats.document()["connections"]["most"] == 573
     assert len(lines(events)) == 1
     assert (await stand.ask(request())).status == 200

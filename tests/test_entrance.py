@@ -51,7 +51,7 @@ def pass_time(stand: Stand, seconds: float) -> None:
 def counted(stand: Stand) -> Any:
     """What the statistics say of connections; not asked for, since that would be one more."""
     assert stand.daemon is not None
-    return stand.daemon.system._stats()["connections"]
+    return stand.daemon.system.stats.document()["connections"]
 
 
 async def opened(stand: Stand, count: int) -> None:

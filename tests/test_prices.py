@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import capturedLogs
 
+from goproxyai.configuration import Reading, Sources
 from goproxyai.policy.prices import LARGEST, Prices, PricesError, parse
 from goproxyai.policy.usage import UNKNOWN, Usage
+from goproxyai.reload import Reload
+from goproxyai.service import make_daemon
+from goproxyai.settings import SettingError, Settings
 from goproxyai.tokens import KINDS, MOST_MODELS, OTHER, Tokens
 
 TABLE = {
@@ -140,3 +148,47 @@ def test_the_totals_are_the_sums(given_: list[tuple[Usage, int]]) -> None:
     for position, kind in enumerate(KINDS, 1):
         assert tokens.total("used")[kind] == sum(one[position] for one, _ in given_)
         assert tokens.total("saved")[kind] == sum(one[position] * n for one, n in given_)
+
+
+# The file.
+
+
+def reading(directory: Path, **environ: str) -> Reading:
+    return Sources({}, environ, str(directory)).read()
+
+
+def test_the_table_is_read_from_the_file_that_is_named(tmp_path: Path) -> None:
+    (tmp_path / "prices.json").write_text(json.dumps(TABLE))
+    assert reading(tmp_path, PRICES="prices.json").prices.table == prices().table
+    assert reading(tmp_path).prices.table == {}
+
+
+def test_a_file_that_is_no_table_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text('{"m": {"input": 1}}')
+    os.mkfifo(tmp_path / "pipe")
+    for name, why in (
+        ("bad.json", "has not the keys prompt, cached, completion"),
+        ("none.json", "No such file or directory"),
+        ("pipe", "Not a regular file"),
+        (".", "Is a directory"),
+    ):
+        with pytest.raises(SettingError, match=why) as raised:
+            reading(tmp_path, PRICES=name)
+        assert str(raised.value).startswith("PRICES is ")
+        assert "\n" not in str(raised.value)
+
+
+def test_a_table_that_has_changed_holds_from_then_on() -> None:
+    daemon = make_daemon(MemoryReactorClock(), Settings.from_texts({"PRICES": "p.json"}))
+    tokens = daemon.system.stats.counters.tokens
+    tokens.use([Usage("gpt-4o", 1_000_000, 0, 0, 0)])
+    settings = Settings.from_texts({"PRICES": "p.json"})
+    found = [Reading(settings, (), prices()), Reading(settings, (), prices())]
+    with capturedLogs() as events:
+        reload = Reload(daemon, found.pop, lambda _: None)
+        reload.now()
+        reload.now()
+    said = [event["log_format"].format(**event) for event in events]
+    assert said == ["the configuration has changed: PRICES", "the configuration has not changed"]
+    tokens.use([Usage("gpt-4o", 1_000_000, 0, 0, 0)])
+    assert tokens.money() == {"spent": 2.5, "saved": 0.0}

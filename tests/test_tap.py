@@ -17,7 +17,7 @@ from twisted.logger import LogEvent, LogLevel, capturedLogs
 from twisted.python.usage import UsageError
 
 from goproxyai import __version__, tap
-from goproxyai.pipeline.log import Event
+from goproxyai.pipeline.log import Batch, Event
 from goproxyai.service import Daemon
 from goproxyai.tap import Options, makeService
 from tests.harness import lines
@@ -25,7 +25,8 @@ from tests.harness import lines
 EVENT = Event(
     began=1.0, method=b"GET", target=b"/v1/models?key=secret", status=200, cache="HIT",
     client="192.0.2.1", bytes_in=0, bytes_out=2, seconds=0.001, upstream_seconds=-1.0, code="",
-    detail="", ended="ok", upstream_request_id=b"",
+    detail="", ended="ok", upstream_request_id=b"", first_seconds=-1.0, bill=None, name=b"id-1",
+    trace=None,
 )  # fmt: skip
 
 
@@ -96,7 +97,7 @@ def test_the_one_in_front_writes_to_standard_output(
     assert parent["logger"] == "goproxyai.tap.open_output"
     assert tap.open_output() is options.output
     assert options.output is not None
-    options.output.requests([EVENT], 0.0)
+    options.output.requests([EVENT], Batch(0.0))
     assert "GET /v1/models?key 200 HIT" in capsys.readouterr().out
 
 
@@ -116,14 +117,14 @@ def test_another_writes_to_a_file(
     assert options.output is not None
     assert not (tmp_path / expected).exists()  # twistd has not gone where it goes yet
     output: Any = tap.open_output()
-    output.requests([EVENT], 0.0)
+    output.requests([EVENT], Batch(0.0))
     output._stream.close()
     assert '"path":"/v1/models?key","status":200' in (tmp_path / expected).read_text()
 
 
 def test_a_log_of_twistds_own_gets_an_event_a_request_without_its_secrets() -> None:
     with capturedLogs() as events:
-        tap._request_events([EVENT, EVENT], 100.0)
+        tap._request_events([EVENT, EVENT], Batch(100.0))
     assert lines(events) == ["info: GET /v1/models?key 200 HIT 192.0.2.1"] * 2
     assert events[0]["at"] == 101.0
 
