@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,20 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
+from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.threads import deferToThread
 
+from goproxyai.counters import MOST_OUTCOMES, ROUTES
+from goproxyai.policy import prices
 from goproxyai.problems import OWNER
+from goproxyai.tokens import KINDS, MOST_MODELS
+from goproxyai.web import RELAYED
 from tests.fakes.serving import loopback
 from tests.fakes.upstream import FakeUpstream
+from tests.harness import Stand, post, request
 from tests.monitoring.load import LIMITED, Books, drive, plan
 from tests.monitoring.upstream import Billing, Tokens, rehearse
-from tests.monitoring.watch import Labels, Prometheus, promtool
+from tests.monitoring.watch import Labels, Prometheus, is_there, program, promtool
 from tests.test_twistd import FEW, Process, command, free_port
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,8 +35,10 @@ DEPLOY = ROOT / "deploy"
 RULES = DEPLOY / "prometheus-alerts.yml"
 CONFIG = DEPLOY / "prometheus.yml"
 DASHBOARD = DEPLOY / "grafana-dashboard.json"
+METRICS = ROOT / "docs" / "metrics.md"
 ALERTS_TEST = Path(__file__).parent / "monitoring" / "alerts_test.yml"
 
+REQUESTS = "goproxyai_requests_total"
 TOKEN = "open-sesame"
 PRICES = {
     "gpt-4o": {"prompt": 2.5, "cached": 1.25, "completion": 10},
@@ -137,7 +145,6 @@ class Watched:
     :ivar books: of the clients. :ivar api: upstream's books. :ivar upstream_requests: how many
         upstream got.
     :ivar at: unix time of the first scrape after all was over. :ivar samples: of that scrape.
-    :ivar types: and labels that are Prometheus' own are not among them.
     """
 
     prometheus: Prometheus
@@ -152,30 +159,31 @@ class Watched:
         sums: Counter[Any] = Counter()
         for has, value in self.samples:
             if has["__name__"] == name and wanted.items() <= has.items():
-                sums[
-                    tuple(has[each] for each in labels) if len(labels) > 1 else has[labels[0]]
-                ] += value
+                key = tuple(has[each] for each in labels)
+                sums[key[0] if len(key) == 1 else key] += value
         return dict(sums)
 
     def one(self, name: str, **wanted: str) -> float:
         """The sum of a metric."""
-        return sum(
-            v
-            for has, v in self.samples
-            if has["__name__"] == name and wanted.items() <= has.items()
-        )
+        return sum(self.by(name, **wanted).values())
 
 
-@pytest_twisted.async_yield_fixture(scope="module")
-async def watched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watched]:
-    from twisted.internet import reactor
+@attrs.frozen
+class Early:
+    """A Prometheus that runs already, and the port at which it looks for the daemon."""
 
-    directory = tmp_path_factory.mktemp("monitoring")
-    upstream = FakeUpstream(reactor)
-    api = rehearse(upstream)
-    where = await upstream.listen(loopback(reactor))
-    (directory / "prices.json").write_text(json.dumps(PRICES))
-    port, own_port = free_port(), free_port()
+    prometheus: Prometheus
+    directory: Path
+    port: int
+
+
+@pytest.fixture(scope="module", autouse=True)
+def early(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Early | None]:
+    """It looks for no target in its first five seconds: the tests that need none come meanwhile."""
+    if not is_there("prometheus"):
+        yield None
+        return
+    directory, port = tmp_path_factory.mktemp("monitoring"), free_port()
     config = directory / "prometheus.yml"
     config.write_text(
         with_token(directory)
@@ -183,27 +191,42 @@ async def watched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wat
         .replace("interval: 15s", "interval: 1s")
     )
     (directory / RULES.name).write_bytes(RULES.read_bytes())
-    prometheus = Prometheus(directory, config, own_port)
+    prometheus = Prometheus(directory, config, free_port())
+    yield Early(prometheus, directory, port)
+    prometheus.end()
+
+
+@pytest_twisted.async_yield_fixture(scope="module")
+async def watched(early: Early | None) -> AsyncIterator[Watched]:
+    """A daemon that had two thousand requests, and a scrape since."""
+    from twisted.internet import reactor
+
+    program("prometheus")
+    assert early is not None
+    prometheus, port = early.prometheus, early.port
+    upstream = FakeUpstream(reactor)
+    api = rehearse(upstream)
+    where = await upstream.listen(loopback(reactor))
+    (early.directory / "prices.json").write_text(json.dumps(PRICES))
     daemon = Process(
-        directory,
+        early.directory,
         command(),
         {
             "LISTEN": f"tcp:{port}:interface=127.0.0.1", "MAX_CONNECTIONS": FEW,
             "OPENAI_API_URL": f"http://127.0.0.1:{where}", "PRICES": "prices.json",
-            "ADMIN_ALLOW": "", "ADMIN_TOKEN": TOKEN, "LOG_LEVEL": "info", "RATE_LIMIT": "60",
+            "ADMIN_ALLOW": "", "ADMIN_TOKEN": TOKEN, "RATE_LIMIT": "60",
         },
     )  # fmt: skip
     try:
         await deferToThread(daemon.listening)
         await deferToThread(prometheus.until, lambda: prometheus.query("up == 1") != [])
         asks, books, at = plan(), Books(), 0.0
-        for part in (asks[::2], asks[1::2]):  # what appears between two scrapes has no rate yet
+        for part in (asks[:1000], asks[1000:]):  # what appears between two scrapes has no rate yet
             books.add(await deferToThread(drive, port, part))
             at = await deferToThread(scraped_after, prometheus, time.time())
         samples = prometheus.query('{job="goproxyai"}', at)
         yield Watched(prometheus, books, api, len(upstream.requests), at, samples)
     finally:
-        prometheus.end()
         daemon.kill()
         await upstream.close()
 
@@ -214,9 +237,8 @@ def scraped_after(prometheus: Prometheus, end: float) -> float:
 
     def settled() -> bool:
         nonlocal at
-        for _, at in prometheus.query("timestamp(goproxyai_requests_in_flight == 1)"):
-            return at > end
-        return False
+        ((_, at),) = prometheus.query("timestamp(goproxyai_requests_in_flight)")
+        return at > end and prometheus.query("goproxyai_requests_in_flight == 1", at) != []
 
     prometheus.until(settled)
     return at
@@ -345,3 +367,94 @@ def test_promtool_finds_nothing_wrong_with_the_metrics(watched: Watched) -> None
     text = connection.getresponse().read()
     connection.close()
     assert promtool("check", "metrics", given=text) == ""
+
+
+def test_the_questions_of_the_document_can_be_asked(watched: Watched) -> None:
+    questions = re.findall(r"(?s)```promql\n(.*?)```", METRICS.read_text("utf-8"))
+    assert len(questions) >= 10
+    for question in questions:
+        assert watched.prometheus.query(re.sub(r"\[\w+\]", "[1h]", question)), question
+
+
+# The document.
+
+
+def table(part: str) -> list[list[str]]:
+    """The cells of a table of the document's, without its head."""
+    text = METRICS.read_text("utf-8")
+    lines = text.partition(f"<!-- {part}: begin -->\n")[2].partition("<!--")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def words(cell: str) -> set[str]:
+    return set(re.findall(r"`([^`]+)`", cell))
+
+
+@attrs.define
+class Described:
+    """A metric: its type, and its labels with the values that were seen."""
+
+    kind: str
+    labels: dict[str, set[str]] = attrs.field(factory=dict)
+
+
+@pytest_twisted.async_yield_fixture
+async def scraped(stand: Stand) -> AsyncIterator[dict[str, Described]]:
+    """All that a daemon says that sold something."""
+    stand.upstream.api = Billing()
+    await stand.start()
+    assert stand.daemon is not None
+    stand.daemon.system.stats.counters.tokens.prices = prices.parse(json.dumps(PRICES).encode())
+    await stand.ask(post("/v1/completions", b'{"model":"gpt-4o","prompt":"a"}'))
+    text = (await stand.ask(request("/metrics"))).body.decode()
+    found: dict[str, Described] = {}
+    for family in text_string_to_metric_families(text):
+        name = family.name + "_total" * (family.type == "counter")
+        one = found[name] = Described(family.type)
+        for sample in family.samples:
+            for label, value in sample.labels.items():
+                one.labels.setdefault(label, set()).add(value)
+        one.labels.pop("le", None)
+    yield found
+
+
+def test_the_document_has_every_metric_and_nothing_else(scraped: dict[str, Described]) -> None:
+    rows = table("metrics")
+    documented = {name.strip("`"): (kind, words(labels)) for name, kind, labels, _ in rows}
+    assert len(documented) == len(rows)
+    assert documented == {name: (one.kind, set(one.labels)) for name, one in scraped.items()}
+    assert all(meaning for *_, meaning in rows)
+
+
+def test_the_document_has_every_value_of_each_label(scraped: dict[str, Described]) -> None:
+    sets = {
+        (label.strip("`"), of.strip("`")): words(values) for label, of, values in table("labels")
+    }
+    open_ones = {"status", "version", "upstream", "model"}
+    labelled = {(label, name) for name, one in scraped.items() for label in one.labels}
+    assert set(sets) == {pair for pair in labelled if pair[0] not in open_ones}
+    for (label, name), values in sets.items():
+        seen = scraped[name].labels[label]
+        assert seen <= values
+        # What has a value for each from the start has no other one.
+        if (label, name) not in {("route", REQUESTS), ("method", REQUESTS), ("cache", REQUESTS)}:
+            assert seen == values, (label, name)
+    assert sets["route", REQUESTS] == {*ROUTES, "other"}
+    assert sets["method", REQUESTS] == {*RELAYED, "other"}
+
+
+def test_the_document_says_how_many_series_there_may_be(scraped: dict[str, Described]) -> None:
+    text = METRICS.read_text("utf-8")
+    assert f"at most {MOST_OUTCOMES} combinations" in text
+    assert f"{MOST_MODELS} models" in text
+    assert f"({(MOST_MODELS + 1) * len(KINDS) * 2} series of tokens)" in text
+
+
+def test_the_load_saw_nothing_that_the_document_does_not_say(watched: Watched) -> None:
+    sets = {
+        (label.strip("`"), of.strip("`")): words(values) for label, of, values in table("labels")
+    }
+    seen = [(label, has["__name__"], value) for has, _ in watched.samples
+            for label, value in has.items() if (label, has["__name__"]) in sets]  # fmt: skip
+    assert len(seen) > 100
+    assert [each for each in seen if each[2] not in sets[each[0], each[1]]] == []

@@ -19,6 +19,11 @@ PATIENCE = 20.0
 Labels = dict[str, str]
 
 
+def is_there(name: str) -> bool:
+    """Whether *name* is installed."""
+    return shutil.which(name) is not None
+
+
 def program(name: str) -> str:
     """Where *name* is; skips the test where it is not, or fails it with ``CI_MONITORING=1``."""
     found = shutil.which(name)
