@@ -39,6 +39,7 @@ METRICS = ROOT / "docs" / "metrics.md"
 ALERTS_TEST = Path(__file__).parent / "monitoring" / "alerts_test.yml"
 
 REQUESTS = "goproxyai_requests_total"
+UPSTREAMS = ("goproxyai_circuit_open", "goproxyai_circuit_opened_total")
 TOKEN = "open-sesame"
 PRICES = {
     "gpt-4o": {"prompt": 2.5, "cached": 1.25, "completion": 10},
@@ -196,20 +197,26 @@ def early(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Early | None]:
     prometheus.end()
 
 
+@pytest.fixture(scope="module")
+def waiting(early: Early | None) -> Early:
+    """The same, for those who cannot do without."""
+    program("prometheus")
+    assert early is not None
+    return early
+
+
 @pytest_twisted.async_yield_fixture(scope="module")
-async def watched(early: Early | None) -> AsyncIterator[Watched]:
+async def watched(waiting: Early) -> AsyncIterator[Watched]:
     """A daemon that had two thousand requests, and a scrape since."""
     from twisted.internet import reactor
 
-    program("prometheus")
-    assert early is not None
-    prometheus, port = early.prometheus, early.port
+    prometheus, port = waiting.prometheus, waiting.port
     upstream = FakeUpstream(reactor)
     api = rehearse(upstream)
     where = await upstream.listen(loopback(reactor))
-    (early.directory / "prices.json").write_text(json.dumps(PRICES))
+    (waiting.directory / "prices.json").write_text(json.dumps(PRICES))
     daemon = Process(
-        early.directory,
+        waiting.directory,
         command(),
         {
             "LISTEN": f"tcp:{port}:interface=127.0.0.1", "MAX_CONNECTIONS": FEW,
@@ -392,9 +399,10 @@ def words(cell: str) -> set[str]:
 
 @attrs.define
 class Described:
-    """A metric: its type, and its labels with the values that were seen."""
+    """A metric: its type, its series, and its labels with the values that were seen."""
 
     kind: str
+    series: int = 0
     labels: dict[str, set[str]] = attrs.field(factory=dict)
 
 
@@ -414,6 +422,7 @@ async def scraped(stand: Stand) -> AsyncIterator[dict[str, Described]]:
         for sample in family.samples:
             for label, value in sample.labels.items():
                 one.labels.setdefault(label, set()).add(value)
+            one.series += 1
         one.labels.pop("le", None)
     yield found
 
@@ -448,6 +457,12 @@ def test_the_document_says_how_many_series_there_may_be(scraped: dict[str, Descr
     assert f"at most {MOST_OUTCOMES} combinations" in text
     assert f"{MOST_MODELS} models" in text
     assert f"({(MOST_MODELS + 1) * len(KINDS) * 2} series of tokens)" in text
+    grow = (REQUESTS, "goproxyai_tokens_total", *UPSTREAMS)
+    fixed = sum(one.series for name, one in scraped.items() if name not in grow)
+    assert f"All the rest is fixed: {fixed} series, and two for each upstream." in " ".join(
+        text.split()
+    )
+    assert all(scraped[name].series == 1 for name in UPSTREAMS)
 
 
 def test_the_load_saw_nothing_that_the_document_does_not_say(watched: Watched) -> None:

@@ -102,7 +102,10 @@ class Prometheus:
         connection = HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
         try:
             connection.request("GET", f"/api/v1/{path}?{urlencode(query)}")
-            document = json.loads(connection.getresponse().read())
+            answer = connection.getresponse()
+            if answer.status == 503:
+                raise ConnectionError("it is not ready")
+            document = json.loads(answer.read())
         finally:
             connection.close()
         assert document["status"] == "success", (query, document)
