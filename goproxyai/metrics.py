@@ -88,7 +88,7 @@ class Metrics(Collector):
         yield outcomes
         errors = CounterMetricFamily(
             PREFIX + "errors",
-            "Answers of the proxy's own, by code and by whose failure it is.",
+            "Answers of the proxy's own, or that broke off, by code and by whose failure it is.",
             labels=("code", "owner"),
         )
         for code, number in counters.errors.items():
@@ -135,9 +135,10 @@ class Metrics(Collector):
         for name, text, histogram in (
             ("first_byte_seconds", "From a request's head to its answer's first byte, of forwarded "
              "requests.", counters.first_times),
-            ("upstream_seconds", "Of that, from forwarding to upstream's head.",
-             counters.upstream_times),
-            ("overhead_seconds", "Of that, all the rest.", counters.overheads),
+            ("upstream_seconds", "From sending a request to upstream's head, of forwarded "
+             "requests.", counters.upstream_times),
+            ("overhead_seconds", "What is not upstream's of the time to the first byte, of "
+             "forwarded requests.", counters.overheads),
             ("stream_gap_seconds", "Between two reads of a stream of upstream's.", counters.gaps),
         ):  # fmt: skip
             yield _histogram(name, text, histogram)
@@ -191,8 +192,10 @@ class Metrics(Collector):
             looked_up.add_metric((outcome,), number)
         yield looked_up
         yield _gauge("cache_entries", "Answers stored.", {}, len(store))
-        yield _gauge("cache_bytes", "Bytes that they take.", {}, store.bytes)
-        yield _gauge("cache_bytes_limit", "Bytes that they may take.", {}, store.most_bytes)
+        yield _gauge("cache_bytes", "Bytes that the answers stored take.", {}, store.bytes)
+        yield _gauge(
+            "cache_bytes_limit", "Bytes that the answers stored may take.", {}, store.most_bytes
+        )
         yield _gauge(
             "cache_reserved_bytes", "Bytes of answers being collected.", {}, store.reserved
         )

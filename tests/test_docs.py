@@ -32,7 +32,9 @@ def test_every_row_of_the_security_document_names_a_test() -> None:
     assert without == []
 
 
-@pytest.mark.parametrize("document", ["SECURITY.md", "docs/security.md", "README.md"])
+@pytest.mark.parametrize(
+    "document", ["SECURITY.md", "docs/security.md", "docs/metrics.md", "README.md"]
+)
 def test_links_between_documents_lead_somewhere(document: str) -> None:
     path = ROOT / document
     broken = [to for to in LINK.findall(path.read_text("utf-8")) if not (path.parent / to).exists()]
