@@ -32,7 +32,6 @@ class Ask:
     """One request.
 
     :ivar route: what it is to be counted under.
-    :ivar reason: why the cache is left aside, where it is and no answer can say so.
     :ivar leaves: the client goes when it has got the first bytes.
     """
 
