@@ -169,7 +169,7 @@ class Relay:
             shares = deterministic(body)
         if not shares or found.reason == "request":
             self.counters.misses += 1
-            self.forward(exchange, client, found)
+            Forward(self, exchange, client, notes, found, found.reason).start()
             return
         flight = self.flights.get(found.key)
         if flight is not None and flight.takes(found):
