@@ -38,6 +38,7 @@ from goproxyai.policy.usage import asked_model
 from goproxyai.settings import Settings
 from goproxyai.spans import MOST_TRIES, Followed, kind_of
 from goproxyai.tracing import COMPLAINT_SECONDS, Complaints, Tracing
+from goproxyai.web import RELAYED
 from tests.fakes.answers import chunk, head, response
 from tests.fakes.serving import loopback
 from tests.fakes.steps import Cut, Pause, Reset
@@ -484,6 +485,22 @@ async def test_a_bad_traceparent_is_as_good_as_none_and_does_not_go_on(
 
 
 @pytest_twisted.ensureDeferred
+async def test_requests_of_one_connection_each_have_a_trace_of_their_own(traced: Traced) -> None:
+    stand = await traced.stand.start()
+    wire = await stand.connect()
+    parents = [CLIENTS._replace(trace_id=number, span_id=number) for number in (1, 2, 3)]
+    for each in parents:
+        wire.send(request(headers=[told(each), ("tracestate", f"a={each.trace_id}"),
+                                   ("Cache-Control", "no-store")]))  # fmt: skip
+        await wire.answer()
+    spans = await traced.spans(3)
+    assert [parent(span) for span in spans] == parents
+    assert [traced.sent(number) for number in range(3)] == [[context(span)] for span in spans]
+    states = [one.all(b"tracestate") for one in stand.upstream.requests]
+    assert states == [[b"a=1"], [b"a=2"], [b"a=3"]]
+
+
+@pytest_twisted.ensureDeferred
 async def test_tracestate_goes_on_as_it_came(traced: Traced) -> None:
     stand = await traced.stand.start()
     states = [b"rojo=00f067aa0ba902b7", b"congo=t61rcWkgMzE"]
@@ -538,8 +555,12 @@ def test_a_span_is_named_so_that_it_is_read_again(trace: int, span: int, flags: 
 @given(st.binary(max_size=40), st.binary(max_size=60).map(lambda end: b"/v1/" + end))
 def test_plain_names_are_few_whatever_is_asked_for(method: bytes, target: bytes) -> None:
     kind = kind_of(method, target)
+    if kind.operation:
+        assert kind.plain == kind.operation
+        return
     known, _, route = kind.plain.partition(" ")
-    assert kind.operation or (known == "HTTP" and kind.method == "_OTHER")
+    assert known == ("HTTP" if kind.method == "_OTHER" else kind.method)
+    assert kind.method in (*RELAYED, "_OTHER")
     assert route in (*ROUTES, "other")
 
 
