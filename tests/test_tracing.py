@@ -788,11 +788,13 @@ def collector() -> Iterator[Collector]:
     one.close()
 
 
-def tracing_to(port: int, upstream: int, **more: str) -> dict[str, str]:
+def tracing_to(port: int, upstream: str, **more: str) -> dict[str, str]:
+    """Settings; whatever proxy this machine uses, the collector is reached without."""
     return {
+        "no_proxy": "127.0.0.1",
         "TRACING": "otlp",
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
-        "OPENAI_API_URL": f"http://127.0.0.1:{upstream}",
+        "OPENAI_API_URL": upstream,
         **more,
     }
 
@@ -801,12 +803,13 @@ def tracing_to(port: int, upstream: int, **more: str) -> dict[str, str]:
 async def test_spans_reach_a_collector_and_the_last_ones_at_the_end(
     stand: Stand, start: Start, collector: Collector
 ) -> None:
-    upstream = await stand.upstream.listen(loopback(stand.reactor))
-    # A proxy that is not there: what goes to the collector does not go by PROXY_URL.
-    settings = tracing_to(
-        collector.port, upstream, PROXY_URL=f"http://127.0.0.1:{free_port()}", NO_PROXY="127.0.0.1",
-        OTEL_BSP_SCHEDULE_DELAY="60000", OTEL_RESOURCE_ATTRIBUTES="deployment.environment.name=x",
-    )  # fmt: skip
+    stand.upstream_port = await stand.upstream.listen(loopback(stand.reactor))
+    proxy, proxy_port = await stand.egress()
+    settings = tracing_to(collector.port, "http://api.openai.test") | {
+        "PROXY_URL": f"http://127.0.0.1:{proxy_port}",
+        "OTEL_BSP_SCHEDULE_DELAY": "60000",
+        "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=x",
+    }
     process = start(**settings)
     (port,) = await deferToThread(process.listening)
     await deferToThread(get, port, "/v1/models")
@@ -819,6 +822,7 @@ async def test_spans_reach_a_collector_and_the_last_ones_at_the_end(
     assert [event.name for event in span.events] == ["forwarded", "upstream_head", "first_byte"]
     (sent,) = stand.upstream.requests[0].all(b"traceparent")
     assert sent == b"00-%b-%b-01" % (span.trace_id.hex().encode(), span.span_id.hex().encode())
+    assert [one.target for one in proxy.requests] == [b"http://api.openai.test/v1/models"]
     (resource,) = collector.resources()
     assert resource["service.name"] == "goproxyai"
     assert resource["deployment.environment.name"] == "x"
@@ -830,7 +834,7 @@ async def test_spans_reach_a_collector_and_the_last_ones_at_the_end(
 async def test_spans_are_sent_from_the_background_too(
     stand: Stand, tmp_path: Path, collector: Collector
 ) -> None:
-    upstream = await stand.upstream.listen(loopback(stand.reactor))
+    upstream = f"http://127.0.0.1:{await stand.upstream.listen(loopback(stand.reactor))}"
     pid, log = tmp_path / "it.pid", tmp_path / "twistd.log"
     arguments = command(twistd=(f"--pidfile={pid}",))
     arguments.remove("--nodaemon")
@@ -855,7 +859,7 @@ async def test_spans_are_sent_from_the_background_too(
 
 @pytest_twisted.ensureDeferred
 async def test_a_collector_that_is_not_there_disturbs_nobody(stand: Stand, start: Start) -> None:
-    upstream = await stand.upstream.listen(loopback(stand.reactor))
+    upstream = f"http://127.0.0.1:{await stand.upstream.listen(loopback(stand.reactor))}"
     process = start(**tracing_to(free_port(), upstream, OTEL_BSP_SCHEDULE_DELAY="1"))
     (port,) = await deferToThread(process.listening)
     for number in range(5):
@@ -904,20 +908,26 @@ def test_a_bad_variable_of_opentelemetrys_ends_the_start_with_one_line(tmp_path:
     assert "max_queue_size" in line
 
 
-OFF = """
+BUILT = """
 import sys
 from twisted.internet import reactor
 from goproxyai import tap
-options = tap.Options({"LISTEN": "tcp:0"})
+options = tap.Options({"LISTEN": "tcp:0", "TRACING": sys.argv[1]})
 options.parseOptions([])
 tap.makeService(options)
-print([name for name in sys.modules if name.startswith(("opentelemetry", "google", "requests"))])
+print(any(name.startswith(("opentelemetry", "google", "requests")) for name in sys.modules))
+print(sys.getswitchinterval())
 """
 
 
-def test_nothing_of_opentelemetry_is_imported_where_nobody_traces() -> None:
+@pytest.mark.parametrize(("tracing", "built"), [("off", "False 0.005"), ("otlp", "True 0.0005")])
+def test_nothing_of_opentelemetry_is_there_where_nobody_traces(tracing: str, built: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", OFF], env=environment(), capture_output=True, text=True, timeout=20,
+        [sys.executable, "-c", BUILT, tracing],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=20,
         check=True,
-    )  # fmt: skip
-    assert done.stdout == "[]\n"
+    )
+    assert done.stdout.split() == built.split()
