@@ -22,6 +22,8 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.trace import NonRecordingSpan, SpanKind, set_span_in_context
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger, LogLevel
@@ -71,7 +73,8 @@ class Tracing:
         self._exporter: SpanExporter
         self.processor: BatchSpanProcessor
         self._resource: Resource
-        self._provider: TracerProvider
+        self._sampler: Sampler
+        self._ids: IdGenerator
 
     def start(self) -> None:
         """Begin to send spans.

@@ -21,7 +21,9 @@ import pytest
 import pytest_twisted
 from hypothesis import example, given
 from hypothesis import strategies as st
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -36,14 +38,14 @@ from goproxyai.output import Output
 from goproxyai.policy.tracecontext import TraceParent, parse
 from goproxyai.policy.usage import asked_model
 from goproxyai.settings import Settings
-from goproxyai.spans import MOST_TRIES, Followed, kind_of
+from goproxyai.spans import MOST_TRIES, Followed, kind_of, span_of
 from goproxyai.tracing import COMPLAINT_SECONDS, Complaints, Tracing
 from goproxyai.web import RELAYED
 from tests.fakes.answers import chunk, head, response
 from tests.fakes.serving import loopback
 from tests.fakes.steps import Cut, Pause, Reset
 from tests.harness import Stand, eventually, post, request
-from tests.test_logging import SECRETS, TROUBLES, assert_no_secret
+from tests.test_logging import SECRETS, TROUBLES, an_event, assert_no_secret
 from tests.test_twistd import (
     FEW,
     ON_LOOPBACK,
@@ -582,6 +584,26 @@ def test_what_is_noted_of_a_request_is_bounded() -> None:
     for number in range(MOST_TRIES + 5):
         assert followed.forwarded(float(number), "http://a", None) == CLIENTS.line()
     assert len(followed.tries) == MOST_TRIES
+
+
+@given(
+    st.dictionaries(st.sampled_from(["method", "target", "upstream_request_id"]), st.binary()),
+    st.floats(0, 1e6),
+    st.integers(0, 599),
+    st.sampled_from(["ok", "cut", "client_gone"]),
+    st.binary(),
+)
+def test_whatever_is_asked_for_is_a_span_that_can_be_sent(
+    raw: dict[str, bytes], seconds: float, status: int, ended: str, body: bytes
+) -> None:
+    followed = Followed(CLIENTS, None, True, True)
+    followed.read(0.5, body)
+    followed.forwarded(0.5, "https://api.test", None)
+    event = an_event(
+        seconds=seconds, upstream_seconds=seconds, status=status, ended=ended, trace=followed, **raw
+    )
+    span = span_of(event, followed, 1.0, Resource.get_empty())
+    assert encode_spans([span]).SerializeToString()
 
 
 # Complaints.
