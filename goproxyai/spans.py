@@ -198,8 +198,9 @@ def _attributes(event: Event, followed: Followed, kind: Kind, error: str) -> dic
         named["gen_ai.provider.name"] = "openai"
         if followed.model:
             named["gen_ai.request.model"] = followed.model
-    if event.usage is not None:
-        _count(named, event.usage, event.cache in SPARED)
+    usage = event.usage
+    if usage is not None:
+        _count(named, usage, event.cache in SPARED)
     return named
 
 
