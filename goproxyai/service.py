@@ -2,7 +2,7 @@
 
 Stopping (SIGTERM): listening stops, readiness turns 503, what is idle is closed, what is in flight
 finishes within ``DRAIN_TIMEOUT``; then everything left is broken off, the cache is kept where that
-is wanted, and the process ends.
+is wanted, the last spans are sent, and the process ends.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from goproxyai.listening import ListenError, endpoints
 from goproxyai.live import Live
 from goproxyai.pipeline.admit import Admission
 from goproxyai.pipeline.identify import Names
-from goproxyai.pipeline.log import AccessLog, Write
+from goproxyai.pipeline.log import AccessLog, Tracer, Write
 from goproxyai.pipeline.notes import Terms
 from goproxyai.pipeline.probing import Probing
 from goproxyai.pipeline.relay import Relay
@@ -225,6 +225,8 @@ class Daemon(MultiService):
 
     def startService(self) -> None:
         """Restore the cache, then listen."""
+        if self._access_log.tracer is not None:
+            self._access_log.tracer.start()
         if self._snapshot is not None and _caches(self.settings):
             self._snapshot.load()
         super().startService()
@@ -302,6 +304,8 @@ class Daemon(MultiService):
         self._access_log.flush()
         if self._snapshot is not None and _caches(self.settings):
             self._snapshot.save()
+        if self._access_log.tracer is not None:
+            await self._access_log.tracer.stop()
 
     async def _drain(self) -> None:
         """Close what is idle, and wait for the rest; for clients that have just come, a moment."""
@@ -337,6 +341,7 @@ def make_daemon(
     on_drain: Callable[[], None] = _nothing,
     tls: Callable[[str], Any] = tls_to,
     prices: Prices | None = None,
+    tracer: Tracer | None = None,
 ) -> Daemon:
     """Build the daemon; nothing runs before ``startService``.
 
@@ -344,6 +349,7 @@ def make_daemon(
     :param write_requests: gets the events of requests; ``None`` where nobody wants them.
     :param tls: the client side of TLS to a host.
     :param prices: of tokens; none where none are given.
+    :param tracer: follows the requests; ``None`` where nobody does.
     """
     ticker = Ticker(reactor)
     counters = Counters()
@@ -357,6 +363,7 @@ def make_daemon(
     access_log = AccessLog(
         reactor, counters, write_requests, settings.log_slow, settings.log_sample
     )
+    access_log.tracer = tracer
     client = RelayClient(agent)
     upstreams = Upstreams(
         tuple(
@@ -375,6 +382,7 @@ def make_daemon(
         settings.retry_status,
         settings.request_timeout,
         _caches(settings),
+        tracer is not None,
     )
     relay = Relay(
         reactor,

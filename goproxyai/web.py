@@ -287,6 +287,9 @@ class Front:
 
     def _refuse(self, exchange: Exchange, problem: Problem) -> None:
         relay = self._system.relay
+        tracer = relay.log.tracer
+        if tracer is not None and exchange.target.startswith(self._prefix):
+            exchange.trace = tracer.begin(exchange)
         respond.problem(exchange, problem)
         relay.log.over(exchange, relay.admission.client(exchange), "-", code=problem.code)
 

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from goproxyai.http11.pool import Pool
-from goproxyai.pipeline.log import Batch, Event
+from goproxyai.pipeline.log import Batch, Event, Tracer
 from goproxyai.service import Daemon, make_daemon
 from goproxyai.settings import Settings
 from tests.fakes.authority import Authority, Identity
@@ -222,6 +222,7 @@ class Stand:
     """A fake upstream, and the daemon in front of it.
 
     :ivar events: what the access log wrote.
+    :ivar tracer: follows the requests; to be set before :meth:`start`, where somebody does.
     """
 
     def __init__(self, reactor: Any, authority: Authority) -> None:
@@ -231,6 +232,7 @@ class Stand:
         self.upstream_port = 0
         self.events: list[dict[str, Any]] = []
         self.daemon: Daemon | None = None
+        self.tracer: Tracer | None = None
         self._wires: list[Wire] = []
         self._proxies: list[FakeProxy] = []
         self._resolver: Any = None
@@ -269,7 +271,9 @@ class Stand:
         texts.setdefault("LISTEN", "tcp:0:interface=127.0.0.1")
         texts["OPENAI_API_URL"] = upstream or f"http://127.0.0.1:{self.upstream_port}"
         settings = Settings.from_texts(texts)
-        self.daemon = make_daemon(self.reactor, settings, self._note, tls=self._tls)
+        self.daemon = make_daemon(
+            self.reactor, settings, self._note, tls=self._tls, tracer=self.tracer
+        )
         self.daemon.startService()
         return self
 

@@ -130,7 +130,7 @@ class Asking:
         data = self._data()
         head = self._notes.forwarded(asked.values, upstream)
         if asked.trace is not None:
-            head += asked.trace.forwarded(upstream.url, data)
+            head += asked.trace.forwarded(now, upstream.url, data)
         sending = relay.client.relay(
             upstream.route,
             asked.method,

@@ -101,6 +101,8 @@ class Flight(Asking):
         """Take one more rider."""
         rider = Rider(self, exchange, client, wanted, False)
         self._enlist(rider)
+        if exchange.trace is not None:
+            exchange.trace.rides(self._asked.trace)
         if self._response is not None:
             self._begin_for(rider, self._response)
             rider.pump(False)

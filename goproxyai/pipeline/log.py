@@ -17,6 +17,7 @@ from operator import sub
 from random import random
 from typing import Any, NamedTuple, Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
@@ -66,7 +67,7 @@ class Event(NamedTuple):
     :ivar bill: see :attr:`usage`; a :class:`~goproxyai.policy.usage.Bill` is counted with the
         event of who caused it, what is read already has been counted.
     :ivar name: see :mod:`.identify`.
-    :ivar trace: see :class:`Tracer`.
+    :ivar trace: a :class:`Trace`, where there is a :class:`Tracer`.
     """
 
     began: float
@@ -150,14 +151,37 @@ Write = Callable[[list[Event], Batch], None]
 """Gets events, oldest first."""
 
 
+class Trace(Protocol):
+    """One request that is followed; it holds on to nothing of the exchange whose it is."""
+
+    def read(self, now: float, body: bytes | None) -> None:
+        """The body that did not come with the head is here; ``None``: it is too large to keep."""
+
+    def forwarded(self, now: float, url: str, body: object) -> bytes:
+        """The request goes to an upstream, for the first time or again.
+
+        :param url: of the upstream. :param body: bytes, where it is here.
+        :returns: what is added to its head, whole lines.
+        """
+
+    def rides(self, leader: Any) -> None:
+        """It waits for the answer to another; *leader*: the trace of that."""
+
+
 class Tracer(Protocol):
     """Follows requests through more systems than this one."""
 
-    def begin(self, exchange: Exchange) -> Any:
-        """A request has come: its trace, see :attr:`Event.trace`."""
+    def start(self) -> None:
+        """Begin; no thread runs before."""
+
+    def begin(self, exchange: Exchange) -> Trace:
+        """A request has come: its trace."""
 
     def ended(self, events: list[Event], batch: Batch) -> None:
         """Requests are over; as :data:`Write`."""
+
+    def stop(self) -> Deferred[None]:
+        """End; fires when what was followed has been told, or after some seconds."""
 
 
 class AccessLog:
@@ -239,10 +263,10 @@ class AccessLog:
             named = [_event(event) for event in events]
             if wrong:
                 self.failures += [(event, batch) for event in named if event.failed]
-            if self.tracer is not None:
-                self.tracer.ended(named, batch)
             if self._write is not None:
                 self._write(named if self.sample >= 1 else self._sampled(named), batch)
+            if self.tracer is not None:
+                self.tracer.ended(named, batch)
         except Exception:  # a full disk is no reason to fail the request that filled the batch
             _log.failure("{count} events of requests were not written", count=len(events))
 

@@ -71,9 +71,9 @@ class Relay:
     def handle(self, exchange: Exchange) -> None:
         """See to it that *exchange* is answered."""
         client = self.admission.client(exchange)
-        if self.log.tracer is not None:
-            exchange.trace = self.log.tracer.begin(exchange)
         try:
+            if self.log.tracer is not None:
+                exchange.trace = self.log.tracer.begin(exchange)
             self._admit(exchange, client)
         except Exception as trouble:
             self._fail(exchange, client, trouble)
@@ -127,6 +127,8 @@ class Relay:
     def read(self, exchange: Exchange, client: str, body: bytes | None) -> None:
         """Go on with *exchange*, whose body is here, or ``None``: too large for a key."""
         try:
+            if exchange.trace is not None:
+                exchange.trace.read(self.seconds(), body)
             notes = self._notes(exchange)
             reason = "size" if body is None else notes.reason  # which other terms may have changed
             if body is None or reason is not None:

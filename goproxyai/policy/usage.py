@@ -121,6 +121,14 @@ def _plain(body: bytes) -> Usage:
     return UNKNOWN if found is None else _usage((_model(body), *found))
 
 
+def asked_model(body: bytes) -> str:
+    """The model that a request of JSON asks for; empty where its two ends do not say.
+
+    :param body: whole; no more than :data:`TAIL` bytes of each end are looked at.
+    """
+    return _model(body[:TAIL]) or (_model(body[-TAIL:]) if len(body) > TAIL else "")
+
+
 def _model(text: bytes) -> str:
     """The name behind the first ``"model"`` in *text*; empty where there is none."""
     at = text.find(_MODEL)
