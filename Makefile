@@ -15,7 +15,7 @@ run: $(VENV)/.installed
 
 ## Set up, then run every check that CI runs.
 test: $(VENV)/.tox
-	$(VENV)/bin/tox run
+	$(VENV)/bin/tox run-parallel --parallel auto
 
 ## The daemon between the official client and a made-up OpenAI; needs no network.
 demo: $(VENV)/.demo

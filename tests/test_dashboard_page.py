@@ -23,6 +23,8 @@ from tests.browser.chromium import Missing, axe, launched
 from tests.browser.upstream import Upstream
 from tests.test_twistd import PATIENCE, Process, command, free_port
 
+pytestmark = pytest.mark.outside
+
 TOKEN = "a-secret-of-the-operators"
 WRONG = "a-guess"
 HOSTILE = "<img src=x onerror=alert(1)>"

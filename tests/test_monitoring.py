@@ -30,6 +30,8 @@ from tests.monitoring.upstream import Billing, Tokens, rehearse
 from tests.monitoring.watch import Labels, Prometheus, is_there, program, promtool
 from tests.test_twistd import FEW, Process, command, free_port
 
+pytestmark = pytest.mark.outside
+
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
 RULES = DEPLOY / "prometheus-alerts.yml"

@@ -23,6 +23,8 @@ from tests.fakes.steps import Pause
 from tests.harness import Stand, Wire, request
 from tests.test_twistd import PATIENCE, Process, assert_clean, command
 
+pytestmark = pytest.mark.outside
+
 FIRST = "systemd:domain=INET:index=0"
 
 HANDS_ON = """

@@ -18,6 +18,8 @@ from tests.faults.table import EACH, FAULTS, HARNESS
 from tests.faults.truth import Told, Truncated, Wrong, document, events, identity, read
 from tests.faults.wire import Call
 
+pytestmark = pytest.mark.outside
+
 SEED, SECONDS = 1, 5.0
 """Of the short form; ``make soak`` is the long one."""
 

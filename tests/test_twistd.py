@@ -29,6 +29,8 @@ from tests.fakes.serving import loopback
 from tests.fakes.steps import Pause
 from tests.harness import Stand, Wire, request
 
+pytestmark = pytest.mark.outside
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 TWISTD = Path(sys.executable).with_name("twistd")
 PATIENCE = 20.0
