@@ -94,6 +94,7 @@ class Live:
     _viewers: dict[Viewer, None] = attrs.field(factory=dict, init=False)
     _marking: LoopingCall = attrs.field(init=False)
     _looking: LoopingCall = attrs.field(init=False)
+    _told: bytes = attrs.field(init=False, default=b"")
 
     def __attrs_post_init__(self) -> None:
         self._history = History(self._counters, self.stats.wall())
@@ -132,7 +133,11 @@ class Live:
         viewer = Viewer(self, request)
         self._viewers[viewer] = None
         request.registerProducer(viewer, True)
-        viewer.show(self._state(), b"", self._hour)
+        try:
+            viewer.show(self._state(), b"", self._hour)
+        except Exception:  # a defect of ours: its place is free again
+            self.left(viewer)
+            raise
         if not self._looking.running:
             self._looking.start(LOOK_SECONDS, now=False)
         return viewer.gone
@@ -152,6 +157,7 @@ class Live:
     def _mark(self) -> None:
         self.stats.relay.log.flush()  # which counts what has ended
         self._history.mark(self.stats.wall())
+        self._told = b""
         if self._viewers:
             self._show(_slots(self._history.last()))
 
@@ -161,14 +167,16 @@ class Live:
     def _show(self, slot: bytes) -> None:
         try:
             state = self._state()
+            for viewer in tuple(self._viewers):
+                viewer.show(state, slot, self._hour)
         except Exception:  # a defect of ours: those who look see it stand still
             _log.failure("a defect in the dashboard")
-            return
-        for viewer in tuple(self._viewers):
-            viewer.show(state, slot, self._hour)
 
     def _hour(self) -> bytes:
-        return _slots(self._history.slots())
+        """All of it that has ended, worked out once in each slot."""
+        if not self._told:
+            self._told = _slots(self._history.slots())
+        return self._told
 
     def _state(self) -> bytes:
         stats, counters = self.stats, self._counters

@@ -67,7 +67,7 @@ def _as_json(event: Event, batch: Batch) -> str:
         )
     if event.waited >= batch.slow:
         more += ',"slow":true'
-    if batch.sample < 1:
+    if batch.sample < 1 and not event.stands_out(batch.slow):
         more += f',"sample":{batch.sample:g}'
     return (
         f'{{"time":"{_stamp(event.began + batch.offset)}","level":"info","event":"request",'

@@ -145,10 +145,14 @@ class System:
         return _asset(request, PAGE)
 
     @app.route("/dashboard/events", methods=["GET"])
-    def look(self, request: SystemRequest) -> Deferred[bytes]:
+    def look(self, request: SystemRequest) -> bytes | Deferred[bytes]:
         """For the page: how things are, as they change."""
         self._admit(request)
+        if not self.stats.ready:
+            raise draining()
         _begin(request, 200, b"text/event-stream")
+        if request.method == b"HEAD":
+            return b""
         request.setHeader(b"X-Accel-Buffering", b"no")  # nginx keeps it to itself else
         return self.live.watch(request)
 
@@ -226,7 +230,8 @@ class System:
         """Operators only: an address in ``ADMIN_ALLOW``, or a bearer of ``ADMIN_TOKEN``."""
         exchange = request.exchange
         if self.settings.admin_allow.contains(self.relay.admission.client(exchange)):
-            return
+            if not _of_another_site(exchange):
+                return
         token = self.settings.admin_token
         scheme, _, given = (exchange.get(b"authorization") or b"").partition(b" ")
         if token and scheme.lower() == b"bearer":
@@ -237,6 +242,15 @@ class System:
             "This page is for operators: call from an address in ADMIN_ALLOW, or with the "
             "ADMIN_TOKEN as bearer.",
         )
+
+
+def _of_another_site(exchange: Exchange) -> bool:
+    """Whether a page of somebody else's has an operator's browser ask (W3C Fetch Metadata).
+
+    A link there may be followed.
+    """
+    site, mode = exchange.get(b"sec-fetch-site"), exchange.get(b"sec-fetch-mode")
+    return site == b"cross-site" and mode != b"navigate"
 
 
 def draining() -> Problem:

@@ -192,6 +192,21 @@ async def test_a_defect_is_logged_and_the_rest_goes_on(
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_defect_at_the_first_look_takes_no_place(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, failures: list[Any]
+) -> None:
+    await stand.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(live(stand)), "_state", lambda self: 1 // 0)
+        wire = await stand.connect()
+        wire.send(request(EVENTS))
+        await eventually(stand.reactor, lambda: failures)
+    wire.abort()
+    failures.clear()
+    assert len(live(stand)) == 0
+
+
+@pytest_twisted.ensureDeferred
 async def test_looking_is_not_slow_however_long_it_takes(stand: Stand) -> None:
     clock = Skewed(stand.reactor)
     stand.reactor = clock
@@ -218,6 +233,63 @@ async def test_streams_that_are_open_are_told(stand: Stand) -> None:
     wire = await looking(stand)
     state = seen(wire, "state")[0]
     assert (state["requests"]["open_streams"], state["requests"]["in_flight"]) == (1, 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_how_long_somebody_looks_is_no_requests_duration(stand: Stand) -> None:
+    clock = Skewed(stand.reactor)
+    stand.reactor = clock
+    await stand.start()
+    wire = await looking(stand)
+    clock.ahead += 3600
+    wire.abort()
+    await eventually(stand.reactor, lambda: len(live(stand)) == 0)
+    await stand.logged()
+    stats = json.loads((await stand.ask(request("/stats"))).body)
+    assert stats["requests"]["time"]["max_ms"] < 60_000
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_head_of_the_stream_is_no_viewer(stand: Stand) -> None:
+    await stand.start()
+    answer = await stand.ask(request(EVENTS, "HEAD"), b"HEAD")
+    assert (answer.status, answer.body) == (200, b"")
+    assert len(live(stand)) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_comes_to_look_as_the_daemon_drains_is_told_so(stand: Stand) -> None:
+    await stand.start(DRAIN_TIMEOUT="1h")
+    assert stand.daemon is not None
+    daemon, wire = stand.daemon, await stand.connect()
+    await eventually(stand.reactor, lambda: daemon.door.factory.connections)
+    stopping = daemon.stopService()
+    await eventually(stand.reactor, lambda: not daemon.system.stats.ready)
+    wire.send(request(EVENTS))
+    answer = await wire.answer()
+    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (503, "draining")
+    await stopping
+    stand.daemon = None
+
+
+@pytest.mark.parametrize("target", [EVENTS, "/stats", "/metrics"])
+@pytest_twisted.ensureDeferred
+async def test_a_page_of_another_site_has_nothing_asked_by_an_operators_browser(
+    stand: Stand, target: str
+) -> None:
+    await stand.start(ADMIN_TOKEN="open-sesame")
+    other = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "no-cors")]
+    assert (await stand.ask(request(target, headers=other))).status == 403
+    assert (await stand.ask(request("/cache", "DELETE", headers=other))).status == 403
+    assert len(live(stand)) == 0
+    link = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate")]
+    assert (await stand.ask(request("/dashboard", headers=link))).status == 200
+    known = request("/stats", headers=other, key=b"Bearer open-sesame")
+    assert (await stand.ask(known)).status == 200
+    asked = [("Origin", "https://other.example"), ("Access-Control-Request-Method", "DELETE")]
+    preflight = await stand.ask(request("/cache", "OPTIONS", headers=asked))
+    assert preflight.status == 405
+    assert not [name for name, _ in preflight.headers if name.lower().startswith(b"access-control")]
 
 
 # The page.

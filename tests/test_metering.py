@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 from typing import Any
 
 import pytest
 import pytest_twisted
 
 from goproxyai.counters import Counters
+from goproxyai.pipeline import flight
 from tests.fakes.answers import chunk, event, head, response
-from tests.fakes.steps import Cut, Pause, Reset
-from tests.harness import Skewed, Stand, eventually, post, request
-from tests.test_flights import ask_at_once, paused
+from tests.fakes.steps import Cut, Pause, Reset, Stream
+from tests.harness import Skewed, Stand, Wire, eventually, post, request
+from tests.test_flights import ask_at_once, large, paused, stalled
 
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
@@ -244,7 +246,146 @@ async def test_the_gaps_of_a_stream_are_counted_and_its_first_byte_is_not_its_la
     assert counters(stand).first_times.count == counters(stand).overheads.count == 1
 
 
+BIG = b"data: " + b"x" * 65_000 + b"\n\n"
+
+
+async def with_a_laggard(stand: Stand, count: int, which: int) -> tuple[list[Wire], Wire]:
+    """Of two who are sent a stream, the others, and the one (by number) that reads no more."""
+    wires = await ask_at_once(stand, [post(CHAT, SEEDED)] * 2)
+    await paused(stand)
+    for wire in wires:
+        await wire.until(lambda wire=wire: b"word" in wire.came)
+    laggard = wires.pop(which)
+    port = laggard.transport.getHost().port
+    assert stand.daemon is not None
+    (held,) = [
+        one.transport.socket
+        for one in stand.daemon.door.factory.connections
+        if one.transport.getPeer().port == port
+    ]
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+    return wires, stalled(laggard)
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+@pytest.mark.parametrize("leads", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_a_slow_reader_is_noted_as_the_others_are(
+    stand: Stand, leaves: bool, leads: bool
+) -> None:
+    await stand.start()
+    gate, count = Pause(), 40
+    head_of_it = head(200, [SSE, CHUNKED, (b"x-request-id", b"req_theirs")])
+    rest = [Stream(chunk(BIG), count), chunk(LAST + DONE), chunk(b"")]
+    stand.upstream.script(CHAT, [head_of_it, chunk(WORD), gate, *rest])
+    wires, laggard = await with_a_laggard(stand, count, 0 if leads else 1)
+    gate.release()
+    await large(wires, count * len(BIG))
+    assert counters(stand).open_streams == 1
+    if leaves:
+        laggard.abort()
+    else:
+        laggard.read_again()
+        await large([laggard], count * len(BIG))
+    await eventually(stand.reactor, lambda: counters(stand).finished == 2)
+    events = await stand.logged(2)
+    (its,) = [one for one in events if one["cache"] == ("MISS" if leads else "COALESCED")]
+    assert its["upstream_request_id"] == "req_theirs"
+    assert ("upstream" in its["ms"]) is leads
+    assert told(stand) == (ONCE, NONE if leaves and not leads else ONCE, {})
+    assert counters(stand).open_streams == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("whole", (times(2), NONE, {})),
+        ("other", (ONCE, NONE, {"cut": 1})),
+        ("cut", (ONCE, NONE, {"cut": 1})),
+        ("left", (ONCE, NONE, {"left": 1})),
+        ("left early", (ONCE, NONE, {"left": 1})),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_who_goes_on_by_a_request_of_its_own_is_paid_for_twice(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, how: str, expected: Any
+) -> None:
+    monkeypatch.setattr(flight, "MOST_SHARED", 1024 * 1024)
+    await stand.start()
+    gate, again, more = Pause(), Pause(), Pause()
+    count = 40
+
+    def answer(asked: Any) -> Any:
+        rest = [Stream(chunk(BIG), count), chunk(LAST + DONE), chunk(b"")]
+        begin: list[Any] = [head(200, [SSE, CHUNKED])]
+        if asked.number == 1:
+            return [*begin, chunk(WORD), gate, *rest]
+        if how == "cut":
+            rest = [Stream(chunk(BIG), 3), Reset()]
+        word = WORD[::-1] if how == "other" else WORD
+        return [again, *begin, chunk(word), more, *rest]
+
+    stand.upstream.script(CHAT, answer)
+    wires, laggard = await with_a_laggard(stand, count, 1)
+    gate.release()
+    await large(wires, count * len(BIG))
+    await stand.upstream.wait_until(lambda: len(stand.upstream.requests) == 2)
+    if how == "left early":
+        laggard.abort()
+    again.release()
+    if how == "left":
+        await eventually(stand.reactor, lambda: counters(stand).open_streams == 1)
+        laggard.abort()
+    more.release()
+    if not how.startswith("left"):
+        laggard.read_again()
+        await laggard.until(lambda: laggard.closed or len(laggard.came) > count * len(BIG), 30)
+    await eventually(stand.reactor, lambda: counters(stand).finished == 2)
+    assert told(stand) == expected
+    assert counters(stand).open_streams == 0
+    assert counters(stand).overheads.total >= 0
+    assert all(one["ms"].get("proxy", 0) >= 0 for one in await stand.logged(2))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_leaves_before_the_answer_leaves_its_cost_unknown(stand: Stand) -> None:
+    await stand.start()
+    stand.upstream.script(CHAT, [Pause(), response(ANSWER)])
+    for number, asked in enumerate((ASKED, SEEDED), 1):
+        wire = await stand.connect()
+        wire.send(post(CHAT, asked))
+        await paused(stand)
+        wire.abort()
+        await eventually(stand.reactor, lambda n=number: counters(stand).client_gone == n)
+        await stand.upstream.wait_until(lambda: all(one.lost for one in stand.upstream.requests))
+    assert told(stand) == (NONE, NONE, {"left": 2})
+
+
 # Slow ones, and samples.
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_replay_that_is_left_late_was_not_slow(stand: Stand) -> None:
+    clock = Skewed(stand.reactor)
+    stand.reactor = clock
+    await stand.start(LOG_SLOW="10s")
+    gate = Pause()
+    stand.upstream.script(CHAT, streamed(WORD, gate, LAST, DONE, b""))
+    first = await stand.connect()
+    first.send(post(CHAT, ASKED))
+    await first.until(lambda: b"word" in first.came)
+    clock.ahead += 30
+    gate.release()
+    await first.answer()
+    second = await stand.connect()
+    second.send(post(CHAT, ASKED, [("X-Cache-Replay", "paced")]))
+    await second.until(lambda: b"word" in second.came)
+    assert counters(stand).open_streams == 1
+    clock.ahead += 15
+    second.abort()
+    await eventually(stand.reactor, lambda: counters(stand).client_gone == 1)
+    assert (counters(stand).open_streams, counters(stand).slow) == (0, 0)
+    assert "slow" not in (await stand.logged(2))[1]
 
 
 @pytest_twisted.ensureDeferred
@@ -275,11 +416,18 @@ async def test_a_sample_holds_what_went_wrong_and_all_is_counted(stand: Stand) -
     for target in ("/v1/models", "/v1/bad", "/v1/models", "/nowhere", "/v1/x"):
         await stand.ask(request(target))
     assert counters(stand).finished == 5
-    assert [(one["path"], one["sample"]) for one in stand.events] == [
-        ("/v1/bad", 0.0),
-        ("/nowhere", 0.0),
-        ("/v1/x", 0.0),
-    ]
+    assert [one["path"] for one in stand.events] == ["/v1/bad", "/nowhere", "/v1/x"]
+    assert not any("sample" in one for one in stand.events), "each stands for itself alone"
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_stands_for_others_says_for_how_many(stand: Stand) -> None:
+    await stand.start(LOG_SAMPLE="0.5", COALESCE="off")
+    for _ in range(64):
+        await stand.ask(request())
+    counters(stand)
+    assert 0 < len(stand.events) < 64
+    assert {one["sample"] for one in stand.events} == {0.5}
 
 
 # Names.
@@ -346,6 +494,32 @@ async def test_no_two_requests_have_the_same_name(stand: Stand) -> None:
         answer = await wire.answer()
         names.append(answer.get("X-Proxy-Request-Id") or answer.get("X-Request-Id"))
     assert len(set(names)) == 600
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_that_upstream_keeps_to_its_hop_or_takes_from_us_does_not_count(
+    stand: Stand,
+) -> None:
+    await stand.start()
+    theirs = [
+        (b"Connection", b"x-request-id"),
+        (b"x-request-id", b"a"),
+        (b"X-Proxy-Request-Id", b"b"),
+    ]
+    stand.upstream.script(lambda _: True, response(b"{}", headers=theirs))
+    for asked in (request(), request(), post(CHAT, SEEDED), post("/v1/files", b"{}")):
+        answer = await stand.ask(asked)
+        assert len(answer.all("X-Request-Id")) == 1
+        assert answer.all("X-Request-Id") != [b"a"]
+        assert answer.all("X-Proxy-Request-Id") == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_body_that_no_page_of_ours_takes_is_refused_by_name(stand: Stand) -> None:
+    await stand.start()
+    asked = request("/health", headers=[("X-Request-Id", "mine")], body=b"x" * 70_000)
+    answer = await stand.ask(asked)
+    assert (answer.status, answer.get("X-Request-Id")) == (413, b"mine")
 
 
 @pytest.mark.parametrize("target", ["/health", "/stats", "/nowhere", "/v1%2fx"])

@@ -11,16 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.policy import usage
-from goproxyai.policy.usage import (
-    LONGEST_MODEL,
-    TAIL,
-    UNKNOWN,
-    Reader,
-    Usage,
-    generates,
-    usage_of,
-)
+from goproxyai.policy import reader as reading
+from goproxyai.policy.reader import Reader, usage_of
+from goproxyai.policy.usage import LONGEST_MODEL, TAIL, UNKNOWN, Usage, generates
 
 COMPLETION = {
     "id": "chatcmpl-1",
@@ -249,10 +242,10 @@ def test_what_is_not_what_its_coding_says_is_unknown(coding: str) -> None:
 
 
 def test_a_bomb_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(usage, "MOST_INFLATED", 1_000_000)
+    monkeypatch.setattr(reading, "MOST_INFLATED", 1_000_000)
     text = b" " * 5_000_000 + compact(COMPLETION)
     assert read(gzip.compress(text), content_encoding="gzip") is UNKNOWN
-    monkeypatch.setattr(usage, "MOST_INFLATED", 10_000_000)
+    monkeypatch.setattr(reading, "MOST_INFLATED", 10_000_000)
     assert read(gzip.compress(text), content_encoding="gzip") == EXPECTED
 
 
@@ -263,8 +256,8 @@ def test_a_reader_holds_no_more_than_it_says(chunks: list[bytes], times: int) ->
         for _ in range(times if len(chunk) < 10 else 1):
             reader.add(chunk)
             assert sum(map(len, reader._pieces)) < 2 * TAIL
-            assert len(reader._pieces) <= usage._MOST_PIECES
-            assert len(reader._carried) <= usage._CARRIED
+            assert len(reader._pieces) <= reading._MOST_PIECES
+            assert len(reader._carried) <= reading._CARRIED
 
 
 @given(st.binary(max_size=300) | st.text(max_size=200).map(str.encode))
@@ -328,3 +321,25 @@ def test_an_odd_model_has_no_name(name: str) -> None:
 )
 def test_only_what_generates_is_billed(method: bytes, path: bytes, expected: bool) -> None:
     assert generates(method, path) is expected
+
+
+@pytest.mark.parametrize("size", [1, 7, 50, 63, 64, 1000, TAIL - 1, TAIL + 1])
+def test_a_long_answer_is_held_in_part_whatever_the_size_of_its_pieces(size: int) -> None:
+    reader = Reader({})
+    for _ in range(min(100_000, 100 * TAIL // size)):
+        reader.add(b"x" * size)
+    assert sum(map(len, reader._pieces)) < 2 * TAIL
+    reader.add(compact(COMPLETION)[-600:])
+    assert reader.usage()[1:] == EXPECTED[1:]
+
+
+def test_padding_behind_an_answer_is_nothing_and_members_without_end_are_too_much() -> None:
+    packed = gzip.compress(compact(COMPLETION))
+    assert read(packed + bytes(700), [100], content_encoding="gzip") == EXPECTED
+    assert read(gzip.compress(b"") * 300 + packed, [100], content_encoding="gzip") is UNKNOWN
+
+
+def test_a_name_is_found_behind_another_that_is_none() -> None:
+    body = b'{"model":null,"x":"' + b"x" * 400 + b'","model":"gpt-4o","usage":{"prompt_tokens":1}}'
+    for pieces in ([1], [50], [420], [427], [431], [1000]):
+        assert read(body, pieces).model == "gpt-4o"

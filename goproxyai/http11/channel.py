@@ -92,7 +92,10 @@ class ExchangeChannel:
             self._over("cut", problem.code)
             return
         body = problem.body()
-        head = lines([(b"Content-Type", b"application/json"), (b"X-Proxy", b"goproxyai")])
+        fields = [(b"Content-Type", b"application/json"), (b"X-Proxy", b"goproxyai")]
+        if exchange.name:
+            fields.append((b"X-Request-Id", exchange.name))
+        head = lines(fields)
         status_line = b"HTTP/1.1 %d Refused\r\n" % problem.status
         exchange.begin(problem.status, status_line + head, len(body), close=True)
         exchange.write(body, last=True)

@@ -32,7 +32,7 @@ from goproxyai.pipeline.resume import Resumed
 from goproxyai.pipeline.rider import Rider
 from goproxyai.pipeline.store import Recorder, Wanted, recorder
 from goproxyai.policy.freshness import may_share
-from goproxyai.policy.headers import Headers
+from goproxyai.policy.headers import Headers, names_itself
 from goproxyai.policy.usage import Usage
 from goproxyai.problems import Problem
 
@@ -143,6 +143,7 @@ class Flight(Asking):
         relay = self._relay
         self._upstream_seconds = relay.seconds() - self._sent_at
         if response.code > 399 and self._is_refused(response):
+            self._upstream_seconds = -1.0
             return
         self._response = response
         if not self._choose_recorder(response):
@@ -195,6 +196,8 @@ class Flight(Asking):
         self._awake = sum(rider.awake for rider in leading)
         if not leading:
             response.abort()
+            if is_billed(self._notes, response):
+                self._relay.counters.tokens.lose("left")
             self._end()
         for rider in leaving:
             self._relay.forward(rider.exchange, rider.client, rider.wanted)
@@ -220,13 +223,13 @@ class Flight(Asking):
         if rider.leads:
             seconds = self._upstream_seconds
             ours = respond.forwarded_lines(
-                rider.exchange.name, b"x-request-id" in response.fields, self._wanted.reason,
+                rider.exchange.name, names_itself(response.fields), self._wanted.reason,
                 self._sent_at - began, seconds,
             )  # fmt: skip
             return line + response.lines + ours
         waited = self._relay.seconds() - began
         shared = self._wanted.notes.shared
-        named = b"x-request-id" in response.fields and not shared
+        named = names_itself(response.fields) and not shared
         ours = respond.forwarded_lines(rider.exchange.name, named, respond.COALESCED, 0.0, waited)
         age = response.fields.get(b"age")
         if age is not None:
@@ -394,7 +397,8 @@ class Flight(Asking):
         for rider in sorted(behind, key=lambda rider: rider.at):
             at += sum(map(len, self.pieces[pieces : rider.at]))
             pieces = rider.at
-            self._relay.finish(rider, body, at, self._usage, done)
+            told = (self._upstream_seconds if rider.leads else -1.0), self._name()
+            self._relay.finish(rider, body, at, self._usage, told, done)
             self._streams_no_more(rider)  # here
 
     def broken(self, reason: Failure) -> None:
@@ -481,6 +485,8 @@ class Flight(Asking):
         self._take_back()
         if self._response is not None:
             self._response.abort()
+        elif self._notes.generates and self._tries:
+            self._relay.counters.tokens.lose("left")
         self._end("left")
 
     # The end.
@@ -499,13 +505,16 @@ class Flight(Asking):
         self._relay.counters.open_streams -= rider.streams
         rider.streams = False
 
+    def _name(self) -> bytes:
+        """Upstream's for the request."""
+        return b"" if self._response is None else self._response.fields.get(b"x-request-id", b"")
+
     def note(self, rider: Rider, ended: str = "ok", problem: Problem | None = None) -> None:
         """The event of one rider, which has one."""
         if rider.noted:
             return
         rider.noted = True
         self._streams_no_more(rider)
-        response = self._response
         self._relay.log.over(
             rider.exchange,
             rider.client,
@@ -514,9 +523,7 @@ class Flight(Asking):
             detail="" if problem is None else problem.detail,
             ended=ended,
             upstream_seconds=self._upstream_seconds if rider.leads else -1.0,
-            upstream_request_id=(
-                b"" if response is None else response.fields.get(b"x-request-id", b"")
-            ),
+            upstream_request_id=self._name(),
             first_seconds=rider.first_seconds,
             usage=self._usage if ended == "ok" and problem is None else None,
         )

@@ -23,7 +23,7 @@ from goproxyai.pipeline.meter import Meter, meter, metered
 from goproxyai.pipeline.notes import Notes
 from goproxyai.pipeline.store import Recorder, Wanted, keep_whole, recorder
 from goproxyai.policy.freshness import parent_paths
-from goproxyai.policy.headers import Headers
+from goproxyai.policy.headers import Headers, names_itself
 from goproxyai.policy.usage import Bill, Usage
 from goproxyai.problems import Problem
 
@@ -119,7 +119,7 @@ class Forward(Asking):
             respond.status_line(status, response.phrase)
             + response.lines
             + respond.forwarded_lines(
-                exchange.name, b"x-request-id" in fields, self._reason,
+                exchange.name, names_itself(fields), self._reason,
                 proxy_seconds, upstream_seconds,
             )
         )  # fmt: skip
@@ -227,6 +227,8 @@ class Forward(Asking):
 
     def client_gone(self) -> None:
         """The client left."""
+        if self._response is None and self._notes.generates and self._tries:
+            self._relay.counters.tokens.lose("left")  # upstream may go on with it, and bill it
         self._stop()
         self._note("client_gone", None)
 

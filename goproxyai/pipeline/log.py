@@ -9,11 +9,10 @@ All events are counted. Of what went well and was not slow, a part is written (`
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
 from functools import partial
 from math import inf
-from operator import sub
 from random import random
 from typing import Any, NamedTuple, Protocol
 
@@ -23,12 +22,12 @@ from twisted.logger import Logger
 
 from goproxyai.counters import Counters
 from goproxyai.http11.exchange import Exchange
+from goproxyai.pipeline.counting import counted
 from goproxyai.policy.redaction import path_only
 from goproxyai.policy.usage import Bill, Usage, read
 
 _log = Logger(namespace="goproxyai.log")
 
-_SPARED = frozenset(("HIT", "COALESCED", "STALE"))  # what upstream was not asked for
 
 FLUSH_SECONDS = 0.05
 """For which an event waits for others."""
@@ -104,6 +103,10 @@ class Event(NamedTuple):
         """Whether somebody may have to look into it."""
         return bool(self.code) or self.status >= 500 or self.ended == "cut"
 
+    def stands_out(self, slow: float) -> bool:
+        """Whether it is written whatever the sample: it went wrong, or was slow."""
+        return self.status >= 400 or self.ended != "ok" or self.waited >= slow
+
     def fields(self, batch: Batch) -> dict[str, Any]:
         """As named values."""
         ms = {"total": round(self.seconds * 1000, 3)}
@@ -134,7 +137,7 @@ class Event(NamedTuple):
             named["tokens"] = self.usage._asdict()
         if self.waited >= batch.slow:
             named["slow"] = True
-        if batch.sample < 1:
+        if batch.sample < 1 and not self.stands_out(batch.slow):
             named["sample"] = batch.sample
         return named
 
@@ -255,7 +258,7 @@ class AccessLog:
         events, self._waiting = self._waiting, []
         if not events:
             return
-        wrong = self._count(events)
+        wrong = counted(self._counters, events, self.slow)
         if not wrong and self._write is None and self.tracer is None:
             return
         batch = Batch(time.time() - self._clock.seconds(), self.slow, self.sample)
@@ -276,83 +279,5 @@ class AccessLog:
         return [
             event
             for event in events
-            if event.status >= 400
-            or event.ended != "ok"
-            or event.waited >= slow
-            or random() < sample  # noqa: S311  # nobody gains by guessing
+            if event.stands_out(slow) or random() < sample  # noqa: S311  # nobody gains by guessing
         ]
-
-    def _count(self, events: list[tuple[Any, ...]]) -> bool:
-        """Count them; says whether any may have failed."""
-        counters = self._counters
-        counters.finished += len(events)
-        (
-            _, methods, targets, statuses, caches, _, came, went, spent, upstream, codes, _, ends,
-            _, first, bills, _, _,
-        ) = zip(*events, strict=True)  # fmt: skip
-        alike = Counter(zip(targets, methods, statuses, caches, strict=True))
-        for outcome, count in alike.items():
-            counters.note(*outcome, count)
-        counters.bytes_in += sum(came)
-        counters.bytes_out += sum(went)
-        self._time(caches, spent, upstream, first)
-        if any(bills):
-            self._settle(bills, caches)
-        for status, count in Counter(statuses).items():
-            counters.statuses[status // 100] += count
-        for code, count in Counter(filter(None, codes)).items():
-            counters.errors[code] += count
-        for ended, count in Counter(ends).items():
-            if ended == "client_gone":
-                counters.client_gone += count
-            elif ended == "cut":
-                counters.cut += count
-        return any(codes) or max(statuses) >= 500 or "cut" in ends
-
-    def _settle(self, bills: tuple[Usage | Bill | None, ...], caches: tuple[str, ...]) -> None:
-        """Count what was spent and not counted yet, and what was spared."""
-        tokens = self._counters.tokens
-        if not _SPARED.issuperset(caches):
-            tokens.use(
-                [
-                    bill.read()
-                    for bill, cache in zip(bills, caches, strict=True)
-                    if type(bill) is Bill and cache not in _SPARED
-                ]
-            )
-        if not _SPARED.isdisjoint(caches):
-            spared = Counter(
-                [bill for bill, cache in zip(bills, caches, strict=True) if cache in _SPARED]
-            )
-            for bill, count in spared.items():
-                usage = read(bill)
-                if usage is not None:
-                    tokens.save(usage, count)
-
-    def _time(
-        self,
-        caches: tuple[str, ...],
-        spent: tuple[float, ...],
-        upstream: tuple[float, ...],
-        first: tuple[float, ...],
-    ) -> None:
-        counters, times = self._counters, self._counters.times
-        for cache in set(caches):
-            alike = list(spent) if caches.count(cache) == len(caches) else [
-                seconds for seconds, each in zip(spent, caches, strict=True) if each == cache
-            ]  # fmt: skip
-            (times.get(cache) or times["BYPASS"]).add(alike)
-        waited: Sequence[float] = spent
-        if max(first) >= 0:
-            waited = [end if some < 0 else some for some, end in zip(first, spent, strict=True)]
-        if max(waited) >= self.slow:
-            counters.slow += sum(seconds >= self.slow for seconds in waited)
-        if max(upstream) < 0:
-            return
-        theirs: Sequence[float] = upstream
-        if min(upstream) < 0:
-            waited = [ours for ours, some in zip(waited, upstream, strict=True) if some >= 0]
-            theirs = [some for some in upstream if some >= 0]
-        counters.overheads.add(list(map(sub, waited, theirs)))
-        counters.upstream_times.add(list(theirs))
-        counters.first_times.add(list(waited))

@@ -1,7 +1,7 @@
 """Beside steps four and five: what an answer costs, and how evenly it comes.
 
 A meter looks at the body of one answer that comes in several reads; what it keeps of it is bounded
-(:class:`~goproxyai.policy.usage.Reader`), and nothing waits for it.
+(:class:`~goproxyai.policy.reader.Reader`), and nothing waits for it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Final
 from goproxyai.counters import Counters
 from goproxyai.http11.response import Response
 from goproxyai.pipeline.notes import Notes
+from goproxyai.policy.reader import Reader, usage_of
 from goproxyai.policy.streams import is_stream
-from goproxyai.policy.usage import UNKNOWN, Bill, Reader, Usage, usage_of
+from goproxyai.policy.usage import UNKNOWN, Bill, Usage
 
 LARGEST_BILL: Final = 8 * 1024
 """Bytes of an answer that is read for its usage a moment later, with many others: a batch of them

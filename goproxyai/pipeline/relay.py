@@ -25,7 +25,7 @@ from goproxyai.policy.buckets import rate_limit_headers
 from goproxyai.policy.coalescing import deterministic
 from goproxyai.policy.retries import Budget
 from goproxyai.policy.store import Entry, Store
-from goproxyai.policy.usage import Usage
+from goproxyai.policy.usage import Bill, Usage
 from goproxyai.problems import Problem
 
 _log = Logger(namespace="goproxyai.relay")
@@ -186,17 +186,24 @@ class Relay:
         Forward(self, exchange, client, wanted.notes, wanted, wanted.reason).start()
 
     def finish(
-        self, rider: Rider, body: bytes, at: int, usage: Usage | None, done: Callable[[], None]
+        self,
+        rider: Rider,
+        body: bytes,
+        at: int,
+        usage: Usage | None,
+        upstream: tuple[float, bytes],
+        done: Callable[[], None],
     ) -> None:
         """Write what is left of the answer of one who left its flight.
 
         :param at: the first byte of *body* that it has not got.
         :param usage: tokens of it, where it says so.
+        :param upstream: its seconds, and its name for the request, for the log.
         :param done: called when it is written, or the client is gone.
         """
         replaying = _Replaying(self, rider.exchange, rider.client, rider.cache, done=done)
         replaying.usage, replaying.streamed = usage, rider.streams
-        replaying.first_seconds = rider.first_seconds
+        replaying.first_seconds, replaying.upstream = rider.first_seconds, upstream
         replaying.start(respond.Replay(rider.exchange, body, at))
 
     def stale(self, wanted: Wanted) -> Entry | None:
@@ -256,6 +263,7 @@ class _Replaying(_Waiting):
     :ivar usage: tokens of the answer, where it says so.
     :ivar streamed: whether it is a stream of events.
     :ivar first_seconds: from the request to the first byte.
+    :ivar upstream: seconds, and upstream's name for the request, where it was forwarded.
     """
 
     def __init__(
@@ -274,6 +282,7 @@ class _Replaying(_Waiting):
         self.usage = None if entry is None else entry.usage
         self.streamed = entry is not None and entry.stream
         self.first_seconds = relay.seconds() - exchange.began
+        self.upstream = -1.0, b""
         self._then = done
         self._replay: respond.Replay | None = None
 
@@ -287,22 +296,18 @@ class _Replaying(_Waiting):
         replay, self._replay = self._replay, None  # which knows us: no cycle is left
         if replay is not None:
             replay.stopProducing()
-        super().client_gone()
-        self._over()
+        self._note("client_gone", None)
 
     def _done(self) -> None:
         self._replay = None
-        self._relay.log.over(
-            self._exchange,
-            self._client,
-            self.cache,
-            detail=self._detail,
-            first_seconds=self.first_seconds,
-            usage=self.usage,
-        )
-        self._over()
+        self._note("ok", self.usage)
 
-    def _over(self) -> None:
+    def _note(self, ended: str, usage: Usage | Bill | None) -> None:
+        seconds, name = self.upstream
+        self._relay.log.over(
+            self._exchange, self._client, self.cache, "", self._detail, ended, seconds, name,
+            self.first_seconds, usage,
+        )  # fmt: skip
         self._relay.counters.open_streams -= self.streamed
         then, self._then = self._then, None
         if then is not None:

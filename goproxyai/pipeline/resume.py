@@ -96,6 +96,10 @@ class Resumed(Forward):
         self._usage = None  # it is counted; what shares an answer by name has spared none of it
         super()._complete(data)
 
+    def _note(self, ended: str, problem: Problem | None) -> None:
+        self._upstream_seconds = -1.0  # the first byte was another's
+        super()._note(ended, problem)
+
     def _differs(self) -> None:
         response = self._response
         if response is not None:

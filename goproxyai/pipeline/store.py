@@ -16,6 +16,7 @@ from goproxyai.http11.response import Response
 from goproxyai.pipeline.notes import Notes
 from goproxyai.pipeline.respond import kept_lines, status_line, stored_lines
 from goproxyai.policy.freshness import may_store, still_changing
+from goproxyai.policy.headers import names_itself
 from goproxyai.policy.pace import Pace
 from goproxyai.policy.store import Entry, Store
 from goproxyai.policy.streams import Ending, ending, is_stream
@@ -138,7 +139,7 @@ def _keep(
     notes, fields = wanted.notes, response.fields
     if notes.is_get and still_changing(fields, body):
         return False
-    named = b"x-request-id" in fields and not notes.shared
+    named = names_itself(fields) and not notes.shared
     head = (
         status_line(response.code, response.phrase)
         + kept_lines(response, notes.shared)

@@ -33,7 +33,9 @@ _FRAMING: Final = frozenset((b"content-length", b"host", b"keep-alive", b"close"
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 
 _NOT_FORWARDED: Final = frozenset((b"host", b"expect", b"x-cache-ttl", b"x-cache-replay"))
-_NOT_RELAYED: Final = frozenset((b"x-cache", b"x-cache-timestamp", b"x-proxy"))
+_NOT_RELAYED: Final = frozenset(
+    (b"x-cache", b"x-cache-timestamp", b"x-proxy", b"x-proxy-request-id")
+)
 _NOT_KEPT: Final = frozenset(
     (b"set-cookie", b"set-cookie2", b"content-length", b"transfer-encoding", b"age")
 )
@@ -91,6 +93,11 @@ def is_kept(name: bytes) -> bool:
     :param name: lower-cased.
     """
     return name not in _NOT_KEPT
+
+
+def names_itself(fields: Fields) -> bool:
+    """Whether a response that is relayed has a name of upstream's, ``X-Request-Id``."""
+    return b"x-request-id" in fields and b"x-request-id" not in nominated(fields)
 
 
 def tells_who_asked(name: bytes) -> bool:

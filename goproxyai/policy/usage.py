@@ -9,27 +9,18 @@
    Responses (``input_tokens``, ``output_tokens``). Cached tokens are part of the prompt's,
    reasoning tokens of the completion's.
 4. Nothing is guessed: what was cut, says nothing, or cannot be read, is :data:`UNKNOWN`.
-5. A :class:`Reader` holds no more than :data:`TAIL` bytes of an answer, however long that is, and
-   what it holds is a copy: no byte waits for it.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import zlib
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from goproxyai.policy.headers import Fields
-
 TAIL: Final = 16 * 1024
 """Bytes at the end of an answer in which its usage is looked for."""
-
-MOST_INFLATED: Final = 64 * 1024 * 1024
-"""Bytes of a compressed answer that are read in search of it."""
 
 LONGEST_MODEL: Final = 100
 """Characters in the name of a model."""
@@ -46,13 +37,10 @@ GENERATING: Final = frozenset(
 _LARGEST_OBJECT = 4 * 1024
 _MOST_COUNTED = 10**12
 _MOST_CANDIDATES = 8
-_MOST_PIECES = 256
 _MOST_KNOWN = 256
-_INFLATED_AT_ONCE = 64 * 1024
 
 _USAGE = b'"usage"'
 _MODEL = b'"model"'
-_CARRIED = len(_MODEL) + LONGEST_MODEL + 16
 # As OpenAI writes it, indented or not: three times as fast as a parser, on the way of every miss.
 _USUAL = re.compile(
     rb'"usage": ?+\{\s*+"prompt_tokens": ?+(\d{1,12}+),\s*+'
@@ -94,31 +82,20 @@ def generates(method: bytes, path: bytes) -> bool:
     return method == b"POST" and path in GENERATING
 
 
-def usage_of(fields: Fields, body: bytes) -> Usage:
-    """The usage of an answer that came whole; :data:`UNKNOWN` where it says none.
-
-    :param fields: of the response. :param body: as received.
-    """
-    if b"content-encoding" in fields:
-        reader = Reader(fields)
-        reader.add(body)
-        return reader.usage()
-    return _plain(body)
-
-
-def _plain(body: bytes) -> Usage:
+def plain_usage(body: bytes) -> Usage:
+    """The usage of an answer that came whole, in no coding; :data:`UNKNOWN` where it says none."""
     at = body.rfind(_USAGE)
     usual = _usual(body, at) if at >= 0 else None
     if usual is not None:  # as mostly: nothing else is called
         prompt, completion, cached, reasoning = usual.groups(b"0")
         return _usage(
             (
-                _model(body), int(prompt), int(completion),
+                model_in(body), int(prompt), int(completion),
                 0 if cached == b"0" else int(cached), 0 if reasoning == b"0" else int(reasoning),
             )
         )  # fmt: skip
-    found = _tokens(body)
-    return UNKNOWN if found is None else _usage((_model(body), *found))
+    found = tokens_in(body)
+    return UNKNOWN if found is None else _usage((model_in(body), *found))
 
 
 def asked_model(body: bytes) -> str:
@@ -126,10 +103,10 @@ def asked_model(body: bytes) -> str:
 
     :param body: whole; no more than :data:`TAIL` bytes of each end are looked at.
     """
-    return _model(body[:TAIL]) or (_model(body[-TAIL:]) if len(body) > TAIL else "")
+    return model_in(body[:TAIL]) or (model_in(body[-TAIL:]) if len(body) > TAIL else "")
 
 
-def _model(text: bytes) -> str:
+def model_in(text: bytes) -> str:
     """The name behind the first ``"model"`` in *text*; empty where there is none."""
     at = text.find(_MODEL)
     if at < 0:
@@ -148,7 +125,7 @@ def _model(text: bytes) -> str:
     return _known.setdefault(match[1], match[1].decode("ascii"))
 
 
-def _tokens(text: bytes) -> tuple[int, ...] | None:
+def tokens_in(text: bytes) -> tuple[int, ...] | None:
     """Prompt, completion, cached and reasoning tokens of the last usage in *text*."""
     end = len(text)
     for _ in range(_MOST_CANDIDATES):
@@ -220,7 +197,7 @@ class Bill:
         """What it says, :data:`UNKNOWN` where that is nothing."""
         body, self._body = self._body, None
         if body is not None:
-            self._usage = _plain(body)
+            self._usage = plain_usage(body)
         return self._usage
 
 
@@ -229,89 +206,3 @@ def read(usage: Usage | Bill | None) -> Usage | None:
     if type(usage) is Bill:
         usage = usage.read()
     return None if usage is UNKNOWN else usage  # type: ignore[return-value]  # a bill is read
-
-
-class Reader:
-    """Reads an answer for its usage as it passes.
-
-    :param fields: of the response.
-    """
-
-    __slots__ = ("_carried", "_inflated", "_inflater", "_model", "_pieces", "_size", "_unread")
-
-    def __init__(self, fields: Fields) -> None:
-        self._pieces: deque[bytes] = deque()
-        self._size = 0
-        self._model = ""
-        self._carried = b""
-        self._inflated = 0
-        coding = fields.get(b"content-encoding", b"").strip().lower()
-        self._inflater: Any = None
-        self._unread = False
-        if coding in (b"gzip", b"x-gzip", b"deflate"):
-            self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # either, by its first bytes
-        elif coding not in (b"", b"identity"):
-            self._unread = True
-
-    def add(self, data: bytes) -> None:
-        """More of the answer."""
-        if self._unread:
-            return
-        if self._inflater is None:
-            self._take(data)
-        else:
-            self._inflate(data)
-
-    def _inflate(self, data: bytes) -> None:
-        """Read what *data* is the compressed form of, in pieces."""
-        inflater = self._inflater
-        try:
-            while data:
-                piece = inflater.decompress(data, _INFLATED_AT_ONCE)
-                self._inflated += len(piece)
-                if self._inflated > MOST_INFLATED:
-                    self._give_up()
-                    return
-                self._take(piece)
-                data = inflater.unconsumed_tail
-                if inflater.eof:  # gzip allows for another member (RFC 1952 §2.2)
-                    data = inflater.unused_data
-                    inflater = self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)
-        except zlib.error:
-            self._give_up()
-
-    def _give_up(self) -> None:
-        self._unread = True
-        self._pieces.clear()
-        self._carried = b""
-
-    def _take(self, data: bytes) -> None:
-        if not self._model:
-            self._look_for_model(data)
-        if not data:
-            return
-        pieces = self._pieces
-        if len(data) > TAIL:
-            data = data[-TAIL:]
-        pieces.append(data)
-        self._size += len(data)
-        while self._size - len(pieces[0]) >= TAIL:
-            self._size -= len(pieces.popleft())
-        if len(pieces) > _MOST_PIECES:
-            whole = b"".join(pieces)
-            pieces.clear()
-            pieces.append(whole)
-
-    def _look_for_model(self, data: bytes) -> None:
-        text = self._carried + data
-        self._model = _model(text)
-        at = text.find(_MODEL)
-        if self._model or at < 0 or len(text) - at > _CARRIED:
-            self._carried = text[-len(_MODEL) :]
-        else:
-            self._carried = text[at:]
-
-    def usage(self) -> Usage:
-        """What the answer said, once it is here; :data:`UNKNOWN` where it said nothing."""
-        found = None if self._unread else _tokens(b"".join(self._pieces))
-        return UNKNOWN if found is None else Usage(self._model, *found)

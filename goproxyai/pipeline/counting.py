@@ -1,0 +1,98 @@
+"""Beside step two: a batch of events becomes numbers.
+
+An event is counted once, a column of the batch at a time: nearly all of it is done by loops of C.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from operator import sub
+from typing import Any
+
+from goproxyai.counters import Counters
+from goproxyai.policy.usage import Bill, Usage, read
+from goproxyai.tokens import Tokens
+
+_SPARED = frozenset(("HIT", "COALESCED", "STALE"))  # what upstream was not asked for
+_OURS = "-"  # what never came near the cache: our own pages, and what is refused
+
+
+def counted(counters: Counters, events: list[tuple[Any, ...]], slow: float) -> bool:
+    """Count the parts of *events*; says whether any of them may have failed.
+
+    :param slow: seconds, as of :class:`~.log.AccessLog`.
+    """
+    counters.finished += len(events)
+    (
+        _, methods, targets, statuses, caches, _, came, went, spent, upstream, codes, _, ends,
+        _, first, bills, _, _,
+    ) = zip(*events, strict=True)  # fmt: skip
+    alike = Counter(zip(targets, methods, statuses, caches, strict=True))
+    for outcome, count in alike.items():
+        counters.note(*outcome, count)
+    counters.bytes_in += sum(came)
+    counters.bytes_out += sum(went)
+    waited: Sequence[float] = spent
+    if max(first) >= 0:
+        waited = [end if some < 0 else some for some, end in zip(first, spent, strict=True)]
+    if max(waited) >= slow:
+        counters.slow += sum(seconds >= slow for seconds in waited)
+    for cache in set(caches):
+        # Our own pages are timed until they begin: somebody may look at one for hours.
+        times = counters.times.get(cache) or counters.times["BYPASS"]
+        times.add(_of(cache, caches, waited if cache == _OURS else spent))
+    _time_forwarded(counters, waited, upstream)
+    if any(bills):
+        _settle(counters.tokens, bills, caches)
+    for status, count in Counter(statuses).items():
+        counters.statuses[status // 100] += count
+    for code, count in Counter(filter(None, codes)).items():
+        counters.errors[code] += count
+    for ended, count in Counter(ends).items():
+        if ended == "client_gone":
+            counters.client_gone += count
+        elif ended == "cut":
+            counters.cut += count
+    return any(codes) or max(statuses) >= 500 or "cut" in ends
+
+
+def _of(cache: str, caches: tuple[str, ...], times: Sequence[float]) -> list[float]:
+    """Those of *times* that are of requests with that outcome."""
+    if caches.count(cache) == len(caches):
+        return list(times)
+    return [seconds for seconds, each in zip(times, caches, strict=True) if each == cache]
+
+
+def _time_forwarded(counters: Counters, waited: Sequence[float], upstream: Sequence[float]) -> None:
+    """The times of requests that upstream answered: the others have a negative one."""
+    if max(upstream) < 0:
+        return
+    if min(upstream) < 0:
+        waited = [ours for ours, some in zip(waited, upstream, strict=True) if some >= 0]
+        upstream = [some for some in upstream if some >= 0]
+    counters.overheads.add(list(map(sub, waited, upstream)))
+    counters.upstream_times.add(list(upstream))
+    counters.first_times.add(list(waited))
+
+
+def _settle(
+    tokens: Tokens, bills: tuple[Usage | Bill | None, ...], caches: tuple[str, ...]
+) -> None:
+    """Count what was spent and not counted yet, and what was spared."""
+    if not _SPARED.issuperset(caches):
+        tokens.use(
+            [
+                bill.read()
+                for bill, cache in zip(bills, caches, strict=True)
+                if type(bill) is Bill and cache not in _SPARED
+            ]
+        )
+    if not _SPARED.isdisjoint(caches):
+        spared = Counter(
+            [bill for bill, cache in zip(bills, caches, strict=True) if cache in _SPARED]
+        )
+        for bill, count in spared.items():
+            usage = read(bill)
+            if usage is not None:
+                tokens.save(usage, count)
