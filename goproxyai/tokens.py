@@ -56,10 +56,10 @@ class Tokens:
         """Upstream gave answers, whole."""
         known = [usage for usage in usages if usage is not UNKNOWN]
         self.unknown["silent"] += len(usages) - len(known)
-        for model in {usage.model for usage in known}:
-            alike = [usage[1:] for usage in known if usage.model == model]
-            sums = [sum(kind) for kind in zip(*alike, strict=True)]
-            self.spent += self._add(self._tally(model).used, Usage(model, *sums))
+        for model in {usage[0] for usage in known}:
+            alike = [usage for usage in known if usage[0] == model]
+            _, *kinds = zip(*alike, strict=True)
+            self.spent += self._add(self._tally(model).used, Usage(model, *map(sum, kinds)))
 
     def save(self, usage: Usage, count: int) -> None:
         """An answer was given *count* times that upstream was not asked for."""

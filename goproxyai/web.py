@@ -263,19 +263,20 @@ class Front:
 
     def __init__(self, system: System, names: Names) -> None:
         self._system = system
+        self._stats = system.stats
+        self._counters = system.stats.counters
         self._name = names.name
         self._site = Site(system.app.resource())
         self._prefix, self._methods, self._relay = _remembered(system)
 
     def dispatch(self, exchange: Exchange) -> None:
         """See to it that *exchange* is answered."""
-        system = self._system
-        system.stats.counters.requests += 1
+        self._counters.requests += 1
         exchange.name = self._name(exchange)
         if exchange.problem is not None:
             self._refuse(exchange, exchange.problem)
             return
-        if not system.stats.ready:
+        if not self._stats.ready:
             exchange.keep = False
             if not (exchange.first or exchange.target.startswith(b"/health")):
                 self._refuse(exchange, draining())

@@ -6,6 +6,7 @@ re-encoded. TCP, CONNECT and TLS together stand under one deadline.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -202,8 +203,8 @@ class RelayAgent:
             self._ticker,
             self.timeouts,
             route.secured,
-            lambda freed: pool.free(origin, freed),
-            lambda lost: pool.lost(origin, lost),
+            partial(pool.free, origin),
+            partial(pool.lost, origin),
             self._writer,
         )
 

@@ -116,11 +116,6 @@ class Response:
         return self.shape.lines(self.values, self.fields)
 
     @property
-    def kept_lines(self) -> bytes:
-        """Those of them that are given to others than who asked, too."""
-        return self.shape.kept_lines(self.values, self.fields)
-
-    @property
     def headers(self) -> WebHeaders:
         """The header as ``twisted.web`` knows it; made when asked for."""
         headers = WebHeaders()

@@ -11,7 +11,7 @@ from operator import sub
 from typing import Any
 
 from goproxyai.counters import Counters
-from goproxyai.policy.usage import Bill, Usage, read
+from goproxyai.policy.usage import Bill, Usage, read, read_all
 from goproxyai.tokens import Tokens
 
 _SPARED = frozenset(("HIT", "COALESCED", "STALE"))  # what upstream was not asked for
@@ -81,13 +81,12 @@ def _settle(
 ) -> None:
     """Count what was spent and not counted yet, and what was spared."""
     if not _SPARED.issuperset(caches):
-        tokens.use(
-            [
-                bill.read()
-                for bill, cache in zip(bills, caches, strict=True)
-                if type(bill) is Bill and cache not in _SPARED
-            ]
-        )
+        spent = [
+            bill
+            for bill, cache in zip(bills, caches, strict=True)
+            if type(bill) is Bill and cache not in _SPARED
+        ]
+        tokens.use(read_all(spent))
     if not _SPARED.isdisjoint(caches):
         spared = Counter(
             [bill for bill, cache in zip(bills, caches, strict=True) if cache in _SPARED]
