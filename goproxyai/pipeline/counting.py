@@ -1,6 +1,7 @@
 """Beside step two: a batch of events becomes numbers.
 
 An event is counted once, a column of the batch at a time: nearly all of it is done by loops of C.
+Before, its bill may be the body of an answer; behind, it is what that says.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from operator import sub
 from typing import Any
 
 from goproxyai.counters import Counters
-from goproxyai.policy.usage import Bill, Usage, read, read_all
+from goproxyai.policy.store import Entry
+from goproxyai.policy.usage import UNKNOWN, read_all
 from goproxyai.tokens import Tokens
 
 _SPARED = frozenset(("HIT", "COALESCED", "STALE"))  # what upstream was not asked for
+_CACHE, _BILL = 4, 15  # of the parts of an event
 _OURS = "-"  # what never came near the cache: our own pages, and what is refused
 
 
-def counted(counters: Counters, events: list[tuple[Any, ...]], slow: float) -> bool:
+def counted(counters: Counters, events: list[list[Any]], slow: float) -> bool:
     """Count the parts of *events*; says whether any of them may have failed.
 
     :param slow: seconds, as of :class:`~.log.AccessLog`.
@@ -44,7 +47,7 @@ def counted(counters: Counters, events: list[tuple[Any, ...]], slow: float) -> b
         times.add(_of(cache, caches, waited if cache == _OURS else spent))
     _time_forwarded(counters, waited, upstream)
     if any(bills):
-        _settle(counters.tokens, bills, caches)
+        _settle(counters.tokens, events)
     for status, count in Counter(statuses).items():
         counters.statuses[status // 100] += count
     for code, count in Counter(filter(None, codes)).items():
@@ -76,22 +79,22 @@ def _time_forwarded(counters: Counters, waited: Sequence[float], upstream: Seque
     counters.first_times.add(list(waited))
 
 
-def _settle(
-    tokens: Tokens, bills: tuple[Usage | Bill | None, ...], caches: tuple[str, ...]
-) -> None:
-    """Count what was spent and not counted yet, and what was spared."""
-    if not _SPARED.issuperset(caches):
-        spent = [
-            bill
-            for bill, cache in zip(bills, caches, strict=True)
-            if type(bill) is Bill and cache not in _SPARED
-        ]
-        tokens.use(read_all(spent))
-    if not _SPARED.isdisjoint(caches):
-        spared = Counter(
-            [bill for bill, cache in zip(bills, caches, strict=True) if cache in _SPARED]
-        )
-        for bill, count in spared.items():
-            usage = read(bill)
-            if usage is not None:
-                tokens.save(usage, count)
+def _settle(tokens: Tokens, events: list[list[Any]]) -> None:
+    """Count what was spent and not counted yet, and what was spared.
+
+    What was spent stands in the bodies of answers, which are let go here; what was spared, in an
+    entry of the cache, or in the bill of one who shared an answer, which was counted when it came.
+    """
+    unread = [event for event in events if type(event[_BILL]) is bytes]
+    if unread:
+        found = read_all([event[_BILL] for event in unread])
+        for event, usage in zip(unread, found, strict=True):
+            event[_BILL] = None if usage is UNKNOWN else usage
+        tokens.use(found)
+    if len(unread) == len(events):
+        return
+    spared = Counter([event[_BILL] for event in events if event[_CACHE] in _SPARED])
+    for bill, count in spared.items():
+        told = bill.tokens() if type(bill) is Entry else bill
+        if told is not None:
+            tokens.save(told, count)

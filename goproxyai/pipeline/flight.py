@@ -525,5 +525,5 @@ class Flight(Asking):
             upstream_seconds=self._upstream_seconds if rider.leads else -1.0,
             upstream_request_id=self._name(),
             first_seconds=rider.first_seconds,
-            usage=self._usage if ended == "ok" and problem is None else None,
+            bill=self._usage if ended == "ok" and problem is None else None,
         )

@@ -24,7 +24,7 @@ from goproxyai.pipeline.notes import Notes
 from goproxyai.pipeline.store import Recorder, Wanted, keep_whole, recorder
 from goproxyai.policy.freshness import parent_paths
 from goproxyai.policy.headers import Headers, names_itself
-from goproxyai.policy.usage import Bill, Usage
+from goproxyai.policy.usage import UNREAD, Usage
 from goproxyai.problems import Problem
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Forward(Asking):
         self._response: Response | None = None
         self._recorder: Recorder | None = None
         self._meter: Meter | None = None
-        self._usage: Usage | Bill | None = None
+        self._usage: Usage | None = None
         self._upstream_seconds = self._first_seconds = -1.0
         self._ended = False
 
@@ -127,12 +127,14 @@ class Forward(Asking):
         plain = framed and exchange.simple and exchange.method != b"HEAD"
         whole = response.take_whole() if plain else None
         if whole is not None:
+            bill: bytes | Usage | None = None
             if self._notes.generates and 200 <= status < 300:
-                self._usage = metered(relay.counters, response, whole)
+                bill = metered(relay.counters, response, whole)
             if wanted is not None:
-                keep_whole(relay.store, wanted, response, whole, self._usage, now)
+                usage = UNREAD if isinstance(bill, bytes) else bill
+                keep_whole(relay.store, wanted, response, whole, usage, now)
             exchange.answer(status, head + b"\r\n" + whole, len(whole))
-            self._note("ok", None)
+            self._note("ok", None, bill)
             return
         if wanted is not None:
             self._recorder = recorder(relay.store, wanted, response, relay.seconds)
@@ -248,7 +250,7 @@ class Forward(Asking):
         self._exchange.write(data, True)
         self._note("ok", None)
 
-    def _note(self, ended: str, problem: Problem | None) -> None:
+    def _note(self, ended: str, problem: Problem | None, bill: bytes | Usage | None = None) -> None:
         if self._ended:
             return
         self._ended = True
@@ -265,5 +267,6 @@ class Forward(Asking):
         code, detail = ("", "") if problem is None else (problem.code, problem.detail)
         self._relay.log.over(  # by position: names cost as much as the rest of the call
             self._exchange, self._client, "MISS" if self._wanted else self._reason, code, detail,
-            ended, self._upstream_seconds, upstream_id, self._first_seconds, self._usage,
+            ended, self._upstream_seconds, upstream_id, self._first_seconds,
+            bill or self._usage,
         )  # fmt: skip

@@ -1,6 +1,6 @@
 """Step two: every request leaves one event, counted and written a moment after it is over.
 
-A request costs one tuple and one ``append``; counting, formatting and writing happen in batches. An
+A request costs one list and one ``append``; counting, formatting and writing happen in batches. An
 event holds no query value, no header and no body: nothing that could be a secret.
 
 All events are counted. Of what went well and was not slow, a part is written (``LOG_SAMPLE``).
@@ -24,7 +24,8 @@ from goproxyai.counters import Counters
 from goproxyai.http11.exchange import Exchange
 from goproxyai.pipeline.counting import counted
 from goproxyai.policy.redaction import path_only
-from goproxyai.policy.usage import Bill, Usage, read
+from goproxyai.policy.store import Entry
+from goproxyai.policy.usage import Usage
 
 _log = Logger(namespace="goproxyai.log")
 
@@ -54,6 +55,10 @@ class Batch(NamedTuple):
     sample: float = 1.0
 
 
+Bill = bytes | Usage | Entry | None
+"""What an event knows of tokens, see :attr:`Event.bill`."""
+
+
 class Event(NamedTuple):
     """One request, over.
 
@@ -63,8 +68,8 @@ class Event(NamedTuple):
     :ivar upstream_seconds: from forwarding to upstream's head; negative where there was none.
     :ivar first_seconds: from the head of the request to the first byte of the answer; negative
         where that is :attr:`seconds`, since the answer was one piece, or there was none.
-    :ivar bill: see :attr:`usage`; a :class:`~goproxyai.policy.usage.Bill` is counted with the
-        event of who caused it, what is read already has been counted.
+    :ivar bill: tokens of the answer, where it says so and came whole; of one from the cache, where
+        it lies. Until the event is counted it may be the answer's body, see :mod:`.counting`.
     :ivar name: see :mod:`.identify`.
     :ivar trace: a :class:`Trace`, where there is a :class:`Tracer`.
     """
@@ -84,14 +89,14 @@ class Event(NamedTuple):
     ended: str
     upstream_request_id: bytes
     first_seconds: float
-    bill: Usage | Bill | None
+    bill: Bill
     name: bytes
     trace: Any
 
     @property
     def usage(self) -> Usage | None:
         """Tokens of the answer, where it says so and came whole."""
-        return read(self.bill)
+        return self.bill.tokens() if isinstance(self.bill, Entry) else self.bill  # type: ignore[return-value]  # it is counted
 
     @property
     def waited(self) -> float:
@@ -147,7 +152,7 @@ class Event(NamedTuple):
         return self.upstream_request_id[:200].decode("latin-1")
 
 
-_event: Callable[[tuple[Any, ...]], Event] = partial(tuple.__new__, Event)
+_event: Callable[[list[Any]], Event] = partial(tuple.__new__, Event)
 """An :class:`Event` of its parts in order."""
 
 Write = Callable[[list[Event], Batch], None]
@@ -213,7 +218,7 @@ class AccessLog:
         self.sample = sample
         self.failures: deque[tuple[Event, Batch]] = deque(maxlen=MOST_FAILURES)
         self.tracer: Tracer | None = None
-        self._waiting: list[tuple[Any, ...]] = []  # the parts of events
+        self._waiting: list[list[Any]] = []  # the parts of events
         self._flushing: IDelayedCall | None = None
 
     def write_to(self, write: Write | None) -> None:
@@ -232,18 +237,18 @@ class AccessLog:
         upstream_seconds: float = -1.0,
         upstream_request_id: bytes = b"",
         first_seconds: float = -1.0,
-        usage: Usage | Bill | None = None,
+        bill: Bill = None,
     ) -> None:
         """*exchange* is over: note its event."""
         began = exchange.began
         waiting = self._waiting
         waiting.append(
-            (
+            [
                 began, exchange.method, exchange.target, exchange.status or CLIENT_GONE, cache,
                 client, exchange.body.received, exchange.sent, self._seconds() - began,
-                upstream_seconds, code, detail, ended, upstream_request_id, first_seconds, usage,
+                upstream_seconds, code, detail, ended, upstream_request_id, first_seconds, bill,
                 exchange.name, exchange.trace,
-            )
+            ]
         )  # fmt: skip
         if self._flushing is None:
             self._flushing = self._clock.callLater(FLUSH_SECONDS, self.flush)

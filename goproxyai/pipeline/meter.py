@@ -14,11 +14,10 @@ from goproxyai.http11.response import Response
 from goproxyai.pipeline.notes import Notes
 from goproxyai.policy.reader import Reader, usage_of
 from goproxyai.policy.streams import is_stream
-from goproxyai.policy.usage import UNKNOWN, Bill, Usage
+from goproxyai.policy.usage import UNKNOWN, Usage
 
-LARGEST_BILL: Final = 8 * 1024
-"""Bytes of an answer that is read for its usage a moment later, with many others: a batch of them
-is two megabytes at the most."""
+LARGEST_UNREAD: Final = 8 * 1024
+"""Bytes of an answer that is read for its usage with the batch: it holds two megabytes at most."""
 
 
 class Meter:
@@ -75,18 +74,19 @@ def meter(
     return None
 
 
-def metered(counters: Counters, response: Response, body: bytes) -> Usage | Bill | None:
-    """As :meth:`Meter.whole`, of an answer that came in one read, and :func:`is_billed`.
+def metered(counters: Counters, response: Response, body: bytes) -> bytes | Usage | None:
+    """What is to be said of an answer that came in one read, and :func:`is_billed`.
 
-    A :class:`Bill` is counted with the event of the request, see :mod:`.log`.
+    Of a short one it is the body itself: it is read, and counted, with the event of the request,
+    which takes half as long where there are many (:mod:`.counting`).
     """
-    if len(body) <= LARGEST_BILL and b"content-encoding" not in response.fields:
-        return Bill(body)
+    if len(body) <= LARGEST_UNREAD and b"content-encoding" not in response.fields:
+        return body
     return counted(counters, response, body)
 
 
 def counted(counters: Counters, response: Response, body: bytes) -> Usage | None:
-    """The same, counted at once: of an answer to several."""
+    """Its tokens, read and counted at once: of an answer that is long, coded, or to several."""
     return _counted(counters, usage_of(response.fields, body))
 
 

@@ -25,7 +25,7 @@ from goproxyai.policy.buckets import rate_limit_headers
 from goproxyai.policy.coalescing import deterministic
 from goproxyai.policy.retries import Budget
 from goproxyai.policy.store import Entry, Store
-from goproxyai.policy.usage import Bill, Usage
+from goproxyai.policy.usage import Usage
 from goproxyai.problems import Problem
 
 _log = Logger(namespace="goproxyai.relay")
@@ -162,7 +162,7 @@ class Relay:
             else:
                 replay = respond.hit(exchange, found, now)
             if replay is None:
-                self.log.over(exchange, client, "HIT", usage=found.usage)
+                self.log.over(exchange, client, "HIT", bill=found if found.usage else None)
             else:
                 _Replaying(self, exchange, client, "HIT", found).start(replay)
             return
@@ -218,7 +218,7 @@ class Relay:
         self.counters.rescues += 1
         replay = respond.hit(exchange, entry, self.seconds(), "stale-if-error")
         if replay is None:
-            self.log.over(exchange, client, "STALE", detail=why, usage=entry.usage)
+            self.log.over(exchange, client, "STALE", detail=why, bill=entry)
         else:
             _Replaying(self, exchange, client, "STALE", entry, why).start(replay)
 
@@ -279,7 +279,7 @@ class _Replaying(_Waiting):
         super().__init__(relay, exchange, client)
         self.cache = cache
         self._detail = detail
-        self.usage = None if entry is None else entry.usage
+        self.usage = None if entry is None else entry.tokens()
         self.streamed = entry is not None and entry.stream
         self.first_seconds = relay.seconds() - exchange.began
         self.upstream = -1.0, b""
@@ -302,7 +302,7 @@ class _Replaying(_Waiting):
         self._replay = None
         self._note("ok", self.usage)
 
-    def _note(self, ended: str, usage: Usage | Bill | None) -> None:
+    def _note(self, ended: str, usage: Usage | None) -> None:
         seconds, name = self.upstream
         self._relay.log.over(
             self._exchange, self._client, self.cache, "", self._detail, ended, seconds, name,

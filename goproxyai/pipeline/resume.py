@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from goproxyai.http11.response import Response
 from goproxyai.pipeline.forward import Forward
 from goproxyai.pipeline.meter import meter
+from goproxyai.policy.usage import Usage
 from goproxyai.problems import Problem
 
 if TYPE_CHECKING:
@@ -96,9 +97,9 @@ class Resumed(Forward):
         self._usage = None  # it is counted; what shares an answer by name has spared none of it
         super()._complete(data)
 
-    def _note(self, ended: str, problem: Problem | None) -> None:
+    def _note(self, ended: str, problem: Problem | None, bill: bytes | Usage | None = None) -> None:
         self._upstream_seconds = -1.0  # the first byte was another's
-        super()._note(ended, problem)
+        super()._note(ended, problem, bill)
 
     def _differs(self) -> None:
         response = self._response

@@ -20,7 +20,7 @@ from goproxyai.policy.headers import names_itself
 from goproxyai.policy.pace import Pace
 from goproxyai.policy.store import Entry, Store
 from goproxyai.policy.streams import Ending, ending, is_stream
-from goproxyai.policy.usage import Bill, Usage
+from goproxyai.policy.usage import Usage
 
 PIECE_BYTES = 60
 """That a piece takes beside its bytes."""
@@ -107,9 +107,7 @@ class Recorder:
         self.forget()
         return body
 
-    def keep(
-        self, body: bytes, wanted: Wanted, usage: Usage | Bill | None, framed: bool = True
-    ) -> bool:
+    def keep(self, body: bytes, wanted: Wanted, usage: Usage | None, framed: bool = True) -> bool:
         """Store the answer, whose *body* came whole, if it may be stored.
 
         :param usage: tokens that it took, where it says so.
@@ -132,7 +130,7 @@ def _keep(
     wanted: Wanted,
     response: Response,
     body: bytes,
-    usage: Usage | Bill | None,
+    usage: Usage | None,
     now: float,
     pace: bytes | None,
 ) -> bool:
@@ -170,7 +168,7 @@ def keep_whole(
     wanted: Wanted,
     response: Response,
     body: bytes,
-    usage: Usage | Bill | None,
+    usage: Usage | None,
     now: float,
 ) -> None:
     """As a recorder does, with an answer that came in one read."""

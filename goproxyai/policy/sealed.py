@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from goproxyai.policy.store import Entry
-from goproxyai.policy.usage import Usage, read
+from goproxyai.policy.usage import Usage
 
 MAGIC: Final = b"goproxyai cache\0"
 """What each of our files begins with, whatever its version."""
@@ -107,7 +107,7 @@ def recorded(entry: Entry, shift: float) -> Record:
         entry.expires_at + shift,
         place.path,
         place.owner,
-        read(entry.usage),
+        entry.tokens(),
     )
 
 

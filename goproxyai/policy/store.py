@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush, heapreplace
 from typing import Any, Final
 
-from goproxyai.policy.usage import Bill, Usage
+from goproxyai.policy.usage import UNKNOWN, UNREAD, Usage, plain_usage
 
 COMPUTED: Final = b"computed"
 """The owner of answers that only compute: of POSTs, whoever sent them."""
@@ -47,7 +47,7 @@ _ENTRY_BYTES = 600
 _PLACE_BYTES = 320
 _SHELF_BYTES = 330
 _SLOT_BYTES = 240
-_USAGE_BYTES = 260
+_USAGE_BYTES = 200
 
 _WRITES_REMEMBERED = 1024
 _SLICE = 8
@@ -105,7 +105,7 @@ class Entry:
     :ivar initial_age: seconds, the ``Age`` that upstream gave.
     :ivar pace: of a stream: when its pieces came, as :class:`~.pace.Pace` packs it; ``None``: of
         no stream.
-    :ivar usage: tokens that the answer took, where it says so.
+    :ivar usage: see :meth:`tokens`; may be :data:`~.usage.UNREAD`.
     :ivar place: where it lies in the index; ``None`` where it is not stored.
     :ivar size: bytes that it is accounted for, our own overhead included.
     :ivar used: the number of its last use.
@@ -126,7 +126,7 @@ class Entry:
         expires_at: float,
         initial_age: int,
         pace: bytes | None,
-        usage: Usage | Bill | None = None,
+        usage: Usage | None = None,
     ) -> None:
         self.key = key
         self.status = status
@@ -142,6 +142,13 @@ class Entry:
         self.size = len(body) + len(head) + len(key) + len(pace or b"") + _ENTRY_BYTES
         if usage is not None:
             self.size += _USAGE_BYTES
+
+    def tokens(self) -> Usage | None:
+        """Those that it took, where it says so; read in the body when somebody first asks."""
+        if self.usage is UNREAD:
+            found = plain_usage(self.body)
+            self.usage = None if found is UNKNOWN else found
+        return self.usage
 
     @property
     def stream(self) -> bool:

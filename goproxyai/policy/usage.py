@@ -73,6 +73,9 @@ class Usage(NamedTuple):
 UNKNOWN: Final = Usage("", -1, -1, -1, -1)
 """The usage of an answer that ought to have one, and gave none that could be read."""
 
+UNREAD: Final = Usage("", -2, -2, -2, -2)
+"""The usage of an answer that nobody has read for it yet."""
+
 
 _usage: Callable[[tuple[Any, ...]], Usage] = partial(tuple.__new__, Usage)
 
@@ -84,18 +87,8 @@ def generates(method: bytes, path: bytes) -> bool:
 
 def plain_usage(body: bytes) -> Usage:
     """The usage of an answer that came whole, in no coding; :data:`UNKNOWN` where it says none."""
-    at = body.rfind(_USAGE)
-    usual = _usual(body, at) if at >= 0 else None
-    if usual is not None:  # as mostly: nothing else is called
-        prompt, completion, cached, reasoning = usual.groups(b"0")
-        return _usage(
-            (
-                model_in(body), int(prompt), int(completion),
-                0 if cached == b"0" else int(cached), 0 if reasoning == b"0" else int(reasoning),
-            )
-        )  # fmt: skip
     found = tokens_in(body)
-    return UNKNOWN if found is None else _usage((model_in(body), *found))
+    return UNKNOWN if found is None else Usage(model_in(body), *found)
 
 
 def asked_model(body: bytes) -> str:
@@ -178,57 +171,22 @@ def _detail(usage: dict[str, Any], names: tuple[str, ...], name: str) -> int:
     return 0
 
 
-class Bill:
-    """The usage of an answer, read when somebody wants to know.
-
-    What it is read from is kept until then. It takes a microsecond or two for each of many at once,
-    and double that for one alone.
-
-    :param body: in no coding, and short: so many of them wait as there are events in a batch.
-    """
-
-    __slots__ = ("_body", "_usage")
-
-    def __init__(self, body: bytes) -> None:
-        self._body: bytes | None = body
-        self._usage = UNKNOWN
-
-    def read(self) -> Usage:
-        """What it says, :data:`UNKNOWN` where that is nothing."""
-        body, self._body = self._body, None
-        if body is not None:
-            self._usage = plain_usage(body)
-        return self._usage
-
-
-def read_all(bills: Iterable[Bill]) -> list[Usage]:
-    """What they say: :meth:`Bill.read` of each, in one loop that calls next to nothing.
+def read_all(bodies: Iterable[bytes]) -> list[Usage]:
+    """:func:`plain_usage` of each, in one loop that calls next to nothing.
 
     A miss pays for this, and in nearly all of many answers stands what stood in the last one.
     """
     found: list[Usage] = []
     named, model = _MODEL, ""
-    for bill in bills:
-        body = bill._body or b""
+    for body in bodies:
         at = body.rfind(_USAGE)
         usual = _usual(body, at) if at >= 0 else None
         if usual is None:
-            found.append(bill.read())
+            found.append(plain_usage(body))
             continue
-        if not body.startswith(named, body.find(_MODEL)) or not model:
+        if not model or not body.startswith(named, body.find(_MODEL)):
             model = model_in(body)
             named = b'"model":"%b"' % model.encode("ascii")
         prompt, completion, cached, reasoning = usual.groups(b"0")
-        bill._body = None
-        bill._usage = usage = _usage(
-            (model, int(prompt), int(completion), int(cached), int(reasoning))
-        )
-        found.append(usage)
+        found.append(_usage((model, int(prompt), int(completion), int(cached), int(reasoning))))
     return found
-
-
-def read(usage: Usage | Bill | None) -> Usage | None:
-    """What is known of it by now."""
-    if type(usage) is Bill:
-        usage = usage.read()
-    return None if usage is UNKNOWN else usage  # type: ignore[return-value]  # a bill is read
