@@ -28,7 +28,7 @@ from goproxyai.http11.exchange import Exchange
 from goproxyai.live import Live
 from goproxyai.metrics import CONTENT_TYPE, Metrics
 from goproxyai.pipeline import respond
-from goproxyai.pipeline.identify import Names
+from goproxyai.pipeline.identify import GIVEN, Names
 from goproxyai.pipeline.relay import Relay
 from goproxyai.problems import Problem, compact
 from goproxyai.settings import Settings
@@ -265,14 +265,15 @@ class Front:
         self._system = system
         self._stats = system.stats
         self._counters = system.stats.counters
-        self._name = names.name
+        self._name, self._given = names.ours, names.given
         self._site = Site(system.app.resource())
         self._prefix, self._methods, self._relay = _remembered(system)
 
     def dispatch(self, exchange: Exchange) -> None:
         """See to it that *exchange* is answered."""
         self._counters.requests += 1
-        exchange.name = self._name(exchange)
+        named = GIVEN in exchange.head.fields
+        exchange.name = self._given(exchange) if named else self._name()
         if exchange.problem is not None:
             self._refuse(exchange, exchange.problem)
             return

@@ -41,13 +41,14 @@ def counted(counters: Counters, events: list[list[Any]], slow: float) -> bool:
         waited = [end if some < 0 else some for some, end in zip(first, spent, strict=True)]
     if max(waited) >= slow:
         counters.slow += sum(seconds >= slow for seconds in waited)
-    for cache in set(caches):
+    kinds = set(caches)
+    for cache in kinds:
         # Our own pages are timed until they begin: somebody may look at one for hours.
         times = counters.times.get(cache) or counters.times["BYPASS"]
         times.add(_of(cache, caches, waited if cache == _OURS else spent))
     _time_forwarded(counters, waited, upstream)
     if any(bills):
-        _settle(counters.tokens, events)
+        _settle(counters.tokens, events, kinds, bills)
     for status, count in Counter(statuses).items():
         counters.statuses[status // 100] += count
     for code, count in Counter(filter(None, codes)).items():
@@ -79,21 +80,26 @@ def _time_forwarded(counters: Counters, waited: Sequence[float], upstream: Seque
     counters.first_times.add(list(waited))
 
 
-def _settle(tokens: Tokens, events: list[list[Any]]) -> None:
+def _settle(
+    tokens: Tokens, events: list[list[Any]], kinds: set[str], bills: tuple[Any, ...]
+) -> None:
     """Count what was spent and not counted yet, and what was spared.
 
     What was spent stands in the bodies of answers, which are let go here; what was spared, in an
     entry of the cache, or in the bill of one who shared an answer, which was counted when it came.
+
+    :param kinds: what the cache had to do with any of them. :param bills: of each.
     """
-    unread = [event for event in events if type(event[_BILL]) is bytes]
-    if unread:
+    if not kinds <= _SPARED:
+        unread = [event for event in events if type(event[_BILL]) is bytes]
         found = read_all([event[_BILL] for event in unread])
         for event, usage in zip(unread, found, strict=True):
             event[_BILL] = None if usage is UNKNOWN else usage
         tokens.use(found)
-    if len(unread) == len(events):
-        return
-    spared = Counter([event[_BILL] for event in events if event[_CACHE] in _SPARED])
+        if kinds.isdisjoint(_SPARED):
+            return
+        bills = tuple([event[_BILL] for event in events if event[_CACHE] in _SPARED])
+    spared = Counter(bills)
     for bill, count in spared.items():
         told = bill.tokens() if type(bill) is Entry else bill
         if told is not None:

@@ -9,9 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import count
+from typing import Final
 
 from goproxyai.http11.exchange import Exchange
 from goproxyai.policy.redaction import masked
+
+GIVEN: Final = b"x-request-id"
+"""The lower-cased field that a client names its request in."""
 
 _ENDS = tuple([b"%02x" % number for number in range(256)])
 _GOOD = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -21,20 +25,20 @@ class Names:
     """Gives them.
 
     :param start: what ours begin with; no other process has it.
+    :ivar ours: gives one of ours.
     """
 
     def __init__(self, start: bytes) -> None:
-        self._next = _numbered(start + b"-").__next__
+        self.ours = _numbered(start + b"-").__next__
 
-    def name(self, exchange: Exchange) -> bytes:
-        """The name of *exchange*."""
-        if b"x-request-id" in exchange.head.fields:
-            given = exchange.get(b"x-request-id")
-            if given is not None and _GOOD.fullmatch(given):
-                text = given.decode("ascii")
-                if masked(text) == text:
-                    return given
-        return self._next()
+    def given(self, exchange: Exchange) -> bytes:
+        """That of an *exchange* whose client gave it one, if it will do."""
+        given = exchange.get(GIVEN)
+        if given is not None and _GOOD.fullmatch(given):
+            text = given.decode("ascii")
+            if masked(text) == text:
+                return given
+        return self.ours()
 
 
 def _numbered(start: bytes) -> Iterator[bytes]:
