@@ -26,9 +26,10 @@ def _second(seconds: int) -> str:
 
 def _stamp(seconds: float) -> str:
     whole = int(seconds)
-    return f"{_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
+    return _second(whole) + _MILLISECONDS[int((seconds - whole) * 1000)]
 
 
+_MILLISECONDS = tuple([f".{number:03d}Z" for number in range(1000)])
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -42,41 +43,53 @@ _quoted = json.encoder.encode_basestring_ascii  # in C, where there is a C
 
 def _as_json(event: Event, batch: Batch) -> str:
     """The line of a request, written out: a third of the encoder's time, for one a request."""
-    upstream = event.upstream_seconds
+    (
+        began, method, target, status, cache, client, bytes_in, bytes_out, seconds, upstream, code,
+        detail, ended, upstream_request_id, first, _, name, _,
+    ) = event  # fmt: skip
+    waited = seconds if first < 0 else first
     phases = ""
     if upstream >= 0:
-        waited = event.waited
-        proxy = (waited - upstream) * 1000
-        phases = (
-            f',"upstream":{upstream * 1000:.3f},"first_byte":{waited * 1000:.3f}'
-            f',"proxy":{proxy:.3f}'
-        )
+        phases = f',"upstream":{upstream * 1000:.3f},"proxy":{(waited - upstream) * 1000:.3f}'
+    if first >= 0:
+        phases += f',"first_byte":{first * 1000:.3f}'
     more = ""
-    if event.code:
-        more = f',"code":{_quoted(event.code)}'
-    if event.detail:
-        more += f',"detail":{_quoted(event.detail)}'
-    if event.upstream_request_id:
+    if code:
+        more = f',"code":{_quoted(code)}'
+    if detail:
+        more += f',"detail":{_quoted(detail)}'
+    if upstream_request_id:
         more += f',"upstream_request_id":{_quoted(event.request_id)}'
     usage = event.usage
     if usage is not None:
+        model, prompt, completion, cached, reasoning = usage  # the name has nothing to be quoted
         more += (
-            f',"tokens":{{"model":{_quoted(usage.model)},"prompt":{usage.prompt},'
-            f'"completion":{usage.completion},"cached":{usage.cached},'
-            f'"reasoning":{usage.reasoning}}}'
+            f',"tokens":{{"model":"{model}","prompt":{prompt},"completion":{completion},'
+            f'"cached":{cached},"reasoning":{reasoning}}}'
         )
-    if event.waited >= batch.slow:
+    if waited >= batch.slow:
         more += ',"slow":true'
     if batch.sample < 1 and not event.stands_out(batch.slow):
         more += f',"sample":{batch.sample:g}'
+    say = _subject if b"?" in target else _known_subject
+    subject = say(method, target, status, cache, client)
     return (
-        f'{{"time":"{_stamp(event.began + batch.offset)}","level":"info","event":"request",'
-        f'"method":{_quoted(event.method.decode("latin-1"))},'
-        f'"path":{_quoted(path_only(event.target))},"status":{event.status},'
-        f'"cache":"{event.cache}","client":{_quoted(event.client)},"bytes_in":{event.bytes_in},'
-        f'"bytes_out":{event.bytes_out},"ms":{{"total":{event.seconds * 1000:.3f}{phases}}},'
-        f'"ended":"{event.ended}","request_id":{_quoted(event.name.decode("ascii"))}{more}}}\n'
+        f'{{"time":"{_stamp(began + batch.offset)}","level":"info","event":"request",'
+        f'{subject},"bytes_in":{bytes_in},'
+        f'"bytes_out":{bytes_out},"ms":{{"total":{seconds * 1000:.3f}{phases}}},'
+        f'"ended":"{ended}","request_id":{_quoted(name.decode("ascii"))}{more}}}\n'
     )
+
+
+def _subject(method: bytes, target: bytes, status: int, cache: str, client: str) -> str:
+    """What was asked by whom, and what became of it."""
+    return (
+        f'"method":{_quoted(method.decode("latin-1"))},"path":{_quoted(path_only(target))},'
+        f'"status":{status},"cache":"{cache}","client":{_quoted(client)}'
+    )
+
+
+_known_subject = lru_cache(maxsize=1024)(_subject)  # without a query, it is mostly one of few
 
 
 def _as_text(event: Event, batch: Batch) -> str:

@@ -71,7 +71,7 @@ async def test_a_miss_is_noted_with_all_its_fields(stand: Stand) -> None:
         },
     }  # fmt: skip
     assert before - 1 <= when <= after + 1
-    assert set(spent) == {"total", "upstream", "first_byte", "proxy"}
+    assert set(spent) == {"total", "upstream", "proxy"}
     assert 0 < spent["upstream"] <= spent["total"] < 10_000
     assert spent["proxy"] == pytest.approx(spent["total"] - spent["upstream"], abs=0.01)
 
@@ -514,7 +514,7 @@ def test_requests_are_lines_of_json() -> None:
         assert fields.pop("time") == WALL + 0.25
         assert written == fields
     assert (second["status"], second["detail"]) == (502, "a\nb")
-    assert second["ms"] == {"total": 1.25, "upstream": 1.0, "first_byte": 1.25, "proxy": 0.25}
+    assert second["ms"] == {"total": 1.25, "upstream": 1.0, "proxy": 0.25}
 
 
 def test_requests_are_readable_lines() -> None:

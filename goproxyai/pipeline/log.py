@@ -117,8 +117,9 @@ class Event(NamedTuple):
         ms = {"total": round(self.seconds * 1000, 3)}
         if self.upstream_seconds >= 0:
             ms["upstream"] = round(self.upstream_seconds * 1000, 3)
-            ms["first_byte"] = round(self.waited * 1000, 3)
             ms["proxy"] = round((self.waited - self.upstream_seconds) * 1000, 3)
+        if self.first_seconds >= 0:
+            ms["first_byte"] = round(self.first_seconds * 1000, 3)
         named: dict[str, Any] = {
             "time": self.began + batch.offset,
             "method": self.method.decode("ascii", "replace"),
