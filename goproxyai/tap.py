@@ -103,6 +103,12 @@ class Options(usage.Options):
         parent["logger"] = "goproxyai.tap.open_output"  # twistd takes a name, not a callable
 
 
+LOG_BYTES = 100 * 1024 * 1024
+"""At which a log file is put aside, and another begun."""
+
+OLD_LOGS = 9
+"""That are kept."""
+
 _chosen: list[Output] = []
 
 
@@ -112,11 +118,17 @@ def open_output() -> Output:
 
 
 def _stream(parent: Any) -> TextIO:
-    """Where twistd itself would log: standard output, or a file that rotates."""
+    """Where twistd itself would log: standard output, or a file that rotates.
+
+    Rotating renames, which would take ``/dev/null`` from the whole machine.
+    """
     name, attached = parent.get("logfile"), parent.get("nodaemon")
     if attached and name in (None, "", "-"):
         return sys.stdout
-    stream: Any = LogFile.fromFullPath(name or "twistd.log")
+    path = name or "twistd.log"
+    if os.path.exists(path) and not os.path.isfile(path):
+        return open(path, "a", encoding="utf-8")
+    stream: Any = LogFile.fromFullPath(path, rotateLength=LOG_BYTES, maxRotatedFiles=OLD_LOGS)
     return stream  # type: ignore[no-any-return]  # it has what Output asks of a stream
 
 

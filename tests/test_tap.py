@@ -122,6 +122,36 @@ def test_another_writes_to_a_file(
     assert '"path":"/v1/models?key","status":200' in (tmp_path / expected).read_text()
 
 
+def test_a_log_file_is_put_aside_when_it_is_large_and_so_many_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tap, "LOG_BYTES", 1000)
+    parsed(parent={"nodaemon": True, "logfile": str(tmp_path / "own.log")}, LOG_FORMAT="json")
+    output: Any = tap.open_output()
+    for _ in range(100):
+        output.requests([EVENT] * 10, Batch(0.0))
+    output._stream.close()
+    kept = {f"own.log.{number}" for number in range(1, tap.OLD_LOGS + 1)}
+    assert {path.name for path in tmp_path.iterdir()} == {"own.log", *kept}
+
+
+def test_what_is_no_file_is_written_to_and_never_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tap, "LOG_BYTES", 1000)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    parsed(parent={"nodaemon": True, "logfile": str(pipe)}, LOG_FORMAT="json")
+    output: Any = tap.open_output()
+    for _ in range(10):
+        output.requests([EVENT], Batch(0.0))
+    output._stream.close()
+    with open(reading, "rb") as file:
+        assert file.read().count(b'"event":"request"') == 10
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
 def test_a_log_of_twistds_own_gets_an_event_a_request_without_its_secrets() -> None:
     with capturedLogs() as events:
         tap._request_events([EVENT, EVENT], Batch(100.0))
