@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 from goproxyai.pipeline.log import Batch, Event
 from goproxyai.policy.redaction import masked, path_only
+from goproxyai.policy.usage import Usage
 
 
 @lru_cache(maxsize=8)
@@ -45,7 +46,7 @@ def _as_json(event: Event, batch: Batch) -> str:
     """The line of a request, written out: a third of the encoder's time, for one a request."""
     (
         began, method, target, status, cache, client, bytes_in, bytes_out, seconds, upstream, code,
-        detail, ended, upstream_request_id, first, _, name, _,
+        detail, ended, upstream_request_id, first, bill, name, _,
     ) = event  # fmt: skip
     waited = seconds if first < 0 else first
     phases = ""
@@ -60,13 +61,8 @@ def _as_json(event: Event, batch: Batch) -> str:
         more += f',"detail":{_quoted(detail)}'
     if upstream_request_id:
         more += f',"upstream_request_id":{_quoted(event.request_id)}'
-    usage = event.usage
-    if usage is not None:
-        model, prompt, completion, cached, reasoning = usage  # the name has nothing to be quoted
-        more += (
-            f',"tokens":{{"model":"{model}","prompt":{prompt},"completion":{completion},'
-            f'"cached":{cached},"reasoning":{reasoning}}}'
-        )
+    if bill is not None and (usage := event.usage):
+        more += _known_tokens(usage) if cache == "HIT" else _tokens(usage)
     if waited >= batch.slow:
         more += ',"slow":true'
     if batch.sample < 1 and not event.stands_out(batch.slow):
@@ -77,7 +73,7 @@ def _as_json(event: Event, batch: Batch) -> str:
         f'{{"time":"{_stamp(began + batch.offset)}","level":"info","event":"request",'
         f'{subject},"bytes_in":{bytes_in},'
         f'"bytes_out":{bytes_out},"ms":{{"total":{seconds * 1000:.3f}{phases}}},'
-        f'"ended":"{ended}","request_id":{_quoted(name.decode("ascii"))}{more}}}\n'
+        f'"ended":"{ended}","request_id":"{name.decode("ascii")}"{more}}}\n'
     )
 
 
@@ -89,6 +85,13 @@ def _subject(method: bytes, target: bytes, status: int, cache: str, client: str)
     )
 
 
+def _tokens(usage: Usage) -> str:
+    """What the answer cost; there is nothing to be quoted in the name of a model."""
+    form = ',"tokens":{"model":"%s","prompt":%d,"completion":%d,"cached":%d,"reasoning":%d}'
+    return form % usage
+
+
+_known_tokens = lru_cache(maxsize=1024)(_tokens)  # of answers that are given again and again
 _known_subject = lru_cache(maxsize=1024)(_subject)  # without a query, it is mostly one of few
 
 

@@ -1,7 +1,8 @@
-"""Before step one: a name for each request, in the answer and in the log.
+r"""Before step one: a name for each request, in the answer and in the log.
 
-It is the client's own ``X-Request-Id``, if that is of visible ASCII, of 128 characters at most, and
-does not look like a credential; else one of ours, which no other request has.
+It is the client's own ``X-Request-Id``, if that is of visible ASCII without ``"`` and ``\``, of 128
+characters at most, and does not look like a credential; else one of ours, which no other request
+has. So it can stand in JSON as it is.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ GIVEN: Final = b"x-request-id"
 """The lower-cased field that a client names its request in."""
 
 _ENDS = tuple([b"%02x" % number for number in range(256)])
-_GOOD = re.compile(rb"[\x21-\x7e]{1,128}")
+_GOOD = re.compile(rb"[\x21\x23-\x5b\x5d-\x7e]{1,128}")
 
 
 class Names:
