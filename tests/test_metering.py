@@ -463,6 +463,8 @@ async def test_a_request_has_a_name_in_its_answer_and_in_the_log(stand: Stand, n
         "\xe9",
         "sk-proj-0123456789abcdefghij",
         "Bearer,sk-secret0000000",
+        'a"b',
+        "a\\b",
     ],
 )
 @pytest_twisted.ensureDeferred
