@@ -158,7 +158,7 @@ class Metrics(Collector):
         yield counted
         unknown = CounterMetricFamily(
             PREFIX + "answers_without_usage",
-            "Answers of upstream's whose tokens are unknown, by why.",
+            "Requests that upstream bills whose tokens are unknown, by why.",
             labels=("why",),
         )
         for why, number in tokens.unknown.items():

@@ -82,6 +82,7 @@ class System:
 
     def __attrs_post_init__(self) -> None:
         self._metrics = Metrics(self.relay, self.stats.crowd)
+        assets()  # which may be others' by the time that they are asked for
 
     app = Klein()
     app.url_map.merge_slashes = False

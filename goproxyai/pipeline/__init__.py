@@ -7,6 +7,7 @@
 5. :mod:`.store`: what came is kept, if it may be and came whole.
 6. :mod:`.respond`: the answers of our own making, hits and errors.
 
-:mod:`.relay` joins the steps; :mod:`.answers` is the one place that turns an exception into an
-answer.
+Before them, :mod:`.identify` gives it a name; beside them, :mod:`.meter` watches what an answer
+costs and how evenly it comes, and :mod:`.counting` makes numbers of events. :mod:`.relay` joins the
+steps; :mod:`.answers` is the one place that turns an exception into an answer.
 """

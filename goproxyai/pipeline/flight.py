@@ -27,7 +27,7 @@ from goproxyai.http11.response import Response
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.answers import problem_for
 from goproxyai.pipeline.asking import Asking
-from goproxyai.pipeline.meter import Meter, counted, is_billed, meter
+from goproxyai.pipeline.meter import Meter, charged, is_billed, meter_of
 from goproxyai.pipeline.resume import Resumed
 from goproxyai.pipeline.rider import Rider
 from goproxyai.pipeline.store import Recorder, Wanted, recorder
@@ -152,7 +152,7 @@ class Flight(Asking):
         if whole is not None:
             self._answer_whole(response, whole)
             return
-        self._meter = meter(relay.counters, self._notes, response, relay.seconds)
+        self._meter = meter_of(relay.counters, self._notes, response, relay.seconds)
         riders = tuple(self._riders)
         for rider in riders:
             self._begin_for(rider, response)
@@ -240,7 +240,7 @@ class Flight(Asking):
         """All of the answer came in one read: one write for each."""
         self._close()
         if is_billed(self._notes, response):
-            self._usage = counted(self._relay.counters, response, body)
+            self._usage = charged(self._relay.counters, response, body)
         kept, self._recorder = self._recorder, None
         if kept is not None and self._storing and kept.add(body):
             kept.keep(kept.whole(), self._wanted, self._usage)

@@ -19,7 +19,7 @@ from goproxyai.http11.response import Response
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.answers import problem_for
 from goproxyai.pipeline.asking import Asking
-from goproxyai.pipeline.meter import Meter, meter, metered
+from goproxyai.pipeline.meter import Meter, bill_of, meter_of
 from goproxyai.pipeline.notes import Notes
 from goproxyai.pipeline.store import Recorder, Wanted, keep_whole, recorder
 from goproxyai.policy.freshness import parent_paths
@@ -129,7 +129,7 @@ class Forward(Asking):
         if whole is not None:
             bill: bytes | Usage | None = None
             if self._notes.generates and 200 <= status < 300:
-                bill = metered(relay.counters, response, whole)
+                bill = bill_of(relay.counters, response, whole)
             if wanted is not None:
                 usage = UNREAD if isinstance(bill, bytes) else bill
                 keep_whole(relay.store, wanted, response, whole, usage, now)
@@ -148,7 +148,7 @@ class Forward(Asking):
         """The answer comes in pieces: look at them as they pass."""
         relay, exchange = self._relay, self._exchange
         self._first_seconds = now - exchange.began
-        self._meter = meter(relay.counters, self._notes, response, relay.seconds)
+        self._meter = meter_of(relay.counters, self._notes, response, relay.seconds)
         if self._meter is not None:
             relay.counters.open_streams += self._meter.streamed
 

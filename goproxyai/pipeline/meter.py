@@ -65,7 +65,7 @@ def is_billed(notes: Notes, response: Response) -> bool:
     return notes.generates and 200 <= response.code < 300
 
 
-def meter(
+def meter_of(
     counters: Counters, notes: Notes, response: Response, seconds: Callable[[], float]
 ) -> Meter | None:
     """Who is to look at an answer that comes in pieces, if there is anything to see."""
@@ -74,7 +74,7 @@ def meter(
     return None
 
 
-def metered(counters: Counters, response: Response, body: bytes) -> bytes | Usage | None:
+def bill_of(counters: Counters, response: Response, body: bytes) -> bytes | Usage | None:
     """What is to be said of an answer that came in one read, and :func:`is_billed`.
 
     Of a short one it is the body itself: it is read, and counted, with the event of the request,
@@ -82,10 +82,10 @@ def metered(counters: Counters, response: Response, body: bytes) -> bytes | Usag
     """
     if len(body) <= LARGEST_UNREAD and b"content-encoding" not in response.fields:
         return body
-    return counted(counters, response, body)
+    return charged(counters, response, body)
 
 
-def counted(counters: Counters, response: Response, body: bytes) -> Usage | None:
+def charged(counters: Counters, response: Response, body: bytes) -> Usage | None:
     """Its tokens, read and counted at once: of an answer that is long, coded, or to several."""
     return _counted(counters, usage_of(response.fields, body))
 
