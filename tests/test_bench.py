@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bench import inside
 from bench.growth import powers
 from bench.inside import Inside
 from bench.peers import PEERS
@@ -135,3 +136,13 @@ def test_requests_inside_are_answered_from_upstream_and_then_from_the_cache() ->
     one.log.flush()
     counters = one.log._counters
     assert (counters.misses, counters.hits) == (3, 2)
+
+
+def test_what_a_request_costs_inside_is_told_of_hits_and_of_misses(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(inside, "CHUNK", 300)
+    inside.measure(1)
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told] == ["hit", "miss"]
+    assert all("us a request, of which counting" in line for line in told)
