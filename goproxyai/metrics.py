@@ -7,7 +7,7 @@ key or path of a client's is one, and of models those that upstream has named, t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import ProcessCollector
 from prometheus_client.core import (
@@ -95,14 +95,10 @@ class Metrics(Collector):
             errors.add_metric((code, OWNER.get(code, "caller")), number)
         errors.add_metric((LIMITED, "policy"), counters.limited)
         yield errors
-        ended = CounterMetricFamily(
-            PREFIX + "unfinished",
-            "Answers that were not completed, by who ended them.",
-            labels=("by",),
-        )
-        ended.add_metric(("client",), counters.client_gone)
-        ended.add_metric(("upstream",), counters.cut)
-        yield ended
+        yield _counters(
+            "unfinished", "Answers that were not completed, by who ended them.", "by",
+            {"client": counters.client_gone, "upstream": counters.cut},
+        )  # fmt: skip
         yield _gauge(
             "requests_in_flight", "Requests under way.", {}, counters.requests - counters.finished
         )
@@ -112,14 +108,10 @@ class Metrics(Collector):
         yield _gauge(
             "limiter_clients", "Clients with a bucket.", {}, len(self._relay.admission.buckets)
         )
-        bodies = CounterMetricFamily(
-            PREFIX + "body_bytes",
-            "Bytes of bodies, of requests in and of answers out.",
-            labels=("way",),
-        )
-        bodies.add_metric(("in",), counters.bytes_in)
-        bodies.add_metric(("out",), counters.bytes_out)
-        yield bodies
+        yield _counters(
+            "body_bytes", "Bytes of bodies, of requests in and of answers out.", "way",
+            {"in": counters.bytes_in, "out": counters.bytes_out},
+        )  # fmt: skip
         yield from self._times()
 
     def _times(self) -> Iterator[Metric]:
@@ -156,41 +148,35 @@ class Metrics(Collector):
                 for kind, number in zip(KINDS, numbers, strict=True):
                     counted.add_metric((model, kind, source), number)
         yield counted
-        unknown = CounterMetricFamily(
-            PREFIX + "answers_without_usage",
+        yield _counters(
+            "answers_without_usage",
             "Requests that upstream bills whose tokens are unknown, by why.",
-            labels=("why",),
+            "why",
+            tokens.unknown,
         )
-        for why, number in tokens.unknown.items():
-            unknown.add_metric((why,), number)
-        yield unknown
         if tokens.prices:
-            money = CounterMetricFamily(
-                PREFIX + "cost",
+            yield _counters(
+                "cost",
                 "Money for the tokens of answers, by PRICES and by where the answers came from.",
-                labels=("source",),
+                "source",
+                {"upstream": tokens.spent, "cache": tokens.spared},
             )
-            money.add_metric(("upstream",), tokens.spent)
-            money.add_metric(("cache",), tokens.spared)
-            yield money
 
     def _cache(self) -> Iterator[Metric]:
         relay, store = self._relay, self._relay.store
         counters = relay.counters
-        looked_up = CounterMetricFamily(
-            PREFIX + "cache_requests",
+        yield _counters(
+            "cache_requests",
             "Requests, by what the cache had to do with them.",
-            labels=("outcome",),
+            "outcome",
+            {
+                "hit": counters.hits,
+                "miss": counters.misses,
+                "coalesced": counters.coalesced,
+                "stale_if_error": counters.rescues,
+                "bypass": counters.bypasses,
+            },
         )
-        for outcome, number in (
-            ("hit", counters.hits),
-            ("miss", counters.misses),
-            ("coalesced", counters.coalesced),
-            ("stale_if_error", counters.rescues),
-            ("bypass", counters.bypasses),
-        ):
-            looked_up.add_metric((outcome,), number)
-        yield looked_up
         yield _gauge("cache_entries", "Answers stored.", {}, len(store))
         yield _gauge("cache_bytes", "Bytes that the answers stored take.", {}, store.bytes)
         yield _gauge(
@@ -203,22 +189,17 @@ class Metrics(Collector):
             "cache_flights", "Upstream requests that others may share.", {}, len(relay.flights)
         )
         yield _counter("cache_stores", "Answers put into the cache.", store.stores)
-        dropped = CounterMetricFamily(
-            PREFIX + "cache_drops", "Answers dropped, by reason.", labels=("reason",)
-        )
-        dropped.add_metric(("room",), store.evictions)
-        dropped.add_metric(("expired",), store.expirations)
-        yield dropped
+        yield _counters(
+            "cache_drops", "Answers dropped, by reason.", "reason",
+            {"room": store.evictions, "expired": store.expirations},
+        )  # fmt: skip
 
     def _upstreams(self) -> Iterator[Metric]:
         relay, now = self._relay, self._relay.seconds()
         yield _counter("forwarded", "Requests sent upstream, each time.", relay.counters.forwarded)
-        retries = CounterMetricFamily(
-            PREFIX + "retries", "Requests sent again, by cause.", labels=("cause",)
+        yield _counters(
+            "retries", "Requests sent again, by cause.", "cause", relay.counters.retries
         )
-        for cause, number in relay.counters.retries.items():
-            retries.add_metric((cause,), number)
-        yield retries
         circuits = GaugeMetricFamily(
             PREFIX + "circuit_open", "0 closed, 1 open, 0.5 half-open.", labels=("upstream",)
         )
@@ -243,16 +224,21 @@ class Metrics(Collector):
         yield _counter(
             "connections_idle_closed", "Idle connections that made room.", counters.idle_closed
         )
-        refused = CounterMetricFamily(
-            PREFIX + "connections_refused", "Connections refused, by reason.", labels=("reason",)
+        yield _counters(
+            "connections_refused", "Connections refused, by reason.", "reason", counters.refused
         )
-        for reason, number in counters.refused.items():
-            refused.add_metric((reason,), number)
-        yield refused
 
 
 def _counter(name: str, text: str, value: float) -> Metric:
     return CounterMetricFamily(PREFIX + name, text, value=value)
+
+
+def _counters(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    """One for each value of *label*."""
+    family = CounterMetricFamily(PREFIX + name, text, labels=(label,))
+    for said, value in values.items():
+        family.add_metric((said,), value)
+    return family
 
 
 def _gauge(name: str, text: str, labels: dict[str, str], value: float) -> Metric:
