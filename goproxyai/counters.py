@@ -32,6 +32,12 @@ MOST_OUTCOMES = 2_000
 TIMED = ("HIT", "MISS", "COALESCED", "STALE", "BYPASS", "-")
 """What the cache had to do with a request, for its duration: ``-`` is nothing."""
 
+SPARED = frozenset(("HIT", "COALESCED", "STALE"))
+"""What the cache had to do with requests that upstream was not asked for."""
+
+CLIENT_GONE = 499
+"""The status of a request whose client left before there was one."""
+
 _METHODS = {
     method.encode("ascii"): method
     for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")

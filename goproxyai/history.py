@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import attrs
 
-from goproxyai.counters import Counters, percentile
+from goproxyai.counters import CLIENT_GONE, SPARED, Counters, percentile
 
 SLOT_SECONDS: Final = 10
 """Between two marks."""
@@ -27,9 +27,7 @@ MOST_ROUTES: Final = 10
 """Of the busiest, that are told."""
 
 _OWN = frozenset(("/health", "/stats", "/metrics", "/cache", "/dashboard"))
-_ANSWERED_HERE = frozenset(("HIT", "COALESCED", "STALE"))
-_LOOKED_UP = _ANSWERED_HERE | {"MISS"}
-_CLIENT_GONE = 499
+_LOOKED_UP = SPARED | {"MISS"}
 
 Row = tuple[int, int, int, int]
 """Requests; those answered without upstream; those that could have been; errors (4xx and 5xx)."""
@@ -59,9 +57,9 @@ class Mark:
                 continue
             row = routes.setdefault(route, [0, 0, 0, 0])
             row[0] += count
-            row[1] += count * (cache in _ANSWERED_HERE)
+            row[1] += count * (cache in SPARED)
             row[2] += count * (cache in _LOOKED_UP)
-            row[3] += count * (status >= 400 and status != _CLIENT_GONE)
+            row[3] += count * (status >= 400 and status != CLIENT_GONE)
         rows: dict[str, Any] = {route: tuple(row) for route, row in routes.items()}
         buckets = [each.counts() for cache, each in counters.times.items() if cache != "-"]
         return cls(wall, rows, _sums(buckets))

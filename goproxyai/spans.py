@@ -24,8 +24,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from goproxyai import __version__
-from goproxyai.counters import route_of
-from goproxyai.pipeline.log import CLIENT_GONE, Event
+from goproxyai.counters import CLIENT_GONE, SPARED, route_of
+from goproxyai.pipeline.log import Event
 from goproxyai.policy.redaction import masked, path_only
 from goproxyai.policy.tracecontext import TraceParent
 from goproxyai.policy.usage import Usage, asked_model, generates
@@ -37,9 +37,6 @@ OPERATIONS: Final = {
     b"/v1/embeddings": "embeddings",
 }
 """``gen_ai.operation.name`` of POSTs; other paths are requests of HTTP like any other."""
-
-SPARED: Final = frozenset(("HIT", "COALESCED", "STALE"))
-"""What the cache had to do with requests that upstream was not asked for."""
 
 MOST_TRIES: Final = 8
 """Of one request, how many are told: retries are three, and whoever goes on alone has as many."""

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from operator import sub
 from typing import Any
 
-from goproxyai.counters import Counters
+from goproxyai.counters import SPARED, Counters
 from goproxyai.policy.store import Entry
 from goproxyai.policy.usage import UNKNOWN, read_all
 from goproxyai.tokens import Tokens
 
-_SPARED = frozenset(("HIT", "COALESCED", "STALE"))  # what upstream was not asked for
 _CACHE, _BILL = 4, 15  # of the parts of an event
 _OURS = "-"  # what never came near the cache: our own pages, and what is refused
 
@@ -90,15 +89,15 @@ def _settle(
 
     :param kinds: what the cache had to do with any of them. :param bills: of each.
     """
-    if not kinds <= _SPARED:
+    if not kinds <= SPARED:
         unread = [event for event in events if type(event[_BILL]) is bytes]
         found = read_all([event[_BILL] for event in unread])
         for event, usage in zip(unread, found, strict=True):
             event[_BILL] = None if usage is UNKNOWN else usage
         tokens.use(found)
-        if kinds.isdisjoint(_SPARED):
+        if kinds.isdisjoint(SPARED):
             return
-        bills = tuple([event[_BILL] for event in events if event[_CACHE] in _SPARED])
+        bills = tuple([event[_BILL] for event in events if event[_CACHE] in SPARED])
     spared = Counter(bills)
     for bill, count in spared.items():
         told = bill.tokens() if type(bill) is Entry else bill

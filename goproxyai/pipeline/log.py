@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from goproxyai.counters import Counters
+from goproxyai.counters import CLIENT_GONE, Counters
 from goproxyai.http11.exchange import Exchange
 from goproxyai.pipeline.counting import counted
 from goproxyai.policy.redaction import path_only
@@ -28,7 +28,6 @@ from goproxyai.policy.store import Entry
 from goproxyai.policy.usage import Usage
 
 _log = Logger(namespace="goproxyai.log")
-
 
 FLUSH_SECONDS = 0.05
 """For which an event waits for others."""
@@ -38,9 +37,6 @@ MOST_WAITING = 256
 
 MOST_FAILURES = 50
 """Of the last requests that failed, how many are remembered for people to look at."""
-
-CLIENT_GONE = 499
-"""The status in the log of a request whose client left before there was one."""
 
 
 class Batch(NamedTuple):
