@@ -16,7 +16,7 @@ from twisted.web.http_headers import Headers as WebHeaders
 from twisted.web.server import Request, Site
 
 from goproxyai.http11.exchange import Exchange
-from goproxyai.policy.headers import lines
+from goproxyai.policy.headers import Headers, lines
 from goproxyai.problems import Problem
 
 MOST_BODY = 64 * 1024
@@ -93,9 +93,7 @@ class ExchangeChannel:
             return
         body = problem.body()
         fields = [(b"Content-Type", b"application/json"), (b"X-Proxy", b"goproxyai")]
-        if exchange.name:
-            fields.append((b"X-Request-Id", exchange.name))
-        head = lines(fields)
+        head = lines(fields + self._named())
         status_line = b"HTTP/1.1 %d Refused\r\n" % problem.status
         exchange.begin(problem.status, status_line + head, len(body), close=True)
         exchange.write(body, last=True)
@@ -113,9 +111,12 @@ class ExchangeChannel:
             elif name.lower() not in _FRAMING:
                 kept += [(name, value) for value in values]
         status = int(code)
-        if self.exchange.name:
-            kept.append((b"X-Request-Id", self.exchange.name))
-        self.exchange.begin(status, b"HTTP/1.1 %d %b\r\n%b" % (status, reason, lines(kept)), length)
+        head = lines(kept + self._named())
+        self.exchange.begin(status, b"HTTP/1.1 %d %b\r\n%b" % (status, reason, head), length)
+
+    def _named(self) -> Headers:
+        name = self.exchange.name
+        return [(b"X-Request-Id", name)] if name else []
 
     def write(self, data: bytes) -> None:
         """More of the answer's body."""

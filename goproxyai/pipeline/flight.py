@@ -266,15 +266,15 @@ class Flight(Asking):
     def received(self, data: bytes, ended: bool) -> None:
         """Body bytes of one read: keep them, and let everybody have them who can."""
         try:
-            if self._meter is not None:
-                self._measure(data, ended)
+            self._measure(data, ended)
             self._take(data, ended)
         except Exception:  # a defect of ours: never leave anybody waiting
             self._give_up()
 
     def _measure(self, data: bytes, ended: bool) -> None:
         meter = self._meter
-        assert meter is not None, "it is asked for"
+        if meter is None:
+            return
         if data:
             meter.add(data)
         if ended:
@@ -353,8 +353,7 @@ class Flight(Asking):
     def closed(self) -> None:
         """Upstream ended the body with its connection: whole or not, its last event may tell."""
         try:
-            if self._meter is not None:
-                self._measure(b"", True)
+            self._measure(b"", True)
             if self._alone:
                 self._pass_on(b"", True)
             else:
@@ -399,7 +398,7 @@ class Flight(Asking):
             pieces = rider.at
             told = (self._upstream_seconds if rider.leads else -1.0), self._name()
             self._relay.finish(rider, body, at, self._usage, told, done)
-            self._streams_no_more(rider)  # here
+            self._streams_no_more(rider)  # it has been counted anew
 
     def broken(self, reason: Failure) -> None:
         """Upstream broke off: so do we, that nobody takes the rest for the whole."""

@@ -139,18 +139,18 @@ class Forward(Asking):
         if wanted is not None:
             self._recorder = recorder(relay.store, wanted, response, relay.seconds)
         exchange.begin(status, head, response.length if framed else None, framed)
-        self._watch(response, now)
+        self._first_seconds = now - exchange.began
+        self._watch(response)
         exchange.source(response)
         response.deliver(self)
         exchange.flush()
 
-    def _watch(self, response: Response, now: float) -> None:
+    def _watch(self, response: Response) -> None:
         """The answer comes in pieces: look at them as they pass."""
-        relay, exchange = self._relay, self._exchange
-        self._first_seconds = now - exchange.began
-        self._meter = meter_of(relay.counters, self._notes, response, relay.seconds)
-        if self._meter is not None:
-            relay.counters.open_streams += self._meter.streamed
+        relay = self._relay
+        meter = self._meter = meter_of(relay.counters, self._notes, response, relay.seconds)
+        if meter is not None:
+            relay.counters.open_streams += meter.streamed
 
     def _invalidate(self) -> None:
         """What a write may have changed is no longer known (RFC 9111 §4.4)."""

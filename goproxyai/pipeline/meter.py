@@ -24,19 +24,24 @@ class Meter:
     """Watches an answer pass.
 
     :param seconds: the monotonic clock.
+    :param reader: finds out what it costs, where it costs anything.
     :ivar streamed: whether it is a stream of events.
     """
 
     __slots__ = ("_counters", "_last", "_reader", "_seconds", "streamed")
 
     def __init__(
-        self, counters: Counters, notes: Notes, response: Response, seconds: Callable[[], float]
+        self,
+        counters: Counters,
+        seconds: Callable[[], float],
+        streamed: bool,
+        reader: Reader | None,
     ) -> None:
         self._counters = counters
         self._seconds = seconds
-        self.streamed = is_stream(response.fields)
+        self.streamed = streamed
         self._last = -1.0
-        self._reader = Reader(response.fields) if is_billed(notes, response) else None
+        self._reader = reader
 
     def add(self, data: bytes) -> None:
         """What one read brought."""
@@ -69,9 +74,10 @@ def meter_of(
     counters: Counters, notes: Notes, response: Response, seconds: Callable[[], float]
 ) -> Meter | None:
     """Who is to look at an answer that comes in pieces, if there is anything to see."""
-    if is_billed(notes, response) or is_stream(response.fields):
-        return Meter(counters, notes, response, seconds)
-    return None
+    fields = response.fields
+    streamed = is_stream(fields)
+    reader = Reader(fields) if is_billed(notes, response) else None
+    return Meter(counters, seconds, streamed, reader) if streamed or reader is not None else None
 
 
 def bill_of(counters: Counters, response: Response, body: bytes) -> bytes | Usage | None:

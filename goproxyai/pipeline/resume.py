@@ -13,7 +13,6 @@ from twisted.logger import Logger
 
 from goproxyai.http11.response import Response
 from goproxyai.pipeline.forward import Forward
-from goproxyai.pipeline.meter import meter_of
 from goproxyai.policy.usage import Usage
 from goproxyai.problems import Problem
 
@@ -61,10 +60,7 @@ class Resumed(Forward):
         ):
             self._differs()
             return
-        counters = self._relay.counters
-        self._meter = meter_of(counters, self._notes, response, self._relay.seconds)
-        if self._meter is not None:
-            counters.open_streams += self._meter.streamed
+        self._watch(response)
         self._exchange.source(response)
         response.deliver(self)
 

@@ -80,9 +80,7 @@ class Reader:
         more = True
         try:
             while data or more:
-                if (
-                    self._inflater.eof
-                ):  # gzip allows for another member (RFC 1952 §2.2), and padding
+                if self._inflater.eof:  # there may be another member (RFC 1952 §2.2), and padding
                     data = data.lstrip(b"\0")
                     if not data:
                         return

@@ -125,7 +125,7 @@ def tokens_in(text: bytes) -> tuple[int, ...] | None:
         end = text.rfind(_USAGE, 0, end)
         if end < 0:
             return None
-        match = _USUAL.match(text, end)
+        match = _usual(text, end)
         if match is not None:
             return tuple(map(int, match.groups(b"0")))
         found = _careful(text[end + len(_USAGE) : end + _LARGEST_OBJECT])
