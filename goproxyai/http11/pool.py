@@ -45,9 +45,7 @@ class Pool:
 
     def free(self, place: Hashable, connection: ClientConnection) -> None:
         """*connection* can be used again."""
-        idle = self._idle.get(place)
-        if idle is None:
-            idle = self._idle[place] = []
+        idle = self._idle.setdefault(place, [])
         if self._closed or len(idle) >= MOST_IDLE:
             connection.abort()
         else:

@@ -88,9 +88,9 @@ class Admission:
 
     def client(self, exchange: Exchange) -> str:
         """The client's address, as contract and configuration have it."""
-        if b"x-forwarded-for" not in exchange.head.fields:
+        forwarded_for = exchange.get(b"x-forwarded-for")
+        if forwarded_for is None:
             return exchange.peer
-        forwarded_for = exchange.get(b"x-forwarded-for") or b""
         return client_address(exchange.peer, forwarded_for, self._trusted)
 
     def wait(self, client: str) -> float:

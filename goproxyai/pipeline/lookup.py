@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
-
 from goproxyai.http11.exchange import Exchange
 from goproxyai.pipeline.notes import Notes
 from goproxyai.pipeline.store import Wanted
@@ -15,9 +11,6 @@ from goproxyai.problems import Problem
 
 MOST_KEYED = 10 * 1024 * 1024
 """Bytes of request body that are read whole to make a key; larger ones stream past the cache."""
-
-
-_wanted: Callable[[tuple[Any, ...]], Wanted] = partial(tuple.__new__, Wanted)
 
 
 class Lookup:
@@ -66,7 +59,7 @@ class Lookup:
                     reason = "stale"
         if directives.only_if_cached:
             raise only_if_cached()
-        return _wanted((reason, key, notes, store.ticket()))
+        return Wanted(reason, key, notes, store.ticket())
 
     def stale(self, wanted: Wanted, now: float) -> Entry | None:
         """What may answer instead of an upstream that failed: an entry that was kept for that."""

@@ -9,7 +9,6 @@ from twisted.logger import Logger
 
 from goproxyai.counters import Counters
 from goproxyai.egress.relay import RelayClient
-from goproxyai.http11.body import WholeBody
 from goproxyai.http11.exchange import Exchange
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.admit import Admission
@@ -112,15 +111,11 @@ class Relay:
                 "This request has passed through goproxyai already: OPENAI_API_URL or PROXY_URL "
                 "leads back to the proxy itself.",
             )
-        body = exchange.body
-        if notes.reason is None and isinstance(body, WholeBody):  # as mostly
-            self._look_up(exchange, client, notes, body.whole())
-            return
         reason = self.lookup.bypass(notes, exchange)
         if reason is not None:
             self._bypass(exchange, client, notes, reason)
-        elif body.complete:
-            self._look_up(exchange, client, notes, body.whole())
+        elif exchange.body.complete:
+            self._look_up(exchange, client, notes, exchange.body.whole())
         else:
             _Reading(self, exchange, client).start()
 
@@ -171,7 +166,7 @@ class Relay:
             shares = deterministic(body)
         if not shares or found.reason == "request":
             self.counters.misses += 1
-            Forward(self, exchange, client, notes, found, found.reason).start()
+            self.forward(exchange, client, found)
             return
         flight = self.flights.get(found.key)
         if flight is not None and flight.takes(found):

@@ -114,8 +114,6 @@ def may_store(
     """
     if status not in STORED_STATUSES or directives.no_store or method not in (b"GET", b"POST"):
         return False
-    if not shared and b"cache-control" not in fields and b"vary" not in fields:  # as mostly
-        return True
     return may_share(status, fields, shared)
 
 

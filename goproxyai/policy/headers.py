@@ -26,10 +26,8 @@ HOP_BY_HOP: Final = frozenset(
 )
 """Fields of one hop, lower-cased; every ``proxy-*`` is one too."""
 
-PLAIN_CONNECTION: Final = frozenset((None, b"keep-alive", b"Keep-Alive", b"close", b"Close"))
-"""Values of ``Connection`` that nominate nothing, none among them."""
-
 _FRAMING: Final = frozenset((b"content-length", b"host", b"keep-alive", b"close", b""))
+_PLAIN_CONNECTION: Final = frozenset((b"keep-alive", b"Keep-Alive", b"close", b"Close"))
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 
 _NOT_FORWARDED: Final = frozenset((b"host", b"expect", b"x-cache-ttl", b"x-cache-replay"))
@@ -70,7 +68,7 @@ def nominated(fields: Fields) -> frozenset[bytes]:
     Connection options (``keep-alive``, ``close``), ``content-length`` and ``host`` are not names.
     """
     connection = fields.get(b"connection")
-    if connection is None or connection in PLAIN_CONNECTION:
+    if connection is None or connection in _PLAIN_CONNECTION:
         return _NOTHING
     return frozenset([name.strip() for name in connection.lower().split(b",")]) - _FRAMING
 

@@ -13,7 +13,6 @@ from operator import itemgetter
 from typing import Any, Final
 
 from goproxyai.policy.headers import (
-    PLAIN_CONNECTION,
     Fields,
     Headers,
     fields_of,
@@ -65,14 +64,14 @@ class Shape:
 
         :param fields: of these *values*.
         """
-        if fields.get(b"connection") not in PLAIN_CONNECTION and nominated(fields):
+        if nominated(fields):
             return lines(relayed(self.headers(values), fields))
         template, pick = self._relayed
         return template % pick(values)
 
     def kept_lines(self, values: Values, fields: Fields) -> bytes:
         """Those of :meth:`lines` that are given to others, too: :func:`~.headers.is_kept`."""
-        if fields.get(b"connection") not in PLAIN_CONNECTION and nominated(fields):
+        if nominated(fields):
             return lines(
                 [pair for pair in relayed(self.headers(values), fields) if is_kept(pair[0].lower())]
             )

@@ -243,7 +243,7 @@ class Store:
         :param ticket: what :meth:`ticket` gave when the request went upstream.
         :returns: whether it is stored; not if it is too large or was overtaken.
         """
-        if entry.size > self.largest or (ticket != self._clock and self.overtaken(owner, ticket)):
+        if entry.size > self.largest or self.overtaken(owner, ticket):
             return False
         if self._retired:
             self.reclaim(_SLICE)  # what is freed keeps pace with what is added
@@ -251,8 +251,7 @@ class Store:
         before = shard.get(entry.key)
         if before is not None:
             self._drop(before)
-        count = entry.size + len(path) + _PLACE_BYTES + _SHELF_BYTES + _SLOT_BYTES
-        if self.bytes + self.reserved + count > self._bound and not self._make_room(count):
+        if not self._make_room(entry.size + len(path) + _PLACE_BYTES + _SHELF_BYTES + _SLOT_BYTES):
             return False
         shard[entry.key] = entry
         self._uses = entry.used = self._uses + 1

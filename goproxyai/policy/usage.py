@@ -177,16 +177,14 @@ def read_all(bodies: Iterable[bytes]) -> list[Usage]:
     A miss pays for this, and in nearly all of many answers stands what stood in the last one.
     """
     found: list[Usage] = []
-    named, model = _MODEL, ""
     for body in bodies:
         at = body.rfind(_USAGE)
         usual = _usual(body, at) if at >= 0 else None
         if usual is None:
             found.append(plain_usage(body))
             continue
-        if not model or not body.startswith(named, body.find(_MODEL)):
-            model = model_in(body)
-            named = b'"model":"%b"' % model.encode("ascii")
         prompt, completion, cached, reasoning = usual.groups(b"0")
-        found.append(_usage((model, int(prompt), int(completion), int(cached), int(reasoning))))
+        found.append(
+            _usage((model_in(body), int(prompt), int(completion), int(cached), int(reasoning)))
+        )
     return found
