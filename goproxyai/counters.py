@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any
 
+from goproxyai.errors import STATUS
 from goproxyai.policy.retries import Cause
-from goproxyai.problems import STATUS
 from goproxyai.tokens import Tokens
 
 REFUSALS = ("full", "per_client", "dropped", "no_descriptor")

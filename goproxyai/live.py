@@ -21,9 +21,9 @@ from zope.interface import implementer
 
 from goproxyai import __version__
 from goproxyai.counters import Counters
+from goproxyai.errors import Problem, compact
 from goproxyai.history import MOST_ROUTES, SLOT_SECONDS, History, Span
 from goproxyai.pipeline.log import Batch, Event
-from goproxyai.problems import Problem, compact
 from goproxyai.stats import Stats
 
 MOST_VIEWERS: Final = 32

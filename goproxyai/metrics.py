@@ -21,10 +21,10 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from goproxyai import __version__
 from goproxyai.counters import Histogram
+from goproxyai.errors import OWNER
 from goproxyai.pipeline.relay import Relay
 from goproxyai.policy.breaker import State
 from goproxyai.policy.crowd import Crowd
-from goproxyai.problems import OWNER
 from goproxyai.tokens import KINDS
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode("ascii")
@@ -33,7 +33,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST.encode("ascii")
 PREFIX = "goproxyai_"
 
 LIMITED = "RATE_LIMIT_EXCEEDED"
-"""The code of the one error that is not in :data:`~goproxyai.problems.STATUS`."""
+"""The code of the one error that is not in :data:`~goproxyai.errors.STATUS`."""
 
 CACHE = {
     "HIT": "hit",

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from goproxyai.errors import STATUS
 from goproxyai.policy.breaker import FEWEST
-from goproxyai.problems import STATUS
 from tests.fakes.answers import response
 from tests.fakes.steps import Pause, Reset
 from tests.harness import Answer, Skewed, Stand, eventually, post, request

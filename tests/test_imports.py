@@ -182,7 +182,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
         ("goproxyai.policy.buckets", "def late():\n    from socket import socket"),
         ("goproxyai.policy.buckets", "from twisted.internet.task import Clock"),
         ("goproxyai.policy.buckets", "import asyncio.events as e"),
-        ("goproxyai.problems", "from goproxyai.durations import parse_duration"),
+        ("goproxyai.errors", "from goproxyai.durations import parse_duration"),
         ("goproxyai.settings", "import datetime"),
         ("goproxyai.http11.pool", "from goproxyai.egress.agent import RelayAgent"),
         ("goproxyai.egress.agent", "from goproxyai.pipeline import answers"),
@@ -204,7 +204,7 @@ def test_a_planted_fault_is_found(name: str, source: str) -> None:
     [
         ("goproxyai.policy.store", "from goproxyai.policy.headers import Headers"),
         ("goproxyai.policy.store", "from .headers import Headers\nfrom . import buckets"),
-        ("goproxyai.policy.targets", "from goproxyai.problems import Problem"),
+        ("goproxyai.policy.targets", "from goproxyai.errors import Problem"),
         ("goproxyai.web", "from goproxyai import __version__\nimport time"),
         ("goproxyai.tap", "def make():\n    from twisted.internet import reactor"),
     ],

@@ -8,7 +8,7 @@ import pytest_twisted
 from prometheus_client.parser import text_string_to_metric_families
 
 from goproxyai.counters import MOST_OUTCOMES, ROUTES, Counters, Histogram, route_of
-from goproxyai.problems import STATUS
+from goproxyai.errors import STATUS
 from tests.fakes.answers import response
 from tests.fakes.steps import Reset
 from tests.harness import Stand, post, request

@@ -18,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.threads import deferToThread
 
 from goproxyai.counters import MOST_OUTCOMES, ROUTES
+from goproxyai.errors import OWNER
 from goproxyai.policy import prices
-from goproxyai.problems import OWNER
 from goproxyai.tokens import KINDS, MOST_MODELS
 from goproxyai.web import RELAYED
 from tests.fakes.serving import loopback

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from goproxyai.problems import STATUS
+from goproxyai.errors import STATUS
 from goproxyai.settings import VARIABLES
 
 README = Path(__file__).parent.parent / "README.md"

@@ -15,12 +15,12 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from goproxyai.errors import Problem
 from goproxyai.http11.body import BUFFER, ClientGone
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.server import ServerFactory
 from goproxyai.http11.ticking import TICK, Ticker
 from goproxyai.policy.headers import fields_of
-from goproxyai.problems import Problem
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
-from goproxyai.problems import STATUS
+from goproxyai.errors import STATUS
 from tests.fakes.authority import Authority
 from tests.faults.accounts import Accounts
 from tests.faults.plan import make_plan, struck

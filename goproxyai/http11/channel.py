@@ -15,9 +15,9 @@ from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers as WebHeaders
 from twisted.web.server import Request, Site
 
+from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
 from goproxyai.policy.headers import Headers, lines
-from goproxyai.problems import Problem
 
 MOST_BODY = 64 * 1024
 """Bytes of body that a system endpoint takes."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Protocol
 
 from goproxyai.counters import Counters
+from goproxyai.errors import Problem
 from goproxyai.http11.ticking import Ticker
 from goproxyai.policy.addresses import Networks, bucket_name, normal_address
 from goproxyai.policy.crowd import Bound, Crowd
-from goproxyai.problems import Problem
 
 UNBOUNDED = 1 << 30
 """More connections than there are."""

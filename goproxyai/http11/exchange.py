@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 from twisted.internet.interfaces import IPushProducer
 
+from goproxyai.errors import Problem
 from goproxyai.http11.body import RequestBody, WholeBody
 from goproxyai.http11.framing import LAST_CHUNK, chunk
 from goproxyai.http11.head import Head, Holes
 from goproxyai.policy.headers import Headers
-from goproxyai.problems import Problem
 
 
 class Listener(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from goproxyai.problems import Problem
+from goproxyai.errors import Problem
 
 MOST_HEADER_BYTES = 64 * 1024
 """Bytes of header lines in one head."""

@@ -26,6 +26,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from goproxyai.errors import Problem
 from goproxyai.http11.body import RequestBody, WholeBody
 from goproxyai.http11.entrance import HEALTH, Entrance
 from goproxyai.http11.exchange import Exchange
@@ -41,7 +42,6 @@ from goproxyai.http11.writing import can_half_close, hung_up, parked, poller_of,
 from goproxyai.policy.addresses import normal_address
 from goproxyai.policy.headers import Headers
 from goproxyai.policy.targets import LONGEST_TARGET
-from goproxyai.problems import Problem
 
 HEAD_SECONDS = 20.0
 """For a complete head, from its first byte (from the connection, for the first)."""

@@ -9,10 +9,10 @@ from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupErro
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.python.failure import Failure
 
+from goproxyai.errors import Problem
 from goproxyai.http11.client import ConnectionBroken, ProtocolViolation, UpstreamTimeout
 from goproxyai.policy.redaction import masked
 from goproxyai.policy.tunnel import TunnelBroken, TunnelRefused
-from goproxyai.problems import Problem
 
 
 def problem_for(failure: Failure) -> Problem:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
 from goproxyai.pipeline import respond
@@ -34,7 +35,6 @@ from goproxyai.pipeline.store import Recorder, Wanted, recorder
 from goproxyai.policy.freshness import may_share
 from goproxyai.policy.headers import Headers, names_itself
 from goproxyai.policy.usage import Usage
-from goproxyai.problems import Problem
 
 if TYPE_CHECKING:
     from goproxyai.pipeline.relay import Relay

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
 from goproxyai.pipeline import respond
@@ -25,7 +26,6 @@ from goproxyai.pipeline.store import Recorder, Wanted, keep_whole, recorder
 from goproxyai.policy.freshness import parent_paths
 from goproxyai.policy.headers import Headers, names_itself
 from goproxyai.policy.usage import UNREAD, Usage
-from goproxyai.problems import Problem
 
 if TYPE_CHECKING:
     from goproxyai.pipeline.relay import Relay

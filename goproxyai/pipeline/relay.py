@@ -9,6 +9,7 @@ from twisted.logger import Logger
 
 from goproxyai.counters import Counters
 from goproxyai.egress.relay import RelayClient
+from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.admit import Admission
@@ -25,7 +26,6 @@ from goproxyai.policy.coalescing import deterministic
 from goproxyai.policy.retries import Budget
 from goproxyai.policy.store import Entry, Store
 from goproxyai.policy.usage import Usage
-from goproxyai.problems import Problem
 
 _log = Logger(namespace="goproxyai.relay")
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from twisted.logger import Logger
 
+from goproxyai.errors import Problem
 from goproxyai.http11.response import Response
 from goproxyai.pipeline.forward import Forward
 from goproxyai.policy.usage import Usage
-from goproxyai.problems import Problem
 
 if TYPE_CHECKING:
     from goproxyai.pipeline.relay import Relay

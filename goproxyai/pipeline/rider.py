@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
+from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
 from goproxyai.pipeline.respond import SLICE
 from goproxyai.pipeline.store import Wanted
-from goproxyai.problems import Problem
 
 if TYPE_CHECKING:
     from goproxyai.pipeline.flight import Flight

@@ -10,8 +10,8 @@ from __future__ import annotations
 from math import ceil, inf
 
 from goproxyai.egress.routes import Route
+from goproxyai.errors import Problem
 from goproxyai.policy.breaker import Breaker, State
-from goproxyai.problems import Problem
 
 
 class Upstream:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-from goproxyai.problems import Problem
+from goproxyai.errors import Problem
 
 LONGEST_TARGET = 16 * 1024
 """Bytes; a longer target is answered with 414."""

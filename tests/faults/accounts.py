@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from goproxyai.problems import STATUS
+from goproxyai.errors import STATUS
 from tests.faults.table import AFTERMATH, BROKEN, BY_NAME, EACH, LARGE, PROTECTIVE, SLACK
 from tests.faults.truth import Truncated, Wrong, read
 from tests.faults.wire import Call

@@ -10,6 +10,7 @@ from contextlib import suppress
 from fractions import Fraction
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from goproxyai.errors import Problem
 from goproxyai.policy.directives import members, request_directives, wanted_ttl
 from goproxyai.policy.headers import (
     Fields,
@@ -24,7 +25,6 @@ from goproxyai.policy.headers import (
 )
 from goproxyai.policy.shapes import Shape
 from goproxyai.policy.targets import LONGEST_TARGET, check_host, origin_form
-from goproxyai.problems import Problem
 from tests.fuzz.texts import go_seconds, parts
 from tests.fuzz.work import linear
 

@@ -20,11 +20,11 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.server import ServerFactory
 from goproxyai.http11.ticking import Ticker
 from goproxyai.policy.headers import Headers
-from goproxyai.problems import Problem
 
 MOST_BODY = 1 << 20
 _NO_CONTENT = b"HTTP/1.1 204 No Content\r\n"
