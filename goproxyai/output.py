@@ -1,7 +1,7 @@
 """Where events end up: JSON lines for machines, readable lines for a terminal.
 
 An observer for Twisted's log that the access log also writes to, in batches. What others log is
-masked (:mod:`goproxyai.policy.redaction`); the events of requests hold nothing to mask.
+masked (:mod:`goproxyai.messages.redaction`); the events of requests hold nothing to mask.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, TextIO
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText
 from zope.interface import implementer
 
+from goproxyai.messages.redaction import masked, path_only
 from goproxyai.pipeline.log import Batch, Event
-from goproxyai.policy.redaction import masked, path_only
 from goproxyai.policy.usage import Usage
 
 

@@ -19,10 +19,10 @@ from urllib.parse import unquote
 import attrs
 
 from goproxyai.durations import parse_duration
+from goproxyai.messages.redaction import masked
 from goproxyai.policy.addresses import Networks
 from goproxyai.policy.coalescing import SHARING
 from goproxyai.policy.noproxy import parse_no_proxy
-from goproxyai.policy.redaction import masked
 
 MEGABYTE = 1024 * 1024
 """Bytes in the unit of ``MAX_CACHE_SIZE`` and ``MAX_BODY_SIZE``."""

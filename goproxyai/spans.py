@@ -25,9 +25,9 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 
 from goproxyai import __version__
 from goproxyai.counters import CLIENT_GONE, SPARED, route_of
+from goproxyai.messages.redaction import masked, path_only
+from goproxyai.messages.trace_context import TraceParent
 from goproxyai.pipeline.log import Event
-from goproxyai.policy.redaction import masked, path_only
-from goproxyai.policy.tracecontext import TraceParent
 from goproxyai.policy.usage import Usage, asked_model, generates
 
 OPERATIONS: Final = {

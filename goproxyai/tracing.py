@@ -30,8 +30,8 @@ from twisted.logger import Logger, LogLevel
 
 from goproxyai import __version__
 from goproxyai.http11.exchange import Exchange
+from goproxyai.messages.trace_context import RANDOM, SAMPLED, TraceParent, parse
 from goproxyai.pipeline.log import Batch, Event
-from goproxyai.policy.tracecontext import RANDOM, SAMPLED, TraceParent, parse
 from goproxyai.spans import Followed, context_of, kind_of, span_of
 
 STOP_SECONDS: Final = 3.0

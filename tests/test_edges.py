@@ -28,7 +28,7 @@ from goproxyai.http11.client import (
 from goproxyai.http11.outbox import Direct
 from goproxyai.http11.pool import Pool
 from goproxyai.http11.ticking import TICK, Ticker
-from goproxyai.policy.headers import Headers
+from goproxyai.messages.headers import Headers
 from goproxyai.policy.retries import Cause
 from tests.fakes.answers import response
 from tests.fakes.serving import loopback

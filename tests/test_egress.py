@@ -40,8 +40,8 @@ from goproxyai.egress.trust import tls_to
 from goproxyai.http11 import pool
 from goproxyai.http11.client import ClientConnection, ConnectionBroken, Timeouts, UpstreamTimeout
 from goproxyai.http11.ticking import Ticker
+from goproxyai.messages.connect import TunnelBroken, TunnelRefused
 from goproxyai.policy.noproxy import parse_no_proxy
-from goproxyai.policy.tunnel import TunnelBroken, TunnelRefused
 from goproxyai.settings import ProxyURL
 from tests.fakes.answers import chunk, response
 from tests.fakes.authority import Authority

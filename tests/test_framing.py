@@ -28,7 +28,7 @@ from goproxyai.http11.writing import (
     set_no_delay,
     write_through,
 )
-from goproxyai.policy.headers import lines
+from goproxyai.messages.headers import lines
 
 PATIENCE_MS = 5000
 

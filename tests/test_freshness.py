@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from goproxyai.messages.decoding import MOST_DECODED
 from goproxyai.policy.cachekey import KEY_FIELDS, OWN_FIELDS
-from goproxyai.policy.decoding import MOST_DECODED
 from goproxyai.policy.directives import NO_DIRECTIVES, Directives
 from goproxyai.policy.freshness import (
     TERMINAL,

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.policy import shapes
-from goproxyai.policy.headers import (
+from goproxyai.messages import header_templates as shapes
+from goproxyai.messages.header_templates import shape_of
+from goproxyai.messages.headers import (
     Headers,
     fields_of,
     forwarded,
@@ -16,7 +17,6 @@ from goproxyai.policy.headers import (
     relayed,
     via_names_us,
 )
-from goproxyai.policy.shapes import shape_of
 
 NAMES = st.sampled_from(
     b"Accept Authorization Connection Content-Length Content-Type Cookie Expect Host Keep-Alive"

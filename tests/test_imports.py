@@ -192,7 +192,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
         ("goproxyai.service", "from twisted.internet import reactor"),
         ("goproxyai.service", "import twisted.internet.reactor"),
         ("goproxyai.web", "from goproxyai.brandnew import thing"),
-        ("goproxyai.brandnew", "from goproxyai.policy.headers import Headers"),
+        ("goproxyai.brandnew", "from goproxyai.messages.headers import Headers"),
     ],
 )
 def test_a_planted_fault_is_found(name: str, source: str) -> None:
@@ -202,9 +202,9 @@ def test_a_planted_fault_is_found(name: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("goproxyai.policy.store", "from goproxyai.policy.headers import Headers"),
+        ("goproxyai.policy.store", "from goproxyai.messages.headers import Headers"),
         ("goproxyai.policy.store", "from .headers import Headers\nfrom . import buckets"),
-        ("goproxyai.policy.targets", "from goproxyai.errors import Problem"),
+        ("goproxyai.messages.targets", "from goproxyai.errors import Problem"),
         ("goproxyai.web", "from goproxyai import __version__\nimport time"),
         ("goproxyai.tap", "def make():\n    from twisted.internet import reactor"),
     ],

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goproxyai.policy.redaction import LONGEST_PATH, masked, path_only
+from goproxyai.messages.redaction import LONGEST_PATH, masked, path_only
 
 NAMES = st.from_regex(r"[a-z_]{1,8}", fullmatch=True)
 SECRETS = st.from_regex(r"Zq[A-Za-z0-9_-]{16,40}", fullmatch=True)

@@ -14,13 +14,13 @@ from goproxyai.http11.body import WholeBody
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.head import Head
 from goproxyai.http11.response import Response
+from goproxyai.messages.header_templates import shape_of
+from goproxyai.messages.headers import Headers, fields_of
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.notes import Notes, Terms
 from goproxyai.pipeline.store import Recorder, Wanted, recorder
 from goproxyai.pipeline.upstreams import Upstream
 from goproxyai.policy.breaker import Breaker
-from goproxyai.policy.headers import Headers, fields_of
-from goproxyai.policy.shapes import shape_of
 from goproxyai.policy.store import Entry, Store
 
 PIECES = st.lists(st.binary(min_size=1, max_size=300), max_size=12)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.policy.decoding import MOST_DECODED
+from goproxyai.messages.decoding import MOST_DECODED
 from goproxyai.policy.streams import LONGEST_TAIL, MOST_BLOCKS, Ending, ending, is_stream
 
 SSE = {b"content-type": b"text/event-stream; charset=utf-8"}

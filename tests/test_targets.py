@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from goproxyai.errors import Problem
-from goproxyai.policy.targets import LONGEST_TARGET, check_host, origin_form
+from goproxyai.messages.targets import LONGEST_TARGET, check_host, origin_form
 
 HOST = b"proxy.test"
 ORIGINS = ("https://api.openai.com", "http://127.0.0.1:8080", "https://api.example/base/path")

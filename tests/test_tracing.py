@@ -34,8 +34,8 @@ from twisted.logger import Logger
 
 from goproxyai import tap, tracing
 from goproxyai.counters import ROUTES
+from goproxyai.messages.trace_context import TraceParent, parse
 from goproxyai.output import Output
-from goproxyai.policy.tracecontext import TraceParent, parse
 from goproxyai.policy.usage import asked_model
 from goproxyai.settings import Settings
 from goproxyai.spans import MOST_TRIES, Followed, kind_of, span_of

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from goproxyai.policy.tunnel import LONGEST_ANSWER, Tunnel, TunnelBroken, TunnelRefused
+from goproxyai.messages.connect import LONGEST_ANSWER, Tunnel, TunnelBroken, TunnelRefused
 
 AUTHORITY = b"api.openai.com:443"
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"

@@ -27,7 +27,7 @@ from goproxyai.http11.outbox import Direct, Writer
 from goproxyai.http11.pool import Pool
 from goproxyai.http11.response import Receiver, Response
 from goproxyai.http11.ticking import Ticker
-from goproxyai.policy.headers import Headers, lines
+from goproxyai.messages.headers import Headers, lines
 from goproxyai.policy.retries import Cause
 
 MOST_ORIGINS = 64

@@ -1,6 +1,6 @@
 """A tunnel: an endpoint that reaches its target through an HTTP proxy (RFC 9110 §9.3.6).
 
-The bytes are :mod:`goproxyai.policy.tunnel`'s; here they meet a transport. The proxy's credentials
+The bytes are :mod:`goproxyai.messages.connect`'s; here they meet a transport. The proxy's credentials
 go into the CONNECT request and nowhere else. Cancelling the connection attempt closes the socket.
 """
 
@@ -21,7 +21,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from goproxyai.policy.tunnel import Tunnel, TunnelBroken
+from goproxyai.messages.connect import Tunnel, TunnelBroken
 
 
 class ConnectProtocol(Protocol):
@@ -107,7 +107,7 @@ class ConnectEndpoint:
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
         """As ``IStreamClientEndpoint`` has it.
 
-        Fails with :class:`~goproxyai.policy.tunnel.TunnelRefused` or ``TunnelBroken``, or as the
+        Fails with :class:`~goproxyai.messages.connect.TunnelRefused` or ``TunnelBroken``, or as the
         proxy's endpoint does.
         """
         tunnel = Tunnel(self.authority, list(self.headers))

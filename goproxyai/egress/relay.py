@@ -16,7 +16,7 @@ from twisted.web.http_headers import Headers as WebHeaders
 
 from goproxyai.egress.agent import RelayAgent
 from goproxyai.http11.response import Response
-from goproxyai.policy.headers import Headers
+from goproxyai.messages.headers import Headers
 
 
 class RelayClient(HTTPClient):

@@ -17,7 +17,7 @@ from twisted.web.server import Request, Site
 
 from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
-from goproxyai.policy.headers import Headers, lines
+from goproxyai.messages.headers import Headers, lines
 
 MOST_BODY = 64 * 1024
 """Bytes of body that a system endpoint takes."""

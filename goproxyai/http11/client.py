@@ -37,9 +37,9 @@ from goproxyai.http11.response import Receiver, Response
 from goproxyai.http11.ticking import NEVER, Ticker
 from goproxyai.http11.upload import Upload
 from goproxyai.http11.writing import parked, poller_of, set_no_delay
-from goproxyai.policy.headers import Fields
+from goproxyai.messages.header_templates import shape_of
+from goproxyai.messages.headers import Fields
 from goproxyai.policy.retries import Cause
-from goproxyai.policy.shapes import shape_of
 
 LONGEST_REASON = 1024
 """Bytes of a status line's reason phrase."""

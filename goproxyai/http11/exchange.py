@@ -16,7 +16,7 @@ from goproxyai.errors import Problem
 from goproxyai.http11.body import RequestBody, WholeBody
 from goproxyai.http11.framing import LAST_CHUNK, chunk
 from goproxyai.http11.head import Head, Holes
-from goproxyai.policy.headers import Headers
+from goproxyai.messages.headers import Headers
 
 
 class Listener(Protocol):

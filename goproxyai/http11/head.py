@@ -20,8 +20,8 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from goproxyai.errors import Problem
-from goproxyai.policy.headers import Headers, fields_of
-from goproxyai.policy.targets import check_host, origin_form
+from goproxyai.messages.headers import Headers, fields_of
+from goproxyai.messages.targets import check_host, origin_form
 
 LARGEST_KEPT = 8 * 1024
 """Bytes of a head beyond which a connection does not remember it."""

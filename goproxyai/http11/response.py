@@ -17,9 +17,9 @@ from twisted.web.http_headers import Headers as WebHeaders
 from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
-from goproxyai.policy.headers import Fields, Headers
+from goproxyai.messages.header_templates import Shape
+from goproxyai.messages.headers import Fields, Headers
 from goproxyai.policy.retries import Cause
-from goproxyai.policy.shapes import Shape
 
 
 class Sink(Protocol):

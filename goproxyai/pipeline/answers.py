@@ -11,8 +11,8 @@ from twisted.python.failure import Failure
 
 from goproxyai.errors import Problem
 from goproxyai.http11.client import ConnectionBroken, ProtocolViolation, UpstreamTimeout
-from goproxyai.policy.redaction import masked
-from goproxyai.policy.tunnel import TunnelBroken, TunnelRefused
+from goproxyai.messages.connect import TunnelBroken, TunnelRefused
+from goproxyai.messages.redaction import masked
 
 
 def problem_for(failure: Failure) -> Problem:

@@ -21,12 +21,12 @@ from goproxyai.http11.body import RequestBody
 from goproxyai.http11.client import UpstreamTimeout
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
+from goproxyai.messages.connect import TunnelRefused
+from goproxyai.messages.headers import Headers
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.notes import Notes
 from goproxyai.pipeline.upstreams import Upstream
-from goproxyai.policy.headers import Headers
 from goproxyai.policy.retries import MOST_TRIES, Cause, may_repeat, retry_after, wait_before
-from goproxyai.policy.tunnel import TunnelRefused
 
 if TYPE_CHECKING:
     from goproxyai.pipeline.relay import Relay

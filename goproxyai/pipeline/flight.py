@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
+from goproxyai.messages.headers import Headers, names_itself
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.answers import problem_for
 from goproxyai.pipeline.asking import Asking
@@ -33,7 +34,6 @@ from goproxyai.pipeline.resume import Resumed
 from goproxyai.pipeline.rider import Rider
 from goproxyai.pipeline.store import Recorder, Wanted, recorder
 from goproxyai.policy.freshness import may_share
-from goproxyai.policy.headers import Headers, names_itself
 from goproxyai.policy.usage import Usage
 
 if TYPE_CHECKING:

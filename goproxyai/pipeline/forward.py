@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
+from goproxyai.messages.headers import Headers, names_itself
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.answers import problem_for
 from goproxyai.pipeline.asking import Asking
@@ -24,7 +25,6 @@ from goproxyai.pipeline.meter import Meter, bill_of, meter_of
 from goproxyai.pipeline.notes import Notes
 from goproxyai.pipeline.store import Recorder, Wanted, keep_whole, recorder
 from goproxyai.policy.freshness import parent_paths
-from goproxyai.policy.headers import Headers, names_itself
 from goproxyai.policy.usage import UNREAD, Usage
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from itertools import count
 from typing import Final
 
 from goproxyai.http11.exchange import Exchange
-from goproxyai.policy.redaction import masked
+from goproxyai.messages.redaction import masked
 
 GIVEN: Final = b"x-request-id"
 """The lower-cased field that a client names its request in."""

@@ -22,8 +22,8 @@ from twisted.logger import Logger
 
 from goproxyai.counters import CLIENT_GONE, Counters
 from goproxyai.http11.exchange import Exchange
+from goproxyai.messages.redaction import path_only
 from goproxyai.pipeline.counting import counted
-from goproxyai.policy.redaction import path_only
 from goproxyai.policy.store import Entry
 from goproxyai.policy.usage import Usage
 

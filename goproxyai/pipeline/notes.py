@@ -7,12 +7,12 @@ from typing import Final
 import attrs
 
 from goproxyai.http11.head import Head, Holes
+from goproxyai.messages.headers import forwarded, via_names_us
 from goproxyai.pipeline.upstreams import Upstream
 from goproxyai.policy.cachekey import begun_key, credential
 from goproxyai.policy.coalescing import shares
 from goproxyai.policy.directives import request_directives, wanted_ttl, wants_pace
 from goproxyai.policy.freshness import bypass_reason, in_namespace, is_write
-from goproxyai.policy.headers import forwarded, via_names_us
 from goproxyai.policy.store import COMPUTED
 from goproxyai.policy.usage import generates
 

@@ -13,7 +13,7 @@ from zope.interface import implementer
 from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
-from goproxyai.policy.headers import Headers, fields_of, is_kept, lines, relayed, tells_who_asked
+from goproxyai.messages.headers import Headers, fields_of, is_kept, lines, relayed, tells_who_asked
 from goproxyai.policy.pace import pieces
 from goproxyai.policy.store import Entry
 

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from goproxyai.http11.response import Response
+from goproxyai.messages.headers import names_itself
 from goproxyai.pipeline.notes import Notes
 from goproxyai.pipeline.respond import kept_lines, status_line, stored_lines
 from goproxyai.policy.freshness import may_store, still_changing
-from goproxyai.policy.headers import names_itself
 from goproxyai.policy.pace import Pace
 from goproxyai.policy.store import Entry, Store
 from goproxyai.policy.streams import Ending, ending, is_stream

@@ -14,7 +14,7 @@ from hashlib import blake2b, sha256
 from marshal import dumps
 from typing import Any, Final
 
-from goproxyai.policy.headers import Fields, Headers, nominated
+from goproxyai.messages.headers import Fields, Headers, nominated
 
 KEY_FIELDS: Final = (
     b"authorization",

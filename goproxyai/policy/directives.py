@@ -18,7 +18,7 @@ from typing import Final
 import attrs
 
 from goproxyai.durations import parse_duration
-from goproxyai.policy.headers import Fields, is_list_member
+from goproxyai.messages.headers import Fields, is_list_member
 
 _LIST_MEMBER = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+', re.DOTALL)
 _LARGEST_DELTA = 2**31

@@ -23,10 +23,10 @@ import json
 import re
 from typing import Final
 
+from goproxyai.messages.decoding import MOST_DECODED, decoded
+from goproxyai.messages.headers import HOP_BY_HOP, Fields
 from goproxyai.policy.cachekey import KEY_FIELDS, OWN_FIELDS
-from goproxyai.policy.decoding import MOST_DECODED, decoded
 from goproxyai.policy.directives import Directives, members
-from goproxyai.policy.headers import HOP_BY_HOP, Fields
 
 CACHED_POSTS: Final = frozenset((b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings"))
 """Paths of the POSTs that only compute: their answers may be stored, and they write nothing."""

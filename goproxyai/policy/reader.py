@@ -9,7 +9,7 @@ import zlib
 from collections import deque
 from typing import Any, Final
 
-from goproxyai.policy.headers import Fields
+from goproxyai.messages.headers import Fields
 from goproxyai.policy.usage import (
     LONGEST_MODEL,
     TAIL,

@@ -23,8 +23,8 @@ import json
 from enum import Enum
 from typing import Any, Final
 
-from goproxyai.policy.decoding import decoded
-from goproxyai.policy.headers import Fields
+from goproxyai.messages.decoding import decoded
+from goproxyai.messages.headers import Fields
 
 LONGEST_TAIL: Final = 256 * 1024
 """Bytes at the end of a stream that are read; one whose last event is longer is not judged."""

@@ -11,7 +11,7 @@ from random import Random
 
 import attrs
 
-from goproxyai.policy.headers import Headers
+from goproxyai.messages.headers import Headers
 
 KEYS = (b"A", b"A", b"B")
 COMPLETIONS = b"/v1/chat/completions"

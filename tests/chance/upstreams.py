@@ -10,9 +10,9 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import UNKNOWN_LENGTH
 
 from goproxyai.http11.response import Receiver, Response
-from goproxyai.policy.headers import Headers
+from goproxyai.messages.header_templates import shape_of
+from goproxyai.messages.headers import Headers
 from goproxyai.policy.retries import Cause
-from goproxyai.policy.shapes import shape_of
 from tests.chance.endings import BROKEN, CAUSES, WEIGHTS, WHOLE, failure
 from tests.chance.plans import COMPLETIONS, is_own, subject
 

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from goproxyai.http11.client import ClientConnection, Timeouts
 from goproxyai.http11.outbox import Direct
 from goproxyai.http11.ticking import Ticker
-from goproxyai.policy.headers import Headers
+from goproxyai.messages.headers import Headers
 from goproxyai.policy.retries import Cause
 from tests.fuzz.requests import Line, plain
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from goproxyai.messages.connect import LONGEST_ANSWER, Tunnel, TunnelBroken, TunnelRefused
 from goproxyai.policy import sealed
 from goproxyai.policy.coalescing import LARGEST_READ, deterministic
 from goproxyai.policy.prices import PricesError, parse
 from goproxyai.policy.reader import Reader, usage_of
 from goproxyai.policy.sealed import Record, Refused
 from goproxyai.policy.streams import LONGEST_TAIL, MOST_BLOCKS, Ending, ending
-from goproxyai.policy.tunnel import LONGEST_ANSWER, Tunnel, TunnelBroken, TunnelRefused
 from goproxyai.policy.usage import TAIL, UNKNOWN, Usage
 from tests.fuzz.work import linear
 

@@ -11,8 +11,8 @@ from fractions import Fraction
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from goproxyai.errors import Problem
-from goproxyai.policy.directives import members, request_directives, wanted_ttl
-from goproxyai.policy.headers import (
+from goproxyai.messages.header_templates import Shape
+from goproxyai.messages.headers import (
     Fields,
     Headers,
     fields_of,
@@ -23,8 +23,8 @@ from goproxyai.policy.headers import (
     relayed,
     via_names_us,
 )
-from goproxyai.policy.shapes import Shape
-from goproxyai.policy.targets import LONGEST_TARGET, check_host, origin_form
+from goproxyai.messages.targets import LONGEST_TARGET, check_host, origin_form
+from goproxyai.policy.directives import members, request_directives, wanted_ttl
 from tests.fuzz.texts import go_seconds, parts
 from tests.fuzz.work import linear
 

@@ -24,7 +24,7 @@ from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.server import ServerFactory
 from goproxyai.http11.ticking import Ticker
-from goproxyai.policy.headers import Headers
+from goproxyai.messages.headers import Headers
 
 MOST_BODY = 1 << 20
 _NO_CONTENT = b"HTTP/1.1 204 No Content\r\n"

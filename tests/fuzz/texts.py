@@ -12,6 +12,7 @@ from fractions import Fraction
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from goproxyai.durations import LONGEST, UNITS, format_duration, parse_duration
+from goproxyai.messages.redaction import LONGEST_PATH, masked, path_only
 from goproxyai.policy.addresses import (
     LONGEST_HEADER,
     MOST_ENTRIES,
@@ -21,7 +22,6 @@ from goproxyai.policy.addresses import (
     normal_address,
 )
 from goproxyai.policy.noproxy import bypasses_proxy, parse_no_proxy
-from goproxyai.policy.redaction import LONGEST_PATH, masked, path_only
 from goproxyai.settings import VARIABLES, SettingError, UpstreamURL
 from tests.fuzz.work import forget, linear
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from goproxyai.policy import addresses, noproxy, redaction
+from goproxyai.messages import redaction
+from goproxyai.policy import addresses, noproxy
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Any, Final
 
-from goproxyai.policy.headers import (
+from goproxyai.messages.headers import (
     Fields,
     Headers,
     fields_of,
