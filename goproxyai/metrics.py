@@ -22,9 +22,9 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from goproxyai import __version__
 from goproxyai.counters import Histogram
 from goproxyai.errors import OWNER
+from goproxyai.limits.connection_slots import Crowd
 from goproxyai.pipeline.relay import Relay
 from goproxyai.policy.breaker import State
-from goproxyai.policy.crowd import Crowd
 from goproxyai.tokens import KINDS
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode("ascii")

@@ -19,8 +19,8 @@ from urllib.parse import unquote
 import attrs
 
 from goproxyai.durations import parse_duration
+from goproxyai.limits.addresses import Networks
 from goproxyai.messages.redaction import masked
-from goproxyai.policy.addresses import Networks
 from goproxyai.policy.coalescing import SHARING
 from goproxyai.policy.noproxy import parse_no_proxy
 

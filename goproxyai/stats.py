@@ -10,8 +10,8 @@ import attrs
 
 from goproxyai.counters import Counters
 from goproxyai.durations import format_duration
+from goproxyai.limits.connection_slots import Crowd
 from goproxyai.pipeline.relay import Relay
-from goproxyai.policy.crowd import Crowd
 from goproxyai.settings import Settings
 
 

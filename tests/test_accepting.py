@@ -18,7 +18,7 @@ from twisted.logger import LogEvent, capturedLogs, eventAsText
 
 from goproxyai.http11 import accepting
 from goproxyai.http11.accepting import LOG_SECONDS, MOST_ACCEPTS, Accepting, fit
-from goproxyai.policy.crowd import Crowd
+from goproxyai.limits.connection_slots import Crowd
 from tests.fakes.answers import chunk, head
 from tests.fakes.steps import Pause
 from tests.harness import Skewed, Stand, Wire, eventually, request

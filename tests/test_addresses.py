@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.policy.addresses import (
+from goproxyai.limits.addresses import (
     LONGEST_HEADER,
     MOST_ENTRIES,
     Networks,

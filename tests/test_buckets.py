@@ -16,7 +16,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from goproxyai.policy.buckets import Buckets, rate_limit_headers
+from goproxyai.limits.token_buckets import Buckets, rate_limit_headers
 
 TICK = Fraction(1, 10)
 CLIENTS = st.sampled_from("abcdef")

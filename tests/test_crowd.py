@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.policy.crowd import GRACE, LOOKS, RESERVE, Crowd, descriptors, places
+from goproxyai.limits.connection_slots import GRACE, LOOKS, RESERVE, Crowd, descriptors, places
 
 
 def crowd(most: int = 2, each: int = 0, busy: tuple[str, ...] = ()) -> Crowd[str]:

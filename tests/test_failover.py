@@ -12,10 +12,10 @@ from twisted.internet.task import deferLater
 
 from goproxyai import envfile, service
 from goproxyai.configuration import NAMES
+from goproxyai.limits.addresses import Networks
 from goproxyai.pipeline import asking
 from goproxyai.pipeline.probing import IN_A_ROW
 from goproxyai.pipeline.upstreams import Upstream
-from goproxyai.policy.addresses import Networks
 from goproxyai.policy.breaker import FEWEST
 from tests.fakes.answers import response
 from tests.fakes.serving import loopback

@@ -11,8 +11,8 @@ import pytest_twisted
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
 
+from goproxyai.limits.addresses import Networks
 from goproxyai.pipeline.admit import SWEEP_SLICE, TICK, Admission
-from goproxyai.policy.addresses import Networks
 from tests.fakes.answers import response
 from tests.harness import KEY, Answer, Stand, post, request
 

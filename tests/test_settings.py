@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.policy.addresses import Networks
+from goproxyai.limits.addresses import Networks
 from goproxyai.settings import (
     MEGABYTE,
     VARIABLES,

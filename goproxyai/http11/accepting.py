@@ -22,7 +22,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.tcp import Port
 from twisted.logger import LogEvent, Logger
 
-from goproxyai.policy.crowd import Crowd, descriptors, places
+from goproxyai.limits.connection_slots import Crowd, descriptors, places
 
 MOST_ACCEPTS = 32
 """Connections that a socket accepts in one turn of the reactor: about half a millisecond."""

@@ -1,4 +1,4 @@
-"""Where connections come in: what :mod:`goproxyai.policy.crowd` decides is done here.
+"""Where connections come in: what :mod:`goproxyai.limits.connection_slots` decides is done here.
 
 Who has no place may still ask. ``/health`` is answered, so that a balancer does not take a proxy
 that is full for one that is broken, and send its clients on to the next; anything else is 503
@@ -12,8 +12,8 @@ from typing import Protocol
 from goproxyai.counters import Counters
 from goproxyai.errors import Problem
 from goproxyai.http11.ticking import Ticker
-from goproxyai.policy.addresses import Networks, bucket_name, normal_address
-from goproxyai.policy.crowd import Bound, Crowd
+from goproxyai.limits.addresses import Networks, bucket_name, normal_address
+from goproxyai.limits.connection_slots import Bound, Crowd
 
 UNBOUNDED = 1 << 30
 """More connections than there are."""

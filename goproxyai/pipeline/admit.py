@@ -1,6 +1,6 @@
 """Step one: who is the client, and has it a token left?
 
-The buckets are policy (:mod:`goproxyai.policy.buckets`); here they meet the reactor: one
+The buckets are policy (:mod:`goproxyai.limits.token_buckets`); here they meet the reactor: one
 ``callLater`` a tick mints for all of them, and full ones are swept out in slices.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from goproxyai.http11.exchange import Exchange
-from goproxyai.policy.addresses import Networks, bucket_name, client_address
-from goproxyai.policy.buckets import Buckets
+from goproxyai.limits.addresses import Networks, bucket_name, client_address
+from goproxyai.limits.token_buckets import Buckets
 
 TICK = 0.1
 """Seconds between two mintings."""

@@ -11,6 +11,7 @@ from goproxyai.counters import Counters
 from goproxyai.egress.relay import RelayClient
 from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
+from goproxyai.limits.token_buckets import rate_limit_headers
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.admit import Admission
 from goproxyai.pipeline.flight import Flight
@@ -21,7 +22,6 @@ from goproxyai.pipeline.notes import Notes, Terms
 from goproxyai.pipeline.rider import Rider
 from goproxyai.pipeline.store import Wanted
 from goproxyai.pipeline.upstreams import Upstreams
-from goproxyai.policy.buckets import rate_limit_headers
 from goproxyai.policy.coalescing import deterministic
 from goproxyai.policy.retries import Budget
 from goproxyai.policy.store import Entry, Store

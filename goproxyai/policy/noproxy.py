@@ -23,7 +23,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import attrs
 
-from goproxyai.policy.addresses import Networks
+from goproxyai.limits.addresses import Networks
 
 _NAME = re.compile(r"(?:\*?\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 _WITH_PORT = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?")

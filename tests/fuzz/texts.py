@@ -12,8 +12,7 @@ from fractions import Fraction
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from goproxyai.durations import LONGEST, UNITS, format_duration, parse_duration
-from goproxyai.messages.redaction import LONGEST_PATH, masked, path_only
-from goproxyai.policy.addresses import (
+from goproxyai.limits.addresses import (
     LONGEST_HEADER,
     MOST_ENTRIES,
     Networks,
@@ -21,6 +20,7 @@ from goproxyai.policy.addresses import (
     client_address,
     normal_address,
 )
+from goproxyai.messages.redaction import LONGEST_PATH, masked, path_only
 from goproxyai.policy.noproxy import bypasses_proxy, parse_no_proxy
 from goproxyai.settings import VARIABLES, SettingError, UpstreamURL
 from tests.fuzz.work import forget, linear

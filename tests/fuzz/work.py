@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from goproxyai.limits import addresses
 from goproxyai.messages import redaction
-from goproxyai.policy import addresses, noproxy
+from goproxyai.policy import noproxy
 
 
 @contextmanager
