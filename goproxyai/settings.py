@@ -22,7 +22,7 @@ from goproxyai.durations import parse_duration
 from goproxyai.limits.addresses import Networks
 from goproxyai.messages.redaction import masked
 from goproxyai.policy.coalescing import SHARING
-from goproxyai.policy.noproxy import parse_no_proxy
+from goproxyai.upstream.no_proxy import parse_no_proxy
 
 MEGABYTE = 1024 * 1024
 """Bytes in the unit of ``MAX_CACHE_SIZE`` and ``MAX_BODY_SIZE``."""

@@ -12,7 +12,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from goproxyai.policy.breaker import FEWEST, FIRST, LONGEST, PATIENCE, SLOTS, WINDOW, Breaker, State
+from goproxyai.upstream.breaker import (
+    FEWEST,
+    FIRST,
+    LONGEST,
+    PATIENCE,
+    SLOTS,
+    WINDOW,
+    Breaker,
+    State,
+)
 
 SLOT = WINDOW / SLOTS
 

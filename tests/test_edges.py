@@ -29,7 +29,7 @@ from goproxyai.http11.outbox import Direct
 from goproxyai.http11.pool import Pool
 from goproxyai.http11.ticking import TICK, Ticker
 from goproxyai.messages.headers import Headers
-from goproxyai.policy.retries import Cause
+from goproxyai.upstream.retries import Cause
 from tests.fakes.answers import response
 from tests.fakes.serving import loopback
 from tests.harness import Stand, Wire, eventually, request

@@ -41,8 +41,8 @@ from goproxyai.http11 import pool
 from goproxyai.http11.client import ClientConnection, ConnectionBroken, Timeouts, UpstreamTimeout
 from goproxyai.http11.ticking import Ticker
 from goproxyai.messages.connect import TunnelBroken, TunnelRefused
-from goproxyai.policy.noproxy import parse_no_proxy
 from goproxyai.settings import ProxyURL
+from goproxyai.upstream.no_proxy import parse_no_proxy
 from tests.fakes.answers import chunk, response
 from tests.fakes.authority import Authority
 from tests.fakes.proxy import ESTABLISHED, FakeProxy, Splice

@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 
 from goproxyai.errors import STATUS
-from goproxyai.policy.breaker import FEWEST
+from goproxyai.upstream.breaker import FEWEST
 from tests.fakes.answers import response
 from tests.fakes.steps import Pause, Reset
 from tests.harness import Answer, Skewed, Stand, eventually, post, request

@@ -16,7 +16,7 @@ from goproxyai.limits.addresses import Networks
 from goproxyai.pipeline import asking
 from goproxyai.pipeline.probing import IN_A_ROW
 from goproxyai.pipeline.upstreams import Upstream
-from goproxyai.policy.breaker import FEWEST
+from goproxyai.upstream.breaker import FEWEST
 from tests.fakes.answers import response
 from tests.fakes.serving import loopback
 from tests.fakes.steps import Pause, Reset

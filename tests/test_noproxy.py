@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.policy.noproxy import bypasses_proxy, parse_no_proxy
+from goproxyai.upstream.no_proxy import bypasses_proxy, parse_no_proxy
 
 LABELS = st.from_regex(r"[a-z][a-z0-9-]{0,8}[a-z0-9]", fullmatch=True)
 NAMES = st.lists(LABELS, min_size=1, max_size=4).map(".".join)

@@ -20,8 +20,8 @@ from goproxyai.pipeline import respond
 from goproxyai.pipeline.notes import Notes, Terms
 from goproxyai.pipeline.store import Recorder, Wanted, recorder
 from goproxyai.pipeline.upstreams import Upstream
-from goproxyai.policy.breaker import Breaker
 from goproxyai.policy.store import Entry, Store
+from goproxyai.upstream.breaker import Breaker
 
 PIECES = st.lists(st.binary(min_size=1, max_size=300), max_size=12)
 SIZES = st.sampled_from([1, 1, 700])  # a piece this often, so that some bodies are of many slices

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from twisted.internet.defer import succeed
 
 from goproxyai.pipeline import asking
-from goproxyai.policy.breaker import FEWEST
-from goproxyai.policy.retries import (
+from goproxyai.upstream.breaker import FEWEST
+from goproxyai.upstream.retries import (
     FIRST_WAIT,
     IDEMPOTENT,
     LONGEST_WAIT,

@@ -28,7 +28,7 @@ from goproxyai.http11.pool import Pool
 from goproxyai.http11.response import Receiver, Response
 from goproxyai.http11.ticking import Ticker
 from goproxyai.messages.headers import Headers, lines
-from goproxyai.policy.retries import Cause
+from goproxyai.upstream.retries import Cause
 
 MOST_ORIGINS = 64
 """Routes remembered; the daemon has one upstream, so this is a bound and not a size."""

@@ -28,8 +28,8 @@ from twisted.internet.endpoints import (
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 
 from goproxyai.egress.connect import ConnectEndpoint
-from goproxyai.policy.noproxy import bypasses_proxy
 from goproxyai.settings import ProxyURL
+from goproxyai.upstream.no_proxy import bypasses_proxy
 
 
 @attrs.frozen(eq=False)

@@ -39,7 +39,7 @@ from goproxyai.http11.upload import Upload
 from goproxyai.http11.writing import parked, poller_of, set_no_delay
 from goproxyai.messages.header_templates import shape_of
 from goproxyai.messages.headers import Fields
-from goproxyai.policy.retries import Cause
+from goproxyai.upstream.retries import Cause
 
 LONGEST_REASON = 1024
 """Bytes of a status line's reason phrase."""

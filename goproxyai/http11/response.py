@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from goproxyai.messages.header_templates import Shape
 from goproxyai.messages.headers import Fields, Headers
-from goproxyai.policy.retries import Cause
+from goproxyai.upstream.retries import Cause
 
 
 class Sink(Protocol):

@@ -1,6 +1,6 @@
 """Asking upstream, and asking again where that can do no harm.
 
-:mod:`goproxyai.policy.retries` says when it cannot, :mod:`.upstreams` whom to ask. What upstream
+:mod:`goproxyai.upstream.retries` says when it cannot, :mod:`.upstreams` whom to ask. What upstream
 does is told to its breaker here: an answer, or a failure to get one, and nothing that clients do.
 """
 
@@ -26,7 +26,7 @@ from goproxyai.messages.headers import Headers
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.notes import Notes
 from goproxyai.pipeline.upstreams import Upstream
-from goproxyai.policy.retries import MOST_TRIES, Cause, may_repeat, retry_after, wait_before
+from goproxyai.upstream.retries import MOST_TRIES, Cause, may_repeat, retry_after, wait_before
 
 if TYPE_CHECKING:
     from goproxyai.pipeline.relay import Relay

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from goproxyai.egress.relay import RelayClient
 from goproxyai.http11.response import Response
 from goproxyai.pipeline.upstreams import Upstream, Upstreams
-from goproxyai.policy.breaker import State
+from goproxyai.upstream.breaker import State
 
 PROBE_SECONDS = 5.0
 """Between two probes of an upstream; one that was not answered by then has failed."""

@@ -23,9 +23,9 @@ from goproxyai.pipeline.rider import Rider
 from goproxyai.pipeline.store import Wanted
 from goproxyai.pipeline.upstreams import Upstreams
 from goproxyai.policy.coalescing import deterministic
-from goproxyai.policy.retries import Budget
 from goproxyai.policy.store import Entry, Store
 from goproxyai.policy.usage import Usage
+from goproxyai.upstream.retries import Budget
 
 _log = Logger(namespace="goproxyai.relay")
 

@@ -11,7 +11,7 @@ from math import ceil, inf
 
 from goproxyai.egress.routes import Route
 from goproxyai.errors import Problem
-from goproxyai.policy.breaker import Breaker, State
+from goproxyai.upstream.breaker import Breaker, State
 
 
 class Upstream:

@@ -19,7 +19,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from goproxyai.http11.response import Receiver
-from goproxyai.policy.retries import MOST_TRIES, Cause
+from goproxyai.upstream.retries import MOST_TRIES, Cause
 from tests.chance.clients import Got
 from tests.chance.endings import WHOLE
 from tests.chance.messages import Answer, Wrong, read

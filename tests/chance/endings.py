@@ -7,7 +7,7 @@ from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.python.failure import Failure
 
 from goproxyai.http11.client import ConnectionBroken, UpstreamTimeout
-from goproxyai.policy.retries import Cause
+from goproxyai.upstream.retries import Cause
 
 WHOLE, BROKEN = "whole", "broken"
 

@@ -12,7 +12,7 @@ from twisted.web.iweb import UNKNOWN_LENGTH
 from goproxyai.http11.response import Receiver, Response
 from goproxyai.messages.header_templates import shape_of
 from goproxyai.messages.headers import Headers
-from goproxyai.policy.retries import Cause
+from goproxyai.upstream.retries import Cause
 from tests.chance.endings import BROKEN, CAUSES, WEIGHTS, WHOLE, failure
 from tests.chance.plans import COMPLETIONS, is_own, subject
 

@@ -15,8 +15,8 @@ from goproxyai.pipeline.log import AccessLog, Event
 from goproxyai.pipeline.notes import Terms
 from goproxyai.pipeline.relay import Relay
 from goproxyai.pipeline.upstreams import Upstream, Upstreams
-from goproxyai.policy.breaker import Breaker
 from goproxyai.policy.store import Store
+from goproxyai.upstream.breaker import Breaker
 from tests.chance.checks import check, check_now, check_step
 from tests.chance.clients import Client
 from tests.chance.messages import Wrong

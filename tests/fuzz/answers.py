@@ -22,7 +22,7 @@ from goproxyai.http11.client import ClientConnection, Timeouts
 from goproxyai.http11.outbox import Direct
 from goproxyai.http11.ticking import Ticker
 from goproxyai.messages.headers import Headers
-from goproxyai.policy.retries import Cause
+from goproxyai.upstream.retries import Cause
 from tests.fuzz.requests import Line, plain
 
 METHODS = (b"GET", b"HEAD", b"POST")

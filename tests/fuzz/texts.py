@@ -21,8 +21,8 @@ from goproxyai.limits.addresses import (
     normal_address,
 )
 from goproxyai.messages.redaction import LONGEST_PATH, masked, path_only
-from goproxyai.policy.noproxy import bypasses_proxy, parse_no_proxy
 from goproxyai.settings import VARIABLES, SettingError, UpstreamURL
+from goproxyai.upstream.no_proxy import bypasses_proxy, parse_no_proxy
 from tests.fuzz.work import forget, linear
 
 SECRET = "hunter2hunter2xyz"

@@ -9,7 +9,7 @@ from typing import Any
 
 from goproxyai.limits import addresses
 from goproxyai.messages import redaction
-from goproxyai.policy import noproxy
+from goproxyai.upstream import no_proxy as noproxy
 
 
 @contextmanager
