@@ -13,9 +13,9 @@ from collections.abc import Mapping
 import attrs
 
 from goproxyai import envfile
-from goproxyai.policy import prices
-from goproxyai.policy.prices import Prices
 from goproxyai.settings import VARIABLES, SettingError, Settings
+from goproxyai.usage import prices
+from goproxyai.usage.prices import Prices
 
 CONFIG = "CONFIG"
 """The one variable that cannot be set in the file."""

@@ -11,8 +11,8 @@ from itertools import accumulate
 from typing import Any
 
 from goproxyai.errors import STATUS
-from goproxyai.tokens import Tokens
 from goproxyai.upstream.retries import Cause
+from goproxyai.usage.totals import Tokens
 
 REFUSALS = ("full", "per_client", "dropped", "no_descriptor")
 """Why connections are refused: the first two are answered, the others closed unheard."""

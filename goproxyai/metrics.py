@@ -24,8 +24,8 @@ from goproxyai.counters import Histogram
 from goproxyai.errors import OWNER
 from goproxyai.limits.connection_slots import Crowd
 from goproxyai.pipeline.relay import Relay
-from goproxyai.tokens import KINDS
 from goproxyai.upstream.breaker import State
+from goproxyai.usage.totals import KINDS
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode("ascii")
 """Of :meth:`Metrics.text`."""

@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from goproxyai.messages.redaction import masked, path_only
 from goproxyai.pipeline.log import Batch, Event
-from goproxyai.policy.usage import Usage
+from goproxyai.usage.usage import Usage
 
 
 @lru_cache(maxsize=8)

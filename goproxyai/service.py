@@ -40,12 +40,12 @@ from goproxyai.pipeline.notes import Terms
 from goproxyai.pipeline.probing import Probing
 from goproxyai.pipeline.relay import Relay
 from goproxyai.pipeline.upstreams import Upstream, Upstreams
-from goproxyai.policy.prices import Prices
 from goproxyai.policy.store import Store
 from goproxyai.settings import Settings
 from goproxyai.snapshot import Snapshot
 from goproxyai.stats import Stats
 from goproxyai.upstream.breaker import Breaker
+from goproxyai.usage.prices import Prices
 from goproxyai.web import Front, System, draining
 
 EVICTION_SECONDS = 1.0

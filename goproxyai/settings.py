@@ -611,7 +611,7 @@ class Settings:
     :ivar coalesce: of :data:`~goproxyai.policy.coalescing.SHARING`.
     :ivar cache_snapshot_key: there where ``cache_snapshot`` is.
     :ivar max_connections_per_client: 0 is no bound of its own.
-    :ivar prices: the file of a table, see :mod:`goproxyai.policy.prices`.
+    :ivar prices: the file of a table, see :mod:`goproxyai.usage.prices`.
     :ivar tracing: ``off`` or ``otlp``.
     :ivar log_format: ``json``, ``text``, or empty where it depends on the terminal.
     """

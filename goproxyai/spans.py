@@ -28,7 +28,7 @@ from goproxyai.counters import CLIENT_GONE, SPARED, route_of
 from goproxyai.messages.redaction import masked, path_only
 from goproxyai.messages.trace_context import TraceParent
 from goproxyai.pipeline.log import Event
-from goproxyai.policy.usage import Usage, asked_model, generates
+from goproxyai.usage.usage import Usage, asked_model, generates
 
 OPERATIONS: Final = {
     b"/v1/chat/completions": "chat",

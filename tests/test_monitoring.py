@@ -19,8 +19,8 @@ from twisted.internet.threads import deferToThread
 
 from goproxyai.counters import MOST_OUTCOMES, ROUTES
 from goproxyai.errors import OWNER
-from goproxyai.policy import prices
-from goproxyai.tokens import KINDS, MOST_MODELS
+from goproxyai.usage import prices
+from goproxyai.usage.totals import KINDS, MOST_MODELS
 from goproxyai.web import RELAYED
 from tests.fakes.serving import loopback
 from tests.fakes.upstream import FakeUpstream

@@ -14,12 +14,12 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
 
 from goproxyai.configuration import Reading, Sources
-from goproxyai.policy.prices import LARGEST, Prices, PricesError, parse
-from goproxyai.policy.usage import UNKNOWN, Usage
 from goproxyai.reload import Reload
 from goproxyai.service import make_daemon
 from goproxyai.settings import SettingError, Settings
-from goproxyai.tokens import KINDS, MOST_MODELS, OTHER, Tokens
+from goproxyai.usage.prices import LARGEST, Prices, PricesError, parse
+from goproxyai.usage.totals import KINDS, MOST_MODELS, OTHER, Tokens
+from goproxyai.usage.usage import UNKNOWN, Usage
 
 TABLE = {
     "gpt-4o": {"prompt": 2.5, "cached": 1.25, "completion": 10},

@@ -24,8 +24,8 @@ from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 from goproxyai.policy import sealed
 from goproxyai.policy.sealed import HEADER_BYTES, MAGIC, Record, Refused
 from goproxyai.policy.store import COMPUTED, Entry, Store
-from goproxyai.policy.usage import Usage
 from goproxyai.snapshot import Snapshot
+from goproxyai.usage.usage import Usage
 
 ALICE, BOB = b"\0\0alice-alice-al", b"\0\1bob-bob-bob-bo"
 FILES = b"/v1/files"

@@ -36,10 +36,10 @@ from goproxyai import tap, tracing
 from goproxyai.counters import ROUTES
 from goproxyai.messages.trace_context import TraceParent, parse
 from goproxyai.output import Output
-from goproxyai.policy.usage import asked_model
 from goproxyai.settings import Settings
 from goproxyai.spans import MOST_TRIES, Followed, kind_of, span_of
 from goproxyai.tracing import COMPLAINT_SECONDS, Complaints, Tracing
+from goproxyai.usage.usage import asked_model
 from goproxyai.web import RELAYED
 from tests.fakes.answers import chunk, head, response
 from tests.fakes.serving import loopback

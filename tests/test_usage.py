@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.policy import reader as reading
-from goproxyai.policy.reader import Reader, usage_of
-from goproxyai.policy.usage import LONGEST_MODEL, TAIL, UNKNOWN, Usage, generates
+from goproxyai.usage import scanner as reading
+from goproxyai.usage.scanner import Reader, usage_of
+from goproxyai.usage.usage import LONGEST_MODEL, TAIL, UNKNOWN, Usage, generates
 
 COMPLETION = {
     "id": "chatcmpl-1",

@@ -13,8 +13,8 @@ from typing import Any
 
 from goproxyai.counters import SPARED, Counters
 from goproxyai.policy.store import Entry
-from goproxyai.policy.usage import UNKNOWN, read_all
-from goproxyai.tokens import Tokens
+from goproxyai.usage.totals import Tokens
+from goproxyai.usage.usage import UNKNOWN, read_all
 
 _CACHE, _BILL = 4, 15  # of the parts of an event
 _OURS = "-"  # what never came near the cache: our own pages, and what is refused

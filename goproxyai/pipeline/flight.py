@@ -34,7 +34,7 @@ from goproxyai.pipeline.resume import Resumed
 from goproxyai.pipeline.rider import Rider
 from goproxyai.pipeline.store import Recorder, Wanted, recorder
 from goproxyai.policy.freshness import may_share
-from goproxyai.policy.usage import Usage
+from goproxyai.usage.usage import Usage
 
 if TYPE_CHECKING:
     from goproxyai.pipeline.relay import Relay

@@ -25,7 +25,7 @@ from goproxyai.pipeline.meter import Meter, bill_of, meter_of
 from goproxyai.pipeline.notes import Notes
 from goproxyai.pipeline.store import Recorder, Wanted, keep_whole, recorder
 from goproxyai.policy.freshness import parent_paths
-from goproxyai.policy.usage import UNREAD, Usage
+from goproxyai.usage.usage import UNREAD, Usage
 
 if TYPE_CHECKING:
     from goproxyai.pipeline.relay import Relay

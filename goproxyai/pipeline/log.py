@@ -25,7 +25,7 @@ from goproxyai.http11.exchange import Exchange
 from goproxyai.messages.redaction import path_only
 from goproxyai.pipeline.counting import counted
 from goproxyai.policy.store import Entry
-from goproxyai.policy.usage import Usage
+from goproxyai.usage.usage import Usage
 
 _log = Logger(namespace="goproxyai.log")
 

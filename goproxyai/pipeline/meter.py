@@ -1,7 +1,7 @@
 """Beside steps four and five: what an answer costs, and how evenly it comes.
 
 A meter looks at the body of one answer that comes in several reads; what it keeps of it is bounded
-(:class:`~goproxyai.policy.reader.Reader`), and nothing waits for it.
+(:class:`~goproxyai.usage.scanner.Reader`), and nothing waits for it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Final
 from goproxyai.counters import Counters
 from goproxyai.http11.response import Response
 from goproxyai.pipeline.notes import Notes
-from goproxyai.policy.reader import Reader, usage_of
 from goproxyai.policy.streams import is_stream
-from goproxyai.policy.usage import UNKNOWN, Usage
+from goproxyai.usage.scanner import Reader, usage_of
+from goproxyai.usage.usage import UNKNOWN, Usage
 
 LARGEST_UNREAD: Final = 8 * 1024
 """Bytes of an answer that is read for its usage with the batch: it holds two megabytes at most."""
@@ -59,7 +59,7 @@ class Meter:
         return None if reader is None else _counted(self._counters, reader.usage())
 
     def lost(self, why: str) -> None:
-        """It has not, and will not; *why*: of :data:`~goproxyai.tokens.WITHOUT`."""
+        """It has not, and will not; *why*: of :data:`~goproxyai.usage.totals.WITHOUT`."""
         reader, self._reader = self._reader, None
         if reader is not None:
             self._counters.tokens.lose(why)

@@ -14,7 +14,7 @@ from goproxyai.policy.coalescing import shares
 from goproxyai.policy.directives import request_directives, wanted_ttl, wants_pace
 from goproxyai.policy.freshness import bypass_reason, in_namespace, is_write
 from goproxyai.policy.store import COMPUTED
-from goproxyai.policy.usage import generates
+from goproxyai.usage.usage import generates
 
 _VIA = b"Via: 1.1 goproxyai\r\n"
 

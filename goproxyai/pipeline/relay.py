@@ -24,8 +24,8 @@ from goproxyai.pipeline.store import Wanted
 from goproxyai.pipeline.upstreams import Upstreams
 from goproxyai.policy.coalescing import deterministic
 from goproxyai.policy.store import Entry, Store
-from goproxyai.policy.usage import Usage
 from goproxyai.upstream.retries import Budget
+from goproxyai.usage.usage import Usage
 
 _log = Logger(namespace="goproxyai.relay")
 

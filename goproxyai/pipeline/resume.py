@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from goproxyai.errors import Problem
 from goproxyai.http11.response import Response
 from goproxyai.pipeline.forward import Forward
-from goproxyai.policy.usage import Usage
+from goproxyai.usage.usage import Usage
 
 if TYPE_CHECKING:
     from goproxyai.pipeline.relay import Relay

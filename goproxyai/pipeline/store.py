@@ -20,7 +20,7 @@ from goproxyai.policy.freshness import may_store, still_changing
 from goproxyai.policy.pace import Pace
 from goproxyai.policy.store import Entry, Store
 from goproxyai.policy.streams import Ending, ending, is_stream
-from goproxyai.policy.usage import Usage
+from goproxyai.usage.usage import Usage
 
 PIECE_BYTES = 60
 """That a piece takes beside its bytes."""

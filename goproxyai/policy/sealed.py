@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from goproxyai.policy.store import Entry
-from goproxyai.policy.usage import Usage
+from goproxyai.usage.usage import Usage
 
 MAGIC: Final = b"goproxyai cache\0"
 """What each of our files begins with, whatever its version."""

@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush, heapreplace
 from typing import Any, Final
 
-from goproxyai.policy.usage import UNKNOWN, UNREAD, Usage, plain_usage
+from goproxyai.usage.usage import UNKNOWN, UNREAD, Usage, plain_usage
 
 COMPUTED: Final = b"computed"
 """The owner of answers that only compute: of POSTs, whoever sent them."""

@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from goproxyai.messages.connect import LONGEST_ANSWER, Tunnel, TunnelBroken, TunnelRefused
 from goproxyai.policy import sealed
 from goproxyai.policy.coalescing import LARGEST_READ, deterministic
-from goproxyai.policy.prices import PricesError, parse
-from goproxyai.policy.reader import Reader, usage_of
 from goproxyai.policy.sealed import Record, Refused
 from goproxyai.policy.streams import LONGEST_TAIL, MOST_BLOCKS, Ending, ending
-from goproxyai.policy.usage import TAIL, UNKNOWN, Usage
+from goproxyai.usage.prices import PricesError, parse
+from goproxyai.usage.scanner import Reader, usage_of
+from goproxyai.usage.usage import TAIL, UNKNOWN, Usage
 from tests.fuzz.work import linear
 
 # Streams.

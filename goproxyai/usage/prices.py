@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import attrs
 
-from goproxyai.policy.usage import Usage
+from goproxyai.usage.usage import Usage
 
 LARGEST: Final = 1024 * 1024
 """Bytes of a table."""

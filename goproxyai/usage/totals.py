@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from goproxyai.policy.prices import Prices
-from goproxyai.policy.usage import UNKNOWN, Usage
+from goproxyai.usage.prices import Prices
+from goproxyai.usage.usage import UNKNOWN, Usage
 
 KINDS = ("prompt", "completion", "cached", "reasoning")
-"""Of tokens, as in :class:`~goproxyai.policy.usage.Usage`; the last two are parts of the others."""
+"""Of tokens, as in :class:`~goproxyai.usage.usage.Usage`; the last two are parts of the others."""
 
 MOST_MODELS = 100
 """Models that are counted apart, those that were seen first; the rest are ``other``."""

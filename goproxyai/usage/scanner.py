@@ -10,7 +10,7 @@ from collections import deque
 from typing import Any, Final
 
 from goproxyai.messages.headers import Fields
-from goproxyai.policy.usage import (
+from goproxyai.usage.usage import (
     LONGEST_MODEL,
     TAIL,
     UNKNOWN,
