@@ -18,10 +18,10 @@ from urllib.parse import unquote
 
 import attrs
 
+from goproxyai.cache.coalescing import SHARING
 from goproxyai.durations import parse_duration
 from goproxyai.limits.addresses import Networks
 from goproxyai.messages.redaction import masked
-from goproxyai.policy.coalescing import SHARING
 from goproxyai.upstream.no_proxy import parse_no_proxy
 
 MEGABYTE = 1024 * 1024
@@ -608,7 +608,7 @@ class Settings:
     :ivar rate_limit: requests a minute and client; 0 is no limit.
     :ivar cache_ttl: 0 is no cache.
     :ivar cache_shared: paths below ``/v1/``.
-    :ivar coalesce: of :data:`~goproxyai.policy.coalescing.SHARING`.
+    :ivar coalesce: of :data:`~goproxyai.cache.coalescing.SHARING`.
     :ivar cache_snapshot_key: there where ``cache_snapshot`` is.
     :ivar max_connections_per_client: 0 is no bound of its own.
     :ivar prices: the file of a table, see :mod:`goproxyai.usage.prices`.

@@ -28,8 +28,8 @@ from typing import BinaryIO
 import attrs
 from twisted.logger import Logger
 
-from goproxyai.policy import sealed
-from goproxyai.policy.store import Entry, Store
+from goproxyai.cache import snapshot_format as sealed
+from goproxyai.cache.store import Entry, Store
 
 _log = Logger(namespace="goproxyai.snapshot")
 

@@ -7,8 +7,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
+from goproxyai.cache.key import KEY_FIELDS, cache_key, credential
 from goproxyai.messages.headers import Headers, fields_of
-from goproxyai.policy.cachekey import KEY_FIELDS, cache_key, credential
 
 VALUES = st.sampled_from([b"", b"a", b"b", b"a, b", b"a,b", b"b, a"])
 KEY_LINES = st.lists(st.tuples(st.sampled_from(KEY_FIELDS[:4]), VALUES), max_size=5)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from twisted.logger import LogEvent
 
+from goproxyai.cache.store import Store
 from goproxyai.pipeline import asking, flight
 from goproxyai.pipeline.flight import Flight
 from goproxyai.pipeline.relay import Relay
 from goproxyai.pipeline.resume import Resumed
 from goproxyai.pipeline.rider import Rider
-from goproxyai.policy.store import Store
 from tests.chance.run import lived
 from tests.chance.world import World
 

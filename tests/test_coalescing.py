@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.policy.coalescing import LARGEST_READ, deterministic, shares
+from goproxyai.cache.coalescing import LARGEST_READ, deterministic, shares
 
 CHAT = b"/v1/chat/completions"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.policy.directives import (
+from goproxyai.cache.directives import (
     NO_DIRECTIVES,
     Directives,
     request_directives,

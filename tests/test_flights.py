@@ -354,7 +354,7 @@ async def test_who_falls_too_far_behind_goes_on_by_a_request_of_its_own(
 
 
 def store_class() -> Any:
-    from goproxyai.policy.store import Store
+    from goproxyai.cache.store import Store
 
     return Store
 

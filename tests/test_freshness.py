@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.messages.decoding import MOST_DECODED
-from goproxyai.policy.cachekey import KEY_FIELDS, OWN_FIELDS
-from goproxyai.policy.directives import NO_DIRECTIVES, Directives
-from goproxyai.policy.freshness import (
+from goproxyai.cache.directives import NO_DIRECTIVES, Directives
+from goproxyai.cache.key import KEY_FIELDS, OWN_FIELDS
+from goproxyai.cache.rules import (
     TERMINAL,
     bypass_reason,
     in_namespace,
@@ -24,6 +23,7 @@ from goproxyai.policy.freshness import (
     parent_paths,
     still_changing,
 )
+from goproxyai.messages.decoding import MOST_DECODED
 
 CHAT = b"/v1/chat/completions"
 JSON = {b"content-type": b"application/json"}

@@ -202,8 +202,8 @@ def test_a_planted_fault_is_found(name: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("goproxyai.policy.store", "from goproxyai.messages.headers import Headers"),
-        ("goproxyai.policy.store", "from .headers import Headers\nfrom . import buckets"),
+        ("goproxyai.cache.store", "from goproxyai.messages.headers import Headers"),
+        ("goproxyai.cache.store", "from .headers import Headers\nfrom . import buckets"),
         ("goproxyai.messages.targets", "from goproxyai.errors import Problem"),
         ("goproxyai.web", "from goproxyai import __version__\nimport time"),
         ("goproxyai.tap", "def make():\n    from twisted.internet import reactor"),

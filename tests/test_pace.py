@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.policy import pace
-from goproxyai.policy.pace import MOST_MARKS, Pace, pieces
+from goproxyai.cache import stream_timing as pace
+from goproxyai.cache.stream_timing import MOST_MARKS, Pace, pieces
 
 PIECES = st.lists(st.tuples(st.floats(0, 1e4), st.integers(1, 10_000)), max_size=50)
 

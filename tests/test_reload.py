@@ -20,12 +20,12 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 
 from goproxyai import service
+from goproxyai.cache.store import Store
 from goproxyai.configuration import Reading, Sources
 from goproxyai.limits.addresses import Networks
 from goproxyai.limits.token_buckets import Buckets
 from goproxyai.output import Output
 from goproxyai.pipeline.admit import SWEEP_SLICE, TICK, Admission
-from goproxyai.policy.store import Store
 from goproxyai.reload import LIVE, Reload, differences
 from goproxyai.service import Daemon, make_daemon
 from goproxyai.settings import SettingError, Settings

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.web.iweb import UNKNOWN_LENGTH
 
+from goproxyai.cache.store import Entry, Store
 from goproxyai.http11.body import WholeBody
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.head import Head
@@ -20,7 +21,6 @@ from goproxyai.pipeline import respond
 from goproxyai.pipeline.notes import Notes, Terms
 from goproxyai.pipeline.store import Recorder, Wanted, recorder
 from goproxyai.pipeline.upstreams import Upstream
-from goproxyai.policy.store import Entry, Store
 from goproxyai.upstream.breaker import Breaker
 
 PIECES = st.lists(st.binary(min_size=1, max_size=300), max_size=12)

@@ -21,9 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 
-from goproxyai.policy import sealed
-from goproxyai.policy.sealed import HEADER_BYTES, MAGIC, Record, Refused
-from goproxyai.policy.store import COMPUTED, Entry, Store
+from goproxyai.cache import snapshot_format as sealed
+from goproxyai.cache.snapshot_format import HEADER_BYTES, MAGIC, Record, Refused
+from goproxyai.cache.store import COMPUTED, Entry, Store
 from goproxyai.snapshot import Snapshot
 from goproxyai.usage.usage import Usage
 

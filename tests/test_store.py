@@ -12,8 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from goproxyai.policy import store as store_module
-from goproxyai.policy.store import COMPUTED, SLOTS_A_SECOND, Entry, Place, Store
+from goproxyai.cache import store as store_module
+from goproxyai.cache.store import COMPUTED, SLOTS_A_SECOND, Entry, Place, Store
 
 TTL = 300.0
 ROOM = 60_000

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from goproxyai.cache.stream_end import LONGEST_TAIL, MOST_BLOCKS, Ending, ending, is_stream
 from goproxyai.messages.decoding import MOST_DECODED
-from goproxyai.policy.streams import LONGEST_TAIL, MOST_BLOCKS, Ending, ending, is_stream
 
 SSE = {b"content-type": b"text/event-stream; charset=utf-8"}
 CHUNK = b'data: {"choices":[{"delta":{"content":"error"}}]}\n\n'

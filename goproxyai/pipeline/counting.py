@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from operator import sub
 from typing import Any
 
+from goproxyai.cache.store import Entry
 from goproxyai.counters import SPARED, Counters
-from goproxyai.policy.store import Entry
 from goproxyai.usage.totals import Tokens
 from goproxyai.usage.usage import UNKNOWN, read_all
 

@@ -1,6 +1,6 @@
 """Step four, for many: one upstream request, and everybody who wants its answer.
 
-1. Identical requests share one flight (:mod:`goproxyai.policy.coalescing` says which may): whoever
+1. Identical requests share one flight (:mod:`goproxyai.cache.coalescing` says which may): whoever
    comes while it is under way gets what has come so far, then what comes, at a pace of its own.
 2. All that came is kept in pieces, once, while riders may come; a rider is a place in them.
    Upstream is paused only while nobody takes anything: a slow rider holds nobody up.
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from goproxyai.cache.rules import may_share
 from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
@@ -33,7 +34,6 @@ from goproxyai.pipeline.meter import Meter, charged, is_billed, meter_of
 from goproxyai.pipeline.resume import Resumed
 from goproxyai.pipeline.rider import Rider
 from goproxyai.pipeline.store import Recorder, Wanted, recorder
-from goproxyai.policy.freshness import may_share
 from goproxyai.usage.usage import Usage
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from goproxyai.cache.rules import parent_paths
 from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
@@ -24,7 +25,6 @@ from goproxyai.pipeline.asking import Asking
 from goproxyai.pipeline.meter import Meter, bill_of, meter_of
 from goproxyai.pipeline.notes import Notes
 from goproxyai.pipeline.store import Recorder, Wanted, keep_whole, recorder
-from goproxyai.policy.freshness import parent_paths
 from goproxyai.usage.usage import UNREAD, Usage
 
 if TYPE_CHECKING:

@@ -20,11 +20,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from goproxyai.cache.store import Entry
 from goproxyai.counters import CLIENT_GONE, Counters
 from goproxyai.http11.exchange import Exchange
 from goproxyai.messages.redaction import path_only
 from goproxyai.pipeline.counting import counted
-from goproxyai.policy.store import Entry
 from goproxyai.usage.usage import Usage
 
 _log = Logger(namespace="goproxyai.log")

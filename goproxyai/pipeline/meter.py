@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from goproxyai.cache.stream_end import is_stream
 from goproxyai.counters import Counters
 from goproxyai.http11.response import Response
 from goproxyai.pipeline.notes import Notes
-from goproxyai.policy.streams import is_stream
 from goproxyai.usage.scanner import Reader, usage_of
 from goproxyai.usage.usage import UNKNOWN, Usage
 

@@ -6,14 +6,14 @@ from typing import Final
 
 import attrs
 
+from goproxyai.cache.coalescing import shares
+from goproxyai.cache.directives import request_directives, wanted_ttl, wants_pace
+from goproxyai.cache.key import begun_key, credential
+from goproxyai.cache.rules import bypass_reason, in_namespace, is_write
+from goproxyai.cache.store import COMPUTED
 from goproxyai.http11.head import Head, Holes
 from goproxyai.messages.headers import forwarded, via_names_us
 from goproxyai.pipeline.upstreams import Upstream
-from goproxyai.policy.cachekey import begun_key, credential
-from goproxyai.policy.coalescing import shares
-from goproxyai.policy.directives import request_directives, wanted_ttl, wants_pace
-from goproxyai.policy.freshness import bypass_reason, in_namespace, is_write
-from goproxyai.policy.store import COMPUTED
 from goproxyai.usage.usage import generates
 
 _VIA = b"Via: 1.1 goproxyai\r\n"
@@ -28,7 +28,7 @@ class Terms:
 
     :ivar upstream: who is asked before all others.
     :ivar shared: the namespaces whose answers all credentials share.
-    :ivar sharing: who shares upstream requests, see :mod:`goproxyai.policy.coalescing`.
+    :ivar sharing: who shares upstream requests, see :mod:`goproxyai.cache.coalescing`.
     :ivar ttl: seconds that an answer is kept.
     :ivar most_ttl: seconds that a request may ask for.
     :ivar retry_status: answers that are asked for again, where that does no harm.
@@ -60,7 +60,7 @@ class Notes:
     :ivar shared: whether all credentials share the answer.
     :ivar shares: whether it may be shared while it comes, ``None`` where the body decides.
     :ivar owner: whose writes drop the answer: of a credential, :data:`SHARED`, or nobody's
-        (:data:`~goproxyai.policy.store.COMPUTED`).
+        (:data:`~goproxyai.cache.store.COMPUTED`).
     :ivar writes_to: the owners whose answers a write drops: what is shared, and one's own above it.
     :ivar generates: whether it is billed by what its answer says.
     :ivar is_get: whether the method is GET.

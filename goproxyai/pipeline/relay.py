@@ -7,6 +7,8 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from goproxyai.cache.coalescing import deterministic
+from goproxyai.cache.store import Entry, Store
 from goproxyai.counters import Counters
 from goproxyai.egress.relay import RelayClient
 from goproxyai.errors import Problem
@@ -22,8 +24,6 @@ from goproxyai.pipeline.notes import Notes, Terms
 from goproxyai.pipeline.rider import Rider
 from goproxyai.pipeline.store import Wanted
 from goproxyai.pipeline.upstreams import Upstreams
-from goproxyai.policy.coalescing import deterministic
-from goproxyai.policy.store import Entry, Store
 from goproxyai.upstream.retries import Budget
 from goproxyai.usage.usage import Usage
 

@@ -10,12 +10,12 @@ from http import HTTPStatus
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from zope.interface import implementer
 
+from goproxyai.cache.store import Entry
+from goproxyai.cache.stream_timing import pieces
 from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
 from goproxyai.messages.headers import Headers, fields_of, is_kept, lines, relayed, tells_who_asked
-from goproxyai.policy.pace import pieces
-from goproxyai.policy.store import Entry
 
 SLICE = 64 * 1024
 """Bytes of a stored body that are written in one turn."""

@@ -1,7 +1,7 @@
 """Step five: what came is kept, if it may be and came whole.
 
 A recorder holds the body of one answer while it is relayed. All recorders together hold at most as
-much as the store lets them (:meth:`~goproxyai.policy.store.Store.reserve`); one holds at most the
+much as the store lets them (:meth:`~goproxyai.cache.store.Store.reserve`); one holds at most the
 largest storable entry. A recorder that would exceed either forgets what it has and the answer is
 relayed unrecorded.
 """
@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from goproxyai.cache.rules import may_store, still_changing
+from goproxyai.cache.store import Entry, Store
+from goproxyai.cache.stream_end import Ending, ending, is_stream
+from goproxyai.cache.stream_timing import Pace
 from goproxyai.http11.response import Response
 from goproxyai.messages.headers import names_itself
 from goproxyai.pipeline.notes import Notes
 from goproxyai.pipeline.respond import kept_lines, status_line, stored_lines
-from goproxyai.policy.freshness import may_store, still_changing
-from goproxyai.policy.pace import Pace
-from goproxyai.policy.store import Entry, Store
-from goproxyai.policy.streams import Ending, ending, is_stream
 from goproxyai.usage.usage import Usage
 
 PIECE_BYTES = 60

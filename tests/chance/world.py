@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent
 
+from goproxyai.cache.store import Store
 from goproxyai.counters import Counters
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Receiver
@@ -15,7 +16,6 @@ from goproxyai.pipeline.log import AccessLog, Event
 from goproxyai.pipeline.notes import Terms
 from goproxyai.pipeline.relay import Relay
 from goproxyai.pipeline.upstreams import Upstream, Upstreams
-from goproxyai.policy.store import Store
 from goproxyai.upstream.breaker import Breaker
 from tests.chance.checks import check, check_now, check_step
 from tests.chance.clients import Client

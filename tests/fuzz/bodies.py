@@ -13,11 +13,11 @@ from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from goproxyai.cache import snapshot_format as sealed
+from goproxyai.cache.coalescing import LARGEST_READ, deterministic
+from goproxyai.cache.snapshot_format import Record, Refused
+from goproxyai.cache.stream_end import LONGEST_TAIL, MOST_BLOCKS, Ending, ending
 from goproxyai.messages.connect import LONGEST_ANSWER, Tunnel, TunnelBroken, TunnelRefused
-from goproxyai.policy import sealed
-from goproxyai.policy.coalescing import LARGEST_READ, deterministic
-from goproxyai.policy.sealed import Record, Refused
-from goproxyai.policy.streams import LONGEST_TAIL, MOST_BLOCKS, Ending, ending
 from goproxyai.usage.prices import PricesError, parse
 from goproxyai.usage.scanner import Reader, usage_of
 from goproxyai.usage.usage import TAIL, UNKNOWN, Usage

@@ -10,6 +10,7 @@ from contextlib import suppress
 from fractions import Fraction
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from goproxyai.cache.directives import members, request_directives, wanted_ttl
 from goproxyai.errors import Problem
 from goproxyai.messages.header_templates import Shape
 from goproxyai.messages.headers import (
@@ -24,7 +25,6 @@ from goproxyai.messages.headers import (
     via_names_us,
 )
 from goproxyai.messages.targets import LONGEST_TARGET, check_host, origin_form
-from goproxyai.policy.directives import members, request_directives, wanted_ttl
 from tests.fuzz.texts import go_seconds, parts
 from tests.fuzz.work import linear
 

@@ -18,7 +18,7 @@
    that owners share by hash: it may refuse too much, never too little.
 
 The index has a shelf a path, and on it a place an owner: whose answers a write drops. A GET's owner
-is its credential (:func:`~.cachekey.credential`); no write drops what was :data:`COMPUTED`.
+is its credential (:func:`~.key.credential`); no write drops what was :data:`COMPUTED`.
 """
 
 from __future__ import annotations
@@ -96,14 +96,14 @@ class Entry:
     Its header is kept once, as the bytes that go on the wire. ``Set-Cookie`` is not kept, and
     neither is what each reply says anew: ``Content-Length``, ``Transfer-Encoding``, ``Age``.
 
-    :ivar key: 32 bytes, of :func:`~.cachekey.cache_key`.
+    :ivar key: 32 bytes, of :func:`~.key.cache_key`.
     :ivar head: status line and header lines, the last of them without its value: that of a
         reply's own id, see :func:`goproxyai.pipeline.respond.stored_lines`.
     :ivar body: whole, as received.
     :ivar stored_at: monotonic seconds.
     :ivar expires_at: monotonic seconds.
     :ivar initial_age: seconds, the ``Age`` that upstream gave.
-    :ivar pace: of a stream: when its pieces came, as :class:`~.pace.Pace` packs it; ``None``: of
+    :ivar pace: of a stream: when its pieces came, as :class:`~.stream_timing.Pace` packs it; ``None``: of
         no stream.
     :ivar usage: see :meth:`tokens`; may be :data:`~.usage.UNREAD`.
     :ivar place: where it lies in the index; ``None`` where it is not stored.
@@ -366,7 +366,7 @@ class Store:
     def invalidate(self, owner: bytes, paths: Iterable[bytes]) -> None:
         """Note a successful write: drop the owner's answers, refuse those under way.
 
-        :param paths: as of :func:`~.freshness.parent_paths`.
+        :param paths: as of :func:`~.rules.parent_paths`.
         """
         self._clock += 1
         self._writes[_remembered(owner)] = self._clock

@@ -23,10 +23,10 @@ import json
 import re
 from typing import Final
 
+from goproxyai.cache.directives import Directives, members
+from goproxyai.cache.key import KEY_FIELDS, OWN_FIELDS
 from goproxyai.messages.decoding import MOST_DECODED, decoded
 from goproxyai.messages.headers import HOP_BY_HOP, Fields
-from goproxyai.policy.cachekey import KEY_FIELDS, OWN_FIELDS
-from goproxyai.policy.directives import Directives, members
 
 CACHED_POSTS: Final = frozenset((b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings"))
 """Paths of the POSTs that only compute: their answers may be stored, and they write nothing."""

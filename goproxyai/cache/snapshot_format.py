@@ -2,7 +2,7 @@
 
 1. A header, then frames: ``goproxyai cache`` and a zero, the version, the salt, the prefix of the
    nonces. The version stands for all that follows, the cost of the key and the way in which
-   :mod:`~.cachekey` makes keys included.
+   :mod:`~.key` makes keys included.
 2. The records, one behind the other, are cut into frames of :data:`FRAME` bytes; the last one may
    be shorter. Neither side holds more than some frames and the record at hand.
 3. A frame is sealed with AES-256-GCM, the header beside it as associated data. Its nonce is the
@@ -27,7 +27,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from goproxyai.policy.store import Entry
+from goproxyai.cache.store import Entry
 from goproxyai.usage.usage import Usage
 
 MAGIC: Final = b"goproxyai cache\0"
