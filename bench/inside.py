@@ -74,8 +74,8 @@ class Inside:
     """A daemon, a client's connection to it, and its connection to upstream."""
 
     def __init__(self) -> None:
+        from goproxyai.config.settings import Settings
         from goproxyai.service import make_daemon
-        from goproxyai.settings import Settings
 
         reactor = MemoryReactorClock()
         reactor.seconds = time.monotonic  # type: ignore[method-assign]  # as the plugin does

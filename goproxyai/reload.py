@@ -15,9 +15,9 @@ from typing import Final
 import attrs
 from twisted.logger import Logger
 
-from goproxyai.configuration import Reading
+from goproxyai.config.settings import SettingError, Settings
+from goproxyai.config.sources import Reading
 from goproxyai.service import Daemon
-from goproxyai.settings import SettingError, Settings
 
 LIVE: Final = frozenset(
     (

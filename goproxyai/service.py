@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from goproxyai.cache.store import Store
+from goproxyai.config.settings import Settings
 from goproxyai.counters import Counters
 from goproxyai.egress.agent import RelayAgent
 from goproxyai.egress.relay import RelayClient
@@ -41,7 +42,6 @@ from goproxyai.pipeline.notes import Terms
 from goproxyai.pipeline.probing import Probing
 from goproxyai.pipeline.relay import Relay
 from goproxyai.pipeline.upstreams import Upstream, Upstreams
-from goproxyai.settings import Settings
 from goproxyai.snapshot import Snapshot
 from goproxyai.stats import Stats
 from goproxyai.upstream.breaker import Breaker

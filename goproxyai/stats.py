@@ -8,11 +8,11 @@ from typing import Any
 
 import attrs
 
+from goproxyai.config.settings import Settings
 from goproxyai.counters import Counters
 from goproxyai.durations import format_duration
 from goproxyai.limits.connection_slots import Crowd
 from goproxyai.pipeline.relay import Relay
-from goproxyai.settings import Settings
 
 
 @attrs.define(eq=False)

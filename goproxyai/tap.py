@@ -18,13 +18,13 @@ from twisted.python import usage
 from twisted.python.logfile import LogFile
 
 from goproxyai import __version__
-from goproxyai.configuration import Reading, Sources
+from goproxyai.config.settings import VARIABLES, SettingError, Settings
+from goproxyai.config.sources import Reading, Sources
 from goproxyai.http11.turns import lighten
 from goproxyai.output import Output
 from goproxyai.pipeline.log import Batch, Event, Tracer, Write
 from goproxyai.reload import Reload, hidden_line
 from goproxyai.service import Daemon, make_daemon
-from goproxyai.settings import VARIABLES, SettingError, Settings
 
 _log = Logger(namespace="goproxyai")
 _access = Logger(namespace="goproxyai.access")

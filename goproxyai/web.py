@@ -23,6 +23,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect
 
 from goproxyai.assets import HEADERS, PAGE, assets
+from goproxyai.config.settings import Settings
 from goproxyai.errors import Problem, compact
 from goproxyai.http11.channel import ExchangeChannel, SystemRequest
 from goproxyai.http11.exchange import Exchange
@@ -31,7 +32,6 @@ from goproxyai.metrics import CONTENT_TYPE, Metrics
 from goproxyai.pipeline import respond
 from goproxyai.pipeline.identify import GIVEN, Names
 from goproxyai.pipeline.relay import Relay
-from goproxyai.settings import Settings
 from goproxyai.stats import Stats
 
 RELAYED = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]

@@ -18,10 +18,10 @@ from twisted.logger import LogEvent, eventAsText
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from goproxyai.config.settings import Settings
 from goproxyai.http11.pool import Pool
 from goproxyai.pipeline.log import Batch, Event, Tracer
 from goproxyai.service import Daemon, make_daemon
-from goproxyai.settings import Settings
 from tests.fakes.authority import Authority, Identity
 from tests.fakes.ledger import Ledger
 from tests.fakes.proxy import FakeProxy

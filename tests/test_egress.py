@@ -32,6 +32,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 from zope.interface.verify import verifyObject
 
+from goproxyai.config.settings import ProxyURL
 from goproxyai.egress.agent import RelayAgent
 from goproxyai.egress.connect import ConnectEndpoint
 from goproxyai.egress.relay import RelayClient
@@ -41,7 +42,6 @@ from goproxyai.http11 import pool
 from goproxyai.http11.client import ClientConnection, ConnectionBroken, Timeouts, UpstreamTimeout
 from goproxyai.http11.ticking import Ticker
 from goproxyai.messages.connect import TunnelBroken, TunnelRefused
-from goproxyai.settings import ProxyURL
 from goproxyai.upstream.no_proxy import parse_no_proxy
 from tests.fakes.answers import chunk, response
 from tests.fakes.authority import Authority

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.envfile import LARGEST, EnvFileError, parse
+from goproxyai.config.env_file import LARGEST, EnvFileError, parse
 
 NAMES = ("RATE_LIMIT", "ADMIN_TOKEN", "NO_PROXY")
 SECRET = "hunter2"

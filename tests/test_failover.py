@@ -10,8 +10,9 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from goproxyai import envfile, service
-from goproxyai.configuration import NAMES
+from goproxyai import service
+from goproxyai.config import env_file as envfile
+from goproxyai.config.sources import NAMES
 from goproxyai.limits.addresses import Networks
 from goproxyai.pipeline import asking
 from goproxyai.pipeline.probing import IN_A_ROW

@@ -173,7 +173,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("goproxyai.limits.token_buckets", "from goproxyai.settings import Settings"),
+        ("goproxyai.limits.token_buckets", "from goproxyai.config.settings import Settings"),
         ("goproxyai.limits.token_buckets", "import goproxyai.web"),
         ("goproxyai.limits.token_buckets", "from goproxyai import web"),
         ("goproxyai.limits.token_buckets", "from .. import web as w"),
@@ -183,7 +183,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
         ("goproxyai.limits.token_buckets", "from twisted.internet.task import Clock"),
         ("goproxyai.limits.token_buckets", "import asyncio.events as e"),
         ("goproxyai.errors", "from goproxyai.durations import parse_duration"),
-        ("goproxyai.settings", "import datetime"),
+        ("goproxyai.config.settings", "import datetime"),
         ("goproxyai.http11.pool", "from goproxyai.egress.agent import RelayAgent"),
         ("goproxyai.egress.agent", "from goproxyai.pipeline import answers"),
         ("goproxyai.pipeline.relay", "if TYPE_CHECKING:\n    from goproxyai.web import Front"),

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
 
-from goproxyai.configuration import Reading, Sources
+from goproxyai.config.settings import SettingError, Settings
+from goproxyai.config.sources import Reading, Sources
 from goproxyai.reload import Reload
 from goproxyai.service import make_daemon
-from goproxyai.settings import SettingError, Settings
 from goproxyai.usage.prices import LARGEST, Prices, PricesError, parse
 from goproxyai.usage.totals import KINDS, MOST_MODELS, OTHER, Tokens
 from goproxyai.usage.usage import UNKNOWN, Usage

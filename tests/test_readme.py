@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from goproxyai.config.settings import VARIABLES
 from goproxyai.errors import STATUS
-from goproxyai.settings import VARIABLES
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- settings: begin -->\n", "<!-- settings: end -->\n"

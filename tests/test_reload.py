@@ -21,14 +21,14 @@ from twisted.logger import capturedLogs
 
 from goproxyai import service
 from goproxyai.cache.store import Store
-from goproxyai.configuration import Reading, Sources
+from goproxyai.config.settings import SettingError, Settings
+from goproxyai.config.sources import Reading, Sources
 from goproxyai.limits.addresses import Networks
 from goproxyai.limits.token_buckets import Buckets
 from goproxyai.output import Output
 from goproxyai.pipeline.admit import SWEEP_SLICE, TICK, Admission
 from goproxyai.reload import LIVE, Reload, differences
 from goproxyai.service import Daemon, make_daemon
-from goproxyai.settings import SettingError, Settings
 from tests.fakes.answers import response
 from tests.fakes.steps import Pause
 from tests.harness import Stand, eventually, lines, request

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.limits.addresses import Networks
-from goproxyai.settings import (
+from goproxyai.config.settings import (
     MEGABYTE,
     VARIABLES,
     ProxyURL,
@@ -18,6 +17,7 @@ from goproxyai.settings import (
     Settings,
     UpstreamURL,
 )
+from goproxyai.limits.addresses import Networks
 
 DEFAULTS = Settings.from_texts({})
 NAMES = [variable.name for variable in VARIABLES]

@@ -33,10 +33,10 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from goproxyai import tap, tracing
+from goproxyai.config.settings import Settings
 from goproxyai.counters import ROUTES
 from goproxyai.messages.trace_context import TraceParent, parse
 from goproxyai.output import Output
-from goproxyai.settings import Settings
 from goproxyai.spans import MOST_TRIES, Followed, kind_of, span_of
 from goproxyai.tracing import COMPLAINT_SECONDS, Complaints, Tracing
 from goproxyai.usage.usage import asked_model

@@ -23,7 +23,7 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
 from goproxyai import tap
-from goproxyai.settings import VARIABLES
+from goproxyai.config.settings import VARIABLES
 from tests.fakes.answers import chunk, head
 from tests.fakes.serving import loopback
 from tests.fakes.steps import Pause

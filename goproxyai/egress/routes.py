@@ -27,8 +27,8 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 
+from goproxyai.config.settings import ProxyURL
 from goproxyai.egress.connect import ConnectEndpoint
-from goproxyai.settings import ProxyURL
 from goproxyai.upstream.no_proxy import bypasses_proxy
 
 

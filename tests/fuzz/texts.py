@@ -11,6 +11,7 @@ from contextlib import suppress
 from fractions import Fraction
 from ipaddress import IPv6Address, ip_address, ip_network
 
+from goproxyai.config.settings import VARIABLES, SettingError, UpstreamURL
 from goproxyai.durations import LONGEST, UNITS, format_duration, parse_duration
 from goproxyai.limits.addresses import (
     LONGEST_HEADER,
@@ -21,7 +22,6 @@ from goproxyai.limits.addresses import (
     normal_address,
 )
 from goproxyai.messages.redaction import LONGEST_PATH, masked, path_only
-from goproxyai.settings import VARIABLES, SettingError, UpstreamURL
 from goproxyai.upstream.no_proxy import bypasses_proxy, parse_no_proxy
 from tests.fuzz.work import forget, linear
 

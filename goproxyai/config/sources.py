@@ -12,8 +12,8 @@ from collections.abc import Mapping
 
 import attrs
 
-from goproxyai import envfile
-from goproxyai.settings import VARIABLES, SettingError, Settings
+from goproxyai.config import env_file as envfile
+from goproxyai.config.settings import VARIABLES, SettingError, Settings
 from goproxyai.usage import prices
 from goproxyai.usage.prices import Prices
 
