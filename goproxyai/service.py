@@ -26,13 +26,9 @@ from goproxyai.egress.agent import RelayAgent
 from goproxyai.egress.relay import RelayClient
 from goproxyai.egress.routes import Routes
 from goproxyai.egress.trust import tls_to
-from goproxyai.http11.accepting import Accepting, fit
 from goproxyai.http11.client import Timeouts
 from goproxyai.http11.entrance import Entrance
-from goproxyai.http11.outbox import Outbox
 from goproxyai.http11.server import ServerFactory
-from goproxyai.http11.ticking import Ticker
-from goproxyai.http11.turns import ends_of_turns
 from goproxyai.listening import ListenError, endpoints
 from goproxyai.live import Live
 from goproxyai.pipeline.admit import Admission
@@ -42,6 +38,10 @@ from goproxyai.pipeline.notes import Terms
 from goproxyai.pipeline.probing import Probing
 from goproxyai.pipeline.relay import Relay
 from goproxyai.pipeline.upstreams import Upstream, Upstreams
+from goproxyai.reactor.accept import Accepting, fit
+from goproxyai.reactor.deadlines import Ticker
+from goproxyai.reactor.lean_loop import ends_of_turns
+from goproxyai.reactor.write_batch import Outbox
 from goproxyai.snapshot import Snapshot
 from goproxyai.stats import Stats
 from goproxyai.upstream.breaker import Breaker

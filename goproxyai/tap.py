@@ -20,9 +20,9 @@ from twisted.python.logfile import LogFile
 from goproxyai import __version__
 from goproxyai.config.settings import VARIABLES, SettingError, Settings
 from goproxyai.config.sources import Reading, Sources
-from goproxyai.http11.turns import lighten
 from goproxyai.output import Output
 from goproxyai.pipeline.log import Batch, Event, Tracer, Write
+from goproxyai.reactor.lean_loop import lighten
 from goproxyai.reload import Reload, hidden_line
 from goproxyai.service import Daemon, make_daemon
 

@@ -13,8 +13,8 @@ from hypothesis import settings
 from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, globalLogPublisher
 
-from goproxyai.http11.turns import lighten
 from goproxyai.pipeline import asking, log
+from goproxyai.reactor.lean_loop import lighten
 from tests.fakes.authority import Authority
 from tests.harness import Stand
 

@@ -16,9 +16,9 @@ from twisted.internet import tcp
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import LogEvent, capturedLogs, eventAsText
 
-from goproxyai.http11 import accepting
-from goproxyai.http11.accepting import LOG_SECONDS, MOST_ACCEPTS, Accepting, fit
 from goproxyai.limits.connection_slots import Crowd
+from goproxyai.reactor import accept as accepting
+from goproxyai.reactor.accept import LOG_SECONDS, MOST_ACCEPTS, Accepting, fit
 from tests.fakes.answers import chunk, head
 from tests.fakes.steps import Pause
 from tests.harness import Skewed, Stand, Wire, eventually, request

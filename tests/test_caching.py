@@ -18,9 +18,9 @@ import pytest_twisted
 from twisted.internet.task import Clock
 
 from goproxyai import service
-from goproxyai.http11.writing import parked
 from goproxyai.pipeline.respond import PacedReplay
 from goproxyai.pipeline.store import PIECE_BYTES
+from goproxyai.reactor.socket_write import parked
 from tests.fakes.answers import chunk, event, head, response, sse
 from tests.fakes.requests import Request
 from tests.fakes.steps import Cut, Pause

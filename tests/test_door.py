@@ -14,7 +14,7 @@ from twisted.internet.testing import StringTransport
 
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.server import ServerFactory
-from goproxyai.http11.ticking import Ticker
+from goproxyai.reactor.deadlines import Ticker
 from tests.fakes.steps import Pause
 from tests.harness import Answer, Stand, Wire, request
 

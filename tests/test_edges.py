@@ -25,10 +25,10 @@ from goproxyai.http11.client import (
     Timeouts,
     UpstreamTimeout,
 )
-from goproxyai.http11.outbox import Direct
 from goproxyai.http11.pool import Pool
-from goproxyai.http11.ticking import TICK, Ticker
 from goproxyai.messages.headers import Headers
+from goproxyai.reactor.deadlines import TICK, Ticker
+from goproxyai.reactor.write_batch import Direct
 from goproxyai.upstream.retries import Cause
 from tests.fakes.answers import response
 from tests.fakes.serving import loopback

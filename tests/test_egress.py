@@ -40,8 +40,8 @@ from goproxyai.egress.routes import Routes
 from goproxyai.egress.trust import tls_to
 from goproxyai.http11 import pool
 from goproxyai.http11.client import ClientConnection, ConnectionBroken, Timeouts, UpstreamTimeout
-from goproxyai.http11.ticking import Ticker
 from goproxyai.messages.connect import TunnelBroken, TunnelRefused
+from goproxyai.reactor.deadlines import Ticker
 from goproxyai.upstream.no_proxy import parse_no_proxy
 from tests.fakes.answers import chunk, response
 from tests.fakes.authority import Authority

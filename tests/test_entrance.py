@@ -24,9 +24,9 @@ from twisted.internet.testing import StringTransport
 from goproxyai.http11.entrance import Entrance
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.server import ServerFactory
-from goproxyai.http11.ticking import TICK, Ticker
 from goproxyai.limits.addresses import Networks
 from goproxyai.limits.connection_slots import GRACE, RESERVE
+from goproxyai.reactor.deadlines import TICK, Ticker
 from tests.fakes.answers import chunk, head
 from tests.fakes.serving import loopback
 from tests.fakes.steps import Pause

@@ -16,7 +16,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.error import ConnectionDone
 
-from goproxyai.http11 import ticking
+from goproxyai.reactor import deadlines as ticking
 from tests.fakes.answers import chunk, response
 from tests.fakes.authority import Authority, Identity, self_signed
 from tests.fakes.requests import Request

@@ -11,8 +11,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import gatherResults
 
-from goproxyai.http11.writing import parked
 from goproxyai.pipeline import flight
+from goproxyai.reactor.socket_write import parked
 from tests.fakes.answers import chunk, event, head, response, sse
 from tests.fakes.requests import Request
 from tests.fakes.steps import Cut, Pause, Reset, Stream

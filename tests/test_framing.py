@@ -20,15 +20,15 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import LogEvent
 
 from goproxyai.http11.framing import LAST_CHUNK, MOST_FIELDS, chunk, headers_too_large
-from goproxyai.http11.ticking import TICK, Ticker
-from goproxyai.http11.writing import (
+from goproxyai.messages.headers import lines
+from goproxyai.reactor.deadlines import TICK, Ticker
+from goproxyai.reactor.socket_write import (
     can_half_close,
     hung_up,
     parked,
     set_no_delay,
     write_through,
 )
-from goproxyai.messages.headers import lines
 
 PATIENCE_MS = 5000
 

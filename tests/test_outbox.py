@@ -9,8 +9,8 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent
 
-from goproxyai.http11.outbox import LARGE, MOST_HELD, Direct, Outbox
-from goproxyai.http11.turns import ends_of_turns
+from goproxyai.reactor.lean_loop import ends_of_turns
+from goproxyai.reactor.write_batch import LARGE, MOST_HELD, Direct, Outbox
 
 
 @pytest.fixture

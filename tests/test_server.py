@@ -19,8 +19,8 @@ from goproxyai.errors import Problem
 from goproxyai.http11.body import BUFFER, ClientGone
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.server import ServerFactory
-from goproxyai.http11.ticking import TICK, Ticker
 from goproxyai.messages.headers import fields_of
+from goproxyai.reactor.deadlines import TICK, Ticker
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\n"

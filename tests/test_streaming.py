@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 
 from goproxyai.http11.client import ClientConnection
 from goproxyai.http11.server import ServerConnection
-from goproxyai.http11.writing import parked
+from goproxyai.reactor.socket_write import parked
 from tests.fakes.answers import chunk, event, response
 from tests.fakes.requests import Request
 from tests.fakes.steps import Answer as Script

@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent
 from twisted.python.failure import Failure
 
-from goproxyai.http11.turns import ends_of_turns, lighten
+from goproxyai.reactor.lean_loop import ends_of_turns, lighten
 
 Pairs = list[tuple[socket.socket, socket.socket]]
 

@@ -23,11 +23,11 @@ from goproxyai.http11.client import (
     Timeouts,
     UpstreamTimeout,
 )
-from goproxyai.http11.outbox import Direct, Writer
 from goproxyai.http11.pool import Pool
 from goproxyai.http11.response import Receiver, Response
-from goproxyai.http11.ticking import Ticker
 from goproxyai.messages.headers import Headers, lines
+from goproxyai.reactor.deadlines import Ticker
+from goproxyai.reactor.write_batch import Direct, Writer
 from goproxyai.upstream.retries import Cause
 
 MOST_ORIGINS = 64

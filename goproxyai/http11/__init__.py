@@ -2,10 +2,10 @@
 
 * :mod:`.framing`: the bytes around a message: heads, chunks, what a head promises.
 * :mod:`.head`: what a request's head says, worked out once while a client repeats it.
-* :mod:`.writing`: hand bytes to the kernel at once, park only what it did not take.
-* :mod:`.turns`: a turn of the reactor, lean, and with an end.
-* :mod:`.outbox`: small writes of one turn leave together.
-* :mod:`.ticking`: one coarse ticker keeps every deadline.
+* :mod:`.socket_write`: hand bytes to the kernel at once, park only what it did not take.
+* :mod:`.lean_loop`: a turn of the reactor, lean, and with an end.
+* :mod:`.write_batch`: small writes of one turn leave together.
+* :mod:`.deadlines`: one coarse ticker keeps every deadline.
 * :mod:`.exchange`: a request and the answer to it, as the pipeline sees them; :mod:`.body`: what
   it carries.
 * :mod:`.server`: the connection that clients hold to us.

@@ -32,13 +32,13 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
 from goproxyai.http11.framing import MOST_FIELDS, MOST_HEADER_BYTES
-from goproxyai.http11.outbox import LARGE, Writer
 from goproxyai.http11.response import Receiver, Response
-from goproxyai.http11.ticking import NEVER, Ticker
 from goproxyai.http11.upload import Upload
-from goproxyai.http11.writing import parked, poller_of, set_no_delay
 from goproxyai.messages.header_templates import shape_of
 from goproxyai.messages.headers import Fields
+from goproxyai.reactor.deadlines import NEVER, Ticker
+from goproxyai.reactor.socket_write import parked, poller_of, set_no_delay
+from goproxyai.reactor.write_batch import LARGE, Writer
 from goproxyai.upstream.retries import Cause
 
 LONGEST_REASON = 1024

@@ -11,9 +11,9 @@ from typing import Protocol
 
 from goproxyai.counters import Counters
 from goproxyai.errors import Problem
-from goproxyai.http11.ticking import Ticker
 from goproxyai.limits.addresses import Networks, bucket_name, normal_address
 from goproxyai.limits.connection_slots import Bound, Crowd
+from goproxyai.reactor.deadlines import Ticker
 
 UNBOUNDED = 1 << 30
 """More connections than there are."""

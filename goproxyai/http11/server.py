@@ -36,12 +36,12 @@ from goproxyai.http11.framing import (
     headers_too_large,
 )
 from goproxyai.http11.head import Head, Heads
-from goproxyai.http11.outbox import Direct, Writer
-from goproxyai.http11.ticking import NEVER, Ticker
-from goproxyai.http11.writing import can_half_close, hung_up, parked, poller_of, set_no_delay
 from goproxyai.limits.addresses import normal_address
 from goproxyai.messages.headers import Headers
 from goproxyai.messages.targets import LONGEST_TARGET
+from goproxyai.reactor.deadlines import NEVER, Ticker
+from goproxyai.reactor.socket_write import can_half_close, hung_up, parked, poller_of, set_no_delay
+from goproxyai.reactor.write_batch import Direct, Writer
 
 HEAD_SECONDS = 20.0
 """For a complete head, from its first byte (from the connection, for the first)."""

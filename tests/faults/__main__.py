@@ -11,7 +11,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
-from goproxyai.http11.turns import lighten
+from goproxyai.reactor.lean_loop import lighten
 from tests.fakes.authority import Authority
 from tests.faults.plan import make_plan
 from tests.faults.report import report

@@ -15,7 +15,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from goproxyai.http11.writing import parked
+from goproxyai.reactor.socket_write import parked
 from tests.faults.truth import Told
 
 

@@ -19,9 +19,9 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from goproxyai.http11.client import ClientConnection, Timeouts
-from goproxyai.http11.outbox import Direct
-from goproxyai.http11.ticking import Ticker
 from goproxyai.messages.headers import Headers
+from goproxyai.reactor.deadlines import Ticker
+from goproxyai.reactor.write_batch import Direct
 from goproxyai.upstream.retries import Cause
 from tests.fuzz.requests import Line, plain
 

@@ -23,8 +23,8 @@ from twisted.python.failure import Failure
 from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.server import ServerFactory
-from goproxyai.http11.ticking import Ticker
 from goproxyai.messages.headers import Headers
+from goproxyai.reactor.deadlines import Ticker
 
 MOST_BODY = 1 << 20
 _NO_CONTENT = b"HTTP/1.1 204 No Content\r\n"

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from twisted.logger import Logger
 
-from goproxyai.http11.writing import write_through
+from goproxyai.reactor.socket_write import write_through
 
 LARGE = 8 * 1024
 """Bytes from which a write does not wait."""
@@ -41,7 +41,7 @@ class Direct:
     """Writes at once."""
 
     def write(self, transport: Any, data: bytes) -> None:
-        """As :func:`~.writing.write_through`."""
+        """As :func:`~.socket_write.write_through`."""
         write_through(transport, data)
 
     def flush(self) -> None:
@@ -51,7 +51,7 @@ class Direct:
 class Outbox:
     """Writes as the module says; one for all connections of a reactor.
 
-    :param at_end: makes a call at the end of the current turn, see :mod:`.turns`.
+    :param at_end: makes a call at the end of the current turn, see :mod:`.lean_loop`.
     """
 
     _log = Logger()
