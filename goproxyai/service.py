@@ -26,9 +26,9 @@ from goproxyai.egress.agent import RelayAgent
 from goproxyai.egress.relay import RelayClient
 from goproxyai.egress.routes import Routes
 from goproxyai.egress.trust import tls_to
-from goproxyai.http11.client import Timeouts
-from goproxyai.http11.entrance import Entrance
-from goproxyai.http11.server import ServerFactory
+from goproxyai.http11.client_connection import Timeouts
+from goproxyai.http11.connection_limits import Entrance
+from goproxyai.http11.server_connection import ServerFactory
 from goproxyai.listening import ListenError, endpoints
 from goproxyai.live import Live
 from goproxyai.pipeline.admit import Admission

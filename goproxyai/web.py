@@ -25,8 +25,8 @@ from werkzeug.routing import RequestRedirect
 from goproxyai.assets import HEADERS, PAGE, assets
 from goproxyai.config.settings import Settings
 from goproxyai.errors import Problem, compact
-from goproxyai.http11.channel import ExchangeChannel, SystemRequest
 from goproxyai.http11.exchange import Exchange
+from goproxyai.http11.web_adapter import ExchangeChannel, SystemRequest
 from goproxyai.live import Live
 from goproxyai.metrics import CONTENT_TYPE, Metrics
 from goproxyai.pipeline import respond

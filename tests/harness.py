@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from goproxyai.config.settings import Settings
-from goproxyai.http11.pool import Pool
+from goproxyai.http11.connection_pool import Pool
 from goproxyai.pipeline.log import Batch, Event, Tracer
 from goproxyai.service import Daemon, make_daemon
 from tests.fakes.authority import Authority, Identity

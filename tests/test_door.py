@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.server import ServerFactory
+from goproxyai.http11.server_connection import ServerFactory
 from goproxyai.reactor.deadlines import Ticker
 from tests.fakes.steps import Pause
 from tests.harness import Answer, Stand, Wire, request

@@ -16,8 +16,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from goproxyai.http11.body import RequestBody
-from goproxyai.http11.client import (
+from goproxyai.http11.client_connection import (
     CLOSE_SECONDS,
     MOST_INTERIM,
     ClientConnection,
@@ -25,7 +24,8 @@ from goproxyai.http11.client import (
     Timeouts,
     UpstreamTimeout,
 )
-from goproxyai.http11.pool import Pool
+from goproxyai.http11.connection_pool import Pool
+from goproxyai.http11.request_body import RequestBody
 from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import TICK, Ticker
 from goproxyai.reactor.write_batch import Direct

@@ -38,8 +38,13 @@ from goproxyai.egress.connect import ConnectEndpoint
 from goproxyai.egress.relay import RelayClient
 from goproxyai.egress.routes import Routes
 from goproxyai.egress.trust import tls_to
-from goproxyai.http11 import pool
-from goproxyai.http11.client import ClientConnection, ConnectionBroken, Timeouts, UpstreamTimeout
+from goproxyai.http11 import connection_pool as pool
+from goproxyai.http11.client_connection import (
+    ClientConnection,
+    ConnectionBroken,
+    Timeouts,
+    UpstreamTimeout,
+)
 from goproxyai.messages.connect import TunnelBroken, TunnelRefused
 from goproxyai.reactor.deadlines import Ticker
 from goproxyai.upstream.no_proxy import parse_no_proxy

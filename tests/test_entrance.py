@@ -21,9 +21,9 @@ from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from goproxyai.http11.entrance import Entrance
+from goproxyai.http11.connection_limits import Entrance
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.server import ServerFactory
+from goproxyai.http11.server_connection import ServerFactory
 from goproxyai.limits.addresses import Networks
 from goproxyai.limits.connection_slots import GRACE, RESERVE
 from goproxyai.reactor.deadlines import TICK, Ticker

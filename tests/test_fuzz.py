@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from goproxyai.http11.client import ClientConnection
-from goproxyai.http11.head import Head
+from goproxyai.http11.client_connection import ClientConnection
+from goproxyai.http11.request_head import Head
 from tests.fuzz.targets import CORPUS, TARGETS, Target
 
 LARGEST_CORPUS = 128 * 1024

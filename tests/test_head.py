@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.head import LARGEST_KEPT, MOST_DIGITS
+from goproxyai.http11.request_head import LARGEST_KEPT, MOST_DIGITS
 from goproxyai.messages.headers import fields_of
 from tests.test_server import Server, answer, get, post
 

@@ -184,7 +184,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
         ("goproxyai.limits.token_buckets", "import asyncio.events as e"),
         ("goproxyai.errors", "from goproxyai.durations import parse_duration"),
         ("goproxyai.config.settings", "import datetime"),
-        ("goproxyai.http11.pool", "from goproxyai.egress.agent import RelayAgent"),
+        ("goproxyai.http11.connection_pool", "from goproxyai.egress.agent import RelayAgent"),
         ("goproxyai.egress.agent", "from goproxyai.pipeline import answers"),
         ("goproxyai.pipeline.relay", "if TYPE_CHECKING:\n    from goproxyai.web import Front"),
         ("goproxyai.web", "from goproxyai.output import Output"),

@@ -11,9 +11,9 @@ from twisted.internet.task import Clock
 from twisted.web.iweb import UNKNOWN_LENGTH
 
 from goproxyai.cache.store import Entry, Store
-from goproxyai.http11.body import WholeBody
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.head import Head
+from goproxyai.http11.request_body import WholeBody
+from goproxyai.http11.request_head import Head
 from goproxyai.http11.response import Response
 from goproxyai.messages.header_templates import shape_of
 from goproxyai.messages.headers import Headers, fields_of

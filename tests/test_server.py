@@ -16,9 +16,9 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from goproxyai.errors import Problem
-from goproxyai.http11.body import BUFFER, ClientGone
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.server import ServerFactory
+from goproxyai.http11.request_body import BUFFER, ClientGone
+from goproxyai.http11.server_connection import ServerFactory
 from goproxyai.messages.headers import fields_of
 from goproxyai.reactor.deadlines import TICK, Ticker
 

@@ -16,8 +16,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from goproxyai.http11.client import ClientConnection
-from goproxyai.http11.server import ServerConnection
+from goproxyai.http11.client_connection import ClientConnection
+from goproxyai.http11.server_connection import ServerConnection
 from goproxyai.reactor.socket_write import parked
 from tests.fakes.answers import chunk, event, response
 from tests.fakes.requests import Request

@@ -18,12 +18,12 @@ from twisted.web.iweb import IAgent, IBodyProducer
 from zope.interface import implementer
 
 from goproxyai.egress.routes import Route, Routes
-from goproxyai.http11.client import (
+from goproxyai.http11.client_connection import (
     ClientConnection,
     Timeouts,
     UpstreamTimeout,
 )
-from goproxyai.http11.pool import Pool
+from goproxyai.http11.connection_pool import Pool
 from goproxyai.http11.response import Receiver, Response
 from goproxyai.messages.headers import Headers, lines
 from goproxyai.reactor.deadlines import Ticker

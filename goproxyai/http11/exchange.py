@@ -13,9 +13,9 @@ from typing import Any, Protocol
 from twisted.internet.interfaces import IPushProducer
 
 from goproxyai.errors import Problem
-from goproxyai.http11.body import RequestBody, WholeBody
 from goproxyai.http11.framing import LAST_CHUNK, chunk
-from goproxyai.http11.head import Head, Holes
+from goproxyai.http11.request_body import RequestBody, WholeBody
+from goproxyai.http11.request_head import Head, Holes
 from goproxyai.messages.headers import Headers
 
 

@@ -10,7 +10,7 @@ from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.python.failure import Failure
 
 from goproxyai.errors import Problem
-from goproxyai.http11.client import ConnectionBroken, ProtocolViolation, UpstreamTimeout
+from goproxyai.http11.client_connection import ConnectionBroken, ProtocolViolation, UpstreamTimeout
 from goproxyai.messages.connect import TunnelBroken, TunnelRefused
 from goproxyai.messages.redaction import masked
 

@@ -17,9 +17,9 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from goproxyai.egress.agent import Withdrawable
-from goproxyai.http11.body import RequestBody
-from goproxyai.http11.client import UpstreamTimeout
+from goproxyai.http11.client_connection import UpstreamTimeout
 from goproxyai.http11.exchange import Exchange
+from goproxyai.http11.request_body import RequestBody
 from goproxyai.http11.response import Response
 from goproxyai.messages.connect import TunnelRefused
 from goproxyai.messages.headers import Headers

@@ -11,7 +11,7 @@ from goproxyai.cache.directives import request_directives, wanted_ttl, wants_pac
 from goproxyai.cache.key import begun_key, credential
 from goproxyai.cache.rules import bypass_reason, in_namespace, is_write
 from goproxyai.cache.store import COMPUTED
-from goproxyai.http11.head import Head, Holes
+from goproxyai.http11.request_head import Head, Holes
 from goproxyai.messages.headers import forwarded, via_names_us
 from goproxyai.pipeline.upstreams import Upstream
 from goproxyai.usage.usage import generates

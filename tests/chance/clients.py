@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from goproxyai.http11.body import WholeBody
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.head import Head
+from goproxyai.http11.request_body import WholeBody
+from goproxyai.http11.request_head import Head
 from tests.chance.plans import Ask
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """The connection that a client holds to us.
 
-1. Bytes go through llhttp; what it refuses, and what :mod:`.head` refuses, becomes an exchange with
+1. Bytes go through llhttp; what it refuses, and what :mod:`.request_head` refuses, becomes an exchange with
    a ``problem``, answered in its turn like every other, and the last one. Between two messages, a
    head that begins with the bytes of the last one, and the body that its length counts, pass it by.
 2. Exchanges are dispatched one at a time, in order. What was pipelined behind the one at work
@@ -27,15 +27,15 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from goproxyai.errors import Problem
-from goproxyai.http11.body import RequestBody, WholeBody
-from goproxyai.http11.entrance import HEALTH, Entrance
+from goproxyai.http11.connection_limits import HEALTH, Entrance
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.framing import (
     MOST_FIELDS,
     MOST_HEADER_BYTES,
     headers_too_large,
 )
-from goproxyai.http11.head import Head, Heads
+from goproxyai.http11.request_body import RequestBody, WholeBody
+from goproxyai.http11.request_head import Head, Heads
 from goproxyai.limits.addresses import normal_address
 from goproxyai.messages.headers import Headers
 from goproxyai.messages.targets import LONGEST_TARGET
@@ -348,7 +348,7 @@ class ServerConnection(Protocol):
         self._waiting.append(exchange)
 
     def _knock(self, exchange: Exchange) -> None:
-        """The first request of a connection that had no place, see :mod:`.entrance`."""
+        """The first request of a connection that had no place, see :mod:`.connection_limits`."""
         if not exchange.target.startswith(HEALTH):
             exchange.problem = self.factory.entrance.asked(self, self._peer)
             self._outside = exchange.problem is not None

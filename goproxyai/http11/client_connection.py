@@ -32,8 +32,8 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
 from goproxyai.http11.framing import MOST_FIELDS, MOST_HEADER_BYTES
+from goproxyai.http11.request_upload import Upload
 from goproxyai.http11.response import Receiver, Response
-from goproxyai.http11.upload import Upload
 from goproxyai.messages.header_templates import shape_of
 from goproxyai.messages.headers import Fields
 from goproxyai.reactor.deadlines import NEVER, Ticker

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from goproxyai.http11.client import ClientConnection
+from goproxyai.http11.client_connection import ClientConnection
 
 MOST_IDLE = 512
 """Unused connections kept for one place."""
