@@ -23,9 +23,9 @@ from goproxyai.cache.store import Store
 from goproxyai.config.settings import Settings
 from goproxyai.counters import Counters
 from goproxyai.egress.agent import RelayAgent
-from goproxyai.egress.relay import RelayClient
 from goproxyai.egress.routes import Routes
-from goproxyai.egress.trust import tls_to
+from goproxyai.egress.tls import tls_to
+from goproxyai.egress.treq_client import RelayClient
 from goproxyai.http11.client_connection import Timeouts
 from goproxyai.http11.connection_limits import Entrance
 from goproxyai.http11.server_connection import ServerFactory

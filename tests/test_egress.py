@@ -34,10 +34,10 @@ from zope.interface.verify import verifyObject
 
 from goproxyai.config.settings import ProxyURL
 from goproxyai.egress.agent import RelayAgent
-from goproxyai.egress.connect import ConnectEndpoint
-from goproxyai.egress.relay import RelayClient
+from goproxyai.egress.connect_endpoint import ConnectEndpoint
 from goproxyai.egress.routes import Routes
-from goproxyai.egress.trust import tls_to
+from goproxyai.egress.tls import tls_to
+from goproxyai.egress.treq_client import RelayClient
 from goproxyai.http11 import connection_pool as pool
 from goproxyai.http11.client_connection import (
     ClientConnection,

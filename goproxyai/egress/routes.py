@@ -28,7 +28,7 @@ from twisted.internet.endpoints import (
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 
 from goproxyai.config.settings import ProxyURL
-from goproxyai.egress.connect import ConnectEndpoint
+from goproxyai.egress.connect_endpoint import ConnectEndpoint
 from goproxyai.upstream.no_proxy import bypasses_proxy
 
 
@@ -63,7 +63,7 @@ class Route:
 class Routes:
     """Finds the :class:`Route` to an origin.
 
-    :ivar tls: makes the client side of TLS for a host, see :func:`.trust.tls_to`.
+    :ivar tls: makes the client side of TLS for a host, see :func:`.tls.tls_to`.
     """
 
     reactor: Any

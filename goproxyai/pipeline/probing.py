@@ -13,7 +13,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from goproxyai.egress.relay import RelayClient
+from goproxyai.egress.treq_client import RelayClient
 from goproxyai.http11.response import Response
 from goproxyai.pipeline.upstreams import Upstream, Upstreams
 from goproxyai.upstream.breaker import State

@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from goproxyai.cache.coalescing import deterministic
 from goproxyai.cache.store import Entry, Store
 from goproxyai.counters import Counters
-from goproxyai.egress.relay import RelayClient
+from goproxyai.egress.treq_client import RelayClient
 from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
 from goproxyai.limits.token_buckets import rate_limit_headers
