@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import attrs
 
-from goproxyai.counters import CLIENT_GONE, SPARED, Counters, percentile
+from goproxyai.telemetry.counters import CLIENT_GONE, SPARED, Counters, percentile
 
 SLOT_SECONDS: Final = 10
 """Between two marks."""

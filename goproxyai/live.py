@@ -20,11 +20,11 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from goproxyai import __version__
-from goproxyai.counters import Counters
 from goproxyai.errors import Problem, compact
 from goproxyai.history import MOST_ROUTES, SLOT_SECONDS, History, Span
-from goproxyai.pipeline.log import Batch, Event
 from goproxyai.stats import Stats
+from goproxyai.telemetry.access_log import Batch, Event
+from goproxyai.telemetry.counters import Counters
 
 MOST_VIEWERS: Final = 32
 """Who may look at a time."""

@@ -1,7 +1,7 @@
 """What Prometheus is told: the same numbers as ``/stats``, read when somebody asks for them.
 
 Nothing is added up for this while requests are served, but for one table in the batches of the log
-(:data:`~goproxyai.counters.Counters.outcomes`). Every label has a closed set of values: no address,
+(:data:`~goproxyai.telemetry.counters.Counters.outcomes`). Every label has a closed set of values: no address,
 key or path of a client's is one, and of models those that upstream has named, the first hundred.
 """
 
@@ -20,10 +20,10 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from goproxyai import __version__
-from goproxyai.counters import Histogram
 from goproxyai.errors import OWNER
 from goproxyai.limits.connection_slots import Crowd
 from goproxyai.pipeline.relay import Relay
+from goproxyai.telemetry.counters import Histogram
 from goproxyai.upstream.breaker import State
 from goproxyai.usage.totals import KINDS
 

@@ -21,7 +21,6 @@ from twisted.python.failure import Failure
 
 from goproxyai.cache.store import Store
 from goproxyai.config.settings import Settings
-from goproxyai.counters import Counters
 from goproxyai.egress.agent import RelayAgent
 from goproxyai.egress.routes import Routes
 from goproxyai.egress.tls import tls_to
@@ -33,7 +32,6 @@ from goproxyai.listening import ListenError, endpoints
 from goproxyai.live import Live
 from goproxyai.pipeline.admit import Admission
 from goproxyai.pipeline.identify import Names
-from goproxyai.pipeline.log import AccessLog, Tracer, Write
 from goproxyai.pipeline.notes import Terms
 from goproxyai.pipeline.probing import Probing
 from goproxyai.pipeline.relay import Relay
@@ -44,6 +42,8 @@ from goproxyai.reactor.lean_loop import ends_of_turns
 from goproxyai.reactor.write_batch import Outbox
 from goproxyai.snapshot import Snapshot
 from goproxyai.stats import Stats
+from goproxyai.telemetry.access_log import AccessLog, Tracer, Write
+from goproxyai.telemetry.counters import Counters
 from goproxyai.upstream.breaker import Breaker
 from goproxyai.usage.prices import Prices
 from goproxyai.web import Front, System, draining

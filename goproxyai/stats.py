@@ -9,10 +9,10 @@ from typing import Any
 import attrs
 
 from goproxyai.config.settings import Settings
-from goproxyai.counters import Counters
 from goproxyai.durations import format_duration
 from goproxyai.limits.connection_slots import Crowd
 from goproxyai.pipeline.relay import Relay
+from goproxyai.telemetry.counters import Counters
 
 
 @attrs.define(eq=False)

@@ -20,11 +20,11 @@ from twisted.python.logfile import LogFile
 from goproxyai import __version__
 from goproxyai.config.settings import VARIABLES, SettingError, Settings
 from goproxyai.config.sources import Reading, Sources
-from goproxyai.output import Output
-from goproxyai.pipeline.log import Batch, Event, Tracer, Write
 from goproxyai.reactor.lean_loop import lighten
 from goproxyai.reload import Reload, hidden_line
 from goproxyai.service import Daemon, make_daemon
+from goproxyai.telemetry.access_log import Batch, Event, Tracer, Write
+from goproxyai.telemetry.log_output import Output
 
 _log = Logger(namespace="goproxyai")
 _access = Logger(namespace="goproxyai.access")
@@ -244,7 +244,7 @@ def _tracer_of(reactor: Any, settings: Settings) -> Tracer | None:
     if settings.tracing == "off" or os.environ.get(_DISABLED, "").strip().lower() == "true":
         return None
     try:
-        from goproxyai.tracing import Tracing
+        from goproxyai.telemetry.tracing import Tracing
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("goproxyai"):
             raise

@@ -13,8 +13,9 @@ from hypothesis import settings
 from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, globalLogPublisher
 
-from goproxyai.pipeline import asking, log
+from goproxyai.pipeline import asking
 from goproxyai.reactor.lean_loop import lighten
+from goproxyai.telemetry import access_log as log
 from tests.fakes.authority import Authority
 from tests.harness import Stand
 

@@ -20,8 +20,8 @@ from zope.interface import implementer
 
 from goproxyai.config.settings import Settings
 from goproxyai.http11.connection_pool import Pool
-from goproxyai.pipeline.log import Batch, Event, Tracer
 from goproxyai.service import Daemon, make_daemon
+from goproxyai.telemetry.access_log import Batch, Event, Tracer
 from tests.fakes.authority import Authority, Identity
 from tests.fakes.ledger import Ledger
 from tests.fakes.proxy import FakeProxy

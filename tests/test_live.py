@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from goproxyai.assets import HEADERS, PAGE, assets
-from goproxyai.counters import Counters, Histogram, percentile
 from goproxyai.history import SLOT_SECONDS, SLOTS, History
 from goproxyai.live import LOOK_SECONDS, MOST_VIEWERS
+from goproxyai.telemetry.counters import Counters, Histogram, percentile
 from tests.fakes.answers import response
 from tests.fakes.steps import Pause, Reset
 from tests.harness import Skewed, Stand, Wire, eventually, post, request

@@ -17,9 +17,9 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, Logger, LogLevel, eventAsText, globalLogPublisher
 from twisted.python.failure import Failure
 
-from goproxyai.counters import Counters
-from goproxyai.output import Output
-from goproxyai.pipeline.log import FLUSH_SECONDS, MOST_WAITING, AccessLog, Batch, Event
+from goproxyai.telemetry.access_log import FLUSH_SECONDS, MOST_WAITING, AccessLog, Batch, Event
+from goproxyai.telemetry.counters import Counters
+from goproxyai.telemetry.log_output import Output
 from tests.fakes.answers import chunk, head, response
 from tests.fakes.proxy import FakeProxy
 from tests.fakes.serving import loopback

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from goproxyai.counters import Counters
 from goproxyai.pipeline import flight
+from goproxyai.telemetry.counters import Counters
 from tests.fakes.answers import chunk, event, head, response
 from tests.fakes.steps import Cut, Pause, Reset, Stream
 from tests.harness import Skewed, Stand, Wire, eventually, post, request

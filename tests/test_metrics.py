@@ -7,8 +7,8 @@ from collections import defaultdict
 import pytest_twisted
 from prometheus_client.parser import text_string_to_metric_families
 
-from goproxyai.counters import MOST_OUTCOMES, ROUTES, Counters, Histogram, route_of
 from goproxyai.errors import STATUS
+from goproxyai.telemetry.counters import MOST_OUTCOMES, ROUTES, Counters, Histogram, route_of
 from tests.fakes.answers import response
 from tests.fakes.steps import Reset
 from tests.harness import Stand, post, request

@@ -17,8 +17,8 @@ import pytest_twisted
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.threads import deferToThread
 
-from goproxyai.counters import MOST_OUTCOMES, ROUTES
 from goproxyai.errors import OWNER
+from goproxyai.telemetry.counters import MOST_OUTCOMES, ROUTES
 from goproxyai.usage import prices
 from goproxyai.usage.totals import KINDS, MOST_MODELS
 from goproxyai.web import RELAYED

@@ -25,10 +25,10 @@ from goproxyai.config.settings import SettingError, Settings
 from goproxyai.config.sources import Reading, Sources
 from goproxyai.limits.addresses import Networks
 from goproxyai.limits.token_buckets import Buckets
-from goproxyai.output import Output
 from goproxyai.pipeline.admit import SWEEP_SLICE, TICK, Admission
 from goproxyai.reload import LIVE, Reload, differences
 from goproxyai.service import Daemon, make_daemon
+from goproxyai.telemetry.log_output import Output
 from tests.fakes.answers import response
 from tests.fakes.steps import Pause
 from tests.harness import Stand, eventually, lines, request

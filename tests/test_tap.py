@@ -17,9 +17,9 @@ from twisted.logger import LogEvent, LogLevel, capturedLogs
 from twisted.python.usage import UsageError
 
 from goproxyai import __version__, tap
-from goproxyai.pipeline.log import Batch, Event
 from goproxyai.service import Daemon
 from goproxyai.tap import Options, makeService
+from goproxyai.telemetry.access_log import Batch, Event
 from tests.harness import lines
 
 EVENT = Event(

@@ -32,13 +32,14 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
-from goproxyai import tap, tracing
+from goproxyai import tap
 from goproxyai.config.settings import Settings
-from goproxyai.counters import ROUTES
 from goproxyai.messages.trace_context import TraceParent, parse
-from goproxyai.output import Output
-from goproxyai.spans import MOST_TRIES, Followed, kind_of, span_of
-from goproxyai.tracing import COMPLAINT_SECONDS, Complaints, Tracing
+from goproxyai.telemetry import tracing
+from goproxyai.telemetry.counters import ROUTES
+from goproxyai.telemetry.log_output import Output
+from goproxyai.telemetry.spans import MOST_TRIES, Followed, kind_of, span_of
+from goproxyai.telemetry.tracing import COMPLAINT_SECONDS, Complaints, Tracing
 from goproxyai.usage.usage import asked_model
 from goproxyai.web import RELAYED
 from tests.fakes.answers import chunk, head, response
@@ -887,12 +888,12 @@ async def test_a_collector_that_is_not_there_disturbs_nobody(stand: Stand, start
     for number in range(5):
         status, _ = await deferToThread(get, port, f"/v1/models?{number}")
         assert status == 401  # it has no key
-    await deferToThread(process.until, lambda: "goproxyai.tracing" in process.out)
+    await deferToThread(process.until, lambda: "goproxyai.telemetry.tracing" in process.out)
     process.send(signal.SIGTERM)
     assert await deferToThread(process.ended) in (0, -signal.SIGTERM)
     assert process.err == ""
     complaints = [line for line in process.log if line["level"] != "info"]
-    assert {line["source"] for line in complaints} == {"goproxyai.tracing"}
+    assert {line["source"] for line in complaints} == {"goproxyai.telemetry.tracing"}
     assert len(complaints) <= 3
     assert "retrying" in complaints[0]["message"]
     assert "Traceback" not in process.out

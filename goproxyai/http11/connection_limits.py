@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from goproxyai.counters import Counters
 from goproxyai.errors import Problem
 from goproxyai.limits.addresses import Networks, bucket_name, normal_address
 from goproxyai.limits.connection_slots import Bound, Crowd
 from goproxyai.reactor.deadlines import Ticker
+from goproxyai.telemetry.counters import Counters
 
 UNBOUNDED = 1 << 30
 """More connections than there are."""

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Final
 
 from goproxyai.cache.stream_end import is_stream
-from goproxyai.counters import Counters
 from goproxyai.http11.response import Response
 from goproxyai.pipeline.notes import Notes
+from goproxyai.telemetry.counters import Counters
 from goproxyai.usage.scanner import Reader, usage_of
 from goproxyai.usage.usage import UNKNOWN, Usage
 
@@ -84,7 +84,7 @@ def bill_of(counters: Counters, response: Response, body: bytes) -> bytes | Usag
     """What is to be said of an answer that came in one read, and :func:`is_billed`.
 
     Of a short one it is the body itself: it is read, and counted, with the event of the request,
-    which takes half as long where there are many (:mod:`.counting`).
+    which takes half as long where there are many (:mod:`.aggregate`).
     """
     if len(body) <= LARGEST_UNREAD and b"content-encoding" not in response.fields:
         return body

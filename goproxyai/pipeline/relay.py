@@ -9,7 +9,6 @@ from twisted.logger import Logger
 
 from goproxyai.cache.coalescing import deterministic
 from goproxyai.cache.store import Entry, Store
-from goproxyai.counters import Counters
 from goproxyai.egress.treq_client import RelayClient
 from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
@@ -18,12 +17,13 @@ from goproxyai.pipeline import respond
 from goproxyai.pipeline.admit import Admission
 from goproxyai.pipeline.flight import Flight
 from goproxyai.pipeline.forward import Forward
-from goproxyai.pipeline.log import AccessLog
 from goproxyai.pipeline.lookup import MOST_KEYED, Lookup
 from goproxyai.pipeline.notes import Notes, Terms
 from goproxyai.pipeline.rider import Rider
 from goproxyai.pipeline.store import Wanted
 from goproxyai.pipeline.upstreams import Upstreams
+from goproxyai.telemetry.access_log import AccessLog
+from goproxyai.telemetry.counters import Counters
 from goproxyai.upstream.retries import Budget
 from goproxyai.usage.usage import Usage
 

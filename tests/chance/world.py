@@ -9,13 +9,13 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent
 
 from goproxyai.cache.store import Store
-from goproxyai.counters import Counters
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Receiver
-from goproxyai.pipeline.log import AccessLog, Event
 from goproxyai.pipeline.notes import Terms
 from goproxyai.pipeline.relay import Relay
 from goproxyai.pipeline.upstreams import Upstream, Upstreams
+from goproxyai.telemetry.access_log import AccessLog, Event
+from goproxyai.telemetry.counters import Counters
 from goproxyai.upstream.breaker import Breaker
 from tests.chance.checks import check, check_now, check_step
 from tests.chance.clients import Client

@@ -21,10 +21,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from goproxyai.cache.store import Entry
-from goproxyai.counters import CLIENT_GONE, Counters
 from goproxyai.http11.exchange import Exchange
 from goproxyai.messages.redaction import path_only
-from goproxyai.pipeline.counting import counted
+from goproxyai.telemetry.aggregate import counted
+from goproxyai.telemetry.counters import CLIENT_GONE, Counters
 from goproxyai.usage.usage import Usage
 
 _log = Logger(namespace="goproxyai.log")
@@ -65,7 +65,7 @@ class Event(NamedTuple):
     :ivar first_seconds: from the head of the request to the first byte of the answer; negative
         where that is :attr:`seconds`, since the answer was one piece, or there was none.
     :ivar bill: tokens of the answer, where it says so and came whole; of one from the cache, where
-        it lies. Until the event is counted it may be the answer's body, see :mod:`.counting`.
+        it lies. Until the event is counted it may be the answer's body, see :mod:`.aggregate`.
     :ivar name: see :mod:`.identify`.
     :ivar trace: a :class:`Trace`, where there is a :class:`Tracer`.
     """

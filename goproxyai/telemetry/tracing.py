@@ -31,8 +31,8 @@ from twisted.logger import Logger, LogLevel
 from goproxyai import __version__
 from goproxyai.http11.exchange import Exchange
 from goproxyai.messages.trace_context import RANDOM, SAMPLED, TraceParent, parse
-from goproxyai.pipeline.log import Batch, Event
-from goproxyai.spans import Followed, context_of, kind_of, span_of
+from goproxyai.telemetry.access_log import Batch, Event
+from goproxyai.telemetry.spans import Followed, context_of, kind_of, span_of
 
 STOP_SECONDS: Final = 3.0
 """For which the last spans may keep the process from ending."""
@@ -51,7 +51,7 @@ _SECRETIVE = "opentelemetry.util.re"  # which repeats OTEL_EXPORTER_OTLP_HEADERS
 _QUERY = re.compile(r"\?[^\s'\")]+")
 _NO_PARENT = Context()
 
-_log = Logger(namespace="goproxyai.tracing")
+_log = Logger(namespace="goproxyai.telemetry.tracing")
 
 
 class TracingError(SystemExit):
@@ -59,7 +59,7 @@ class TracingError(SystemExit):
 
 
 class Tracing:
-    """Follows requests; a :class:`goproxyai.pipeline.log.Tracer`.
+    """Follows requests; a :class:`goproxyai.telemetry.access_log.Tracer`.
 
     :param exporter: makes what sends spans away.
     """

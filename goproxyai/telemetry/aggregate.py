@@ -12,7 +12,7 @@ from operator import sub
 from typing import Any
 
 from goproxyai.cache.store import Entry
-from goproxyai.counters import SPARED, Counters
+from goproxyai.telemetry.counters import SPARED, Counters
 from goproxyai.usage.totals import Tokens
 from goproxyai.usage.usage import UNKNOWN, read_all
 
@@ -23,7 +23,7 @@ _OURS = "-"  # what never came near the cache: our own pages, and what is refuse
 def counted(counters: Counters, events: list[list[Any]], slow: float) -> bool:
     """Count the parts of *events*; says whether any of them may have failed.
 
-    :param slow: seconds, as of :class:`~.log.AccessLog`.
+    :param slow: seconds, as of :class:`~.access_log.AccessLog`.
     """
     counters.finished += len(events)
     (

@@ -169,7 +169,7 @@ class Counters:
     :ivar bytes_in: of request bodies. :ivar bytes_out: of answer bodies.
     :ivar statuses: answers by the first digit of their status.
     :ivar errors: the proxy's own answers, by code.
-    :ivar slow: answers whose first byte took long, see :class:`~goproxyai.pipeline.log.AccessLog`.
+    :ivar slow: answers whose first byte took long, see :class:`~goproxyai.telemetry.access_log.AccessLog`.
     :ivar open_streams: streams of events that are being sent to clients.
     :ivar tokens: of answers.
     :ivar times: from a request's head to its answer's end, by :data:`TIMED`.

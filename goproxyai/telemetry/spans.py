@@ -24,10 +24,10 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from goproxyai import __version__
-from goproxyai.counters import CLIENT_GONE, SPARED, route_of
 from goproxyai.messages.redaction import masked, path_only
 from goproxyai.messages.trace_context import TraceParent
-from goproxyai.pipeline.log import Event
+from goproxyai.telemetry.access_log import Event
+from goproxyai.telemetry.counters import CLIENT_GONE, SPARED, route_of
 from goproxyai.usage.usage import Usage, asked_model, generates
 
 OPERATIONS: Final = {
@@ -71,7 +71,7 @@ def kind_of(method: bytes, target: bytes) -> Kind:
 
 
 class Followed:
-    """One request under way; see :class:`goproxyai.pipeline.log.Trace`.
+    """One request under way; see :class:`goproxyai.telemetry.access_log.Trace`.
 
     :param ours: the span that it will be. :param parent: the client's, if it has one.
     :param sampled: whether there will be one.

@@ -16,7 +16,7 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText
 from zope.interface import implementer
 
 from goproxyai.messages.redaction import masked, path_only
-from goproxyai.pipeline.log import Batch, Event
+from goproxyai.telemetry.access_log import Batch, Event
 from goproxyai.usage.usage import Usage
 
 
@@ -156,6 +156,6 @@ class Output:
             self._write(f"{when} {level.name} [{source}] {text}\n")
 
     def requests(self, events: list[Event], batch: Batch) -> None:
-        """Write the events of requests, see :data:`goproxyai.pipeline.log.Write`."""
+        """Write the events of requests, see :data:`goproxyai.telemetry.access_log.Write`."""
         line = _as_json if self._as_json else _as_text
         self._write("".join([line(event, batch) for event in events]))
