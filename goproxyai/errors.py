@@ -23,7 +23,7 @@ status code                     raised when
 508    loop_detected            our own name stands in ``Via``
 ====== ======================== ==================================================
 
-The 429 of the rate limit has a shape of its own, see :mod:`goproxyai.pipeline.respond`.
+The 429 of the rate limit has a shape of its own, see :mod:`goproxyai.proxy.replay`.
 """
 
 from __future__ import annotations

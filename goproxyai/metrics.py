@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from goproxyai import __version__
 from goproxyai.errors import OWNER
 from goproxyai.limits.connection_slots import Crowd
-from goproxyai.pipeline.relay import Relay
+from goproxyai.proxy.handler import Relay
 from goproxyai.telemetry.counters import Histogram
 from goproxyai.upstream.breaker import State
 from goproxyai.usage.totals import KINDS

@@ -30,12 +30,12 @@ from goproxyai.http11.connection_limits import Entrance
 from goproxyai.http11.server_connection import ServerFactory
 from goproxyai.listening import ListenError, endpoints
 from goproxyai.live import Live
-from goproxyai.pipeline.admit import Admission
-from goproxyai.pipeline.identify import Names
-from goproxyai.pipeline.notes import Terms
-from goproxyai.pipeline.probing import Probing
-from goproxyai.pipeline.relay import Relay
-from goproxyai.pipeline.upstreams import Upstream, Upstreams
+from goproxyai.proxy.admission import Admission
+from goproxyai.proxy.handler import Relay
+from goproxyai.proxy.health_probe import Probing
+from goproxyai.proxy.request_id import Names
+from goproxyai.proxy.request_plan import Terms
+from goproxyai.proxy.upstreams import Upstream, Upstreams
 from goproxyai.reactor.accept import Accepting, fit
 from goproxyai.reactor.deadlines import Ticker
 from goproxyai.reactor.lean_loop import ends_of_turns

@@ -11,7 +11,7 @@ import attrs
 from goproxyai.config.settings import Settings
 from goproxyai.durations import format_duration
 from goproxyai.limits.connection_slots import Crowd
-from goproxyai.pipeline.relay import Relay
+from goproxyai.proxy.handler import Relay
 from goproxyai.telemetry.counters import Counters
 
 

@@ -29,9 +29,9 @@ from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.web_adapter import ExchangeChannel, SystemRequest
 from goproxyai.live import Live
 from goproxyai.metrics import CONTENT_TYPE, Metrics
-from goproxyai.pipeline import respond
-from goproxyai.pipeline.identify import GIVEN, Names
-from goproxyai.pipeline.relay import Relay
+from goproxyai.proxy import replay as respond
+from goproxyai.proxy.handler import Relay
+from goproxyai.proxy.request_id import GIVEN, Names
 from goproxyai.stats import Stats
 
 RELAYED = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]

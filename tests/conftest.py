@@ -13,7 +13,7 @@ from hypothesis import settings
 from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, globalLogPublisher
 
-from goproxyai.pipeline import asking
+from goproxyai.proxy import upstream_request as asking
 from goproxyai.reactor.lean_loop import lighten
 from goproxyai.telemetry import access_log as log
 from tests.fakes.authority import Authority

@@ -18,8 +18,8 @@ import pytest_twisted
 from twisted.internet.task import Clock
 
 from goproxyai import service
-from goproxyai.pipeline.respond import PacedReplay
-from goproxyai.pipeline.store import PIECE_BYTES
+from goproxyai.proxy.recorder import PIECE_BYTES
+from goproxyai.proxy.replay import PacedReplay
 from goproxyai.reactor.socket_write import parked
 from tests.fakes.answers import chunk, event, head, response, sse
 from tests.fakes.requests import Request

@@ -10,11 +10,12 @@ import pytest
 from twisted.logger import LogEvent
 
 from goproxyai.cache.store import Store
-from goproxyai.pipeline import asking, flight
-from goproxyai.pipeline.flight import Flight
-from goproxyai.pipeline.relay import Relay
-from goproxyai.pipeline.resume import Resumed
-from goproxyai.pipeline.rider import Rider
+from goproxyai.proxy import single_flight as flight
+from goproxyai.proxy import upstream_request as asking
+from goproxyai.proxy.handler import Relay
+from goproxyai.proxy.resume import Resumed
+from goproxyai.proxy.single_flight import Flight
+from goproxyai.proxy.subscriber import Rider
 from tests.chance.run import lived
 from tests.chance.world import World
 

@@ -14,9 +14,9 @@ from goproxyai import service
 from goproxyai.config import env_file as envfile
 from goproxyai.config.sources import NAMES
 from goproxyai.limits.addresses import Networks
-from goproxyai.pipeline import asking
-from goproxyai.pipeline.probing import IN_A_ROW
-from goproxyai.pipeline.upstreams import Upstream
+from goproxyai.proxy import upstream_request as asking
+from goproxyai.proxy.health_probe import IN_A_ROW
+from goproxyai.proxy.upstreams import Upstream
 from goproxyai.upstream.breaker import FEWEST
 from tests.fakes.answers import response
 from tests.fakes.serving import loopback

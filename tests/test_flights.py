@@ -11,7 +11,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import gatherResults
 
-from goproxyai.pipeline import flight
+from goproxyai.proxy import single_flight as flight
 from goproxyai.reactor.socket_write import parked
 from tests.fakes.answers import chunk, event, head, response, sse
 from tests.fakes.requests import Request

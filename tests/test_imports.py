@@ -186,7 +186,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
         ("goproxyai.config.settings", "import datetime"),
         ("goproxyai.http11.connection_pool", "from goproxyai.egress.agent import RelayAgent"),
         ("goproxyai.egress.agent", "from goproxyai.pipeline import answers"),
-        ("goproxyai.pipeline.relay", "if TYPE_CHECKING:\n    from goproxyai.web import Front"),
+        ("goproxyai.proxy.handler", "if TYPE_CHECKING:\n    from goproxyai.web import Front"),
         ("goproxyai.web", "from goproxyai.telemetry.log_output import Output"),
         ("goproxyai.service", "from goproxyai import tap"),
         ("goproxyai.service", "from twisted.internet import reactor"),

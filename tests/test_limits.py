@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
 
 from goproxyai.limits.addresses import Networks
-from goproxyai.pipeline.admit import SWEEP_SLICE, TICK, Admission
+from goproxyai.proxy.admission import SWEEP_SLICE, TICK, Admission
 from tests.fakes.answers import response
 from tests.harness import KEY, Answer, Stand, post, request
 

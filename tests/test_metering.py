@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from goproxyai.pipeline import flight
+from goproxyai.proxy import single_flight as flight
 from goproxyai.telemetry.counters import Counters
 from tests.fakes.answers import chunk, event, head, response
 from tests.fakes.steps import Cut, Pause, Reset, Stream

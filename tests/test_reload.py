@@ -25,7 +25,7 @@ from goproxyai.config.settings import SettingError, Settings
 from goproxyai.config.sources import Reading, Sources
 from goproxyai.limits.addresses import Networks
 from goproxyai.limits.token_buckets import Buckets
-from goproxyai.pipeline.admit import SWEEP_SLICE, TICK, Admission
+from goproxyai.proxy.admission import SWEEP_SLICE, TICK, Admission
 from goproxyai.reload import LIVE, Reload, differences
 from goproxyai.service import Daemon, make_daemon
 from goproxyai.telemetry.log_output import Output

@@ -17,10 +17,10 @@ from goproxyai.http11.request_head import Head
 from goproxyai.http11.response import Response
 from goproxyai.messages.header_templates import shape_of
 from goproxyai.messages.headers import Headers, fields_of
-from goproxyai.pipeline import respond
-from goproxyai.pipeline.notes import Notes, Terms
-from goproxyai.pipeline.store import Recorder, Wanted, recorder
-from goproxyai.pipeline.upstreams import Upstream
+from goproxyai.proxy import replay as respond
+from goproxyai.proxy.recorder import Recorder, Wanted, recorder
+from goproxyai.proxy.request_plan import Notes, Terms
+from goproxyai.proxy.upstreams import Upstream
 from goproxyai.upstream.breaker import Breaker
 
 PIECES = st.lists(st.binary(min_size=1, max_size=300), max_size=12)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import succeed
 
-from goproxyai.pipeline import asking
+from goproxyai.proxy import upstream_request as asking
 from goproxyai.upstream.breaker import FEWEST
 from goproxyai.upstream.retries import (
     FIRST_WAIT,

@@ -11,7 +11,7 @@ import pytest_twisted
 from twisted.internet import error
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 
-from goproxyai.pipeline.store import PIECE_BYTES
+from goproxyai.proxy.recorder import PIECE_BYTES
 from tests.fakes.answers import chunk, head, response
 from tests.fakes.steps import Pause, Reset
 from tests.harness import Answer, Stand, Wire, eventually, post, request

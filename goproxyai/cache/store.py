@@ -98,7 +98,7 @@ class Entry:
 
     :ivar key: 32 bytes, of :func:`~.key.cache_key`.
     :ivar head: status line and header lines, the last of them without its value: that of a
-        reply's own id, see :func:`goproxyai.pipeline.respond.stored_lines`.
+        reply's own id, see :func:`goproxyai.proxy.replay.stored_lines`.
     :ivar body: whole, as received.
     :ivar stored_at: monotonic seconds.
     :ivar expires_at: monotonic seconds.

@@ -9,7 +9,11 @@ from unittest.mock import patch
 
 from twisted.logger import ILogObserver, globalLogPublisher
 
-from goproxyai.pipeline import asking, flight, respond, rider, store
+from goproxyai.proxy import recorder as store
+from goproxyai.proxy import replay as respond
+from goproxyai.proxy import single_flight as flight
+from goproxyai.proxy import subscriber as rider
+from goproxyai.proxy import upstream_request as asking
 from tests.chance.messages import Wrong
 from tests.chance.world import World
 

@@ -11,9 +11,9 @@ from twisted.logger import LogEvent
 from goproxyai.cache.store import Store
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Receiver
-from goproxyai.pipeline.notes import Terms
-from goproxyai.pipeline.relay import Relay
-from goproxyai.pipeline.upstreams import Upstream, Upstreams
+from goproxyai.proxy.handler import Relay
+from goproxyai.proxy.request_plan import Terms
+from goproxyai.proxy.upstreams import Upstream, Upstreams
 from goproxyai.telemetry.access_log import AccessLog, Event
 from goproxyai.telemetry.counters import Counters
 from goproxyai.upstream.breaker import Breaker

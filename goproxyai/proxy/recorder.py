@@ -18,8 +18,8 @@ from goproxyai.cache.stream_end import Ending, ending, is_stream
 from goproxyai.cache.stream_timing import Pace
 from goproxyai.http11.response import Response
 from goproxyai.messages.headers import names_itself
-from goproxyai.pipeline.notes import Notes
-from goproxyai.pipeline.respond import kept_lines, status_line, stored_lines
+from goproxyai.proxy.replay import kept_lines, status_line, stored_lines
+from goproxyai.proxy.request_plan import Notes
 from goproxyai.usage.usage import Usage
 
 PIECE_BYTES = 60

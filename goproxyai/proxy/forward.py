@@ -19,16 +19,16 @@ from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
 from goproxyai.messages.headers import Headers, names_itself
-from goproxyai.pipeline import respond
-from goproxyai.pipeline.answers import problem_for
-from goproxyai.pipeline.asking import Asking
-from goproxyai.pipeline.meter import Meter, bill_of, meter_of
-from goproxyai.pipeline.notes import Notes
-from goproxyai.pipeline.store import Recorder, Wanted, keep_whole, recorder
+from goproxyai.proxy import replay as respond
+from goproxyai.proxy.error_response import problem_for
+from goproxyai.proxy.recorder import Recorder, Wanted, keep_whole, recorder
+from goproxyai.proxy.request_plan import Notes
+from goproxyai.proxy.upstream_request import Asking
+from goproxyai.proxy.usage_meter import Meter, bill_of, meter_of
 from goproxyai.usage.usage import UNREAD, Usage
 
 if TYPE_CHECKING:
-    from goproxyai.pipeline.relay import Relay
+    from goproxyai.proxy.handler import Relay
 
 _log = Logger(namespace="goproxyai.forward")
 

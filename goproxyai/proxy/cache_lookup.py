@@ -6,8 +6,8 @@ from goproxyai.cache.rules import may_be_stale
 from goproxyai.cache.store import Entry, Store
 from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
-from goproxyai.pipeline.notes import Notes
-from goproxyai.pipeline.store import Wanted
+from goproxyai.proxy.recorder import Wanted
+from goproxyai.proxy.request_plan import Notes
 
 MOST_KEYED = 10 * 1024 * 1024
 """Bytes of request body that are read whole to make a key; larger ones stream past the cache."""

@@ -9,11 +9,11 @@ from zope.interface import implementer
 
 from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
-from goproxyai.pipeline.respond import SLICE
-from goproxyai.pipeline.store import Wanted
+from goproxyai.proxy.recorder import Wanted
+from goproxyai.proxy.replay import SLICE
 
 if TYPE_CHECKING:
-    from goproxyai.pipeline.flight import Flight
+    from goproxyai.proxy.single_flight import Flight
 
 
 @implementer(IPushProducer)

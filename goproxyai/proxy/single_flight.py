@@ -27,17 +27,17 @@ from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
 from goproxyai.messages.headers import Headers, names_itself
-from goproxyai.pipeline import respond
-from goproxyai.pipeline.answers import problem_for
-from goproxyai.pipeline.asking import Asking
-from goproxyai.pipeline.meter import Meter, charged, is_billed, meter_of
-from goproxyai.pipeline.resume import Resumed
-from goproxyai.pipeline.rider import Rider
-from goproxyai.pipeline.store import Recorder, Wanted, recorder
+from goproxyai.proxy import replay as respond
+from goproxyai.proxy.error_response import problem_for
+from goproxyai.proxy.recorder import Recorder, Wanted, recorder
+from goproxyai.proxy.resume import Resumed
+from goproxyai.proxy.subscriber import Rider
+from goproxyai.proxy.upstream_request import Asking
+from goproxyai.proxy.usage_meter import Meter, charged, is_billed, meter_of
 from goproxyai.usage.usage import Usage
 
 if TYPE_CHECKING:
-    from goproxyai.pipeline.relay import Relay
+    from goproxyai.proxy.handler import Relay
 
 MOST_SHARED: Final = 4 * 1024 * 1024
 """Bytes of an answer that are kept for riders to come, and for slow ones."""

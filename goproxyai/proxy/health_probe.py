@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from goproxyai.egress.treq_client import RelayClient
 from goproxyai.http11.response import Response
-from goproxyai.pipeline.upstreams import Upstream, Upstreams
+from goproxyai.proxy.upstreams import Upstream, Upstreams
 from goproxyai.upstream.breaker import State
 
 PROBE_SECONDS = 5.0

@@ -13,12 +13,12 @@ from twisted.logger import Logger
 
 from goproxyai.errors import Problem
 from goproxyai.http11.response import Response
-from goproxyai.pipeline.forward import Forward
+from goproxyai.proxy.forward import Forward
 from goproxyai.usage.usage import Usage
 
 if TYPE_CHECKING:
-    from goproxyai.pipeline.relay import Relay
-    from goproxyai.pipeline.rider import Rider
+    from goproxyai.proxy.handler import Relay
+    from goproxyai.proxy.subscriber import Rider
 
 _SAME: Final = (b"content-length", b"content-type", b"content-encoding")
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from goproxyai.cache.stream_end import is_stream
 from goproxyai.http11.response import Response
-from goproxyai.pipeline.notes import Notes
+from goproxyai.proxy.request_plan import Notes
 from goproxyai.telemetry.counters import Counters
 from goproxyai.usage.scanner import Reader, usage_of
 from goproxyai.usage.usage import UNKNOWN, Usage

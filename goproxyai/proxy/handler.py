@@ -13,15 +13,15 @@ from goproxyai.egress.treq_client import RelayClient
 from goproxyai.errors import Problem
 from goproxyai.http11.exchange import Exchange
 from goproxyai.limits.token_buckets import rate_limit_headers
-from goproxyai.pipeline import respond
-from goproxyai.pipeline.admit import Admission
-from goproxyai.pipeline.flight import Flight
-from goproxyai.pipeline.forward import Forward
-from goproxyai.pipeline.lookup import MOST_KEYED, Lookup
-from goproxyai.pipeline.notes import Notes, Terms
-from goproxyai.pipeline.rider import Rider
-from goproxyai.pipeline.store import Wanted
-from goproxyai.pipeline.upstreams import Upstreams
+from goproxyai.proxy import replay as respond
+from goproxyai.proxy.admission import Admission
+from goproxyai.proxy.cache_lookup import MOST_KEYED, Lookup
+from goproxyai.proxy.forward import Forward
+from goproxyai.proxy.recorder import Wanted
+from goproxyai.proxy.request_plan import Notes, Terms
+from goproxyai.proxy.single_flight import Flight
+from goproxyai.proxy.subscriber import Rider
+from goproxyai.proxy.upstreams import Upstreams
 from goproxyai.telemetry.access_log import AccessLog
 from goproxyai.telemetry.counters import Counters
 from goproxyai.upstream.retries import Budget

@@ -13,7 +13,7 @@ from goproxyai.cache.rules import bypass_reason, in_namespace, is_write
 from goproxyai.cache.store import COMPUTED
 from goproxyai.http11.request_head import Head, Holes
 from goproxyai.messages.headers import forwarded, via_names_us
-from goproxyai.pipeline.upstreams import Upstream
+from goproxyai.proxy.upstreams import Upstream
 from goproxyai.usage.usage import generates
 
 _VIA = b"Via: 1.1 goproxyai\r\n"

@@ -23,13 +23,13 @@ from goproxyai.http11.request_body import RequestBody
 from goproxyai.http11.response import Response
 from goproxyai.messages.connect import TunnelRefused
 from goproxyai.messages.headers import Headers
-from goproxyai.pipeline import respond
-from goproxyai.pipeline.notes import Notes
-from goproxyai.pipeline.upstreams import Upstream
+from goproxyai.proxy import replay as respond
+from goproxyai.proxy.request_plan import Notes
+from goproxyai.proxy.upstreams import Upstream
 from goproxyai.upstream.retries import MOST_TRIES, Cause, may_repeat, retry_after, wait_before
 
 if TYPE_CHECKING:
-    from goproxyai.pipeline.relay import Relay
+    from goproxyai.proxy.handler import Relay
 
 _HOPELESS = (UpstreamTimeout, ConnectTimeout, DeferredTimeout, VerificationError)
 """Failures to connect that the same upstream would repeat, or that have lasted long enough."""
