@@ -19,6 +19,9 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from goproxyai.admin.app import Front, System, draining
+from goproxyai.admin.events import Live
+from goproxyai.admin.stats import Stats
 from goproxyai.cache.store import Store
 from goproxyai.config.settings import Settings
 from goproxyai.egress.agent import RelayAgent
@@ -29,7 +32,6 @@ from goproxyai.http11.client_connection import Timeouts
 from goproxyai.http11.connection_limits import Entrance
 from goproxyai.http11.server_connection import ServerFactory
 from goproxyai.listening import ListenError, endpoints
-from goproxyai.live import Live
 from goproxyai.proxy.admission import Admission
 from goproxyai.proxy.handler import Relay
 from goproxyai.proxy.health_probe import Probing
@@ -41,12 +43,10 @@ from goproxyai.reactor.deadlines import Ticker
 from goproxyai.reactor.lean_loop import ends_of_turns
 from goproxyai.reactor.write_batch import Outbox
 from goproxyai.snapshot import Snapshot
-from goproxyai.stats import Stats
 from goproxyai.telemetry.access_log import AccessLog, Tracer, Write
 from goproxyai.telemetry.counters import Counters
 from goproxyai.upstream.breaker import Breaker
 from goproxyai.usage.prices import Prices
-from goproxyai.web import Front, System, draining
 
 EVICTION_SECONDS = 1.0
 """Between two looks for expired answers."""

@@ -174,7 +174,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
     ("name", "source"),
     [
         ("goproxyai.limits.token_buckets", "from goproxyai.config.settings import Settings"),
-        ("goproxyai.limits.token_buckets", "import goproxyai.web"),
+        ("goproxyai.limits.token_buckets", "import goproxyai.admin.app"),
         ("goproxyai.limits.token_buckets", "from goproxyai import web"),
         ("goproxyai.limits.token_buckets", "from .. import web as w"),
         ("goproxyai.limits.token_buckets", "from ..http11.pool import Pool"),
@@ -186,12 +186,12 @@ def test_no_module_imports_itself_in_a_circle() -> None:
         ("goproxyai.config.settings", "import datetime"),
         ("goproxyai.http11.connection_pool", "from goproxyai.egress.agent import RelayAgent"),
         ("goproxyai.egress.agent", "from goproxyai.pipeline import answers"),
-        ("goproxyai.proxy.handler", "if TYPE_CHECKING:\n    from goproxyai.web import Front"),
-        ("goproxyai.web", "from goproxyai.telemetry.log_output import Output"),
+        ("goproxyai.proxy.handler", "if TYPE_CHECKING:\n    from goproxyai.admin.app import Front"),
+        ("goproxyai.admin.app", "from goproxyai.telemetry.log_output import Output"),
         ("goproxyai.service", "from goproxyai import tap"),
         ("goproxyai.service", "from twisted.internet import reactor"),
         ("goproxyai.service", "import twisted.internet.reactor"),
-        ("goproxyai.web", "from goproxyai.brandnew import thing"),
+        ("goproxyai.admin.app", "from goproxyai.brandnew import thing"),
         ("goproxyai.brandnew", "from goproxyai.messages.headers import Headers"),
     ],
 )
@@ -205,7 +205,7 @@ def test_a_planted_fault_is_found(name: str, source: str) -> None:
         ("goproxyai.cache.store", "from goproxyai.messages.headers import Headers"),
         ("goproxyai.cache.store", "from .headers import Headers\nfrom . import buckets"),
         ("goproxyai.messages.targets", "from goproxyai.errors import Problem"),
-        ("goproxyai.web", "from goproxyai import __version__\nimport time"),
+        ("goproxyai.admin.app", "from goproxyai import __version__\nimport time"),
         ("goproxyai.tap", "def make():\n    from twisted.internet import reactor"),
     ],
 )

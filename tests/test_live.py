@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from goproxyai.assets import HEADERS, PAGE, assets
-from goproxyai.history import SLOT_SECONDS, SLOTS, History
-from goproxyai.live import LOOK_SECONDS, MOST_VIEWERS
+from goproxyai.admin.assets import HEADERS, PAGE, assets
+from goproxyai.admin.events import LOOK_SECONDS, MOST_VIEWERS
+from goproxyai.admin.history import SLOT_SECONDS, SLOTS, History
 from goproxyai.telemetry.counters import Counters, Histogram, percentile
 from tests.fakes.answers import response
 from tests.fakes.steps import Pause, Reset

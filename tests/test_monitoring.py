@@ -17,11 +17,11 @@ import pytest_twisted
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.threads import deferToThread
 
+from goproxyai.admin.app import RELAYED
 from goproxyai.errors import OWNER
 from goproxyai.telemetry.counters import MOST_OUTCOMES, ROUTES
 from goproxyai.usage import prices
 from goproxyai.usage.totals import KINDS, MOST_MODELS
-from goproxyai.web import RELAYED
 from tests.fakes.serving import loopback
 from tests.fakes.upstream import FakeUpstream
 from tests.harness import Stand, post, request

@@ -33,6 +33,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from goproxyai import tap
+from goproxyai.admin.app import RELAYED
 from goproxyai.config.settings import Settings
 from goproxyai.messages.trace_context import TraceParent, parse
 from goproxyai.telemetry import tracing
@@ -41,7 +42,6 @@ from goproxyai.telemetry.log_output import Output
 from goproxyai.telemetry.spans import MOST_TRIES, Followed, kind_of, span_of
 from goproxyai.telemetry.tracing import COMPLAINT_SECONDS, Complaints, Tracing
 from goproxyai.usage.usage import asked_model
-from goproxyai.web import RELAYED
 from tests.fakes.answers import chunk, head, response
 from tests.fakes.serving import loopback
 from tests.fakes.steps import Cut, Pause, Reset

@@ -22,24 +22,24 @@ from twisted.web.server import Site
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect
 
-from goproxyai.assets import HEADERS, PAGE, assets
+from goproxyai.admin.assets import HEADERS, PAGE, assets
+from goproxyai.admin.events import Live
+from goproxyai.admin.metrics import CONTENT_TYPE, Metrics
+from goproxyai.admin.stats import Stats
 from goproxyai.config.settings import Settings
 from goproxyai.errors import Problem, compact
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.web_adapter import ExchangeChannel, SystemRequest
-from goproxyai.live import Live
-from goproxyai.metrics import CONTENT_TYPE, Metrics
 from goproxyai.proxy import replay as respond
 from goproxyai.proxy.handler import Relay
 from goproxyai.proxy.request_id import GIVEN, Names
-from goproxyai.stats import Stats
 
 RELAYED = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]
 """Methods that are relayed."""
 
 _EVENTS = b"/dashboard/events"
 
-_log = Logger(namespace="goproxyai.web")
+_log = Logger(namespace="goproxyai.admin.app")
 
 
 def _answer(

@@ -20,9 +20,9 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from goproxyai import __version__
+from goproxyai.admin.history import MOST_ROUTES, SLOT_SECONDS, History, Span
+from goproxyai.admin.stats import Stats
 from goproxyai.errors import Problem, compact
-from goproxyai.history import MOST_ROUTES, SLOT_SECONDS, History, Span
-from goproxyai.stats import Stats
 from goproxyai.telemetry.access_log import Batch, Event
 from goproxyai.telemetry.counters import Counters
 
@@ -35,7 +35,7 @@ LOOK_SECONDS: Final = 1.0
 MOST_ERRORS: Final = 20
 """Of the last, that are shown."""
 
-_log = Logger(namespace="goproxyai.live")
+_log = Logger(namespace="goproxyai.admin.events")
 
 
 @implementer(IPushProducer)
