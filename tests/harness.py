@@ -19,8 +19,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from goproxyai.config.settings import Settings
+from goproxyai.daemon.service import Daemon, make_daemon
 from goproxyai.http11.connection_pool import Pool
-from goproxyai.service import Daemon, make_daemon
 from goproxyai.telemetry.access_log import Batch, Event, Tracer
 from tests.fakes.authority import Authority, Identity
 from tests.fakes.ledger import Ledger

@@ -17,7 +17,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import Clock
 
-from goproxyai import service
+from goproxyai.daemon import service
 from goproxyai.proxy.recorder import PIECE_BYTES
 from goproxyai.proxy.replay import PacedReplay
 from goproxyai.reactor.socket_write import parked

@@ -14,11 +14,11 @@ from pathlib import Path
 import attrs
 import pytest
 
-from goproxyai import tap
+from goproxyai import plugin as tap
 from goproxyai.config import env_file as envfile
 from goproxyai.config.settings import Settings
 from goproxyai.config.sources import CONFIG, NAMES
-from goproxyai.service import FIRST_SECONDS
+from goproxyai.daemon.service import FIRST_SECONDS
 from tests.test_restart import SocketUnit, serving, unit
 from tests.test_twistd import PATIENCE, Start, environment, free_port, start
 

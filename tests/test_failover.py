@@ -10,9 +10,9 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from goproxyai import service
 from goproxyai.config import env_file as envfile
 from goproxyai.config.sources import NAMES
+from goproxyai.daemon import service
 from goproxyai.limits.addresses import Networks
 from goproxyai.proxy import upstream_request as asking
 from goproxyai.proxy.health_probe import IN_A_ROW

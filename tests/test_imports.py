@@ -102,8 +102,8 @@ def faults(name: str, source: str, is_package: bool = False) -> list[str]:
 
 
 def _complaint(name: str, here: str, each: Import) -> str:
-    if each.reaches("twisted.internet.reactor") and name != "goproxyai.tap":
-        return "only goproxyai.tap may import the reactor"
+    if each.reaches("twisted.internet.reactor") and name != "goproxyai.plugin":
+        return "only goproxyai.plugin may import the reactor"
     if here in VALUES | {"policy"} and each.name.partition(".")[0] in IMPURE:
         return f"{here} is pure, and {each.name} is not"
     if not each.reaches("goproxyai"):
@@ -188,9 +188,9 @@ def test_no_module_imports_itself_in_a_circle() -> None:
         ("goproxyai.egress.agent", "from goproxyai.pipeline import answers"),
         ("goproxyai.proxy.handler", "if TYPE_CHECKING:\n    from goproxyai.admin.app import Front"),
         ("goproxyai.admin.app", "from goproxyai.telemetry.log_output import Output"),
-        ("goproxyai.service", "from goproxyai import tap"),
-        ("goproxyai.service", "from twisted.internet import reactor"),
-        ("goproxyai.service", "import twisted.internet.reactor"),
+        ("goproxyai.daemon.service", "from goproxyai import tap"),
+        ("goproxyai.daemon.service", "from twisted.internet import reactor"),
+        ("goproxyai.daemon.service", "import twisted.internet.reactor"),
         ("goproxyai.admin.app", "from goproxyai.brandnew import thing"),
         ("goproxyai.brandnew", "from goproxyai.messages.headers import Headers"),
     ],
@@ -206,7 +206,7 @@ def test_a_planted_fault_is_found(name: str, source: str) -> None:
         ("goproxyai.cache.store", "from .headers import Headers\nfrom . import buckets"),
         ("goproxyai.messages.targets", "from goproxyai.errors import Problem"),
         ("goproxyai.admin.app", "from goproxyai import __version__\nimport time"),
-        ("goproxyai.tap", "def make():\n    from twisted.internet import reactor"),
+        ("goproxyai.plugin", "def make():\n    from twisted.internet import reactor"),
     ],
 )
 def test_what_is_allowed_is_not_complained_about(name: str, source: str) -> None:

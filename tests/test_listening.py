@@ -13,8 +13,8 @@ from twisted.internet.endpoints import _SystemdParser
 from twisted.internet.protocol import Factory
 from twisted.python.systemd import ListenFDs
 
-from goproxyai.listening import Inherited, ListenError, endpoints
-from goproxyai.service import Door
+from goproxyai.daemon.endpoints import Inherited, ListenError, endpoints
+from goproxyai.daemon.service import Door
 from tests.harness import Stand
 
 Passed = Callable[[int], None]

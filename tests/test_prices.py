@@ -15,8 +15,8 @@ from twisted.logger import capturedLogs
 
 from goproxyai.config.settings import SettingError, Settings
 from goproxyai.config.sources import Reading, Sources
-from goproxyai.reload import Reload
-from goproxyai.service import make_daemon
+from goproxyai.daemon.reload import Reload
+from goproxyai.daemon.service import make_daemon
 from goproxyai.usage.prices import LARGEST, Prices, PricesError, parse
 from goproxyai.usage.totals import KINDS, MOST_MODELS, OTHER, Tokens
 from goproxyai.usage.usage import UNKNOWN, Usage

@@ -19,15 +19,15 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 
-from goproxyai import service
 from goproxyai.cache.store import Store
 from goproxyai.config.settings import SettingError, Settings
 from goproxyai.config.sources import Reading, Sources
+from goproxyai.daemon import service
+from goproxyai.daemon.reload import LIVE, Reload, differences
+from goproxyai.daemon.service import Daemon, make_daemon
 from goproxyai.limits.addresses import Networks
 from goproxyai.limits.token_buckets import Buckets
 from goproxyai.proxy.admission import SWEEP_SLICE, TICK, Admission
-from goproxyai.reload import LIVE, Reload, differences
-from goproxyai.service import Daemon, make_daemon
 from goproxyai.telemetry.log_output import Output
 from tests.fakes.answers import response
 from tests.fakes.steps import Pause

@@ -24,7 +24,7 @@ from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 from goproxyai.cache import snapshot_format as sealed
 from goproxyai.cache.snapshot_format import HEADER_BYTES, MAGIC, Record, Refused
 from goproxyai.cache.store import COMPUTED, Entry, Store
-from goproxyai.snapshot import Snapshot
+from goproxyai.daemon.cache_snapshot import Snapshot
 from goproxyai.usage.usage import Usage
 
 ALICE, BOB = b"\0\0alice-alice-al", b"\0\1bob-bob-bob-bo"
@@ -339,7 +339,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
     one = Host(tmp_path)
 
     def observe(event: LogEvent) -> None:
-        if event.get("log_namespace") == "goproxyai.snapshot":
+        if event.get("log_namespace") == "goproxyai.daemon.cache_snapshot":
             assert "log_failure" not in event
             one.lines.append(
                 (

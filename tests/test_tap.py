@@ -16,9 +16,10 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogEvent, LogLevel, capturedLogs
 from twisted.python.usage import UsageError
 
-from goproxyai import __version__, tap
-from goproxyai.service import Daemon
-from goproxyai.tap import Options, makeService
+from goproxyai import __version__
+from goproxyai import plugin as tap
+from goproxyai.daemon.service import Daemon
+from goproxyai.plugin import Options, makeService
 from goproxyai.telemetry.access_log import Batch, Event
 from tests.harness import lines
 
@@ -94,7 +95,7 @@ def test_the_one_in_front_writes_to_standard_output(
 ) -> None:
     parent = {"nodaemon": True, "logfile": name}
     options = parsed(parent=parent, LOG_FORMAT="text")
-    assert parent["logger"] == "goproxyai.tap.open_output"
+    assert parent["logger"] == "goproxyai.plugin.open_output"
     assert tap.open_output() is options.output
     assert options.output is not None
     options.output.requests([EVENT], Batch(0.0))

@@ -32,7 +32,7 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
-from goproxyai import tap
+from goproxyai import plugin as tap
 from goproxyai.admin.app import RELAYED
 from goproxyai.config.settings import Settings
 from goproxyai.messages.trace_context import TraceParent, parse
@@ -934,7 +934,7 @@ def test_a_bad_variable_of_opentelemetrys_ends_the_start_with_one_line(tmp_path:
 BUILT = """
 import sys
 from twisted.internet import reactor
-from goproxyai import tap
+from goproxyai import plugin as tap
 options = tap.Options({"LISTEN": "tcp:0", "TRACING": sys.argv[1]})
 options.parseOptions([])
 tap.makeService(options)

@@ -22,7 +22,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
-from goproxyai import tap
+from goproxyai import plugin as tap
 from goproxyai.config.settings import VARIABLES
 from tests.fakes.answers import chunk, head
 from tests.fakes.serving import loopback
@@ -438,7 +438,7 @@ BAD = [
 STARTS = """
 import json, os, sys
 from twisted.scripts import twistd
-import goproxyai.tap
+import goproxyai.plugin
 
 for number, (arguments, settings) in enumerate(json.load(sys.stdin)):
     if not os.fork():

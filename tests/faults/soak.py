@@ -19,7 +19,7 @@ import attrs
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import LoopingCall, deferLater
 
-from goproxyai.service import EVICTION_SECONDS
+from goproxyai.daemon.service import EVICTION_SECONDS
 from tests.fakes.authority import Authority
 from tests.faults.accounts import Accounts
 from tests.faults.crowd import Crowd

@@ -3,5 +3,5 @@
 from twisted.application.service import ServiceMaker
 
 goproxyai = ServiceMaker(
-    "goproxyai", "goproxyai.tap", "A caching relay in front of the OpenAI API", "goproxyai"
+    "goproxyai", "goproxyai.plugin", "A caching relay in front of the OpenAI API", "goproxyai"
 )

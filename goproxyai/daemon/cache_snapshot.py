@@ -31,7 +31,7 @@ from twisted.logger import Logger
 from goproxyai.cache import snapshot_format as sealed
 from goproxyai.cache.store import Entry, Store
 
-_log = Logger(namespace="goproxyai.snapshot")
+_log = Logger(namespace="goproxyai.daemon.cache_snapshot")
 
 
 @attrs.define(eq=False)

@@ -24,6 +24,8 @@ from goproxyai.admin.events import Live
 from goproxyai.admin.stats import Stats
 from goproxyai.cache.store import Store
 from goproxyai.config.settings import Settings
+from goproxyai.daemon.cache_snapshot import Snapshot
+from goproxyai.daemon.endpoints import ListenError, endpoints
 from goproxyai.egress.agent import RelayAgent
 from goproxyai.egress.routes import Routes
 from goproxyai.egress.tls import tls_to
@@ -31,7 +33,6 @@ from goproxyai.egress.treq_client import RelayClient
 from goproxyai.http11.client_connection import Timeouts
 from goproxyai.http11.connection_limits import Entrance
 from goproxyai.http11.server_connection import ServerFactory
-from goproxyai.listening import ListenError, endpoints
 from goproxyai.proxy.admission import Admission
 from goproxyai.proxy.handler import Relay
 from goproxyai.proxy.health_probe import Probing
@@ -42,7 +43,6 @@ from goproxyai.reactor.accept import Accepting, fit
 from goproxyai.reactor.deadlines import Ticker
 from goproxyai.reactor.lean_loop import ends_of_turns
 from goproxyai.reactor.write_batch import Outbox
-from goproxyai.snapshot import Snapshot
 from goproxyai.telemetry.access_log import AccessLog, Tracer, Write
 from goproxyai.telemetry.counters import Counters
 from goproxyai.upstream.breaker import Breaker
@@ -248,7 +248,7 @@ class Daemon(MultiService):
     def change(self, settings: Settings, prices: Prices | None = None) -> None:
         """Go on with other settings, in this one turn: each request is served by some or others.
 
-        :param settings: differing in what can change only, see :data:`goproxyai.reload.LIVE`.
+        :param settings: differing in what can change only, see :data:`goproxyai.daemon.reload.LIVE`.
         :param prices: of tokens from now on; those that hold where none are given.
         """
         before, agent, relay = self.settings, self.agent, self.system.relay

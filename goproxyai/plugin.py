@@ -20,9 +20,9 @@ from twisted.python.logfile import LogFile
 from goproxyai import __version__
 from goproxyai.config.settings import VARIABLES, SettingError, Settings
 from goproxyai.config.sources import Reading, Sources
+from goproxyai.daemon.reload import Reload, hidden_line
+from goproxyai.daemon.service import Daemon, make_daemon
 from goproxyai.reactor.lean_loop import lighten
-from goproxyai.reload import Reload, hidden_line
-from goproxyai.service import Daemon, make_daemon
 from goproxyai.telemetry.access_log import Batch, Event, Tracer, Write
 from goproxyai.telemetry.log_output import Output
 
@@ -100,7 +100,7 @@ class Options(usage.Options):
         as_json = None if not settings.log_format else settings.log_format == "json"
         self.output = Output(lambda: _stream(parent), as_json, settings.log_level)
         _chosen.append(self.output)
-        parent["logger"] = "goproxyai.tap.open_output"  # twistd takes a name, not a callable
+        parent["logger"] = "goproxyai.plugin.open_output"  # twistd takes a name, not a callable
 
 
 LOG_BYTES = 100 * 1024 * 1024

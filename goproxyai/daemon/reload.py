@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from goproxyai.config.settings import SettingError, Settings
 from goproxyai.config.sources import Reading
-from goproxyai.service import Daemon
+from goproxyai.daemon.service import Daemon
 
 LIVE: Final = frozenset(
     (
