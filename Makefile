@@ -19,7 +19,7 @@ test: $(VENV)/.tox
 
 ## The daemon between the official client and a made-up OpenAI; needs no network.
 demo: $(VENV)/.demo
-	$(VENV)/bin/python -m tests.demo
+	$(VENV)/bin/python -m examples.demo
 
 ## Measure beside other proxies, into docs/performance.md; QUICK=1 takes under two minutes.
 ## Needs what bench/install.sh installs, on Debian.
@@ -30,7 +30,7 @@ bench: $(VENV)/.installed
 SECONDS ?= 600
 SEED ?= 1
 soak: $(VENV)/.demo
-	$(VENV)/bin/python -m tests.faults --seconds $(SECONDS) --seed $(SEED)
+	$(VENV)/bin/python -m tests.soak --seconds $(SECONDS) --seed $(SEED)
 
 ## Random input for all that reads a stranger's bytes, FUZZ_SECONDS for each target.
 fuzz: $(VENV)/.fuzz

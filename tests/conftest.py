@@ -16,8 +16,8 @@ from twisted.logger import LogEvent, globalLogPublisher
 from goproxyai.proxy import upstream_request as asking
 from goproxyai.reactor.lean_loop import lighten
 from goproxyai.telemetry import access_log as log
-from tests.fakes.authority import Authority
-from tests.harness import Stand
+from tests.support.authority import Authority
+from tests.support.harness import Stand
 
 # The suite says the same of the same code whenever it is run. What has not been thought of is found
 # by exploring: HYPOTHESIS_PROFILE=explore, with other examples each time and many more of them.

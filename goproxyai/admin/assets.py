@@ -34,7 +34,7 @@ ours, nobody puts the page into a frame."""
 def assets() -> dict[str, tuple[bytes, bytes]]:
     """Media type and content of each, by name."""
     found = {}
-    for file in (files("goproxyai") / "dashboard").iterdir():
+    for file in (files("goproxyai.admin") / "dashboard").iterdir():
         kind = KINDS.get(file.name[file.name.rfind(".") :])
         if kind is not None:
             found[file.name] = kind, file.read_bytes()

@@ -201,7 +201,7 @@ class Live:
                 "cache": stats.cache(),
                 "tokens": _tokens(counters),
                 "connections": {
-                    "open": counters.opened - counters.closed,
+                    "open": counters.connections.opened - counters.connections.closed,
                     "most": stats.crowd.most,
                 },
                 "upstreams": stats.upstreams(),

@@ -217,15 +217,25 @@ class Metrics(Collector):
     def _connections(self) -> Iterator[Metric]:
         counters = self._relay.counters
         yield _gauge(
-            "connections", "Connections of clients.", {}, counters.opened - counters.closed
+            "connections",
+            "Connections of clients.",
+            {},
+            counters.connections.opened - counters.connections.closed,
         )
         yield _gauge("connections_limit", "Connections that there may be.", {}, self._crowd.most)
-        yield _counter("connections_opened", "Connections that clients made.", counters.opened)
         yield _counter(
-            "connections_idle_closed", "Idle connections that made room.", counters.idle_closed
+            "connections_opened", "Connections that clients made.", counters.connections.opened
+        )
+        yield _counter(
+            "connections_idle_closed",
+            "Idle connections that made room.",
+            counters.connections.idle_closed,
         )
         yield _counters(
-            "connections_refused", "Connections refused, by reason.", "reason", counters.refused
+            "connections_refused",
+            "Connections refused, by reason.",
+            "reason",
+            counters.connections.refused,
         )
 
 

@@ -174,7 +174,7 @@ class Door(Service):
             _log.info("listening on {address}", address=str(address))
 
     def _closed(self, count: int) -> None:
-        self.factory.entrance.counters.refused["no_descriptor"] += count
+        self.factory.entrance.counts.refused["no_descriptor"] += count
 
     async def close(self) -> None:
         """Listen no more."""
@@ -396,7 +396,7 @@ def make_daemon(
     )
     entrance = Entrance(
         ticker,
-        counters,
+        counters.connections,
         settings.max_connections,
         settings.max_connections_per_client,
         settings.trusted_proxies,

@@ -13,13 +13,31 @@ from goproxyai.errors import Problem
 from goproxyai.limits.addresses import Networks, bucket_name, normal_address
 from goproxyai.limits.connection_slots import Bound, Crowd
 from goproxyai.reactor.deadlines import Ticker
-from goproxyai.telemetry.counters import Counters
 
 UNBOUNDED = 1 << 30
 """More connections than there are."""
 
 HEALTH = b"/health"
 """What is answered even so begins with this."""
+
+
+REFUSALS = ("full", "per_client", "dropped", "no_descriptor")
+"""Reasons for refusing a connection: the first two are answered, the others closed unheard."""
+
+
+class ConnectionCounts:
+    """Counts of client connections.
+
+    :ivar opened: accepted. :ivar closed: of these, those that ended.
+    :ivar refused: by reason, see :data:`REFUSALS`.
+    :ivar idle_closed: closed while idle to make room for another.
+    """
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.closed = 0
+        self.refused = dict.fromkeys(REFUSALS, 0)
+        self.idle_closed = 0
 
 
 class Guest(Protocol):
@@ -49,12 +67,12 @@ class Entrance:
     def __init__(
         self,
         ticker: Ticker,
-        counters: Counters | None = None,
+        counts: ConnectionCounts | None = None,
         most: int = UNBOUNDED,
         each: int = 0,
         trusted: Networks | None = None,
     ) -> None:
-        self.counters = counters or Counters()
+        self.counts = counts or ConnectionCounts()
         self.crowd: Crowd[Guest] = Crowd(most, each, _rests)
         self._ticker = ticker
         self._each = each
@@ -66,12 +84,12 @@ class Entrance:
 
     def came(self, guest: Guest, peer: str) -> bool:
         """*guest* is connected; whether there is a place for it."""
-        self.counters.opened += 1
+        self.counts.opened += 1
         if self._enter(guest, peer):
             return True
         first = self.crowd.wait(guest)
         if first is not None:
-            self.counters.refused["dropped"] += 1
+            self.counts.refused["dropped"] += 1
             first.abort()
         return False
 
@@ -80,18 +98,18 @@ class Entrance:
         if self._enter(guest, peer):
             return None
         bound = self.crowd.reached(self._client(peer))
-        self.counters.refused[bound] += 1
+        self.counts.refused[bound] += 1
         return overloaded(bound)
 
     def left(self, guest: Guest) -> None:
         """*guest* is no longer connected."""
-        self.counters.closed += 1
+        self.counts.closed += 1
         self.crowd.leave(guest)
 
     def _enter(self, guest: Guest, peer: str) -> bool:
         inside, goes = self.crowd.enter(guest, self._client(peer), self._ticker.now)
         if goes is not None:
-            self.counters.idle_closed += 1
+            self.counts.idle_closed += 1
             goes.shut()
         return inside
 

@@ -11,11 +11,9 @@ from itertools import accumulate
 from typing import Any
 
 from goproxyai.errors import STATUS
+from goproxyai.http11.connection_limits import ConnectionCounts
 from goproxyai.upstream.retries import Cause
 from goproxyai.usage.totals import Tokens
-
-REFUSALS = ("full", "per_client", "dropped", "no_descriptor")
-"""Why connections are refused: the first two are answered, the others closed unheard."""
 
 ROUTES = (
     "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/models",
@@ -163,9 +161,7 @@ class Counters:
     :ivar limited: refused by the rate limit.
     :ivar client_gone: clients that left before their answer was complete.
     :ivar cut: answers that upstream broke off.
-    :ivar opened: connections of clients. :ivar closed: of these, those that ended.
-    :ivar refused: connections, by reason, see :data:`REFUSALS`.
-    :ivar idle_closed: connections that made room for others.
+    :ivar connections: of clients.
     :ivar bytes_in: of request bodies. :ivar bytes_out: of answer bodies.
     :ivar statuses: answers by the first digit of their status.
     :ivar errors: the proxy's own answers, by code.
@@ -194,10 +190,7 @@ class Counters:
         self.limited = 0
         self.client_gone = 0
         self.cut = 0
-        self.opened = 0
-        self.closed = 0
-        self.refused = dict.fromkeys(REFUSALS, 0)
-        self.idle_closed = 0
+        self.connections = ConnectionCounts()
         self.bytes_in = 0
         self.bytes_out = 0
         self.statuses = [0] * 6
@@ -243,10 +236,10 @@ class Counters:
                 "stream_gap": self.gaps.summary(),
             },
             "connections": {
-                "open": self.opened - self.closed,
-                "opened": self.opened,
-                "idle_closed": self.idle_closed,
-                "refused": dict(self.refused),
+                "open": self.connections.opened - self.connections.closed,
+                "opened": self.connections.opened,
+                "idle_closed": self.connections.idle_closed,
+                "refused": dict(self.connections.refused),
             },
             "errors": {code: number for code, number in self.errors.items() if number},
             "tokens": self.tokens.summary(),

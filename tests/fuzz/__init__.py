@@ -2,5 +2,5 @@
 
 ``make fuzz`` runs every target of :mod:`.targets` twice: under Hypothesis, which puts input
 together from a target's tokens, and under atheris, which is led by coverage. What either found
-worth keeping lies in ``corpus/<target>/``, and the suite replays it (``tests/test_fuzz.py``).
+worth keeping lies in ``corpus/<target>/``, and the suite replays it (``tests/fuzz/test_corpus.py``).
 """

@@ -1,0 +1,155 @@
+"""``python -m tests.e2e.browser.screenshot docs/dashboard.png docs/dashboard-dark.png``: the pictures.
+
+Real traffic on a real daemon, whose clock goes twenty times as fast: an hour of it takes three
+minutes. So every duration in the pictures is twenty times what it was.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+
+from examples.demo.daemon import CHECKOUT, Daemon
+from tests.e2e.browser.chromium import launched
+from tests.e2e.browser.upstream import Upstream
+
+FAST = 20
+SECONDS = 190
+"""How long there is traffic: one hour of the daemon's clock, and a little."""
+
+CLIENTS = 14
+EACH = 3.0
+"""Requests a second of each client, where the tide is high."""
+
+MODELS = ("gpt-4o-mini", "gpt-4o-mini", "gpt-4o-mini", "gpt-4o", "o4-mini")
+POOL = 900
+"""Questions that are asked again and again, the first of them most often."""
+
+PRICES = {
+    "gpt-4o-mini": {"prompt": 0.15, "cached": 0.075, "completion": 0.60},
+    "gpt-4o": {"prompt": 2.50, "cached": 1.25, "completion": 10.00},
+    "o4-mini": {"prompt": 1.10, "cached": 0.275, "completion": 4.40},
+    "text-embedding-3-small": {"prompt": 0.02},
+}
+
+DESKTOP, PHONE = {"width": 1280, "height": 1640}, {"width": 390, "height": 1100}
+
+SETTINGS = {
+    "RATE_LIMIT": "0",
+    "CACHE_TTL": "10m",
+    "ADMIN_ALLOW": "127.0.0.0/8",
+    "REQUEST_TIMEOUT": "5m",
+    "CONNECT_TIMEOUT": "5m",
+    "PYTHONPATH": f"{Path(__file__).parent / 'fast'}{os.pathsep}{CHECKOUT}",
+    "FAST": str(FAST),
+}
+
+
+class Client(threading.Thread):
+    """Asks now this, now that, until it is told to end."""
+
+    def __init__(self, root: str, seed: int, ended: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self._address = root.removeprefix("http://")
+        self._random = random.Random(seed)
+        self._ended = ended
+        self._began = time.monotonic()
+
+    def run(self) -> None:
+        while not self._ended.wait(self._random.expovariate(EACH * self._tide())):
+            method, path, document = self._next()
+            connection = HTTPConnection(self._address, timeout=30)
+            try:
+                body = None if document is None else json.dumps(document)
+                connection.request(method, path, body, {"Content-Type": "application/json"})
+                connection.getresponse().read()
+            except (OSError, HTTPException):
+                pass  # the last ones, when the daemon ends
+            finally:
+                connection.close()
+
+    def _tide(self) -> float:
+        passed = (time.monotonic() - self._began) / SECONDS
+        return 0.55 + 0.35 * math.sin(9 * passed) + 0.1 * math.sin(41 * passed)
+
+    def _question(self) -> str:
+        return f"question {min(int(self._random.expovariate(1 / 160)), POOL)}"
+
+    def _next(self) -> tuple[str, str, Any]:
+        choice = self._random.random()
+        if choice < 0.66:
+            return "POST", "/v1/chat/completions", self._chat(False)
+        if choice < 0.72:
+            return "POST", "/v1/chat/completions", self._chat(True)
+        if choice < 0.92:
+            asked = {"model": "text-embedding-3-small", "input": self._question()}
+            return "POST", "/v1/embeddings", asked
+        if choice < 0.995:
+            return "GET", "/v1/models", None
+        if choice < 0.998:
+            return "POST", "/v1/moderations", {"input": self._question()}  # upstream's own 500
+        return "GET", "/v1/gone", None
+
+    def _chat(self, stream: bool) -> Any:
+        question = self._question()
+        number = int(question.split()[1])
+        asked = {
+            "model": MODELS[number % len(MODELS)],
+            "messages": [{"role": "user", "content": question * (1 + number % 5)}],
+            "max_tokens": 300 + 10 * (number % 90),
+            "temperature": 0,
+        }
+        return {**asked, "stream": True, "pause": 0.1} if stream else asked
+
+
+def thinking(source: random.Random) -> Callable[[], float]:
+    """Seconds that upstream takes: a long tail, as models have it."""
+    return lambda: min(0.4, source.lognormvariate(math.log(0.025), 0.6))
+
+
+def take(root: str, desktop: str, phone: str) -> None:
+    with launched() as browser:
+        for path, size, scheme in ((desktop, DESKTOP, "light"), (phone, PHONE, "dark")):
+            page = browser.new_page(viewport=size, color_scheme=scheme)
+            page.goto(f"{root}/dashboard")
+            page.locator("#connection[data-kind=good]").wait_for()
+            page.locator("#routes tbody tr").first.wait_for()
+            page.locator('#open-streams:not(:text-is("0"))').wait_for()
+            page.screenshot(path=path, full_page=True, clip={"x": 0, "y": 0, **size})
+            page.close()
+
+
+def main(desktop: str, phone: str) -> None:
+    upstream = Upstream(thinking(random.Random(1)))
+    ended = threading.Event()
+    with tempfile.TemporaryDirectory() as name:
+        prices = Path(name) / "prices.json"
+        prices.write_text(json.dumps(PRICES))
+        own = {"OPENAI_API_URL": upstream.url, "PRICES": str(prices)}
+        daemon = Daemon(Path(name), {**SETTINGS, **own})
+        try:
+            daemon.start()
+            daemon.wait_until_listening()
+            clients = [Client(daemon.root, seed, ended) for seed in range(CLIENTS)]
+            for client in clients:
+                client.start()
+            time.sleep(SECONDS)
+            take(daemon.root, desktop, phone)
+        finally:
+            ended.set()
+            daemon.kill()
+            upstream.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

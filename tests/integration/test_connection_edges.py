@@ -1,0 +1,335 @@
+"""Where connections touch: unread answers, early closes, reused and lingering connections."""
+
+from __future__ import annotations
+
+import socket
+import tracemalloc
+from typing import Any
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet.address import UNIXAddress
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
+from twisted.internet.ssl import optionsForClientTLS
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+
+from goproxyai.http11.client_connection import (
+    CLOSE_SECONDS,
+    MOST_INTERIM,
+    ClientConnection,
+    ProtocolViolation,
+    Timeouts,
+    UpstreamTimeout,
+)
+from goproxyai.http11.connection_pool import Pool
+from goproxyai.http11.request_body import RequestBody
+from goproxyai.messages.headers import Headers
+from goproxyai.reactor.deadlines import TICK, Ticker
+from goproxyai.reactor.write_batch import Direct
+from goproxyai.upstream.retries import Cause
+from tests.support.answers import response
+from tests.support.harness import Stand, Wire, eventually, request
+from tests.support.serving import loopback
+from tests.unit.http11.test_server_connection import Server, answer, get, post
+
+# The client's side.
+
+
+def test_nothing_is_dispatched_or_read_while_answers_are_not_taken() -> None:
+    server = Server()
+    server.send(get(b"/1") + get(b"/2") + get(b"/3"))
+    server.connection.pauseProducing()
+    answer(server.exchanges[0])
+    assert [one.target for one in server.exchanges] == [b"/1"]
+    assert not server.line.reading
+    server.connection.resumeProducing()
+    assert [one.target for one in server.exchanges] == [b"/1", b"/2"]
+    answer(server.exchanges[1])
+    answer(server.exchanges[2])
+    assert server.line.reading
+
+
+def test_an_idle_connection_whose_answers_are_not_taken_is_not_read() -> None:
+    server = Server()
+    answer(server.send(get()).exchanges[0])
+    server.connection.pauseProducing()
+    assert not server.line.reading
+    server.connection.resumeProducing()
+    assert server.line.reading
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_pipelines_and_reads_nothing_is_answered_only_so_far(
+    stand: Stand,
+) -> None:
+    await stand.start()
+    stand.upstream.script("/v1/large", response(b"x" * 60_000))
+    await stand.ask(request("/v1/large"))
+    assert stand.daemon is not None
+    counters = stand.daemon.system.stats.counters
+    wire = await stand.connect()
+    wire.stop_reading()
+    wire.send(request("/v1/large") * 1_000)
+    seen = -1
+
+    def settled() -> bool:
+        nonlocal seen
+        before, seen = seen, counters.hits
+        return seen == before > 0
+
+    await eventually(stand.reactor, settled)
+    assert counters.hits < 500
+    wire.read_again()
+    for _ in range(1_000):
+        assert len((await wire.answer()).body) == 60_000
+    assert counters.hits == 1_000
+
+
+def test_what_stands_behind_the_last_request_of_a_read_is_not_served() -> None:
+    server = Server()
+    server.send(post(b"Connection: close", length=2))
+    (exchange,) = server.exchanges
+    exchange.body.collect(10, lambda _: answer(exchange))
+    server.send(b"ok" + get(b"/2") + b"junk\r\n\r\n")
+    assert server.exchanges == [exchange]
+    assert server.came().count(b"HTTP/1.1 ") == 1
+
+
+def test_a_body_that_comes_fast_earns_no_long_silence() -> None:
+    server = Server(most_body=1 << 30)
+    server.send(post(length=50_000_000))
+    server.exchanges[0].body.discard()
+    for _ in range(400):
+        server.connection.dataReceived(b"x" * 65_536)
+    server.wait(29)
+    assert server.line.open
+    server.wait(3)
+    assert not server.line.open or server.line.aborted
+
+
+@attrs.define
+class Inlet:
+    reading: bool = True
+
+    def send(self, data: bytes) -> None:
+        pass
+
+    def flow(self, reading: bool) -> None:
+        self.reading = reading
+
+
+def test_a_body_in_tiny_pieces_takes_no_more_room_than_its_bytes() -> None:
+    body = RequestBody(Inlet(), None, 0.0, False)
+    got: list[bytes | None] = []
+    body.collect(1 << 20, got.append)
+    tracemalloc.start()
+    for _ in range(200_000):
+        body.feed(b"ab")
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size < 1_000_000
+    body.end()
+    assert got == [b"ab" * 200_000]
+
+
+@pytest.mark.parametrize("host", ["a..b", ".", "x" * 64 + ".test", "[::1]:80"])
+@pytest_twisted.ensureDeferred
+async def test_an_odd_host_reaches_the_system_endpoints_all_the_same(
+    stand: Stand, host: str
+) -> None:
+    await stand.start()
+    data = f"GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    assert (await stand.ask(data)).status == 200
+
+
+# The upstream's side.
+
+
+class Line(StringTransport):
+    """An upstream's socket in memory; what is written waits until it is taken.
+
+    :ivar dataBuffer: what was written but not taken.
+    """
+
+    offset = 0
+    _tempDataLen = 0
+    aborted = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dataBuffer = b""
+
+    def write(self, data: bytes) -> None:
+        self.dataBuffer += data
+
+    def take(self, count: int) -> None:
+        self.dataBuffer = self.dataBuffer[count:]
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+
+class Upstream:
+    """A connection to an upstream, ready to be used, under a clock."""
+
+    def __init__(self, head: float = 2.0, silence: float = 2.0) -> None:
+        self.clock = Clock()
+        self.ticker = Ticker(self.clock)
+        self.ticker.start()
+        self.line = Line()
+        self.freed: list[ClientConnection] = []
+        self.failures: list[Any] = []
+        self.responses: list[Any] = []
+        self.connection = ClientConnection(
+            self.ticker,
+            Timeouts(head, silence),
+            False,
+            self.freed.append,
+            lambda lost: None,
+            Direct(),
+        )
+        self.connection.makeConnection(self.line)
+
+    def send(self, body: bytes | None = None) -> None:
+        head = b"GET /v1/models HTTP/1.1\r\nHost: a\r\n"
+        self.connection.send(b"GET", head, body, False, self)
+
+    def answered(self, response: Any) -> None:
+        self.responses.append(response)
+
+    def failed(self, reason: Failure, cause: Cause | None = None) -> None:
+        self.failures.append(reason.value)
+
+    def informed(self, status: int, reason: bytes, headers: Headers) -> None:
+        """What comes before an answer is not looked at here."""
+
+    def wait(self, seconds: float) -> None:
+        self.clock.pump([TICK] * round(seconds / TICK))
+
+
+def test_a_deadline_does_not_come_before_its_time() -> None:
+    upstream = Upstream(head=0.75)
+    upstream.clock.advance(0.2)  # no tick yet: the ticker's own time is old
+    upstream.send()
+    upstream.line.take(1_000)
+    upstream.clock.advance(0.6)
+    assert upstream.failures == []
+    upstream.wait(0.5)
+    assert [type(one) for one in upstream.failures] == [UpstreamTimeout]
+
+
+def test_a_request_that_upstream_takes_slowly_is_in_time() -> None:
+    upstream = Upstream()
+    upstream.send(b"x" * 100_000)
+    for _ in range(20):
+        upstream.line.take(5_000)
+        upstream.wait(1)
+    assert upstream.failures == []
+    upstream.line.take(100_000)
+    upstream.wait(1.75)
+    assert upstream.failures == []
+    upstream.wait(1)
+    assert [str(one) for one in upstream.failures] == ["the response's head"]
+
+
+def test_a_request_that_upstream_does_not_take_is_not() -> None:
+    upstream = Upstream()
+    upstream.send(b"x" * 100_000)
+    upstream.wait(3)
+    assert [type(one) for one in upstream.failures] == [UpstreamTimeout]
+
+
+def test_a_connection_that_is_to_close_is_broken_off_if_upstream_holds_on() -> None:
+    upstream = Upstream()
+    upstream.send()
+    upstream.connection.dataReceived(
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    )
+    assert upstream.line.disconnecting
+    assert not upstream.line.aborted
+    upstream.wait(CLOSE_SECONDS + TICK)
+    assert upstream.line.aborted
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 099 X\r\n\r\n",
+        b"HTTP/1.1 000 X\r\n\r\n",
+        b"HTTP/1.1 200 O\x01K\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 O\x7fK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" * (MOST_INTERIM + 1),
+    ],
+)
+def test_a_status_line_that_may_not_be_relayed_is_a_violation(head: bytes) -> None:
+    upstream = Upstream()
+    upstream.send()
+    upstream.connection.dataReceived(head)
+    assert [type(one) for one in upstream.failures] == [ProtocolViolation]
+
+
+def test_a_connection_that_has_said_something_is_not_used_again() -> None:
+    ours, theirs = socket.socketpair()
+
+    with ours, theirs:
+        pool, connection = Pool(), Upstream().connection
+        connection.transport.fileno = ours.fileno
+        for _ in range(2):
+            pool.free("place", connection)
+            assert pool.take("place") is connection
+        pool.free("place", connection)
+        theirs.send(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+        assert pool.take("place") is None
+        assert connection.transport.aborted
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_304_gets_no_length_that_upstream_did_not_give(stand: Stand) -> None:
+    await stand.start()
+    stand.upstream.script("/v1/models", b"HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n")
+    answered = await stand.ask(request(headers=[("If-None-Match", "x")]))
+    assert answered.status == 304
+    assert answered.get("Content-Length") is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_empty_chunked_body_goes_upstream_with_its_length(stand: Stand) -> None:
+    await stand.start()
+    await stand.ask(
+        b"POST /v1/files HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    )
+    assert stand.upstream.requests[0].header(b"content-length") == b"0"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_tls_listener_settles_on_http_1_1_and_serves(stand: Stand) -> None:
+    await stand.start()
+    assert stand.daemon is not None
+    tls = stand.authority.good().options(())
+    port = await loopback(stand.reactor, tls).listen(stand.daemon.door.factory)
+    creator = optionsForClientTLS(
+        "localhost",
+        trustRoot=stand.authority.trust_root(),
+        acceptableProtocols=[b"h2", b"http/1.1"],
+    )
+    tcp = TCP4ClientEndpoint(stand.reactor, "127.0.0.1", port.getHost().port)
+    wire = await connectProtocol(wrapClientTLS(creator, tcp), Wire(stand.reactor))
+    for state in (b"MISS", b"HIT"):
+        wire.send(request())
+        answered = await wire.answer()
+        assert (answered.status, answered.get("X-Cache")) == (200, state)
+    assert wire.transport.negotiatedProtocol == b"http/1.1"
+    wire.abort()
+    await wire.until_closed()
+    await port.stopListening()
+
+
+def test_the_peer_behind_a_unix_socket_is_called_local() -> None:
+    server = Server()
+    connection = server.factory.buildProtocol(UNIXAddress(b"/run/x.sock"))
+    connection.makeConnection(StringTransport())
+    connection.dataReceived(get())
+    assert server.exchanges[0].peer == "local"

@@ -1,0 +1,348 @@
+"""The rate limit: whom it counts, what it says, how it refills."""
+
+from __future__ import annotations
+
+import json
+from math import ceil
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import Clock
+
+from goproxyai.limits.addresses import Networks
+from goproxyai.proxy.admission import SWEEP_SLICE, TICK, Admission
+from tests.support.answers import response
+from tests.support.harness import KEY, Answer, Stand, post, request
+
+REFUSAL = b'{"error":"Rate limit exceeded. Please try again later.","code":"RATE_LIMIT_EXCEEDED"}'
+ASKED = b'{"model":"gpt-4o-mini","messages":[]}'
+
+
+async def statuses(stand: Stand, *requests: bytes) -> list[int]:
+    return [(await stand.ask(data)).status for data in requests]
+
+
+def from_(address: str, target: str = "/v1/models") -> bytes:
+    return request(target, headers=[("X-Forwarded-For", address)])
+
+
+# What a client over its rate is told.
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_over_its_rate_is_told_when_to_come_back(stand: Stand) -> None:
+    await stand.start(RATE_LIMIT="2")
+    assert await statuses(stand, request(), request()) == [200, 200]
+    answer = await stand.ask(request())
+    assert (answer.status, answer.reason) == (429, b"Too Many Requests")
+    assert answer.body == REFUSAL
+    assert answer.all("Content-Type") == [b"application/json"]
+    milliseconds = int(answer.get("retry-after-ms") or 0)
+    seconds = int(answer.get("Retry-After") or 0)
+    assert 25_000 < milliseconds <= 30_000
+    assert seconds == ceil(milliseconds / 1000)
+    assert answer.all("RateLimit-Policy") == [b'"default";q=2;w=60']
+    assert answer.all("RateLimit") == [b'"default";r=0;t=%d' % seconds]
+    assert answer.all("X-Cache") == [b"MISS"]
+    assert answer.all("X-Proxy") == [b"goproxyai"]
+    assert len(stand.upstream.requests) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refusal_costs_nothing_and_the_connection_lives_on(stand: Stand) -> None:
+    await stand.start(RATE_LIMIT="1")
+    wire = await stand.connect()
+    wire.send(request())
+    assert (await wire.answer()).status == 200
+    waits = []
+    for _ in range(50):
+        wire.send(request())
+        answer = await wire.answer()
+        assert (answer.status, answer.body) == (429, REFUSAL)
+        waits.append(int(answer.get("retry-after-ms") or 0))
+    assert waits == sorted(waits, reverse=True)
+    assert waits[-1] <= 60_000
+    assert not wire.closed
+
+
+@pytest_twisted.ensureDeferred
+async def test_hits_and_refusals_at_upstream_count_as_every_other_request(stand: Stand) -> None:
+    await stand.start(RATE_LIMIT="4")
+    asked = [request(), request(), request("/v1/nothing"), post("/v1/embeddings", b"{")]
+    assert await statuses(stand, *asked) == [200, 200, 404, 400]
+    assert await statuses(stand, request(), post("/v1/embeddings", ASKED)) == [429, 429]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refused_head_request_gets_no_body(stand: Stand) -> None:
+    await stand.start(RATE_LIMIT="1")
+    wire = await stand.connect()
+    wire.send(request() + request("/v1/models", "HEAD"))
+    assert (await wire.answer()).status == 200
+    refused = await wire.answer(b"HEAD")
+    assert (refused.status, refused.body) == (429, b"")
+    assert refused.get("Content-Length") == b"%d" % len(REFUSAL)
+    wire.send(request())
+    assert (await wire.answer()).status == 429
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_is_refused_is_not_asked_for_the_body(stand: Stand) -> None:
+    await stand.start(RATE_LIMIT="1")
+    await stand.ask(request())
+    wire = await stand.connect()
+    wire.send(
+        b"POST /v1/files HTTP/1.1\r\nHost: a\r\nAuthorization: %b\r\nExpect: 100-continue\r\n"
+        b"Content-Length: 1000000\r\n\r\n" % KEY
+    )
+    answer = await wire.answer()
+    assert (answer.status, answer.get("Connection")) == (429, b"close")
+    await wire.until_closed()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_upstream_says_about_its_own_limits_passes(stand: Stand) -> None:
+    await stand.start(RATE_LIMIT="2")
+    theirs = [
+        (b"x-ratelimit-limit-requests", b"10000"),
+        (b"x-ratelimit-remaining-tokens", b"9"),
+        (b"RateLimit", b'"theirs";r=5'),
+        (b"Retry-After", b"3"),
+    ]
+    stand.upstream.script("/v1/models", response(b"{}", 200, theirs))
+    stand.upstream.script("/v1/limited", response(b'{"error":1}', 429, theirs))
+    limited = await stand.ask(from_("192.0.2.1", "/v1/limited"))
+    assert (limited.status, limited.body) == (429, b'{"error":1}')
+    for answer in (limited, await stand.ask(request()), await stand.ask(request())):
+        assert [answer.all(name.decode()) for name, _ in theirs] == [[value] for _, value in theirs]
+        assert answer.all("RateLimit-Policy") == []
+
+
+# Who a client is.
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_trusted_peer_speaks_for_its_clients(stand: Stand) -> None:
+    await stand.start(RATE_LIMIT="1")
+    one, other = from_("192.0.2.1"), from_("192.0.2.2")
+    assert await statuses(stand, one, other, one, other) == [200, 200, 429, 429]
+    assert await statuses(stand, from_("203.0.113.7, 192.0.2.1"), request()) == [429, 200]
+    twice = request(headers=[("X-Forwarded-For", "192.0.2.3"), ("x-forwarded-for", "192.0.2.2")])
+    assert await statuses(stand, twice) == [429]
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["192.0.2.1:4711", "[::ffff:192.0.2.1]:80", "::ffff:c000:201", ' "192.0.2.1" ', "x, 192.0.2.1"],
+)
+@pytest_twisted.ensureDeferred
+async def test_an_address_is_one_client_in_every_form(stand: Stand, form: str) -> None:
+    await stand.start(RATE_LIMIT="1")
+    assert await statuses(stand, from_("192.0.2.1"), from_(form)) == [200, 429]
+
+
+@pytest.mark.parametrize("value", ["", "unknown", "192.0.2.1, junk", "_hidden"])
+@pytest_twisted.ensureDeferred
+async def test_an_entry_that_is_no_address_makes_the_peer_the_client(
+    stand: Stand, value: str
+) -> None:
+    await stand.start(RATE_LIMIT="1")
+    assert await statuses(stand, request(), from_(value)) == [200, 429]
+
+
+@pytest.mark.parametrize("trusted", ["", "192.0.2.0/24"])
+@pytest_twisted.ensureDeferred
+async def test_a_peer_that_is_not_trusted_speaks_for_itself_alone(
+    stand: Stand, trusted: str
+) -> None:
+    await stand.start(RATE_LIMIT="1", TRUSTED_PROXIES=trusted)
+    assert await statuses(stand, from_("192.0.2.1"), from_("192.0.2.2")) == [200, 429]
+    assert [event["client"] for event in await stand.logged(2)] == ["127.0.0.1"] * 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_ipv6_client_has_one_bucket_for_its_64(stand: Stand) -> None:
+    await stand.start(RATE_LIMIT="1")
+    same = [from_("2001:db8::1"), from_("[2001:db8::ffff:ffff:ffff:ffff]:443"), from_("2001:db8::")]
+    assert await statuses(stand, *same) == [200, 429, 429]
+    assert await statuses(stand, from_("2001:db8:0:1::1")) == [200]
+
+
+@pytest_twisted.ensureDeferred
+async def test_health_is_never_limited(stand: Stand) -> None:
+    await stand.start(RATE_LIMIT="1")
+    assert await statuses(stand, request(), request()) == [200, 429]
+    for target in ("/health", "/health/live", "/health/ready"):
+        assert await statuses(stand, *[request(target)] * 3) == [200] * 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_limit_of_0_is_none(stand: Stand) -> None:
+    await stand.start(RATE_LIMIT="0")
+    wire = await stand.connect()
+    answers: list[Answer] = []
+    for _ in range(100):
+        wire.send(request())
+        answers.append(await wire.answer())
+    assert {answer.status for answer in answers} == {200}
+    assert json.loads((await stand.ask(request("/stats"))).body)["rate_limit"] == 0
+
+
+# Time.
+
+
+class Jumpy:
+    """A clock whose time may be set, while what is due keeps coming.
+
+    :ivar off: seconds that it is wrong by.
+    """
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.off = 0.0
+
+    def seconds(self) -> float:
+        return self.clock.seconds() + self.off
+
+    def callLater(self, delay: float, call: Any, *args: Any) -> IDelayedCall:
+        return self.clock.callLater(delay, call, *args)
+
+    def run(self, seconds: float) -> None:
+        """Let time pass, tick by tick."""
+        self.clock.pump([TICK] * round(seconds / TICK))
+
+
+def admission(clock: Any, per_minute: int) -> Admission:
+    one = Admission(clock, per_minute, Networks.parse(""))
+    one.start()
+    return one
+
+
+def burst(one: Admission, client: str = "192.0.2.1") -> int:
+    """How many requests *client* may send right now."""
+    count = 0
+    while one.wait(client) == 0:
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize("per_minute", [1, 7, 60, 600, 6000])
+def test_a_bucket_refills_by_ticks_to_its_depth_and_no_further(per_minute: int) -> None:
+    clock = Jumpy()
+    one = admission(clock, per_minute)
+    assert burst(one) == per_minute
+    clock.run(30)
+    assert burst(one) in (per_minute // 2, (per_minute + 1) // 2)
+    clock.run(600)
+    assert burst(one) == per_minute
+    one.stop()
+
+
+@pytest.mark.parametrize("per_minute", [1, 7, 60, 600, 6000])
+def test_who_waits_as_told_is_let_in_and_nobody_sooner(per_minute: int) -> None:
+    clock = Jumpy()
+    one = admission(clock, per_minute)
+    burst(one)
+    wait = one.wait("192.0.2.1")
+    clock.run(wait - TICK)
+    assert one.wait("192.0.2.1") == pytest.approx(TICK)
+    clock.run(TICK)
+    assert one.wait("192.0.2.1") == 0
+    one.stop()
+
+
+def test_between_ticks_nothing_is_minted() -> None:
+    clock = Clock()
+    one = admission(clock, 6000)
+    burst(one)
+    clock.advance(TICK * 0.9)
+    assert one.wait("192.0.2.1") > 0
+    clock.advance(TICK * 0.2)
+    assert burst(one) in (9, 10, 11)
+    one.stop()
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0, 86_400 * 365.0, 61.0, -61.0])
+def test_a_clock_that_jumps_mints_nothing(jump: float) -> None:
+    clock = Jumpy()
+    one = admission(clock, 600)
+    burst(one)
+    clock.off = jump
+    clock.run(TICK)
+    assert burst(one) == 0
+    clock.run(6)
+    assert burst(one) in (59, 60)
+    clock.off = 0.0
+    clock.run(TICK)
+    assert burst(one) == 0
+    one.stop()
+
+
+def test_a_reactor_that_was_stopped_for_an_hour_mints_nothing() -> None:
+    clock = Clock()
+    one = admission(clock, 600)
+    burst(one)
+    clock.advance(3600)
+    assert burst(one) == 0
+    one.stop()
+
+
+def test_idle_buckets_are_dropped_within_five_minutes_of_being_full() -> None:
+    clock = Jumpy()
+    one = admission(clock, 60)
+    for number in range(SWEEP_SLICE * 2 + 10):
+        one.wait(f"192.0.{number >> 8}.{number & 255}")
+    assert len(one.buckets) == SWEEP_SLICE * 2 + 10
+    clock.run(59)
+    one.wait("192.0.2.1")
+    clock.run(60)
+    assert len(one.buckets) <= 1
+    clock.run(240)
+    assert len(one.buckets) == 0
+    one.stop()
+
+
+def test_a_bucket_that_is_not_full_is_never_swept() -> None:
+    clock = Jumpy()
+    one = admission(clock, 60)
+    burst(one)
+    for _ in range(20):
+        clock.run(15)
+        assert burst(one) in (14, 15, 16)
+    one.stop()
+
+
+def test_what_is_stopped_leaves_no_call_behind() -> None:
+    clock = Clock()
+    one = admission(clock, 60)
+    assert len(clock.getDelayedCalls()) == 1
+    clock.advance(TICK)
+    assert len(clock.getDelayedCalls()) == 1
+    one.stop()
+    assert clock.getDelayedCalls() == []
+    one.stop()
+    one.start()
+    assert len(clock.getDelayedCalls()) == 1
+    one.stop()
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_tick_costs_one_call_whatever_the_number_of_clients() -> None:
+    clock = Clock()
+    one = admission(clock, 60)
+    for number in range(1000):
+        one.wait(f"192.0.{number >> 8}.{number & 255}")
+    clock.advance(TICK)
+    assert len(clock.getDelayedCalls()) == 1
+    one.stop()
+
+
+def test_no_limit_needs_no_ticks() -> None:
+    clock = Clock()
+    one = admission(clock, 0)
+    assert clock.getDelayedCalls() == []
+    assert [one.wait("192.0.2.1") for _ in range(100)] == [0.0] * 100
+    assert len(one.buckets) == 0
+    one.stop()

@@ -1,0 +1,453 @@
+"""What becomes of a request whose upstream fails, in each way in which one can.
+
+Before the head a failure is one of the proxy's own errors; behind it, the client's connection is
+broken off, so that nobody takes a part for the whole. Nothing of either is stored.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.error import ConnectionDone
+
+from goproxyai.reactor import deadlines as ticking
+from tests.support.answers import chunk, response
+from tests.support.authority import Authority, Identity, self_signed
+from tests.support.harness import Answer, Stand, Wire, eventually, request
+from tests.support.requests import Request
+from tests.support.steps import Answer as Script
+from tests.support.steps import AnswerBeforeBody, Cut, Dribble, Pause, Reset, Stream
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.fixture(autouse=True)
+def nothing_unhandled(failures: list[Any]) -> Iterator[None]:
+    """Collect what was forgotten, so that an error that nobody handled is logged now."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def close_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at deadlines more often, so that none is late by a quarter of a second."""
+    monkeypatch.setattr(ticking, "TICK", 0.02)
+
+
+def assert_problem(answer: Answer, status: int, code: str) -> None:
+    """*answer* is the proxy's own error, in the one shape that it has."""
+    assert (answer.status, answer.cut) == (status, False)
+    document = json.loads(answer.body)
+    assert document == {
+        "error": {
+            "message": document["error"]["message"],
+            "type": "proxy_error",
+            "code": code,
+        }
+    }
+    assert len(document["error"]["message"]) > 20
+    assert answer.all("Content-Type") == [b"application/json"]
+    assert answer.all("X-Cache") == [b"MISS"]
+    assert answer.all("X-Proxy") == [b"goproxyai"]
+
+
+async def assert_logged(stand: Stand, code: str, ended: str = "ok", status: int = 502) -> None:
+    """One event, which names *code*."""
+    events = await stand.logged()
+    stand.events = stand.events[:0]
+    assert [(each["code"], each["ended"], each["status"]) for each in events] == [
+        (code, ended, status)
+    ]
+    events.clear()
+
+
+async def assert_broken_off(wire: Wire) -> None:
+    """The client saw its connection end, but not in an orderly way."""
+    await wire.until_closed()
+    assert wire.reason is not None
+    assert not isinstance(wire.reason.value, ConnectionDone)
+
+
+# Before the head.
+
+UNREACHABLE: dict[str, Script] = {
+    "closed_unanswered": [Cut()],
+    "reset_unanswered": [Reset()],
+    "closed_inside_the_status_line": [b"HTTP/1.1 20", Cut()],
+    "closed_inside_the_head": [OK + b"Content-Length: 2\r\n", Cut()],
+    "reset_inside_the_head": [OK + b"Content-Length: 2\r\n", Reset()],
+    "closed_behind_an_interim_answer": [b"HTTP/1.1 103 Early Hints\r\n\r\n", Cut()],
+}
+
+VIOLATIONS: dict[str, Script] = {
+    "another_protocol": b"SSH-2.0-OpenSSH_9.2p1\r\n",
+    "html_without_a_head": b"<html><body>hello</body></html>",
+    "version_nine": b"HTTP/9.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    "status_out_of_range": b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n",
+    "status_of_two_digits": b"HTTP/1.1 20 OK\r\nContent-Length: 0\r\n\r\n",
+    "endless_field": [OK + b"X-Endless: ", Stream(b"a" * 65536, 80)],
+    "endless_lines": [OK, Stream(b"X-Line: a\r\n" * 4096, 120)],
+    "endless_reason": [b"HTTP/1.1 200 ", Stream(b"a" * 65536, 80)],
+    "201_fields": OK + b"X-A: a\r\n" * 201 + b"Content-Length: 0\r\n\r\n",
+    "header_over_64_kib": OK + b"X-A: %b\r\nContent-Length: 0\r\n\r\n" % (b"a" * 65536),
+    "coding_gzip": OK + b"Transfer-Encoding: gzip\r\n\r\nxx",
+    "coding_gzip_chunked": OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "coding_and_length": OK + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+    "length_and_coding": OK + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "two_lengths": OK + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+    "no_number_for_a_length": OK + b"Content-Length: five\r\n\r\nabcde",
+    "negative_length": OK + b"Content-Length: -5\r\n\r\nabcde",
+    "overflowing_length": OK + b"Content-Length: 99999999999999999999999\r\n\r\n",
+    "space_before_a_colon": OK + b"X-A : a\r\nContent-Length: 0\r\n\r\n",
+    "line_without_a_colon": OK + b"hello\r\nContent-Length: 0\r\n\r\n",
+    "nul_in_a_value": OK + b"X-A: a\0b\r\nContent-Length: 0\r\n\r\n",
+    "another_protocol_by_101": (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x81"
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        *(pytest.param(row, "upstream_unreachable", id=name) for name, row in UNREACHABLE.items()),
+        *(
+            pytest.param(row, "upstream_protocol_error", id=name)
+            for name, row in VIOLATIONS.items()
+        ),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_an_upstream_that_fails_before_its_head_is_a_502_and_the_client_may_go_on(
+    stand: Stand, answer: Script, code: str
+) -> None:
+    await stand.start()
+    stand.upstream.script("/v1/models", answer, times=1)
+    wire = await stand.connect()
+    wire.send(request())
+    assert_problem(await wire.answer(), 502, code)
+    await assert_logged(stand, code)
+    wire.send(request())
+    again = await wire.answer()
+    assert (again.status, again.get("X-Cache")) == (200, b"MISS")
+    assert [each.connection for each in stand.upstream.requests] == [1, 2]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_that_does_not_resolve_is_a_502(stand: Stand) -> None:
+    stand.names()
+    await stand.start("http://nowhere.invalid")
+    assert_problem(await stand.ask(request()), 502, "upstream_unreachable")
+    await assert_logged(stand, "upstream_unreachable")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_that_resolves_is_connected_to_and_stands_in_host(stand: Stand) -> None:
+    stand.names(api_openai_test="127.0.0.1")
+    port = await stand.listen_with_tls()
+    await stand.start(f"https://api.openai.test:{port}")
+    assert (await stand.ask(request())).status == 200
+    assert stand.upstream.requests[0].all(b"host") == [b"api.openai.test:%d" % port]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_port_on_which_nobody_listens_is_a_502(stand: Stand) -> None:
+    await stand.start()
+    await stand.upstream.stop_listening()
+    assert_problem(await stand.ask(request()), 502, "upstream_unreachable")
+    await assert_logged(stand, "upstream_unreachable")
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upstream_that_resets_during_an_upload_is_a_502(stand: Stand) -> None:
+    await stand.start()
+    stand.upstream.script("/v1/files", [AnswerBeforeBody(), Reset()])
+    wire = await stand.connect()
+    wire.send(request("/v1/files", "POST", [("Content-Length", "1000")]) + b"x")
+    assert_problem(await wire.answer(), 502, "upstream_unreachable")
+    await assert_logged(stand, "upstream_unreachable")
+
+
+SILENCES: dict[str, Script] = {
+    "no_byte": [Pause()],
+    "half_a_head": [OK + b"Content-", Pause()],
+    "a_head_that_dribbles": [Dribble(OK + b"X-A: %b" % (b"a" * 200), 0.02)],
+    "interim_answers_for_ever": [Dribble(b"HTTP/1.1 102 Processing\r\n\r\n" * 200, 0.02, 27)],
+}
+
+
+@pytest.mark.parametrize("answer", SILENCES.values(), ids=SILENCES)
+@pytest_twisted.ensureDeferred
+async def test_an_upstream_whose_head_does_not_come_is_a_504(stand: Stand, answer: Script) -> None:
+    await stand.start(REQUEST_TIMEOUT="300ms")
+    stand.upstream.script("/v1/models", answer)
+    assert_problem(await stand.ask(request()), 504, "upstream_timeout")
+    await assert_logged(stand, "upstream_timeout", status=504)
+    await stand.upstream.wait_for(lambda one: one.lost, patience=1.0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upstream_that_does_not_take_an_upload_is_a_504(stand: Stand) -> None:
+    await stand.start(IDLE_TIMEOUT="300ms")
+    stand.upstream.stop_reading()
+    wire = await stand.connect()
+    wire.send(request("/v1/files", "POST", body=bytes(16 * 1024 * 1024)))
+    assert_problem(await wire.answer(), 504, "upstream_timeout")
+    await assert_logged(stand, "upstream_timeout", status=504)
+    stand.upstream.resume_reading()
+    await stand.upstream.wait_closed()
+
+
+# Connecting.
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_host_that_does_not_accept_the_connection_is_a_504(stand: Stand) -> None:
+    with full_queue() as port:
+        await stand.start(f"http://127.0.0.1:{port}", CONNECT_TIMEOUT="300ms")
+        assert_problem(await stand.ask(request()), 504, "upstream_timeout")
+    await assert_logged(stand, "upstream_timeout", status=504)
+
+
+class full_queue:  # noqa: N801  # it is used as a statement
+    """A port whose queue of connections is full, so that the kernel answers no more of them."""
+
+    def __enter__(self) -> int:
+        self._sockets = [socket.create_server(("127.0.0.1", 0), backlog=0)]
+        name = self._sockets[0].getsockname()
+        for _ in range(3):
+            one = socket.socket()
+            one.setblocking(False)
+            one.connect_ex(name)
+            self._sockets.append(one)
+        return int(name[1])
+
+    def __exit__(self, *_: object) -> None:
+        for one in self._sockets:
+            one.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_proxy_that_never_answers_connect_is_a_504(stand: Stand) -> None:
+    proxy, port = await stand.egress()
+    proxy.script("api.openai.test:443", [Pause()])
+    url = f"http://127.0.0.1:{port}"
+    await stand.start("https://api.openai.test", PROXY_URL=url, CONNECT_TIMEOUT="300ms")
+    assert_problem(await stand.ask(request()), 504, "upstream_timeout")
+    await assert_logged(stand, "upstream_timeout", status=504)
+    await proxy.wait_for(lambda one: one.lost, patience=1.0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_never_shakes_hands_is_a_504(stand: Stand) -> None:
+    port = await stand.listen_with_tls()
+    stand.upstream.stop_reading()
+    await stand.start(f"https://127.0.0.1:{port}", CONNECT_TIMEOUT="300ms")
+    assert_problem(await stand.ask(request()), 504, "upstream_timeout")
+    await assert_logged(stand, "upstream_timeout", status=504)
+    stand.upstream.resume_reading()
+    await stand.upstream.wait_closed(patience=1.0)
+
+
+@pytest.mark.parametrize(
+    "identity",
+    [Authority.wrong_name, Authority.expired, lambda _: self_signed("localhost")],
+    ids=["wrong_name", "expired", "self_signed"],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_certificate_that_does_not_hold_is_a_502_and_nothing_is_sent(
+    stand: Stand, authority: Authority, identity: Callable[[Authority], Identity]
+) -> None:
+    stand.names(localhost="127.0.0.1")
+    port = await stand.listen_with_tls(identity(authority))
+    await stand.start(f"https://localhost:{port}")
+    assert_problem(await stand.ask(request()), 502, "upstream_tls_failed")
+    await assert_logged(stand, "upstream_tls_failed")
+    assert len(stand.upstream.requests) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_without_tls_behind_https_is_a_502(stand: Stand) -> None:
+    port = await stand.upstream.listen(stand.loopback())
+    await stand.start(f"https://127.0.0.1:{port}")
+    assert_problem(await stand.ask(request()), 502, "upstream_tls_failed")
+    await assert_logged(stand, "upstream_tls_failed")
+    assert len(stand.upstream.requests) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_proxy_whose_certificate_does_not_hold_is_a_502(stand: Stand) -> None:
+    stand.names(localhost="127.0.0.1")
+    proxy, _ = await stand.egress()
+    port = await proxy.listen(stand.loopback(self_signed("localhost")))
+    await stand.start("https://api.openai.test", PROXY_URL=f"https://localhost:{port}")
+    assert_problem(await stand.ask(request()), 502, "upstream_tls_failed")
+    await assert_logged(stand, "upstream_tls_failed")
+    assert len(proxy.requests) == 0
+
+
+# Inside the body.
+
+SIZED = OK + b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+CHUNKED = OK + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+CUTS: dict[str, tuple[Script, str]] = {
+    "length_closed": ([SIZED + b"part", Cut()], "upstream_unreachable"),
+    "length_closed_behind_the_head": ([SIZED, Cut()], "upstream_unreachable"),
+    "length_reset": ([SIZED + b"part", Reset()], "upstream_unreachable"),
+    "chunks_closed_between": ([CHUNKED + chunk(b"part"), Cut()], "upstream_unreachable"),
+    "chunks_closed_inside": ([CHUNKED + b"9\r\npart", Cut()], "upstream_unreachable"),
+    "chunks_closed_before_the_last_line": ([CHUNKED + b"4\r\npart\r\n0\r\n", Cut()],
+                                           "upstream_unreachable"),
+    "chunks_reset": ([CHUNKED + chunk(b"part"), Reset()], "upstream_unreachable"),
+    "close_delimited_reset": ([OK + b"\r\npart", Reset()], "upstream_unreachable"),
+    "bad_chunk": ([CHUNKED + b"zz\r\npart\r\n"], "upstream_protocol_error"),
+    "bad_chunk_behind_a_good_one": ([CHUNKED + chunk(b"part") + b"-1\r\n"],
+                                    "upstream_protocol_error"),
+    "chunk_longer_than_it_says": ([CHUNKED + b"2\r\npart\r\n"], "upstream_protocol_error"),
+    "endless_chunk_extension": ([CHUNKED + b"4;", Stream(b"a" * 65536, 80)],
+                                "upstream_protocol_error"),
+    "endless_trailers": ([CHUNKED + chunk(b"part") + b"0\r\n", Stream(b"X-A: a\r\n" * 8192, 80)],
+                         "upstream_protocol_error"),
+    "silence_behind_the_head": ([SIZED, Pause()], "upstream_timeout"),
+    "silence_inside": ([CHUNKED + chunk(b"part"), Pause()], "upstream_timeout"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+@pytest.mark.parametrize(("answer", "code"), CUTS.values(), ids=CUTS)
+@pytest_twisted.ensureDeferred
+async def test_an_answer_that_breaks_off_breaks_off_and_is_not_stored(
+    stand: Stand, answer: Script, code: str, version: str
+) -> None:
+    await stand.start(IDLE_TIMEOUT="300ms")
+    stand.upstream.script("/v1/models", answer, times=1)
+    wire = await stand.connect()
+    wire.send(request().replace(b"HTTP/1.1", b"HTTP/" + version.encode()))
+    await assert_broken_off(wire)
+    assert not wire.came.endswith(b"\r\n0\r\n\r\n")
+    await assert_logged(stand, code, "cut", 200)
+    again = await stand.ask(request())
+    assert (again.status, again.get("X-Cache")) == (200, b"MISS")
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_over_tls_that_breaks_off_breaks_off(stand: Stand) -> None:
+    port = await stand.listen_with_tls()
+    await stand.start(f"https://127.0.0.1:{port}")
+    stand.upstream.script("/v1/models", [OK + b"\r\npart", Reset()], times=1)
+    wire = await stand.connect()
+    wire.send(request())
+    await assert_broken_off(wire)
+    assert (await stand.ask(request())).get("X-Cache") == b"MISS"
+
+
+@pytest_twisted.ensureDeferred
+async def test_bytes_that_keep_coming_are_no_silence(stand: Stand) -> None:
+    await stand.start(REQUEST_TIMEOUT="300ms", IDLE_TIMEOUT="300ms")
+    body = bytes(range(65, 85))
+    stand.upstream.script(
+        "/v1/models", [OK + b"Content-Length: %d\r\n\r\n" % len(body), Dribble(body, 0.05)]
+    )
+    answer = await stand.ask(request())
+    assert (answer.body, answer.cut) == (body, False)
+
+
+@pytest.mark.parametrize("head", [OK, b"HTTP/1.0 200 OK\r\n", OK + b"Connection: close\r\n"])
+@pytest_twisted.ensureDeferred
+async def test_a_body_that_the_connection_ends_is_relayed_in_chunks_and_never_stored(
+    stand: Stand, head: bytes
+) -> None:
+    await stand.start()
+    stand.upstream.script("/v1/models", [head + b"\r\nall of ", b"it", Cut()])
+    wire = await stand.connect()
+    for _ in range(2):
+        wire.send(request())
+        answer = await wire.answer()
+        assert (answer.status, answer.body, answer.cut) == (200, b"all of it", False)
+        assert answer.all("Transfer-Encoding") == [b"chunked"]
+        assert answer.get("X-Cache") == b"MISS"
+    assert len(stand.upstream.requests) == 2
+
+
+# What must not reach the next request.
+
+
+@pytest_twisted.ensureDeferred
+async def test_connections_are_used_again(stand: Stand) -> None:
+    await stand.start(CACHE_TTL="0")
+    for _ in range(3):
+        assert (await stand.ask(request())).status == 200
+    assert stand.upstream.connections_made == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_upstream_closed_meanwhile_is_not_used_again(
+    stand: Stand,
+) -> None:
+    await stand.start(CACHE_TTL="0")
+    stand.upstream.script("/v1/models", [response(b"first"), Cut()], times=1)
+    assert (await stand.ask(request())).body == b"first"
+    await eventually(stand.reactor, lambda: len(stand.pool) == 0)
+    assert (await stand.ask(request())).status == 200
+    assert stand.upstream.connections_made == 2
+
+
+@pytest.mark.parametrize(
+    "surplus",
+    [b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", b"HTTP/1.1 103 Early\r\n\r\n"],
+    ids=["a_byte", "an_answer", "an_interim_answer"],
+)
+@pytest.mark.parametrize("later", [False, True], ids=["in_one_read", "later"])
+@pytest_twisted.ensureDeferred
+async def test_bytes_behind_an_answer_do_not_reach_the_next_request(
+    stand: Stand, surplus: bytes, later: bool
+) -> None:
+    await stand.start(CACHE_TTL="0")
+    pause = Pause()
+    first = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    script: Script = [first, pause, surplus] if later else first + surplus
+    stand.upstream.script("/v1/models", script, times=1)
+    wire = await stand.connect()
+    wire.send(request())
+    assert (await wire.answer()).body == b"ok"
+    pause.release()
+    await eventually(stand.reactor, lambda: len(stand.pool) == 0)
+    wire.send(request())
+    second = await wire.answer()
+    assert json.loads(second.body)["object"] == "list"
+    assert [each.connection for each in stand.upstream.requests] == [1, 2]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_to_a_head_request_may_not_smuggle_a_body(stand: Stand) -> None:
+    await stand.start()
+    stand.upstream.script("HEAD /v1/models", OK + b"Content-Length: 4\r\n\r\nevil")
+    wire = await stand.connect()
+    wire.send(request(method="HEAD"))
+    assert (await wire.answer(b"HEAD")).body == b""
+    wire.send(request())
+    assert json.loads((await wire.answer()).body)["object"] == "list"
+
+
+@pytest_twisted.ensureDeferred
+async def test_ten_failures_leave_nothing_open(stand: Stand) -> None:
+    await stand.start()
+
+    def alternate(one: Request) -> Script:
+        return [Cut()] if one.number % 2 else [SIZED + b"part", Reset()]
+
+    stand.upstream.script("/v1/models", alternate)
+    for _ in range(10):
+        wire = await stand.connect()
+        wire.send(request())
+        await wire.until(lambda wire=wire: bool(wire.came) or wire.closed)
+        wire.abort()
+    await eventually(stand.reactor, lambda: len(stand.pool) == 0)
+    await stand.upstream.wait_closed()

@@ -1,0 +1,295 @@
+"""The daemon is replaced while it is used: a socket that outlives it, and nobody who notices."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection, RemoteDisconnected
+from pathlib import Path
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.threads import deferToThread
+
+from tests.process.test_twistd import PATIENCE, Process, assert_clean, command
+from tests.support.answers import chunk, head
+from tests.support.harness import Stand, Wire, request
+from tests.support.serving import loopback
+from tests.support.steps import Pause
+
+pytestmark = pytest.mark.outside
+
+FIRST = "systemd:domain=INET:index=0"
+
+HANDS_ON = """
+import os, sys
+descriptor, *arguments = sys.argv[1:]
+os.dup2(int(descriptor), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="web")
+os.execv(arguments[0], arguments)
+"""
+"""What systemd does between fork and exec: the socket becomes descriptor 3, and is announced."""
+
+
+@attrs.define
+class SocketUnit:
+    """Keeps a listening socket, and starts daemons that it hands it to, as systemd does."""
+
+    listening: socket.socket
+    directory: Path
+    settings: dict[str, str]
+    started: list[Process] = attrs.field(factory=list)
+
+    @property
+    def port(self) -> int:
+        return int(self.listening.getsockname()[1])
+
+    def start(self, listen: str = FIRST) -> Process:
+        directory = self.directory / str(len(self.started))
+        directory.mkdir()
+        descriptor = self.listening.fileno()
+        arguments = [sys.executable, "-c", HANDS_ON, str(descriptor), *command()]
+        settings = {"LISTEN": listen, **self.settings}
+        process = Process(directory, arguments, settings, pass_descriptors=(descriptor,))
+        self.started.append(process)
+        return process
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Iterator[SocketUnit]:
+    """A unit whose socket is on loopback; its daemons end with the test."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(1024)
+        one = SocketUnit(listening, tmp_path, {"RATE_LIMIT": "0"})
+        yield one
+        for process in one.started:
+            process.kill()
+
+
+def serving(process: Process) -> None:
+    process.until(lambda: "listening on" in process.out)
+
+
+# A socket that somebody else made.
+
+
+def test_a_socket_is_adopted_by_its_index_and_by_its_name(unit: SocketUnit) -> None:
+    for listen in (FIRST, "systemd:domain=INET:name=web"):
+        process = unit.start(listen)
+        assert process.listening() == [unit.port]
+        assert ask(unit.port) == 200
+        process.send(signal.SIGTERM)
+        process.ended()
+        assert_clean(process)
+
+
+def test_who_connects_while_no_daemon_runs_waits_for_the_next(unit: SocketUnit) -> None:
+    process = unit.start()
+    serving(process)
+    process.send(signal.SIGTERM)
+    process.ended()
+    with socket.create_connection(("127.0.0.1", unit.port), PATIENCE) as waiting:
+        waiting.sendall(b"GET /health HTTP/1.0\r\nHost: a\r\n\r\n")
+        unit.start()
+        assert waiting.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_the_path_of_a_unix_socket_that_is_not_ours_stays(unit: SocketUnit) -> None:
+    path = unit.directory / "web.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        unit.listening.close()
+        unit.listening = listening
+        process = unit.start("systemd:domain=UNIX:index=0")
+        serving(process)
+        process.send(signal.SIGTERM)
+        process.ended()
+        assert_clean(process)
+        assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("listen", "why"),
+    [
+        ("systemd:domain=INET:index=1", "no such socket was passed"),
+        ("systemd:domain=INET:name=other", "no such socket was passed"),
+        ("systemd:domain=INET6:index=0", "is of domain=INET"),
+    ],
+)
+def test_a_socket_that_was_not_passed_stops_the_start_with_one_line(
+    unit: SocketUnit, listen: str, why: str
+) -> None:
+    process = unit.start(listen)
+    assert process.ended() == 1
+    (line,) = process.err.splitlines()
+    assert line.startswith(f"goproxyai: cannot listen on {listen}: ")
+    assert why in line
+    assert process.out == ""
+
+
+def test_a_socket_that_does_not_listen_stops_the_start_with_one_line(unit: SocketUnit) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        unit.listening.close()
+        unit.listening = bound
+        process = unit.start()
+        assert process.ended() == 1
+    (line,) = process.err.splitlines()
+    assert "does not listen; its unit needs Accept=no" in line
+
+
+# Restarts under load.
+
+
+def ask(port: int, path: str = "/health") -> int:
+    """The status of one request on a connection of its own."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+    finally:
+        connection.close()
+
+
+@attrs.define
+class Client:
+    """Asks again and again until told to stop.
+
+    :ivar keeps: whether it keeps its connection; it asks again, on another, where one that it has
+        used was closed before an answer began, and only then.
+    :ivar failures: every other end of a request but a 200.
+    """
+
+    port: int
+    keeps: bool
+    number: int
+    answered: int = 0
+    reconnected: int = 0
+    failures: list[str] = attrs.field(factory=list)
+
+    def run(self, stop: threading.Event) -> None:
+        connection, used, count = None, False, 0
+        while not stop.is_set():
+            count += 1
+            path = f"/v1/models?{self.number}.{count % 50}"
+            try:
+                if connection is None:
+                    connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+                    used = False
+                connection.request("GET", path, headers={"Authorization": "Bearer sk-good"})
+                answer = connection.getresponse()
+                answer.read()
+            except (RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
+                if used:
+                    self.reconnected += 1
+                else:
+                    self.failures.append(repr(error))
+                connection = None
+                continue
+            except Exception as error:
+                self.failures.append(repr(error))
+                connection = None
+                continue
+            if answer.status == 200:
+                self.answered += 1
+            else:
+                self.failures.append(str(answer.status))
+            used = True
+            if not self.keeps or answer.will_close:
+                connection.close()
+                connection = None
+        if connection is not None:
+            connection.close()
+
+
+@contextmanager
+def load(port: int, count: int) -> Iterator[list[Client]]:
+    """*count* clients at work, every other one of which keeps its connection."""
+    stop = threading.Event()
+    clients = [Client(port, number % 2 == 0, number) for number in range(count)]
+    threads = [threading.Thread(target=each.run, args=(stop,)) for each in clients]
+    for thread in threads:
+        thread.start()
+    try:
+        yield clients
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(PATIENCE)
+
+
+def eventually_more(clients: list[Client], process: Process, more: int = 20) -> None:
+    """Wait until each client got *more* answers."""
+    before = [each.answered for each in clients]
+    process.until(
+        lambda: all(
+            each.answered >= count + more or each.failures
+            for each, count in zip(clients, before, strict=True)
+        )
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_request_fails_while_the_daemon_is_replaced_twice(
+    stand: Stand, unit: SocketUnit
+) -> None:
+    upstream_port = await stand.upstream.listen(loopback(stand.reactor))
+    unit.settings["OPENAI_API_URL"] = f"http://127.0.0.1:{upstream_port}"
+    clients = await deferToThread(_replace_twice, unit)
+    assert [each.failures for each in clients] == [[]] * len(clients)
+    assert sum(each.reconnected for each in clients) <= 2 * len(clients)
+    for process in unit.started[:-1]:
+        assert_clean(process)
+        requests = [line for line in process.log if line["event"] == "request"]
+        assert {line["status"] for line in requests} == {200}
+
+
+def _replace_twice(unit: SocketUnit) -> list[Client]:
+    process = unit.start()
+    serving(process)
+    with load(unit.port, 8) as clients:
+        eventually_more(clients, process)
+        for _ in range(2):
+            process.send(signal.SIGTERM)
+            process.ended()
+            process = unit.start()
+            eventually_more(clients, process)
+    return clients
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stream_finishes_while_the_next_daemon_serves(
+    stand: Stand, unit: SocketUnit
+) -> None:
+    upstream_port = await stand.upstream.listen(loopback(stand.reactor))
+    unit.settings["OPENAI_API_URL"] = f"http://127.0.0.1:{upstream_port}"
+    pause = Pause()
+    stream = [head(200, [(b"Transfer-Encoding", b"chunked")]), chunk(b"one"), pause]
+    stand.upstream.script("/v1/stream", [*stream, chunk(b"two"), chunk(b"")])
+    before = unit.start()
+    await deferToThread(serving, before)
+    endpoint = TCP4ClientEndpoint(stand.reactor, "127.0.0.1", unit.port)
+    wire = await connectProtocol(endpoint, Wire(stand.reactor))
+    wire.send(request("/v1/stream"))
+    await wire.until(lambda: b"one" in wire.came)
+    before.send(signal.SIGTERM)
+    await deferToThread(before.until, lambda: "draining" in before.out)
+    after = unit.start()
+    await deferToThread(serving, after)
+    assert await deferToThread(ask, unit.port) == 200
+    pause.release()
+    answer = await wire.answer()
+    assert (answer.body, answer.cut) == (b"onetwo", False)
+    await wire.until_closed()
+    await deferToThread(before.ended)
+    assert_clean(before)
