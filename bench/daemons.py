@@ -23,7 +23,7 @@ class Command:
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class OwnerBucket:
     """What a daemon is told: its own port, the upstream's, and a directory of its own."""
 
     port: int
@@ -49,7 +49,11 @@ def nginx_command(template: Path, values: dict[str, str], directory: Path) -> Co
 
 @contextlib.contextmanager
 def daemon(
-    command: Command, core: str, place: Place, ready: Callable[[int], bool], seconds: float = 20
+    command: Command,
+    core: str,
+    place: OwnerBucket,
+    ready: Callable[[int], bool],
+    seconds: float = 20,
 ) -> Iterator[int]:
     """Run a daemon on one core; yields its process id once it answers, and ends it after.
 
@@ -73,7 +77,10 @@ def daemon(
 
 
 def _wait_until_ready(
-    process: subprocess.Popen[bytes], place: Place, ready: Callable[[int], bool], seconds: float
+    process: subprocess.Popen[bytes],
+    place: OwnerBucket,
+    ready: Callable[[int], bool],
+    seconds: float,
 ) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from bench.daemons import Command, Place
+from bench.daemons import Command, OwnerBucket
 from bench.machine import BUILD, HERE, Failed
 from bench.peers import Peer, Role
 from bench.wrk import SMALL, exchange
@@ -23,7 +23,7 @@ def completes(response: bytes) -> bool:
     return bool(document["choices"][0]["message"]["content"] == TEXT)
 
 
-def litellm(place: Place, _role: Role) -> Command:
+def litellm(place: OwnerBucket, _role: Role) -> Command:
     """LiteLLM's proxy with one worker, without keys of its own, a database or telemetry."""
     if not LITELLM.exists():
         raise Failed("not installed: bench/install.sh --gateways")
@@ -39,7 +39,7 @@ def litellm(place: Place, _role: Role) -> Command:
     return Command(argv, env)
 
 
-def portkey(place: Place, _role: Role) -> Command:
+def portkey(place: OwnerBucket, _role: Role) -> Command:
     """Portkey's gateway on Node, without its console."""
     if not PORTKEY.exists():
         raise Failed("not installed: bench/install.sh --gateways")

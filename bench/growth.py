@@ -10,7 +10,7 @@ import json
 import math
 import time
 
-from bench.daemons import Command, Place
+from bench.daemons import Command, OwnerBucket
 from bench.machine import Failed
 from bench.peers import Peer, Role, goproxyai
 from bench.results import Measure, Run
@@ -63,7 +63,7 @@ def entries(running: Running) -> int:
 def start(stage: Stage, peer: Peer, **settings: str) -> Running:
     """A daemon with a cache and settings of its own, which lasts as long as the stage."""
 
-    def command(place: Place) -> Command:
+    def command(place: OwnerBucket) -> Command:
         return goproxyai(place, Role.CACHING, **settings)
 
     return stage.keep(stage.fresh(peer, Role.CACHING, "fixed", command))

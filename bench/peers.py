@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.daemons import Command, Place, nginx_command
+from bench.daemons import Command, OwnerBucket, nginx_command
 from bench.machine import CHECKOUT, HERE, built
 from bench.wrk import relays
 
@@ -39,14 +39,14 @@ class Peer:
 
     name: str
     title: str
-    command: Callable[[Place, Role], Command] | None = None
+    command: Callable[[OwnerBucket, Role], Command] | None = None
     ready: Callable[[int], bool] = relays
     patience: float = 20
     optional: bool = False
     headers: Callable[[int], dict[str, str]] = lambda _upstream: {}
 
 
-def nginx(place: Place, role: Role) -> Command:
+def nginx(place: OwnerBucket, role: Role) -> Command:
     """``proxy_pass``, with ``proxy_cache`` for hits and without buffering for streams."""
     values = {
         "PORT": str(place.port),
@@ -58,20 +58,20 @@ def nginx(place: Place, role: Role) -> Command:
     return nginx_command(HERE / "conf" / "nginx.conf", values, place.directory)
 
 
-def original(place: Place, role: Role) -> Command:
+def original(place: OwnerBucket, role: Role) -> Command:
     """The Go original, with or without its cache; it always reads an answer whole."""
     env = {"PORT": str(place.port), "OPENAI_API_URL": place.openai, "GOMAXPROCS": "1"}
     return Command([built("original")], env if role is Role.CACHING else {**env, "NOCACHE": "1"})
 
 
-def stock(place: Place, role: Role) -> Command:
+def stock(place: OwnerBucket, role: Role) -> Command:
     """The same service as Twisted's own parts make it; it too reads an answer whole."""
     env = {"PORT": str(place.port), "OPENAI_API_URL": place.openai}
     argv = [sys.executable, "-m", "bench.stock"]
     return Command(argv, env if role is Role.CACHING else {**env, "NOCACHE": "1"})
 
 
-def goproxyai(place: Place, role: Role, level: str = "warn", **settings: str) -> Command:
+def goproxyai(place: OwnerBucket, role: Role, level: str = "warn", **settings: str) -> Command:
     """This checkout, under the twistd beside the interpreter that runs the bench."""
     twistd = Path(sys.executable).with_name("twistd")
     argv = [str(twistd), "--nodaemon", "--pidfile=", f"--logfile={place.directory / 'log'}"]

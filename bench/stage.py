@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench.daemons import Command, Place, daemon, nginx_command
+from bench.daemons import Command, OwnerBucket, daemon, nginx_command
 from bench.machine import DAEMON_CORE, HERE, LOAD_CORE, Failed, built, free_port
 from bench.peers import Peer, Role
 from bench.wrk import COMPLETION, LARGE_ANSWER, MODELS, relays
@@ -43,10 +43,10 @@ class Stage:
         self._upstreams: dict[str, tuple[int, int, Path]] = {}
         self._kept: dict[tuple[str, Role, str], Running | Failed] = {}
 
-    def _place(self, name: str, upstream: int) -> Place:
+    def _place(self, name: str, upstream: int) -> OwnerBucket:
         directory = self._root / f"{next(self._numbers)}-{name}"
         directory.mkdir()
-        return Place(free_port(), upstream, directory)
+        return OwnerBucket(free_port(), upstream, directory)
 
     def _upstream(self, kind: str) -> tuple[int, int, Path]:
         if kind not in self._upstreams:
@@ -66,7 +66,7 @@ class Stage:
         peer: Peer,
         role: Role,
         upstream: str,
-        command: Callable[[Place], Command] | None = None,
+        command: Callable[[OwnerBucket], Command] | None = None,
     ) -> Iterator[Running]:
         """A peer of one's own, before the named upstream; ``command`` overrides how it starts."""
         port, pid, directory = self._upstream(upstream)
@@ -101,13 +101,13 @@ class Stage:
                 yield name, role, running
 
 
-def fixed(place: Place) -> Command:
+def fixed(place: OwnerBucket) -> Command:
     """A bare nginx with answers that never change: the fastest upstream there is."""
     values = {"PORT": str(place.port), "COMPLETION": COMPLETION, "MODELS": MODELS}
     (place.directory / "large.json").write_text(LARGE_ANSWER)
     return nginx_command(HERE / "conf" / "upstream.conf", values, place.directory)
 
 
-def moving(place: Place) -> Command:
+def moving(place: OwnerBucket) -> Command:
     """The gauge's own upstream: streams, files, counters."""
     return Command([built("gauge"), "upstream", "-listen", f"127.0.0.1:{place.port}"])

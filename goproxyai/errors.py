@@ -75,7 +75,7 @@ def compact(document: object) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode("ascii")
 
 
-class Problem(Exception):
+class ProxyError(Exception):
     """An answer that is the proxy's own.
 
     :param code: a key of :data:`STATUS`.

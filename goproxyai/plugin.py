@@ -19,12 +19,12 @@ from twisted.python.logfile import LogFile
 
 from goproxyai import __version__
 from goproxyai.config.settings import VARIABLES, SettingError, Settings
-from goproxyai.config.sources import Reading, Sources
+from goproxyai.config.sources import ConfigSources, LoadedConfig
 from goproxyai.daemon.reload import Reload, hidden_line
 from goproxyai.daemon.service import Daemon, make_daemon
-from goproxyai.reactor.lean_loop import lighten
+from goproxyai.reactor.lean_loop import install_lean_poll
 from goproxyai.telemetry.access_log import Batch, Event, Tracer, Write
-from goproxyai.telemetry.log_output import Output
+from goproxyai.telemetry.log_output import LogOutput
 
 _log = Logger(namespace="goproxyai")
 _access = Logger(namespace="goproxyai.access")
@@ -54,9 +54,9 @@ class Options(usage.Options):
         super().__init__()
         self._environ = environ
         self._listen: list[str] = []
-        self.sources: Sources
-        self.reading: Reading
-        self.output: Output | None = None
+        self.sources: ConfigSources
+        self.reading: LoadedConfig
+        self.output: LogOutput | None = None
 
     def opt_listen(self, endpoint: str) -> None:
         """A Twisted endpoint to listen on; may be repeated (LISTEN; default: tcp:$PORT)."""
@@ -79,7 +79,7 @@ class Options(usage.Options):
         }
         if self._listen:
             options["LISTEN"] = " ".join(self._listen)
-        self.sources = Sources(options, dict(self._environ), os.getcwd())
+        self.sources = ConfigSources(options, dict(self._environ), os.getcwd())
         try:
             self.reading = self.sources.read()
         except SettingError as error:
@@ -98,7 +98,7 @@ class Options(usage.Options):
             return
         settings = self.settings
         as_json = None if not settings.log_format else settings.log_format == "json"
-        self.output = Output(lambda: _stream(parent), as_json, settings.log_level)
+        self.output = LogOutput(lambda: _stream(parent), as_json, settings.log_level)
         _chosen.append(self.output)
         parent["logger"] = "goproxyai.plugin.open_output"  # twistd takes a name, not a callable
 
@@ -109,10 +109,10 @@ LOG_BYTES = 100 * 1024 * 1024
 OLD_LOGS = 9
 """That are kept."""
 
-_chosen: list[Output] = []
+_chosen: list[LogOutput] = []
 
 
-def open_output() -> Output:
+def open_output() -> LogOutput:
     """The observer that :class:`Options` chose; twistd asks for it when logging begins."""
     return _chosen[-1].open()
 
@@ -204,7 +204,7 @@ def makeService(options: Options) -> IService:
 
     # Timers must not follow a wall clock that is set: run them by the monotonic one.
     reactor.seconds = time.monotonic  # type: ignore[method-assign]  # it is meant to be called
-    lighten(reactor)
+    install_lean_poll(reactor)
     reactor.callWhenRunning(_settle, reactor)
     tracer = _tracer_of(reactor, options.settings)
     if tracer is not None:
@@ -229,7 +229,7 @@ def makeService(options: Options) -> IService:
     return daemon
 
 
-def _write_of(output: Output | None) -> Write | None:
+def _write_of(output: LogOutput | None) -> Write | None:
     """Who gets the events of requests."""
     if output is None:
         return _request_events

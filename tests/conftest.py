@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, globalLogPublisher
 
 from goproxyai.proxy import upstream_request as asking
-from goproxyai.reactor.lean_loop import lighten
+from goproxyai.reactor.lean_loop import install_lean_poll
 from goproxyai.telemetry import access_log as log
 from tests.support.authority import Authority
 from tests.support.harness import Stand
@@ -50,7 +50,7 @@ def the_turn_that_is_measured() -> None:
     """Let every test run on the turn that the daemon runs on."""
     from twisted.internet import reactor
 
-    lighten(reactor)
+    install_lean_poll(reactor)
 
 
 @pytest.fixture

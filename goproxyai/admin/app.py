@@ -1,7 +1,7 @@
 """Every route, declared in one Klein tree; and the front that takes each exchange to its route.
 
 Requests under ``/v1/`` never become ``twisted.web`` requests: what the tree says about them, the
-prefix and the methods, is asked once, at the start, and remembered (:class:`Front`).
+prefix and the methods, is asked once, at the start, and remembered (:class:`Router`).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect
 
 from goproxyai.admin.assets import HEADERS, PAGE, assets
-from goproxyai.admin.events import Live
+from goproxyai.admin.events import EventStream
 from goproxyai.admin.metrics import CONTENT_TYPE, Metrics
 from goproxyai.admin.stats import Stats
 from goproxyai.config.settings import Settings
-from goproxyai.errors import Problem, compact
+from goproxyai.errors import ProxyError, compact
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.web_adapter import ExchangeChannel, SystemRequest
+from goproxyai.http11.web_adapter import AdminRequest, ExchangeChannel
 from goproxyai.proxy import replay as respond
-from goproxyai.proxy.handler import Relay
-from goproxyai.proxy.request_id import GIVEN, Names
+from goproxyai.proxy.handler import ProxyHandler
+from goproxyai.proxy.request_id import GIVEN, RequestIds
 
 RELAYED = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]
 """Methods that are relayed."""
@@ -67,7 +67,7 @@ def _asset(request: Any, name: str, status: int = 200) -> bytes:
 
 
 @attrs.define(eq=False)
-class System:
+class AdminApp:
     """The endpoints that are not relayed.
 
     :ivar settings: asked anew for each request; others may be put in their place.
@@ -75,13 +75,13 @@ class System:
     """
 
     settings: Settings
-    relay: Relay
+    relay: ProxyHandler
     stats: Stats
-    live: Live
+    live: EventStream
     _metrics: Metrics = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._metrics = Metrics(self.relay, self.stats.crowd)
+        self._metrics = Metrics(self.relay, self.stats.slots)
         assets()  # which may be others' by the time that they are asked for
 
     app = Klein()
@@ -89,11 +89,11 @@ class System:
 
     @app.route("/v1/<path:rest>", methods=RELAYED, endpoint="relay")
     def relayed(self, exchange: Any, rest: str = "") -> None:
-        """Everything of the API; called by :class:`Front` with an exchange."""
+        """Everything of the API; called by :class:`Router` with an exchange."""
         self.relay.handle(exchange)
 
     @app.route("/health", methods=["GET"])
-    def health(self, request: SystemRequest) -> bytes:
+    def health(self, request: AdminRequest) -> bytes:
         """For load balancers: the process answers."""
         return _answer(
             request,
@@ -106,12 +106,12 @@ class System:
         )
 
     @app.route("/health/live", methods=["GET"])
-    def alive(self, request: SystemRequest) -> bytes:
+    def alive(self, request: AdminRequest) -> bytes:
         """For supervisors: no restart is needed."""
         return _answer(request, 200, {"status": "live"})
 
     @app.route("/health/ready", methods=["GET"])
-    def readiness(self, request: SystemRequest) -> bytes:
+    def readiness(self, request: AdminRequest) -> bytes:
         """For load balancers: new work is taken."""
         if not self.stats.ready:
             raise draining()
@@ -121,23 +121,23 @@ class System:
         return _answer(request, 200, {"status": "ready"})
 
     @app.route("/stats", methods=["GET"])
-    def statistics(self, request: SystemRequest) -> bytes:
+    def statistics(self, request: AdminRequest) -> bytes:
         """For operators: what it is set to and what it did."""
         self._admit(request)
         return _answer(request, 200, self.stats.document())
 
     @app.route("/metrics", methods=["GET"])
-    def metrics(self, request: SystemRequest) -> bytes:
+    def metrics(self, request: AdminRequest) -> bytes:
         """For Prometheus: the same, in its text format."""
         self._admit(request)
         return _answer(request, 200, self._metrics.text(), CONTENT_TYPE)
 
     @app.route("/dashboard", methods=["GET"])
-    def dashboard(self, request: SystemRequest) -> bytes:
+    def dashboard(self, request: AdminRequest) -> bytes:
         """For operators: the same, to look at. Who may give a token is given a page to do so."""
         try:
             self._admit(request)
-        except Problem as refused:
+        except ProxyError as refused:
             accepted = request.exchange.get(b"accept") or b""
             if not self.settings.admin_token or b"text/html" not in accepted:
                 raise
@@ -146,7 +146,7 @@ class System:
         return _asset(request, PAGE)
 
     @app.route("/dashboard/events", methods=["GET"])
-    def look(self, request: SystemRequest) -> bytes | Deferred[bytes]:
+    def look(self, request: AdminRequest) -> bytes | Deferred[bytes]:
         """For the page: how things are, as they change."""
         self._admit(request)
         if not self.stats.ready:
@@ -158,21 +158,21 @@ class System:
         return self.live.watch(request)
 
     @app.route("/dashboard/<name>", methods=["GET"])
-    def asset(self, request: SystemRequest, name: str) -> bytes:
+    def asset(self, request: AdminRequest, name: str) -> bytes:
         """For the page: what it is made of, for anybody."""
         if name == PAGE or name not in assets():
             raise nowhere()
         return _asset(request, name)
 
     @app.route("/cache", methods=["DELETE"])
-    def clear(self, request: SystemRequest) -> bytes:
+    def clear(self, request: AdminRequest) -> bytes:
         """For operators: forget every stored answer, or those of ``?path=``."""
         self._admit(request)
         for path in self._paths_to_clear(request):
             self.relay.store.clear(path)
         return _answer(request, 200, {"message": "Cache cleared successfully"})
 
-    def _paths_to_clear(self, request: SystemRequest) -> set[bytes | None]:
+    def _paths_to_clear(self, request: AdminRequest) -> set[bytes | None]:
         """The one ``path`` of the query, as it stands there and decoded; ``None`` is everything.
 
         :raises Problem: where the query says anything else: clearing all would be too much.
@@ -183,51 +183,51 @@ class System:
         name, _, raw = query.partition(b"=")
         decoded = unquote_to_bytes(raw)
         if name != b"path" or not decoded.startswith(b"/v1/") or set(raw + decoded) & set(b"&?"):
-            raise Problem(
+            raise ProxyError(
                 "bad_request",
                 "The query of DELETE /cache is one path under /v1/, such as ?path=/v1/models.",
             )
         return {raw, decoded}
 
     @app.handle_errors(MethodNotAllowed)  # type: ignore[arg-type]  # Klein types the request as an interface
-    def wrong_method(self, request: SystemRequest, failure: Failure) -> bytes:
+    def wrong_method(self, request: AdminRequest, failure: Failure) -> bytes:
         """405, with what is allowed."""
         error = failure.value
         allowed = getattr(error, "valid_methods", None) or ()
         request.setHeader(b"Allow", ", ".join(sorted(allowed)).encode("ascii"))
         return self._problem(
             request,
-            Problem("method_not_allowed", "This path does not know that method; see Allow."),
+            ProxyError("method_not_allowed", "This path does not know that method; see Allow."),
         )
 
     @app.handle_errors(RequestRedirect, HTTPException)  # type: ignore[arg-type]  # Klein types the request as an interface
-    def elsewhere(self, request: SystemRequest, failure: Failure) -> bytes:
+    def elsewhere(self, request: AdminRequest, failure: Failure) -> bytes:
         """404: whatever else the tree refuses is no path of ours."""
         return self._problem(request, nowhere())
 
-    @app.handle_errors(Problem)  # type: ignore[arg-type]  # Klein types the request as an interface
-    def refused(self, request: SystemRequest, failure: Failure) -> bytes:
+    @app.handle_errors(ProxyError)  # type: ignore[arg-type]  # Klein types the request as an interface
+    def refused(self, request: AdminRequest, failure: Failure) -> bytes:
         """What an endpoint raised to be answered."""
         problem = failure.value
-        assert isinstance(problem, Problem)
+        assert isinstance(problem, ProxyError)
         return self._problem(request, problem)
 
     @app.handle_errors(Exception)  # type: ignore[arg-type]  # Klein types the request as an interface
-    def defect(self, request: SystemRequest, failure: Failure) -> bytes:
+    def defect(self, request: AdminRequest, failure: Failure) -> bytes:
         """A defect of ours: logged, and answered without its details."""
         _log.failure("a defect in a system endpoint", failure)
         return self._problem(
             request,
-            Problem("internal_error", "The proxy failed to handle this request; see its log."),
+            ProxyError("internal_error", "The proxy failed to handle this request; see its log."),
         )
 
-    def _problem(self, request: SystemRequest, problem: Problem) -> bytes:
+    def _problem(self, request: AdminRequest, problem: ProxyError) -> bytes:
         for name, value in problem.headers:
             request.setHeader(name, value)
         request.problem_code = problem.code
         return _answer(request, problem.status, problem.body())
 
-    def _admit(self, request: SystemRequest) -> None:
+    def _admit(self, request: AdminRequest) -> None:
         """Operators only: an address in ``ADMIN_ALLOW``, or a bearer of ``ADMIN_TOKEN``."""
         exchange = request.exchange
         if self.settings.admin_allow.contains(self.relay.admission.client(exchange)):
@@ -238,7 +238,7 @@ class System:
         if token and scheme.lower() == b"bearer":
             if hmac.compare_digest(given.strip(), token.encode("utf-8")):
                 return
-        raise Problem(
+        raise ProxyError(
             "admin_forbidden",
             "This page is for operators: call from an address in ADMIN_ALLOW, or with the "
             "ADMIN_TOKEN as bearer.",
@@ -254,15 +254,15 @@ def _of_another_site(exchange: Exchange) -> bool:
     return site == b"cross-site" and mode != b"navigate"
 
 
-def draining() -> Problem:
+def draining() -> ProxyError:
     """The 503 while the process is stopping."""
-    return Problem("draining", "The proxy is stopping; try again, elsewhere or in a moment.")
+    return ProxyError("draining", "The proxy is stopping; try again, elsewhere or in a moment.")
 
 
-class Front:
+class Router:
     """Takes each exchange to its route; the one entry from the engine."""
 
-    def __init__(self, system: System, names: Names) -> None:
+    def __init__(self, system: AdminApp, names: RequestIds) -> None:
         self._system = system
         self._stats = system.stats
         self._counters = system.stats.counters
@@ -295,14 +295,14 @@ class Front:
             allow = ", ".join(RELAYED).encode("ascii")
             self._refuse(
                 exchange,
-                Problem(
+                ProxyError(
                     "method_not_allowed",
                     "That method is not relayed; see Allow.",
                     ((b"Allow", allow),),
                 ),
             )
 
-    def _refuse(self, exchange: Exchange, problem: Problem) -> None:
+    def _refuse(self, exchange: Exchange, problem: ProxyError) -> None:
         relay = self._system.relay
         tracer = relay.log.tracer
         if tracer is not None and exchange.target.startswith(self._prefix):
@@ -321,14 +321,14 @@ class Front:
         ExchangeChannel(exchange, self._site, over).serve()
 
 
-def nowhere() -> Problem:
+def nowhere() -> ProxyError:
     """The 404."""
-    return Problem("not_found", "Nothing lives at this path; the API is under /v1/.")
+    return ProxyError("not_found", "Nothing lives at this path; the API is under /v1/.")
 
 
-def _remembered(system: System) -> tuple[bytes, frozenset[bytes], Callable[[Exchange], Any]]:
+def _remembered(system: AdminApp) -> tuple[bytes, frozenset[bytes], Callable[[Exchange], Any]]:
     """What the tree says about relayed requests: their prefix, their methods, their handler."""
-    app = System.app
+    app = AdminApp.app
     (rule,) = [rule for rule in app.url_map.iter_rules() if rule.endpoint == "relay"]
     prefix = rule.rule.partition("<")[0].encode("ascii")
     methods = frozenset(method.encode("ascii") for method in rule.methods or ())

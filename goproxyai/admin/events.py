@@ -22,7 +22,7 @@ from zope.interface import implementer
 from goproxyai import __version__
 from goproxyai.admin.history import MOST_ROUTES, SLOT_SECONDS, History, Span
 from goproxyai.admin.stats import Stats
-from goproxyai.errors import Problem, compact
+from goproxyai.errors import ProxyError, compact
 from goproxyai.telemetry.access_log import Batch, Event
 from goproxyai.telemetry.counters import Counters
 
@@ -39,13 +39,13 @@ _log = Logger(namespace="goproxyai.admin.events")
 
 
 @implementer(IPushProducer)
-class Viewer:
+class Subscription:
     """One who looks.
 
     :ivar gone: fires when it has seen enough, or we have shown enough; cancelling it ends it.
     """
 
-    def __init__(self, live: Live, request: Any) -> None:
+    def __init__(self, live: EventStream, request: Any) -> None:
         self.gone: Deferred[bytes] = Deferred(lambda _: live.left(self))
         self._request = request
         self._paused = False
@@ -85,13 +85,13 @@ def _slots(slots: list[list[float | None]]) -> bytes:
 
 
 @attrs.define(eq=False)
-class Live:
+class EventStream:
     """Shows it."""
 
     clock: IReactorTime
     stats: Stats
     _history: History = attrs.field(init=False)
-    _viewers: dict[Viewer, None] = attrs.field(factory=dict, init=False)
+    _viewers: dict[Subscription, None] = attrs.field(factory=dict, init=False)
     _marking: LoopingCall = attrs.field(init=False)
     _looking: LoopingCall = attrs.field(init=False)
     _told: bytes = attrs.field(init=False, default=b"")
@@ -127,10 +127,10 @@ class Live:
         :raises Problem: ``overloaded``.
         """
         if len(self._viewers) >= MOST_VIEWERS:
-            raise Problem(
+            raise ProxyError(
                 "overloaded", f"{MOST_VIEWERS} look at the dashboard already; close one of them."
             )
-        viewer = Viewer(self, request)
+        viewer = Subscription(self, request)
         self._viewers[viewer] = None
         request.registerProducer(viewer, True)
         try:
@@ -142,7 +142,7 @@ class Live:
             self._looking.start(LOOK_SECONDS, now=False)
         return viewer.gone
 
-    def left(self, viewer: Viewer) -> None:
+    def left(self, viewer: Subscription) -> None:
         """One looks no more."""
         self._viewers.pop(viewer, None)
         if not self._viewers and self._looking.running:
@@ -202,7 +202,7 @@ class Live:
                 "tokens": _tokens(counters),
                 "connections": {
                     "open": counters.connections.opened - counters.connections.closed,
-                    "most": stats.crowd.most,
+                    "most": stats.slots.most,
                 },
                 "upstreams": stats.upstreams(),
                 "hour": _hour(hour),

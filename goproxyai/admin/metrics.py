@@ -21,8 +21,8 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from goproxyai import __version__
 from goproxyai.errors import OWNER
-from goproxyai.limits.connection_slots import Crowd
-from goproxyai.proxy.handler import Relay
+from goproxyai.limits.connection_slots import ConnectionSlots
+from goproxyai.proxy.handler import ProxyHandler
 from goproxyai.telemetry.counters import Histogram
 from goproxyai.upstream.breaker import State
 from goproxyai.usage.totals import KINDS
@@ -48,12 +48,12 @@ CACHE = {
 class Metrics(Collector):
     """Collects them.
 
-    :param crowd: the connections.
+    :param slots: the connections.
     """
 
-    def __init__(self, relay: Relay, crowd: Crowd[object]) -> None:
+    def __init__(self, relay: ProxyHandler, slots: ConnectionSlots[object]) -> None:
         self._relay = relay
-        self._crowd = crowd
+        self._crowd = slots
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)

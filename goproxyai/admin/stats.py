@@ -10,8 +10,8 @@ import attrs
 
 from goproxyai.config.settings import Settings
 from goproxyai.durations import format_duration
-from goproxyai.limits.connection_slots import Crowd
-from goproxyai.proxy.handler import Relay
+from goproxyai.limits.connection_slots import ConnectionSlots
+from goproxyai.proxy.handler import ProxyHandler
 from goproxyai.telemetry.counters import Counters
 
 
@@ -20,15 +20,15 @@ class Stats:
     """Says it.
 
     :ivar settings: that hold; others may be put in their place.
-    :ivar crowd: the connections, of which there are so many at the most.
+    :ivar slots: the connections, of which there are so many at the most.
     :ivar ready: whether new work is taken.
     :ivar wall: gives unix seconds.
     """
 
     settings: Settings
-    relay: Relay
+    relay: ProxyHandler
     counters: Counters
-    crowd: Crowd[Any]
+    slots: ConnectionSlots[Any]
     ready: bool = True
     wall: Callable[[], float] = time.time
     _started: float = attrs.field(init=False)
@@ -46,7 +46,7 @@ class Stats:
         settings = self.settings
         self.relay.log.flush()  # which counts what has ended
         counted = self.counters.summary()
-        counted["connections"]["most"] = self.crowd.most
+        counted["connections"]["most"] = self.slots.most
         return {
             "cache": self.cache(),
             "rate_limit": settings.rate_limit,

@@ -54,7 +54,7 @@ _SLICE = 8
 _AT_ONCE = 64
 
 
-class Shelf(dict[bytes, "Place"]):
+class PathIndex(dict[bytes, "OwnerBucket"]):
     """The places of one path, by owner; of each the newest.
 
     :ivar gone: whether all of them were dropped; they are taken apart in slices then.
@@ -68,7 +68,7 @@ class Shelf(dict[bytes, "Place"]):
         self.gone = False
 
 
-class Place(set["Entry"]):
+class OwnerBucket(set["Entry"]):
     """Entries of one path and owner.
 
     :ivar older: a place of the same that was full before.
@@ -77,7 +77,7 @@ class Place(set["Entry"]):
 
     __slots__ = ("gone", "older", "owner", "shelf")
 
-    def __init__(self, shelf: Shelf, owner: bytes, older: Place | None) -> None:
+    def __init__(self, shelf: PathIndex, owner: bytes, older: OwnerBucket | None) -> None:
         super().__init__()
         self.shelf = shelf
         self.owner = owner
@@ -136,7 +136,7 @@ class Entry:
         self.expires_at = expires_at
         self.initial_age = initial_age
         self.pace = pace
-        self.place: Place | None = None
+        self.place: OwnerBucket | None = None
         self.used = 0
         self.usage = usage
         self.size = len(body) + len(head) + len(key) + len(pace or b"") + _ENTRY_BYTES
@@ -174,9 +174,28 @@ class Store:
     """
 
     __slots__ = (
-        "_bound", "_cleared", "_clock", "_count", "_doomed", "_heap", "_index", "_listed",
-        "_retired", "_shards", "_swept", "_uses", "_wheel", "_writes", "bytes", "evictions",
-        "expirations", "largest", "most_bytes", "reserved", "stale", "stores",
+        "_bound",
+        "_cleared",
+        "_clock",
+        "_count",
+        "_heap",
+        "_index",
+        "_listed",
+        "_pending_delete",
+        "_pending_free",
+        "_shards",
+        "_swept",
+        "_uses",
+        "_wheel",
+        "_writes",
+        "bytes",
+        "evictions",
+        "expirations",
+        "largest",
+        "most_bytes",
+        "reserved",
+        "stale",
+        "stores",
     )  # fmt: skip
 
     def __init__(self, most_bytes: int, stale: float = 0.0) -> None:
@@ -197,8 +216,8 @@ class Store:
         self._wheel: dict[int, set[Entry]] = {}
         self._swept = 0  # no slot before this one holds anything
         self._index = _index()
-        self._doomed: list[Place | Shelf] = []
-        self._retired: list[Any] = []  # dicts, sets and lists, and such of them
+        self._pending_delete: list[OwnerBucket | PathIndex] = []
+        self._pending_free: list[Any] = []  # dicts, sets and lists, and such of them
         self._clock = 0
         self._cleared = 0
         self._writes = [0] * _WRITES_REMEMBERED
@@ -217,7 +236,7 @@ class Store:
             self._drop(entry)
             self.expirations += 1
             return None
-        if self._doomed and _is_gone(entry):
+        if self._pending_delete and _is_gone(entry):
             self._drop(entry)
             return None
         shard.move_to_end(key)
@@ -245,7 +264,7 @@ class Store:
         """
         if entry.size > self.largest or self.overtaken(owner, ticket):
             return False
-        if self._retired:
+        if self._pending_free:
             self.reclaim(_SLICE)  # what is freed keeps pace with what is added
         shard = self._shards[entry.key[0]]
         before = shard.get(entry.key)
@@ -303,11 +322,11 @@ class Store:
         shelves = self._index[hash(path) % SHARDS]
         shelf = shelves.get(path)
         if shelf is None:
-            shelf = shelves[path] = Shelf(path)
+            shelf = shelves[path] = PathIndex(path)
             self.bytes += _SHELF_BYTES + len(path)
         place = shelf.get(owner)
         if place is None or len(place) >= MOST_IN_PLACE:
-            place = shelf[owner] = Place(shelf, owner, place)
+            place = shelf[owner] = OwnerBucket(shelf, owner, place)
             self.bytes += _PLACE_BYTES
         place.add(entry)
         entry.place = place
@@ -334,7 +353,7 @@ class Store:
             if not place.gone and not place.shelf.gone:
                 self._take_away(place)
 
-    def _take_away(self, empty: Place) -> None:
+    def _take_away(self, empty: OwnerBucket) -> None:
         """Take an empty place off its shelf, and an empty shelf out of the index."""
         shelf, owner = empty.shelf, empty.owner
         newer = shelf[owner]
@@ -348,7 +367,7 @@ class Store:
             del shelf[owner]
             self._take_down(shelf)
 
-    def _take_down(self, shelf: Shelf) -> None:
+    def _take_down(self, shelf: PathIndex) -> None:
         """Take a shelf out of the index, if there is nothing on it."""
         if not shelf:
             del self._index[hash(shelf.path) % SHARDS][shelf.path]
@@ -375,13 +394,13 @@ class Store:
             place = None if shelf is None else shelf.pop(owner, None)
             if shelf is None or place is None:
                 continue
-            self._doomed.append(place)
-            older: Place | None = place
+            self._pending_delete.append(place)
+            older: OwnerBucket | None = place
             while older is not None:
                 older.gone = True
                 older = older.older
             self._take_down(shelf)
-        self._bury(_AT_ONCE)
+        self._drop_pending(_AT_ONCE)
 
     def clear(self, path: bytes | None = None) -> None:
         """Forget everything, or the answers of *path*, and refuse what is under way.
@@ -397,22 +416,22 @@ class Store:
             shelf = self._index[hash(path) % SHARDS].pop(path, None)
             if shelf is not None:
                 shelf.gone = True
-                self._doomed.append(shelf)
-                self._bury(_AT_ONCE)
+                self._pending_delete.append(shelf)
+                self._drop_pending(_AT_ONCE)
         elif self._count:
             # The last is freed first: with the entries go their bodies.
-            self._retired += (self._doomed, self._index, self._wheel, self._shards)
-            self._doomed, self._index, self._wheel = [], _index(), {}
+            self._pending_free += (self._pending_delete, self._index, self._wheel, self._shards)
+            self._pending_delete, self._index, self._wheel = [], _index(), {}
             self._shards, self._heap, self._listed = _shards(), [], bytearray(SHARDS)
             self._count = self.bytes = 0
 
-    def _bury(self, budget: int) -> int:
+    def _drop_pending(self, budget: int) -> int:
         """Take apart what is gone; returns what is left of the budget."""
-        doomed = self._doomed
+        doomed = self._pending_delete
         while doomed and budget > 0:
             budget -= 1
             last = doomed[-1]
-            if isinstance(last, Shelf):
+            if isinstance(last, PathIndex):
                 if last:
                     doomed.append(last.popitem()[1])
                 else:
@@ -432,7 +451,7 @@ class Store:
         :param budget: steps, of some microseconds each.
         :returns: whether there is more to drop.
         """
-        budget = self._bury(budget)
+        budget = self._drop_pending(budget)
         wheel, due = self._wheel, int(now * SLOTS_A_SECOND)
         while budget > 0 and wheel and self._swept < due:
             expired = wheel.get(self._swept)
@@ -443,20 +462,20 @@ class Store:
             if not expired:
                 self._swept += 1
                 budget -= 1
-        return bool(self._doomed or (wheel and self._swept < due))
+        return bool(self._pending_delete or (wheel and self._swept < due))
 
     def reclaim(self, budget: int = 100) -> bool:
         """Free what was cleared, at most *budget* items of it.
 
         :returns: whether there is more to free.
         """
-        retired = self._retired
+        retired = self._pending_free
         while retired and budget > 0:
             budget -= 1
             whole = retired[-1]
             if not whole:
                 retired.pop()
-                if isinstance(whole, Place) and whole.older is not None:
+                if isinstance(whole, OwnerBucket) and whole.older is not None:
                     retired.append(whole.older)  # which else would go with it, in one go
                     whole.older = None
                 continue
@@ -521,7 +540,7 @@ def _shards() -> list[OrderedDict[bytes, Entry]]:
     return [OrderedDict() for _ in range(SHARDS)]
 
 
-def _index() -> list[dict[bytes, Shelf]]:
+def _index() -> list[dict[bytes, PathIndex]]:
     return [{} for _ in range(SHARDS)]
 
 

@@ -25,7 +25,7 @@ NAMES = frozenset(variable.name for variable in VARIABLES)
 
 
 @attrs.frozen
-class Reading:
+class LoadedConfig:
     """What the sources say.
 
     :ivar hidden: the names that the file sets to no effect, since an option or the environment
@@ -39,7 +39,7 @@ class Reading:
 
 
 @attrs.frozen
-class Sources:
+class ConfigSources:
     """Texts by their variables' names; ``PATH`` and the like may be among them.
 
     :ivar options: of the command line.
@@ -57,7 +57,7 @@ class Sources:
         given = self.options.get(CONFIG, self.environ.get(CONFIG, "")).strip()
         return os.path.join(self.directory, given) if given else None
 
-    def read(self) -> Reading:
+    def read(self) -> LoadedConfig:
         """The settings as the sources are now.
 
         :raises SettingError: where a file, or a value, is none.
@@ -71,7 +71,7 @@ class Sources:
         table = Prices()
         if settings.prices is not None:
             table = _priced(os.path.join(self.directory, settings.prices))
-        return Reading(settings, tuple(hidden), table)
+        return LoadedConfig(settings, tuple(hidden), table)
 
 
 def _filed(path: str) -> dict[str, str]:

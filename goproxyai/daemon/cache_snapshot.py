@@ -35,7 +35,7 @@ _log = Logger(namespace="goproxyai.daemon.cache_snapshot")
 
 
 @attrs.define(eq=False)
-class Snapshot:
+class CacheSnapshot:
     """The file, and the store that it is of.
 
     :param path: where the file lies; ``.new`` is appended while it is written.

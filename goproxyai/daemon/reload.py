@@ -16,7 +16,7 @@ import attrs
 from twisted.logger import Logger
 
 from goproxyai.config.settings import SettingError, Settings
-from goproxyai.config.sources import Reading
+from goproxyai.config.sources import LoadedConfig
 from goproxyai.daemon.service import Daemon
 
 LIVE: Final = frozenset(
@@ -57,7 +57,7 @@ class Reload:
     """
 
     daemon: Daemon
-    read: Callable[[], Reading]
+    read: Callable[[], LoadedConfig]
     write: Callable[[str], None]
 
     def now(self) -> None:

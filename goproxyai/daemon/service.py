@@ -19,30 +19,30 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from goproxyai.admin.app import Front, System, draining
-from goproxyai.admin.events import Live
+from goproxyai.admin.app import AdminApp, Router, draining
+from goproxyai.admin.events import EventStream
 from goproxyai.admin.stats import Stats
 from goproxyai.cache.store import Store
 from goproxyai.config.settings import Settings
-from goproxyai.daemon.cache_snapshot import Snapshot
+from goproxyai.daemon.cache_snapshot import CacheSnapshot
 from goproxyai.daemon.endpoints import ListenError, endpoints
 from goproxyai.egress.agent import RelayAgent
 from goproxyai.egress.routes import Routes
 from goproxyai.egress.tls import tls_to
 from goproxyai.egress.treq_client import RelayClient
 from goproxyai.http11.client_connection import Timeouts
-from goproxyai.http11.connection_limits import Entrance
+from goproxyai.http11.connection_limits import ConnectionLimits
 from goproxyai.http11.server_connection import ServerFactory
 from goproxyai.proxy.admission import Admission
-from goproxyai.proxy.handler import Relay
-from goproxyai.proxy.health_probe import Probing
-from goproxyai.proxy.request_id import Names
-from goproxyai.proxy.request_plan import Terms
+from goproxyai.proxy.handler import ProxyHandler
+from goproxyai.proxy.health_probe import HealthProbe
+from goproxyai.proxy.request_id import RequestIds
+from goproxyai.proxy.request_plan import ProxyOptions
 from goproxyai.proxy.upstreams import Upstream, Upstreams
 from goproxyai.reactor.accept import Accepting, fit
 from goproxyai.reactor.deadlines import Ticker
-from goproxyai.reactor.lean_loop import ends_of_turns
-from goproxyai.reactor.write_batch import Outbox
+from goproxyai.reactor.lean_loop import end_of_turn_scheduler
+from goproxyai.reactor.write_batch import WriteBatcher
 from goproxyai.telemetry.access_log import AccessLog, Tracer, Write
 from goproxyai.telemetry.counters import Counters
 from goproxyai.upstream.breaker import Breaker
@@ -67,7 +67,7 @@ _log = Logger(namespace="goproxyai")
 
 
 @attrs.define(eq=False)
-class Upkeep(Service):
+class Maintenance(Service):
     """What runs beside the requests: deadlines, refills, eviction, probes."""
 
     clock: Any
@@ -75,8 +75,8 @@ class Upkeep(Service):
     admission: Admission
     store: Store
     upstreams: Upstreams
-    probing: Probing | None
-    live: Live
+    probing: HealthProbe | None
+    live: EventStream
     _eviction: LoopingCall = attrs.field(init=False)
     _turning: LoopingCall = attrs.field(init=False)
     _again: IDelayedCall | None = attrs.field(init=False, default=None)
@@ -138,7 +138,7 @@ class Upkeep(Service):
 
 
 @attrs.define(eq=False)
-class Door(Service):
+class Listeners(Service):
     """The listening sockets.
 
     :ivar addresses: what is listened on, once it is.
@@ -169,12 +169,12 @@ class Door(Service):
                 raise ListenError(f"goproxyai: cannot listen on {description}: {_why(result)}")
             self._ports.append(result[0])
             self._accepting.append(Accepting(result[0], self.clock, self._closed))
-        fit(self.factory.entrance.crowd)  # nobody comes in before the reactor's next turn
+        fit(self.factory.connection_limits.slots)  # nobody comes in before the reactor's next turn
         for address in self.addresses:
             _log.info("listening on {address}", address=str(address))
 
     def _closed(self, count: int) -> None:
-        self.factory.entrance.counts.refused["no_descriptor"] += count
+        self.factory.connection_limits.counts.refused["no_descriptor"] += count
 
     async def close(self) -> None:
         """Listen no more."""
@@ -203,12 +203,12 @@ class Daemon(MultiService):
     def __init__(
         self,
         reactor: Any,
-        system: System,
+        system: AdminApp,
         agent: RelayAgent,
         access_log: AccessLog,
-        upkeep: Upkeep,
-        door: Door,
-        snapshot: Snapshot | None,
+        upkeep: Maintenance,
+        door: Listeners,
+        snapshot: CacheSnapshot | None,
         on_drain: Callable[[], None],
     ) -> None:
         super().__init__()
@@ -259,7 +259,7 @@ class Daemon(MultiService):
         relay.admission.trust(settings.trusted_proxies)
         relay.log.slow = settings.log_slow
         relay.log.sample = settings.log_sample
-        self.door.factory.entrance.trust(settings.trusted_proxies)
+        self.door.factory.connection_limits.trust(settings.trusted_proxies)
         agent.connect_timeout = settings.connect_timeout
         agent.timeouts.head = settings.request_timeout
         agent.timeouts.silence = settings.idle_timeout
@@ -358,7 +358,7 @@ def make_daemon(
     admission = Admission(reactor, settings.rate_limit, settings.trusted_proxies)
     routes = Routes(reactor, settings.proxy_url, settings.no_proxy, tls)
     timeouts = Timeouts(head=settings.request_timeout, silence=settings.idle_timeout)
-    outbox = Outbox(ends_of_turns(reactor))
+    outbox = WriteBatcher(end_of_turn_scheduler(reactor))
     agent = RelayAgent(reactor, ticker, routes, timeouts, settings.connect_timeout, outbox)
     access_log = AccessLog(
         reactor, counters, write_requests, settings.log_slow, settings.log_sample
@@ -373,7 +373,7 @@ def make_daemon(
             for rank, url in enumerate(settings.openai_api_url)
         )
     )
-    terms = Terms(
+    terms = ProxyOptions(
         upstreams.each[0],
         settings.cache_shared,
         settings.coalesce,
@@ -384,7 +384,7 @@ def make_daemon(
         _caches(settings),
         tracer is not None,
     )
-    relay = Relay(
+    relay = ProxyHandler(
         reactor,
         upstreams,
         terms,
@@ -394,22 +394,24 @@ def make_daemon(
         counters,
         access_log,
     )
-    entrance = Entrance(
+    connection_limits = ConnectionLimits(
         ticker,
         counters.connections,
         settings.max_connections,
         settings.max_connections_per_client,
         settings.trusted_proxies,
     )
-    stats = Stats(settings, relay, counters, entrance.crowd)
-    system = System(settings, relay, stats, Live(reactor, stats))
-    front = Front(system, Names(token_hex(6).encode("ascii")))
-    factory = ServerFactory(ticker, front.dispatch, settings.max_body_size, outbox, entrance)
+    stats = Stats(settings, relay, counters, connection_limits.slots)
+    system = AdminApp(settings, relay, stats, EventStream(reactor, stats))
+    front = Router(system, RequestIds(token_hex(6).encode("ascii")))
+    factory = ServerFactory(
+        ticker, front.dispatch, settings.max_body_size, outbox, connection_limits
+    )
     probing = None
     if settings.health_probe is not None:
-        probing = Probing(reactor, client, upstreams, settings.health_probe)
-    upkeep = Upkeep(reactor, ticker, admission, store, upstreams, probing, system.live)
-    door = Door(reactor, endpoints(reactor, settings.listen), factory)
+        probing = HealthProbe(reactor, client, upstreams, settings.health_probe)
+    upkeep = Maintenance(reactor, ticker, admission, store, upstreams, probing, system.live)
+    door = Listeners(reactor, endpoints(reactor, settings.listen), factory)
     snapshot = _snapshot(reactor, settings, store)
     return Daemon(reactor, system, agent, access_log, upkeep, door, snapshot, on_drain)
 
@@ -430,9 +432,9 @@ def _kept(settings: Settings) -> tuple[object, ...]:
     )
 
 
-def _snapshot(reactor: Any, settings: Settings, store: Store) -> Snapshot | None:
+def _snapshot(reactor: Any, settings: Settings, store: Store) -> CacheSnapshot | None:
     """Where the cache is kept while the daemon is down, if it is."""
     path, key = settings.cache_snapshot, settings.cache_snapshot_key
     if path is None or key is None:
         return None
-    return Snapshot(path, key, store, reactor.seconds, upstream=settings.openai_url)
+    return CacheSnapshot(path, key, store, reactor.seconds, upstream=settings.openai_url)

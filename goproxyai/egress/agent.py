@@ -23,11 +23,11 @@ from goproxyai.http11.client_connection import (
     Timeouts,
     UpstreamTimeout,
 )
-from goproxyai.http11.connection_pool import Pool
-from goproxyai.http11.response import Receiver, Response
+from goproxyai.http11.connection_pool import ConnectionPool
+from goproxyai.http11.response import Response, ResponseReceiver
 from goproxyai.messages.headers import Headers, lines
 from goproxyai.reactor.deadlines import Ticker
-from goproxyai.reactor.write_batch import Direct, Writer
+from goproxyai.reactor.write_batch import ImmediateWriter, Writer
 from goproxyai.upstream.retries import Cause
 
 MOST_ORIGINS = 64
@@ -47,10 +47,10 @@ class _Factory(Factory):
         return connection
 
 
-class Withdrawable(Protocol):
+class Cancellable(Protocol):
     """A request under way."""
 
-    def withdraw(self) -> None:
+    def cancel(self) -> None:
         """Its receiver wants no answer any more, and is told nothing more."""
 
 
@@ -72,18 +72,18 @@ class _Attempt:
         try:
             connection.send(*self._request)
         except Exception:  # a defect of ours: never leave the receiver waiting
-            connection.withdraw()
+            connection.cancel()
             self._request[-1].failed(Failure())
 
     def _failed(self, reason: Failure) -> None:
         if not self._withdrawn:
             self._request[-1].failed(reason, Cause.CONNECT)
 
-    def withdraw(self) -> None:
-        """As :class:`Withdrawable` has it."""
+    def cancel(self) -> None:
+        """As :class:`Cancellable` has it."""
         self._withdrawn = True
         if self._connection is not None:
-            self._connection.withdraw()
+            self._connection.cancel()
         else:
             self._connecting.cancel()
 
@@ -91,10 +91,10 @@ class _Attempt:
 class _Promise:
     """Receives for those who wait with a Deferred."""
 
-    sending: Withdrawable
+    sending: Cancellable
 
     def __init__(self) -> None:
-        self.response: Deferred[Response] = Deferred(lambda _: self.sending.withdraw())
+        self.response: Deferred[Response] = Deferred(lambda _: self.sending.cancel())
 
     def answered(self, response: Response) -> None:
         self.response.callback(response)
@@ -125,13 +125,13 @@ class RelayAgent:
         connect_timeout: float,
         writer: Writer | None = None,
     ) -> None:
-        self.pool = Pool()
+        self.pool = ConnectionPool()
         self.timeouts = timeouts
         self._clock = clock
         self._ticker = ticker
         self._routes = routes
         self.connect_timeout = connect_timeout
-        self._writer = writer or Direct()
+        self._writer = writer or ImmediateWriter()
         self._known: dict[bytes, Route] = {}
 
     def route(self, origin: bytes) -> Route:
@@ -154,8 +154,8 @@ class RelayAgent:
         head: bytes,
         body: bytes | IBodyProducer | None,
         framed: bool,
-        receiver: Receiver,
-    ) -> Withdrawable:
+        receiver: ResponseReceiver,
+    ) -> Cancellable:
         """Send a request; *receiver* is told what becomes of it.
 
         An answer never comes before this returns; a failure to connect may.

@@ -21,7 +21,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from goproxyai.messages.connect import Tunnel, TunnelBroken
+from goproxyai.messages.connect import ConnectMalformed, ConnectParser
 
 
 class ConnectProtocol(Protocol):
@@ -32,7 +32,7 @@ class ConnectProtocol(Protocol):
 
     transport: Any  # ITransport does not tell half of what a transport can do
 
-    def __init__(self, tunnel: Tunnel, inner: IProtocol) -> None:
+    def __init__(self, tunnel: ConnectParser, inner: IProtocol) -> None:
         self.done: Deferred[IProtocol] = Deferred(self._cancel)
         self._tunnel = tunnel
         self._inner = inner
@@ -66,7 +66,7 @@ class ConnectProtocol(Protocol):
             self._inner.connectionLost(reason)
         elif not self.done.called:
             if reason.check(ConnectionClosed) is not None:
-                reason = Failure(TunnelBroken("it closed the connection unanswered"))
+                reason = Failure(ConnectMalformed("it closed the connection unanswered"))
             self.done.errback(reason)  # else TLS with the proxy failed
 
     def _end(self, reason: Failure) -> None:
@@ -82,7 +82,7 @@ class ConnectProtocol(Protocol):
 class _ConnectFactory(Factory[ConnectProtocol]):
     noisy = False
 
-    def __init__(self, tunnel: Tunnel, inner: IProtocolFactory) -> None:
+    def __init__(self, tunnel: ConnectParser, inner: IProtocolFactory) -> None:
         self.tunnel = tunnel
         self.inner = inner
 
@@ -107,9 +107,9 @@ class ConnectEndpoint:
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
         """As ``IStreamClientEndpoint`` has it.
 
-        Fails with :class:`~goproxyai.messages.connect.TunnelRefused` or ``TunnelBroken``, or as the
+        Fails with :class:`~goproxyai.messages.connect.ConnectRefused` or ``TunnelBroken``, or as the
         proxy's endpoint does.
         """
-        tunnel = Tunnel(self.authority, list(self.headers))
+        tunnel = ConnectParser(self.authority, list(self.headers))
         connecting: Deferred[Any] = self.proxy.connect(_ConnectFactory(tunnel, protocolFactory))
         return connecting.addCallback(lambda protocol: protocol.done)

@@ -1,7 +1,7 @@
 """The connection that we hold to an upstream.
 
 1. One request at a time, for one receiver, who is told of the answer or of the failure, once.
-   :meth:`ClientConnection.withdraw`, or :meth:`Response.abort`, breaks the connection off at once,
+   :meth:`ClientConnection.cancel`, or :meth:`Response.abort`, breaks the connection off at once,
    in every phase, and tells nobody.
 2. What one read brings is handed on in one piece: the head and the body that came with it reach
    the pipeline in one turn, so that they can leave in one write.
@@ -32,9 +32,9 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
 from goproxyai.http11.framing import MOST_FIELDS, MOST_HEADER_BYTES
-from goproxyai.http11.request_upload import Upload
-from goproxyai.http11.response import Receiver, Response
-from goproxyai.messages.header_templates import shape_of
+from goproxyai.http11.request_upload import RequestUpload
+from goproxyai.http11.response import Response, ResponseReceiver
+from goproxyai.messages.header_templates import template_of
 from goproxyai.messages.headers import Fields
 from goproxyai.reactor.deadlines import NEVER, Ticker
 from goproxyai.reactor.socket_write import parked, poller_of, set_no_delay
@@ -139,9 +139,9 @@ class ClientConnection(TwistedProtocol):
         self._parser = HttpResponseParser(self)
         self._poller: poll | None = None
         self._method = b""  # of the request that is under way
-        self._receiver: Receiver | None = None
+        self._receiver: ResponseReceiver | None = None
         self._response: Response | None = None
-        self._upload: Upload | None = None
+        self._upload: RequestUpload | None = None
         self._held = False
         self._keep = False
         self._ended = False
@@ -209,7 +209,7 @@ class ClientConnection(TwistedProtocol):
         head: bytes,
         body: bytes | IBodyProducer | None,
         framed: bool,
-        receiver: Receiver,
+        receiver: ResponseReceiver,
     ) -> None:
         """Send a request.
 
@@ -233,13 +233,13 @@ class ClientConnection(TwistedProtocol):
             self._write(head + b"\r\n" + body)
             self._sending = len(body) >= LARGE and parked(self.transport) > 0
         else:
-            upload = self._upload = Upload(self, body)
+            upload = self._upload = RequestUpload(self, body)
             self._sending = True
             self.put(head + upload.framing(framed) + b"\r\n")
             self.transport.registerProducer(body, True)
             upload.start()
 
-    def withdraw(self) -> None:
+    def cancel(self) -> None:
         """The receiver wants no answer any more."""
         self._receiver = None
         self._drop()
@@ -415,7 +415,7 @@ class ClientConnection(TwistedProtocol):
         if not 200 <= status <= 599:
             raise ProtocolViolation(f"it answered with status {status}")
         self._header = []  # trailers, which are dropped, must not get among the header's lines
-        shape, values = shape_of(tuple(header[::2])), tuple(header[1::2])
+        shape, values = template_of(tuple(header[::2])), tuple(header[1::2])
         fields = shape.fields(values)
         length = self._length(status, fields)
         self._keep = parser.should_keep_alive() and not self._ended

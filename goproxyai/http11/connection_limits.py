@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from goproxyai.errors import Problem
+from goproxyai.errors import ProxyError
 from goproxyai.limits.addresses import Networks, bucket_name, normal_address
-from goproxyai.limits.connection_slots import Bound, Crowd
+from goproxyai.limits.connection_slots import Bound, ConnectionSlots
 from goproxyai.reactor.deadlines import Ticker
 
 UNBOUNDED = 1 << 30
@@ -40,7 +40,7 @@ class ConnectionCounts:
         self.idle_closed = 0
 
 
-class Guest(Protocol):
+class LimitedConnection(Protocol):
     """A connection, as seen from here."""
 
     def __hash__(self) -> int: ...
@@ -56,7 +56,7 @@ class Guest(Protocol):
         """Break it off."""
 
 
-class Entrance:
+class ConnectionLimits:
     """Lets connections in; one for all listening sockets.
 
     :param most: connections in all.
@@ -73,7 +73,7 @@ class Entrance:
         trusted: Networks | None = None,
     ) -> None:
         self.counts = counts or ConnectionCounts()
-        self.crowd: Crowd[Guest] = Crowd(most, each, _rests)
+        self.slots: ConnectionSlots[LimitedConnection] = ConnectionSlots(most, each, _rests)
         self._ticker = ticker
         self._each = each
         self._trusted = trusted or Networks()
@@ -82,32 +82,32 @@ class Entrance:
         """Let other peers speak for many, from the next connection on."""
         self._trusted = trusted
 
-    def came(self, guest: Guest, peer: str) -> bool:
+    def came(self, guest: LimitedConnection, peer: str) -> bool:
         """*guest* is connected; whether there is a place for it."""
         self.counts.opened += 1
         if self._enter(guest, peer):
             return True
-        first = self.crowd.wait(guest)
+        first = self.slots.wait(guest)
         if first is not None:
             self.counts.refused["dropped"] += 1
             first.abort()
         return False
 
-    def asked(self, guest: Guest, peer: str) -> Problem | None:
+    def asked(self, guest: LimitedConnection, peer: str) -> ProxyError | None:
         """*guest*, which had no place, asks: it gets one by now, or what to answer."""
         if self._enter(guest, peer):
             return None
-        bound = self.crowd.reached(self._client(peer))
+        bound = self.slots.reached(self._client(peer))
         self.counts.refused[bound] += 1
         return overloaded(bound)
 
-    def left(self, guest: Guest) -> None:
+    def left(self, guest: LimitedConnection) -> None:
         """*guest* is no longer connected."""
         self.counts.closed += 1
-        self.crowd.leave(guest)
+        self.slots.leave(guest)
 
-    def _enter(self, guest: Guest, peer: str) -> bool:
-        inside, goes = self.crowd.enter(guest, self._client(peer), self._ticker.now)
+    def _enter(self, guest: LimitedConnection, peer: str) -> bool:
+        inside, goes = self.slots.enter(guest, self._client(peer), self._ticker.now)
         if goes is not None:
             self.counts.idle_closed += 1
             goes.shut()
@@ -120,11 +120,11 @@ class Entrance:
         return bucket_name(peer)
 
 
-def _rests(guest: Guest) -> bool:
+def _rests(guest: LimitedConnection) -> bool:
     return guest.resting
 
 
-def overloaded(bound: Bound) -> Problem:
+def overloaded(bound: Bound) -> ProxyError:
     """The 503 of who has no place."""
     if bound == "per_client":
         message = (
@@ -135,4 +135,4 @@ def overloaded(bound: Bound) -> Problem:
         message = (
             "The proxy has as many connections as it may (MAX_CONNECTIONS); try again in a second."
         )
-    return Problem("overloaded", message, ((b"Retry-After", b"1"),))
+    return ProxyError("overloaded", message, ((b"Retry-After", b"1"),))

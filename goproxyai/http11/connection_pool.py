@@ -15,7 +15,7 @@ MOST_IDLE = 512
 """Unused connections kept for one place."""
 
 
-class Pool:
+class ConnectionPool:
     """Unused connections, and a count of all."""
 
     def __init__(self) -> None:

@@ -12,20 +12,20 @@ from typing import Any, Protocol
 
 from twisted.internet.interfaces import IPushProducer
 
-from goproxyai.errors import Problem
+from goproxyai.errors import ProxyError
 from goproxyai.http11.framing import LAST_CHUNK, chunk
 from goproxyai.http11.request_body import RequestBody, WholeBody
-from goproxyai.http11.request_head import Head, Holes
+from goproxyai.http11.request_head import FieldValues, RequestHead
 from goproxyai.messages.headers import Headers
 
 
-class Listener(Protocol):
+class ExchangeListener(Protocol):
     """Who works on an exchange and wants to know that it is over."""
 
     def client_gone(self) -> None:
         """The client's connection is lost; nothing can be answered any more."""
 
-    def request_failed(self, problem: Problem) -> None:
+    def request_failed(self, problem: ProxyError) -> None:
         """The rest of the request broke the rules: answer with *problem* where that is possible."""
 
 
@@ -68,10 +68,10 @@ class Exchange:
         wire: Wire,
         peer: str,
         began: float,
-        head: Head,
-        values: Holes,
+        head: RequestHead,
+        values: FieldValues,
         body: RequestBody | WholeBody,
-        problem: Problem | None = None,
+        problem: ProxyError | None = None,
     ) -> None:
         self.head = head
         self.method = head.method
@@ -83,7 +83,7 @@ class Exchange:
         self.began = began
         self.status = 0
         self.sent = 0
-        self.listener: Listener | None = None
+        self.listener: ExchangeListener | None = None
         self.answering = False
         self.over = False
         self.first = False
@@ -249,7 +249,7 @@ class Exchange:
             listener.client_gone()
         self.body.lost()
 
-    def fail(self, problem: Problem) -> None:
+    def fail(self, problem: ProxyError) -> None:
         """The rest of the request broke the rules."""
         if self.over:
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from goproxyai.errors import Problem
+from goproxyai.errors import ProxyError
 
 MOST_HEADER_BYTES = 64 * 1024
 """Bytes of header lines in one head."""
@@ -15,9 +15,9 @@ LAST_CHUNK = b"0\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def headers_too_large() -> Problem:
+def headers_too_large() -> ProxyError:
     """The 431 of the contract."""
-    return Problem("headers_too_large", "The header exceeds 64 KiB or 200 fields; send less.")
+    return ProxyError("headers_too_large", "The header exceeds 64 KiB or 200 fields; send less.")
 
 
 def chunk(data: bytes) -> bytes:

@@ -3,14 +3,14 @@
 Clients repeat themselves: an SDK's hundredth request on a connection has the head of its first, but
 for the digits of ``Content-Length`` and what names the one request, such as ``traceparent``. So
 
-1. llhttp parses a head once, and :meth:`Head.judged` judges it once; both are pure functions of its
+1. llhttp parses a head once, and :meth:`RequestHead.judged` judges it once; both are pure functions of its
    bytes. The values of :data:`VARYING` fields change nothing about it: they are its holes.
-2. A connection keeps the :class:`Head` of its last request, and knows it again by comparing bytes:
-   all that stands around the holes (:meth:`Head.again`). What fills a hole is checked, more
+2. A connection keeps the :class:`RequestHead` of its last request, and knows it again by comparing bytes:
+   all that stands around the holes (:meth:`RequestHead.again`). What fills a hole is checked, more
    strictly than llhttp would; what does not fit goes to llhttp.
-3. Connections whose clients say the same share one (:class:`Heads`). It holds credentials, as the
+3. Connections whose clients say the same share one (:class:`RequestHeadCache`). It holds credentials, as the
    connections do, so it lives no longer than the last of them.
-4. Whoever works out more from a head keeps that in :attr:`Head.notes`.
+4. Whoever works out more from a head keeps that in :attr:`RequestHead.notes`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import re
 from typing import Any
 from weakref import WeakValueDictionary
 
-from goproxyai.errors import Problem
+from goproxyai.errors import ProxyError
 from goproxyai.messages.headers import Headers, fields_of
 from goproxyai.messages.targets import check_host, origin_form
 
@@ -42,11 +42,11 @@ _HOLE = b"\0"  # which llhttp lets into no head
 # A value that is understood without llhttp: at most 1 KiB.
 _TEXT = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]{0,1022}[\x21-\x7e])?")
 
-Holes = tuple[bytes, ...]
+FieldValues = tuple[bytes, ...]
 """The values of a head's varying fields, in the order of its lines."""
 
 
-class Head:
+class RequestHead:
     """A request line and header lines, judged (RFC 9112 §3.2, §6.1, §6.3).
 
     :ivar target: in origin-form, judged; of a refused request as far as it was read.
@@ -96,7 +96,7 @@ class Head:
     @classmethod
     def judged(
         cls, method: bytes, target: bytes, version: str, headers: Headers, keep: bool
-    ) -> Head:
+    ) -> RequestHead:
         """The head of a request that may be served.
 
         :param target: as it stood in the request line.
@@ -104,7 +104,7 @@ class Head:
         """
         head = cls(method, target, version, headers, keep)
         if version not in ("1.1", "1.0"):
-            raise Problem("bad_request", "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+            raise ProxyError("bad_request", "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
         hosts = [name for name, _ in headers if name.lower() == b"host"] if head.repeated else ()
         check_host(head.fields.get(b"host"), len(hosts) > 1)
         head.host = head.fields[b"host"]
@@ -118,9 +118,9 @@ class Head:
         if coding is None:
             return
         if self.version == "1.0":
-            raise Problem("bad_request", "Transfer-Encoding has no meaning in HTTP/1.0.")
+            raise ProxyError("bad_request", "Transfer-Encoding has no meaning in HTTP/1.0.")
         if coding.strip(b" \t").lower() != b"chunked":
-            raise Problem("bad_request", "The only Transfer-Encoding understood is chunked.")
+            raise ProxyError("bad_request", "The only Transfer-Encoding understood is chunked.")
         self.chunked = True
 
     def _judge_expectation(self) -> None:
@@ -128,14 +128,14 @@ class Head:
         if expect is None or self.version == "1.0":
             return
         if expect.strip(b" \t").lower() != b"100-continue":
-            raise Problem("bad_request", "The only Expect understood is 100-continue.")
+            raise ProxyError("bad_request", "The only Expect understood is 100-continue.")
         self.awaits_continue = True
 
-    def values(self, headers: Headers) -> Holes:
+    def values(self, headers: Headers) -> FieldValues:
         """What fills the holes in *headers*, which are this head's but for them."""
         return tuple([headers[position][1] for position in self.holes])
 
-    def length(self, values: Holes) -> int | None:
+    def length(self, values: FieldValues) -> int | None:
         """The length of the body, ``None`` for a chunked one."""
         if self.chunked:
             return None
@@ -155,7 +155,7 @@ class Head:
         self._cut = len(self._first)
         self._texts = tuple([hole for hole in self.holes.values() if hole != self.length_hole])
 
-    def again(self, data: bytes) -> tuple[int, int, Holes] | None:
+    def again(self, data: bytes) -> tuple[int, int, FieldValues] | None:
         """Where the body begins, its length, and what fills the holes.
 
         ``None`` where *data* does not begin with this head.
@@ -195,14 +195,14 @@ def _holes(headers: Headers, repeated: bool) -> dict[int, int]:
     return {position: hole for hole, position in enumerate(lines)}
 
 
-class Heads:
+class RequestHeadCache:
     """The heads that connections know by their bytes, shared by those that know the same.
 
     It keeps none alive: the memory is that of the connections.
     """
 
     def __init__(self) -> None:
-        self._known: WeakValueDictionary[tuple[bytes, ...], Head] = WeakValueDictionary()
+        self._known: WeakValueDictionary[tuple[bytes, ...], RequestHead] = WeakValueDictionary()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -215,8 +215,8 @@ class Heads:
         version: str,
         headers: Headers,
         keep: bool,
-    ) -> Head:
-        """As :meth:`Head.judged`, once for each different head.
+    ) -> RequestHead:
+        """As :meth:`RequestHead.judged`, once for each different head.
 
         :param read: what llhttp was fed and found this head at the beginning of; empty where that
             is not so.
@@ -224,10 +224,10 @@ class Heads:
         """
         pieces = _pieces(read, method, headers) if read and keep else None
         if pieces is None:
-            return Head.judged(method, target, version, headers, keep)
+            return RequestHead.judged(method, target, version, headers, keep)
         head = self._known.get(pieces)
         if head is None:
-            head = Head.judged(method, target, version, headers, keep)
+            head = RequestHead.judged(method, target, version, headers, keep)
             if not (head.chunked or head.awaits_continue or b"upgrade" in head.fields):
                 head.learn(pieces)
                 self._known[pieces] = head

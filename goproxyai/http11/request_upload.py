@@ -1,6 +1,6 @@
 """The body of a request on its way to an upstream, from whoever produces it.
 
-It ends once: when the producer is done, when it fails, or by :meth:`Upload.stop`.
+It ends once: when the producer is done, when it fails, or by :meth:`RequestUpload.stop`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Outlet(Protocol):
 
 
 @implementer(IConsumer)
-class Upload:
+class RequestUpload:
     """Takes a body from its producer and frames it.
 
     :ivar on: whether more is to come.

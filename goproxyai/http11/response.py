@@ -17,12 +17,12 @@ from twisted.web.http_headers import Headers as WebHeaders
 from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
-from goproxyai.messages.header_templates import Shape
+from goproxyai.messages.header_templates import HeaderTemplate
 from goproxyai.messages.headers import Fields, Headers
 from goproxyai.upstream.retries import Cause
 
 
-class Sink(Protocol):
+class BodySink(Protocol):
     """Where a response's body goes."""
 
     def received(self, data: bytes, ended: bool) -> None:
@@ -35,7 +35,7 @@ class Sink(Protocol):
         """The body was cut short."""
 
 
-class Receiver(Protocol):
+class ResponseReceiver(Protocol):
     """Who waits for an answer: is told of it, or of the failure to get one, once."""
 
     def answered(self, response: Response) -> None:
@@ -87,7 +87,7 @@ class Response:
         connection: Source,
         code: int,
         phrase: bytes,
-        shape: Shape,
+        shape: HeaderTemplate,
         values: tuple[bytes, ...],
         fields: Fields,
         length: Any,
@@ -99,9 +99,9 @@ class Response:
         self.fields = fields
         self.length = length
         self._connection: Source = connection
-        self._sink: Sink | None = None
+        self._sink: BodySink | None = None
         self._held = b""  # what came with the head; see rule 4 of the connection
-        self._ending: Callable[[Sink], None] | None = None
+        self._ending: Callable[[BodySink], None] | None = None
         self.over = False
         self._paused = False
 
@@ -142,7 +142,7 @@ class Response:
         """As ``IResponse`` has it, for those who do not know :meth:`deliver`."""
         self.deliver(_ProtocolSink(self, protocol))
 
-    def deliver(self, sink: Sink) -> None:
+    def deliver(self, sink: BodySink) -> None:
         """Hand the body to *sink*: what is here at once, the rest as it comes."""
         self._sink = sink
         held, self._held = self._held, b""
@@ -182,7 +182,7 @@ class Response:
             self._sink = None  # which knows us: no cycle is left to be collected
         sink.received(data, complete)
 
-    def end(self, ending: Callable[[Sink], None]) -> None:
+    def end(self, ending: Callable[[BodySink], None]) -> None:
         """The body ended otherwise than complete."""
         if self.over or self._ending is not None:
             return
@@ -219,7 +219,7 @@ class Response:
     loseConnection = abort
 
 
-def _complete(sink: Sink) -> None:
+def _complete(sink: BodySink) -> None:
     sink.received(b"", True)
 
 

@@ -26,8 +26,8 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from goproxyai.errors import Problem
-from goproxyai.http11.connection_limits import HEALTH, Entrance
+from goproxyai.errors import ProxyError
+from goproxyai.http11.connection_limits import HEALTH, ConnectionLimits
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.framing import (
     MOST_FIELDS,
@@ -35,13 +35,13 @@ from goproxyai.http11.framing import (
     headers_too_large,
 )
 from goproxyai.http11.request_body import RequestBody, WholeBody
-from goproxyai.http11.request_head import Head, Heads
+from goproxyai.http11.request_head import RequestHead, RequestHeadCache
 from goproxyai.limits.addresses import normal_address
 from goproxyai.messages.headers import Headers
 from goproxyai.messages.targets import LONGEST_TARGET
 from goproxyai.reactor.deadlines import NEVER, Ticker
 from goproxyai.reactor.socket_write import can_half_close, hung_up, parked, poller_of, set_no_delay
-from goproxyai.reactor.write_batch import Direct, Writer
+from goproxyai.reactor.write_batch import ImmediateWriter, Writer
 
 HEAD_SECONDS = 20.0
 """For a complete head, from its first byte (from the connection, for the first)."""
@@ -88,7 +88,7 @@ class ServerConnection(Protocol):
         self._parser = HttpRequestParser(self)
         self._waiting: deque[Exchange] = deque()
         self._active: Exchange | None = None
-        self._head: Head | None = None
+        self._head: RequestHead | None = None
         self._incoming: Exchange | None = None
         self._advancing = False
         self._paused = False
@@ -130,7 +130,7 @@ class ServerConnection(Protocol):
         self._deadline = ticker.now + HEAD_SECONDS
         ticker.watched.add(self)
         self.factory.connections.add(self)
-        self._outside = not self.factory.entrance.came(self, self._peer)
+        self._outside = not self.factory.connection_limits.came(self, self._peer)
 
     def dataReceived(self, data: bytes) -> None:
         """Take in what came, and begin to work on what is ready."""
@@ -145,7 +145,7 @@ class ServerConnection(Protocol):
         if self._waiting:
             self._advance()
 
-    def _again(self, head: Head, data: bytes) -> bytes:
+    def _again(self, head: RequestHead, data: bytes) -> bytes:
         """Take the request that repeats *head*, if *data* begins with one; what is left."""
         found = head.again(data)
         if found is None:
@@ -208,14 +208,16 @@ class ServerConnection(Protocol):
         """Chunk extensions and trailers bring no body and have no end of their own."""
         self._framing_bytes += framing
         if self._framing_bytes > MOST_HEADER_BYTES + FRAMING_RATE * body.received:
-            self._refuse(Problem("bad_request", "The request body's framing outweighs the body."))
+            self._refuse(
+                ProxyError("bad_request", "The request body's framing outweighs the body.")
+            )
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Everybody who works for this client stops."""
         self._lost = self._deaf = True
         self.factory.ticker.watched.discard(self)
         self.factory.connections.discard(self)
-        self.factory.entrance.left(self)
+        self.factory.connection_limits.left(self)
         active, self._active = self._active, None
         waiting, self._waiting = self._waiting, deque()
         for exchange in (active, *waiting):
@@ -256,10 +258,10 @@ class ServerConnection(Protocol):
                 self._decline_upgrade()
             except HttpParserError as error:
                 cause = error.__context__
-                if isinstance(cause, Problem):
+                if isinstance(cause, ProxyError):
                     self._refuse(cause)
                 elif not self._closing_anyway():
-                    self._refuse(Problem("bad_request", f"The request is malformed: {error}."))
+                    self._refuse(ProxyError("bad_request", f"The request is malformed: {error}."))
                 return
 
     def _closing_anyway(self) -> bool:
@@ -298,7 +300,7 @@ class ServerConnection(Protocol):
         if not self._replayed:
             self._target = self._target + url if self._target else url
             if len(self._target) > LONGEST_TARGET:
-                raise Problem(
+                raise ProxyError(
                     "target_too_long", "The request target exceeds 16 KiB; send less in the URL."
                 )
 
@@ -350,7 +352,7 @@ class ServerConnection(Protocol):
     def _knock(self, exchange: Exchange) -> None:
         """The first request of a connection that had no place, see :mod:`.connection_limits`."""
         if not exchange.target.startswith(HEALTH):
-            exchange.problem = self.factory.entrance.asked(self, self._peer)
+            exchange.problem = self.factory.connection_limits.asked(self, self._peer)
             self._outside = exchange.problem is not None
         exchange.keep = exchange.keep and not self._outside
 
@@ -373,7 +375,7 @@ class ServerConnection(Protocol):
 
     # Exchanges, in order.
 
-    def _refuse(self, problem: Problem) -> None:
+    def _refuse(self, problem: ProxyError) -> None:
         """The stream of requests ends here, with an answer that says why."""
         self._deaf = True
         if self._lingering:
@@ -387,7 +389,7 @@ class ServerConnection(Protocol):
                 incoming.problem = problem
             return
         method = self._parser.get_method() if self._target else b"-"
-        head = Head(method, self._target, "1.1", [], False)
+        head = RequestHead(method, self._target, "1.1", [], False)
         began = self.factory.ticker.seconds()
         self._waiting.append(Exchange(self, self._peer, began, head, (), WholeBody(b""), problem))
 
@@ -496,16 +498,16 @@ class ServerConnection(Protocol):
 
     def _note(self, now: float) -> None:
         """Tell the entrance whether this connection could make room for another."""
-        crowd = self.factory.entrance.crowd
+        slots = self.factory.connection_limits.slots
         if self.idle and not (self._in_head or self._lingering):
-            crowd.rests(self, now)
+            slots.rests(self, now)
         else:
-            crowd.works(self)
+            slots.works(self)
 
     def _check_rate(self, body: RequestBody, now: float) -> None:
         if now > body.opened + BODY_SECONDS + body.received / BODY_RATE:
             self._refuse(
-                Problem("bad_request", "The request body came slower than 500 bytes a second.")
+                ProxyError("bad_request", "The request body came slower than 500 bytes a second.")
             )
             self._advance()
         else:  # what came fast earns no more than another half minute
@@ -519,7 +521,9 @@ class ServerConnection(Protocol):
             else:
                 self.abort()
         elif self._in_head:
-            self._refuse(Problem("bad_request", "The header was not complete within 20 seconds."))
+            self._refuse(
+                ProxyError("bad_request", "The header was not complete within 20 seconds.")
+            )
             self._advance()
         else:
             self._close(True)
@@ -556,7 +560,7 @@ class ServerConnection(Protocol):
         ):
             self._close(False)
 
-    def shut(self, problem: Problem | None = None) -> None:
+    def shut(self, problem: ProxyError | None = None) -> None:
         """The daemon stops: close what is idle, break off what is not.
 
         :param problem: the answer to a request whose own has not begun.
@@ -597,8 +601,8 @@ def _body_of(incoming: Exchange) -> RequestBody:
     return cast("RequestBody", incoming.body)
 
 
-def _too_large() -> Problem:
-    return Problem(
+def _too_large() -> ProxyError:
+    return ProxyError(
         "request_too_large", "The request body exceeds MAX_BODY_SIZE; send less or raise the limit."
     )
 
@@ -611,7 +615,7 @@ class ServerFactory(Factory[ServerConnection]):
     :ivar most_body_bytes: of a request body.
     :ivar writer: shared by all connections; writes at once where none is given.
     :ivar connections: those that are open.
-    :ivar entrance: lets them in; all of them where none is given.
+    :ivar connection_limits: lets them in; all of them where none is given.
     """
 
     noisy = False
@@ -622,14 +626,14 @@ class ServerFactory(Factory[ServerConnection]):
         dispatch: Callable[[Exchange], None],
         most_body_bytes: int,
         writer: Writer | None = None,
-        entrance: Entrance | None = None,
+        connection_limits: ConnectionLimits | None = None,
     ) -> None:
         self.ticker = ticker
-        self.entrance = entrance or Entrance(ticker)
-        self.writer: Writer = writer or Direct()
+        self.connection_limits = connection_limits or ConnectionLimits(ticker)
+        self.writer: Writer = writer or ImmediateWriter()
         self.dispatch = dispatch
         self.most_body_bytes = most_body_bytes
-        self.heads = Heads()
+        self.heads = RequestHeadCache()
         self.connections: set[ServerConnection] = set()
 
     def acceptableProtocols(self) -> list[bytes]:

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers as WebHeaders
 from twisted.web.server import Request, Site
 
-from goproxyai.errors import Problem
+from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.messages.headers import Headers, lines
 
@@ -25,7 +25,7 @@ MOST_BODY = 64 * 1024
 _FRAMING = (b"transfer-encoding", b"connection")
 
 
-class SystemRequest(Request):
+class AdminRequest(Request):
     """A ``twisted.web`` request that belongs to an :class:`.exchange.Exchange`.
 
     :ivar exchange: what it came from.
@@ -53,7 +53,7 @@ class ExchangeChannel:
         self.site = site
         self._over = over
         self.transport = self
-        self._request: SystemRequest | None = None
+        self._request: AdminRequest | None = None
 
     def serve(self) -> None:
         """Read the body, then render the resource at the exchange's target."""
@@ -64,10 +64,10 @@ class ExchangeChannel:
         exchange = self.exchange
         if body is None:
             self.request_failed(
-                Problem("request_too_large", "This endpoint takes 64 KiB of body at the most.")
+                ProxyError("request_too_large", "This endpoint takes 64 KiB of body at the most.")
             )
             return
-        request = self._request = SystemRequest(self)
+        request = self._request = AdminRequest(self)
         for name, value in exchange.headers:
             if name.lower() != b"host":  # Klein would resolve it, and stumble over odd names
                 request.requestHeaders.addRawHeader(name, value)
@@ -84,7 +84,7 @@ class ExchangeChannel:
             self._request.connectionLost(Failure(ConnectionLost()))
         self._over("client_gone", "")
 
-    def request_failed(self, problem: Problem) -> None:
+    def request_failed(self, problem: ProxyError) -> None:
         """The body was too large, too slow or malformed."""
         exchange = self.exchange
         if exchange.answering:

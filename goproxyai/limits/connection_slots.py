@@ -47,7 +47,7 @@ class _Client(Generic[M]):
     resting: OrderedDict[M, float] = attrs.field(factory=OrderedDict)
 
 
-class Crowd(Generic[M]):
+class ConnectionSlots(Generic[M]):
     """Connections, inside and outside. Takes memory for ``most + RESERVE`` of them at the most.
 
     :ivar most: inside; may be lowered while nobody is.

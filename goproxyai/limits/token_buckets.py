@@ -28,7 +28,7 @@ _LONGEST_STEP = 1.0
 """Seconds between two ticks beyond which the clock has jumped."""
 
 
-class Buckets:
+class TokenBuckets:
     """The token buckets of all clients.
 
     :param per_minute: the depth, and what a bucket gains in a minute; at least 1.
@@ -128,7 +128,7 @@ def rate_limit_headers(per_minute: int, wait_seconds: float) -> list[tuple[bytes
     ``RateLimit-Policy`` and ``RateLimit`` are those of draft-ietf-httpapi-ratelimit-headers;
     ``retry-after-ms`` is read by OpenAI's own clients before ``Retry-After``.
 
-    :param wait_seconds: as :meth:`Buckets.take` returned it.
+    :param wait_seconds: as :meth:`TokenBuckets.take` returned it.
     """
     milliseconds = max(1, ceil(round(wait_seconds * 1000, 6)))
     seconds = b"%d" % -(-milliseconds // 1000)

@@ -21,7 +21,7 @@ LONGEST_ANSWER = 16 * 1024
 _LONGEST_REASON = 256
 
 
-class TunnelRefused(Exception):
+class ConnectRefused(Exception):
     """The proxy answered, and said no.
 
     :ivar status: the status code; 407 asks for credentials.
@@ -34,7 +34,7 @@ class TunnelRefused(Exception):
         self.reason = reason
 
 
-class TunnelBroken(Exception):
+class ConnectMalformed(Exception):
     """The proxy did not answer as HTTP/1.1 has it.
 
     :ivar reason: what was wrong, in words of ours.
@@ -45,7 +45,7 @@ class TunnelBroken(Exception):
         self.reason = reason
 
 
-class Tunnel:
+class ConnectParser:
     """One CONNECT request and its answer.
 
     :param authority: ``host:port``, an IPv6 host in brackets.
@@ -78,7 +78,7 @@ class Tunnel:
             return None
         self._opening = (self._opening + data[:5])[:5]
         if not b"HTTP/".startswith(self._opening):  # h11 would wait for a blank line
-            raise TunnelBroken("its answer to CONNECT is not HTTP/1.1")
+            raise ConnectMalformed("its answer to CONNECT is not HTTP/1.1")
         head, beyond = data[: self._room], data[self._room :]
         self._room -= len(head)
         if head:
@@ -88,19 +88,19 @@ class Tunnel:
             if isinstance(event, h11.Response):
                 if 200 <= event.status_code < 300:
                     return self._connection.trailing_data[0] + beyond
-                raise TunnelRefused(event.status_code, event.reason[:_LONGEST_REASON])
+                raise ConnectRefused(event.status_code, event.reason[:_LONGEST_REASON])
             if event is h11.NEED_DATA:
                 break
         if beyond:
-            raise TunnelBroken("its answer to CONNECT exceeds 16 KiB")
+            raise ConnectMalformed("its answer to CONNECT exceeds 16 KiB")
         return None
 
     def _next(self) -> object:
         try:
             event = self._connection.next_event()
         except h11.RemoteProtocolError as error:
-            raise TunnelBroken("its answer to CONNECT is not HTTP/1.1") from error
+            raise ConnectMalformed("its answer to CONNECT is not HTTP/1.1") from error
         if isinstance(event, h11.InformationalResponse | h11.Response):
             if not event.http_version.startswith(b"1."):  # which h11 leaves to us
-                raise TunnelBroken("its answer to CONNECT is not HTTP/1.1")
+                raise ConnectMalformed("its answer to CONNECT is not HTTP/1.1")
         return event

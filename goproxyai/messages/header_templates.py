@@ -29,11 +29,11 @@ MOST_SHAPES: Final = 512
 LARGEST_SHAPE: Final = 1024
 """Bytes of names in a shape that is remembered."""
 
-Names = tuple[bytes, ...]
+RequestIds = tuple[bytes, ...]
 Values = tuple[bytes, ...]
 
 
-class Shape:
+class HeaderTemplate:
     """The names of a header, in order.
 
     :param names: as they were received.
@@ -41,7 +41,7 @@ class Shape:
 
     __slots__ = ("_kept", "_lowered", "_names", "_relayed", "_repeats")
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: RequestIds) -> None:
         self._names = names
         lowered = self._lowered = tuple([name.lower() for name in names])
         self._repeats = len(set(lowered)) < len(lowered)
@@ -79,7 +79,7 @@ class Shape:
         return template % pick(values)
 
 
-def _template(names: Names, positions: list[int]) -> tuple[bytes, Callable[[Values], Values]]:
+def _template(names: RequestIds, positions: list[int]) -> tuple[bytes, Callable[[Values], Values]]:
     """Lines with holes for the values at *positions*, and what takes these out of all."""
     text = b"".join([b"%b: %%b\r\n" % names[at].replace(b"%", b"%%") for at in positions])
     return text, _picker(positions, len(names))
@@ -95,14 +95,14 @@ def _picker(positions: list[int], count: int) -> Callable[[Values], Values]:
     return lambda values: tuple([values[position] for position in positions])
 
 
-_shapes: Final[dict[Names, Shape]] = {}
+_shapes: Final[dict[RequestIds, HeaderTemplate]] = {}
 
 
-def shape_of(names: Names) -> Shape:
+def template_of(names: RequestIds) -> HeaderTemplate:
     """The shape with these names."""
     shape = _shapes.get(names)
     if shape is None:
-        shape = Shape(names)
+        shape = HeaderTemplate(names)
         if sum(map(len, names)) <= LARGEST_SHAPE:
             if len(_shapes) >= MOST_SHAPES:
                 _shapes.clear()

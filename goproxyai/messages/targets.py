@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-from goproxyai.errors import Problem
+from goproxyai.errors import ProxyError
 
 LONGEST_TARGET = 16 * 1024
 """Bytes; a longer target is answered with 414."""
@@ -24,8 +24,8 @@ _HOST = re.compile(
 )
 
 
-def _bad(message: str) -> Problem:
-    return Problem("bad_request", message)
+def _bad(message: str) -> ProxyError:
+    return ProxyError("bad_request", message)
 
 
 def check_host(host: bytes | None, repeated: bool) -> None:
@@ -49,7 +49,9 @@ def origin_form(target: bytes, host: bytes) -> bytes:
     :raises Problem: ``target_too_long`` or ``bad_request``, by the rules above.
     """
     if len(target) > LONGEST_TARGET:
-        raise Problem("target_too_long", "The request target exceeds 16 KiB; send less in the URL.")
+        raise ProxyError(
+            "target_too_long", "The request target exceeds 16 KiB; send less in the URL."
+        )
     if _VISIBLE.fullmatch(target) is None:
         raise _bad("The request target holds bytes outside visible ASCII; percent-encode them.")
     if not target.startswith(b"/"):

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from goproxyai.http11.exchange import Exchange
 from goproxyai.limits.addresses import Networks, bucket_name, client_address
-from goproxyai.limits.token_buckets import Buckets
+from goproxyai.limits.token_buckets import TokenBuckets
 
 TICK = 0.1
 """Seconds between two mintings."""
@@ -30,7 +30,7 @@ class Admission:
 
     def __init__(self, clock: IReactorTime, per_minute: int, trusted: Networks) -> None:
         self.per_minute = per_minute
-        self.buckets = Buckets(max(per_minute, 1), TICK)  # unused where there is no limit
+        self.buckets = TokenBuckets(max(per_minute, 1), TICK)  # unused where there is no limit
         self._trusted = trusted
         self._clock = clock
         self._tick: IDelayedCall | None = None

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from goproxyai.cache.rules import may_be_stale
 from goproxyai.cache.store import Entry, Store
-from goproxyai.errors import Problem
+from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
-from goproxyai.proxy.recorder import Wanted
-from goproxyai.proxy.request_plan import Notes
+from goproxyai.proxy.recorder import CacheMiss
+from goproxyai.proxy.request_plan import RequestPlan
 
 MOST_KEYED = 10 * 1024 * 1024
 """Bytes of request body that are read whole to make a key; larger ones stream past the cache."""
 
 
-class Lookup:
+class CacheLookup:
     """Asks the store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def bypass(self, notes: Notes, exchange: Exchange) -> str | None:
+    def bypass(self, notes: RequestPlan, exchange: Exchange) -> str | None:
         """Why the cache is left aside, judged by the head; ``None`` where a key is to be made.
 
         :raises Problem: ``only_if_cached`` where nothing but a stored answer was wanted.
@@ -34,7 +34,7 @@ class Lookup:
             raise only_if_cached()
         return reason
 
-    def find(self, notes: Notes, body: bytes, now: float) -> Entry | Wanted:
+    def find(self, notes: RequestPlan, body: bytes, now: float) -> Entry | CacheMiss:
         """Look for an answer to a request that no :meth:`bypass` keeps from the cache.
 
         :raises Problem: ``only_if_cached``.
@@ -59,9 +59,9 @@ class Lookup:
                     reason = "stale"
         if directives.only_if_cached:
             raise only_if_cached()
-        return Wanted(reason, key, notes, store.ticket())
+        return CacheMiss(reason, key, notes, store.ticket())
 
-    def stale(self, wanted: Wanted, now: float) -> Entry | None:
+    def stale(self, wanted: CacheMiss, now: float) -> Entry | None:
         """What may answer instead of an upstream that failed: an entry that was kept for that."""
         store = self._store
         directives = wanted.notes.directives
@@ -76,9 +76,9 @@ class Lookup:
         return entry
 
 
-def only_if_cached() -> Problem:
+def only_if_cached() -> ProxyError:
     """The 504 of RFC 9111 §5.2.1.7."""
-    return Problem(
+    return ProxyError(
         "only_if_cached",
         "There is no stored answer to this request, and Cache-Control: only-if-cached asks for "
         "nothing else; send it without that directive.",

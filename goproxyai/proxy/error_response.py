@@ -9,22 +9,22 @@ from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupErro
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.python.failure import Failure
 
-from goproxyai.errors import Problem
+from goproxyai.errors import ProxyError
 from goproxyai.http11.client_connection import ConnectionBroken, ProtocolViolation, UpstreamTimeout
-from goproxyai.messages.connect import TunnelBroken, TunnelRefused
+from goproxyai.messages.connect import ConnectMalformed, ConnectRefused
 from goproxyai.messages.redaction import masked
 
 
-def problem_for(failure: Failure) -> Problem:
+def proxy_error_for(failure: Failure) -> ProxyError:
     """What the client is told about *failure*; ``internal_error`` where it is our own defect."""
     error = failure.value
     while isinstance(error, ConnectionBroken):
         error = error.reason.value
     detail = masked(f"{type(error).__name__}: {error}")[:500]
-    if isinstance(error, Problem):
-        return Problem(error.code, error.message, error.headers, error.detail or detail)
+    if isinstance(error, ProxyError):
+        return ProxyError(error.code, error.message, error.headers, error.detail or detail)
     code, message = _told(error)
-    return Problem(code, message, detail=detail)
+    return ProxyError(code, message, detail=detail)
 
 
 def _told(error: BaseException | None) -> tuple[str, str]:
@@ -36,12 +36,12 @@ def _told(error: BaseException | None) -> tuple[str, str]:
             )
         case ConnectTimeout() | DeferredTimeout():
             return "upstream_timeout", "Connecting to upstream took too long; try again."
-        case TunnelRefused():
+        case ConnectRefused():
             return "egress_proxy_refused", (
                 f"The egress proxy answered with status {error.status}; "
                 "check PROXY_URL and its credentials."
             )
-        case TunnelBroken():
+        case ConnectMalformed():
             return "egress_proxy_refused", (
                 "The egress proxy's answer to CONNECT is none; check PROXY_URL."
             )

@@ -15,25 +15,25 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from goproxyai.cache.rules import parent_paths
-from goproxyai.errors import Problem
+from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
 from goproxyai.messages.headers import Headers, names_itself
 from goproxyai.proxy import replay as respond
-from goproxyai.proxy.error_response import problem_for
-from goproxyai.proxy.recorder import Recorder, Wanted, keep_whole, recorder
-from goproxyai.proxy.request_plan import Notes
-from goproxyai.proxy.upstream_request import Asking
-from goproxyai.proxy.usage_meter import Meter, bill_of, meter_of
+from goproxyai.proxy.error_response import proxy_error_for
+from goproxyai.proxy.recorder import CacheMiss, Recorder, keep_whole, recorder
+from goproxyai.proxy.request_plan import RequestPlan
+from goproxyai.proxy.upstream_request import UpstreamRequest
+from goproxyai.proxy.usage_meter import UsageMeter, bill_of, meter_of
 from goproxyai.usage.usage import UNREAD, Usage
 
 if TYPE_CHECKING:
-    from goproxyai.proxy.handler import Relay
+    from goproxyai.proxy.handler import ProxyHandler
 
 _log = Logger(namespace="goproxyai.forward")
 
 
-class Forward(Asking):
+class Forward(UpstreamRequest):
     """One request on its way to upstream, and the answer on its way back.
 
     :param wanted: what the cache said, or ``None`` where it was left aside.
@@ -56,21 +56,23 @@ class Forward(Asking):
 
     def __init__(
         self,
-        relay: Relay,
+        relay: ProxyHandler,
         exchange: Exchange,
         client: str,
-        notes: Notes,
-        wanted: Wanted | None,
+        notes: RequestPlan,
+        wanted: CacheMiss | None,
         reason: str,
     ) -> None:
-        Asking.__init__(self, relay, exchange, notes)  # super() takes as long as all the rest
+        UpstreamRequest.__init__(
+            self, relay, exchange, notes
+        )  # super() takes as long as all the rest
         self._exchange = exchange
         self._client = client
         self._wanted = wanted
         self._reason = reason
         self._response: Response | None = None
         self._recorder: Recorder | None = None
-        self._meter: Meter | None = None
+        self._meter: UsageMeter | None = None
         self._usage: Usage | None = None
         self._upstream_seconds = self._first_seconds = -1.0
         self._ended = False
@@ -80,7 +82,7 @@ class Forward(Asking):
         self._exchange.listener = self
         try:
             self._ask()
-        except Problem as refused:
+        except ProxyError as refused:
             self._refuse(refused)
 
     # Upstream's answer: Receiver.
@@ -100,7 +102,7 @@ class Forward(Asking):
             self._begin(response)
         except Exception:  # a 407, or a defect of ours: never leave the client waiting
             response.abort()
-            self._refuse(problem_for(Failure()), Failure())
+            self._refuse(proxy_error_for(Failure()), Failure())
 
     def _begin(self, response: Response) -> None:
         exchange, relay = self._exchange, self._relay
@@ -189,15 +191,15 @@ class Forward(Asking):
 
     def broken(self, reason: Failure) -> None:
         """Upstream broke off: so do we, that nobody takes the rest for the whole."""
-        problem = problem_for(reason)
+        problem = proxy_error_for(reason)
         self._exchange.abort()
         self._note("cut", problem)
 
     def _lost(self, reason: Failure) -> None:
         """There will be no answer of upstream's."""
-        self._refuse(problem_for(reason), reason)
+        self._refuse(proxy_error_for(reason), reason)
 
-    def _refuse(self, problem: Problem, failure: Failure | None = None) -> None:
+    def _refuse(self, problem: ProxyError, failure: Failure | None = None) -> None:
         if self._ended:
             return
         exchange = self._exchange
@@ -234,7 +236,7 @@ class Forward(Asking):
         self._stop()
         self._note("client_gone", None)
 
-    def request_failed(self, problem: Problem) -> None:
+    def request_failed(self, problem: ProxyError) -> None:
         """The rest of the request broke the rules."""
         self._stop()
         self._refuse(problem)
@@ -250,7 +252,9 @@ class Forward(Asking):
         self._exchange.write(data, True)
         self._note("ok", None)
 
-    def _note(self, ended: str, problem: Problem | None, bill: bytes | Usage | None = None) -> None:
+    def _note(
+        self, ended: str, problem: ProxyError | None, bill: bytes | Usage | None = None
+    ) -> None:
         if self._ended:
             return
         self._ended = True

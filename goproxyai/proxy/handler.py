@@ -10,17 +10,17 @@ from twisted.logger import Logger
 from goproxyai.cache.coalescing import deterministic
 from goproxyai.cache.store import Entry, Store
 from goproxyai.egress.treq_client import RelayClient
-from goproxyai.errors import Problem
+from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.limits.token_buckets import rate_limit_headers
 from goproxyai.proxy import replay as respond
 from goproxyai.proxy.admission import Admission
-from goproxyai.proxy.cache_lookup import MOST_KEYED, Lookup
+from goproxyai.proxy.cache_lookup import MOST_KEYED, CacheLookup
 from goproxyai.proxy.forward import Forward
-from goproxyai.proxy.recorder import Wanted
-from goproxyai.proxy.request_plan import Notes, Terms
-from goproxyai.proxy.single_flight import Flight
-from goproxyai.proxy.subscriber import Rider
+from goproxyai.proxy.recorder import CacheMiss
+from goproxyai.proxy.request_plan import ProxyOptions, RequestPlan
+from goproxyai.proxy.single_flight import SingleFlight
+from goproxyai.proxy.subscriber import Subscriber
 from goproxyai.proxy.upstreams import Upstreams
 from goproxyai.telemetry.access_log import AccessLog
 from goproxyai.telemetry.counters import Counters
@@ -30,7 +30,7 @@ from goproxyai.usage.usage import Usage
 _log = Logger(namespace="goproxyai.relay")
 
 
-class Relay:
+class ProxyHandler:
     """Takes exchanges through the steps.
 
     :ivar upstreams: whom to ask.
@@ -46,7 +46,7 @@ class Relay:
         self,
         clock: IReactorTime,
         upstreams: Upstreams,
-        terms: Terms,
+        terms: ProxyOptions,
         client: RelayClient,
         admission: Admission,
         store: Store,
@@ -64,8 +64,8 @@ class Relay:
         self.counters = counters
         self.log = log
         self.pool = client.pool
-        self.lookup = Lookup(store)
-        self.flights: dict[bytes, Flight] = {}
+        self.lookup = CacheLookup(store)
+        self.flights: dict[bytes, SingleFlight] = {}
 
     def handle(self, exchange: Exchange) -> None:
         """See to it that *exchange* is answered."""
@@ -79,7 +79,7 @@ class Relay:
 
     def _fail(self, exchange: Exchange, client: str, trouble: Exception) -> None:
         """What a step raised becomes the answer."""
-        if isinstance(trouble, Problem):
+        if isinstance(trouble, ProxyError):
             self.refuse(exchange, client, trouble)
             return
         _log.failure("a defect while handling a request")
@@ -90,9 +90,9 @@ class Relay:
             self.log.over(exchange, client, "-", code="internal_error", ended="cut")
         else:
             message = "The proxy failed to handle this request; see its log."
-            self.refuse(exchange, client, Problem("internal_error", message))
+            self.refuse(exchange, client, ProxyError("internal_error", message))
 
-    def refuse(self, exchange: Exchange, client: str, problem: Problem) -> None:
+    def refuse(self, exchange: Exchange, client: str, problem: ProxyError) -> None:
         """Answer with an error of the proxy's own."""
         respond.problem(exchange, problem)
         self.log.over(exchange, client, "-", code=problem.code, detail=problem.detail)
@@ -106,7 +106,7 @@ class Relay:
             return
         notes = self._notes(exchange)
         if notes.looped:
-            raise Problem(
+            raise ProxyError(
                 "loop_detected",
                 "This request has passed through goproxyai already: OPENAI_API_URL or PROXY_URL "
                 "leads back to the proxy itself.",
@@ -133,23 +133,23 @@ class Relay:
         except Exception as trouble:
             self._fail(exchange, client, trouble)
 
-    def _notes(self, exchange: Exchange) -> Notes:
+    def _notes(self, exchange: Exchange) -> RequestPlan:
         """The notes on the head of *exchange*, made if there are none yet by these terms."""
         head, terms = exchange.head, self.terms
-        notes: Notes | None = head.notes
+        notes: RequestPlan | None = head.notes
         if notes is None or notes.terms is not terms:
-            notes = head.notes = Notes(head, terms)
+            notes = head.notes = RequestPlan(head, terms)
         return notes
 
-    def _bypass(self, exchange: Exchange, client: str, notes: Notes, reason: str) -> None:
+    def _bypass(self, exchange: Exchange, client: str, notes: RequestPlan, reason: str) -> None:
         self.counters.bypasses += 1
         Forward(self, exchange, client, notes, None, reason).start()
 
-    def _look_up(self, exchange: Exchange, client: str, notes: Notes, body: bytes) -> None:
+    def _look_up(self, exchange: Exchange, client: str, notes: RequestPlan, body: bytes) -> None:
         """Answer from the cache, or with what is under way, or forward."""
         now = self.seconds()
         found = self.lookup.find(notes, body, now)
-        if not isinstance(found, Wanted):
+        if not isinstance(found, CacheMiss):
             self.counters.hits += 1
             replay: respond.Replay | None
             if found.pace and notes.paced:
@@ -171,18 +171,18 @@ class Relay:
         flight = self.flights.get(found.key)
         if flight is not None and flight.takes(found):
             self.counters.coalesced += 1
-            flight.board(exchange, client, found)
+            flight.subscribe(exchange, client, found)
         else:
             self.counters.misses += 1
-            Flight(self, exchange, found).start(client)
+            SingleFlight(self, exchange, found).start(client)
 
-    def forward(self, exchange: Exchange, client: str, wanted: Wanted) -> None:
+    def forward(self, exchange: Exchange, client: str, wanted: CacheMiss) -> None:
         """Ask upstream, for this one request."""
         Forward(self, exchange, client, wanted.notes, wanted, wanted.reason).start()
 
     def finish(
         self,
-        rider: Rider,
+        rider: Subscriber,
         body: bytes,
         at: int,
         usage: Usage | None,
@@ -201,7 +201,7 @@ class Relay:
         replaying.first_seconds, replaying.upstream = rider.first_seconds, upstream
         replaying.start(respond.Replay(rider.exchange, body, at))
 
-    def stale(self, wanted: Wanted) -> Entry | None:
+    def stale(self, wanted: CacheMiss) -> Entry | None:
         """What there is to answer with when upstream fails."""
         return self.lookup.stale(wanted, self.seconds())
 
@@ -223,7 +223,7 @@ class _Waiting:
 
     cache = "-"
 
-    def __init__(self, relay: Relay, exchange: Exchange, client: str) -> None:
+    def __init__(self, relay: ProxyHandler, exchange: Exchange, client: str) -> None:
         self._relay = relay
         self._exchange = exchange
         self._client = client
@@ -233,7 +233,7 @@ class _Waiting:
         """The client left."""
         self._relay.log.over(self._exchange, self._client, self.cache, ended="client_gone")
 
-    def request_failed(self, problem: Problem) -> None:
+    def request_failed(self, problem: ProxyError) -> None:
         """The rest of the request broke the rules."""
         self._relay.refuse(self._exchange, self._client, problem)
 
@@ -263,7 +263,7 @@ class _Replaying(_Waiting):
 
     def __init__(
         self,
-        relay: Relay,
+        relay: ProxyHandler,
         exchange: Exchange,
         client: str,
         cache: str,

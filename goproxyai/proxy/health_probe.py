@@ -27,7 +27,7 @@ IN_A_ROW = 3
 _log = Logger(namespace="goproxyai.probing")
 
 
-class Probing:
+class HealthProbe:
     """Probes every upstream.
 
     :param path: that is asked for, below the base path.

@@ -19,14 +19,14 @@ from goproxyai.cache.stream_timing import Pace
 from goproxyai.http11.response import Response
 from goproxyai.messages.headers import names_itself
 from goproxyai.proxy.replay import kept_lines, status_line, stored_lines
-from goproxyai.proxy.request_plan import Notes
+from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.usage.usage import Usage
 
 PIECE_BYTES = 60
 """That a piece takes beside its bytes."""
 
 
-class Wanted(NamedTuple):
+class CacheMiss(NamedTuple):
     """A cacheable request that went upstream.
 
     :ivar reason: ``miss``; ``stale`` where the stored answer has expired; ``request`` where the
@@ -37,7 +37,7 @@ class Wanted(NamedTuple):
 
     reason: str
     key: bytes
-    notes: Notes
+    notes: RequestPlan
     ticket: int
 
 
@@ -107,7 +107,9 @@ class Recorder:
         self.forget()
         return body
 
-    def keep(self, body: bytes, wanted: Wanted, usage: Usage | None, framed: bool = True) -> bool:
+    def keep(
+        self, body: bytes, wanted: CacheMiss, usage: Usage | None, framed: bool = True
+    ) -> bool:
         """Store the answer, whose *body* came whole, if it may be stored.
 
         :param usage: tokens that it took, where it says so.
@@ -127,7 +129,7 @@ class Recorder:
 
 def _keep(
     store: Store,
-    wanted: Wanted,
+    wanted: CacheMiss,
     response: Response,
     body: bytes,
     usage: Usage | None,
@@ -165,7 +167,7 @@ def _age(text: bytes) -> int:
 
 def keep_whole(
     store: Store,
-    wanted: Wanted,
+    wanted: CacheMiss,
     response: Response,
     body: bytes,
     usage: Usage | None,
@@ -183,13 +185,13 @@ def keep_whole(
 
 
 def recorder(
-    store: Store, wanted: Wanted, response: Response, seconds: Callable[[], float]
+    store: Store, wanted: CacheMiss, response: Response, seconds: Callable[[], float]
 ) -> Recorder | None:
     """Who is to keep *response*; ``None`` where it may not be kept, judged by its head."""
     return Recorder(store, response, seconds) if _may_keep(wanted, response) else None
 
 
-def _may_keep(wanted: Wanted, response: Response) -> bool:
+def _may_keep(wanted: CacheMiss, response: Response) -> bool:
     notes = wanted.notes
     method = b"GET" if notes.is_get else b"POST"
     return notes.ttl > 0 and may_store(

@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from goproxyai.cache.store import Entry
 from goproxyai.cache.stream_timing import pieces
-from goproxyai.errors import Problem
+from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
 from goproxyai.messages.headers import Headers, fields_of, is_kept, lines, relayed, tells_who_asked
@@ -280,7 +280,7 @@ class PacedReplay(Replay):
             self._waiting = None
 
 
-def problem(exchange: Exchange, trouble: Problem, reason: str = "") -> None:
+def problem(exchange: Exchange, trouble: ProxyError, reason: str = "") -> None:
     """Answer with one of the proxy's own errors.
 
     :param reason: why upstream was asked; empty where it was not.

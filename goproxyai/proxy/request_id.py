@@ -22,7 +22,7 @@ _ENDS = tuple([b"%02x" % number for number in range(256)])
 _GOOD = re.compile(rb"[\x21\x23-\x5b\x5d-\x7e]{1,128}")
 
 
-class Names:
+class RequestIds:
     """Gives them.
 
     :param start: what ours begin with; no other process has it.

@@ -11,7 +11,7 @@ from goproxyai.cache.directives import request_directives, wanted_ttl, wants_pac
 from goproxyai.cache.key import begun_key, credential
 from goproxyai.cache.rules import bypass_reason, in_namespace, is_write
 from goproxyai.cache.store import COMPUTED
-from goproxyai.http11.request_head import Head, Holes
+from goproxyai.http11.request_head import FieldValues, RequestHead
 from goproxyai.messages.headers import forwarded, via_names_us
 from goproxyai.proxy.upstreams import Upstream
 from goproxyai.usage.usage import generates
@@ -23,7 +23,7 @@ SHARED: Final = b"everybody's"
 
 
 @attrs.frozen
-class Terms:
+class ProxyOptions:
     """What holds for all requests.
 
     :ivar upstream: who is asked before all others.
@@ -48,7 +48,7 @@ class Terms:
     traced: bool = False
 
 
-class Notes:
+class RequestPlan:
     """All of it holds for every request with that head, whatever fills its holes.
 
     :ivar terms: those that it was worked out by; under others it holds no longer.
@@ -74,7 +74,7 @@ class Notes:
         "writes_to",
     )  # fmt: skip
 
-    def __init__(self, head: Head, terms: Terms) -> None:
+    def __init__(self, head: RequestHead, terms: ProxyOptions) -> None:
         self.terms = terms
         headers, fields, method = head.headers, head.fields, head.method
         path = self.path = head.target.partition(b"?")[0]
@@ -127,7 +127,7 @@ class Notes:
         method, target = self._line
         return _escaped(upstream.route.head(method, upstream.base + target))
 
-    def forwarded(self, values: Holes, upstream: Upstream) -> bytes:
+    def forwarded(self, values: FieldValues, upstream: Upstream) -> bytes:
         """The head that goes to *upstream*, without the blank line that ends it.
 
         :param values: what fills the holes of the request's head.

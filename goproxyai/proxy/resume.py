@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING, Any, Final
 
 from twisted.logger import Logger
 
-from goproxyai.errors import Problem
+from goproxyai.errors import ProxyError
 from goproxyai.http11.response import Response
 from goproxyai.proxy.forward import Forward
 from goproxyai.usage.usage import Usage
 
 if TYPE_CHECKING:
-    from goproxyai.proxy.handler import Relay
-    from goproxyai.proxy.subscriber import Rider
+    from goproxyai.proxy.handler import ProxyHandler
+    from goproxyai.proxy.subscriber import Subscriber
 
 _SAME: Final = (b"content-length", b"content-type", b"content-encoding")
 
 _log = Logger(namespace="goproxyai.resume")
 
 
-class Resumed(Forward):
+class ResumedForward(Forward):
     """The second request."""
 
     __slots__ = ("_digest", "_first", "_got", "_missing")
 
-    def __init__(self, relay: Relay, rider: Rider) -> None:
+    def __init__(self, relay: ProxyHandler, rider: Subscriber) -> None:
         super().__init__(relay, rider.exchange, rider.client, rider.wanted.notes, None, rider.cache)
         self._first_seconds = rider.first_seconds
         self._first: Response
@@ -93,7 +93,9 @@ class Resumed(Forward):
         self._usage = None  # it is counted; what shares an answer by name has spared none of it
         super()._complete(data)
 
-    def _note(self, ended: str, problem: Problem | None, bill: bytes | Usage | None = None) -> None:
+    def _note(
+        self, ended: str, problem: ProxyError | None, bill: bytes | Usage | None = None
+    ) -> None:
         self._upstream_seconds = -1.0  # the first byte was another's
         super()._note(ended, problem, bill)
 
@@ -102,7 +104,7 @@ class Resumed(Forward):
         if response is not None:
             response.abort()
         self._refuse(
-            Problem(
+            ProxyError(
                 "upstream_protocol_error",
                 "Upstream answered the same request differently, in the middle of an answer.",
                 detail="the answer to go on with differs",

@@ -23,21 +23,21 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from goproxyai.cache.rules import may_share
-from goproxyai.errors import Problem
+from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
 from goproxyai.messages.headers import Headers, names_itself
 from goproxyai.proxy import replay as respond
-from goproxyai.proxy.error_response import problem_for
-from goproxyai.proxy.recorder import Recorder, Wanted, recorder
-from goproxyai.proxy.resume import Resumed
-from goproxyai.proxy.subscriber import Rider
-from goproxyai.proxy.upstream_request import Asking
-from goproxyai.proxy.usage_meter import Meter, charged, is_billed, meter_of
+from goproxyai.proxy.error_response import proxy_error_for
+from goproxyai.proxy.recorder import CacheMiss, Recorder, recorder
+from goproxyai.proxy.resume import ResumedForward
+from goproxyai.proxy.subscriber import Subscriber
+from goproxyai.proxy.upstream_request import UpstreamRequest
+from goproxyai.proxy.usage_meter import UsageMeter, charged, is_billed, meter_of
 from goproxyai.usage.usage import Usage
 
 if TYPE_CHECKING:
-    from goproxyai.proxy.handler import Relay
+    from goproxyai.proxy.handler import ProxyHandler
 
 MOST_SHARED: Final = 4 * 1024 * 1024
 """Bytes of an answer that are kept for riders to come, and for slow ones."""
@@ -45,7 +45,7 @@ MOST_SHARED: Final = 4 * 1024 * 1024
 _log = Logger(namespace="goproxyai.flight")
 
 
-class Flight(Asking):
+class SingleFlight(UpstreamRequest):
     """One request on its way to upstream; a Receiver, and the Sink of the answer.
 
     :param wanted: what the leader asks for.
@@ -57,11 +57,11 @@ class Flight(Asking):
         "_riders", "_storing", "_upstream_seconds", "_usage", "_wanted", "pieces",
     )  # fmt: skip
 
-    def __init__(self, relay: Relay, exchange: Exchange, wanted: Wanted) -> None:
+    def __init__(self, relay: ProxyHandler, exchange: Exchange, wanted: CacheMiss) -> None:
         super().__init__(relay, exchange, wanted.notes)
         self._body = exchange.body.whole() or (b"" if exchange.head.chunked else None)
         self._wanted = wanted
-        self._riders: dict[Rider, None] = {}  # an ordered set
+        self._riders: dict[Subscriber, None] = {}  # an ordered set
         self._awake = 0
         self._held = False  # upstream is paused
         self._response: Response | None = None
@@ -70,17 +70,17 @@ class Flight(Asking):
         self._alone = False  # one rider, and no pieces
         self._over = False
         self._upstream_seconds = -1.0
-        self._meter: Meter | None = None
+        self._meter: UsageMeter | None = None
         self._usage: Usage | None = None
         self.pieces: list[bytes] = []
 
     def start(self, client: str) -> None:
         """Send the request, of which *client* is the leader."""
         self._relay.flights[self._wanted.key] = self
-        self._enlist(Rider(self, self._asked, client, self._wanted, True))
+        self._enlist(Subscriber(self, self._asked, client, self._wanted, True))
         try:
             self._ask()
-        except Problem as refused:
+        except ProxyError as refused:
             self._fail(refused)
         except Exception:
             self._end()
@@ -90,16 +90,16 @@ class Flight(Asking):
         """The body, which outlives its leader."""
         return self._body
 
-    def takes(self, wanted: Wanted) -> bool:
+    def takes(self, wanted: CacheMiss) -> bool:
         """Whether somebody who wants the same may still come aboard.
 
         Not where a write, or a clearing, came in between: what is under way may be outdated.
         """
         return not self._relay.store.overtaken(wanted.notes.owner, self._wanted.ticket)
 
-    def board(self, exchange: Exchange, client: str, wanted: Wanted) -> None:
+    def subscribe(self, exchange: Exchange, client: str, wanted: CacheMiss) -> None:
         """Take one more rider."""
-        rider = Rider(self, exchange, client, wanted, False)
+        rider = Subscriber(self, exchange, client, wanted, False)
         self._enlist(rider)
         if exchange.trace is not None:
             exchange.trace.rides(self._asked.trace)
@@ -109,7 +109,7 @@ class Flight(Asking):
             exchange.flush()
             self._flow()
 
-    def _enlist(self, rider: Rider) -> None:
+    def _enlist(self, rider: Subscriber) -> None:
         self._riders[rider] = None
         self._awake += 1
 
@@ -137,7 +137,7 @@ class Flight(Asking):
             self._begin(response)
         except Exception:  # a 407, or a defect of ours: never leave anybody waiting
             response.abort()
-            self._fail(problem_for(Failure()), Failure())
+            self._fail(proxy_error_for(Failure()), Failure())
 
     def _begin(self, response: Response) -> None:
         relay = self._relay
@@ -203,7 +203,7 @@ class Flight(Asking):
             self._relay.forward(rider.exchange, rider.client, rider.wanted)
         return bool(leading) and not self._over
 
-    def _begin_for(self, rider: Rider, response: Response) -> None:
+    def _begin_for(self, rider: Subscriber, response: Response) -> None:
         """Start the answer of one rider."""
         exchange = rider.exchange
         framed = b"content-length" in response.fields
@@ -216,7 +216,7 @@ class Flight(Asking):
         rider.streams = self._meter is not None and self._meter.streamed
         self._relay.counters.open_streams += rider.streams
 
-    def _head(self, rider: Rider, response: Response) -> bytes:
+    def _head(self, rider: Subscriber, response: Response) -> bytes:
         """Status line and header lines; a follower gets no cookies, and says its own length."""
         line = respond.status_line(response.code, response.phrase)
         began = rider.exchange.began
@@ -244,7 +244,7 @@ class Flight(Asking):
         kept, self._recorder = self._recorder, None
         if kept is not None and self._storing and kept.add(body):
             kept.keep(kept.whole(), self._wanted, self._usage)
-        riders = self._disband()
+        riders = self._detach_all()
         for rider in riders:
             exchange = rider.exchange
             if rider.leads and b"content-length" in response.fields and exchange.simple:
@@ -255,7 +255,7 @@ class Flight(Asking):
                 exchange.write(body, True)
             self.note(rider)
 
-    def _disband(self) -> list[Rider]:
+    def _detach_all(self) -> list[Subscriber]:
         """All who are aboard: they are answered for good, and the flight is over."""
         riders = list(self._riders)
         self._end()
@@ -289,7 +289,7 @@ class Flight(Asking):
             return
         if kept.size > MOST_SHARED:
             self._close()
-            self._part()
+            self._split_slow()
             if not self._storing:  # it need not be kept for anybody
                 self._go_alone()
                 kept.forget()
@@ -317,12 +317,12 @@ class Flight(Asking):
         failure = Failure()
         if self._response is not None:
             self._response.abort()
-        self._fail(problem_for(failure), failure)
+        self._fail(proxy_error_for(failure), failure)
 
     def _go_alone(self) -> None:
         """No more is kept: who has most goes on with what comes, the others by themselves."""
         self._close()
-        self._part()
+        self._split_slow()
         self._recorder = None
         self._storing = False
         self._alone = True
@@ -330,7 +330,7 @@ class Flight(Asking):
         rider.exchange.write(b"".join(self.pieces[rider.at :]))
         self.pieces = []
 
-    def _part(self) -> None:
+    def _split_slow(self) -> None:
         """Let all go on by requests of their own but who has most."""
         if len(self._riders) == 1:
             return
@@ -347,7 +347,7 @@ class Flight(Asking):
                 size += len(piece)
             at = rider.at
             self._streams_no_more(rider)
-            going_on = Resumed(self._relay, rider)
+            going_on = ResumedForward(self._relay, rider)
             going_on.resume(self._response, size, digest.copy())
 
     def closed(self) -> None:
@@ -368,7 +368,7 @@ class Flight(Asking):
         body = kept.whole()
         stored = self._storing and kept.keep(body, self._wanted, self._usage, framed)
         behind = []
-        for rider in self._disband():
+        for rider in self._detach_all():
             rider.pump(True)
             if rider.exchange.over:
                 self.note(rider)
@@ -376,7 +376,7 @@ class Flight(Asking):
                 behind.append(rider)
         self._follow_up(behind, body, stored)
 
-    def _follow_up(self, behind: list[Rider], body: bytes, stored: bool) -> None:
+    def _follow_up(self, behind: list[Subscriber], body: bytes, stored: bool) -> None:
         """Let those who are behind get the rest of *body*, as they take it.
 
         Where the store does not account for it, room is held for it until the last is done.
@@ -402,23 +402,23 @@ class Flight(Asking):
 
     def broken(self, reason: Failure) -> None:
         """Upstream broke off: so do we, that nobody takes the rest for the whole."""
-        problem = problem_for(reason)
-        for rider in self._disband():
+        problem = proxy_error_for(reason)
+        for rider in self._detach_all():
             rider.exchange.abort()
             self.note(rider, "cut", problem)
 
     def _lost(self, reason: Failure) -> None:
         """There will be no answer of upstream's."""
-        self._fail(problem_for(reason), reason)
+        self._fail(proxy_error_for(reason), reason)
 
-    def _fail(self, problem: Problem, failure: Failure | None = None) -> None:
+    def _fail(self, problem: ProxyError, failure: Failure | None = None) -> None:
         """The same error for all."""
         if self._over:
             return
         if problem.code == "internal_error" and failure is not None:
             _log.failure("a defect while forwarding", failure)
         if not (problem.status in respond.FAILURES and self._rescue(problem.code)):
-            for rider in self._disband():
+            for rider in self._detach_all():
                 self.refuse(rider, problem)
 
     def _rescue(self, why: str) -> bool:
@@ -429,13 +429,13 @@ class Flight(Asking):
         entry = relay.stale(self._wanted)
         if entry is None:
             return False
-        for rider in self._disband():
+        for rider in self._detach_all():
             relay.rescue(rider.exchange, rider.client, entry, why)
         return True
 
     # The riders' side.
 
-    def refuse(self, rider: Rider, problem: Problem) -> None:
+    def refuse(self, rider: Subscriber, problem: ProxyError) -> None:
         """Answer with an error of the proxy's own, or break off."""
         if rider.exchange.answering:
             rider.exchange.abort()
@@ -444,19 +444,19 @@ class Flight(Asking):
             respond.problem(rider.exchange, problem, self._wanted.reason if self._tries else "")
             self.note(rider, "ok", problem)
 
-    def fell_asleep(self) -> None:
+    def paused(self) -> None:
         """One rider takes nothing for now."""
         self._awake -= 1
         self._flow()
 
-    def awoke(self, rider: Rider) -> None:
+    def resumed(self, rider: Subscriber) -> None:
         """It takes more: first what it missed."""
         self._awake += 1
         if not self._alone:
             rider.pump(False)
         self._flow()
 
-    def leave(self, rider: Rider) -> None:
+    def leave(self, rider: Subscriber) -> None:
         """A rider is gone."""
         if rider not in self._riders:
             return
@@ -500,7 +500,7 @@ class Flight(Asking):
         if self._meter is not None:
             self._meter.lost(why)
 
-    def _streams_no_more(self, rider: Rider) -> None:
+    def _streams_no_more(self, rider: Subscriber) -> None:
         self._relay.counters.open_streams -= rider.streams
         rider.streams = False
 
@@ -508,7 +508,7 @@ class Flight(Asking):
         """Upstream's for the request."""
         return b"" if self._response is None else self._response.fields.get(b"x-request-id", b"")
 
-    def note(self, rider: Rider, ended: str = "ok", problem: Problem | None = None) -> None:
+    def note(self, rider: Subscriber, ended: str = "ok", problem: ProxyError | None = None) -> None:
         """The event of one rider, which has one."""
         if rider.noted:
             return

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from goproxyai.errors import Problem
+from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
-from goproxyai.proxy.recorder import Wanted
+from goproxyai.proxy.recorder import CacheMiss
 from goproxyai.proxy.replay import SLICE
 
 if TYPE_CHECKING:
-    from goproxyai.proxy.single_flight import Flight
+    from goproxyai.proxy.single_flight import SingleFlight
 
 
 @implementer(IPushProducer)
-class Rider:
+class Subscriber:
     """One of those who wait for the answer.
 
     :ivar at: how many of the pieces it has.
@@ -34,7 +34,7 @@ class Rider:
     )  # fmt: skip
 
     def __init__(
-        self, flight: Flight, exchange: Exchange, client: str, wanted: Wanted, leads: bool
+        self, flight: SingleFlight, exchange: Exchange, client: str, wanted: CacheMiss, leads: bool
     ) -> None:
         self._flight = flight
         self.exchange = exchange
@@ -86,13 +86,13 @@ class Rider:
         """The client does not keep up."""
         if self.awake:
             self.awake = False
-            self._flight.fell_asleep()
+            self._flight.paused()
 
     def resumeProducing(self) -> None:
         """It does."""
         if not self.awake:
             self.awake = True
-            self._flight.awoke(self)
+            self._flight.resumed(self)
 
     def stopProducing(self) -> None:
         """It is gone, as :meth:`client_gone` is told."""
@@ -104,7 +104,7 @@ class Rider:
         self._flight.note(self, ended="client_gone")
         self._flight.leave(self)
 
-    def request_failed(self, problem: Problem) -> None:
+    def request_failed(self, problem: ProxyError) -> None:
         """The rest of the request broke the rules."""
         self._flight.refuse(self, problem)
         self._flight.leave(self)

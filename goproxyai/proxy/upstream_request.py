@@ -16,47 +16,47 @@ from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-from goproxyai.egress.agent import Withdrawable
+from goproxyai.egress.agent import Cancellable
 from goproxyai.http11.client_connection import UpstreamTimeout
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import RequestBody
 from goproxyai.http11.response import Response
-from goproxyai.messages.connect import TunnelRefused
+from goproxyai.messages.connect import ConnectRefused
 from goproxyai.messages.headers import Headers
 from goproxyai.proxy import replay as respond
-from goproxyai.proxy.request_plan import Notes
+from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.proxy.upstreams import Upstream
 from goproxyai.upstream.retries import MOST_TRIES, Cause, may_repeat, retry_after, wait_before
 
 if TYPE_CHECKING:
-    from goproxyai.proxy.handler import Relay
+    from goproxyai.proxy.handler import ProxyHandler
 
 _HOPELESS = (UpstreamTimeout, ConnectTimeout, DeferredTimeout, VerificationError)
 """Failures to connect that the same upstream would repeat, or that have lasted long enough."""
 
 
-class _Later:
+class _RetryTimer:
     """A request that is to be sent in a moment."""
 
     def __init__(self, call: IDelayedCall) -> None:
         self._call = call
 
-    def withdraw(self) -> None:
+    def cancel(self) -> None:
         """Nobody wants its answer any more."""
         self._call.cancel()
 
 
-class _NotYet:
+class _Sending:
     """A request that is just being sent."""
 
-    def withdraw(self) -> None:
+    def cancel(self) -> None:
         """Whoever sends it has not come back: there is nothing to take back yet."""
 
 
-_NOT_YET = _NotYet()
+_SENDING = _Sending()
 
 
-class _Again:
+class RetryState:
     """What is known of earlier tries; a request that goes well has none.
 
     :ivar not_before: of each upstream that failed it, when it may be asked again.
@@ -70,7 +70,7 @@ class _Again:
         self.deadline: IDelayedCall | None = None
 
 
-class Asking:
+class UpstreamRequest:
     """One request to upstream, sent once or a few times.
 
     Whoever derives from it is the Receiver of the answer, and says what becomes of it; and what
@@ -82,16 +82,16 @@ class Asking:
         "_unsent", "_upstream",
     )  # fmt: skip
 
-    def __init__(self, relay: Relay, asked: Exchange, notes: Notes) -> None:
+    def __init__(self, relay: ProxyHandler, asked: Exchange, notes: RequestPlan) -> None:
         self._relay = relay
         self._asked = asked
         self._notes = notes
-        self._sending: Withdrawable | None = None
+        self._sending: Cancellable | None = None
         self._sent_at: float
         self._tries = 0
         self._probe = False
         self._unsent = False  # nothing of it has gone out, as the last failure says
-        self._again: _Again | None = None
+        self._again: RetryState | None = None
         self._upstream: Upstream
 
     if TYPE_CHECKING:  # what is asked of whoever derives from it
@@ -126,7 +126,7 @@ class Asking:
         relay.counters.forwarded += 1
         self._upstream = upstream
         self._tries += 1
-        self._sending = _NOT_YET
+        self._sending = _SENDING
         data = self._data()
         head = self._notes.forwarded(asked.values, upstream)
         if asked.trace is not None:
@@ -139,7 +139,7 @@ class Asking:
             asked.head.length_hole >= 0,
             self,
         )
-        if self._sending is _NOT_YET:  # else it failed at once, and what is over holds nothing
+        if self._sending is _SENDING:  # else it failed at once, and what is over holds nothing
             self._sending = sending
 
     def _data(self) -> bytes | RequestBody | None:
@@ -155,9 +155,9 @@ class Asking:
         self._stop_clock()
         sending, self._sending = self._sending, None
         if sending is not None:
-            sending.withdraw()
+            sending.cancel()
             if self._probe:
-                self._upstream.breaker.withdrawn()
+                self._upstream.breaker.cancelled()
 
     # What upstream does.
 
@@ -182,7 +182,7 @@ class Asking:
         breaker = self._upstream.breaker
         if reason.check(UpstreamTimeout) and cause is None and breaker.answered_at >= self._sent_at:
             if self._probe:
-                breaker.withdrawn()  # it is there: others were answered meanwhile
+                breaker.cancelled()  # it is there: others were answered meanwhile
         else:
             breaker.failed(now, self._probe)
         if cause is None or not self._repeat(cause, reason, now, None):
@@ -195,7 +195,7 @@ class Asking:
         :raises TunnelRefused: where it is a proxy's.
         """
         if response.code == 407:  # who asks for a proxy's credentials asks us, not our clients
-            raise TunnelRefused(response.code, response.phrase)
+            raise ConnectRefused(response.code, response.phrase)
         if self._turned_away(response):
             return True
         if response.code in respond.FAILURES:
@@ -226,7 +226,7 @@ class Asking:
         replayable = not (isinstance(body, RequestBody) and body.streamed)
         if self._tries >= MOST_TRIES or not may_repeat(cause, asked.method, replayable):
             return False
-        again = self._again = self._again or _Again()
+        again = self._again = self._again or RetryState()
         hopeless = reason is not None and cause is Cause.CONNECT and _is_hopeless(reason)
         again.not_before[self._upstream] = inf if hopeless else now + (after or 0.0)
         upstream = relay.upstreams.instead(again.not_before)
@@ -242,7 +242,7 @@ class Asking:
         relay.counters.retries[cause.value] += 1
         if again.deadline is None:
             again.deadline = relay.clock.callLater(left, self._lose_patience)
-        self._sending = _Later(relay.clock.callLater(wait, self._resend, upstream))
+        self._sending = _RetryTimer(relay.clock.callLater(wait, self._resend, upstream))
         return True
 
     def _resend(self, upstream: Upstream) -> None:
@@ -272,6 +272,6 @@ class Asking:
 
 def _is_hopeless(reason: Failure) -> bool:
     error = reason.value
-    if isinstance(error, TunnelRefused):
+    if isinstance(error, ConnectRefused):
         return error.status < 500
     return reason.check(*_HOPELESS) is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import ceil, inf
 
 from goproxyai.egress.routes import Route
-from goproxyai.errors import Problem
+from goproxyai.errors import ProxyError
 from goproxyai.upstream.breaker import Breaker, State
 
 
@@ -71,10 +71,10 @@ class Upstreams:
         soonest = min(closed, key=lambda upstream: not_before[upstream], default=None)
         return None if soonest is None or not_before[soonest] == inf else soonest
 
-    def refusal(self, now: float) -> Problem:
+    def refusal(self, now: float) -> ProxyError:
         """What a request is told that nobody takes."""
         wait = min(upstream.breaker.wait(now) for upstream in self.each)
-        return Problem(
+        return ProxyError(
             "circuit_open",
             "Upstream has failed too often in the last seconds and is left alone for a moment; "
             "try again after Retry-After.",

@@ -1,7 +1,7 @@
 """Beside steps four and five: what an answer costs, and how evenly it comes.
 
 A meter looks at the body of one answer that comes in several reads; what it keeps of it is bounded
-(:class:`~goproxyai.usage.scanner.Reader`), and nothing waits for it.
+(:class:`~goproxyai.usage.scanner.UsageScanner`), and nothing waits for it.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Final
 
 from goproxyai.cache.stream_end import is_stream
 from goproxyai.http11.response import Response
-from goproxyai.proxy.request_plan import Notes
+from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.telemetry.counters import Counters
-from goproxyai.usage.scanner import Reader, usage_of
+from goproxyai.usage.scanner import UsageScanner, usage_of
 from goproxyai.usage.usage import UNKNOWN, Usage
 
 LARGEST_UNREAD: Final = 8 * 1024
 """Bytes of an answer that is read for its usage with the batch: it holds two megabytes at most."""
 
 
-class Meter:
+class UsageMeter:
     """Watches an answer pass.
 
     :param seconds: the monotonic clock.
@@ -35,7 +35,7 @@ class Meter:
         counters: Counters,
         seconds: Callable[[], float],
         streamed: bool,
-        reader: Reader | None,
+        reader: UsageScanner | None,
     ) -> None:
         self._counters = counters
         self._seconds = seconds
@@ -65,19 +65,21 @@ class Meter:
             self._counters.tokens.lose(why)
 
 
-def is_billed(notes: Notes, response: Response) -> bool:
+def is_billed(notes: RequestPlan, response: Response) -> bool:
     """Whether the answer is one that tells of tokens."""
     return notes.generates and 200 <= response.code < 300
 
 
 def meter_of(
-    counters: Counters, notes: Notes, response: Response, seconds: Callable[[], float]
-) -> Meter | None:
+    counters: Counters, notes: RequestPlan, response: Response, seconds: Callable[[], float]
+) -> UsageMeter | None:
     """Who is to look at an answer that comes in pieces, if there is anything to see."""
     fields = response.fields
     streamed = is_stream(fields)
-    reader = Reader(fields) if is_billed(notes, response) else None
-    return Meter(counters, seconds, streamed, reader) if streamed or reader is not None else None
+    reader = UsageScanner(fields) if is_billed(notes, response) else None
+    return (
+        UsageMeter(counters, seconds, streamed, reader) if streamed or reader is not None else None
+    )
 
 
 def bill_of(counters: Counters, response: Response, body: bytes) -> bytes | Usage | None:

@@ -22,7 +22,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.tcp import Port
 from twisted.logger import LogEvent, Logger
 
-from goproxyai.limits.connection_slots import Crowd, descriptors, places
+from goproxyai.limits.connection_slots import ConnectionSlots, descriptors, places
 
 MOST_ACCEPTS = 32
 """Connections that a socket accepts in one turn of the reactor: about half a millisecond."""
@@ -102,7 +102,7 @@ class Accepting:
         self._port.startReading()
 
 
-def fit(crowd: Crowd[Any]) -> None:
+def fit(slots: ConnectionSlots[Any]) -> None:
     """Raise the limit on open files, and lower ``crowd.most`` to what it allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
@@ -114,14 +114,14 @@ def fit(crowd: Crowd[Any]) -> None:
             pass
     if soft == unlimited:
         return
-    wanted = crowd.most
-    crowd.most = places(soft, wanted)
-    if crowd.most < wanted:
+    wanted = slots.most
+    slots.most = places(soft, wanted)
+    if slots.most < wanted:
         _log.warn(
             "MAX_CONNECTIONS is {wanted}, for which {needed} file descriptors are needed, and "
             "{allowed} are allowed (ulimit -n): at most {most} connections are held",
             wanted=wanted,
             needed=descriptors(wanted),
             allowed=soft,
-            most=crowd.most,
+            most=slots.most,
         )

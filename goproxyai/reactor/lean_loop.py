@@ -29,12 +29,12 @@ Call = Callable[[], None]
 _log = Logger(namespace="goproxyai.turns")
 
 
-def ends_of_turns(reactor: Any) -> Callable[[Call], object]:
+def end_of_turn_scheduler(reactor: Any) -> Callable[[Call], object]:
     """What takes a call that is to be made once, at the end of the current turn of *reactor*."""
     return getattr(reactor, "_goproxyai_ends", None) or (lambda call: reactor.callLater(0, call))
 
 
-def lighten(reactor: Any) -> None:
+def install_lean_poll(reactor: Any) -> None:
     """Give *reactor* the lean turn, once, where it is Twisted's epoll reactor."""
     if type(reactor) is not EPollReactor or hasattr(reactor, "_goproxyai_ends"):
         return

@@ -37,7 +37,7 @@ class Writer(Protocol):
         """Write what waits."""
 
 
-class Direct:
+class ImmediateWriter:
     """Writes at once."""
 
     def write(self, transport: Any, data: bytes) -> None:
@@ -48,7 +48,7 @@ class Direct:
         """Nothing waits."""
 
 
-class Outbox:
+class WriteBatcher:
     """Writes as the module says; one for all connections of a reactor.
 
     :param at_end: makes a call at the end of the current turn, see :mod:`.lean_loop`.

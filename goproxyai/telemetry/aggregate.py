@@ -13,7 +13,7 @@ from typing import Any
 
 from goproxyai.cache.store import Entry
 from goproxyai.telemetry.counters import SPARED, Counters
-from goproxyai.usage.totals import Tokens
+from goproxyai.usage.totals import UsageTotals
 from goproxyai.usage.usage import UNKNOWN, read_all
 
 _CACHE, _BILL = 4, 15  # of the parts of an event
@@ -80,7 +80,7 @@ def _time_forwarded(counters: Counters, waited: Sequence[float], upstream: Seque
 
 
 def _settle(
-    tokens: Tokens, events: list[list[Any]], kinds: set[str], bills: tuple[Any, ...]
+    tokens: UsageTotals, events: list[list[Any]], kinds: set[str], bills: tuple[Any, ...]
 ) -> None:
     """Count what was spent and not counted yet, and what was spared.
 

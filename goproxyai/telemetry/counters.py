@@ -13,7 +13,7 @@ from typing import Any
 from goproxyai.errors import STATUS
 from goproxyai.http11.connection_limits import ConnectionCounts
 from goproxyai.upstream.retries import Cause
-from goproxyai.usage.totals import Tokens
+from goproxyai.usage.totals import UsageTotals
 
 ROUTES = (
     "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/models",
@@ -198,7 +198,7 @@ class Counters:
         self.outcomes: dict[tuple[str, str, int, str], int] = {}
         self.slow = 0
         self.open_streams = 0
-        self.tokens = Tokens()
+        self.tokens = UsageTotals()
         self.times = {cache: Histogram() for cache in TIMED}
         self.first_times = Histogram()
         self.overheads = Histogram()

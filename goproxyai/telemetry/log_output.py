@@ -113,7 +113,7 @@ def _as_text(event: Event, batch: Batch) -> str:
 
 
 @implementer(ILogObserver)
-class Output:
+class LogOutput:
     """Writes events of *level* and above, one line each.
 
     :param opened: gives the stream; called once, when Twisted begins to log.
@@ -130,7 +130,7 @@ class Output:
         self._level = LogLevel.levelWithName(level)
         self.wants_requests = self._level <= LogLevel.info
 
-    def open(self) -> Output:
+    def open(self) -> LogOutput:
         """Begin to write; the format follows the stream where nobody chose one."""
         stream = self._stream = self._opened()
         if self._as_json is None:

@@ -1,6 +1,6 @@
 """What a request looks like as a span of OpenTelemetry; only imported where requests are traced.
 
-1. There is no span while a request is under way: a :class:`.Followed` notes what its event will not
+1. There is no span while a request is under way: a :class:`.RequestTrace` notes what its event will not
    know, and goes with the exchange. The span is made when the request is over, in one piece, which
    takes a fifth of the time of one that is added to, and cannot be left open.
 2. Names are those of the semantic conventions for HTTP servers and for generative AI, as of
@@ -70,7 +70,7 @@ def kind_of(method: bytes, target: bytes) -> Kind:
     return Kind(known or "_OTHER", operation, plain, generates(method, path))
 
 
-class Followed:
+class RequestTrace:
     """One request under way; see :class:`goproxyai.telemetry.access_log.Trace`.
 
     :param ours: the span that it will be. :param parent: the client's, if it has one.
@@ -113,7 +113,7 @@ class Followed:
             self.tries.append((now, url))
         return self.ours.line()
 
-    def rides(self, leader: Followed | None) -> None:
+    def rides(self, leader: RequestTrace | None) -> None:
         """It waits for the answer to another."""
         if leader is not None:
             self.leader = leader.ours
@@ -124,7 +124,9 @@ def context_of(span: TraceParent, remote: bool) -> SpanContext:
     return SpanContext(span.trace_id, span.span_id, remote, TraceFlags(span.flags))
 
 
-def span_of(event: Event, followed: Followed, offset: float, resource: Resource) -> ReadableSpan:
+def span_of(
+    event: Event, followed: RequestTrace, offset: float, resource: Resource
+) -> ReadableSpan:
     """The span of a request that is over.
 
     :param offset: turns reactor seconds into unix time.
@@ -171,7 +173,7 @@ def _error_of(event: Event) -> str:
     return ""
 
 
-def _attributes(event: Event, followed: Followed, kind: Kind, error: str) -> dict[str, Any]:
+def _attributes(event: Event, followed: RequestTrace, kind: Kind, error: str) -> dict[str, Any]:
     named: dict[str, Any] = {
         "http.request.method": kind.method,
         "url.path": path_only(event.target).partition("?")[0],
@@ -225,7 +227,7 @@ def _server(url: str) -> dict[str, Any]:
     return {"server.address": parts.hostname or "", "server.port": port}
 
 
-def _phases(event: Event, followed: Followed, offset: float) -> list[SpanEvent]:
+def _phases(event: Event, followed: RequestTrace, offset: float) -> list[SpanEvent]:
     """What happened when, as far as it is known."""
     phases: list[tuple[str, float, dict[str, Any] | None]] = []
     if followed.read_at >= 0:

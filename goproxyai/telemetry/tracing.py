@@ -32,7 +32,7 @@ from goproxyai import __version__
 from goproxyai.http11.exchange import Exchange
 from goproxyai.messages.trace_context import RANDOM, SAMPLED, TraceParent, parse
 from goproxyai.telemetry.access_log import Batch, Event
-from goproxyai.telemetry.spans import Followed, context_of, kind_of, span_of
+from goproxyai.telemetry.spans import RequestTrace, context_of, kind_of, span_of
 
 STOP_SECONDS: Final = 3.0
 """For which the last spans may keep the process from ending."""
@@ -96,7 +96,7 @@ class Tracing:
         self._sampler = provider.sampler
         self._ids = provider.id_generator
 
-    def begin(self, exchange: Exchange) -> Followed:
+    def begin(self, exchange: Exchange) -> RequestTrace:
         """A request has come: decide whether it becomes a span, and give that a name."""
         parent = parse(exchange.get(b"traceparent"))
         if parent is None:
@@ -111,7 +111,7 @@ class Tracing:
         ours = TraceParent(
             trace_id, self._ids.generate_span_id(), flags | SAMPLED if sampled else flags
         )
-        followed = Followed(ours, parent, sampled, kind.generates)
+        followed = RequestTrace(ours, parent, sampled, kind.generates)
         if exchange.body.complete:
             followed.asks(exchange.body.whole())
         return followed

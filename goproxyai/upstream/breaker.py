@@ -135,7 +135,7 @@ class Breaker:
         if self.closed and self._share:
             self._open(now)
 
-    def withdrawn(self) -> None:
+    def cancelled(self) -> None:
         """The client took the probe back: another may be."""
         self._probing_until = 0.0
 

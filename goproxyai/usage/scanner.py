@@ -36,13 +36,13 @@ def usage_of(fields: Fields, body: bytes) -> Usage:
     :param fields: of the response. :param body: as received.
     """
     if b"content-encoding" in fields:
-        reader = Reader(fields)
+        reader = UsageScanner(fields)
         reader.add(body)
         return reader.usage()
     return plain_usage(body)
 
 
-class Reader:
+class UsageScanner:
     """Reads an answer for its usage as it passes.
 
     :param fields: of the response.

@@ -35,7 +35,7 @@ class Tally:
         self.saved = [0] * len(KINDS)
 
 
-class Tokens:
+class UsageTotals:
     """All of them, since the start.
 
     :ivar prices: what they cost from now on.

@@ -23,7 +23,7 @@ from goproxyai.telemetry.counters import MOST_OUTCOMES, ROUTES
 from goproxyai.usage import prices
 from goproxyai.usage.totals import KINDS, MOST_MODELS
 from tests.e2e.prometheus.load import LIMITED, Books, drive, plan
-from tests.e2e.prometheus.upstream import Billing, Tokens, rehearse
+from tests.e2e.prometheus.upstream import Billing, UsageTotals, rehearse
 from tests.e2e.prometheus.watch import Labels, Prometheus, is_there, program, promtool
 from tests.process.test_twistd import FEW, Process, command, free_port
 from tests.support.harness import Stand, post, request
@@ -319,7 +319,7 @@ def test_the_cache_and_upstream_are_counted(watched: Watched) -> None:
 
 
 def test_tokens_are_those_that_upstream_sold_and_money_is_what_they_cost(watched: Watched) -> None:
-    def told(source: str) -> Tokens:
+    def told(source: str) -> UsageTotals:
         return Counter(watched.by("goproxyai_tokens_total", "model", "kind", source=source))
 
     assert told("upstream") == watched.api.sold
@@ -332,7 +332,7 @@ def test_tokens_are_those_that_upstream_sold_and_money_is_what_they_cost(watched
         assert watched.one("goproxyai_cost_total", source=source) == pytest.approx(cost, rel=1e-9)
 
 
-def price_of(model: str, tokens: Tokens) -> float:
+def price_of(model: str, tokens: UsageTotals) -> float:
     price = PRICES[model]
     prompt, cached = tokens[model, "prompt"], tokens[model, "cached"]
     return (

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from goproxyai.http11.client_connection import ClientConnection, Timeouts
 from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import Ticker
-from goproxyai.reactor.write_batch import Direct
+from goproxyai.reactor.write_batch import ImmediateWriter
 from goproxyai.upstream.retries import Cause
 from tests.fuzz.requests import Line, plain
 
@@ -58,7 +58,12 @@ class Ours:
         self.failures = 0
         self.line = Line()
         self.connection = ClientConnection(
-            Ticker(Clock()), Timeouts(30, 30), False, self._free, lambda lost: None, Direct()
+            Ticker(Clock()),
+            Timeouts(30, 30),
+            False,
+            self._free,
+            lambda lost: None,
+            ImmediateWriter(),
         )
         self.connection.makeConnection(self.line)
         self._response: Any = None

@@ -17,9 +17,14 @@ from goproxyai.cache import snapshot_format as sealed
 from goproxyai.cache.coalescing import LARGEST_READ, deterministic
 from goproxyai.cache.snapshot_format import Record, Refused
 from goproxyai.cache.stream_end import LONGEST_TAIL, MOST_BLOCKS, Ending, ending
-from goproxyai.messages.connect import LONGEST_ANSWER, Tunnel, TunnelBroken, TunnelRefused
+from goproxyai.messages.connect import (
+    LONGEST_ANSWER,
+    ConnectMalformed,
+    ConnectParser,
+    ConnectRefused,
+)
 from goproxyai.usage.prices import PricesError, parse
-from goproxyai.usage.scanner import Reader, usage_of
+from goproxyai.usage.scanner import UsageScanner, usage_of
 from goproxyai.usage.usage import TAIL, UNKNOWN, Usage
 from tests.fuzz.work import linear
 
@@ -141,7 +146,7 @@ def check_usage(data: bytes) -> None:
     pieces = 1 + (size[0] if size else 0)
     with linear(len(body)):
         said = usage_of({}, body)
-    reader, packed = Reader({}), Reader({b"content-encoding": b"gzip"})
+    reader, packed = UsageScanner({}), UsageScanner({b"content-encoding": b"gzip"})
     zipped = gzip.compress(body)
     with linear(len(body) + len(zipped)):
         for at in range(0, len(body), pieces):
@@ -151,7 +156,7 @@ def check_usage(data: bytes) -> None:
     assert len(body) <= TAIL
     assert reader.usage() == packed.usage() == said
     assert (reader.usage() is UNKNOWN) == (said is UNKNOWN)
-    raw = Reader({b"content-encoding": b"gzip"})
+    raw = UsageScanner({b"content-encoding": b"gzip"})
     raw.add(body)
     raw.usage()
     document = _json(body)
@@ -216,16 +221,16 @@ Outcome = tuple[str, int, bytes]
 
 
 def _tunnelled(data: bytes, size: int) -> Outcome:
-    tunnel = Tunnel(b"api.openai.com:443")
+    tunnel = ConnectParser(b"api.openai.com:443")
     tunnel.hello()
     try:
         for begin in range(0, len(data), size):
             beyond = tunnel.receive(data[begin : begin + size])
             if beyond is not None:
                 return "open", 0, beyond + data[begin + size :]
-    except TunnelRefused as refused:
+    except ConnectRefused as refused:
         return "refused", refused.status, refused.reason
-    except TunnelBroken as broken:
+    except ConnectMalformed as broken:
         return "broken", 0, broken.reason.encode()
     return "waiting", 0, b""
 

@@ -11,8 +11,8 @@ from fractions import Fraction
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from goproxyai.cache.directives import members, request_directives, wanted_ttl
-from goproxyai.errors import Problem
-from goproxyai.messages.header_templates import Shape
+from goproxyai.errors import ProxyError
+from goproxyai.messages.header_templates import HeaderTemplate
 from goproxyai.messages.headers import (
     Fields,
     Headers,
@@ -107,7 +107,7 @@ def check_headers(data: bytes) -> None:
     with linear(size):
         fields, repeated = fields_of(headers)
         ours, back = forwarded(headers, fields), relayed(headers, fields)
-        shape = Shape(tuple(name for name, _ in headers))
+        shape = HeaderTemplate(tuple(name for name, _ in headers))
         ours_again = shape.lines(tuple(value for _, value in headers), fields)
     assert repeated == (len({name.lower() for name, _ in headers}) < len(headers))
     assert ours_again == lines(back), "the two ways to relay a header"
@@ -182,13 +182,13 @@ def check_targets(data: bytes) -> None:
     """What is served can only lead to where it is joined to, and holds no way up."""
     target, host = parts(data, 2)
     host = host or b"a"
-    with suppress(Problem), linear(len(data), base=5000):
+    with suppress(ProxyError), linear(len(data), base=5000):
         check_host(host, False)
         assert not set(host.strip(b" \t")) & set(b"/?#@\\ ")
     try:
         with linear(len(data), base=5000):
             served = origin_form(target, host)
-    except Problem:
+    except ProxyError:
         return
     assert served.startswith(b"/")
     assert len(served) <= LONGEST_TARGET + 1

@@ -20,7 +20,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from goproxyai.errors import Problem
+from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.server_connection import ServerFactory
 from goproxyai.messages.headers import Headers
@@ -110,13 +110,13 @@ class Ours:
         exchange.begin(204, _NO_CONTENT, 0)
         exchange.finish()
 
-    def _refuse(self, exchange: Exchange, problem: Problem) -> None:
+    def _refuse(self, exchange: Exchange, problem: ProxyError) -> None:
         assert self.refused is None, "a connection is refused once"
         self.refused = problem.code
         exchange.begin(problem.status, b"HTTP/1.1 400 X\r\n", 0, close=True)
         exchange.finish()
 
-    def request_failed(self, problem: Problem) -> None:
+    def request_failed(self, problem: ProxyError) -> None:
         """The rest of the request broke the rules."""
         exchange, self._active = self._active, None
         assert exchange is not None

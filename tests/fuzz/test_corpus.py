@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from goproxyai.http11.client_connection import ClientConnection
-from goproxyai.http11.request_head import Head
+from goproxyai.http11.request_head import RequestHead
 from tests.fuzz.targets import CORPUS, TARGETS, Target
 
 LARGEST_CORPUS = 128 * 1024
@@ -46,7 +46,7 @@ def test_the_corpus_is_small_and_says_nothing_twice() -> None:
 PLANTED = [
     (
         "requests",
-        Head,
+        RequestHead,
         "_judge_coding",
         b"\5POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     ),

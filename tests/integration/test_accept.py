@@ -16,7 +16,7 @@ from twisted.internet import tcp
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import LogEvent, capturedLogs, eventAsText
 
-from goproxyai.limits.connection_slots import Crowd
+from goproxyai.limits.connection_slots import ConnectionSlots
 from goproxyai.reactor import accept as accepting
 from goproxyai.reactor.accept import LOG_SECONDS, MOST_ACCEPTS, Accepting, fit
 from tests.support.answers import chunk, head
@@ -79,7 +79,7 @@ async def test_streams_go_on_in_a_storm_of_connections(
 ) -> None:
     await stand.start(LISTEN=LISTEN)
     assert stand.daemon is not None
-    counters = stand.daemon.door.factory.entrance.counts
+    counters = stand.daemon.door.factory.connection_limits.counts
     pause = Pause()
     chunked = [(b"Transfer-Encoding", b"chunked")]
     stand.upstream.script("/v1/stream", [head(200, chunked), chunk(b"frame"), pause, chunk(b"")])
@@ -127,7 +127,7 @@ async def test_without_files_who_comes_is_closed_and_one_line_says_so(
     stand.reactor = Skewed(stand.reactor)
     await stand.start(LISTEN=LISTEN)
     assert stand.daemon is not None
-    refused = stand.daemon.door.factory.entrance.counts.refused
+    refused = stand.daemon.door.factory.connection_limits.counts.refused
     with capturedLogs() as events:
         for begin, end in ((0, 5), (5, 8), (8, 10)):
             if begin == 8:
@@ -149,7 +149,7 @@ async def test_a_socket_that_cannot_accept_pauses_and_nobody_is_lost(
     monkeypatch.setattr(accepting, "PAUSE_SECONDS", 0.01)
     await stand.start(LISTEN=LISTEN)
     assert stand.daemon is not None
-    counters = stand.daemon.door.factory.entrance.counts
+    counters = stand.daemon.door.factory.connection_limits.counts
     (port,) = stand.daemon.door._ports
     pauses: list[bool] = []
     stop_reading = port.stopReading
@@ -208,10 +208,10 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> Limits:
 
 def fitted(most: int) -> tuple[int, list[str]]:
     """How many connections are held of *most*, and what is logged of that."""
-    crowd: Crowd[int] = Crowd(most, 0, bool)
+    slots: ConnectionSlots[int] = ConnectionSlots(most, 0, bool)
     with capturedLogs() as events:
-        fit(crowd)
-    return crowd.most, lines(events)
+        fit(slots)
+    return slots.most, lines(events)
 
 
 def test_the_soft_limit_is_raised_to_the_hard_one(limits: Limits) -> None:

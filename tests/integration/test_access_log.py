@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from goproxyai.telemetry.access_log import FLUSH_SECONDS, MOST_WAITING, AccessLog, Batch, Event
 from goproxyai.telemetry.counters import Counters
-from goproxyai.telemetry.log_output import Output
+from goproxyai.telemetry.log_output import LogOutput
 from tests.support.answers import chunk, head, response
 from tests.support.harness import Stand, eventually, post, request
 from tests.support.proxy import FakeProxy
@@ -479,9 +479,9 @@ class Terminal(io.StringIO):
         return True
 
 
-def output(as_json: bool | None, level: str = "info", stream: Any = None) -> tuple[Output, Any]:
+def output(as_json: bool | None, level: str = "info", stream: Any = None) -> tuple[LogOutput, Any]:
     stream = stream or io.StringIO()
-    return Output(lambda: stream, as_json, level).open(), stream
+    return LogOutput(lambda: stream, as_json, level).open(), stream
 
 
 def an_event(**more: Any) -> Event:
@@ -622,7 +622,7 @@ def test_an_event_that_cannot_be_formatted_is_written_all_the_same() -> None:
 
 def test_nothing_is_written_before_the_log_is_open() -> None:
     stream = io.StringIO()
-    out = Output(lambda: stream, True, "info")
+    out = LogOutput(lambda: stream, True, "info")
     Logger(namespace="a", observer=out).info("early")
     assert stream.getvalue() == ""
 
@@ -637,7 +637,7 @@ def test_the_event_of_a_request_is_json_whatever_it_holds(
     texts: dict[str, str], raw: dict[str, bytes], seconds: float, count: int
 ) -> None:
     stream = io.StringIO()
-    output = Output(lambda: stream, True, "info").open()
+    output = LogOutput(lambda: stream, True, "info").open()
     event = an_event(seconds=seconds, upstream_seconds=seconds, bytes_in=count, **texts, **raw)
     output.requests([event], Batch(WALL))
     written, told = json.loads(stream.getvalue()), event.fields(Batch(WALL))

@@ -24,11 +24,11 @@ from goproxyai.http11.client_connection import (
     Timeouts,
     UpstreamTimeout,
 )
-from goproxyai.http11.connection_pool import Pool
+from goproxyai.http11.connection_pool import ConnectionPool
 from goproxyai.http11.request_body import RequestBody
 from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import TICK, Ticker
-from goproxyai.reactor.write_batch import Direct
+from goproxyai.reactor.write_batch import ImmediateWriter
 from goproxyai.upstream.retries import Cause
 from tests.support.answers import response
 from tests.support.harness import Stand, Wire, eventually, request
@@ -189,7 +189,7 @@ class Upstream:
             False,
             self.freed.append,
             lambda lost: None,
-            Direct(),
+            ImmediateWriter(),
         )
         self.connection.makeConnection(self.line)
 
@@ -275,7 +275,7 @@ def test_a_connection_that_has_said_something_is_not_used_again() -> None:
     ours, theirs = socket.socketpair()
 
     with ours, theirs:
-        pool, connection = Pool(), Upstream().connection
+        pool, connection = ConnectionPool(), Upstream().connection
         connection.transport.fileno = ours.fileno
         for _ in range(2):
             pool.free("place", connection)

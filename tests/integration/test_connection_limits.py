@@ -21,7 +21,7 @@ from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from goproxyai.http11.connection_limits import Entrance
+from goproxyai.http11.connection_limits import ConnectionLimits
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.server_connection import ServerFactory
 from goproxyai.limits.addresses import Networks
@@ -300,7 +300,7 @@ async def test_whose_request_is_on_its_way_does_not_make_room(skewed: Stand) -> 
     await other.answer()
     pass_time(skewed, 0.0)
     pass_time(skewed, GRACE)
-    order = list(skewed.daemon.door.factory.entrance.crowd._resting)  # type: ignore[union-attr]
+    order = list(skewed.daemon.door.factory.connection_limits.slots._resting)  # type: ignore[union-attr]
     peers = {wire.transport.getHost().port: wire for wire in (asking, other)}
     longest = peers[order[0].transport.getPeer().port]  # type: ignore[attr-defined]
     with socket.socket() as newcomer:  # both come before the daemon looks at either
@@ -313,13 +313,13 @@ async def test_whose_request_is_on_its_way_does_not_make_room(skewed: Stand) -> 
 
 def test_who_has_not_taken_its_answer_yet_does_not_rest() -> None:
     server = Server()
-    crowd = server.factory.entrance.crowd
+    slots = server.factory.connection_limits.slots
     server.line.stalled = True
     server.send(get())
     answer(server.exchanges[0])
     for taken, resting in ((10, False), (10_000, False), (0, True)):
         server.clock.advance(TICK)
-        assert bool(crowd._resting) is resting
+        assert bool(slots._resting) is resting
         server.line.take(taken)
 
 
@@ -423,9 +423,9 @@ async def test_an_ipv6_client_is_counted(stand: Stand) -> None:
 def came_in(*addresses: IAddress) -> list[bool]:
     """Which of connections from *addresses* have a place, one a client and none trusted but one."""
     ticker = Ticker(Clock())
-    entrance = Entrance(ticker, each=1, trusted=Networks.parse("192.0.2.0/24"))
+    connection_limits = ConnectionLimits(ticker, each=1, trusted=Networks.parse("192.0.2.0/24"))
     exchanges: list[Exchange] = []
-    factory = ServerFactory(ticker, exchanges.append, 1000, entrance=entrance)
+    factory = ServerFactory(ticker, exchanges.append, 1000, connection_limits=connection_limits)
     for address in addresses:
         connection = factory.buildProtocol(address)
         connection.makeConnection(StringTransport())
@@ -457,19 +457,19 @@ def test_whose_address_is_unknown_has_no_bound_of_its_own() -> None:
 async def test_what_is_counted_returns_to_zero(stand: Stand) -> None:
     await stand.start(MAX_CONNECTIONS="2", MAX_CONNECTIONS_PER_CLIENT="2", TRUSTED_PROXIES="")
     assert stand.daemon is not None
-    crowd = stand.daemon.door.factory.entrance.crowd
+    slots = stand.daemon.door.factory.connection_limits.slots
     streams = [await Stream(stand, "a").begin(), await Stream(stand, "b").begin()]
     for number in range(10):
         await stand.connect()
         await opened(stand, number + 3)
     assert_is_overloaded(await stand.ask(request()), "MAX_CONNECTIONS_PER_CLIENT")
     assert counted(stand)["most"] == 2
-    assert (crowd.inside, crowd.outside) == (2, counted(stand)["open"] - 2)
+    assert (slots.inside, slots.outside) == (2, counted(stand)["open"] - 2)
     for stream in streams:
         await stream.end()
     for wire in stand._wires:
         wire.abort()
     await eventually(stand.reactor, lambda: counted(stand)["open"] == 0)
-    assert (crowd.inside, crowd.outside) == (0, 0)
-    assert (crowd._resting, crowd._clients) == ({}, {})
+    assert (slots.inside, slots.outside) == (0, 0)
+    assert (slots._resting, slots._clients) == ({}, {})
     assert (await stand.ask(request())).status == 200

@@ -45,7 +45,7 @@ from goproxyai.http11.client_connection import (
     Timeouts,
     UpstreamTimeout,
 )
-from goproxyai.messages.connect import TunnelBroken, TunnelRefused
+from goproxyai.messages.connect import ConnectMalformed, ConnectRefused
 from goproxyai.reactor.deadlines import Ticker
 from goproxyai.upstream.no_proxy import parse_no_proxy
 from tests.support.answers import chunk, response
@@ -462,10 +462,10 @@ async def test_bytes_behind_the_grant_are_the_first_that_come_through(
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        (refusal(407), TunnelRefused),
-        (b"nonsense\r\n\r\n", TunnelBroken),
-        ([Cut()], TunnelBroken),
-        ([Reset()], TunnelBroken),
+        (refusal(407), ConnectRefused),
+        (b"nonsense\r\n\r\n", ConnectMalformed),
+        ([Cut()], ConnectMalformed),
+        ([Reset()], ConnectMalformed),
     ],
 )
 @pytest_twisted.ensureDeferred

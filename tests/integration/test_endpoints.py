@@ -14,7 +14,7 @@ from twisted.internet.protocol import Factory
 from twisted.python.systemd import ListenFDs
 
 from goproxyai.daemon.endpoints import Inherited, ListenError, endpoints
-from goproxyai.daemon.service import Door
+from goproxyai.daemon.service import Listeners
 from tests.support.harness import Stand
 
 Passed = Callable[[int], None]
@@ -126,8 +126,8 @@ async def test_a_port_that_is_taken_is_told_in_one_line(stand: Stand) -> None:
         taken = f"tcp:{one.getsockname()[1]}:interface=127.0.0.1"
         await stand.start()
         assert stand.daemon is not None
-        door: Door = stand.daemon.door
-        other = Door(stand.reactor, endpoints(stand.reactor, (taken,)), door.factory)
+        door: Listeners = stand.daemon.door
+        other = Listeners(stand.reactor, endpoints(stand.reactor, (taken,)), door.factory)
         with pytest.raises(ListenError, match=f"goproxyai: cannot listen on {taken}: .* in use"):
             other.startService()
         await other.close()

@@ -21,14 +21,14 @@ from twisted.logger import capturedLogs
 
 from goproxyai.cache.store import Store
 from goproxyai.config.settings import SettingError, Settings
-from goproxyai.config.sources import Reading, Sources
+from goproxyai.config.sources import ConfigSources, LoadedConfig
 from goproxyai.daemon import service
 from goproxyai.daemon.reload import LIVE, Reload, differences
 from goproxyai.daemon.service import Daemon, make_daemon
 from goproxyai.limits.addresses import Networks
-from goproxyai.limits.token_buckets import Buckets
+from goproxyai.limits.token_buckets import TokenBuckets
 from goproxyai.proxy.admission import SWEEP_SLICE, TICK, Admission
-from goproxyai.telemetry.log_output import Output
+from goproxyai.telemetry.log_output import LogOutput
 from tests.process.test_twistd import (
     SECRET,
     Process,
@@ -50,7 +50,7 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 # Buckets.
 
 
-def taken(buckets: Buckets, client: str = "a") -> int:
+def taken(buckets: TokenBuckets, client: str = "a") -> int:
     count = 0
     while buckets.take(client) == 0:
         count += 1
@@ -58,14 +58,14 @@ def taken(buckets: Buckets, client: str = "a") -> int:
 
 
 def test_a_lower_limit_clips_what_a_bucket_holds() -> None:
-    buckets = Buckets(60)
+    buckets = TokenBuckets(60)
     buckets.take("a")
     buckets.limit(10)
     assert taken(buckets) == 10
 
 
 def test_a_higher_limit_fills_no_bucket() -> None:
-    buckets = Buckets(10)
+    buckets = TokenBuckets(10)
     assert taken(buckets) == 10
     buckets.mint(1.0)
     buckets.limit(600)
@@ -75,7 +75,7 @@ def test_a_higher_limit_fills_no_bucket() -> None:
 
 
 def test_a_bucket_that_was_full_is_at_most_as_full_as_a_new_one() -> None:
-    buckets = Buckets(10)
+    buckets = TokenBuckets(10)
     buckets.take("old")
     for _ in range(600):
         buckets.mint(1.0)
@@ -84,7 +84,7 @@ def test_a_bucket_that_was_full_is_at_most_as_full_as_a_new_one() -> None:
 
 
 def test_who_is_told_to_wait_under_the_new_limit_is_let_in_then() -> None:
-    buckets = Buckets(600)
+    buckets = TokenBuckets(600)
     taken(buckets)
     buckets.limit(6)
     assert buckets.take("a") == pytest.approx(10.0)
@@ -97,7 +97,7 @@ def test_who_is_told_to_wait_under_the_new_limit_is_let_in_then() -> None:
 
 def test_a_limit_of_none_is_not_the_buckets_business() -> None:
     with pytest.raises(ValueError, match="tokens"):
-        Buckets(1).limit(0)
+        TokenBuckets(1).limit(0)
 
 
 def limiting(clock: Clock, per_minute: int) -> Admission:
@@ -204,7 +204,7 @@ def test_a_larger_store_keeps_all_and_takes_more() -> None:
 
 
 def test_the_log_leaves_out_what_is_below_its_level_from_then_on() -> None:
-    output = Output(lambda: None, True, "info")  # type: ignore[arg-type, return-value]
+    output = LogOutput(lambda: None, True, "info")  # type: ignore[arg-type, return-value]
     assert output.wants_requests
     output.limit("warn")
     assert not output.wants_requests
@@ -388,10 +388,10 @@ class Again:
     """
 
     daemon: Daemon
-    found: Reading | SettingError | None = None
+    found: LoadedConfig | SettingError | None = None
     levels: list[tuple[str, int]] = attrs.field(factory=list)
 
-    def __call__(self, found: Reading | SettingError | None) -> list[str]:
+    def __call__(self, found: LoadedConfig | SettingError | None) -> list[str]:
         """Read *found*; gives the lines of the log."""
         self.found = found
         with capturedLogs() as events:
@@ -402,7 +402,7 @@ class Again:
             Reload(self.daemon, self._read, write).now()
         return lines(events)
 
-    def _read(self) -> Reading:
+    def _read(self) -> LoadedConfig:
         assert self.found is not None, "it is not the time to read"
         if isinstance(self.found, SettingError):
             raise self.found
@@ -414,8 +414,8 @@ def again() -> Again:
     return Again(make_daemon(MemoryReactorClock(), Settings.from_texts({"RATE_LIMIT": "5"})))
 
 
-def said(hidden: tuple[str, ...] = (), **texts: str) -> Reading:
-    return Reading(Settings.from_texts({"RATE_LIMIT": "5", **texts}), hidden)
+def said(hidden: tuple[str, ...] = (), **texts: str) -> LoadedConfig:
+    return LoadedConfig(Settings.from_texts({"RATE_LIMIT": "5", **texts}), hidden)
 
 
 def test_what_can_change_changes_and_is_named(again: Again) -> None:
@@ -468,9 +468,9 @@ def test_nothing_is_read_while_the_daemon_stops(again: Again) -> None:
 # Where settings come from.
 
 
-def sources(directory: Path, file: str, options: Any = (), **environ: str) -> Sources:
+def sources(directory: Path, file: str, options: Any = (), **environ: str) -> ConfigSources:
     (directory / "own.env").write_text(file)
-    return Sources(dict(options), {"CONFIG": "own.env", **environ}, str(directory))
+    return ConfigSources(dict(options), {"CONFIG": "own.env", **environ}, str(directory))
 
 
 def test_options_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
@@ -485,9 +485,11 @@ def test_options_win_over_the_environment_and_that_over_the_file(tmp_path: Path)
 
 
 def test_without_a_file_there_is_nothing_to_read(tmp_path: Path) -> None:
-    assert Sources({}, {}, str(tmp_path)).path is None
-    assert Sources({}, {"CONFIG": " "}, str(tmp_path)).read().settings == Settings.from_texts({})
-    assert Sources({"CONFIG": "/b"}, {"CONFIG": "/a"}, str(tmp_path)).path == "/b"
+    assert ConfigSources({}, {}, str(tmp_path)).path is None
+    assert ConfigSources({}, {"CONFIG": " "}, str(tmp_path)).read().settings == Settings.from_texts(
+        {}
+    )
+    assert ConfigSources({"CONFIG": "/b"}, {"CONFIG": "/a"}, str(tmp_path)).path == "/b"
 
 
 @pytest.mark.parametrize(
@@ -518,7 +520,7 @@ def test_what_is_no_readable_file_is_told_and_never_waited_for(tmp_path: Path) -
         ("", "a directory"),
     ):
         with pytest.raises(SettingError, match=f"expected a file that can be read .*{why}"):
-            Sources({"CONFIG": f"{tmp_path}/{name}"}, {}, "/").read()
+            ConfigSources({"CONFIG": f"{tmp_path}/{name}"}, {}, "/").read()
 
 
 # SIGHUP.

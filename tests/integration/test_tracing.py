@@ -38,8 +38,8 @@ from goproxyai.config.settings import Settings
 from goproxyai.messages.trace_context import TraceParent, parse
 from goproxyai.telemetry import tracing
 from goproxyai.telemetry.counters import ROUTES
-from goproxyai.telemetry.log_output import Output
-from goproxyai.telemetry.spans import MOST_TRIES, Followed, kind_of, span_of
+from goproxyai.telemetry.log_output import LogOutput
+from goproxyai.telemetry.spans import MOST_TRIES, RequestTrace, kind_of, span_of
 from goproxyai.telemetry.tracing import COMPLAINT_SECONDS, Complaints, Tracing
 from goproxyai.usage.usage import asked_model
 from tests.integration.test_access_log import SECRETS, TROUBLES, an_event, assert_no_secret
@@ -581,7 +581,7 @@ def test_the_model_is_found_at_either_end_of_a_large_body(size: int) -> None:
 
 
 def test_what_is_noted_of_a_request_is_bounded() -> None:
-    followed = Followed(CLIENTS, None, True, False)
+    followed = RequestTrace(CLIENTS, None, True, False)
     for number in range(MOST_TRIES + 5):
         assert followed.forwarded(float(number), "http://a", None) == CLIENTS.line()
     assert len(followed.tries) == MOST_TRIES
@@ -597,7 +597,7 @@ def test_what_is_noted_of_a_request_is_bounded() -> None:
 def test_whatever_is_asked_for_is_a_span_that_can_be_sent(
     raw: dict[str, bytes], seconds: float, status: int, ended: str, body: bytes
 ) -> None:
-    followed = Followed(CLIENTS, None, True, True)
+    followed = RequestTrace(CLIENTS, None, True, True)
     followed.read(0.5, body)
     followed.forwarded(0.5, "https://api.test", None)
     event = an_event(
@@ -634,7 +634,7 @@ class Heard:
 @pytest.fixture
 def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Heard]:
     heard = Heard(_Reactor(), io.StringIO())
-    output = Output(lambda: heard.log, False, "info").open()
+    output = LogOutput(lambda: heard.log, False, "info").open()
     monkeypatch.setattr(tracing, "_log", Logger(namespace="tracing", observer=output))
     complaints = Complaints(heard.reactor)
     complaints.listen()

@@ -18,7 +18,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from goproxyai.http11.response import Receiver
+from goproxyai.http11.response import ResponseReceiver
 from goproxyai.upstream.retries import MOST_TRIES, Cause
 from tests.simulation.clients import Got
 from tests.simulation.endings import WHOLE
@@ -78,7 +78,7 @@ def _nothing_is_left(world: World) -> None:
         raise Wrong(world.failures[0]["log_failure"].getTraceback()[-1500:])
 
 
-def _no_harm(receiver: Receiver, tries: list[Asked]) -> None:
+def _no_harm(receiver: ResponseReceiver, tries: list[Asked]) -> None:
     if len(tries) > MOST_TRIES:
         raise Wrong(f"{type(receiver).__name__} asked {len(tries)} times")
     for asked in tries[:-1]:

@@ -8,7 +8,7 @@ import attrs
 
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import WholeBody
-from goproxyai.http11.request_head import Head
+from goproxyai.http11.request_head import RequestHead
 from tests.simulation.plans import Ask
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Client:
         if ask.body:
             lines.append((b"Content-Length", b"%d" % len(ask.body)))
         keep = ask.version == "1.1" and ask.keep
-        head = Head(ask.method, ask.target, ask.version, lines, keep)
+        head = RequestHead(ask.method, ask.target, ask.version, lines, keep)
         now, values = self._world.clock.seconds(), head.values(head.headers)
         exchange = Exchange(self, "peer", now, head, values, WholeBody(ask.body))
         self._asked, self._epoch, self.active = ask, self._world.epoch, exchange

@@ -12,10 +12,10 @@ from twisted.logger import LogEvent
 from goproxyai.cache.store import Store
 from goproxyai.proxy import single_flight as flight
 from goproxyai.proxy import upstream_request as asking
-from goproxyai.proxy.handler import Relay
-from goproxyai.proxy.resume import Resumed
-from goproxyai.proxy.single_flight import Flight
-from goproxyai.proxy.subscriber import Rider
+from goproxyai.proxy.handler import ProxyHandler
+from goproxyai.proxy.resume import ResumedForward
+from goproxyai.proxy.single_flight import SingleFlight
+from goproxyai.proxy.subscriber import Subscriber
 from tests.simulation.run import lived
 from tests.simulation.world import World
 
@@ -47,7 +47,7 @@ def happened(world: World) -> Counter[str]:
         {
             "hits": counters.hits,
             "coalesced": counters.coalesced,
-            "resumed": sum(isinstance(one, Resumed) for one in world.tries),
+            "resumed": sum(isinstance(one, ResumedForward) for one in world.tries),
             "rescued": counters.rescues,
             "paced": sum(b"detail=paced" in each for each in raw),
             "left": sum(event.ended == "client_gone" for event in world.events),
@@ -78,24 +78,24 @@ def never(*_: Any) -> bool:
     return False
 
 
-def loses_a_byte(rider: Rider, pieces: list[bytes], whole: Any = Rider._next) -> bytes:
+def loses_a_byte(rider: Subscriber, pieces: list[bytes], whole: Any = Subscriber._next) -> bytes:
     data: bytes = whole(rider, pieces)
     return data[1:] if len(data) > 100 else data
 
 
 PLANTED = [
-    (Flight, "_flow", nothing, "upstream is read, and nobody takes what comes"),
-    (Flight, "_close", nothing, "are left"),
-    (Flight, "_stop", nothing, "upstream is read, and nobody"),
-    (Flight, "note", nothing, "events of"),
-    (Rider, "_next", loses_a_byte, "was answered"),
-    (Resumed, "_differs", nothing, "requests without an answer are left"),
+    (SingleFlight, "_flow", nothing, "upstream is read, and nobody takes what comes"),
+    (SingleFlight, "_close", nothing, "are left"),
+    (SingleFlight, "_stop", nothing, "upstream is read, and nobody"),
+    (SingleFlight, "note", nothing, "events of"),
+    (Subscriber, "_next", loses_a_byte, "was answered"),
+    (ResumedForward, "_differs", nothing, "requests without an answer are left"),
     (flight, "may_share", always, "an answer for one was given to others"),
     (flight.Recorder, "release", nothing, "bytes reserved in the store are left"),
     (asking, "may_repeat", always, "sent again"),
     (asking, "MOST_TRIES", 9, " times"),
     (Store, "overtaken", never, "was answered"),
-    (Relay, "rescue", nothing, "requests without an answer are left"),
+    (ProxyHandler, "rescue", nothing, "requests without an answer are left"),
 ]
 """What is put in the place of something, and what is complained of then."""
 

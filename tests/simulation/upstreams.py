@@ -9,8 +9,8 @@ from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 from twisted.web.iweb import UNKNOWN_LENGTH
 
-from goproxyai.http11.response import Receiver, Response
-from goproxyai.messages.header_templates import shape_of
+from goproxyai.http11.response import Response, ResponseReceiver
+from goproxyai.messages.header_templates import template_of
 from goproxyai.messages.headers import Headers
 from goproxyai.upstream.retries import Cause
 from tests.simulation.endings import BROKEN, CAUSES, WEIGHTS, WHOLE, failure
@@ -31,10 +31,10 @@ class Asked:
     :ivar done: nothing more will come of it, or is wanted.
     """
 
-    def __init__(self, world: World, receiver: Receiver, head: bytes, body: bytes) -> None:
+    def __init__(self, world: World, receiver: ResponseReceiver, head: bytes, body: bytes) -> None:
         self._chance = chance = world.chance
         self._world = world
-        self._receiver: Receiver | None = receiver
+        self._receiver: ResponseReceiver | None = receiver
         self.method, self.target = head.split()[:2]
         key = _KEY.search(head)
         assert key is not None, "who asks says who it is"
@@ -85,7 +85,7 @@ class Asked:
 
     # Withdrawable, and the response's Source.
 
-    def withdraw(self) -> None:
+    def cancel(self) -> None:
         self.done, self._receiver = True, None
 
     def hold(self) -> None:
@@ -119,7 +119,7 @@ class Asked:
         else:
             self._finish(response)
 
-    def _waiting(self) -> Receiver:
+    def _waiting(self) -> ResponseReceiver:
         assert self._receiver is not None, "it was told already, or has withdrawn"
         return self._receiver
 
@@ -130,7 +130,7 @@ class Asked:
     def _answer(self) -> None:
         pairs, length = self._head()
         names, values = zip(*pairs, strict=True)
-        shape = shape_of(tuple(names))
+        shape = template_of(tuple(names))
         fields = shape.fields(values)
         response = Response(self, self.status, b"Phrase", shape, values, fields, length)
         self.response = response

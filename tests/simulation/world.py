@@ -10,9 +10,9 @@ from twisted.logger import LogEvent
 
 from goproxyai.cache.store import Store
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.response import Receiver
-from goproxyai.proxy.handler import Relay
-from goproxyai.proxy.request_plan import Terms
+from goproxyai.http11.response import ResponseReceiver
+from goproxyai.proxy.handler import ProxyHandler
+from goproxyai.proxy.request_plan import ProxyOptions
 from goproxyai.proxy.upstreams import Upstream, Upstreams
 from goproxyai.telemetry.access_log import AccessLog, Event
 from goproxyai.telemetry.counters import Counters
@@ -53,7 +53,13 @@ class _Sending:
         self._world = world
 
     def relay(
-        self, route: Any, method: bytes, head: bytes, body: Any, framed: bool, receiver: Receiver
+        self,
+        route: Any,
+        method: bytes,
+        head: bytes,
+        body: Any,
+        framed: bool,
+        receiver: ResponseReceiver,
     ) -> Asked:
         return Asked(self._world, receiver, head, body or b"")
 
@@ -84,7 +90,7 @@ class World:
         self.events: list[Event] = []
         self.failures: list[LogEvent] = []
         self.asked: list[Asked] = []
-        self.tries: dict[Receiver, list[Asked]] = {}
+        self.tries: dict[ResponseReceiver, list[Asked]] = {}
         self.clients: list[Client] = []
         self._there: list[Client] = []
         self._open: list[Asked] = []
@@ -95,14 +101,14 @@ class World:
         self.log = AccessLog(self.clock, self.counters, lambda came, _: self.events.extend(came))
         self.relay = self._relay()
 
-    def _relay(self) -> Relay:
+    def _relay(self) -> ProxyHandler:
         chance, route = self.chance, _Route()
         share = chance.choice([0, 0, 0.7])
         upstreams = tuple(
             Upstream(rank, route, b"", "", Breaker(share))  # type: ignore[arg-type]
             for rank in range(chance.choice([1, 1, 2]))
         )
-        terms = Terms(
+        terms = ProxyOptions(
             upstreams[0],
             ("models",) if self.shared else (),
             chance.choice(["deterministic", "all"]),
@@ -111,7 +117,7 @@ class World:
             chance.choice([frozenset(), RETRY_STATUS]),
         )
         admission, client = _Open(), _Sending(self)
-        return Relay(
+        return ProxyHandler(
             self.clock, Upstreams(upstreams), terms, client, admission,  # type: ignore[arg-type]
             self.store, self.counters, self.log,
         )  # fmt: skip

@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from goproxyai.config.settings import Settings
 from goproxyai.daemon.service import Daemon, make_daemon
-from goproxyai.http11.connection_pool import Pool
+from goproxyai.http11.connection_pool import ConnectionPool
 from goproxyai.telemetry.access_log import Batch, Event, Tracer
 from tests.support.authority import Authority, Identity
 from tests.support.ledger import Ledger
@@ -285,7 +285,7 @@ class Stand:
         )
 
     @property
-    def pool(self) -> Pool:
+    def pool(self) -> ConnectionPool:
         """The daemon's connections to upstream."""
         assert self.daemon is not None
         return self.daemon.agent.pool

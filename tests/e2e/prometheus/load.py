@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from tests.e2e.prometheus.upstream import Tokens, tokens_of
+from tests.e2e.prometheus.upstream import UsageTotals, tokens_of
 
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
@@ -139,7 +139,7 @@ class Books:
 
     requests: Counter[tuple[str, str, str, str]] = attrs.field(factory=Counter)
     errors: Counter[str] = attrs.field(factory=Counter)
-    saved: Tokens = attrs.field(factory=Counter)
+    saved: UsageTotals = attrs.field(factory=Counter)
     bytes_in: int = 0
     bytes_out: int = 0
     cut: int = 0

@@ -12,11 +12,11 @@ from tests.support.requests import Request
 from tests.support.steps import Answer, Cut, Pause, Reset, Wait
 from tests.support.upstream import FakeUpstream
 
-Tokens = Counter[tuple[str, str]]
+UsageTotals = Counter[tuple[str, str]]
 """Tokens, by model and kind."""
 
 
-def tokens_of(usage: dict[str, Any], model: str) -> Tokens:
+def tokens_of(usage: dict[str, Any], model: str) -> UsageTotals:
     """What a ``usage`` object says, in the proxy's words."""
     return Counter(
         {
@@ -39,7 +39,7 @@ class Billing(OpenAI):
     def __init__(self) -> None:
         super().__init__(frames=5, interval=0.002)
         self.gzip = True
-        self.sold: Tokens = Counter()
+        self.sold: UsageTotals = Counter()
         self.silent = 0
 
     def _route(self, request: Request) -> Any:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from goproxyai.cache import store as store_module
-from goproxyai.cache.store import COMPUTED, SLOTS_A_SECOND, Entry, Place, Store
+from goproxyai.cache.store import COMPUTED, SLOTS_A_SECOND, Entry, OwnerBucket, Store
 
 TTL = 300.0
 ROOM = 60_000
@@ -183,7 +183,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
     @rule(budget=st.integers(1, 20))
     def reclaim(self, budget: int) -> None:
         more = self.store.reclaim(budget)
-        assert more is bool(self.store._retired)
+        assert more is bool(self.store._pending_free)
 
     @rule(count=st.integers(0, ROOM))
     def collect(self, count: int) -> None:
@@ -213,7 +213,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
     def the_bytes_are_those_of_all_there_is_and_within_the_bound(self) -> None:
         store = self.store
         assert 0 <= store.bytes <= ROOM - store.reserved
-        if not store._doomed:
+        if not store._pending_delete:
             entries = sum(old.size for old in self.model)
             assert entries <= store.bytes <= entries + OVERHEAD * len(self.model)
 
@@ -221,7 +221,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
     def every_order_and_the_index_are_in_step(self) -> None:
         store = self.store
         entries = [one for shard in store._shards for one in shard.values()]
-        if not store._doomed:
+        if not store._pending_delete:
             assert sorted(entries, key=lambda one: one.used) == self.model
         on_wheel = [one for slot in store._wheel.values() for one in slot]
         assert len(on_wheel) == len(entries) == len(store)
@@ -237,7 +237,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
         for shelves in store._index:
             for path, shelf in shelves.items():
                 for owner, newest in shelf.items():
-                    place: Place | None = newest
+                    place: OwnerBucket | None = newest
                     while place is not None:
                         assert place, "an empty place was left"
                         assert all(one.place is place for one in place)
@@ -496,7 +496,7 @@ def test_full_places_that_were_cleared_are_freed_in_slices_too(
 ) -> None:
     monkeypatch.setattr(store_module, "MOST_IN_PLACE", 10)
     store = roomy()
-    places: list[Place] = []
+    places: list[OwnerBucket] = []
     for n in range(100):
         one = numbered(n)
         put(store, one)

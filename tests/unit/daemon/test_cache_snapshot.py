@@ -24,7 +24,7 @@ from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 from goproxyai.cache import snapshot_format as sealed
 from goproxyai.cache.snapshot_format import HEADER_BYTES, MAGIC, Record, Refused
 from goproxyai.cache.store import COMPUTED, Entry, Store
-from goproxyai.daemon.cache_snapshot import Snapshot
+from goproxyai.daemon.cache_snapshot import CacheSnapshot
 from goproxyai.usage.usage import Usage
 
 ALICE, BOB = b"\0\0alice-alice-al", b"\0\1bob-bob-bob-bo"
@@ -302,7 +302,7 @@ class Host:
         self.wall += after
         self.monotonic = 12.5
         self.store = Store(room, stale)
-        self.snapshot = Snapshot(
+        self.snapshot = CacheSnapshot(
             str(self.path), key, self.store, lambda: self.monotonic, lambda: self.wall, "up"
         )
         return self.store

@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from goproxyai.errors import Problem
+from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import BUFFER, ClientGone
 from goproxyai.http11.server_connection import ServerFactory
@@ -117,7 +117,7 @@ class Worker:
     def client_gone(self) -> None:
         self.heard.append("gone")
 
-    def request_failed(self, problem: Problem) -> None:
+    def request_failed(self, problem: ProxyError) -> None:
         self.heard.append(problem.code)
         if self.exchange.answering:
             self.exchange.abort()
@@ -1018,7 +1018,7 @@ def test_an_exchange_ends_exactly_once() -> None:
     first.flush()
     first.inform(b"HTTP/1.1 103 X\r\n")
     first.abort()
-    first.fail(Problem("bad_request", "late"))
+    first.fail(ProxyError("bad_request", "late"))
     first.lost()
     assert worker.heard == []
     assert server.came() == b""

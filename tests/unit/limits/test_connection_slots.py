@@ -6,17 +6,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.limits.connection_slots import GRACE, LOOKS, RESERVE, Crowd, descriptors, places
+from goproxyai.limits.connection_slots import (
+    GRACE,
+    LOOKS,
+    RESERVE,
+    ConnectionSlots,
+    descriptors,
+    places,
+)
 
 
-def crowd(most: int = 2, each: int = 0, busy: tuple[str, ...] = ()) -> Crowd[str]:
+def slots(most: int = 2, each: int = 0, busy: tuple[str, ...] = ()) -> ConnectionSlots[str]:
     """One in which whoever is noted to rest does so, but for the *busy*."""
-    return Crowd(most, each, lambda one: one not in busy)
+    return ConnectionSlots(most, each, lambda one: one not in busy)
 
 
-def enter(crowd: Crowd[str], *ones: str, now: float = 0.0) -> list[tuple[bool, str | None]]:
+def enter(
+    slots: ConnectionSlots[str], *ones: str, now: float = 0.0
+) -> list[tuple[bool, str | None]]:
     """Let them in; a connection's first letter is its client."""
-    return [crowd.enter(one, one[0], now) for one in ones]
+    return [slots.enter(one, one[0], now) for one in ones]
 
 
 IN = (True, None)
@@ -24,7 +33,7 @@ NO_PLACE = (False, None)
 
 
 def test_so_many_come_in_and_no_more() -> None:
-    one = crowd(2)
+    one = slots(2)
     assert enter(one, "a1", "b1", "c1") == [IN, IN, NO_PLACE]
     assert one.reached("c") == "full"
     one.leave("a1")
@@ -33,7 +42,7 @@ def test_so_many_come_in_and_no_more() -> None:
 
 
 def test_who_rests_longest_makes_room() -> None:
-    one = crowd(3)
+    one = slots(3)
     enter(one, "a1", "b1", "c1")
     for rested, now in (("b1", 1.0), ("a1", 2.0), ("c1", 3.0)):
         one.rests(rested, now)
@@ -43,7 +52,7 @@ def test_who_rests_longest_makes_room() -> None:
 
 
 def test_nobody_makes_room_who_has_rested_but_a_moment() -> None:
-    one = crowd(1)
+    one = slots(1)
     enter(one, "a1")
     one.rests("a1", 5.0)
     assert enter(one, "b1", now=5.0 + GRACE - 0.01) == [NO_PLACE]
@@ -51,7 +60,7 @@ def test_nobody_makes_room_who_has_rested_but_a_moment() -> None:
 
 
 def test_who_works_does_not_make_room() -> None:
-    one = crowd(1)
+    one = slots(1)
     enter(one, "a1")
     one.rests("a1", 0.0)
     one.works("a1")
@@ -59,7 +68,7 @@ def test_who_works_does_not_make_room() -> None:
 
 
 def test_who_was_noted_to_rest_is_asked_whether_it_still_does() -> None:
-    one = crowd(2, busy=("a1",))
+    one = slots(2, busy=("a1",))
     enter(one, "a1", "b1")
     one.rests("a1", 0.0)
     one.rests("b1", 1.0)
@@ -69,7 +78,9 @@ def test_who_was_noted_to_rest_is_asked_whether_it_still_does() -> None:
 
 def test_a_newcomer_costs_so_many_looks_at_the_most() -> None:
     asked: list[int] = []
-    one: Crowd[int] = Crowd(10_000, 0, lambda number: bool(asked.append(number)))
+    one: ConnectionSlots[int] = ConnectionSlots(
+        10_000, 0, lambda number: bool(asked.append(number))
+    )
     for number in range(10_000):
         one.enter(number, None, 0.0)
         one.rests(number, 0.0)
@@ -78,7 +89,7 @@ def test_a_newcomer_costs_so_many_looks_at_the_most() -> None:
 
 
 def test_a_client_at_its_bound_makes_room_for_itself_alone() -> None:
-    one = crowd(9, each=2)
+    one = slots(9, each=2)
     enter(one, "b1", "a1", "a2")
     for each in ("b1", "a1"):
         one.rests(each, 0.0)
@@ -89,7 +100,7 @@ def test_a_client_at_its_bound_makes_room_for_itself_alone() -> None:
 
 
 def test_where_all_is_full_it_does_not_matter_whose_it_is() -> None:
-    one = crowd(2, each=2)
+    one = slots(2, each=2)
     enter(one, "a1", "b1")
     one.rests("b1", 0.0)
     assert enter(one, "a2", now=9.0) == [(True, "b1")]
@@ -97,19 +108,19 @@ def test_where_all_is_full_it_does_not_matter_whose_it_is() -> None:
 
 
 def test_who_is_nobody_in_particular_has_no_bound_of_its_own() -> None:
-    one = crowd(3, each=1)
+    one = slots(3, each=1)
     assert [one.enter(f"x{number}", None, 0.0) for number in range(4)] == [IN, IN, IN, NO_PLACE]
 
 
 def test_outside_who_came_first_goes_first() -> None:
-    one: Crowd[int] = Crowd(1, 0, bool)
+    one: ConnectionSlots[int] = ConnectionSlots(1, 0, bool)
     one.enter(-1, None, 0.0)
     assert [one.wait(number) for number in range(RESERVE + 2)] == [None] * RESERVE + [0, 1]
     assert one.outside == RESERVE
 
 
 def test_who_waits_outside_comes_in_once_there_is_a_place() -> None:
-    one = crowd(1)
+    one = slots(1)
     enter(one, "a1")
     one.wait("b1")
     assert enter(one, "b1") == [NO_PLACE]
@@ -120,7 +131,7 @@ def test_who_waits_outside_comes_in_once_there_is_a_place() -> None:
 
 
 def test_who_is_outside_is_not_noted_to_rest() -> None:
-    one = crowd(1)
+    one = slots(1)
     enter(one, "a1")
     one.wait("b1")
     one.rests("b1", 0.0)
@@ -209,7 +220,7 @@ def test_the_crowd_does_what_the_model_does(
     most: int, each: int, steps: list[tuple[str, int | None]]
 ) -> None:
     model = Model(most, each)
-    ours: Crowd[int] = Crowd(most, each, lambda one: one not in model.busy)
+    ours: ConnectionSlots[int] = ConnectionSlots(most, each, lambda one: one not in model.busy)
     now, number = 0.0, 0
     clients: dict[int, str | None] = {}
     for what, which in steps:

@@ -16,7 +16,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from goproxyai.limits.token_buckets import Buckets, rate_limit_headers
+from goproxyai.limits.token_buckets import TokenBuckets, rate_limit_headers
 
 TICK = Fraction(1, 10)
 CLIENTS = st.sampled_from("abcdef")
@@ -49,7 +49,7 @@ class BucketsBehaveLikeTheNaiveOnes(RuleBasedStateMachine):
     @initialize(per_minute=st.integers(1, 200))
     def open(self, per_minute: int) -> None:
         self.per_minute = per_minute
-        self.buckets = Buckets(per_minute)
+        self.buckets = TokenBuckets(per_minute)
         self.naive = NaiveBuckets(per_minute)
         self.minted = Fraction(0)
         self.admitted: dict[str, int] = {}
@@ -101,8 +101,8 @@ def test_buckets_behave_like_the_naive_ones() -> None:
     run_state_machine_as_test(BucketsBehaveLikeTheNaiveOnes, settings=few)
 
 
-def drained(per_minute: int, client: str = "a", most_clients: int = 1_000_000) -> Buckets:
-    buckets = Buckets(per_minute, most_clients=most_clients)
+def drained(per_minute: int, client: str = "a", most_clients: int = 1_000_000) -> TokenBuckets:
+    buckets = TokenBuckets(per_minute, most_clients=most_clients)
     for _ in range(per_minute):
         assert buckets.take(client) == 0.0
     return buckets
@@ -181,7 +181,7 @@ def test_an_idle_minute_makes_a_bucket_nothing() -> None:
 
 
 def test_a_sweep_looks_at_no_more_than_its_budget() -> None:
-    buckets = Buckets(60)
+    buckets = TokenBuckets(60)
     for number in range(100):
         buckets.take(str(number))
     for _ in range(60):
@@ -193,7 +193,7 @@ def test_a_sweep_looks_at_no_more_than_its_budget() -> None:
 
 
 def test_opening_a_bucket_drops_two_that_are_full() -> None:
-    buckets = Buckets(60)
+    buckets = TokenBuckets(60)
     for number in range(10):
         buckets.take(str(number))
     for _ in range(60):
@@ -204,7 +204,7 @@ def test_opening_a_bucket_drops_two_that_are_full() -> None:
 
 @given(st.lists(st.integers(0, 99), max_size=300), st.integers(1, 20))
 def test_there_are_never_more_buckets_than_allowed(clients: list[int], most: int) -> None:
-    buckets = Buckets(60, most_clients=most)
+    buckets = TokenBuckets(60, most_clients=most)
     for client in clients:
         assert buckets.take(str(client)) == 0.0 or clients.count(client) > 60
         assert len(buckets) <= most
@@ -220,7 +220,7 @@ def test_who_knocks_keeps_the_bucket_and_the_refusal() -> None:
 def test_senseless_sizes_are_refused() -> None:
     for sizes in ((0, 0.1, 1), (1, 0.0, 1), (1, 2.0, 1), (1, 0.1, 0)):
         with pytest.raises(ValueError, match="a bucket needs"):
-            Buckets(*sizes)
+            TokenBuckets(*sizes)
 
 
 @pytest.mark.parametrize(

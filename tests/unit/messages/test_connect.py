@@ -8,14 +8,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from goproxyai.messages.connect import LONGEST_ANSWER, Tunnel, TunnelBroken, TunnelRefused
+from goproxyai.messages.connect import (
+    LONGEST_ANSWER,
+    ConnectMalformed,
+    ConnectParser,
+    ConnectRefused,
+)
 
 AUTHORITY = b"api.openai.com:443"
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
-def connecting() -> Tunnel:
-    tunnel = Tunnel(AUTHORITY, [])
+def connecting() -> ConnectParser:
+    tunnel = ConnectParser(AUTHORITY, [])
     tunnel.hello()
     return tunnel
 
@@ -26,9 +31,9 @@ def outcome(pieces: list[bytes]) -> tuple[object, ...]:
     for number, piece in enumerate(pieces):
         try:
             rest = tunnel.receive(piece)
-        except TunnelRefused as refused:
+        except ConnectRefused as refused:
             return ("refused", refused.status, refused.reason)
-        except TunnelBroken:
+        except ConnectMalformed:
             return ("broken",)
         if rest is not None:
             return ("open", rest + b"".join(pieces[number + 1 :]))
@@ -41,7 +46,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 
 def test_the_request_names_the_authority_and_carries_the_credentials() -> None:
-    tunnel = Tunnel(b"[2001:db8::1]:443", [(b"Proxy-Authorization", b"Basic dTpw")])
+    tunnel = ConnectParser(b"[2001:db8::1]:443", [(b"Proxy-Authorization", b"Basic dTpw")])
     assert tunnel.hello() == (
         b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\n"
         b"Host: [2001:db8::1]:443\r\n"
@@ -83,7 +88,7 @@ def test_any_2xx_opens_the_tunnel_and_what_follows_is_the_tunnels(answer: bytes)
     ],
 )
 def test_any_other_status_is_a_refusal(answer: bytes, status: int, reason: bytes) -> None:
-    with pytest.raises(TunnelRefused) as caught:
+    with pytest.raises(ConnectRefused) as caught:
         connecting().receive(answer)
     assert (caught.value.status, caught.value.reason) == (status, reason)
 
@@ -103,7 +108,7 @@ def test_any_other_status_is_a_refusal(answer: bytes, status: int, reason: bytes
     ],
 )
 def test_what_is_no_answer_breaks_the_tunnel(answer: bytes) -> None:
-    with pytest.raises(TunnelBroken):
+    with pytest.raises(ConnectMalformed):
         connecting().receive(answer)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxyai.messages import header_templates as shapes
-from goproxyai.messages.header_templates import shape_of
+from goproxyai.messages.header_templates import template_of
 from goproxyai.messages.headers import (
     Headers,
     fields_of,
@@ -84,7 +84,7 @@ def test_a_shape_says_of_its_values_what_the_lines_say_one_by_one(lines: Headers
     names, values = tuple(name for name, _ in lines), tuple(value for _, value in lines)
     fields, _ = fields_of(lines)
     for _ in range(2):  # the second time from memory
-        shape = shape_of(names)
+        shape = template_of(names)
         assert shape.headers(values) == lines
         assert shape.fields(values) == fields
         wanted = b"".join([b"%b: %b\r\n" % pair for pair in relayed(lines, fields)])
@@ -92,19 +92,19 @@ def test_a_shape_says_of_its_values_what_the_lines_say_one_by_one(lines: Headers
 
 
 def test_a_percent_sign_in_a_name_is_a_percent_sign() -> None:
-    shape = shape_of((b"X-%s", b"%b", b"Connection"))
+    shape = template_of((b"X-%s", b"%b", b"Connection"))
     assert shape.lines((b"1", b"%d", b"close"), {}) == b"X-%s: 1\r\n%b: %d\r\n"
 
 
 def test_the_memory_of_shapes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    remembered: dict[tuple[bytes, ...], shapes.Shape] = {}
+    remembered: dict[tuple[bytes, ...], shapes.HeaderTemplate] = {}
     monkeypatch.setattr(shapes, "_shapes", remembered)
     for i in range(3 * shapes.MOST_SHAPES):
         names = (b"X-%d" % i, b"TE")
-        assert shape_of(names) is shape_of(names)
+        assert template_of(names) is template_of(names)
     assert 0 < len(remembered) <= shapes.MOST_SHAPES
     remembered.clear()
-    shape_of((b"X" * shapes.LARGEST_SHAPE, b"TE"))
+    template_of((b"X" * shapes.LARGEST_SHAPE, b"TE"))
     assert not remembered
 
 

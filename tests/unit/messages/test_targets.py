@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from goproxyai.errors import Problem
+from goproxyai.errors import ProxyError
 from goproxyai.messages.targets import LONGEST_TARGET, check_host, origin_form
 
 HOST = b"proxy.test"
@@ -18,7 +18,7 @@ ORIGINS = ("https://api.openai.com", "http://127.0.0.1:8080", "https://api.examp
 
 def refusal(target: bytes, host: bytes = HOST) -> tuple[int, str]:
     """The status and code that *target* is refused with."""
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(ProxyError) as caught:
         origin_form(target, host)
     assert caught.value.message
     return caught.value.status, caught.value.code
@@ -80,14 +80,14 @@ def test_a_host_with_or_without_a_port_is_served(host: bytes) -> None:
     ],
 )
 def test_garbage_in_host_is_refused(host: bytes) -> None:
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(ProxyError) as caught:
         check_host(host, False)
     assert (caught.value.status, caught.value.code) == (400, "bad_request")
 
 
 @pytest.mark.parametrize(("host", "repeated"), [(None, False), (b"a.test, a.test", True)])
 def test_a_missing_and_a_repeated_host_are_refused(host: bytes | None, repeated: bool) -> None:
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(ProxyError) as caught:
         check_host(host, repeated)
     assert (caught.value.status, caught.value.code) == (400, "bad_request")
     assert "Host" in caught.value.message
@@ -277,7 +277,7 @@ def test_a_served_target_stays_under_the_origin_that_it_is_joined_to(
 ) -> None:
     try:
         served = origin_form(target, HOST)
-    except Problem:
+    except ProxyError:
         return
     assert served.startswith(b"/")
     assert re.fullmatch(rb"[\x21-\x7e]+", served)
@@ -293,6 +293,6 @@ def test_a_served_target_stays_under_the_origin_that_it_is_joined_to(
 def test_a_path_is_only_refused_for_its_dot_segments_or_a_fragment(target: bytes) -> None:
     try:
         assert origin_form(target, HOST) == target
-    except Problem:
+    except ProxyError:
         bare = {segment.partition(b";")[0] for segment in decoded_segments(target)}
         assert b"#" in target or bare & {b".", b".."}

@@ -13,20 +13,20 @@ from twisted.web.iweb import UNKNOWN_LENGTH
 from goproxyai.cache.store import Entry, Store
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import WholeBody
-from goproxyai.http11.request_head import Head
+from goproxyai.http11.request_head import RequestHead
 from goproxyai.http11.response import Response
-from goproxyai.messages.header_templates import shape_of
+from goproxyai.messages.header_templates import template_of
 from goproxyai.messages.headers import Headers, fields_of
 from goproxyai.proxy import replay as respond
-from goproxyai.proxy.recorder import Recorder, Wanted, recorder
-from goproxyai.proxy.request_plan import Notes, Terms
+from goproxyai.proxy.recorder import CacheMiss, Recorder, recorder
+from goproxyai.proxy.request_plan import ProxyOptions, RequestPlan
 from goproxyai.proxy.upstreams import Upstream
 from goproxyai.upstream.breaker import Breaker
 
 PIECES = st.lists(st.binary(min_size=1, max_size=300), max_size=12)
 SIZES = st.sampled_from([1, 1, 700])  # a piece this often, so that some bodies are of many slices
 EVENTS = st.lists(st.binary(max_size=40).map(lambda raw: b"data: " + raw.hex().encode() + b"\n\n"))
-HEAD = Head(b"GET", b"/v1/x", "1.1", [(b"Host", b"a")], True)
+HEAD = RequestHead(b"GET", b"/v1/x", "1.1", [(b"Host", b"a")], True)
 HEADERS: Headers = [
     (b"Content-Type", b"text/plain"),
     (b"X-Twice", b"1"),
@@ -85,8 +85,8 @@ def exchange_on(wire: Wires) -> Exchange:
 def stored(pieces: list[bytes], headers: Headers, clock: Clock, gaps: list[float]) -> Entry:
     """What becomes of an answer of these *pieces*, that came with these *gaps* between them."""
     store = Store(10**8)
-    wanted = Wanted("miss", b"k" * 32, notes_on(HEAD), store.ticket())
-    shape = shape_of(tuple(name for name, _ in headers))
+    wanted = CacheMiss("miss", b"k" * 32, notes_on(HEAD), store.ticket())
+    shape = template_of(tuple(name for name, _ in headers))
     values = tuple(value for _, value in headers)
     fields = fields_of(headers)[0]
     response = Response(Upstreams(), 200, b"OK", shape, values, fields, UNKNOWN_LENGTH)
@@ -102,13 +102,13 @@ def stored(pieces: list[bytes], headers: Headers, clock: Clock, gaps: list[float
     return entry
 
 
-def notes_on(head: Head) -> Notes:
+def notes_on(head: RequestHead) -> RequestPlan:
     class Route:
         def head(self, method: bytes, target: bytes) -> bytes:
             return b""
 
     route: Any = Route()
-    return Notes(head, Terms(Upstream(0, route, b"", "", Breaker(0)), ttl=300.0))
+    return RequestPlan(head, ProxyOptions(Upstream(0, route, b"", "", Breaker(0)), ttl=300.0))
 
 
 def read(out: bytes) -> tuple[list[tuple[bytes, bytes]], bytes, bytes]:

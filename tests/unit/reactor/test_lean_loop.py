@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent
 from twisted.python.failure import Failure
 
-from goproxyai.reactor.lean_loop import ends_of_turns, lighten
+from goproxyai.reactor.lean_loop import end_of_turn_scheduler, install_lean_poll
 
 Pairs = list[tuple[socket.socket, socket.socket]]
 
@@ -24,7 +24,7 @@ Pairs = list[tuple[socket.socket, socket.socket]]
 def epoll(pairs: Pairs) -> Iterator[Any]:
     """A reactor of its own, turned by hand."""
     one = EPollReactor()
-    lighten(one)
+    install_lean_poll(one)
     yield one
     one.removeAll()
     one.waker.connectionLost(Failure(ConnectionDone()))
@@ -79,7 +79,7 @@ def pairs() -> Iterator[list[tuple[socket.socket, socket.socket]]]:
 def test_what_is_readable_is_read_and_then_the_turn_ends(epoll: Any, pairs: Pairs) -> None:
     ends = [End(ours) for ours, _ in pairs]
     order: list[str] = []
-    at_end = ends_of_turns(epoll)
+    at_end = end_of_turn_scheduler(epoll)
     for end, (_, theirs) in zip(ends, pairs, strict=True):
         end.then = lambda: (order.append("read"), at_end(lambda: order.append("end")))
         epoll.addReader(end)
@@ -138,7 +138,7 @@ def test_what_a_timer_asked_for_does_not_wait_for_an_event(epoll: Any, pairs: Pa
     ours, theirs = pairs[0]
     end = End(ours)
     epoll.addReader(end)
-    ends_of_turns(epoll)(lambda: theirs.send(b"x"))
+    end_of_turn_scheduler(epoll)(lambda: theirs.send(b"x"))
     epoll.doIteration(60)
     assert end.did == ["read b'x'"]
 
@@ -147,7 +147,7 @@ def test_one_end_that_fails_keeps_no_other_from_its_turn(
     epoll: Any, failures: list[LogEvent]
 ) -> None:
     order: list[str] = []
-    at_end = ends_of_turns(epoll)
+    at_end = end_of_turn_scheduler(epoll)
     at_end(lambda: order.append("first"))
     at_end(lambda: order[99])
     at_end(lambda: order.append("last"))
@@ -159,8 +159,8 @@ def test_one_end_that_fails_keeps_no_other_from_its_turn(
 
 def test_a_reactor_is_made_lean_once(epoll: Any) -> None:
     called: list[bool] = []
-    at_end = ends_of_turns(epoll)
-    lighten(epoll)
+    at_end = end_of_turn_scheduler(epoll)
+    install_lean_poll(epoll)
     at_end(lambda: called.append(True))
     epoll.doIteration(0)
     assert called == [True]
@@ -168,8 +168,8 @@ def test_a_reactor_is_made_lean_once(epoll: Any) -> None:
 
 def test_another_reactor_keeps_its_own_turn() -> None:
     clock, called = Clock(), []
-    lighten(clock)
-    ends_of_turns(clock)(lambda: called.append(True))
+    install_lean_poll(clock)
+    end_of_turn_scheduler(clock)(lambda: called.append(True))
     assert called == []
     clock.advance(0)
     assert called == [True]

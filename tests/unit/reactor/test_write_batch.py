@@ -9,8 +9,8 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent
 
-from goproxyai.reactor.lean_loop import ends_of_turns
-from goproxyai.reactor.write_batch import LARGE, MOST_HELD, Direct, Outbox
+from goproxyai.reactor.lean_loop import end_of_turn_scheduler
+from goproxyai.reactor.write_batch import LARGE, MOST_HELD, ImmediateWriter, WriteBatcher
 
 
 @pytest.fixture
@@ -19,17 +19,17 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def outbox(clock: Clock) -> Outbox:
-    return Outbox(ends_of_turns(clock))
+def outbox(clock: Clock) -> WriteBatcher:
+    return WriteBatcher(end_of_turn_scheduler(clock))
 
 
-def test_the_first_write_of_a_turn_goes_out_at_once(outbox: Outbox) -> None:
+def test_the_first_write_of_a_turn_goes_out_at_once(outbox: WriteBatcher) -> None:
     transport = StringTransport()
     outbox.write(transport, b"alone")
     assert transport.value() == b"alone"
 
 
-def test_those_behind_it_go_out_when_the_turn_ends(outbox: Outbox, clock: Clock) -> None:
+def test_those_behind_it_go_out_when_the_turn_ends(outbox: WriteBatcher, clock: Clock) -> None:
     first, second = StringTransport(), StringTransport()
     outbox.write(first, b"a")
     outbox.write(second, b"b")
@@ -40,7 +40,7 @@ def test_those_behind_it_go_out_when_the_turn_ends(outbox: Outbox, clock: Clock)
     assert clock.getDelayedCalls() == []
 
 
-def test_the_next_turn_begins_anew(outbox: Outbox, clock: Clock) -> None:
+def test_the_next_turn_begins_anew(outbox: WriteBatcher, clock: Clock) -> None:
     transport = StringTransport()
     outbox.write(transport, b"a")
     clock.advance(0)
@@ -48,7 +48,7 @@ def test_the_next_turn_begins_anew(outbox: Outbox, clock: Clock) -> None:
     assert transport.value() == b"ab"
 
 
-def test_a_large_write_takes_what_waits_along(outbox: Outbox) -> None:
+def test_a_large_write_takes_what_waits_along(outbox: WriteBatcher) -> None:
     transport, other = StringTransport(), StringTransport()
     outbox.write(transport, b"a")
     outbox.write(transport, b"b")
@@ -58,7 +58,7 @@ def test_a_large_write_takes_what_waits_along(outbox: Outbox) -> None:
     assert other.value() == b"c"
 
 
-def test_no_more_waits_than_the_bound(outbox: Outbox) -> None:
+def test_no_more_waits_than_the_bound(outbox: WriteBatcher) -> None:
     transport = StringTransport()
     piece = b"x" * (LARGE - 1)
     sent = 0
@@ -68,7 +68,7 @@ def test_no_more_waits_than_the_bound(outbox: Outbox) -> None:
         assert sent - len(transport.value()) < MOST_HELD + LARGE
 
 
-def test_a_flush_writes_what_waits(outbox: Outbox, clock: Clock) -> None:
+def test_a_flush_writes_what_waits(outbox: WriteBatcher, clock: Clock) -> None:
     transport = StringTransport()
     outbox.write(transport, b"a")
     outbox.write(transport, b"b")
@@ -79,7 +79,7 @@ def test_a_flush_writes_what_waits(outbox: Outbox, clock: Clock) -> None:
 
 
 def test_one_transport_that_fails_does_not_keep_the_others(
-    outbox: Outbox, clock: Clock, failures: list[LogEvent]
+    outbox: WriteBatcher, clock: Clock, failures: list[LogEvent]
 ) -> None:
     class Broken(StringTransport):
         def write(self, data: bytes) -> None:
@@ -100,7 +100,7 @@ def test_every_transport_gets_its_bytes_in_order(
     writes: list[tuple[int, bytes, bool]],
 ) -> None:
     clock = Clock()
-    outbox = Outbox(ends_of_turns(clock))
+    outbox = WriteBatcher(end_of_turn_scheduler(clock))
     transports = [StringTransport() for _ in range(3)]
     wanted = [b"", b"", b""]
     for which, data, turn in writes:
@@ -114,7 +114,7 @@ def test_every_transport_gets_its_bytes_in_order(
 
 def test_the_direct_writer_keeps_nothing() -> None:
     transport = StringTransport()
-    writer = Direct()
+    writer = ImmediateWriter()
     writer.write(transport, b"a")
     writer.write(transport, b"b")
     assert transport.value() == b"ab"

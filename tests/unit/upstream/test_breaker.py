@@ -81,7 +81,7 @@ def test_open_admits_nobody_and_half_open_one() -> None:
     assert breaker.state(100.0 + FIRST) is State.HALF_OPEN
     assert breaker.wait(100.0 + FIRST) == 1.0
     assert [breaker.admits(100.0 + FIRST) for _ in range(3)] == [True, False, False]
-    breaker.withdrawn()
+    breaker.cancelled()
     assert [breaker.admits(100.0 + FIRST) for _ in range(2)] == [True, False]
 
 
@@ -189,7 +189,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
             self.opens_for = min(2 * self.opens_for, LONGEST)
             self.until = self.now + self.opens_for
         elif ends == "taken back":
-            self.breaker.withdrawn()
+            self.breaker.cancelled()
         self.probing = ends == "still under way"
 
     @invariant()

@@ -14,11 +14,11 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
 
 from goproxyai.config.settings import SettingError, Settings
-from goproxyai.config.sources import Reading, Sources
+from goproxyai.config.sources import ConfigSources, LoadedConfig
 from goproxyai.daemon.reload import Reload
 from goproxyai.daemon.service import make_daemon
 from goproxyai.usage.prices import LARGEST, Prices, PricesError, parse
-from goproxyai.usage.totals import KINDS, MOST_MODELS, OTHER, Tokens
+from goproxyai.usage.totals import KINDS, MOST_MODELS, OTHER, UsageTotals
 from goproxyai.usage.usage import UNKNOWN, Usage
 
 TABLE = {
@@ -97,7 +97,7 @@ def test_what_is_remembered_of_models_is_bounded() -> None:
 
 
 def test_tokens_are_added_up_by_model_and_kind() -> None:
-    tokens = Tokens(prices())
+    tokens = UsageTotals(prices())
     tokens.use([Usage("gpt-4o", 100, 10, 30, 5)])
     tokens.use([Usage("gpt-4o", 1, 2, 0, 1)])
     tokens.save(Usage("gpt-4o", 100, 10, 30, 5), 3)
@@ -116,14 +116,14 @@ def test_tokens_are_added_up_by_model_and_kind() -> None:
 
 
 def test_without_prices_there_is_no_money() -> None:
-    tokens = Tokens()
+    tokens = UsageTotals()
     tokens.use([Usage("gpt-4o", 1, 1, 0, 0)])
     assert tokens.money() is None
     assert (tokens.spent, tokens.spared) == (0, 0)
 
 
 def test_models_beyond_a_hundred_are_counted_together() -> None:
-    tokens = Tokens()
+    tokens = UsageTotals()
     for number in range(3 * MOST_MODELS):
         tokens.use([Usage(f"m{number}", 1, 0, 0, 0)])
         tokens.save(Usage(f"n{number}", 1, 0, 0, 0), 1)
@@ -141,7 +141,7 @@ amounts = st.builds(
 
 @given(st.lists(st.tuples(amounts, st.integers(0, 3))))
 def test_the_totals_are_the_sums(given_: list[tuple[Usage, int]]) -> None:
-    tokens = Tokens(prices())
+    tokens = UsageTotals(prices())
     for one, times in given_:
         tokens.use([one])
         tokens.save(one, times)
@@ -153,8 +153,8 @@ def test_the_totals_are_the_sums(given_: list[tuple[Usage, int]]) -> None:
 # The file.
 
 
-def reading(directory: Path, **environ: str) -> Reading:
-    return Sources({}, environ, str(directory)).read()
+def reading(directory: Path, **environ: str) -> LoadedConfig:
+    return ConfigSources({}, environ, str(directory)).read()
 
 
 def test_the_table_is_read_from_the_file_that_is_named(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_table_that_has_changed_holds_from_then_on() -> None:
     tokens = daemon.system.stats.counters.tokens
     tokens.use([Usage("gpt-4o", 1_000_000, 0, 0, 0)])
     settings = Settings.from_texts({"PRICES": "p.json"})
-    found = [Reading(settings, (), prices()), Reading(settings, (), prices())]
+    found = [LoadedConfig(settings, (), prices()), LoadedConfig(settings, (), prices())]
     with capturedLogs() as events:
         reload = Reload(daemon, found.pop, lambda _: None)
         reload.now()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxyai.usage import scanner as reading
-from goproxyai.usage.scanner import Reader, usage_of
+from goproxyai.usage.scanner import UsageScanner, usage_of
 from goproxyai.usage.usage import LONGEST_MODEL, TAIL, UNKNOWN, Usage, generates
 
 COMPLETION = {
@@ -74,7 +74,9 @@ def with_usage(**counts: Any) -> bytes:
 
 def read(body: bytes, pieces: list[int] | None = None, **fields: str) -> Usage:
     """What a reader finds that is given *body* in *pieces* of such sizes, over and over."""
-    reader = Reader({name.replace("_", "-").encode(): v.encode() for name, v in fields.items()})
+    reader = UsageScanner(
+        {name.replace("_", "-").encode(): v.encode() for name, v in fields.items()}
+    )
     at, sizes = 0, pieces or [len(body) or 1]
     while at < len(body):
         for size in sizes:
@@ -251,7 +253,7 @@ def test_a_bomb_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(st.lists(st.binary(max_size=3 * TAIL) | st.just(b"x"), max_size=6), st.integers(1, 400))
 def test_a_reader_holds_no_more_than_it_says(chunks: list[bytes], times: int) -> None:
-    reader = Reader({})
+    reader = UsageScanner({})
     for chunk in chunks:
         for _ in range(times if len(chunk) < 10 else 1):
             reader.add(chunk)
@@ -325,7 +327,7 @@ def test_only_what_generates_is_billed(method: bytes, path: bytes, expected: boo
 
 @pytest.mark.parametrize("size", [1, 7, 50, 63, 64, 1000, TAIL - 1, TAIL + 1])
 def test_a_long_answer_is_held_in_part_whatever_the_size_of_its_pieces(size: int) -> None:
-    reader = Reader({})
+    reader = UsageScanner({})
     for _ in range(min(100_000, 100 * TAIL // size)):
         reader.add(b"x" * size)
     assert sum(map(len, reader._pieces)) < 2 * TAIL
