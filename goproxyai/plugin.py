@@ -23,8 +23,9 @@ from goproxyai.config.sources import ConfigSources, LoadedConfig
 from goproxyai.daemon.reload import Reload, hidden_line
 from goproxyai.daemon.service import Daemon, make_daemon
 from goproxyai.reactor.lean_loop import install_lean_poll
-from goproxyai.telemetry.access_log import Batch, Event, Tracer, Write
+from goproxyai.telemetry.events import Batch, Event, Write
 from goproxyai.telemetry.log_output import LogOutput
+from goproxyai.telemetry.trace_protocol import Tracer
 
 _log = Logger(namespace="goproxyai")
 _access = Logger(namespace="goproxyai.access")

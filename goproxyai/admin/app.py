@@ -33,6 +33,7 @@ from goproxyai.http11.web_adapter import AdminRequest, ExchangeChannel
 from goproxyai.proxy import replay as respond
 from goproxyai.proxy.handler import ProxyHandler
 from goproxyai.proxy.request_id import GIVEN, RequestIds
+from goproxyai.telemetry.outcome import Ending, RequestOutcome
 
 RELAYED = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]
 """Methods that are relayed."""
@@ -308,7 +309,8 @@ class Router:
         if tracer is not None and exchange.target.startswith(self._prefix):
             exchange.trace = tracer.begin(exchange)
         respond.problem(exchange, problem)
-        relay.log.over(exchange, relay.admission.client(exchange), "-", code=problem.code)
+        client = relay.admission.client(exchange)
+        relay.log.record(exchange, client, RequestOutcome(code=problem.code))
 
     def _serve(self, exchange: Exchange) -> None:
         relay = self._system.relay
@@ -316,7 +318,8 @@ class Router:
         def over(ended: str, code: str) -> None:
             client = relay.admission.client(exchange)
             at_once = 0.0 if exchange.target.startswith(_EVENTS) else -1.0
-            relay.log.over(exchange, client, "-", code=code, ended=ended, first_seconds=at_once)
+            outcome = RequestOutcome(code=code, ending=Ending(ended), first_byte_seconds=at_once)
+            relay.log.record(exchange, client, outcome)
 
         ExchangeChannel(exchange, self._site, over).serve()
 

@@ -23,8 +23,8 @@ from goproxyai import __version__
 from goproxyai.admin.history import MOST_ROUTES, SLOT_SECONDS, History, Span
 from goproxyai.admin.stats import Stats
 from goproxyai.errors import ProxyError, compact
-from goproxyai.telemetry.access_log import Batch, Event
 from goproxyai.telemetry.counters import Counters
+from goproxyai.telemetry.events import Batch, Event
 
 MOST_VIEWERS: Final = 32
 """Who may look at a time."""

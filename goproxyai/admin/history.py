@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import attrs
 
-from goproxyai.telemetry.counters import CLIENT_GONE, SPARED, Counters, percentile
+from goproxyai.telemetry.counters import CLIENT_GONE, Counters, percentile
+from goproxyai.telemetry.outcome import SAVED_OUTCOMES, CacheOutcome
 
 SLOT_SECONDS: Final = 10
 """Between two marks."""
@@ -27,7 +28,7 @@ MOST_ROUTES: Final = 10
 """Of the busiest, that are told."""
 
 _OWN = frozenset(("/health", "/stats", "/metrics", "/cache", "/dashboard"))
-_LOOKED_UP = SPARED | {"MISS"}
+_LOOKED_UP = SAVED_OUTCOMES | {CacheOutcome.MISS}
 
 Row = tuple[int, int, int, int]
 """Requests; those answered without upstream; those that could have been; errors (4xx and 5xx)."""
@@ -57,11 +58,15 @@ class Mark:
                 continue
             row = routes.setdefault(route, [0, 0, 0, 0])
             row[0] += count
-            row[1] += count * (cache in SPARED)
+            row[1] += count * (cache in SAVED_OUTCOMES)
             row[2] += count * (cache in _LOOKED_UP)
             row[3] += count * (status >= 400 and status != CLIENT_GONE)
         rows: dict[str, Any] = {route: tuple(row) for route, row in routes.items()}
-        buckets = [each.counts() for cache, each in counters.times.items() if cache != "-"]
+        buckets = [
+            each.counts()
+            for cache, each in counters.times.items()
+            if cache is not CacheOutcome.NONE
+        ]
         return cls(wall, rows, _sums(buckets))
 
 

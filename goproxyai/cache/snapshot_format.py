@@ -107,7 +107,7 @@ def recorded(entry: Entry, shift: float) -> Record:
         entry.expires_at + shift,
         place.path,
         place.owner,
-        entry.tokens(),
+        entry.usage(),
     )
 
 

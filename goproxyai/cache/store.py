@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush, heapreplace
 from typing import Any, Final
 
-from goproxyai.usage.usage import UNKNOWN, UNREAD, Usage, plain_usage
+from goproxyai.usage.usage import Usage, UsageSource
 
 COMPUTED: Final = b"computed"
 """The owner of answers that only compute: of POSTs, whoever sent them."""
@@ -105,7 +105,7 @@ class Entry:
     :ivar initial_age: seconds, the ``Age`` that upstream gave.
     :ivar pace: of a stream: when its pieces came, as :class:`~.stream_timing.Pace` packs it; ``None``: of
         no stream.
-    :ivar usage: see :meth:`tokens`; may be :data:`~.usage.UNREAD`.
+    :ivar usage_source: tells the tokens of the answer, if they are known or may be read.
     :ivar place: where it lies in the index; ``None`` where it is not stored.
     :ivar size: bytes that it is accounted for, our own overhead included.
     :ivar used: the number of its last use.
@@ -113,7 +113,7 @@ class Entry:
 
     __slots__ = (
         "body", "expires_at", "head", "initial_age", "key", "pace", "place", "size", "status",
-        "stored_at", "usage", "used",
+        "stored_at", "usage_source", "used",
     )  # fmt: skip
 
     def __init__(
@@ -126,7 +126,7 @@ class Entry:
         expires_at: float,
         initial_age: int,
         pace: bytes | None,
-        usage: Usage | None = None,
+        usage_source: UsageSource | None = None,
     ) -> None:
         self.key = key
         self.status = status
@@ -138,17 +138,14 @@ class Entry:
         self.pace = pace
         self.place: OwnerBucket | None = None
         self.used = 0
-        self.usage = usage
+        self.usage_source = usage_source
         self.size = len(body) + len(head) + len(key) + len(pace or b"") + _ENTRY_BYTES
-        if usage is not None:
+        if usage_source is not None:
             self.size += _USAGE_BYTES
 
-    def tokens(self) -> Usage | None:
-        """Those that it took, where it says so; read in the body when somebody first asks."""
-        if self.usage is UNREAD:
-            found = plain_usage(self.body)
-            self.usage = None if found is UNKNOWN else found
-        return self.usage
+    def usage(self) -> Usage | None:
+        """Return the tokens of the answer, ``None`` if it reports none."""
+        return None if self.usage_source is None else self.usage_source.usage()
 
     @property
     def stream(self) -> bool:

@@ -43,8 +43,10 @@ from goproxyai.reactor.accept import Accepting, fit
 from goproxyai.reactor.deadlines import Ticker
 from goproxyai.reactor.lean_loop import end_of_turn_scheduler
 from goproxyai.reactor.write_batch import WriteBatcher
-from goproxyai.telemetry.access_log import AccessLog, Tracer, Write
+from goproxyai.telemetry.access_log import AccessLog
 from goproxyai.telemetry.counters import Counters
+from goproxyai.telemetry.events import Write
+from goproxyai.telemetry.trace_protocol import Tracer
 from goproxyai.upstream.breaker import Breaker
 from goproxyai.usage.prices import Prices
 

@@ -24,8 +24,9 @@ from goproxyai.proxy.error_response import proxy_error_for
 from goproxyai.proxy.recorder import CacheMiss, Recorder, keep_whole, recorder
 from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.proxy.upstream_request import UpstreamRequest
-from goproxyai.proxy.usage_meter import UsageMeter, bill_of, meter_of
-from goproxyai.usage.usage import UNREAD, Usage
+from goproxyai.proxy.usage_meter import UsageMeter, meter_of, usage_source_of
+from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome
+from goproxyai.usage.usage import Usage, UsageSource
 
 if TYPE_CHECKING:
     from goproxyai.proxy.handler import ProxyHandler
@@ -129,14 +130,13 @@ class Forward(UpstreamRequest):
         plain = framed and exchange.simple and exchange.method != b"HEAD"
         whole = response.take_whole() if plain else None
         if whole is not None:
-            bill: bytes | Usage | None = None
+            source: UsageSource | None = None
             if self._notes.generates and 200 <= status < 300:
-                bill = bill_of(relay.counters, response, whole)
+                source = usage_source_of(relay.counters, response, whole)
             if wanted is not None:
-                usage = UNREAD if isinstance(bill, bytes) else bill
-                keep_whole(relay.store, wanted, response, whole, usage, now)
+                keep_whole(relay.store, wanted, response, whole, source, now)
             exchange.answer(status, head + b"\r\n" + whole, len(whole))
-            self._note("ok", None, bill)
+            self._note(Ending.COMPLETE, None, source)
             return
         if wanted is not None:
             self._recorder = recorder(relay.store, wanted, response, relay.seconds)
@@ -172,7 +172,7 @@ class Forward(UpstreamRequest):
             self._exchange.write(data)
             return
         if meter is not None:
-            self._usage = meter.whole()
+            self._usage = meter.finish()
         if recorder is not None:
             self._record()
         self._complete(data)
@@ -185,7 +185,7 @@ class Forward(UpstreamRequest):
     def closed(self) -> None:
         """Upstream ended the body with its connection: whole or not, a last event may tell."""
         if self._meter is not None:
-            self._usage = self._meter.whole()
+            self._usage = self._meter.finish()
         self._record(framed=False)
         self._complete(b"")
 
@@ -193,7 +193,7 @@ class Forward(UpstreamRequest):
         """Upstream broke off: so do we, that nobody takes the rest for the whole."""
         problem = proxy_error_for(reason)
         self._exchange.abort()
-        self._note("cut", problem)
+        self._note(Ending.CUT, problem)
 
     def _lost(self, reason: Failure) -> None:
         """There will be no answer of upstream's."""
@@ -209,11 +209,11 @@ class Forward(UpstreamRequest):
             return
         if exchange.answering:
             exchange.abort()
-            self._note("cut", problem)
+            self._note(Ending.CUT, problem)
         else:
             asked = self._reason if self._tries else ""
             respond.problem(exchange, problem, asked)
-            self._note("ok", problem)
+            self._note(Ending.COMPLETE, problem)
 
     def _rescue(self, why: str) -> bool:
         """Answer with a stored answer that has expired, if there is one."""
@@ -232,9 +232,11 @@ class Forward(UpstreamRequest):
     def client_gone(self) -> None:
         """The client left."""
         if self._response is None and self._notes.generates and self._tries:
-            self._relay.counters.tokens.lose("left")  # upstream may go on with it, and bill it
+            self._relay.counters.tokens.add_unknown(
+                "left"
+            )  # upstream may go on with it, and bill it
         self._stop()
-        self._note("client_gone", None)
+        self._note(Ending.CLIENT_GONE, None)
 
     def request_failed(self, problem: ProxyError) -> None:
         """The rest of the request broke the rules."""
@@ -250,10 +252,10 @@ class Forward(UpstreamRequest):
 
     def _complete(self, data: bytes) -> None:
         self._exchange.write(data, True)
-        self._note("ok", None)
+        self._note(Ending.COMPLETE, None)
 
     def _note(
-        self, ended: str, problem: ProxyError | None, bill: bytes | Usage | None = None
+        self, ending: Ending, problem: ProxyError | None, source: UsageSource | None = None
     ) -> None:
         if self._ended:
             return
@@ -262,15 +264,24 @@ class Forward(UpstreamRequest):
             self._recorder.forget()
             self._recorder = None
         if self._meter is not None:
-            self._meter.lost("left" if ended == "client_gone" else "cut")
+            self._meter.abandon("left" if ending is Ending.CLIENT_GONE else "cut")
             self._relay.counters.open_streams -= self._meter.streamed
-        if (problem is not None or ended != "ok") and self._tries and not self._unsent:
+        if (
+            (problem is not None or ending is not Ending.COMPLETE)
+            and self._tries
+            and not self._unsent
+        ):
             self._invalidate()  # a write without an answer may have been done all the same
         response = self._response
         upstream_id = b"" if response is None else response.fields.get(b"x-request-id", b"")
         code, detail = ("", "") if problem is None else (problem.code, problem.detail)
-        self._relay.log.over(  # by position: names cost as much as the rest of the call
-            self._exchange, self._client, "MISS" if self._wanted else self._reason, code, detail,
-            ended, self._upstream_seconds, upstream_id, self._first_seconds,
-            bill or self._usage,
+        cache, reason = CacheOutcome.BYPASS, self._reason
+        if self._wanted:
+            cache, reason = CacheOutcome.MISS, ""
+        elif isinstance(reason, CacheOutcome):  # of a resumed answer
+            cache, reason = reason, ""
+        outcome = RequestOutcome(  # by position: names cost as much as the rest of the call
+            cache, reason, code, detail, ending, self._upstream_seconds, upstream_id,
+            self._first_seconds, source or self._usage,
         )  # fmt: skip
+        self._relay.log.record(self._exchange, self._client, outcome)

@@ -24,6 +24,7 @@ from goproxyai.proxy.subscriber import Subscriber
 from goproxyai.proxy.upstreams import Upstreams
 from goproxyai.telemetry.access_log import AccessLog
 from goproxyai.telemetry.counters import Counters
+from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome
 from goproxyai.upstream.retries import Budget
 from goproxyai.usage.usage import Usage
 
@@ -87,7 +88,9 @@ class ProxyHandler:
             return
         if exchange.answering:
             exchange.abort()
-            self.log.over(exchange, client, "-", code="internal_error", ended="cut")
+            self.log.record(
+                exchange, client, RequestOutcome(code="internal_error", ending=Ending.CUT)
+            )
         else:
             message = "The proxy failed to handle this request; see its log."
             self.refuse(exchange, client, ProxyError("internal_error", message))
@@ -95,14 +98,15 @@ class ProxyHandler:
     def refuse(self, exchange: Exchange, client: str, problem: ProxyError) -> None:
         """Answer with an error of the proxy's own."""
         respond.problem(exchange, problem)
-        self.log.over(exchange, client, "-", code=problem.code, detail=problem.detail)
+        outcome = RequestOutcome(code=problem.code, detail=problem.detail)
+        self.log.record(exchange, client, outcome)
 
     def _admit(self, exchange: Exchange, client: str) -> None:
         wait = self.admission.wait(client)
         if wait:
             self.counters.limited += 1
             respond.limited(exchange, rate_limit_headers(self.admission.per_minute, wait))
-            self.log.over(exchange, client, "-")
+            self.log.record(exchange, client, RequestOutcome())
             return
         notes = self._notes(exchange)
         if notes.looped:
@@ -157,9 +161,11 @@ class ProxyHandler:
             else:
                 replay = respond.hit(exchange, found, now)
             if replay is None:
-                self.log.over(exchange, client, "HIT", bill=found if found.usage else None)
+                self.log.record(
+                    exchange, client, RequestOutcome(CacheOutcome.HIT, usage_source=found)
+                )
             else:
-                _Replaying(self, exchange, client, "HIT", found).start(replay)
+                _Replaying(self, exchange, client, CacheOutcome.HIT, found).start(replay)
             return
         shares = notes.shares
         if shares is None:
@@ -213,15 +219,16 @@ class ProxyHandler:
         self.counters.rescues += 1
         replay = respond.hit(exchange, entry, self.seconds(), "stale-if-error")
         if replay is None:
-            self.log.over(exchange, client, "STALE", detail=why, bill=entry)
+            outcome = RequestOutcome(CacheOutcome.STALE, detail=why, usage_source=entry)
+            self.log.record(exchange, client, outcome)
         else:
-            _Replaying(self, exchange, client, "STALE", entry, why).start(replay)
+            _Replaying(self, exchange, client, CacheOutcome.STALE, entry, why).start(replay)
 
 
 class _Waiting:
     """Listens to an exchange that is neither forwarded nor over; ends with one event."""
 
-    cache = "-"
+    cache = CacheOutcome.NONE
 
     def __init__(self, relay: ProxyHandler, exchange: Exchange, client: str) -> None:
         self._relay = relay
@@ -231,7 +238,8 @@ class _Waiting:
 
     def client_gone(self) -> None:
         """The client left."""
-        self._relay.log.over(self._exchange, self._client, self.cache, ended="client_gone")
+        outcome = RequestOutcome(self.cache, ending=Ending.CLIENT_GONE)
+        self._relay.log.record(self._exchange, self._client, outcome)
 
     def request_failed(self, problem: ProxyError) -> None:
         """The rest of the request broke the rules."""
@@ -266,7 +274,7 @@ class _Replaying(_Waiting):
         relay: ProxyHandler,
         exchange: Exchange,
         client: str,
-        cache: str,
+        cache: CacheOutcome,
         entry: Entry | None = None,
         detail: str = "",
         done: Callable[[], None] | None = None,
@@ -274,7 +282,7 @@ class _Replaying(_Waiting):
         super().__init__(relay, exchange, client)
         self.cache = cache
         self._detail = detail
-        self.usage = None if entry is None else entry.tokens()
+        self.usage = None if entry is None else entry.usage()
         self.streamed = entry is not None and entry.stream
         self.first_seconds = relay.seconds() - exchange.began
         self.upstream = -1.0, b""
@@ -291,18 +299,18 @@ class _Replaying(_Waiting):
         replay, self._replay = self._replay, None  # which knows us: no cycle is left
         if replay is not None:
             replay.stopProducing()
-        self._note("client_gone", None)
+        self._note(Ending.CLIENT_GONE, None)
 
     def _done(self) -> None:
         self._replay = None
-        self._note("ok", self.usage)
+        self._note(Ending.COMPLETE, self.usage)
 
-    def _note(self, ended: str, usage: Usage | None) -> None:
+    def _note(self, ending: Ending, usage: Usage | None) -> None:
         seconds, name = self.upstream
-        self._relay.log.over(
-            self._exchange, self._client, self.cache, "", self._detail, ended, seconds, name,
-            self.first_seconds, usage,
-        )  # fmt: skip
+        outcome = RequestOutcome(
+            self.cache, "", "", self._detail, ending, seconds, name, self.first_seconds, usage
+        )
+        self._relay.log.record(self._exchange, self._client, outcome)
         self._relay.counters.open_streams -= self.streamed
         then, self._then = self._then, None
         if then is not None:

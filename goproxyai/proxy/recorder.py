@@ -20,7 +20,7 @@ from goproxyai.http11.response import Response
 from goproxyai.messages.headers import names_itself
 from goproxyai.proxy.replay import kept_lines, status_line, stored_lines
 from goproxyai.proxy.request_plan import RequestPlan
-from goproxyai.usage.usage import Usage
+from goproxyai.usage.usage import UsageSource
 
 PIECE_BYTES = 60
 """That a piece takes beside its bytes."""
@@ -108,7 +108,7 @@ class Recorder:
         return body
 
     def keep(
-        self, body: bytes, wanted: CacheMiss, usage: Usage | None, framed: bool = True
+        self, body: bytes, wanted: CacheMiss, usage: UsageSource | None, framed: bool = True
     ) -> bool:
         """Store the answer, whose *body* came whole, if it may be stored.
 
@@ -132,7 +132,7 @@ def _keep(
     wanted: CacheMiss,
     response: Response,
     body: bytes,
-    usage: Usage | None,
+    usage: UsageSource | None,
     now: float,
     pace: bytes | None,
 ) -> bool:
@@ -170,7 +170,7 @@ def keep_whole(
     wanted: CacheMiss,
     response: Response,
     body: bytes,
-    usage: Usage | None,
+    usage: UsageSource | None,
     now: float,
 ) -> None:
     """As a recorder does, with an answer that came in one read."""

@@ -14,7 +14,8 @@ from twisted.logger import Logger
 from goproxyai.errors import ProxyError
 from goproxyai.http11.response import Response
 from goproxyai.proxy.forward import Forward
-from goproxyai.usage.usage import Usage
+from goproxyai.telemetry.outcome import Ending
+from goproxyai.usage.usage import UsageSource
 
 if TYPE_CHECKING:
     from goproxyai.proxy.handler import ProxyHandler
@@ -94,10 +95,10 @@ class ResumedForward(Forward):
         super()._complete(data)
 
     def _note(
-        self, ended: str, problem: ProxyError | None, bill: bytes | Usage | None = None
+        self, ending: Ending, problem: ProxyError | None, source: UsageSource | None = None
     ) -> None:
         self._upstream_seconds = -1.0  # the first byte was another's
-        super()._note(ended, problem, bill)
+        super()._note(ending, problem, source)
 
     def _differs(self) -> None:
         response = self._response

@@ -33,7 +33,8 @@ from goproxyai.proxy.recorder import CacheMiss, Recorder, recorder
 from goproxyai.proxy.resume import ResumedForward
 from goproxyai.proxy.subscriber import Subscriber
 from goproxyai.proxy.upstream_request import UpstreamRequest
-from goproxyai.proxy.usage_meter import UsageMeter, charged, is_billed, meter_of
+from goproxyai.proxy.usage_meter import UsageMeter, meter_of, record_usage, reports_usage
+from goproxyai.telemetry.outcome import Ending, RequestOutcome
 from goproxyai.usage.usage import Usage
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class SingleFlight(UpstreamRequest):
         rider = Subscriber(self, exchange, client, wanted, False)
         self._enlist(rider)
         if exchange.trace is not None:
-            exchange.trace.rides(self._asked.trace)
+            exchange.trace.coalesced(self._asked.trace)
         if self._response is not None:
             self._begin_for(rider, self._response)
             rider.pump(False)
@@ -196,8 +197,8 @@ class SingleFlight(UpstreamRequest):
         self._awake = sum(rider.awake for rider in leading)
         if not leading:
             response.abort()
-            if is_billed(self._notes, response):
-                self._relay.counters.tokens.lose("left")
+            if reports_usage(self._notes, response):
+                self._relay.counters.tokens.add_unknown("left")
             self._end()
         for rider in leaving:
             self._relay.forward(rider.exchange, rider.client, rider.wanted)
@@ -239,8 +240,8 @@ class SingleFlight(UpstreamRequest):
     def _answer_whole(self, response: Response, body: bytes) -> None:
         """All of the answer came in one read: one write for each."""
         self._close()
-        if is_billed(self._notes, response):
-            self._usage = charged(self._relay.counters, response, body)
+        if reports_usage(self._notes, response):
+            self._usage = record_usage(self._relay.counters, response, body)
         kept, self._recorder = self._recorder, None
         if kept is not None and self._storing and kept.add(body):
             kept.keep(kept.whole(), self._wanted, self._usage)
@@ -278,7 +279,7 @@ class SingleFlight(UpstreamRequest):
         if data:
             meter.add(data)
         if ended:
-            self._usage = meter.whole()
+            self._usage = meter.finish()
 
     def _take(self, data: bytes, ended: bool) -> None:
         kept = self._recorder
@@ -405,7 +406,7 @@ class SingleFlight(UpstreamRequest):
         problem = proxy_error_for(reason)
         for rider in self._detach_all():
             rider.exchange.abort()
-            self.note(rider, "cut", problem)
+            self.note(rider, Ending.CUT, problem)
 
     def _lost(self, reason: Failure) -> None:
         """There will be no answer of upstream's."""
@@ -439,10 +440,10 @@ class SingleFlight(UpstreamRequest):
         """Answer with an error of the proxy's own, or break off."""
         if rider.exchange.answering:
             rider.exchange.abort()
-            self.note(rider, "cut", problem)
+            self.note(rider, Ending.CUT, problem)
         else:
             respond.problem(rider.exchange, problem, self._wanted.reason if self._tries else "")
-            self.note(rider, "ok", problem)
+            self.note(rider, Ending.COMPLETE, problem)
 
     def paused(self) -> None:
         """One rider takes nothing for now."""
@@ -485,7 +486,7 @@ class SingleFlight(UpstreamRequest):
         if self._response is not None:
             self._response.abort()
         elif self._notes.generates and self._tries:
-            self._relay.counters.tokens.lose("left")
+            self._relay.counters.tokens.add_unknown("left")
         self._end("left")
 
     # The end.
@@ -498,7 +499,7 @@ class SingleFlight(UpstreamRequest):
         if kept is not None:
             kept.forget()
         if self._meter is not None:
-            self._meter.lost(why)
+            self._meter.abandon(why)
 
     def _streams_no_more(self, rider: Subscriber) -> None:
         self._relay.counters.open_streams -= rider.streams
@@ -508,21 +509,25 @@ class SingleFlight(UpstreamRequest):
         """Upstream's for the request."""
         return b"" if self._response is None else self._response.fields.get(b"x-request-id", b"")
 
-    def note(self, rider: Subscriber, ended: str = "ok", problem: ProxyError | None = None) -> None:
+    def note(
+        self,
+        rider: Subscriber,
+        ending: Ending = Ending.COMPLETE,
+        problem: ProxyError | None = None,
+    ) -> None:
         """The event of one rider, which has one."""
         if rider.noted:
             return
         rider.noted = True
         self._streams_no_more(rider)
-        self._relay.log.over(
-            rider.exchange,
-            rider.client,
+        outcome = RequestOutcome(
             rider.cache,
             code="" if problem is None else problem.code,
             detail="" if problem is None else problem.detail,
-            ended=ended,
+            ending=ending,
             upstream_seconds=self._upstream_seconds if rider.leads else -1.0,
             upstream_request_id=self._name(),
-            first_seconds=rider.first_seconds,
-            bill=self._usage if ended == "ok" and problem is None else None,
+            first_byte_seconds=rider.first_seconds,
+            usage_source=self._usage if ending is Ending.COMPLETE and problem is None else None,
         )
+        self._relay.log.record(rider.exchange, rider.client, outcome)

@@ -11,6 +11,7 @@ from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.proxy.recorder import CacheMiss
 from goproxyai.proxy.replay import SLICE
+from goproxyai.telemetry.outcome import CacheOutcome, Ending
 
 if TYPE_CHECKING:
     from goproxyai.proxy.single_flight import SingleFlight
@@ -50,9 +51,9 @@ class Subscriber:
         exchange.listener = self
 
     @property
-    def cache(self) -> str:
+    def cache(self) -> CacheOutcome:
         """For the log."""
-        return "MISS" if self.leads else "COALESCED"
+        return CacheOutcome.MISS if self.leads else CacheOutcome.COALESCED
 
     def pump(self, ended: bool) -> None:
         """Write what came and was not written yet, as long as the client takes it.
@@ -101,7 +102,7 @@ class Subscriber:
 
     def client_gone(self) -> None:
         """The client left."""
-        self._flight.note(self, ended="client_gone")
+        self._flight.note(self, Ending.CLIENT_GONE)
         self._flight.leave(self)
 
     def request_failed(self, problem: ProxyError) -> None:

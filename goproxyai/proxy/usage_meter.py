@@ -14,9 +14,9 @@ from goproxyai.http11.response import Response
 from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.telemetry.counters import Counters
 from goproxyai.usage.scanner import UsageScanner, usage_of
-from goproxyai.usage.usage import UNKNOWN, Usage
+from goproxyai.usage.usage import UnreadAnswer, Usage, UsageSource
 
-LARGEST_UNREAD: Final = 8 * 1024
+MAX_UNREAD_BYTES: Final = 8 * 1024
 """Bytes of an answer that is read for its usage with the batch: it holds two megabytes at most."""
 
 
@@ -53,19 +53,19 @@ class UsageMeter:
         if self._reader is not None:
             self._reader.add(data)
 
-    def whole(self) -> Usage | None:
+    def finish(self) -> Usage | None:
         """The answer has come whole: count what it cost, and say it."""
         reader, self._reader = self._reader, None
         return None if reader is None else _counted(self._counters, reader.usage())
 
-    def lost(self, why: str) -> None:
+    def abandon(self, why: str) -> None:
         """It has not, and will not; *why*: of :data:`~goproxyai.usage.totals.WITHOUT`."""
         reader, self._reader = self._reader, None
         if reader is not None:
-            self._counters.tokens.lose(why)
+            self._counters.tokens.add_unknown(why)
 
 
-def is_billed(notes: RequestPlan, response: Response) -> bool:
+def reports_usage(notes: RequestPlan, response: Response) -> bool:
     """Whether the answer is one that tells of tokens."""
     return notes.generates and 200 <= response.code < 300
 
@@ -76,28 +76,28 @@ def meter_of(
     """Who is to look at an answer that comes in pieces, if there is anything to see."""
     fields = response.fields
     streamed = is_stream(fields)
-    reader = UsageScanner(fields) if is_billed(notes, response) else None
+    reader = UsageScanner(fields) if reports_usage(notes, response) else None
     return (
         UsageMeter(counters, seconds, streamed, reader) if streamed or reader is not None else None
     )
 
 
-def bill_of(counters: Counters, response: Response, body: bytes) -> bytes | Usage | None:
-    """What is to be said of an answer that came in one read, and :func:`is_billed`.
+def usage_source_of(counters: Counters, response: Response, body: bytes) -> UsageSource | None:
+    """Return the usage source of an answer that arrived in one read, and :func:`reports_usage`.
 
-    Of a short one it is the body itself: it is read, and counted, with the event of the request,
-    which takes half as long where there are many (:mod:`.aggregate`).
+    A short answer is read and counted with the batch of its event
+    (:mod:`goproxyai.telemetry.aggregate`); a long or coded one is read and counted now.
     """
-    if len(body) <= LARGEST_UNREAD and b"content-encoding" not in response.fields:
-        return body
-    return charged(counters, response, body)
+    if len(body) <= MAX_UNREAD_BYTES and b"content-encoding" not in response.fields:
+        return UnreadAnswer(body)
+    return record_usage(counters, response, body)
 
 
-def charged(counters: Counters, response: Response, body: bytes) -> Usage | None:
-    """Its tokens, read and counted at once: of an answer that is long, coded, or to several."""
+def record_usage(counters: Counters, response: Response, body: bytes) -> Usage | None:
+    """Read, count and return the usage of a complete answer; ``None`` if it reports none."""
     return _counted(counters, usage_of(response.fields, body))
 
 
-def _counted(counters: Counters, usage: Usage) -> Usage | None:
-    counters.tokens.use((usage,))
-    return None if usage is UNKNOWN else usage
+def _counted(counters: Counters, usage: Usage | None) -> Usage | None:
+    counters.tokens.add_used((usage,))
+    return usage

@@ -12,6 +12,7 @@ from typing import Any
 
 from goproxyai.errors import STATUS
 from goproxyai.http11.connection_limits import ConnectionCounts
+from goproxyai.telemetry.outcome import CacheOutcome
 from goproxyai.upstream.retries import Cause
 from goproxyai.usage.totals import UsageTotals
 
@@ -26,12 +27,6 @@ ROUTES = (
 
 MOST_OUTCOMES = 2_000
 """Combinations of route, method, status and cache that are counted apart."""
-
-TIMED = ("HIT", "MISS", "COALESCED", "STALE", "BYPASS", "-")
-"""What the cache had to do with a request, for its duration: ``-`` is nothing."""
-
-SPARED = frozenset(("HIT", "COALESCED", "STALE"))
-"""What the cache had to do with requests that upstream was not asked for."""
 
 CLIENT_GONE = 499
 """The status of a request whose client left before there was one."""
@@ -141,9 +136,9 @@ def percentile(counts: Sequence[int], share: float) -> float | None:
     return None
 
 
-def route_of(target: bytes) -> str:
-    """Which of the API's resources a target is of, of :data:`ROUTES`; other where of none."""
-    path = target.partition(b"?")[0].decode("ascii", "replace")
+def route_of(target: str) -> str:
+    """Return the resource of *target*, one of :data:`ROUTES` or ``other``."""
+    path = target.partition("?")[0]
     return next((r for r in ROUTES if path == r or path.startswith(r + "/")), "other")
 
 
@@ -168,7 +163,7 @@ class Counters:
     :ivar slow: answers whose first byte took long, see :class:`~goproxyai.telemetry.access_log.AccessLog`.
     :ivar open_streams: streams of events that are being sent to clients.
     :ivar tokens: of answers.
-    :ivar times: from a request's head to its answer's end, by :data:`TIMED`.
+    :ivar times: from a request's head to its answer's end, by cache outcome.
     :ivar first_times: to its answer's first byte, of forwarded requests.
     :ivar overheads: of that, what was not upstream's.
     :ivar upstream_times: from forwarding to upstream's head.
@@ -199,15 +194,15 @@ class Counters:
         self.slow = 0
         self.open_streams = 0
         self.tokens = UsageTotals()
-        self.times = {cache: Histogram() for cache in TIMED}
+        self.times = {cache: Histogram() for cache in CacheOutcome}
         self.first_times = Histogram()
         self.overheads = Histogram()
         self.upstream_times = Histogram()
         self.gaps = Histogram()
 
-    def note(self, target: bytes, method: bytes, status: int, cache: str, count: int) -> None:
+    def note(self, path: str, method: bytes, status: int, cache: str, count: int) -> None:
         """*count* requests of this kind are over."""
-        outcome = (route_of(target), _METHODS.get(method, "other"), status, cache)
+        outcome = (route_of(path), _METHODS.get(method, "other"), status, cache)
         outcomes = self.outcomes
         if outcome not in outcomes and len(outcomes) >= MOST_OUTCOMES:
             outcome = ("other", "other", status // 100 * 100, "other")

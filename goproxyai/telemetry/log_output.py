@@ -15,8 +15,9 @@ from typing import Any, TextIO
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText
 from zope.interface import implementer
 
-from goproxyai.messages.redaction import masked, path_only
-from goproxyai.telemetry.access_log import Batch, Event
+from goproxyai.messages.redaction import masked
+from goproxyai.telemetry.events import Batch, Event
+from goproxyai.telemetry.outcome import CacheOutcome, Ending
 from goproxyai.usage.usage import Usage
 
 
@@ -45,8 +46,8 @@ _quoted = json.encoder.encode_basestring_ascii  # in C, where there is a C
 def _as_json(event: Event, batch: Batch) -> str:
     """The line of a request, written out: a third of the encoder's time, for one a request."""
     (
-        began, method, target, status, cache, client, bytes_in, bytes_out, seconds, upstream, code,
-        detail, ended, upstream_request_id, first, bill, name, _,
+        began, method, path, status, client, bytes_in, bytes_out, seconds, name, _, cache, bypass,
+        code, detail, ended, upstream, upstream_request_id, first, usage,
     ) = event  # fmt: skip
     waited = seconds if first < 0 else first
     phases = ""
@@ -60,15 +61,14 @@ def _as_json(event: Event, batch: Batch) -> str:
     if detail:
         more += f',"detail":{_quoted(detail)}'
     if upstream_request_id:
-        more += f',"upstream_request_id":{_quoted(event.request_id)}'
-    if bill is not None and (usage := event.usage):
-        more += _known_tokens(usage) if cache == "HIT" else _tokens(usage)
+        more += f',"upstream_request_id":{_quoted(event.upstream_id_text)}'
+    if usage is not None:
+        more += _known_tokens(usage) if cache is CacheOutcome.HIT else _tokens(usage)
     if waited >= batch.slow:
         more += ',"slow":true'
-    if batch.sample < 1 and not event.stands_out(batch.slow):
+    if batch.sample < 1 and not event.is_notable(batch.slow):
         more += f',"sample":{batch.sample:g}'
-    say = _subject if b"?" in target else _known_subject
-    subject = say(method, target, status, cache, client)
+    subject = _known_subject(method, path, status, bypass or cache, client)
     return (
         f'{{"time":"{_stamp(began + batch.offset)}","level":"info","event":"request",'
         f'{subject},"bytes_in":{bytes_in},'
@@ -77,10 +77,10 @@ def _as_json(event: Event, batch: Batch) -> str:
     )
 
 
-def _subject(method: bytes, target: bytes, status: int, cache: str, client: str) -> str:
+def _subject(method: bytes, path: str, status: int, cache: str, client: str) -> str:
     """What was asked by whom, and what became of it."""
     return (
-        f'"method":{_quoted(method.decode("latin-1"))},"path":{_quoted(path_only(target))},'
+        f'"method":{_quoted(method.decode("latin-1"))},"path":{_quoted(path)},'
         f'"status":{status},"cache":"{cache}","client":{_quoted(client)}'
     )
 
@@ -92,7 +92,7 @@ def _tokens(usage: Usage) -> str:
 
 
 _known_tokens = lru_cache(maxsize=1024)(_tokens)  # of answers that are given again and again
-_known_subject = lru_cache(maxsize=1024)(_subject)  # without a query, it is mostly one of few
+_known_subject = lru_cache(maxsize=1024)(_subject)  # most requests are like a recent one
 
 
 def _as_text(event: Event, batch: Batch) -> str:
@@ -104,10 +104,10 @@ def _as_text(event: Event, batch: Batch) -> str:
     )
     if event.usage is not None:
         more += f" model={event.usage.model} tokens={event.usage.prompt}+{event.usage.completion}"
-    ended = "" if event.ended == "ok" else f" ({event.ended})"
+    ended = "" if event.ending is Ending.COMPLETE else f" ({event.ending})"
     return (
         f"{_stamp(request['time'])} {request['method']} {request['path']} {event.status} "
-        f"{event.cache} {request['ms']['total']:.1f}ms {event.client} "
+        f"{event.cache_label} {request['ms']['total']:.1f}ms {event.client} "
         f"in={event.bytes_in} out={event.bytes_out}{ended}{more}\n"
     )
 
@@ -156,6 +156,6 @@ class LogOutput:
             self._write(f"{when} {level.name} [{source}] {text}\n")
 
     def requests(self, events: list[Event], batch: Batch) -> None:
-        """Write the events of requests, see :data:`goproxyai.telemetry.access_log.Write`."""
+        """Write the events of requests, see :data:`~.events.Write`."""
         line = _as_json if self._as_json else _as_text
         self._write("".join([line(event, batch) for event in events]))

@@ -24,10 +24,11 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from goproxyai import __version__
-from goproxyai.messages.redaction import masked, path_only
+from goproxyai.messages.redaction import masked
 from goproxyai.messages.trace_context import TraceParent
-from goproxyai.telemetry.access_log import Event
-from goproxyai.telemetry.counters import CLIENT_GONE, SPARED, route_of
+from goproxyai.telemetry.counters import CLIENT_GONE, route_of
+from goproxyai.telemetry.events import Event
+from goproxyai.telemetry.outcome import SAVED_OUTCOMES, Ending
 from goproxyai.usage.usage import Usage, asked_model, generates
 
 OPERATIONS: Final = {
@@ -66,7 +67,7 @@ def kind_of(method: bytes, target: bytes) -> Kind:
     path = target.partition(b"?")[0]
     known = method.decode("ascii") if method in _METHODS else ""
     operation = OPERATIONS.get(path, "") if method == b"POST" else ""
-    plain = operation or f"{known or 'HTTP'} {route_of(target)}"
+    plain = operation or f"{known or 'HTTP'} {route_of(target.decode('ascii', 'replace'))}"
     return Kind(known or "_OTHER", operation, plain, generates(method, path))
 
 
@@ -113,7 +114,7 @@ class RequestTrace:
             self.tries.append((now, url))
         return self.ours.line()
 
-    def rides(self, leader: RequestTrace | None) -> None:
+    def coalesced(self, leader: RequestTrace | None) -> None:
         """It waits for the answer to another."""
         if leader is not None:
             self.leader = leader.ours
@@ -131,7 +132,7 @@ def span_of(
 
     :param offset: turns reactor seconds into unix time.
     """
-    kind = kind_of(event.method, event.target)
+    kind = kind_of(event.method, event.path.encode("ascii"))
     parent, leader = followed.parent, followed.leader
     began = event.began + offset
     error = _error_of(event)
@@ -158,7 +159,7 @@ def _nanoseconds(seconds: float) -> int:
 
 def _unanswered(event: Event) -> bool:
     """Whether the client left before there was an answer."""
-    return event.ended == "client_gone" and event.status == CLIENT_GONE
+    return event.ending is Ending.CLIENT_GONE and event.status == CLIENT_GONE
 
 
 def _error_of(event: Event) -> str:
@@ -166,7 +167,7 @@ def _error_of(event: Event) -> str:
 
     Of a server, what is the client's fault is no error.
     """
-    if event.ended == "cut":
+    if event.ending is Ending.CUT:
         return event.code or "cut"
     if event.status >= 500:
         return event.code or str(event.status)
@@ -176,17 +177,17 @@ def _error_of(event: Event) -> str:
 def _attributes(event: Event, followed: RequestTrace, kind: Kind, error: str) -> dict[str, Any]:
     named: dict[str, Any] = {
         "http.request.method": kind.method,
-        "url.path": path_only(event.target).partition("?")[0],
+        "url.path": event.path.partition("?")[0],
         "client.address": event.client,
-        "goproxyai.cache": event.cache,
-        "goproxyai.request_id": event.name.decode("ascii"),
+        "goproxyai.cache": event.cache_label,
+        "goproxyai.request_id": event.request_id.decode("ascii"),
     }
     if not _unanswered(event):
         named["http.response.status_code"] = event.status
     if event.code:
         named["goproxyai.code"] = event.code
-    if event.ended != "ok":
-        named["goproxyai.ended"] = event.ended
+    if event.ending is not Ending.COMPLETE:
+        named["goproxyai.ended"] = event.ending.value
     if error:
         named["error.type"] = error
     if followed.tries:
@@ -199,7 +200,7 @@ def _attributes(event: Event, followed: RequestTrace, kind: Kind, error: str) ->
             named["gen_ai.request.model"] = followed.model
     usage = event.usage
     if usage is not None:
-        _count(named, usage, event.cache in SPARED)
+        _count(named, usage, event.cache in SAVED_OUTCOMES)
     return named
 
 

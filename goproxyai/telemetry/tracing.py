@@ -31,7 +31,7 @@ from twisted.logger import Logger, LogLevel
 from goproxyai import __version__
 from goproxyai.http11.exchange import Exchange
 from goproxyai.messages.trace_context import RANDOM, SAMPLED, TraceParent, parse
-from goproxyai.telemetry.access_log import Batch, Event
+from goproxyai.telemetry.events import Batch, Event
 from goproxyai.telemetry.spans import RequestTrace, context_of, kind_of, span_of
 
 STOP_SECONDS: Final = 3.0
@@ -59,7 +59,7 @@ class TracingError(SystemExit):
 
 
 class Tracing:
-    """Follows requests; a :class:`goproxyai.telemetry.access_log.Tracer`.
+    """Follows requests; a :class:`~.trace_protocol.Tracer`.
 
     :param exporter: makes what sends spans away.
     """

@@ -13,7 +13,6 @@ from goproxyai.messages.headers import Fields
 from goproxyai.usage.usage import (
     LONGEST_MODEL,
     TAIL,
-    UNKNOWN,
     Usage,
     model_in,
     plain_usage,
@@ -30,8 +29,8 @@ _INFLATED_AT_ONCE = 64 * 1024
 _EITHER = zlib.MAX_WBITS | 32  # gzip or zlib, by the first bytes
 
 
-def usage_of(fields: Fields, body: bytes) -> Usage:
-    """The usage of an answer that came whole; :data:`UNKNOWN` where it says none.
+def usage_of(fields: Fields, body: bytes) -> Usage | None:
+    """Return the usage of a complete answer, ``None`` if it reports none.
 
     :param fields: of the response. :param body: as received.
     """
@@ -126,7 +125,7 @@ class UsageScanner:
         self._model = model_in(text)
         self._carried = b"" if self._model else text[-_CARRIED:]
 
-    def usage(self) -> Usage:
-        """What the answer said, once it is here; :data:`UNKNOWN` where it said nothing."""
+    def usage(self) -> Usage | None:
+        """Return the usage that the bytes so far report, ``None`` if they report none."""
         found = None if self._unread else tokens_in(b"".join(self._pieces))
-        return UNKNOWN if found is None else Usage(self._model, *found)
+        return None if found is None else Usage(self._model, *found)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from goproxyai.usage.prices import Prices
-from goproxyai.usage.usage import UNKNOWN, Usage
+from goproxyai.usage.usage import Usage
 
 KINDS = ("prompt", "completion", "cached", "reasoning")
 """Of tokens, as in :class:`~goproxyai.usage.usage.Usage`; the last two are parts of the others."""
@@ -52,17 +52,17 @@ class UsageTotals:
         self.spent = 0.0
         self.spared = 0.0
 
-    def use(self, usages: Sequence[Usage]) -> None:
-        """Upstream gave answers, whole."""
-        known = [usage for usage in usages if usage is not UNKNOWN]
+    def add_used(self, usages: Sequence[Usage | None]) -> None:
+        """Count the usage of complete answers of upstream; ``None``: the answer reports none."""
+        known = [usage for usage in usages if usage is not None]
         self.unknown["silent"] += len(usages) - len(known)
         for model in {usage[0] for usage in known}:
             alike = [usage for usage in known if usage[0] == model]
             _, *kinds = zip(*alike, strict=True)
             self.spent += self._add(self._tally(model).used, Usage(model, *map(sum, kinds)))
 
-    def save(self, usage: Usage, count: int) -> None:
-        """An answer was given *count* times that upstream was not asked for."""
+    def add_saved(self, usage: Usage, count: int) -> None:
+        """Count *count* answers that were given without an upstream request."""
         model, *numbers = usage
         spared = Usage(model, *[number * count for number in numbers])
         self.spared += self._add(self._tally(model).saved, spared)
@@ -74,8 +74,8 @@ class UsageTotals:
         price = self.prices.price(usage.model) if self.prices else None
         return 0.0 if price is None else price.of(usage)
 
-    def lose(self, why: str) -> None:
-        """An answer of upstream's came to no end; *why* is of :data:`WITHOUT`."""
+    def add_unknown(self, why: str) -> None:
+        """Count an answer of upstream that did not end; *why* is of :data:`WITHOUT`."""
         self.unknown[why] += 1
 
     def _tally(self, model: str) -> Tally:

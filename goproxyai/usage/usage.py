@@ -8,16 +8,14 @@
 3. Its names are those of Chat Completions (``prompt_tokens``, ``completion_tokens``) or of
    Responses (``input_tokens``, ``output_tokens``). Cached tokens are part of the prompt's,
    reasoning tokens of the completion's.
-4. Nothing is guessed: what was cut, says nothing, or cannot be read, is :data:`UNKNOWN`.
+4. Nothing is guessed: what was cut, says nothing, or cannot be read, has no usage.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 TAIL: Final = 16 * 1024
 """Bytes at the end of an answer in which its usage is looked for."""
@@ -55,6 +53,13 @@ _known: dict[bytes, str] = {}  # names of models, each once
 _decode = json.JSONDecoder().raw_decode
 
 
+class UsageSource(Protocol):
+    """Tells the usage of an answer: a :class:`Usage`, an :class:`UnreadAnswer`, a cache entry."""
+
+    def usage(self) -> Usage | None:
+        """Return the usage, ``None`` if the answer reports none."""
+
+
 class Usage(NamedTuple):
     """Tokens of one answer.
 
@@ -69,15 +74,30 @@ class Usage(NamedTuple):
     cached: int
     reasoning: int
 
-
-UNKNOWN: Final = Usage("", -1, -1, -1, -1)
-"""The usage of an answer that ought to have one, and gave none that could be read."""
-
-UNREAD: Final = Usage("", -2, -2, -2, -2)
-"""The usage of an answer that nobody has read for it yet."""
+    def usage(self) -> Usage:
+        """Return itself: a usage is a :class:`UsageSource`."""
+        return self
 
 
-_usage: Callable[[tuple[Any, ...]], Usage] = partial(tuple.__new__, Usage)
+class UnreadAnswer:
+    """The body of a complete, uncoded answer whose usage is not read yet.
+
+    Reading waits for the next batch of the access log. The body is released once it is read.
+    """
+
+    __slots__ = ("_body", "_usage")
+
+    def __init__(self, body: bytes) -> None:
+        self._body: bytes | None = body
+        self._usage: Usage | None = None
+
+    def usage(self) -> Usage | None:
+        """Return the usage that the body reports, ``None`` if it reports none."""
+        body = self._body
+        if body is not None:
+            self._body = None
+            self._usage = plain_usage(body)
+        return self._usage
 
 
 def generates(method: bytes, path: bytes) -> bool:
@@ -85,10 +105,10 @@ def generates(method: bytes, path: bytes) -> bool:
     return method == b"POST" and path in GENERATING
 
 
-def plain_usage(body: bytes) -> Usage:
-    """The usage of an answer that came whole, in no coding; :data:`UNKNOWN` where it says none."""
+def plain_usage(body: bytes) -> Usage | None:
+    """Return the usage of a complete answer without content coding, ``None`` if it reports none."""
     found = tokens_in(body)
-    return UNKNOWN if found is None else Usage(model_in(body), *found)
+    return None if found is None else Usage(model_in(body), *found)
 
 
 def asked_model(body: bytes) -> str:
@@ -169,22 +189,3 @@ def _detail(usage: dict[str, Any], names: tuple[str, ...], name: str) -> int:
         if isinstance(details, dict):
             return _count(details, name) or 0
     return 0
-
-
-def read_all(bodies: Iterable[bytes]) -> list[Usage]:
-    """:func:`plain_usage` of each, in one loop that calls next to nothing.
-
-    A miss pays for this, and in nearly all of many answers stands what stood in the last one.
-    """
-    found: list[Usage] = []
-    for body in bodies:
-        at = body.rfind(_USAGE)
-        usual = _usual(body, at) if at >= 0 else None
-        if usual is None:
-            found.append(plain_usage(body))
-            continue
-        prompt, completion, cached, reasoning = usual.groups(b"0")
-        found.append(
-            _usage((model_in(body), int(prompt), int(completion), int(cached), int(reasoning)))
-        )
-    return found

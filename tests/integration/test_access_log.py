@@ -17,9 +17,11 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, Logger, LogLevel, eventAsText, globalLogPublisher
 from twisted.python.failure import Failure
 
-from goproxyai.telemetry.access_log import FLUSH_SECONDS, MOST_WAITING, AccessLog, Batch, Event
+from goproxyai.telemetry.access_log import FLUSH_SECONDS, MAX_WAITING, AccessLog
 from goproxyai.telemetry.counters import Counters
+from goproxyai.telemetry.events import Batch, Event
 from goproxyai.telemetry.log_output import LogOutput
+from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome
 from tests.support.answers import chunk, head, response
 from tests.support.harness import Stand, eventually, post, request
 from tests.support.proxy import FakeProxy
@@ -436,7 +438,7 @@ def test_events_are_written_in_batches_a_moment_later() -> None:
     clock, batches = Clock(), []
     log = access_log(clock, batches)
     for _ in range(3):
-        log.over(_Exchange(), "c", "HIT")
+        log.record(_Exchange(), "c", RequestOutcome(CacheOutcome.HIT))
     assert batches == []
     clock.advance(FLUSH_SECONDS)
     assert [len(batch) for batch in batches] == [3]
@@ -448,11 +450,11 @@ def test_events_are_written_in_batches_a_moment_later() -> None:
 def test_a_batch_is_written_before_it_is_too_large() -> None:
     clock, batches = Clock(), []
     log = access_log(clock, batches)
-    for _ in range(MOST_WAITING + 1):
-        log.over(_Exchange(), "c", "HIT")
-    assert [len(batch) for batch in batches] == [MOST_WAITING]
+    for _ in range(MAX_WAITING + 1):
+        log.record(_Exchange(), "c", RequestOutcome(CacheOutcome.HIT))
+    assert [len(batch) for batch in batches] == [MAX_WAITING]
     log.flush()
-    assert [len(batch) for batch in batches] == [MOST_WAITING, 1]
+    assert [len(batch) for batch in batches] == [MAX_WAITING, 1]
     assert clock.getDelayedCalls() == []
 
 
@@ -464,9 +466,9 @@ def test_a_batch_that_cannot_be_written_is_counted_and_fails_nobody(
 
     counters = Counters()
     log = AccessLog(Clock(), counters, full)
-    for _ in range(MOST_WAITING):
-        log.over(_Exchange(), "c", "HIT")
-    assert counters.finished == MOST_WAITING
+    for _ in range(MAX_WAITING):
+        log.record(_Exchange(), "c", RequestOutcome(CacheOutcome.HIT))
+    assert counters.finished == MAX_WAITING
     assert len(failures) == 1
     failures.clear()
 
@@ -486,11 +488,11 @@ def output(as_json: bool | None, level: str = "info", stream: Any = None) -> tup
 
 def an_event(**more: Any) -> Event:
     parts = {
-        "began": 0.25, "method": b"GET", "target": b"/v1/models?limit=2", "status": 200,
-        "cache": "HIT", "client": "192.0.2.1", "bytes_in": 1, "bytes_out": 2, "seconds": 0.00125,
-        "upstream_seconds": -1.0, "code": "", "detail": "", "ended": "ok",
-        "upstream_request_id": b"", "first_seconds": -1.0, "bill": None, "name": b"id-1",
-        "trace": None, **more,
+        "began": 0.25, "method": b"GET", "path": "/v1/models?limit", "status": 200,
+        "client": "192.0.2.1", "bytes_in": 1, "bytes_out": 2, "seconds": 0.00125,
+        "request_id": b"id-1", "trace": None, "cache": CacheOutcome.HIT, "bypass_reason": "",
+        "code": "", "detail": "", "ending": Ending.COMPLETE, "upstream_seconds": -1.0,
+        "upstream_request_id": b"", "first_byte_seconds": -1.0, "usage": None, **more,
     }  # fmt: skip
     return Event(**parts)
 
@@ -519,7 +521,7 @@ def test_requests_are_lines_of_json() -> None:
 
 def test_requests_are_readable_lines() -> None:
     out, stream = output(False)
-    cut = an_event(ended="cut", code="upstream_timeout", upstream_request_id=b"req_1")
+    cut = an_event(ending=Ending.CUT, code="upstream_timeout", upstream_request_id=b"req_1")
     out.requests([an_event(), cut], Batch(WALL))
     first, second = stream.getvalue().splitlines()
     assert first == (
@@ -628,8 +630,8 @@ def test_nothing_is_written_before_the_log_is_open() -> None:
 
 
 @given(
-    st.dictionaries(st.sampled_from(["client", "detail", "code"]), st.text(min_size=1)),
-    st.dictionaries(st.sampled_from(["target", "upstream_request_id"]), st.binary(min_size=1)),
+    st.dictionaries(st.sampled_from(["client", "detail", "code", "path"]), st.text(min_size=1)),
+    st.dictionaries(st.sampled_from(["upstream_request_id"]), st.binary(min_size=1)),
     st.floats(0, 1e6),
     st.integers(0, 1 << 62),
 )

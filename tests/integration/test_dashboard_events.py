@@ -353,10 +353,10 @@ def test_the_hour_is_bounded_and_says_what_happened_in_it() -> None:
     counters = Counters()
     history = History(counters, 0.0)
     for number in range(1, 2 * SLOTS):
-        counters.note(b"/v1/models", b"GET", 200, "HIT" if number % 2 else "MISS", 3)
-        counters.note(b"/health", b"GET", 200, "-", 9)
-        counters.note(b"/v1/files", b"POST", 502, "path", 1)
-        counters.note(b"/v1/files", b"POST", 499, "path", 1)
+        counters.note("/v1/models", b"GET", 200, "HIT" if number % 2 else "MISS", 3)
+        counters.note("/health", b"GET", 200, "-", 9)
+        counters.note("/v1/files", b"POST", 502, "path", 1)
+        counters.note("/v1/files", b"POST", 499, "path", 1)
         history.mark(number * 10.0)
     slots = history.slots()
     assert len(slots) == SLOTS

@@ -35,10 +35,12 @@ from twisted.logger import Logger
 from goproxyai import plugin as tap
 from goproxyai.admin.app import RELAYED
 from goproxyai.config.settings import Settings
+from goproxyai.messages.redaction import path_only
 from goproxyai.messages.trace_context import TraceParent, parse
 from goproxyai.telemetry import tracing
 from goproxyai.telemetry.counters import ROUTES
 from goproxyai.telemetry.log_output import LogOutput
+from goproxyai.telemetry.outcome import Ending
 from goproxyai.telemetry.spans import MOST_TRIES, RequestTrace, kind_of, span_of
 from goproxyai.telemetry.tracing import COMPLAINT_SECONDS, Complaints, Tracing
 from goproxyai.usage.usage import asked_model
@@ -588,21 +590,23 @@ def test_what_is_noted_of_a_request_is_bounded() -> None:
 
 
 @given(
-    st.dictionaries(st.sampled_from(["method", "target", "upstream_request_id"]), st.binary()),
+    st.dictionaries(st.sampled_from(["method", "upstream_request_id"]), st.binary()),
+    st.binary().map(path_only),
     st.floats(0, 1e6),
     st.integers(0, 599),
-    st.sampled_from(["ok", "cut", "client_gone"]),
+    st.sampled_from(Ending),
     st.binary(),
 )
 def test_whatever_is_asked_for_is_a_span_that_can_be_sent(
-    raw: dict[str, bytes], seconds: float, status: int, ended: str, body: bytes
+    raw: dict[str, bytes], path: str, seconds: float, status: int, ending: Ending, body: bytes
 ) -> None:
     followed = RequestTrace(CLIENTS, None, True, True)
     followed.read(0.5, body)
     followed.forwarded(0.5, "https://api.test", None)
     event = an_event(
-        seconds=seconds, upstream_seconds=seconds, status=status, ended=ended, trace=followed, **raw
-    )
+        seconds=seconds, upstream_seconds=seconds, status=status, path=path, ending=ending,
+        trace=followed, **raw,
+    )  # fmt: skip
     span = span_of(event, followed, 1.0, Resource.get_empty())
     assert encode_spans([span]).SerializeToString()
 

@@ -50,8 +50,8 @@ def happened(world: World) -> Counter[str]:
             "resumed": sum(isinstance(one, ResumedForward) for one in world.tries),
             "rescued": counters.rescues,
             "paced": sum(b"detail=paced" in each for each in raw),
-            "left": sum(event.ended == "client_gone" for event in world.events),
-            "cut": sum(event.ended == "cut" for event in world.events),
+            "left": sum(event.ending == "client_gone" for event in world.events),
+            "cut": sum(event.ending == "cut" for event in world.events),
             "credentials apart": sum(asked.own and world.shared for asked in world.asked),
             **{f"again: {cause}": count for cause, count in counters.retries.items()},
         }

@@ -14,8 +14,9 @@ from goproxyai.http11.response import ResponseReceiver
 from goproxyai.proxy.handler import ProxyHandler
 from goproxyai.proxy.request_plan import ProxyOptions
 from goproxyai.proxy.upstreams import Upstream, Upstreams
-from goproxyai.telemetry.access_log import AccessLog, Event
+from goproxyai.telemetry.access_log import AccessLog
 from goproxyai.telemetry.counters import Counters
+from goproxyai.telemetry.events import Event
 from goproxyai.upstream.breaker import Breaker
 from tests.simulation.checks import check, check_now, check_step
 from tests.simulation.clients import Client

@@ -21,7 +21,8 @@ from zope.interface import implementer
 from goproxyai.config.settings import Settings
 from goproxyai.daemon.service import Daemon, make_daemon
 from goproxyai.http11.connection_pool import ConnectionPool
-from goproxyai.telemetry.access_log import Batch, Event, Tracer
+from goproxyai.telemetry.events import Batch, Event
+from goproxyai.telemetry.trace_protocol import Tracer
 from tests.support.authority import Authority, Identity
 from tests.support.ledger import Ledger
 from tests.support.proxy import FakeProxy

@@ -19,7 +19,7 @@ from goproxyai.daemon.reload import Reload
 from goproxyai.daemon.service import make_daemon
 from goproxyai.usage.prices import LARGEST, Prices, PricesError, parse
 from goproxyai.usage.totals import KINDS, MOST_MODELS, OTHER, UsageTotals
-from goproxyai.usage.usage import UNKNOWN, Usage
+from goproxyai.usage.usage import Usage
 
 TABLE = {
     "gpt-4o": {"prompt": 2.5, "cached": 1.25, "completion": 10},
@@ -98,12 +98,12 @@ def test_what_is_remembered_of_models_is_bounded() -> None:
 
 def test_tokens_are_added_up_by_model_and_kind() -> None:
     tokens = UsageTotals(prices())
-    tokens.use([Usage("gpt-4o", 100, 10, 30, 5)])
-    tokens.use([Usage("gpt-4o", 1, 2, 0, 1)])
-    tokens.save(Usage("gpt-4o", 100, 10, 30, 5), 3)
-    tokens.save(Usage("elsewhere", 7, 7, 0, 0), 1)
-    tokens.use([UNKNOWN])
-    tokens.lose("cut")
+    tokens.add_used([Usage("gpt-4o", 100, 10, 30, 5)])
+    tokens.add_used([Usage("gpt-4o", 1, 2, 0, 1)])
+    tokens.add_saved(Usage("gpt-4o", 100, 10, 30, 5), 3)
+    tokens.add_saved(Usage("elsewhere", 7, 7, 0, 0), 1)
+    tokens.add_used([None])
+    tokens.add_unknown("cut")
     assert tokens.models["gpt-4o"].used == [101, 12, 30, 6]
     assert tokens.models["gpt-4o"].saved == [300, 30, 90, 15]
     assert tokens.total("used") == dict(zip(KINDS, (101, 12, 30, 6), strict=True))
@@ -117,7 +117,7 @@ def test_tokens_are_added_up_by_model_and_kind() -> None:
 
 def test_without_prices_there_is_no_money() -> None:
     tokens = UsageTotals()
-    tokens.use([Usage("gpt-4o", 1, 1, 0, 0)])
+    tokens.add_used([Usage("gpt-4o", 1, 1, 0, 0)])
     assert tokens.money() is None
     assert (tokens.spent, tokens.spared) == (0, 0)
 
@@ -125,12 +125,12 @@ def test_without_prices_there_is_no_money() -> None:
 def test_models_beyond_a_hundred_are_counted_together() -> None:
     tokens = UsageTotals()
     for number in range(3 * MOST_MODELS):
-        tokens.use([Usage(f"m{number}", 1, 0, 0, 0)])
-        tokens.save(Usage(f"n{number}", 1, 0, 0, 0), 1)
+        tokens.add_used([Usage(f"m{number}", 1, 0, 0, 0)])
+        tokens.add_saved(Usage(f"n{number}", 1, 0, 0, 0), 1)
     assert len(tokens.models) == MOST_MODELS + 1
     assert tokens.models[OTHER].saved[0] > 0
     assert tokens.total("used")["prompt"] == tokens.total("saved")["prompt"] == 3 * MOST_MODELS
-    tokens.use([Usage("", 1, 0, 0, 0)])
+    tokens.add_used([Usage("", 1, 0, 0, 0)])
     assert len(tokens.models) == MOST_MODELS + 1
 
 
@@ -143,8 +143,8 @@ amounts = st.builds(
 def test_the_totals_are_the_sums(given_: list[tuple[Usage, int]]) -> None:
     tokens = UsageTotals(prices())
     for one, times in given_:
-        tokens.use([one])
-        tokens.save(one, times)
+        tokens.add_used([one])
+        tokens.add_saved(one, times)
     for position, kind in enumerate(KINDS, 1):
         assert tokens.total("used")[kind] == sum(one[position] for one, _ in given_)
         assert tokens.total("saved")[kind] == sum(one[position] * n for one, n in given_)
@@ -181,7 +181,7 @@ def test_a_file_that_is_no_table_is_told_in_one_line(tmp_path: Path) -> None:
 def test_a_table_that_has_changed_holds_from_then_on() -> None:
     daemon = make_daemon(MemoryReactorClock(), Settings.from_texts({"PRICES": "p.json"}))
     tokens = daemon.system.stats.counters.tokens
-    tokens.use([Usage("gpt-4o", 1_000_000, 0, 0, 0)])
+    tokens.add_used([Usage("gpt-4o", 1_000_000, 0, 0, 0)])
     settings = Settings.from_texts({"PRICES": "p.json"})
     found = [LoadedConfig(settings, (), prices()), LoadedConfig(settings, (), prices())]
     with capturedLogs() as events:
@@ -190,5 +190,5 @@ def test_a_table_that_has_changed_holds_from_then_on() -> None:
         reload.now()
     said = [event["log_format"].format(**event) for event in events]
     assert said == ["the configuration has changed: PRICES", "the configuration has not changed"]
-    tokens.use([Usage("gpt-4o", 1_000_000, 0, 0, 0)])
+    tokens.add_used([Usage("gpt-4o", 1_000_000, 0, 0, 0)])
     assert tokens.money() == {"spent": 2.5, "saved": 0.0}

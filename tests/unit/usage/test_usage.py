@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from goproxyai.usage import scanner as reading
 from goproxyai.usage.scanner import UsageScanner, usage_of
-from goproxyai.usage.usage import LONGEST_MODEL, TAIL, UNKNOWN, Usage, generates
+from goproxyai.usage.usage import LONGEST_MODEL, TAIL, Usage, generates
 
 COMPLETION = {
     "id": "chatcmpl-1",
@@ -172,8 +172,8 @@ def test_other_orders_and_other_parts_are_read_as_well(
     ],
 )
 def test_what_says_nothing_is_unknown(body: bytes) -> None:
-    assert usage_of({}, body) is UNKNOWN
-    assert read(body) is UNKNOWN
+    assert usage_of({}, body) is None
+    assert read(body) is None
 
 
 def events(*documents: Any) -> bytes:
@@ -203,7 +203,7 @@ COMPLETED = (
     [
         (STREAM, Usage("gpt-4o", 19, 10, 4, 3)),
         (COMPLETED, Usage("gpt-5", 36, 87, 8, 64)),
-        (events(*[CHUNK] * 200), UNKNOWN),
+        (events(*[CHUNK] * 200), None),
     ],
     ids=["chat", "responses", "none"],
 )
@@ -235,18 +235,18 @@ def test_a_whole_answer_is_read_through_its_coding() -> None:
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "nonsense"])
 def test_what_cannot_be_decoded_is_unknown(coding: str) -> None:
-    assert read(compact(COMPLETION), content_encoding=coding) is UNKNOWN
+    assert read(compact(COMPLETION), content_encoding=coding) is None
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 def test_what_is_not_what_its_coding_says_is_unknown(coding: str) -> None:
-    assert read(compact(COMPLETION) * 2, [5], content_encoding=coding) is UNKNOWN
+    assert read(compact(COMPLETION) * 2, [5], content_encoding=coding) is None
 
 
 def test_a_bomb_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "MOST_INFLATED", 1_000_000)
     text = b" " * 5_000_000 + compact(COMPLETION)
-    assert read(gzip.compress(text), content_encoding="gzip") is UNKNOWN
+    assert read(gzip.compress(text), content_encoding="gzip") is None
     monkeypatch.setattr(reading, "MOST_INFLATED", 10_000_000)
     assert read(gzip.compress(text), content_encoding="gzip") == EXPECTED
 
@@ -270,8 +270,8 @@ def test_whatever_comes_nothing_is_raised(data: bytes) -> None:
         b'{"model":' + data,
         b'"usage":{"prompt_tokens":' + data,
     ):
-        assert isinstance(usage_of({}, text), Usage)
-        assert isinstance(read(text, [3], content_encoding="gzip"), Usage)
+        assert isinstance(usage_of({}, text), Usage | None)
+        assert isinstance(read(text, [3], content_encoding="gzip"), Usage | None)
 
 
 counts = st.integers(0, 10**12 - 1)
@@ -338,7 +338,7 @@ def test_a_long_answer_is_held_in_part_whatever_the_size_of_its_pieces(size: int
 def test_padding_behind_an_answer_is_nothing_and_members_without_end_are_too_much() -> None:
     packed = gzip.compress(compact(COMPLETION))
     assert read(packed + bytes(700), [100], content_encoding="gzip") == EXPECTED
-    assert read(gzip.compress(b"") * 300 + packed, [100], content_encoding="gzip") is UNKNOWN
+    assert read(gzip.compress(b"") * 300 + packed, [100], content_encoding="gzip") is None
 
 
 def test_a_name_is_found_behind_another_that_is_none() -> None:

@@ -1,0 +1,71 @@
+"""The outcome of a request, as the access log records it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from goproxyai.usage.usage import UsageSource
+
+__all__ = ["SAVED_OUTCOMES", "CacheOutcome", "Ending", "RequestOutcome", "UsageSource"]
+
+
+class CacheOutcome(StrEnum):
+    """How the cache took part in a request.
+
+    :cvar HIT: the answer is a fresh cache entry.
+    :cvar MISS: the request may be answered from the cache, and was forwarded.
+    :cvar COALESCED: the answer is that of another client's upstream request.
+    :cvar STALE: the answer is an expired cache entry, since upstream failed.
+    :cvar BYPASS: the request may not be answered from the cache, and was forwarded.
+    :cvar NONE: the request never reached the cache.
+    """
+
+    HIT = "HIT"
+    MISS = "MISS"
+    COALESCED = "COALESCED"
+    STALE = "STALE"
+    BYPASS = "BYPASS"
+    NONE = "-"
+
+
+SAVED_OUTCOMES: Final = frozenset((CacheOutcome.HIT, CacheOutcome.COALESCED, CacheOutcome.STALE))
+"""Outcomes of requests that were answered without an upstream request of their own."""
+
+
+class Ending(StrEnum):
+    """How an answer ended.
+
+    :cvar COMPLETE: the client got all of it.
+    :cvar CLIENT_GONE: the client closed its connection before the end.
+    :cvar CUT: upstream broke off, and so did the proxy.
+    """
+
+    COMPLETE = "ok"
+    CLIENT_GONE = "client_gone"
+    CUT = "cut"
+
+
+class RequestOutcome(NamedTuple):
+    """What happened to a request.
+
+    :ivar bypass_reason: why the cache was bypassed (``path``, ``header``, ...), else empty.
+    :ivar code: error code of the proxy's own answer, a key of :data:`goproxyai.errors.STATUS`.
+    :ivar detail: cause of an error, for operators; contains no secret.
+    :ivar upstream_seconds: from sending the request upstream to the head of upstream's answer;
+        negative if there was none.
+    :ivar upstream_request_id: ``x-request-id`` of upstream's answer.
+    :ivar first_byte_seconds: from the head of the request to the first byte of the answer; negative
+        if the answer was written at once, or there was none.
+    :ivar usage_source: tells the tokens of a complete answer.
+    """
+
+    cache: CacheOutcome = CacheOutcome.NONE
+    bypass_reason: str = ""
+    code: str = ""
+    detail: str = ""
+    ending: Ending = Ending.COMPLETE
+    upstream_seconds: float = -1.0
+    upstream_request_id: bytes = b""
+    first_byte_seconds: float = -1.0
+    usage_source: UsageSource | None = None
