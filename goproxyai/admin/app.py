@@ -30,9 +30,9 @@ from goproxyai.config.settings import Settings
 from goproxyai.errors import ProxyError, compact
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.web_adapter import AdminRequest, ExchangeChannel
-from goproxyai.proxy import replay as respond
+from goproxyai.proxy.error_response import send_error
 from goproxyai.proxy.handler import ProxyHandler
-from goproxyai.proxy.request_id import GIVEN, RequestIds
+from goproxyai.proxy.request_id import REQUEST_ID_FIELD, RequestIds
 from goproxyai.telemetry.outcome import Ending, RequestOutcome
 
 RELAYED = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]
@@ -267,14 +267,14 @@ class Router:
         self._system = system
         self._stats = system.stats
         self._counters = system.stats.counters
-        self._name, self._given = names.ours, names.given
+        self._name, self._given = names.generate, names.of
         self._site = Site(system.app.resource())
         self._prefix, self._methods, self._relay = _remembered(system)
 
     def dispatch(self, exchange: Exchange) -> None:
         """See to it that *exchange* is answered."""
         self._counters.requests += 1
-        named = GIVEN in exchange.head.fields
+        named = REQUEST_ID_FIELD in exchange.head.fields
         exchange.name = self._given(exchange) if named else self._name()
         if exchange.problem is not None:
             self._refuse(exchange, exchange.problem)
@@ -308,7 +308,7 @@ class Router:
         tracer = relay.log.tracer
         if tracer is not None and exchange.target.startswith(self._prefix):
             exchange.trace = tracer.begin(exchange)
-        respond.problem(exchange, problem)
+        send_error(exchange, problem)
         client = relay.admission.client(exchange)
         relay.log.record(exchange, client, RequestOutcome(code=problem.code))
 

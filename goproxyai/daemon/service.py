@@ -34,6 +34,8 @@ from goproxyai.http11.client_connection import Timeouts
 from goproxyai.http11.connection_limits import ConnectionLimits
 from goproxyai.http11.server_connection import ServerFactory
 from goproxyai.proxy.admission import Admission
+from goproxyai.proxy.cache_lookup import CacheLookup
+from goproxyai.proxy.context import OptionsHolder, ProxyContext
 from goproxyai.proxy.handler import ProxyHandler
 from goproxyai.proxy.health_probe import HealthProbe
 from goproxyai.proxy.request_id import RequestIds
@@ -48,6 +50,7 @@ from goproxyai.telemetry.counters import Counters
 from goproxyai.telemetry.events import Write
 from goproxyai.telemetry.trace_protocol import Tracer
 from goproxyai.upstream.breaker import Breaker
+from goproxyai.upstream.retries import Budget
 from goproxyai.usage.prices import Prices
 
 EVICTION_SECONDS = 1.0
@@ -267,17 +270,16 @@ class Daemon(MultiService):
         agent.timeouts.silence = settings.idle_timeout
         self.door.factory.most_body_bytes = settings.max_body_size
         if _kept(before) != _kept(settings):
-            terms = relay.terms
-            relay.terms = attrs.evolve(
-                terms,
+            relay.options.current = attrs.evolve(
+                relay.options.current,
                 ttl=settings.cache_ttl,
-                most_ttl=settings.cache_max_ttl,
+                max_ttl=settings.cache_max_ttl,
                 retry_status=settings.retry_status,
-                patience=settings.request_timeout,
-                cached=_caches(settings),
+                retry_seconds=settings.request_timeout,
+                caches=_caches(settings),
             )
             relay.store.resize(settings.max_cache_size)
-            if not relay.terms.cached:
+            if not relay.options.current.caches:
                 relay.store.clear()
 
     def stopService(self) -> Deferred[None]:
@@ -375,27 +377,46 @@ def make_daemon(
             for rank, url in enumerate(settings.openai_api_url)
         )
     )
-    terms = ProxyOptions(
-        upstreams.each[0],
-        settings.cache_shared,
-        settings.coalesce,
-        settings.cache_ttl,
-        settings.cache_max_ttl,
-        settings.retry_status,
-        settings.request_timeout,
-        _caches(settings),
-        tracer is not None,
+    options = OptionsHolder(
+        ProxyOptions(
+            upstreams.first,
+            settings.cache_shared,
+            settings.coalesce,
+            settings.cache_ttl,
+            settings.cache_max_ttl,
+            settings.retry_status,
+            settings.request_timeout,
+            _caches(settings),
+            tracer is not None,
+        )
     )
-    relay = ProxyHandler(
+    context = ProxyContext(
         reactor,
-        upstreams,
-        terms,
-        client,
-        admission,
+        reactor.seconds,
+        options,
         store,
+        CacheLookup(store),
+        upstreams,
+        client,
+        Budget(),
         counters,
         access_log,
     )
+    handler = ProxyHandler(context, admission)
+    relay: Any = handler
+    for name, part in {
+        "upstreams": upstreams,
+        "store": store,
+        "counters": counters,
+        "admission": admission,
+        "log": access_log,
+        "seconds": reactor.seconds,
+        "pool": client.pool,
+        "lookup": context.lookup,
+        "flights": handler.single_flight,
+        "options": options,
+    }.items():
+        setattr(relay, name, part)
     connection_limits = ConnectionLimits(
         ticker,
         counters.connections,

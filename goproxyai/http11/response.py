@@ -116,6 +116,11 @@ class Response:
         return self.shape.lines(self.values, self.fields)
 
     @property
+    def request_id(self) -> bytes:
+        """Upstream's ``X-Request-Id``; empty where it gives none."""
+        return self.fields.get(b"x-request-id", b"")
+
+    @property
     def headers(self) -> WebHeaders:
         """The header as ``twisted.web`` knows it; made when asked for."""
         headers = WebHeaders()

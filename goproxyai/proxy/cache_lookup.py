@@ -1,54 +1,67 @@
-"""Step three: may the request be answered from the cache, and is there an answer?"""
+"""Look a request up in the cache, or say why the cache is bypassed."""
 
 from __future__ import annotations
+
+from typing import Final, NamedTuple
 
 from goproxyai.cache.rules import may_be_stale
 from goproxyai.cache.store import Entry, Store
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
-from goproxyai.proxy.recorder import CacheMiss
 from goproxyai.proxy.request_plan import RequestPlan
 
-MOST_KEYED = 10 * 1024 * 1024
-"""Bytes of request body that are read whole to make a key; larger ones stream past the cache."""
+MAX_KEYED_BODY_BYTES: Final = 10 * 1024 * 1024
+"""Largest request body that is collected for a cache key; larger ones stream past the cache."""
+
+
+class CacheMiss(NamedTuple):
+    """A cacheable request that has to go upstream.
+
+    :ivar reason: ``miss``; ``stale`` where the entry has expired; ``request`` where the request's
+        ``Cache-Control`` refused the entry.
+    :ivar ticket: the store's clock at the look-up. A write after it makes the response outdated.
+    """
+
+    reason: str
+    key: bytes
+    plan: RequestPlan
+    ticket: int
 
 
 class CacheLookup:
-    """Asks the store."""
-
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def bypass(self, notes: RequestPlan, exchange: Exchange) -> str | None:
-        """Why the cache is left aside, judged by the head; ``None`` where a key is to be made.
+    def bypass_reason(self, plan: RequestPlan, exchange: Exchange) -> str | None:
+        """Return why the cache is bypassed, judged by the request's head; ``None``: it is used.
 
-        :raises Problem: ``only_if_cached`` where nothing but a stored answer was wanted.
+        :raises ProxyError: ``only_if_cached``.
         """
-        reason = notes.reason
+        reason = plan.bypass_reason
         if reason is None:
             length = exchange.body.length
-            if not isinstance(length, int) or length <= MOST_KEYED:
+            if not isinstance(length, int) or length <= MAX_KEYED_BODY_BYTES:
                 return None
             reason = "size"
-        if notes.directives.only_if_cached:
+        if plan.directives.only_if_cached:
             raise only_if_cached()
         return reason
 
-    def find(self, notes: RequestPlan, body: bytes, now: float) -> Entry | CacheMiss:
-        """Look for an answer to a request that no :meth:`bypass` keeps from the cache.
+    def find(self, plan: RequestPlan, body: bytes, now: float) -> Entry | CacheMiss:
+        """Return the entry that answers the request, or the miss.
 
-        :raises Problem: ``only_if_cached``.
+        :raises ProxyError: ``only_if_cached``.
         """
         store = self._store
-        directives = notes.directives
-        key = notes.key(body)
+        directives = plan.directives
+        key = plan.key(body)
         reason = "miss"
         if directives.no_cache:
             reason = "request"
         else:
             entry = store.get(key, now)
             if entry is not None:
-                max_age = directives.max_age  # fractions count: 0 accepts nothing that is stored
+                max_age = directives.max_age  # compared with fractions: 0 accepts no entry
                 if max_age is not None and entry.initial_age + now - entry.stored_at > max_age:
                     reason = "request"
                 elif entry.expires_at > now or (
@@ -59,15 +72,15 @@ class CacheLookup:
                     reason = "stale"
         if directives.only_if_cached:
             raise only_if_cached()
-        return CacheMiss(reason, key, notes, store.ticket())
+        return CacheMiss(reason, key, plan, store.ticket())
 
-    def stale(self, wanted: CacheMiss, now: float) -> Entry | None:
-        """What may answer instead of an upstream that failed: an entry that was kept for that."""
+    def find_stale(self, miss: CacheMiss, now: float) -> Entry | None:
+        """Return an expired entry that may replace a failed response (RFC 5861 §4), if any."""
         store = self._store
-        directives = wanted.notes.directives
+        directives = miss.plan.directives
         if directives.no_cache or not store.stale:
             return None
-        entry = store.get(wanted.key, now)
+        entry = store.get(miss.key, now)
         if entry is None or not may_be_stale(entry.head):
             return None
         max_age = directives.max_age
@@ -77,9 +90,9 @@ class CacheLookup:
 
 
 def only_if_cached() -> ProxyError:
-    """The 504 of RFC 9111 §5.2.1.7."""
+    """Return the 504 of RFC 9111 §5.2.1.7."""
     return ProxyError(
         "only_if_cached",
-        "There is no stored answer to this request, and Cache-Control: only-if-cached asks for "
-        "nothing else; send it without that directive.",
+        "The cache has no response to this request, and Cache-Control: only-if-cached forbids "
+        "forwarding it; send the request without that directive.",
     )

@@ -1,4 +1,8 @@
-"""The one place that turns an exception into an answer."""
+"""The one place that turns an exception into a response.
+
+:func:`proxy_error_for` classifies the exception, :func:`send_error` writes the response. A response
+that has begun cannot be replaced, so :func:`fail_exchange` breaks its connection instead.
+"""
 
 from __future__ import annotations
 
@@ -7,62 +11,119 @@ from service_identity import VerificationError
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from goproxyai.errors import ProxyError
 from goproxyai.http11.client_connection import ConnectionBroken, ProtocolViolation, UpstreamTimeout
+from goproxyai.http11.exchange import Exchange
 from goproxyai.messages.connect import ConnectMalformed, ConnectRefused
+from goproxyai.messages.headers import Headers
 from goproxyai.messages.redaction import masked
+from goproxyai.proxy.response_head import cache_lines, own_lines, own_status_line
+from goproxyai.telemetry.outcome import Ending
+
+MAX_DETAIL_LENGTH = 500
+"""Characters of an exception's text that go to the log."""
+
+_RATE_LIMITED = (
+    b'{"error":"Rate limit exceeded. Please try again later.","code":"RATE_LIMIT_EXCEEDED"}'
+)
+
+_log = Logger(namespace="goproxyai.proxy")
 
 
 def proxy_error_for(failure: Failure) -> ProxyError:
-    """What the client is told about *failure*; ``internal_error`` where it is our own defect."""
-    error = failure.value
-    while isinstance(error, ConnectionBroken):
-        error = error.reason.value
-    detail = masked(f"{type(error).__name__}: {error}")[:500]
-    if isinstance(error, ProxyError):
-        return ProxyError(error.code, error.message, error.headers, error.detail or detail)
-    code, message = _told(error)
+    """Return the error that a client is told about *failure*.
+
+    An exception that is not classified here is a defect of the proxy: its traceback is logged, and
+    the error is ``internal_error``.
+    """
+    exception = failure.value
+    while isinstance(exception, ConnectionBroken):
+        exception = exception.reason.value
+    if isinstance(exception, ProxyError):
+        return exception
+    code, message = _classify(exception)
+    if code == "internal_error":
+        _log.failure("a defect while handling a request", failure)
+    detail = masked(f"{type(exception).__name__}: {exception}")[:MAX_DETAIL_LENGTH]
     return ProxyError(code, message, detail=detail)
 
 
-def _told(error: BaseException | None) -> tuple[str, str]:
-    match error:
+def _classify(exception: BaseException | None) -> tuple[str, str]:
+    """Return the error code and the message for an exception of the egress or the engine."""
+    match exception:
         case UpstreamTimeout():
             return "upstream_timeout", (
-                f"Waiting for {error} from upstream took too long; try again, "
+                f"Waiting for {exception} from upstream took too long; try again, "
                 "or raise REQUEST_TIMEOUT or CONNECT_TIMEOUT."
             )
         case ConnectTimeout() | DeferredTimeout():
             return "upstream_timeout", "Connecting to upstream took too long; try again."
         case ConnectRefused():
             return "egress_proxy_refused", (
-                f"The egress proxy answered with status {error.status}; "
+                f"The egress proxy answered with status {exception.status}; "
                 "check PROXY_URL and its credentials."
             )
         case ConnectMalformed():
             return "egress_proxy_refused", (
-                "The egress proxy's answer to CONNECT is none; check PROXY_URL."
+                "The egress proxy's answer to CONNECT is not HTTP; check PROXY_URL."
             )
         case OpenSSLError() | VerificationError():
             return "upstream_tls_failed", (
-                "TLS with upstream (or the egress proxy) failed: its certificate or the handshake "
-                "did not hold; check OPENAI_API_URL, PROXY_URL and SSL_CERT_FILE."
+                "TLS with upstream (or the egress proxy) failed: the certificate or the handshake "
+                "is invalid; check OPENAI_API_URL, PROXY_URL and SSL_CERT_FILE."
             )
         case ProtocolViolation():
-            return "upstream_protocol_error", f"Upstream did not speak HTTP/1.1: {error}."
+            return "upstream_protocol_error", f"Upstream did not speak HTTP/1.1: {exception}."
         case DNSLookupError():
             return "upstream_unreachable", (
-                "Upstream's name (or the egress proxy's) does not resolve; "
+                "The host name of upstream (or of the egress proxy) does not resolve; "
                 "check OPENAI_API_URL, PROXY_URL and DNS."
             )
         case ConnectError():
             return "upstream_unreachable", (
-                "No connection to upstream (or the egress proxy) could be made; try again."
+                "Connecting to upstream (or to the egress proxy) failed; try again."
             )
         case ConnectionClosed():
             return "upstream_unreachable", (
                 "Upstream closed the connection before it answered; try again."
             )
     return "internal_error", "The proxy failed to handle this request; see its log."
+
+
+def fail_exchange(exchange: Exchange, error: ProxyError, reason: str = "") -> Ending:
+    """End *exchange* with *error*: by a response, or by an abort where one has begun.
+
+    :param reason: as in :func:`send_error`.
+    """
+    if exchange.answering:
+        exchange.abort()
+        return Ending.CUT
+    send_error(exchange, error, reason)
+    return Ending.COMPLETE
+
+
+def send_error(exchange: Exchange, error: ProxyError, reason: str = "") -> None:
+    """Answer *exchange* with one of the proxy's own errors.
+
+    :param reason: why the request was forwarded; empty for a request that was not.
+    """
+    headers = list(error.headers)
+    if exchange.target.startswith(b"/v1/") or exchange.problem is not None:
+        lines = own_lines(exchange.name, headers, cache_lines(reason, error.code.replace("_", "-")))
+    else:
+        lines = own_lines(exchange.name, headers)
+    _send(exchange, error.status, lines, error.body())
+
+
+def send_rate_limited(exchange: Exchange, headers: Headers) -> None:
+    """Answer *exchange* with the 429 of the rate limit; *headers* say when to retry."""
+    lines = own_lines(exchange.name, headers, cache_lines("", "rate-limit"))
+    _send(exchange, 429, lines, _RATE_LIMITED)
+
+
+def _send(exchange: Exchange, status: int, header_lines: bytes, body: bytes) -> None:
+    exchange.begin(status, own_status_line(status) + header_lines, len(body))
+    exchange.write(body, True)

@@ -1,287 +1,242 @@
-"""Step four: upstream's answer, relayed as it comes.
+"""Forward one request for one client.
 
-1. Nothing is buffered: what one read from upstream brings leaves in one write.
-2. A slow client pauses upstream, a slow upstream pauses the client's upload.
-3. A client that leaves, in whatever phase, ends the upstream request in the same turn.
-4. An answer that upstream breaks off is broken off towards the client too.
-5. A forward ends exactly once, in :meth:`Forward._note`.
+1. Nothing is buffered: the bytes of one read from upstream leave in one write.
+2. A slow client pauses upstream; a slow upstream pauses the client's upload.
+3. When the client leaves, in whatever phase, the upstream request ends in the same reactor turn.
+4. When upstream breaks off a body, the client's connection is broken off too.
+5. A forward ends exactly once, in :meth:`Forward._end`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from goproxyai.cache.rules import parent_paths
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
-from goproxyai.messages.headers import Headers, names_itself
-from goproxyai.proxy import replay as respond
-from goproxyai.proxy.error_response import proxy_error_for
-from goproxyai.proxy.recorder import CacheMiss, Recorder, keep_whole, recorder
+from goproxyai.messages.headers import Headers
+from goproxyai.proxy.cache_lookup import CacheMiss
+from goproxyai.proxy.context import ProxyContext
+from goproxyai.proxy.error_response import fail_exchange, proxy_error_for
+from goproxyai.proxy.recorder import Recorder, recorder_for, store_whole
+from goproxyai.proxy.replay import answer_stale
 from goproxyai.proxy.request_plan import RequestPlan
-from goproxyai.proxy.upstream_request import UpstreamRequest
+from goproxyai.proxy.response_head import forwarded_head, interim_head
+from goproxyai.proxy.upstream_request import STALE_IF_ERROR_STATUSES, UpstreamRequest
 from goproxyai.proxy.usage_meter import UsageMeter, meter_of, usage_source_of
-from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome
-from goproxyai.usage.usage import Usage, UsageSource
-
-if TYPE_CHECKING:
-    from goproxyai.proxy.handler import ProxyHandler
-
-_log = Logger(namespace="goproxyai.forward")
+from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome, UsageSource
+from goproxyai.usage.usage import Usage
 
 
-class Forward(UpstreamRequest):
-    """One request on its way to upstream, and the answer on its way back.
+class Forward:
+    """One client's request and the upstream's response to it.
 
-    :param wanted: what the cache said, or ``None`` where it was left aside.
-    :param reason: why upstream is asked.
+    It owns an :class:`.UpstreamRequest`, listens to the exchange, and is the sink of the response's
+    body.
+
+    :param miss: the cache miss; ``None`` where the cache is bypassed.
+    :param reason: why the request is forwarded: the miss's reason, or the bypass reason.
+    :ivar ended: the outcome is recorded.
     """
 
     __slots__ = (
-        "_client",
-        "_ended",
-        "_exchange",
-        "_first_seconds",
-        "_meter",
-        "_reason",
-        "_recorder",
-        "_response",
-        "_upstream_seconds",
-        "_usage",
-        "_wanted",
+        "_client", "_context", "_exchange", "_first_byte_seconds", "_meter", "_miss", "_plan",
+        "_reason", "_recorder", "_request", "_response", "_upstream_seconds", "_usage", "ended",
     )  # fmt: skip
 
     def __init__(
         self,
-        relay: ProxyHandler,
+        context: ProxyContext,
         exchange: Exchange,
         client: str,
-        notes: RequestPlan,
-        wanted: CacheMiss | None,
+        plan: RequestPlan,
+        miss: CacheMiss | None,
         reason: str,
     ) -> None:
-        UpstreamRequest.__init__(
-            self, relay, exchange, notes
-        )  # super() takes as long as all the rest
+        self._context = context
         self._exchange = exchange
         self._client = client
-        self._wanted = wanted
+        self._plan = plan
+        self._miss = miss
         self._reason = reason
+        self._request = UpstreamRequest(context, self, exchange, plan)
         self._response: Response | None = None
         self._recorder: Recorder | None = None
         self._meter: UsageMeter | None = None
         self._usage: Usage | None = None
-        self._upstream_seconds = self._first_seconds = -1.0
-        self._ended = False
+        self._upstream_seconds = self._first_byte_seconds = -1.0
+        self.ended = False
 
     def start(self) -> None:
         """Send the request."""
         self._exchange.listener = self
         try:
-            self._ask()
-        except ProxyError as refused:
-            self._refuse(refused)
+            self._request.send()
+        except ProxyError as error:
+            self.upstream_failed(error)
 
-    # Upstream's answer: Receiver.
+    # The upstream's side: RequestOwner.
 
-    def informed(self, status: int, reason: bytes, headers: Headers) -> None:
-        """An interim answer is passed on."""
-        self._exchange.inform(respond.interim(status, reason, headers))
+    def interim_response(self, status: int, phrase: bytes, headers: Headers) -> None:
+        self._exchange.inform(interim_head(status, phrase, headers))
 
-    def answered(self, response: Response) -> None:
-        """The head is relayed, and the body asked for."""
-        self._heard(response)
-        if self._ended or self._exchange.over:
-            response.abort()
-            return
+    def response_began(self, response: Response) -> None:
+        exchange, context, miss = self._exchange, self._context, self._miss
         self._response = response
-        try:
-            self._begin(response)
-        except Exception:  # a 407, or a defect of ours: never leave the client waiting
-            response.abort()
-            self._refuse(proxy_error_for(Failure()), Failure())
-
-    def _begin(self, response: Response) -> None:
-        exchange, relay = self._exchange, self._relay
-        now = relay.seconds()
-        upstream_seconds = self._upstream_seconds = now - self._sent_at
+        now = context.seconds()
+        sent_at = self._request.sent_at
+        upstream_seconds = self._upstream_seconds = now - sent_at
         status, fields = response.code, response.fields
-        if status > 399 and self._is_refused(response):
-            self._response = None  # it is not this request's answer
-            self._upstream_seconds = -1.0
-            return
-        wanted = self._wanted
-        if wanted is None and 200 <= status < 300:
-            self._invalidate()
-        proxy_seconds = self._sent_at - exchange.began
-        head = (  # sums of bytes: a format takes four times as long
-            respond.status_line(status, response.phrase)
-            + response.lines
-            + respond.forwarded_lines(
-                exchange.name, names_itself(fields), self._reason,
-                proxy_seconds, upstream_seconds,
-            )
-        )  # fmt: skip
-        framed = b"content-length" in fields  # where it is not, no length is made up
-        plain = framed and exchange.simple and exchange.method != b"HEAD"
-        whole = response.take_whole() if plain else None
-        if whole is not None:
-            source: UsageSource | None = None
-            if self._notes.generates and 200 <= status < 300:
-                source = usage_source_of(relay.counters, response, whole)
-            if wanted is not None:
-                keep_whole(relay.store, wanted, response, whole, source, now)
-            exchange.answer(status, head + b"\r\n" + whole, len(whole))
-            self._note(Ending.COMPLETE, None, source)
-            return
-        if wanted is not None:
-            self._recorder = recorder(relay.store, wanted, response, relay.seconds)
-        exchange.begin(status, head, response.length if framed else None, framed)
-        self._first_seconds = now - exchange.began
-        self._watch(response)
-        exchange.source(response)
-        response.deliver(self)
+        if miss is None and 200 <= status < 300:
+            self._drop_written_entries()
+        head = forwarded_head(
+            response, exchange.name, self._reason, sent_at - exchange.began, upstream_seconds
+        )
+        has_length = b"content-length" in fields
+        if has_length and exchange.simple and exchange.method != b"HEAD":
+            body = response.take_whole()
+            if body is not None:
+                self._answer_whole(response, head, body, now)
+                return
+        if miss is not None:
+            self._recorder = recorder_for(context.store, miss, response, context.seconds)
+        exchange.begin(status, head, response.length if has_length else None, has_length)
+        self._first_byte_seconds = now - exchange.began
+        self._start_body(response)
         exchange.flush()
 
-    def _watch(self, response: Response) -> None:
-        """The answer comes in pieces: look at them as they pass."""
-        relay = self._relay
-        meter = self._meter = meter_of(relay.counters, self._notes, response, relay.seconds)
+    def _answer_whole(self, response: Response, head: bytes, body: bytes, now: float) -> None:
+        """Answer with a response whose body arrived together with its head, in one write."""
+        exchange, context = self._exchange, self._context
+        source: UsageSource | None = None
+        if self._plan.generates and 200 <= response.code < 300:
+            source = usage_source_of(context.counters, response, body)
+        if self._miss is not None:
+            store_whole(context.store, self._miss, response, body, source, now)
+        exchange.answer(response.code, head + b"\r\n" + body, len(body))
+        self._end(Ending.COMPLETE, None, source)
+
+    def _start_body(self, response: Response) -> None:
+        context = self._context
+        meter = self._meter = meter_of(context.counters, self._plan, response, context.seconds)
         if meter is not None:
-            relay.counters.open_streams += meter.streamed
+            context.counters.open_streams += meter.streamed
+        self._exchange.source(response)
+        response.deliver(self)
 
-    def _invalidate(self) -> None:
-        """What a write may have changed is no longer known (RFC 9111 §4.4)."""
-        notes, store = self._notes, self._relay.store
-        if notes.writes:
-            for owner in notes.writes_to:
-                store.invalidate(owner, parent_paths(notes.path))
+    def _drop_written_entries(self) -> None:
+        """Drop the entries that a write may have made outdated (RFC 9111 §4.4)."""
+        plan, store = self._plan, self._context.store
+        if plan.is_write:
+            for owner in plan.written_owners:
+                store.invalidate(owner, parent_paths(plan.path))
 
-    def received(self, data: bytes, ended: bool) -> None:
-        """Body bytes of one read: record them, relay them."""
-        recorder, meter = self._recorder, self._meter
-        if recorder is not None and data:
-            recorder.add(data)
-        if meter is not None and data:
-            meter.add(data)
-        if not ended:
-            self._exchange.write(data)
-            return
-        if meter is not None:
-            self._usage = meter.finish()
-        if recorder is not None:
-            self._record()
-        self._complete(data)
-
-    def _record(self, framed: bool = True) -> None:
-        recorder, self._recorder = self._recorder, None
-        if recorder is not None and recorder.on and self._wanted is not None:
-            recorder.keep(recorder.whole(), self._wanted, self._usage, framed)
-
-    def closed(self) -> None:
-        """Upstream ended the body with its connection: whole or not, a last event may tell."""
-        if self._meter is not None:
-            self._usage = self._meter.finish()
-        self._record(framed=False)
-        self._complete(b"")
-
-    def broken(self, reason: Failure) -> None:
-        """Upstream broke off: so do we, that nobody takes the rest for the whole."""
-        problem = proxy_error_for(reason)
-        self._exchange.abort()
-        self._note(Ending.CUT, problem)
-
-    def _lost(self, reason: Failure) -> None:
-        """There will be no answer of upstream's."""
-        self._refuse(proxy_error_for(reason), reason)
-
-    def _refuse(self, problem: ProxyError, failure: Failure | None = None) -> None:
-        if self._ended:
-            return
-        exchange = self._exchange
-        if problem.code == "internal_error" and failure is not None:
-            _log.failure("a defect while forwarding", failure)
-        if problem.status in respond.FAILURES and self._rescue(problem.code):
-            return
-        if exchange.answering:
-            exchange.abort()
-            self._note(Ending.CUT, problem)
-        else:
-            asked = self._reason if self._tries else ""
-            respond.problem(exchange, problem, asked)
-            self._note(Ending.COMPLETE, problem)
-
-    def _rescue(self, why: str) -> bool:
-        """Answer with a stored answer that has expired, if there is one."""
-        wanted, relay = self._wanted, self._relay
-        if wanted is None or self._exchange.answering:
+    def answer_stale(self, cause: str) -> bool:
+        context, miss = self._context, self._miss
+        if miss is None or self._exchange.answering:
             return False
-        entry = relay.stale(wanted)
+        entry = context.lookup.find_stale(miss, context.seconds())
         if entry is None:
             return False
-        self._ended = True
-        relay.rescue(self._exchange, self._client, entry, why)
+        self.ended = True
+        self._request.release()
+        answer_stale(context, self._exchange, self._client, entry, cause)
         return True
 
-    # The client's side: Listener.
+    def upstream_failed(self, error: ProxyError) -> None:
+        if self.ended:
+            return
+        if error.status in STALE_IF_ERROR_STATUSES and self.answer_stale(error.code):
+            return
+        self._fail(error)
+
+    def _fail(self, error: ProxyError) -> None:
+        if not self.ended:
+            reason = self._reason if self._request.attempts else ""
+            self._end(fail_exchange(self._exchange, error, reason), error)
+
+    # The response's body: BodySink.
+
+    def received(self, data: bytes, ended: bool) -> None:
+        if data:
+            if self._recorder is not None:
+                self._recorder.add(data)
+            if self._meter is not None:
+                self._meter.add(data)
+        if ended:
+            self._complete(data, framed=True)
+        else:
+            self._exchange.write(data)
+
+    def closed(self) -> None:
+        self._complete(b"", framed=False)
+
+    def broken(self, reason: Failure) -> None:
+        error = proxy_error_for(reason)
+        self._exchange.abort()
+        self._end(Ending.CUT, error)
+
+    def _complete(self, data: bytes, framed: bool) -> None:
+        """The body is complete; *data* is the last of it."""
+        if self._meter is not None:
+            self._usage = self._meter.finish()
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None and recorder.active and self._miss is not None:
+            recorder.store(recorder.take(), self._miss, self._usage, framed)
+        self._exchange.write(data, True)
+        self._end(Ending.COMPLETE, None, self._usage)
+
+    # The client's side: ExchangeListener.
 
     def client_gone(self) -> None:
-        """The client left."""
-        if self._response is None and self._notes.generates and self._tries:
-            self._relay.counters.tokens.add_unknown(
-                "left"
-            )  # upstream may go on with it, and bill it
+        if self._response is None and self._plan.generates and self._request.attempts:
+            self._context.counters.tokens.add_unknown("left")  # upstream may still bill it
         self._stop()
-        self._note(Ending.CLIENT_GONE, None)
+        self._end(Ending.CLIENT_GONE, None)
 
-    def request_failed(self, problem: ProxyError) -> None:
-        """The rest of the request broke the rules."""
+    def request_failed(self, error: ProxyError) -> None:
+        """The rest of the client's request is invalid."""
         self._stop()
-        self._refuse(problem)
+        self.upstream_failed(error)
 
     def _stop(self) -> None:
-        self._take_back()
+        self._request.cancel()
         if self._response is not None:
             self._response.abort()
 
     # The end.
 
-    def _complete(self, data: bytes) -> None:
-        self._exchange.write(data, True)
-        self._note(Ending.COMPLETE, None)
-
-    def _note(
-        self, ending: Ending, problem: ProxyError | None, source: UsageSource | None = None
+    def _end(
+        self, ending: Ending, error: ProxyError | None, usage: UsageSource | None = None
     ) -> None:
-        if self._ended:
+        """Record the outcome, once."""
+        if self.ended:
             return
-        self._ended = True
+        self.ended = True
+        self._request.release()
+        context, response = self._context, self._response
         if self._recorder is not None:
-            self._recorder.forget()
+            self._recorder.drop()
             self._recorder = None
         if self._meter is not None:
             self._meter.abandon("left" if ending is Ending.CLIENT_GONE else "cut")
-            self._relay.counters.open_streams -= self._meter.streamed
-        if (
-            (problem is not None or ending is not Ending.COMPLETE)
-            and self._tries
-            and not self._unsent
-        ):
-            self._invalidate()  # a write without an answer may have been done all the same
-        response = self._response
-        upstream_id = b"" if response is None else response.fields.get(b"x-request-id", b"")
-        code, detail = ("", "") if problem is None else (problem.code, problem.detail)
-        cache, reason = CacheOutcome.BYPASS, self._reason
-        if self._wanted:
-            cache, reason = CacheOutcome.MISS, ""
-        elif isinstance(reason, CacheOutcome):  # of a resumed answer
-            cache, reason = reason, ""
-        outcome = RequestOutcome(  # by position: names cost as much as the rest of the call
-            cache, reason, code, detail, ending, self._upstream_seconds, upstream_id,
-            self._first_seconds, source or self._usage,
-        )  # fmt: skip
-        self._relay.log.record(self._exchange, self._client, outcome)
+            context.counters.open_streams -= self._meter.streamed
+        failed = error is not None or ending is not Ending.COMPLETE
+        if failed and self._request.attempts and not self._request.unsent:
+            self._drop_written_entries()  # upstream may have done the write all the same
+        context.access_log.record(
+            self._exchange,
+            self._client,
+            RequestOutcome(  # by position: keywords take twice as long
+                CacheOutcome.BYPASS if self._miss is None else CacheOutcome.MISS,
+                self._reason if self._miss is None else "",
+                "" if error is None else error.code,
+                "" if error is None else error.detail,
+                ending,
+                self._upstream_seconds,
+                b"" if response is None else response.request_id,
+                self._first_byte_seconds,
+                usage,
+            ),
+        )

@@ -1,317 +1,148 @@
-"""The steps, joined: what becomes of a request under ``/v1``."""
+"""The path of a request under a relayed prefix: admit, plan, look up, act.
+
+1. :mod:`.admission` finds the client's address and takes a token.
+2. :mod:`.request_plan` derives what the head decides.
+3. :mod:`.cache_lookup` looks for an entry, unless the plan bypasses the cache.
+4. A hit is answered by :mod:`.replay`. A miss joins or starts a :mod:`.single_flight` where
+   identical requests may share, and is otherwise forwarded alone by :mod:`.forward`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from goproxyai.cache.coalescing import deterministic
-from goproxyai.cache.store import Entry, Store
-from goproxyai.egress.treq_client import RelayClient
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.limits.token_buckets import rate_limit_headers
-from goproxyai.proxy import replay as respond
 from goproxyai.proxy.admission import Admission
-from goproxyai.proxy.cache_lookup import MOST_KEYED, CacheLookup
+from goproxyai.proxy.cache_lookup import MAX_KEYED_BODY_BYTES, CacheMiss
+from goproxyai.proxy.context import ProxyContext
+from goproxyai.proxy.error_response import fail_exchange, proxy_error_for, send_rate_limited
 from goproxyai.proxy.forward import Forward
-from goproxyai.proxy.recorder import CacheMiss
-from goproxyai.proxy.request_plan import ProxyOptions, RequestPlan
+from goproxyai.proxy.replay import answer_hit
+from goproxyai.proxy.request_plan import RequestPlan, plan_for
 from goproxyai.proxy.single_flight import SingleFlight
-from goproxyai.proxy.subscriber import Subscriber
-from goproxyai.proxy.upstreams import Upstreams
-from goproxyai.telemetry.access_log import AccessLog
-from goproxyai.telemetry.counters import Counters
-from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome
-from goproxyai.upstream.retries import Budget
-from goproxyai.usage.usage import Usage
-
-_log = Logger(namespace="goproxyai.relay")
+from goproxyai.telemetry.outcome import Ending, RequestOutcome
 
 
 class ProxyHandler:
-    """Takes exchanges through the steps.
+    """Answers the exchanges of relayed requests.
 
-    :ivar upstreams: whom to ask.
-    :ivar terms: what holds for all requests; others may be put in their place.
-    :ivar budget: of all retries.
-    :ivar pool: the connections to upstreams.
-    :ivar store: empty where the cache is turned off.
-    :ivar flights: the upstream requests under way that others may share, by key; each has a client
-        that waits for it, so there are no more of them than connections.
+    :ivar single_flight: the upstream requests that identical requests may join.
     """
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        upstreams: Upstreams,
-        terms: ProxyOptions,
-        client: RelayClient,
-        admission: Admission,
-        store: Store,
-        counters: Counters,
-        log: AccessLog,
-    ) -> None:
-        self.clock = clock
-        self.seconds = clock.seconds
-        self.upstreams = upstreams
-        self.terms = terms
-        self.budget = Budget()
-        self.client = client
-        self.admission = admission
-        self.store = store
-        self.counters = counters
-        self.log = log
-        self.pool = client.pool
-        self.lookup = CacheLookup(store)
-        self.flights: dict[bytes, SingleFlight] = {}
+    def __init__(self, context: ProxyContext, admission: Admission) -> None:
+        self._context = context
+        self._admission = admission
+        self.single_flight = SingleFlight(context)
 
     def handle(self, exchange: Exchange) -> None:
-        """See to it that *exchange* is answered."""
-        client = self.admission.client(exchange)
+        """Answer *exchange*, now or later."""
+        context, admission = self._context, self._admission
+        client = admission.client(exchange)
         try:
-            if self.log.tracer is not None:
-                exchange.trace = self.log.tracer.begin(exchange)
-            self._admit(exchange, client)
-        except Exception as trouble:
-            self._fail(exchange, client, trouble)
+            if context.access_log.tracer is not None:
+                exchange.trace = context.access_log.tracer.begin(exchange)
+            wait = admission.wait(client)
+            if wait:
+                context.counters.limited += 1
+                send_rate_limited(exchange, rate_limit_headers(admission.per_minute, wait))
+                context.access_log.record(exchange, client, RequestOutcome())
+                return
+            plan = plan_for(exchange.head, context.options.current)
+            if plan.is_loop:
+                raise ProxyError(
+                    "loop_detected",
+                    "This request has passed through goproxyai already: OPENAI_API_URL or "
+                    "PROXY_URL leads back to the proxy itself.",
+                )
+            body = exchange.body
+            if body.complete and plan.bypass_reason is None:
+                self._look_up(exchange, client, plan, body.whole())
+                return
+            reason = context.lookup.bypass_reason(plan, exchange)
+            if reason is None:
+                BodyCollection(self, exchange, client).start()
+            else:
+                self._bypass(exchange, client, plan, reason)
+        except Exception:
+            self.fail(exchange, client, proxy_error_for(Failure()))
 
-    def _fail(self, exchange: Exchange, client: str, trouble: Exception) -> None:
-        """What a step raised becomes the answer."""
-        if isinstance(trouble, ProxyError):
-            self.refuse(exchange, client, trouble)
-            return
-        _log.failure("a defect while handling a request")
-        if exchange.over:
-            return
-        if exchange.answering:
-            exchange.abort()
-            self.log.record(
-                exchange, client, RequestOutcome(code="internal_error", ending=Ending.CUT)
-            )
-        else:
-            message = "The proxy failed to handle this request; see its log."
-            self.refuse(exchange, client, ProxyError("internal_error", message))
-
-    def refuse(self, exchange: Exchange, client: str, problem: ProxyError) -> None:
-        """Answer with an error of the proxy's own."""
-        respond.problem(exchange, problem)
-        outcome = RequestOutcome(code=problem.code, detail=problem.detail)
-        self.log.record(exchange, client, outcome)
-
-    def _admit(self, exchange: Exchange, client: str) -> None:
-        wait = self.admission.wait(client)
-        if wait:
-            self.counters.limited += 1
-            respond.limited(exchange, rate_limit_headers(self.admission.per_minute, wait))
-            self.log.record(exchange, client, RequestOutcome())
-            return
-        notes = self._notes(exchange)
-        if notes.looped:
-            raise ProxyError(
-                "loop_detected",
-                "This request has passed through goproxyai already: OPENAI_API_URL or PROXY_URL "
-                "leads back to the proxy itself.",
-            )
-        reason = self.lookup.bypass(notes, exchange)
-        if reason is not None:
-            self._bypass(exchange, client, notes, reason)
-        elif exchange.body.complete:
-            self._look_up(exchange, client, notes, exchange.body.whole())
-        else:
-            _Reading(self, exchange, client).start()
-
-    def read(self, exchange: Exchange, client: str, body: bytes | None) -> None:
-        """Go on with *exchange*, whose body is here, or ``None``: too large for a key."""
+    def body_collected(self, exchange: Exchange, client: str, body: bytes | None) -> None:
+        """Go on with *exchange* when its body is complete; ``None``: it is too large for a key."""
+        context = self._context
         try:
             if exchange.trace is not None:
-                exchange.trace.read(self.seconds(), body)
-            notes = self._notes(exchange)
-            reason = "size" if body is None else notes.reason  # which other terms may have changed
-            if body is None or reason is not None:
-                self._bypass(exchange, client, notes, reason or "size")
+                exchange.trace.read(context.seconds(), body)
+            plan = plan_for(exchange.head, context.options.current)  # a reload may have changed it
+            if body is None or plan.bypass_reason is not None:
+                self._bypass(exchange, client, plan, plan.bypass_reason or "size")
             else:
-                self._look_up(exchange, client, notes, body)
-        except Exception as trouble:
-            self._fail(exchange, client, trouble)
+                self._look_up(exchange, client, plan, body)
+        except Exception:
+            self.fail(exchange, client, proxy_error_for(Failure()))
 
-    def _notes(self, exchange: Exchange) -> RequestPlan:
-        """The notes on the head of *exchange*, made if there are none yet by these terms."""
-        head, terms = exchange.head, self.terms
-        notes: RequestPlan | None = head.notes
-        if notes is None or notes.terms is not terms:
-            notes = head.notes = RequestPlan(head, terms)
-        return notes
+    def fail(self, exchange: Exchange, client: str, error: ProxyError) -> None:
+        """Answer with one of the proxy's own errors, or break off an answer that has begun."""
+        if exchange.over:
+            return
+        ending = fail_exchange(exchange, error)
+        outcome = RequestOutcome(code=error.code, detail=error.detail, ending=ending)
+        self._context.access_log.record(exchange, client, outcome)
 
-    def _bypass(self, exchange: Exchange, client: str, notes: RequestPlan, reason: str) -> None:
-        self.counters.bypasses += 1
-        Forward(self, exchange, client, notes, None, reason).start()
+    def client_gone(self, exchange: Exchange, client: str) -> None:
+        """Record that the client left before its request was complete."""
+        self._context.access_log.record(exchange, client, RequestOutcome(ending=Ending.CLIENT_GONE))
 
-    def _look_up(self, exchange: Exchange, client: str, notes: RequestPlan, body: bytes) -> None:
-        """Answer from the cache, or with what is under way, or forward."""
-        now = self.seconds()
-        found = self.lookup.find(notes, body, now)
+    def _bypass(self, exchange: Exchange, client: str, plan: RequestPlan, reason: str) -> None:
+        self._context.counters.bypasses += 1
+        Forward(self._context, exchange, client, plan, None, reason).start()
+
+    def _look_up(self, exchange: Exchange, client: str, plan: RequestPlan, body: bytes) -> None:
+        """Answer from the cache, join a flight, or forward."""
+        context = self._context
+        counters = context.counters
+        found = context.lookup.find(plan, body, context.seconds())
         if not isinstance(found, CacheMiss):
-            self.counters.hits += 1
-            replay: respond.Replay | None
-            if found.pace and notes.paced:
-                replay = respond.paced_hit(exchange, found, now, self.clock)
-            else:
-                replay = respond.hit(exchange, found, now)
-            if replay is None:
-                self.log.record(
-                    exchange, client, RequestOutcome(CacheOutcome.HIT, usage_source=found)
-                )
-            else:
-                _Replaying(self, exchange, client, CacheOutcome.HIT, found).start(replay)
+            counters.hits += 1
+            answer_hit(context, exchange, client, found, plan.replays_timing)
             return
-        shares = notes.shares
-        if shares is None:
-            shares = deterministic(body)
-        if not shares or found.reason == "request":
-            self.counters.misses += 1
-            self.forward(exchange, client, found)
+        coalesces = plan.coalesces
+        if coalesces is None:
+            coalesces = deterministic(body)
+        if not coalesces or found.reason == "request":
+            counters.misses += 1
+            Forward(context, exchange, client, plan, found, found.reason).start()
             return
-        flight = self.flights.get(found.key)
-        if flight is not None and flight.takes(found):
-            self.counters.coalesced += 1
+        flight = self.single_flight.joinable(found)
+        if flight is not None:
+            counters.coalesced += 1
             flight.subscribe(exchange, client, found)
         else:
-            self.counters.misses += 1
-            SingleFlight(self, exchange, found).start(client)
-
-    def forward(self, exchange: Exchange, client: str, wanted: CacheMiss) -> None:
-        """Ask upstream, for this one request."""
-        Forward(self, exchange, client, wanted.notes, wanted, wanted.reason).start()
-
-    def finish(
-        self,
-        rider: Subscriber,
-        body: bytes,
-        at: int,
-        usage: Usage | None,
-        upstream: tuple[float, bytes],
-        done: Callable[[], None],
-    ) -> None:
-        """Write what is left of the answer of one who left its flight.
-
-        :param at: the first byte of *body* that it has not got.
-        :param usage: tokens of it, where it says so.
-        :param upstream: its seconds, and its name for the request, for the log.
-        :param done: called when it is written, or the client is gone.
-        """
-        replaying = _Replaying(self, rider.exchange, rider.client, rider.cache, done=done)
-        replaying.usage, replaying.streamed = usage, rider.streams
-        replaying.first_seconds, replaying.upstream = rider.first_seconds, upstream
-        replaying.start(respond.Replay(rider.exchange, body, at))
-
-    def stale(self, wanted: CacheMiss) -> Entry | None:
-        """What there is to answer with when upstream fails."""
-        return self.lookup.stale(wanted, self.seconds())
-
-    def rescue(self, exchange: Exchange, client: str, entry: Entry, why: str) -> None:
-        """Answer with what has expired.
-
-        :param why: how upstream failed, for the log.
-        """
-        self.counters.rescues += 1
-        replay = respond.hit(exchange, entry, self.seconds(), "stale-if-error")
-        if replay is None:
-            outcome = RequestOutcome(CacheOutcome.STALE, detail=why, usage_source=entry)
-            self.log.record(exchange, client, outcome)
-        else:
-            _Replaying(self, exchange, client, CacheOutcome.STALE, entry, why).start(replay)
+            counters.misses += 1
+            self.single_flight.start(exchange, client, found)
 
 
-class _Waiting:
-    """Listens to an exchange that is neither forwarded nor over; ends with one event."""
+class BodyCollection:
+    """Collects a request body for the cache key, and listens to the exchange meanwhile."""
 
-    cache = CacheOutcome.NONE
-
-    def __init__(self, relay: ProxyHandler, exchange: Exchange, client: str) -> None:
-        self._relay = relay
+    def __init__(self, handler: ProxyHandler, exchange: Exchange, client: str) -> None:
+        self._handler = handler
         self._exchange = exchange
         self._client = client
-        exchange.listener = self
-
-    def client_gone(self) -> None:
-        """The client left."""
-        outcome = RequestOutcome(self.cache, ending=Ending.CLIENT_GONE)
-        self._relay.log.record(self._exchange, self._client, outcome)
-
-    def request_failed(self, problem: ProxyError) -> None:
-        """The rest of the request broke the rules."""
-        self._relay.refuse(self._exchange, self._client, problem)
-
-
-class _Reading(_Waiting):
-    """Reads a body whole that a key is to be made of."""
 
     def start(self) -> None:
-        self._exchange.body.collect(MOST_KEYED, self._read)
+        self._exchange.listener = self
+        self._exchange.body.collect(MAX_KEYED_BODY_BYTES, self._collected)
 
-    def _read(self, body: bytes | None) -> None:
+    def _collected(self, body: bytes | None) -> None:
         self._exchange.listener = None
-        self._relay.read(self._exchange, self._client, body)
-
-
-class _Replaying(_Waiting):
-    """Watches over a stored answer that is written as the client takes it, or as it once came.
-
-    :param entry: that is written, if it is one.
-    :param cache: and *detail*: for the log.
-    :param done: called at the end, however it comes.
-    :ivar usage: tokens of the answer, where it says so.
-    :ivar streamed: whether it is a stream of events.
-    :ivar first_seconds: from the request to the first byte.
-    :ivar upstream: seconds, and upstream's name for the request, where it was forwarded.
-    """
-
-    def __init__(
-        self,
-        relay: ProxyHandler,
-        exchange: Exchange,
-        client: str,
-        cache: CacheOutcome,
-        entry: Entry | None = None,
-        detail: str = "",
-        done: Callable[[], None] | None = None,
-    ) -> None:
-        super().__init__(relay, exchange, client)
-        self.cache = cache
-        self._detail = detail
-        self.usage = None if entry is None else entry.usage()
-        self.streamed = entry is not None and entry.stream
-        self.first_seconds = relay.seconds() - exchange.began
-        self.upstream = -1.0, b""
-        self._then = done
-        self._replay: respond.Replay | None = None
-
-    def start(self, replay: respond.Replay) -> None:
-        self._replay = replay
-        self._relay.counters.open_streams += self.streamed
-        replay.start(self._done)
+        self._handler.body_collected(self._exchange, self._client, body)
 
     def client_gone(self) -> None:
-        """The client left."""
-        replay, self._replay = self._replay, None  # which knows us: no cycle is left
-        if replay is not None:
-            replay.stopProducing()
-        self._note(Ending.CLIENT_GONE, None)
+        self._handler.client_gone(self._exchange, self._client)
 
-    def _done(self) -> None:
-        self._replay = None
-        self._note(Ending.COMPLETE, self.usage)
-
-    def _note(self, ending: Ending, usage: Usage | None) -> None:
-        seconds, name = self.upstream
-        outcome = RequestOutcome(
-            self.cache, "", "", self._detail, ending, seconds, name, self.first_seconds, usage
-        )
-        self._relay.log.record(self._exchange, self._client, outcome)
-        self._relay.counters.open_streams -= self.streamed
-        then, self._then = self._then, None
-        if then is not None:
-            then()
+    def request_failed(self, error: ProxyError) -> None:
+        """The rest of the client's request is invalid."""
+        self._handler.fail(self._exchange, self._client, error)

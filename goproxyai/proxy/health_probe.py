@@ -1,8 +1,8 @@
-"""Asking upstreams whether they are there, beside what clients ask of them.
+"""Probe upstreams periodically, independent of clients' requests.
 
-Every upstream is asked for one path, without any credential: whatever it answers, but for a 5xx or
-the 407 of a proxy, shows that it is there, and closes its circuit. :data:`IN_A_ROW` failures open
-it.
+Every upstream is asked for one path without a credential. Any response but a 5xx and an egress
+proxy's 407 shows that the upstream is available, and closes its circuit.
+:data:`MAX_FAILURES_IN_A_ROW` failures open it.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from goproxyai.http11.response import Response
 from goproxyai.proxy.upstreams import Upstream, Upstreams
 from goproxyai.upstream.breaker import State
 
-PROBE_SECONDS = 5.0
-"""Between two probes of an upstream; one that was not answered by then has failed."""
+PROBE_INTERVAL_SECONDS = 5.0
+"""Between two probes of an upstream; a probe that has no response by then has failed."""
 
-IN_A_ROW = 3
+MAX_FAILURES_IN_A_ROW = 3
 """Failed probes that open a circuit."""
 
-_log = Logger(namespace="goproxyai.probing")
+_log = Logger(namespace="goproxyai.health_probe")
 
 
 class HealthProbe:
     """Probes every upstream.
 
-    :param path: that is asked for, below the base path.
+    :param path: the path to request, below an upstream's base path.
+    :ivar pending: the probes under way.
     """
 
     def __init__(
@@ -40,54 +41,53 @@ class HealthProbe:
         self._client = client
         self._upstreams = upstreams
         self._path = path
-        self._asking: dict[Upstream, Deferred[Response]] = {}
-        self._in_a_row = dict.fromkeys(upstreams.each, 0)
-        self._call = LoopingCall(self._probe)
-        self._call.clock = clock
+        self.pending: dict[Upstream, Deferred[Response]] = {}
+        self._failures = dict.fromkeys(upstreams.each, 0)
+        self._loop = LoopingCall(self.probe_all)
+        self._loop.clock = clock
 
     def start(self) -> None:
-        """Begin."""
-        self._call.start(PROBE_SECONDS)
+        self._loop.start(PROBE_INTERVAL_SECONDS)
 
     def stop(self) -> None:
-        """End."""
-        if self._call.running:
-            self._call.stop()
-        for asking in tuple(self._asking.values()):
-            asking.cancel()
+        if self._loop.running:
+            self._loop.stop()
+        for pending in tuple(self.pending.values()):
+            pending.cancel()
 
-    def _probe(self) -> None:
+    def probe_all(self) -> None:
+        """Send a probe to each upstream; one that is still pending has failed."""
         for upstream in self._upstreams.each:
-            late = self._asking.pop(upstream, None)
+            late = self.pending.pop(upstream, None)
             if late is not None:
                 late.cancel()
                 self._failed(upstream)
-            asking = self._client.request(
+            pending = self._client.request(
                 b"GET", upstream.route.origin + upstream.base + self._path
             )
-            self._asking[upstream] = asking
-            asking.addBoth(self._came, upstream, asking)
-            asking.addErrback(lambda failure: _log.failure("a defect while probing", failure))
+            self.pending[upstream] = pending
+            pending.addBoth(self._probed, upstream, pending)
+            pending.addErrback(lambda failure: _log.failure("a defect while probing", failure))
 
-    def _came(
-        self, result: Response | Failure, upstream: Upstream, asking: Deferred[Response]
+    def _probed(
+        self, result: Response | Failure, upstream: Upstream, pending: Deferred[Response]
     ) -> None:
-        if self._asking.get(upstream) is asking:
-            del self._asking[upstream]
+        if self.pending.get(upstream) is pending:
+            del self.pending[upstream]
         if isinstance(result, Failure):
             if result.check(CancelledError) is None:
                 self._failed(upstream)
             return
-        result.abort()  # its head said enough
+        result.abort()  # the status is enough
         if result.code >= 500 or result.code == 407:
             self._failed(upstream)
         else:
-            self._in_a_row[upstream] = 0
+            self._failures[upstream] = 0
             upstream.breaker.succeeded()
 
     def _failed(self, upstream: Upstream) -> None:
         breaker, now = upstream.breaker, self._clock.seconds()
         breaker.failed(now, breaker.state(now) is State.HALF_OPEN)
-        self._in_a_row[upstream] += 1
-        if self._in_a_row[upstream] >= IN_A_ROW:
+        self._failures[upstream] += 1
+        if self._failures[upstream] >= MAX_FAILURES_IN_A_ROW:
             breaker.trip(now)

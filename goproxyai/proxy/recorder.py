@@ -1,16 +1,15 @@
-"""Step five: what came is kept, if it may be and came whole.
+"""Collect response bodies for the cache, and store them.
 
-A recorder holds the body of one answer while it is relayed. All recorders together hold at most as
-much as the store lets them (:meth:`~goproxyai.cache.store.Store.reserve`); one holds at most the
-largest storable entry. A recorder that would exceed either forgets what it has and the answer is
-relayed unrecorded.
+A recorder holds the body of one response while it is relayed. All recorders together hold at most
+what the store lets them reserve (:meth:`~goproxyai.cache.store.Store.reserve`); one holds at most
+the largest storable entry. A recorder that would exceed either bound drops its body, and the
+response is relayed without being stored.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 from goproxyai.cache.rules import may_store, still_changing
 from goproxyai.cache.store import Entry, Store
@@ -18,182 +17,157 @@ from goproxyai.cache.stream_end import Ending, ending, is_stream
 from goproxyai.cache.stream_timing import Pace
 from goproxyai.http11.response import Response
 from goproxyai.messages.headers import names_itself
-from goproxyai.proxy.replay import kept_lines, status_line, stored_lines
-from goproxyai.proxy.request_plan import RequestPlan
+from goproxyai.proxy.cache_lookup import CacheMiss
+from goproxyai.proxy.response_head import shared_lines, status_line, stored_lines
 from goproxyai.usage.usage import UsageSource
 
-PIECE_BYTES = 60
-"""That a piece takes beside its bytes."""
-
-
-class CacheMiss(NamedTuple):
-    """A cacheable request that went upstream.
-
-    :ivar reason: ``miss``; ``stale`` where the stored answer has expired; ``request`` where the
-        request did not want it.
-    :ivar notes: on its head.
-    :ivar ticket: what the store needs to know whether the answer is outdated when it comes.
-    """
-
-    reason: str
-    key: bytes
-    notes: RequestPlan
-    ticket: int
+PIECE_OVERHEAD_BYTES = 60
+"""Memory that a piece takes besides its bytes."""
 
 
 class Recorder:
-    """Keeps the body of one answer as it passes.
+    """Collects the body of one response.
 
     :param seconds: the monotonic clock.
-    :ivar on: whether all that came is here.
-    :ivar pieces: the body so far, while it is.
-    :ivar size: bytes of it.
+    :ivar active: the body so far is complete in :attr:`pieces`.
+    :ivar size: bytes of the body so far.
     """
 
     __slots__ = (
-        "_most",
-        "_pace",
-        "_reserved",
-        "_response",
-        "_seconds",
-        "_store",
-        "on",
-        "pieces",
+        "_max_bytes", "_pace", "_reserved", "_response", "_seconds", "_store", "active", "pieces",
         "size",
-    )
+    )  # fmt: skip
 
     def __init__(self, store: Store, response: Response, seconds: Callable[[], float]) -> None:
         self._store = store
         self._response = response
         self._seconds = seconds
         self._pace = Pace(seconds()) if is_stream(response.fields) else None
-        self._most = store.largest
+        self._max_bytes = store.largest
         length = response.length
-        self.on = not (isinstance(length, int) and length > self._most)
+        self.active = not (isinstance(length, int) and length > self._max_bytes)
         self.pieces: list[bytes] = []
         self.size = self._reserved = 0
 
     def add(self, data: bytes) -> bool:
-        """More of the body; says whether all of it is still here."""
-        if not self.on:
+        """Append *data* to the body; returns whether the body is still complete."""
+        if not self.active:
             return False
         size = len(data)
-        if self.size + size > self._most or not self._store.reserve(size + PIECE_BYTES):
-            self.forget()
+        if self.size + size > self._max_bytes or not self._store.reserve(
+            size + PIECE_OVERHEAD_BYTES
+        ):
+            self.drop()
             return False
         self.size += size
-        self._reserved += size + PIECE_BYTES
+        self._reserved += size + PIECE_OVERHEAD_BYTES
         self.pieces.append(data)
         if self._pace is not None:
             self._pace.add(self._seconds(), size)
         return True
 
-    def forget(self) -> None:
-        """The answer will not be stored."""
-        self.on = False
+    def drop(self) -> None:
+        """Drop the body, and release its reservation."""
+        self.active = False
         self.pieces = []
         self.size = 0
-        self.release()
-
-    def release(self) -> None:
-        """Give back the room that was held for it."""
         self._store.release(self._reserved)
         self._reserved = 0
 
-    def whole(self) -> bytes:
-        """The body, which is all here; nothing is kept of it."""
+    def take(self) -> bytes:
+        """Return the complete body, and drop it here."""
         pieces = self.pieces
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self.forget()
+        self.drop()
         return body
 
-    def keep(
-        self, body: bytes, wanted: CacheMiss, usage: UsageSource | None, framed: bool = True
+    def store(
+        self, body: bytes, miss: CacheMiss, usage: UsageSource | None, framed: bool = True
     ) -> bool:
-        """Store the answer, whose *body* came whole, if it may be stored.
+        """Store the response with its complete *body*, if it may be stored.
 
-        :param usage: tokens that it took, where it says so.
-        :param framed: whether its framing ended the body, rather than the connection.
-        :returns: whether it is stored.
+        :param framed: the body was ended by its framing, not by the end of the connection.
+        :returns: whether the response is stored.
         """
-        packed = None
+        timing = None
         if self._pace is not None:
-            how = ending(self._response.fields, body)
-            if how is Ending.BROKEN or (how is Ending.OPEN and not framed):
+            end = ending(self._response.fields, body)
+            if end is Ending.BROKEN or (end is Ending.OPEN and not framed):
                 return False
-            packed = self._pace.packed()
+            timing = self._pace.packed()
         elif not framed:
             return False
-        return _keep(self._store, wanted, self._response, body, usage, self._seconds(), packed)
+        return _store(self._store, miss, self._response, body, usage, self._seconds(), timing)
 
 
-def _keep(
+def recorder_for(
+    store: Store, miss: CacheMiss, response: Response, seconds: Callable[[], float]
+) -> Recorder | None:
+    """Return a recorder for *response*; ``None`` where its head forbids storing it."""
+    return Recorder(store, response, seconds) if _may_store(miss, response) else None
+
+
+def store_whole(
     store: Store,
-    wanted: CacheMiss,
-    response: Response,
-    body: bytes,
-    usage: UsageSource | None,
-    now: float,
-    pace: bytes | None,
-) -> bool:
-    notes, fields = wanted.notes, response.fields
-    if notes.is_get and still_changing(fields, body):
-        return False
-    named = names_itself(fields) and not notes.shared
-    head = (
-        status_line(response.code, response.phrase)
-        + kept_lines(response, notes.shared)
-        + stored_lines(int(time.time()), named)
-    )
-    age = fields.get(b"age")
-    entry = Entry(
-        wanted.key,
-        response.code,
-        head,
-        body,
-        now,
-        now + notes.ttl,
-        0 if age is None else _age(age),
-        pace,
-        usage,
-    )
-    return store.put(entry, notes.path.rstrip(b"/"), notes.owner, wanted.ticket)
-
-
-def _age(text: bytes) -> int:
-    text = text.strip()
-    return int(text) if text.isdigit() and len(text) < 10 else 0
-
-
-def keep_whole(
-    store: Store,
-    wanted: CacheMiss,
+    miss: CacheMiss,
     response: Response,
     body: bytes,
     usage: UsageSource | None,
     now: float,
 ) -> None:
-    """As a recorder does, with an answer that came in one read."""
-    if not _may_keep(wanted, response):
+    """Store a response whose *body* arrived together with its head, if it may be stored."""
+    if not _may_store(miss, response):
         return
     if is_stream(response.fields):
-        one = Recorder(store, response, lambda: now)
-        if one.add(body):
-            one.keep(one.whole(), wanted, usage)
+        recorder = Recorder(store, response, lambda: now)
+        if recorder.add(body):
+            recorder.store(recorder.take(), miss, usage)
     else:
-        _keep(store, wanted, response, body, usage, now, None)
+        _store(store, miss, response, body, usage, now, None)
 
 
-def recorder(
-    store: Store, wanted: CacheMiss, response: Response, seconds: Callable[[], float]
-) -> Recorder | None:
-    """Who is to keep *response*; ``None`` where it may not be kept, judged by its head."""
-    return Recorder(store, response, seconds) if _may_keep(wanted, response) else None
-
-
-def _may_keep(wanted: CacheMiss, response: Response) -> bool:
-    notes = wanted.notes
-    method = b"GET" if notes.is_get else b"POST"
-    return notes.ttl > 0 and may_store(
-        method, response.code, response.fields, notes.directives, notes.shared
+def _may_store(miss: CacheMiss, response: Response) -> bool:
+    plan = miss.plan
+    method = b"GET" if plan.is_get else b"POST"
+    return plan.ttl > 0 and may_store(
+        method, response.code, response.fields, plan.directives, plan.across_credentials
     )
+
+
+def _store(
+    store: Store,
+    miss: CacheMiss,
+    response: Response,
+    body: bytes,
+    usage: UsageSource | None,
+    now: float,
+    timing: bytes | None,
+) -> bool:
+    plan, fields = miss.plan, response.fields
+    if plan.is_get and still_changing(fields, body):
+        return False
+    upstream_has_id = names_itself(fields) and not plan.across_credentials
+    head = (
+        status_line(response.code, response.phrase)
+        + shared_lines(response, plan.across_credentials)
+        + stored_lines(int(time.time()), upstream_has_id)
+    )
+    age = fields.get(b"age")
+    entry = Entry(
+        miss.key,
+        response.code,
+        head,
+        body,
+        now,
+        now + plan.ttl,
+        0 if age is None else _age(age),
+        timing,
+        usage,
+    )
+    return store.put(entry, plan.path.rstrip(b"/"), plan.owner, miss.ticket)
+
+
+def _age(text: bytes) -> int:
+    """Return the seconds of an ``Age`` field; 0 where it is invalid (RFC 9111 §5.1)."""
+    text = text.strip()
+    return int(text) if text.isdigit() and len(text) < 10 else 0

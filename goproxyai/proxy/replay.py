@@ -1,11 +1,8 @@
-"""Step six: the answers of our own making, and the lines that we add to upstream's."""
+"""Answers from the cache, and the rest of answers whose body is already complete."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from functools import lru_cache
-from http import HTTPStatus
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from zope.interface import implementer
@@ -14,219 +11,203 @@ from goproxyai.cache.store import Entry
 from goproxyai.cache.stream_timing import pieces
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.response import Response
-from goproxyai.messages.headers import Headers, fields_of, is_kept, lines, relayed, tells_who_asked
+from goproxyai.proxy.context import ProxyContext
+from goproxyai.proxy.error_response import fail_exchange
+from goproxyai.proxy.response_head import hit_lines, hit_message
+from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome
 
-SLICE = 64 * 1024
-"""Bytes of a stored body that are written in one turn."""
+SLICE_BYTES = 64 * 1024
+"""Largest piece of a stored body that one write takes."""
 
-COALESCED = "coalesced"
-"""Why upstream was not asked: somebody else had asked it the same, and was being answered."""
+CLOCK_TOLERANCE_SECONDS = 0.0005
+"""A piece is due this long before its time, since timers round."""
 
-FAILURES = frozenset((500, 502, 503, 504))
-"""Statuses of an upstream that fails (RFC 5861 §4)."""
-
-ALMOST = 0.0005
-"""Seconds before its time at which a piece is due: clocks round."""
-
-_JSON = (b"Content-Type", b"application/json")
-_OURS = b"X-Proxy: goproxyai\r\nVia: 1.1 goproxyai\r\n"
-_NAMED = b"X-Request-Id: "
-_NAMED_TOO = b"X-Proxy-Request-Id: "  # where upstream names the request itself
-_CHANGING = (
-    b"%b\r\nAge: %d\r\nCache-Status: goproxyai; hit; ttl=%d\r\nServer-Timing: cache;dur=%.2f\r\n"
-)
-_CHANGING_FRAMED = _CHANGING + b"Content-Length: %d\r\n\r\n"
-_TIMING = b"Server-Timing: proxy;dur=%.2f, upstream;dur=%.2f\r\n%b%b\r\n"
-_LIMITED = b'{"error":"Rate limit exceeded. Please try again later.","code":"RATE_LIMIT_EXCEEDED"}'
+_HIT = RequestOutcome(cache=CacheOutcome.HIT)
 
 
-@lru_cache(maxsize=128)
-def status_line(status: int, phrase: bytes) -> bytes:
-    """The status line of an answer."""
-    return b"HTTP/1.1 %d %b\r\n" % (status, phrase)
+def answer_hit(
+    context: ProxyContext, exchange: Exchange, client: str, entry: Entry, with_timing: bool
+) -> None:
+    """Answer with *entry*.
 
-
-def _phrase(status: int) -> bytes:
-    """The reason phrase of an answer of our own."""
-    try:
-        return HTTPStatus(status).phrase.encode("ascii")
-    except ValueError:
-        return b""
-
-
-@lru_cache(maxsize=256)
-def _ours(reason: str, detail: str = "") -> bytes:
-    """The lines of an answer that did not come from the cache (RFC 9211 §2).
-
-    :param reason: why upstream was asked; empty where it was not.
+    :param with_timing: replay a stored stream with its original timing.
     """
-    status = "goproxyai"
-    if reason in ("miss", "request", "stale"):
-        status += f"; fwd={reason}"
-    elif reason == COALESCED:
-        status += "; fwd=miss; collapsed"
-    elif reason:
-        status += "; fwd=bypass"
-        detail = detail or reason
-    if detail:
-        status += f"; detail={detail}"
-    return b"X-Cache: MISS\r\nCache-Status: %b\r\n%b" % (status.encode("ascii"), _OURS)
+    now = context.seconds()
+    lookup_seconds = now - exchange.began
+    size = len(entry.body)
+    if entry.pace is None and size <= SLICE_BYTES and exchange.simple:
+        message = hit_message(entry, exchange.name, now, lookup_seconds)
+        exchange.answer(entry.status, message, size)
+        context.access_log.record(exchange, client, _hit(entry))
+    elif entry.pace and with_timing:
+        head = entry.head + hit_lines(entry, exchange.name, now, lookup_seconds, "paced")
+        exchange.begin(entry.status, head, None)
+        exchange.flush()
+        timed = TimedReplay(exchange, entry.body, pieces(entry.pace), context.clock)
+        ReplayWatch(context, exchange, client, _hit(entry), entry.stream).start(timed)
+    else:
+        _replay_entry(context, exchange, client, entry, _hit(entry), "")
 
 
-def forwarded_lines(
-    name: bytes, named: bool, reason: str, proxy_seconds: float, upstream_seconds: float
-) -> bytes:
-    """What is added to an answer of upstream's.
-
-    :param name: of the exchange. :param named: whether upstream gives it one, too.
-    :param reason: ``miss``, ``request`` or ``stale``, :data:`COALESCED`, or why the cache was
-        left aside.
-    """
-    return _ours(reason) + _TIMING % (
-        proxy_seconds * 1000, upstream_seconds * 1000, _NAMED_TOO if named else _NAMED, name
-    )  # fmt: skip
-
-
-def interim(status: int, reason: bytes, headers: Headers) -> bytes:
-    """An interim answer as it is passed on, without the blank line that ends it."""
-    passing = relayed(headers, fields_of(headers)[0])
-    kept = lines([pair for pair in passing if pair[0].lower() != b"content-length"])
-    return b"HTTP/1.1 %d %b\r\n%b" % (status, reason, kept)
-
-
-def kept_lines(response: Response, shared: bool) -> bytes:
-    """Upstream's header lines, as others get them than who asked.
-
-    :param shared: whether they may hold another credential.
-    """
-    if not shared:
-        return response.shape.kept_lines(response.values, response.fields)
-    kept = relayed(response.raw, response.fields)
-    names = [pair[0].lower() for pair in kept]
-    return lines(
-        [
-            pair
-            for name, pair in zip(names, kept, strict=True)
-            if is_kept(name) and not tells_who_asked(name)
-        ]
+def _hit(entry: Entry) -> RequestOutcome:
+    return (
+        _HIT if entry.usage_source is None else RequestOutcome(CacheOutcome.HIT, usage_source=entry)
     )
 
 
-@lru_cache(maxsize=8)
-def stored_lines(stored_wall: int, named: bool) -> bytes:
-    """What is added to an answer as it is stored; the last line has no value yet.
+def answer_stale(
+    context: ProxyContext, exchange: Exchange, client: str, entry: Entry, cause: str
+) -> None:
+    """Answer with an expired *entry* in place of a failed response (RFC 5861 §4).
 
-    :param stored_wall: unix time in seconds. :param named: whether upstream's name for the request
-        is among what is stored.
+    :param cause: how upstream failed, for the log.
     """
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(stored_wall)).encode("ascii")
-    name = _NAMED_TOO if named else _NAMED
-    return b"X-Cache: HIT\r\nX-Cache-Timestamp: %b\r\n%b%b" % (stamp, _OURS, name)
+    context.counters.rescues += 1
+    outcome = RequestOutcome(CacheOutcome.STALE, detail=cause, usage_source=entry)
+    _replay_entry(context, exchange, client, entry, outcome, "stale-if-error")
 
 
-def hit(exchange: Exchange, entry: Entry, now: float, detail: str = "") -> Replay | None:
-    """Answer from the cache, at once.
-
-    :param detail: more for ``Cache-Status`` to say.
-    :returns: who still has something to write, or ``None`` where everything is written.
-    """
+def _replay_entry(
+    context: ProxyContext,
+    exchange: Exchange,
+    client: str,
+    entry: Entry,
+    outcome: RequestOutcome,
+    detail: str,
+) -> None:
+    now = context.seconds()
     body = entry.body
-    size = len(body)
-    age, ttl, spent = entry.age(now), entry.expires_at - now, (now - exchange.began) * 1000
-    if exchange.simple and size <= SLICE and entry.pace is None and not detail:
-        message = entry.head + _CHANGING_FRAMED % (exchange.name, age, ttl, spent, size) + body
-        exchange.answer(entry.status, message, size)
-        return None
-    head = entry.head + _changing(exchange.name, age, ttl, spent, detail)
-    exchange.begin(entry.status, head, size if entry.pace is None else None)
-    if size <= SLICE:
+    head = entry.head + hit_lines(entry, exchange.name, now, now - exchange.began, detail)
+    exchange.begin(entry.status, head, len(body) if entry.pace is None else None)
+    if len(body) <= SLICE_BYTES:
         exchange.write(body, True)
-        return None
-    return Replay(exchange, body)
+        context.access_log.record(exchange, client, outcome)
+    else:
+        watch = ReplayWatch(context, exchange, client, outcome, entry.stream)
+        watch.start(Replay(exchange, body))
 
 
-def paced_hit(exchange: Exchange, entry: Entry, now: float, clock: IReactorTime) -> PacedReplay:
-    """Answer from the cache with a stream, as it came the first time."""
-    spent = (now - exchange.began) * 1000
-    changing = _changing(exchange.name, entry.age(now), entry.expires_at - now, spent, "paced")
-    head = entry.head + changing
-    exchange.begin(entry.status, head, None)
-    exchange.flush()
-    return PacedReplay(exchange, entry.body, pieces(entry.pace or b""), clock)
+class ReplayWatch:
+    """Listens to an exchange during a replay, and records its outcome.
+
+    :param outcome: the outcome of a complete replay.
+    :param streams: the body is an event stream.
+    :param done: called when the replay has ended, complete or not.
+    """
+
+    __slots__ = ("_client", "_context", "_done", "_exchange", "_outcome", "_replay", "_streams")
+
+    def __init__(
+        self,
+        context: ProxyContext,
+        exchange: Exchange,
+        client: str,
+        outcome: RequestOutcome,
+        streams: bool,
+        done: Callable[[], None] | None = None,
+    ) -> None:
+        if outcome.first_byte_seconds < 0:
+            outcome = outcome._replace(first_byte_seconds=context.seconds() - exchange.began)
+        self._context = context
+        self._exchange = exchange
+        self._client = client
+        self._outcome = outcome
+        self._streams = streams
+        self._done = done
+        self._replay: Replay | None = None
+        exchange.listener = self
+
+    def start(self, replay: Replay) -> None:
+        self._replay = replay
+        self._context.counters.open_streams += self._streams
+        replay.start(self._completed)
+
+    def client_gone(self) -> None:
+        replay, self._replay = self._replay, None  # breaks the reference cycle
+        if replay is not None:
+            replay.stopProducing()
+        self._record(self._outcome._replace(ending=Ending.CLIENT_GONE, usage_source=None))
+
+    def request_failed(self, error: ProxyError) -> None:
+        """The rest of the client's request is invalid."""
+        ending = fail_exchange(self._exchange, error)
+        self._record(
+            self._outcome._replace(
+                ending=ending, code=error.code, detail=error.detail, usage_source=None
+            )
+        )
+
+    def _completed(self) -> None:
+        self._replay = None
+        self._record(self._outcome)
+
+    def _record(self, outcome: RequestOutcome) -> None:
+        self._context.access_log.record(self._exchange, self._client, outcome)
+        self._context.counters.open_streams -= self._streams
+        done, self._done = self._done, None
+        if done is not None:
+            done()
 
 
-def _changing(name: bytes, age: int, ttl: float, spent: float, detail: str) -> bytes:
-    """The lines of a hit that are said anew each time."""
-    text = _CHANGING % (name, age, ttl, spent)
-    if detail:
-        status = b"; ttl=%d" % ttl
-        text = text.replace(status, status + b"; detail=" + detail.encode("ascii"), 1)
-    return text
-
-
-def _nothing() -> None:
-    """What is done at the end of a replay that was never started."""
+def _not_started() -> None:
+    """The completion callback of a replay that was not started."""
 
 
 @implementer(IPushProducer)
 class Replay:
-    """Writes a large stored body as fast as the client takes it, a slice at a time.
+    """Writes a complete body at the client's pace.
 
-    The body is the cache's own bytes; what is copied for the client is at most two slices.
+    The body is not copied: at most two slices of :data:`SLICE_BYTES` exist for the client.
 
-    :param at: where to begin.
+    :param offset: the first byte to write.
     """
 
-    def __init__(self, exchange: Exchange, body: bytes, at: int = 0) -> None:
+    def __init__(self, exchange: Exchange, body: bytes, offset: int = 0) -> None:
         self._exchange = exchange
         self._body = memoryview(body)
-        self._at = at
+        self._offset = offset
         self._paused = False
         self._writing = False
-        self._done: Callable[[], None] = _nothing
+        self._completed: Callable[[], None] = _not_started
 
-    def start(self, done: Callable[[], None]) -> None:
-        """Begin to write; *done* is called once everything is."""
-        self._done = done
+    def start(self, completed: Callable[[], None]) -> None:
+        """Write the body; *completed* is called after the last byte."""
+        self._completed = completed
         self._exchange.source(self)
-        self._go_on()
+        self._write()
 
-    def _go_on(self) -> None:
+    def _write(self) -> None:
         if self._writing:
             return
         self._writing = True
         exchange = self._exchange
         while not self._paused and not exchange.over:
-            end = self._at + SLICE
-            piece = bytes(self._body[self._at : end])
-            self._at = end
+            end = self._offset + SLICE_BYTES
+            piece = bytes(self._body[self._offset : end])
+            self._offset = end
             exchange.write(piece, end >= len(self._body))
             if end >= len(self._body):
-                self._done()
+                self._completed()
         self._writing = False
 
     def pauseProducing(self) -> None:
-        """The client does not keep up."""
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """It does."""
         self._paused = False
-        self._go_on()
+        self._write()
 
     def stopProducing(self) -> None:
-        """It is gone."""
         self._paused = True
 
 
-class PacedReplay(Replay):
-    """Writes the pieces of a stored stream no earlier than they came the first time.
+class TimedReplay(Replay):
+    """Writes the pieces of a stored stream no earlier than they arrived the first time.
 
-    A client that does not keep up gets what it missed as soon as it does: the replay never takes
-    longer than the client needs or the original took.
+    A client that falls behind gets all overdue pieces at once, so the replay never takes longer
+    than the client needs or than the original took.
 
-    :param pieces: when each came, in seconds since the first, and where in *body* it ends.
+    :param pieces: for each piece, seconds since the first one, and its end in *body*.
     """
 
     def __init__(
@@ -240,66 +221,38 @@ class PacedReplay(Replay):
         self._pieces = pieces
         self._piece = next(pieces, None)
         self._clock = clock
-        self._began = clock.seconds()
-        self._waiting: IDelayedCall | None = None
+        self._started_at = clock.seconds()
+        self._timer: IDelayedCall | None = None
 
-    def _go_on(self) -> None:
-        self._waiting = None
-        elapsed = self._clock.seconds() - self._began
+    def _write(self) -> None:
+        self._timer = None
+        elapsed = self._clock.seconds() - self._started_at
         while not self._paused and not self._exchange.over:
-            due = self._piece
-            if due is not None and due[0] - elapsed > ALMOST:
-                self._waiting = self._clock.callLater(due[0] - elapsed, self._go_on)
+            piece = self._piece
+            if piece is not None and piece[0] - elapsed > CLOCK_TOLERANCE_SECONDS:
+                self._timer = self._clock.callLater(piece[0] - elapsed, self._write)
                 return
-            self._write(due)
+            self._write_piece(piece)
 
-    def _write(self, due: tuple[float, int] | None) -> None:
-        """The piece that is due, in slices; behind the last comes the end."""
-        last = due is None
-        end = len(self._body) if due is None else due[1]
-        piece = bytes(self._body[self._at : min(end, self._at + SLICE)])
-        self._at += len(piece)
-        last = last and self._at == len(self._body)
-        if self._at >= end:
+    def _write_piece(self, piece: tuple[float, int] | None) -> None:
+        """Write the next slice of *piece*; ``None`` is the end of the body."""
+        end = len(self._body) if piece is None else piece[1]
+        data = bytes(self._body[self._offset : min(end, self._offset + SLICE_BYTES)])
+        self._offset += len(data)
+        last = piece is None and self._offset == len(self._body)
+        if self._offset >= end:
             self._piece = next(self._pieces, None)
-        self._exchange.write(piece, last)
+        self._exchange.write(data, last)
         if last:
-            self._done()
+            self._completed()
 
     def resumeProducing(self) -> None:
-        """It does."""
         self._paused = False
-        if self._waiting is None:
-            self._go_on()
+        if self._timer is None:
+            self._write()
 
     def stopProducing(self) -> None:
-        """It is gone."""
         super().stopProducing()
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
-
-
-def problem(exchange: Exchange, trouble: ProxyError, reason: str = "") -> None:
-    """Answer with one of the proxy's own errors.
-
-    :param reason: why upstream was asked; empty where it was not.
-    """
-    body = trouble.body()
-    if exchange.target.startswith(b"/v1/") or exchange.problem is not None:
-        ours = _ours(reason, trouble.code.replace("_", "-"))
-    else:
-        ours = _OURS
-    _whole(exchange, trouble.status, lines((_JSON, *trouble.headers)) + ours, body)
-
-
-def limited(exchange: Exchange, headers: Headers) -> None:
-    """Answer that the client is over its rate; *headers* say when it may come back."""
-    _whole(exchange, 429, lines((_JSON, *headers)) + _ours("", "rate-limit"), _LIMITED)
-
-
-def _whole(exchange: Exchange, status: int, header_lines: bytes, body: bytes) -> None:
-    if exchange.name:
-        header_lines += b"%b%b\r\n" % (_NAMED, exchange.name)
-    exchange.begin(status, status_line(status, _phrase(status)) + header_lines, len(body))
-    exchange.write(body, True)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

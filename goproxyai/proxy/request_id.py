@@ -1,8 +1,8 @@
-r"""Before step one: a name for each request, in the answer and in the log.
+r"""The ID of each request, in its response and in the log.
 
-It is the client's own ``X-Request-Id``, if that is of visible ASCII without ``"`` and ``\``, of 128
-characters at most, and does not look like a credential; else one of ours, which no other request
-has. So it can stand in JSON as it is.
+A client's own ``X-Request-Id`` is used if it has at most 128 visible ASCII characters without ``"``
+and ``\``, and does not look like a credential. Other requests get a unique ID. So an ID never needs
+escaping in JSON.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from typing import Final
 from goproxyai.http11.exchange import Exchange
 from goproxyai.messages.redaction import masked
 
-GIVEN: Final = b"x-request-id"
-"""The lower-cased field that a client names its request in."""
+REQUEST_ID_FIELD: Final = b"x-request-id"
+"""The lower-cased field in which a client names its request."""
 
-_ENDS = tuple([b"%02x" % number for number in range(256)])
-_GOOD = re.compile(rb"[\x21\x23-\x5b\x5d-\x7e]{1,128}")
+_SUFFIXES = tuple([b"%02x" % number for number in range(256)])
+_VALID_ID = re.compile(rb"[\x21\x23-\x5b\x5d-\x7e]{1,128}")
 
 
 class RequestIds:
-    """Gives them.
+    """Makes and checks request IDs.
 
-    :param start: what ours begin with; no other process has it.
-    :ivar ours: gives one of ours.
+    :param prefix: the start of every generated ID, unique to this process.
+    :ivar generate: returns a new ID.
     """
 
-    def __init__(self, start: bytes) -> None:
-        self.ours = _numbered(start + b"-").__next__
+    def __init__(self, prefix: bytes) -> None:
+        self.generate = _numbered(prefix + b"-").__next__
 
-    def given(self, exchange: Exchange) -> bytes:
-        """That of an *exchange* whose client gave it one, if it will do."""
-        given = exchange.get(GIVEN)
-        if given is not None and _GOOD.fullmatch(given):
+    def of(self, exchange: Exchange) -> bytes:
+        """Return the client's own ID where it is valid, else a new one."""
+        given = exchange.get(REQUEST_ID_FIELD)
+        if given is not None and _VALID_ID.fullmatch(given):
             text = given.decode("ascii")
             if masked(text) == text:
                 return given
-        return self.ours()
+        return self.generate()
 
 
-def _numbered(start: bytes) -> Iterator[bytes]:
-    """*start* and a number, again and again; half as long as formatting each takes."""
+def _numbered(prefix: bytes) -> Iterator[bytes]:
+    """Yield *prefix* with ascending numbers; takes half the time of formatting each."""
     for block in count():
-        beginning = b"%b%x" % (start, block)
-        for end in _ENDS:
-            yield beginning + end
+        start = b"%b%x" % (prefix, block)
+        for suffix in _SUFFIXES:
+            yield start + suffix

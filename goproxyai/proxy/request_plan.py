@@ -1,4 +1,8 @@
-"""What the pipeline works out about a request's head, once while a client repeats it."""
+"""What the proxy derives from a request's head.
+
+A client repeats its head with every request, so the plan is kept with the parsed head and serves
+all requests that differ only in the variable fields.
+"""
 
 from __future__ import annotations
 
@@ -18,125 +22,140 @@ from goproxyai.usage.usage import generates
 
 _VIA = b"Via: 1.1 goproxyai\r\n"
 
-SHARED: Final = b"everybody's"
-"""The owner of the answers in a shared namespace."""
+SHARED_OWNER: Final = b"shared"
+"""The owner of the entries in a namespace that all credentials share."""
 
 
 @attrs.frozen
 class ProxyOptions:
-    """What holds for all requests.
+    """The settings that apply to every request.
 
-    :ivar upstream: who is asked before all others.
-    :ivar shared: the namespaces whose answers all credentials share.
-    :ivar sharing: who shares upstream requests, see :mod:`goproxyai.cache.coalescing`.
-    :ivar ttl: seconds that an answer is kept.
-    :ivar most_ttl: seconds that a request may ask for.
-    :ivar retry_status: answers that are asked for again, where that does no harm.
-    :ivar patience: seconds after which nothing is asked for again.
-    :ivar cached: whether answers are kept at all.
-    :ivar traced: whether requests go on with a ``traceparent`` of ours.
+    :ivar first_upstream: the preferred upstream, whose request line is prepared in the plan.
+    :ivar shared_namespaces: paths below ``/v1/`` whose entries all credentials share.
+    :ivar coalesce: which requests share an upstream request: see
+        :data:`goproxyai.cache.coalescing.SHARING`.
+    :ivar ttl: lifetime of an entry in seconds.
+    :ivar max_ttl: longest lifetime in seconds that a request may ask for; 0 allows none.
+    :ivar retry_status: statuses that are retried where that is safe.
+    :ivar retry_seconds: seconds after a request's head within which it may be retried.
+    :ivar caches: responses are stored and looked up.
+    :ivar traces: forwarded requests get a ``traceparent`` of the proxy's own.
     """
 
-    upstream: Upstream
-    shared: tuple[str, ...] = ()
-    sharing: str = "deterministic"
+    first_upstream: Upstream
+    shared_namespaces: tuple[str, ...] = ()
+    coalesce: str = "deterministic"
     ttl: float = 0.0
-    most_ttl: float = 0.0
+    max_ttl: float = 0.0
     retry_status: frozenset[int] = frozenset()
-    patience: float = 30.0
-    cached: bool = True
-    traced: bool = False
+    retry_seconds: float = 30.0
+    caches: bool = True
+    traces: bool = False
 
 
 class RequestPlan:
-    """All of it holds for every request with that head, whatever fills its holes.
+    """What a request's head decides, for given options.
 
-    :ivar terms: those that it was worked out by; under others it holds no longer.
-    :ivar path: of the target, without the query.
-    :ivar reason: why the cache is left aside, ``None`` where it is not.
-    :ivar directives: of ``Cache-Control``.
-    :ivar ttl: seconds that the answer is kept.
-    :ivar paced: whether a stored stream is to come as it came first.
-    :ivar shared: whether all credentials share the answer.
-    :ivar shares: whether it may be shared while it comes, ``None`` where the body decides.
-    :ivar owner: whose writes drop the answer: of a credential, :data:`SHARED`, or nobody's
-        (:data:`~goproxyai.cache.store.COMPUTED`).
-    :ivar writes_to: the owners whose answers a write drops: what is shared, and one's own above it.
-    :ivar generates: whether it is billed by what its answer says.
-    :ivar is_get: whether the method is GET.
-    :ivar writes: whether it changes what GETs answer.
-    :ivar looped: whether the request has passed through us before.
+    :ivar options: the options that the plan was made for.
+    :ivar path: the target's path, without the query.
+    :ivar bypass_reason: why the cache is bypassed; ``None`` where it is used.
+    :ivar directives: the request's ``Cache-Control``.
+    :ivar ttl: lifetime of the entry in seconds.
+    :ivar replays_timing: a stored stream is replayed with its original timing.
+    :ivar across_credentials: all credentials share the entry.
+    :ivar coalesces: the request may share an upstream request; ``None`` where its body decides.
+    :ivar owner: the owner whose writes drop the entry: a credential, :data:`SHARED_OWNER`, or
+        :data:`~goproxyai.cache.store.COMPUTED`.
+    :ivar written_owners: the owners whose entries a write with this head drops.
+    :ivar generates: a successful response reports token usage.
+    :ivar is_write: a successful request changes what GETs return.
+    :ivar is_loop: the request has passed through this proxy before.
     """
 
     __slots__ = (
-        "_cut", "_key", "_line", "_template", "_used", "directives", "generates", "is_get",
-        "looped", "owner", "paced", "path", "reason", "shared", "shares", "terms", "ttl", "writes",
-        "writes_to",
+        "_key", "_request_line", "_start_bytes", "_template", "_used_fields", "across_credentials",
+        "bypass_reason", "coalesces", "directives", "generates", "is_get", "is_loop", "is_write",
+        "options", "owner", "path", "replays_timing", "ttl", "written_owners",
     )  # fmt: skip
 
-    def __init__(self, head: RequestHead, terms: ProxyOptions) -> None:
-        self.terms = terms
+    def __init__(self, head: RequestHead, options: ProxyOptions) -> None:
+        self.options = options
         headers, fields, method = head.headers, head.fields, head.method
         path = self.path = head.target.partition(b"?")[0]
-        self.reason = bypass_reason(method, path, fields) if terms.cached else "off"
+        self.bypass_reason = bypass_reason(method, path, fields) if options.caches else "off"
         self.directives = request_directives(fields)
-        if self.reason is None and self.directives.no_store:
-            self.reason = "no-store"
+        if self.bypass_reason is None and self.directives.no_store:
+            self.bypass_reason = "no-store"
         ttl = wanted_ttl(fields)
-        self.ttl = min(ttl, terms.most_ttl) if ttl is not None and terms.most_ttl else terms.ttl
-        self.paced = wants_pace(fields)
+        self.ttl = min(ttl, options.max_ttl) if ttl is not None and options.max_ttl else options.ttl
+        self.replays_timing = wants_pace(fields)
         self.generates = generates(method, path)
         self.is_get = method == b"GET"
-        self.writes = is_write(method, path)
-        self.shared = in_namespace(path, terms.shared)
-        self.shares = shares(terms.sharing, method, path)
+        self.is_write = is_write(method, path)
+        self.across_credentials = in_namespace(path, options.shared_namespaces)
+        self.coalesces = shares(options.coalesce, method, path)
         own = credential(fields)
-        self.writes_to = (SHARED, own) if self.shared else (own,)
-        self.owner = self.writes_to[0] if self.is_get else COMPUTED
-        self._key = begun_key(method, head.target, fields, headers, head.repeated, self.shared)
-        self.looped = via_names_us(fields)
-        holes = {headers[position][0]: hole for position, hole in head.holes.items()}
-        kept = forwarded(headers, fields)
-        if terms.traced:
-            kept = [pair for pair in kept if pair[0].lower() != b"traceparent"]
-        self._line = method, head.target
-        start = self._start(terms.upstream)
-        self._cut = len(start)
-        self._template = b"%b%b%b" % (
-            start,
-            b"".join(
-                [
-                    b"%b: %b\r\n" % (_escaped(name), b"%b" if name in holes else _escaped(value))
-                    for name, value in kept
-                ]
-            ),
-            _VIA,
+        self.written_owners = (SHARED_OWNER, own) if self.across_credentials else (own,)
+        self.owner = self.written_owners[0] if self.is_get else COMPUTED
+        self._key = begun_key(
+            method, head.target, fields, headers, head.repeated, self.across_credentials
         )
-        used = [holes[name] for name, _ in kept if name in holes]
-        self._used = used if len(used) < len(holes) else None
+        self.is_loop = via_names_us(fields)
+        self._request_line = method, head.target
+        start = self._start(options.first_upstream)
+        self._start_bytes = len(start)
+        self._template, self._used_fields = _head_template(head, start, options.traces)
 
     def key(self, body: bytes) -> bytes:
-        """What the answer to a request with that head and *body* is stored under."""
+        """Return the cache key of a request with this head and *body*."""
         digest = self._key.copy()
         digest.update(body)
         key: bytes = digest.digest()
         return key
 
     def _start(self, upstream: Upstream) -> bytes:
-        """The template's beginning, which depends on who is asked."""
-        method, target = self._line
+        """Return the part of the template that depends on the upstream."""
+        method, target = self._request_line
         return _escaped(upstream.route.head(method, upstream.base + target))
 
-    def forwarded(self, values: FieldValues, upstream: Upstream) -> bytes:
-        """The head that goes to *upstream*, without the blank line that ends it.
+    def upstream_head(self, values: FieldValues, upstream: Upstream) -> bytes:
+        """Return the head that is sent to *upstream*, without the final blank line.
 
-        :param values: what fills the holes of the request's head.
+        :param values: the variable fields of the request's head.
         """
-        if self._used is not None:  # its Connection keeps some on this hop
-            values = tuple([values[hole] for hole in self._used])
+        if self._used_fields is not None:
+            values = tuple([values[index] for index in self._used_fields])
         if upstream.rank:
-            return (self._start(upstream) + self._template[self._cut :]) % values
+            return (self._start(upstream) + self._template[self._start_bytes :]) % values
         return self._template % values
+
+
+def plan_for(head: RequestHead, options: ProxyOptions) -> RequestPlan:
+    """Return the plan of *head*, made anew where the options have changed."""
+    plan: RequestPlan | None = head.notes
+    if plan is None or plan.options is not options:
+        plan = head.notes = RequestPlan(head, options)
+    return plan
+
+
+def _head_template(head: RequestHead, start: bytes, traces: bool) -> tuple[bytes, list[int] | None]:
+    """Return a ``%`` template of the head that is sent upstream.
+
+    :returns: the template, and the indexes of the variable fields in it; ``None`` for all of them
+        (``Connection`` may keep some on this hop).
+    """
+    headers = head.headers
+    variable = {headers[position][0]: index for position, index in head.holes.items()}
+    kept = forwarded(headers, head.fields)
+    if traces:
+        kept = [pair for pair in kept if pair[0].lower() != b"traceparent"]
+    lines = [
+        b"%b: %b\r\n" % (_escaped(name), b"%b" if name in variable else _escaped(value))
+        for name, value in kept
+    ]
+    used = [variable[name] for name, _ in kept if name in variable]
+    template = b"%b%b%b" % (start, b"".join(lines), _VIA)
+    return template, used if len(used) < len(variable) else None
 
 
 def _escaped(text: bytes) -> bytes:

@@ -1,113 +1,197 @@
-"""An answer that began with a flight and goes on with a request of its own.
+"""Continue a response in the middle of its body, with an upstream request of its own.
 
-What the client has got already is asked for again and left away, if it is the same to the byte: it
-is compared by digest, so that nothing of it needs to be kept. Where it is not the same, as an
-answer may well not be, the client's connection breaks off: never two halves of different answers.
+A subscriber that single flight detaches has part of a body. The request is sent again; the part
+that the client has is compared by digest and skipped. If it differs, as a model's answer may, the
+client's connection is broken off: parts of different responses are never joined.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from goproxyai.errors import ProxyError
+from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
-from goproxyai.proxy.forward import Forward
-from goproxyai.telemetry.outcome import Ending
-from goproxyai.usage.usage import UsageSource
+from goproxyai.messages.headers import Headers
+from goproxyai.proxy.context import ProxyContext
+from goproxyai.proxy.error_response import fail_exchange, proxy_error_for
+from goproxyai.proxy.request_plan import RequestPlan
+from goproxyai.proxy.upstream_request import UpstreamRequest
+from goproxyai.proxy.usage_meter import UsageMeter, meter_of
+from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome
 
-if TYPE_CHECKING:
-    from goproxyai.proxy.handler import ProxyHandler
-    from goproxyai.proxy.subscriber import Subscriber
-
-_SAME: Final = (b"content-length", b"content-type", b"content-encoding")
-
-_log = Logger(namespace="goproxyai.resume")
+_EQUAL_FIELDS: Final = (b"content-length", b"content-type", b"content-encoding")
+"""Fields that must be equal in the two responses."""
 
 
-class ResumedForward(Forward):
-    """The second request."""
+class ResumedForward:
+    """The repeated request of a detached subscriber.
 
-    __slots__ = ("_digest", "_first", "_got", "_missing")
+    :param first: the response whose beginning the client has.
+    :param size: bytes of its body that the client has.
+    :param digest: a hash object that was fed these bytes.
+    :param first_byte_seconds: from the client's request to the first byte of its response.
+    :ivar ended: the outcome is recorded.
+    """
 
-    def __init__(self, relay: ProxyHandler, rider: Subscriber) -> None:
-        super().__init__(relay, rider.exchange, rider.client, rider.wanted.notes, None, rider.cache)
-        self._first_seconds = rider.first_seconds
-        self._first: Response
-        self._missing = 0
-        self._digest: Any
-        self._got: Any
+    __slots__ = (
+        "_actual", "_cache", "_client", "_context", "_digest", "_exchange", "_first",
+        "_first_byte_seconds", "_meter", "_missing", "_plan", "_request", "_response", "ended",
+    )  # fmt: skip
 
-    def resume(self, first: Response, size: int, digest: Any) -> None:
-        """Send the request.
-
-        :param first: the answer whose beginning the client has.
-        :param size: bytes of its body that the client has, of which *digest* is.
-        """
+    def __init__(
+        self,
+        context: ProxyContext,
+        exchange: Exchange,
+        client: str,
+        plan: RequestPlan,
+        cache: CacheOutcome,
+        first: Response,
+        size: int,
+        digest: Any,
+        first_byte_seconds: float,
+    ) -> None:
+        self._context = context
+        self._exchange = exchange
+        self._client = client
+        self._plan = plan
+        self._cache = cache
         self._first = first
         self._missing = size
         self._digest = digest
-        self._got = type(digest)()
-        self._exchange.source(None)
-        self.start()
+        self._actual = type(digest)()
+        self._first_byte_seconds = first_byte_seconds
+        self._request = UpstreamRequest(context, self, exchange, plan)
+        self._response: Response | None = None
+        self._meter: UsageMeter | None = None
+        self.ended = False
 
-    def _begin(self, response: Response) -> None:
-        """Go on only with an answer that looks the same."""
-        self._upstream_seconds = self._relay.seconds() - self._sent_at
+    def start(self) -> None:
+        """Send the request."""
+        self._exchange.listener = self
+        self._exchange.source(None)
+        try:
+            self._request.send()
+        except ProxyError as error:
+            self.upstream_failed(error)
+
+    # The upstream's side: RequestOwner.
+
+    def interim_response(self, status: int, phrase: bytes, headers: Headers) -> None:
+        """Drop it: the final response has begun."""
+
+    def response_began(self, response: Response) -> None:
+        self._response = response
         fields, first = response.fields, self._first
         if response.code != first.code or any(
-            fields.get(name) != first.fields.get(name) for name in _SAME
+            fields.get(name) != first.fields.get(name) for name in _EQUAL_FIELDS
         ):
-            self._differs()
+            self._refuse_different_response()
             return
-        self._watch(response)
+        context = self._context
+        meter = self._meter = meter_of(context.counters, self._plan, response, context.seconds)
+        if meter is not None:
+            context.counters.open_streams += meter.streamed
         self._exchange.source(response)
         response.deliver(self)
 
-    def received(self, data: bytes, ended: bool) -> None:
-        """Leave away what the client has."""
-        if self._missing:
-            again, data = data[: self._missing], data[self._missing :]
-            self._got.update(again)
-            if self._meter is not None:
-                self._meter.add(again)
-            self._missing -= len(again)
-            if self._missing:
-                if ended:
-                    self._differs()
-                return
-            if self._got.digest() != self._digest.digest():
-                self._differs()
-                return
-        if data or ended:
-            super().received(data, ended)
+    def answer_stale(self, cause: str) -> bool:
+        return False
 
-    def closed(self) -> None:
-        """Upstream ended the body with its connection."""
-        if self._missing:
-            self._differs()
-        else:
-            super().closed()
+    def upstream_failed(self, error: ProxyError) -> None:
+        if not self.ended:
+            self._end(fail_exchange(self._exchange, error), error)
 
-    def _complete(self, data: bytes) -> None:
-        self._usage = None  # it is counted; what shares an answer by name has spared none of it
-        super()._complete(data)
-
-    def _note(
-        self, ending: Ending, problem: ProxyError | None, source: UsageSource | None = None
-    ) -> None:
-        self._upstream_seconds = -1.0  # the first byte was another's
-        super()._note(ending, problem, source)
-
-    def _differs(self) -> None:
-        response = self._response
-        if response is not None:
-            response.abort()
-        self._refuse(
+    def _refuse_different_response(self) -> None:
+        if self._response is not None:
+            self._response.abort()
+        self.upstream_failed(
             ProxyError(
                 "upstream_protocol_error",
-                "Upstream answered the same request differently, in the middle of an answer.",
-                detail="the answer to go on with differs",
+                "Upstream answered the repeated request differently in the middle of a response.",
+                detail="the resumed response differs",
             )
         )
+
+    # The response's body: BodySink.
+
+    def received(self, data: bytes, ended: bool) -> None:
+        if self._meter is not None and data:
+            self._meter.add(data)
+        if self._missing:
+            repeated, data = data[: self._missing], data[self._missing :]
+            self._actual.update(repeated)
+            self._missing -= len(repeated)
+            if self._missing:
+                if ended:
+                    self._refuse_different_response()
+                return
+            if self._actual.digest() != self._digest.digest():
+                self._refuse_different_response()
+                return
+        if ended:
+            self._complete(data)
+        elif data:
+            self._exchange.write(data)
+
+    def closed(self) -> None:
+        if self._missing:
+            self._refuse_different_response()
+        else:
+            self._complete(b"")
+
+    def broken(self, reason: Failure) -> None:
+        self._exchange.abort()
+        self._end(Ending.CUT, proxy_error_for(reason))
+
+    def _complete(self, data: bytes) -> None:
+        """The body is complete; *data* is the last of it.
+
+        Its usage is counted but not logged: the client received one response, not two.
+        """
+        if self._meter is not None:
+            self._meter.finish()
+        self._exchange.write(data, True)
+        self._end(Ending.COMPLETE, None)
+
+    # The client's side: ExchangeListener.
+
+    def client_gone(self) -> None:
+        if self._response is None and self._plan.generates and self._request.attempts:
+            self._context.counters.tokens.add_unknown("left")  # upstream may still bill it
+        self._stop()
+        self._end(Ending.CLIENT_GONE, None)
+
+    def request_failed(self, error: ProxyError) -> None:
+        """The rest of the client's request is invalid."""
+        self._stop()
+        self.upstream_failed(error)
+
+    def _stop(self) -> None:
+        self._request.cancel()
+        if self._response is not None:
+            self._response.abort()
+
+    # The end.
+
+    def _end(self, ending: Ending, error: ProxyError | None) -> None:
+        """Record the outcome, once."""
+        if self.ended:
+            return
+        self.ended = True
+        self._request.release()
+        context, response = self._context, self._response
+        if self._meter is not None:
+            self._meter.abandon("left" if ending is Ending.CLIENT_GONE else "cut")
+            context.counters.open_streams -= self._meter.streamed
+        outcome = RequestOutcome(
+            self._cache,
+            code="" if error is None else error.code,
+            detail="" if error is None else error.detail,
+            ending=ending,
+            upstream_request_id=b"" if response is None else response.request_id,
+            first_byte_seconds=self._first_byte_seconds,
+        )
+        context.access_log.record(self._exchange, self._client, outcome)

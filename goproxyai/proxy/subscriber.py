@@ -1,111 +1,246 @@
-"""One of those who wait for the answer of a flight, and its place in what has come so far."""
+"""The clients that share one upstream response, and what each of them has received."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import Protocol
 
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
-from goproxyai.proxy.recorder import CacheMiss
-from goproxyai.proxy.replay import SLICE
-from goproxyai.telemetry.outcome import CacheOutcome, Ending
+from goproxyai.http11.response import Response
+from goproxyai.proxy.cache_lookup import CacheMiss
+from goproxyai.proxy.context import ProxyContext
+from goproxyai.proxy.replay import SLICE_BYTES
+from goproxyai.proxy.response_head import coalesced_head, forwarded_head
+from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome
+from goproxyai.usage.usage import Usage
 
-if TYPE_CHECKING:
-    from goproxyai.proxy.single_flight import SingleFlight
+
+class SubscriptionOwner(Protocol):
+    """What a subscriber needs of the flight that it belongs to."""
+
+    @property
+    def pieces(self) -> list[bytes]:
+        """The body so far."""
+
+    def subscriber_resumed(self, subscriber: Subscriber) -> None:
+        """The client accepts data again."""
+
+    def subscriber_paused(self) -> None:
+        """The client accepts no data for now."""
+
+    def subscriber_left(self, subscriber: Subscriber) -> None:
+        """The client has gone, or its exchange has failed."""
+
+    def fail_subscriber(self, subscriber: Subscriber, error: ProxyError) -> None:
+        """Answer one subscriber with an error."""
+
+    def record(self, subscriber: Subscriber, ending: Ending = Ending.COMPLETE) -> None:
+        """Record the outcome of one subscriber, once."""
 
 
 @implementer(IPushProducer)
 class Subscriber:
-    """One of those who wait for the answer.
+    """One client of a shared response; the producer of its body, and the exchange's listener.
 
-    :ivar at: how many of the pieces it has.
-    :ivar leads: whether the request that went upstream was its own.
-    :ivar awake: whether it takes more.
-    :ivar noted: whether its event is in the log.
-    :ivar streams: whether a stream of events is being sent to it.
-    :ivar first_seconds: from its request to the first byte of its answer, negative until then.
+    :ivar position: how many pieces of the body the client has received.
+    :ivar is_leader: its request is the one that went upstream.
+    :ivar reading: the client accepts data.
+    :ivar recorded: its outcome is recorded.
+    :ivar streams: it is counted among the open streams.
+    :ivar first_byte_seconds: from its request to the first byte of its response; negative before.
     """
 
     __slots__ = (
-        "_flight", "_pumping", "at", "awake", "client", "exchange", "first_seconds", "leads",
-        "noted", "streams", "wanted",
+        "_context", "_owner", "_writing", "client", "exchange", "first_byte_seconds", "is_leader", "miss",
+        "position", "reading", "recorded", "streams",
     )  # fmt: skip
 
     def __init__(
-        self, flight: SingleFlight, exchange: Exchange, client: str, wanted: CacheMiss, leads: bool
+        self,
+        context: ProxyContext,
+        owner: SubscriptionOwner,
+        exchange: Exchange,
+        client: str,
+        miss: CacheMiss,
+        is_leader: bool,
     ) -> None:
-        self._flight = flight
+        self._context = context
+        self._owner = owner
         self.exchange = exchange
         self.client = client
-        self.wanted = wanted
-        self.leads = leads
-        self.at = 0
-        self.awake = True
-        self.noted = False
+        self.miss = miss
+        self.is_leader = is_leader
+        self.position = 0
+        self.reading = True
+        self.recorded = False
         self.streams = False
-        self.first_seconds = -1.0
-        self._pumping = False
+        self.first_byte_seconds = -1.0
+        self._writing = False
         exchange.listener = self
 
     @property
     def cache(self) -> CacheOutcome:
-        """For the log."""
-        return CacheOutcome.MISS if self.leads else CacheOutcome.COALESCED
+        return CacheOutcome.MISS if self.is_leader else CacheOutcome.COALESCED
 
-    def pump(self, ended: bool) -> None:
-        """Write what came and was not written yet, as long as the client takes it.
+    def head(self, response: Response, sent_at: float, upstream_seconds: float) -> bytes:
+        """Return status line and header lines; only the leader gets those of its credential."""
+        exchange, miss = self.exchange, self.miss
+        if self.is_leader:
+            return forwarded_head(
+                response, exchange.name, miss.reason, sent_at - exchange.began, upstream_seconds
+            )
+        waited = self._context.seconds() - exchange.began
+        return coalesced_head(response, exchange.name, miss.plan.across_credentials, waited)
 
-        :param ended: nothing more will come.
+    def begin(self, response: Response, head: bytes, streams: bool) -> None:
+        """Begin the response.
+
+        :param head: status line and header lines.
+        :param streams: the response is an event stream.
         """
-        if self._pumping:
+        exchange = self.exchange
+        has_length = b"content-length" in response.fields
+        framed = has_length and self.is_leader
+        exchange.begin(response.code, head, response.length if has_length else None, framed)
+        exchange.source(self)
+        self.first_byte_seconds = self._context.seconds() - exchange.began
+        self.streams = streams
+        self._context.counters.open_streams += streams
+
+    def leave_streams(self) -> None:
+        """Count the response among the open streams no longer."""
+        self._context.counters.open_streams -= self.streams
+        self.streams = False
+
+    def outcome(
+        self,
+        response: Response | None,
+        upstream_seconds: float,
+        ending: Ending,
+        error: ProxyError | None,
+        usage: Usage | None,
+    ) -> RequestOutcome:
+        return RequestOutcome(
+            self.cache,
+            code="" if error is None else error.code,
+            detail="" if error is None else error.detail,
+            ending=ending,
+            upstream_seconds=upstream_seconds if self.is_leader else -1.0,
+            upstream_request_id=b"" if response is None else response.request_id,
+            first_byte_seconds=self.first_byte_seconds,
+            usage_source=usage,
+        )
+
+    def record(self, outcome: RequestOutcome) -> None:
+        """Record *outcome*, unless an outcome is recorded already."""
+        if not self.recorded:
+            self.recorded = True
+            self.leave_streams()
+            self._context.access_log.record(self.exchange, self.client, outcome)
+
+    def write_pieces(self, ended: bool) -> None:
+        """Write the pieces that the client has not received, as long as it accepts them.
+
+        :param ended: the body is complete.
+        """
+        if self._writing:
             return
-        self._pumping = True
-        exchange, pieces = self.exchange, self._flight.pieces
-        while self.awake and not exchange.over:
-            data = self._next(pieces)
-            last = ended and self.at == len(pieces)
+        self._writing = True
+        exchange, pieces = self.exchange, self._owner.pieces
+        while self.reading and not exchange.over:
+            data = self._next_slice(pieces)
+            last = ended and self.position == len(pieces)
             if data or last:
                 exchange.write(data, last)
-            if self.at == len(pieces):
+            if self.position == len(pieces):
                 break
-        self._pumping = False
+        self._writing = False
 
-    def _next(self, pieces: list[bytes]) -> bytes:
-        """A slice of what was not written yet."""
-        first, size = self.at, 0
-        while self.at < len(pieces) and (size == 0 or size + len(pieces[self.at]) <= SLICE):
-            size += len(pieces[self.at])
-            self.at += 1
-        return pieces[first] if self.at == first + 1 else b"".join(pieces[first : self.at])
+    def _next_slice(self, pieces: list[bytes]) -> bytes:
+        """Return the next pieces, up to a slice, and advance the position."""
+        first, size = self.position, 0
+        while self.position < len(pieces) and (
+            size == 0 or size + len(pieces[self.position]) <= SLICE_BYTES
+        ):
+            size += len(pieces[self.position])
+            self.position += 1
+        if self.position == first + 1:
+            return pieces[first]
+        return b"".join(pieces[first : self.position])
 
-    # Backpressure: the client's connection.
+    # Backpressure of the client's connection.
 
     def pauseProducing(self) -> None:
-        """The client does not keep up."""
-        if self.awake:
-            self.awake = False
-            self._flight.paused()
+        if self.reading:
+            self.reading = False
+            self._owner.subscriber_paused()
 
     def resumeProducing(self) -> None:
-        """It does."""
-        if not self.awake:
-            self.awake = True
-            self._flight.resumed(self)
+        if not self.reading:
+            self.reading = True
+            self._owner.subscriber_resumed(self)
 
     def stopProducing(self) -> None:
-        """It is gone, as :meth:`client_gone` is told."""
+        """The connection is lost; :meth:`client_gone` follows."""
 
-    # The exchange's Listener.
+    # ExchangeListener.
 
     def client_gone(self) -> None:
-        """The client left."""
-        self._flight.note(self, Ending.CLIENT_GONE)
-        self._flight.leave(self)
+        self._owner.record(self, Ending.CLIENT_GONE)
+        self._owner.subscriber_left(self)
 
-    def request_failed(self, problem: ProxyError) -> None:
-        """The rest of the request broke the rules."""
-        self._flight.refuse(self, problem)
-        self._flight.leave(self)
+    def request_failed(self, error: ProxyError) -> None:
+        """The rest of the client's request is invalid."""
+        self._owner.fail_subscriber(self, error)
+        self._owner.subscriber_left(self)
+
+
+class SubscriberSet:
+    """The subscribers of one flight, in the order of their arrival.
+
+    :ivar reading: how many of them accept data.
+    """
+
+    __slots__ = ("_members", "reading")
+
+    def __init__(self) -> None:
+        self._members: dict[Subscriber, None] = {}  # an ordered set
+        self.reading = 0
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[Subscriber]:
+        return iter(tuple(self._members))  # a write may add or remove members
+
+    def add(self, subscriber: Subscriber) -> None:
+        self._members[subscriber] = None
+        self.reading += subscriber.reading
+
+    def discard(self, subscriber: Subscriber) -> bool:
+        """Remove *subscriber*; returns whether it was a member."""
+        if subscriber not in self._members:
+            return False
+        del self._members[subscriber]
+        self.reading -= subscriber.reading
+        return True
+
+    def keep_only(self, kept: Subscriber | None) -> list[Subscriber]:
+        """Remove all members but *kept*, and return the removed ones."""
+        removed = [member for member in self._members if member is not kept]
+        self._members = {} if kept is None else {kept: None}
+        self.reading = int(kept is not None and kept.reading)
+        return removed
+
+    @property
+    def leader(self) -> Subscriber | None:
+        return next((member for member in self._members if member.is_leader), None)
+
+    @property
+    def furthest(self) -> Subscriber:
+        """The subscriber that has received the most; among equals, one that accepts data."""
+        return max(self._members, key=lambda member: (member.position, member.reading))

@@ -1,14 +1,15 @@
-"""Asking upstream, and asking again where that can do no harm.
+"""One request to an upstream: sent, and sent again where a repetition is safe.
 
-:mod:`goproxyai.upstream.retries` says when it cannot, :mod:`.upstreams` whom to ask. What upstream
-does is told to its breaker here: an answer, or a failure to get one, and nothing that clients do.
+:mod:`goproxyai.upstream.retries` decides what may be repeated, :mod:`.upstreams` chooses the
+upstream. The circuit breaker of an upstream is told here whether a response arrived. Clients'
+behaviour never counts.
 """
 
 from __future__ import annotations
 
 from math import inf
 from random import random
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from service_identity import VerificationError
 from twisted.internet.defer import TimeoutError as DeferredTimeout
@@ -17,50 +18,93 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from goproxyai.egress.agent import Cancellable
+from goproxyai.errors import ProxyError
 from goproxyai.http11.client_connection import UpstreamTimeout
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import RequestBody
 from goproxyai.http11.response import Response
 from goproxyai.messages.connect import ConnectRefused
 from goproxyai.messages.headers import Headers
-from goproxyai.proxy import replay as respond
+from goproxyai.proxy.context import ProxyContext
+from goproxyai.proxy.error_response import proxy_error_for
 from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.proxy.upstreams import Upstream
 from goproxyai.upstream.retries import MOST_TRIES, Cause, may_repeat, retry_after, wait_before
 
-if TYPE_CHECKING:
-    from goproxyai.proxy.handler import ProxyHandler
+STALE_IF_ERROR_STATUSES = frozenset((500, 502, 503, 504))
+"""Statuses that a stale entry may replace (RFC 5861 §4)."""
 
-_HOPELESS = (UpstreamTimeout, ConnectTimeout, DeferredTimeout, VerificationError)
-"""Failures to connect that the same upstream would repeat, or that have lasted long enough."""
+_SAME_UPSTREAM_IS_USELESS = (UpstreamTimeout, ConnectTimeout, DeferredTimeout, VerificationError)
+"""Connect failures that the same upstream would repeat, or that have taken long enough."""
+
+
+class RequestOwner(Protocol):
+    """Receives the result of an upstream request."""
+
+    @property
+    def ended(self) -> bool:
+        """A response is no longer wanted."""
+
+    def response_began(self, response: Response) -> None:
+        """The head of the response to relay has arrived."""
+
+    def interim_response(self, status: int, phrase: bytes, headers: Headers) -> None:
+        """A 1xx response has arrived."""
+
+    def upstream_failed(self, error: ProxyError) -> None:
+        """The request failed, and is not repeated."""
+
+    def answer_stale(self, cause: str) -> bool:
+        """Answer with a stale entry in place of an upstream error; returns whether it did."""
+
+
+class _NoOwner:
+    """The owner of a request whose result is no longer wanted."""
+
+    ended = True
+
+    def response_began(self, response: Response) -> None:
+        response.abort()
+
+    def interim_response(self, status: int, phrase: bytes, headers: Headers) -> None:
+        pass
+
+    def upstream_failed(self, error: ProxyError) -> None:
+        pass
+
+    def answer_stale(self, cause: str) -> bool:
+        return False
+
+
+_NO_OWNER = _NoOwner()
 
 
 class _RetryTimer:
-    """A request that is to be sent in a moment."""
+    """A request that waits for its next attempt."""
 
     def __init__(self, call: IDelayedCall) -> None:
         self._call = call
 
     def cancel(self) -> None:
-        """Nobody wants its answer any more."""
         self._call.cancel()
 
 
 class _Sending:
-    """A request that is just being sent."""
+    """A request that is inside the agent's call: there is nothing to cancel yet."""
 
     def cancel(self) -> None:
-        """Whoever sends it has not come back: there is nothing to take back yet."""
+        pass
 
 
 _SENDING = _Sending()
 
 
 class RetryState:
-    """What is known of earlier tries; a request that goes well has none.
+    """What earlier attempts left behind; created by the first failure.
 
-    :ivar not_before: of each upstream that failed it, when it may be asked again.
-    :ivar deadline: ends the client's patience.
+    :ivar not_before: for each upstream that was tried, the earliest time of the next attempt;
+        infinity forbids one.
+    :ivar deadline: ends the request when the client has waited as long as for one attempt.
     """
 
     __slots__ = ("deadline", "not_before")
@@ -69,209 +113,220 @@ class RetryState:
         self.not_before: dict[Upstream, float] = {}
         self.deadline: IDelayedCall | None = None
 
+    def stop(self) -> None:
+        if self.deadline is not None and self.deadline.active():
+            self.deadline.cancel()
+        self.deadline = None
+
 
 class UpstreamRequest:
-    """One request to upstream, sent once or a few times.
+    """One request to an upstream; the :class:`.ResponseReceiver` of its attempts.
 
-    Whoever derives from it is the Receiver of the answer, and says what becomes of it; and what
-    becomes of everything where there will be none, in :meth:`_lost`.
+    :param exchange: the client's request that is forwarded.
+    :param body: a collected request body that outlives *exchange*; ``None`` where the exchange's
+        own body is sent.
+    :ivar owner: receives the result.
+    :ivar sent_at: when the last attempt was sent, in reactor seconds.
+    :ivar attempts: how many were sent.
+    :ivar unsent: no byte of any attempt has left the proxy.
     """
 
     __slots__ = (
-        "_again", "_asked", "_notes", "_probe", "_relay", "_sending", "_sent_at", "_tries",
-        "_unsent", "_upstream",
+        "_body", "_context", "_exchange", "_plan", "_probe", "_retry", "_sending",
+        "_upstream", "attempts", "owner", "sent_at", "unsent",
     )  # fmt: skip
 
-    def __init__(self, relay: ProxyHandler, asked: Exchange, notes: RequestPlan) -> None:
-        self._relay = relay
-        self._asked = asked
-        self._notes = notes
+    def __init__(
+        self,
+        context: ProxyContext,
+        owner: RequestOwner,
+        exchange: Exchange,
+        plan: RequestPlan,
+        body: bytes | None = None,
+    ) -> None:
+        self._context = context
+        self.owner: RequestOwner = owner
+        self._exchange = exchange
+        self._plan = plan
+        self._body = body
         self._sending: Cancellable | None = None
-        self._sent_at: float
-        self._tries = 0
+        self._retry: RetryState | None = None
         self._probe = False
-        self._unsent = False  # nothing of it has gone out, as the last failure says
-        self._again: RetryState | None = None
         self._upstream: Upstream
+        self.sent_at: float
+        self.attempts = 0
+        self.unsent = False
 
-    if TYPE_CHECKING:  # what is asked of whoever derives from it
-
-        def answered(self, response: Response) -> None:
-            """As a Receiver has it."""
-
-        def informed(self, status: int, reason: bytes, headers: Headers) -> None:
-            """As a Receiver has it."""
-
-        def _lost(self, reason: Failure) -> None:
-            """There will be no answer, however often it is asked for."""
-
-        def _rescue(self, why: str) -> bool:
-            """Answer with a stored answer that has expired, if there is one."""
-
-    def _ask(self, upstream: Upstream | None = None) -> None:
+    def send(self, upstream: Upstream | None = None) -> None:
         """Send the request.
 
-        :param upstream: where it is not the first time.
-        :raises Problem: ``circuit_open``.
+        :param upstream: the upstream of a repetition; ``None`` chooses one.
+        :raises ProxyError: ``circuit_open``.
         """
-        relay, asked = self._relay, self._asked
-        self._sent_at = now = relay.seconds()
+        context, exchange = self._context, self._exchange
+        self.sent_at = now = context.seconds()
         if upstream is None:
-            upstream = relay.upstreams.first
+            upstream = context.upstreams.first
             if not upstream.breaker.closed:
-                upstream = relay.upstreams.choose(now)
+                upstream = context.upstreams.choose(now)
                 self._probe = not upstream.breaker.closed
         else:
             self._probe = not upstream.breaker.closed
-        relay.counters.forwarded += 1
+        context.counters.forwarded += 1
         self._upstream = upstream
-        self._tries += 1
+        self.attempts += 1
         self._sending = _SENDING
-        data = self._data()
-        head = self._notes.forwarded(asked.values, upstream)
-        if asked.trace is not None:
-            head += asked.trace.forwarded(now, upstream.url, data)
-        sending = relay.client.relay(
-            upstream.route,
-            asked.method,
-            head,
-            data,
-            asked.head.length_hole >= 0,
-            self,
+        body = self._body_to_send()
+        head = self._plan.upstream_head(exchange.values, upstream)
+        if exchange.trace is not None:
+            head += exchange.trace.forwarded(now, upstream.url, body)
+        sending = context.client.relay(
+            upstream.route, exchange.method, head, body, exchange.head.length_hole >= 0, self
         )
-        if self._sending is _SENDING:  # else it failed at once, and what is over holds nothing
+        if self._sending is _SENDING:  # else the attempt has failed within the call
             self._sending = sending
 
-    def _data(self) -> bytes | RequestBody | None:
-        """The body as it goes upstream: whole where it is here, and none where there is none."""
-        body = self._asked.body
+    def _body_to_send(self) -> bytes | RequestBody | None:
+        """Return the body: bytes where it is complete, ``None`` where the request has none."""
+        if self._body is not None:
+            return self._body or (b"" if self._exchange.head.chunked else None)
+        body = self._exchange.body
         if body.complete:
-            return body.whole() or (b"" if self._asked.head.chunked else None)
+            return body.whole() or (b"" if self._exchange.head.chunked else None)
         assert isinstance(body, RequestBody), "a WholeBody is complete"
         return body
 
-    def _take_back(self) -> None:
-        """Nobody wants the answer any more."""
-        self._stop_clock()
+    def cancel(self) -> None:
+        """Stop the request: the response is no longer wanted."""
+        self._stop_retrying()
         sending, self._sending = self._sending, None
         if sending is not None:
             sending.cancel()
             if self._probe:
                 self._upstream.breaker.cancelled()
 
-    # What upstream does.
+    def release(self) -> None:
+        """Forget the owner, which has ended; breaks a reference cycle."""
+        self.owner = _NO_OWNER
 
-    def _heard(self, response: Response) -> None:
-        """An answer came: whoever gets it says so first."""
+    def _stop_retrying(self) -> None:
+        if self._retry is not None:
+            self._retry.stop()
+
+    # ResponseReceiver.
+
+    def informed(self, status: int, reason: bytes, headers: Headers) -> None:
+        self.owner.interim_response(status, reason, headers)
+
+    def answered(self, response: Response) -> None:
         self._sending = None
-        if self._again is not None:
-            self._stop_clock()
+        self._stop_retrying()
         breaker = self._upstream.breaker
-        if response.code == 407:  # a proxy's: the way is closed
-            breaker.failed(self._relay.seconds(), self._probe)
+        if response.code == 407:  # the egress proxy refuses, and so the upstream is unreachable
+            breaker.failed(self._context.seconds(), self._probe)
         elif breaker.closed:
             breaker.successes += 1
         else:
             breaker.succeeded()
+        owner = self.owner
+        if owner.ended:
+            response.abort()
+            return
+        try:
+            if response.code < 400 or self._is_relayed(response):
+                owner.response_began(response)
+        except Exception:  # a 407, or a defect: the client must not wait for ever
+            response.abort()
+            owner.upstream_failed(proxy_error_for(Failure()))
 
     def failed(self, reason: Failure, cause: Cause | None = None) -> None:
-        """As a Receiver has it: no answer came; perhaps one comes if it is asked for again."""
         self._sending = None
-        self._unsent = cause is Cause.CONNECT and (self._tries == 1 or self._unsent)
-        now = self._relay.seconds()
+        self.unsent = cause is Cause.CONNECT and (self.attempts == 1 or self.unsent)
+        now = self._context.seconds()
         breaker = self._upstream.breaker
-        if reason.check(UpstreamTimeout) and cause is None and breaker.answered_at >= self._sent_at:
+        if reason.check(UpstreamTimeout) and cause is None and breaker.answered_at >= self.sent_at:
             if self._probe:
-                breaker.cancelled()  # it is there: others were answered meanwhile
+                breaker.cancelled()  # the upstream answered other requests meanwhile
         else:
             breaker.failed(now, self._probe)
         if cause is None or not self._repeat(cause, reason, now, None):
-            self._stop_clock()
-            self._lost(reason)
+            self._give_up(reason)
 
-    def _is_refused(self, response: Response) -> bool:
-        """Whether an answer that tells of an error is nobody's to get.
+    def _give_up(self, reason: Failure) -> None:
+        self._stop_retrying()
+        self.owner.upstream_failed(proxy_error_for(reason))
 
-        :raises TunnelRefused: where it is a proxy's.
+    def _is_relayed(self, response: Response) -> bool:
+        """Return whether an error response goes to the client.
+
+        :raises ConnectRefused: for a 407, which asks the proxy and not the client for credentials.
         """
-        if response.code == 407:  # who asks for a proxy's credentials asks us, not our clients
+        if response.code == 407:
             raise ConnectRefused(response.code, response.phrase)
-        if self._turned_away(response):
-            return True
-        if response.code in respond.FAILURES:
-            if self._rescue(f"upstream answered {response.code}"):
+        context = self._context
+        if response.code in context.options.current.retry_status:
+            after = retry_after(response.fields.get(b"retry-after"))
+            if self._repeat(Cause.STATUS, None, context.seconds(), after):
                 response.abort()
-                return True
-        return False
-
-    def _turned_away(self, response: Response) -> bool:
-        """An answer came that may be worth another try; says whether it is asked for again."""
-        if response.code not in self._relay.terms.retry_status:
-            return False
-        after = retry_after(response.fields.get(b"retry-after"))
-        if not self._repeat(Cause.STATUS, None, self._relay.seconds(), after):
-            return False
-        response.abort()
+                return False
+        if response.code in STALE_IF_ERROR_STATUSES:
+            if self.owner.answer_stale(f"upstream answered {response.code}"):
+                response.abort()
+                return False
         return True
+
+    # Retries.
 
     def _repeat(
         self, cause: Cause, reason: Failure | None, now: float, after: float | None
     ) -> bool:
-        """Ask again in a moment, or somebody else at once; says whether that may be done.
+        """Schedule another attempt where it is safe; returns whether it did.
 
-        :param after: seconds that upstream wants to be left alone.
+        :param after: seconds that the upstream asked to wait.
         """
-        relay, asked = self._relay, self._asked
-        body = asked.body
+        context, exchange = self._context, self._exchange
+        body = exchange.body
         replayable = not (isinstance(body, RequestBody) and body.streamed)
-        if self._tries >= MOST_TRIES or not may_repeat(cause, asked.method, replayable):
+        if self.attempts >= MOST_TRIES or not may_repeat(cause, exchange.method, replayable):
             return False
-        again = self._again = self._again or RetryState()
-        hopeless = reason is not None and cause is Cause.CONNECT and _is_hopeless(reason)
-        again.not_before[self._upstream] = inf if hopeless else now + (after or 0.0)
-        upstream = relay.upstreams.instead(again.not_before)
+        retry = self._retry = self._retry or RetryState()
+        useless = (
+            reason is not None and cause is Cause.CONNECT and _same_upstream_is_useless(reason)
+        )
+        retry.not_before[self._upstream] = inf if useless else now + (after or 0.0)
+        upstream = context.upstreams.choose_for_retry(retry.not_before)
         if upstream is None:
             return False
         wait = 0.0
-        if upstream in again.not_before:
-            rest = max(0.0, again.not_before[upstream] - now)
-            wait = wait_before(self._tries, random(), rest)  # noqa: S311  # nobody gains by guessing
-        left = asked.began + relay.terms.patience - now
-        if wait > left or not relay.budget.spend(relay.counters.forwarded):
+        if upstream in retry.not_before:
+            rest = max(0.0, retry.not_before[upstream] - now)
+            wait = wait_before(self.attempts, random(), rest)  # noqa: S311  # spreads the load
+        left = exchange.began + context.options.current.retry_seconds - now
+        if wait > left or not context.budget.spend(context.counters.forwarded):
             return False
-        relay.counters.retries[cause.value] += 1
-        if again.deadline is None:
-            again.deadline = relay.clock.callLater(left, self._lose_patience)
-        self._sending = _RetryTimer(relay.clock.callLater(wait, self._resend, upstream))
+        context.counters.retries[cause.value] += 1
+        if retry.deadline is None:
+            retry.deadline = context.clock.callLater(left, self._time_out)
+        self._sending = _RetryTimer(context.clock.callLater(wait, self._send_again, upstream))
         return True
 
-    def _resend(self, upstream: Upstream) -> None:
+    def _send_again(self, upstream: Upstream) -> None:
         self._sending = None
-        now = self._relay.seconds()
+        now = self._context.seconds()
         try:
-            if not upstream.breaker.admits(now):  # it opened meanwhile
-                upstream = self._relay.upstreams.choose(now)
-            self._ask(upstream)
-        except Exception:  # circuit_open, or a defect of ours: never leave anybody waiting
-            self._stop_clock()
-            self._lost(Failure())
+            if not upstream.breaker.admits(now):  # the circuit opened during the wait
+                upstream = self._context.upstreams.choose(now)
+            self.send(upstream)
+        except Exception:  # circuit_open, or a defect: the client must not wait for ever
+            self._give_up(Failure())
 
-    def _lose_patience(self) -> None:
-        """The client has waited for as long as it would for one try."""
-        self._take_back()
-        self._lost(Failure(UpstreamTimeout("the response's head")))
-
-    def _stop_clock(self) -> None:
-        """There is an answer, or there will be none."""
-        again = self._again
-        if again is not None and again.deadline is not None:
-            if again.deadline.active():
-                again.deadline.cancel()
-            again.deadline = None
+    def _time_out(self) -> None:
+        self.cancel()
+        self._give_up(Failure(UpstreamTimeout("the response's head")))
 
 
-def _is_hopeless(reason: Failure) -> bool:
-    error = reason.value
-    if isinstance(error, ConnectRefused):
-        return error.status < 500
-    return reason.check(*_HOPELESS) is not None
+def _same_upstream_is_useless(reason: Failure) -> bool:
+    exception = reason.value
+    if isinstance(exception, ConnectRefused):
+        return exception.status < 500
+    return reason.check(*_SAME_UPSTREAM_IS_USELESS) is not None

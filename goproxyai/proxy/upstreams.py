@@ -1,8 +1,8 @@
-"""Whom to ask: the upstreams, in order of preference, each behind a circuit breaker.
+"""The upstreams, in order of preference, each with a circuit breaker.
 
-All of them are the same API. The first is asked whose circuit is closed, or half-open, if no
-request probes it yet; where there is none, the request is refused at once. A probe that cannot even
-connect goes on to the next, as any request does.
+All upstreams serve the same API. A request goes to the first one whose circuit is closed, or
+half-open without a probe under way. Where there is none, the request is refused at once. A probe
+that cannot connect is retried with the next upstream, as any request is.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from goproxyai.upstream.breaker import Breaker, State
 
 
 class Upstream:
-    """One of them.
+    """One upstream.
 
-    :param route: to it. :param base: its base path; a target is appended as it is.
-    :param url: for people.
-    :ivar rank: its place in the order of preference.
+    :ivar rank: its place in the order of preference; 0 is the first.
+    :ivar route: how it is reached.
+    :ivar base: its base path, to which a target is appended.
+    :ivar url: its URL for logs and ``/stats``.
     """
 
     __slots__ = ("base", "breaker", "rank", "route", "url")
@@ -33,10 +34,10 @@ class Upstream:
 
 
 class Upstreams:
-    """All of them.
+    """All upstreams.
 
-    :param each: at least one, in order of preference.
-    :ivar first: of them.
+    :ivar each: at least one, in order of preference.
+    :ivar first: the preferred one.
     """
 
     __slots__ = ("each", "first")
@@ -46,37 +47,38 @@ class Upstreams:
         self.first = each[0]
 
     def reachable(self, now: float) -> bool:
-        """Whether any of them would be asked now, be it for a probe."""
+        """Return whether a request would be sent to any upstream now."""
         return any(upstream.breaker.state(now) is not State.OPEN for upstream in self.each)
 
     def choose(self, now: float) -> Upstream:
-        """Whom to ask now.
+        """Return the upstream for a request.
 
-        :raises Problem: ``circuit_open``.
+        :raises ProxyError: ``circuit_open``.
         """
         for upstream in self.each:
             if upstream.breaker.admits(now):
                 return upstream
         raise self.refusal(now)
 
-    def instead(self, not_before: dict[Upstream, float]) -> Upstream | None:
-        """Whom to ask once more: who was not asked yet, or else who may be asked again first.
+    def choose_for_retry(self, not_before: dict[Upstream, float]) -> Upstream | None:
+        """Return the upstream for a retry: an untried one, else the one available earliest.
 
-        :param not_before: of each that was asked, when it may be asked again; infinity: never.
+        :param not_before: for each tried upstream, the earliest time of the next attempt; infinity
+            forbids one.
         """
         closed = [upstream for upstream in self.each if upstream.breaker.closed]
-        fresh = next((upstream for upstream in closed if upstream not in not_before), None)
-        if fresh is not None:
-            return fresh
-        soonest = min(closed, key=lambda upstream: not_before[upstream], default=None)
-        return None if soonest is None or not_before[soonest] == inf else soonest
+        untried = next((upstream for upstream in closed if upstream not in not_before), None)
+        if untried is not None:
+            return untried
+        earliest = min(closed, key=lambda upstream: not_before[upstream], default=None)
+        return None if earliest is None or not_before[earliest] == inf else earliest
 
     def refusal(self, now: float) -> ProxyError:
-        """What a request is told that nobody takes."""
+        """Return the error for a request while every circuit is open."""
         wait = min(upstream.breaker.wait(now) for upstream in self.each)
         return ProxyError(
             "circuit_open",
-            "Upstream has failed too often in the last seconds and is left alone for a moment; "
-            "try again after Retry-After.",
+            "Upstream has failed too often in the last seconds, so no requests are sent to it for "
+            "a moment; try again after Retry-After.",
             ((b"Retry-After", b"%d" % ceil(wait)),),
         )

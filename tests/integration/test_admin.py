@@ -11,7 +11,7 @@ import pytest_twisted
 from twisted.internet import error
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 
-from goproxyai.proxy.recorder import PIECE_BYTES
+from goproxyai.proxy.recorder import PIECE_OVERHEAD_BYTES
 from tests.support.answers import chunk, head, response
 from tests.support.harness import Answer, Stand, Wire, eventually, post, request
 from tests.support.steps import Pause, Reset
@@ -183,7 +183,7 @@ async def test_stats_say_what_is_being_collected_for_the_cache(stand: Stand) -> 
     wire = await stand.connect()
     wire.send(request())
     await wire.until(lambda: b"xxx" in wire.came)
-    assert (await stats(stand))["cache"]["reserved"] == 5000 + PIECE_BYTES
+    assert (await stats(stand))["cache"]["reserved"] == 5000 + PIECE_OVERHEAD_BYTES
     pause.release()
     await wire.answer()
     assert (await stats(stand))["cache"]["reserved"] == 0

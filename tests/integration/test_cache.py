@@ -18,8 +18,8 @@ import pytest_twisted
 from twisted.internet.task import Clock
 
 from goproxyai.daemon import service
-from goproxyai.proxy.recorder import PIECE_BYTES
-from goproxyai.proxy.replay import PacedReplay
+from goproxyai.proxy.recorder import PIECE_OVERHEAD_BYTES
+from goproxyai.proxy.replay import TimedReplay
 from goproxyai.reactor.socket_write import parked
 from tests.support.answers import chunk, event, head, response, sse
 from tests.support.harness import Answer, Skewed, Stand, eventually, post, request
@@ -350,7 +350,7 @@ async def test_a_stream_whose_client_left_is_not_stored(stand: Stand) -> None:
     wire = await stand.connect()
     wire.send(post(CHAT, ASKED))
     await wire.until(lambda: EVENTS[0] in wire.came)
-    assert store(stand).reserved == len(EVENTS[0]) + PIECE_BYTES
+    assert store(stand).reserved == len(EVENTS[0]) + PIECE_OVERHEAD_BYTES
     wire.abort()
     await stand.upstream.wait_for(lambda one: one.lost)
     assert len(store(stand)) == store(stand).reserved == 0
@@ -684,7 +684,7 @@ class Paced(Skewed):
         self.clock = Clock()
 
     def callLater(self, delay: float, function: Any, *args: Any, **kw: Any) -> Any:
-        if delay > 0 and isinstance(getattr(function, "__self__", None), PacedReplay):
+        if delay > 0 and isinstance(getattr(function, "__self__", None), TimedReplay):
             return self.clock.callLater(delay, function, *args, **kw)
         return self._reactor.callLater(delay, function, *args, **kw)
 

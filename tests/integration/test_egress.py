@@ -895,5 +895,5 @@ async def test_a_defect_while_sending_on_a_new_connection_is_answered(
     monkeypatch.setattr(ClientConnection, "send", lambda *_: 1 // 0)
     answer = await stand.ask(request())
     assert answer.status == 500
-    assert [event["log_format"] for event in failures] == ["a defect while forwarding"]
+    assert [event["log_format"] for event in failures] == ["a defect while handling a request"]
     failures.clear()

@@ -15,7 +15,7 @@ from goproxyai.config.sources import NAMES
 from goproxyai.daemon import service
 from goproxyai.limits.addresses import Networks
 from goproxyai.proxy import upstream_request as asking
-from goproxyai.proxy.health_probe import IN_A_ROW
+from goproxyai.proxy.health_probe import MAX_FAILURES_IN_A_ROW
 from goproxyai.proxy.upstreams import Upstream
 from goproxyai.upstream.breaker import FEWEST
 from tests.integration.test_retries import broken, closed_port, code, counted
@@ -209,9 +209,9 @@ async def test_failed_health_probes_in_a_row_open_the_circuit(stand: Stand) -> N
     assert probing is not None
     stand.upstream.script(lambda _: True, response(b"{}", 500))
     breaker = upstreams(stand)[0].breaker
-    for _ in range(IN_A_ROW):
-        probing._probe()
-        await eventually(stand.reactor, lambda: not probing._asking)
+    for _ in range(MAX_FAILURES_IN_A_ROW):
+        probing.probe_all()
+        await eventually(stand.reactor, lambda: not probing.pending)
     assert not breaker.closed
     assert code(await stand.ask(request("/health/ready"))) == "circuit_open"
 

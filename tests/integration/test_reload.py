@@ -27,7 +27,7 @@ from goproxyai.daemon.reload import LIVE, Reload, differences
 from goproxyai.daemon.service import Daemon, make_daemon
 from goproxyai.limits.addresses import Networks
 from goproxyai.limits.token_buckets import TokenBuckets
-from goproxyai.proxy.admission import SWEEP_SLICE, TICK, Admission
+from goproxyai.proxy.admission import SWEEP_SLICE, TICK_SECONDS, Admission
 from goproxyai.telemetry.log_output import LogOutput
 from tests.process.test_twistd import (
     SECRET,
@@ -107,7 +107,7 @@ def limiting(clock: Clock, per_minute: int) -> Admission:
 
 
 def pump(clock: Clock, seconds: float) -> None:
-    clock.pump([TICK] * round(seconds / TICK))
+    clock.pump([TICK_SECONDS] * round(seconds / TICK_SECONDS))
 
 
 def test_a_limit_that_is_lifted_lets_everybody_in_and_forgets_the_buckets_in_slices() -> None:
@@ -120,7 +120,7 @@ def test_a_limit_that_is_lifted_lets_everybody_in_and_forgets_the_buckets_in_sli
     assert [one.wait(clients[0]) for _ in range(5)] == [0.0] * 5
     counts = [len(one.buckets)]
     for _ in range(1300):
-        clock.advance(TICK)
+        clock.advance(TICK_SECONDS)
         counts.append(len(one.buckets))
     assert counts[-1] == 0
     assert max(a - b for a, b in pairwise(counts)) <= SWEEP_SLICE
@@ -216,8 +216,8 @@ def test_the_log_leaves_out_what_is_below_its_level_from_then_on() -> None:
 
 CHANGED: dict[str, tuple[str, Callable[[Daemon], object], object]] = {
     "RATE_LIMIT": ("7", lambda d: d.system.relay.admission.per_minute, 7),
-    "CACHE_TTL": ("7s", lambda d: d.system.relay.terms.ttl, 7.0),
-    "CACHE_MAX_TTL": ("7s", lambda d: d.system.relay.terms.most_ttl, 7.0),
+    "CACHE_TTL": ("7s", lambda d: d.system.relay.options.current.ttl, 7.0),
+    "CACHE_MAX_TTL": ("7s", lambda d: d.system.relay.options.current.max_ttl, 7.0),
     "REQUEST_TIMEOUT": ("7s", lambda d: d.agent.timeouts.head, 7.0),
     "CONNECT_TIMEOUT": ("7s", lambda d: d.agent.connect_timeout, 7.0),
     "IDLE_TIMEOUT": ("7s", lambda d: d.agent.timeouts.silence, 7.0),
@@ -231,7 +231,11 @@ CHANGED: dict[str, tuple[str, Callable[[Daemon], object], object]] = {
     ),
     "ADMIN_ALLOW": ("", lambda d: d.system.settings.admin_allow, Networks()),
     "ADMIN_TOKEN": ("t0ken", lambda d: d.system.settings.admin_token, "t0ken"),
-    "RETRY_STATUS": ("502", lambda d: d.system.relay.terms.retry_status, frozenset((502,))),
+    "RETRY_STATUS": (
+        "502",
+        lambda d: d.system.relay.options.current.retry_status,
+        frozenset((502,)),
+    ),
     "LOG_LEVEL": ("error", lambda d: d.settings.log_level, "error"),
     "LOG_SAMPLE": ("0.5", lambda d: d.system.relay.log.sample, 0.5),
     "LOG_SLOW": ("7s", lambda d: d.system.relay.log.slow, 7.0),

@@ -474,7 +474,7 @@ async def test_an_answer_to_the_probe_closes_the_circuit(skewed: Stand) -> None:
     probing = skewed.daemon.upkeep.probing
     assert probing is not None
     skewed.upstream.script(lambda _: True, response(b"{}", 401))
-    probing._probe()
+    probing.probe_all()
     await eventually(
         skewed.reactor, lambda: skewed.daemon.system.relay.upstreams.each[0].breaker.closed
     )
@@ -491,6 +491,6 @@ async def test_failed_probes_open_the_circuit(stand: Stand, failing: Any) -> Non
     breaker = stand.daemon.system.relay.upstreams.each[0].breaker
     for number in range(2 * FEWEST):
         assert upkeep.probing is not None
-        upkeep.probing._probe()
+        upkeep.probing.probe_all()
         await stand.upstream.wait_until(lambda n=number: len(stand.upstream.requests) > n)  # type: ignore[misc]
     await eventually(stand.reactor, lambda: not breaker.closed)

@@ -11,7 +11,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import gatherResults
 
-from goproxyai.proxy import single_flight as flight
+from goproxyai.proxy import shared_body
 from goproxyai.reactor.socket_write import parked
 from tests.support.answers import chunk, event, head, response, sse
 from tests.support.harness import Answer, Skewed, Stand, Wire, eventually, post, request
@@ -54,12 +54,12 @@ def store(stand: Stand) -> Any:
     return stand.daemon.system.relay.store  # type: ignore[union-attr]
 
 
-def flights(stand: Stand) -> dict[bytes, Any]:
-    return stand.daemon.system.relay.flights  # type: ignore[union-attr]
+def flights(stand: Stand) -> list[Any]:
+    return list(stand.daemon.system.relay.flights)  # type: ignore[union-attr]
 
 
 def nothing_is_held(stand: Stand) -> None:
-    assert flights(stand) == {}
+    assert flights(stand) == []
     assert store(stand).reserved == 0
 
 
@@ -314,14 +314,14 @@ async def test_a_slow_one_holds_nobody_up_and_gets_everything_later(
 async def test_who_falls_too_far_behind_goes_on_by_a_request_of_its_own(
     stand: Stand, monkeypatch: pytest.MonkeyPatch, slow: str, framing: str, same: bool
 ) -> None:
-    monkeypatch.setattr(flight, "MOST_SHARED", 6 * MIB)  # more than the kernel takes
+    monkeypatch.setattr(shared_body, "MAX_SHARED_BYTES", 6 * MIB)  # more than the kernel takes
     await stand.start()
     gate = Pause()
     piece = bytes(range(256)) * 64
     count = 9 * MIB // len(piece)
     told = (b"Content-Length", b"%d" % (count * len(piece))) if framing == "length" else CHUNKED
     if framing == "length":
-        monkeypatch.setattr(flight, "MOST_SHARED", 10 * MIB)  # its head must not tell
+        monkeypatch.setattr(shared_body, "MAX_SHARED_BYTES", 10 * MIB)  # its head must not tell
         monkeypatch.setattr(store_class(), "reserve", bounded_reserve(6 * MIB))
 
     def answer(asked: Request) -> Any:
@@ -592,7 +592,7 @@ async def asleep(stand: Stand) -> Wire:
     slow.send(request())
     await eventually(
         stand.reactor,
-        lambda: [one for one in flights(stand).values() if one._held and parked_bytes(stand)],
+        lambda: [one for one in flights(stand) if one.upstream_paused and parked_bytes(stand)],
     )
     return slow
 
@@ -697,10 +697,10 @@ async def test_what_was_meant_for_a_leader_that_left_is_nobodys(
         stand, [request(key=b"Bearer A"), request(key=b"Bearer B")]
     )
     await paused(stand)
-    (one,) = flights(stand).values()
-    await eventually(stand.reactor, lambda: len(one._riders) == 2)
+    (one,) = flights(stand)
+    await eventually(stand.reactor, lambda: len(one) == 2)
     leader.abort()
-    await eventually(stand.reactor, lambda: len(one._riders) == 1)
+    await eventually(stand.reactor, lambda: len(one) == 1)
     gate.release()
     assert (await follower.answer()).body == b'{"for":"B"}'
     nothing_is_held(stand)
@@ -726,7 +726,7 @@ async def test_room_is_held_for_what_a_slow_one_has_still_to_get(stand: Stand) -
     gate.release()
     size = 60 * 65_536
     assert len((await large([quick], size))[0].body) == size + 5
-    assert flights(stand) == {}
+    assert flights(stand) == []
     assert store(stand).reserved == size + 5
     slow.read_again()
     assert len((await large([slow], size))[0].body) == size + 5

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from goproxyai.proxy import single_flight as flight
+from goproxyai.proxy import shared_body
 from goproxyai.telemetry.counters import Counters
 from tests.integration.test_single_flight import ask_at_once, large, paused, stalled
 from tests.support.answers import chunk, event, head, response
@@ -310,7 +310,7 @@ async def test_a_slow_reader_is_noted_as_the_others_are(
 async def test_who_goes_on_by_a_request_of_its_own_is_paid_for_twice(
     stand: Stand, monkeypatch: pytest.MonkeyPatch, how: str, expected: Any
 ) -> None:
-    monkeypatch.setattr(flight, "MOST_SHARED", 1024 * 1024)
+    monkeypatch.setattr(shared_body, "MAX_SHARED_BYTES", 1024 * 1024)
     await stand.start()
     gate, again, more = Pause(), Pause(), Pause()
     count = 40

@@ -63,7 +63,7 @@ def _nothing_is_left(world: World) -> None:
     hanging = [client for client in world.clients if client.active is not None]
     for what, left in (
         ("requests without an answer", len(hanging)),
-        ("flights that others may board", len(world.relay.flights)),
+        ("flights that others may board", len(world.handler.single_flight)),
         ("bytes reserved in the store", world.store.reserved),
         ("timers", len(world.clock.getDelayedCalls())),
         ("upstream requests", sum(not asked.done for asked in world.asked)),

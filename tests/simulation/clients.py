@@ -79,7 +79,7 @@ class Client:
         exchange = Exchange(self, "peer", now, head, values, WholeBody(ask.body))
         self._asked, self._epoch, self.active = ask, self._world.epoch, exchange
         self._world.exchanges += 1
-        self._world.relay.handle(exchange)
+        self._world.handler.handle(exchange)
 
     def takes(self, target: bytes) -> bool:
         """Whether it waits for an answer of *target*, and reads."""

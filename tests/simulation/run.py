@@ -9,11 +9,14 @@ from unittest.mock import patch
 
 from twisted.logger import ILogObserver, globalLogPublisher
 
-from goproxyai.proxy import recorder as store
-from goproxyai.proxy import replay as respond
-from goproxyai.proxy import single_flight as flight
-from goproxyai.proxy import subscriber as rider
-from goproxyai.proxy import upstream_request as asking
+from goproxyai.proxy import (
+    recorder,
+    replay,
+    response_head,
+    shared_body,
+    subscriber,
+    upstream_request,
+)
 from tests.simulation.messages import Wrong
 from tests.simulation.world import World
 
@@ -29,14 +32,14 @@ def lived(seed: int) -> tuple[World, str]:
         globalLogPublisher.addObserver(observer)
         stack.callback(globalLogPublisher.removeObserver, observer)
         for module, name, value in (
-            (flight, "MOST_SHARED", MOST_SHARED),
-            (respond, "SLICE", SLICE),
-            (rider, "SLICE", SLICE),
-            (asking, "random", world.chance.random),
+            (shared_body, "MAX_SHARED_BYTES", MOST_SHARED),
+            (replay, "SLICE_BYTES", SLICE),
+            (subscriber, "SLICE_BYTES", SLICE),
+            (upstream_request, "random", world.chance.random),
             (
-                store,
+                recorder,
                 "stored_lines",
-                lambda _, named: respond.stored_lines(0, named),
+                lambda _, named: response_head.stored_lines(0, named),
             ),  # the one wall clock
         ):
             stack.enter_context(patch.object(module, name, value))

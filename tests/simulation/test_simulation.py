@@ -10,9 +10,8 @@ import pytest
 from twisted.logger import LogEvent
 
 from goproxyai.cache.store import Store
-from goproxyai.proxy import single_flight as flight
+from goproxyai.proxy import flight, forward, shared_body
 from goproxyai.proxy import upstream_request as asking
-from goproxyai.proxy.handler import ProxyHandler
 from goproxyai.proxy.resume import ResumedForward
 from goproxyai.proxy.single_flight import SingleFlight
 from goproxyai.proxy.subscriber import Subscriber
@@ -47,7 +46,7 @@ def happened(world: World) -> Counter[str]:
         {
             "hits": counters.hits,
             "coalesced": counters.coalesced,
-            "resumed": sum(isinstance(one, ResumedForward) for one in world.tries),
+            "resumed": world.resumed,
             "rescued": counters.rescues,
             "paced": sum(b"detail=paced" in each for each in raw),
             "left": sum(event.ending == "client_gone" for event in world.events),
@@ -78,24 +77,26 @@ def never(*_: Any) -> bool:
     return False
 
 
-def loses_a_byte(rider: Subscriber, pieces: list[bytes], whole: Any = Subscriber._next) -> bytes:
+def loses_a_byte(
+    rider: Subscriber, pieces: list[bytes], whole: Any = Subscriber._next_slice
+) -> bytes:
     data: bytes = whole(rider, pieces)
     return data[1:] if len(data) > 100 else data
 
 
 PLANTED = [
-    (SingleFlight, "_flow", nothing, "upstream is read, and nobody takes what comes"),
+    (flight.Flight, "_adjust_flow", nothing, "upstream is read, and nobody takes what comes"),
     (SingleFlight, "_close", nothing, "are left"),
-    (SingleFlight, "_stop", nothing, "upstream is read, and nobody"),
-    (SingleFlight, "note", nothing, "events of"),
-    (Subscriber, "_next", loses_a_byte, "was answered"),
-    (ResumedForward, "_differs", nothing, "requests without an answer are left"),
+    (flight.Flight, "_abandon", nothing, "upstream is read, and nobody"),
+    (Subscriber, "record", nothing, "events of"),
+    (Subscriber, "_next_slice", loses_a_byte, "was answered"),
+    (ResumedForward, "_refuse_different_response", nothing, "requests without an answer are left"),
     (flight, "may_share", always, "an answer for one was given to others"),
-    (flight.Recorder, "release", nothing, "bytes reserved in the store are left"),
+    (shared_body.Recorder, "drop", nothing, "bytes reserved in the store are left"),
     (asking, "may_repeat", always, "sent again"),
     (asking, "MOST_TRIES", 9, " times"),
     (Store, "overtaken", never, "was answered"),
-    (ProxyHandler, "rescue", nothing, "requests without an answer are left"),
+    (forward, "answer_stale", nothing, "events of"),
 ]
 """What is put in the place of something, and what is complained of then."""
 

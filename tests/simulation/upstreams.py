@@ -35,6 +35,7 @@ class Asked:
         self._chance = chance = world.chance
         self._world = world
         self._receiver: ResponseReceiver | None = receiver
+        self.owner = getattr(receiver, "owner", None)
         self.method, self.target = head.split()[:2]
         key = _KEY.search(head)
         assert key is not None, "who asks says who it is"

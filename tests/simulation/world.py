@@ -11,13 +11,17 @@ from twisted.logger import LogEvent
 from goproxyai.cache.store import Store
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import ResponseReceiver
+from goproxyai.proxy.cache_lookup import CacheLookup
+from goproxyai.proxy.context import OptionsHolder, ProxyContext
 from goproxyai.proxy.handler import ProxyHandler
 from goproxyai.proxy.request_plan import ProxyOptions
+from goproxyai.proxy.resume import ResumedForward
 from goproxyai.proxy.upstreams import Upstream, Upstreams
 from goproxyai.telemetry.access_log import AccessLog
 from goproxyai.telemetry.counters import Counters
 from goproxyai.telemetry.events import Event
 from goproxyai.upstream.breaker import Breaker
+from goproxyai.upstream.retries import Budget
 from tests.simulation.checks import check, check_now, check_step
 from tests.simulation.clients import Client
 from tests.simulation.messages import Wrong
@@ -74,6 +78,7 @@ class World:
     :ivar failing: whether upstream has a bad time, in which it hardly answers.
     :ivar ending: whether nobody new comes, and all that is under way comes to its end.
     :ivar epoch: how often the cache was emptied; upstream answers otherwise in each.
+    :ivar resumed: upstream requests that continue a response in the middle.
     :ivar asked: what came upstream; :ivar tries: of it, what each receiver sent.
     """
 
@@ -87,7 +92,7 @@ class World:
         self.slow = chance.choice([0, 0.3, 0.7, 1])
         self.shared = chance.random() < 0.4
         self.failing = self.ending = False
-        self.exchanges = self.epoch = 0
+        self.exchanges = self.epoch = self.resumed = 0
         self.events: list[Event] = []
         self.failures: list[LogEvent] = []
         self.asked: list[Asked] = []
@@ -100,9 +105,9 @@ class World:
         self.plans: dict[bytes, Plan] = {name: a_plan(chance) for name in (*targets, COMPLETIONS)}
         self.counters = Counters()
         self.log = AccessLog(self.clock, self.counters, lambda came, _: self.events.extend(came))
-        self.relay = self._relay()
+        self.handler = self._handler()
 
-    def _relay(self) -> ProxyHandler:
+    def _handler(self) -> ProxyHandler:
         chance, route = self.chance, _Route()
         share = chance.choice([0, 0, 0.7])
         upstreams = tuple(
@@ -118,10 +123,19 @@ class World:
             chance.choice([frozenset(), RETRY_STATUS]),
         )
         admission, client = _Open(), _Sending(self)
-        return ProxyHandler(
-            self.clock, Upstreams(upstreams), terms, client, admission,  # type: ignore[arg-type]
-            self.store, self.counters, self.log,
-        )  # fmt: skip
+        context = ProxyContext(
+            self.clock,
+            self.clock.seconds,
+            OptionsHolder(terms),
+            self.store,
+            CacheLookup(self.store),
+            Upstreams(upstreams),
+            client,  # type: ignore[arg-type]
+            Budget(),
+            self.counters,
+            self.log,
+        )
+        return ProxyHandler(context, admission)  # type: ignore[arg-type]
 
     def observe(self, event: LogEvent) -> None:
         """Note a logged failure: there must be none."""
@@ -131,6 +145,7 @@ class World:
     def comes_upstream(self, asked: Asked) -> None:
         """Note what was just asked."""
         self.asked.append(asked)
+        self.resumed += isinstance(asked.owner, ResumedForward)
         self._open.append(asked)
 
     def there(self) -> list[Client]:

@@ -1,0 +1,66 @@
+"""What becomes of subscribers that a flight leaves behind."""
+
+from __future__ import annotations
+
+from goproxyai.http11.response import Response
+from goproxyai.proxy.context import ProxyContext
+from goproxyai.proxy.replay import Replay, ReplayWatch
+from goproxyai.proxy.resume import ResumedForward
+from goproxyai.proxy.shared_body import SharedBody
+from goproxyai.proxy.subscriber import Subscriber
+from goproxyai.telemetry.outcome import RequestOutcome
+
+
+def restart(
+    context: ProxyContext, detached: list[Subscriber], response: Response, body: SharedBody
+) -> None:
+    """Continue *detached* with their own upstream requests, since *body* is kept no longer.
+
+    :param response: the response whose beginning they have received.
+    """
+    detached.sort(key=lambda subscriber: subscriber.position)
+    progress = body.digests([subscriber.position for subscriber in detached])
+    for subscriber, (size, digest) in zip(detached, progress, strict=True):
+        subscriber.leave_streams()
+        ResumedForward(
+            context,
+            subscriber.exchange,
+            subscriber.client,
+            subscriber.miss.plan,
+            subscriber.cache,
+            response,
+            size,
+            digest,
+            subscriber.first_byte_seconds,
+        ).start()
+
+
+def replay_rest(
+    context: ProxyContext,
+    behind: list[tuple[Subscriber, RequestOutcome]],
+    pieces: SharedBody,
+    body: bytes,
+    stored: bool,
+) -> None:
+    """Write the rest of a complete *body* to each subscriber, at its own pace.
+
+    A body that is not stored stays reserved until the last subscriber is done.
+
+    :param behind: the subscribers, with the outcome of a complete response.
+    """
+    left = len(behind)
+    reserved = len(body) if left and not stored and context.store.reserve(len(body)) else 0
+
+    def done() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            context.store.release(reserved)
+
+    behind.sort(key=lambda each: each[0].position)
+    offsets = pieces.offsets([subscriber.position for subscriber, _ in behind])
+    for (subscriber, outcome), offset in zip(behind, offsets, strict=True):
+        exchange = subscriber.exchange
+        watch = ReplayWatch(context, exchange, subscriber.client, outcome, subscriber.streams, done)
+        watch.start(Replay(exchange, body, offset))
+        subscriber.leave_streams()  # the replay counts the stream

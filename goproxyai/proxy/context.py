@@ -1,0 +1,45 @@
+"""The collaborators that the steps of the proxy share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+
+from goproxyai.cache.store import Store
+from goproxyai.egress.treq_client import RelayClient
+from goproxyai.proxy.cache_lookup import CacheLookup
+from goproxyai.proxy.request_plan import ProxyOptions
+from goproxyai.proxy.upstreams import Upstreams
+from goproxyai.telemetry.access_log import AccessLog
+from goproxyai.telemetry.counters import Counters
+from goproxyai.upstream.retries import Budget
+
+
+@attrs.define(eq=False)
+class OptionsHolder:
+    """Holds the options of the requests to come, so that a reload can replace them."""
+
+    current: ProxyOptions
+
+
+@attrs.frozen(eq=False)
+class ProxyContext:
+    """What the steps of the proxy work with.
+
+    :ivar seconds: the monotonic clock, in seconds.
+    :ivar budget: the retry budget of all requests.
+    :ivar client: sends requests to upstreams.
+    """
+
+    clock: IReactorTime
+    seconds: Callable[[], float]
+    options: OptionsHolder
+    store: Store
+    lookup: CacheLookup
+    upstreams: Upstreams
+    client: RelayClient
+    budget: Budget
+    counters: Counters
+    access_log: AccessLog

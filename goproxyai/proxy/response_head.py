@@ -1,0 +1,194 @@
+"""The header lines that the proxy adds to a response: ``X-Cache``, ``Cache-Status``, ``Via``, …
+
+The functions return whole lines as bytes. Lines that are equal for many responses are cached,
+because formatting them takes longer than sending them.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from http import HTTPStatus
+
+from goproxyai.cache.store import Entry
+from goproxyai.http11.response import Response
+from goproxyai.messages.headers import (
+    Headers,
+    fields_of,
+    is_kept,
+    lines,
+    names_itself,
+    relayed,
+    tells_who_asked,
+)
+
+COALESCED = "coalesced"
+"""The forwarding reason of a response that another client's upstream request delivered."""
+
+JSON_TYPE = (b"Content-Type", b"application/json")
+
+_PROXY = b"X-Proxy: goproxyai\r\nVia: 1.1 goproxyai\r\n"
+_REQUEST_ID = b"X-Request-Id: "
+_PROXY_REQUEST_ID = b"X-Proxy-Request-Id: "  # used where upstream's own X-Request-Id is relayed
+_HIT = b"%b\r\nAge: %d\r\nCache-Status: goproxyai; hit; ttl=%d\r\nServer-Timing: cache;dur=%.2f\r\n"
+_HIT_WITH_LENGTH = _HIT + b"Content-Length: %d\r\n\r\n"
+_TIMING = b"Server-Timing: proxy;dur=%.2f, upstream;dur=%.2f\r\n%b%b\r\n"
+
+
+@lru_cache(maxsize=128)
+def status_line(status: int, phrase: bytes) -> bytes:
+    return b"HTTP/1.1 %d %b\r\n" % (status, phrase)
+
+
+def own_status_line(status: int) -> bytes:
+    """Return the status line of a response that the proxy makes itself."""
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    return status_line(status, phrase.encode("ascii"))
+
+
+@lru_cache(maxsize=256)
+def cache_lines(reason: str, detail: str = "") -> bytes:
+    """Return the cache lines of a response that is not a hit (RFC 9211 §2).
+
+    :param reason: why the request was forwarded: ``miss``, ``request``, ``stale``,
+        :data:`COALESCED` or a bypass reason; empty for a request that was not forwarded.
+    """
+    status = "goproxyai"
+    if reason in ("miss", "request", "stale"):
+        status += f"; fwd={reason}"
+    elif reason == COALESCED:
+        status += "; fwd=miss; collapsed"
+    elif reason:
+        status += "; fwd=bypass"
+        detail = detail or reason
+    if detail:
+        status += f"; detail={detail}"
+    return b"X-Cache: MISS\r\nCache-Status: %b\r\n%b" % (status.encode("ascii"), _PROXY)
+
+
+def forwarded_head(
+    response: Response,
+    request_id: bytes,
+    reason: str,
+    proxy_seconds: float,
+    upstream_seconds: float,
+) -> bytes:
+    """Return status line and header lines for the client whose request was forwarded.
+
+    :param reason: as in :func:`cache_lines`.
+    :param proxy_seconds: from the request's head to its forwarding.
+    :param upstream_seconds: from the forwarding to the response's head.
+    """
+    has_id = names_itself(response.fields)
+    return (  # concatenation of bytes takes a quarter of the time of a format
+        status_line(response.code, response.phrase)
+        + response.lines
+        + cache_lines(reason)
+        + _timing_lines(request_id, has_id, proxy_seconds, upstream_seconds)
+    )
+
+
+def coalesced_head(
+    response: Response, request_id: bytes, across_credentials: bool, waited_seconds: float
+) -> bytes:
+    """Return status line and header lines for a client that shares another client's response.
+
+    :param across_credentials: the clients may have different credentials.
+    """
+    has_id = names_itself(response.fields) and not across_credentials
+    age = response.fields.get(b"age")
+    return (
+        status_line(response.code, response.phrase)
+        + shared_lines(response, across_credentials)
+        + cache_lines(COALESCED)
+        + _timing_lines(request_id, has_id, 0.0, waited_seconds)
+        + (b"" if age is None else b"Age: %b\r\n" % age)
+    )
+
+
+def _timing_lines(
+    request_id: bytes, upstream_has_id: bool, proxy_seconds: float, upstream_seconds: float
+) -> bytes:
+    return _TIMING % (
+        proxy_seconds * 1000,
+        upstream_seconds * 1000,
+        _PROXY_REQUEST_ID if upstream_has_id else _REQUEST_ID,
+        request_id,
+    )
+
+
+def interim_head(status: int, phrase: bytes, headers: Headers) -> bytes:
+    """Return the head of an interim response (RFC 9110 §15.2), without the final blank line."""
+    kept = [
+        pair
+        for pair in relayed(headers, fields_of(headers)[0])
+        if pair[0].lower() != b"content-length"
+    ]
+    return status_line(status, phrase) + lines(kept)
+
+
+def shared_lines(response: Response, across_credentials: bool) -> bytes:
+    """Return the header lines of *response* for clients other than the one that requested it.
+
+    :param across_credentials: those clients may have other credentials.
+    """
+    if not across_credentials:
+        return response.shape.kept_lines(response.values, response.fields)
+    return lines(
+        [
+            (name, value)
+            for name, value in relayed(response.raw, response.fields)
+            if is_kept(name.lower()) and not tells_who_asked(name.lower())
+        ]
+    )
+
+
+@lru_cache(maxsize=8)
+def stored_lines(stored_at: int, upstream_has_id: bool) -> bytes:
+    """Return the lines that are added to a response when it is stored.
+
+    The last line is the request ID field without its value, which :func:`hit_lines` adds.
+
+    :param stored_at: Unix time in seconds.
+    :param upstream_has_id: upstream's ``X-Request-Id`` is among the stored lines.
+    """
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(stored_at)).encode("ascii")
+    request_id = _PROXY_REQUEST_ID if upstream_has_id else _REQUEST_ID
+    return b"X-Cache: HIT\r\nX-Cache-Timestamp: %b\r\n%b%b" % (stamp, _PROXY, request_id)
+
+
+def hit_lines(
+    entry: Entry, request_id: bytes, now: float, lookup_seconds: float, detail: str = ""
+) -> bytes:
+    """Return the lines that follow the stored head of *entry*.
+
+    :param detail: a ``detail`` parameter for ``Cache-Status``; empty for none.
+    """
+    ttl = entry.expires_at - now
+    text = _HIT % (request_id, entry.age(now), ttl, lookup_seconds * 1000)
+    if detail:
+        status = b"; ttl=%d" % ttl
+        text = text.replace(status, status + b"; detail=" + detail.encode("ascii"), 1)
+    return text
+
+
+def hit_message(entry: Entry, request_id: bytes, now: float, lookup_seconds: float) -> bytes:
+    """Return *entry* as one complete message, framed by its length."""
+    body = entry.body
+    ttl = entry.expires_at - now
+    changing = _HIT_WITH_LENGTH % (
+        request_id, entry.age(now), ttl, lookup_seconds * 1000, len(body),
+    )  # fmt: skip
+    return entry.head + changing + body
+
+
+def own_lines(request_id: bytes, headers: Headers, cached: bytes = _PROXY) -> bytes:
+    """Return the header lines of a JSON response that the proxy makes itself.
+
+    :param cached: the lines of :func:`cache_lines` where the request was to be relayed.
+    """
+    text = lines([JSON_TYPE, *headers]) + cached
+    return text + b"%b%b\r\n" % (_REQUEST_ID, request_id) if request_id else text
