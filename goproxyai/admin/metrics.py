@@ -180,7 +180,7 @@ class Metrics(Collector):
         yield _gauge("cache_entries", "Answers stored.", {}, len(store))
         yield _gauge("cache_bytes", "Bytes that the answers stored take.", {}, store.bytes)
         yield _gauge(
-            "cache_bytes_limit", "Bytes that the answers stored may take.", {}, store.most_bytes
+            "cache_bytes_limit", "Bytes that the answers stored may take.", {}, store.max_bytes
         )
         yield _gauge(
             "cache_reserved_bytes", "Bytes of answers being collected.", {}, store.reserved

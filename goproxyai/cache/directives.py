@@ -95,7 +95,7 @@ def _seconds(value: bytes) -> int:
     return min(int(value), _LARGEST_DELTA) if len(value) <= 10 else _LARGEST_DELTA
 
 
-def wanted_ttl(fields: Fields) -> float | None:
+def requested_ttl(fields: Fields) -> float | None:
     """Seconds for which a request wants its answer kept, ``None`` where it does not say."""
     given = fields.get(b"x-cache-ttl")
     if given is None or len(given) > _LONGEST_TTL:
@@ -109,7 +109,7 @@ def wanted_ttl(fields: Fields) -> float | None:
         return None
 
 
-def wants_pace(fields: Fields) -> bool:
+def wants_paced_replay(fields: Fields) -> bool:
     """Whether a stored stream is to be replayed as it came."""
     given = fields.get(b"x-cache-replay")
     return given is not None and is_list_member(given, b"paced")

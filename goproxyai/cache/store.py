@@ -3,7 +3,7 @@
 1. An entry is in its shard, on the wheel of expiry and in a place of the index, or in none of them.
 2. ``bytes`` is what all of it takes, our own overhead included, and with what is being collected
    (:meth:`Store.reserve`) it never exceeds the bound, nor, where that was made smaller, what it was
-   then: it shrinks in slices (:meth:`Store.shrink`). Room is made as an answer is collected, a
+   then: it shrinks in slices (:meth:`Store.evict_excess`). Room is made as an answer is collected, a
    little with each read, so that storing a large one never drops a thousand small ones at once.
 3. No call takes long. What could be a million steps (clearing, a write to a path of many answers)
    takes effect at once and is done in slices, with a budget; and no table is so large that its
@@ -18,7 +18,7 @@
    that owners share by hash: it may refuse too much, never too little.
 
 The index has a shelf a path, and on it a place an owner: whose answers a write drops. A GET's owner
-is its credential (:func:`~.key.credential`); no write drops what was :data:`COMPUTED`.
+is its credential (:func:`~.key.credential`); no write drops what was :data:`UNOWNED`.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from typing import Any, Final
 
 from goproxyai.usage.usage import Usage, UsageSource
 
-COMPUTED: Final = b"computed"
+UNOWNED: Final = b"computed"
 """The owner of answers that only compute: of POSTs, whoever sent them."""
 
-SLOTS_A_SECOND: Final = 2
+SLOTS_PER_SECOND: Final = 2
 """Of the wheel: an entry is swept that part of a second late, at the most."""
 
 SHARDS: Final = 256
 """Of the entries, by the first byte of their key, and of the paths."""
 
-MOST_IN_PLACE: Final = 4096
+MAX_BUCKET_ENTRIES: Final = 4096
 """Entries, before another place follows."""
 
 # Measured: see the test of what a full cache takes.
@@ -103,7 +103,7 @@ class Entry:
     :ivar stored_at: monotonic seconds.
     :ivar expires_at: monotonic seconds.
     :ivar initial_age: seconds, the ``Age`` that upstream gave.
-    :ivar pace: of a stream: when its pieces came, as :class:`~.stream_timing.Pace` packs it; ``None``: of
+    :ivar pace: of a stream: when its pieces came, as :class:`~.stream_timing.StreamTiming` packs it; ``None``: of
         no stream.
     :ivar usage_source: tells the tokens of the answer, if they are known or may be read.
     :ivar place: where it lies in the index; ``None`` where it is not stored.
@@ -160,7 +160,7 @@ class Entry:
 class Store:
     """The entries.
 
-    :param most_bytes: the bound; 0 stores nothing.
+    :param max_bytes: the bound; 0 stores nothing.
     :param stale: seconds for which an entry is kept once it has expired.
     :ivar bytes: that the entries, and what leads to them, take.
     :ivar reserved: bytes of answers that are being collected.
@@ -189,19 +189,19 @@ class Store:
         "evictions",
         "expirations",
         "largest",
-        "most_bytes",
+        "max_bytes",
         "reserved",
         "stale",
         "stores",
     )  # fmt: skip
 
-    def __init__(self, most_bytes: int, stale: float = 0.0) -> None:
-        self.most_bytes = most_bytes
-        self._bound = most_bytes  # above it only while the store shrinks
+    def __init__(self, max_bytes: int, stale: float = 0.0) -> None:
+        self.max_bytes = max_bytes
+        self._bound = max_bytes  # above it only while the store shrinks
         self.stale = stale
         self.bytes = 0
         self.reserved = 0
-        self.largest = most_bytes // 10
+        self.largest = max_bytes // 10
         self.stores = 0
         self.evictions = 0
         self.expirations = 0
@@ -240,29 +240,29 @@ class Store:
         self._uses = entry.used = self._uses + 1
         return entry
 
-    def ticket(self) -> int:
+    def generation(self) -> int:
         """The logical time at which a request goes upstream, for :meth:`put`."""
         return self._clock
 
-    def overtaken(self, owner: bytes, ticket: int) -> bool:
+    def is_outdated(self, owner: bytes, generation: int) -> bool:
         """Whether a clearing or a write came after *ticket*, so that its answer may be outdated."""
-        if ticket == self._clock:
+        if generation == self._clock:
             return False
-        return ticket < self._cleared or (
-            owner != COMPUTED and ticket < self._writes[_remembered(owner)]
+        return generation < self._cleared or (
+            owner != UNOWNED and generation < self._writes[_remembered(owner)]
         )
 
-    def put(self, entry: Entry, path: bytes, owner: bytes, ticket: int) -> bool:
+    def put(self, entry: Entry, path: bytes, owner: bytes, generation: int) -> bool:
         """Store an answer, in the place of one of the same key.
 
         :param path: without the query and trailing slashes.
-        :param ticket: what :meth:`ticket` gave when the request went upstream.
+        :param generation: what :meth:`generation` gave when the request went upstream.
         :returns: whether it is stored; not if it is too large or was overtaken.
         """
-        if entry.size > self.largest or self.overtaken(owner, ticket):
+        if entry.size > self.largest or self.is_outdated(owner, generation):
             return False
         if self._pending_free:
-            self.reclaim(_SLICE)  # what is freed keeps pace with what is added
+            self.free_cleared(_SLICE)  # what is freed keeps pace with what is added
         shard = self._shards[entry.key[0]]
         before = shard.get(entry.key)
         if before is not None:
@@ -322,14 +322,14 @@ class Store:
             shelf = shelves[path] = PathIndex(path)
             self.bytes += _SHELF_BYTES + len(path)
         place = shelf.get(owner)
-        if place is None or len(place) >= MOST_IN_PLACE:
+        if place is None or len(place) >= MAX_BUCKET_ENTRIES:
             place = shelf[owner] = OwnerBucket(shelf, owner, place)
             self.bytes += _PLACE_BYTES
         place.add(entry)
         entry.place = place
 
     def _slot(self, entry: Entry) -> int:
-        return int((entry.expires_at + self.stale) * SLOTS_A_SECOND)
+        return int((entry.expires_at + self.stale) * SLOTS_PER_SECOND)
 
     def _drop(self, entry: Entry) -> None:
         del self._shards[entry.key[0]][entry.key]
@@ -402,7 +402,7 @@ class Store:
     def clear(self, path: bytes | None = None) -> None:
         """Forget everything, or the answers of *path*, and refuse what is under way.
 
-        :meth:`sweep` and :meth:`reclaim` free the memory.
+        :meth:`sweep` and :meth:`free_cleared` free the memory.
 
         :param path: without a query; whatever the query of an answer's request was.
         """
@@ -449,7 +449,7 @@ class Store:
         :returns: whether there is more to drop.
         """
         budget = self._drop_pending(budget)
-        wheel, due = self._wheel, int(now * SLOTS_A_SECOND)
+        wheel, due = self._wheel, int(now * SLOTS_PER_SECOND)
         while budget > 0 and wheel and self._swept < due:
             expired = wheel.get(self._swept)
             while expired and budget > 0:
@@ -461,7 +461,7 @@ class Store:
                 budget -= 1
         return bool(self._pending_delete or (wheel and self._swept < due))
 
-    def reclaim(self, budget: int = 100) -> bool:
+    def free_cleared(self, budget: int = 100) -> bool:
         """Free what was cleared, at most *budget* items of it.
 
         :returns: whether there is more to free.
@@ -484,28 +484,28 @@ class Store:
                 retired.append(item)
         return bool(retired)
 
-    def resize(self, most_bytes: int) -> None:
-        """Have another bound from now on; where it is smaller, :meth:`shrink` drops the rest."""
-        self.most_bytes = most_bytes
-        self.largest = most_bytes // 10
-        self._bound = max(most_bytes, self.bytes + self.reserved)
+    def resize(self, max_bytes: int) -> None:
+        """Have another bound from now on; where it is smaller, :meth:`evict_excess` drops the rest."""
+        self.max_bytes = max_bytes
+        self.largest = max_bytes // 10
+        self._bound = max(max_bytes, self.bytes + self.reserved)
 
-    def shrink(self, budget: int = 100) -> bool:
+    def evict_excess(self, budget: int = 100) -> bool:
         """Drop what there is no room for since the bound was made smaller.
 
         :param budget: entries to drop, at most.
         :returns: whether there is more to drop.
         """
-        if self._bound == self.most_bytes:
+        if self._bound == self.max_bytes:
             return False
-        room = self.most_bytes - self.reserved
+        room = self.max_bytes - self.reserved
         while self._count and self.bytes > room and budget > 0:
             entry = self._least_recently_used()
             assert entry is not None, "there are some"
             self._drop(entry)
             self.evictions += 1
             budget -= 1
-        self._bound = max(self.most_bytes, self.bytes + self.reserved)
+        self._bound = max(self.max_bytes, self.bytes + self.reserved)
         return bool(self._count) and self.bytes > room
 
     # What is being collected.
@@ -517,7 +517,7 @@ class Store:
         :returns: whether there is room: all that is being collected stays within half of
             ``most_bytes``, that a few large answers do not drive out all the others.
         """
-        if self.reserved + count > self.most_bytes // 2 or not self._make_room(count):
+        if self.reserved + count > self.max_bytes // 2 or not self._make_room(count):
             return False
         self.reserved += count
         return True

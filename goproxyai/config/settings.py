@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 import attrs
 
-from goproxyai.cache.coalescing import SHARING
+from goproxyai.cache.coalescing import COALESCE_MODES
 from goproxyai.durations import parse_duration
 from goproxyai.limits.addresses import Networks
 from goproxyai.messages.redaction import masked
@@ -423,7 +423,7 @@ VARIABLES: tuple[Variable, ...] = (
         "Which identical requests in flight share one: off, deterministic (GET, embeddings, "
         "completions with temperature 0 or a seed) or all.",
         "off, deterministic or all",
-        _one_of(*SHARING),
+        _one_of(*COALESCE_MODES),
     ),
     Variable(
         "CACHE_SNAPSHOT",
@@ -608,7 +608,7 @@ class Settings:
     :ivar rate_limit: requests a minute and client; 0 is no limit.
     :ivar cache_ttl: 0 is no cache.
     :ivar cache_shared: paths below ``/v1/``.
-    :ivar coalesce: of :data:`~goproxyai.cache.coalescing.SHARING`.
+    :ivar coalesce: of :data:`~goproxyai.cache.coalescing.COALESCE_MODES`.
     :ivar cache_snapshot_key: there where ``cache_snapshot`` is.
     :ivar max_connections_per_client: 0 is no bound of its own.
     :ivar prices: the file of a table, see :mod:`goproxyai.usage.prices`.

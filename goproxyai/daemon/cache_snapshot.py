@@ -113,7 +113,7 @@ class CacheSnapshot:
         for record in sealed.opened(file.read, header, key):
             entry = sealed.revived(record, now, wall, store.stale)
             if entry is not None:
-                store.put(entry, record.path, record.owner, store.ticket())
+                store.put(entry, record.path, record.owner, store.generation())
         return count
 
     def _write(self, path: str, entries: list[Entry], shift: float) -> int:

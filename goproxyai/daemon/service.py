@@ -49,8 +49,8 @@ from goproxyai.telemetry.access_log import AccessLog
 from goproxyai.telemetry.counters import Counters
 from goproxyai.telemetry.events import Write
 from goproxyai.telemetry.trace_protocol import Tracer
-from goproxyai.upstream.breaker import Breaker
-from goproxyai.upstream.retries import Budget
+from goproxyai.upstream.breaker import CircuitBreaker
+from goproxyai.upstream.retries import RetryBudget
 from goproxyai.usage.prices import Prices
 
 EVICTION_SECONDS = 1.0
@@ -132,8 +132,8 @@ class Maintenance(Service):
         now = self.clock.seconds()
         more = True
         while more and self.clock.seconds() < now + EVICTION_TURN:
-            more = store.sweep(now, EVICTION_SLICE) | store.reclaim(EVICTION_SLICE)
-            more |= store.shrink(EVICTION_SLICE)
+            more = store.sweep(now, EVICTION_SLICE) | store.free_cleared(EVICTION_SLICE)
+            more |= store.evict_excess(EVICTION_SLICE)
         if more:
             self._again = self.clock.callLater(0, self._go_on)
 
@@ -372,7 +372,11 @@ def make_daemon(
     upstreams = Upstreams(
         tuple(
             Upstream(
-                rank, client.route(url.origin), url.base_path, url.text, Breaker(settings.breaker)
+                rank,
+                client.route(url.origin),
+                url.base_path,
+                url.text,
+                CircuitBreaker(settings.breaker),
             )
             for rank, url in enumerate(settings.openai_api_url)
         )
@@ -398,7 +402,7 @@ def make_daemon(
         CacheLookup(store),
         upstreams,
         client,
-        Budget(),
+        RetryBudget(),
         counters,
         access_log,
     )

@@ -33,20 +33,20 @@ class TokenBuckets:
 
     :param per_minute: the depth, and what a bucket gains in a minute; at least 1.
     :param tick: seconds between two calls of :meth:`mint`.
-    :param most_clients: how many buckets there may be; one more drops the least recently touched.
+    :param max_clients: how many buckets there may be; one more drops the least recently touched.
     :raises ValueError: where one of them is out of range.
     """
 
     __slots__ = ("_depth", "_minted", "_most", "_offsets", "_per_minute", "_per_tick", "_tick")
 
-    def __init__(self, per_minute: int, tick: float = 0.1, most_clients: int = 1_000_000) -> None:
-        if per_minute < 1 or most_clients < 1 or not 0 < tick <= _LONGEST_STEP:
+    def __init__(self, per_minute: int, tick: float = 0.1, max_clients: int = 1_000_000) -> None:
+        if per_minute < 1 or max_clients < 1 or not 0 < tick <= _LONGEST_STEP:
             raise ValueError("a bucket needs tokens, a client and a tick")
         self._depth = per_minute * _TOKEN
         self._per_minute = per_minute
         self._tick = tick
         self._per_tick = per_minute * max(1, round(tick * _NANOSECONDS))
-        self._most = most_clients
+        self._most = max_clients
         self._minted = 0
         # An OrderedDict, since the front of a dict that loses its front is slow to find.
         self._offsets: OrderedDict[str, int] = OrderedDict()

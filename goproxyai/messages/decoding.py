@@ -5,14 +5,14 @@ from __future__ import annotations
 import zlib
 from typing import Final
 
-MOST_DECODED: Final = 1024 * 1024
+MAX_DECODED_BYTES: Final = 1024 * 1024
 """Bytes of an answer that are decoded in search of what it says."""
 
 _MOST_MEMBERS = 16
 
 
 def decoded(coding: bytes, body: bytes) -> bytes | None:
-    """The decoded body; ``None`` where it cannot be read whole within :data:`MOST_DECODED`.
+    """The decoded body; ``None`` where it cannot be read whole within :data:`MAX_DECODED_BYTES`.
 
     :param coding: the value of ``Content-Encoding``.
     """
@@ -37,8 +37,8 @@ def _inflated(body: bytes, window: int) -> bytes | None:
     decoded = b""
     for _ in range(_MOST_MEMBERS):
         member = zlib.decompressobj(window)
-        decoded += member.decompress(body, MOST_DECODED + 1 - len(decoded))
-        if not member.eof or len(decoded) > MOST_DECODED:
+        decoded += member.decompress(body, MAX_DECODED_BYTES + 1 - len(decoded))
+        if not member.eof or len(decoded) > MAX_DECODED_BYTES:
             return None
         body = member.unused_data
         if not body:

@@ -15,18 +15,18 @@ from typing import Any, Final
 from goproxyai.messages.headers import (
     Fields,
     Headers,
-    fields_of,
-    is_kept,
+    index_fields,
+    is_never_relayed,
+    is_shareable,
     lines,
-    nominated,
+    nominated_fields,
     relayed,
-    stays_here,
 )
 
-MOST_SHAPES: Final = 512
+MAX_TEMPLATES: Final = 512
 """Shapes that are remembered."""
 
-LARGEST_SHAPE: Final = 1024
+MAX_TEMPLATE_NAME_BYTES: Final = 1024
 """Bytes of names in a shape that is remembered."""
 
 RequestIds = tuple[bytes, ...]
@@ -45,18 +45,18 @@ class HeaderTemplate:
         self._names = names
         lowered = self._lowered = tuple([name.lower() for name in names])
         self._repeats = len(set(lowered)) < len(lowered)
-        passing = [position for position, name in enumerate(lowered) if not stays_here(name)]
+        passing = [position for position, name in enumerate(lowered) if not is_never_relayed(name)]
         self._relayed = _template(names, passing)
-        self._kept = _template(names, [at for at in passing if is_kept(lowered[at])])
+        self._kept = _template(names, [at for at in passing if is_shareable(lowered[at])])
 
     def headers(self, values: Values) -> Headers:
         """(name, value) in order."""
         return list(zip(self._names, values, strict=True))
 
     def fields(self, values: Values) -> Fields:
-        """As :func:`~.headers.fields_of`."""
+        """As :func:`~.headers.index_fields`."""
         if self._repeats:
-            return fields_of(self.headers(values))[0]
+            return index_fields(self.headers(values))[0]
         return dict(zip(self._lowered, values, strict=True))
 
     def lines(self, values: Values, fields: Fields) -> bytes:
@@ -64,16 +64,20 @@ class HeaderTemplate:
 
         :param fields: of these *values*.
         """
-        if nominated(fields):
+        if nominated_fields(fields):
             return lines(relayed(self.headers(values), fields))
         template, pick = self._relayed
         return template % pick(values)
 
-    def kept_lines(self, values: Values, fields: Fields) -> bytes:
-        """Those of :meth:`lines` that are given to others, too: :func:`~.headers.is_kept`."""
-        if nominated(fields):
+    def shareable_lines(self, values: Values, fields: Fields) -> bytes:
+        """Those of :meth:`lines` that are given to others, too: :func:`~.headers.is_shareable`."""
+        if nominated_fields(fields):
             return lines(
-                [pair for pair in relayed(self.headers(values), fields) if is_kept(pair[0].lower())]
+                [
+                    pair
+                    for pair in relayed(self.headers(values), fields)
+                    if is_shareable(pair[0].lower())
+                ]
             )
         template, pick = self._kept
         return template % pick(values)
@@ -103,8 +107,8 @@ def template_of(names: RequestIds) -> HeaderTemplate:
     shape = _shapes.get(names)
     if shape is None:
         shape = HeaderTemplate(names)
-        if sum(map(len, names)) <= LARGEST_SHAPE:
-            if len(_shapes) >= MOST_SHAPES:
+        if sum(map(len, names)) <= MAX_TEMPLATE_NAME_BYTES:
+            if len(_shapes) >= MAX_TEMPLATES:
                 _shapes.clear()
             _shapes[names] = shape
     return shape

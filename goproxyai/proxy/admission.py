@@ -9,7 +9,7 @@ from __future__ import annotations
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from goproxyai.http11.exchange import Exchange
-from goproxyai.limits.addresses import Networks, bucket_name, client_address
+from goproxyai.limits.addresses import Networks, bucket_key, client_address
 from goproxyai.limits.token_buckets import TokenBuckets
 
 TICK_SECONDS = 0.1
@@ -96,4 +96,4 @@ class Admission:
         """Take a token for *client*; returns 0.0, or the seconds until there is a token."""
         if not self.per_minute:
             return 0.0
-        return self.buckets.take(bucket_name(client))
+        return self.buckets.take(bucket_key(client))

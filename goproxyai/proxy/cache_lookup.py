@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from goproxyai.cache.rules import may_be_stale
+from goproxyai.cache.rules import may_serve_stale
 from goproxyai.cache.store import Entry, Store
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
@@ -19,13 +19,13 @@ class CacheMiss(NamedTuple):
 
     :ivar reason: ``miss``; ``stale`` where the entry has expired; ``request`` where the request's
         ``Cache-Control`` refused the entry.
-    :ivar ticket: the store's clock at the look-up. A write after it makes the response outdated.
+    :ivar generation: the store's clock at the look-up. A write after it makes the response outdated.
     """
 
     reason: str
     key: bytes
     plan: RequestPlan
-    ticket: int
+    generation: int
 
 
 class CacheLookup:
@@ -65,14 +65,14 @@ class CacheLookup:
                 if max_age is not None and entry.initial_age + now - entry.stored_at > max_age:
                     reason = "request"
                 elif entry.expires_at > now or (
-                    now - entry.expires_at <= directives.max_stale and may_be_stale(entry.head)
+                    now - entry.expires_at <= directives.max_stale and may_serve_stale(entry.head)
                 ):
                     return entry
                 else:
                     reason = "stale"
         if directives.only_if_cached:
             raise only_if_cached()
-        return CacheMiss(reason, key, plan, store.ticket())
+        return CacheMiss(reason, key, plan, store.generation())
 
     def find_stale(self, miss: CacheMiss, now: float) -> Entry | None:
         """Return an expired entry that may replace a failed response (RFC 5861 §4), if any."""
@@ -81,7 +81,7 @@ class CacheLookup:
         if directives.no_cache or not store.stale:
             return None
         entry = store.get(miss.key, now)
-        if entry is None or not may_be_stale(entry.head):
+        if entry is None or not may_serve_stale(entry.head):
             return None
         max_age = directives.max_age
         if max_age is not None and entry.initial_age + now - entry.stored_at > max_age:

@@ -14,7 +14,7 @@ from goproxyai.proxy.request_plan import ProxyOptions
 from goproxyai.proxy.upstreams import Upstreams
 from goproxyai.telemetry.access_log import AccessLog
 from goproxyai.telemetry.counters import Counters
-from goproxyai.upstream.retries import Budget
+from goproxyai.upstream.retries import RetryBudget
 
 
 @attrs.define(eq=False)
@@ -40,6 +40,6 @@ class ProxyContext:
     lookup: CacheLookup
     upstreams: Upstreams
     client: RelayClient
-    budget: Budget
+    budget: RetryBudget
     counters: Counters
     access_log: AccessLog

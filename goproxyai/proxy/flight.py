@@ -103,7 +103,7 @@ class Flight:
 
     def accepts(self, miss: CacheMiss) -> bool:
         """Return whether a request may still join: not after a write or a clearing."""
-        return not self._context.store.overtaken(miss.plan.owner, self._miss.ticket)
+        return not self._context.store.is_outdated(miss.plan.owner, self._miss.generation)
 
     def subscribe(self, exchange: Exchange, client: str, miss: CacheMiss) -> None:
         """Add a subscriber, and write the body so far to it."""

@@ -11,12 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from goproxyai.cache.rules import may_store, still_changing
+from goproxyai.cache.rules import is_in_progress, may_store
 from goproxyai.cache.store import Entry, Store
-from goproxyai.cache.stream_end import Ending, ending, is_stream
-from goproxyai.cache.stream_timing import Pace
+from goproxyai.cache.stream_end import StreamEnd, ending, is_event_stream
+from goproxyai.cache.stream_timing import StreamTiming
 from goproxyai.http11.response import Response
-from goproxyai.messages.headers import names_itself
+from goproxyai.messages.headers import has_request_id
 from goproxyai.proxy.cache_lookup import CacheMiss
 from goproxyai.proxy.response_head import shared_lines, status_line, stored_lines
 from goproxyai.usage.usage import UsageSource
@@ -42,7 +42,7 @@ class Recorder:
         self._store = store
         self._response = response
         self._seconds = seconds
-        self._pace = Pace(seconds()) if is_stream(response.fields) else None
+        self._pace = StreamTiming(seconds()) if is_event_stream(response.fields) else None
         self._max_bytes = store.largest
         length = response.length
         self.active = not (isinstance(length, int) and length > self._max_bytes)
@@ -92,7 +92,7 @@ class Recorder:
         timing = None
         if self._pace is not None:
             end = ending(self._response.fields, body)
-            if end is Ending.BROKEN or (end is Ending.OPEN and not framed):
+            if end is StreamEnd.BROKEN or (end is StreamEnd.OPEN and not framed):
                 return False
             timing = self._pace.packed()
         elif not framed:
@@ -118,7 +118,7 @@ def store_whole(
     """Store a response whose *body* arrived together with its head, if it may be stored."""
     if not _may_store(miss, response):
         return
-    if is_stream(response.fields):
+    if is_event_stream(response.fields):
         recorder = Recorder(store, response, lambda: now)
         if recorder.add(body):
             recorder.store(recorder.take(), miss, usage)
@@ -144,9 +144,9 @@ def _store(
     timing: bytes | None,
 ) -> bool:
     plan, fields = miss.plan, response.fields
-    if plan.is_get and still_changing(fields, body):
+    if plan.is_get and is_in_progress(fields, body):
         return False
-    upstream_has_id = names_itself(fields) and not plan.across_credentials
+    upstream_has_id = has_request_id(fields) and not plan.across_credentials
     head = (
         status_line(response.code, response.phrase)
         + shared_lines(response, plan.across_credentials)
@@ -164,7 +164,7 @@ def _store(
         timing,
         usage,
     )
-    return store.put(entry, plan.path.rstrip(b"/"), plan.owner, miss.ticket)
+    return store.put(entry, plan.path.rstrip(b"/"), plan.owner, miss.generation)
 
 
 def _age(text: bytes) -> int:

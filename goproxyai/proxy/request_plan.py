@@ -11,12 +11,12 @@ from typing import Final
 import attrs
 
 from goproxyai.cache.coalescing import shares
-from goproxyai.cache.directives import request_directives, wanted_ttl, wants_pace
-from goproxyai.cache.key import begun_key, credential
+from goproxyai.cache.directives import request_directives, requested_ttl, wants_paced_replay
+from goproxyai.cache.key import credential, start_cache_key
 from goproxyai.cache.rules import bypass_reason, in_namespace, is_write
-from goproxyai.cache.store import COMPUTED
+from goproxyai.cache.store import UNOWNED
 from goproxyai.http11.request_head import FieldValues, RequestHead
-from goproxyai.messages.headers import forwarded, via_names_us
+from goproxyai.messages.headers import forwarded, is_forwarding_loop
 from goproxyai.proxy.upstreams import Upstream
 from goproxyai.usage.usage import generates
 
@@ -33,7 +33,7 @@ class ProxyOptions:
     :ivar first_upstream: the preferred upstream, whose request line is prepared in the plan.
     :ivar shared_namespaces: paths below ``/v1/`` whose entries all credentials share.
     :ivar coalesce: which requests share an upstream request: see
-        :data:`goproxyai.cache.coalescing.SHARING`.
+        :data:`goproxyai.cache.coalescing.COALESCE_MODES`.
     :ivar ttl: lifetime of an entry in seconds.
     :ivar max_ttl: longest lifetime in seconds that a request may ask for; 0 allows none.
     :ivar retry_status: statuses that are retried where that is safe.
@@ -65,7 +65,7 @@ class RequestPlan:
     :ivar across_credentials: all credentials share the entry.
     :ivar coalesces: the request may share an upstream request; ``None`` where its body decides.
     :ivar owner: the owner whose writes drop the entry: a credential, :data:`SHARED_OWNER`, or
-        :data:`~goproxyai.cache.store.COMPUTED`.
+        :data:`~goproxyai.cache.store.UNOWNED`.
     :ivar written_owners: the owners whose entries a write with this head drops.
     :ivar generates: a successful response reports token usage.
     :ivar is_write: a successful request changes what GETs return.
@@ -86,9 +86,9 @@ class RequestPlan:
         self.directives = request_directives(fields)
         if self.bypass_reason is None and self.directives.no_store:
             self.bypass_reason = "no-store"
-        ttl = wanted_ttl(fields)
+        ttl = requested_ttl(fields)
         self.ttl = min(ttl, options.max_ttl) if ttl is not None and options.max_ttl else options.ttl
-        self.replays_timing = wants_pace(fields)
+        self.replays_timing = wants_paced_replay(fields)
         self.generates = generates(method, path)
         self.is_get = method == b"GET"
         self.is_write = is_write(method, path)
@@ -96,11 +96,11 @@ class RequestPlan:
         self.coalesces = shares(options.coalesce, method, path)
         own = credential(fields)
         self.written_owners = (SHARED_OWNER, own) if self.across_credentials else (own,)
-        self.owner = self.written_owners[0] if self.is_get else COMPUTED
-        self._key = begun_key(
+        self.owner = self.written_owners[0] if self.is_get else UNOWNED
+        self._key = start_cache_key(
             method, head.target, fields, headers, head.repeated, self.across_credentials
         )
-        self.is_loop = via_names_us(fields)
+        self.is_loop = is_forwarding_loop(fields)
         self._request_line = method, head.target
         start = self._start(options.first_upstream)
         self._start_bytes = len(start)

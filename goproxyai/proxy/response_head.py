@@ -14,12 +14,12 @@ from goproxyai.cache.store import Entry
 from goproxyai.http11.response import Response
 from goproxyai.messages.headers import (
     Headers,
-    fields_of,
-    is_kept,
+    has_request_id,
+    identifies_credential,
+    index_fields,
+    is_shareable,
     lines,
-    names_itself,
     relayed,
-    tells_who_asked,
 )
 
 COALESCED = "coalesced"
@@ -82,7 +82,7 @@ def forwarded_head(
     :param proxy_seconds: from the request's head to its forwarding.
     :param upstream_seconds: from the forwarding to the response's head.
     """
-    has_id = names_itself(response.fields)
+    has_id = has_request_id(response.fields)
     return (  # concatenation of bytes takes a quarter of the time of a format
         status_line(response.code, response.phrase)
         + response.lines
@@ -98,7 +98,7 @@ def coalesced_head(
 
     :param across_credentials: the clients may have different credentials.
     """
-    has_id = names_itself(response.fields) and not across_credentials
+    has_id = has_request_id(response.fields) and not across_credentials
     age = response.fields.get(b"age")
     return (
         status_line(response.code, response.phrase)
@@ -124,7 +124,7 @@ def interim_head(status: int, phrase: bytes, headers: Headers) -> bytes:
     """Return the head of an interim response (RFC 9110 §15.2), without the final blank line."""
     kept = [
         pair
-        for pair in relayed(headers, fields_of(headers)[0])
+        for pair in relayed(headers, index_fields(headers)[0])
         if pair[0].lower() != b"content-length"
     ]
     return status_line(status, phrase) + lines(kept)
@@ -136,12 +136,12 @@ def shared_lines(response: Response, across_credentials: bool) -> bytes:
     :param across_credentials: those clients may have other credentials.
     """
     if not across_credentials:
-        return response.shape.kept_lines(response.values, response.fields)
+        return response.shape.shareable_lines(response.values, response.fields)
     return lines(
         [
             (name, value)
             for name, value in relayed(response.raw, response.fields)
-            if is_kept(name.lower()) and not tells_who_asked(name.lower())
+            if is_shareable(name.lower()) and not identifies_credential(name.lower())
         ]
     )
 

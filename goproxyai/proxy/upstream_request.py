@@ -29,7 +29,13 @@ from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.error_response import proxy_error_for
 from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.proxy.upstreams import Upstream
-from goproxyai.upstream.retries import MOST_TRIES, Cause, may_repeat, retry_after, wait_before
+from goproxyai.upstream.retries import (
+    MAX_ATTEMPTS,
+    RetryCause,
+    backoff_seconds,
+    may_retry,
+    retry_after,
+)
 
 STALE_IF_ERROR_STATUSES = frozenset((500, 502, 503, 504))
 """Statuses that a stale entry may replace (RFC 5861 §4)."""
@@ -239,12 +245,16 @@ class UpstreamRequest:
             response.abort()
             owner.upstream_failed(proxy_error_for(Failure()))
 
-    def failed(self, reason: Failure, cause: Cause | None = None) -> None:
+    def failed(self, reason: Failure, cause: RetryCause | None = None) -> None:
         self._sending = None
-        self.unsent = cause is Cause.CONNECT and (self.attempts == 1 or self.unsent)
+        self.unsent = cause is RetryCause.CONNECT and (self.attempts == 1 or self.unsent)
         now = self._context.seconds()
         breaker = self._upstream.breaker
-        if reason.check(UpstreamTimeout) and cause is None and breaker.answered_at >= self.sent_at:
+        if (
+            reason.check(UpstreamTimeout)
+            and cause is None
+            and breaker.last_success_at >= self.sent_at
+        ):
             if self._probe:
                 breaker.cancelled()  # the upstream answered other requests meanwhile
         else:
@@ -266,7 +276,7 @@ class UpstreamRequest:
         context = self._context
         if response.code in context.options.current.retry_status:
             after = retry_after(response.fields.get(b"retry-after"))
-            if self._repeat(Cause.STATUS, None, context.seconds(), after):
+            if self._repeat(RetryCause.STATUS, None, context.seconds(), after):
                 response.abort()
                 return False
         if response.code in STALE_IF_ERROR_STATUSES:
@@ -278,7 +288,7 @@ class UpstreamRequest:
     # Retries.
 
     def _repeat(
-        self, cause: Cause, reason: Failure | None, now: float, after: float | None
+        self, cause: RetryCause, reason: Failure | None, now: float, after: float | None
     ) -> bool:
         """Schedule another attempt where it is safe; returns whether it did.
 
@@ -287,11 +297,11 @@ class UpstreamRequest:
         context, exchange = self._context, self._exchange
         body = exchange.body
         replayable = not (isinstance(body, RequestBody) and body.streamed)
-        if self.attempts >= MOST_TRIES or not may_repeat(cause, exchange.method, replayable):
+        if self.attempts >= MAX_ATTEMPTS or not may_retry(cause, exchange.method, replayable):
             return False
         retry = self._retry = self._retry or RetryState()
         useless = (
-            reason is not None and cause is Cause.CONNECT and _same_upstream_is_useless(reason)
+            reason is not None and cause is RetryCause.CONNECT and _same_upstream_is_useless(reason)
         )
         retry.not_before[self._upstream] = inf if useless else now + (after or 0.0)
         upstream = context.upstreams.choose_for_retry(retry.not_before)
@@ -300,7 +310,7 @@ class UpstreamRequest:
         wait = 0.0
         if upstream in retry.not_before:
             rest = max(0.0, retry.not_before[upstream] - now)
-            wait = wait_before(self.attempts, random(), rest)  # noqa: S311  # spreads the load
+            wait = backoff_seconds(self.attempts, random(), rest)  # noqa: S311  # spreads the load
         left = exchange.began + context.options.current.retry_seconds - now
         if wait > left or not context.budget.spend(context.counters.forwarded):
             return False
@@ -314,7 +324,7 @@ class UpstreamRequest:
         self._sending = None
         now = self._context.seconds()
         try:
-            if not upstream.breaker.admits(now):  # the circuit opened during the wait
+            if not upstream.breaker.admit(now):  # the circuit opened during the wait
                 upstream = self._context.upstreams.choose(now)
             self.send(upstream)
         except Exception:  # circuit_open, or a defect: the client must not wait for ever

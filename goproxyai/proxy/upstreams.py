@@ -11,7 +11,7 @@ from math import ceil, inf
 
 from goproxyai.egress.routes import Route
 from goproxyai.errors import ProxyError
-from goproxyai.upstream.breaker import Breaker, State
+from goproxyai.upstream.breaker import CircuitBreaker, State
 
 
 class Upstream:
@@ -25,7 +25,9 @@ class Upstream:
 
     __slots__ = ("base", "breaker", "rank", "route", "url")
 
-    def __init__(self, rank: int, route: Route, base: bytes, url: str, breaker: Breaker) -> None:
+    def __init__(
+        self, rank: int, route: Route, base: bytes, url: str, breaker: CircuitBreaker
+    ) -> None:
         self.rank = rank
         self.route = route
         self.base = base
@@ -56,7 +58,7 @@ class Upstreams:
         :raises ProxyError: ``circuit_open``.
         """
         for upstream in self.each:
-            if upstream.breaker.admits(now):
+            if upstream.breaker.admit(now):
                 return upstream
         raise self.refusal(now)
 

@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from goproxyai.http11.exchange import Exchange
-from goproxyai.messages.redaction import path_only
+from goproxyai.messages.redaction import redacted_target
 from goproxyai.telemetry.aggregate import count_records
 from goproxyai.telemetry.counters import CLIENT_GONE, Counters
 from goproxyai.telemetry.events import Batch, Event, Record, Write
@@ -83,7 +83,7 @@ class AccessLog:
         waiting = self._waiting
         waiting.append(
             _record((
-                began, exchange.method, path_only(exchange.target), exchange.status or CLIENT_GONE,
+                began, exchange.method, redacted_target(exchange.target), exchange.status or CLIENT_GONE,
                 client, exchange.body.received, exchange.sent, self._seconds() - began,
                 exchange.name, exchange.trace, outcome,
             ))

@@ -20,7 +20,7 @@ class Record(NamedTuple):
     """A finished request, not counted yet.
 
     :ivar began: reactor seconds, when the head of the request was complete.
-    :ivar path: redacted target, see :func:`goproxyai.messages.redaction.path_only`.
+    :ivar path: redacted target, see :func:`goproxyai.messages.redaction.redacted_target`.
     :ivar client: address.
     :ivar bytes_in: of the request's body. :ivar bytes_out: of the answer's body.
     :ivar seconds: from the head of the request to the end of the answer.

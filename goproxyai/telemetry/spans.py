@@ -39,7 +39,7 @@ OPERATIONS: Final = {
 }
 """``gen_ai.operation.name`` of POSTs; other paths are requests of HTTP like any other."""
 
-MOST_TRIES: Final = 8
+MAX_ATTEMPTS: Final = 8
 """Of one request, how many are told: retries are three, and whoever goes on alone has as many."""
 
 _METHODS = frozenset((b"GET", b"POST", b"PUT", b"DELETE", b"PATCH", b"HEAD", b"OPTIONS"))
@@ -110,7 +110,7 @@ class RequestTrace:
     def forwarded(self, now: float, url: str, body: object) -> bytes:
         """The request goes to the upstream at *url*: what says to it whose span it is."""
         self.asks(body)
-        if self.sampled and len(self.tries) < MOST_TRIES:
+        if self.sampled and len(self.tries) < MAX_ATTEMPTS:
             self.tries.append((now, url))
         return self.ours.line()
 

@@ -4,9 +4,9 @@
 state      a request                                goes over to
 ========== ======================================== ===========================================
 closed     goes on                                  open, when in the last :data:`WINDOW` there
-                                                    were :data:`FEWEST` outcomes or more, of
+                                                    were :data:`MIN_REQUESTS` outcomes or more, of
                                                     which the share that opens it were failures
-open       is refused                               half-open, when :meth:`Breaker.wait` is over
+open       is refused                               half-open, when :meth:`CircuitBreaker.wait` is over
 half-open  is refused, but for one: the probe       closed, when an answer comes; open, and for
                                                     twice as long (at most :data:`LONGEST`),
                                                     when the probe fails; another may probe
@@ -29,7 +29,7 @@ WINDOW: Final = 10.0
 SLOTS: Final = 10
 """Into which they are divided: outcomes leave the window a slot at a time."""
 
-FEWEST: Final = 20
+MIN_REQUESTS: Final = 20
 """Outcomes without which nothing is judged."""
 
 FIRST: Final = 5.0
@@ -50,7 +50,7 @@ class State(Enum):
     HALF_OPEN = "half-open"
 
 
-class Breaker:
+class CircuitBreaker:
     """Counts outcomes and decides; time comes in as ``now``, monotonic seconds.
 
     Its memory is fixed: two counts a slot.
@@ -61,13 +61,22 @@ class Breaker:
     :param share: of failures, above 0 and up to 1, at which it opens; 0: it never does.
     :ivar closed: whether requests go on, as the hot path asks it.
     :ivar successes: answers since the last turn.
-    :ivar answered_at: when there were any, to a turn.
+    :ivar last_success_at: when there were any, to a turn.
     :ivar opened: how often it opened.
     """
 
     __slots__ = (
-        "_failures", "_opens_for", "_probing_until", "_share", "_slot", "_successes", "_until",
-        "answered_at", "closed", "opened", "successes",
+        "_failures",
+        "_opens_for",
+        "_probing_until",
+        "_share",
+        "_slot",
+        "_successes",
+        "_until",
+        "closed",
+        "last_success_at",
+        "opened",
+        "successes",
     )  # fmt: skip
 
     def __init__(self, share: float) -> None:
@@ -81,7 +90,7 @@ class Breaker:
         self.closed = True
         self.successes = 0
         self.opened = 0
-        self.answered_at = -1.0
+        self.last_success_at = -1.0
 
     def state(self, now: float) -> State:
         """Where it stands."""
@@ -89,7 +98,7 @@ class Breaker:
             return State.CLOSED
         return State.HALF_OPEN if now >= self._until else State.OPEN
 
-    def admits(self, now: float) -> bool:
+    def admit(self, now: float) -> bool:
         """Whether a request may go on; the one that may while it is half-open is the probe."""
         if self.closed:
             return True
@@ -127,7 +136,7 @@ class Breaker:
         self._failures[self._slot % SLOTS] += 1
         failures = sum(self._failures)
         outcomes = failures + sum(self._successes)
-        if self._share and outcomes >= FEWEST and failures >= self._share * outcomes:
+        if self._share and outcomes >= MIN_REQUESTS and failures >= self._share * outcomes:
             self._open(now)
 
     def trip(self, now: float) -> None:
@@ -148,7 +157,7 @@ class Breaker:
             self._failures[(slot - number) % SLOTS] = 0
         self._slot = max(slot, self._slot)
         if self.successes:
-            self.answered_at = now
+            self.last_success_at = now
             self._successes[self._slot % SLOTS] += self.successes
             self.successes = 0
 

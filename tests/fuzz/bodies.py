@@ -14,11 +14,11 @@ from typing import Any
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from goproxyai.cache import snapshot_format as sealed
-from goproxyai.cache.coalescing import LARGEST_READ, deterministic
+from goproxyai.cache.coalescing import MAX_PARSED_BODY_BYTES, deterministic
 from goproxyai.cache.snapshot_format import Record, Refused
-from goproxyai.cache.stream_end import LONGEST_TAIL, MOST_BLOCKS, Ending, ending
+from goproxyai.cache.stream_end import MAX_SEARCHED_BLOCKS, MAX_TAIL_BYTES, Ending, ending
 from goproxyai.messages.connect import (
-    LONGEST_ANSWER,
+    MAX_CONNECT_RESPONSE_BYTES,
     ConnectMalformed,
     ConnectParser,
     ConnectRefused,
@@ -35,7 +35,7 @@ def check_streams(data: bytes) -> None:
     """Hold the verdict on a stream against the events that a reader of it would see."""
     with linear(len(data), base=20_000):
         verdict = ending({b"content-type": b"text/event-stream"}, data)
-    if data.count(b"\n") + data.count(b"\r") < MOST_BLOCKS:  # else it may look no further
+    if data.count(b"\n") + data.count(b"\r") < MAX_SEARCHED_BLOCKS:  # else it may look no further
         assert verdict is _verdict(data)
     with linear(len(data), base=20_000):
         assert ending({b"content-encoding": b"gzip"}, data) in Ending
@@ -43,7 +43,7 @@ def check_streams(data: bytes) -> None:
 
 def _verdict(body: bytes) -> Ending:
     """The same rules, line by line."""
-    assert len(body) <= LONGEST_TAIL
+    assert len(body) <= MAX_TAIL_BYTES
     body = body.removeprefix(b"\xef\xbb\xbf")
     events: list[tuple[bytes, bytes]] = []
     name, says = b"", False
@@ -126,7 +126,7 @@ def check_coalescing(data: bytes) -> None:
     heat, seed = document.get("temperature"), document.get("seed")
     plain = (type(heat) in (int, float) and heat == 0) or type(seed) is int
     spelled = b'"temperature"' in data or b'"seed"' in data
-    assert said == (plain and spelled and len(data) <= LARGEST_READ)
+    assert said == (plain and spelled and len(data) <= MAX_PARSED_BODY_BYTES)
 
 
 COALESCING = (
@@ -245,7 +245,7 @@ def check_tunnel(data: bytes) -> None:
     if kind == "open":
         head = data[: len(data) - len(rest)]
         assert data.endswith(rest)
-        assert len(head) <= LONGEST_ANSWER
+        assert len(head) <= MAX_CONNECT_RESPONSE_BYTES
         assert re.search(rb"(?:\A|\n)HTTP/1\.[0-9] 2[0-9][0-9][ \r\n]", head), "no 2xx"
         assert head.endswith((b"\n\r\n", b"\n\n")), "its head has ended"
         assert _status(data) == "2"

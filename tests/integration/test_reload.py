@@ -163,15 +163,15 @@ def test_a_smaller_store_drops_what_is_too_much_in_slices_and_grows_no_more() ->
     before, count = store.bytes, len(store)
     store.resize(before // 4)
     assert (len(store), store.largest) == (count, before // 40)
-    while store.shrink(10):
+    while store.evict_excess(10):
         assert count - 10 <= len(store) <= count
         assert store.bytes <= before
         put(store, numbered(1000 + len(store)))  # what is put meanwhile drops as much, not all
         assert store.bytes <= before
         count = len(store)
-    assert store.bytes <= store.most_bytes == before // 4
+    assert store.bytes <= store.max_bytes == before // 4
     put(store, numbered(9999))
-    assert store.bytes <= store.most_bytes
+    assert store.bytes <= store.max_bytes
     assert store.get(b"%032d" % 9999, 0.0) is not None
 
 
@@ -179,10 +179,10 @@ def test_a_smaller_store_waits_for_what_is_being_collected() -> None:
     store = Store(100_000)
     assert store.reserve(40_000)
     store.resize(10_000)
-    assert not store.shrink()
+    assert not store.evict_excess()
     assert not store.reserve(1)
     store.release(40_000)
-    assert not store.shrink()
+    assert not store.evict_excess()
     assert put(store, numbered(1), b"/v1/a") is False or store.bytes <= 10_000
     assert store.reserve(4_000)
     assert not store.reserve(2_000)
@@ -194,7 +194,7 @@ def test_a_larger_store_keeps_all_and_takes_more() -> None:
         put(store, numbered(number))
     count = len(store)
     store.resize(500_000)
-    assert not store.shrink()
+    assert not store.evict_excess()
     for number in range(200, 400):
         put(store, numbered(number))
     assert len(store) == count + 200
@@ -222,7 +222,7 @@ CHANGED: dict[str, tuple[str, Callable[[Daemon], object], object]] = {
     "CONNECT_TIMEOUT": ("7s", lambda d: d.agent.connect_timeout, 7.0),
     "IDLE_TIMEOUT": ("7s", lambda d: d.agent.timeouts.silence, 7.0),
     "DRAIN_TIMEOUT": ("7s", lambda d: d.settings.drain_timeout, 7.0),
-    "MAX_CACHE_SIZE": ("7", lambda d: d.system.relay.store.most_bytes, 7 << 20),
+    "MAX_CACHE_SIZE": ("7", lambda d: d.system.relay.store.max_bytes, 7 << 20),
     "MAX_BODY_SIZE": ("7", lambda d: d.door.factory.most_body_bytes, 7 << 20),
     "TRUSTED_PROXIES": (
         "10.0.0.0/8",
@@ -375,8 +375,8 @@ async def test_a_store_that_was_made_smaller_is_emptied_beside_the_requests(
     for number in range(3000):
         put(store, numbered(number, now=stand.reactor.seconds()))
     changed(stand.daemon, MAX_CACHE_SIZE="0.5")
-    assert store.bytes > store.most_bytes
-    await eventually(stand.reactor, lambda: store.bytes <= store.most_bytes)
+    assert store.bytes > store.max_bytes
+    await eventually(stand.reactor, lambda: store.bytes <= store.max_bytes)
     assert len(store) > 0
 
 

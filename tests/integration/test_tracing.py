@@ -35,13 +35,13 @@ from twisted.logger import Logger
 from goproxyai import plugin as tap
 from goproxyai.admin.app import RELAYED
 from goproxyai.config.settings import Settings
-from goproxyai.messages.redaction import path_only
+from goproxyai.messages.redaction import redacted_target
 from goproxyai.messages.trace_context import TraceParent, parse
 from goproxyai.telemetry import tracing
 from goproxyai.telemetry.counters import ROUTES
 from goproxyai.telemetry.log_output import LogOutput
 from goproxyai.telemetry.outcome import Ending
-from goproxyai.telemetry.spans import MOST_TRIES, RequestTrace, kind_of, span_of
+from goproxyai.telemetry.spans import MAX_ATTEMPTS, RequestTrace, kind_of, span_of
 from goproxyai.telemetry.tracing import COMPLAINT_SECONDS, Complaints, Tracing
 from goproxyai.usage.usage import asked_model
 from tests.integration.test_access_log import SECRETS, TROUBLES, an_event, assert_no_secret
@@ -584,14 +584,14 @@ def test_the_model_is_found_at_either_end_of_a_large_body(size: int) -> None:
 
 def test_what_is_noted_of_a_request_is_bounded() -> None:
     followed = RequestTrace(CLIENTS, None, True, False)
-    for number in range(MOST_TRIES + 5):
+    for number in range(MAX_ATTEMPTS + 5):
         assert followed.forwarded(float(number), "http://a", None) == CLIENTS.line()
-    assert len(followed.tries) == MOST_TRIES
+    assert len(followed.tries) == MAX_ATTEMPTS
 
 
 @given(
     st.dictionaries(st.sampled_from(["method", "upstream_request_id"]), st.binary()),
-    st.binary().map(path_only),
+    st.binary().map(redacted_target),
     st.floats(0, 1e6),
     st.integers(0, 599),
     st.sampled_from(Ending),

@@ -93,9 +93,9 @@ PLANTED = [
     (ResumedForward, "_refuse_different_response", nothing, "requests without an answer are left"),
     (flight, "may_share", always, "an answer for one was given to others"),
     (shared_body.Recorder, "drop", nothing, "bytes reserved in the store are left"),
-    (asking, "may_repeat", always, "sent again"),
-    (asking, "MOST_TRIES", 9, " times"),
-    (Store, "overtaken", never, "was answered"),
+    (asking, "may_retry", always, "sent again"),
+    (asking, "MAX_ATTEMPTS", 9, " times"),
+    (Store, "is_outdated", never, "was answered"),
     (forward, "answer_stale", nothing, "events of"),
 ]
 """What is put in the place of something, and what is complained of then."""

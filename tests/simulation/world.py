@@ -20,8 +20,8 @@ from goproxyai.proxy.upstreams import Upstream, Upstreams
 from goproxyai.telemetry.access_log import AccessLog
 from goproxyai.telemetry.counters import Counters
 from goproxyai.telemetry.events import Event
-from goproxyai.upstream.breaker import Breaker
-from goproxyai.upstream.retries import Budget
+from goproxyai.upstream.breaker import CircuitBreaker
+from goproxyai.upstream.retries import RetryBudget
 from tests.simulation.checks import check, check_now, check_step
 from tests.simulation.clients import Client
 from tests.simulation.messages import Wrong
@@ -111,7 +111,7 @@ class World:
         chance, route = self.chance, _Route()
         share = chance.choice([0, 0, 0.7])
         upstreams = tuple(
-            Upstream(rank, route, b"", "", Breaker(share))  # type: ignore[arg-type]
+            Upstream(rank, route, b"", "", CircuitBreaker(share))  # type: ignore[arg-type]
             for rank in range(chance.choice([1, 1, 2]))
         )
         terms = ProxyOptions(
@@ -131,7 +131,7 @@ class World:
             CacheLookup(self.store),
             Upstreams(upstreams),
             client,  # type: ignore[arg-type]
-            Budget(),
+            RetryBudget(),
             self.counters,
             self.log,
         )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.cache.coalescing import LARGEST_READ, deterministic, shares
+from goproxyai.cache.coalescing import MAX_PARSED_BODY_BYTES, deterministic, shares
 
 CHAT = b"/v1/chat/completions"
 
@@ -57,7 +57,7 @@ def test_a_request_is_deterministic_by_its_own_words(body: bytes) -> None:
         b'{"seed":7',
         b'{"seed":7}\xff',
         b'{"seed":7,"x":' + b"[" * 100_000,
-        b'{"seed":7,"x":"' + b"x" * LARGEST_READ + b'"}',
+        b'{"seed":7,"x":"' + b"x" * MAX_PARSED_BODY_BYTES + b'"}',
     ],
 )
 def test_nothing_else_passes_for_it(body: bytes) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxyai.cache.key import KEY_FIELDS, cache_key, credential
-from goproxyai.messages.headers import Headers, fields_of
+from goproxyai.messages.headers import Headers, index_fields
 
 VALUES = st.sampled_from([b"", b"a", b"b", b"a, b", b"a,b", b"b, a"])
 KEY_LINES = st.lists(st.tuples(st.sampled_from(KEY_FIELDS[:4]), VALUES), max_size=5)
@@ -18,7 +18,7 @@ REQUESTS = st.tuples(st.sampled_from([b"GET", b"POST"]), SHORT, KEY_LINES, SHORT
 
 
 def key(method: bytes, target: bytes, lines: Headers, body: bytes = b"") -> bytes:
-    fields, repeated = fields_of(lines)
+    fields, repeated = index_fields(lines)
     return cache_key(method, target, fields, lines, repeated, body)
 
 

@@ -23,7 +23,7 @@ from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 
 from goproxyai.cache import snapshot_format as sealed
 from goproxyai.cache.snapshot_format import HEADER_BYTES, MAGIC, Record, Refused
-from goproxyai.cache.store import COMPUTED, Entry, Store
+from goproxyai.cache.store import UNOWNED, Entry, Store
 from goproxyai.daemon.cache_snapshot import CacheSnapshot
 from goproxyai.usage.usage import Usage
 
@@ -311,7 +311,7 @@ class Host:
         now = self.monotonic
         values = {"status": 200, "head": HEAD, "body": BODY, "initial_age": 0, "pace": None} | more
         entry = Entry(b"%032d" % number, stored_at=now, expires_at=now + ttl, **values)
-        assert self.store.put(entry, FILES, owner, self.store.ticket())
+        assert self.store.put(entry, FILES, owner, self.store.generation())
         return entry
 
     def got(self, number: int) -> Entry | None:
@@ -449,7 +449,7 @@ def test_an_entry_from_the_future_is_left_out(host: Host) -> None:
 
 
 def test_a_write_after_a_restart_spares_what_was_computed(host: Host) -> None:
-    for number, owner in enumerate([ALICE, BOB, COMPUTED]):
+    for number, owner in enumerate([ALICE, BOB, UNOWNED]):
         host.put(number, owner)
     host.snapshot.save()
     store = host.restart()

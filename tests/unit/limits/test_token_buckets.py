@@ -101,8 +101,8 @@ def test_buckets_behave_like_the_naive_ones() -> None:
     run_state_machine_as_test(BucketsBehaveLikeTheNaiveOnes, settings=few)
 
 
-def drained(per_minute: int, client: str = "a", most_clients: int = 1_000_000) -> TokenBuckets:
-    buckets = TokenBuckets(per_minute, most_clients=most_clients)
+def drained(per_minute: int, client: str = "a", max_clients: int = 1_000_000) -> TokenBuckets:
+    buckets = TokenBuckets(per_minute, max_clients=max_clients)
     for _ in range(per_minute):
         assert buckets.take(client) == 0.0
     return buckets
@@ -204,14 +204,14 @@ def test_opening_a_bucket_drops_two_that_are_full() -> None:
 
 @given(st.lists(st.integers(0, 99), max_size=300), st.integers(1, 20))
 def test_there_are_never_more_buckets_than_allowed(clients: list[int], most: int) -> None:
-    buckets = TokenBuckets(60, most_clients=most)
+    buckets = TokenBuckets(60, max_clients=most)
     for client in clients:
         assert buckets.take(str(client)) == 0.0 or clients.count(client) > 60
         assert len(buckets) <= most
 
 
 def test_who_knocks_keeps_the_bucket_and_the_refusal() -> None:
-    buckets = drained(1, "loud", most_clients=2)
+    buckets = drained(1, "loud", max_clients=2)
     for number in range(50):
         buckets.take(str(number))
         assert buckets.take("loud") > 0

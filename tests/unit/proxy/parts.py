@@ -15,7 +15,7 @@ from goproxyai.http11.request_body import WholeBody
 from goproxyai.http11.request_head import RequestHead
 from goproxyai.http11.response import Response
 from goproxyai.messages.header_templates import template_of
-from goproxyai.messages.headers import Headers, fields_of
+from goproxyai.messages.headers import Headers, index_fields
 from goproxyai.proxy.cache_lookup import CacheLookup, CacheMiss
 from goproxyai.proxy.context import OptionsHolder, ProxyContext
 from goproxyai.proxy.request_plan import ProxyOptions, RequestPlan
@@ -23,8 +23,8 @@ from goproxyai.proxy.upstreams import Upstream, Upstreams
 from goproxyai.telemetry.access_log import AccessLog
 from goproxyai.telemetry.counters import Counters
 from goproxyai.telemetry.events import Event
-from goproxyai.upstream.breaker import Breaker
-from goproxyai.upstream.retries import Budget
+from goproxyai.upstream.breaker import CircuitBreaker
+from goproxyai.upstream.retries import RetryBudget
 
 KEY = b"k" * 32
 
@@ -38,7 +38,7 @@ class _Route:
 
 def upstream(rank: int = 0) -> Upstream:
     route: Any = _Route()
-    return Upstream(rank, route, b"", f"http://upstream-{rank}", Breaker(0.5))
+    return Upstream(rank, route, b"", f"http://upstream-{rank}", CircuitBreaker(0.5))
 
 
 @attrs.define
@@ -67,7 +67,7 @@ def proxy_parts(upstreams: int = 1) -> ProxyParts:
         CacheLookup(store),
         each,
         client,
-        Budget(),
+        RetryBudget(),
         counters,
         AccessLog(clock, counters, lambda new, _: events.extend(new)),
     )
@@ -152,11 +152,11 @@ def response_of(
 ) -> Response:
     template = template_of(tuple(name for name, _ in headers))
     values = tuple(value for _, value in headers)
-    fields = fields_of(headers)[0]
+    fields = index_fields(headers)[0]
     connection = connection or UpstreamConnection()
     return Response(connection, status, b"OK", template, values, fields, UNKNOWN_LENGTH)
 
 
 def miss_of(parts: ProxyParts, head: RequestHead) -> CacheMiss:
     plan = RequestPlan(head, parts.context.options.current)
-    return CacheMiss("miss", KEY, plan, parts.context.store.ticket())
+    return CacheMiss("miss", KEY, plan, parts.context.store.generation())

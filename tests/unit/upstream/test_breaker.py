@@ -13,83 +13,83 @@ from hypothesis.stateful import (
 )
 
 from goproxyai.upstream.breaker import (
-    FEWEST,
     FIRST,
     LONGEST,
+    MIN_REQUESTS,
     PATIENCE,
     SLOTS,
     WINDOW,
-    Breaker,
+    CircuitBreaker,
     State,
 )
 
 SLOT = WINDOW / SLOTS
 
 
-def opened(share: float = 0.5, now: float = 100.0) -> Breaker:
-    breaker = Breaker(share)
-    for _ in range(FEWEST):
+def opened(share: float = 0.5, now: float = 100.0) -> CircuitBreaker:
+    breaker = CircuitBreaker(share)
+    for _ in range(MIN_REQUESTS):
         breaker.failed(now)
     assert breaker.state(now) is State.OPEN
     return breaker
 
 
 def test_few_failures_open_nothing() -> None:
-    breaker = Breaker(0.5)
-    for _ in range(FEWEST - 1):
+    breaker = CircuitBreaker(0.5)
+    for _ in range(MIN_REQUESTS - 1):
         breaker.failed(5.0)
-    assert breaker.admits(5.0)
+    assert breaker.admit(5.0)
     assert breaker.opened == 0
 
 
 def test_it_opens_at_the_share_and_not_below() -> None:
-    for successes, state in ((FEWEST, State.OPEN), (FEWEST + 1, State.CLOSED)):
-        breaker = Breaker(0.5)
+    for successes, state in ((MIN_REQUESTS, State.OPEN), (MIN_REQUESTS + 1, State.CLOSED)):
+        breaker = CircuitBreaker(0.5)
         for _ in range(successes):
             breaker.succeeded()
-        for _ in range(FEWEST):
+        for _ in range(MIN_REQUESTS):
             breaker.failed(5.0)
         assert breaker.state(5.0) is state
 
 
 def test_a_share_of_nothing_never_opens() -> None:
-    breaker = Breaker(0)
+    breaker = CircuitBreaker(0)
     for _ in range(1000):
         breaker.failed(5.0)
     assert breaker.closed
 
 
 def test_outcomes_are_forgotten_with_the_window() -> None:
-    breaker = Breaker(0.5)
-    for _ in range(FEWEST - 1):
+    breaker = CircuitBreaker(0.5)
+    for _ in range(MIN_REQUESTS - 1):
         breaker.failed(5.0)
     breaker.failed(5.0 + WINDOW)
     assert breaker.closed
-    breaker = Breaker(0.5)
+    breaker = CircuitBreaker(0.5)
     for _ in range(1000):
         breaker.succeeded()
     breaker.turn(5.0)
-    for _ in range(FEWEST):
+    for _ in range(MIN_REQUESTS):
         breaker.failed(5.0 + WINDOW)
     assert not breaker.closed, "answers of long ago count for nothing"
 
 
 def test_open_admits_nobody_and_half_open_one() -> None:
     breaker = opened()
-    assert not breaker.admits(100.0 + FIRST - 0.1)
+    assert not breaker.admit(100.0 + FIRST - 0.1)
     assert breaker.wait(101.0) == FIRST - 1
     assert breaker.state(100.0 + FIRST) is State.HALF_OPEN
     assert breaker.wait(100.0 + FIRST) == 1.0
-    assert [breaker.admits(100.0 + FIRST) for _ in range(3)] == [True, False, False]
+    assert [breaker.admit(100.0 + FIRST) for _ in range(3)] == [True, False, False]
     breaker.cancelled()
-    assert [breaker.admits(100.0 + FIRST) for _ in range(2)] == [True, False]
+    assert [breaker.admit(100.0 + FIRST) for _ in range(2)] == [True, False]
 
 
 def test_a_probe_that_is_never_heard_of_is_followed_by_another() -> None:
     breaker = opened()
-    assert breaker.admits(105.0)
-    assert not breaker.admits(105.0 + PATIENCE - 0.1)
-    assert [breaker.admits(105.0 + PATIENCE) for _ in range(2)] == [True, False]
+    assert breaker.admit(105.0)
+    assert not breaker.admit(105.0 + PATIENCE - 0.1)
+    assert [breaker.admit(105.0 + PATIENCE) for _ in range(2)] == [True, False]
 
 
 def test_an_answer_closes_it_and_a_failed_probe_keeps_it_open_for_longer() -> None:
@@ -99,16 +99,16 @@ def test_an_answer_closes_it_and_a_failed_probe_keeps_it_open_for_longer() -> No
         wait = breaker.wait(now)
         waits.append(wait)
         now += wait
-        assert breaker.admits(now)
+        assert breaker.admit(now)
         breaker.failed(now, probe=True)
         assert breaker.state(now) is State.OPEN
     assert waits == [FIRST, 2 * FIRST, 4 * FIRST, 8 * FIRST, LONGEST, LONGEST]
     now += breaker.wait(now)
-    assert breaker.admits(now)
+    assert breaker.admit(now)
     breaker.succeeded()
     assert breaker.state(now) is State.CLOSED
     assert breaker.opened == 7
-    for _ in range(FEWEST - 2):
+    for _ in range(MIN_REQUESTS - 2):
         breaker.failed(now)
     assert breaker.closed, "it begins anew"
     breaker.failed(now)
@@ -126,7 +126,7 @@ def test_what_was_under_way_when_it_opened_changes_nothing() -> None:
 def test_an_answer_that_was_under_way_closes_it(late: bool) -> None:
     breaker = opened()
     breaker.succeeded()
-    assert breaker.admits(100.0 + late)
+    assert breaker.admit(100.0 + late)
 
 
 class BreakerAgainstModel(RuleBasedStateMachine):
@@ -134,7 +134,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.breaker = Breaker(0.5)
+        self.breaker = CircuitBreaker(0.5)
         self.now = 1000.0
         self.outcomes: list[tuple[int, bool]] = []
         self.until: float | None = None
@@ -167,14 +167,14 @@ class BreakerAgainstModel(RuleBasedStateMachine):
                 continue
             self.outcomes.append((self.slot, False))
             seen = [ok for slot, ok in self.outcomes if slot > self.slot - SLOTS]
-            if len(seen) >= FEWEST and seen.count(False) >= 0.5 * len(seen):
+            if len(seen) >= MIN_REQUESTS and seen.count(False) >= 0.5 * len(seen):
                 self.until = self.now + self.opens_for
 
     @precondition(lambda self: self.until is not None)
     @rule(ends=st.sampled_from(["answer", "failure", "taken back", "still under way"]))
     def somebody_asks(self, ends: str) -> None:
         assert self.until is not None
-        admitted = self.breaker.admits(self.now)
+        admitted = self.breaker.admit(self.now)
         waiting = self.probing and self.now < self.probed + PATIENCE
         assert admitted is (self.now >= self.until and not waiting)
         if not admitted:
