@@ -222,8 +222,8 @@ def makeService(options: Options) -> IService:
         version=__version__,
         upstream=options.settings.openai_url,
     )
-    if options.reading.hidden:
-        _log.warn("{line}", line=hidden_line(options.reading.hidden))
+    if options.reading.overridden:
+        _log.warn("{line}", line=hidden_line(options.reading.overridden))
     if options.sources.path is not None:
         _reload_on_hangup(reactor, daemon, options)
     return daemon

@@ -86,7 +86,7 @@ class Stats:
             {
                 "url": upstream.url,
                 "circuit": upstream.breaker.state(now).value,
-                "opened": upstream.breaker.opened,
+                "opened": upstream.breaker.times_opened,
             }
             for upstream in self.relay.upstreams.each
         ]

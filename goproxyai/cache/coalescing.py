@@ -14,17 +14,17 @@ from __future__ import annotations
 import json
 from typing import Final
 
-SHARING: Final = ("off", "deterministic", "all")
+COALESCE_MODES: Final = ("off", "deterministic", "all")
 """What ``COALESCE`` may be."""
 
-LARGEST_READ: Final = 256 * 1024
+MAX_PARSED_BODY_BYTES: Final = 256 * 1024
 """Bytes of a request that is read for its own words; a larger one is taken to want its own."""
 
 
-def shares(sharing: str, method: bytes, path: bytes) -> bool | None:
-    """Whether requests with that head share; ``None`` where :func:`deterministic` decides.
+def may_coalesce(sharing: str, method: bytes, path: bytes) -> bool | None:
+    """Whether requests with that head share; ``None`` where :func:`is_deterministic` decides.
 
-    :param sharing: of :data:`SHARING`. :param path: of a request that may be cached.
+    :param sharing: of :data:`COALESCE_MODES`. :param path: of a request that may be cached.
     """
     if sharing == "off":
         return False
@@ -33,11 +33,11 @@ def shares(sharing: str, method: bytes, path: bytes) -> bool | None:
     return None
 
 
-def deterministic(body: bytes) -> bool:
+def is_deterministic(body: bytes) -> bool:
     """Whether a completion's request says that its answer is always the same."""
     if b'"temperature"' not in body and b'"seed"' not in body:
         return False
-    if len(body) > LARGEST_READ:
+    if len(body) > MAX_PARSED_BODY_BYTES:
         return False
     try:
         document = json.loads(body)

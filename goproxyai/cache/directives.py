@@ -61,7 +61,7 @@ def request_directives(fields: Fields) -> Directives:
         if pragma is None or not is_list_member(pragma, b"no-cache"):
             return NO_DIRECTIVES
         return _NO_CACHE
-    found = members(control)
+    found = parse_cache_control(control)
     ages = [_seconds(value) for name, value in found if name == b"max-age"]
     stales = [
         _seconds(value) if value else _LARGEST_DELTA
@@ -78,7 +78,7 @@ def request_directives(fields: Fields) -> Directives:
     )
 
 
-def members(control: bytes) -> list[tuple[bytes, bytes]]:
+def parse_cache_control(control: bytes) -> list[tuple[bytes, bytes]]:
     """(lower-cased name, unquoted value) of each member; a comma in quotes separates nothing."""
     found = []
     for member in _LIST_MEMBER.findall(control):
@@ -95,7 +95,7 @@ def _seconds(value: bytes) -> int:
     return min(int(value), _LARGEST_DELTA) if len(value) <= 10 else _LARGEST_DELTA
 
 
-def wanted_ttl(fields: Fields) -> float | None:
+def requested_ttl(fields: Fields) -> float | None:
     """Seconds for which a request wants its answer kept, ``None`` where it does not say."""
     given = fields.get(b"x-cache-ttl")
     if given is None or len(given) > _LONGEST_TTL:
@@ -109,7 +109,7 @@ def wanted_ttl(fields: Fields) -> float | None:
         return None
 
 
-def wants_pace(fields: Fields) -> bool:
+def wants_paced_replay(fields: Fields) -> bool:
     """Whether a stored stream is to be replayed as it came."""
     given = fields.get(b"x-cache-replay")
     return given is not None and is_list_member(given, b"paced")

@@ -14,7 +14,7 @@ from hashlib import blake2b, sha256
 from marshal import dumps
 from typing import Any, Final
 
-from goproxyai.messages.headers import Fields, Headers, nominated
+from goproxyai.messages.headers import Fields, Headers, nominated_fields
 
 KEY_FIELDS: Final = (
     b"authorization",
@@ -29,15 +29,15 @@ KEY_FIELDS: Final = (
 )
 """Lower-cased names of the request fields that an answer depends on."""
 
-OWN_FIELDS: Final = frozenset(
+IDENTITY_FIELDS: Final = frozenset(
     (b"authorization", b"openai-organization", b"x-openai-organization", b"openai-project")
 )
 """Those of them that say who asks; they do not count where answers are shared."""
 
 _KEY_FIELDS = frozenset(KEY_FIELDS)
-_SHARED_FIELDS = tuple([name for name in KEY_FIELDS if name not in OWN_FIELDS])
+_SHARED_FIELDS = tuple([name for name in KEY_FIELDS if name not in IDENTITY_FIELDS])
 
-Begun = Any
+KeyDigest = Any
 """A hash object of :mod:`hashlib`, whose type has no public name."""
 
 
@@ -57,27 +57,27 @@ def cache_key(
     keeps from upstream.
 
     :param target: path and query, exactly as they are forwarded.
-    :param repeated: whether any name came more than once, as :func:`~.headers.fields_of` says.
+    :param repeated: whether any name came more than once, as :func:`~.headers.index_fields` says.
     :param shared: whether all credentials share the answer; such a key is no other request's.
     """
-    digest = begun_key(method, target, fields, headers, repeated, shared)
+    digest = start_cache_key(method, target, fields, headers, repeated, shared)
     digest.update(body)
     key: bytes = digest.digest()
     return key
 
 
-def begun_key(
+def start_cache_key(
     method: bytes,
     target: bytes,
     fields: Fields,
     headers: Headers,
     repeated: bool,
     shared: bool = False,
-) -> Begun:
+) -> KeyDigest:
     """The part of a key that a head makes; a copy of it, updated with a body, is the whole."""
     names = _SHARED_FIELDS if shared else KEY_FIELDS  # as many values as names: none is the other
     values: tuple[bytes | tuple[bytes, ...] | None, ...]
-    if repeated or nominated(fields):
+    if repeated or nominated_fields(fields):
         values = _careful_values(fields, headers, names)
     else:
         values = tuple([fields.get(name) for name in names])
@@ -89,7 +89,7 @@ def _careful_values(
 ) -> tuple[bytes | tuple[bytes, ...] | None, ...]:
     """The same values for the same header, and a tuple of lines in place of a repeated field."""
     lines: dict[bytes, bytes | tuple[bytes, ...]] = {}
-    wanted = _KEY_FIELDS - nominated(fields)
+    wanted = _KEY_FIELDS - nominated_fields(fields)
     for spelled, value in headers:
         name = spelled.lower()
         if name in wanted:
@@ -103,11 +103,11 @@ def _careful_values(
     return tuple([lines.get(name) for name in names])
 
 
-def credential(fields: Fields) -> bytes:
+def credential_id(fields: Fields) -> bytes:
     """The 16 bytes that name a credential, the value of ``Authorization``.
 
     An index, not a secret and not a check of one. Organization and project do not count: what a
     key writes on behalf of one may show in what it reads without naming it.
     """
-    value = None if b"authorization" in nominated(fields) else fields.get(b"authorization")
+    value = None if b"authorization" in nominated_fields(fields) else fields.get(b"authorization")
     return blake2b(dumps(value, 2), digest_size=16).digest()

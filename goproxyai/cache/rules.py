@@ -3,7 +3,7 @@
 A request may be answered from the cache when nothing but its key can have an effect on the answer:
 
 ========================================= =====================================================
-GET; POST to one of :data:`CACHED_POSTS`  looked up
+GET; POST to one of :data:`CACHEABLE_POST_PATHS`  looked up
 any other method, any other POST          bypass: ``method``, ``path``
 ``Range``, ``If-Range``                   bypass: ``range``
 a field of the key, or a neutral one      looked up
@@ -13,7 +13,7 @@ conditional requests, ``X-Anything``,
 ========================================= =====================================================
 
 An answer may be stored when it is whole (the caller knows), its status is one of
-:data:`STORED_STATUSES`, neither side said ``no-store``, it does not vary by a field that the
+:data:`STORABLE_STATUSES`, neither side said ``no-store``, it does not vary by a field that the
 look-up does not see, and, for a GET, it does not describe something that is still under way.
 """
 
@@ -23,17 +23,19 @@ import json
 import re
 from typing import Final
 
-from goproxyai.cache.directives import Directives, members
-from goproxyai.cache.key import KEY_FIELDS, OWN_FIELDS
-from goproxyai.messages.decoding import MOST_DECODED, decoded
+from goproxyai.cache.directives import Directives, parse_cache_control
+from goproxyai.cache.key import IDENTITY_FIELDS, KEY_FIELDS
+from goproxyai.messages.decoding import MAX_DECODED_BYTES, decode_body
 from goproxyai.messages.headers import HOP_BY_HOP, Fields
 
-CACHED_POSTS: Final = frozenset((b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings"))
+CACHEABLE_POST_PATHS: Final = frozenset(
+    (b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings")
+)
 """Paths of the POSTs that only compute: their answers may be stored, and they write nothing."""
 
-STORED_STATUSES: Final = frozenset((200, 201, 400, 401))
+STORABLE_STATUSES: Final = frozenset((200, 201, 400, 401))
 
-TERMINAL: Final = frozenset(
+TERMINAL_STATUSES: Final = frozenset(
     (
         "completed", "failed", "cancelled", "canceled", "expired", "incomplete", "succeeded",
         "processed", "error", "deleted", "ready", "active", "archived", "paused",
@@ -84,7 +86,7 @@ def bypass_reason(method: bytes, path: bytes, fields: Fields) -> str | None:
     if method != b"GET":
         if method != b"POST":
             return "method"
-        if path not in CACHED_POSTS:
+        if path not in CACHEABLE_POST_PATHS:
             return "path"
     if _HARMLESS.issuperset(fields):
         return None
@@ -112,7 +114,7 @@ def may_store(
     :param directives: of the request.
     :param shared: whether the answer would be everybody's: an error is one credential's own then.
     """
-    if status not in STORED_STATUSES or directives.no_store or method not in (b"GET", b"POST"):
+    if status not in STORABLE_STATUSES or directives.no_store or method not in (b"GET", b"POST"):
         return False
     return may_share(status, fields, shared)
 
@@ -127,13 +129,13 @@ def may_share(status: int, fields: Fields, shared: bool = False) -> bool:
     control = fields.get(b"cache-control")
     if control is not None:
         forbidden = _NOT_SHARED if shared else _NOT_STORED
-        if any(name in forbidden for name, _ in members(control)):
+        if any(name in forbidden for name, _ in parse_cache_control(control)):
             return False
     vary = fields.get(b"vary")
     return vary is None or not _varies_unseen(vary.lower(), shared)
 
 
-def may_be_stale(head: bytes) -> bool:
+def may_serve_stale(head: bytes) -> bool:
     """Whether an answer may be used when it has expired (RFC 9111 §4.2.4).
 
     :param head: as it is stored.
@@ -141,7 +143,7 @@ def may_be_stale(head: bytes) -> bool:
     for line in head.split(b"\r\n"):
         name, _, value = line.partition(b":")
         if name.lower() == b"cache-control":
-            if any(directive in _NEVER_STALE for directive, _ in members(value)):
+            if any(directive in _NEVER_STALE for directive, _ in parse_cache_control(value)):
                 return False
     return True
 
@@ -154,15 +156,15 @@ def _varies_unseen(vary: bytes, shared: bool) -> bool:
     """
     for member in vary.split(b","):
         name = member.strip(b" \t")
-        if name == b"*" or _is_neutral(name) or (shared and name in OWN_FIELDS):
+        if name == b"*" or _is_neutral(name) or (shared and name in IDENTITY_FIELDS):
             return True
     return False
 
 
-def still_changing(fields: Fields, body: bytes) -> bool:
+def is_in_progress(fields: Fields, body: bytes) -> bool:
     """Whether a GET's JSON answer says that what it describes is under way.
 
-    It is where the top-level object has a string ``status`` that is not in :data:`TERMINAL`. What
+    It is where the top-level object has a string ``status`` that is not in :data:`TERMINAL_STATUSES`. What
     cannot be read is taken for changing: pollers must see progress, and a miss costs little.
 
     :param fields: of the response.
@@ -173,13 +175,13 @@ def still_changing(fields: Fields, body: bytes) -> bool:
         return False
     coding = fields.get(b"content-encoding")
     if coding is not None:
-        plain = decoded(coding, body)
+        plain = decode_body(coding, body)
         if plain is None:
             return True
         body = plain
     if not _may_have_status(body):
         return False
-    if len(body) > MOST_DECODED:
+    if len(body) > MAX_DECODED_BYTES:
         return True
     try:
         value = json.loads(body)
@@ -188,7 +190,7 @@ def still_changing(fields: Fields, body: bytes) -> bool:
     if not isinstance(value, dict):
         return False
     status = value.get("status")
-    return isinstance(status, str) and status not in TERMINAL
+    return isinstance(status, str) and status not in TERMINAL_STATUSES
 
 
 def _may_have_status(body: bytes) -> bool:
@@ -234,4 +236,4 @@ def in_namespace(path: bytes, names: tuple[str, ...]) -> bool:
 
 def is_write(method: bytes, path: bytes) -> bool:
     """Whether a request changes what GETs of its path and its parents answer."""
-    return method in _WRITES or (method == b"POST" and path not in CACHED_POSTS)
+    return method in _WRITES or (method == b"POST" and path not in CACHEABLE_POST_PATHS)

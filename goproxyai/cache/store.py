@@ -3,7 +3,7 @@
 1. An entry is in its shard, on the wheel of expiry and in a place of the index, or in none of them.
 2. ``bytes`` is what all of it takes, our own overhead included, and with what is being collected
    (:meth:`Store.reserve`) it never exceeds the bound, nor, where that was made smaller, what it was
-   then: it shrinks in slices (:meth:`Store.shrink`). Room is made as an answer is collected, a
+   then: it shrinks in slices (:meth:`Store.evict_excess`). Room is made as an answer is collected, a
    little with each read, so that storing a large one never drops a thousand small ones at once.
 3. No call takes long. What could be a million steps (clearing, a write to a path of many answers)
    takes effect at once and is done in slices, with a budget; and no table is so large that its
@@ -18,7 +18,7 @@
    that owners share by hash: it may refuse too much, never too little.
 
 The index has a shelf a path, and on it a place an owner: whose answers a write drops. A GET's owner
-is its credential (:func:`~.key.credential`); no write drops what was :data:`COMPUTED`.
+is its credential (:func:`~.key.credential`); no write drops what was :data:`UNOWNED`.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from typing import Any, Final
 
 from goproxyai.usage.usage import UNKNOWN, UNREAD, Usage, plain_usage
 
-COMPUTED: Final = b"computed"
+UNOWNED: Final = b"computed"
 """The owner of answers that only compute: of POSTs, whoever sent them."""
 
-SLOTS_A_SECOND: Final = 2
+SLOTS_PER_SECOND: Final = 2
 """Of the wheel: an entry is swept that part of a second late, at the most."""
 
 SHARDS: Final = 256
 """Of the entries, by the first byte of their key, and of the paths."""
 
-MOST_IN_PLACE: Final = 4096
+MAX_BUCKET_ENTRIES: Final = 4096
 """Entries, before another place follows."""
 
 # Measured: see the test of what a full cache takes.
@@ -103,17 +103,27 @@ class Entry:
     :ivar stored_at: monotonic seconds.
     :ivar expires_at: monotonic seconds.
     :ivar initial_age: seconds, the ``Age`` that upstream gave.
-    :ivar pace: of a stream: when its pieces came, as :class:`~.stream_timing.Pace` packs it; ``None``: of
+    :ivar timing: of a stream: when its pieces came, as :class:`~.stream_timing.StreamTiming` packs it; ``None``: of
         no stream.
-    :ivar usage: see :meth:`tokens`; may be :data:`~.usage.UNREAD`.
-    :ivar place: where it lies in the index; ``None`` where it is not stored.
+    :ivar usage: see :meth:`token_usage`; may be :data:`~.usage.UNREAD`.
+    :ivar bucket: where it lies in the index; ``None`` where it is not stored.
     :ivar size: bytes that it is accounted for, our own overhead included.
-    :ivar used: the number of its last use.
+    :ivar last_use: the number of its last use.
     """
 
     __slots__ = (
-        "body", "expires_at", "head", "initial_age", "key", "pace", "place", "size", "status",
-        "stored_at", "usage", "used",
+        "body",
+        "bucket",
+        "expires_at",
+        "head",
+        "initial_age",
+        "key",
+        "last_use",
+        "size",
+        "status",
+        "stored_at",
+        "timing",
+        "usage",
     )  # fmt: skip
 
     def __init__(
@@ -125,7 +135,7 @@ class Entry:
         stored_at: float,
         expires_at: float,
         initial_age: int,
-        pace: bytes | None,
+        timing: bytes | None,
         usage: Usage | None = None,
     ) -> None:
         self.key = key
@@ -135,15 +145,15 @@ class Entry:
         self.stored_at = stored_at
         self.expires_at = expires_at
         self.initial_age = initial_age
-        self.pace = pace
-        self.place: OwnerBucket | None = None
-        self.used = 0
+        self.timing = timing
+        self.bucket: OwnerBucket | None = None
+        self.last_use = 0
         self.usage = usage
-        self.size = len(body) + len(head) + len(key) + len(pace or b"") + _ENTRY_BYTES
+        self.size = len(body) + len(head) + len(key) + len(timing or b"") + _ENTRY_BYTES
         if usage is not None:
             self.size += _USAGE_BYTES
 
-    def tokens(self) -> Usage | None:
+    def token_usage(self) -> Usage | None:
         """Those that it took, where it says so; read in the body when somebody first asks."""
         if self.usage is UNREAD:
             found = plain_usage(self.body)
@@ -151,9 +161,9 @@ class Entry:
         return self.usage
 
     @property
-    def stream(self) -> bool:
+    def is_event_stream(self) -> bool:
         """Whether it is a ``text/event-stream``."""
-        return self.pace is not None
+        return self.timing is not None
 
     def age(self, now: float) -> int:
         """Seconds since upstream made the answer (RFC 9111 §4.2.3)."""
@@ -163,11 +173,11 @@ class Entry:
 class Store:
     """The entries.
 
-    :param most_bytes: the bound; 0 stores nothing.
-    :param stale: seconds for which an entry is kept once it has expired.
+    :param max_bytes: the bound; 0 stores nothing.
+    :param stale_seconds: seconds for which an entry is kept once it has expired.
     :ivar bytes: that the entries, and what leads to them, take.
     :ivar reserved: bytes of answers that are being collected.
-    :ivar largest: bytes that an entry may take, all told.
+    :ivar max_entry_bytes: bytes that an entry may take, all told.
     :ivar stores: entries put, since the start.
     :ivar evictions: entries dropped for want of room, since the start.
     :ivar expirations: entries dropped as expired, since the start.
@@ -191,20 +201,20 @@ class Store:
         "bytes",
         "evictions",
         "expirations",
-        "largest",
-        "most_bytes",
+        "max_bytes",
+        "max_entry_bytes",
         "reserved",
-        "stale",
+        "stale_seconds",
         "stores",
     )  # fmt: skip
 
-    def __init__(self, most_bytes: int, stale: float = 0.0) -> None:
-        self.most_bytes = most_bytes
-        self._bound = most_bytes  # above it only while the store shrinks
-        self.stale = stale
+    def __init__(self, max_bytes: int, stale_seconds: float = 0.0) -> None:
+        self.max_bytes = max_bytes
+        self._bound = max_bytes  # above it only while the store shrinks
+        self.stale_seconds = stale_seconds
         self.bytes = 0
         self.reserved = 0
-        self.largest = most_bytes // 10
+        self.max_entry_bytes = max_bytes // 10
         self.stores = 0
         self.evictions = 0
         self.expirations = 0
@@ -232,7 +242,7 @@ class Store:
         entry = shard.get(key)
         if entry is None:
             return None
-        if entry.expires_at <= now and entry.expires_at + self.stale <= now:
+        if entry.expires_at <= now and entry.expires_at + self.stale_seconds <= now:
             self._drop(entry)
             self.expirations += 1
             return None
@@ -240,32 +250,32 @@ class Store:
             self._drop(entry)
             return None
         shard.move_to_end(key)
-        self._uses = entry.used = self._uses + 1
+        self._uses = entry.last_use = self._uses + 1
         return entry
 
-    def ticket(self) -> int:
+    def generation(self) -> int:
         """The logical time at which a request goes upstream, for :meth:`put`."""
         return self._clock
 
-    def overtaken(self, owner: bytes, ticket: int) -> bool:
+    def is_outdated(self, owner: bytes, generation: int) -> bool:
         """Whether a clearing or a write came after *ticket*, so that its answer may be outdated."""
-        if ticket == self._clock:
+        if generation == self._clock:
             return False
-        return ticket < self._cleared or (
-            owner != COMPUTED and ticket < self._writes[_remembered(owner)]
+        return generation < self._cleared or (
+            owner != UNOWNED and generation < self._writes[_remembered(owner)]
         )
 
-    def put(self, entry: Entry, path: bytes, owner: bytes, ticket: int) -> bool:
+    def put(self, entry: Entry, path: bytes, owner: bytes, generation: int) -> bool:
         """Store an answer, in the place of one of the same key.
 
         :param path: without the query and trailing slashes.
-        :param ticket: what :meth:`ticket` gave when the request went upstream.
+        :param generation: what :meth:`generation` gave when the request went upstream.
         :returns: whether it is stored; not if it is too large or was overtaken.
         """
-        if entry.size > self.largest or self.overtaken(owner, ticket):
+        if entry.size > self.max_entry_bytes or self.is_outdated(owner, generation):
             return False
         if self._pending_free:
-            self.reclaim(_SLICE)  # what is freed keeps pace with what is added
+            self.free_cleared(_SLICE)  # what is freed keeps pace with what is added
         shard = self._shards[entry.key[0]]
         before = shard.get(entry.key)
         if before is not None:
@@ -273,10 +283,10 @@ class Store:
         if not self._make_room(entry.size + len(path) + _PLACE_BYTES + _SHELF_BYTES + _SLOT_BYTES):
             return False
         shard[entry.key] = entry
-        self._uses = entry.used = self._uses + 1
+        self._uses = entry.last_use = self._uses + 1
         if not self._listed[entry.key[0]]:
             self._listed[entry.key[0]] = 1
-            heappush(self._heap, (entry.used, entry.key[0]))
+            heappush(self._heap, (entry.last_use, entry.key[0]))
         self._count += 1
         self._file(entry, path, owner)
         self.bytes += entry.size
@@ -297,16 +307,16 @@ class Store:
     def _least_recently_used(self) -> Entry | None:
         heap = self._heap
         while heap:
-            used, number = heap[0]
+            last_use, number = heap[0]
             shard = self._shards[number]
             if not shard:
                 heappop(heap)
                 self._listed[number] = 0
                 continue
             first = next(iter(shard.values()))
-            if first.used == used:
+            if first.last_use == last_use:
                 return first
-            heapreplace(heap, (first.used, number))
+            heapreplace(heap, (first.last_use, number))
         return None
 
     def _file(self, entry: Entry, path: bytes, owner: bytes) -> None:
@@ -324,15 +334,15 @@ class Store:
         if shelf is None:
             shelf = shelves[path] = PathIndex(path)
             self.bytes += _SHELF_BYTES + len(path)
-        place = shelf.get(owner)
-        if place is None or len(place) >= MOST_IN_PLACE:
-            place = shelf[owner] = OwnerBucket(shelf, owner, place)
+        bucket = shelf.get(owner)
+        if bucket is None or len(bucket) >= MAX_BUCKET_ENTRIES:
+            bucket = shelf[owner] = OwnerBucket(shelf, owner, bucket)
             self.bytes += _PLACE_BYTES
-        place.add(entry)
-        entry.place = place
+        bucket.add(entry)
+        entry.bucket = bucket
 
     def _slot(self, entry: Entry) -> int:
-        return int((entry.expires_at + self.stale) * SLOTS_A_SECOND)
+        return int((entry.expires_at + self.stale_seconds) * SLOTS_PER_SECOND)
 
     def _drop(self, entry: Entry) -> None:
         del self._shards[entry.key[0]][entry.key]
@@ -344,14 +354,14 @@ class Store:
         if not on_wheel:
             del self._wheel[slot]
             self.bytes -= _SLOT_BYTES
-        place = entry.place
-        assert place is not None, "what is in a shard lies in a place"
-        entry.place = None
-        place.discard(entry)
-        if not place:
+        bucket = entry.bucket
+        assert bucket is not None, "what is in a shard lies in a place"
+        entry.bucket = None
+        bucket.discard(entry)
+        if not bucket:
             self.bytes -= _PLACE_BYTES
-            if not place.gone and not place.shelf.gone:
-                self._take_away(place)
+            if not bucket.gone and not bucket.shelf.gone:
+                self._take_away(bucket)
 
     def _take_away(self, empty: OwnerBucket) -> None:
         """Take an empty place off its shelf, and an empty shelf out of the index."""
@@ -377,7 +387,7 @@ class Store:
         """The entries, least recently used first."""
         entries = [entry for shard in self._shards for entry in shard.values()]
         return iter(
-            sorted([one for one in entries if not _is_gone(one)], key=lambda entry: entry.used)
+            sorted([one for one in entries if not _is_gone(one)], key=lambda entry: entry.last_use)
         )
 
     # What drops many.
@@ -391,11 +401,11 @@ class Store:
         self._writes[_remembered(owner)] = self._clock
         for path in [path.rstrip(b"/") for path in paths]:
             shelf = self._index[hash(path) % SHARDS].get(path)
-            place = None if shelf is None else shelf.pop(owner, None)
-            if shelf is None or place is None:
+            bucket = None if shelf is None else shelf.pop(owner, None)
+            if shelf is None or bucket is None:
                 continue
-            self._pending_delete.append(place)
-            older: OwnerBucket | None = place
+            self._pending_delete.append(bucket)
+            older: OwnerBucket | None = bucket
             while older is not None:
                 older.gone = True
                 older = older.older
@@ -405,7 +415,7 @@ class Store:
     def clear(self, path: bytes | None = None) -> None:
         """Forget everything, or the answers of *path*, and refuse what is under way.
 
-        :meth:`sweep` and :meth:`reclaim` free the memory.
+        :meth:`remove_expired` and :meth:`free_cleared` free the memory.
 
         :param path: without a query; whatever the query of an answer's request was.
         """
@@ -445,14 +455,14 @@ class Store:
                     doomed.append(last.older)
         return budget
 
-    def sweep(self, now: float, budget: int = 100) -> bool:
+    def remove_expired(self, now: float, budget: int = 100) -> bool:
         """Drop what is gone, and what has expired and is kept no longer.
 
         :param budget: steps, of some microseconds each.
         :returns: whether there is more to drop.
         """
         budget = self._drop_pending(budget)
-        wheel, due = self._wheel, int(now * SLOTS_A_SECOND)
+        wheel, due = self._wheel, int(now * SLOTS_PER_SECOND)
         while budget > 0 and wheel and self._swept < due:
             expired = wheel.get(self._swept)
             while expired and budget > 0:
@@ -464,7 +474,7 @@ class Store:
                 budget -= 1
         return bool(self._pending_delete or (wheel and self._swept < due))
 
-    def reclaim(self, budget: int = 100) -> bool:
+    def free_cleared(self, budget: int = 100) -> bool:
         """Free what was cleared, at most *budget* items of it.
 
         :returns: whether there is more to free.
@@ -481,34 +491,34 @@ class Store:
                 continue
             item = whole.popitem()[1] if isinstance(whole, dict) else whole.pop()
             if isinstance(item, Entry):
-                item.place = None
+                item.bucket = None
                 item.head = item.body = b""
             elif item:
                 retired.append(item)
         return bool(retired)
 
-    def resize(self, most_bytes: int) -> None:
-        """Have another bound from now on; where it is smaller, :meth:`shrink` drops the rest."""
-        self.most_bytes = most_bytes
-        self.largest = most_bytes // 10
-        self._bound = max(most_bytes, self.bytes + self.reserved)
+    def resize(self, max_bytes: int) -> None:
+        """Have another bound from now on; where it is smaller, :meth:`evict_excess` drops the rest."""
+        self.max_bytes = max_bytes
+        self.max_entry_bytes = max_bytes // 10
+        self._bound = max(max_bytes, self.bytes + self.reserved)
 
-    def shrink(self, budget: int = 100) -> bool:
+    def evict_excess(self, budget: int = 100) -> bool:
         """Drop what there is no room for since the bound was made smaller.
 
         :param budget: entries to drop, at most.
         :returns: whether there is more to drop.
         """
-        if self._bound == self.most_bytes:
+        if self._bound == self.max_bytes:
             return False
-        room = self.most_bytes - self.reserved
+        room = self.max_bytes - self.reserved
         while self._count and self.bytes > room and budget > 0:
             entry = self._least_recently_used()
             assert entry is not None, "there are some"
             self._drop(entry)
             self.evictions += 1
             budget -= 1
-        self._bound = max(self.most_bytes, self.bytes + self.reserved)
+        self._bound = max(self.max_bytes, self.bytes + self.reserved)
         return bool(self._count) and self.bytes > room
 
     # What is being collected.
@@ -520,7 +530,7 @@ class Store:
         :returns: whether there is room: all that is being collected stays within half of
             ``most_bytes``, that a few large answers do not drive out all the others.
         """
-        if self.reserved + count > self.most_bytes // 2 or not self._make_room(count):
+        if self.reserved + count > self.max_bytes // 2 or not self._make_room(count):
             return False
         self.reserved += count
         return True
@@ -531,8 +541,8 @@ class Store:
 
 
 def _is_gone(entry: Entry) -> bool:
-    place = entry.place
-    return place is None or place.gone or place.shelf.gone
+    bucket = entry.bucket
+    return bucket is None or bucket.gone or bucket.shelf.gone
 
 
 def _shards() -> list[OrderedDict[bytes, Entry]]:

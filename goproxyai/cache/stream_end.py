@@ -23,13 +23,13 @@ import json
 from enum import Enum
 from typing import Any, Final
 
-from goproxyai.messages.decoding import decoded
+from goproxyai.messages.decoding import decode_body
 from goproxyai.messages.headers import Fields
 
-LONGEST_TAIL: Final = 256 * 1024
+MAX_TAIL_BYTES: Final = 256 * 1024
 """Bytes at the end of a stream that are read; one whose last event is longer is not judged."""
 
-MOST_BLOCKS: Final = 1_000
+MAX_SEARCHED_BLOCKS: Final = 1_000
 """At the end of a stream that are read in search of an event: comments, and what says nothing."""
 
 _USUAL = b"application/json"
@@ -38,15 +38,15 @@ _BOM = b"\xef\xbb\xbf"
 _FAILED = frozenset(("error", "response.failed"))
 
 
-class Ending(Enum):
+class StreamEnd(Enum):
     """How a stream ended."""
 
-    DONE = "it says that it is whole"
-    OPEN = "it is whole if its framing says so"
-    BROKEN = "it ended in an error, or in the middle of an event, or cannot be read"
+    COMPLETE = "it says that it is whole"
+    UNMARKED = "it is whole if its framing says so"
+    FAILED = "it ended in an error, or in the middle of an event, or cannot be read"
 
 
-def is_stream(fields: Fields) -> bool:
+def is_event_stream(fields: Fields) -> bool:
     """Whether a response is a stream of events."""
     kind = fields.get(b"content-type")
     if kind is None or kind == _USUAL:
@@ -54,7 +54,7 @@ def is_stream(fields: Fields) -> bool:
     return kind.partition(b";")[0].strip().lower() == b"text/event-stream"
 
 
-def ending(fields: Fields, body: bytes) -> Ending:
+def stream_end(fields: Fields, body: bytes) -> StreamEnd:
     """How the stream in *body* ended.
 
     :param fields: of the response.
@@ -62,23 +62,23 @@ def ending(fields: Fields, body: bytes) -> Ending:
     """
     coding = fields.get(b"content-encoding")
     if coding is not None:
-        plain = decoded(coding, body)
+        plain = decode_body(coding, body)
         if plain is None:
-            return Ending.BROKEN
+            return StreamEnd.FAILED
         body = plain
-    whole = len(body) <= LONGEST_TAIL
+    whole = len(body) <= MAX_TAIL_BYTES
     if whole:
         body = body.removeprefix(_BOM)
-    tail = body[-LONGEST_TAIL:].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    tail = body[-MAX_TAIL_BYTES:].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     end = tail.rfind(b"\n\n")
     rest = tail[end + 2 :] if end >= 0 else tail
     events = _last_two(tail, max(end, 0))
     if events is None:
-        return Ending.BROKEN
+        return StreamEnd.FAILED
     if any(line and not line.startswith(b":") for line in rest.split(b"\n")):
         last = _Event(rest)
         if last.data.strip() != _DONE:
-            return Ending.BROKEN
+            return StreamEnd.FAILED
         events = [*events[-1:], last]
     return _judged(events, whole)
 
@@ -132,7 +132,7 @@ class _Event:
 def _last_two(tail: bytes, end: int) -> list[_Event] | None:
     """Of the events before *end*, the last two; ``None`` where they are hard to find."""
     found: list[_Event] = []
-    for _ in range(MOST_BLOCKS):
+    for _ in range(MAX_SEARCHED_BLOCKS):
         start = tail.rfind(b"\n\n", 0, end)
         event = _Event(tail[start + 2 if start >= 0 else 0 : end])
         if event.says_something:
@@ -143,14 +143,14 @@ def _last_two(tail: bytes, end: int) -> list[_Event] | None:
     return None
 
 
-def _judged(events: list[_Event], whole: bool) -> Ending:
+def _judged(events: list[_Event], whole: bool) -> StreamEnd:
     """By the last two events; *whole*: there are no others before."""
     if not events or (len(events) == 1 and not whole):
-        return Ending.OPEN if whole else Ending.BROKEN
+        return StreamEnd.UNMARKED if whole else StreamEnd.FAILED
     last = events[-1]
     if last.is_error or not last.readable:
-        return Ending.BROKEN
+        return StreamEnd.FAILED
     if last.data.strip() == _DONE:
-        return Ending.BROKEN if events[0].is_error else Ending.DONE
+        return StreamEnd.FAILED if events[0].is_error else StreamEnd.COMPLETE
     completed = "response.completed" in (last.kind, last.name)
-    return Ending.DONE if completed else Ending.OPEN
+    return StreamEnd.COMPLETE if completed else StreamEnd.UNMARKED

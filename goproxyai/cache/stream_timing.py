@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import Final
 
-MOST_MARKS: Final = 65_536
+MAX_MARKS: Final = 65_536
 """In a pace; what comes later counts as one piece with the last."""
 
 _MARK = Struct("<II")
 _LARGEST = 2**32 - 1
 
 
-class Pace:
+class StreamTiming:
     """Takes note of pieces as they come.
 
     :param now: monotonic seconds.
@@ -39,7 +39,7 @@ class Pace:
         came = min(max(int((now - self._began) * 1000), self._last), _LARGEST)
         self._end += size
         mark = _MARK.pack(came, min(self._end, _LARGEST))
-        if came == self._last or len(self._marks) >= MOST_MARKS * _MARK.size:
+        if came == self._last or len(self._marks) >= MAX_MARKS * _MARK.size:
             self._marks[-_MARK.size :] = mark
         else:
             self._last = came
@@ -50,7 +50,7 @@ class Pace:
         return bytes(self._marks)
 
 
-def pieces(packed: bytes) -> Iterator[tuple[float, int]]:
+def timed_pieces(packed: bytes) -> Iterator[tuple[float, int]]:
     """Seconds since the first piece, and where the piece ends, of each mark.
 
     :raises ValueError: where *packed* is none.

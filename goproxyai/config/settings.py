@@ -18,10 +18,10 @@ from urllib.parse import unquote
 
 import attrs
 
-from goproxyai.cache.coalescing import SHARING
+from goproxyai.cache.coalescing import COALESCE_MODES
 from goproxyai.durations import parse_duration
 from goproxyai.limits.addresses import Networks
-from goproxyai.messages.redaction import masked
+from goproxyai.messages.redaction import mask_credentials
 from goproxyai.upstream.no_proxy import parse_no_proxy
 
 MEGABYTE = 1024 * 1024
@@ -260,7 +260,7 @@ def _snapshot_key(text: str) -> str | None:
 
 
 def _shown_plain(text: str) -> str:
-    return masked(text)
+    return mask_credentials(text)
 
 
 def _shown_url(text: str) -> str:
@@ -278,7 +278,7 @@ def _shown_url(text: str) -> str:
     if match is None or "?" in before or "#" in before:
         return scheme + "***"  # where credentials end is anybody's guess
     query = match["query"] and match["query"][0] + "***"
-    return masked(scheme + ("***@" if at else "") + match["start"] + (query or ""))
+    return mask_credentials(scheme + ("***@" if at else "") + match["start"] + (query or ""))
 
 
 def _shown_secret(_: str) -> str:
@@ -423,7 +423,7 @@ VARIABLES: tuple[Variable, ...] = (
         "Which identical requests in flight share one: off, deterministic (GET, embeddings, "
         "completions with temperature 0 or a seed) or all.",
         "off, deterministic or all",
-        _one_of(*SHARING),
+        _one_of(*COALESCE_MODES),
     ),
     Variable(
         "CACHE_SNAPSHOT",
@@ -608,7 +608,7 @@ class Settings:
     :ivar rate_limit: requests a minute and client; 0 is no limit.
     :ivar cache_ttl: 0 is no cache.
     :ivar cache_shared: paths below ``/v1/``.
-    :ivar coalesce: of :data:`~goproxyai.cache.coalescing.SHARING`.
+    :ivar coalesce: of :data:`~goproxyai.cache.coalescing.COALESCE_MODES`.
     :ivar cache_snapshot_key: there where ``cache_snapshot`` is.
     :ivar max_connections_per_client: 0 is no bound of its own.
     :ivar prices: the file of a table, see :mod:`goproxyai.usage.prices`.

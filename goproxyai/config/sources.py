@@ -20,7 +20,7 @@ from goproxyai.usage.prices import Prices
 CONFIG = "CONFIG"
 """The one variable that cannot be set in the file."""
 
-NAMES = frozenset(variable.name for variable in VARIABLES)
+VARIABLE_NAMES = frozenset(variable.name for variable in VARIABLES)
 """Those that can be set at all."""
 
 
@@ -28,13 +28,13 @@ NAMES = frozenset(variable.name for variable in VARIABLES)
 class LoadedConfig:
     """What the sources say.
 
-    :ivar hidden: the names that the file sets to no effect, since an option or the environment
+    :ivar overridden: the names that the file sets to no effect, since an option or the environment
         sets them otherwise.
     :ivar prices: of tokens.
     """
 
     settings: Settings
-    hidden: tuple[str, ...] = ()
+    overridden: tuple[str, ...] = ()
     prices: Prices = attrs.field(factory=Prices)
 
 
@@ -62,7 +62,7 @@ class ConfigSources:
 
         :raises SettingError: where a file, or a value, is none.
         """
-        fixed = {name: text for name, text in self.environ.items() if name in NAMES}
+        fixed = {name: text for name, text in self.environ.items() if name in VARIABLE_NAMES}
         fixed |= self.options
         path = self.path
         filed = {} if path is None else _filed(path)
@@ -77,7 +77,7 @@ class ConfigSources:
 def _filed(path: str) -> dict[str, str]:
     """What the file at *path* says."""
     try:
-        return envfile.parse(_content(path, envfile.LARGEST), NAMES - {CONFIG})
+        return envfile.parse(_content(path, envfile.LARGEST), VARIABLE_NAMES - {CONFIG})
     except OSError as error:
         why = f"a file that can be read ({error.strerror})"
     except envfile.EnvFileError as error:

@@ -82,7 +82,7 @@ class Reload:
             _log.info("the configuration has not changed")
         if restart:
             _log.warn("the configuration needs a restart: {names}", names=", ".join(restart))
-        if reading.hidden:
-            _log.warn("{line}", line=hidden_line(reading.hidden))
+        if reading.overridden:
+            _log.warn("{line}", line=hidden_line(reading.overridden))
         if "LOG_LEVEL" in live:  # of what comes behind this
             self.write(reading.settings.log_level)

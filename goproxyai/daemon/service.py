@@ -45,7 +45,7 @@ from goproxyai.reactor.lean_loop import end_of_turn_scheduler
 from goproxyai.reactor.write_batch import WriteBatcher
 from goproxyai.telemetry.access_log import AccessLog, Tracer, Write
 from goproxyai.telemetry.counters import Counters
-from goproxyai.upstream.breaker import Breaker
+from goproxyai.upstream.breaker import CircuitBreaker
 from goproxyai.usage.prices import Prices
 
 EVICTION_SECONDS = 1.0
@@ -117,7 +117,7 @@ class Maintenance(Service):
         """Let time pass for what judges upstreams."""
         now = self.clock.seconds()
         for upstream in self.upstreams.each:
-            upstream.breaker.turn(now)
+            upstream.breaker.advance(now)
 
     def _evict(self) -> None:
         """Drop what has expired, was cleared or is too much; go on in the next turn if need be."""
@@ -127,8 +127,8 @@ class Maintenance(Service):
         now = self.clock.seconds()
         more = True
         while more and self.clock.seconds() < now + EVICTION_TURN:
-            more = store.sweep(now, EVICTION_SLICE) | store.reclaim(EVICTION_SLICE)
-            more |= store.shrink(EVICTION_SLICE)
+            more = store.remove_expired(now, EVICTION_SLICE) | store.free_cleared(EVICTION_SLICE)
+            more |= store.evict_excess(EVICTION_SLICE)
         if more:
             self._again = self.clock.callLater(0, self._go_on)
 
@@ -368,7 +368,11 @@ def make_daemon(
     upstreams = Upstreams(
         tuple(
             Upstream(
-                rank, client.route(url.origin), url.base_path, url.text, Breaker(settings.breaker)
+                rank,
+                client.route(url.origin),
+                url.base_path,
+                url.text,
+                CircuitBreaker(settings.breaker),
             )
             for rank, url in enumerate(settings.openai_api_url)
         )

@@ -25,10 +25,10 @@ from goproxyai.http11.client_connection import (
 )
 from goproxyai.http11.connection_pool import ConnectionPool
 from goproxyai.http11.response import Response, ResponseReceiver
-from goproxyai.messages.headers import Headers, lines
+from goproxyai.messages.headers import Headers, serialize_headers
 from goproxyai.reactor.deadlines import Ticker
 from goproxyai.reactor.write_batch import ImmediateWriter, Writer
-from goproxyai.upstream.retries import Cause
+from goproxyai.upstream.retries import RetryCause
 
 MOST_ORIGINS = 64
 """Routes remembered; the daemon has one upstream, so this is a bound and not a size."""
@@ -77,7 +77,7 @@ class _Attempt:
 
     def _failed(self, reason: Failure) -> None:
         if not self._withdrawn:
-            self._request[-1].failed(reason, Cause.CONNECT)
+            self._request[-1].failed(reason, RetryCause.CONNECT)
 
     def cancel(self) -> None:
         """As :class:`Cancellable` has it."""
@@ -99,7 +99,7 @@ class _Promise:
     def answered(self, response: Response) -> None:
         self.response.callback(response)
 
-    def failed(self, reason: Failure, cause: Cause | None = None) -> None:
+    def failed(self, reason: Failure, cause: RetryCause | None = None) -> None:
         self.response.errback(reason)
 
     def informed(self, status: int, reason: bytes, headers: Headers) -> None:
@@ -186,7 +186,7 @@ class RelayAgent:
         """
         if isinstance(headers, WebHeaders):
             headers = [(n, v) for n, values in headers.getAllRawHeaders() for v in values]
-        block = lines(headers or ())
+        block = serialize_headers(headers or ())
         framed = b"\r\ncontent-length:" in b"\r\n" + block.lower()
         promise = _Promise()
         cut = uri.find(b"/", 8)

@@ -39,7 +39,7 @@ from goproxyai.messages.headers import Fields
 from goproxyai.reactor.deadlines import NEVER, Ticker
 from goproxyai.reactor.socket_write import parked, poller_of, set_no_delay
 from goproxyai.reactor.write_batch import LARGE, Writer
-from goproxyai.upstream.retries import Cause
+from goproxyai.upstream.retries import RetryCause
 
 LONGEST_REASON = 1024
 """Bytes of a status line's reason phrase."""
@@ -298,7 +298,7 @@ class ClientConnection(TwistedProtocol):
             if reason.check(ProtocolViolation, UpstreamTimeout) is None:
                 reason = Failure(ConnectionBroken(reason))
                 if self._served and not self._read_bytes:
-                    cause = Cause.RESET
+                    cause = RetryCause.RESET
             receiver.failed(reason, cause)
 
     def _closes_body(self, reason: Failure) -> bool:

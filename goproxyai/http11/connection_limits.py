@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from goproxyai.errors import ProxyError
-from goproxyai.limits.addresses import Networks, bucket_name, normal_address
+from goproxyai.limits.addresses import Networks, bucket_key, canonical_address
 from goproxyai.limits.connection_slots import Bound, ConnectionSlots
 from goproxyai.reactor.deadlines import Ticker
 
@@ -115,9 +115,9 @@ class ConnectionLimits:
 
     def _client(self, peer: str) -> str | None:
         """Whose connections count together: nobody's where it cannot be told whose they are."""
-        if not self._each or normal_address(peer) is None or self._trusted.contains(peer):
+        if not self._each or canonical_address(peer) is None or self._trusted.contains(peer):
             return None
-        return bucket_name(peer)
+        return bucket_key(peer)
 
 
 def _rests(guest: LimitedConnection) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from goproxyai.errors import ProxyError
-from goproxyai.messages.headers import Headers, fields_of
+from goproxyai.messages.headers import Headers, index_fields
 from goproxyai.messages.targets import check_host, origin_form
 
 LARGEST_KEPT = 8 * 1024
@@ -79,7 +79,7 @@ class RequestHead:
         self.version = version
         self.headers = headers
         self.keep = keep
-        self.fields, self.repeated = fields_of(headers)
+        self.fields, self.repeated = index_fields(headers)
         self.holes = _holes(headers, self.repeated)
         self.named = {headers[position][0].lower(): hole for position, hole in self.holes.items()}
         self.length_hole = self.named.get(b"content-length", -1)

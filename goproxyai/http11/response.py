@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from goproxyai.messages.header_templates import HeaderTemplate
 from goproxyai.messages.headers import Fields, Headers
-from goproxyai.upstream.retries import Cause
+from goproxyai.upstream.retries import RetryCause
 
 
 class BodySink(Protocol):
@@ -41,7 +41,7 @@ class ResponseReceiver(Protocol):
     def answered(self, response: Response) -> None:
         """The head is here; the body waits to be asked for."""
 
-    def failed(self, reason: Failure, cause: Cause | None = None) -> None:
+    def failed(self, reason: Failure, cause: RetryCause | None = None) -> None:
         """There will be no answer.
 
         :param cause: why it may be worth while to ask again; ``None``: for nothing.
@@ -113,7 +113,7 @@ class Response:
     @property
     def lines(self) -> bytes:
         """The header lines that are relayed."""
-        return self.shape.lines(self.values, self.fields)
+        return self.shape.relayed_lines(self.values, self.fields)
 
     @property
     def headers(self) -> WebHeaders:

@@ -36,9 +36,9 @@ from goproxyai.http11.framing import (
 )
 from goproxyai.http11.request_body import RequestBody, WholeBody
 from goproxyai.http11.request_head import RequestHead, RequestHeadCache
-from goproxyai.limits.addresses import normal_address
+from goproxyai.limits.addresses import canonical_address
 from goproxyai.messages.headers import Headers
-from goproxyai.messages.targets import LONGEST_TARGET
+from goproxyai.messages.targets import MAX_TARGET_BYTES
 from goproxyai.reactor.deadlines import NEVER, Ticker
 from goproxyai.reactor.socket_write import can_half_close, hung_up, parked, poller_of, set_no_delay
 from goproxyai.reactor.write_batch import ImmediateWriter, Writer
@@ -199,7 +199,7 @@ class ServerConnection(Protocol):
         self._read = b""
         if self._in_head and was_in_head:
             self._head_bytes += size
-            if self._head_bytes > MOST_HEADER_BYTES + LONGEST_TARGET and not self._deaf:
+            if self._head_bytes > MOST_HEADER_BYTES + MAX_TARGET_BYTES and not self._deaf:
                 self._refuse(headers_too_large())
         elif incoming is not None and incoming is self._incoming:
             self._check_framing(_body_of(incoming), size - (incoming.body.received - before))
@@ -299,7 +299,7 @@ class ServerConnection(Protocol):
     def on_url(self, url: bytes) -> None:
         if not self._replayed:
             self._target = self._target + url if self._target else url
-            if len(self._target) > LONGEST_TARGET:
+            if len(self._target) > MAX_TARGET_BYTES:
                 raise ProxyError(
                     "target_too_long", "The request target exceeds 16 KiB; send less in the URL."
                 )
@@ -643,6 +643,6 @@ class ServerFactory(Factory[ServerConnection]):
     def buildProtocol(self, addr: IAddress | None) -> ServerConnection:
         """A connection of its own for the client at *addr*."""
         host = getattr(addr, "host", "") or LOCAL
-        connection = ServerConnection(normal_address(host) or host)
+        connection = ServerConnection(canonical_address(host) or host)
         connection.factory = self
         return connection

@@ -4,8 +4,8 @@
 2. Only a peer in the trusted networks may speak for another address, and ``X-Forwarded-For`` is
    then read from the right: what stands left of the first untrusted entry is hearsay.
 3. An entry that is no address (an empty one, ``unknown``) ends the search; the peer is the client.
-4. The work is bounded whatever a header holds: at most :data:`MOST_ENTRIES` entries of the last
-   :data:`LONGEST_HEADER` bytes are looked at.
+4. The work is bounded whatever a header holds: at most :data:`MAX_FORWARDED_FOR_ENTRIES` entries of the last
+   :data:`MAX_FORWARDED_FOR_BYTES` bytes are looked at.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 import attrs
 
-LONGEST_HEADER = 8 * 1024
+MAX_FORWARDED_FOR_BYTES = 8 * 1024
 """Bytes of ``X-Forwarded-For``, from its end, that are looked at."""
 
-MOST_ENTRIES = 64
+MAX_FORWARDED_FOR_ENTRIES = 64
 """Entries of ``X-Forwarded-For``, from its end, that are looked at."""
 
 _LONGEST_ADDRESS = 128  # characters; a scoped IPv6 address in brackets with a port fits easily
@@ -36,7 +36,7 @@ _Address = IPv4Address | IPv6Address
 _Network = IPv4Network | IPv6Network
 
 
-def normal_address(text: str) -> str | None:
+def canonical_address(text: str) -> str | None:
     """The canonical text of the address in *text*, ``None`` where there is none.
 
     Surrounding spaces and quotes, brackets, a port and a zone are left out, and an IPv4-mapped
@@ -151,14 +151,14 @@ def client_address(peer: str, forwarded_for: bytes | None, trusted: Networks) ->
     :param forwarded_for: ``X-Forwarded-For``, repeated lines joined with ``", "``.
     :param trusted: the proxies whose word counts.
     """
-    here = normal_address(peer)
+    here = canonical_address(peer)
     if here is None:
         return peer
     if forwarded_for is None or not trusted.contains(here):
         return here
     client = here
     for entry in _from_the_right(forwarded_for):
-        address = normal_address(entry)
+        address = canonical_address(entry)
         if address is None:
             return here
         client = address
@@ -169,15 +169,15 @@ def client_address(peer: str, forwarded_for: bytes | None, trusted: Networks) ->
 
 def _from_the_right(forwarded_for: bytes) -> list[str]:
     """The last entries of the header, the rightmost first; never one that is cut."""
-    window = forwarded_for[-LONGEST_HEADER:]
-    entries = window.rsplit(b",", MOST_ENTRIES)
-    if len(entries) > MOST_ENTRIES or len(window) < len(forwarded_for):
+    window = forwarded_for[-MAX_FORWARDED_FOR_BYTES:]
+    entries = window.rsplit(b",", MAX_FORWARDED_FOR_ENTRIES)
+    if len(entries) > MAX_FORWARDED_FOR_ENTRIES or len(window) < len(forwarded_for):
         del entries[0]  # the rest, or one that may have lost its beginning
     return [entry.strip(b" \t").decode("latin-1") for entry in reversed(entries)]
 
 
 @lru_cache(_REMEMBERED)
-def bucket_name(address: str) -> str:
+def bucket_key(address: str) -> str:
     """Which token bucket *address* draws from.
 
     An IPv6 client owns a /64 (RFC 6177), so that is what is limited; an IPv4 address stands for

@@ -5,7 +5,7 @@
 2. Any 2xx opens the tunnel, and what follows its head is the tunnel's, whatever its
    ``Content-Length`` or ``Transfer-Encoding`` claim. Interim answers (1xx) are skipped.
 3. Any other status is a refusal. Its body is not read.
-4. All heads together may take :data:`LONGEST_ANSWER`; however the bytes are cut into reads, the
+4. All heads together may take :data:`MAX_CONNECT_RESPONSE_BYTES`; however the bytes are cut into reads, the
    outcome is the same.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 import h11
 
-LONGEST_ANSWER = 16 * 1024
+MAX_CONNECT_RESPONSE_BYTES = 16 * 1024
 """Bytes of the answer's head, interim answers included."""
 
 _LONGEST_REASON = 256
@@ -56,11 +56,11 @@ class ConnectParser:
         self._request = h11.Request(
             method=b"CONNECT", target=authority, headers=[(b"Host", authority), *headers]
         )
-        self._connection = h11.Connection(h11.CLIENT, LONGEST_ANSWER)
-        self._room = LONGEST_ANSWER
+        self._connection = h11.Connection(h11.CLIENT, MAX_CONNECT_RESPONSE_BYTES)
+        self._room = MAX_CONNECT_RESPONSE_BYTES
         self._opening = b""
 
-    def hello(self) -> bytes:
+    def request_bytes(self) -> bytes:
         """The request, to be written once."""
         request = self._connection.send(self._request)
         assert request is not None

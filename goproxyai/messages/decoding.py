@@ -5,14 +5,14 @@ from __future__ import annotations
 import zlib
 from typing import Final
 
-MOST_DECODED: Final = 1024 * 1024
+MAX_DECODED_BYTES: Final = 1024 * 1024
 """Bytes of an answer that are decoded in search of what it says."""
 
 _MOST_MEMBERS = 16
 
 
-def decoded(coding: bytes, body: bytes) -> bytes | None:
-    """The decoded body; ``None`` where it cannot be read whole within :data:`MOST_DECODED`.
+def decode_body(coding: bytes, body: bytes) -> bytes | None:
+    """The decoded body; ``None`` where it cannot be read whole within :data:`MAX_DECODED_BYTES`.
 
     :param coding: the value of ``Content-Encoding``.
     """
@@ -34,13 +34,13 @@ def decoded(coding: bytes, body: bytes) -> bytes | None:
 
 def _inflated(body: bytes, window: int) -> bytes | None:
     """Inflate all members, of which gzip allows several (RFC 1952 §2.2)."""
-    decoded = b""
+    output = b""
     for _ in range(_MOST_MEMBERS):
         member = zlib.decompressobj(window)
-        decoded += member.decompress(body, MOST_DECODED + 1 - len(decoded))
-        if not member.eof or len(decoded) > MOST_DECODED:
+        output += member.decompress(body, MAX_DECODED_BYTES + 1 - len(output))
+        if not member.eof or len(output) > MAX_DECODED_BYTES:
             return None
         body = member.unused_data
         if not body:
-            return decoded
+            return output
     return None

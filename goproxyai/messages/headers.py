@@ -18,7 +18,7 @@ Headers = list[tuple[bytes, bytes]]
 Fields = dict[bytes, bytes]
 """Lower-cased name to value, repeated lines joined with ``, `` (RFC 9110 §5.3)."""
 
-OUR_NAME: Final = b"goproxyai"
+VIA_PSEUDONYM: Final = b"goproxyai"
 """The pseudonym that stands for us in ``Via``."""
 
 HOP_BY_HOP: Final = frozenset(
@@ -43,7 +43,7 @@ _OWN_PREFIX: Final = b"x-ratelimit-"
 _COMMENT_PIECE = re.compile(rb"\\.|[()]|[^\\()]+|\\", re.DOTALL)
 
 
-def fields_of(headers: Headers) -> tuple[Fields, bool]:
+def index_fields(headers: Headers) -> tuple[Fields, bool]:
     """Index a header by lower-cased name.
 
     :returns: the fields, and whether any name came more than once.
@@ -57,12 +57,12 @@ def fields_of(headers: Headers) -> tuple[Fields, bool]:
     return {name: b", ".join(values) for name, values in lines.items()}, True
 
 
-def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+def serialize_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Header lines on the wire, without the blank line that ends them."""
     return b"".join([b"%b: %b\r\n" % pair for pair in headers])
 
 
-def nominated(fields: Fields) -> frozenset[bytes]:
+def nominated_fields(fields: Fields) -> frozenset[bytes]:
     """The lower-cased names that ``Connection`` binds to this hop (RFC 9110 §7.6.1).
 
     Connection options (``keep-alive``, ``close``), ``content-length`` and ``host`` are not names.
@@ -73,17 +73,17 @@ def nominated(fields: Fields) -> frozenset[bytes]:
     return frozenset([name.strip() for name in connection.lower().split(b",")]) - _FRAMING
 
 
-def forwarded(headers: Headers, fields: Fields) -> Headers:
+def request_headers_for_upstream(headers: Headers, fields: Fields) -> Headers:
     """A request's header for upstream: end-to-end, less ``Host``, ``Expect`` and what is for us."""
-    return _without(headers, nominated(fields) | _NOT_FORWARDED)
+    return _without(headers, nominated_fields(fields) | _NOT_FORWARDED)
 
 
-def relayed(headers: Headers, fields: Fields) -> Headers:
+def response_headers_for_client(headers: Headers, fields: Fields) -> Headers:
     """A response's header for the client: end-to-end, less those that ours replace."""
-    return _without(headers, nominated(fields) | _NOT_RELAYED)
+    return _without(headers, nominated_fields(fields) | _NOT_RELAYED)
 
 
-def is_kept(name: bytes) -> bool:
+def is_shareable(name: bytes) -> bool:
     """Whether a response's field, if it is relayed, is given to others than who asked, too.
 
     Cookies are one client's, and framing and ``Age`` are said anew in each answer.
@@ -93,12 +93,12 @@ def is_kept(name: bytes) -> bool:
     return name not in _NOT_KEPT
 
 
-def names_itself(fields: Fields) -> bool:
+def has_request_id(fields: Fields) -> bool:
     """Whether a response that is relayed has a name of upstream's, ``X-Request-Id``."""
-    return b"x-request-id" in fields and b"x-request-id" not in nominated(fields)
+    return b"x-request-id" in fields and b"x-request-id" not in nominated_fields(fields)
 
 
-def tells_who_asked(name: bytes) -> bool:
+def identifies_credential(name: bytes) -> bool:
     """Whether a response's field speaks of the credential that asked.
 
     :param name: lower-cased.
@@ -106,7 +106,7 @@ def tells_who_asked(name: bytes) -> bool:
     return name in _OWN or name.startswith(_OWN_PREFIX)
 
 
-def stays_here(name: bytes) -> bool:
+def is_never_relayed(name: bytes) -> bool:
     """Whether a response's field is never relayed, whatever ``Connection`` says.
 
     :param name: lower-cased.
@@ -133,13 +133,13 @@ def is_list_member(value: bytes, token: bytes) -> bool:
     return value == token or token in [member.strip(b" \t") for member in value.split(b",")]
 
 
-def via_names_us(fields: Fields) -> bool:
+def is_forwarding_loop(fields: Fields) -> bool:
     """Whether the message has passed through us before (RFC 9110 §7.6.3)."""
     via = fields.get(b"via")
-    if via is None or OUR_NAME not in (via := via.lower()):
+    if via is None or VIA_PSEUDONYM not in (via := via.lower()):
         return False
     elements = _without_comments(via).split(b",")
-    return any(element.split()[1:2] == [OUR_NAME] for element in elements)
+    return any(element.split()[1:2] == [VIA_PSEUDONYM] for element in elements)
 
 
 def _without_comments(value: bytes) -> bytes:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-LONGEST_PATH = 512
+MAX_LOGGED_PATH_CHARACTERS = 512
 """Characters of a target that are written down."""
 
 _CUT = "..."
@@ -23,11 +23,11 @@ _KEY = re.compile(r"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f]{2}))((?:sk|sess)-|ek_)[
 
 
 @lru_cache(maxsize=512)
-def path_only(target: bytes) -> str:
+def redacted_target(target: bytes) -> str:
     """The path of *target* and the names in its query: ``/v1/files?limit&after``.
 
     :param target: as it came in the request line, in whatever form.
-    :returns: visible ASCII, at most :data:`LONGEST_PATH` characters.
+    :returns: visible ASCII, at most :data:`MAX_LOGGED_PATH_CHARACTERS` characters.
     """
     if not target.startswith(b"/"):
         target = _without_authority(target)
@@ -35,9 +35,9 @@ def path_only(target: bytes) -> str:
     if mark:
         path += b"?" + b"&".join(pair.partition(b"=")[0] for pair in query.split(b"&"))
     text = _UNPRINTABLE.sub(_percent_encoded, path).decode("ascii")
-    text = masked(text)
-    if len(text) > LONGEST_PATH:
-        text = text[: LONGEST_PATH - len(_CUT)] + _CUT
+    text = mask_credentials(text)
+    if len(text) > MAX_LOGGED_PATH_CHARACTERS:
+        text = text[: MAX_LOGGED_PATH_CHARACTERS - len(_CUT)] + _CUT
     return text
 
 
@@ -53,7 +53,7 @@ def _percent_encoded(match: re.Match[bytes]) -> bytes:
     return b"%%%02X" % match.group()[0]
 
 
-def masked(text: str) -> str:
+def mask_credentials(text: str) -> str:
     """*text* with ``***`` where credentials stood."""
     # Searching for a word is much faster than searching for a pattern, and mostly in vain.
     if "@" in text:

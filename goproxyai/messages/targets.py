@@ -13,7 +13,7 @@ import re
 
 from goproxyai.errors import ProxyError
 
-LONGEST_TARGET = 16 * 1024
+MAX_TARGET_BYTES = 16 * 1024
 """Bytes; a longer target is answered with 414."""
 
 _VISIBLE = re.compile(rb"[\x21-\x7e]+")
@@ -48,7 +48,7 @@ def origin_form(target: bytes, host: bytes) -> bytes:
     :param host: the value of ``Host``, already judged by :func:`check_host`.
     :raises Problem: ``target_too_long`` or ``bad_request``, by the rules above.
     """
-    if len(target) > LONGEST_TARGET:
+    if len(target) > MAX_TARGET_BYTES:
         raise ProxyError(
             "target_too_long", "The request target exceeds 16 KiB; send less in the URL."
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from goproxyai.http11.exchange import Exchange
-from goproxyai.limits.addresses import Networks, bucket_name, client_address
+from goproxyai.limits.addresses import Networks, bucket_key, client_address
 from goproxyai.limits.token_buckets import TokenBuckets
 
 TICK = 0.1
@@ -48,7 +48,7 @@ class Admission:
         """
         self.per_minute = per_minute
         if per_minute:
-            self.buckets.limit(per_minute)
+            self.buckets.set_rate(per_minute)
             if self._started and self._tick is None:
                 self._begin()
 
@@ -76,14 +76,14 @@ class Admission:
 
     def _mint(self) -> None:
         now = self._clock.seconds()
-        self.buckets.mint(now - self._last)
+        self.buckets.refill(now - self._last)
         self._last = now
         if not (self.per_minute or self.buckets):
             self._tick = None
             return
         self._tick = self._clock.callLater(TICK, self._mint)
         if self._sweeping or now >= self._next_sweep:
-            self._sweeping = self.buckets.sweep(SWEEP_SLICE)
+            self._sweeping = self.buckets.remove_full(SWEEP_SLICE)
             self._next_sweep = now + SWEEP_SECONDS
 
     def client(self, exchange: Exchange) -> str:
@@ -97,4 +97,4 @@ class Admission:
         """Take a token for *client*: 0, or the seconds until there is one again."""
         if not self.per_minute:
             return 0.0
-        return self.buckets.take(bucket_name(client))
+        return self.buckets.take(bucket_key(client))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from goproxyai.cache.rules import may_be_stale
+from goproxyai.cache.rules import may_serve_stale
 from goproxyai.cache.store import Entry, Store
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
@@ -52,23 +52,23 @@ class CacheLookup:
                 if max_age is not None and entry.initial_age + now - entry.stored_at > max_age:
                     reason = "request"
                 elif entry.expires_at > now or (
-                    now - entry.expires_at <= directives.max_stale and may_be_stale(entry.head)
+                    now - entry.expires_at <= directives.max_stale and may_serve_stale(entry.head)
                 ):
                     return entry
                 else:
                     reason = "stale"
         if directives.only_if_cached:
             raise only_if_cached()
-        return CacheMiss(reason, key, notes, store.ticket())
+        return CacheMiss(reason, key, notes, store.generation())
 
     def stale(self, wanted: CacheMiss, now: float) -> Entry | None:
         """What may answer instead of an upstream that failed: an entry that was kept for that."""
         store = self._store
         directives = wanted.notes.directives
-        if directives.no_cache or not store.stale:
+        if directives.no_cache or not store.stale_seconds:
             return None
         entry = store.get(wanted.key, now)
-        if entry is None or not may_be_stale(entry.head):
+        if entry is None or not may_serve_stale(entry.head):
             return None
         max_age = directives.max_age
         if max_age is not None and entry.initial_age + now - entry.stored_at > max_age:

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from goproxyai.errors import ProxyError
 from goproxyai.http11.client_connection import ConnectionBroken, ProtocolViolation, UpstreamTimeout
 from goproxyai.messages.connect import ConnectMalformed, ConnectRefused
-from goproxyai.messages.redaction import masked
+from goproxyai.messages.redaction import mask_credentials
 
 
 def proxy_error_for(failure: Failure) -> ProxyError:
@@ -20,7 +20,7 @@ def proxy_error_for(failure: Failure) -> ProxyError:
     error = failure.value
     while isinstance(error, ConnectionBroken):
         error = error.reason.value
-    detail = masked(f"{type(error).__name__}: {error}")[:500]
+    detail = mask_credentials(f"{type(error).__name__}: {error}")[:500]
     if isinstance(error, ProxyError):
         return ProxyError(error.code, error.message, error.headers, error.detail or detail)
     code, message = _told(error)

@@ -18,7 +18,7 @@ from goproxyai.cache.rules import parent_paths
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
-from goproxyai.messages.headers import Headers, names_itself
+from goproxyai.messages.headers import Headers, has_request_id
 from goproxyai.proxy import replay as respond
 from goproxyai.proxy.error_response import proxy_error_for
 from goproxyai.proxy.recorder import CacheMiss, Recorder, keep_whole, recorder
@@ -121,7 +121,7 @@ class Forward(UpstreamRequest):
             respond.status_line(status, response.phrase)
             + response.lines
             + respond.forwarded_lines(
-                exchange.name, names_itself(fields), self._reason,
+                exchange.name, has_request_id(fields), self._reason,
                 proxy_seconds, upstream_seconds,
             )
         )  # fmt: skip

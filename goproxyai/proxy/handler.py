@@ -7,7 +7,7 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from goproxyai.cache.coalescing import deterministic
+from goproxyai.cache.coalescing import is_deterministic
 from goproxyai.cache.store import Entry, Store
 from goproxyai.egress.treq_client import RelayClient
 from goproxyai.errors import ProxyError
@@ -24,7 +24,7 @@ from goproxyai.proxy.subscriber import Subscriber
 from goproxyai.proxy.upstreams import Upstreams
 from goproxyai.telemetry.access_log import AccessLog
 from goproxyai.telemetry.counters import Counters
-from goproxyai.upstream.retries import Budget
+from goproxyai.upstream.retries import RetryBudget
 from goproxyai.usage.usage import Usage
 
 _log = Logger(namespace="goproxyai.relay")
@@ -57,7 +57,7 @@ class ProxyHandler:
         self.seconds = clock.seconds
         self.upstreams = upstreams
         self.terms = terms
-        self.budget = Budget()
+        self.budget = RetryBudget()
         self.client = client
         self.admission = admission
         self.store = store
@@ -152,7 +152,7 @@ class ProxyHandler:
         if not isinstance(found, CacheMiss):
             self.counters.hits += 1
             replay: respond.Replay | None
-            if found.pace and notes.paced:
+            if found.timing and notes.paced:
                 replay = respond.paced_hit(exchange, found, now, self.clock)
             else:
                 replay = respond.hit(exchange, found, now)
@@ -163,7 +163,7 @@ class ProxyHandler:
             return
         shares = notes.shares
         if shares is None:
-            shares = deterministic(body)
+            shares = is_deterministic(body)
         if not shares or found.reason == "request":
             self.counters.misses += 1
             self.forward(exchange, client, found)
@@ -274,8 +274,8 @@ class _Replaying(_Waiting):
         super().__init__(relay, exchange, client)
         self.cache = cache
         self._detail = detail
-        self.usage = None if entry is None else entry.tokens()
-        self.streamed = entry is not None and entry.stream
+        self.usage = None if entry is None else entry.token_usage()
+        self.streamed = entry is not None and entry.is_event_stream
         self.first_seconds = relay.seconds() - exchange.began
         self.upstream = -1.0, b""
         self._then = done

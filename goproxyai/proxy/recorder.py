@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from goproxyai.cache.rules import may_store, still_changing
+from goproxyai.cache.rules import is_in_progress, may_store
 from goproxyai.cache.store import Entry, Store
-from goproxyai.cache.stream_end import Ending, ending, is_stream
-from goproxyai.cache.stream_timing import Pace
+from goproxyai.cache.stream_end import StreamEnd, is_event_stream, stream_end
+from goproxyai.cache.stream_timing import StreamTiming
 from goproxyai.http11.response import Response
-from goproxyai.messages.headers import names_itself
-from goproxyai.proxy.replay import kept_lines, status_line, stored_lines
+from goproxyai.messages.headers import has_request_id
+from goproxyai.proxy.replay import shareable_lines, status_line, stored_lines
 from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.usage.usage import Usage
 
@@ -32,13 +32,13 @@ class CacheMiss(NamedTuple):
     :ivar reason: ``miss``; ``stale`` where the stored answer has expired; ``request`` where the
         request did not want it.
     :ivar notes: on its head.
-    :ivar ticket: what the store needs to know whether the answer is outdated when it comes.
+    :ivar generation: what the store needs to know whether the answer is outdated when it comes.
     """
 
     reason: str
     key: bytes
     notes: RequestPlan
-    ticket: int
+    generation: int
 
 
 class Recorder:
@@ -66,8 +66,8 @@ class Recorder:
         self._store = store
         self._response = response
         self._seconds = seconds
-        self._pace = Pace(seconds()) if is_stream(response.fields) else None
-        self._most = store.largest
+        self._pace = StreamTiming(seconds()) if is_event_stream(response.fields) else None
+        self._most = store.max_entry_bytes
         length = response.length
         self.on = not (isinstance(length, int) and length > self._most)
         self.pieces: list[bytes] = []
@@ -118,8 +118,8 @@ class Recorder:
         """
         packed = None
         if self._pace is not None:
-            how = ending(self._response.fields, body)
-            if how is Ending.BROKEN or (how is Ending.OPEN and not framed):
+            how = stream_end(self._response.fields, body)
+            if how is StreamEnd.FAILED or (how is StreamEnd.UNMARKED and not framed):
                 return False
             packed = self._pace.packed()
         elif not framed:
@@ -137,12 +137,12 @@ def _keep(
     pace: bytes | None,
 ) -> bool:
     notes, fields = wanted.notes, response.fields
-    if notes.is_get and still_changing(fields, body):
+    if notes.is_get and is_in_progress(fields, body):
         return False
-    named = names_itself(fields) and not notes.shared
+    named = has_request_id(fields) and not notes.shared
     head = (
         status_line(response.code, response.phrase)
-        + kept_lines(response, notes.shared)
+        + shareable_lines(response, notes.shared)
         + stored_lines(int(time.time()), named)
     )
     age = fields.get(b"age")
@@ -157,7 +157,7 @@ def _keep(
         pace,
         usage,
     )
-    return store.put(entry, notes.path.rstrip(b"/"), notes.owner, wanted.ticket)
+    return store.put(entry, notes.path.rstrip(b"/"), notes.owner, wanted.generation)
 
 
 def _age(text: bytes) -> int:
@@ -176,7 +176,7 @@ def keep_whole(
     """As a recorder does, with an answer that came in one read."""
     if not _may_keep(wanted, response):
         return
-    if is_stream(response.fields):
+    if is_event_stream(response.fields):
         one = Recorder(store, response, lambda: now)
         if one.add(body):
             one.keep(one.whole(), wanted, usage)

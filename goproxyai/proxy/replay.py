@@ -11,11 +11,18 @@ from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTim
 from zope.interface import implementer
 
 from goproxyai.cache.store import Entry
-from goproxyai.cache.stream_timing import pieces
+from goproxyai.cache.stream_timing import timed_pieces
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
-from goproxyai.messages.headers import Headers, fields_of, is_kept, lines, relayed, tells_who_asked
+from goproxyai.messages.headers import (
+    Headers,
+    identifies_credential,
+    index_fields,
+    is_shareable,
+    response_headers_for_client,
+    serialize_headers,
+)
 
 SLICE = 64 * 1024
 """Bytes of a stored body that are written in one turn."""
@@ -90,25 +97,25 @@ def forwarded_lines(
 
 def interim(status: int, reason: bytes, headers: Headers) -> bytes:
     """An interim answer as it is passed on, without the blank line that ends it."""
-    passing = relayed(headers, fields_of(headers)[0])
-    kept = lines([pair for pair in passing if pair[0].lower() != b"content-length"])
+    passing = response_headers_for_client(headers, index_fields(headers)[0])
+    kept = serialize_headers([pair for pair in passing if pair[0].lower() != b"content-length"])
     return b"HTTP/1.1 %d %b\r\n%b" % (status, reason, kept)
 
 
-def kept_lines(response: Response, shared: bool) -> bytes:
+def shareable_lines(response: Response, shared: bool) -> bytes:
     """Upstream's header lines, as others get them than who asked.
 
     :param shared: whether they may hold another credential.
     """
     if not shared:
-        return response.shape.kept_lines(response.values, response.fields)
-    kept = relayed(response.raw, response.fields)
+        return response.shape.shareable_lines(response.values, response.fields)
+    kept = response_headers_for_client(response.raw, response.fields)
     names = [pair[0].lower() for pair in kept]
-    return lines(
+    return serialize_headers(
         [
             pair
             for name, pair in zip(names, kept, strict=True)
-            if is_kept(name) and not tells_who_asked(name)
+            if is_shareable(name) and not identifies_credential(name)
         ]
     )
 
@@ -134,12 +141,12 @@ def hit(exchange: Exchange, entry: Entry, now: float, detail: str = "") -> Repla
     body = entry.body
     size = len(body)
     age, ttl, spent = entry.age(now), entry.expires_at - now, (now - exchange.began) * 1000
-    if exchange.simple and size <= SLICE and entry.pace is None and not detail:
+    if exchange.simple and size <= SLICE and entry.timing is None and not detail:
         message = entry.head + _CHANGING_FRAMED % (exchange.name, age, ttl, spent, size) + body
         exchange.answer(entry.status, message, size)
         return None
     head = entry.head + _changing(exchange.name, age, ttl, spent, detail)
-    exchange.begin(entry.status, head, size if entry.pace is None else None)
+    exchange.begin(entry.status, head, size if entry.timing is None else None)
     if size <= SLICE:
         exchange.write(body, True)
         return None
@@ -153,7 +160,7 @@ def paced_hit(exchange: Exchange, entry: Entry, now: float, clock: IReactorTime)
     head = entry.head + changing
     exchange.begin(entry.status, head, None)
     exchange.flush()
-    return PacedReplay(exchange, entry.body, pieces(entry.pace or b""), clock)
+    return PacedReplay(exchange, entry.body, timed_pieces(entry.timing or b""), clock)
 
 
 def _changing(name: bytes, age: int, ttl: float, spent: float, detail: str) -> bytes:
@@ -290,12 +297,12 @@ def problem(exchange: Exchange, trouble: ProxyError, reason: str = "") -> None:
         ours = _ours(reason, trouble.code.replace("_", "-"))
     else:
         ours = _OURS
-    _whole(exchange, trouble.status, lines((_JSON, *trouble.headers)) + ours, body)
+    _whole(exchange, trouble.status, serialize_headers((_JSON, *trouble.headers)) + ours, body)
 
 
 def limited(exchange: Exchange, headers: Headers) -> None:
     """Answer that the client is over its rate; *headers* say when it may come back."""
-    _whole(exchange, 429, lines((_JSON, *headers)) + _ours("", "rate-limit"), _LIMITED)
+    _whole(exchange, 429, serialize_headers((_JSON, *headers)) + _ours("", "rate-limit"), _LIMITED)
 
 
 def _whole(exchange: Exchange, status: int, header_lines: bytes, body: bytes) -> None:

@@ -6,13 +6,13 @@ from typing import Final
 
 import attrs
 
-from goproxyai.cache.coalescing import shares
-from goproxyai.cache.directives import request_directives, wanted_ttl, wants_pace
-from goproxyai.cache.key import begun_key, credential
+from goproxyai.cache.coalescing import may_coalesce
+from goproxyai.cache.directives import request_directives, requested_ttl, wants_paced_replay
+from goproxyai.cache.key import credential_id, start_cache_key
 from goproxyai.cache.rules import bypass_reason, in_namespace, is_write
-from goproxyai.cache.store import COMPUTED
+from goproxyai.cache.store import UNOWNED
 from goproxyai.http11.request_head import FieldValues, RequestHead
-from goproxyai.messages.headers import forwarded, via_names_us
+from goproxyai.messages.headers import is_forwarding_loop, request_headers_for_upstream
 from goproxyai.proxy.upstreams import Upstream
 from goproxyai.usage.usage import generates
 
@@ -60,7 +60,7 @@ class RequestPlan:
     :ivar shared: whether all credentials share the answer.
     :ivar shares: whether it may be shared while it comes, ``None`` where the body decides.
     :ivar owner: whose writes drop the answer: of a credential, :data:`SHARED`, or nobody's
-        (:data:`~goproxyai.cache.store.COMPUTED`).
+        (:data:`~goproxyai.cache.store.UNOWNED`).
     :ivar writes_to: the owners whose answers a write drops: what is shared, and one's own above it.
     :ivar generates: whether it is billed by what its answer says.
     :ivar is_get: whether the method is GET.
@@ -82,21 +82,23 @@ class RequestPlan:
         self.directives = request_directives(fields)
         if self.reason is None and self.directives.no_store:
             self.reason = "no-store"
-        ttl = wanted_ttl(fields)
+        ttl = requested_ttl(fields)
         self.ttl = min(ttl, terms.most_ttl) if ttl is not None and terms.most_ttl else terms.ttl
-        self.paced = wants_pace(fields)
+        self.paced = wants_paced_replay(fields)
         self.generates = generates(method, path)
         self.is_get = method == b"GET"
         self.writes = is_write(method, path)
         self.shared = in_namespace(path, terms.shared)
-        self.shares = shares(terms.sharing, method, path)
-        own = credential(fields)
+        self.shares = may_coalesce(terms.sharing, method, path)
+        own = credential_id(fields)
         self.writes_to = (SHARED, own) if self.shared else (own,)
-        self.owner = self.writes_to[0] if self.is_get else COMPUTED
-        self._key = begun_key(method, head.target, fields, headers, head.repeated, self.shared)
-        self.looped = via_names_us(fields)
+        self.owner = self.writes_to[0] if self.is_get else UNOWNED
+        self._key = start_cache_key(
+            method, head.target, fields, headers, head.repeated, self.shared
+        )
+        self.looped = is_forwarding_loop(fields)
         holes = {headers[position][0]: hole for position, hole in head.holes.items()}
-        kept = forwarded(headers, fields)
+        kept = request_headers_for_upstream(headers, fields)
         if terms.traced:
             kept = [pair for pair in kept if pair[0].lower() != b"traceparent"]
         self._line = method, head.target

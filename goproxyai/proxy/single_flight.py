@@ -26,7 +26,7 @@ from goproxyai.cache.rules import may_share
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
-from goproxyai.messages.headers import Headers, names_itself
+from goproxyai.messages.headers import Headers, has_request_id
 from goproxyai.proxy import replay as respond
 from goproxyai.proxy.error_response import proxy_error_for
 from goproxyai.proxy.recorder import CacheMiss, Recorder, recorder
@@ -95,7 +95,7 @@ class SingleFlight(UpstreamRequest):
 
         Not where a write, or a clearing, came in between: what is under way may be outdated.
         """
-        return not self._relay.store.overtaken(wanted.notes.owner, self._wanted.ticket)
+        return not self._relay.store.is_outdated(wanted.notes.owner, self._wanted.generation)
 
     def subscribe(self, exchange: Exchange, client: str, wanted: CacheMiss) -> None:
         """Take one more rider."""
@@ -223,18 +223,18 @@ class SingleFlight(UpstreamRequest):
         if rider.leads:
             seconds = self._upstream_seconds
             ours = respond.forwarded_lines(
-                rider.exchange.name, names_itself(response.fields), self._wanted.reason,
+                rider.exchange.name, has_request_id(response.fields), self._wanted.reason,
                 self._sent_at - began, seconds,
             )  # fmt: skip
             return line + response.lines + ours
         waited = self._relay.seconds() - began
         shared = self._wanted.notes.shared
-        named = names_itself(response.fields) and not shared
+        named = has_request_id(response.fields) and not shared
         ours = respond.forwarded_lines(rider.exchange.name, named, respond.COALESCED, 0.0, waited)
         age = response.fields.get(b"age")
         if age is not None:
             ours += b"Age: %b\r\n" % age
-        return line + respond.kept_lines(response, shared) + ours
+        return line + respond.shareable_lines(response, shared) + ours
 
     def _answer_whole(self, response: Response, body: bytes) -> None:
         """All of the answer came in one read: one write for each."""

@@ -26,7 +26,13 @@ from goproxyai.messages.headers import Headers
 from goproxyai.proxy import replay as respond
 from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.proxy.upstreams import Upstream
-from goproxyai.upstream.retries import MOST_TRIES, Cause, may_repeat, retry_after, wait_before
+from goproxyai.upstream.retries import (
+    MAX_ATTEMPTS,
+    RetryCause,
+    backoff_seconds,
+    may_retry,
+    parse_retry_after,
+)
 
 if TYPE_CHECKING:
     from goproxyai.proxy.handler import ProxyHandler
@@ -157,7 +163,7 @@ class UpstreamRequest:
         if sending is not None:
             sending.cancel()
             if self._probe:
-                self._upstream.breaker.cancelled()
+                self._upstream.breaker.release_probe()
 
     # What upstream does.
 
@@ -168,23 +174,27 @@ class UpstreamRequest:
             self._stop_clock()
         breaker = self._upstream.breaker
         if response.code == 407:  # a proxy's: the way is closed
-            breaker.failed(self._relay.seconds(), self._probe)
+            breaker.record_failure(self._relay.seconds(), self._probe)
         elif breaker.closed:
             breaker.successes += 1
         else:
-            breaker.succeeded()
+            breaker.record_success()
 
-    def failed(self, reason: Failure, cause: Cause | None = None) -> None:
+    def failed(self, reason: Failure, cause: RetryCause | None = None) -> None:
         """As a Receiver has it: no answer came; perhaps one comes if it is asked for again."""
         self._sending = None
-        self._unsent = cause is Cause.CONNECT and (self._tries == 1 or self._unsent)
+        self._unsent = cause is RetryCause.CONNECT and (self._tries == 1 or self._unsent)
         now = self._relay.seconds()
         breaker = self._upstream.breaker
-        if reason.check(UpstreamTimeout) and cause is None and breaker.answered_at >= self._sent_at:
+        if (
+            reason.check(UpstreamTimeout)
+            and cause is None
+            and breaker.last_success_at >= self._sent_at
+        ):
             if self._probe:
-                breaker.cancelled()  # it is there: others were answered meanwhile
+                breaker.release_probe()  # it is there: others were answered meanwhile
         else:
-            breaker.failed(now, self._probe)
+            breaker.record_failure(now, self._probe)
         if cause is None or not self._repeat(cause, reason, now, None):
             self._stop_clock()
             self._lost(reason)
@@ -208,14 +218,14 @@ class UpstreamRequest:
         """An answer came that may be worth another try; says whether it is asked for again."""
         if response.code not in self._relay.terms.retry_status:
             return False
-        after = retry_after(response.fields.get(b"retry-after"))
-        if not self._repeat(Cause.STATUS, None, self._relay.seconds(), after):
+        after = parse_retry_after(response.fields.get(b"retry-after"))
+        if not self._repeat(RetryCause.STATUS, None, self._relay.seconds(), after):
             return False
         response.abort()
         return True
 
     def _repeat(
-        self, cause: Cause, reason: Failure | None, now: float, after: float | None
+        self, cause: RetryCause, reason: Failure | None, now: float, after: float | None
     ) -> bool:
         """Ask again in a moment, or somebody else at once; says whether that may be done.
 
@@ -224,10 +234,10 @@ class UpstreamRequest:
         relay, asked = self._relay, self._asked
         body = asked.body
         replayable = not (isinstance(body, RequestBody) and body.streamed)
-        if self._tries >= MOST_TRIES or not may_repeat(cause, asked.method, replayable):
+        if self._tries >= MAX_ATTEMPTS or not may_retry(cause, asked.method, replayable):
             return False
         again = self._again = self._again or RetryState()
-        hopeless = reason is not None and cause is Cause.CONNECT and _is_hopeless(reason)
+        hopeless = reason is not None and cause is RetryCause.CONNECT and _is_hopeless(reason)
         again.not_before[self._upstream] = inf if hopeless else now + (after or 0.0)
         upstream = relay.upstreams.instead(again.not_before)
         if upstream is None:
@@ -235,9 +245,9 @@ class UpstreamRequest:
         wait = 0.0
         if upstream in again.not_before:
             rest = max(0.0, again.not_before[upstream] - now)
-            wait = wait_before(self._tries, random(), rest)  # noqa: S311  # nobody gains by guessing
+            wait = backoff_seconds(self._tries, random(), rest)  # noqa: S311  # nobody gains by guessing
         left = asked.began + relay.terms.patience - now
-        if wait > left or not relay.budget.spend(relay.counters.forwarded):
+        if wait > left or not relay.budget.try_spend(relay.counters.forwarded):
             return False
         relay.counters.retries[cause.value] += 1
         if again.deadline is None:
@@ -249,7 +259,7 @@ class UpstreamRequest:
         self._sending = None
         now = self._relay.seconds()
         try:
-            if not upstream.breaker.admits(now):  # it opened meanwhile
+            if not upstream.breaker.admit(now):  # it opened meanwhile
                 upstream = self._relay.upstreams.choose(now)
             self._ask(upstream)
         except Exception:  # circuit_open, or a defect of ours: never leave anybody waiting

@@ -11,7 +11,7 @@ from math import ceil, inf
 
 from goproxyai.egress.routes import Route
 from goproxyai.errors import ProxyError
-from goproxyai.upstream.breaker import Breaker, State
+from goproxyai.upstream.breaker import CircuitBreaker, CircuitState
 
 
 class Upstream:
@@ -24,7 +24,9 @@ class Upstream:
 
     __slots__ = ("base", "breaker", "rank", "route", "url")
 
-    def __init__(self, rank: int, route: Route, base: bytes, url: str, breaker: Breaker) -> None:
+    def __init__(
+        self, rank: int, route: Route, base: bytes, url: str, breaker: CircuitBreaker
+    ) -> None:
         self.rank = rank
         self.route = route
         self.base = base
@@ -47,7 +49,7 @@ class Upstreams:
 
     def reachable(self, now: float) -> bool:
         """Whether any of them would be asked now, be it for a probe."""
-        return any(upstream.breaker.state(now) is not State.OPEN for upstream in self.each)
+        return any(upstream.breaker.state(now) is not CircuitState.OPEN for upstream in self.each)
 
     def choose(self, now: float) -> Upstream:
         """Whom to ask now.
@@ -55,7 +57,7 @@ class Upstreams:
         :raises Problem: ``circuit_open``.
         """
         for upstream in self.each:
-            if upstream.breaker.admits(now):
+            if upstream.breaker.admit(now):
                 return upstream
         raise self.refusal(now)
 
@@ -73,7 +75,7 @@ class Upstreams:
 
     def refusal(self, now: float) -> ProxyError:
         """What a request is told that nobody takes."""
-        wait = min(upstream.breaker.wait(now) for upstream in self.each)
+        wait = min(upstream.breaker.seconds_until_retry(now) for upstream in self.each)
         return ProxyError(
             "circuit_open",
             "Upstream has failed too often in the last seconds and is left alone for a moment; "

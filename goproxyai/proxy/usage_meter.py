@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from goproxyai.cache.stream_end import is_stream
+from goproxyai.cache.stream_end import is_event_stream
 from goproxyai.http11.response import Response
 from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.telemetry.counters import Counters
@@ -75,7 +75,7 @@ def meter_of(
 ) -> UsageMeter | None:
     """Who is to look at an answer that comes in pieces, if there is anything to see."""
     fields = response.fields
-    streamed = is_stream(fields)
+    streamed = is_event_stream(fields)
     reader = UsageScanner(fields) if is_billed(notes, response) else None
     return (
         UsageMeter(counters, seconds, streamed, reader) if streamed or reader is not None else None

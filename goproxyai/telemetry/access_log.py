@@ -22,7 +22,7 @@ from twisted.logger import Logger
 
 from goproxyai.cache.store import Entry
 from goproxyai.http11.exchange import Exchange
-from goproxyai.messages.redaction import path_only
+from goproxyai.messages.redaction import redacted_target
 from goproxyai.telemetry.aggregate import counted
 from goproxyai.telemetry.counters import CLIENT_GONE, Counters
 from goproxyai.usage.usage import Usage
@@ -92,7 +92,7 @@ class Event(NamedTuple):
     @property
     def usage(self) -> Usage | None:
         """Tokens of the answer, where it says so and came whole."""
-        return self.bill.tokens() if isinstance(self.bill, Entry) else self.bill  # type: ignore[return-value]  # it is counted
+        return self.bill.token_usage() if isinstance(self.bill, Entry) else self.bill  # type: ignore[return-value]  # it is counted
 
     @property
     def waited(self) -> float:
@@ -119,7 +119,7 @@ class Event(NamedTuple):
         named: dict[str, Any] = {
             "time": self.began + batch.offset,
             "method": self.method.decode("ascii", "replace"),
-            "path": path_only(self.target),
+            "path": redacted_target(self.target),
             "status": self.status,
             "cache": self.cache,
             "client": self.client,

@@ -100,6 +100,6 @@ def _settle(
         bills = tuple([event[_BILL] for event in events if event[_CACHE] in SPARED])
     spared = Counter(bills)
     for bill, count in spared.items():
-        told = bill.tokens() if type(bill) is Entry else bill
+        told = bill.token_usage() if type(bill) is Entry else bill
         if told is not None:
             tokens.save(told, count)

@@ -12,7 +12,7 @@ from typing import Any
 
 from goproxyai.errors import STATUS
 from goproxyai.http11.connection_limits import ConnectionCounts
-from goproxyai.upstream.retries import Cause
+from goproxyai.upstream.retries import RetryCause
 from goproxyai.usage.totals import UsageTotals
 
 ROUTES = (
@@ -186,7 +186,7 @@ class Counters:
         self.rescues = 0
         self.bypasses = 0
         self.forwarded = 0
-        self.retries = {cause.value: 0 for cause in Cause}
+        self.retries = {cause.value: 0 for cause in RetryCause}
         self.limited = 0
         self.client_gone = 0
         self.cut = 0

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText
 from zope.interface import implementer
 
-from goproxyai.messages.redaction import masked, path_only
+from goproxyai.messages.redaction import mask_credentials, redacted_target
 from goproxyai.telemetry.access_log import Batch, Event
 from goproxyai.usage.usage import Usage
 
@@ -80,7 +80,7 @@ def _as_json(event: Event, batch: Batch) -> str:
 def _subject(method: bytes, target: bytes, status: int, cache: str, client: str) -> str:
     """What was asked by whom, and what became of it."""
     return (
-        f'"method":{_quoted(method.decode("latin-1"))},"path":{_quoted(path_only(target))},'
+        f'"method":{_quoted(method.decode("latin-1"))},"path":{_quoted(redacted_target(target))},'
         f'"status":{status},"cache":"{cache}","client":{_quoted(client)}'
     )
 
@@ -146,7 +146,7 @@ class LogOutput:
         level = event.get("log_level", LogLevel.info)
         if level < self._level:
             return
-        text = masked(eventAsText(event, includeTimestamp=False, includeSystem=False))
+        text = mask_credentials(eventAsText(event, includeTimestamp=False, includeSystem=False))
         when = _stamp(event.get("log_time", time.time()))
         source = str(event.get("log_namespace", "-"))
         if self._as_json:

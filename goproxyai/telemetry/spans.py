@@ -24,7 +24,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from goproxyai import __version__
-from goproxyai.messages.redaction import masked, path_only
+from goproxyai.messages.redaction import mask_credentials, redacted_target
 from goproxyai.messages.trace_context import TraceParent
 from goproxyai.telemetry.access_log import Event
 from goproxyai.telemetry.counters import CLIENT_GONE, SPARED, route_of
@@ -38,7 +38,7 @@ OPERATIONS: Final = {
 }
 """``gen_ai.operation.name`` of POSTs; other paths are requests of HTTP like any other."""
 
-MOST_TRIES: Final = 8
+MAX_ATTEMPTS: Final = 8
 """Of one request, how many are told: retries are three, and whoever goes on alone has as many."""
 
 _METHODS = frozenset((b"GET", b"POST", b"PUT", b"DELETE", b"PATCH", b"HEAD", b"OPTIONS"))
@@ -99,7 +99,7 @@ class RequestTrace:
         """The body is here, if it is bytes: look for the model in it, once."""
         if self._wanted and isinstance(body, bytes):
             self._wanted = False
-            self.model = masked(asked_model(body))
+            self.model = mask_credentials(asked_model(body))
 
     def read(self, now: float, body: bytes | None) -> None:
         """The body that did not come with the head is here, or is too large to keep."""
@@ -109,9 +109,9 @@ class RequestTrace:
     def forwarded(self, now: float, url: str, body: object) -> bytes:
         """The request goes to the upstream at *url*: what says to it whose span it is."""
         self.asks(body)
-        if self.sampled and len(self.tries) < MOST_TRIES:
+        if self.sampled and len(self.tries) < MAX_ATTEMPTS:
             self.tries.append((now, url))
-        return self.ours.line()
+        return self.ours.header_line()
 
     def rides(self, leader: RequestTrace | None) -> None:
         """It waits for the answer to another."""
@@ -176,7 +176,7 @@ def _error_of(event: Event) -> str:
 def _attributes(event: Event, followed: RequestTrace, kind: Kind, error: str) -> dict[str, Any]:
     named: dict[str, Any] = {
         "http.request.method": kind.method,
-        "url.path": path_only(event.target).partition("?")[0],
+        "url.path": redacted_target(event.target).partition("?")[0],
         "client.address": event.client,
         "goproxyai.cache": event.cache,
         "goproxyai.request_id": event.name.decode("ascii"),
@@ -206,7 +206,7 @@ def _attributes(event: Event, followed: RequestTrace, kind: Kind, error: str) ->
 def _count(named: dict[str, Any], usage: Usage, spared: bool) -> None:
     """What the answer says of itself."""
     if usage.model:
-        named["gen_ai.response.model"] = masked(usage.model)
+        named["gen_ai.response.model"] = mask_credentials(usage.model)
     if spared:
         named["goproxyai.spared.input_tokens"] = usage.prompt
         named["goproxyai.spared.output_tokens"] = usage.completion

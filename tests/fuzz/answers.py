@@ -22,7 +22,7 @@ from goproxyai.http11.client_connection import ClientConnection, Timeouts
 from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import Ticker
 from goproxyai.reactor.write_batch import ImmediateWriter
-from goproxyai.upstream.retries import Cause
+from goproxyai.upstream.retries import RetryCause
 from tests.fuzz.requests import Line, plain
 
 METHODS = (b"GET", b"HEAD", b"POST")
@@ -98,7 +98,7 @@ class Ours:
         self._response = response
         response.deliver(self)
 
-    def failed(self, reason: Failure, cause: Cause | None = None) -> None:
+    def failed(self, reason: Failure, cause: RetryCause | None = None) -> None:
         assert not self.failures, "one failure"
         self.failures += 1
 

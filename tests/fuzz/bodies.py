@@ -14,11 +14,11 @@ from typing import Any
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from goproxyai.cache import snapshot_format as sealed
-from goproxyai.cache.coalescing import LARGEST_READ, deterministic
+from goproxyai.cache.coalescing import MAX_PARSED_BODY_BYTES, is_deterministic
 from goproxyai.cache.snapshot_format import Record, Refused
-from goproxyai.cache.stream_end import LONGEST_TAIL, MOST_BLOCKS, Ending, ending
+from goproxyai.cache.stream_end import MAX_SEARCHED_BLOCKS, MAX_TAIL_BYTES, StreamEnd, stream_end
 from goproxyai.messages.connect import (
-    LONGEST_ANSWER,
+    MAX_CONNECT_RESPONSE_BYTES,
     ConnectMalformed,
     ConnectParser,
     ConnectRefused,
@@ -34,16 +34,16 @@ from tests.fuzz.work import linear
 def check_streams(data: bytes) -> None:
     """Hold the verdict on a stream against the events that a reader of it would see."""
     with linear(len(data), base=20_000):
-        verdict = ending({b"content-type": b"text/event-stream"}, data)
-    if data.count(b"\n") + data.count(b"\r") < MOST_BLOCKS:  # else it may look no further
+        verdict = stream_end({b"content-type": b"text/event-stream"}, data)
+    if data.count(b"\n") + data.count(b"\r") < MAX_SEARCHED_BLOCKS:  # else it may look no further
         assert verdict is _verdict(data)
     with linear(len(data), base=20_000):
-        assert ending({b"content-encoding": b"gzip"}, data) in Ending
+        assert stream_end({b"content-encoding": b"gzip"}, data) in StreamEnd
 
 
-def _verdict(body: bytes) -> Ending:
+def _verdict(body: bytes) -> StreamEnd:
     """The same rules, line by line."""
-    assert len(body) <= LONGEST_TAIL
+    assert len(body) <= MAX_TAIL_BYTES
     body = body.removeprefix(b"\xef\xbb\xbf")
     events: list[tuple[bytes, bytes]] = []
     name, says = b"", False
@@ -69,18 +69,18 @@ def _verdict(body: bytes) -> Ending:
             unfinished = True
             events.append((name, b"\n".join(data)))
     if unfinished and events[-1][1].strip() != b"[DONE]":
-        return Ending.BROKEN
+        return StreamEnd.FAILED
     if not events:
-        return Ending.OPEN
+        return StreamEnd.UNMARKED
     name, said = events[-1]
     if said.strip() == b"[DONE]" and name not in _FAILED:
         failed = len(events) > 1 and _is_failure(*events[-2])
-        return Ending.BROKEN if failed else Ending.DONE
+        return StreamEnd.FAILED if failed else StreamEnd.COMPLETE
     document = _json(said)
     if _is_failure(name, said) or (said.lstrip().startswith(b"{") and document is None):
-        return Ending.BROKEN
+        return StreamEnd.FAILED
     completed = isinstance(document, dict) and document.get("type") == "response.completed"
-    return Ending.DONE if completed or name == b"response.completed" else Ending.OPEN
+    return StreamEnd.COMPLETE if completed or name == b"response.completed" else StreamEnd.UNMARKED
 
 
 _FAILED = (b"error", b"response.failed")
@@ -118,7 +118,7 @@ STREAMS = (
 def check_coalescing(data: bytes) -> None:
     """Whether a body says that it is deterministic, by a reading of all of it."""
     with linear(len(data)):
-        said = deterministic(data)
+        said = is_deterministic(data)
     document = _json(data)
     if not isinstance(document, dict):
         assert not said
@@ -126,7 +126,7 @@ def check_coalescing(data: bytes) -> None:
     heat, seed = document.get("temperature"), document.get("seed")
     plain = (type(heat) in (int, float) and heat == 0) or type(seed) is int
     spelled = b'"temperature"' in data or b'"seed"' in data
-    assert said == (plain and spelled and len(data) <= LARGEST_READ)
+    assert said == (plain and spelled and len(data) <= MAX_PARSED_BODY_BYTES)
 
 
 COALESCING = (
@@ -222,7 +222,7 @@ Outcome = tuple[str, int, bytes]
 
 def _tunnelled(data: bytes, size: int) -> Outcome:
     tunnel = ConnectParser(b"api.openai.com:443")
-    tunnel.hello()
+    tunnel.request_bytes()
     try:
         for begin in range(0, len(data), size):
             beyond = tunnel.receive(data[begin : begin + size])
@@ -245,7 +245,7 @@ def check_tunnel(data: bytes) -> None:
     if kind == "open":
         head = data[: len(data) - len(rest)]
         assert data.endswith(rest)
-        assert len(head) <= LONGEST_ANSWER
+        assert len(head) <= MAX_CONNECT_RESPONSE_BYTES
         assert re.search(rb"(?:\A|\n)HTTP/1\.[0-9] 2[0-9][0-9][ \r\n]", head), "no 2xx"
         assert head.endswith((b"\n\r\n", b"\n\n")), "its head has ended"
         assert _status(data) == "2"
@@ -324,7 +324,7 @@ def check_sealed(data: bytes) -> None:
         for record in sealed.opened(_Reader(authentic), _HEADER, _KEY):
             records.append(record)
     taken = sum(
-        len(one.head) + len(one.body) + len(one.path) + len(one.owner) + len(one.pace or b"")
+        len(one.head) + len(one.body) + len(one.path) + len(one.owner) + len(one.timing or b"")
         for one in records
     )
     assert taken <= len(data), "more than the file has"

@@ -10,21 +10,21 @@ from contextlib import suppress
 from fractions import Fraction
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from goproxyai.cache.directives import members, request_directives, wanted_ttl
+from goproxyai.cache.directives import parse_cache_control, request_directives, requested_ttl
 from goproxyai.errors import ProxyError
 from goproxyai.messages.header_templates import HeaderTemplate
 from goproxyai.messages.headers import (
     Fields,
     Headers,
-    fields_of,
-    forwarded,
+    index_fields,
+    is_forwarding_loop,
     is_list_member,
-    lines,
-    nominated,
-    relayed,
-    via_names_us,
+    nominated_fields,
+    request_headers_for_upstream,
+    response_headers_for_client,
+    serialize_headers,
 )
-from goproxyai.messages.targets import LONGEST_TARGET, check_host, origin_form
+from goproxyai.messages.targets import MAX_TARGET_BYTES, check_host, origin_form
 from tests.fuzz.texts import go_seconds, parts
 from tests.fuzz.work import linear
 
@@ -54,7 +54,7 @@ def check_directives(data: bytes) -> None:
     """Hold Cache-Control and X-Cache-TTL against a reading character by character."""
     control, ttl = parts(data, 2)
     with linear(len(data)):
-        found = members(control)
+        found = parse_cache_control(control)
         asked = request_directives({b"cache-control": control})
     plain = [member.partition(b"=") for member in _split_unquoted(control)]
     assert [name for name, _ in found] == [name.strip().lower() for name, _, _ in plain]
@@ -72,7 +72,7 @@ def check_directives(data: bytes) -> None:
         )
     assert 0 <= asked.max_stale <= 2**31
     with linear(len(data)):
-        wanted = wanted_ttl({b"x-cache-ttl": ttl})
+        wanted = requested_ttl({b"x-cache-ttl": ttl})
     if wanted is not None:
         text = ttl.strip().decode("ascii")
         exact = Fraction(min(int(text), 2**31)) if text.isdigit() else go_seconds(text)
@@ -105,14 +105,17 @@ def check_headers(data: bytes) -> None:
         headers.append((name, value))
     size = len(data)
     with linear(size):
-        fields, repeated = fields_of(headers)
-        ours, back = forwarded(headers, fields), relayed(headers, fields)
+        fields, repeated = index_fields(headers)
+        ours, back = (
+            request_headers_for_upstream(headers, fields),
+            response_headers_for_client(headers, fields),
+        )
         shape = HeaderTemplate(tuple(name for name, _ in headers))
-        ours_again = shape.lines(tuple(value for _, value in headers), fields)
+        ours_again = shape.relayed_lines(tuple(value for _, value in headers), fields)
     assert repeated == (len({name.lower() for name, _ in headers}) < len(headers))
-    assert ours_again == lines(back), "the two ways to relay a header"
+    assert ours_again == serialize_headers(back), "the two ways to relay a header"
     assert shape.fields(tuple(value for _, value in headers)) == fields
-    kept = shape.kept_lines(tuple(value for _, value in headers), fields)
+    kept = shape.shareable_lines(tuple(value for _, value in headers), fields)
     for lost in (b"\r\nset-cookie:", b"\r\nage:", b"\r\ncontent-length:"):
         assert lost not in b"\r\n" + kept.lower() or b"\r" in data, "it is kept for others"
     gone = _HOP | _named(fields)
@@ -122,11 +125,13 @@ def check_headers(data: bytes) -> None:
         for name, _ in passing:
             assert name.lower() not in gone, "it stays on its hop"
             assert not name.lower().startswith(b"proxy-")
-        assert nominated(fields_of(passing)[0]) == frozenset()
-    assert forwarded(ours, fields_of(ours)[0]) == ours, "passing twice changes no more"
-    assert relayed(back, fields_of(back)[0]) == back
+        assert nominated_fields(index_fields(passing)[0]) == frozenset()
+    assert request_headers_for_upstream(ours, index_fields(ours)[0]) == ours, (
+        "passing twice changes no more"
+    )
+    assert response_headers_for_client(back, index_fields(back)[0]) == back
     with linear(size):
-        looped = via_names_us(fields)
+        looped = is_forwarding_loop(fields)
     assert looped == _names_us(fields.get(b"via", b""))
     listed = fields.get(b"expect", b"")
     assert is_list_member(listed, b"x") == (
@@ -191,7 +196,7 @@ def check_targets(data: bytes) -> None:
     except ProxyError:
         return
     assert served.startswith(b"/")
-    assert len(served) <= LONGEST_TARGET + 1
+    assert len(served) <= MAX_TARGET_BYTES + 1
     assert target.endswith(served.removeprefix(b"/")), "these very bytes"
     assert origin_form(served, host) == served, "serving twice changes no more"
     url = urlsplit(b"https://api.openai.com" + served)

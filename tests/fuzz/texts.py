@@ -12,16 +12,20 @@ from fractions import Fraction
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from goproxyai.config.settings import VARIABLES, SettingError, UpstreamURL
-from goproxyai.durations import LONGEST, UNITS, format_duration, parse_duration
+from goproxyai.durations import MAX_NANOSECONDS, UNITS, format_duration, parse_duration
 from goproxyai.limits.addresses import (
-    LONGEST_HEADER,
-    MOST_ENTRIES,
+    MAX_FORWARDED_FOR_BYTES,
+    MAX_FORWARDED_FOR_ENTRIES,
     Networks,
-    bucket_name,
+    bucket_key,
+    canonical_address,
     client_address,
-    normal_address,
 )
-from goproxyai.messages.redaction import LONGEST_PATH, masked, path_only
+from goproxyai.messages.redaction import (
+    MAX_LOGGED_PATH_CHARACTERS,
+    mask_credentials,
+    redacted_target,
+)
 from goproxyai.upstream.no_proxy import bypasses_proxy, parse_no_proxy
 from tests.fuzz.work import forget, linear
 
@@ -79,19 +83,19 @@ def check_addresses(data: bytes) -> None:
     assert Networks.parse(str(trusted)) == trusted, "what is printed reads back"
     with linear(len(data)):
         client = client_address(text, header, trusted)
-        bucket = bucket_name(client)
-    here = normal_address(text)
+        bucket = bucket_key(client)
+    here = canonical_address(text)
     assert here == _address(text), "two readings of an address"
     for entry in header.split(b","):
         said = entry.decode("latin-1")
-        assert normal_address(said) == _address(said), "two readings of an entry"
+        assert canonical_address(said) == _address(said), "two readings of an entry"
     assert client == (text if here is None else _client(here, header, trusted))
     if here is not None:
-        assert normal_address(client) == client, "it is canonical"
+        assert canonical_address(client) == client, "it is canonical"
         assert bucket == str(ip_network(client)).partition("/")[0] or "/64" in bucket
         hearsay = b"203.0.113.9, " + header
-        if not trusted.contains(client) and len(hearsay) < LONGEST_HEADER:
-            if header.count(b",") < MOST_ENTRIES - 1:
+        if not trusted.contains(client) and len(hearsay) < MAX_FORWARDED_FOR_BYTES:
+            if header.count(b",") < MAX_FORWARDED_FOR_ENTRIES - 1:
                 assert client_address(text, hearsay, trusted) == client, "hearsay counts"
 
 
@@ -104,7 +108,7 @@ def _client(here: str, header: bytes, trusted: Networks) -> str:
     client = here
     if not is_trusted(client):
         return client
-    for entry in header[-LONGEST_HEADER:].split(b",")[::-1][:MOST_ENTRIES]:
+    for entry in header[-MAX_FORWARDED_FOR_BYTES:].split(b",")[::-1][:MAX_FORWARDED_FOR_ENTRIES]:
         address = _address(entry.decode("latin-1").strip(" \t"))
         if address is None:
             return here
@@ -205,7 +209,7 @@ def go_seconds(text: str) -> Fraction | None:
         whole, _, fraction = number.partition(".")
         exact = Fraction(int(whole or "0")) + Fraction(int(fraction or "0"), 10 ** len(fraction))
         total += int(exact * UNITS[unit])
-    return Fraction(total, 10**9) if total <= LONGEST else None
+    return Fraction(total, 10**9) if total <= MAX_NANOSECONDS else None
 
 
 def check_durations(data: bytes) -> None:
@@ -295,22 +299,26 @@ def check_redaction(data: bytes) -> None:
     """No secret is written down, whatever stands around it; what is masked stays as it is."""
     forget()
     with linear(len(data), base=5000):
-        path = path_only(data)
-    assert len(path) <= LONGEST_PATH
+        path = redacted_target(data)
+    assert len(path) <= MAX_LOGGED_PATH_CHARACTERS
     assert _KEPT_CHARACTERS.fullmatch(path), "visible ASCII"
     text = data.decode("latin-1")
     with linear(len(data), base=5000):
-        once = masked(text)
-    assert masked(once) == once, "masking twice masks no more"
+        once = mask_credentials(text)
+    assert mask_credentials(once) == once, "masking twice masks no more"
     assert len(once) <= 2 * len(text) + 16
     before, after = parts(data, 2)
     forget()
     said = SECRET.encode()
-    assert SECRET not in path_only(b"/v1/files?" + before.replace(b"&", b"") + b"=" + said + after)
+    assert SECRET not in redacted_target(
+        b"/v1/files?" + before.replace(b"&", b"") + b"=" + said + after
+    )
     for shape in ("https://user:{}@host", "https://{}@host", "Bearer {}", "basic {}", "sk-{}"):
         planted = before.decode("latin-1") + " " + shape.format(SECRET)
-        assert SECRET not in masked(planted), "a secret in a text"
-        assert SECRET not in masked(planted + " " + after.decode("latin-1")), "a secret in a text"
+        assert SECRET not in mask_credentials(planted), "a secret in a text"
+        assert SECRET not in mask_credentials(planted + " " + after.decode("latin-1")), (
+            "a secret in a text"
+        )
 
 
 REDACTION = (

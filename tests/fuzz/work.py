@@ -37,6 +37,6 @@ def linear(size: int, each: int = 40, base: int = 2000) -> Iterator[None]:
 def forget() -> None:
     """Empty what is remembered of earlier inputs, so that each is worked on anew."""
     addresses._normal_address.cache_clear()
-    addresses.bucket_name.cache_clear()
+    addresses.bucket_key.cache_clear()
     noproxy._entry.cache_clear()
-    redaction.path_only.cache_clear()
+    redaction.redacted_target.cache_clear()

@@ -29,7 +29,7 @@ from goproxyai.http11.request_body import RequestBody
 from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import TICK, Ticker
 from goproxyai.reactor.write_batch import ImmediateWriter
-from goproxyai.upstream.retries import Cause
+from goproxyai.upstream.retries import RetryCause
 from tests.support.answers import response
 from tests.support.harness import Stand, Wire, eventually, request
 from tests.support.serving import loopback
@@ -200,7 +200,7 @@ class Upstream:
     def answered(self, response: Any) -> None:
         self.responses.append(response)
 
-    def failed(self, reason: Failure, cause: Cause | None = None) -> None:
+    def failed(self, reason: Failure, cause: RetryCause | None = None) -> None:
         self.failures.append(reason.value)
 
     def informed(self, status: int, reason: bytes, headers: Headers) -> None:

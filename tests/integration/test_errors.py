@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 
 from goproxyai.errors import STATUS
-from goproxyai.upstream.breaker import FEWEST
+from goproxyai.upstream.breaker import MIN_REQUESTS
 from tests.support.answers import response
 from tests.support.harness import Answer, Skewed, Stand, eventually, post, request
 from tests.support.steps import Pause, Reset
@@ -98,7 +98,7 @@ async def upstream_protocol_error(stand: Stand) -> Answer:
 async def circuit_open(stand: Stand) -> Answer:
     await stand.start()
     stand.upstream.script(lambda _: True, [Reset()])
-    for number in range(FEWEST):
+    for number in range(MIN_REQUESTS):
         await stand.ask(post(CHAT, b"%d" % number))
     return await stand.ask(request())
 

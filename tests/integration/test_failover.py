@@ -11,13 +11,13 @@ import pytest_twisted
 from twisted.internet.task import deferLater
 
 from goproxyai.config import env_file as envfile
-from goproxyai.config.sources import NAMES
+from goproxyai.config.sources import VARIABLE_NAMES
 from goproxyai.daemon import service
 from goproxyai.limits.addresses import Networks
 from goproxyai.proxy import upstream_request as asking
 from goproxyai.proxy.health_probe import IN_A_ROW
 from goproxyai.proxy.upstreams import Upstream
-from goproxyai.upstream.breaker import FEWEST
+from goproxyai.upstream.breaker import MIN_REQUESTS
 from tests.integration.test_retries import broken, closed_port, code, counted
 from tests.support.answers import response
 from tests.support.harness import Skewed, Stand, eventually, request
@@ -48,8 +48,8 @@ async def two(stand: Stand, **texts: str) -> tuple[Upstream, ...]:
 
 
 def opened(upstream: Upstream, now: float) -> None:
-    for _ in range(2 * FEWEST):
-        upstream.breaker.failed(now)
+    for _ in range(2 * MIN_REQUESTS):
+        upstream.breaker.record_failure(now)
     assert not upstream.breaker.closed
 
 
@@ -57,7 +57,7 @@ def opened(upstream: Upstream, now: float) -> None:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What was asked about waiting; nobody waits."""
     asked: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(asking, "wait_before", lambda *given: asked.append(given) or 0.0)
+    monkeypatch.setattr(asking, "backoff_seconds", lambda *given: asked.append(given) or 0.0)
     return asked
 
 
@@ -102,7 +102,7 @@ async def test_each_upstreams_retry_after_is_its_own(
 async def test_a_circuit_that_opens_while_a_retry_waits_says_when_to_come_back(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "wait_before", lambda *_: 0.2)
+    monkeypatch.setattr(asking, "backoff_seconds", lambda *_: 0.2)
     await stand.start(RETRY_STATUS="503")
     stand.upstream.script(lambda _: True, response(b"{}", 503))
     wire = await stand.connect()
@@ -118,7 +118,7 @@ async def test_a_circuit_that_opens_while_a_retry_waits_says_when_to_come_back(
 async def test_a_retry_takes_whoever_is_there_when_its_time_comes(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "wait_before", lambda *_: 0.2)
+    monkeypatch.setattr(asking, "backoff_seconds", lambda *_: 0.2)
     first, second = await two(stand, RETRY_STATUS="503")
     stand.upstream.script("/a/v1/x", response(b"{}", 503))
     stand.upstream.script("/b/v1/x", response(b"{}"))
@@ -126,7 +126,7 @@ async def test_a_retry_takes_whoever_is_there_when_its_time_comes(
     wire = await stand.connect()
     wire.send(DELETE)
     await eventually(stand.reactor, lambda: counted(stand)["status"] == 1)
-    second.breaker.succeeded()
+    second.breaker.record_success()
     opened(first, stand.reactor.seconds())
     assert (await wire.answer()).status == 200
 
@@ -221,7 +221,7 @@ async def test_a_407_on_the_way_is_no_answer(stand: Stand) -> None:
     await stand.start()
     stand.upstream.script(lambda _: True, response(b"", 407))
     wire = await stand.connect()
-    for number in range(FEWEST + 1):
+    for number in range(MIN_REQUESTS + 1):
         wire.send(request(f"/v1/{number}"))
         answer = await wire.answer()
     assert code(answer) == "circuit_open"
@@ -234,11 +234,11 @@ async def test_a_timeout_counts_for_nothing_where_others_are_answered(
     monkeypatch.setattr(service, "TURN_SECONDS", 0.05)
     await skewed.start()
     skewed.upstream.script("/v1/slow", [Pause()])
-    slow = [await skewed.connect() for _ in range(FEWEST)]
+    slow = [await skewed.connect() for _ in range(MIN_REQUESTS)]
     for number, wire in enumerate(slow):
         wire.send(request(f"/v1/slow?{number}"))
     await skewed.upstream.wait_until(
-        lambda: sum(one.paused for one in skewed.upstream.requests) == FEWEST
+        lambda: sum(one.paused for one in skewed.upstream.requests) == MIN_REQUESTS
     )
     skewed.reactor.ahead += 5.0
     assert (await skewed.ask(request("/v1/models"))).status == 200
@@ -275,7 +275,7 @@ async def test_the_log_says_nothing_of_an_answer_that_was_turned_away(
 async def test_nothing_is_left_of_a_retry_that_waits_as_the_daemon_stops(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "wait_before", lambda *_: 20.0)
+    monkeypatch.setattr(asking, "backoff_seconds", lambda *_: 20.0)
     await stand.start(RETRY_STATUS="503", DRAIN_TIMEOUT="100ms", HEALTH_PROBE="/v1/probe")
     stand.upstream.script(lambda one: one.path == "/v1/probe", [Pause()])
     stand.upstream.script(lambda one: one.path != "/v1/probe", response(b"{}", 503))
@@ -334,5 +334,5 @@ async def test_what_is_under_way_as_the_cache_is_turned_off_is_not_stored(stand:
 
 def test_a_secret_that_wrapped_is_not_repeated() -> None:
     with pytest.raises(envfile.EnvFileError) as complaint:
-        envfile.parse(b"CACHE_SNAPSHOT_KEY=\nc2VjcmV0c2VjcmV0c2VjcmV0==\n", NAMES)
+        envfile.parse(b"CACHE_SNAPSHOT_KEY=\nc2VjcmV0c2VjcmV0c2VjcmV0==\n", VARIABLE_NAMES)
     assert "c2Vj" not in str(complaint.value)

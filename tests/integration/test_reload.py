@@ -60,17 +60,17 @@ def taken(buckets: TokenBuckets, client: str = "a") -> int:
 def test_a_lower_limit_clips_what_a_bucket_holds() -> None:
     buckets = TokenBuckets(60)
     buckets.take("a")
-    buckets.limit(10)
+    buckets.set_rate(10)
     assert taken(buckets) == 10
 
 
 def test_a_higher_limit_fills_no_bucket() -> None:
     buckets = TokenBuckets(10)
     assert taken(buckets) == 10
-    buckets.mint(1.0)
-    buckets.limit(600)
+    buckets.refill(1.0)
+    buckets.set_rate(600)
     assert taken(buckets) == 0
-    buckets.mint(1.0)
+    buckets.refill(1.0)
     assert taken(buckets) == 10
 
 
@@ -78,26 +78,26 @@ def test_a_bucket_that_was_full_is_at_most_as_full_as_a_new_one() -> None:
     buckets = TokenBuckets(10)
     buckets.take("old")
     for _ in range(600):
-        buckets.mint(1.0)
-    buckets.limit(30)
+        buckets.refill(1.0)
+    buckets.set_rate(30)
     assert 10 <= taken(buckets, "old") <= taken(buckets, "new") == 30
 
 
 def test_who_is_told_to_wait_under_the_new_limit_is_let_in_then() -> None:
     buckets = TokenBuckets(600)
     taken(buckets)
-    buckets.limit(6)
+    buckets.set_rate(6)
     assert buckets.take("a") == pytest.approx(10.0)
     for _ in range(99):
-        buckets.mint(0.1)
+        buckets.refill(0.1)
     assert buckets.take("a") > 0
-    buckets.mint(0.1)
+    buckets.refill(0.1)
     assert buckets.take("a") == 0
 
 
 def test_a_limit_of_none_is_not_the_buckets_business() -> None:
     with pytest.raises(ValueError, match="tokens"):
-        TokenBuckets(1).limit(0)
+        TokenBuckets(1).set_rate(0)
 
 
 def limiting(clock: Clock, per_minute: int) -> Admission:
@@ -162,16 +162,16 @@ def test_a_smaller_store_drops_what_is_too_much_in_slices_and_grows_no_more() ->
         put(store, numbered(number))
     before, count = store.bytes, len(store)
     store.resize(before // 4)
-    assert (len(store), store.largest) == (count, before // 40)
-    while store.shrink(10):
+    assert (len(store), store.max_entry_bytes) == (count, before // 40)
+    while store.evict_excess(10):
         assert count - 10 <= len(store) <= count
         assert store.bytes <= before
         put(store, numbered(1000 + len(store)))  # what is put meanwhile drops as much, not all
         assert store.bytes <= before
         count = len(store)
-    assert store.bytes <= store.most_bytes == before // 4
+    assert store.bytes <= store.max_bytes == before // 4
     put(store, numbered(9999))
-    assert store.bytes <= store.most_bytes
+    assert store.bytes <= store.max_bytes
     assert store.get(b"%032d" % 9999, 0.0) is not None
 
 
@@ -179,10 +179,10 @@ def test_a_smaller_store_waits_for_what_is_being_collected() -> None:
     store = Store(100_000)
     assert store.reserve(40_000)
     store.resize(10_000)
-    assert not store.shrink()
+    assert not store.evict_excess()
     assert not store.reserve(1)
     store.release(40_000)
-    assert not store.shrink()
+    assert not store.evict_excess()
     assert put(store, numbered(1), b"/v1/a") is False or store.bytes <= 10_000
     assert store.reserve(4_000)
     assert not store.reserve(2_000)
@@ -194,7 +194,7 @@ def test_a_larger_store_keeps_all_and_takes_more() -> None:
         put(store, numbered(number))
     count = len(store)
     store.resize(500_000)
-    assert not store.shrink()
+    assert not store.evict_excess()
     for number in range(200, 400):
         put(store, numbered(number))
     assert len(store) == count + 200
@@ -222,7 +222,7 @@ CHANGED: dict[str, tuple[str, Callable[[Daemon], object], object]] = {
     "CONNECT_TIMEOUT": ("7s", lambda d: d.agent.connect_timeout, 7.0),
     "IDLE_TIMEOUT": ("7s", lambda d: d.agent.timeouts.silence, 7.0),
     "DRAIN_TIMEOUT": ("7s", lambda d: d.settings.drain_timeout, 7.0),
-    "MAX_CACHE_SIZE": ("7", lambda d: d.system.relay.store.most_bytes, 7 << 20),
+    "MAX_CACHE_SIZE": ("7", lambda d: d.system.relay.store.max_bytes, 7 << 20),
     "MAX_BODY_SIZE": ("7", lambda d: d.door.factory.most_body_bytes, 7 << 20),
     "TRUSTED_PROXIES": (
         "10.0.0.0/8",
@@ -371,8 +371,8 @@ async def test_a_store_that_was_made_smaller_is_emptied_beside_the_requests(
     for number in range(3000):
         put(store, numbered(number, now=stand.reactor.seconds()))
     changed(stand.daemon, MAX_CACHE_SIZE="0.5")
-    assert store.bytes > store.most_bytes
-    await eventually(stand.reactor, lambda: store.bytes <= store.most_bytes)
+    assert store.bytes > store.max_bytes
+    await eventually(stand.reactor, lambda: store.bytes <= store.max_bytes)
     assert len(store) > 0
 
 
@@ -481,7 +481,7 @@ def test_options_win_over_the_environment_and_that_over_the_file(tmp_path: Path)
     ).read()  # fmt: skip
     settings = reading.settings
     assert (settings.rate_limit, settings.cache_ttl, settings.drain_timeout) == (3, 2.0, 1.0)
-    assert reading.hidden == ("RATE_LIMIT", "CACHE_TTL")
+    assert reading.overridden == ("RATE_LIMIT", "CACHE_TTL")
 
 
 def test_without_a_file_there_is_nothing_to_read(tmp_path: Path) -> None:

@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from twisted.internet.defer import succeed
 
 from goproxyai.proxy import upstream_request as asking
-from goproxyai.upstream.breaker import FEWEST
+from goproxyai.upstream.breaker import MIN_REQUESTS
 from goproxyai.upstream.retries import (
-    FIRST_WAIT,
-    IDEMPOTENT,
-    LONGEST_WAIT,
-    MOST_TRIES,
-    SAVED,
-    Budget,
-    Cause,
-    may_repeat,
-    retry_after,
-    wait_before,
+    IDEMPOTENT_METHODS,
+    INITIAL_BACKOFF_SECONDS,
+    MAX_ATTEMPTS,
+    MAX_BACKOFF_SECONDS,
+    MAX_SAVED_RETRIES,
+    RetryBudget,
+    RetryCause,
+    backoff_seconds,
+    may_retry,
+    parse_retry_after,
 )
 from tests.support.answers import chunk, head, response
 from tests.support.harness import Skewed, Stand, eventually, post, request
@@ -42,26 +42,26 @@ CHUNKED = (b"Transfer-Encoding", b"chunked")
 
 @pytest.mark.parametrize("method", [b"POST", b"PATCH", b"GET", b"PUT"])
 def test_without_a_connection_any_request_is_sent_again(method: bytes) -> None:
-    assert may_repeat(Cause.CONNECT, method, replayable=False)
+    assert may_retry(RetryCause.CONNECT, method, replayable=False)
 
 
-@pytest.mark.parametrize("cause", [Cause.RESET, Cause.STATUS])
-def test_else_only_what_may_be_done_twice_and_is_still_here(cause: Cause) -> None:
+@pytest.mark.parametrize("cause", [RetryCause.RESET, RetryCause.STATUS])
+def test_else_only_what_may_be_done_twice_and_is_still_here(cause: RetryCause) -> None:
     for method in (b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"):
-        assert method in IDEMPOTENT
-        assert may_repeat(cause, method, replayable=True)
-        assert not may_repeat(cause, method, replayable=False)
+        assert method in IDEMPOTENT_METHODS
+        assert may_retry(cause, method, replayable=True)
+        assert not may_retry(cause, method, replayable=False)
     for method in (b"POST", b"PATCH"):
-        assert not may_repeat(cause, method, replayable=True)
+        assert not may_retry(cause, method, replayable=True)
 
 
 @given(st.integers(1, 50), st.floats(0, 1, exclude_max=True), st.none() | st.floats(0, 100))
 def test_waits_grow_are_bounded_and_never_shorter_than_asked_for(
     tries: int, chance: float, after: float | None
 ) -> None:
-    wait = wait_before(tries, chance, after)
+    wait = backoff_seconds(tries, chance, after)
     jitter = wait - (after or 0.0)
-    assert -1e-9 <= jitter <= min(FIRST_WAIT * 2 ** (tries - 1), LONGEST_WAIT)
+    assert -1e-9 <= jitter <= min(INITIAL_BACKOFF_SECONDS * 2 ** (tries - 1), MAX_BACKOFF_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -70,20 +70,20 @@ def test_waits_grow_are_bounded_and_never_shorter_than_asked_for(
      (b"Wed, 25 Nov 2026 11:12:30 GMT", None), (b"", None), (b"\xb2", None)],
 )  # fmt: skip
 def test_retry_after_is_read_in_seconds(value: bytes | None, seconds: float | None) -> None:
-    assert retry_after(value) == seconds
+    assert parse_retry_after(value) == seconds
 
 
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 30)), max_size=20))
 def test_retries_are_a_tenth_of_all_requests_and_some_to_begin_with(
     steps: list[tuple[int, int]],
 ) -> None:
-    budget = Budget()
+    budget = RetryBudget()
     requests = granted = 0
     for more, tries in steps:
         requests += more
-        granted += sum(budget.spend(requests) for _ in range(tries))
-        assert granted <= SAVED + 0.1 * requests + 1e-6
-    assert Budget().spend(0)
+        granted += sum(budget.try_spend(requests) for _ in range(tries))
+        assert granted <= MAX_SAVED_RETRIES + 0.1 * requests + 1e-6
+    assert RetryBudget().try_spend(0)
 
 
 # Over real sockets.
@@ -119,7 +119,7 @@ async def test_a_connection_that_fails_is_tried_three_times(stand: Stand, data: 
     await stand.start(upstream=f"http://127.0.0.1:{port}")
     answer = await stand.ask(data)
     assert (answer.status, code(answer)) == (502, "upstream_unreachable")
-    assert counted(stand) == {"connect": MOST_TRIES - 1, "reset": 0, "status": 0}
+    assert counted(stand) == {"connect": MAX_ATTEMPTS - 1, "reset": 0, "status": 0}
     assert len(await stand.logged()) == 1
 
 
@@ -130,7 +130,7 @@ async def test_an_upstream_that_comes_back_meanwhile_answers(
     port = await closed_port(stand)
     await stand.start(upstream=f"http://127.0.0.1:{port}")
     assert stand.daemon is not None
-    monkeypatch.setattr(asking, "wait_before", lambda *_: 0.05)
+    monkeypatch.setattr(asking, "backoff_seconds", lambda *_: 0.05)
     wire = await stand.connect()
     wire.send(post(CHAT, ASKED))
     await eventually(stand.reactor, lambda: counted(stand)["connect"])
@@ -233,7 +233,7 @@ async def test_the_last_answer_is_the_clients_whatever_its_status(stand: Stand) 
     await stand.start(RETRY_STATUS="503")
     stand.upstream.script(lambda _: True, lambda one: response(b"%d" % one.number, 503))
     answer = await stand.ask(request())
-    assert (answer.status, answer.body) == (503, b"%d" % MOST_TRIES)
+    assert (answer.status, answer.body) == (503, b"%d" % MAX_ATTEMPTS)
 
 
 @pytest_twisted.ensureDeferred
@@ -253,7 +253,7 @@ async def test_retry_after_is_waited_for(stand: Stand, monkeypatch: pytest.Monke
         waits.append(after)
         return 0.0
 
-    monkeypatch.setattr(asking, "wait_before", no_wait)
+    monkeypatch.setattr(asking, "backoff_seconds", no_wait)
     await stand.start(RETRY_STATUS="503")
     soon = response(b"{}", 503, [(b"Retry-After", b"6")])
     stand.upstream.script(lambda _: True, soon, times=1)
@@ -269,14 +269,14 @@ async def test_an_upstream_that_is_down_is_not_asked_twice_as_much(stand: Stand)
     for number in range(100):
         wire.send(request(f"/v1/{number}"))
         assert (await wire.answer()).status == 503
-    assert len(stand.upstream.requests) <= 100 * 1.1 + SAVED + 3
+    assert len(stand.upstream.requests) <= 100 * 1.1 + MAX_SAVED_RETRIES + 3
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_leaves_while_it_waits_is_not_asked_for_again(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "wait_before", lambda *_: 20.0)
+    monkeypatch.setattr(asking, "backoff_seconds", lambda *_: 20.0)
     await stand.start(RETRY_STATUS="503")
     stand.upstream.script(lambda _: True, response(b"{}", 503))
     flight, alone = await stand.connect(), await stand.connect()
@@ -341,7 +341,7 @@ async def test_once_its_circuit_is_open_the_first_is_left_alone(stand: Stand) ->
     assert stand.daemon is not None
     stand.upstream.script(lambda _: True, response(b"{}"))
     wire = await stand.connect()
-    for number in range(FEWEST + 5):
+    for number in range(MIN_REQUESTS + 5):
         wire.send(request(f"/v1/{number}"))
         assert (await wire.answer()).status in (200, 502)  # the budget has an end
     first, second = stand.daemon.system.relay.upstreams.each
@@ -369,7 +369,7 @@ async def broken(stand: Stand, **texts: str) -> None:
     assert (await stand.ask(request("/v1/stored"))).status == 200
     stand.upstream.script(lambda _: True, [Reset()])
     wire = await stand.connect()
-    for number in range(FEWEST + 1):
+    for number in range(MIN_REQUESTS + 1):
         wire.send(post(CHAT, b"%d" % number))
         answer = await wire.answer()
     assert (answer.status, code(answer)) == (503, "circuit_open")
@@ -444,10 +444,10 @@ async def test_what_has_expired_answers_while_the_circuit_is_open(skewed: Stand)
 async def test_clients_that_leave_and_answers_of_any_status_open_nothing(stand: Stand) -> None:
     await stand.start()
     stand.upstream.script(lambda _: True, response(b"{}", 503))
-    for number in range(FEWEST + 5):
+    for number in range(MIN_REQUESTS + 5):
         assert (await stand.ask(request(f"/v1/{number}"))).status == 503
     stand.upstream.script(lambda _: True, [Pause()])
-    for number in range(FEWEST + 5):
+    for number in range(MIN_REQUESTS + 5):
         wire = await stand.connect()
         wire.send(request(f"/v1/left/{number}"))
         await stand.upstream.wait_for(lambda one, n=number: one.path == f"/v1/left/{n}")  # type: ignore[misc]
@@ -489,7 +489,7 @@ async def test_failed_probes_open_the_circuit(stand: Stand, failing: Any) -> Non
     upkeep = stand.daemon.upkeep
     stand.upstream.script(lambda _: True, failing)
     breaker = stand.daemon.system.relay.upstreams.each[0].breaker
-    for number in range(2 * FEWEST):
+    for number in range(2 * MIN_REQUESTS):
         assert upkeep.probing is not None
         upkeep.probing._probe()
         await stand.upstream.wait_until(lambda n=number: len(stand.upstream.requests) > n)  # type: ignore[misc]

@@ -35,11 +35,11 @@ from twisted.logger import Logger
 from goproxyai import plugin as tap
 from goproxyai.admin.app import RELAYED
 from goproxyai.config.settings import Settings
-from goproxyai.messages.trace_context import TraceParent, parse
+from goproxyai.messages.trace_context import TraceParent, parse_traceparent
 from goproxyai.telemetry import tracing
 from goproxyai.telemetry.counters import ROUTES
 from goproxyai.telemetry.log_output import LogOutput
-from goproxyai.telemetry.spans import MOST_TRIES, RequestTrace, kind_of, span_of
+from goproxyai.telemetry.spans import MAX_ATTEMPTS, RequestTrace, kind_of, span_of
 from goproxyai.telemetry.tracing import COMPLAINT_SECONDS, Complaints, Tracing
 from goproxyai.usage.usage import asked_model
 from tests.integration.test_access_log import SECRETS, TROUBLES, an_event, assert_no_secret
@@ -69,7 +69,7 @@ EMBED = b'{"input":"a","model":"text-embedding-3-small"}'
 
 def told(parent: TraceParent = CLIENTS) -> tuple[str, str]:
     """The header of a client's."""
-    name, _, value = parent.line().decode().strip().partition(": ")
+    name, _, value = parent.header_line().decode().strip().partition(": ")
     return name, value
 
 
@@ -104,7 +104,10 @@ class Traced:
 
     def sent(self, number: int = 0) -> list[TraceParent | None]:
         """What the upstream's request of that number said of its trace."""
-        return [parse(value) for value in self.stand.upstream.requests[number].all(b"traceparent")]
+        return [
+            parse_traceparent(value)
+            for value in self.stand.upstream.requests[number].all(b"traceparent")
+        ]
 
 
 @pytest_twisted.async_yield_fixture
@@ -530,7 +533,7 @@ async def test_where_nobody_traces_the_clients_own_traceparent_goes_on(stand: St
 @example(b"01" + told()[1].encode()[2:] + b"-new")
 @example(b"01" + told()[1].encode()[2:] + b"new")
 def test_a_traceparent_is_read_as_the_standard_has_it(value: bytes) -> None:
-    found = parse(value)
+    found = parse_traceparent(value)
     parts = value.strip(b" \t").split(b"-")
     good = (
         [len(part) for part in parts[:4]] == [2, 32, 16, 2]
@@ -543,13 +546,16 @@ def test_a_traceparent_is_read_as_the_standard_has_it(value: bytes) -> None:
     assert (found is not None) == good
     if found is not None:
         assert found[:2] == (int(parts[1], 16), int(parts[2], 16))
-        assert parse(found.line().partition(b": ")[2].rstrip()) == found
+        assert parse_traceparent(found.header_line().partition(b": ")[2].rstrip()) == found
 
 
 @given(st.integers(1, (1 << 128) - 1), st.integers(1, (1 << 64) - 1), st.integers(0, 3))
 def test_a_span_is_named_so_that_it_is_read_again(trace: int, span: int, flags: int) -> None:
     named = TraceParent(trace, span, flags)
-    assert parse(named.line().removeprefix(b"traceparent: ").removesuffix(b"\r\n")) == named
+    assert (
+        parse_traceparent(named.header_line().removeprefix(b"traceparent: ").removesuffix(b"\r\n"))
+        == named
+    )
 
 
 # Names.
@@ -582,9 +588,9 @@ def test_the_model_is_found_at_either_end_of_a_large_body(size: int) -> None:
 
 def test_what_is_noted_of_a_request_is_bounded() -> None:
     followed = RequestTrace(CLIENTS, None, True, False)
-    for number in range(MOST_TRIES + 5):
-        assert followed.forwarded(float(number), "http://a", None) == CLIENTS.line()
-    assert len(followed.tries) == MOST_TRIES
+    for number in range(MAX_ATTEMPTS + 5):
+        assert followed.forwarded(float(number), "http://a", None) == CLIENTS.header_line()
+    assert len(followed.tries) == MAX_ATTEMPTS
 
 
 @given(

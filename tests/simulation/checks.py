@@ -19,7 +19,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from goproxyai.http11.response import ResponseReceiver
-from goproxyai.upstream.retries import MOST_TRIES, Cause
+from goproxyai.upstream.retries import MAX_ATTEMPTS, RetryCause
 from tests.simulation.clients import Got
 from tests.simulation.endings import WHOLE
 from tests.simulation.messages import Answer, Wrong, read
@@ -37,8 +37,8 @@ _EXPIRED = re.compile(rb"ttl=-[1-9]")
 
 def check_now(world: World) -> None:
     """At any time."""
-    if world.store.bytes > world.store.most_bytes:
-        raise Wrong(f"the store takes {world.store.bytes} bytes of {world.store.most_bytes}")
+    if world.store.bytes > world.store.max_bytes:
+        raise Wrong(f"the store takes {world.store.bytes} bytes of {world.store.max_bytes}")
 
 
 def check_step(world: World, asked: Asked) -> None:
@@ -79,12 +79,12 @@ def _nothing_is_left(world: World) -> None:
 
 
 def _no_harm(receiver: ResponseReceiver, tries: list[Asked]) -> None:
-    if len(tries) > MOST_TRIES:
+    if len(tries) > MAX_ATTEMPTS:
         raise Wrong(f"{type(receiver).__name__} asked {len(tries)} times")
     for asked in tries[:-1]:
         if asked.response is None:
-            safe = asked.cause is Cause.CONNECT or (
-                asked.cause is Cause.RESET and asked.method == b"GET"
+            safe = asked.cause is RetryCause.CONNECT or (
+                asked.cause is RetryCause.RESET and asked.method == b"GET"
             )
         else:
             safe = asked.status in RETRY_STATUS and asked.method == b"GET"

@@ -7,14 +7,14 @@ from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.python.failure import Failure
 
 from goproxyai.http11.client_connection import ConnectionBroken, UpstreamTimeout
-from goproxyai.upstream.retries import Cause
+from goproxyai.upstream.retries import RetryCause
 
 WHOLE, BROKEN = "whole", "broken"
 
 CAUSES = {
-    "no connection": Cause.CONNECT,
-    "slow to connect": Cause.CONNECT,
-    "reset": Cause.RESET,
+    "no connection": RetryCause.CONNECT,
+    "slow to connect": RetryCause.CONNECT,
+    "reset": RetryCause.RESET,
     "lost": None,
     "silent": None,
 }

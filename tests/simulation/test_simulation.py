@@ -92,9 +92,9 @@ PLANTED = [
     (ResumedForward, "_differs", nothing, "requests without an answer are left"),
     (flight, "may_share", always, "an answer for one was given to others"),
     (flight.Recorder, "release", nothing, "bytes reserved in the store are left"),
-    (asking, "may_repeat", always, "sent again"),
-    (asking, "MOST_TRIES", 9, " times"),
-    (Store, "overtaken", never, "was answered"),
+    (asking, "may_retry", always, "sent again"),
+    (asking, "MAX_ATTEMPTS", 9, " times"),
+    (Store, "is_outdated", never, "was answered"),
     (ProxyHandler, "rescue", nothing, "requests without an answer are left"),
 ]
 """What is put in the place of something, and what is complained of then."""

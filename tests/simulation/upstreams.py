@@ -12,7 +12,7 @@ from twisted.web.iweb import UNKNOWN_LENGTH
 from goproxyai.http11.response import Response, ResponseReceiver
 from goproxyai.messages.header_templates import template_of
 from goproxyai.messages.headers import Headers
-from goproxyai.upstream.retries import Cause
+from goproxyai.upstream.retries import RetryCause
 from tests.simulation.endings import BROKEN, CAUSES, WEIGHTS, WHOLE, failure
 from tests.simulation.plans import COMPLETIONS, is_own, subject
 
@@ -79,7 +79,7 @@ class Asked:
             self.body, self.framing = b"", "chunked"
 
     @property
-    def cause(self) -> Cause | None:
+    def cause(self) -> RetryCause | None:
         """Why there was no answer, as the daemon's client would tell."""
         return CAUSES.get(self.ending)
 

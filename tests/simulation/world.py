@@ -16,7 +16,7 @@ from goproxyai.proxy.request_plan import ProxyOptions
 from goproxyai.proxy.upstreams import Upstream, Upstreams
 from goproxyai.telemetry.access_log import AccessLog, Event
 from goproxyai.telemetry.counters import Counters
-from goproxyai.upstream.breaker import Breaker
+from goproxyai.upstream.breaker import CircuitBreaker
 from tests.simulation.checks import check, check_now, check_step
 from tests.simulation.clients import Client
 from tests.simulation.messages import Wrong
@@ -105,7 +105,7 @@ class World:
         chance, route = self.chance, _Route()
         share = chance.choice([0, 0, 0.7])
         upstreams = tuple(
-            Upstream(rank, route, b"", "", Breaker(share))  # type: ignore[arg-type]
+            Upstream(rank, route, b"", "", CircuitBreaker(share))  # type: ignore[arg-type]
             for rank in range(chance.choice([1, 1, 2]))
         )
         terms = ProxyOptions(

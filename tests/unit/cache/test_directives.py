@@ -12,8 +12,8 @@ from goproxyai.cache.directives import (
     NO_DIRECTIVES,
     Directives,
     request_directives,
-    wanted_ttl,
-    wants_pace,
+    requested_ttl,
+    wants_paced_replay,
 )
 
 
@@ -102,12 +102,12 @@ def test_max_stale_says_for_how_long_or_for_ever(control: bytes, seconds: int) -
     ],
 )
 def test_a_time_to_live_is_seconds_or_a_duration(given: bytes, seconds: float | None) -> None:
-    assert wanted_ttl({b"x-cache-ttl": given}) == seconds
-    assert wanted_ttl({}) is None
+    assert requested_ttl({b"x-cache-ttl": given}) == seconds
+    assert requested_ttl({}) is None
 
 
 def test_pace_is_asked_for_by_name() -> None:
-    assert wants_pace({b"x-cache-replay": b"Paced"})
-    assert wants_pace({b"x-cache-replay": b"x, paced"})
-    assert not wants_pace({b"x-cache-replay": b"at once"})
-    assert not wants_pace({})
+    assert wants_paced_replay({b"x-cache-replay": b"Paced"})
+    assert wants_paced_replay({b"x-cache-replay": b"x, paced"})
+    assert not wants_paced_replay({b"x-cache-replay": b"at once"})
+    assert not wants_paced_replay({})

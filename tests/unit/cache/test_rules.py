@@ -11,19 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxyai.cache.directives import NO_DIRECTIVES, Directives
-from goproxyai.cache.key import KEY_FIELDS, OWN_FIELDS
+from goproxyai.cache.key import IDENTITY_FIELDS, KEY_FIELDS
 from goproxyai.cache.rules import (
-    TERMINAL,
+    TERMINAL_STATUSES,
     bypass_reason,
     in_namespace,
+    is_in_progress,
     is_write,
-    may_be_stale,
+    may_serve_stale,
     may_share,
     may_store,
     parent_paths,
-    still_changing,
 )
-from goproxyai.messages.decoding import MOST_DECODED
+from goproxyai.messages.decoding import MAX_DECODED_BYTES
 
 CHAT = b"/v1/chat/completions"
 JSON = {b"content-type": b"application/json"}
@@ -158,7 +158,7 @@ def test_what_is_private_is_not_everybodys() -> None:
     assert not may_share(200, {b"cache-control": b"no-store"})
 
 
-@pytest.mark.parametrize("name", sorted(OWN_FIELDS))
+@pytest.mark.parametrize("name", sorted(IDENTITY_FIELDS))
 def test_what_varies_by_who_asks_is_not_everybodys(name: bytes) -> None:
     assert may_share(200, {b"vary": name})
     assert not may_share(200, {b"vary": b"accept, " + name.title()}, shared=True)
@@ -177,7 +177,7 @@ def test_what_varies_by_who_asks_is_not_everybodys(name: bytes) -> None:
     ],
 )
 def test_an_answer_may_forbid_its_use_when_it_has_expired(line: bytes, may: bool) -> None:
-    assert may_be_stale(b"HTTP/1.1 200 OK\r\nA: b\r\n" + line + b"\r\n") is may
+    assert may_serve_stale(b"HTTP/1.1 200 OK\r\nA: b\r\n" + line + b"\r\n") is may
 
 
 @pytest.mark.parametrize(
@@ -204,12 +204,12 @@ def test_a_namespace_is_a_path_and_what_lies_below(path: bytes, shared: bool) ->
 
 @pytest.mark.parametrize("status", ["queued", "in_progress", "validating", "Completed", "", "new"])
 def test_a_status_that_is_not_terminal_is_still_changing(status: str) -> None:
-    assert still_changing(JSON, json.dumps({"id": 1, "status": status}).encode())
+    assert is_in_progress(JSON, json.dumps({"id": 1, "status": status}).encode())
 
 
-@pytest.mark.parametrize("status", sorted(TERMINAL))
+@pytest.mark.parametrize("status", sorted(TERMINAL_STATUSES))
 def test_a_terminal_status_is_not(status: str) -> None:
-    assert not still_changing(JSON, json.dumps({"status": status}).encode())
+    assert not is_in_progress(JSON, json.dumps({"status": status}).encode())
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_a_terminal_status_is_not(status: str) -> None:
     ],
 )
 def test_only_a_top_level_string_counts(body: bytes) -> None:
-    assert not still_changing(JSON, body)
+    assert not is_in_progress(JSON, body)
 
 
 @pytest.mark.parametrize(
@@ -246,15 +246,15 @@ def test_only_a_top_level_string_counts(body: bytes) -> None:
         b'{"status":"completed","x":\xff}',
         b'{"status":"completed","x":' + b"1" * 10_000 + b"}",
         b'{"status":"completed","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-        b'{"status":"completed","x":"' + b"x" * MOST_DECODED + b'"}',
+        b'{"status":"completed","x":"' + b"x" * MAX_DECODED_BYTES + b'"}',
     ],
 )
 def test_what_is_escaped_encoded_malformed_deep_or_large_hides_nothing(body: bytes) -> None:
-    assert still_changing(JSON, body)
+    assert is_in_progress(JSON, body)
 
 
 def test_a_large_body_without_status_is_not_changing() -> None:
-    assert not still_changing(JSON, b'{"x":"' + b"x" * MOST_DECODED + b'\\u0041"}')
+    assert not is_in_progress(JSON, b'{"x":"' + b"x" * MAX_DECODED_BYTES + b'\\u0041"}')
 
 
 @pytest.mark.parametrize(
@@ -270,8 +270,8 @@ def test_a_large_body_without_status_is_not_changing() -> None:
     ],
 )
 def test_only_json_is_read(media_type: bytes, changing: bool) -> None:
-    assert still_changing({b"content-type": media_type}, b'{"status":"queued"}') is changing
-    assert not still_changing({}, b'{"status":"queued"}')
+    assert is_in_progress({b"content-type": media_type}, b'{"status":"queued"}') is changing
+    assert not is_in_progress({}, b'{"status":"queued"}')
 
 
 def bare_deflate(body: bytes) -> bytes:
@@ -297,9 +297,9 @@ def two_members(body: bytes) -> bytes:
 def test_codings_that_can_be_read_are_looked_into(coding: bytes, encode: object) -> None:
     assert callable(encode)
     fields = {**JSON, b"content-encoding": coding}
-    assert still_changing(fields, encode(b'{"id":"batch","status":"queued"}'))
-    assert not still_changing(fields, encode(b'{"id":"batch","status":"completed"}'))
-    assert not still_changing(fields, encode(b'{"id":"batch","object":"batch"}'))
+    assert is_in_progress(fields, encode(b'{"id":"batch","status":"queued"}'))
+    assert not is_in_progress(fields, encode(b'{"id":"batch","status":"completed"}'))
+    assert not is_in_progress(fields, encode(b'{"id":"batch","object":"batch"}'))
 
 
 @pytest.mark.parametrize(
@@ -314,28 +314,28 @@ def test_codings_that_can_be_read_are_looked_into(coding: bytes, encode: object)
         (b"gzip", gzip.compress(b"{}") + b"junk"),
         (b"gzip", gzip.compress(b"{}") * 1000),
         (b"deflate", b"\xff\xff"),
-        (b"gzip", gzip.compress(b" " * (MOST_DECODED + 1))),
+        (b"gzip", gzip.compress(b" " * (MAX_DECODED_BYTES + 1))),
         (b"gzip", gzip.compress(b" " * 600_000) * 2),
     ],
 )
 def test_what_cannot_be_read_whole_counts_as_changing(coding: bytes, body: bytes) -> None:
-    assert still_changing({**JSON, b"content-encoding": coding}, body)
-    assert not still_changing({b"content-type": b"text/plain", b"content-encoding": coding}, body)
+    assert is_in_progress({**JSON, b"content-encoding": coding}, body)
+    assert not is_in_progress({b"content-type": b"text/plain", b"content-encoding": coding}, body)
 
 
 def test_a_body_that_decodes_to_just_the_limit_is_read() -> None:
     fields = {**JSON, b"content-encoding": b"gzip"}
     body = b'{"status":"completed"}'
-    assert not still_changing(fields, gzip.compress(body + b" " * (MOST_DECODED - len(body))))
+    assert not is_in_progress(fields, gzip.compress(body + b" " * (MAX_DECODED_BYTES - len(body))))
 
 
 @given(st.dictionaries(st.sampled_from(["status", "a"]), st.sampled_from(["queued", "failed", 1])))
 def test_the_verdict_is_that_of_a_plain_reading(value: dict[str, object]) -> None:
     status = value.get("status")
     plain = status == "queued"
-    assert still_changing(JSON, json.dumps(value).encode()) is plain
+    assert is_in_progress(JSON, json.dumps(value).encode()) is plain
     assert (
-        still_changing(
+        is_in_progress(
             {**JSON, b"content-encoding": b"gzip"}, gzip.compress(json.dumps(value).encode())
         )
         is plain

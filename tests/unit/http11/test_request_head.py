@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_head import LARGEST_KEPT, MOST_DIGITS
-from goproxyai.messages.headers import fields_of
+from goproxyai.messages.headers import index_fields
 from tests.unit.http11.test_server_connection import Server, answer, get, post
 
 BODY = b'{"model":"m"}'
@@ -45,7 +45,7 @@ def told(exchange: Exchange) -> tuple[Any, ...]:
     body = exchange.body
     return (
         exchange.method, exchange.target, exchange.version, exchange.headers, exchange.keep,
-        fields_of(exchange.headers), body.length, body.complete, body.received,
+        index_fields(exchange.headers), body.length, body.complete, body.received,
         body.whole() if body.complete else None, body.waits,
         exchange.problem and exchange.problem.code,
     )  # fmt: skip
@@ -164,7 +164,7 @@ def test_what_names_the_one_request_may_change_in_a_head_that_repeats() -> None:
         assert exchange.get(b"x-forwarded-for") == b"192.0.2." + number
         assert exchange.get(b"x-a") == b"b"
         assert exchange.get(b"x-b") is None
-        assert fields_of(exchange.headers)[0][b"traceparent"] == b"00-" + number
+        assert index_fields(exchange.headers)[0][b"traceparent"] == b"00-" + number
         assert exchange.headers[-3:] == [tuple(line.split(b": ")) for line in lines]
         answer(exchange)
     assert heads == [heads[0]] * 3

@@ -19,7 +19,7 @@ from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import BUFFER, ClientGone
 from goproxyai.http11.server_connection import ServerFactory
-from goproxyai.messages.headers import fields_of
+from goproxyai.messages.headers import index_fields
 from goproxyai.reactor.deadlines import TICK, Ticker
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -1137,7 +1137,11 @@ def test_an_exchange_knows_what_was_asked_by_whom_and_when() -> None:
     assert exchange.headers == [
         (b"Host", b"a"), (b"X-One", b"1"), (b"x-one", b"2"), (b"Accept", b"\xff"),
     ]  # fmt: skip
-    assert fields_of(exchange.headers)[0] == {b"host": b"a", b"x-one": b"1, 2", b"accept": b"\xff"}
+    assert index_fields(exchange.headers)[0] == {
+        b"host": b"a",
+        b"x-one": b"1, 2",
+        b"accept": b"\xff",
+    }
     assert (exchange.peer, exchange.began) == ("192.0.2.7", 5.0)
     assert exchange.body.complete
 

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxyai.limits.addresses import (
-    LONGEST_HEADER,
-    MOST_ENTRIES,
+    MAX_FORWARDED_FOR_BYTES,
+    MAX_FORWARDED_FOR_ENTRIES,
     Networks,
-    bucket_name,
+    bucket_key,
+    canonical_address,
     client_address,
-    normal_address,
 )
 
 NOBODY = Networks()
@@ -51,7 +51,7 @@ def joined(*entries: str) -> bytes:
     ],
 )
 def test_an_address_is_found_in_every_form_it_comes_in(text: str, address: str) -> None:
-    assert normal_address(text) == address
+    assert canonical_address(text) == address
 
 
 @pytest.mark.parametrize(
@@ -86,23 +86,23 @@ def test_an_address_is_found_in_every_form_it_comes_in(text: str, address: str) 
     ],
 )
 def test_what_is_no_address_is_none(text: str) -> None:
-    assert normal_address(text) is None
+    assert canonical_address(text) is None
 
 
 @given(v4 | v6)
 def test_a_normal_address_is_its_own_normal_form(address: str) -> None:
-    assert normal_address(address) == address
-    assert normal_address(f" {address} ") == address
+    assert canonical_address(address) == address
+    assert canonical_address(f" {address} ") == address
 
 
 @given(st.ip_addresses(v=6), st.integers(0, 65535))
 def test_brackets_and_ports_change_nothing(address: IPv6Address, port: int) -> None:
-    assert normal_address(f"[{address}]:{port}") == normal_address(str(address))
+    assert canonical_address(f"[{address}]:{port}") == canonical_address(str(address))
 
 
 @given(st.text(max_size=200))
 def test_any_text_is_an_address_or_none(text: str) -> None:
-    found = normal_address(text)
+    found = canonical_address(text)
     assert found is None or str(ip_address(found)) == found
 
 
@@ -206,11 +206,11 @@ def test_a_peer_without_an_address_stays_what_it_is() -> None:
 def test_more_entries_than_are_looked_at_end_at_the_last_one_seen() -> None:
     entries = [f"10.0.{n >> 8}.{n & 255}" for n in range(1000)]
     seen = client_address("10.0.0.1", joined("203.0.113.9", *entries), PRIVATE)
-    assert seen == entries[-MOST_ENTRIES]
+    assert seen == entries[-MAX_FORWARDED_FOR_ENTRIES]
 
 
 def test_an_entry_cut_by_the_length_limit_is_not_read() -> None:
-    header = b"11" + b".0.0.1".ljust(LONGEST_HEADER - 1)
+    header = b"11" + b".0.0.1".ljust(MAX_FORWARDED_FOR_BYTES - 1)
     assert client_address("10.0.0.1", header, PRIVATE) == "10.0.0.1"
     header += b", 10.0.0.7"
     assert client_address("10.0.0.1", header, PRIVATE) == "10.0.0.7"
@@ -230,17 +230,17 @@ def test_what_a_client_writes_itself_never_counts(
 
 @given(insiders | outsiders, st.none() | st.binary(max_size=300))
 def test_the_client_is_always_an_address(peer: str, header: bytes | None) -> None:
-    assert normal_address(client_address(peer, header, PRIVATE)) is not None
+    assert canonical_address(client_address(peer, header, PRIVATE)) is not None
 
 
 def test_a_bucket_is_an_ipv4_address_or_an_ipv6_64() -> None:
-    assert bucket_name("192.0.2.1") == "192.0.2.1"
-    assert bucket_name("::ffff:192.0.2.1") == "192.0.2.1"
-    assert bucket_name("2001:db8:1:2:3:4:5:6") == "2001:db8:1:2::/64"
-    assert bucket_name("") == bucket_name("/run/goproxyai.sock") == "local"
+    assert bucket_key("192.0.2.1") == "192.0.2.1"
+    assert bucket_key("::ffff:192.0.2.1") == "192.0.2.1"
+    assert bucket_key("2001:db8:1:2:3:4:5:6") == "2001:db8:1:2::/64"
+    assert bucket_key("") == bucket_key("/run/goproxyai.sock") == "local"
 
 
 @given(st.ip_addresses(v=6, network="2001:db8::/32"), st.integers(0, 2**64 - 1))
 def test_all_addresses_of_a_64_share_a_bucket(address: IPv6Address, suffix: int) -> None:
     neighbour = IPv6Address(int(address) >> 64 << 64 | suffix)
-    assert bucket_name(str(neighbour)) == bucket_name(str(address))
+    assert bucket_key(str(neighbour)) == bucket_key(str(address))

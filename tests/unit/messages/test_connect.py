@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from goproxyai.messages.connect import (
-    LONGEST_ANSWER,
+    MAX_CONNECT_RESPONSE_BYTES,
     ConnectMalformed,
     ConnectParser,
     ConnectRefused,
@@ -21,7 +21,7 @@ ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 def connecting() -> ConnectParser:
     tunnel = ConnectParser(AUTHORITY, [])
-    tunnel.hello()
+    tunnel.request_bytes()
     return tunnel
 
 
@@ -47,7 +47,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 def test_the_request_names_the_authority_and_carries_the_credentials() -> None:
     tunnel = ConnectParser(b"[2001:db8::1]:443", [(b"Proxy-Authorization", b"Basic dTpw")])
-    assert tunnel.hello() == (
+    assert tunnel.request_bytes() == (
         b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\n"
         b"Host: [2001:db8::1]:443\r\n"
         b"Proxy-Authorization: Basic dTpw\r\n\r\n"
@@ -124,13 +124,13 @@ def padded(length: int) -> bytes:
     return start + b"x" * (length - len(start) - len(end)) + end
 
 
-@pytest.mark.parametrize("size", [1, 7, 4096, LONGEST_ANSWER, 10**6])
+@pytest.mark.parametrize("size", [1, 7, 4096, MAX_CONNECT_RESPONSE_BYTES, 10**6])
 def test_a_head_of_16_kib_is_read_and_a_byte_more_is_not(size: int) -> None:
     def in_reads(data: bytes) -> list[bytes]:
         return [data[at : at + size] for at in range(0, len(data), size)]
 
-    assert outcome(in_reads(padded(LONGEST_ANSWER) + b"rest")) == ("open", b"rest")
-    assert outcome(in_reads(padded(LONGEST_ANSWER + 1) + b"rest")) == ("broken",)
+    assert outcome(in_reads(padded(MAX_CONNECT_RESPONSE_BYTES) + b"rest")) == ("open", b"rest")
+    assert outcome(in_reads(padded(MAX_CONNECT_RESPONSE_BYTES + 1) + b"rest")) == ("broken",)
 
 
 def test_interim_answers_without_end_break_the_tunnel() -> None:

@@ -10,12 +10,12 @@ from goproxyai.messages import header_templates as shapes
 from goproxyai.messages.header_templates import template_of
 from goproxyai.messages.headers import (
     Headers,
-    fields_of,
-    forwarded,
+    index_fields,
+    is_forwarding_loop,
     is_list_member,
-    nominated,
-    relayed,
-    via_names_us,
+    nominated_fields,
+    request_headers_for_upstream,
+    response_headers_for_client,
 )
 
 NAMES = st.sampled_from(
@@ -61,16 +61,16 @@ def test_what_passes_is_what_the_rules_say_in_order_and_case_and_with_repeats(
     lines: Headers,
 ) -> None:
     before = list(lines)
-    fields, _ = fields_of(lines)
+    fields, _ = index_fields(lines)
     ours = {b"x-cache", b"x-cache-timestamp", b"x-proxy"}
-    assert forwarded(lines, fields) == expected(lines, {b"host", b"expect"})
-    assert relayed(lines, fields) == expected(lines, ours)
+    assert request_headers_for_upstream(lines, fields) == expected(lines, {b"host", b"expect"})
+    assert response_headers_for_client(lines, fields) == expected(lines, ours)
     assert lines == before
 
 
 @given(LINES)
 def test_fields_join_repeated_lines_in_order(lines: Headers) -> None:
-    fields, repeated = fields_of(lines)
+    fields, repeated = index_fields(lines)
     names = [name.lower() for name, _ in lines]
     assert repeated == (len(set(names)) < len(names))
     assert fields == {
@@ -82,37 +82,39 @@ def test_fields_join_repeated_lines_in_order(lines: Headers) -> None:
 @given(LINES)
 def test_a_shape_says_of_its_values_what_the_lines_say_one_by_one(lines: Headers) -> None:
     names, values = tuple(name for name, _ in lines), tuple(value for _, value in lines)
-    fields, _ = fields_of(lines)
+    fields, _ = index_fields(lines)
     for _ in range(2):  # the second time from memory
         shape = template_of(names)
         assert shape.headers(values) == lines
         assert shape.fields(values) == fields
-        wanted = b"".join([b"%b: %b\r\n" % pair for pair in relayed(lines, fields)])
-        assert shape.lines(values, fields) == wanted
+        wanted = b"".join(
+            [b"%b: %b\r\n" % pair for pair in response_headers_for_client(lines, fields)]
+        )
+        assert shape.relayed_lines(values, fields) == wanted
 
 
 def test_a_percent_sign_in_a_name_is_a_percent_sign() -> None:
     shape = template_of((b"X-%s", b"%b", b"Connection"))
-    assert shape.lines((b"1", b"%d", b"close"), {}) == b"X-%s: 1\r\n%b: %d\r\n"
+    assert shape.relayed_lines((b"1", b"%d", b"close"), {}) == b"X-%s: 1\r\n%b: %d\r\n"
 
 
 def test_the_memory_of_shapes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     remembered: dict[tuple[bytes, ...], shapes.HeaderTemplate] = {}
     monkeypatch.setattr(shapes, "_shapes", remembered)
-    for i in range(3 * shapes.MOST_SHAPES):
+    for i in range(3 * shapes.MAX_TEMPLATES):
         names = (b"X-%d" % i, b"TE")
         assert template_of(names) is template_of(names)
-    assert 0 < len(remembered) <= shapes.MOST_SHAPES
+    assert 0 < len(remembered) <= shapes.MAX_TEMPLATES
     remembered.clear()
-    template_of((b"X" * shapes.LARGEST_SHAPE, b"TE"))
+    template_of((b"X" * shapes.MAX_TEMPLATE_NAME_BYTES, b"TE"))
     assert not remembered
 
 
 def test_connection_options_name_no_field() -> None:
-    assert nominated({}) == frozenset()
-    assert nominated({b"connection": b"keep-alive"}) == frozenset()
-    assert nominated({b"connection": b"close, KEEP-ALIVE, Host"}) == frozenset()
-    assert nominated({b"connection": b" X-A ,close"}) == {b"x-a"}
+    assert nominated_fields({}) == frozenset()
+    assert nominated_fields({b"connection": b"keep-alive"}) == frozenset()
+    assert nominated_fields({b"connection": b"close, KEEP-ALIVE, Host"}) == frozenset()
+    assert nominated_fields({b"connection": b" X-A ,close"}) == {b"x-a"}
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,7 @@ def test_a_list_holds_a_token_whatever_its_case(value: bytes, found: bool) -> No
     ],
 )
 def test_our_name_in_via_is_found(via: bytes) -> None:
-    assert via_names_us({b"via": via})
+    assert is_forwarding_loop({b"via": via})
 
 
 @pytest.mark.parametrize(
@@ -163,13 +165,13 @@ def test_our_name_in_via_is_found(via: bytes) -> None:
     ],
 )
 def test_a_via_without_us_as_received_by_is_no_loop(via: bytes) -> None:
-    assert not via_names_us({b"via": via})
+    assert not is_forwarding_loop({b"via": via})
 
 
 def test_no_via_is_no_loop() -> None:
-    assert not via_names_us({})
+    assert not is_forwarding_loop({})
 
 
 @given(st.text("1.() \\,goproxyai", max_size=60))
 def test_via_junk_hides_no_later_hop(junk: str) -> None:
-    assert via_names_us({b"via": junk.encode() + b", 1.1 goproxyai"})
+    assert is_forwarding_loop({b"via": junk.encode() + b", 1.1 goproxyai"})

@@ -6,7 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goproxyai.messages.redaction import LONGEST_PATH, masked, path_only
+from goproxyai.messages.redaction import (
+    MAX_LOGGED_PATH_CHARACTERS,
+    mask_credentials,
+    redacted_target,
+)
 
 NAMES = st.from_regex(r"[a-z_]{1,8}", fullmatch=True)
 SECRETS = st.from_regex(r"Zq[A-Za-z0-9_-]{16,40}", fullmatch=True)
@@ -33,13 +37,13 @@ AROUND = st.text("abc \"',;:/?&=@#.()[]{}\n%", max_size=20)
     ],
 )
 def test_a_target_is_written_as_path_and_names(target: bytes, path: str) -> None:
-    assert path_only(target) == path
+    assert redacted_target(target) == path
 
 
 @given(st.binary(max_size=2000))
 def test_a_written_target_is_short_and_visible(target: bytes) -> None:
-    text = path_only(target)
-    assert len(text) <= LONGEST_PATH
+    text = redacted_target(target)
+    assert len(text) <= MAX_LOGGED_PATH_CHARACTERS
     assert all("!" <= character <= "~" for character in text)
 
 
@@ -47,13 +51,13 @@ def test_a_written_target_is_short_and_visible(target: bytes) -> None:
 @given(st.lists(st.tuples(NAMES, SECRETS), min_size=1, max_size=30))
 def test_no_value_of_a_query_is_written(pairs: list[tuple[str, str]]) -> None:
     query = "&".join(f"{name}={secret}" for name, secret in pairs)
-    text = path_only(f"/v1/files?{query}".encode())
+    text = redacted_target(f"/v1/files?{query}".encode())
     assert "Zq" not in text
 
 
 def test_a_long_target_says_that_it_was_cut() -> None:
-    text = path_only(b"/v1/" + b"x" * 10_000)
-    assert len(text) == LONGEST_PATH
+    text = redacted_target(b"/v1/" + b"x" * 10_000)
+    assert len(text) == MAX_LOGGED_PATH_CHARACTERS
     assert text.endswith("...")
 
 
@@ -78,7 +82,7 @@ def test_a_long_target_says_that_it_was_cut() -> None:
     ],
 )
 def test_credentials_are_masked(text: str, shown: str) -> None:
-    assert masked(text) == shown
+    assert mask_credentials(text) == shown
 
 
 @given(AROUND, SECRETS, AROUND)
@@ -91,15 +95,15 @@ def test_no_secret_survives_in_the_forms_it_comes_in(before: str, secret: str, a
         f"http://user:{secret}@proxy:8080",
         f"https://{secret}@proxy",
     ):
-        assert secret not in masked(f"{before} {form} {after}")
+        assert secret not in mask_credentials(f"{before} {form} {after}")
 
 
 @given(st.text())
 def test_masking_twice_is_masking_once(text: str) -> None:
-    assert masked(masked(text)) == masked(text)
+    assert mask_credentials(mask_credentials(text)) == mask_credentials(text)
 
 
 @given(st.text("abcdefghijklmnop .,!", max_size=100))
 def test_plain_words_stay(text: str) -> None:
     if "basic" not in text and "bearer" not in text:
-        assert masked(text) == text
+        assert mask_credentials(text) == text

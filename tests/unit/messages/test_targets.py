@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from goproxyai.errors import ProxyError
-from goproxyai.messages.targets import LONGEST_TARGET, check_host, origin_form
+from goproxyai.messages.targets import MAX_TARGET_BYTES, check_host, origin_form
 
 HOST = b"proxy.test"
 ORIGINS = ("https://api.openai.com", "http://127.0.0.1:8080", "https://api.example/base/path")
@@ -239,8 +239,8 @@ def test_absolute_form_that_names_another_authority_is_refused(target: bytes) ->
 
 
 def test_a_target_of_sixteen_kibibytes_is_served_and_one_byte_more_is_not() -> None:
-    longest = b"/v1/" + b"a" * (LONGEST_TARGET - 4)
-    assert LONGEST_TARGET == 16 * 1024
+    longest = b"/v1/" + b"a" * (MAX_TARGET_BYTES - 4)
+    assert MAX_TARGET_BYTES == 16 * 1024
     assert origin_form(longest, HOST) == longest
     assert refusal(longest + b"a") == (414, "target_too_long")
 

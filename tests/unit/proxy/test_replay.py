@@ -16,12 +16,12 @@ from goproxyai.http11.request_body import WholeBody
 from goproxyai.http11.request_head import RequestHead
 from goproxyai.http11.response import Response
 from goproxyai.messages.header_templates import template_of
-from goproxyai.messages.headers import Headers, fields_of
+from goproxyai.messages.headers import Headers, index_fields
 from goproxyai.proxy import replay as respond
 from goproxyai.proxy.recorder import CacheMiss, Recorder, recorder
 from goproxyai.proxy.request_plan import ProxyOptions, RequestPlan
 from goproxyai.proxy.upstreams import Upstream
-from goproxyai.upstream.breaker import Breaker
+from goproxyai.upstream.breaker import CircuitBreaker
 
 PIECES = st.lists(st.binary(min_size=1, max_size=300), max_size=12)
 SIZES = st.sampled_from([1, 1, 700])  # a piece this often, so that some bodies are of many slices
@@ -85,10 +85,10 @@ def exchange_on(wire: Wires) -> Exchange:
 def stored(pieces: list[bytes], headers: Headers, clock: Clock, gaps: list[float]) -> Entry:
     """What becomes of an answer of these *pieces*, that came with these *gaps* between them."""
     store = Store(10**8)
-    wanted = CacheMiss("miss", b"k" * 32, notes_on(HEAD), store.ticket())
+    wanted = CacheMiss("miss", b"k" * 32, notes_on(HEAD), store.generation())
     shape = template_of(tuple(name for name, _ in headers))
     values = tuple(value for _, value in headers)
-    fields = fields_of(headers)[0]
+    fields = index_fields(headers)[0]
     response = Response(Upstreams(), 200, b"OK", shape, values, fields, UNKNOWN_LENGTH)
     keeping = recorder(store, wanted, response, clock.seconds)
     assert isinstance(keeping, Recorder)
@@ -108,7 +108,9 @@ def notes_on(head: RequestHead) -> RequestPlan:
             return b""
 
     route: Any = Route()
-    return RequestPlan(head, ProxyOptions(Upstream(0, route, b"", "", Breaker(0)), ttl=300.0))
+    return RequestPlan(
+        head, ProxyOptions(Upstream(0, route, b"", "", CircuitBreaker(0)), ttl=300.0)
+    )
 
 
 def read(out: bytes) -> tuple[list[tuple[bytes, bytes]], bytes, bytes]:
