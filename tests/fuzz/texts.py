@@ -11,7 +11,8 @@ from contextlib import suppress
 from fractions import Fraction
 from ipaddress import IPv6Address, ip_address, ip_network
 
-from goproxyai.config.settings import VARIABLES, SettingError, UpstreamURL
+from goproxyai.config.urls import UpstreamURL
+from goproxyai.config.variables import VARIABLES, SettingError
 from goproxyai.durations import MAX_NANOSECONDS, UNITS, format_duration, parse_duration
 from goproxyai.limits.addresses import (
     MAX_FORWARDED_FOR_BYTES,

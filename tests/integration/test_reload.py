@@ -20,8 +20,9 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 
 from goproxyai.cache.store import Store
-from goproxyai.config.settings import SettingError, Settings
+from goproxyai.config.settings import Settings
 from goproxyai.config.sources import ConfigSources, LoadedConfig
+from goproxyai.config.variables import SettingError
 from goproxyai.daemon import service
 from goproxyai.daemon.reload import LIVE, Reload, differences
 from goproxyai.daemon.service import Daemon, make_daemon

@@ -82,10 +82,10 @@ def test_everybody_waits_longer_than_stopping_takes() -> None:
 
 def test_the_configuration_to_begin_with_is_that_of_the_defaults() -> None:
     content = (DEPLOY / "goproxyai.env").read_bytes()
-    texts = envfile.parse(content, VARIABLE_NAMES - {CONFIG})
+    texts = envfile.parse_env_file(content, VARIABLE_NAMES - {CONFIG})
     assert Settings.from_texts(texts) == DEFAULTS
     uncommented = re.sub(rb"(?m)^#(?=[A-Z_]+=)", b"", content)
-    Settings.from_texts(envfile.parse(uncommented, VARIABLE_NAMES - {CONFIG}))
+    Settings.from_texts(envfile.parse_env_file(uncommented, VARIABLE_NAMES - {CONFIG}))
 
 
 def test_all_start_the_same_command() -> None:

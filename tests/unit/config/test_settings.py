@@ -9,14 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.config.settings import (
-    MEGABYTE,
-    VARIABLES,
-    ProxyURL,
-    SettingError,
-    Settings,
-    UpstreamURL,
-)
+from goproxyai.config.parsers import MEGABYTE
+from goproxyai.config.settings import Settings
+from goproxyai.config.urls import ProxyURL, UpstreamURL
+from goproxyai.config.variables import VARIABLES, SettingError
 from goproxyai.limits.addresses import Networks
 
 DEFAULTS = Settings.from_texts({})
