@@ -27,7 +27,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from goproxyai.cache.store import Entry
+from goproxyai.cache.entry import Entry
 from goproxyai.usage.usage import Usage
 
 MAGIC: Final = b"goproxyai cache\0"

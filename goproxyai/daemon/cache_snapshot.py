@@ -29,7 +29,8 @@ import attrs
 from twisted.logger import Logger
 
 from goproxyai.cache import snapshot_format as sealed
-from goproxyai.cache.store import Entry, Store
+from goproxyai.cache.entry import Entry
+from goproxyai.cache.store import Store
 
 _log = Logger(namespace="goproxyai.daemon.cache_snapshot")
 

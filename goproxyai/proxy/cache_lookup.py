@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from goproxyai.cache.entry import Entry
 from goproxyai.cache.rules import may_serve_stale
-from goproxyai.cache.store import Entry, Store
+from goproxyai.cache.store import Store
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.proxy.recorder import CacheMiss

@@ -8,7 +8,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from goproxyai.cache.coalescing import is_deterministic
-from goproxyai.cache.store import Entry, Store
+from goproxyai.cache.entry import Entry
+from goproxyai.cache.store import Store
 from goproxyai.egress.treq_client import RelayClient
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange

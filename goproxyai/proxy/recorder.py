@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from goproxyai.cache.entry import Entry
 from goproxyai.cache.rules import is_in_progress, may_store
-from goproxyai.cache.store import Entry, Store
+from goproxyai.cache.store import Store
 from goproxyai.cache.stream_end import StreamEnd, is_event_stream, stream_end
 from goproxyai.cache.stream_timing import StreamTiming
 from goproxyai.http11.response import Response

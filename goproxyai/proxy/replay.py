@@ -10,7 +10,7 @@ from http import HTTPStatus
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from zope.interface import implementer
 
-from goproxyai.cache.store import Entry
+from goproxyai.cache.entry import Entry
 from goproxyai.cache.stream_timing import timed_pieces
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange

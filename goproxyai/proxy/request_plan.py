@@ -10,7 +10,7 @@ from goproxyai.cache.coalescing import may_coalesce
 from goproxyai.cache.directives import request_directives, requested_ttl, wants_paced_replay
 from goproxyai.cache.key import credential_id, start_cache_key
 from goproxyai.cache.rules import bypass_reason, in_namespace, is_write
-from goproxyai.cache.store import UNOWNED
+from goproxyai.cache.write_log import UNOWNED
 from goproxyai.http11.request_head import FieldValues, RequestHead
 from goproxyai.messages.headers import is_forwarding_loop, request_headers_for_upstream
 from goproxyai.proxy.upstreams import Upstream
@@ -60,7 +60,7 @@ class RequestPlan:
     :ivar shared: whether all credentials share the answer.
     :ivar shares: whether it may be shared while it comes, ``None`` where the body decides.
     :ivar owner: whose writes drop the answer: of a credential, :data:`SHARED`, or nobody's
-        (:data:`~goproxyai.cache.store.UNOWNED`).
+        (:data:`~goproxyai.cache.write_log.UNOWNED`).
     :ivar writes_to: the owners whose answers a write drops: what is shared, and one's own above it.
     :ivar generates: whether it is billed by what its answer says.
     :ivar is_get: whether the method is GET.

@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from goproxyai.cache.store import Entry
+from goproxyai.cache.entry import Entry
 from goproxyai.http11.exchange import Exchange
 from goproxyai.messages.redaction import redacted_target
 from goproxyai.telemetry.aggregate import counted

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from operator import sub
 from typing import Any
 
-from goproxyai.cache.store import Entry
+from goproxyai.cache.entry import Entry
 from goproxyai.telemetry.counters import SPARED, Counters
 from goproxyai.usage.totals import UsageTotals
 from goproxyai.usage.usage import UNKNOWN, read_all

@@ -334,5 +334,5 @@ async def test_what_is_under_way_as_the_cache_is_turned_off_is_not_stored(stand:
 
 def test_a_secret_that_wrapped_is_not_repeated() -> None:
     with pytest.raises(envfile.EnvFileError) as complaint:
-        envfile.parse(b"CACHE_SNAPSHOT_KEY=\nc2VjcmV0c2VjcmV0c2VjcmV0==\n", VARIABLE_NAMES)
+        envfile.parse_env_file(b"CACHE_SNAPSHOT_KEY=\nc2VjcmV0c2VjcmV0c2VjcmV0==\n", VARIABLE_NAMES)
     assert "c2Vj" not in str(complaint.value)

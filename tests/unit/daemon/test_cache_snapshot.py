@@ -22,8 +22,10 @@ from hypothesis import strategies as st
 from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 
 from goproxyai.cache import snapshot_format as sealed
+from goproxyai.cache.entry import Entry
 from goproxyai.cache.snapshot_format import HEADER_BYTES, MAGIC, Record, Refused
-from goproxyai.cache.store import UNOWNED, Entry, Store
+from goproxyai.cache.store import Store
+from goproxyai.cache.write_log import UNOWNED
 from goproxyai.daemon.cache_snapshot import CacheSnapshot
 from goproxyai.usage.usage import Usage
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.web.iweb import UNKNOWN_LENGTH
 
-from goproxyai.cache.store import Entry, Store
+from goproxyai.cache.entry import Entry
+from goproxyai.cache.store import Store
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import WholeBody
 from goproxyai.http11.request_head import RequestHead
