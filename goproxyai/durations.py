@@ -22,7 +22,7 @@ UNITS = {
 }
 """Nanoseconds in each unit."""
 
-LONGEST = 2**63 - 1
+MAX_NANOSECONDS = 2**63 - 1
 """Nanoseconds; Go's ``Duration`` is a signed 64-bit integer (some 292 years)."""
 
 _NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
@@ -37,12 +37,12 @@ def parse_duration(text: str) -> float:
 
     A fraction of a nanosecond is cut off, as Go does.
 
-    :raises ValueError: where *text* is no duration, is negative, or exceeds :data:`LONGEST`.
+    :raises ValueError: where *text* is no duration, is negative, or exceeds :data:`MAX_NANOSECONDS`.
     """
     if len(text) > _MOST_CHARACTERS or _WHOLE.fullmatch(text) is None:
         raise ValueError("not a duration of Go's syntax")
     total = sum(_nanoseconds(number, unit) for number, unit in _PART.findall(text))
-    if total > LONGEST:
+    if total > MAX_NANOSECONDS:
         raise ValueError("a duration beyond 64 bits of nanoseconds")
     return total / 1_000_000_000
 
@@ -58,12 +58,12 @@ def format_duration(seconds: float) -> str:
 
     The shortest decimal that *seconds* stands for is what is printed, to the nanosecond.
 
-    :raises ValueError: where *seconds* is negative, not finite or exceeds :data:`LONGEST`.
+    :raises ValueError: where *seconds* is negative, not finite or exceeds :data:`MAX_NANOSECONDS`.
     """
-    if not 0 <= seconds <= LONGEST / 1_000_000_000:
+    if not 0 <= seconds <= MAX_NANOSECONDS / 1_000_000_000:
         raise ValueError("not a duration that Go could print")
     exact = Decimal(repr(float(seconds))) * 1_000_000_000
-    total = min(int(exact.to_integral_value(ROUND_HALF_EVEN)), LONGEST)
+    total = min(int(exact.to_integral_value(ROUND_HALF_EVEN)), MAX_NANOSECONDS)
     if total == 0:
         return "0s"
     for unit in ("ns", "\u00b5s", "ms"):

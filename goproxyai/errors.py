@@ -70,7 +70,7 @@ OWNER = {
 """Whose failure a code is; of those that are not here, the ``caller``'s."""
 
 
-def compact(document: object) -> bytes:
+def json_bytes(document: object) -> bytes:
     """*document* as JSON, without white space."""
     return json.dumps(document, separators=(",", ":")).encode("ascii")
 
@@ -101,4 +101,4 @@ class ProxyError(Exception):
     def body(self) -> bytes:
         """The JSON document of the contract's error shape."""
         error = {"message": self.message, "type": "proxy_error", "code": self.code}
-        return compact({"error": error})
+        return json_bytes({"error": error})

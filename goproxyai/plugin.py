@@ -18,8 +18,9 @@ from twisted.python import usage
 from twisted.python.logfile import LogFile
 
 from goproxyai import __version__
-from goproxyai.config.settings import VARIABLES, SettingError, Settings
+from goproxyai.config.settings import Settings
 from goproxyai.config.sources import ConfigSources, LoadedConfig
+from goproxyai.config.variables import VARIABLES, SettingError
 from goproxyai.daemon.reload import Reload, hidden_line
 from goproxyai.daemon.service import Daemon, make_daemon
 from goproxyai.reactor.lean_loop import install_lean_poll
@@ -223,8 +224,8 @@ def makeService(options: Options) -> IService:
         version=__version__,
         upstream=options.settings.openai_url,
     )
-    if options.reading.hidden:
-        _log.warn("{line}", line=hidden_line(options.reading.hidden))
+    if options.reading.overridden:
+        _log.warn("{line}", line=hidden_line(options.reading.overridden))
     if options.sources.path is not None:
         _reload_on_hangup(reactor, daemon, options)
     return daemon

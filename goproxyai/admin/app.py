@@ -27,7 +27,7 @@ from goproxyai.admin.events import EventStream
 from goproxyai.admin.metrics import CONTENT_TYPE, Metrics
 from goproxyai.admin.stats import Stats
 from goproxyai.config.settings import Settings
-from goproxyai.errors import ProxyError, compact
+from goproxyai.errors import ProxyError, json_bytes
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.web_adapter import AdminRequest, ExchangeChannel
 from goproxyai.proxy.error_response import send_error
@@ -46,7 +46,7 @@ _log = Logger(namespace="goproxyai.admin.app")
 def _answer(
     request: Any, status: int, document: object, kind: bytes = b"application/json"
 ) -> bytes:
-    body = document if isinstance(document, bytes) else compact(document)
+    body = document if isinstance(document, bytes) else json_bytes(document)
     _begin(request, status, kind)
     request.setHeader(b"Content-Length", b"%d" % len(body))
     return body

@@ -22,7 +22,7 @@ from zope.interface import implementer
 from goproxyai import __version__
 from goproxyai.admin.history import MOST_ROUTES, SLOT_SECONDS, History, Span
 from goproxyai.admin.stats import Stats
-from goproxyai.errors import ProxyError, compact
+from goproxyai.errors import ProxyError, json_bytes
 from goproxyai.telemetry.counters import Counters
 from goproxyai.telemetry.events import Batch, Event
 
@@ -77,7 +77,7 @@ class Subscription:
 
 
 def _event(name: str, document: dict[str, Any]) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (name.encode("ascii"), compact(document))
+    return b"event: %b\ndata: %b\n\n" % (name.encode("ascii"), json_bytes(document))
 
 
 def _slots(slots: list[list[float | None]]) -> bytes:

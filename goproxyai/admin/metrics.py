@@ -24,7 +24,7 @@ from goproxyai.errors import OWNER
 from goproxyai.limits.connection_slots import ConnectionSlots
 from goproxyai.proxy.handler import ProxyHandler
 from goproxyai.telemetry.counters import Histogram
-from goproxyai.upstream.breaker import State
+from goproxyai.upstream.breaker import CircuitState
 from goproxyai.usage.totals import KINDS
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode("ascii")
@@ -206,10 +206,10 @@ class Metrics(Collector):
         opened = CounterMetricFamily(
             PREFIX + "circuit_opened", "How often a circuit opened.", labels=("upstream",)
         )
-        shown = {State.CLOSED: 0.0, State.OPEN: 1.0, State.HALF_OPEN: 0.5}
+        shown = {CircuitState.CLOSED: 0.0, CircuitState.OPEN: 1.0, CircuitState.HALF_OPEN: 0.5}
         for upstream in relay.upstreams.each:
             circuits.add_metric((upstream.url,), shown[upstream.breaker.state(now)])
-            opened.add_metric((upstream.url,), upstream.breaker.opened)
+            opened.add_metric((upstream.url,), upstream.breaker.times_opened)
         yield circuits
         yield opened
         yield _gauge("upstream_connections", "Connections to upstreams.", {}, len(relay.pool))

@@ -51,7 +51,7 @@ class Stats:
             "cache": self.cache(),
             "rate_limit": settings.rate_limit,
             "clients": len(self.relay.admission.buckets),
-            "proxy_url": "" if settings.proxy_url is None else settings.proxy_url.masked,
+            "proxy_url": "" if settings.proxy_url is None else settings.proxy_url.mask_credentials,
             "openai_url": settings.openai_url,
             "upstreams": self.upstreams(),
             "uptime_seconds": self.uptime,
@@ -86,7 +86,7 @@ class Stats:
             {
                 "url": upstream.url,
                 "circuit": upstream.breaker.state(now).value,
-                "opened": upstream.breaker.opened,
+                "opened": upstream.breaker.times_opened,
             }
             for upstream in self.relay.upstreams.each
         ]

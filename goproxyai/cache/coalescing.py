@@ -21,8 +21,8 @@ MAX_PARSED_BODY_BYTES: Final = 256 * 1024
 """Bytes of a request that is read for its own words; a larger one is taken to want its own."""
 
 
-def shares(sharing: str, method: bytes, path: bytes) -> bool | None:
-    """Whether requests with that head share; ``None`` where :func:`deterministic` decides.
+def may_coalesce(sharing: str, method: bytes, path: bytes) -> bool | None:
+    """Whether requests with that head share; ``None`` where :func:`is_deterministic` decides.
 
     :param sharing: of :data:`COALESCE_MODES`. :param path: of a request that may be cached.
     """
@@ -33,7 +33,7 @@ def shares(sharing: str, method: bytes, path: bytes) -> bool | None:
     return None
 
 
-def deterministic(body: bytes) -> bool:
+def is_deterministic(body: bytes) -> bool:
     """Whether a completion's request says that its answer is always the same."""
     if b'"temperature"' not in body and b'"seed"' not in body:
         return False

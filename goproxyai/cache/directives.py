@@ -61,7 +61,7 @@ def request_directives(fields: Fields) -> Directives:
         if pragma is None or not is_list_member(pragma, b"no-cache"):
             return NO_DIRECTIVES
         return _NO_CACHE
-    found = members(control)
+    found = parse_cache_control(control)
     ages = [_seconds(value) for name, value in found if name == b"max-age"]
     stales = [
         _seconds(value) if value else _LARGEST_DELTA
@@ -78,7 +78,7 @@ def request_directives(fields: Fields) -> Directives:
     )
 
 
-def members(control: bytes) -> list[tuple[bytes, bytes]]:
+def parse_cache_control(control: bytes) -> list[tuple[bytes, bytes]]:
     """(lower-cased name, unquoted value) of each member; a comma in quotes separates nothing."""
     found = []
     for member in _LIST_MEMBER.findall(control):

@@ -103,7 +103,7 @@ def _careful_values(
     return tuple([lines.get(name) for name in names])
 
 
-def credential(fields: Fields) -> bytes:
+def credential_id(fields: Fields) -> bytes:
     """The 16 bytes that name a credential, the value of ``Authorization``.
 
     An index, not a secret and not a check of one. Organization and project do not count: what a

@@ -23,9 +23,9 @@ import json
 import re
 from typing import Final
 
-from goproxyai.cache.directives import Directives, members
+from goproxyai.cache.directives import Directives, parse_cache_control
 from goproxyai.cache.key import IDENTITY_FIELDS, KEY_FIELDS
-from goproxyai.messages.decoding import MAX_DECODED_BYTES, decoded
+from goproxyai.messages.decoding import MAX_DECODED_BYTES, decode_body
 from goproxyai.messages.headers import HOP_BY_HOP, Fields
 
 CACHEABLE_POST_PATHS: Final = frozenset(
@@ -35,7 +35,7 @@ CACHEABLE_POST_PATHS: Final = frozenset(
 
 STORABLE_STATUSES: Final = frozenset((200, 201, 400, 401))
 
-TERMINAL: Final = frozenset(
+TERMINAL_STATUSES: Final = frozenset(
     (
         "completed", "failed", "cancelled", "canceled", "expired", "incomplete", "succeeded",
         "processed", "error", "deleted", "ready", "active", "archived", "paused",
@@ -129,7 +129,7 @@ def may_share(status: int, fields: Fields, shared: bool = False) -> bool:
     control = fields.get(b"cache-control")
     if control is not None:
         forbidden = _NOT_SHARED if shared else _NOT_STORED
-        if any(name in forbidden for name, _ in members(control)):
+        if any(name in forbidden for name, _ in parse_cache_control(control)):
             return False
     vary = fields.get(b"vary")
     return vary is None or not _varies_unseen(vary.lower(), shared)
@@ -143,7 +143,7 @@ def may_serve_stale(head: bytes) -> bool:
     for line in head.split(b"\r\n"):
         name, _, value = line.partition(b":")
         if name.lower() == b"cache-control":
-            if any(directive in _NEVER_STALE for directive, _ in members(value)):
+            if any(directive in _NEVER_STALE for directive, _ in parse_cache_control(value)):
                 return False
     return True
 
@@ -164,7 +164,7 @@ def _varies_unseen(vary: bytes, shared: bool) -> bool:
 def is_in_progress(fields: Fields, body: bytes) -> bool:
     """Whether a GET's JSON answer says that what it describes is under way.
 
-    It is where the top-level object has a string ``status`` that is not in :data:`TERMINAL`. What
+    It is where the top-level object has a string ``status`` that is not in :data:`TERMINAL_STATUSES`. What
     cannot be read is taken for changing: pollers must see progress, and a miss costs little.
 
     :param fields: of the response.
@@ -175,7 +175,7 @@ def is_in_progress(fields: Fields, body: bytes) -> bool:
         return False
     coding = fields.get(b"content-encoding")
     if coding is not None:
-        plain = decoded(coding, body)
+        plain = decode_body(coding, body)
         if plain is None:
             return True
         body = plain
@@ -190,7 +190,7 @@ def is_in_progress(fields: Fields, body: bytes) -> bool:
     if not isinstance(value, dict):
         return False
     status = value.get("status")
-    return isinstance(status, str) and status not in TERMINAL
+    return isinstance(status, str) and status not in TERMINAL_STATUSES
 
 
 def _may_have_status(body: bytes) -> bool:

@@ -27,7 +27,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from goproxyai.cache.store import Entry
+from goproxyai.cache.entry import Entry
 from goproxyai.usage.usage import Usage
 
 MAGIC: Final = b"goproxyai cache\0"
@@ -80,7 +80,7 @@ class Record:
     status: int
     head: bytes
     body: bytes
-    pace: bytes | None
+    timing: bytes | None
     initial_age: int
     stored: float
     expires: float
@@ -94,14 +94,14 @@ def recorded(entry: Entry, shift: float) -> Record:
 
     :param shift: the wall clock's seconds less the monotonic ones.
     """
-    place = entry.place
+    place = entry.bucket
     assert place is not None, "what is kept is stored"
     return Record(
         entry.key,
         entry.status,
         entry.head,
         entry.body,
-        entry.pace,
+        entry.timing,
         entry.initial_age,
         entry.stored_at + shift,
         entry.expires_at + shift,
@@ -133,7 +133,7 @@ def revived(record: Record, now: float, wall: float, stale: float) -> Entry | No
         stored_at,
         expires_at,
         record.initial_age,
-        record.pace,
+        record.timing,
         record.usage,
     )
 
@@ -239,7 +239,7 @@ def _with_nonces(
 def _encoded(records: Iterable[Record]) -> Iterator[bytes]:
     """Two parts a record: a body may be large, and is not copied here."""
     for one in records:
-        pace = b"" if one.pace is None else one.pace
+        pace = b"" if one.timing is None else one.timing
         model, *tokens = _NO_USAGE if one.usage is None else one.usage
         numbers = _RECORD.pack(
             one.key,
@@ -248,7 +248,7 @@ def _encoded(records: Iterable[Record]) -> Iterator[bytes]:
             one.stored,
             one.expires,
             len(one.head),
-            _NO_PACE if one.pace is None else len(pace),
+            _NO_PACE if one.timing is None else len(pace),
             len(one.path),
             len(one.owner),
             len(model),
@@ -272,7 +272,7 @@ def _decoded(text: _Text) -> Record:
         expires=expires,
         # In the order of the file, which is the order in which arguments are evaluated.
         head=text.take(head),
-        pace=None if pace == _NO_PACE else text.take(pace),
+        timing=None if pace == _NO_PACE else text.take(pace),
         path=text.take(path),
         owner=text.take(owner),
         usage=_usage(text.take(model), tokens),

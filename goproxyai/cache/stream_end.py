@@ -23,7 +23,7 @@ import json
 from enum import Enum
 from typing import Any, Final
 
-from goproxyai.messages.decoding import decoded
+from goproxyai.messages.decoding import decode_body
 from goproxyai.messages.headers import Fields
 
 MAX_TAIL_BYTES: Final = 256 * 1024
@@ -41,9 +41,9 @@ _FAILED = frozenset(("error", "response.failed"))
 class StreamEnd(Enum):
     """How a stream ended."""
 
-    DONE = "it says that it is whole"
-    OPEN = "it is whole if its framing says so"
-    BROKEN = "it ended in an error, or in the middle of an event, or cannot be read"
+    COMPLETE = "it says that it is whole"
+    UNMARKED = "it is whole if its framing says so"
+    FAILED = "it ended in an error, or in the middle of an event, or cannot be read"
 
 
 def is_event_stream(fields: Fields) -> bool:
@@ -54,7 +54,7 @@ def is_event_stream(fields: Fields) -> bool:
     return kind.partition(b";")[0].strip().lower() == b"text/event-stream"
 
 
-def ending(fields: Fields, body: bytes) -> StreamEnd:
+def stream_end(fields: Fields, body: bytes) -> StreamEnd:
     """How the stream in *body* ended.
 
     :param fields: of the response.
@@ -62,9 +62,9 @@ def ending(fields: Fields, body: bytes) -> StreamEnd:
     """
     coding = fields.get(b"content-encoding")
     if coding is not None:
-        plain = decoded(coding, body)
+        plain = decode_body(coding, body)
         if plain is None:
-            return StreamEnd.BROKEN
+            return StreamEnd.FAILED
         body = plain
     whole = len(body) <= MAX_TAIL_BYTES
     if whole:
@@ -74,11 +74,11 @@ def ending(fields: Fields, body: bytes) -> StreamEnd:
     rest = tail[end + 2 :] if end >= 0 else tail
     events = _last_two(tail, max(end, 0))
     if events is None:
-        return StreamEnd.BROKEN
+        return StreamEnd.FAILED
     if any(line and not line.startswith(b":") for line in rest.split(b"\n")):
         last = _Event(rest)
         if last.data.strip() != _DONE:
-            return StreamEnd.BROKEN
+            return StreamEnd.FAILED
         events = [*events[-1:], last]
     return _judged(events, whole)
 
@@ -146,11 +146,11 @@ def _last_two(tail: bytes, end: int) -> list[_Event] | None:
 def _judged(events: list[_Event], whole: bool) -> StreamEnd:
     """By the last two events; *whole*: there are no others before."""
     if not events or (len(events) == 1 and not whole):
-        return StreamEnd.OPEN if whole else StreamEnd.BROKEN
+        return StreamEnd.UNMARKED if whole else StreamEnd.FAILED
     last = events[-1]
     if last.is_error or not last.readable:
-        return StreamEnd.BROKEN
+        return StreamEnd.FAILED
     if last.data.strip() == _DONE:
-        return StreamEnd.BROKEN if events[0].is_error else StreamEnd.DONE
+        return StreamEnd.FAILED if events[0].is_error else StreamEnd.COMPLETE
     completed = "response.completed" in (last.kind, last.name)
-    return StreamEnd.DONE if completed else StreamEnd.OPEN
+    return StreamEnd.COMPLETE if completed else StreamEnd.UNMARKED

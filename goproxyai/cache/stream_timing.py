@@ -50,7 +50,7 @@ class StreamTiming:
         return bytes(self._marks)
 
 
-def pieces(packed: bytes) -> Iterator[tuple[float, int]]:
+def timed_pieces(packed: bytes) -> Iterator[tuple[float, int]]:
     """Seconds since the first piece, and where the piece ends, of each mark.
 
     :raises ValueError: where *packed* is none.

@@ -1,12 +1,11 @@
-"""A file of ``NAME=value`` lines, as systemd's ``EnvironmentFile`` and docker's ``--env-file`` are.
+"""A file of ``NAME=value`` lines, as for systemd's ``EnvironmentFile`` and docker's ``--env-file``.
 
-1. A line is ``NAME=value``, or blank, or a comment: ``#`` or ``;`` first. Spaces around the line,
-   the name and the value do not count. A ``#`` further on is part of the value.
-2. A value within a pair of ``'`` or ``"`` is what stands between them, which is not another of
-   them. Nothing is escaped, expanded or continued on the next line: a dollar sign and a backslash
-   are themselves.
-3. Only known names, and each once: what is mistyped must not go unnoticed.
-4. A complaint names the line and never repeats it: what is wrong may be a secret.
+1. A line is ``NAME=value``, blank, or a comment that starts with ``#`` or ``;``. White space around
+   the line, the name and the value is removed. A ``#`` inside a value is part of the value.
+2. A value in single or double quotes is the text between the quotes, which may not contain the same
+   quote. There are no escapes, no variable expansion and no continuation lines.
+3. Unknown and repeated names are errors, because they are likely typing errors.
+4. An error message names the line number and never the line, because the line may hold a secret.
 """
 
 from __future__ import annotations
@@ -14,32 +13,33 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-LARGEST = 64 * 1024
-"""Bytes that such a file may have."""
+MAX_FILE_BYTES = 64 * 1024
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_OURS = re.compile(r"[A-Z_]{1,40}")  # others may be what wrapped of a secret
+# Other names are not shown: they may be part of a secret that was wrapped onto a line of its own.
+_SHOWABLE_NAME = re.compile(r"[A-Z_]{1,40}")
 
 
 class EnvFileError(ValueError):
-    """Something that is no such file; ``str()`` is a few words for the operator."""
+    """An invalid file; ``str()`` is the reason in a few words, without a secret."""
 
 
-def parse(content: bytes, names: Collection[str]) -> dict[str, str]:
-    """Name to value, in the order of the lines.
+def parse_env_file(content: bytes, names: Collection[str]) -> dict[str, str]:
+    """Return the values by name, in the order of the lines.
 
-    :param content: UTF-8, with or without carriage returns.
-    :param names: those that are known.
-    :raises EnvFileError: at the first line that is wrong.
+    :param content: UTF-8, with or without carriage returns and a byte order mark.
+    :param names: the known names.
+    :raises EnvFileError: for the first invalid line.
     """
-    if len(content) > LARGEST:
-        raise EnvFileError(f"it is larger than {LARGEST // 1024} KiB")
+    if len(content) > MAX_FILE_BYTES:
+        raise EnvFileError(f"it is larger than {MAX_FILE_BYTES // 1024} KiB")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = ""
     if content and not text:
-        raise EnvFileError("it is not UTF-8")  # outside, so that no traceback repeats it
+        # Outside of the except block: a chained exception would show the content in a traceback.
+        raise EnvFileError("it is not UTF-8")
     values: dict[str, str] = {}
     for number, raw in enumerate(text.split("\n"), 1):
         line = raw.strip()
@@ -50,7 +50,7 @@ def parse(content: bytes, names: Collection[str]) -> dict[str, str]:
         if not equals or _NAME.fullmatch(name) is None:
             raise EnvFileError(f"line {number} is not NAME=value")
         if name not in names:
-            shown = name if _OURS.fullmatch(name) else "that name"
+            shown = name if _SHOWABLE_NAME.fullmatch(name) else "that name"
             raise EnvFileError(f"line {number}: {shown} cannot be set there")
         if name in values:
             raise EnvFileError(f"line {number}: {name} is set before")

@@ -1,7 +1,7 @@
-"""Where settings come from: options, then the environment, then the file that ``CONFIG`` names.
+"""The sources of settings: options, then environment variables, then the file of ``CONFIG``.
 
-The environment of a process does not change while it runs, so what is to be changed then stands in
-the file, and neither in the environment nor among the options, which win.
+Options and the environment of a process are fixed while it runs. A setting that an operator wants
+to change without a restart must therefore be set in the file alone.
 """
 
 from __future__ import annotations
@@ -12,39 +12,39 @@ from collections.abc import Mapping
 
 import attrs
 
-from goproxyai.config import env_file as envfile
-from goproxyai.config.settings import VARIABLES, SettingError, Settings
+from goproxyai.config import env_file
+from goproxyai.config.settings import Settings
+from goproxyai.config.variables import VARIABLES, SettingError
 from goproxyai.usage import prices
 from goproxyai.usage.prices import Prices
 
 CONFIG = "CONFIG"
-"""The one variable that cannot be set in the file."""
+"""The variable that names the file; the only one that cannot be set in the file."""
 
-NAMES = frozenset(variable.name for variable in VARIABLES)
-"""Those that can be set at all."""
+VARIABLE_NAMES = frozenset(variable.name for variable in VARIABLES)
 
 
 @attrs.frozen
 class LoadedConfig:
-    """What the sources say.
+    """The settings, and the contents of the files that they name.
 
-    :ivar hidden: the names that the file sets to no effect, since an option or the environment
-        sets them otherwise.
-    :ivar prices: of tokens.
+    :ivar overridden: names in the file that an option or the environment sets to another value.
+    :ivar prices: prices of tokens, from the file of ``PRICES``.
     """
 
     settings: Settings
-    hidden: tuple[str, ...] = ()
+    overridden: tuple[str, ...] = ()
     prices: Prices = attrs.field(factory=Prices)
 
 
 @attrs.frozen
 class ConfigSources:
-    """Texts by their variables' names; ``PATH`` and the like may be among them.
+    """Texts by variable name; other names, such as ``PATH``, are ignored.
 
-    :ivar options: of the command line.
-    :ivar environ: of the process, as it was at the start.
-    :ivar directory: where the file lies if its path is relative; twistd may go elsewhere.
+    :ivar options: options of the command line.
+    :ivar environ: the environment of the process at its start.
+    :ivar directory: the directory of relative paths. It is the working directory at the start:
+        twistd changes the working directory when it runs in the background.
     """
 
     options: Mapping[str, str] = attrs.field(repr=False)
@@ -53,53 +53,57 @@ class ConfigSources:
 
     @property
     def path(self) -> str | None:
-        """The file, if there is one."""
+        """The absolute path of the configuration file, if there is one."""
         given = self.options.get(CONFIG, self.environ.get(CONFIG, "")).strip()
         return os.path.join(self.directory, given) if given else None
 
     def read(self) -> LoadedConfig:
-        """The settings as the sources are now.
+        """Read the files and parse the settings.
 
-        :raises SettingError: where a file, or a value, is none.
+        :raises SettingError: if a file is unreadable or a value is invalid.
         """
-        fixed = {name: text for name, text in self.environ.items() if name in NAMES}
+        fixed = {name: text for name, text in self.environ.items() if name in VARIABLE_NAMES}
         fixed |= self.options
         path = self.path
-        filed = {} if path is None else _filed(path)
-        hidden = [name for name, text in filed.items() if fixed.get(name, text).strip() != text]
-        settings = Settings.from_texts({**filed, **fixed})
+        from_file = {} if path is None else _read_env_file(path)
+        overridden = [
+            name for name, text in from_file.items() if fixed.get(name, text).strip() != text
+        ]
+        settings = Settings.from_texts({**from_file, **fixed})
         table = Prices()
         if settings.prices is not None:
-            table = _priced(os.path.join(self.directory, settings.prices))
-        return LoadedConfig(settings, tuple(hidden), table)
+            table = _read_prices(os.path.join(self.directory, settings.prices))
+        return LoadedConfig(settings, tuple(overridden), table)
 
 
-def _filed(path: str) -> dict[str, str]:
-    """What the file at *path* says."""
+def _read_env_file(path: str) -> dict[str, str]:
     try:
-        return envfile.parse(_content(path, envfile.LARGEST), NAMES - {CONFIG})
+        content = _read(path, env_file.MAX_FILE_BYTES)
+        return env_file.parse_env_file(content, VARIABLE_NAMES - {CONFIG})
     except OSError as error:
-        why = f"a file that can be read ({error.strerror})"
-    except envfile.EnvFileError as error:
-        why = f"a file of NAME=value lines ({error})"
-    raise SettingError(f"{CONFIG} is {path!a}, expected {why}")
+        expected = f"a file that can be read ({error.strerror})"
+    except env_file.EnvFileError as error:
+        expected = f"a file of NAME=value lines ({error})"
+    raise SettingError(f"{CONFIG} is {path!a}, expected {expected}")
 
 
-def _priced(path: str) -> Prices:
-    """The table in the file at *path*."""
+def _read_prices(path: str) -> Prices:
     try:
-        return prices.parse(_content(path, prices.LARGEST))
+        return prices.parse(_read(path, prices.LARGEST))
     except OSError as error:
-        why = f"a file that can be read ({error.strerror})"
+        expected = f"a file that can be read ({error.strerror})"
     except prices.PricesError as error:
-        why = f"a table of prices ({error})"
-    raise SettingError(f"PRICES is {path!a}, expected {why}")
+        expected = f"a table of prices ({error})"
+    raise SettingError(f"PRICES is {path!a}, expected {expected}")
 
 
-def _content(path: str, most: int) -> bytes:
-    """What is in the file, a byte more than *most* of it; a pipe could take for ever."""
+def _read(path: str, max_bytes: int) -> bytes:
+    """Return at most *max_bytes* + 1 bytes of a regular file.
+
+    The open is non-blocking, and the type is checked before the read: a FIFO would block for ever.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(0, "Not a regular file")
-        return file.read(most + 1)
+        return file.read(max_bytes + 1)

@@ -29,7 +29,8 @@ import attrs
 from twisted.logger import Logger
 
 from goproxyai.cache import snapshot_format as sealed
-from goproxyai.cache.store import Entry, Store
+from goproxyai.cache.entry import Entry
+from goproxyai.cache.store import Store
 
 _log = Logger(namespace="goproxyai.daemon.cache_snapshot")
 
@@ -83,7 +84,7 @@ class CacheSnapshot:
                 raise sealed.Refused(sealed.FOREIGN)
             now, wall = self.seconds(), self.wall()
             # What a restart would not revive is not written.
-            kept = [one for one in self.store if one.expires_at + self.store.stale > now]
+            kept = [one for one in self.store if one.expires_at + self.store.stale_seconds > now]
             if not kept:
                 _remove(path)
                 return
@@ -111,7 +112,7 @@ class CacheSnapshot:
         file.seek(len(header))
         now, wall, store = self.seconds(), self.wall(), self.store
         for record in sealed.opened(file.read, header, key):
-            entry = sealed.revived(record, now, wall, store.stale)
+            entry = sealed.revived(record, now, wall, store.stale_seconds)
             if entry is not None:
                 store.put(entry, record.path, record.owner, store.generation())
         return count

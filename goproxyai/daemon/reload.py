@@ -15,18 +15,12 @@ from typing import Final
 import attrs
 from twisted.logger import Logger
 
-from goproxyai.config.settings import SettingError, Settings
+from goproxyai.config.settings import Settings
 from goproxyai.config.sources import LoadedConfig
+from goproxyai.config.variables import VARIABLES, SettingError
 from goproxyai.daemon.service import Daemon
 
-LIVE: Final = frozenset(
-    (
-        "RATE_LIMIT", "CACHE_TTL", "CACHE_MAX_TTL", "REQUEST_TIMEOUT", "CONNECT_TIMEOUT",
-        "IDLE_TIMEOUT", "DRAIN_TIMEOUT", "MAX_CACHE_SIZE", "MAX_BODY_SIZE", "TRUSTED_PROXIES",
-        "ADMIN_ALLOW", "ADMIN_TOKEN", "LOG_LEVEL", "LOG_SAMPLE", "LOG_SLOW", "PRICES",
-        "RETRY_STATUS",
-    )
-)  # fmt: skip
+LIVE: Final = frozenset(variable.name for variable in VARIABLES if variable.reloadable)
 """The variables that can change while the daemon runs: see :meth:`.Daemon.change`."""
 
 _log = Logger(namespace="goproxyai")
@@ -82,7 +76,7 @@ class Reload:
             _log.info("the configuration has not changed")
         if restart:
             _log.warn("the configuration needs a restart: {names}", names=", ".join(restart))
-        if reading.hidden:
-            _log.warn("{line}", line=hidden_line(reading.hidden))
+        if reading.overridden:
+            _log.warn("{line}", line=hidden_line(reading.overridden))
         if "LOG_LEVEL" in live:  # of what comes behind this
             self.write(reading.settings.log_level)

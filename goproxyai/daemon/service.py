@@ -122,7 +122,7 @@ class Maintenance(Service):
         """Let time pass for what judges upstreams."""
         now = self.clock.seconds()
         for upstream in self.upstreams.each:
-            upstream.breaker.turn(now)
+            upstream.breaker.advance(now)
 
     def _evict(self) -> None:
         """Drop what has expired, was cleared or is too much; go on in the next turn if need be."""
@@ -132,7 +132,7 @@ class Maintenance(Service):
         now = self.clock.seconds()
         more = True
         while more and self.clock.seconds() < now + EVICTION_TURN:
-            more = store.sweep(now, EVICTION_SLICE) | store.free_cleared(EVICTION_SLICE)
+            more = store.remove_expired(now, EVICTION_SLICE) | store.free_cleared(EVICTION_SLICE)
             more |= store.evict_excess(EVICTION_SLICE)
         if more:
             self._again = self.clock.callLater(0, self._go_on)

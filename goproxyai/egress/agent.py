@@ -25,7 +25,7 @@ from goproxyai.http11.client_connection import (
 )
 from goproxyai.http11.connection_pool import ConnectionPool
 from goproxyai.http11.response import Response, ResponseReceiver
-from goproxyai.messages.headers import Headers, lines
+from goproxyai.messages.headers import Headers, serialize_headers
 from goproxyai.reactor.deadlines import Ticker
 from goproxyai.reactor.write_batch import ImmediateWriter, Writer
 from goproxyai.upstream.retries import RetryCause
@@ -186,7 +186,7 @@ class RelayAgent:
         """
         if isinstance(headers, WebHeaders):
             headers = [(n, v) for n, values in headers.getAllRawHeaders() for v in values]
-        block = lines(headers or ())
+        block = serialize_headers(headers or ())
         framed = b"\r\ncontent-length:" in b"\r\n" + block.lower()
         promise = _Promise()
         cut = uri.find(b"/", 8)

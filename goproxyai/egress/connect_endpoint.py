@@ -40,7 +40,7 @@ class ConnectProtocol(Protocol):
 
     def connectionMade(self) -> None:
         """Ask the proxy for the tunnel."""
-        self.transport.write(self._tunnel.hello())
+        self.transport.write(self._tunnel.request_bytes())
 
     def dataReceived(self, data: bytes) -> None:
         """The proxy's answer; afterwards, what comes through."""

@@ -27,7 +27,7 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 
-from goproxyai.config.settings import ProxyURL
+from goproxyai.config.urls import ProxyURL
 from goproxyai.egress.connect_endpoint import ConnectEndpoint
 from goproxyai.upstream.no_proxy import bypasses_proxy
 

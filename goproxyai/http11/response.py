@@ -113,7 +113,7 @@ class Response:
     @property
     def lines(self) -> bytes:
         """The header lines that are relayed."""
-        return self.shape.lines(self.values, self.fields)
+        return self.shape.relayed_lines(self.values, self.fields)
 
     @property
     def request_id(self) -> bytes:

@@ -17,7 +17,7 @@ from twisted.web.server import Request, Site
 
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
-from goproxyai.messages.headers import Headers, lines
+from goproxyai.messages.headers import Headers, serialize_headers
 
 MOST_BODY = 64 * 1024
 """Bytes of body that a system endpoint takes."""
@@ -93,7 +93,7 @@ class ExchangeChannel:
             return
         body = problem.body()
         fields = [(b"Content-Type", b"application/json"), (b"X-Proxy", b"goproxyai")]
-        head = lines(fields + self._named())
+        head = serialize_headers(fields + self._named())
         status_line = b"HTTP/1.1 %d Refused\r\n" % problem.status
         exchange.begin(problem.status, status_line + head, len(body), close=True)
         exchange.write(body, last=True)
@@ -111,7 +111,7 @@ class ExchangeChannel:
             elif name.lower() not in _FRAMING:
                 kept += [(name, value) for value in values]
         status = int(code)
-        head = lines(kept + self._named())
+        head = serialize_headers(kept + self._named())
         self.exchange.begin(status, b"HTTP/1.1 %d %b\r\n%b" % (status, reason, head), length)
 
     def _named(self) -> Headers:

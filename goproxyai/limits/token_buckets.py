@@ -32,7 +32,7 @@ class TokenBuckets:
     """The token buckets of all clients.
 
     :param per_minute: the depth, and what a bucket gains in a minute; at least 1.
-    :param tick: seconds between two calls of :meth:`mint`.
+    :param tick: seconds between two calls of :meth:`refill`.
     :param max_clients: how many buckets there may be; one more drops the least recently touched.
     :raises ValueError: where one of them is out of range.
     """
@@ -54,7 +54,7 @@ class TokenBuckets:
     def __len__(self) -> int:
         return len(self._offsets)
 
-    def limit(self, per_minute: int) -> None:
+    def set_rate(self, per_minute: int) -> None:
         """Go on with buckets of another depth and rate; costs the same however many there are.
 
         A bucket that is not full keeps its tokens, as many as the new depth holds. One that is
@@ -70,7 +70,7 @@ class TokenBuckets:
         self._per_minute = per_minute
         self._per_tick = per_minute * max(1, round(self._tick * _NANOSECONDS))
 
-    def mint(self, seconds: float) -> None:
+    def refill(self, seconds: float) -> None:
         """Let time pass for every bucket.
 
         :param seconds: since the last call; where that is negative or more than a second, the
@@ -99,12 +99,12 @@ class TokenBuckets:
 
     def _open(self, client: str) -> None:
         """Make a full bucket for *client* and take a token of it."""
-        self.sweep(2)  # dropping outpaces opening, so that what is idle does not pile up
+        self.remove_full(2)  # dropping outpaces opening, so that what is idle does not pile up
         if len(self._offsets) >= self._most:
             self._offsets.popitem(last=False)
         self._offsets[client] = self._depth - _TOKEN - self._minted
 
-    def sweep(self, budget: int) -> bool:
+    def remove_full(self, budget: int) -> bool:
         """Drop full buckets, those first that were not touched for the longest time.
 
         :param budget: how many buckets to look at, at most.

@@ -60,7 +60,7 @@ class ConnectParser:
         self._room = MAX_CONNECT_RESPONSE_BYTES
         self._opening = b""
 
-    def hello(self) -> bytes:
+    def request_bytes(self) -> bytes:
         """The request, to be written once."""
         request = self._connection.send(self._request)
         assert request is not None

@@ -11,7 +11,7 @@ MAX_DECODED_BYTES: Final = 1024 * 1024
 _MOST_MEMBERS = 16
 
 
-def decoded(coding: bytes, body: bytes) -> bytes | None:
+def decode_body(coding: bytes, body: bytes) -> bytes | None:
     """The decoded body; ``None`` where it cannot be read whole within :data:`MAX_DECODED_BYTES`.
 
     :param coding: the value of ``Content-Encoding``.
@@ -34,13 +34,13 @@ def decoded(coding: bytes, body: bytes) -> bytes | None:
 
 def _inflated(body: bytes, window: int) -> bytes | None:
     """Inflate all members, of which gzip allows several (RFC 1952 §2.2)."""
-    decoded = b""
+    output = b""
     for _ in range(_MOST_MEMBERS):
         member = zlib.decompressobj(window)
-        decoded += member.decompress(body, MAX_DECODED_BYTES + 1 - len(decoded))
-        if not member.eof or len(decoded) > MAX_DECODED_BYTES:
+        output += member.decompress(body, MAX_DECODED_BYTES + 1 - len(output))
+        if not member.eof or len(output) > MAX_DECODED_BYTES:
             return None
         body = member.unused_data
         if not body:
-            return decoded
+            return output
     return None

@@ -18,9 +18,9 @@ from goproxyai.messages.headers import (
     index_fields,
     is_never_relayed,
     is_shareable,
-    lines,
     nominated_fields,
-    relayed,
+    response_headers_for_client,
+    serialize_headers,
 )
 
 MAX_TEMPLATES: Final = 512
@@ -29,8 +29,8 @@ MAX_TEMPLATES: Final = 512
 MAX_TEMPLATE_NAME_BYTES: Final = 1024
 """Bytes of names in a shape that is remembered."""
 
-RequestIds = tuple[bytes, ...]
-Values = tuple[bytes, ...]
+FieldNames = tuple[bytes, ...]
+FieldValues = tuple[bytes, ...]
 
 
 class HeaderTemplate:
@@ -41,7 +41,7 @@ class HeaderTemplate:
 
     __slots__ = ("_kept", "_lowered", "_names", "_relayed", "_repeats")
 
-    def __init__(self, names: RequestIds) -> None:
+    def __init__(self, names: FieldNames) -> None:
         self._names = names
         lowered = self._lowered = tuple([name.lower() for name in names])
         self._repeats = len(set(lowered)) < len(lowered)
@@ -49,33 +49,33 @@ class HeaderTemplate:
         self._relayed = _template(names, passing)
         self._kept = _template(names, [at for at in passing if is_shareable(lowered[at])])
 
-    def headers(self, values: Values) -> Headers:
+    def headers(self, values: FieldValues) -> Headers:
         """(name, value) in order."""
         return list(zip(self._names, values, strict=True))
 
-    def fields(self, values: Values) -> Fields:
+    def fields(self, values: FieldValues) -> Fields:
         """As :func:`~.headers.index_fields`."""
         if self._repeats:
             return index_fields(self.headers(values))[0]
         return dict(zip(self._lowered, values, strict=True))
 
-    def lines(self, values: Values, fields: Fields) -> bytes:
+    def relayed_lines(self, values: FieldValues, fields: Fields) -> bytes:
         """The lines of :func:`~.headers.relayed`, on the wire.
 
         :param fields: of these *values*.
         """
         if nominated_fields(fields):
-            return lines(relayed(self.headers(values), fields))
+            return serialize_headers(response_headers_for_client(self.headers(values), fields))
         template, pick = self._relayed
         return template % pick(values)
 
-    def shareable_lines(self, values: Values, fields: Fields) -> bytes:
+    def shareable_lines(self, values: FieldValues, fields: Fields) -> bytes:
         """Those of :meth:`lines` that are given to others, too: :func:`~.headers.is_shareable`."""
         if nominated_fields(fields):
-            return lines(
+            return serialize_headers(
                 [
                     pair
-                    for pair in relayed(self.headers(values), fields)
+                    for pair in response_headers_for_client(self.headers(values), fields)
                     if is_shareable(pair[0].lower())
                 ]
             )
@@ -83,13 +83,15 @@ class HeaderTemplate:
         return template % pick(values)
 
 
-def _template(names: RequestIds, positions: list[int]) -> tuple[bytes, Callable[[Values], Values]]:
+def _template(
+    names: FieldNames, positions: list[int]
+) -> tuple[bytes, Callable[[FieldValues], FieldValues]]:
     """Lines with holes for the values at *positions*, and what takes these out of all."""
     text = b"".join([b"%b: %%b\r\n" % names[at].replace(b"%", b"%%") for at in positions])
     return text, _picker(positions, len(names))
 
 
-def _picker(positions: list[int], count: int) -> Callable[[Values], Values]:
+def _picker(positions: list[int], count: int) -> Callable[[FieldValues], FieldValues]:
     """What takes the values at *positions* out of *count*."""
     if len(positions) == count:
         return tuple
@@ -99,10 +101,10 @@ def _picker(positions: list[int], count: int) -> Callable[[Values], Values]:
     return lambda values: tuple([values[position] for position in positions])
 
 
-_shapes: Final[dict[RequestIds, HeaderTemplate]] = {}
+_shapes: Final[dict[FieldNames, HeaderTemplate]] = {}
 
 
-def template_of(names: RequestIds) -> HeaderTemplate:
+def template_of(names: FieldNames) -> HeaderTemplate:
     """The shape with these names."""
     shape = _shapes.get(names)
     if shape is None:

@@ -57,7 +57,7 @@ def index_fields(headers: Headers) -> tuple[Fields, bool]:
     return {name: b", ".join(values) for name, values in lines.items()}, True
 
 
-def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+def serialize_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Header lines on the wire, without the blank line that ends them."""
     return b"".join([b"%b: %b\r\n" % pair for pair in headers])
 
@@ -73,12 +73,12 @@ def nominated_fields(fields: Fields) -> frozenset[bytes]:
     return frozenset([name.strip() for name in connection.lower().split(b",")]) - _FRAMING
 
 
-def forwarded(headers: Headers, fields: Fields) -> Headers:
+def request_headers_for_upstream(headers: Headers, fields: Fields) -> Headers:
     """A request's header for upstream: end-to-end, less ``Host``, ``Expect`` and what is for us."""
     return _without(headers, nominated_fields(fields) | _NOT_FORWARDED)
 
 
-def relayed(headers: Headers, fields: Fields) -> Headers:
+def response_headers_for_client(headers: Headers, fields: Fields) -> Headers:
     """A response's header for the client: end-to-end, less those that ours replace."""
     return _without(headers, nominated_fields(fields) | _NOT_RELAYED)
 

@@ -35,7 +35,7 @@ def redacted_target(target: bytes) -> str:
     if mark:
         path += b"?" + b"&".join(pair.partition(b"=")[0] for pair in query.split(b"&"))
     text = _UNPRINTABLE.sub(_percent_encoded, path).decode("ascii")
-    text = masked(text)
+    text = mask_credentials(text)
     if len(text) > MAX_LOGGED_PATH_CHARACTERS:
         text = text[: MAX_LOGGED_PATH_CHARACTERS - len(_CUT)] + _CUT
     return text
@@ -53,7 +53,7 @@ def _percent_encoded(match: re.Match[bytes]) -> bytes:
     return b"%%%02X" % match.group()[0]
 
 
-def masked(text: str) -> str:
+def mask_credentials(text: str) -> str:
     """*text* with ``***`` where credentials stood."""
     # Searching for a word is much faster than searching for a pattern, and mostly in vain.
     if "@" in text:

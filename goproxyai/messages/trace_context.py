@@ -31,12 +31,12 @@ class TraceParent(NamedTuple):
     span_id: int
     flags: int
 
-    def line(self) -> bytes:
+    def header_line(self) -> bytes:
         """The header line that names it to whoever comes next."""
         return b"traceparent: 00-%032x-%016x-%02x\r\n" % self
 
 
-def parse(value: bytes | None) -> TraceParent | None:
+def parse_traceparent(value: bytes | None) -> TraceParent | None:
     """The span that the value of a ``traceparent`` names.
 
     :param value: as received, repeated lines joined.

@@ -47,7 +47,7 @@ class Admission:
         """
         self.per_minute = per_minute
         if per_minute:
-            self.buckets.limit(per_minute)
+            self.buckets.set_rate(per_minute)
             if self._started and self._tick is None:
                 self._start_ticking()
 
@@ -75,14 +75,14 @@ class Admission:
 
     def _refill(self) -> None:
         now = self._clock.seconds()
-        self.buckets.mint(now - self._last_refill)
+        self.buckets.refill(now - self._last_refill)
         self._last_refill = now
         if not (self.per_minute or self.buckets):
             self._tick = None
             return
         self._tick = self._clock.callLater(TICK_SECONDS, self._refill)
         if self._sweeping or now >= self._next_sweep:
-            self._sweeping = self.buckets.sweep(SWEEP_SLICE)
+            self._sweeping = self.buckets.remove_full(SWEEP_SLICE)
             self._next_sweep = now + SWEEP_INTERVAL_SECONDS
 
     def client(self, exchange: Exchange) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from goproxyai.cache.entry import Entry
 from goproxyai.cache.rules import may_serve_stale
-from goproxyai.cache.store import Entry, Store
+from goproxyai.cache.store import Store
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.proxy.request_plan import RequestPlan
@@ -78,7 +79,7 @@ class CacheLookup:
         """Return an expired entry that may replace a failed response (RFC 5861 §4), if any."""
         store = self._store
         directives = miss.plan.directives
-        if directives.no_cache or not store.stale:
+        if directives.no_cache or not store.stale_seconds:
             return None
         entry = store.get(miss.key, now)
         if entry is None or not may_serve_stale(entry.head):

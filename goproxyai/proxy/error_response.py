@@ -19,7 +19,7 @@ from goproxyai.http11.client_connection import ConnectionBroken, ProtocolViolati
 from goproxyai.http11.exchange import Exchange
 from goproxyai.messages.connect import ConnectMalformed, ConnectRefused
 from goproxyai.messages.headers import Headers
-from goproxyai.messages.redaction import masked
+from goproxyai.messages.redaction import mask_credentials
 from goproxyai.proxy.response_head import cache_lines, own_lines, own_status_line
 from goproxyai.telemetry.outcome import Ending
 
@@ -47,7 +47,7 @@ def proxy_error_for(failure: Failure) -> ProxyError:
     code, message = _classify(exception)
     if code == "internal_error":
         _log.failure("a defect while handling a request", failure)
-    detail = masked(f"{type(exception).__name__}: {exception}")[:MAX_DETAIL_LENGTH]
+    detail = mask_credentials(f"{type(exception).__name__}: {exception}")[:MAX_DETAIL_LENGTH]
     return ProxyError(code, message, detail=detail)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from twisted.python.failure import Failure
 
-from goproxyai.cache.coalescing import deterministic
+from goproxyai.cache.coalescing import is_deterministic
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.limits.token_buckets import rate_limit_headers
@@ -110,7 +110,7 @@ class ProxyHandler:
             return
         coalesces = plan.coalesces
         if coalesces is None:
-            coalesces = deterministic(body)
+            coalesces = is_deterministic(body)
         if not coalesces or found.reason == "request":
             counters.misses += 1
             Forward(context, exchange, client, plan, found, found.reason).start()

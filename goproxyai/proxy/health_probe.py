@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from goproxyai.egress.treq_client import RelayClient
 from goproxyai.http11.response import Response
 from goproxyai.proxy.upstreams import Upstream, Upstreams
-from goproxyai.upstream.breaker import State
+from goproxyai.upstream.breaker import CircuitState
 
 PROBE_INTERVAL_SECONDS = 5.0
 """Between two probes of an upstream; a probe that has no response by then has failed."""
@@ -83,11 +83,11 @@ class HealthProbe:
             self._failed(upstream)
         else:
             self._failures[upstream] = 0
-            upstream.breaker.succeeded()
+            upstream.breaker.record_success()
 
     def _failed(self, upstream: Upstream) -> None:
         breaker, now = upstream.breaker, self._clock.seconds()
-        breaker.failed(now, breaker.state(now) is State.HALF_OPEN)
+        breaker.record_failure(now, breaker.state(now) is CircuitState.HALF_OPEN)
         self._failures[upstream] += 1
         if self._failures[upstream] >= MAX_FAILURES_IN_A_ROW:
             breaker.trip(now)

@@ -11,9 +11,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from goproxyai.cache.entry import Entry
 from goproxyai.cache.rules import is_in_progress, may_store
-from goproxyai.cache.store import Entry, Store
-from goproxyai.cache.stream_end import StreamEnd, ending, is_event_stream
+from goproxyai.cache.store import Store
+from goproxyai.cache.stream_end import StreamEnd, is_event_stream, stream_end
 from goproxyai.cache.stream_timing import StreamTiming
 from goproxyai.http11.response import Response
 from goproxyai.messages.headers import has_request_id
@@ -43,7 +44,7 @@ class Recorder:
         self._response = response
         self._seconds = seconds
         self._pace = StreamTiming(seconds()) if is_event_stream(response.fields) else None
-        self._max_bytes = store.largest
+        self._max_bytes = store.max_entry_bytes
         length = response.length
         self.active = not (isinstance(length, int) and length > self._max_bytes)
         self.pieces: list[bytes] = []
@@ -91,8 +92,8 @@ class Recorder:
         """
         timing = None
         if self._pace is not None:
-            end = ending(self._response.fields, body)
-            if end is StreamEnd.BROKEN or (end is StreamEnd.OPEN and not framed):
+            end = stream_end(self._response.fields, body)
+            if end is StreamEnd.FAILED or (end is StreamEnd.UNMARKED and not framed):
                 return False
             timing = self._pace.packed()
         elif not framed:

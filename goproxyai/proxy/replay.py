@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from zope.interface import implementer
 
-from goproxyai.cache.store import Entry
-from goproxyai.cache.stream_timing import pieces
+from goproxyai.cache.entry import Entry
+from goproxyai.cache.stream_timing import timed_pieces
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.proxy.context import ProxyContext
@@ -35,16 +35,16 @@ def answer_hit(
     now = context.seconds()
     lookup_seconds = now - exchange.began
     size = len(entry.body)
-    if entry.pace is None and size <= SLICE_BYTES and exchange.simple:
+    if entry.timing is None and size <= SLICE_BYTES and exchange.simple:
         message = hit_message(entry, exchange.name, now, lookup_seconds)
         exchange.answer(entry.status, message, size)
         context.access_log.record(exchange, client, _hit(entry))
-    elif entry.pace and with_timing:
+    elif entry.timing and with_timing:
         head = entry.head + hit_lines(entry, exchange.name, now, lookup_seconds, "paced")
         exchange.begin(entry.status, head, None)
         exchange.flush()
-        timed = TimedReplay(exchange, entry.body, pieces(entry.pace), context.clock)
-        ReplayWatch(context, exchange, client, _hit(entry), entry.stream).start(timed)
+        timed = TimedReplay(exchange, entry.body, timed_pieces(entry.timing), context.clock)
+        ReplayWatch(context, exchange, client, _hit(entry), entry.is_event_stream).start(timed)
     else:
         _replay_entry(context, exchange, client, entry, _hit(entry), "")
 
@@ -78,12 +78,12 @@ def _replay_entry(
     now = context.seconds()
     body = entry.body
     head = entry.head + hit_lines(entry, exchange.name, now, now - exchange.began, detail)
-    exchange.begin(entry.status, head, len(body) if entry.pace is None else None)
+    exchange.begin(entry.status, head, len(body) if entry.timing is None else None)
     if len(body) <= SLICE_BYTES:
         exchange.write(body, True)
         context.access_log.record(exchange, client, outcome)
     else:
-        watch = ReplayWatch(context, exchange, client, outcome, entry.stream)
+        watch = ReplayWatch(context, exchange, client, outcome, entry.is_event_stream)
         watch.start(Replay(exchange, body))
 
 

@@ -13,7 +13,7 @@ from itertools import count
 from typing import Final
 
 from goproxyai.http11.exchange import Exchange
-from goproxyai.messages.redaction import masked
+from goproxyai.messages.redaction import mask_credentials
 
 REQUEST_ID_FIELD: Final = b"x-request-id"
 """The lower-cased field in which a client names its request."""
@@ -37,7 +37,7 @@ class RequestIds:
         given = exchange.get(REQUEST_ID_FIELD)
         if given is not None and _VALID_ID.fullmatch(given):
             text = given.decode("ascii")
-            if masked(text) == text:
+            if mask_credentials(text) == text:
                 return given
         return self.generate()
 

@@ -10,13 +10,13 @@ from typing import Final
 
 import attrs
 
-from goproxyai.cache.coalescing import shares
+from goproxyai.cache.coalescing import may_coalesce
 from goproxyai.cache.directives import request_directives, requested_ttl, wants_paced_replay
-from goproxyai.cache.key import credential, start_cache_key
+from goproxyai.cache.key import credential_id, start_cache_key
 from goproxyai.cache.rules import bypass_reason, in_namespace, is_write
-from goproxyai.cache.store import UNOWNED
+from goproxyai.cache.write_log import UNOWNED
 from goproxyai.http11.request_head import FieldValues, RequestHead
-from goproxyai.messages.headers import forwarded, is_forwarding_loop
+from goproxyai.messages.headers import is_forwarding_loop, request_headers_for_upstream
 from goproxyai.proxy.upstreams import Upstream
 from goproxyai.usage.usage import generates
 
@@ -44,7 +44,7 @@ class ProxyOptions:
 
     first_upstream: Upstream
     shared_namespaces: tuple[str, ...] = ()
-    coalesce: str = "deterministic"
+    coalesce: str = "is_deterministic"
     ttl: float = 0.0
     max_ttl: float = 0.0
     retry_status: frozenset[int] = frozenset()
@@ -65,7 +65,7 @@ class RequestPlan:
     :ivar across_credentials: all credentials share the entry.
     :ivar coalesces: the request may share an upstream request; ``None`` where its body decides.
     :ivar owner: the owner whose writes drop the entry: a credential, :data:`SHARED_OWNER`, or
-        :data:`~goproxyai.cache.store.UNOWNED`.
+        :data:`~goproxyai.cache.write_log.UNOWNED`.
     :ivar written_owners: the owners whose entries a write with this head drops.
     :ivar generates: a successful response reports token usage.
     :ivar is_write: a successful request changes what GETs return.
@@ -93,8 +93,8 @@ class RequestPlan:
         self.is_get = method == b"GET"
         self.is_write = is_write(method, path)
         self.across_credentials = in_namespace(path, options.shared_namespaces)
-        self.coalesces = shares(options.coalesce, method, path)
-        own = credential(fields)
+        self.coalesces = may_coalesce(options.coalesce, method, path)
+        own = credential_id(fields)
         self.written_owners = (SHARED_OWNER, own) if self.across_credentials else (own,)
         self.owner = self.written_owners[0] if self.is_get else UNOWNED
         self._key = start_cache_key(
@@ -146,7 +146,7 @@ def _head_template(head: RequestHead, start: bytes, traces: bool) -> tuple[bytes
     """
     headers = head.headers
     variable = {headers[position][0]: index for position, index in head.holes.items()}
-    kept = forwarded(headers, head.fields)
+    kept = request_headers_for_upstream(headers, head.fields)
     if traces:
         kept = [pair for pair in kept if pair[0].lower() != b"traceparent"]
     lines = [

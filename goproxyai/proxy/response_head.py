@@ -10,7 +10,7 @@ import time
 from functools import lru_cache
 from http import HTTPStatus
 
-from goproxyai.cache.store import Entry
+from goproxyai.cache.entry import Entry
 from goproxyai.http11.response import Response
 from goproxyai.messages.headers import (
     Headers,
@@ -18,8 +18,8 @@ from goproxyai.messages.headers import (
     identifies_credential,
     index_fields,
     is_shareable,
-    lines,
-    relayed,
+    response_headers_for_client,
+    serialize_headers,
 )
 
 COALESCED = "coalesced"
@@ -124,10 +124,10 @@ def interim_head(status: int, phrase: bytes, headers: Headers) -> bytes:
     """Return the head of an interim response (RFC 9110 §15.2), without the final blank line."""
     kept = [
         pair
-        for pair in relayed(headers, index_fields(headers)[0])
+        for pair in response_headers_for_client(headers, index_fields(headers)[0])
         if pair[0].lower() != b"content-length"
     ]
-    return status_line(status, phrase) + lines(kept)
+    return status_line(status, phrase) + serialize_headers(kept)
 
 
 def shared_lines(response: Response, across_credentials: bool) -> bytes:
@@ -137,10 +137,10 @@ def shared_lines(response: Response, across_credentials: bool) -> bytes:
     """
     if not across_credentials:
         return response.shape.shareable_lines(response.values, response.fields)
-    return lines(
+    return serialize_headers(
         [
             (name, value)
-            for name, value in relayed(response.raw, response.fields)
+            for name, value in response_headers_for_client(response.raw, response.fields)
             if is_shareable(name.lower()) and not identifies_credential(name.lower())
         ]
     )
@@ -190,5 +190,5 @@ def own_lines(request_id: bytes, headers: Headers, cached: bytes = _PROXY) -> by
 
     :param cached: the lines of :func:`cache_lines` where the request was to be relayed.
     """
-    text = lines([JSON_TYPE, *headers]) + cached
+    text = serialize_headers([JSON_TYPE, *headers]) + cached
     return text + b"%b%b\r\n" % (_REQUEST_ID, request_id) if request_id else text

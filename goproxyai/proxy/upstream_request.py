@@ -34,7 +34,7 @@ from goproxyai.upstream.retries import (
     RetryCause,
     backoff_seconds,
     may_retry,
-    retry_after,
+    parse_retry_after,
 )
 
 STALE_IF_ERROR_STATUSES = frozenset((500, 502, 503, 504))
@@ -209,7 +209,7 @@ class UpstreamRequest:
         if sending is not None:
             sending.cancel()
             if self._probe:
-                self._upstream.breaker.cancelled()
+                self._upstream.breaker.release_probe()
 
     def release(self) -> None:
         """Forget the owner, which has ended; breaks a reference cycle."""
@@ -229,11 +229,11 @@ class UpstreamRequest:
         self._stop_retrying()
         breaker = self._upstream.breaker
         if response.code == 407:  # the egress proxy refuses, and so the upstream is unreachable
-            breaker.failed(self._context.seconds(), self._probe)
+            breaker.record_failure(self._context.seconds(), self._probe)
         elif breaker.closed:
             breaker.successes += 1
         else:
-            breaker.succeeded()
+            breaker.record_success()
         owner = self.owner
         if owner.ended:
             response.abort()
@@ -256,9 +256,9 @@ class UpstreamRequest:
             and breaker.last_success_at >= self.sent_at
         ):
             if self._probe:
-                breaker.cancelled()  # the upstream answered other requests meanwhile
+                breaker.release_probe()  # the upstream answered other requests meanwhile
         else:
-            breaker.failed(now, self._probe)
+            breaker.record_failure(now, self._probe)
         if cause is None or not self._repeat(cause, reason, now, None):
             self._give_up(reason)
 
@@ -275,7 +275,7 @@ class UpstreamRequest:
             raise ConnectRefused(response.code, response.phrase)
         context = self._context
         if response.code in context.options.current.retry_status:
-            after = retry_after(response.fields.get(b"retry-after"))
+            after = parse_retry_after(response.fields.get(b"retry-after"))
             if self._repeat(RetryCause.STATUS, None, context.seconds(), after):
                 response.abort()
                 return False
@@ -312,7 +312,7 @@ class UpstreamRequest:
             rest = max(0.0, retry.not_before[upstream] - now)
             wait = backoff_seconds(self.attempts, random(), rest)  # noqa: S311  # spreads the load
         left = exchange.began + context.options.current.retry_seconds - now
-        if wait > left or not context.budget.spend(context.counters.forwarded):
+        if wait > left or not context.budget.try_spend(context.counters.forwarded):
             return False
         context.counters.retries[cause.value] += 1
         if retry.deadline is None:

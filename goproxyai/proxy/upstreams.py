@@ -11,7 +11,7 @@ from math import ceil, inf
 
 from goproxyai.egress.routes import Route
 from goproxyai.errors import ProxyError
-from goproxyai.upstream.breaker import CircuitBreaker, State
+from goproxyai.upstream.breaker import CircuitBreaker, CircuitState
 
 
 class Upstream:
@@ -50,7 +50,7 @@ class Upstreams:
 
     def reachable(self, now: float) -> bool:
         """Return whether a request would be sent to any upstream now."""
-        return any(upstream.breaker.state(now) is not State.OPEN for upstream in self.each)
+        return any(upstream.breaker.state(now) is not CircuitState.OPEN for upstream in self.each)
 
     def choose(self, now: float) -> Upstream:
         """Return the upstream for a request.
@@ -77,7 +77,7 @@ class Upstreams:
 
     def refusal(self, now: float) -> ProxyError:
         """Return the error for a request while every circuit is open."""
-        wait = min(upstream.breaker.wait(now) for upstream in self.each)
+        wait = min(upstream.breaker.seconds_until_retry(now) for upstream in self.each)
         return ProxyError(
             "circuit_open",
             "Upstream has failed too often in the last seconds, so no requests are sent to it for "

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText
 from zope.interface import implementer
 
-from goproxyai.messages.redaction import masked
+from goproxyai.messages.redaction import mask_credentials
 from goproxyai.telemetry.events import Batch, Event
 from goproxyai.telemetry.outcome import CacheOutcome, Ending
 from goproxyai.usage.usage import Usage
@@ -146,7 +146,7 @@ class LogOutput:
         level = event.get("log_level", LogLevel.info)
         if level < self._level:
             return
-        text = masked(eventAsText(event, includeTimestamp=False, includeSystem=False))
+        text = mask_credentials(eventAsText(event, includeTimestamp=False, includeSystem=False))
         when = _stamp(event.get("log_time", time.time()))
         source = str(event.get("log_namespace", "-"))
         if self._as_json:

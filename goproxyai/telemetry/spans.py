@@ -24,7 +24,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from goproxyai import __version__
-from goproxyai.messages.redaction import masked
+from goproxyai.messages.redaction import mask_credentials
 from goproxyai.messages.trace_context import TraceParent
 from goproxyai.telemetry.counters import CLIENT_GONE, route_of
 from goproxyai.telemetry.events import Event
@@ -100,7 +100,7 @@ class RequestTrace:
         """The body is here, if it is bytes: look for the model in it, once."""
         if self._wanted and isinstance(body, bytes):
             self._wanted = False
-            self.model = masked(asked_model(body))
+            self.model = mask_credentials(asked_model(body))
 
     def read(self, now: float, body: bytes | None) -> None:
         """The body that did not come with the head is here, or is too large to keep."""
@@ -112,7 +112,7 @@ class RequestTrace:
         self.asks(body)
         if self.sampled and len(self.tries) < MAX_ATTEMPTS:
             self.tries.append((now, url))
-        return self.ours.line()
+        return self.ours.header_line()
 
     def coalesced(self, leader: RequestTrace | None) -> None:
         """It waits for the answer to another."""
@@ -207,7 +207,7 @@ def _attributes(event: Event, followed: RequestTrace, kind: Kind, error: str) ->
 def _count(named: dict[str, Any], usage: Usage, spared: bool) -> None:
     """What the answer says of itself."""
     if usage.model:
-        named["gen_ai.response.model"] = masked(usage.model)
+        named["gen_ai.response.model"] = mask_credentials(usage.model)
     if spared:
         named["goproxyai.spared.input_tokens"] = usage.prompt
         named["goproxyai.spared.output_tokens"] = usage.completion

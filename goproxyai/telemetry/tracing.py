@@ -30,7 +30,7 @@ from twisted.logger import Logger, LogLevel
 
 from goproxyai import __version__
 from goproxyai.http11.exchange import Exchange
-from goproxyai.messages.trace_context import RANDOM, SAMPLED, TraceParent, parse
+from goproxyai.messages.trace_context import RANDOM, SAMPLED, TraceParent
 from goproxyai.telemetry.events import Batch, Event
 from goproxyai.telemetry.spans import RequestTrace, context_of, kind_of, span_of
 
@@ -98,7 +98,7 @@ class Tracing:
 
     def begin(self, exchange: Exchange) -> RequestTrace:
         """A request has come: decide whether it becomes a span, and give that a name."""
-        parent = parse(exchange.get(b"traceparent"))
+        parent = parse_traceparent(exchange.get(b"traceparent"))
         if parent is None:
             trace_id, flags, context = self._ids.generate_trace_id(), 0, _NO_PARENT
         else:

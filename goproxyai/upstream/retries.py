@@ -60,7 +60,7 @@ class RetryBudget:
         self._left = MAX_SAVED_RETRIES
         self._requests = 0
 
-    def spend(self, requests: int) -> bool:
+    def try_spend(self, requests: int) -> bool:
         """Whether there is a retry left; it is spent then.
 
         :param requests: that were sent upstream since the start.
@@ -82,18 +82,18 @@ def may_retry(cause: RetryCause, method: bytes, replayable: bool) -> bool:
     return cause is RetryCause.CONNECT or (replayable and method in IDEMPOTENT_METHODS)
 
 
-def backoff_seconds(tries: int, chance: float, retry_after: float | None = None) -> float:
+def backoff_seconds(tries: int, chance: float, parse_retry_after: float | None = None) -> float:
     """Seconds to wait before the next try.
 
     :param tries: that were made, at least 1.
     :param chance: a random number from 0 up to 1.
-    :param retry_after: seconds that upstream asked for.
+    :param parse_retry_after: seconds that upstream asked for.
     """
     wait = chance * min(INITIAL_BACKOFF_SECONDS * 2.0 ** (tries - 1), MAX_BACKOFF_SECONDS)
-    return wait if retry_after is None else retry_after + wait
+    return wait if parse_retry_after is None else parse_retry_after + wait
 
 
-def retry_after(value: bytes | None) -> float | None:
+def parse_retry_after(value: bytes | None) -> float | None:
     """The seconds in a ``Retry-After`` (RFC 9110 §10.2.3); a date, or junk, says nothing."""
     if value is None or not value.strip().isdigit() or len(value) > 10:
         return None

@@ -38,10 +38,10 @@ def check_streams(data: bytes) -> None:
     if data.count(b"\n") + data.count(b"\r") < MAX_SEARCHED_BLOCKS:  # else it may look no further
         assert verdict is _verdict(data)
     with linear(len(data), base=20_000):
-        assert ending({b"content-encoding": b"gzip"}, data) in Ending
+        assert stream_end({b"content-encoding": b"gzip"}, data) in StreamEnd
 
 
-def _verdict(body: bytes) -> Ending:
+def _verdict(body: bytes) -> StreamEnd:
     """The same rules, line by line."""
     assert len(body) <= MAX_TAIL_BYTES
     body = body.removeprefix(b"\xef\xbb\xbf")
@@ -69,18 +69,18 @@ def _verdict(body: bytes) -> Ending:
             unfinished = True
             events.append((name, b"\n".join(data)))
     if unfinished and events[-1][1].strip() != b"[DONE]":
-        return Ending.BROKEN
+        return StreamEnd.FAILED
     if not events:
-        return Ending.OPEN
+        return StreamEnd.UNMARKED
     name, said = events[-1]
     if said.strip() == b"[DONE]" and name not in _FAILED:
         failed = len(events) > 1 and _is_failure(*events[-2])
-        return Ending.BROKEN if failed else Ending.DONE
+        return StreamEnd.FAILED if failed else StreamEnd.COMPLETE
     document = _json(said)
     if _is_failure(name, said) or (said.lstrip().startswith(b"{") and document is None):
-        return Ending.BROKEN
+        return StreamEnd.FAILED
     completed = isinstance(document, dict) and document.get("type") == "response.completed"
-    return Ending.DONE if completed or name == b"response.completed" else Ending.OPEN
+    return StreamEnd.COMPLETE if completed or name == b"response.completed" else StreamEnd.UNMARKED
 
 
 _FAILED = (b"error", b"response.failed")
@@ -118,7 +118,7 @@ STREAMS = (
 def check_coalescing(data: bytes) -> None:
     """Whether a body says that it is deterministic, by a reading of all of it."""
     with linear(len(data)):
-        said = deterministic(data)
+        said = is_deterministic(data)
     document = _json(data)
     if not isinstance(document, dict):
         assert not said
@@ -222,7 +222,7 @@ Outcome = tuple[str, int, bytes]
 
 def _tunnelled(data: bytes, size: int) -> Outcome:
     tunnel = ConnectParser(b"api.openai.com:443")
-    tunnel.hello()
+    tunnel.request_bytes()
     try:
         for begin in range(0, len(data), size):
             beyond = tunnel.receive(data[begin : begin + size])
@@ -324,7 +324,7 @@ def check_sealed(data: bytes) -> None:
         for record in sealed.opened(_Reader(authentic), _HEADER, _KEY):
             records.append(record)
     taken = sum(
-        len(one.head) + len(one.body) + len(one.path) + len(one.owner) + len(one.pace or b"")
+        len(one.head) + len(one.body) + len(one.path) + len(one.owner) + len(one.timing or b"")
         for one in records
     )
     assert taken <= len(data), "more than the file has"

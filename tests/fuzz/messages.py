@@ -10,19 +10,19 @@ from contextlib import suppress
 from fractions import Fraction
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from goproxyai.cache.directives import members, request_directives, requested_ttl
+from goproxyai.cache.directives import parse_cache_control, request_directives, requested_ttl
 from goproxyai.errors import ProxyError
 from goproxyai.messages.header_templates import HeaderTemplate
 from goproxyai.messages.headers import (
     Fields,
     Headers,
-    forwarded,
     index_fields,
     is_forwarding_loop,
     is_list_member,
-    lines,
     nominated_fields,
-    relayed,
+    request_headers_for_upstream,
+    response_headers_for_client,
+    serialize_headers,
 )
 from goproxyai.messages.targets import MAX_TARGET_BYTES, check_host, origin_form
 from tests.fuzz.texts import go_seconds, parts
@@ -54,7 +54,7 @@ def check_directives(data: bytes) -> None:
     """Hold Cache-Control and X-Cache-TTL against a reading character by character."""
     control, ttl = parts(data, 2)
     with linear(len(data)):
-        found = members(control)
+        found = parse_cache_control(control)
         asked = request_directives({b"cache-control": control})
     plain = [member.partition(b"=") for member in _split_unquoted(control)]
     assert [name for name, _ in found] == [name.strip().lower() for name, _, _ in plain]
@@ -106,11 +106,14 @@ def check_headers(data: bytes) -> None:
     size = len(data)
     with linear(size):
         fields, repeated = index_fields(headers)
-        ours, back = forwarded(headers, fields), relayed(headers, fields)
+        ours, back = (
+            request_headers_for_upstream(headers, fields),
+            response_headers_for_client(headers, fields),
+        )
         shape = HeaderTemplate(tuple(name for name, _ in headers))
-        ours_again = shape.lines(tuple(value for _, value in headers), fields)
+        ours_again = shape.relayed_lines(tuple(value for _, value in headers), fields)
     assert repeated == (len({name.lower() for name, _ in headers}) < len(headers))
-    assert ours_again == lines(back), "the two ways to relay a header"
+    assert ours_again == serialize_headers(back), "the two ways to relay a header"
     assert shape.fields(tuple(value for _, value in headers)) == fields
     kept = shape.shareable_lines(tuple(value for _, value in headers), fields)
     for lost in (b"\r\nset-cookie:", b"\r\nage:", b"\r\ncontent-length:"):
@@ -123,8 +126,10 @@ def check_headers(data: bytes) -> None:
             assert name.lower() not in gone, "it stays on its hop"
             assert not name.lower().startswith(b"proxy-")
         assert nominated_fields(index_fields(passing)[0]) == frozenset()
-    assert forwarded(ours, index_fields(ours)[0]) == ours, "passing twice changes no more"
-    assert relayed(back, index_fields(back)[0]) == back
+    assert request_headers_for_upstream(ours, index_fields(ours)[0]) == ours, (
+        "passing twice changes no more"
+    )
+    assert response_headers_for_client(back, index_fields(back)[0]) == back
     with linear(size):
         looped = is_forwarding_loop(fields)
     assert looped == _names_us(fields.get(b"via", b""))

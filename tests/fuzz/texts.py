@@ -11,8 +11,9 @@ from contextlib import suppress
 from fractions import Fraction
 from ipaddress import IPv6Address, ip_address, ip_network
 
-from goproxyai.config.settings import VARIABLES, SettingError, UpstreamURL
-from goproxyai.durations import LONGEST, UNITS, format_duration, parse_duration
+from goproxyai.config.urls import UpstreamURL
+from goproxyai.config.variables import VARIABLES, SettingError
+from goproxyai.durations import MAX_NANOSECONDS, UNITS, format_duration, parse_duration
 from goproxyai.limits.addresses import (
     MAX_FORWARDED_FOR_BYTES,
     MAX_FORWARDED_FOR_ENTRIES,
@@ -21,7 +22,11 @@ from goproxyai.limits.addresses import (
     canonical_address,
     client_address,
 )
-from goproxyai.messages.redaction import MAX_LOGGED_PATH_CHARACTERS, masked, redacted_target
+from goproxyai.messages.redaction import (
+    MAX_LOGGED_PATH_CHARACTERS,
+    mask_credentials,
+    redacted_target,
+)
 from goproxyai.upstream.no_proxy import bypasses_proxy, parse_no_proxy
 from tests.fuzz.work import forget, linear
 
@@ -205,7 +210,7 @@ def go_seconds(text: str) -> Fraction | None:
         whole, _, fraction = number.partition(".")
         exact = Fraction(int(whole or "0")) + Fraction(int(fraction or "0"), 10 ** len(fraction))
         total += int(exact * UNITS[unit])
-    return Fraction(total, 10**9) if total <= LONGEST else None
+    return Fraction(total, 10**9) if total <= MAX_NANOSECONDS else None
 
 
 def check_durations(data: bytes) -> None:
@@ -273,7 +278,7 @@ def _check_url_secret(text: str) -> None:
         except SettingError as error:
             assert SECRET not in str(error)
         else:
-            assert SECRET not in url.masked
+            assert SECRET not in url.mask_credentials
             assert SECRET not in repr(url)
 
 
@@ -300,8 +305,8 @@ def check_redaction(data: bytes) -> None:
     assert _KEPT_CHARACTERS.fullmatch(path), "visible ASCII"
     text = data.decode("latin-1")
     with linear(len(data), base=5000):
-        once = masked(text)
-    assert masked(once) == once, "masking twice masks no more"
+        once = mask_credentials(text)
+    assert mask_credentials(once) == once, "masking twice masks no more"
     assert len(once) <= 2 * len(text) + 16
     before, after = parts(data, 2)
     forget()
@@ -311,8 +316,10 @@ def check_redaction(data: bytes) -> None:
     )
     for shape in ("https://user:{}@host", "https://{}@host", "Bearer {}", "basic {}", "sk-{}"):
         planted = before.decode("latin-1") + " " + shape.format(SECRET)
-        assert SECRET not in masked(planted), "a secret in a text"
-        assert SECRET not in masked(planted + " " + after.decode("latin-1")), "a secret in a text"
+        assert SECRET not in mask_credentials(planted), "a secret in a text"
+        assert SECRET not in mask_credentials(planted + " " + after.decode("latin-1")), (
+            "a secret in a text"
+        )
 
 
 REDACTION = (

@@ -212,7 +212,7 @@ async def test_no_credential_is_stored(stand: Stand) -> None:
     await started(stand)
     await stand.ask(request("/v1/models", key=b"Bearer sk-good-secret"))
     (entry,) = store(stand)
-    parts = (entry.key, entry.head, entry.body, entry.place.path, entry.place.owner)
+    parts = (entry.key, entry.head, entry.body, entry.bucket.path, entry.bucket.owner)
     assert not any(b"secret" in part for part in parts)
 
 

@@ -32,7 +32,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 from zope.interface.verify import verifyObject
 
-from goproxyai.config.settings import ProxyURL
+from goproxyai.config.urls import ProxyURL
 from goproxyai.egress.agent import RelayAgent
 from goproxyai.egress.connect_endpoint import ConnectEndpoint
 from goproxyai.egress.routes import Routes

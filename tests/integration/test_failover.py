@@ -11,7 +11,7 @@ import pytest_twisted
 from twisted.internet.task import deferLater
 
 from goproxyai.config import env_file as envfile
-from goproxyai.config.sources import NAMES
+from goproxyai.config.sources import VARIABLE_NAMES
 from goproxyai.daemon import service
 from goproxyai.limits.addresses import Networks
 from goproxyai.proxy import upstream_request as asking
@@ -49,7 +49,7 @@ async def two(stand: Stand, **texts: str) -> tuple[Upstream, ...]:
 
 def opened(upstream: Upstream, now: float) -> None:
     for _ in range(2 * MIN_REQUESTS):
-        upstream.breaker.failed(now)
+        upstream.breaker.record_failure(now)
     assert not upstream.breaker.closed
 
 
@@ -126,7 +126,7 @@ async def test_a_retry_takes_whoever_is_there_when_its_time_comes(
     wire = await stand.connect()
     wire.send(DELETE)
     await eventually(stand.reactor, lambda: counted(stand)["status"] == 1)
-    second.breaker.succeeded()
+    second.breaker.record_success()
     opened(first, stand.reactor.seconds())
     assert (await wire.answer()).status == 200
 
@@ -334,5 +334,5 @@ async def test_what_is_under_way_as_the_cache_is_turned_off_is_not_stored(stand:
 
 def test_a_secret_that_wrapped_is_not_repeated() -> None:
     with pytest.raises(envfile.EnvFileError) as complaint:
-        envfile.parse(b"CACHE_SNAPSHOT_KEY=\nc2VjcmV0c2VjcmV0c2VjcmV0==\n", NAMES)
+        envfile.parse_env_file(b"CACHE_SNAPSHOT_KEY=\nc2VjcmV0c2VjcmV0c2VjcmV0==\n", VARIABLE_NAMES)
     assert "c2Vj" not in str(complaint.value)

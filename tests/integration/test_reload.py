@@ -20,8 +20,9 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 
 from goproxyai.cache.store import Store
-from goproxyai.config.settings import SettingError, Settings
+from goproxyai.config.settings import Settings
 from goproxyai.config.sources import ConfigSources, LoadedConfig
+from goproxyai.config.variables import SettingError
 from goproxyai.daemon import service
 from goproxyai.daemon.reload import LIVE, Reload, differences
 from goproxyai.daemon.service import Daemon, make_daemon
@@ -60,17 +61,17 @@ def taken(buckets: TokenBuckets, client: str = "a") -> int:
 def test_a_lower_limit_clips_what_a_bucket_holds() -> None:
     buckets = TokenBuckets(60)
     buckets.take("a")
-    buckets.limit(10)
+    buckets.set_rate(10)
     assert taken(buckets) == 10
 
 
 def test_a_higher_limit_fills_no_bucket() -> None:
     buckets = TokenBuckets(10)
     assert taken(buckets) == 10
-    buckets.mint(1.0)
-    buckets.limit(600)
+    buckets.refill(1.0)
+    buckets.set_rate(600)
     assert taken(buckets) == 0
-    buckets.mint(1.0)
+    buckets.refill(1.0)
     assert taken(buckets) == 10
 
 
@@ -78,26 +79,26 @@ def test_a_bucket_that_was_full_is_at_most_as_full_as_a_new_one() -> None:
     buckets = TokenBuckets(10)
     buckets.take("old")
     for _ in range(600):
-        buckets.mint(1.0)
-    buckets.limit(30)
+        buckets.refill(1.0)
+    buckets.set_rate(30)
     assert 10 <= taken(buckets, "old") <= taken(buckets, "new") == 30
 
 
 def test_who_is_told_to_wait_under_the_new_limit_is_let_in_then() -> None:
     buckets = TokenBuckets(600)
     taken(buckets)
-    buckets.limit(6)
+    buckets.set_rate(6)
     assert buckets.take("a") == pytest.approx(10.0)
     for _ in range(99):
-        buckets.mint(0.1)
+        buckets.refill(0.1)
     assert buckets.take("a") > 0
-    buckets.mint(0.1)
+    buckets.refill(0.1)
     assert buckets.take("a") == 0
 
 
 def test_a_limit_of_none_is_not_the_buckets_business() -> None:
     with pytest.raises(ValueError, match="tokens"):
-        TokenBuckets(1).limit(0)
+        TokenBuckets(1).set_rate(0)
 
 
 def limiting(clock: Clock, per_minute: int) -> Admission:
@@ -485,7 +486,7 @@ def test_options_win_over_the_environment_and_that_over_the_file(tmp_path: Path)
     ).read()  # fmt: skip
     settings = reading.settings
     assert (settings.rate_limit, settings.cache_ttl, settings.drain_timeout) == (3, 2.0, 1.0)
-    assert reading.hidden == ("RATE_LIMIT", "CACHE_TTL")
+    assert reading.overridden == ("RATE_LIMIT", "CACHE_TTL")
 
 
 def test_without_a_file_there_is_nothing_to_read(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from goproxyai.upstream.retries import (
     RetryCause,
     backoff_seconds,
     may_retry,
-    retry_after,
+    parse_retry_after,
 )
 from tests.support.answers import chunk, head, response
 from tests.support.harness import Skewed, Stand, eventually, post, request
@@ -70,7 +70,7 @@ def test_waits_grow_are_bounded_and_never_shorter_than_asked_for(
      (b"Wed, 25 Nov 2026 11:12:30 GMT", None), (b"", None), (b"\xb2", None)],
 )  # fmt: skip
 def test_retry_after_is_read_in_seconds(value: bytes | None, seconds: float | None) -> None:
-    assert retry_after(value) == seconds
+    assert parse_retry_after(value) == seconds
 
 
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 30)), max_size=20))
@@ -81,9 +81,9 @@ def test_retries_are_a_tenth_of_all_requests_and_some_to_begin_with(
     requests = granted = 0
     for more, tries in steps:
         requests += more
-        granted += sum(budget.spend(requests) for _ in range(tries))
+        granted += sum(budget.try_spend(requests) for _ in range(tries))
         assert granted <= MAX_SAVED_RETRIES + 0.1 * requests + 1e-6
-    assert RetryBudget().spend(0)
+    assert RetryBudget().try_spend(0)
 
 
 # Over real sockets.

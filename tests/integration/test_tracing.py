@@ -71,7 +71,7 @@ EMBED = b'{"input":"a","model":"text-embedding-3-small"}'
 
 def told(parent: TraceParent = CLIENTS) -> tuple[str, str]:
     """The header of a client's."""
-    name, _, value = parent.line().decode().strip().partition(": ")
+    name, _, value = parent.header_line().decode().strip().partition(": ")
     return name, value
 
 
@@ -106,7 +106,10 @@ class Traced:
 
     def sent(self, number: int = 0) -> list[TraceParent | None]:
         """What the upstream's request of that number said of its trace."""
-        return [parse(value) for value in self.stand.upstream.requests[number].all(b"traceparent")]
+        return [
+            parse_traceparent(value)
+            for value in self.stand.upstream.requests[number].all(b"traceparent")
+        ]
 
 
 @pytest_twisted.async_yield_fixture
@@ -532,7 +535,7 @@ async def test_where_nobody_traces_the_clients_own_traceparent_goes_on(stand: St
 @example(b"01" + told()[1].encode()[2:] + b"-new")
 @example(b"01" + told()[1].encode()[2:] + b"new")
 def test_a_traceparent_is_read_as_the_standard_has_it(value: bytes) -> None:
-    found = parse(value)
+    found = parse_traceparent(value)
     parts = value.strip(b" \t").split(b"-")
     good = (
         [len(part) for part in parts[:4]] == [2, 32, 16, 2]
@@ -545,13 +548,16 @@ def test_a_traceparent_is_read_as_the_standard_has_it(value: bytes) -> None:
     assert (found is not None) == good
     if found is not None:
         assert found[:2] == (int(parts[1], 16), int(parts[2], 16))
-        assert parse(found.line().partition(b": ")[2].rstrip()) == found
+        assert parse_traceparent(found.header_line().partition(b": ")[2].rstrip()) == found
 
 
 @given(st.integers(1, (1 << 128) - 1), st.integers(1, (1 << 64) - 1), st.integers(0, 3))
 def test_a_span_is_named_so_that_it_is_read_again(trace: int, span: int, flags: int) -> None:
     named = TraceParent(trace, span, flags)
-    assert parse(named.line().removeprefix(b"traceparent: ").removesuffix(b"\r\n")) == named
+    assert (
+        parse_traceparent(named.header_line().removeprefix(b"traceparent: ").removesuffix(b"\r\n"))
+        == named
+    )
 
 
 # Names.

@@ -23,7 +23,7 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
 from goproxyai import plugin as tap
-from goproxyai.config.settings import VARIABLES
+from goproxyai.config.variables import VARIABLES
 from tests.support.answers import chunk, head
 from tests.support.harness import Stand, Wire, request
 from tests.support.serving import loopback

@@ -17,7 +17,7 @@ import pytest
 from goproxyai import plugin as tap
 from goproxyai.config import env_file as envfile
 from goproxyai.config.settings import Settings
-from goproxyai.config.sources import CONFIG, NAMES
+from goproxyai.config.sources import CONFIG, VARIABLE_NAMES
 from goproxyai.daemon.service import FIRST_SECONDS
 from tests.process.test_restart import SocketUnit, serving, unit
 from tests.process.test_twistd import PATIENCE, Start, environment, free_port, start
@@ -82,10 +82,10 @@ def test_everybody_waits_longer_than_stopping_takes() -> None:
 
 def test_the_configuration_to_begin_with_is_that_of_the_defaults() -> None:
     content = (DEPLOY / "goproxyai.env").read_bytes()
-    texts = envfile.parse(content, NAMES - {CONFIG})
+    texts = envfile.parse_env_file(content, VARIABLE_NAMES - {CONFIG})
     assert Settings.from_texts(texts) == DEFAULTS
     uncommented = re.sub(rb"(?m)^#(?=[A-Z_]+=)", b"", content)
-    Settings.from_texts(envfile.parse(uncommented, NAMES - {CONFIG}))
+    Settings.from_texts(envfile.parse_env_file(uncommented, VARIABLE_NAMES - {CONFIG}))
 
 
 def test_all_start_the_same_command() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from goproxyai.config.settings import VARIABLES
+from goproxyai.config.variables import VARIABLES
 from goproxyai.errors import STATUS
 
 README = Path(__file__).resolve().parents[2] / "README.md"

@@ -19,7 +19,7 @@ from typing import Any
 import attrs
 from twisted.internet.task import deferLater
 
-from goproxyai.config.settings import VARIABLES
+from goproxyai.config.variables import VARIABLES
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 INSIDE = Path(__file__).with_name("inside")

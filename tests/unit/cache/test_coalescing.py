@@ -8,21 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.cache.coalescing import MAX_PARSED_BODY_BYTES, deterministic, shares
+from goproxyai.cache.coalescing import MAX_PARSED_BODY_BYTES, is_deterministic, may_coalesce
 
 CHAT = b"/v1/chat/completions"
 
 
 def test_gets_and_embeddings_share_and_completions_look_at_their_body() -> None:
-    assert shares("deterministic", b"GET", CHAT)
-    assert shares("deterministic", b"POST", b"/v1/embeddings")
-    assert shares("deterministic", b"POST", CHAT) is None
-    assert shares("deterministic", b"POST", b"/v1/completions") is None
+    assert may_coalesce("deterministic", b"GET", CHAT)
+    assert may_coalesce("deterministic", b"POST", b"/v1/embeddings")
+    assert may_coalesce("deterministic", b"POST", CHAT) is None
+    assert may_coalesce("deterministic", b"POST", b"/v1/completions") is None
 
 
 def test_an_operator_may_let_all_share_or_none() -> None:
-    assert shares("all", b"POST", CHAT) is True
-    assert shares("off", b"GET", b"/v1/models") is False
+    assert may_coalesce("all", b"POST", CHAT) is True
+    assert may_coalesce("off", b"GET", b"/v1/models") is False
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_an_operator_may_let_all_share_or_none() -> None:
     ],
 )
 def test_a_request_is_deterministic_by_its_own_words(body: bytes) -> None:
-    assert deterministic(body)
+    assert is_deterministic(body)
 
 
 @pytest.mark.parametrize(
@@ -61,10 +61,10 @@ def test_a_request_is_deterministic_by_its_own_words(body: bytes) -> None:
     ],
 )
 def test_nothing_else_passes_for_it(body: bytes) -> None:
-    assert not deterministic(body)
+    assert not is_deterministic(body)
 
 
 @given(st.dictionaries(st.sampled_from(["temperature", "seed", "n"]), st.integers() | st.floats()))
 def test_the_verdict_is_that_of_a_plain_reading(document: dict[str, float]) -> None:
     said = document.get("temperature") == 0 or isinstance(document.get("seed"), int)
-    assert deterministic(json.dumps(document).encode()) is said
+    assert is_deterministic(json.dumps(document).encode()) is said

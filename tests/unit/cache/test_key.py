@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.cache.key import KEY_FIELDS, cache_key, credential
+from goproxyai.cache.key import KEY_FIELDS, cache_key, credential_id
 from goproxyai.messages.headers import Headers, index_fields
 
 VALUES = st.sampled_from([b"", b"a", b"b", b"a, b", b"a,b", b"b, a"])
@@ -118,12 +118,14 @@ def test_a_field_that_connection_names_does_not_count() -> None:
 
 def test_a_key_is_32_bytes_and_a_credential_16() -> None:
     assert len(key(b"GET", b"/v1/x", [])) == 32
-    assert len(credential({})) == 16
+    assert len(credential_id({})) == 16
 
 
 def test_a_credential_is_authorization_whatever_stands_beside_it() -> None:
     named = [{}, {b"authorization": b""}, {b"authorization": b"a"}, {b"authorization": b"b"}]
-    assert len({credential(fields) for fields in named}) == len(named)
+    assert len({credential_id(fields) for fields in named}) == len(named)
     for other in (b"accept", b"openai-organization", b"openai-project"):
-        assert credential({other: b"x", b"authorization": b"a"}) == credential(named[2])
-    assert credential({b"connection": b"authorization", b"authorization": b"a"}) == credential({})
+        assert credential_id({other: b"x", b"authorization": b"a"}) == credential_id(named[2])
+    assert credential_id(
+        {b"connection": b"authorization", b"authorization": b"a"}
+    ) == credential_id({})

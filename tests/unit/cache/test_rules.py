@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from goproxyai.cache.directives import NO_DIRECTIVES, Directives
 from goproxyai.cache.key import IDENTITY_FIELDS, KEY_FIELDS
 from goproxyai.cache.rules import (
-    TERMINAL,
+    TERMINAL_STATUSES,
     bypass_reason,
     in_namespace,
     is_in_progress,
@@ -207,7 +207,7 @@ def test_a_status_that_is_not_terminal_is_still_changing(status: str) -> None:
     assert is_in_progress(JSON, json.dumps({"id": 1, "status": status}).encode())
 
 
-@pytest.mark.parametrize("status", sorted(TERMINAL))
+@pytest.mark.parametrize("status", sorted(TERMINAL_STATUSES))
 def test_a_terminal_status_is_not(status: str) -> None:
     assert not is_in_progress(JSON, json.dumps({"status": status}).encode())
 

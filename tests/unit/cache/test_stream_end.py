@@ -13,14 +13,14 @@ from goproxyai.cache.stream_end import (
     MAX_SEARCHED_BLOCKS,
     MAX_TAIL_BYTES,
     StreamEnd,
-    ending,
     is_event_stream,
+    stream_end,
 )
 from goproxyai.messages.decoding import MAX_DECODED_BYTES
 
 SSE = {b"content-type": b"text/event-stream; charset=utf-8"}
 CHUNK = b'data: {"choices":[{"delta":{"content":"error"}}]}\n\n'
-DONE = b"data: [DONE]\n\n"
+COMPLETE = b"data: [DONE]\n\n"
 ERROR = b'data: {"error":{"message":"overloaded"}}\n\n'
 COMPLETED = b'event: response.completed\ndata: {"type":"response.completed"}\n\n'
 
@@ -28,25 +28,25 @@ COMPLETED = b'event: response.completed\ndata: {"type":"response.completed"}\n\n
 @pytest.mark.parametrize(
     "body",
     [
-        CHUNK + DONE,
-        DONE,
+        CHUNK + COMPLETE,
+        COMPLETE,
         CHUNK + b"data: [DONE]\n",
         CHUNK + b"data: [DONE]",
         CHUNK + b"data:[DONE]\n\n",
-        CHUNK + DONE + b": bye\n\n",
-        CHUNK + DONE + b": bye",
-        CHUNK + DONE + b"\n\n\n",
+        CHUNK + COMPLETE + b": bye\n\n",
+        CHUNK + COMPLETE + b": bye",
+        CHUNK + COMPLETE + b"\n\n\n",
         CHUNK + COMPLETED,
         CHUNK + b'data: {"type":"response.completed","response":{"error":null}}\n\n',
         CHUNK + b"event: response.completed\ndata: junk\n\n",
-        b"x" * MAX_TAIL_BYTES + b"\n\n" + CHUNK + DONE,
-        b"\xef\xbb\xbf" + DONE,
+        b"x" * MAX_TAIL_BYTES + b"\n\n" + CHUNK + COMPLETE,
+        b"\xef\xbb\xbf" + COMPLETE,
     ],
 )
 def test_a_stream_may_say_that_it_is_whole(body: bytes) -> None:
-    assert ending(SSE, body) is StreamEnd.DONE
+    assert stream_end(SSE, body) is StreamEnd.COMPLETE
     for line_end in (b"\r\n", b"\r"):
-        assert ending(SSE, body.replace(b"\n", line_end)) is StreamEnd.DONE
+        assert stream_end(SSE, body.replace(b"\n", line_end)) is StreamEnd.COMPLETE
 
 
 @pytest.mark.parametrize(
@@ -67,17 +67,17 @@ def test_a_stream_may_say_that_it_is_whole(body: bytes) -> None:
     ],
 )
 def test_or_leave_it_to_its_framing(body: bytes) -> None:
-    assert ending(SSE, body) is StreamEnd.OPEN
-    assert ending(SSE, body.replace(b"\n", b"\r\n")) is StreamEnd.OPEN
+    assert stream_end(SSE, body) is StreamEnd.UNMARKED
+    assert stream_end(SSE, body.replace(b"\n", b"\r\n")) is StreamEnd.UNMARKED
 
 
 @pytest.mark.parametrize(
     "body",
     [
         CHUNK + ERROR,
-        CHUNK + ERROR + DONE,
+        CHUNK + ERROR + COMPLETE,
         CHUNK + ERROR + b"data: [DONE]",
-        CHUNK + ERROR + b": bye\n\n" + DONE,
+        CHUNK + ERROR + b": bye\n\n" + COMPLETE,
         CHUNK + b"event: error\ndata: {}\n\n",
         CHUNK + b'data: {"type":"error","message":"x"}\n\n',
         CHUNK + b'event: response.failed\ndata: {"type":"response.failed"}\n\n',
@@ -87,7 +87,7 @@ def test_or_leave_it_to_its_framing(body: bytes) -> None:
         b"data",
         CHUNK + b"data: " + b"x" * MAX_TAIL_BYTES + b"\n\n",
         b": " + b"x" * MAX_TAIL_BYTES + b"\n\n",
-        ERROR + b"retry: 3000\n\n" + DONE,
+        ERROR + b"retry: 3000\n\n" + COMPLETE,
         ERROR + b"retry: 3000\n\n",
         ERROR + b"id: 7\n\n",
         ERROR + b"event: end\n\n",
@@ -98,25 +98,27 @@ def test_or_leave_it_to_its_framing(body: bytes) -> None:
     ],
 )
 def test_one_that_was_cut_or_ended_in_an_error_did_not_end_well(body: bytes) -> None:
-    assert ending(SSE, body) is StreamEnd.BROKEN
+    assert stream_end(SSE, body) is StreamEnd.FAILED
 
 
 def test_a_coded_stream_is_read_within_bounds() -> None:
     coded = {**SSE, b"content-encoding": b"gzip"}
-    assert ending(coded, gzip.compress(CHUNK + DONE)) is StreamEnd.DONE
-    assert ending(coded, gzip.compress(CHUNK + ERROR)) is StreamEnd.BROKEN
-    assert ending(coded, gzip.compress(CHUNK + DONE)[:-1]) is StreamEnd.BROKEN
-    assert ending(coded, gzip.compress(b"\n" * MAX_DECODED_BYTES + DONE)) is StreamEnd.BROKEN
-    assert ending({**SSE, b"content-encoding": b"br"}, CHUNK + DONE) is StreamEnd.BROKEN
+    assert stream_end(coded, gzip.compress(CHUNK + COMPLETE)) is StreamEnd.COMPLETE
+    assert stream_end(coded, gzip.compress(CHUNK + ERROR)) is StreamEnd.FAILED
+    assert stream_end(coded, gzip.compress(CHUNK + COMPLETE)[:-1]) is StreamEnd.FAILED
+    assert (
+        stream_end(coded, gzip.compress(b"\n" * MAX_DECODED_BYTES + COMPLETE)) is StreamEnd.FAILED
+    )
+    assert stream_end({**SSE, b"content-encoding": b"br"}, CHUNK + COMPLETE) is StreamEnd.FAILED
 
 
 @given(st.lists(st.sampled_from([CHUNK, b": ping\n\n"])), st.integers(1, 200))
 def test_no_cut_passes_for_the_end(before: list[bytes], cut: int) -> None:
-    whole = b"".join([*before, CHUNK, DONE])
-    assert ending(SSE, whole) is StreamEnd.DONE
+    whole = b"".join([*before, CHUNK, COMPLETE])
+    assert stream_end(SSE, whole) is StreamEnd.COMPLETE
     left = whole[: max(0, len(whole) - cut)]
     if not left.endswith((b"[DONE]", b"[DONE]\n")):
-        assert ending(SSE, left) is not StreamEnd.DONE
+        assert stream_end(SSE, left) is not StreamEnd.COMPLETE
 
 
 @pytest.mark.parametrize("block", [b"\n", b":\n\n", b": ping\n\n", b"x\n\n", b"data\n"])
@@ -130,7 +132,7 @@ def test_a_stream_that_says_nothing_is_read_in_linear_time(block: bytes) -> None
     body = block * (MAX_DECODED_BYTES // len(block))
     sys.setprofile(count)
     try:
-        ending(SSE, body)
+        stream_end(SSE, body)
     finally:
         sys.setprofile(None)
     assert calls < MAX_TAIL_BYTES
@@ -138,7 +140,7 @@ def test_a_stream_that_says_nothing_is_read_in_linear_time(block: bytes) -> None
 
 @given(st.binary() | st.text('data: {}"eror[DONE]\n\r').map(str.encode))
 def test_no_stream_is_too_odd_to_be_judged(body: bytes) -> None:
-    assert ending(SSE, body) in StreamEnd
+    assert stream_end(SSE, body) in StreamEnd
 
 
 def test_a_stream_is_known_by_its_type() -> None:

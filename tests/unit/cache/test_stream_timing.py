@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxyai.cache import stream_timing as pace
-from goproxyai.cache.stream_timing import MAX_MARKS, StreamTiming, pieces
+from goproxyai.cache.stream_timing import MAX_MARKS, StreamTiming, timed_pieces
 
 PIECES = st.lists(st.tuples(st.floats(0, 1e4), st.integers(1, 10_000)), max_size=50)
 
@@ -24,7 +24,7 @@ def test_each_piece_comes_back_within_a_millisecond(
         end += size
         expected.append((now - first, end))
         now += wait
-    read = list(pieces(recorded.packed()))
+    read = list(timed_pieces(recorded.packed()))
     assert len(read) <= len(expected)
     assert [at for _, at in read] == sorted({at for _, at in read})
     for seconds, at in read:
@@ -37,14 +37,14 @@ def test_what_comes_within_a_millisecond_is_one_piece() -> None:
     recorded = StreamTiming(5.0)
     for at in (5.0, 5.0004, 5.0009, 5.0205):
         recorded.add(at, 10)
-    assert list(pieces(recorded.packed())) == [(0.0, 30), (0.02, 40)]
+    assert list(timed_pieces(recorded.packed())) == [(0.0, 30), (0.02, 40)]
 
 
 def test_a_clock_that_goes_back_makes_no_piece_come_earlier() -> None:
     recorded = StreamTiming(5.0)
     for at in (5.0, 6.0, 4.0):
         recorded.add(at, 1)
-    assert list(pieces(recorded.packed())) == [(0.0, 1), (1.0, 3)]
+    assert list(timed_pieces(recorded.packed())) == [(0.0, 1), (1.0, 3)]
 
 
 def test_there_are_never_more_marks_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ def test_there_are_never_more_marks_than_allowed(monkeypatch: pytest.MonkeyPatch
     recorded = StreamTiming(0.0)
     for at in range(10):
         recorded.add(float(at), 1)
-    assert list(pieces(recorded.packed())) == [(0.0, 1), (1.0, 2), (9.0, 10)]
+    assert list(timed_pieces(recorded.packed())) == [(0.0, 1), (1.0, 2), (9.0, 10)]
     assert MAX_MARKS == 65_536
 
 
@@ -60,9 +60,12 @@ def test_numbers_beyond_the_format_are_its_largest() -> None:
     recorded = StreamTiming(0.0)
     recorded.add(0.0, 2**33)
     recorded.add(1e9, 1)
-    assert list(pieces(recorded.packed())) == [(0.0, 2**32 - 1), ((2**32 - 1) / 1000, 2**32 - 1)]
+    assert list(timed_pieces(recorded.packed())) == [
+        (0.0, 2**32 - 1),
+        ((2**32 - 1) / 1000, 2**32 - 1),
+    ]
 
 
 def test_half_a_mark_is_refused() -> None:
     with pytest.raises(ValueError, match="half a mark"):
-        pieces(b"12345")
+        timed_pieces(b"12345")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.config.env_file import LARGEST, EnvFileError, parse
+from goproxyai.config.env_file import MAX_FILE_BYTES, EnvFileError, parse_env_file
 
 NAMES = ("RATE_LIMIT", "ADMIN_TOKEN", "NO_PROXY")
 SECRET = "hunter2"
@@ -34,13 +34,13 @@ SECRET = "hunter2"
     ],
 )
 def test_a_line_is_a_name_and_a_value(line: str, value: str) -> None:
-    assert parse(line.encode(), NAMES) == {"RATE_LIMIT": value}
+    assert parse_env_file(line.encode(), NAMES) == {"RATE_LIMIT": value}
 
 
 def test_blank_lines_and_comments_are_nothing() -> None:
     text = "\ufeff# one\n\n   ; two\r\n\t# three=4\nRATE_LIMIT=1\n  \nNO_PROXY=a b"
-    assert parse(text.encode(), NAMES) == {"RATE_LIMIT": "1", "NO_PROXY": "a b"}
-    assert parse(b"", NAMES) == {}
+    assert parse_env_file(text.encode(), NAMES) == {"RATE_LIMIT": "1", "NO_PROXY": "a b"}
+    assert parse_env_file(b"", NAMES) == {}
 
 
 @pytest.mark.parametrize(
@@ -60,12 +60,12 @@ def test_blank_lines_and_comments_are_nothing() -> None:
         (b"ADMIN_TOKEN='a'hunter2'", "line 1: the quotes are not one pair around the value"),
         (b'ADMIN_TOKEN="a" # hunter2', "line 1: the quotes are not one pair around the value"),
         (b"ADMIN_TOKEN=hunter2\xff", "it is not UTF-8"),
-        (b"#" * (LARGEST + 1), "it is larger than 64 KiB"),
+        (b"#" * (MAX_FILE_BYTES + 1), "it is larger than 64 KiB"),
     ],
 )
 def test_what_is_wrong_is_told_by_its_line_and_not_repeated(content: bytes, complaint: str) -> None:
     with pytest.raises(EnvFileError) as caught:
-        parse(content, NAMES)
+        parse_env_file(content, NAMES)
     assert str(caught.value) == complaint
     assert SECRET not in complaint
     assert caught.value.__context__ is None
@@ -73,10 +73,10 @@ def test_what_is_wrong_is_told_by_its_line_and_not_repeated(content: bytes, comp
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\n'"), max_size=50))
 def test_whatever_stands_in_quotes_is_the_value(text: str) -> None:
-    assert parse(f"RATE_LIMIT='{text}'\n".encode(), NAMES) == {"RATE_LIMIT": text}
+    assert parse_env_file(f"RATE_LIMIT='{text}'\n".encode(), NAMES) == {"RATE_LIMIT": text}
 
 
 @given(st.binary(max_size=200))
 def test_anything_is_parsed_or_refused(content: bytes) -> None:
     with suppress(EnvFileError):
-        assert set(parse(content, NAMES)) <= set(NAMES)
+        assert set(parse_env_file(content, NAMES)) <= set(NAMES)

@@ -9,14 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.config.settings import (
-    MEGABYTE,
-    VARIABLES,
-    ProxyURL,
-    SettingError,
-    Settings,
-    UpstreamURL,
-)
+from goproxyai.config.parsers import MEGABYTE
+from goproxyai.config.settings import Settings
+from goproxyai.config.urls import ProxyURL, UpstreamURL
+from goproxyai.config.variables import VARIABLES, SettingError
 from goproxyai.limits.addresses import Networks
 
 DEFAULTS = Settings.from_texts({})
@@ -367,7 +363,7 @@ def test_a_proxy_is_an_address_and_perhaps_credentials(
 ) -> None:
     parsed = Settings.from_texts({"PROXY_URL": text}).proxy_url
     assert parsed == url
-    assert url.masked == shown
+    assert url.mask_credentials == shown
 
 
 def test_credentials_are_those_of_basic() -> None:

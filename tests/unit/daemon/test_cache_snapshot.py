@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 
 from goproxyai.cache import snapshot_format as sealed
+from goproxyai.cache.entry import Entry
 from goproxyai.cache.snapshot_format import HEADER_BYTES, MAGIC, Record, Refused
 from goproxyai.cache.store import UNOWNED, Entry, Store
 from goproxyai.daemon.cache_snapshot import CacheSnapshot
@@ -65,7 +66,7 @@ any_record = st.builds(
     status=st.integers(0, 65_535),
     head=texts,
     body=st.binary(max_size=400),
-    pace=st.none() | texts,
+    timing=st.none() | texts,
     initial_age=st.integers(0, 2**32 - 1),
     stored=times,
     expires=times,
@@ -204,14 +205,14 @@ def test_a_file_of_somebody_else_is_refused(data: bytes) -> None:
 
 def hostile(**lengths: int) -> bytes:
     """An authentic file, of a record that claims *lengths*."""
-    names = ("head", "pace", "path", "owner", "model", "body")
+    names = ("head", "timing", "path", "owner", "model", "body")
     claimed = [lengths.get(name, 0) for name in names]
     numbers = sealed._RECORD.pack(bytes(32), 200, 0, 0.0, 0.0, *claimed, *sealed._NO_USAGE[1:])
     sealed_parts = sealed._sealed(sealed._cut([numbers, BODY]), HEADER, KEY)
     return HEADER + b"".join(sealed_parts)
 
 
-@pytest.mark.parametrize("name", ["head", "pace", "path", "owner", "model", "body"])
+@pytest.mark.parametrize("name", ["head", "timing", "path", "owner", "model", "body"])
 @pytest.mark.parametrize("claimed", [len(BODY) + 1, 2**31, 2**40, 2**40 + 1, 2**63, 2**64 - 2])
 def test_a_length_that_leads_outside_is_damage(name: str, claimed: int) -> None:
     with pytest.raises(Refused, match="damaged"):
@@ -240,7 +241,7 @@ def test_the_second_version_is_read_for_as_long_as_it_is_called_that(
     monkeypatch.setattr(sealed, "COST", real_cost)
     data = bytes.fromhex(VERSION_2)
     usage = Usage("m", 1, 2, 3, 4)
-    kept = record(0, head=b"h", body=b"b", pace=b"", initial_age=7, usage=usage)
+    kept = record(0, head=b"h", body=b"b", timing=b"", initial_age=7, usage=usage)
     assert with_passphrase(data) == [kept]
 
 
@@ -309,7 +310,13 @@ class Host:
 
     def put(self, number: int, owner: bytes = ALICE, ttl: float = TTL, **more: Any) -> Entry:
         now = self.monotonic
-        values = {"status": 200, "head": HEAD, "body": BODY, "initial_age": 0, "pace": None} | more
+        values = {
+            "status": 200,
+            "head": HEAD,
+            "body": BODY,
+            "initial_age": 0,
+            "timing": None,
+        } | more
         entry = Entry(b"%032d" % number, stored_at=now, expires_at=now + ttl, **values)
         assert self.store.put(entry, FILES, owner, self.store.generation())
         return entry
@@ -354,7 +361,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 
 def test_an_entry_is_after_a_restart_what_it_was(host: Host) -> None:
-    host.put(1, status=404, pace=b"\0" * 8, initial_age=3, ttl=100.0)
+    host.put(1, status=404, timing=b"\0" * 8, initial_age=3, ttl=100.0)
     host.monotonic += 40
     host.wall += 40
     host.snapshot.save()
@@ -363,11 +370,11 @@ def test_an_entry_is_after_a_restart_what_it_was(host: Host) -> None:
     entry = host.got(1)
     assert entry is not None
     assert (entry.status, entry.head, entry.body) == (404, HEAD, BODY)
-    assert (entry.pace, entry.initial_age) == (b"\0" * 8, 3)
+    assert (entry.timing, entry.initial_age) == (b"\0" * 8, 3)
     assert entry.age(host.monotonic) == 63
     assert entry.expires_at == pytest.approx(host.monotonic + 40)
-    assert entry.place is not None
-    assert (entry.place.path, entry.place.owner) == (FILES, ALICE)
+    assert entry.bucket is not None
+    assert (entry.bucket.path, entry.bucket.owner) == (FILES, ALICE)
     host.monotonic += 40.1
     assert host.got(1) is None
 

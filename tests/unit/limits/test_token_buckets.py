@@ -30,7 +30,7 @@ class NaiveBuckets:
         self.rate = Fraction(per_minute, 60)
         self.tokens: dict[str, Fraction] = {}
 
-    def mint(self, milliseconds: int) -> None:
+    def refill(self, milliseconds: int) -> None:
         gain = Fraction(milliseconds, 1000) * self.rate
         for client, tokens in self.tokens.items():
             self.tokens[client] = min(self.depth, tokens + gain)
@@ -64,8 +64,8 @@ class BucketsBehaveLikeTheNaiveOnes(RuleBasedStateMachine):
 
     @rule(milliseconds=st.integers(0, 1000))
     def pass_time(self, milliseconds: int) -> None:
-        self.buckets.mint(milliseconds / 1000)
-        self.naive.mint(milliseconds)
+        self.buckets.refill(milliseconds / 1000)
+        self.naive.refill(milliseconds)
         self.minted += Fraction(milliseconds, 1000) * self.naive.rate
 
     @rule(seconds=st.integers(2, 100))
@@ -75,12 +75,12 @@ class BucketsBehaveLikeTheNaiveOnes(RuleBasedStateMachine):
 
     @rule(seconds=st.floats(max_value=-1e-9) | st.floats(min_value=1.0001) | st.just(float("nan")))
     def jump(self, seconds: float) -> None:
-        self.buckets.mint(seconds)
+        self.buckets.refill(seconds)
 
     @rule(budget=st.integers(0, 10))
-    def sweep(self, budget: int) -> None:
+    def remove_full(self, budget: int) -> None:
         before = len(self.buckets)
-        more = self.buckets.sweep(budget)
+        more = self.buckets.remove_full(budget)
         assert before - len(self.buckets) <= budget
         assert not (more and len(self.buckets) == 0)
 
@@ -118,7 +118,7 @@ def test_a_refused_request_consumes_nothing(per_minute: int) -> None:
     waits = {buckets.take("a") for _ in range(50)}
     assert len(waits) == 1
     for _ in range(round(waits.pop() / 0.1)):
-        buckets.mint(0.1)
+        buckets.refill(0.1)
     assert buckets.take("a") == 0.0
 
 
@@ -128,26 +128,26 @@ def test_whoever_waits_as_told_is_admitted_and_not_a_tick_earlier(
 ) -> None:
     buckets = drained(per_minute)
     for step in steps:
-        buckets.mint(step)
+        buckets.refill(step)
         while not buckets.take("a"):
             pass
     ticks = round(buckets.take("a") / 0.1)
     assert ticks >= 1
     for _ in range(ticks - 1):
-        buckets.mint(0.1)
+        buckets.refill(0.1)
         assert buckets.take("a") > 0
-    buckets.mint(0.1)
+    buckets.refill(0.1)
     assert buckets.take("a") == 0.0
 
 
 def test_a_wait_that_is_all_but_a_whole_number_of_ticks_is_told_to_the_tick() -> None:
     buckets = drained(1)
-    buckets.mint(0.99999)
+    buckets.refill(0.99999)
     assert buckets.take("a") == pytest.approx(59.1)
     for _ in range(590):
-        buckets.mint(0.1)
+        buckets.refill(0.1)
         assert buckets.take("a") > 0
-    buckets.mint(0.1)
+    buckets.refill(0.1)
     assert buckets.take("a") == 0.0
 
 
@@ -158,25 +158,25 @@ def test_one_client_does_not_pay_for_another() -> None:
 def test_a_full_bucket_does_not_overflow() -> None:
     buckets = drained(3)
     for _ in range(1000):
-        buckets.mint(1.0)
+        buckets.refill(1.0)
     assert [buckets.take("a") == 0.0 for _ in range(5)] == [True, True, True, False, False]
 
 
 @pytest.mark.parametrize("seconds", [3600.0, -3600.0, 1.01, -0.01, float("inf"), float("nan")])
 def test_a_clock_that_jumps_mints_nothing(seconds: float) -> None:
     jumped = drained(60)
-    jumped.mint(seconds)
+    jumped.refill(seconds)
     assert jumped.take("a") == pytest.approx(1.0)
 
 
 def test_an_idle_minute_makes_a_bucket_nothing() -> None:
     buckets = drained(60)
     for _ in range(59):
-        buckets.mint(1.0)
-    assert not buckets.sweep(10)
+        buckets.refill(1.0)
+    assert not buckets.remove_full(10)
     assert len(buckets) == 1
-    buckets.mint(1.0)
-    assert not buckets.sweep(10)
+    buckets.refill(1.0)
+    assert not buckets.remove_full(10)
     assert len(buckets) == 0
 
 
@@ -185,10 +185,10 @@ def test_a_sweep_looks_at_no_more_than_its_budget() -> None:
     for number in range(100):
         buckets.take(str(number))
     for _ in range(60):
-        buckets.mint(1.0)
-    assert buckets.sweep(30)
+        buckets.refill(1.0)
+    assert buckets.remove_full(30)
     assert len(buckets) == 70
-    assert not buckets.sweep(1000)
+    assert not buckets.remove_full(1000)
     assert len(buckets) == 0
 
 
@@ -197,7 +197,7 @@ def test_opening_a_bucket_drops_two_that_are_full() -> None:
     for number in range(10):
         buckets.take(str(number))
     for _ in range(60):
-        buckets.mint(1.0)
+        buckets.refill(1.0)
     buckets.take("new")
     assert len(buckets) == 9
 

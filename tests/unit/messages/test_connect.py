@@ -21,7 +21,7 @@ ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 def connecting() -> ConnectParser:
     tunnel = ConnectParser(AUTHORITY, [])
-    tunnel.hello()
+    tunnel.request_bytes()
     return tunnel
 
 
@@ -47,7 +47,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 def test_the_request_names_the_authority_and_carries_the_credentials() -> None:
     tunnel = ConnectParser(b"[2001:db8::1]:443", [(b"Proxy-Authorization", b"Basic dTpw")])
-    assert tunnel.hello() == (
+    assert tunnel.request_bytes() == (
         b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\n"
         b"Host: [2001:db8::1]:443\r\n"
         b"Proxy-Authorization: Basic dTpw\r\n\r\n"

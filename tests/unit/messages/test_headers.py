@@ -10,12 +10,12 @@ from goproxyai.messages import header_templates as shapes
 from goproxyai.messages.header_templates import template_of
 from goproxyai.messages.headers import (
     Headers,
-    forwarded,
     index_fields,
     is_forwarding_loop,
     is_list_member,
     nominated_fields,
-    relayed,
+    request_headers_for_upstream,
+    response_headers_for_client,
 )
 
 NAMES = st.sampled_from(
@@ -63,8 +63,8 @@ def test_what_passes_is_what_the_rules_say_in_order_and_case_and_with_repeats(
     before = list(lines)
     fields, _ = index_fields(lines)
     ours = {b"x-cache", b"x-cache-timestamp", b"x-proxy"}
-    assert forwarded(lines, fields) == expected(lines, {b"host", b"expect"})
-    assert relayed(lines, fields) == expected(lines, ours)
+    assert request_headers_for_upstream(lines, fields) == expected(lines, {b"host", b"expect"})
+    assert response_headers_for_client(lines, fields) == expected(lines, ours)
     assert lines == before
 
 
@@ -87,13 +87,15 @@ def test_a_shape_says_of_its_values_what_the_lines_say_one_by_one(lines: Headers
         shape = template_of(names)
         assert shape.headers(values) == lines
         assert shape.fields(values) == fields
-        wanted = b"".join([b"%b: %b\r\n" % pair for pair in relayed(lines, fields)])
-        assert shape.lines(values, fields) == wanted
+        wanted = b"".join(
+            [b"%b: %b\r\n" % pair for pair in response_headers_for_client(lines, fields)]
+        )
+        assert shape.relayed_lines(values, fields) == wanted
 
 
 def test_a_percent_sign_in_a_name_is_a_percent_sign() -> None:
     shape = template_of((b"X-%s", b"%b", b"Connection"))
-    assert shape.lines((b"1", b"%d", b"close"), {}) == b"X-%s: 1\r\n%b: %d\r\n"
+    assert shape.relayed_lines((b"1", b"%d", b"close"), {}) == b"X-%s: 1\r\n%b: %d\r\n"
 
 
 def test_the_memory_of_shapes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
 
-from goproxyai.config.settings import SettingError, Settings
+from goproxyai.config.settings import Settings
 from goproxyai.config.sources import ConfigSources, LoadedConfig
+from goproxyai.config.variables import SettingError
 from goproxyai.daemon.reload import Reload
 from goproxyai.daemon.service import make_daemon
 from goproxyai.usage.prices import LARGEST, Prices, PricesError, parse

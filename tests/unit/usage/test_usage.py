@@ -64,12 +64,12 @@ EMBEDDINGS = {
 }
 
 
-def compact(document: Any) -> bytes:
+def json_bytes(document: Any) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()
 
 
 def with_usage(**counts: Any) -> bytes:
-    return compact({"model": "m", "usage": counts})
+    return json_bytes({"model": "m", "usage": counts})
 
 
 def read(body: bytes, pieces: list[int] | None = None, **fields: str) -> Usage:
@@ -99,7 +99,7 @@ def test_the_usage_of_an_answer_is_read(
     document: dict[str, Any], expected: Usage, indent: int | None
 ) -> None:
     body = json.dumps(document, indent=indent).encode()
-    for text in (body, compact(document), b"\n" + body + b"\n"):
+    for text in (body, json_bytes(document), b"\n" + body + b"\n"):
         assert usage_of({}, text) == expected
         assert read(text) == expected
         assert read(text, [1, 2, 3, 500]) == expected
@@ -177,7 +177,9 @@ def test_what_says_nothing_is_unknown(body: bytes) -> None:
 
 
 def events(*documents: Any) -> bytes:
-    return b"".join(b"data: " + compact(each) + b"\n\n" for each in documents) + b"data: [DONE]\n\n"
+    return (
+        b"".join(b"data: " + json_bytes(each) + b"\n\n" for each in documents) + b"data: [DONE]\n\n"
+    )
 
 
 CHUNK = {"id": "c", "model": "gpt-4o", "choices": [{"delta": {"content": "word "}}], "usage": None}
@@ -185,9 +187,9 @@ LAST = {"id": "c", "model": "gpt-4o", "choices": [], "usage": COMPLETION["usage"
 STREAM = events(*[CHUNK] * 700, LAST)
 COMPLETED = (
     b"event: response.created\ndata: "
-    + compact({"type": "response.created", "response": {**RESPONSE, "usage": None}})
+    + json_bytes({"type": "response.created", "response": {**RESPONSE, "usage": None}})
     + b"\n\nevent: response.completed\ndata: "
-    + compact(
+    + json_bytes(
         {
             "type": "response.completed",
             "response": {**RESPONSE, "output": ["x" * 5 * TAIL]},
@@ -227,25 +229,27 @@ def test_the_pieces_do_not_matter(pieces: list[int], coding: str) -> None:
 
 
 def test_a_whole_answer_is_read_through_its_coding() -> None:
-    packed = gzip.compress(compact(COMPLETION))
+    packed = gzip.compress(json_bytes(COMPLETION))
     assert usage_of({b"content-encoding": b"gzip"}, packed) == EXPECTED
-    halves = gzip.compress(compact(COMPLETION)[:200]) + gzip.compress(compact(COMPLETION)[200:])
+    halves = gzip.compress(json_bytes(COMPLETION)[:200]) + gzip.compress(
+        json_bytes(COMPLETION)[200:]
+    )
     assert usage_of({b"content-encoding": b"gzip"}, halves) == EXPECTED
 
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "nonsense"])
 def test_what_cannot_be_decoded_is_unknown(coding: str) -> None:
-    assert read(compact(COMPLETION), content_encoding=coding) is None
+    assert read(json_bytes(COMPLETION), content_encoding=coding) is None
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 def test_what_is_not_what_its_coding_says_is_unknown(coding: str) -> None:
-    assert read(compact(COMPLETION) * 2, [5], content_encoding=coding) is None
+    assert read(json_bytes(COMPLETION) * 2, [5], content_encoding=coding) is None
 
 
 def test_a_bomb_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "MOST_INFLATED", 1_000_000)
-    text = b" " * 5_000_000 + compact(COMPLETION)
+    text = b" " * 5_000_000 + json_bytes(COMPLETION)
     assert read(gzip.compress(text), content_encoding="gzip") is None
     monkeypatch.setattr(reading, "MOST_INFLATED", 10_000_000)
     assert read(gzip.compress(text), content_encoding="gzip") == EXPECTED
@@ -304,7 +308,7 @@ def test_what_was_written_is_read(
 
 @pytest.mark.parametrize("name", ["", "x" * (LONGEST_MODEL + 1), 'a"b', "a\\b", "é", "a b", "a\nb"])
 def test_an_odd_model_has_no_name(name: str) -> None:
-    body = compact({"model": name, "usage": {"prompt_tokens": 1}})
+    body = json_bytes({"model": name, "usage": {"prompt_tokens": 1}})
     assert usage_of({}, body) == Usage("", 1, 0, 0, 0)
     assert read(body, [1]).model == ""
 
@@ -331,12 +335,12 @@ def test_a_long_answer_is_held_in_part_whatever_the_size_of_its_pieces(size: int
     for _ in range(min(100_000, 100 * TAIL // size)):
         reader.add(b"x" * size)
     assert sum(map(len, reader._pieces)) < 2 * TAIL
-    reader.add(compact(COMPLETION)[-600:])
+    reader.add(json_bytes(COMPLETION)[-600:])
     assert reader.usage()[1:] == EXPECTED[1:]
 
 
 def test_padding_behind_an_answer_is_nothing_and_members_without_end_are_too_much() -> None:
-    packed = gzip.compress(compact(COMPLETION))
+    packed = gzip.compress(json_bytes(COMPLETION))
     assert read(packed + bytes(700), [100], content_encoding="gzip") == EXPECTED
     assert read(gzip.compress(b"") * 300 + packed, [100], content_encoding="gzip") is None
 

@@ -1,0 +1,124 @@
+"""Parsers from the text of a variable to its value.
+
+A parser takes stripped text and raises ``ValueError`` for an invalid one. The text of the exception
+is not shown: :class:`~goproxyai.config.variables.Variable` says what is expected.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any, Final
+
+from goproxyai.config.urls import has_dot_segment
+
+MEGABYTE: Final = 1024 * 1024
+"""Bytes in the unit of ``MAX_CACHE_SIZE`` and ``MAX_BODY_SIZE``."""
+
+_MIN_SNAPSHOT_KEY_CHARACTERS = 16
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_ENDPOINT = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*:[\x21-\x7e]+")
+_NAMESPACE = re.compile(r"(?!v1(?:/|$))[A-Za-z0-9_.:-]+(?:/[A-Za-z0-9_.:-]+)*")
+
+
+def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
+    """Return a parser of decimal integers from *minimum* to *maximum*."""
+
+    def parse(text: str) -> int:
+        # At most 20 digits: int() of a long text is slow, and limited to 4,300 digits.
+        if re.fullmatch(r"[0-9]{1,20}", text) is None or not minimum <= int(text) <= maximum:
+            raise ValueError("not a whole number in the range")
+        return int(text)
+
+    return parse
+
+
+def positive(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return *parse* with 0 made invalid."""
+
+    def parse_positive(text: str) -> Any:
+        value = parse(text)
+        if not value > 0:
+            raise ValueError("not above zero")
+        return value
+
+    return parse_positive
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Return a parser of lower-case *choices* in any case."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError("not one of the choices")
+        return text.lower()
+
+    return parse
+
+
+def megabytes(text: str) -> int:
+    """Bytes of a decimal number of megabytes."""
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) is None:
+        raise ValueError("not a number of megabytes")
+    return int(Decimal(text) * MEGABYTE)
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?", text, re.ASCII) is None or float(text) > 1:
+        raise ValueError("not a number from 0 to 1")
+    return float(text)
+
+
+def endpoints(text: str) -> tuple[str, ...]:
+    """Twisted endpoint strings, separated by spaces."""
+    found = tuple(text.split())
+    if not all(_ENDPOINT.fullmatch(endpoint) for endpoint in found):
+        raise ValueError("not an endpoint string")
+    return found
+
+
+def namespaces(text: str) -> tuple[str, ...]:
+    """Paths under ``/v1/``, without that prefix."""
+    names = tuple(text.replace(",", " ").split())
+    if not all(_NAMESPACE.fullmatch(name) for name in names):
+        raise ValueError("not a path under /v1/")
+    return names
+
+
+def error_statuses(text: str) -> frozenset[int]:
+    """HTTP status codes from 400 to 599."""
+    found = text.replace(",", " ").split()
+    if not all(re.fullmatch(r"[45][0-9]{2}", status, re.ASCII) for status in found):
+        raise ValueError("not a status code from 400 to 599")
+    return frozenset(map(int, found))
+
+
+def probe_target(text: str) -> bytes | None:
+    """A request target in origin-form, or ``None`` for an empty text."""
+    if text and (re.fullmatch(r"/[\x21-\x7e]*", text) is None or has_dot_segment(text)):
+        raise ValueError("not a path")
+    return text.encode("ascii") or None
+
+
+def file_path(text: str) -> str | None:
+    """A file's path, or ``None`` for an empty text."""
+    if _CONTROL.search(text):
+        raise ValueError("a path with control characters")
+    return text or None
+
+
+def token(text: str) -> str | None:
+    """Visible ASCII, which a header field can carry, or ``None`` for an empty text."""
+    if text and re.fullmatch(r"[\x21-\x7e]+", text) is None:
+        raise ValueError("not visible ASCII")
+    return text or None
+
+
+def snapshot_key(text: str) -> str | None:
+    """A passphrase of at least 16 visible ASCII characters, or ``None`` for an empty text."""
+    if text and len(text) < _MIN_SNAPSHOT_KEY_CHARACTERS:
+        raise ValueError("shorter than 16 characters")
+    return token(text)

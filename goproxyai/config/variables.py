@@ -1,0 +1,389 @@
+"""The table of configuration variables.
+
+The environment, the options of ``twistd goproxyai``, the file that ``CONFIG`` names, the reload on
+SIGHUP and ``docs/configuration.md`` are all derived from :data:`VARIABLES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from goproxyai.cache.coalescing import COALESCE_MODES
+from goproxyai.config.parsers import (
+    endpoints,
+    error_statuses,
+    file_path,
+    megabytes,
+    namespaces,
+    one_of,
+    positive,
+    probe_target,
+    share,
+    snapshot_key,
+    token,
+    whole_number,
+)
+from goproxyai.config.urls import parse_proxy_url, parse_upstream_urls, redact_url
+from goproxyai.durations import parse_duration
+from goproxyai.limits.addresses import Networks
+from goproxyai.messages.redaction import mask_credentials
+from goproxyai.upstream.no_proxy import parse_no_proxy
+
+_MAX_SHOWN_CHARACTERS = 100
+
+
+class SettingError(ValueError):
+    """An invalid setting; ``str()`` is one line for the operator, without a secret."""
+
+
+def _redact_secret(_: str) -> str:
+    return "***"
+
+
+@attrs.frozen
+class Variable:
+    """A row of the table.
+
+    :ivar name: the name of the environment variable.
+    :ivar default: the text that is parsed if the variable is not set.
+    :ivar help: one or more sentences for the manual, with units.
+    :ivar expected: describes a valid value, as in "expected ...".
+    :ivar parse: parses stripped text; raises ``ValueError`` if the text is invalid.
+    :ivar redact: returns the part of an invalid text that an error message may show.
+    :ivar allow_empty: whether an empty text is a value of its own instead of the default.
+    :ivar reloadable: whether SIGHUP applies a new value to a running daemon.
+    """
+
+    name: str
+    default: str
+    help: str
+    expected: str
+    parse: Callable[[str], Any]
+    redact: Callable[[str], str] = mask_credentials
+    allow_empty: bool = False
+    reloadable: bool = False
+
+    @property
+    def option(self) -> str:
+        """The name of the command-line option, without leading dashes."""
+        return self.name.lower().replace("_", "-")
+
+    def read(self, text: str | None) -> Any:
+        """Parse *text*, or the default if *text* is ``None``.
+
+        :raises SettingError: if the text is invalid.
+        """
+        given = self.default if text is None else text.strip()
+        if not given and not self.allow_empty:
+            given = self.default
+        try:
+            return self.parse(given)
+        except ValueError:
+            shown = self.redact(given)
+            if len(shown) > _MAX_SHOWN_CHARACTERS:
+                shown = shown[:_MAX_SHOWN_CHARACTERS] + "..."
+            line = f"{self.name} is {shown!a}, expected {self.expected}"
+        # Outside of the except block: a chained exception would show the text in a traceback.
+        raise SettingError(line)
+
+
+_DURATION = "a duration such as 30s, 1h30m or 250ms"
+_POSITIVE_DURATION = _DURATION + ", longer than 0"
+_NETWORKS = "IP addresses or networks such as 10.0.0.0/8, separated by spaces or commas"
+
+VARIABLES: tuple[Variable, ...] = (
+    Variable(
+        "CONFIG",
+        "",
+        "A file of NAME=value lines, read at the start and on SIGHUP. Options and environment "
+        "variables override the file.",
+        "a path",
+        file_path,
+        allow_empty=True,
+    ),
+    Variable(
+        "PORT",
+        "8080",
+        "The TCP port to listen on. 0 selects a free port.",
+        "a port from 0 to 65535",
+        whole_number(0, 65535),
+    ),
+    Variable(
+        "LISTEN",
+        "tcp:$PORT:backlog=1024",
+        "Twisted endpoint strings to listen on, separated by spaces. $PORT stands for the value "
+        "of PORT.",
+        "Twisted endpoint strings such as tcp:8080:interface=127.0.0.1, separated by spaces",
+        endpoints,
+    ),
+    Variable(
+        "OPENAI_API_URL",
+        "https://api.openai.com",
+        "The URL of the upstream, or several URLs in order of preference. A path in the URL is "
+        "put before the path of each request.",
+        "a URL such as https://api.openai.com, without credentials, query or fragment, or several",
+        parse_upstream_urls,
+        redact_url,
+    ),
+    Variable(
+        "PROXY_URL",
+        "",
+        "The URL of the egress proxy. If empty, upstreams are connected to directly.",
+        "a URL such as http://user:password@proxy:8080, credentials percent-encoded",
+        parse_proxy_url,
+        redact_url,
+        allow_empty=True,
+    ),
+    Variable(
+        "NO_PROXY",
+        "",
+        "Hosts that are connected to without the egress proxy.",
+        "hosts, .suffixes, addresses or networks, each with or without :port, separated by commas",
+        parse_no_proxy,
+        allow_empty=True,
+    ),
+    Variable(
+        "RATE_LIMIT",
+        "60",
+        "The rate limit of each client in requests per minute, and the largest burst in requests. "
+        "0 disables the limit.",
+        "a whole number of requests a minute, 0 for no limit",
+        whole_number(0, 1_000_000_000),
+        reloadable=True,
+    ),
+    Variable(
+        "CACHE_TTL",
+        "5m",
+        "How long a stored response stays fresh. 0 disables the cache.",
+        _DURATION + ", 0 for no cache",
+        parse_duration,
+        reloadable=True,
+    ),
+    Variable(
+        "CACHE_MAX_TTL",
+        "24h",
+        "The longest freshness that a request may set for its response with X-Cache-TTL. 0 "
+        "ignores X-Cache-TTL.",
+        _DURATION,
+        parse_duration,
+        reloadable=True,
+    ),
+    Variable(
+        "CACHE_STALE",
+        "0",
+        "How long an expired response is kept, to be served if the upstream fails or the request "
+        "allows it with max-stale. 0 keeps none.",
+        _DURATION,
+        parse_duration,
+    ),
+    Variable(
+        "CACHE_SHARED",
+        "",
+        "Paths under /v1/ whose stored responses are shared by all credentials, such as "
+        "embeddings,models.",
+        "paths under /v1/ such as embeddings,models, separated by commas or spaces",
+        namespaces,
+        allow_empty=True,
+    ),
+    Variable(
+        "COALESCE",
+        "deterministic",
+        "Which identical concurrent requests share one upstream request: off, deterministic (GET, "
+        "embeddings, completions with temperature 0 or a seed) or all.",
+        "off, deterministic or all",
+        one_of(*COALESCE_MODES),
+    ),
+    Variable(
+        "CACHE_SNAPSHOT",
+        "",
+        "A file that the cache is written to on a clean stop and restored from at the start.",
+        "a path",
+        file_path,
+        allow_empty=True,
+    ),
+    Variable(
+        "CACHE_SNAPSHOT_KEY",
+        "",
+        "The passphrase that encrypts the file of CACHE_SNAPSHOT. Required with CACHE_SNAPSHOT.",
+        "at least 16 visible ASCII characters without spaces",
+        snapshot_key,
+        _redact_secret,
+        allow_empty=True,
+    ),
+    Variable(
+        "REQUEST_TIMEOUT",
+        "30s",
+        "How long to wait for the response headers of the upstream, retries included.",
+        _POSITIVE_DURATION,
+        positive(parse_duration),
+        reloadable=True,
+    ),
+    Variable(
+        "CONNECT_TIMEOUT",
+        "10s",
+        "How long to wait for an upstream connection: TCP, CONNECT and TLS together.",
+        _POSITIVE_DURATION,
+        positive(parse_duration),
+        reloadable=True,
+    ),
+    Variable(
+        "IDLE_TIMEOUT",
+        "5m",
+        "The longest time without data in a response body.",
+        _POSITIVE_DURATION,
+        positive(parse_duration),
+        reloadable=True,
+    ),
+    Variable(
+        "DRAIN_TIMEOUT",
+        "30s",
+        "How long requests in flight may take to finish after SIGTERM.",
+        _DURATION,
+        parse_duration,
+        reloadable=True,
+    ),
+    Variable(
+        "RETRY_STATUS",
+        "",
+        "The statuses of upstream responses that cause a retry of a GET, HEAD, OPTIONS, PUT or "
+        "DELETE request.",
+        "statuses from 400 to 599 such as 502,503, separated by commas or spaces",
+        error_statuses,
+        allow_empty=True,
+        reloadable=True,
+    ),
+    Variable(
+        "BREAKER",
+        "0.5",
+        "The share of requests without a response, from 0 to 1, that opens the circuit breaker of "
+        "an upstream. 0 disables the breaker.",
+        "a share from 0 to 1 such as 0.5",
+        share,
+    ),
+    Variable(
+        "HEALTH_PROBE",
+        "",
+        "A path that is requested from each upstream every 5 s to check its health. If empty, "
+        "only clients' requests are counted.",
+        "a path such as /v1/models",
+        probe_target,
+        allow_empty=True,
+    ),
+    Variable(
+        "MAX_CACHE_SIZE",
+        "100",
+        "The memory of the cache in megabytes, keys, headers and overhead included. 0 disables the "
+        "cache.",
+        "a number of megabytes such as 100 or 0.5",
+        megabytes,
+        reloadable=True,
+    ),
+    Variable(
+        "MAX_BODY_SIZE",
+        "512",
+        "The largest request body in megabytes.",
+        "a number of megabytes such as 512 or 0.5, more than 0",
+        positive(megabytes),
+        reloadable=True,
+    ),
+    Variable(
+        "MAX_CONNECTIONS",
+        "12000",
+        "The largest number of open client connections. Beyond it, idle connections are closed; "
+        "without idle connections, new ones get status 503.",
+        "a whole number of connections, 1 or more",
+        whole_number(1, 1_000_000),
+    ),
+    Variable(
+        "MAX_CONNECTIONS_PER_CLIENT",
+        "0",
+        "The largest number of open connections of one client that is not a trusted proxy. 0 "
+        "disables the limit.",
+        "a whole number of connections, 0 for no limit",
+        whole_number(0, 1_000_000),
+    ),
+    Variable(
+        "TRUSTED_PROXIES",
+        "127.0.0.0/8 ::1/128",
+        "The peers whose X-Forwarded-For header is trusted. If empty, no peer is trusted.",
+        _NETWORKS,
+        Networks.parse,
+        allow_empty=True,
+        reloadable=True,
+    ),
+    Variable(
+        "ADMIN_ALLOW",
+        "127.0.0.0/8 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 169.254.0.0/16"
+        " ::1/128 fc00::/7 fe80::/10",
+        "The clients that may read the statistics and clear the cache without ADMIN_TOKEN. If "
+        "empty, no client may.",
+        _NETWORKS,
+        Networks.parse,
+        allow_empty=True,
+        reloadable=True,
+    ),
+    Variable(
+        "ADMIN_TOKEN",
+        "",
+        "The bearer token that clients outside ADMIN_ALLOW must present. If empty, they are always "
+        "refused.",
+        "visible ASCII characters without spaces",
+        token,
+        _redact_secret,
+        allow_empty=True,
+        reloadable=True,
+    ),
+    Variable(
+        "LOG_FORMAT",
+        "",
+        "The format of the log: json or text. If empty, text on a terminal and json elsewhere.",
+        "json or text",
+        one_of("", "json", "text"),
+    ),
+    Variable(
+        "LOG_LEVEL",
+        "info",
+        "The least severe level that is logged: debug, info, warn or error.",
+        "debug, info, warn or error",
+        one_of("debug", "info", "warn", "error"),
+        reloadable=True,
+    ),
+    Variable(
+        "LOG_SAMPLE",
+        "1",
+        "The share of requests to log, from 0 to 1, of those that were neither slow nor failed. "
+        "All requests are counted.",
+        "a share from 0 to 1 such as 0.01",
+        share,
+        reloadable=True,
+    ),
+    Variable(
+        "LOG_SLOW",
+        "10s",
+        "The time to the first byte of a response from which the request is logged as slow.",
+        _POSITIVE_DURATION,
+        positive(parse_duration),
+        reloadable=True,
+    ),
+    Variable(
+        "PRICES",
+        "",
+        "A JSON file with token prices by model, for the cost of requests and the savings of the "
+        "cache.",
+        "a path",
+        file_path,
+        allow_empty=True,
+        reloadable=True,
+    ),
+    Variable(
+        "TRACING",
+        "off",
+        "off, or otlp to export a span for each request as OpenTelemetry's OTEL_* variables say.",
+        "off or otlp",
+        one_of("off", "otlp"),
+    ),
+)
+"""All variables, in the order of the manual."""

@@ -1,0 +1,232 @@
+"""The store against a model: a list of entries, least recently used first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from goproxyai.cache import invalidation_index
+from goproxyai.cache import store as store_module
+from goproxyai.cache.entry import Entry, OwnerBucket
+from goproxyai.cache.expiry_wheel import SLOTS_PER_SECOND
+from goproxyai.cache.store import Store
+from goproxyai.cache.write_log import UNOWNED
+from tests.unit.cache.stored import ALICE, BOB, CONTAINER_BYTES, FILES, TTL, entry
+
+MAX_BYTES = 60_000
+STALE_SECONDS = 30.0
+
+
+def is_due(one: Entry, now: float) -> bool:
+    """Whether the slot of *one* has passed, so that the entry is removed."""
+    due = int((one.expires_at + STALE_SECONDS) * SLOTS_PER_SECOND)
+    return due < int(now * SLOTS_PER_SECOND)
+
+
+class StoreAgainstModel(RuleBasedStateMachine):
+    """The model is a list of entries, and a log of the writes and clearings."""
+
+    KEYS = st.integers(0, 30).map(lambda n: bytes([n % 7]) + b"%031d" % n)
+    OWNERS = st.sampled_from([ALICE, BOB, UNOWNED])
+    PATHS = st.sampled_from([FILES, b"/v1/files/a", b"/v1/models"])
+    counts_dropped = False
+    """Whether evictions and expirations may count entries that were dropped before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = Store(MAX_BYTES, STALE_SECONDS)
+        self.now = 1000.0
+        self.model: list[Entry] = []
+        self.where: dict[Entry, tuple[bytes, bytes]] = {}
+        self.log: list[bytes | None] = []  # the owner of each write; None for a clearing
+        self.requests: list[tuple[int, int]] = []  # generation and length of the log
+        self.stores = self.reserved = 0
+        self.removed = 0  # evicted or expired
+
+    def forget(self, entries: Iterable[Entry]) -> int:
+        """Remove *entries* from the model; return their number."""
+        gone = set(entries)
+        self.model = [old for old in self.model if old not in gone]
+        return len(gone)
+
+    def forget_evicted(self) -> None:
+        while self.model and self.model[0].bucket is None:
+            del self.model[0]
+            self.removed += 1
+
+    @rule(seconds=st.sampled_from([0.5, 29.9, 60.0, 150.0, 299.5]))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def send_request(self) -> None:
+        self.requests.append((self.store.generation(), len(self.log)))
+
+    @rule(
+        keys=st.lists(KEYS, min_size=1, max_size=8),
+        owner=OWNERS,
+        path=PATHS,
+        length=st.integers(0, 6000),
+        ttl=st.sampled_from([TTL, TTL, 1.0, 3600.0]),
+        which=st.sampled_from([0, 0, -1, -2]),
+    )
+    def store_responses(
+        self, keys: list[bytes], owner: bytes, path: bytes, length: int, ttl: float, which: int
+    ) -> None:
+        requests = [(self.store.generation(), len(self.log)), *self.requests[-2:]]
+        generation, since = requests[max(which, -len(requests))]
+        later = self.log[since:]
+        outdated = None in later or (owner != UNOWNED and owner in later)
+        assert self.store.is_outdated(owner, generation) is outdated
+        for key in keys:
+            new = entry(key, b"x" * length, now=self.now, ttl=ttl)
+            storable = new.size <= MAX_BYTES // 10 and not outdated
+            stored = self.store.put(new, path, owner, generation)
+            if storable:
+                self.model = [old for old in self.model if old.key != key]
+                self.forget_evicted()
+            if stored:
+                assert storable
+                self.stores += 1
+                self.model.append(new)
+                self.where[new] = (path, owner)
+            elif storable:
+                assert not self.model, "an entry could have been evicted"
+
+    @rule(key=KEYS)
+    def look_up(self, key: bytes) -> None:
+        found = next((old for old in self.model if old.key == key), None)
+        if found is not None:
+            self.model.remove(found)
+            if found.expires_at + STALE_SECONDS <= self.now:
+                found = None
+                self.removed += 1
+            else:
+                self.model.append(found)
+        assert self.store.get(key, self.now) is found
+
+    @rule(owner=st.sampled_from([ALICE, BOB]), paths=st.lists(PATHS, max_size=3))
+    def write(self, owner: bytes, paths: list[bytes]) -> None:
+        hit = [old for old in self.model if self.where[old] in [(path, owner) for path in paths]]
+        self.log.append(owner)
+        slashed = [path + b"/" * (n % 2) for n, path in enumerate(paths)]
+        self.store.invalidate(owner, slashed)
+        self.forget(hit)
+
+    @rule(budget=st.sampled_from([1, 3, 100_000]))
+    def remove_expired(self, budget: int) -> None:
+        more = self.store.remove_expired(self.now, budget)
+        gone = [old for old in self.model if old.bucket is None]
+        assert len(gone) <= budget
+        assert all(is_due(old, self.now) for old in gone)
+        self.removed += self.forget(gone)
+        if budget == 100_000:
+            assert not more
+            assert not [old for old in self.model if is_due(old, self.now)]
+
+    @rule(path=PATHS, rarely=st.integers(0, 2))
+    def clear_path(self, path: bytes, rarely: int) -> None:
+        if not rarely:
+            hit = [old for old in self.model if self.where[old][0] == path]
+            self.store.clear(path)
+            self.forget(hit)
+            self.log.append(None)
+
+    @rule(rarely=st.integers(0, 3))
+    def clear(self, rarely: int) -> None:
+        if not rarely:  # otherwise the store never fills
+            self.store.clear()
+            self.forget(self.model)
+            self.log.append(None)
+
+    @rule(budget=st.integers(1, 20))
+    def free_cleared(self, budget: int) -> None:
+        more = self.store.free_cleared(budget)
+        assert more is bool(self.store._cleared.pending)
+
+    @rule(count=st.integers(0, MAX_BYTES))
+    def reserve(self, count: int) -> None:
+        fits = self.reserved + count <= MAX_BYTES // 2
+        assert self.store.reserve(count) is fits
+        self.forget_evicted()
+        if fits:
+            self.reserved += count
+
+    @rule()
+    def release(self) -> None:
+        self.store.release(self.reserved)
+        self.reserved = 0
+
+    @invariant()
+    def entries_and_counts_are_those_of_the_model(self) -> None:
+        store = self.store
+        assert list(store) == self.model
+        assert store.reserved == self.reserved
+        assert store.stores == self.stores
+        counted = store.evictions + store.expirations
+        assert counted == self.removed or (counted > self.removed and self.counts_dropped)
+
+    @invariant()
+    def bytes_cover_the_entries_and_are_within_the_bound(self) -> None:
+        store = self.store
+        assert 0 <= store.bytes <= MAX_BYTES - store.reserved
+        if not store._index.pending:
+            entries = sum(old.size for old in self.model)
+            assert entries <= store.bytes <= entries + CONTAINER_BYTES * len(self.model)
+
+    @invariant()
+    def table_and_wheel_hold_the_same_entries(self) -> None:
+        table, wheel = self.store._entries, self.store._wheel
+        entries = table.entries()
+        if not self.store._index.pending:
+            assert sorted(entries, key=lambda one: one.last_use) == self.model
+        on_wheel = [one for slot in wheel._slots.values() for one in slot]
+        assert len(on_wheel) == len(entries) == len(self.store)
+        assert set(on_wheel) == set(entries)
+        for shard in table._shards:
+            uses = [one.last_use for one in shard.values()]
+            assert uses == sorted(uses)
+        assert not wheel._slots or min(wheel._slots) >= wheel._first_slot
+
+    @invariant()
+    def index_is_that_of_the_model(self) -> None:
+        expected: dict[bytes, dict[bytes, set[Entry]]] = {}
+        for old in self.model:
+            path, owner = self.where[old]
+            expected.setdefault(path, {}).setdefault(owner, set()).add(old)
+        found: dict[bytes, dict[bytes, set[Entry]]] = {}
+        for shard in self.store._index._shards:
+            for path, path_index in shard.items():
+                for owner, newest in path_index.items():
+                    bucket: OwnerBucket | None = newest
+                    while bucket is not None:
+                        assert bucket, "an empty bucket is left"
+                        assert all(one.bucket is bucket for one in bucket)
+                        found.setdefault(path, {}).setdefault(owner, set()).update(bucket)
+                        bucket = bucket.previous
+        assert found == expected
+
+
+class StoreOfSmallBucketsAgainstModel(StoreAgainstModel):
+    """Buckets are full soon, and an invalidation removes one entry at once."""
+
+    counts_dropped = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(invalidation_index, "MAX_BUCKET_ENTRIES", 2)
+        self.patch.setattr(store_module, "_REMOVED_PER_INVALIDATION", 1)
+
+    def teardown(self) -> None:
+        self.patch.undo()
+
+
+@pytest.mark.parametrize("machine", [StoreAgainstModel, StoreOfSmallBucketsAgainstModel])
+def test_store_behaves_as_the_model(machine: type[StoreAgainstModel]) -> None:
+    few = settings(max_examples=50, stateful_step_count=50, deadline=None)
+    run_state_machine_as_test(machine, settings=few)

@@ -1,0 +1,118 @@
+"""Work on many entries takes effect at once and is done in slices."""
+
+from __future__ import annotations
+
+import pytest
+
+from goproxyai.cache import invalidation_index
+from goproxyai.cache.entry import OwnerBucket
+from goproxyai.cache.expiry_wheel import SLOTS_PER_SECOND
+from tests.unit.cache.stored import ALICE, FILES, TTL, large_store, numbered, put
+
+
+def test_write_to_a_path_of_many_entries_removes_them_in_slices() -> None:
+    store = large_store()
+    for n in range(1000):
+        put(store, numbered(n))
+    full = store.bytes
+    store.invalidate(ALICE, [FILES])
+    assert full * 0.8 < store.bytes < full, "the entries were removed at once"
+    assert all(store.get(b"%032d" % n, 0.0) is None for n in range(900))
+    assert list(store) == []
+    again = numbered(999, b"new")
+    assert put(store, again)
+    slices = 0
+    while store.remove_expired(0.0, 50):
+        slices += 1
+    assert list(store) == [again]
+    assert store.get(again.key, 0.0) is again
+    assert slices >= 1
+    store.clear()
+    assert store.bytes == 0
+
+
+@pytest.mark.parametrize("spread", [False, True], ids=["one bucket", "many buckets"])
+def test_cleared_entries_are_freed_in_slices_and_bodies_first(spread: bool) -> None:
+    store = large_store()
+    buckets, entries = [], []
+    for n in range(500):
+        one = numbered(n, b"body", ttl=TTL + n)
+        put(store, one, b"/v1/%d" % n if spread else FILES)
+        buckets.append(one.bucket)
+        entries.append(one)
+    store.clear()
+    assert (len(store), store.bytes) == (0, 0)
+    slices = 0
+    while any(one.body for one in entries):
+        assert store.free_cleared(50)
+        slices += 1
+    assert slices <= 1000 // 50 + 1, "bodies are freed first"
+    while store.free_cleared(50):
+        slices += 1
+    assert slices >= 10
+    assert not any(buckets), "a reference cycle is left"
+
+
+def test_clearing_a_path_of_many_owners_removes_entries_in_slices() -> None:
+    store = large_store()
+    for n in range(1000):
+        put(store, numbered(n), FILES, b"%016d" % n)
+    store.clear(FILES)
+    assert list(store) == []
+    for n in range(1000):
+        assert store.get(b"%032d" % n, 0.0) is None
+    slices = 0
+    while store.remove_expired(0.0, 50):
+        slices += 1
+    assert slices >= 1000 // 50 - 5
+    assert store.bytes == 0
+
+
+def test_chain_of_full_buckets_is_freed_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(invalidation_index, "MAX_BUCKET_ENTRIES", 10)
+    store = large_store()
+    buckets: list[OwnerBucket] = []
+    for n in range(100):
+        one = numbered(n)
+        put(store, one)
+        assert one.bucket is not None
+        if one.bucket not in buckets[-1:]:
+            buckets.append(one.bucket)
+    store.clear()
+    while store.free_cleared(5):
+        pass
+    assert not any(buckets), "a bucket was freed with the bucket that refers to it"
+    assert len(buckets) == 10
+
+
+def test_put_frees_cleared_entries_as_fast_as_it_adds_entries() -> None:
+    store = large_store()
+    for n in range(500):
+        put(store, numbered(n))
+    store.clear()
+    for n in range(500):
+        put(store, numbered(n))
+    assert not store.free_cleared(1)
+
+
+def test_clearing_includes_entries_that_a_write_dropped() -> None:
+    store = large_store()
+    for n in range(500):
+        put(store, numbered(n))
+    store.invalidate(ALICE, [FILES])
+    store.clear()
+    assert put(store, numbered(1))
+    while store.free_cleared() or store.remove_expired(0.0):
+        pass
+    assert len(list(store)) == len(store) == 1
+
+
+def test_remove_expired_visits_empty_slots_within_its_budget() -> None:
+    store = large_store()
+    put(store, numbered(1))
+    put(store, numbered(2, ttl=86_400.0))
+    slices = 0
+    while store.remove_expired(TTL + 3600.0, 100):
+        slices += 1
+    assert slices >= 3600 * SLOTS_PER_SECOND // 100
+    assert len(store) == 1
