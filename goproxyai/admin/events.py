@@ -4,7 +4,7 @@
 2. A viewer gets the last hour, then every second how things are, and every ten seconds one more
    point of the hour. All get the same bytes.
 3. One who does not keep up is left out until it does: what waits for it is an event or two.
-4. There are at most :data:`MOST_VIEWERS`. All are sent away as the daemon drains.
+4. There are at most :data:`MAX_SUBSCRIPTIONS`. All are sent away as the daemon drains.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from goproxyai.errors import ProxyError, json_bytes
 from goproxyai.telemetry.counters import Counters
 from goproxyai.telemetry.events import Batch, Event
 
-MOST_VIEWERS: Final = 32
+MAX_SUBSCRIPTIONS: Final = 32
 """Who may look at a time."""
 
-LOOK_SECONDS: Final = 1.0
+STATE_SECONDS: Final = 1.0
 """Between two looks."""
 
 MOST_ERRORS: Final = 20
@@ -126,9 +126,9 @@ class EventStream:
 
         :raises Problem: ``overloaded``.
         """
-        if len(self._viewers) >= MOST_VIEWERS:
+        if len(self._viewers) >= MAX_SUBSCRIPTIONS:
             raise ProxyError(
-                "overloaded", f"{MOST_VIEWERS} look at the dashboard already; close one of them."
+                "overloaded", f"{MAX_SUBSCRIPTIONS} look at the dashboard already; close one of them."
             )
         viewer = Subscription(self, request)
         self._viewers[viewer] = None
@@ -139,7 +139,7 @@ class EventStream:
             self.left(viewer)
             raise
         if not self._looking.running:
-            self._looking.start(LOOK_SECONDS, now=False)
+            self._looking.start(STATE_SECONDS, now=False)
         return viewer.gone
 
     def left(self, viewer: Subscription) -> None:

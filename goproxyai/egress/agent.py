@@ -30,7 +30,7 @@ from goproxyai.reactor.deadlines import Ticker
 from goproxyai.reactor.write_batch import ImmediateWriter, Writer
 from goproxyai.upstream.retries import RetryCause
 
-MOST_ORIGINS = 64
+MAX_CACHED_ROUTES = 64
 """Routes remembered; the daemon has one upstream, so this is a bound and not a size."""
 
 
@@ -142,7 +142,7 @@ class RelayAgent:
         route = self._known.get(origin)
         if route is None:
             route = self._routes.to(origin)
-            if len(self._known) >= MOST_ORIGINS:
+            if len(self._known) >= MAX_CACHED_ROUTES:
                 self._known.clear()
             self._known[origin] = route
         return route

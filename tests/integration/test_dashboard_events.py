@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from goproxyai.admin.assets import HEADERS, PAGE, assets
-from goproxyai.admin.events import LOOK_SECONDS, MOST_VIEWERS
+from goproxyai.admin.events import STATE_SECONDS, MAX_SUBSCRIPTIONS
 from goproxyai.admin.history import SLOT_SECONDS, SLOTS, History
 from goproxyai.telemetry.counters import Counters, Histogram, percentile
 from tests.support.answers import response
@@ -138,11 +138,11 @@ async def test_nothing_runs_while_nobody_looks(stand: Stand) -> None:
 @pytest_twisted.ensureDeferred
 async def test_so_many_may_look_and_no_more(stand: Stand) -> None:
     await stand.start()
-    wires = [await looking(stand) for _ in range(MOST_VIEWERS)]
+    wires = [await looking(stand) for _ in range(MAX_SUBSCRIPTIONS)]
     answer = await stand.ask(request(EVENTS))
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (503, "overloaded")
     wires[0].abort()
-    await eventually(stand.reactor, lambda: len(live(stand)) < MOST_VIEWERS)
+    await eventually(stand.reactor, lambda: len(live(stand)) < MAX_SUBSCRIPTIONS)
     await looking(stand)
 
 
@@ -405,5 +405,5 @@ def test_one_histogram_of_many_is_that_of_all_durations() -> None:
 
 
 def test_a_look_every_second_is_what_the_page_expects() -> None:
-    assert (LOOK_SECONDS, SLOT_SECONDS * SLOTS) == (1.0, 3600)
+    assert (STATE_SECONDS, SLOT_SECONDS * SLOTS) == (1.0, 3600)
     assert Clock().seconds() == 0
