@@ -405,7 +405,7 @@ async def test_a_defect_of_ours_is_logged_with_its_place_and_without_secrets(
 ) -> None:
     await stand.start(ADMIN_TOKEN=SECRETS["token"])
     assert stand.daemon is not None
-    monkeypatch.setattr(stand.daemon.system.relay.lookup, "bypass", lambda *_: 1 // 0)
+    monkeypatch.setattr(stand.daemon.handler.lookup, "bypass", lambda *_: 1 // 0)
     got = await stand.ask(secretive("/v1/embeddings"))
     assert (got.status, json.loads(got.body)["error"]["code"]) == (500, "internal_error")
     assert "ZeroDivisionError" in "".join(said)

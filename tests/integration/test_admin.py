@@ -341,7 +341,7 @@ async def test_operators_are_known_by_address_or_token(
         assert error_of(answer)["code"] == "admin_forbidden"
         assert b"t0ken" not in answer.body
     assert stand.daemon is not None
-    kept = stand.daemon.system.relay.store
+    kept = stand.daemon.handler.store
     assert kept is not None
     assert len(kept) == (0 if (method, status) == ("DELETE", 200) else 1)
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from goproxyai.admin.assets import HEADERS, PAGE, assets
-from goproxyai.admin.events import LOOK_SECONDS, MOST_VIEWERS
-from goproxyai.admin.history import SLOT_SECONDS, SLOTS, History
+from goproxyai.admin.assets import PAGE, SECURITY_HEADERS, assets
+from goproxyai.admin.events import MAX_SUBSCRIPTIONS, STATE_SECONDS
+from goproxyai.admin.history import MAX_SLOTS, SLOT_SECONDS, CounterHistory
 from goproxyai.telemetry.counters import Counters, Histogram, percentile
 from tests.support.answers import response
 from tests.support.harness import Skewed, Stand, Wire, eventually, post, request
@@ -51,7 +51,7 @@ async def looking(stand: Stand, data: bytes | None = None) -> Wire:
 
 def live(stand: Stand) -> Any:
     assert stand.daemon is not None
-    return stand.daemon.system.live
+    return stand.daemon.system.events
 
 
 @pytest_twisted.ensureDeferred
@@ -102,7 +102,7 @@ async def test_a_slot_that_ends_is_sent_once(stand: Stand) -> None:
     await stand.start()
     wire = await looking(stand)
     await stand.ask(request())
-    live(stand)._mark()
+    live(stand)._close_slot()
     await wire.until(lambda: len(seen(wire, "slots")) == 2)
     first, second = seen(wire, "slots")
     assert first["slots"] == []
@@ -126,23 +126,23 @@ async def test_nobody_sees_it_who_is_no_operator(stand: Stand) -> None:
 @pytest_twisted.ensureDeferred
 async def test_nothing_runs_while_nobody_looks(stand: Stand) -> None:
     await stand.start()
-    assert not live(stand)._looking.running
+    assert not live(stand)._state_timer.running
     one, other = await looking(stand), await looking(stand)
-    assert live(stand)._looking.running
+    assert live(stand)._state_timer.running
     for wire, left in ((one, 1), (other, 0)):
         wire.abort()
         await eventually(stand.reactor, lambda left=left: len(live(stand)) == left)
-    assert not live(stand)._looking.running
+    assert not live(stand)._state_timer.running
 
 
 @pytest_twisted.ensureDeferred
 async def test_so_many_may_look_and_no_more(stand: Stand) -> None:
     await stand.start()
-    wires = [await looking(stand) for _ in range(MOST_VIEWERS)]
+    wires = [await looking(stand) for _ in range(MAX_SUBSCRIPTIONS)]
     answer = await stand.ask(request(EVENTS))
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (503, "overloaded")
     wires[0].abort()
-    await eventually(stand.reactor, lambda: len(live(stand)) < MOST_VIEWERS)
+    await eventually(stand.reactor, lambda: len(live(stand)) < MAX_SUBSCRIPTIONS)
     await looking(stand)
 
 
@@ -150,15 +150,15 @@ async def test_so_many_may_look_and_no_more(stand: Stand) -> None:
 async def test_who_does_not_keep_up_is_left_out_and_gets_the_hour_again(stand: Stand) -> None:
     await stand.start()
     wire = await looking(stand)
-    (viewer,) = live(stand)._viewers
+    (viewer,) = live(stand)._subscriptions
     viewer.pauseProducing()
     count = len(seen(wire, "state"))
-    live(stand)._mark()
+    live(stand)._close_slot()
     for _ in range(1000):
-        live(stand)._look()
+        live(stand)._send_state()
     assert len(seen(wire, "state")) == count
     viewer.resumeProducing()
-    live(stand)._look()
+    live(stand)._send_state()
     await wire.until(lambda: len(seen(wire, "state")) > count)
     assert [len(one["slots"]) for one in seen(wire, "slots")] == [0, 1]
 
@@ -182,12 +182,12 @@ async def test_a_defect_is_logged_and_the_rest_goes_on(
     await stand.start()
     wire = await looking(stand)
     with monkeypatch.context() as patch:
-        patch.setattr(type(live(stand)), "_state", lambda self: 1 // 0)
-        live(stand)._look()
+        patch.setattr(type(live(stand)), "_state_event", lambda self: 1 // 0)
+        live(stand)._send_state()
     assert len(failures) == 1
     failures.clear()
     count = len(seen(wire, "state"))
-    live(stand)._look()
+    live(stand)._send_state()
     await wire.until(lambda: len(seen(wire, "state")) > count)
 
 
@@ -197,7 +197,7 @@ async def test_a_defect_at_the_first_look_takes_no_place(
 ) -> None:
     await stand.start()
     with monkeypatch.context() as patch:
-        patch.setattr(type(live(stand)), "_state", lambda self: 1 // 0)
+        patch.setattr(type(live(stand)), "_state_event", lambda self: 1 // 0)
         wire = await stand.connect()
         wire.send(request(EVENTS))
         await eventually(stand.reactor, lambda: failures)
@@ -305,7 +305,7 @@ async def test_the_page_and_its_files_are_served_with_a_strict_policy(stand: Sta
         if name != PAGE:
             answer = await stand.ask(request(f"/dashboard/{name}"))
             assert (answer.status, answer.body) == (200, assets()[name][1])
-            for field, value in HEADERS:
+            for field, value in SECURITY_HEADERS:
                 assert answer.get(field.decode()) == value
     policy = page.get("Content-Security-Policy") or b""
     assert b"unsafe" not in policy
@@ -351,23 +351,23 @@ def test_the_page_names_no_other_host_and_runs_nothing_inline() -> None:
 
 def test_the_hour_is_bounded_and_says_what_happened_in_it() -> None:
     counters = Counters()
-    history = History(counters, 0.0)
-    for number in range(1, 2 * SLOTS):
+    history = CounterHistory(counters, 0.0)
+    for number in range(1, 2 * MAX_SLOTS):
         counters.note(b"/v1/models", b"GET", 200, "HIT" if number % 2 else "MISS", 3)
         counters.note(b"/health", b"GET", 200, "-", 9)
         counters.note(b"/v1/files", b"POST", 502, "path", 1)
         counters.note(b"/v1/files", b"POST", 499, "path", 1)
-        history.mark(number * 10.0)
+        history.close_slot(number * 10.0)
     slots = history.slots()
-    assert len(slots) == SLOTS
+    assert len(slots) == MAX_SLOTS
     assert {tuple(slot[1:5]) for slot in slots} == {(5, 3, 3, 1), (5, 0, 3, 1)}
-    assert slots[-1][0] == (2 * SLOTS - 2) * 10.0
-    assert history.last() == slots[-1:]
-    open_slot, hour = history.now(2 * SLOTS * 10.0)
-    assert open_slot.all == (0, 0, 0, 0)
-    assert hour.all == (5 * SLOTS, 3 * SLOTS // 2, 3 * SLOTS, SLOTS)
-    assert [route for route, _ in hour.routes] == ["/v1/models", "/v1/files"]
-    assert History(counters, 0.0).last() == []
+    assert slots[-1][0] == (2 * MAX_SLOTS - 2) * 10.0
+    assert history.latest_slot() == slots[-1:]
+    open_slot, hour = history.current(2 * MAX_SLOTS * 10.0)
+    assert open_slot.total() == (0, 0, 0, 0)
+    assert hour.total() == (5 * MAX_SLOTS, 3 * MAX_SLOTS // 2, 3 * MAX_SLOTS, MAX_SLOTS)
+    assert [route for route, _ in hour.routes()] == ["/v1/models", "/v1/files"]
+    assert CounterHistory(counters, 0.0).latest_slot() == []
 
 
 @given(st.lists(st.floats(0.00005, 800), min_size=1, max_size=60), st.sampled_from([0.5, 0.95, 1]))
@@ -405,5 +405,5 @@ def test_one_histogram_of_many_is_that_of_all_durations() -> None:
 
 
 def test_a_look_every_second_is_what_the_page_expects() -> None:
-    assert (LOOK_SECONDS, SLOT_SECONDS * SLOTS) == (1.0, 3600)
+    assert (STATE_SECONDS, SLOT_SECONDS * MAX_SLOTS) == (1.0, 3600)
     assert Clock().seconds() == 0

@@ -215,26 +215,26 @@ def test_the_log_leaves_out_what_is_below_its_level_from_then_on() -> None:
 # All of them, in one turn.
 
 CHANGED: dict[str, tuple[str, Callable[[Daemon], object], object]] = {
-    "RATE_LIMIT": ("7", lambda d: d.system.relay.admission.per_minute, 7),
-    "CACHE_TTL": ("7s", lambda d: d.system.relay.terms.ttl, 7.0),
-    "CACHE_MAX_TTL": ("7s", lambda d: d.system.relay.terms.most_ttl, 7.0),
+    "RATE_LIMIT": ("7", lambda d: d.handler.admission.per_minute, 7),
+    "CACHE_TTL": ("7s", lambda d: d.handler.terms.ttl, 7.0),
+    "CACHE_MAX_TTL": ("7s", lambda d: d.handler.terms.most_ttl, 7.0),
     "REQUEST_TIMEOUT": ("7s", lambda d: d.agent.timeouts.head, 7.0),
     "CONNECT_TIMEOUT": ("7s", lambda d: d.agent.connect_timeout, 7.0),
     "IDLE_TIMEOUT": ("7s", lambda d: d.agent.timeouts.silence, 7.0),
     "DRAIN_TIMEOUT": ("7s", lambda d: d.settings.drain_timeout, 7.0),
-    "MAX_CACHE_SIZE": ("7", lambda d: d.system.relay.store.most_bytes, 7 << 20),
+    "MAX_CACHE_SIZE": ("7", lambda d: d.handler.store.most_bytes, 7 << 20),
     "MAX_BODY_SIZE": ("7", lambda d: d.door.factory.most_body_bytes, 7 << 20),
     "TRUSTED_PROXIES": (
         "10.0.0.0/8",
-        lambda d: d.system.relay.admission._trusted,
+        lambda d: d.handler.admission._trusted,
         Networks.parse("10.0.0.0/8"),
     ),
     "ADMIN_ALLOW": ("", lambda d: d.system.settings.admin_allow, Networks()),
     "ADMIN_TOKEN": ("t0ken", lambda d: d.system.settings.admin_token, "t0ken"),
-    "RETRY_STATUS": ("502", lambda d: d.system.relay.terms.retry_status, frozenset((502,))),
+    "RETRY_STATUS": ("502", lambda d: d.handler.terms.retry_status, frozenset((502,))),
     "LOG_LEVEL": ("error", lambda d: d.settings.log_level, "error"),
-    "LOG_SAMPLE": ("0.5", lambda d: d.system.relay.log.sample, 0.5),
-    "LOG_SLOW": ("7s", lambda d: d.system.relay.log.slow, 7.0),
+    "LOG_SAMPLE": ("0.5", lambda d: d.handler.log.sample, 0.5),
+    "LOG_SLOW": ("7s", lambda d: d.handler.log.slow, 7.0),
     "PRICES": ("/prices.json", lambda d: d.settings.prices, "/prices.json"),
 }
 """A new text, who must know of it, and what it then knows."""
@@ -297,7 +297,7 @@ async def test_the_next_request_of_an_open_connection_is_served_by_the_new_setti
     assert lifetime((await ask("/v1/models/gpt-4o"))[1]) <= 60
     changed(stand.daemon, CACHE_TTL="0")
     assert (await ask("/v1/models"))[1] == b"goproxyai; fwd=bypass; detail=off"
-    assert len(stand.daemon.system.relay.store) == 0
+    assert len(stand.daemon.handler.store) == 0
     changed(stand.daemon, CACHE_TTL="1m")
     assert (await ask("/v1/models"))[1] == b"goproxyai; fwd=miss"
     assert (await ask("/v1/models"))[1] != b"goproxyai; fwd=miss"
@@ -312,7 +312,7 @@ async def test_what_is_under_way_as_the_cache_is_turned_off_is_answered_and_not_
 ) -> None:
     await stand.start()
     assert stand.daemon is not None
-    relay = stand.daemon.system.relay
+    relay = stand.daemon.handler
     pause, body = Pause(), b"x" * 100_000
     stand.upstream.script("/v1/slow", [pause, response(body)])
     flying, reading = await stand.connect(), await stand.connect()
@@ -367,7 +367,7 @@ async def test_a_store_that_was_made_smaller_is_emptied_beside_the_requests(
     monkeypatch.setattr(service, "EVICTION_SECONDS", 0.05)
     await stand.start()
     assert stand.daemon is not None
-    store = stand.daemon.system.relay.store
+    store = stand.daemon.handler.store
     for number in range(3000):
         put(store, numbered(number, now=stand.reactor.seconds()))
     changed(stand.daemon, MAX_CACHE_SIZE="0.5")

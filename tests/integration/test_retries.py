@@ -344,7 +344,7 @@ async def test_once_its_circuit_is_open_the_first_is_left_alone(stand: Stand) ->
     for number in range(FEWEST + 5):
         wire.send(request(f"/v1/{number}"))
         assert (await wire.answer()).status in (200, 502)  # the budget has an end
-    first, second = stand.daemon.system.relay.upstreams.each
+    first, second = stand.daemon.handler.upstreams.each
     assert (first.breaker.closed, second.breaker.closed) == (False, True)
     before = sum(counted(stand).values())
     wire.send(request("/v1/last"))
@@ -476,7 +476,7 @@ async def test_an_answer_to_the_probe_closes_the_circuit(skewed: Stand) -> None:
     skewed.upstream.script(lambda _: True, response(b"{}", 401))
     probing._probe()
     await eventually(
-        skewed.reactor, lambda: skewed.daemon.system.relay.upstreams.each[0].breaker.closed
+        skewed.reactor, lambda: skewed.daemon.handler.upstreams.each[0].breaker.closed
     )
     assert (await skewed.ask(request("/v1/new"))).status == 401
 
@@ -488,7 +488,7 @@ async def test_failed_probes_open_the_circuit(stand: Stand, failing: Any) -> Non
     assert stand.daemon is not None
     upkeep = stand.daemon.upkeep
     stand.upstream.script(lambda _: True, failing)
-    breaker = stand.daemon.system.relay.upstreams.each[0].breaker
+    breaker = stand.daemon.handler.upstreams.each[0].breaker
     for number in range(2 * FEWEST):
         assert upkeep.probing is not None
         upkeep.probing._probe()

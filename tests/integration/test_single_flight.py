@@ -51,11 +51,11 @@ async def large(wires: Sequence[Wire], size: int) -> list[Answer]:
 
 
 def store(stand: Stand) -> Any:
-    return stand.daemon.system.relay.store  # type: ignore[union-attr]
+    return stand.daemon.handler.store  # type: ignore[union-attr]
 
 
 def flights(stand: Stand) -> dict[bytes, Any]:
-    return stand.daemon.system.relay.flights  # type: ignore[union-attr]
+    return stand.daemon.handler.flights  # type: ignore[union-attr]
 
 
 def nothing_is_held(stand: Stand) -> None:
