@@ -405,7 +405,7 @@ def test_a_route_leads_as_the_table_says(
     connected_to: tuple[str, int],
 ) -> None:
     reactor = MemoryReactorClock()
-    route = Routes(reactor, proxy, parse_no_proxy(no_proxy), tls_to).to(origin.encode())
+    route = Routes(reactor, proxy, parse_no_proxy(no_proxy), tls_to).route_to(origin.encode())
     assert (route.prefix, route.lines, route.secured) == (prefix, line, secured)
     assert route.host == origin.partition("://")[2].encode()
     connecting = route.endpoint.connect(Factory.forProtocol(Protocol))
@@ -421,7 +421,7 @@ def test_a_route_leads_as_the_table_says(
 )
 def test_what_is_no_http_origin_has_no_route(origin: bytes) -> None:
     with pytest.raises(ValueError, match="not an http origin"):
-        Routes(MemoryReactorClock(), None, (), tls_to).to(origin)
+        Routes(MemoryReactorClock(), None, (), tls_to).route_to(origin)
 
 
 # The endpoint by itself.
