@@ -475,9 +475,7 @@ async def test_an_answer_to_the_probe_closes_the_circuit(skewed: Stand) -> None:
     assert probing is not None
     skewed.upstream.script(lambda _: True, response(b"{}", 401))
     probing._probe()
-    await eventually(
-        skewed.reactor, lambda: skewed.daemon.handler.upstreams.each[0].breaker.closed
-    )
+    await eventually(skewed.reactor, lambda: skewed.daemon.handler.upstreams.each[0].breaker.closed)
     assert (await skewed.ask(request("/v1/new"))).status == 401
 
 
