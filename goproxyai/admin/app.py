@@ -1,102 +1,119 @@
-"""Every route, declared in one Klein tree; and the front that takes each exchange to its route.
+"""The endpoints that are not relayed, in one Klein tree.
 
-Requests under ``/v1/`` never become ``twisted.web`` requests: what the tree says about them, the
-prefix and the methods, is asked once, at the start, and remembered (:class:`Router`).
+The tree declares every route of the daemon. It serves all of them except the relayed ones: the
+router calls the proxy handler for these, without Klein (see :mod:`goproxyai.router`).
 """
 
 from __future__ import annotations
 
-import hmac
 import time
 from collections.abc import Callable
-from types import MethodType
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 import attrs
 from klein import Klein
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.server import Site
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect
 
-from goproxyai.admin.assets import HEADERS, PAGE, assets
+from goproxyai.admin.assets import PAGE, SECURITY_HEADERS, assets
+from goproxyai.admin.authorization import authorize
 from goproxyai.admin.events import EventStream
 from goproxyai.admin.metrics import CONTENT_TYPE, Metrics
+from goproxyai.admin.refusals import draining, not_found
 from goproxyai.admin.stats import Stats
+from goproxyai.cache.store import Store
 from goproxyai.config.settings import Settings
 from goproxyai.errors import ProxyError, json_bytes
-from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.web_adapter import AdminRequest, ExchangeChannel
-from goproxyai.proxy.error_response import send_error
-from goproxyai.proxy.handler import ProxyHandler
-from goproxyai.proxy.request_id import REQUEST_ID_FIELD, RequestIds
-from goproxyai.telemetry.outcome import Ending, RequestOutcome
+from goproxyai.http11.web_adapter import AdminRequest
+from goproxyai.proxy.admission import Admission
+from goproxyai.proxy.relayed_routes import RELAYED, RelayedRoutes
+from goproxyai.proxy.upstreams import Upstreams
 
-RELAYED = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]
-"""Methods that are relayed."""
-
-_EVENTS = b"/dashboard/events"
+EVENTS_PATH: Final = "/dashboard/events"
 
 _log = Logger(namespace="goproxyai.admin.app")
 
+_PREFIXES = tuple(prefix.encode("ascii") for prefix in RELAYED.prefixes)
 
-def _answer(
-    request: Any, status: int, document: object, kind: bytes = b"application/json"
+_Endpoint = Callable[..., Any]
+
+
+def _respond(
+    request: AdminRequest, status: int, document: object, content_type: bytes = b"application/json"
 ) -> bytes:
+    """Set status and headers of the response, and return its body.
+
+    :param document: the body in bytes, or a value to be encoded as JSON.
+    """
     body = document if isinstance(document, bytes) else json_bytes(document)
-    _begin(request, status, kind)
+    _begin(request, status, content_type)
     request.setHeader(b"Content-Length", b"%d" % len(body))
     return body
 
 
-def _begin(request: Any, status: int, kind: bytes) -> None:
+def _respond_with_asset(request: AdminRequest, name: str, status: int = 200) -> bytes:
+    content_type, content = assets()[name]
+    for header, value in SECURITY_HEADERS:
+        request.setHeader(header, value)
+    return _respond(request, status, content, content_type)
+
+
+def _begin(request: AdminRequest, status: int, content_type: bytes) -> None:
     request.setResponseCode(status)
-    request.responseHeaders.removeHeader(b"Server")  # nobody needs our versions
-    request.setHeader(b"Content-Type", kind)
+    request.responseHeaders.removeHeader(b"Server")  # discloses Twisted's version
+    request.setHeader(b"Content-Type", content_type)
     request.setHeader(b"X-Proxy", b"goproxyai")
     request.setHeader(b"Cache-Control", b"no-store")
 
 
-def _asset(request: Any, name: str, status: int = 200) -> bytes:
-    kind, content = assets()[name]
-    for header, value in HEADERS:
-        request.setHeader(header, value)
-    return _answer(request, status, content, kind)
+def _relayed_routes(app: Klein, routes: RelayedRoutes) -> Callable[[_Endpoint], _Endpoint]:
+    """Return a decorator that declares *routes* in the tree of *app*."""
+
+    def declare(endpoint: _Endpoint) -> _Endpoint:
+        for prefix in routes.prefixes:
+            app.route(prefix, methods=routes.methods, branch=True)(endpoint)
+        return endpoint
+
+    return declare
 
 
 @attrs.define(eq=False)
 class AdminApp:
-    """The endpoints that are not relayed.
+    """The admin endpoints.
 
-    :ivar settings: asked anew for each request; others may be put in their place.
-    :ivar stats: what is said of the daemon. :ivar live: to those who look on.
+    :ivar settings: the current settings; a reload replaces them.
+    :ivar events: the dashboard's event stream.
     """
 
     settings: Settings
-    relay: ProxyHandler
     stats: Stats
-    live: EventStream
-    _metrics: Metrics = attrs.field(init=False)
+    events: EventStream
+    _metrics: Metrics
+    _admission: Admission
+    _store: Store
+    _upstreams: Upstreams
+    _clock: IReactorTime
 
     def __attrs_post_init__(self) -> None:
-        self._metrics = Metrics(self.relay, self.stats.slots)
-        assets()  # which may be others' by the time that they are asked for
+        assets()  # read now: after an upgrade of the package the files may be of another version
 
     app = Klein()
     app.url_map.merge_slashes = False
 
-    @app.route("/v1/<path:rest>", methods=RELAYED, endpoint="relay")
-    def relayed(self, exchange: Any, rest: str = "") -> None:
-        """Everything of the API; called by :class:`Router` with an exchange."""
-        self.relay.handle(exchange)
+    @_relayed_routes(app, RELAYED)
+    def relayed(self, request: AdminRequest) -> bytes:
+        """Answer 404: only a router without relayed routes takes such a request to the tree."""
+        raise not_found()
 
     @app.route("/health", methods=["GET"])
     def health(self, request: AdminRequest) -> bytes:
-        """For load balancers: the process answers."""
-        return _answer(
+        """Tell load balancers that the process answers."""
+        return _respond(
             request,
             200,
             {
@@ -107,233 +124,121 @@ class AdminApp:
         )
 
     @app.route("/health/live", methods=["GET"])
-    def alive(self, request: AdminRequest) -> bytes:
-        """For supervisors: no restart is needed."""
-        return _answer(request, 200, {"status": "live"})
+    def liveness(self, request: AdminRequest) -> bytes:
+        """Tell supervisors that no restart is needed."""
+        return _respond(request, 200, {"status": "live"})
 
     @app.route("/health/ready", methods=["GET"])
     def readiness(self, request: AdminRequest) -> bytes:
-        """For load balancers: new work is taken."""
+        """Tell load balancers whether to send requests: 503 while draining or without upstream."""
         if not self.stats.ready:
             raise draining()
-        now = self.relay.seconds()
-        if not self.relay.upstreams.reachable(now):
-            raise self.relay.upstreams.refusal(now)
-        return _answer(request, 200, {"status": "ready"})
+        now = self._clock.seconds()
+        if not self._upstreams.reachable(now):
+            raise self._upstreams.refusal(now)
+        return _respond(request, 200, {"status": "ready"})
 
     @app.route("/stats", methods=["GET"])
     def statistics(self, request: AdminRequest) -> bytes:
-        """For operators: what it is set to and what it did."""
-        self._admit(request)
-        return _answer(request, 200, self.stats.document())
+        self._authorize(request)
+        return _respond(request, 200, self.stats.document())
 
     @app.route("/metrics", methods=["GET"])
     def metrics(self, request: AdminRequest) -> bytes:
-        """For Prometheus: the same, in its text format."""
-        self._admit(request)
-        return _answer(request, 200, self._metrics.text(), CONTENT_TYPE)
+        self._authorize(request)
+        return _respond(request, 200, self._metrics.text(), CONTENT_TYPE)
 
     @app.route("/dashboard", methods=["GET"])
     def dashboard(self, request: AdminRequest) -> bytes:
-        """For operators: the same, to look at. Who may give a token is given a page to do so."""
+        """Serve the page; an unauthorized browser gets it with status 403, to ask for the token."""
         try:
-            self._admit(request)
-        except ProxyError as refused:
+            self._authorize(request)
+        except ProxyError as error:
             accepted = request.exchange.get(b"accept") or b""
             if not self.settings.admin_token or b"text/html" not in accepted:
                 raise
-            request.problem_code = refused.code
-            return _asset(request, PAGE, refused.status)
-        return _asset(request, PAGE)
+            request.problem_code = error.code
+            return _respond_with_asset(request, PAGE, error.status)
+        return _respond_with_asset(request, PAGE)
 
-    @app.route("/dashboard/events", methods=["GET"])
-    def look(self, request: AdminRequest) -> bytes | Deferred[bytes]:
-        """For the page: how things are, as they change."""
-        self._admit(request)
+    @app.route(EVENTS_PATH, methods=["GET"])
+    def dashboard_events(self, request: AdminRequest) -> bytes | Deferred[bytes]:
+        self._authorize(request)
         if not self.stats.ready:
             raise draining()
         _begin(request, 200, b"text/event-stream")
         if request.method == b"HEAD":
             return b""
-        request.setHeader(b"X-Accel-Buffering", b"no")  # nginx keeps it to itself else
-        return self.live.watch(request)
+        request.setHeader(b"X-Accel-Buffering", b"no")  # nginx buffers the stream otherwise
+        return self.events.subscribe(request)
 
     @app.route("/dashboard/<name>", methods=["GET"])
-    def asset(self, request: AdminRequest, name: str) -> bytes:
-        """For the page: what it is made of, for anybody."""
+    def dashboard_asset(self, request: AdminRequest, name: str) -> bytes:
+        """Serve a file of the page, without authorization: the files hold no data."""
         if name == PAGE or name not in assets():
-            raise nowhere()
-        return _asset(request, name)
+            raise not_found()
+        return _respond_with_asset(request, name)
 
     @app.route("/cache", methods=["DELETE"])
-    def clear(self, request: AdminRequest) -> bytes:
-        """For operators: forget every stored answer, or those of ``?path=``."""
-        self._admit(request)
-        for path in self._paths_to_clear(request):
-            self.relay.store.clear(path)
-        return _answer(request, 200, {"message": "Cache cleared successfully"})
-
-    def _paths_to_clear(self, request: AdminRequest) -> set[bytes | None]:
-        """The one ``path`` of the query, as it stands there and decoded; ``None`` is everything.
-
-        :raises Problem: where the query says anything else: clearing all would be too much.
-        """
-        query = request.exchange.target.partition(b"?")[2]
-        if not query:
-            return {None}
-        name, _, raw = query.partition(b"=")
-        decoded = unquote_to_bytes(raw)
-        if name != b"path" or not decoded.startswith(b"/v1/") or set(raw + decoded) & set(b"&?"):
-            raise ProxyError(
-                "bad_request",
-                "The query of DELETE /cache is one path under /v1/, such as ?path=/v1/models.",
-            )
-        return {raw, decoded}
+    def clear_cache(self, request: AdminRequest) -> bytes:
+        """Drop all cache entries, or those of the path that the query names."""
+        self._authorize(request)
+        for path in _paths_to_clear(request.exchange.target):
+            self._store.clear(path)
+        return _respond(request, 200, {"message": "Cache cleared successfully"})
 
     @app.handle_errors(MethodNotAllowed)  # type: ignore[arg-type]  # Klein types the request as an interface
-    def wrong_method(self, request: AdminRequest, failure: Failure) -> bytes:
-        """405, with what is allowed."""
-        error = failure.value
-        allowed = getattr(error, "valid_methods", None) or ()
+    def method_not_allowed(self, request: AdminRequest, failure: Failure) -> bytes:
+        allowed = getattr(failure.value, "valid_methods", None) or ()
         request.setHeader(b"Allow", ", ".join(sorted(allowed)).encode("ascii"))
-        return self._problem(
-            request,
-            ProxyError("method_not_allowed", "This path does not know that method; see Allow."),
-        )
+        message = "This endpoint does not have that method; see the Allow header."
+        return self._respond_with_error(request, ProxyError("method_not_allowed", message))
 
     @app.handle_errors(RequestRedirect, HTTPException)  # type: ignore[arg-type]  # Klein types the request as an interface
-    def elsewhere(self, request: AdminRequest, failure: Failure) -> bytes:
-        """404: whatever else the tree refuses is no path of ours."""
-        return self._problem(request, nowhere())
+    def no_such_endpoint(self, request: AdminRequest, failure: Failure) -> bytes:
+        """Answer 404, instead of Klein's redirects too: they would echo the client's ``Host``."""
+        return self._respond_with_error(request, not_found())
 
     @app.handle_errors(ProxyError)  # type: ignore[arg-type]  # Klein types the request as an interface
-    def refused(self, request: AdminRequest, failure: Failure) -> bytes:
-        """What an endpoint raised to be answered."""
-        problem = failure.value
-        assert isinstance(problem, ProxyError)
-        return self._problem(request, problem)
+    def proxy_error(self, request: AdminRequest, failure: Failure) -> bytes:
+        """Answer with the error that an endpoint raised."""
+        error = failure.value
+        assert isinstance(error, ProxyError)
+        return self._respond_with_error(request, error)
 
     @app.handle_errors(Exception)  # type: ignore[arg-type]  # Klein types the request as an interface
-    def defect(self, request: AdminRequest, failure: Failure) -> bytes:
-        """A defect of ours: logged, and answered without its details."""
-        _log.failure("a defect in a system endpoint", failure)
-        return self._problem(
-            request,
-            ProxyError("internal_error", "The proxy failed to handle this request; see its log."),
-        )
+    def internal_error(self, request: AdminRequest, failure: Failure) -> bytes:
+        """Log an unexpected exception, and answer without its details."""
+        _log.failure("an admin endpoint failed", failure)
+        message = "The proxy failed to handle this request. Its log has the traceback."
+        return self._respond_with_error(request, ProxyError("internal_error", message))
 
-    def _problem(self, request: AdminRequest, problem: ProxyError) -> bytes:
-        for name, value in problem.headers:
+    def _respond_with_error(self, request: AdminRequest, error: ProxyError) -> bytes:
+        for name, value in error.headers:
             request.setHeader(name, value)
-        request.problem_code = problem.code
-        return _answer(request, problem.status, problem.body())
+        request.problem_code = error.code
+        return _respond(request, error.status, error.body())
 
-    def _admit(self, request: AdminRequest) -> None:
-        """Operators only: an address in ``ADMIN_ALLOW``, or a bearer of ``ADMIN_TOKEN``."""
+    def _authorize(self, request: AdminRequest) -> None:
         exchange = request.exchange
-        if self.settings.admin_allow.contains(self.relay.admission.client(exchange)):
-            if not _of_another_site(exchange):
-                return
-        token = self.settings.admin_token
-        scheme, _, given = (exchange.get(b"authorization") or b"").partition(b" ")
-        if token and scheme.lower() == b"bearer":
-            if hmac.compare_digest(given.strip(), token.encode("utf-8")):
-                return
-        raise ProxyError(
-            "admin_forbidden",
-            "This page is for operators: call from an address in ADMIN_ALLOW, or with the "
-            "ADMIN_TOKEN as bearer.",
-        )
+        authorize(exchange, self._admission.client(exchange), self.settings)
 
 
-def _of_another_site(exchange: Exchange) -> bool:
-    """Whether a page of somebody else's has an operator's browser ask (W3C Fetch Metadata).
+def _paths_to_clear(target: bytes) -> set[bytes | None]:
+    """Return the path in the query of *target*, both as sent and decoded; ``None`` is every path.
 
-    A link there may be followed.
+    :raises ProxyError: ``bad_request`` for any other query, because clearing the whole cache is
+        not what such a request asks for.
     """
-    site, mode = exchange.get(b"sec-fetch-site"), exchange.get(b"sec-fetch-mode")
-    return site == b"cross-site" and mode != b"navigate"
-
-
-def draining() -> ProxyError:
-    """The 503 while the process is stopping."""
-    return ProxyError("draining", "The proxy is stopping; try again, elsewhere or in a moment.")
-
-
-class Router:
-    """Takes each exchange to its route; the one entry from the engine."""
-
-    def __init__(self, system: AdminApp, names: RequestIds) -> None:
-        self._system = system
-        self._stats = system.stats
-        self._counters = system.stats.counters
-        self._name, self._given = names.generate, names.of
-        self._site = Site(system.app.resource())
-        self._prefix, self._methods, self._relay = _remembered(system)
-
-    def dispatch(self, exchange: Exchange) -> None:
-        """See to it that *exchange* is answered."""
-        self._counters.requests += 1
-        named = REQUEST_ID_FIELD in exchange.head.fields
-        exchange.name = self._given(exchange) if named else self._name()
-        if exchange.problem is not None:
-            self._refuse(exchange, exchange.problem)
-            return
-        if not self._stats.ready:
-            exchange.keep = False
-            if not (exchange.first or exchange.target.startswith(b"/health")):
-                self._refuse(exchange, draining())
-                return
-        if not exchange.target.startswith(self._prefix):
-            path = exchange.target.partition(b"?")[0]
-            if b"%" in path or path.startswith(b"//"):  # which the tree would tidy up
-                self._refuse(exchange, nowhere())
-            else:
-                self._serve(exchange)
-        elif exchange.method in self._methods:
-            self._relay(exchange)
-        else:
-            allow = ", ".join(RELAYED).encode("ascii")
-            self._refuse(
-                exchange,
-                ProxyError(
-                    "method_not_allowed",
-                    "That method is not relayed; see Allow.",
-                    ((b"Allow", allow),),
-                ),
-            )
-
-    def _refuse(self, exchange: Exchange, problem: ProxyError) -> None:
-        relay = self._system.relay
-        tracer = relay.log.tracer
-        if tracer is not None and exchange.target.startswith(self._prefix):
-            exchange.trace = tracer.begin(exchange)
-        send_error(exchange, problem)
-        client = relay.admission.client(exchange)
-        relay.log.record(exchange, client, RequestOutcome(code=problem.code))
-
-    def _serve(self, exchange: Exchange) -> None:
-        relay = self._system.relay
-
-        def over(ended: str, code: str) -> None:
-            client = relay.admission.client(exchange)
-            at_once = 0.0 if exchange.target.startswith(_EVENTS) else -1.0
-            outcome = RequestOutcome(code=code, ending=Ending(ended), first_byte_seconds=at_once)
-            relay.log.record(exchange, client, outcome)
-
-        ExchangeChannel(exchange, self._site, over).serve()
-
-
-def nowhere() -> ProxyError:
-    """The 404."""
-    return ProxyError("not_found", "Nothing lives at this path; the API is under /v1/.")
-
-
-def _remembered(system: AdminApp) -> tuple[bytes, frozenset[bytes], Callable[[Exchange], Any]]:
-    """What the tree says about relayed requests: their prefix, their methods, their handler."""
-    app = AdminApp.app
-    (rule,) = [rule for rule in app.url_map.iter_rules() if rule.endpoint == "relay"]
-    prefix = rule.rule.partition("<")[0].encode("ascii")
-    methods = frozenset(method.encode("ascii") for method in rule.methods or ())
-    handler = app.endpoints["relay"].__wrapped__  # type: ignore[attr-defined]  # the method itself
-    return prefix, methods, MethodType(handler, system)
+    query = target.partition(b"?")[2]
+    if not query:
+        return {None}
+    name, _, raw = query.partition(b"=")
+    decoded = unquote_to_bytes(raw)
+    if name != b"path" or not decoded.startswith(_PREFIXES) or set(raw + decoded) & set(b"&?"):
+        raise ProxyError(
+            "bad_request",
+            "The query of DELETE /cache must be a single path under /v1/, for example "
+            "?path=/v1/models. Without a query, the whole cache is cleared.",
+        )
+    return {raw, decoded}

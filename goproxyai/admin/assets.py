@@ -1,4 +1,4 @@
-"""The files of the dashboard's page, read once; they hold nothing that anybody must not see."""
+"""The files of the dashboard page. They hold no data, so every client may read them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Final
 
 PAGE: Final = "index.html"
 
-KINDS: Final = {
+CONTENT_TYPES: Final = {
     ".html": b"text/html; charset=utf-8",
     ".css": b"text/css; charset=utf-8",
     ".js": b"text/javascript; charset=utf-8",
     ".svg": b"image/svg+xml",
 }
+"""By file name suffix; other files are not served."""
 
-HEADERS: Final = (
+SECURITY_HEADERS: Final = (
     (
         b"Content-Security-Policy",
         b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -26,16 +27,16 @@ HEADERS: Final = (
     (b"Cross-Origin-Opener-Policy", b"same-origin"),
     (b"Cross-Origin-Resource-Policy", b"same-origin"),
 )
-"""What goes with each of them: nothing is loaded from elsewhere, nothing runs that is not a file of
-ours, nobody puts the page into a frame."""
+"""Response headers of every file: the page loads and runs only files of its own origin, and no
+other page may frame it."""
 
 
 @cache
 def assets() -> dict[str, tuple[bytes, bytes]]:
-    """Media type and content of each, by name."""
+    """Return content type and content of each file, by file name."""
     found = {}
     for file in (files("goproxyai.admin") / "dashboard").iterdir():
-        kind = KINDS.get(file.name[file.name.rfind(".") :])
-        if kind is not None:
-            found[file.name] = kind, file.read_bytes()
+        content_type = CONTENT_TYPES.get(file.name[file.name.rfind(".") :])
+        if content_type is not None:
+            found[file.name] = content_type, file.read_bytes()
     return found

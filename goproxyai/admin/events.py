@@ -1,10 +1,13 @@
-"""What the dashboard shows, sent to those who look at it as it changes (WHATWG HTML §9.2).
+"""The dashboard's server-sent events (WHATWG HTML section 9.2).
 
-1. Nothing is gathered while nobody looks, but for a mark of :mod:`.history` every ten seconds.
-2. A viewer gets the last hour, then every second how things are, and every ten seconds one more
-   point of the hour. All get the same bytes.
-3. One who does not keep up is left out until it does: what waits for it is an event or two.
-4. There are at most :data:`MAX_SUBSCRIPTIONS`. All are sent away as the daemon drains.
+1. A new subscription gets the closed slots of the last hour (``slots``) and the current state
+   (``state``). Then it gets ``state`` every second, and ``slots`` with one slot every ten seconds.
+   All subscriptions get the same bytes.
+2. Without a subscription, only the counter snapshot for :mod:`.history` is taken, every ten
+   seconds.
+3. A paused subscription gets nothing until its client reads again, so that its send buffer holds at
+   most an event or two. If it missed a slot, it gets the whole hour again.
+4. There are at most :data:`MAX_SUBSCRIPTIONS`. All are closed when the daemon drains.
 """
 
 from __future__ import annotations
@@ -14,249 +17,168 @@ from typing import Any, Final
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.internet.interfaces import IPushProducer
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from goproxyai import __version__
-from goproxyai.admin.history import MOST_ROUTES, SLOT_SECONDS, History, Span
+from goproxyai.admin.dashboard_state import state_document
+from goproxyai.admin.history import SLOT_SECONDS, CounterHistory, Slot
+from goproxyai.admin.sources import Sources
 from goproxyai.admin.stats import Stats
 from goproxyai.errors import ProxyError, json_bytes
-from goproxyai.telemetry.counters import Counters
-from goproxyai.telemetry.events import Batch, Event
+from goproxyai.http11.web_adapter import AdminRequest
 
 MAX_SUBSCRIPTIONS: Final = 32
-"""Who may look at a time."""
 
 STATE_SECONDS: Final = 1.0
-"""Between two looks."""
-
-MOST_ERRORS: Final = 20
-"""Of the last, that are shown."""
+"""Interval of ``state`` events."""
 
 _log = Logger(namespace="goproxyai.admin.events")
 
 
 @implementer(IPushProducer)
 class Subscription:
-    """One who looks.
+    """The event stream of one dashboard page.
 
-    :ivar gone: fires when it has seen enough, or we have shown enough; cancelling it ends it.
+    :param on_cancel: called when :attr:`done` is cancelled, because the client is gone.
+    :ivar done: fires when the stream ends.
     """
 
-    def __init__(self, live: EventStream, request: Any) -> None:
-        self.gone: Deferred[bytes] = Deferred(lambda _: live.left(self))
+    def __init__(self, request: AdminRequest, on_cancel: Callable[[Subscription], None]) -> None:
+        self.done: Deferred[bytes] = Deferred(lambda _: on_cancel(self))
         self._request = request
         self._paused = False
-        self._missed = True  # of the hour
+        self._missed_slots = True
 
-    def show(self, state: bytes, slot: bytes, hour: Callable[[], bytes]) -> None:
-        """Send what is new; *hour* to one who missed any of it."""
+    def send(self, state: bytes, slot: bytes, history: Callable[[], bytes]) -> None:
+        """Send the events that are new to this subscription.
+
+        :param slot: the event of the slot that has just closed, or empty.
+        :param history: returns the event with all closed slots.
+        """
         if self._paused:
-            self._missed = self._missed or bool(slot)
+            self._missed_slots = self._missed_slots or bool(slot)
             return
-        self._request.write((hour() if self._missed else slot) + state)
-        self._missed = False
+        self._request.write((history() if self._missed_slots else slot) + state)
+        self._missed_slots = False
 
-    def end(self) -> None:
-        """There is no more to see."""
+    def finish(self) -> None:
+        """End the stream as a complete response."""
         self._request.unregisterProducer()
-        self.gone.callback(b"")
+        self.done.callback(b"")
 
     def pauseProducing(self) -> None:
-        """It does not keep up."""
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """It does."""
         self._paused = False
 
     def stopProducing(self) -> None:
-        """Its connection is gone, as :attr:`gone` is told."""
+        """Do nothing: when the connection is lost, :attr:`done` is cancelled as well."""
 
 
 def _event(name: str, document: dict[str, Any]) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode("ascii"), json_bytes(document))
 
 
-def _slots(slots: list[list[float | None]]) -> bytes:
+def _slots_event(slots: list[Slot]) -> bytes:
     return _event("slots", {"seconds": SLOT_SECONDS, "slots": slots})
 
 
 @attrs.define(eq=False)
 class EventStream:
-    """Shows it."""
+    """Sends the dashboard's events to its subscriptions."""
 
-    clock: IReactorTime
-    stats: Stats
-    _history: History = attrs.field(init=False)
-    _viewers: dict[Subscription, None] = attrs.field(factory=dict, init=False)
-    _marking: LoopingCall = attrs.field(init=False)
-    _looking: LoopingCall = attrs.field(init=False)
-    _told: bytes = attrs.field(init=False, default=b"")
+    _sources: Sources
+    _stats: Stats
+    _history: CounterHistory = attrs.field(init=False)
+    _history_event: bytes = attrs.field(init=False, default=b"")
+    _subscriptions: dict[Subscription, None] = attrs.field(factory=dict, init=False)
+    _slot_timer: LoopingCall = attrs.field(init=False)
+    _state_timer: LoopingCall = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._history = History(self._counters, self.stats.wall())
-        self._marking = LoopingCall(self._mark)
-        self._marking.clock = self.clock
-        self._looking = LoopingCall(self._look)
-        self._looking.clock = self.clock
-
-    @property
-    def _counters(self) -> Counters:
-        return self.stats.counters
+        self._history = CounterHistory(self._sources.counters, self._stats.wall())
+        self._slot_timer = LoopingCall(self._close_slot)
+        self._state_timer = LoopingCall(self._send_state)
+        self._slot_timer.clock = self._state_timer.clock = self._sources.clock
 
     def __len__(self) -> int:
-        """Who looks."""
-        return len(self._viewers)
+        """Return the number of open subscriptions."""
+        return len(self._subscriptions)
 
     def start(self) -> None:
-        """Begin to note down what happens."""
-        self._marking.start(SLOT_SECONDS, now=False)
+        self._slot_timer.start(SLOT_SECONDS, now=False)
 
     def stop(self) -> None:
-        """End; nobody sees any more."""
-        if self._marking.running:
-            self._marking.stop()
+        if self._slot_timer.running:
+            self._slot_timer.stop()
         self.close()
 
-    def watch(self, request: Any) -> Deferred[bytes]:
-        """Show *request* how things are, from now on.
+    def subscribe(self, request: AdminRequest) -> Deferred[bytes]:
+        """Send events to *request* from now on.
 
-        :raises Problem: ``overloaded``.
+        :returns: fires when the stream ends; cancelling it ends the subscription.
+        :raises ProxyError: ``overloaded``, with :data:`MAX_SUBSCRIPTIONS` open.
         """
-        if len(self._viewers) >= MAX_SUBSCRIPTIONS:
+        if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
             raise ProxyError(
-                "overloaded", f"{MAX_SUBSCRIPTIONS} look at the dashboard already; close one of them."
+                "overloaded",
+                f"{MAX_SUBSCRIPTIONS} dashboard pages are open, which is the limit. "
+                "Close one of them.",
             )
-        viewer = Subscription(self, request)
-        self._viewers[viewer] = None
-        request.registerProducer(viewer, True)
+        subscription = Subscription(request, self._unsubscribe)
+        self._subscriptions[subscription] = None
+        request.registerProducer(subscription, True)
         try:
-            viewer.show(self._state(), b"", self._hour)
-        except Exception:  # a defect of ours: its place is free again
-            self.left(viewer)
+            subscription.send(self._state_event(), b"", self._all_slots_event)
+        except Exception:
+            self._unsubscribe(subscription)
             raise
-        if not self._looking.running:
-            self._looking.start(STATE_SECONDS, now=False)
-        return viewer.gone
+        if not self._state_timer.running:
+            self._state_timer.start(STATE_SECONDS, now=False)
+        return subscription.done
 
-    def left(self, viewer: Subscription) -> None:
-        """One looks no more."""
-        self._viewers.pop(viewer, None)
-        if not self._viewers and self._looking.running:
-            self._looking.stop()
+    def _unsubscribe(self, subscription: Subscription) -> None:
+        self._subscriptions.pop(subscription, None)
+        if not self._subscriptions and self._state_timer.running:
+            self._state_timer.stop()
 
     def close(self) -> None:
-        """Send all away."""
-        for viewer in tuple(self._viewers):
-            self.left(viewer)
-            viewer.end()
+        """End all subscriptions."""
+        for subscription in tuple(self._subscriptions):
+            self._unsubscribe(subscription)
+            subscription.finish()
 
-    def _mark(self) -> None:
-        self.stats.relay.log.flush()  # which counts what has ended
-        self._history.mark(self.stats.wall())
-        self._told = b""
-        if self._viewers:
-            self._show(_slots(self._history.last()))
+    def _close_slot(self) -> None:
+        self._sources.refresh()
+        self._history.close_slot(self._stats.wall())
+        self._history_event = b""
+        if self._subscriptions:
+            self._send(_slots_event(self._history.latest_slot()))
 
-    def _look(self) -> None:
-        self._show(b"")
+    def _send_state(self) -> None:
+        self._send(b"")
 
-    def _show(self, slot: bytes) -> None:
+    def _send(self, slot: bytes) -> None:
         try:
-            state = self._state()
-            for viewer in tuple(self._viewers):
-                viewer.show(state, slot, self._hour)
-        except Exception:  # a defect of ours: those who look see it stand still
-            _log.failure("a defect in the dashboard")
+            state = self._state_event()
+            for subscription in tuple(self._subscriptions):
+                subscription.send(state, slot, self._all_slots_event)
+        except Exception:  # an exception would stop the timer
+            _log.failure("the dashboard's events were not sent")
 
-    def _hour(self) -> bytes:
-        """All of it that has ended, worked out once in each slot."""
-        if not self._told:
-            self._told = _slots(self._history.slots())
-        return self._told
+    def _all_slots_event(self) -> bytes:
+        """Return the event with all closed slots, encoded once per slot."""
+        if not self._history_event:
+            self._history_event = _slots_event(self._history.slots())
+        return self._history_event
 
-    def _state(self) -> bytes:
-        stats, counters = self.stats, self._counters
-        stats.relay.log.flush()
-        wall = stats.wall()
-        slot, hour = self._history.now(wall)
-        return _event(
-            "state",
-            {
-                "now": wall,
-                "version": __version__,
-                "uptime_seconds": stats.uptime,
-                "ready": stats.ready,
-                "requests": {
-                    "total": counters.requests,
-                    "in_flight": counters.requests - counters.finished - len(self._viewers),
-                    "open_streams": counters.open_streams,
-                    "limited": counters.limited,
-                    "errors": sum(counters.errors.values()),
-                    "slow": counters.slow,
-                },
-                "cache": stats.cache(),
-                "tokens": _tokens(counters),
-                "connections": {
-                    "open": counters.connections.opened - counters.connections.closed,
-                    "most": stats.slots.most,
-                },
-                "upstreams": stats.upstreams(),
-                "hour": _hour(hour),
-                "routes": [
-                    {"route": route, "requests": row[0], "hits": row[1], "errors": row[3]}
-                    for route, row in hour.routes[:MOST_ROUTES]
-                ],
-                "recent_errors": self._errors(),
-                "slot": slot.slot(),
-            },
+    def _state_event(self) -> bytes:
+        self._sources.refresh()
+        slot, hour = self._history.current(self._stats.wall())
+        document = state_document(
+            self._stats, self._sources, slot, hour, subscriptions=len(self._subscriptions)
         )
-
-    def _errors(self) -> list[dict[str, Any]]:
-        """The last ones, newest first."""
-        failures = list(self.stats.relay.log.failures)[-MOST_ERRORS:]
-        return [_error(event, batch) for event, batch in reversed(failures)]
-
-
-def _hour(span: Span) -> dict[str, Any]:
-    requests, hits, lookups, errors = span.all
-    p50, p95, p99 = span.percentiles()
-    return {
-        "requests": requests,
-        "hits": hits,
-        "lookups": lookups,
-        "errors": errors,
-        "p50_ms": p50,
-        "p95_ms": p95,
-        "p99_ms": p99,
-    }
-
-
-def _error(event: Event, batch: Batch) -> dict[str, Any]:
-    fields = event.fields(batch)
-    shown = ("time", "method", "path", "status", "code", "detail", "request_id")
-    told = {name: fields.get(name, "") for name in shown}
-    if not event.code and event.status >= 500:
-        told["detail"] = "upstream's own answer"
-    return told
-
-
-def _tokens(counters: Counters) -> dict[str, Any]:
-    tokens = counters.tokens
-    models = [
-        (model, sum(tally.used[:2]), sum(tally.saved[:2]))  # of prompt and completion
-        for model, tally in tokens.models.items()
-    ]
-    models.sort(key=lambda row: -(row[1] + row[2]))
-    return {
-        "upstream": tokens.total("used"),
-        "cache": tokens.total("saved"),
-        "unknown": sum(tokens.unknown.values()),
-        "models": [
-            {"model": model, "upstream": used, "cache": saved} for model, used, saved in models
-        ],
-        "money": tokens.money(),
-    }
+        return _event("state", document)

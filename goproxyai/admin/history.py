@@ -1,8 +1,7 @@
-"""The last hour, for people: what was counted, noted down every ten seconds.
+"""The counters of the last hour, in slots of ten seconds, for the dashboard.
 
-Nothing is added up here while requests are served: a mark is what the counters say, and what
-happened between two moments is the difference of two marks. There are at most :data:`SLOTS` and one
-of them, of some kilobytes each.
+A slot is the difference of two snapshots of the counters, so nothing is added up while requests are
+served. At most :data:`MAX_SLOTS` + 1 snapshots are kept, of a few kilobytes each.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from itertools import pairwise
 from operator import sub
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import attrs
 
@@ -19,119 +18,121 @@ from goproxyai.telemetry.counters import CLIENT_GONE, Counters, percentile
 from goproxyai.telemetry.outcome import SAVED_OUTCOMES, CacheOutcome
 
 SLOT_SECONDS: Final = 10
-"""Between two marks."""
 
-SLOTS: Final = 360
-"""That are remembered: an hour of them."""
+MAX_SLOTS: Final = 360
+"""One hour of slots."""
 
-MOST_ROUTES: Final = 10
-"""Of the busiest, that are told."""
+_ADMIN_ROUTES = frozenset(("/health", "/stats", "/metrics", "/cache", "/dashboard"))
+_LOOKED_UP = SPARED | {"MISS"}
 
-_OWN = frozenset(("/health", "/stats", "/metrics", "/cache", "/dashboard"))
-_LOOKED_UP = SAVED_OUTCOMES | {CacheOutcome.MISS}
+Slot = list[float | None]
+"""A point of the charts: Unix start time, the four route counts, p50, p95 and p99 in ms."""
 
-Row = tuple[int, int, int, int]
-"""Requests; those answered without upstream; those that could have been; errors (4xx and 5xx)."""
 
-_NOTHING: Row = (0, 0, 0, 0)
+class RouteCounts(NamedTuple):
+    """Finished requests.
+
+    :ivar hits: answered without an upstream request.
+    :ivar lookups: looked up in the cache.
+    :ivar errors: answered with a status of 400 or above.
+    """
+
+    requests: int
+    hits: int
+    lookups: int
+    errors: int
+
+
+_NO_REQUESTS = RouteCounts(0, 0, 0, 0)
 
 
 @attrs.frozen
-class Mark:
-    """What had been counted at a moment.
+class CounterSnapshot:
+    """The counters of relayed requests at one moment.
 
-    :ivar wall: unix seconds.
-    :ivar routes: of the API's resources.
-    :ivar times: of the durations, how many lie in each bucket.
+    :ivar wall: Unix seconds.
+    :ivar routes: by API resource.
+    :ivar durations: number of requests in each bucket of the duration histogram.
     """
 
     wall: float
-    routes: dict[str, Row]
-    times: tuple[int, ...]
+    routes: dict[str, RouteCounts]
+    durations: tuple[int, ...]
 
     @classmethod
-    def of(cls, counters: Counters, wall: float) -> Mark:
-        """What has been counted by now, of requests for the API."""
-        routes: dict[str, list[int]] = {}
+    def take(cls, counters: Counters, wall: float) -> CounterSnapshot:
+        rows: dict[str, list[int]] = {}
         for (route, _, status, cache), count in counters.outcomes.items():
-            if route in _OWN:
+            if route in _ADMIN_ROUTES:
                 continue
-            row = routes.setdefault(route, [0, 0, 0, 0])
+            row = rows.setdefault(route, [0, 0, 0, 0])
             row[0] += count
             row[1] += count * (cache in SAVED_OUTCOMES)
             row[2] += count * (cache in _LOOKED_UP)
             row[3] += count * (status >= 400 and status != CLIENT_GONE)
-        rows: dict[str, Any] = {route: tuple(row) for route, row in routes.items()}
-        buckets = [
-            each.counts()
-            for cache, each in counters.times.items()
-            if cache is not CacheOutcome.NONE
-        ]
-        return cls(wall, rows, _sums(buckets))
+        routes = {route: RouteCounts(*row) for route, row in rows.items()}
+        buckets = [each.counts() for cache, each in counters.times.items() if cache != "-"]
+        return cls(wall, routes, tuple(_column_sums(buckets)))
 
 
-def _sums(rows: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
-    return tuple(map(sum, zip(*rows, strict=True)))
+def _column_sums(rows: Iterable[tuple[int, ...]]) -> Iterable[int]:
+    return map(sum, zip(*rows, strict=True))
 
 
 @attrs.frozen
-class Span:
-    """What happened between two marks."""
+class Interval:
+    """The requests that finished between two snapshots."""
 
-    since: Mark
-    until: Mark
+    start: CounterSnapshot
+    end: CounterSnapshot
 
-    @property
-    def routes(self) -> list[tuple[str, Row]]:
-        """Of each resource that was asked for, busiest first."""
-        rows: list[tuple[str, Any]] = [
-            (route, tuple(map(sub, row, self.since.routes.get(route, _NOTHING))))
-            for route, row in self.until.routes.items()
+    def routes(self) -> list[tuple[str, RouteCounts]]:
+        """Return the counts of each requested API resource, busiest first."""
+        before = self.start.routes
+        rows = [
+            (route, RouteCounts(*map(sub, counts, before.get(route, _NO_REQUESTS))))
+            for route, counts in self.end.routes.items()
         ]
-        return sorted([row for row in rows if row[1][0]], key=lambda row: -row[1][0])
+        return sorted([row for row in rows if row[1].requests], key=lambda row: -row[1].requests)
 
-    @property
-    def all(self) -> Row:
-        """Of all of them together."""
-        total: Any = _sums([_NOTHING, *[row for _, row in self.routes]])
-        return total  # type: ignore[no-any-return]  # of as many as there are in a row
+    def total(self) -> RouteCounts:
+        return RouteCounts(*_column_sums([_NO_REQUESTS, *(counts for _, counts in self.routes())]))
 
     def percentiles(self) -> list[float | None]:
-        """Milliseconds, below which 50, 95 and 99 % of the durations lie."""
-        counts = tuple(map(sub, self.until.times, self.since.times))
-        found = [percentile(counts, share) for share in (0.5, 0.95, 0.99)]
+        """Return p50, p95 and p99 of the durations in milliseconds; ``None`` without requests."""
+        durations = tuple(map(sub, self.end.durations, self.start.durations))
+        found = [percentile(durations, share) for share in (0.5, 0.95, 0.99)]
         return [None if seconds is None else round(seconds * 1000, 3) for seconds in found]
 
-    def slot(self) -> list[float | None]:
-        """Start, what was counted, percentiles: a point of the charts."""
-        return [self.since.wall, *self.all, *self.percentiles()]
+    def slot(self) -> Slot:
+        return [self.start.wall, *self.total(), *self.percentiles()]
 
 
-class History:
-    """The marks.
+class CounterHistory:
+    """Snapshots of the counters, oldest first.
 
-    :param wall: unix seconds, now.
+    :param wall: the current time in Unix seconds.
     """
 
     def __init__(self, counters: Counters, wall: float) -> None:
         self._counters = counters
-        self._marks: deque[Mark] = deque([Mark.of(counters, wall)], maxlen=SLOTS + 1)
+        self._snapshots = deque([CounterSnapshot.take(counters, wall)], maxlen=MAX_SLOTS + 1)
 
-    def mark(self, wall: float) -> None:
-        """One slot ends, and the next begins."""
-        self._marks.append(Mark.of(self._counters, wall))
+    def close_slot(self, wall: float) -> None:
+        """End the open slot and begin another."""
+        self._snapshots.append(CounterSnapshot.take(self._counters, wall))
 
-    def slots(self) -> list[list[float | None]]:
-        """All that have ended, oldest first."""
-        return [Span(one, other).slot() for one, other in pairwise(self._marks)]
+    def slots(self) -> list[Slot]:
+        """Return the closed slots, oldest first."""
+        return [Interval(start, end).slot() for start, end in pairwise(self._snapshots)]
 
-    def last(self) -> list[list[float | None]]:
-        """The one that ended last, if one has."""
-        if len(self._marks) < 2:
+    def latest_slot(self) -> list[Slot]:
+        """Return the slot that closed last, or an empty list."""
+        if len(self._snapshots) < 2:
             return []
-        return [Span(self._marks[-2], self._marks[-1]).slot()]
+        return [Interval(self._snapshots[-2], self._snapshots[-1]).slot()]
 
-    def now(self, wall: float) -> tuple[Span, Span]:
-        """The slot that has not ended, and the hour with it."""
-        mark = Mark.of(self._counters, wall)
-        return Span(self._marks[-1], mark), Span(self._marks[0], mark)
+    def current(self, wall: float) -> tuple[Interval, Interval]:
+        """Return the open slot, and the last hour including it."""
+        now = CounterSnapshot.take(self._counters, wall)
+        return Interval(self._snapshots[-1], now), Interval(self._snapshots[0], now)

@@ -1,8 +1,12 @@
-"""What Prometheus is told: the same numbers as ``/stats``, read when somebody asks for them.
+"""The metrics of ``GET /metrics``, in Prometheus' text format.
 
-Nothing is added up for this while requests are served, but for one table in the batches of the log
-(:data:`~goproxyai.telemetry.counters.Counters.outcomes`). Every label has a closed set of values: no address,
-key or path of a client's is one, and of models those that upstream has named, the first hundred.
+They are read from the counters at each scrape. The only table that is kept for them while requests
+are served is :attr:`~goproxyai.telemetry.counters.Counters.outcomes`, which the access log updates
+in batches.
+
+Every label has a bounded set of values. No label value is taken from a request: no address, key or
+path. Model names are taken from the upstream's responses; the first hundred get series of their
+own.
 """
 
 from __future__ import annotations
@@ -20,67 +24,63 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from goproxyai import __version__
+from goproxyai.admin.sources import Sources
 from goproxyai.errors import OWNER
-from goproxyai.limits.connection_slots import ConnectionSlots
-from goproxyai.proxy.handler import ProxyHandler
 from goproxyai.telemetry.counters import Histogram
 from goproxyai.upstream.breaker import CircuitState
 from goproxyai.usage.totals import KINDS
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode("ascii")
-"""Of :meth:`Metrics.text`."""
 
 PREFIX = "goproxyai_"
 
-LIMITED = "RATE_LIMIT_EXCEEDED"
-"""The code of the one error that is not in :data:`~goproxyai.errors.STATUS`."""
+RATE_LIMIT_CODE = "RATE_LIMIT_EXCEEDED"
+"""The only error code that is not in :data:`~goproxyai.errors.STATUS`."""
 
-CACHE = {
+CACHE_LABELS = {
     "HIT": "hit",
     "MISS": "miss",
     "COALESCED": "coalesced",
     "STALE": "stale_if_error",
     "BYPASS": "bypass",
 }
-"""What the log calls an outcome, and what it is called here."""
+"""Label values by the access log's cache outcomes; others are ``none``."""
+
+CIRCUIT_VALUES = {State.CLOSED: 0.0, State.OPEN: 1.0, State.HALF_OPEN: 0.5}
 
 
 class Metrics(Collector):
-    """Collects them.
+    """Collects the metrics in a registry of its own."""
 
-    :param slots: the connections.
-    """
-
-    def __init__(self, relay: ProxyHandler, slots: ConnectionSlots[object]) -> None:
-        self._relay = relay
-        self._crowd = slots
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
     def text(self) -> bytes:
-        """All of them, in Prometheus' text format."""
-        self._relay.log.flush()  # which counts what has ended
+        """Return all metrics in the text format."""
+        self._sources.refresh()
         return generate_latest(self._registry)
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing beforehand: the registry would collect all to see the names."""
+        """Return nothing, so that registering does not call :meth:`collect` for the names."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """As ``prometheus_client`` has it."""
         yield _gauge("build_info", "Always 1.", {"version": __version__}, 1)
         yield from self._requests()
+        yield from self._durations()
         yield from self._tokens()
         yield from self._cache()
         yield from self._upstreams()
         yield from self._connections()
 
     def _requests(self) -> Iterator[Metric]:
-        counters = self._relay.counters
+        counters = self._sources.counters
         outcomes = CounterMetricFamily(
             PREFIX + "requests",
-            "Requests that are over, by what they asked for and what became of them.",
+            "Finished requests, by API resource, method, status and cache outcome.",
             labels=("route", "method", "status", "cache"),
         )
         for (route, method, status, cache), number in counters.outcomes.items():
@@ -88,59 +88,59 @@ class Metrics(Collector):
         yield outcomes
         errors = CounterMetricFamily(
             PREFIX + "errors",
-            "Answers of the proxy's own, or that broke off, by code and by whose failure it is.",
+            "Errors of the proxy's own and aborted responses, by error code and responsible party.",
             labels=("code", "owner"),
         )
         for code, number in counters.errors.items():
             errors.add_metric((code, OWNER.get(code, "caller")), number)
-        errors.add_metric((LIMITED, "policy"), counters.limited)
+        errors.add_metric((RATE_LIMIT_CODE, "policy"), counters.limited)
         yield errors
         yield _counters(
-            "unfinished", "Answers that were not completed, by who ended them.", "by",
+            "unfinished", "Incomplete responses, by the side that ended them.", "by",
             {"client": counters.client_gone, "upstream": counters.cut},
         )  # fmt: skip
-        yield _gauge(
-            "requests_in_flight", "Requests under way.", {}, counters.requests - counters.finished
+        in_flight = counters.requests - counters.finished
+        yield _gauge("requests_in_flight", "Requests in progress.", {}, in_flight)
+        yield _gauge("open_streams", "Event streams in progress.", {}, counters.open_streams)
+        yield _counter(
+            "slow_requests", "Requests whose first byte took longer than LOG_SLOW.", counters.slow
         )
-        yield _gauge("open_streams", "Streams being sent.", {}, counters.open_streams)
-        yield _counter("slow_requests", "Requests slower than LOG_SLOW.", counters.slow)
         yield _counter("limited", "Requests refused by the rate limit.", counters.limited)
-        yield _gauge(
-            "limiter_clients", "Clients with a bucket.", {}, len(self._relay.admission.buckets)
-        )
+        buckets = len(self._sources.admission.buckets)
+        yield _gauge("limiter_clients", "Clients that have a token bucket.", {}, buckets)
         yield _counters(
-            "body_bytes", "Bytes of bodies, of requests in and of answers out.", "way",
+            "body_bytes", "Bytes of request bodies (in) and response bodies (out).", "way",
             {"in": counters.bytes_in, "out": counters.bytes_out},
         )  # fmt: skip
-        yield from self._times()
 
-    def _times(self) -> Iterator[Metric]:
-        counters = self._relay.counters
-        spent = HistogramMetricFamily(
+    def _durations(self) -> Iterator[Metric]:
+        counters = self._sources.counters
+        requests = HistogramMetricFamily(
             PREFIX + "request_seconds",
-            "From a request's head to its answer's end, by what the cache had to do with it.",
+            "Time from the request head to the end of the response, by cache outcome.",
             labels=("cache",),
         )
         for cache, histogram in counters.times.items():
-            spent.add_metric((CACHE.get(cache, "none"),), *_buckets(histogram))
-        yield spent
+            requests.add_metric((CACHE_LABELS.get(cache, "none"),), *_buckets(histogram))
+        yield requests
         for name, text, histogram in (
-            ("first_byte_seconds", "From a request's head to its answer's first byte, of forwarded "
-             "requests.", counters.first_times),
-            ("upstream_seconds", "From sending a request to upstream's head, of forwarded "
-             "requests.", counters.upstream_times),
-            ("overhead_seconds", "What is not upstream's of the time to the first byte, of "
-             "forwarded requests.", counters.overheads),
-            ("stream_gap_seconds", "Between two reads of a stream of upstream's.", counters.gaps),
+            ("first_byte_seconds", "Time from the request head to the first byte of the response, "
+             "of forwarded requests.", counters.first_times),
+            ("upstream_seconds", "Time from sending the request to the upstream's response head, "
+             "of forwarded requests.", counters.upstream_times),
+            ("overhead_seconds", "Time to the first byte without the upstream's part, of forwarded "
+             "requests.", counters.overheads),
+            ("stream_gap_seconds", "Time between two reads of an event stream from the upstream.",
+             counters.gaps),
         ):  # fmt: skip
             yield _histogram(name, text, histogram)
 
     def _tokens(self) -> Iterator[Metric]:
-        tokens = self._relay.counters.tokens
+        tokens = self._sources.counters.tokens
         counted = CounterMetricFamily(
             PREFIX + "tokens",
-            "Tokens of answers, by where they came from; cached ones are part of the prompt's, "
-            "reasoning ones of the completion's.",
+            "Tokens of responses, by source. Cached tokens are part of the prompt tokens, "
+            "reasoning tokens are part of the completion tokens.",
             labels=("model", "kind", "source"),
         )
         for model, tally in tokens.models.items():
@@ -150,24 +150,23 @@ class Metrics(Collector):
         yield counted
         yield _counters(
             "answers_without_usage",
-            "Requests that upstream bills whose tokens are unknown, by why.",
+            "Billed requests whose token usage is unknown, by reason.",
             "why",
             tokens.unknown,
         )
         if tokens.prices:
             yield _counters(
                 "cost",
-                "Money for the tokens of answers, by PRICES and by where the answers came from.",
+                "Cost of the tokens according to PRICES, by source.",
                 "source",
                 {"upstream": tokens.spent, "cache": tokens.spared},
             )
 
     def _cache(self) -> Iterator[Metric]:
-        relay, store = self._relay, self._relay.store
-        counters = relay.counters
+        counters, store = self._sources.counters, self._sources.store
         yield _counters(
             "cache_requests",
-            "Requests, by what the cache had to do with them.",
+            "Relayed requests, by cache outcome.",
             "outcome",
             {
                 "hit": counters.hits,
@@ -177,66 +176,64 @@ class Metrics(Collector):
                 "bypass": counters.bypasses,
             },
         )
-        yield _gauge("cache_entries", "Answers stored.", {}, len(store))
-        yield _gauge("cache_bytes", "Bytes that the answers stored take.", {}, store.bytes)
+        yield _gauge("cache_entries", "Cache entries.", {}, len(store))
+        yield _gauge("cache_bytes", "Size of the cache in bytes.", {}, store.bytes)
         yield _gauge(
-            "cache_bytes_limit", "Bytes that the answers stored may take.", {}, store.max_bytes
+            "cache_bytes_limit", "Maximum size of the cache in bytes.", {}, store.max_bytes
         )
         yield _gauge(
-            "cache_reserved_bytes", "Bytes of answers being collected.", {}, store.reserved
+            "cache_reserved_bytes", "Bytes of responses being recorded.", {}, store.reserved
         )
         yield _gauge(
-            "cache_flights", "Upstream requests that others may share.", {}, len(relay.flights)
+            "cache_flights",
+            "Upstream requests in progress that several clients may share.",
+            {},
+            len(self._sources.flights),
         )
-        yield _counter("cache_stores", "Answers put into the cache.", store.stores)
+        yield _counter("cache_stores", "Responses stored in the cache.", store.stores)
         yield _counters(
-            "cache_drops", "Answers dropped, by reason.", "reason",
+            "cache_drops", "Entries evicted for lack of room or expired, by reason.", "reason",
             {"room": store.evictions, "expired": store.expirations},
         )  # fmt: skip
 
     def _upstreams(self) -> Iterator[Metric]:
-        relay, now = self._relay, self._relay.seconds()
-        yield _counter("forwarded", "Requests sent upstream, each time.", relay.counters.forwarded)
+        counters, now = self._sources.counters, self._sources.clock.seconds()
+        yield _counter("forwarded", "Requests sent upstream, retries included.", counters.forwarded)
         yield _counters(
-            "retries", "Requests sent again, by cause.", "cause", relay.counters.retries
+            "retries", "Retries of upstream requests, by cause.", "cause", counters.retries
         )
         circuits = GaugeMetricFamily(
-            PREFIX + "circuit_open", "0 closed, 1 open, 0.5 half-open.", labels=("upstream",)
+            PREFIX + "circuit_open",
+            "State of the circuit: 0 closed, 1 open, 0.5 half-open.",
+            labels=("upstream",),
         )
         opened = CounterMetricFamily(
-            PREFIX + "circuit_opened", "How often a circuit opened.", labels=("upstream",)
+            PREFIX + "circuit_opened", "Times that the circuit opened.", labels=("upstream",)
         )
-        shown = {CircuitState.CLOSED: 0.0, CircuitState.OPEN: 1.0, CircuitState.HALF_OPEN: 0.5}
-        for upstream in relay.upstreams.each:
-            circuits.add_metric((upstream.url,), shown[upstream.breaker.state(now)])
-            opened.add_metric((upstream.url,), upstream.breaker.times_opened)
+        for upstream in self._sources.upstreams.each:
+            circuits.add_metric((upstream.url,), CIRCUIT_VALUES[upstream.breaker.state(now)])
+            opened.add_metric((upstream.url,), upstream.breaker.opened)
         yield circuits
         yield opened
-        yield _gauge("upstream_connections", "Connections to upstreams.", {}, len(relay.pool))
+        yield _gauge(
+            "upstream_connections", "Open connections to upstreams.", {}, len(self._sources.pool)
+        )
 
     def _connections(self) -> Iterator[Metric]:
-        counters = self._relay.counters
-        yield _gauge(
-            "connections",
-            "Connections of clients.",
-            {},
-            counters.connections.opened - counters.connections.closed,
-        )
-        yield _gauge("connections_limit", "Connections that there may be.", {}, self._crowd.most)
-        yield _counter(
-            "connections_opened", "Connections that clients made.", counters.connections.opened
-        )
+        counts = self._sources.counters.connections
+        yield _gauge("connections", "Open client connections.", {}, counts.opened - counts.closed)
+        limit = self._sources.slots.most
+        yield _gauge("connections_limit", "Maximum number of client connections.", {}, limit)
+        yield _counter("connections_opened", "Client connections accepted.", counts.opened)
         yield _counter(
             "connections_idle_closed",
-            "Idle connections that made room.",
-            counters.connections.idle_closed,
+            "Idle client connections closed to make room.",
+            counts.idle_closed,
         )
         yield _counters(
-            "connections_refused",
-            "Connections refused, by reason.",
-            "reason",
-            counters.connections.refused,
-        )
+            "connections_refused", "Client connections refused, by reason.", "reason",
+            counts.refused,
+        )  # fmt: skip
 
 
 def _counter(name: str, text: str, value: float) -> Metric:
@@ -244,10 +241,10 @@ def _counter(name: str, text: str, value: float) -> Metric:
 
 
 def _counters(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
-    """One for each value of *label*."""
+    """Return a counter with one series for each value of *label*."""
     family = CounterMetricFamily(PREFIX + name, text, labels=(label,))
-    for said, value in values.items():
-        family.add_metric((said,), value)
+    for label_value, value in values.items():
+        family.add_metric((label_value,), value)
     return family
 
 

@@ -1,4 +1,4 @@
-"""What the daemon says of itself: the document of ``/stats``, and parts that others show, too."""
+"""The document of ``GET /stats``; the dashboard shows parts of it."""
 
 from __future__ import annotations
 
@@ -8,27 +8,23 @@ from typing import Any
 
 import attrs
 
+from goproxyai.admin.sources import Sources
 from goproxyai.config.settings import Settings
 from goproxyai.durations import format_duration
-from goproxyai.limits.connection_slots import ConnectionSlots
-from goproxyai.proxy.handler import ProxyHandler
 from goproxyai.telemetry.counters import Counters
 
 
 @attrs.define(eq=False)
 class Stats:
-    """Says it.
+    """Reports the daemon's settings and counters.
 
-    :ivar settings: that hold; others may be put in their place.
-    :ivar slots: the connections, of which there are so many at the most.
-    :ivar ready: whether new work is taken.
-    :ivar wall: gives unix seconds.
+    :ivar settings: the current settings; a reload replaces them.
+    :ivar ready: false while the daemon drains.
+    :ivar wall: returns Unix seconds.
     """
 
     settings: Settings
-    relay: ProxyHandler
-    counters: Counters
-    slots: ConnectionSlots[Any]
+    sources: Sources
     ready: bool = True
     wall: Callable[[], float] = time.time
     _started: float = attrs.field(init=False)
@@ -37,31 +33,35 @@ class Stats:
         self._started = self.wall()
 
     @property
+    def counters(self) -> Counters:
+        return self.sources.counters
+
+    @property
     def uptime(self) -> int:
-        """Whole seconds."""
+        """Seconds since the daemon was built."""
         return int(self.wall() - self._started)
 
     def document(self) -> dict[str, Any]:
-        """All of it."""
-        settings = self.settings
-        self.relay.log.flush()  # which counts what has ended
-        counted = self.counters.summary()
-        counted["connections"]["most"] = self.slots.most
+        """Return the whole document of ``GET /stats``."""
+        settings, sources = self.settings, self.sources
+        sources.refresh()
+        summary = sources.counters.summary()
+        summary["connections"]["most"] = sources.slots.most
         return {
             "cache": self.cache(),
             "rate_limit": settings.rate_limit,
-            "clients": len(self.relay.admission.buckets),
-            "proxy_url": "" if settings.proxy_url is None else settings.proxy_url.mask_credentials,
+            "clients": len(sources.admission.buckets),
+            "proxy_url": "" if settings.proxy_url is None else settings.proxy_url.masked,
             "openai_url": settings.openai_url,
             "upstreams": self.upstreams(),
             "uptime_seconds": self.uptime,
             "ready": self.ready,
-            **counted,
+            **summary,
         }
 
     def cache(self) -> dict[str, Any]:
-        """What is stored, and what it was good for."""
-        store, counters = self.relay.store, self.counters
+        """Return the size of the cache and the outcomes of its lookups."""
+        store, counters = self.sources.store, self.sources.counters
         return {
             "item_count": len(store),
             "ttl": format_duration(self.settings.cache_ttl),
@@ -73,20 +73,20 @@ class Stats:
             "bypasses": counters.bypasses,
             "coalesced": counters.coalesced,
             "stale_if_error": counters.rescues,
-            "flights": len(self.relay.flights),
+            "flights": len(self.sources.flights),
             "stores": store.stores,
             "evictions": store.evictions,
             "expirations": store.expirations,
         }
 
     def upstreams(self) -> list[dict[str, Any]]:
-        """Each, and how its circuit is."""
-        now = self.relay.seconds()
+        """Return the circuit of each upstream, in order of preference."""
+        now = self.sources.clock.seconds()
         return [
             {
                 "url": upstream.url,
                 "circuit": upstream.breaker.state(now).value,
                 "opened": upstream.breaker.times_opened,
             }
-            for upstream in self.relay.upstreams.each
+            for upstream in self.sources.upstreams.each
         ]

@@ -19,8 +19,11 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from goproxyai.admin.app import AdminApp, Router, draining
+from goproxyai.admin.app import AdminApp
 from goproxyai.admin.events import EventStream
+from goproxyai.admin.metrics import Metrics
+from goproxyai.admin.refusals import draining
+from goproxyai.admin.sources import Sources
 from goproxyai.admin.stats import Stats
 from goproxyai.cache.store import Store
 from goproxyai.config.settings import Settings
@@ -209,6 +212,7 @@ class Daemon(MultiService):
         self,
         reactor: Any,
         system: AdminApp,
+        handler: ProxyHandler,
         agent: RelayAgent,
         access_log: AccessLog,
         upkeep: Maintenance,
@@ -218,6 +222,7 @@ class Daemon(MultiService):
     ) -> None:
         super().__init__()
         self.system = system
+        self.handler = handler
         self.agent = agent
         self.door = door
         self.upkeep = upkeep
@@ -256,7 +261,7 @@ class Daemon(MultiService):
         :param settings: differing in what can change only, see :data:`goproxyai.daemon.reload.LIVE`.
         :param prices: of tokens from now on; those that hold where none are given.
         """
-        before, agent, relay = self.settings, self.agent, self.system.relay
+        before, agent, relay = self.settings, self.agent, self.handler
         self.system.settings = self.system.stats.settings = settings
         if prices is not None:
             self.system.stats.counters.tokens.prices = prices
@@ -292,7 +297,7 @@ class Daemon(MultiService):
         await self.door.close()
         await deferLater(self._reactor, 0)  # what had been sent by now is read, and served
         self.system.stats.ready = False
-        self.system.live.close()
+        self.system.events.close()
         connections = self.door.factory.connections
         _log.info("draining {count} connections", count=len(connections))
         await self._drain()
@@ -428,19 +433,34 @@ def make_daemon(
         settings.max_connections_per_client,
         settings.trusted_proxies,
     )
-    stats = Stats(settings, relay, counters, connection_limits.slots)
-    system = AdminApp(settings, relay, stats, EventStream(reactor, stats))
-    front = Router(system, RequestIds(token_hex(6).encode("ascii")))
+    sources = Sources(
+        reactor,
+        counters,
+        access_log,
+        admission,
+        store,
+        relay.flights,
+        upstreams,
+        client.pool,
+        connection_limits.slots,
+    )
+    stats = Stats(settings, sources)
+    events = EventStream(sources, stats)
+    system = AdminApp(
+        settings, stats, events, Metrics(sources), admission, store, upstreams, reactor
+    )
+    request_ids = RequestIds(token_hex(6).encode("ascii"))
+    router = Router(system, relay, stats, admission, access_log, request_ids)
     factory = ServerFactory(
-        ticker, front.dispatch, settings.max_body_size, outbox, connection_limits
+        ticker, router.dispatch, settings.max_body_size, outbox, connection_limits
     )
     probing = None
     if settings.health_probe is not None:
         probing = HealthProbe(reactor, client, upstreams, settings.health_probe)
-    upkeep = Maintenance(reactor, ticker, admission, store, upstreams, probing, system.live)
+    upkeep = Maintenance(reactor, ticker, admission, store, upstreams, probing, system.events)
     door = Listeners(reactor, endpoints(reactor, settings.listen), factory)
     snapshot = _snapshot(reactor, settings, store)
-    return Daemon(reactor, system, agent, access_log, upkeep, door, snapshot, on_drain)
+    return Daemon(reactor, system, relay, agent, access_log, upkeep, door, snapshot, on_drain)
 
 
 def _caches(settings: Settings) -> bool:

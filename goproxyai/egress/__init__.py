@@ -1,8 +1,8 @@
-"""The way out: TLS, the egress proxy, the agent, and treq's client over it.
+"""Connections and requests to upstreams, with or without an egress proxy.
 
-* :mod:`.tls`: what makes an upstream's certificate a good one.
-* :mod:`.connect_endpoint`: an endpoint that reaches its target through an HTTP proxy's CONNECT.
-* :mod:`.routes`: which endpoint and which form of target lead to an origin.
-* :mod:`.agent`: an ``IAgent`` over the pool: connect, send, one deadline over all of connecting.
-* :mod:`.treq_client`: treq's ``HTTPClient``, made to pass on what it is given.
+* :mod:`.tls`: verification of upstream certificates.
+* :mod:`.connect_endpoint`: an endpoint that connects through a CONNECT tunnel.
+* :mod:`.routes`: the endpoint and the request-target form for each origin.
+* :mod:`.agent`: an ``IAgent`` with a connection pool and one deadline for connecting.
+* :mod:`.treq_client`: treq's ``HTTPClient`` on that agent, without treq's changes to requests.
 """

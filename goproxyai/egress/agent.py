@@ -1,7 +1,7 @@
-"""An ``IAgent`` that sends what it is given, over connections that it keeps.
+"""An ``IAgent`` with a connection pool that sends requests unchanged.
 
-The target that goes out is the very bytes behind the origin in *uri*: nothing is parsed, joined or
-re-encoded. TCP, CONNECT and TLS together stand under one deadline.
+The target on the wire is the part of *uri* after the origin, byte for byte: nothing is parsed,
+joined or re-encoded. One deadline covers TCP, CONNECT and TLS together.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from goproxyai.reactor.write_batch import ImmediateWriter, Writer
 from goproxyai.upstream.retries import RetryCause
 
 MAX_CACHED_ROUTES = 64
-"""Routes remembered; the daemon has one upstream, so this is a bound and not a size."""
+"""Bounds the route cache; a daemon has only as many origins as upstreams."""
 
 
-class _Factory(Factory):
-    """Makes the one connection that an attempt is about."""
+class _SingleConnectionFactory(Factory):
+    """Gives *connection* to the first connection attempt that succeeds."""
 
     noisy = False
 
@@ -43,26 +43,27 @@ class _Factory(Factory):
         self._connection: ClientConnection | None = connection
 
     def buildProtocol(self, addr: IAddress | None) -> ClientConnection | None:
-        connection, self._connection = self._connection, None  # Twisted keeps us in a cycle
+        # Dropping the reference here breaks a reference cycle through Twisted's connector.
+        connection, self._connection = self._connection, None
         return connection
 
 
 class Cancellable(Protocol):
-    """A request under way."""
+    """A request in progress."""
 
     def cancel(self) -> None:
-        """Its receiver wants no answer any more, and is told nothing more."""
+        """Abort the request; its receiver is not called any more."""
 
 
-class _Attempt:
-    """A request that waits for its connection.
+class _PendingRequest:
+    """A request that waits for a new connection.
 
-    :param request: what to call :meth:`.ClientConnection.send` with.
+    :param arguments: of :meth:`.ClientConnection.send`; the last one is the receiver.
     """
 
-    def __init__(self, connecting: Deferred[ClientConnection], request: tuple[Any, ...]) -> None:
-        self._request = request
-        self._withdrawn = False
+    def __init__(self, connecting: Deferred[ClientConnection], arguments: tuple[Any, ...]) -> None:
+        self._arguments = arguments
+        self._cancelled = False
         self._connection: ClientConnection | None = None
         self._connecting = connecting
         connecting.addCallbacks(self._connected, self._failed)
@@ -70,26 +71,25 @@ class _Attempt:
     def _connected(self, connection: ClientConnection) -> None:
         self._connection = connection
         try:
-            connection.send(*self._request)
-        except Exception:  # a defect of ours: never leave the receiver waiting
+            connection.send(*self._arguments)
+        except Exception:  # an unexpected exception must not leave the receiver waiting
             connection.cancel()
-            self._request[-1].failed(Failure())
+            self._arguments[-1].failed(Failure())
 
     def _failed(self, reason: Failure) -> None:
-        if not self._withdrawn:
-            self._request[-1].failed(reason, RetryCause.CONNECT)
+        if not self._cancelled:
+            self._arguments[-1].failed(reason, RetryCause.CONNECT)
 
     def cancel(self) -> None:
-        """As :class:`Cancellable` has it."""
-        self._withdrawn = True
+        self._cancelled = True
         if self._connection is not None:
             self._connection.cancel()
         else:
             self._connecting.cancel()
 
 
-class _Promise:
-    """Receives for those who wait with a Deferred."""
+class _DeferredReceiver:
+    """A receiver that fires a Deferred; cancelling the Deferred cancels the request."""
 
     sending: Cancellable
 
@@ -103,17 +103,17 @@ class _Promise:
         self.response.errback(reason)
 
     def informed(self, status: int, reason: bytes, headers: Headers) -> None:
-        """``IAgent`` has no place for it."""
+        """Drop an interim response: ``IAgent`` cannot report one."""
 
 
 @implementer(IAgent)
 class RelayAgent:
-    """Sends requests; see the module.
+    """Sends requests over pooled connections.
 
-    :param clock: keeps the deadline of connecting.
+    :param clock: for the deadline of connecting.
     :ivar connect_timeout: seconds for TCP, CONNECT and TLS together.
-    :ivar timeouts: of all connections.
-    :param writer: shared by all connections; writes at once where none is given.
+    :ivar timeouts: shared by all connections.
+    :param writer: shared by all connections; by default each write is immediate.
     """
 
     def __init__(
@@ -127,24 +127,25 @@ class RelayAgent:
     ) -> None:
         self.pool = ConnectionPool()
         self.timeouts = timeouts
+        self.connect_timeout = connect_timeout
         self._clock = clock
         self._ticker = ticker
         self._routes = routes
-        self.connect_timeout = connect_timeout
         self._writer = writer or ImmediateWriter()
-        self._known: dict[bytes, Route] = {}
+        self._cached_routes: dict[bytes, Route] = {}
 
     def route(self, origin: bytes) -> Route:
-        """The route to *origin*, ``scheme://authority`` and nothing behind it; made once.
+        """Return the route to *origin*, from the cache if possible.
 
-        :raises ValueError: where *origin* is not that.
+        :param origin: ``scheme://authority``, without path or credentials.
+        :raises ValueError: if *origin* is anything else.
         """
-        route = self._known.get(origin)
+        route = self._cached_routes.get(origin)
         if route is None:
-            route = self._routes.to(origin)
-            if len(self._known) >= MAX_CACHED_ROUTES:
-                self._known.clear()
-            self._known[origin] = route
+            route = self._routes.route_to(origin)
+            if len(self._cached_routes) >= MAX_CACHED_ROUTES:
+                self._cached_routes.clear()
+            self._cached_routes[origin] = route
         return route
 
     def relay(
@@ -156,48 +157,53 @@ class RelayAgent:
         framed: bool,
         receiver: ResponseReceiver,
     ) -> Cancellable:
-        """Send a request; *receiver* is told what becomes of it.
+        """Send a request, and report its response or failure to *receiver*.
 
-        An answer never comes before this returns; a failure to connect may.
+        *receiver* is never given a response before this method returns. It may be given a failure
+        to connect.
 
-        :param route: see :meth:`route`.
-        :param head: of :meth:`.Route.head`, and header lines, complete but for the blank line, and
-            for the framing of a body that carries none yet.
-        :param framed: whether *head* holds the body's ``Content-Length``.
-        :returns: what takes it back.
+        :param route: from :meth:`route`.
+        :param head: the result of :meth:`.Route.head` and further header lines, without the blank
+            line, and without the framing of a body whose *framed* is false.
+        :param framed: whether *head* contains the body's ``Content-Length``.
         """
         connection = self.pool.take(route.origin)
         if connection is None:
-            return _Attempt(self._connect(route), (method, head, body, framed, receiver))
+            return _PendingRequest(self._connect(route), (method, head, body, framed, receiver))
         connection.send(method, head, body, framed, receiver)
         return connection
 
-    def request(  # type: ignore[override]  # it takes what IAgent takes, and more
+    def request(  # type: ignore[override]  # accepts more types than IAgent
         self,
         method: bytes,
         uri: bytes,
         headers: Headers | WebHeaders | None = None,
         bodyProducer: bytes | IBodyProducer | None = None,
     ) -> Deferred[Response]:
-        """As ``IAgent`` has it; header lines leave in the order of *headers*, behind ``Host``.
+        """Send a request (``IAgent``).
 
-        :param headers: without ``Host``, which is the origin's.
-        :raises ValueError: where *uri* has no http origin.
+        :param headers: sent after ``Host`` in the given order. ``Host`` is the origin's and must
+            not be among them.
+        :raises ValueError: if *uri* has no http origin.
         """
         if isinstance(headers, WebHeaders):
             headers = [(n, v) for n, values in headers.getAllRawHeaders() for v in values]
         block = serialize_headers(headers or ())
         framed = b"\r\ncontent-length:" in b"\r\n" + block.lower()
-        promise = _Promise()
-        cut = uri.find(b"/", 8)
-        route = self.route(uri[:cut] if cut > 0 else uri)
-        target = uri[cut:] if cut > 0 else b"/"
-        head = route.head(method, target) + block
-        promise.sending = self.relay(route, method, head, bodyProducer, framed, promise)
-        return promise.response
+        receiver = _DeferredReceiver()
+        end_of_origin = uri.find(b"/", len(b"https://"))
+        if end_of_origin < 0:
+            end_of_origin, uri = len(uri), uri + b"/"
+        route = self.route(uri[:end_of_origin])
+        head = route.head(method, uri[end_of_origin:]) + block
+        receiver.sending = self.relay(route, method, head, bodyProducer, framed, receiver)
+        return receiver.response
 
     def _connect(self, route: Route) -> Deferred[Any]:
-        """A new connection, ready to be used; fails as the endpoints do, or by its deadline."""
+        """Return a new connection once it can send a request.
+
+        Fails with :class:`.UpstreamTimeout`, or as the route's endpoint does.
+        """
         pool, origin = self.pool, route.origin
         connection = ClientConnection(
             self._ticker,
@@ -212,9 +218,9 @@ class RelayAgent:
             pool.opened(connection)
             return connection.ready
 
-        connecting: Deferred[Any] = route.endpoint.connect(_Factory(connection))
+        connecting: Deferred[Any] = route.endpoint.connect(_SingleConnectionFactory(connection))
         connecting.addCallback(connected)
-        return connecting.addTimeout(self.connect_timeout, self._clock, self._late)
+        return connecting.addTimeout(self.connect_timeout, self._clock, self._timed_out)
 
-    def _late(self, result: object, seconds: float) -> object:
+    def _timed_out(self, result: object, seconds: float) -> object:
         raise UpstreamTimeout("a connection")

@@ -1,7 +1,8 @@
-"""A tunnel: an endpoint that reaches its target through an HTTP proxy (RFC 9110 §9.3.6).
+"""An endpoint that connects through a CONNECT tunnel of an HTTP proxy (RFC 9110 section 9.3.6).
 
-The bytes are :mod:`goproxyai.messages.connect`'s; here they meet a transport. The proxy's credentials
-go into the CONNECT request and nowhere else. Cancelling the connection attempt closes the socket.
+:mod:`goproxyai.messages.connect` produces and parses the bytes; this module connects them to a
+transport. The proxy's credentials are sent in the CONNECT request only. Cancelling the connection
+attempt closes the socket.
 """
 
 from __future__ import annotations
@@ -25,56 +26,54 @@ from goproxyai.messages.connect import ConnectMalformed, ConnectParser
 
 
 class ConnectProtocol(Protocol):
-    """Speaks CONNECT, then hands the transport over to *inner* and steps aside.
+    """Sends the CONNECT request; once the tunnel is open, passes everything to *inner*.
 
-    :ivar done: fires with *inner* once the tunnel stands.
+    :ivar tunnel: fires with *inner* when the tunnel is open.
     """
 
-    transport: Any  # ITransport does not tell half of what a transport can do
+    transport: Any  # ITransport lacks abortConnection
 
-    def __init__(self, tunnel: ConnectParser, inner: IProtocol) -> None:
-        self.done: Deferred[IProtocol] = Deferred(self._cancel)
-        self._tunnel = tunnel
+    def __init__(self, parser: ConnectParser, inner: IProtocol) -> None:
+        self.tunnel: Deferred[IProtocol] = Deferred(self._cancel)
+        self._parser = parser
         self._inner = inner
-        self._through = False
+        self._open = False
 
     def connectionMade(self) -> None:
-        """Ask the proxy for the tunnel."""
-        self.transport.write(self._tunnel.request_bytes())
+        self.transport.write(self._parser.hello())
 
     def dataReceived(self, data: bytes) -> None:
-        """The proxy's answer; afterwards, what comes through."""
-        if self._through:
+        if self._open:
             self._inner.dataReceived(data)
             return
         try:
-            rest = self._tunnel.receive(data)
-        except Exception as refused:  # Tunnel's two exceptions, and no surprise may hang us
-            self._end(Failure(refused))
+            rest = self._parser.receive(data)
+        except Exception as error:  # an unexpected exception must not leave the attempt pending
+            self._fail(Failure(error))
             return
         if rest is None:
             return
-        self._through = True
+        self._open = True
         self._inner.makeConnection(self.transport)
-        self.done.callback(self._inner)
+        self.tunnel.callback(self._inner)
         if rest:
             self._inner.dataReceived(rest)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Before the tunnel stands, the attempt failed; afterwards, it is *inner*'s to know."""
-        if self._through:
+        if self._open:
             self._inner.connectionLost(reason)
-        elif not self.done.called:
+        elif not self.tunnel.called:
+            # Any reason other than a closed connection is a failed TLS handshake with the proxy.
             if reason.check(ConnectionClosed) is not None:
-                reason = Failure(ConnectMalformed("it closed the connection unanswered"))
-            self.done.errback(reason)  # else TLS with the proxy failed
+                reason = Failure(ConnectMalformed("it closed the connection without an answer"))
+            self.tunnel.errback(reason)
 
-    def _end(self, reason: Failure) -> None:
+    def _fail(self, reason: Failure) -> None:
         self.transport.abortConnection()
-        if not self.done.called:
-            self.done.errback(reason)
+        if not self.tunnel.called:
+            self.tunnel.errback(reason)
 
-    def _cancel(self, done: Deferred[IProtocol]) -> None:
+    def _cancel(self, tunnel: Deferred[IProtocol]) -> None:
         if self.transport is not None:
             self.transport.abortConnection()
 
@@ -82,22 +81,22 @@ class ConnectProtocol(Protocol):
 class _ConnectFactory(Factory[ConnectProtocol]):
     noisy = False
 
-    def __init__(self, tunnel: ConnectParser, inner: IProtocolFactory) -> None:
-        self.tunnel = tunnel
+    def __init__(self, parser: ConnectParser, inner: IProtocolFactory) -> None:
+        self.parser = parser
         self.inner = inner
 
     def buildProtocol(self, addr: IAddress | None) -> ConnectProtocol | None:
-        inner = self.inner.buildProtocol(addr)  # type: ignore[arg-type]  # as it came
-        return None if inner is None else ConnectProtocol(self.tunnel, inner)
+        inner = self.inner.buildProtocol(addr)  # type: ignore[arg-type]  # typed without None
+        return None if inner is None else ConnectProtocol(self.parser, inner)
 
 
 @implementer(IStreamClientEndpoint)
 @attrs.frozen
 class ConnectEndpoint:
-    """Reaches *authority* through the proxy behind *proxy*.
+    """Connects to *authority* through the HTTP proxy at *proxy*.
 
     :ivar authority: ``host:port``, an IPv6 host in brackets.
-    :ivar headers: for the CONNECT request, such as ``Proxy-Authorization``.
+    :ivar headers: further fields of the CONNECT request, such as ``Proxy-Authorization``.
     """
 
     proxy: IStreamClientEndpoint
@@ -105,11 +104,11 @@ class ConnectEndpoint:
     headers: tuple[tuple[bytes, bytes], ...] = attrs.field(default=(), repr=False)
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
-        """As ``IStreamClientEndpoint`` has it.
+        """Open a tunnel (``IStreamClientEndpoint``).
 
-        Fails with :class:`~goproxyai.messages.connect.ConnectRefused` or ``TunnelBroken``, or as the
-        proxy's endpoint does.
+        Fails with :class:`~goproxyai.messages.connect.ConnectRefused` or
+        :class:`~goproxyai.messages.connect.ConnectMalformed`, or as the endpoint *proxy* does.
         """
-        tunnel = ConnectParser(self.authority, list(self.headers))
-        connecting: Deferred[Any] = self.proxy.connect(_ConnectFactory(tunnel, protocolFactory))
-        return connecting.addCallback(lambda protocol: protocol.done)
+        parser = ConnectParser(self.authority, list(self.headers))
+        connecting: Deferred[Any] = self.proxy.connect(_ConnectFactory(parser, protocolFactory))
+        return connecting.addCallback(lambda protocol: protocol.tunnel)

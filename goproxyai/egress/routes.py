@@ -1,14 +1,14 @@
-"""Which endpoint and which form of target lead to an origin.
+"""The endpoint and the request-target form for each origin.
 
-======== ============ ==========================================================
-origin   egress proxy the connection
-======== ============ ==========================================================
-http     none         TCP; origin-form
-https    none         TLS over TCP; origin-form
-http     yes          TCP (or TLS) to the proxy; absolute-form, credentials on each request
-https    yes          TLS to the origin, in a CONNECT tunnel through the proxy; origin-form
-any      by NO_PROXY  as with none
-======== ============ ==========================================================
+====== ==================== ======================================================================
+origin egress proxy         connection
+====== ==================== ======================================================================
+http   none                 TCP; origin-form
+https  none                 TLS; origin-form
+http   yes                  TCP or TLS to the proxy; absolute-form, credentials in each request
+https  yes                  TLS to the origin in a CONNECT tunnel through the proxy; origin-form
+any    bypassed (NO_PROXY)  as without an egress proxy
+====== ==================== ======================================================================
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ from goproxyai.upstream.no_proxy import bypasses_proxy
 
 @attrs.frozen(eq=False)
 class Route:
-    """The way to one origin.
+    """How to connect to one origin, and how requests to it begin.
 
+    :ivar origin: ``scheme://authority``.
     :ivar host: the value of ``Host``.
-    :ivar prefix: stands before the target in the request line; empty but for absolute-form.
-    :ivar lines: header lines for this hop only; holds the proxy's credentials.
-    :ivar secured: whether the connection is ready only after a TLS handshake of its own.
+    :ivar secured: whether a connection is ready only after a TLS handshake of its own.
+    :ivar prefix: precedes the target in the request line; empty for origin-form.
+    :ivar lines: header lines for this hop; they may contain the proxy's credentials.
     """
 
     origin: bytes
@@ -50,9 +51,9 @@ class Route:
     lines: bytes = attrs.field(default=b"", repr=False)
 
     def head(self, method: bytes, target: bytes) -> bytes:
-        """Request line and the lines that are the route's own.
+        """Return the request line, ``Host``, and the header lines for this hop.
 
-        :param target: path and query, as they are to be sent.
+        :param target: path and query, byte for byte as they are to be sent.
         """
         return b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%b" % (
             method, self.prefix, target, self.host, self.lines,
@@ -61,9 +62,9 @@ class Route:
 
 @attrs.frozen(eq=False)
 class Routes:
-    """Finds the :class:`Route` to an origin.
+    """Makes the :class:`Route` to each origin.
 
-    :ivar tls: makes the client side of TLS for a host, see :func:`.tls.tls_to`.
+    :ivar tls: returns client TLS for a host, see :func:`.tls.tls_to`.
     """
 
     reactor: Any
@@ -71,15 +72,18 @@ class Routes:
     no_proxy: tuple[str, ...]
     tls: Callable[[str], IOpenSSLClientConnectionCreator]
 
-    def to(self, origin: bytes) -> Route:
-        """The route to *origin*, ``scheme://authority`` and nothing behind it.
+    def route_to(self, origin: bytes) -> Route:
+        """Return the route to *origin*.
 
-        :raises ValueError: where *origin* is not that.
+        :param origin: ``scheme://authority``, without path or credentials.
+        :raises ValueError: if *origin* is anything else.
         """
         parts = urlsplit(origin.decode("ascii"))
         host, secured = parts.hostname, parts.scheme == "https"
         if not host or parts.scheme not in ("http", "https") or parts.username is not None:
-            raise ValueError(f"not an http origin: {parts.scheme}://{host}")
+            raise ValueError(
+                f"not an http origin: {parts.scheme}://{host}; expected http://host or https://host"
+            )
         port = parts.port or (443 if secured else 80)
         authority = parts.netloc.encode("ascii")
         proxy = self.proxy
@@ -87,20 +91,29 @@ class Routes:
             proxy = None
         if proxy is None:
             endpoint = self._tcp(host, port)
+        elif secured:
+            endpoint = self._tunnel(proxy, host, port)
         else:
-            endpoint = self._tcp(proxy.host, proxy.port)
-            if proxy.scheme == "https":
-                endpoint = wrapClientTLS(self.tls(proxy.host), endpoint)
             credentials = proxy.basic_credentials()
-            if not secured:
-                line = b"Proxy-Authorization: %b\r\n" % credentials if credentials else b""
-                return Route(origin, authority, endpoint, proxy.scheme == "https", origin, line)
-            bracketed = f"[{host}]" if ":" in host else host
-            fields = ((b"Proxy-Authorization", credentials),) if credentials else ()
-            endpoint = ConnectEndpoint(endpoint, f"{bracketed}:{port}".encode("ascii"), fields)
+            line = b"Proxy-Authorization: %b\r\n" % credentials if credentials else b""
+            tls_to_proxy = proxy.scheme == "https"
+            return Route(origin, authority, self._hop(proxy), tls_to_proxy, origin, line)
         if secured:
             endpoint = wrapClientTLS(self.tls(host), endpoint)
         return Route(origin, authority, endpoint, secured)
+
+    def _tunnel(self, proxy: ProxyURL, host: str, port: int) -> ConnectEndpoint:
+        credentials = proxy.basic_credentials()
+        fields = ((b"Proxy-Authorization", credentials),) if credentials else ()
+        bracketed = f"[{host}]" if ":" in host else host
+        return ConnectEndpoint(self._hop(proxy), f"{bracketed}:{port}".encode("ascii"), fields)
+
+    def _hop(self, proxy: ProxyURL) -> Any:
+        """Return the endpoint of *proxy* itself."""
+        endpoint = self._tcp(proxy.host, proxy.port)
+        if proxy.scheme == "https":
+            endpoint = wrapClientTLS(self.tls(proxy.host), endpoint)
+        return endpoint
 
     def _tcp(self, host: str, port: int) -> Any:
         if isIPAddress(host):

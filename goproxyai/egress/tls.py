@@ -1,7 +1,8 @@
-"""What makes an upstream's certificate a good one.
+"""TLS to upstreams and to egress proxies.
 
-Verified with service-identity against the roots that OpenSSL finds: the system's, or those of
-``SSL_CERT_FILE`` and ``SSL_CERT_DIR``. TLS 1.2 at least, SNI, ALPN ``http/1.1``.
+Certificates are verified with service-identity against the roots that OpenSSL finds: the system's,
+or those of ``SSL_CERT_FILE`` and ``SSL_CERT_DIR``. Connections use TLS 1.2 or later, SNI, and ALPN
+``http/1.1``.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from twisted.internet.ssl import optionsForClientTLS, platformTrust
 
 @lru_cache(maxsize=64)
 def tls_to(host: str) -> IOpenSSLClientConnectionCreator:
-    """Client TLS for *host*, a name or an address; contexts are dear, so they are kept.
+    """Return client TLS for *host*, a name or an address.
 
-    :raises ValueError: where *host* cannot be a server's name.
+    Cached, because OpenSSL reads the root certificates for each new context.
+
+    :raises ValueError: if *host* is not a valid server name.
     """
     return optionsForClientTLS(host, trustRoot=platformTrust(), acceptableProtocols=[b"http/1.1"])

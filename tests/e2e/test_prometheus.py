@@ -17,8 +17,8 @@ import pytest_twisted
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.threads import deferToThread
 
-from goproxyai.admin.app import RELAYED
 from goproxyai.errors import OWNER
+from goproxyai.proxy.relayed_routes import RELAYED
 from goproxyai.telemetry.counters import MOST_OUTCOMES, ROUTES
 from goproxyai.usage import prices
 from goproxyai.usage.totals import KINDS, MOST_MODELS
@@ -451,7 +451,7 @@ def test_the_document_has_every_value_of_each_label(scraped: dict[str, Described
         if (label, name) not in {("route", REQUESTS), ("method", REQUESTS), ("cache", REQUESTS)}:
             assert seen == values, (label, name)
     assert sets["route", REQUESTS] == {*ROUTES, "other"}
-    assert sets["method", REQUESTS] == {*RELAYED, "other"}
+    assert sets["method", REQUESTS] == {*RELAYED.methods, "other"}
 
 
 def test_the_document_says_how_many_series_there_may_be(scraped: dict[str, Described]) -> None:

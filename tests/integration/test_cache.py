@@ -64,7 +64,7 @@ def caches(*answers: Answer) -> list[bytes | None]:
 
 def store(stand: Stand):
     assert stand.daemon is not None
-    kept = stand.daemon.system.relay.store
+    kept = stand.daemon.handler.store
     assert kept is not None
     return kept
 

@@ -1,4 +1,4 @@
-"""The dashboard's stream of events: who may see it, what it says, and what it costs."""
+"""The dashboard's event stream."""
 
 from __future__ import annotations
 
@@ -7,70 +7,71 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from hypothesis import given
-from hypothesis import strategies as st
-from twisted.internet.task import Clock
 
-from goproxyai.admin.assets import HEADERS, PAGE, assets
-from goproxyai.admin.events import STATE_SECONDS, MAX_SUBSCRIPTIONS
-from goproxyai.admin.history import SLOT_SECONDS, SLOTS, History
-from goproxyai.telemetry.counters import Counters, Histogram, percentile
+from goproxyai.admin.events import MAX_SUBSCRIPTIONS
+from goproxyai.admin.history import SLOT_SECONDS
+from tests.integration.admin_requests import error_of
 from tests.support.answers import response
 from tests.support.harness import Skewed, Stand, Wire, eventually, post, request
 from tests.support.steps import Pause, Reset
 
 EVENTS = "/dashboard/events"
 CHAT = "/v1/chat/completions"
-ANSWER = (
+COMPLETION = (
     b'{"model":"gpt-4o-mini","choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3,'
     b'"total_tokens":10}}'
 )
 
 
-def seen(wire: Wire, name: str) -> list[Any]:
-    """The documents of the events *name* that have come."""
-    text = wire.came.decode().replace("\r\n", "\n")
+def documents(client: Wire, event: str) -> list[Any]:
+    """Return the documents of the complete events of that name."""
+    text = client.came.decode().replace("\r\n", "\n")
     found = []
     for block in text.split("\n\n"):
-        if f"event: {name}\ndata: " in block:
+        if f"event: {event}\ndata: " in block:
             data = block.partition("\ndata: ")[2].partition("\n")[0]
             try:
                 found.append(json.loads(data))
-            except ValueError:  # not all of it is here
+            except ValueError:  # the event is incomplete
                 continue
     return found
 
 
-async def looking(stand: Stand, data: bytes | None = None) -> Wire:
-    """A connection on which the first events have come."""
-    wire = await stand.connect()
-    wire.send(data or request(EVENTS))
-    await wire.until(lambda: bool(seen(wire, "state")))
-    return wire
+async def subscribe(stand: Stand, data: bytes | None = None) -> Wire:
+    """Return a connection that has received the first events."""
+    client = await stand.connect()
+    client.send(data or request(EVENTS))
+    await client.until(lambda: bool(documents(client, "state")))
+    return client
 
 
-def live(stand: Stand) -> Any:
+def event_stream(stand: Stand) -> Any:
     assert stand.daemon is not None
-    return stand.daemon.system.live
+    return stand.daemon.system.events
+
+
+async def unsubscribe(stand: Stand, client: Wire) -> None:
+    client.abort()
+    await eventually(stand.reactor, lambda: len(event_stream(stand)) == 0)
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_looks_sees_the_hour_and_how_things_are(stand: Stand) -> None:
+async def test_new_subscription_gets_slots_and_state(stand: Stand) -> None:
     await stand.start(OPENAI_API_URL="unused")
-    stand.upstream.script(CHAT, response(ANSWER))
+    stand.upstream.script(CHAT, response(COMPLETION))
     stand.upstream.script("/v1/broken", [Reset()])
     await stand.ask(post(CHAT, b"{}"))
     await stand.ask(post(CHAT, b"{}"))
     await stand.ask(request("/v1/broken?key=secret", "POST", body=b"x"))
-    wire = await looking(stand)
-    assert b"text/event-stream" in wire.came
-    assert b"Cache-Control: no-store" in wire.came
-    (slots,), state = seen(wire, "slots"), seen(wire, "state")[0]
+    client = await subscribe(stand)
+    assert b"text/event-stream" in client.came
+    assert b"Cache-Control: no-store" in client.came
+    (slots,), state = documents(client, "slots"), documents(client, "state")[0]
     assert slots == {"seconds": SLOT_SECONDS, "slots": []}
-    assert state["requests"]["in_flight"] == 0, "who looks is no request under way"
-    assert state["hour"]["requests"] == 3
-    assert (state["hour"]["hits"], state["hour"]["lookups"], state["hour"]["errors"]) == (1, 2, 1)
-    assert 0 < state["hour"]["p50_ms"] <= state["hour"]["p99_ms"]
+    assert state["requests"]["in_flight"] == 0, "a subscription is not a request in flight"
+    hour = state["hour"]
+    assert (hour["requests"], hour["hits"], hour["lookups"], hour["errors"]) == (3, 1, 2, 1)
+    assert 0 < hour["p50_ms"] <= hour["p99_ms"]
     assert state["routes"][0] == {"route": CHAT, "requests": 2, "hits": 1, "errors": 0}
     assert state["tokens"]["upstream"]["prompt"] == state["tokens"]["cache"]["prompt"] == 7
     assert state["tokens"]["models"] == [{"model": "gpt-4o-mini", "upstream": 10, "cache": 10}]
@@ -83,145 +84,147 @@ async def test_who_looks_sees_the_hour_and_how_things_are(stand: Stand) -> None:
     )  # fmt: skip
     assert error["request_id"]
     assert state["slot"][1] == 3
-    assert b"secret" not in wire.came
+    assert b"secret" not in client.came
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_request_shows_with_the_next_look(stand: Stand) -> None:
+async def test_request_appears_in_next_state(stand: Stand) -> None:
     await stand.start()
-    wire = await looking(stand)
+    client = await subscribe(stand)
     await stand.ask(request())
-    await wire.until(lambda: any(one["hour"]["requests"] == 1 for one in seen(wire, "state")))
-    before = len(seen(wire, "state"))
-    await wire.until(lambda: len(seen(wire, "state")) > before)
-    assert seen(wire, "state")[-1]["hour"]["requests"] == 1
+    await client.until(
+        lambda: any(one["hour"]["requests"] == 1 for one in documents(client, "state"))
+    )
+    before = len(documents(client, "state"))
+    await client.until(lambda: len(documents(client, "state")) > before)
+    assert documents(client, "state")[-1]["hour"]["requests"] == 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_slot_that_ends_is_sent_once(stand: Stand) -> None:
+async def test_closed_slot_is_sent_once(stand: Stand) -> None:
     await stand.start()
-    wire = await looking(stand)
+    client = await subscribe(stand)
     await stand.ask(request())
-    live(stand)._mark()
-    await wire.until(lambda: len(seen(wire, "slots")) == 2)
-    first, second = seen(wire, "slots")
+    event_stream(stand)._close_slot()
+    await client.until(lambda: len(documents(client, "slots")) == 2)
+    first, second = documents(client, "slots")
     assert first["slots"] == []
     ((_, requests, hits, lookups, errors, *_),) = second["slots"]
     assert (requests, hits, lookups, errors) == (1, 0, 1, 0)
-    late = await looking(stand)
-    assert seen(late, "slots")[0]["slots"] == second["slots"]
+    later = await subscribe(stand)
+    assert documents(later, "slots")[0]["slots"] == second["slots"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_nobody_sees_it_who_is_no_operator(stand: Stand) -> None:
+async def test_events_need_authorization(stand: Stand) -> None:
     await stand.start(ADMIN_ALLOW="", ADMIN_TOKEN="open-sesame")
     for key in (b"Bearer wrong", b"open-sesame", b""):
         assert (await stand.ask(request(EVENTS, key=key))).status == 403
-    assert len(live(stand)) == 0
-    wire = await looking(stand, request(EVENTS, key=b"Bearer open-sesame"))
-    assert len(live(stand)) == 1
-    wire.abort()
+    assert len(event_stream(stand)) == 0
+    client = await subscribe(stand, request(EVENTS, key=b"Bearer open-sesame"))
+    assert len(event_stream(stand)) == 1
+    client.abort()
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_runs_while_nobody_looks(stand: Stand) -> None:
+async def test_state_timer_runs_only_with_subscriptions(stand: Stand) -> None:
     await stand.start()
-    assert not live(stand)._looking.running
-    one, other = await looking(stand), await looking(stand)
-    assert live(stand)._looking.running
-    for wire, left in ((one, 1), (other, 0)):
-        wire.abort()
-        await eventually(stand.reactor, lambda left=left: len(live(stand)) == left)
-    assert not live(stand)._looking.running
+    timer = event_stream(stand)._state_timer
+    assert not timer.running
+    first, second = await subscribe(stand), await subscribe(stand)
+    assert timer.running
+    first.abort()
+    await eventually(stand.reactor, lambda: len(event_stream(stand)) == 1)
+    assert timer.running
+    await unsubscribe(stand, second)
+    assert not timer.running
 
 
 @pytest_twisted.ensureDeferred
-async def test_so_many_may_look_and_no_more(stand: Stand) -> None:
+async def test_subscriptions_are_limited(stand: Stand) -> None:
     await stand.start()
-    wires = [await looking(stand) for _ in range(MAX_SUBSCRIPTIONS)]
+    clients = [await subscribe(stand) for _ in range(MAX_SUBSCRIPTIONS)]
     answer = await stand.ask(request(EVENTS))
-    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (503, "overloaded")
-    wires[0].abort()
-    await eventually(stand.reactor, lambda: len(live(stand)) < MAX_SUBSCRIPTIONS)
-    await looking(stand)
+    assert (answer.status, error_of(answer)["code"]) == (503, "overloaded")
+    clients[0].abort()
+    await eventually(stand.reactor, lambda: len(event_stream(stand)) < MAX_SUBSCRIPTIONS)
+    await subscribe(stand)
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_does_not_keep_up_is_left_out_and_gets_the_hour_again(stand: Stand) -> None:
+async def test_paused_subscription_misses_events_and_gets_all_slots_again(stand: Stand) -> None:
     await stand.start()
-    wire = await looking(stand)
-    (viewer,) = live(stand)._viewers
-    viewer.pauseProducing()
-    count = len(seen(wire, "state"))
-    live(stand)._mark()
+    client = await subscribe(stand)
+    (subscription,) = event_stream(stand)._subscriptions
+    subscription.pauseProducing()
+    count = len(documents(client, "state"))
+    event_stream(stand)._close_slot()
     for _ in range(1000):
-        live(stand)._look()
-    assert len(seen(wire, "state")) == count
-    viewer.resumeProducing()
-    live(stand)._look()
-    await wire.until(lambda: len(seen(wire, "state")) > count)
-    assert [len(one["slots"]) for one in seen(wire, "slots")] == [0, 1]
+        event_stream(stand)._send_state()
+    assert len(documents(client, "state")) == count
+    subscription.resumeProducing()
+    event_stream(stand)._send_state()
+    await client.until(lambda: len(documents(client, "state")) > count)
+    assert [len(one["slots"]) for one in documents(client, "slots")] == [0, 1]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_drain_does_not_wait_for_who_looks(stand: Stand) -> None:
+async def test_drain_ends_subscription_as_complete_response(stand: Stand) -> None:
     await stand.start(DRAIN_TIMEOUT="1h")
     assert stand.daemon is not None
-    wire = await looking(stand)
+    client = await subscribe(stand)
     await stand.daemon.stopService()
-    await wire.until_closed()
-    answer = wire.came
-    assert answer.endswith(b"0\r\n\r\n"), "the stream ends as one that is whole"
+    await client.until_closed()
+    assert client.came.endswith(b"0\r\n\r\n")
     stand.daemon = None
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_defect_is_logged_and_the_rest_goes_on(
+async def test_exception_while_sending_is_logged_and_sending_continues(
     stand: Stand, monkeypatch: pytest.MonkeyPatch, failures: list[Any]
 ) -> None:
     await stand.start()
-    wire = await looking(stand)
+    client = await subscribe(stand)
     with monkeypatch.context() as patch:
-        patch.setattr(type(live(stand)), "_state", lambda self: 1 // 0)
-        live(stand)._look()
+        patch.setattr(type(event_stream(stand)), "_state_event", lambda self: 1 // 0)
+        event_stream(stand)._send_state()
     assert len(failures) == 1
     failures.clear()
-    count = len(seen(wire, "state"))
-    live(stand)._look()
-    await wire.until(lambda: len(seen(wire, "state")) > count)
+    count = len(documents(client, "state"))
+    event_stream(stand)._send_state()
+    await client.until(lambda: len(documents(client, "state")) > count)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_defect_at_the_first_look_takes_no_place(
+async def test_exception_in_subscribe_leaves_no_subscription(
     stand: Stand, monkeypatch: pytest.MonkeyPatch, failures: list[Any]
 ) -> None:
     await stand.start()
     with monkeypatch.context() as patch:
-        patch.setattr(type(live(stand)), "_state", lambda self: 1 // 0)
-        wire = await stand.connect()
-        wire.send(request(EVENTS))
+        patch.setattr(type(event_stream(stand)), "_state_event", lambda self: 1 // 0)
+        client = await stand.connect()
+        client.send(request(EVENTS))
         await eventually(stand.reactor, lambda: failures)
-    wire.abort()
+    client.abort()
     failures.clear()
-    assert len(live(stand)) == 0
+    assert len(event_stream(stand)) == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_looking_is_not_slow_however_long_it_takes(stand: Stand) -> None:
+async def test_long_subscription_is_not_logged_as_slow(stand: Stand) -> None:
     clock = Skewed(stand.reactor)
     stand.reactor = clock
     await stand.start(LOG_SLOW="1s")
-    wire = await looking(stand)
+    client = await subscribe(stand)
     clock.ahead += 100
-    wire.abort()
-    await eventually(stand.reactor, lambda: len(live(stand)) == 0)
+    await unsubscribe(stand, client)
     (event,) = await stand.logged()
     assert event["path"] == EVENTS
     assert "slow" not in event
 
 
 @pytest_twisted.ensureDeferred
-async def test_streams_that_are_open_are_told(stand: Stand) -> None:
+async def test_state_counts_open_streams(stand: Stand) -> None:
     await stand.start()
     head = (
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -230,180 +233,42 @@ async def test_streams_that_are_open_are_told(stand: Stand) -> None:
     stream = await stand.connect()
     stream.send(post(CHAT, b"{}"))
     await stream.until(lambda: b":a" in stream.came)
-    wire = await looking(stand)
-    state = seen(wire, "state")[0]
-    assert (state["requests"]["open_streams"], state["requests"]["in_flight"]) == (1, 1)
+    client = await subscribe(stand)
+    requests = documents(client, "state")[0]["requests"]
+    assert (requests["open_streams"], requests["in_flight"]) == (1, 1)
 
 
 @pytest_twisted.ensureDeferred
-async def test_how_long_somebody_looks_is_no_requests_duration(stand: Stand) -> None:
+async def test_subscription_is_not_part_of_request_durations(stand: Stand) -> None:
     clock = Skewed(stand.reactor)
     stand.reactor = clock
     await stand.start()
-    wire = await looking(stand)
+    client = await subscribe(stand)
     clock.ahead += 3600
-    wire.abort()
-    await eventually(stand.reactor, lambda: len(live(stand)) == 0)
+    await unsubscribe(stand, client)
     await stand.logged()
     stats = json.loads((await stand.ask(request("/stats"))).body)
     assert stats["requests"]["time"]["max_ms"] < 60_000
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_head_of_the_stream_is_no_viewer(stand: Stand) -> None:
+async def test_head_request_does_not_subscribe(stand: Stand) -> None:
     await stand.start()
     answer = await stand.ask(request(EVENTS, "HEAD"), b"HEAD")
     assert (answer.status, answer.body) == (200, b"")
-    assert len(live(stand)) == 0
+    assert len(event_stream(stand)) == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_comes_to_look_as_the_daemon_drains_is_told_so(stand: Stand) -> None:
+async def test_subscribe_is_refused_during_drain(stand: Stand) -> None:
     await stand.start(DRAIN_TIMEOUT="1h")
     assert stand.daemon is not None
-    daemon, wire = stand.daemon, await stand.connect()
+    daemon, client = stand.daemon, await stand.connect()
     await eventually(stand.reactor, lambda: daemon.door.factory.connections)
     stopping = daemon.stopService()
     await eventually(stand.reactor, lambda: not daemon.system.stats.ready)
-    wire.send(request(EVENTS))
-    answer = await wire.answer()
-    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (503, "draining")
+    client.send(request(EVENTS))
+    answer = await client.answer()
+    assert (answer.status, error_of(answer)["code"]) == (503, "draining")
     await stopping
     stand.daemon = None
-
-
-@pytest.mark.parametrize("target", [EVENTS, "/stats", "/metrics"])
-@pytest_twisted.ensureDeferred
-async def test_a_page_of_another_site_has_nothing_asked_by_an_operators_browser(
-    stand: Stand, target: str
-) -> None:
-    await stand.start(ADMIN_TOKEN="open-sesame")
-    other = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "no-cors")]
-    assert (await stand.ask(request(target, headers=other))).status == 403
-    assert (await stand.ask(request("/cache", "DELETE", headers=other))).status == 403
-    assert len(live(stand)) == 0
-    link = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate")]
-    assert (await stand.ask(request("/dashboard", headers=link))).status == 200
-    known = request("/stats", headers=other, key=b"Bearer open-sesame")
-    assert (await stand.ask(known)).status == 200
-    asked = [("Origin", "https://other.example"), ("Access-Control-Request-Method", "DELETE")]
-    preflight = await stand.ask(request("/cache", "OPTIONS", headers=asked))
-    assert preflight.status == 405
-    assert not [name for name, _ in preflight.headers if name.lower().startswith(b"access-control")]
-
-
-# The page.
-
-
-@pytest_twisted.ensureDeferred
-async def test_the_page_and_its_files_are_served_with_a_strict_policy(stand: Stand) -> None:
-    await stand.start()
-    page = await stand.ask(request("/dashboard"))
-    assert page.status == 200
-    assert page.get("Content-Type") == b"text/html; charset=utf-8"
-    for name in assets():
-        if name != PAGE:
-            answer = await stand.ask(request(f"/dashboard/{name}"))
-            assert (answer.status, answer.body) == (200, assets()[name][1])
-            for field, value in HEADERS:
-                assert answer.get(field.decode()) == value
-    policy = page.get("Content-Security-Policy") or b""
-    assert b"unsafe" not in policy
-    assert policy.startswith(b"default-src 'none'")
-    for missing in ("index.html", "nothing.js", "web.py", "app.js/", "events/x"):
-        assert (await stand.ask(request(f"/dashboard/{missing}"))).status == 404
-    assert (await stand.ask(request("/dashboard", "POST"))).status == 405
-
-
-@pytest.mark.parametrize(
-    ("token", "accept", "kind"),
-    [
-        ("open-sesame", "text/html,*/*", b"text/html; charset=utf-8"),
-        ("open-sesame", "*/*", b"application/json"),
-        ("", "text/html", b"application/json"),
-    ],
-)
-@pytest_twisted.ensureDeferred
-async def test_a_browser_is_asked_for_the_token_where_there_is_one(
-    stand: Stand, token: str, accept: str, kind: bytes
-) -> None:
-    await stand.start(ADMIN_ALLOW="", ADMIN_TOKEN=token)
-    answer = await stand.ask(request("/dashboard", headers=[("Accept", accept)]))
-    assert (answer.status, answer.get("Content-Type")) == (403, kind)
-    assert (await stand.logged())[0]["code"] == "admin_forbidden"
-    with_token = request("/dashboard", key=b"Bearer open-sesame")
-    assert (await stand.ask(with_token)).status == (200 if token else 403)
-
-
-def test_the_page_names_no_other_host_and_runs_nothing_inline() -> None:
-    page = assets()[PAGE][1]
-    assert b"<script>" not in page
-    assert b" style=" not in page
-    for name, (_, content) in assets().items():
-        text = content.replace(b"http://www.w3.org/", b"")  # of namespaces
-        assert b"http://" not in text, name
-        assert b"https://" not in text, name
-        assert b"innerHTML" not in text, name
-
-
-# The hour.
-
-
-def test_the_hour_is_bounded_and_says_what_happened_in_it() -> None:
-    counters = Counters()
-    history = History(counters, 0.0)
-    for number in range(1, 2 * SLOTS):
-        counters.note("/v1/models", b"GET", 200, "HIT" if number % 2 else "MISS", 3)
-        counters.note("/health", b"GET", 200, "-", 9)
-        counters.note("/v1/files", b"POST", 502, "path", 1)
-        counters.note("/v1/files", b"POST", 499, "path", 1)
-        history.mark(number * 10.0)
-    slots = history.slots()
-    assert len(slots) == SLOTS
-    assert {tuple(slot[1:5]) for slot in slots} == {(5, 3, 3, 1), (5, 0, 3, 1)}
-    assert slots[-1][0] == (2 * SLOTS - 2) * 10.0
-    assert history.last() == slots[-1:]
-    open_slot, hour = history.now(2 * SLOTS * 10.0)
-    assert open_slot.all == (0, 0, 0, 0)
-    assert hour.all == (5 * SLOTS, 3 * SLOTS // 2, 3 * SLOTS, SLOTS)
-    assert [route for route, _ in hour.routes] == ["/v1/models", "/v1/files"]
-    assert History(counters, 0.0).last() == []
-
-
-@given(st.lists(st.floats(0.00005, 800), min_size=1, max_size=60), st.sampled_from([0.5, 0.95, 1]))
-def test_a_percentile_lies_in_the_bucket_where_it_belongs(
-    durations: list[float], share: float
-) -> None:
-    histogram = Histogram()
-    for seconds in durations:
-        histogram.note(seconds)
-    again = Histogram()
-    again.add(list(durations))
-    assert histogram.counts() == again.counts()
-    assert histogram.cumulative() == again.cumulative()
-    found = percentile(histogram.counts(), share)
-    assert found is not None
-    upper = histogram.percentile(share)
-    exact = sorted(durations)[max(0, -(-len(durations) * share // 1) - 1).__int__()]
-    assert found <= max(2 * exact, 0.0001) * 1.000001
-    assert found * 2.000001 >= min(exact, upper) or exact <= 0.0001
-
-
-def test_of_nothing_there_is_no_percentile() -> None:
-    assert percentile(Histogram().counts(), 0.5) is None
-
-
-def test_one_histogram_of_many_is_that_of_all_durations() -> None:
-    parts, whole = [Histogram(), Histogram()], Histogram()
-    for number in range(100):
-        parts[number % 2].note(number / 10)
-        whole.note(number / 10)
-    merged = Histogram.merged(parts)
-    assert merged.counts() == whole.counts()
-    assert (merged.count, merged.longest) == (whole.count, whole.longest)
-    assert merged.total == pytest.approx(whole.total)
-
-
-def test_a_look_every_second_is_what_the_page_expects() -> None:
-    assert (STATE_SECONDS, SLOT_SECONDS * SLOTS) == (1.0, 3600)
-    assert Clock().seconds() == 0

@@ -64,7 +64,7 @@ async def internal_error(stand: Stand) -> Answer:
     def defect(*_: Any) -> Any:
         raise ZeroDivisionError
 
-    stand.daemon.system.relay.lookup.find = defect  # type: ignore[method-assign]
+    stand.daemon.handler.lookup.find = defect  # type: ignore[method-assign]
     return await stand.ask(request())
 
 

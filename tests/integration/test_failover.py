@@ -35,7 +35,7 @@ def skewed(stand: Stand) -> Stand:
 
 def upstreams(stand: Stand) -> tuple[Upstream, ...]:
     assert stand.daemon is not None
-    return stand.daemon.system.relay.upstreams.each
+    return stand.daemon.handler.upstreams.each
 
 
 async def two(stand: Stand, **texts: str) -> tuple[Upstream, ...]:
@@ -329,7 +329,7 @@ async def test_what_is_under_way_as_the_cache_is_turned_off_is_not_stored(stand:
     gate.release()
     assert (await wire.answer()).status == 200
     await deferLater(stand.reactor, 0)
-    assert len(stand.daemon.system.relay.store) == 0
+    assert len(stand.daemon.handler.store) == 0
 
 
 def test_a_secret_that_wrapped_is_not_repeated() -> None:

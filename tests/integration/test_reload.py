@@ -227,7 +227,7 @@ CHANGED: dict[str, tuple[str, Callable[[Daemon], object], object]] = {
     "MAX_BODY_SIZE": ("7", lambda d: d.door.factory.most_body_bytes, 7 << 20),
     "TRUSTED_PROXIES": (
         "10.0.0.0/8",
-        lambda d: d.system.relay.admission._trusted,
+        lambda d: d.handler.admission._trusted,
         Networks.parse("10.0.0.0/8"),
     ),
     "ADMIN_ALLOW": ("", lambda d: d.system.settings.admin_allow, Networks()),
@@ -238,8 +238,8 @@ CHANGED: dict[str, tuple[str, Callable[[Daemon], object], object]] = {
         frozenset((502,)),
     ),
     "LOG_LEVEL": ("error", lambda d: d.settings.log_level, "error"),
-    "LOG_SAMPLE": ("0.5", lambda d: d.system.relay.log.sample, 0.5),
-    "LOG_SLOW": ("7s", lambda d: d.system.relay.log.slow, 7.0),
+    "LOG_SAMPLE": ("0.5", lambda d: d.handler.log.sample, 0.5),
+    "LOG_SLOW": ("7s", lambda d: d.handler.log.slow, 7.0),
     "PRICES": ("/prices.json", lambda d: d.settings.prices, "/prices.json"),
 }
 """A new text, who must know of it, and what it then knows."""
@@ -302,7 +302,7 @@ async def test_the_next_request_of_an_open_connection_is_served_by_the_new_setti
     assert lifetime((await ask("/v1/models/gpt-4o"))[1]) <= 60
     changed(stand.daemon, CACHE_TTL="0")
     assert (await ask("/v1/models"))[1] == b"goproxyai; fwd=bypass; detail=off"
-    assert len(stand.daemon.system.relay.store) == 0
+    assert len(stand.daemon.handler.store) == 0
     changed(stand.daemon, CACHE_TTL="1m")
     assert (await ask("/v1/models"))[1] == b"goproxyai; fwd=miss"
     assert (await ask("/v1/models"))[1] != b"goproxyai; fwd=miss"
@@ -317,7 +317,7 @@ async def test_what_is_under_way_as_the_cache_is_turned_off_is_answered_and_not_
 ) -> None:
     await stand.start()
     assert stand.daemon is not None
-    relay = stand.daemon.system.relay
+    relay = stand.daemon.handler
     pause, body = Pause(), b"x" * 100_000
     stand.upstream.script("/v1/slow", [pause, response(body)])
     flying, reading = await stand.connect(), await stand.connect()
@@ -372,7 +372,7 @@ async def test_a_store_that_was_made_smaller_is_emptied_beside_the_requests(
     monkeypatch.setattr(service, "EVICTION_SECONDS", 0.05)
     await stand.start()
     assert stand.daemon is not None
-    store = stand.daemon.system.relay.store
+    store = stand.daemon.handler.store
     for number in range(3000):
         put(store, numbered(number, now=stand.reactor.seconds()))
     changed(stand.daemon, MAX_CACHE_SIZE="0.5")

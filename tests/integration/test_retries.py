@@ -344,7 +344,7 @@ async def test_once_its_circuit_is_open_the_first_is_left_alone(stand: Stand) ->
     for number in range(MIN_REQUESTS + 5):
         wire.send(request(f"/v1/{number}"))
         assert (await wire.answer()).status in (200, 502)  # the budget has an end
-    first, second = stand.daemon.system.relay.upstreams.each
+    first, second = stand.daemon.handler.upstreams.each
     assert (first.breaker.closed, second.breaker.closed) == (False, True)
     before = sum(counted(stand).values())
     wire.send(request("/v1/last"))

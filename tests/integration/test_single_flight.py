@@ -51,7 +51,7 @@ async def large(wires: Sequence[Wire], size: int) -> list[Answer]:
 
 
 def store(stand: Stand) -> Any:
-    return stand.daemon.system.relay.store  # type: ignore[union-attr]
+    return stand.daemon.handler.store  # type: ignore[union-attr]
 
 
 def flights(stand: Stand) -> list[Any]:

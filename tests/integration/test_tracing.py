@@ -33,10 +33,10 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from goproxyai import plugin as tap
-from goproxyai.admin.app import RELAYED
 from goproxyai.config.settings import Settings
 from goproxyai.messages.redaction import redacted_target
 from goproxyai.messages.trace_context import TraceParent, parse
+from goproxyai.proxy.relayed_routes import RELAYED
 from goproxyai.telemetry import tracing
 from goproxyai.telemetry.counters import ROUTES
 from goproxyai.telemetry.log_output import LogOutput
@@ -571,7 +571,7 @@ def test_plain_names_are_few_whatever_is_asked_for(method: bytes, target: bytes)
         return
     known, _, route = kind.plain.partition(" ")
     assert known == ("HTTP" if kind.method == "_OTHER" else kind.method)
-    assert kind.method in (*RELAYED, "_OTHER")
+    assert kind.method in (*RELAYED.methods, "_OTHER")
     assert route in (*ROUTES, "other")
 
 

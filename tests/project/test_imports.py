@@ -31,6 +31,7 @@ LAYERS = (
     {"telemetry"},
     {"proxy"},
     {"admin"},
+    {"router"},
     {"daemon"},
     {"plugin"},
 )
@@ -196,6 +197,8 @@ def test_no_module_is_part_of_an_import_circle() -> None:
         ("goproxyai.daemon.service", "from twisted.internet import reactor"),
         ("goproxyai.daemon.service", "import twisted.internet.reactor"),
         ("goproxyai.admin.app", "from goproxyai.brandnew import thing"),
+        ("goproxyai.admin.app", "from goproxyai.router import Router"),
+        ("goproxyai.router", "from goproxyai.daemon import service"),
         ("goproxyai.brandnew", "from goproxyai.messages.headers import Headers"),
     ],
 )
@@ -210,6 +213,7 @@ def test_forbidden_import_is_reported(name: str, source: str) -> None:
         ("goproxyai.cache.store", "from .key import cache_key\nfrom . import rules"),
         ("goproxyai.messages.targets", "from goproxyai.errors import Problem"),
         ("goproxyai.admin.app", "from goproxyai import __version__\nimport time"),
+        ("goproxyai.router", "from goproxyai.admin.app import AdminApp"),
         ("goproxyai.plugin", "def make():\n    from twisted.internet import reactor"),
     ],
 )

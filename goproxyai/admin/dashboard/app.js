@@ -1,10 +1,10 @@
-/** The dashboard: events come in, and each panel shows its part of them. */
+/** The dashboard: passes each event of the stream to the panels. */
 
 import { Cache } from "./cache.js";
 import { count, counted, duration, milliseconds, moment, money, percent } from "./format.js";
 import { History } from "./history.js";
 import { charts } from "./hour.js";
-import { byId, put, state, Table } from "./page.js";
+import { byId, put, showStatus, Table } from "./page.js";
 import { Stream } from "./stream.js";
 import { Token } from "./token.js";
 
@@ -37,44 +37,44 @@ function onPhase(phase) {
   document.body.dataset.phase = phase.name;
   switch (phase.name) {
     case "connecting":
-      state("connection", "busy", "connecting");
+      showStatus("connection", "busy", "connecting");
       break;
     case "live":
-      history.forget();
+      history.clear();
       token.accepted();
-      enter();
-      state("connection", "good", "live");
+      hideSignIn();
+      showStatus("connection", "good", "live");
       byId("connection").title = "";
-      put("announcement", "Live: the numbers are current.");
+      put("announcement", "Connected. The numbers are current.");
       break;
     case "waiting":
-      state("connection", "bad", `reconnecting in ${phase.seconds} s`);
+      showStatus("connection", "bad", `reconnecting in ${phase.seconds} s`);
       byId("connection").title = phase.why;
-      put("announcement", `Connection lost: ${phase.why}. The numbers are old.`);
+      put("announcement", `Connection lost: ${phase.why}. The numbers are out of date.`);
       break;
     case "refused":
-      state("connection", "bad", "token needed");
+      showStatus("connection", "bad", "token required");
       byId("content").hidden = true;
       byId("ready").hidden = true;
-      byId("door").hidden = false;
+      byId("sign-in").hidden = false;
       put("announcement", "");
       put("about", "");
       token.refused();
   }
 }
 
-/** The form goes, if it was there; its focus must not go nowhere. */
-function enter() {
-  if (byId("door").hidden) return;
-  byId("door").hidden = true;
+/** Hide the sign-in form, and move its focus to the main content. */
+function hideSignIn() {
+  if (byId("sign-in").hidden) return;
+  byId("sign-in").hidden = true;
   byId("main").focus();
 }
 
-/** @param {any} now the state */
+/** @param {any} now the document of a state event */
 function show(now) {
   byId("content").hidden = false;
   byId("ready").hidden = false;
-  state("ready", now.ready ? "good" : "bad", now.ready ? "ready" : "draining");
+  showStatus("ready", now.ready ? "good" : "bad", now.ready ? "ready" : "draining");
   put("about", `${now.version} · up ${duration(now.uptime_seconds)}`);
   showTiles(now);
   cache.show(now.cache);
@@ -89,23 +89,23 @@ function show(now) {
 /** @param {any} now */
 function showTiles({ hour, requests, tokens, connections }) {
   put("hour-requests", count(hour.requests));
-  put("total", `${count(requests.total)} of any kind in all`);
+  put("total", `${count(requests.total)} since the start`);
   put("hour-ratio", percent(hour.hits, hour.lookups));
   put("hour-hits", `${count(hour.hits)} of ${counted(hour.lookups, "lookup")}`);
   put("hour-errors", count(hour.errors));
-  put("limited", `${count(requests.limited)} limited in all`);
+  put("limited", `${count(requests.limited)} rate limited since the start`);
   put("hour-p50", milliseconds(hour.p50_ms));
   put("hour-p95", milliseconds(hour.p95_ms));
   put("hour-p99", milliseconds(hour.p99_ms));
-  put("slow", `${count(requests.slow)} slow in all`);
+  put("slow", `${count(requests.slow)} slow since the start`);
   put("in-flight", count(requests.in_flight));
   put("connections", count(connections.open));
-  put("connections-most", `of ${count(connections.most)} at most`);
+  put("connections-limit", `of at most ${count(connections.most)}`);
   put("open-streams", count(requests.open_streams));
   put("tokens-saved", count(tokens.cache.prompt + tokens.cache.completion));
   const spent = tokens.upstream.prompt + tokens.upstream.completion;
   put("tokens-spent", `${count(spent)} from upstream`);
-  const unknown = tokens.unknown ? `${counted(tokens.unknown, "answer")} did not say how many.` : "";
+  const unknown = tokens.unknown ? `${counted(tokens.unknown, "response")} without known usage.` : "";
   put("tokens-unknown", unknown);
   showMoney(tokens.money);
 }
@@ -118,19 +118,19 @@ function showMoney(amounts) {
   put("money-spent", `${money(amounts.spent)} spent`);
 }
 
-const LONG = 120; // characters of a stranger's that a table shows
+const MAX_CELL_CHARACTERS = 120; // of texts from requests and responses
 
 /** @param {string} text */
 const number = (text) => ({ text, class: "number" });
 
 /**
- * Its beginning; all of it is shown where the pointer rests.
+ * A cell with a shortened text; its tooltip has the full text.
  * @param {string} text
- * @param {string} name of its class
+ * @param {string} name class of the cell
  */
 function short(text, name) {
-  return text.length > LONG
-    ? { text: `${text.slice(0, LONG)}…`, title: text, class: name }
+  return text.length > MAX_CELL_CHARACTERS
+    ? { text: `${text.slice(0, MAX_CELL_CHARACTERS)}…`, title: text, class: name }
     : { text, title: "", class: name };
 }
 
@@ -138,7 +138,7 @@ function short(text, name) {
 function routeRow({ route, requests, hits, errors }) {
   const cells = [
     short(route, "code"), number(count(requests)), number(count(hits)),
-    { text: count(errors), class: errors ? "number wrong" : "number" },
+    { text: count(errors), class: errors ? "number error" : "number" },
   ];
   return { key: route, cells };
 }
@@ -160,19 +160,19 @@ const CIRCUITS = /** @type {Record<string, string>} */ ({
 function upstreamRow({ url, circuit, opened }) {
   const cells = [
     { text: url, class: "code" },
-    { text: circuit, class: "state", kind: CIRCUITS[circuit] ?? "idle" },
+    { text: circuit, class: "status", kind: CIRCUITS[circuit] ?? "idle" },
     number(count(opened)),
   ];
   return { key: url, cells };
 }
 
-/** @param {any} now whose newest errors go first, in whatever order they come */
+/** @param {any} now the state; its errors are sorted, newest first */
 function errorRows({ recent_errors: errors, now }) {
   const seen = new Map();
   return errors.toSorted((/** @type {any} */ one, /** @type {any} */ other) => other.time - one.time)
     .map((/** @type {any} */ error) => {
       const key = `${error.time} ${error.request_id}`;
-      const times = seen.get(key) ?? 0; // two of the same moment are two rows
+      const times = seen.get(key) ?? 0; // errors with equal keys are separate rows
       seen.set(key, times + 1);
       const cells = [
         { text: moment(error.time, now), class: "time" },

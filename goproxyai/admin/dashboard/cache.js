@@ -1,29 +1,29 @@
-/** What is in the cache, and the button that clears it, after a question. */
+/** The cache panel, with the button that clears the cache after a confirmation. */
 
 import { count, counted, percent, size } from "./format.js";
 import { byId, put, set } from "./page.js";
 
 export class Cache {
-  #dialog = /** @type {HTMLDialogElement} */ (byId("sure"));
-  #asking = false;
-  #holds = "";
+  #dialog = /** @type {HTMLDialogElement} */ (byId("confirm"));
+  #clearing = false;
+  #contents = "";
 
-  /** @param {() => Record<string, string>} headers what a request has to send */
+  /** @param {() => Record<string, string>} headers returns the header fields for a request */
   constructor(headers) {
     this.headers = headers;
-    byId("clear").addEventListener("click", () => this.#ask());
-    byId("sure-no").addEventListener("click", () => this.#dialog.close());
-    byId("sure-yes").addEventListener("click", () => {
+    byId("clear").addEventListener("click", () => this.#confirm());
+    byId("confirm-cancel").addEventListener("click", () => this.#dialog.close());
+    byId("confirm-clear").addEventListener("click", () => {
       this.#dialog.close();
       this.#clear();
     });
   }
 
-  /** @param {any} cache of the state */
+  /** @param {any} cache the cache part of the state */
   show(cache) {
-    this.#holds = `${counted(cache.item_count, "stored answer")} (${size(cache.bytes)})`;
+    this.#contents = `${counted(cache.item_count, "cached response")} (${size(cache.bytes)})`;
     put("cache-bytes", size(cache.bytes));
-    put("cache-most", cache.max_bytes ? `of ${size(cache.max_bytes)}` : "the cache is off");
+    put("cache-limit", cache.max_bytes ? `of ${size(cache.max_bytes)}` : "the cache is off");
     const full = percent(cache.bytes, cache.max_bytes);
     set(byId("cache-gauge"), "aria-label", `Cache fill: ${full}`);
     const share = cache.max_bytes ? Math.min(1, cache.bytes / cache.max_bytes) : 0;
@@ -38,28 +38,29 @@ export class Cache {
     put("cache-stale", count(cache.stale_if_error));
   }
 
-  #ask() {
-    if (this.#asking) return;
-    put("cleared", "");
+  #confirm() {
+    if (this.#clearing) return;
+    put("clear-result", "");
     put(
-      "sure-text",
-      `${this.#holds} will be forgotten. Requests go upstream until they are stored again.`,
+      "confirm-text",
+      `${this.#contents} will be deleted. ` +
+        "Requests go to the upstream until their responses are cached again.",
     );
     this.#dialog.showModal();
   }
 
   async #clear() {
-    this.#asking = true;
-    put("cleared", "Clearing…");
+    this.#clearing = true;
+    put("clear-result", "Clearing…");
     try {
       const response = await fetch("/cache", { method: "DELETE", headers: this.headers() });
-      const answer = await response.json();
-      const refusal = () => answer.error?.message ?? `the daemon answered ${response.status}`;
-      put("cleared", response.ok ? "The cache was cleared." : `Not cleared: ${refusal()}`);
+      const document = await response.json();
+      const refusal = () => document.error?.message ?? `the daemon answered ${response.status}`;
+      put("clear-result", response.ok ? "The cache was cleared." : `Not cleared: ${refusal()}`);
     } catch {
-      put("cleared", "Not cleared: the daemon could not be reached.");
+      put("clear-result", "Not cleared: the daemon could not be reached.");
     } finally {
-      this.#asking = false;
+      this.#clearing = false;
     }
   }
 }

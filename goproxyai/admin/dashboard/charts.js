@@ -1,20 +1,20 @@
 /**
- * Plain SVG: a plane in pixels with an hour from left to right, scales, bars and lines.
+ * SVG charts: a plot area that shows one hour from left to right, with scales, bars and lines.
  *
- * The elements are made once; drawing again only sets what they are to show.
+ * The elements are created once. Each update only sets their attributes.
  */
 
 import { minute } from "./format.js";
 import { set, write } from "./page.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const LEFT = 52; // pixels, for the labels of the values
+const LEFT = 52; // pixels, for the value labels
 const RIGHT = 6;
 const TOP = 18;
-const BOTTOM = 22; // for the times
+const BOTTOM = 22; // for the time labels
 
 /** @typedef {{text: string, share: number}} Tick */
-/** @typedef {{share: (value: number) => number, ticks: Tick[]}} Scale from 0, at the bottom, to 1 */
+/** @typedef {{share: (value: number) => number, ticks: Tick[]}} Scale share: 0 at the bottom, 1 at the top */
 
 /**
  * @param {Element} parent
@@ -29,7 +29,7 @@ export function draw(parent, name, attributes = {}) {
   return node;
 }
 
-export class Plane {
+export class PlotArea {
   #grid;
   #cursor;
   #from = 0;
@@ -45,7 +45,7 @@ export class Plane {
   }
 
   /**
-   * Take the size that the page gives it, and the time from *from* to *to*.
+   * Adopt the size that the page gives the element, and the time range.
    * @param {number} from
    * @param {number} to
    * @param {Tick[]} ticks
@@ -77,20 +77,20 @@ export class Plane {
 
   /**
    * @param {number} x pixels
-   * @returns {number | null} the time there, if it is in the plane
+   * @returns {number | null} the time at *x*; null outside of the plot area
    */
   time(x) {
     const share = (x - LEFT) / (this.width - LEFT - RIGHT);
     return share < 0 || share > 1 ? null : this.#from + share * (this.#to - this.#from);
   }
 
-  /** @param {number | null} time that a line marks */
+  /** @param {number | null} time to mark with a vertical line; null removes the line */
   point(time) {
     const at = time === null ? "" : `M${round(this.x(time))} ${TOP}V${this.height - BOTTOM}`;
     set(this.#cursor, "d", at);
   }
 
-  /** @returns {number[]} the full ten, or on a phone twenty, minutes that have room for a label */
+  /** @returns {number[]} every ten minutes (twenty on a narrow screen) where a label fits */
   #times() {
     const step = this.width < 460 ? 1200 : 600;
     const all = [];
@@ -120,16 +120,16 @@ export class Plane {
 }
 
 /**
- * From 0 to a round number that is not below *most*.
- * @param {number} most
+ * A linear scale from 0 to a round number that is at least *max*.
+ * @param {number} max
  * @param {(value: number) => string} text
  * @returns {Scale}
  */
-export function linear(most, text) {
-  const rough = Math.max(most, 1) / 4;
+export function linear(max, text) {
+  const rough = Math.max(max, 1) / 4;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = Math.max(1, power * ([1, 2, 5].find((each) => each * power >= rough) ?? 10));
-  const steps = Math.max(1, Math.ceil(most / step));
+  const steps = Math.max(1, Math.ceil(max / step));
   const ticks = Array.from({ length: steps + 1 }, (_, number) => ({
     text: text(number * step), share: number / steps,
   }));
@@ -137,7 +137,7 @@ export function linear(most, text) {
 }
 
 /**
- * Whole powers of ten around *values*.
+ * A logarithmic scale between the powers of ten around *values*.
  * @param {number[]} values
  * @param {(value: number) => string} text
  * @returns {Scale}
@@ -161,39 +161,39 @@ export const RATIO = {
 };
 
 /**
- * @param {Plane} plane
- * @param {number} seconds that a bar is wide
- * @param {[start: number, low: number, high: number][]} spans in shares
- * @returns {string} the path of all bars
+ * @param {PlotArea} area
+ * @param {number} seconds width of a bar
+ * @param {[start: number, low: number, high: number][]} spans low and high as shares
+ * @returns {string} a path with all bars
  */
-export function bars(plane, seconds, spans) {
-  const step = plane.x(seconds) - plane.x(0);
+export function bars(area, seconds, spans) {
+  const step = area.x(seconds) - area.x(0);
   const wide = round(step - Math.min(1.5, step / 4));
   return spans
     .filter(([, low, high]) => high > low)
     .map(([start, low, high]) => {
-      // The oldest bar may begin before the hour does, the newest end after it: both are cut.
-      const left = Math.max(plane.x(start), LEFT);
-      const right = Math.min(plane.x(start) + wide, plane.width - RIGHT);
+      // The first bar may begin before the hour, the last one may end after it: both are clipped.
+      const left = Math.max(area.x(start), LEFT);
+      const right = Math.min(area.x(start) + wide, area.width - RIGHT);
       const width = round(right - left);
-      return width > 0 ? `M${round(left)} ${plane.y(low)}V${plane.y(high)}h${width}V${plane.y(low)}z` : "";
+      return width > 0 ? `M${round(left)} ${area.y(low)}V${area.y(high)}h${width}V${area.y(low)}z` : "";
     })
     .join("");
 }
 
 /**
- * @param {Plane} plane
+ * @param {PlotArea} area
  * @param {[time: number, share: number | null][]} points
- * @returns {string} a path that has gaps where nothing was, and a dot for what stands alone
+ * @returns {string} a path with gaps where the share is null, and a dot for a single point
  */
-export function line(plane, points) {
+export function line(area, points) {
   let path = "";
   let drawing = false;
   for (const [time, share] of points) {
     if (share !== null) {
-      // The first and the last bin are not all within the hour.
-      const x = Math.min(Math.max(plane.x(time), LEFT), plane.width - RIGHT);
-      const at = `${round(x)} ${plane.y(share)}`;
+      // The first and the last bin lie partly outside of the hour.
+      const x = Math.min(Math.max(area.x(time), LEFT), area.width - RIGHT);
+      const at = `${round(x)} ${area.y(share)}`;
       path += drawing ? `L${at}` : `M${at}h.1`;
     }
     drawing = share !== null;
@@ -202,13 +202,13 @@ export function line(plane, points) {
 }
 
 /**
- * Small triangles that hang from the top.
- * @param {Plane} plane
+ * Small triangles at the top edge.
+ * @param {PlotArea} area
  * @param {number[]} times
  */
-export function flags(plane, times) {
-  const [least, most] = [LEFT + 4, plane.width - RIGHT - 4];
-  const at = (/** @type {number} */ time) => round(Math.min(Math.max(plane.x(time), least), most));
+export function flags(area, times) {
+  const [min, max] = [LEFT + 4, area.width - RIGHT - 4];
+  const at = (/** @type {number} */ time) => round(Math.min(Math.max(area.x(time), min), max));
   return times.map((time) => `M${at(time) - 4} 3h8l-4 8z`).join("");
 }
 

@@ -1,4 +1,4 @@
-/** Numbers, as people read them. What is not known is a dash. */
+/** Formats numbers and times for display. An unknown value is shown as a dash. */
 
 const NONE = "–";
 const WHOLE = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
@@ -17,10 +17,10 @@ export function count(number) {
 
 /**
  * @param {number} number
- * @param {string} one its noun, which gets an s
+ * @param {string} noun singular; the plural appends an s
  */
-export function counted(number, one) {
-  return `${count(number)} ${one}${number === 1 ? "" : "s"}`;
+export function counted(number, noun) {
+  return `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 }
 
 /**
@@ -48,7 +48,7 @@ export function milliseconds(ms) {
   return `${Number(ms.toPrecision(ms < 100 ? 2 : 3))} ms`;
 }
 
-/** @param {number} amount in whatever the operator's prices are in */
+/** @param {number} amount in the currency of the operator's price table */
 export function money(amount) {
   return (amount < 1000 ? FINER : WHOLE).format(amount);
 }
@@ -77,7 +77,7 @@ export function minute(unix) {
 }
 
 /**
- * With the day, where that is another one.
+ * The time of day, preceded by the date if that is not today's.
  * @param {number} unix seconds
  * @param {number} now
  */

@@ -1,15 +1,15 @@
 /**
- * The slots of the last hour: as many as there are in an hour, and the open one.
+ * The slots of the last hour, the open slot included.
  *
- * A slot starts when the daemon notes one down, some milliseconds more or less than ten seconds
- * after the one before. So slots are numbered from the first that came, and shown at even distances;
- * else one would now and then fall into its neighbour's bar.
+ * The daemon's timer starts slots at intervals that differ from ten seconds by a few milliseconds.
+ * Slots are therefore numbered from the first one received and drawn at even intervals. Otherwise,
+ * some slots would be drawn in the bar of their neighbour.
  */
 
 /** @typedef {[start: number, requests: number, hits: number, lookups: number, errors: number,
  *             p50: number | null, p95: number | null, p99: number | null]} Slot */
 /** @typedef {{start: number, requests: number, hits: number, lookups: number, errors: number,
- *             weight: number, latencies: number[]}} Bin latencies: sums, by weight, of p50, p95, p99 */
+ *             weight: number, latencies: number[]}} Bin latencies: weighted sums of p50, p95, p99 */
 
 const HOUR = 3600;
 
@@ -17,18 +17,18 @@ export class History {
   /** @type {Map<number, Slot>} */
   #slots = new Map();
   #seconds = 10;
-  #first = 0; // Unix seconds, where number 0 starts
-  #newest = 0; // a number
+  #first = 0; // start of slot number 0, Unix seconds
+  #newest = 0; // slot number
 
-  /** Another connection may be to another process, with another past. */
-  forget() {
+  /** Drop all slots: after a reconnect, the daemon may be another process. */
+  clear() {
     this.#slots.clear();
     this.#newest = 0;
   }
 
   /**
    * @param {Slot[]} slots
-   * @param {number} [seconds] that a slot is long
+   * @param {number} [seconds] length of a slot
    */
   add(slots, seconds = this.#seconds) {
     this.#seconds = seconds;
@@ -43,7 +43,7 @@ export class History {
     }
   }
 
-  /** How many slots are in memory. */
+  /** Number of slots in memory. */
   get held() {
     return this.#slots.size;
   }
@@ -62,12 +62,12 @@ export class History {
     return this.#start(this.#newest + 1);
   }
 
-  /** The start of the hour before that. */
+  /** Unix seconds, one hour before `to`. */
   get from() {
     return this.#start(this.#oldest);
   }
 
-  /** @returns {Slot[]} oldest first, with null percentiles where nothing was */
+  /** @returns {Slot[]} oldest first; slots without requests have null percentiles */
   slots() {
     const all = [];
     for (let number = this.#oldest; number <= this.#newest; number += 1) {

@@ -1,6 +1,6 @@
 /** The three charts of the last hour. */
 
-import { bars, draw, flags, line, linear, logarithmic, Plane, RATIO } from "./charts.js";
+import { bars, draw, flags, line, linear, logarithmic, PlotArea, RATIO } from "./charts.js";
 import { clock, count, counted, milliseconds, minute, percent } from "./format.js";
 import { latencies } from "./history.js";
 import { byId, set, write } from "./page.js";
@@ -9,24 +9,24 @@ import { byId, set, write } from "./page.js";
 /** @typedef {{requests: number, hits: number, lookups: number, errors: number,
  *             p50_ms: number | null, p95_ms: number | null, p99_ms: number | null}} Hour */
 
-const BAR = 30; // seconds; 120 bars can still be told apart on a phone
-const POINT = 60; // seconds; of fewer, a line jumps where there is little to do
-const SUMMARY = 10_000; // milliseconds between two texts for who does not see the chart
+const BAR_SECONDS = 30; // 120 bars are distinguishable on a phone
+const POINT_SECONDS = 60; // with shorter bins, the line jumps at low request rates
+const SUMMARY_MS = 10_000; // interval of the text alternatives for screen readers
 
-/** A figure: its plane, its legend, which also tells the values at the pointer, and its summary. */
+/** A figure: plot area, legend with the values at the pointer, and text alternative. */
 class Chart {
   #pointer = /** @type {number | null} */ (null);
-  #summarised = -Infinity;
+  #summarizedAt = -Infinity;
 
   /**
    * @param {string} id
-   * @param {string[]} series the classes of its paths, what is drawn first at first
+   * @param {string[]} series classes of the paths, in drawing order
    */
   constructor(id, series) {
     const figure = byId(id);
     this.svg = /** @type {SVGSVGElement} */ (figure.querySelector("svg.plot"));
-    this.plane = new Plane(this.svg);
-    this.paths = series.map((name) => draw(this.plane.marks, "path", { class: name }));
+    this.area = new PlotArea(this.svg);
+    this.paths = series.map((name) => draw(this.area.marks, "path", { class: name }));
     this.when = /** @type {Element} */ (figure.querySelector(".when"));
     this.values = [...figure.querySelectorAll(".legend b")];
     this.svg.addEventListener("pointermove", (event) => this.#point(event.offsetX));
@@ -48,17 +48,17 @@ class Chart {
     this.hour = hour;
     this.paint(history);
     this.legend();
-    if (performance.now() - this.#summarised >= SUMMARY) {
-      this.#summarised = performance.now();
+    if (performance.now() - this.#summarizedAt >= SUMMARY_MS) {
+      this.#summarizedAt = performance.now();
       set(this.svg, "aria-label", this.summary(history, hour));
     }
   }
 
-  /** The values of the hour, or of the time at the pointer. */
+  /** Show the values at the pointer, or those of the whole hour. */
   legend() {
     if (!this.history || !this.hour) return;
-    const time = this.#pointer === null ? null : this.plane.time(this.#pointer);
-    this.plane.point(time);
+    const time = this.#pointer === null ? null : this.area.time(this.#pointer);
+    this.area.point(time);
     const [when, values] = time === null
       ? ["last hour", this.whole(this.history, this.hour)]
       : this.at(this.history, time);
@@ -72,7 +72,7 @@ class Chart {
   /**
    * @param {History} history
    * @param {Hour} hour
-   * @returns {string[]} a value for each series
+   * @returns {string[]} one value per series
    */
   whole(history, hour) {
     return [];
@@ -81,7 +81,7 @@ class Chart {
   /**
    * @param {History} history
    * @param {number} time
-   * @returns {[string, string[]]} what time that is, and the values
+   * @returns {[string, string[]]} the time of the bin, and one value per series
    */
   at(history, time) {
     return ["", []];
@@ -111,14 +111,14 @@ class Requests extends Chart {
 
   /** @param {History} history */
   paint(history) {
-    const bins = history.bins(BAR);
+    const bins = history.bins(BAR_SECONDS);
     const scale = linear(Math.max(...bins.map((bin) => bin.requests)), count);
-    this.plane.frame(history.from, history.to, scale.ticks);
+    this.area.frame(history.from, history.to, scale.ticks);
     const share = scale.share;
     const paths = [
-      bars(this.plane, BAR, bins.map((bin) => [bin.start, 0, share(bin.hits)])),
-      bars(this.plane, BAR, bins.map((bin) => [bin.start, share(bin.hits), share(bin.requests)])),
-      flags(this.plane, bins.filter((bin) => bin.errors).map((bin) => bin.start + BAR / 2)),
+      bars(this.area, BAR_SECONDS, bins.map((bin) => [bin.start, 0, share(bin.hits)])),
+      bars(this.area, BAR_SECONDS, bins.map((bin) => [bin.start, share(bin.hits), share(bin.requests)])),
+      flags(this.area, bins.filter((bin) => bin.errors).map((bin) => bin.start + BAR_SECONDS / 2)),
     ];
     this.paths.forEach((path, number) => set(path, "d", paths[number]));
   }
@@ -130,17 +130,17 @@ class Requests extends Chart {
 
   /** @param {History} history @param {number} time @returns {[string, string[]]} */
   at(history, time) {
-    const bin = binAt(history.bins(BAR), time);
+    const bin = binAt(history.bins(BAR_SECONDS), time);
     const values = [bin.hits, Math.max(0, bin.requests - bin.hits), bin.errors];
     return [clock(bin.start), values.map(count)];
   }
 
   /** @param {History} history @param {Hour} hour */
   summary(history, hour) {
-    const bins = history.bins(BAR);
-    const most = bins.reduce((one, other) => (other.requests > one.requests ? other : one));
-    const peak = most.requests
-      ? ` The most were ${count(most.requests)} in 30 seconds, at ${minute(most.start)}.`
+    const bins = history.bins(BAR_SECONDS);
+    const peakBin = bins.reduce((one, other) => (other.requests > one.requests ? other : one));
+    const peak = peakBin.requests
+      ? ` Peak: ${count(peakBin.requests)} in 30 seconds, at ${minute(peakBin.start)}.`
       : "";
     return (
       `Requests over the last hour: ${count(hour.requests)}, of them ${count(hour.hits)} ` +
@@ -156,11 +156,11 @@ class Ratio extends Chart {
 
   /** @param {History} history */
   paint(history) {
-    this.plane.frame(history.from, history.to, RATIO.ticks);
-    const points = history.bins(POINT).map((bin) => [
-      bin.start + POINT / 2, bin.lookups ? bin.hits / bin.lookups : null,
+    this.area.frame(history.from, history.to, RATIO.ticks);
+    const points = history.bins(POINT_SECONDS).map((bin) => [
+      bin.start + POINT_SECONDS / 2, bin.lookups ? bin.hits / bin.lookups : null,
     ]);
-    set(this.paths[0], "d", line(this.plane, /** @type {any} */ (points)));
+    set(this.paths[0], "d", line(this.area, /** @type {any} */ (points)));
   }
 
   /** @param {History} _ @param {Hour} hour */
@@ -170,13 +170,13 @@ class Ratio extends Chart {
 
   /** @param {History} history @param {number} time @returns {[string, string[]]} */
   at(history, time) {
-    const bin = binAt(history.bins(POINT), time);
+    const bin = binAt(history.bins(POINT_SECONDS), time);
     return [clock(bin.start), [percent(bin.hits, bin.lookups)]];
   }
 
   /** @param {History} history @param {Hour} hour */
   summary(history, hour) {
-    const recent = history.bins(POINT).slice(-5);
+    const recent = history.bins(POINT_SECONDS).slice(-5);
     const sum = (/** @type {"hits" | "lookups"} */ name) =>
       recent.reduce((total, bin) => total + bin[name], 0);
     return (
@@ -189,22 +189,22 @@ class Ratio extends Chart {
 
 class Latency extends Chart {
   constructor() {
-    // What is drawn last lies on top: the median, which has the fewest jumps.
+    // The last path is drawn on top: the median, which varies least.
     super("chart-latency", ["line-third", "line-second", "line-first"]);
   }
 
   /** @param {History} history */
   paint(history) {
-    const bins = history.bins(POINT);
+    const bins = history.bins(POINT_SECONDS);
     const known = bins.flatMap(latencies).filter((value) => value !== null);
     const scale = logarithmic(/** @type {number[]} */ (known), milliseconds);
-    this.plane.frame(history.from, history.to, scale.ticks);
+    this.area.frame(history.from, history.to, scale.ticks);
     [2, 1, 0].forEach((column, number) => {
       const points = bins.map((bin) => {
         const value = latencies(bin)[column];
-        return [bin.start + POINT / 2, value === null ? null : scale.share(value)];
+        return [bin.start + POINT_SECONDS / 2, value === null ? null : scale.share(value)];
       });
-      set(this.paths[number], "d", line(this.plane, /** @type {any} */ (points)));
+      set(this.paths[number], "d", line(this.area, /** @type {any} */ (points)));
     });
   }
 
@@ -215,26 +215,26 @@ class Latency extends Chart {
 
   /** @param {History} history @param {number} time @returns {[string, string[]]} */
   at(history, time) {
-    const bin = binAt(history.bins(POINT), time);
+    const bin = binAt(history.bins(POINT_SECONDS), time);
     return [clock(bin.start), latencies(bin).map(milliseconds)];
   }
 
   /** @param {History} _ @param {Hour} hour */
   summary(_, hour) {
-    const [half, most, nearly] = this.whole(_, hour);
+    const [p50, p95, p99] = this.whole(_, hour);
     return hour.p50_ms === null
       ? "Latency over the last hour: no requests."
-      : `Latency over the last hour: half of the requests within ${half}, 95 % within ${most}, 99 % within ${nearly}.`;
+      : `Latency over the last hour: p50 ${p50}, p95 ${p95}, p99 ${p99}.`;
   }
 }
 
-/** @returns {{show: (history: History, hour: Hour) => void}} all three */
+/** @returns {{show: (history: History, hour: Hour) => void}} shows all three charts */
 export function charts() {
   const all = [new Requests(), new Ratio(), new Latency()];
   const show = (/** @type {History} */ history, /** @type {Hour} */ hour) =>
     all.forEach((chart) => chart.show(history, hour));
   let last = /** @type {[History, Hour] | null} */ (null);
-  // Of a change of width nothing is heard in the events: it is drawn anew at once.
+  // Redraw at a change of width, without waiting for the next event.
   new ResizeObserver(() => last && show(...last)).observe(byId("chart-requests"));
   return {
     show(history, hour) {

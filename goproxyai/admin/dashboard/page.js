@@ -1,6 +1,6 @@
 /**
- * Changes to the document. Whatever comes from data becomes text, never markup; and what has not
- * changed is not touched, so that focus and selection outlive an update.
+ * Changes to the document. Data becomes text, never markup. Nodes that have not changed are not
+ * touched, so that focus and selection survive an update.
  */
 
 /**
@@ -9,12 +9,12 @@
  */
 export function byId(id) {
   const found = document.getElementById(id);
-  if (!found) throw new Error(`the page has no ${id}`);
+  if (!found) throw new Error(`the page has no element with the ID ${id}`);
   return found;
 }
 
 /**
- * @param {Element} node which has nothing but text in it
+ * @param {Element} node without child elements
  * @param {string} text
  */
 export function write(node, text) {
@@ -39,12 +39,12 @@ export function set(node, name, value) {
 }
 
 /**
- * A word with a sign before it that differs in shape as well as in colour.
+ * Show a status; style.css puts a sign before the text that differs in shape and in colour.
  * @param {string} id
  * @param {"good" | "busy" | "bad" | "idle"} kind
  * @param {string} text
  */
-export function state(id, kind, text) {
+export function showStatus(id, kind, text) {
   set(byId(id), "data-kind", kind);
   put(id, text);
 }
@@ -52,16 +52,16 @@ export function state(id, kind, text) {
 /** @typedef {{text: string, title?: string, class?: string, kind?: string}} Cell */
 /** @typedef {{key: string, cells: Cell[]}} Row */
 
-/** A table's body, whose rows stay the same elements for as long as their key is there. */
+/** A table body. A row keeps its element for as long as its key is present. */
 export class Table {
   /** @type {Map<string, HTMLTableRowElement>} */
   #rows = new Map();
 
-  /** @param {string} id of the table; what is called `${id}-none` is shown while it is empty */
+  /** @param {string} id of the table; the element `${id}-empty` is shown while it has no rows */
   constructor(id) {
     this.table = /** @type {HTMLTableElement} */ (byId(id));
     this.body = this.table.tBodies[0];
-    this.none = document.getElementById(`${id}-none`);
+    this.empty = document.getElementById(`${id}-empty`);
   }
 
   /** @param {Row[]} rows */
@@ -73,23 +73,23 @@ export class Table {
         this.#rows.delete(key);
       }
     }
-    rows.forEach((row, place) => {
-      const element = this.#rows.get(row.key) ?? this.#made(row);
-      if (this.body.rows[place] !== element) {
-        this.body.insertBefore(element, this.body.rows[place] ?? null);
+    rows.forEach((row, index) => {
+      const element = this.#rows.get(row.key) ?? this.#createRow(row);
+      if (this.body.rows[index] !== element) {
+        this.body.insertBefore(element, this.body.rows[index] ?? null);
       }
       row.cells.forEach((cell, column) => fill(element.cells[column], cell));
     });
     const wrapper = /** @type {HTMLElement} */ (this.table.parentElement);
     wrapper.hidden = rows.length === 0;
-    if (this.none) this.none.hidden = rows.length > 0;
+    if (this.empty) this.empty.hidden = rows.length > 0;
   }
 
   /**
    * @param {Row} row
    * @returns {HTMLTableRowElement}
    */
-  #made(row) {
+  #createRow(row) {
     const element = document.createElement("tr");
     row.cells.forEach((_, column) => {
       const cell = document.createElement(column === 0 ? "th" : "td");

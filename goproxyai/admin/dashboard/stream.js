@@ -1,20 +1,20 @@
 /**
- * Server-sent events over fetch, because an EventSource cannot send a bearer.
+ * Server-sent events over fetch, because an EventSource cannot send a bearer token.
  *
- * 1. A connection that ends, fails, or is silent for SILENCE is tried again, after 1 s, 2 s, 4 s …
- *    LONGEST; the first event of a connection puts the wait back to 1 s.
- * 2. 401 and 403 end it: somebody has to give a token, and start it again.
- * 3. No more of an event is held than LARGEST.
+ * 1. After a connection ends, fails, or is silent for SILENCE_MS, the stream reconnects: after 1 s,
+ *    2 s, 4 s and so on, up to MAX_WAIT_SECONDS. The first event of a connection resets the wait.
+ * 2. The stream ends at a 401 or 403. It has to be started again once there is a token.
+ * 3. An event may have at most MAX_EVENT_CHARACTERS.
  */
 
 /** @typedef {{name: "connecting"} | {name: "live"} | {name: "refused"} |
  *            {name: "waiting", seconds: number, why: string}} Phase */
 
-const SILENCE = 15_000; // milliseconds; the daemon says something every second
-const LONGEST = 30; // seconds
-const LARGEST = 4_000_000; // characters
+const SILENCE_MS = 15_000; // the daemon sends an event every second
+const MAX_WAIT_SECONDS = 30;
+const MAX_EVENT_CHARACTERS = 4_000_000;
 
-/** What the daemon answered instead of events. */
+/** A response without an event stream. */
 class Refusal extends Error {
   /** @param {number} status */
   constructor(status) {
@@ -29,7 +29,7 @@ export class Stream {
 
   /**
    * @param {string} url
-   * @param {() => Record<string, string>} headers asked for each connection
+   * @param {() => Record<string, string>} headers called for each connection
    * @param {(name: string, data: any) => void} onEvent
    * @param {(phase: Phase) => void} onPhase
    */
@@ -40,7 +40,7 @@ export class Stream {
     this.onPhase = onPhase;
   }
 
-  /** Begin, or begin anew. */
+  /** Start, or restart, the stream. */
   start() {
     this.#running?.abort();
     this.#running = new AbortController();
@@ -59,23 +59,23 @@ export class Stream {
         return;
       }
       await this.#pause(ended, wait, failure.message);
-      wait = Math.min(2 * wait, LONGEST);
+      wait = Math.min(2 * wait, MAX_WAIT_SECONDS);
     }
   }
 
   /**
-   * One connection, from its request to its end; never throws.
+   * Run one connection from its request to its end; never throws.
    * @param {AbortSignal} ended
    * @param {() => void} onFirst
-   * @returns {Promise<Error>} why it ended
+   * @returns {Promise<Error>} why the connection ended
    */
   async #connection(ended, onFirst) {
     const silence = new AbortController();
-    const silent = () => silence.abort(new Error("nothing came for a while"));
-    let timer = setTimeout(silent, SILENCE);
-    const heard = () => {
+    const silent = () => silence.abort(new Error(`no event for ${SILENCE_MS / 1000} seconds`));
+    let timer = setTimeout(silent, SILENCE_MS);
+    const onData = () => {
       clearTimeout(timer);
-      timer = setTimeout(silent, SILENCE);
+      timer = setTimeout(silent, SILENCE_MS);
     };
     try {
       const response = await fetch(this.url, {
@@ -85,10 +85,10 @@ export class Stream {
         signal: AbortSignal.any([ended, silence.signal]),
       });
       if (!response.ok || !response.body) throw new Refusal(response.status);
-      await this.#read(response.body, ended, heard, onFirst);
+      await this.#read(response.body, ended, onData, onFirst);
       return new Error("the daemon ended the connection");
     } catch (error) {
-      // A browser's own words for "no connection" differ, and say nothing more than this.
+      // Browsers word a failed connection differently; none of them gives a reason.
       return error instanceof TypeError ? new Error("no connection") : /** @type {Error} */ (error);
     } finally {
       clearTimeout(timer);
@@ -98,37 +98,37 @@ export class Stream {
   /**
    * @param {ReadableStream<Uint8Array<ArrayBuffer>>} body
    * @param {AbortSignal} ended
-   * @param {() => void} heard
+   * @param {() => void} onData
    * @param {() => void} onFirst
    */
-  async #read(body, ended, heard, onFirst) {
+  async #read(body, ended, onData, onFirst) {
     const reader = body.pipeThrough(new TextDecoderStream()).getReader();
     let pending = "";
     let first = true;
     for (;;) {
       const { done, value } = await reader.read();
       if (done || ended.aborted) return;
-      heard();
+      onData();
       const events = (pending + value.replaceAll("\r", "")).split("\n\n");
       pending = events.pop() ?? "";
-      if (pending.length > LARGEST) throw new Error("an event is too long");
+      if (pending.length > MAX_EVENT_CHARACTERS) throw new Error("an event is too long");
       for (const [name, data] of events.map(parsed).filter(([, data]) => data)) {
         if (first) {
           onFirst();
           this.onPhase({ name: "live" });
           first = false;
         }
-        this.#tell(name, JSON.parse(data));
+        this.#dispatch(name, JSON.parse(data));
       }
     }
   }
 
   /**
-   * A defect in who listens is none of the connection's: it goes to the console.
+   * An exception of the listener goes to the console and does not end the connection.
    * @param {string} name
    * @param {any} data
    */
-  #tell(name, data) {
+  #dispatch(name, data) {
     try {
       this.onEvent(name, data);
     } catch (error) {
@@ -150,8 +150,8 @@ export class Stream {
 }
 
 /**
- * @param {string} text one event, without the empty line after it
- * @returns {[string, string]} its name and its data, which is empty where there was a comment only
+ * @param {string} text one event, without the empty line that ends it
+ * @returns {[string, string]} name and data; a comment has empty data
  */
 function parsed(text) {
   const fields = new Map([["event", "message"], ["data", ""]]);

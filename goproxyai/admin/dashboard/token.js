@@ -1,69 +1,69 @@
 /**
- * The admin token: asked for in a form, kept in sessionStorage (this tab, until it is closed), sent
- * as a bearer and in no other way.
+ * The admin token: entered in a form, kept in sessionStorage (until this tab is closed), sent only
+ * as a bearer token.
  */
 
 import { byId, put } from "./page.js";
 
-const KEPT = "goproxyai.token";
+const STORAGE_KEY = "goproxyai.token";
 
 export class Token {
-  #form = byId("door-form");
-  #input = /** @type {HTMLInputElement} */ (byId("door-token"));
+  #form = byId("sign-in-form");
+  #input = /** @type {HTMLInputElement} */ (byId("sign-in-token"));
   #forget = byId("forget");
 
-  /** @param {() => void} onChange called when another token, or none, is to be tried */
+  /** @param {() => void} onChange called after the token was entered or forgotten */
   constructor(onChange) {
     this.#form.addEventListener("submit", (event) => {
       event.preventDefault();
-      if (this.#take(this.#input.value.trim())) onChange();
+      if (this.#store(this.#input.value.trim())) onChange();
     });
     this.#forget.addEventListener("click", () => {
-      sessionStorage.removeItem(KEPT);
+      sessionStorage.removeItem(STORAGE_KEY);
       onChange();
     });
   }
 
-  /** What a request has to send. @returns {Record<string, string>} */
+  /** Header fields for a request. @returns {Record<string, string>} */
   headers() {
-    const token = sessionStorage.getItem(KEPT);
+    const token = sessionStorage.getItem(STORAGE_KEY);
     return token === null ? {} : { Authorization: `Bearer ${token}` };
   }
 
-  /** The daemon let us in. */
+  /** The daemon accepted the request. */
   accepted() {
     this.#input.value = "";
-    this.#complain("");
-    this.#forget.hidden = sessionStorage.getItem(KEPT) === null;
+    this.#showError("");
+    this.#forget.hidden = sessionStorage.getItem(STORAGE_KEY) === null;
   }
 
-  /** The daemon did not: what is kept, if anything, is wrong. */
+  /** The daemon refused the request: a stored token is wrong. */
   refused() {
-    const sent = sessionStorage.getItem(KEPT) !== null;
-    sessionStorage.removeItem(KEPT);
+    const sent = sessionStorage.getItem(STORAGE_KEY) !== null;
+    sessionStorage.removeItem(STORAGE_KEY);
     this.#forget.hidden = true;
-    this.#complain(sent ? "That token is wrong." : "");
+    this.#showError(sent ? "The token is wrong." : "");
     this.#input.focus();
     this.#input.select();
   }
 
   /**
-   * @param {string} given
-   * @returns {boolean} whether it can be a token at all; fetch throws at other characters
+   * @param {string} token
+   * @returns {boolean} whether the token is valid in a header; fetch throws on other characters
    */
-  #take(given) {
-    if (!/^[\x21-\x7e]+$/.test(given)) {
-      this.#complain(given ? "That token is wrong: it has visible ASCII only." : "Enter a token.");
+  #store(token) {
+    if (!/^[\x21-\x7e]+$/.test(token)) {
+      this.#showError(token ? "The token must consist of visible ASCII characters." : "Enter a token.");
       this.#input.focus();
       return false;
     }
-    sessionStorage.setItem(KEPT, given);
+    sessionStorage.setItem(STORAGE_KEY, token);
     return true;
   }
 
   /** @param {string} text */
-  #complain(text) {
-    put("door-wrong", text);
+  #showError(text) {
+    put("sign-in-error", text);
     this.#input.setAttribute("aria-invalid", String(text !== ""));
   }
 }

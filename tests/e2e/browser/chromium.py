@@ -1,4 +1,4 @@
-"""Chromium as the system has it, driven by Playwright; and axe-core, which npm brings."""
+"""The system's Chromium, driven by Playwright, and axe-core from npm."""
 
 from __future__ import annotations
 
@@ -13,37 +13,36 @@ from typing import Any
 HERE = Path(__file__).parent
 
 FLAGS = (
-    "--no-sandbox",  # whose own needs a kernel that containers do not have
+    "--no-sandbox",  # the sandbox needs kernel features that containers lack
     "--disable-gpu",
     "--disable-quic",
-    # It asks nobody for anything but what the test opens.
+    # No requests but those of the test.
     "--no-first-run",
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
 )
 
-INSTALLING = 120.0
-"""Seconds that npm may take."""
+NPM_TIMEOUT_SECONDS = 120.0
 
 
-class Missing(Exception):
-    """Something that is not ours is not on this machine; it says what."""
+class MissingTool(Exception):
+    """A tool that the tests need is not installed; the message names the tool."""
 
 
 @contextmanager
-def launched() -> Iterator[Any]:
-    """A browser, without a window.
+def launch() -> Iterator[Any]:
+    """Run a headless browser.
 
-    :raises Missing: where there is no Chromium, or no Playwright.
+    :raises MissingTool: without Chromium or Playwright.
     """
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
     if path is None:
-        raise Missing("Chromium is not installed")
+        raise MissingTool("Chromium is not installed")
     try:
         from playwright.sync_api import sync_playwright
     except ImportError as error:
-        raise Missing("Playwright is not installed") from error
+        raise MissingTool("Playwright is not installed") from error
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=path, headless=True, args=list(FLAGS), timeout=60_000
@@ -52,15 +51,15 @@ def launched() -> Iterator[Any]:
         browser.close()
 
 
-def axe() -> str:
-    """The source of axe-core, as locked in ``package-lock.json``; installed where it is not yet.
+def axe_source() -> str:
+    """Return the source of axe-core as locked in ``package-lock.json``; install it if necessary.
 
-    :raises Missing: where npm is not there, or cannot get it.
+    :raises MissingTool: without npm, or if npm cannot install it.
     """
     package = HERE / "node_modules" / "axe-core"
-    wanted = json.loads((HERE / "package.json").read_text())["dependencies"]["axe-core"]
-    described = package / "package.json"
-    if not described.exists() or json.loads(described.read_text())["version"] != wanted:
+    version = json.loads((HERE / "package.json").read_text())["dependencies"]["axe-core"]
+    installed = package / "package.json"
+    if not installed.exists() or json.loads(installed.read_text())["version"] != version:
         _install()
     return (package / "axe.min.js").read_text("utf-8")
 
@@ -68,7 +67,7 @@ def axe() -> str:
 def _install() -> None:
     npm = shutil.which("npm")
     if npm is None:
-        raise Missing("npm is not installed")
+        raise MissingTool("npm is not installed")
     command = [npm, "ci", "--prefix", str(HERE), "--no-audit", "--no-fund", "--ignore-scripts"]
     try:
         done = subprocess.run(
@@ -76,10 +75,10 @@ def _install() -> None:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=INSTALLING,
+            timeout=NPM_TIMEOUT_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise Missing(f"npm took longer than {INSTALLING:.0f} s") from error
+        raise MissingTool(f"npm took longer than {NPM_TIMEOUT_SECONDS:.0f} s") from error
     if done.returncode:
-        raise Missing(f"npm could not install axe-core: {done.stderr.strip()}")
+        raise MissingTool(f"npm could not install axe-core: {done.stderr.strip()}")

@@ -1,7 +1,9 @@
-"""``python -m tests.e2e.browser.screenshot docs/dashboard.png docs/dashboard-dark.png``: the pictures.
+"""Take the dashboard's screenshots for the documentation.
 
-Real traffic on a real daemon, whose clock goes twenty times as fast: an hour of it takes three
-minutes. So every duration in the pictures is twenty times what it was.
+``python -m tests.e2e.browser.screenshot docs/dashboard.png docs/dashboard-dark.png``
+
+The daemon serves real traffic, and its clock runs twenty times as fast: one hour takes three
+minutes. Every duration in the pictures is therefore twenty times too long.
 """
 
 from __future__ import annotations
@@ -20,20 +22,20 @@ from pathlib import Path
 from typing import Any
 
 from examples.demo.daemon import CHECKOUT, Daemon
-from tests.e2e.browser.chromium import launched
+from tests.e2e.browser.chromium import launch
 from tests.e2e.browser.upstream import Upstream
 
 FAST = 20
-SECONDS = 190
-"""How long there is traffic: one hour of the daemon's clock, and a little."""
+TRAFFIC_SECONDS = 190
+"""Slightly more than one hour of the daemon's clock."""
 
 CLIENTS = 14
-EACH = 3.0
-"""Requests a second of each client, where the tide is high."""
+PEAK_RATE = 3.0
+"""Requests a second of each client at the peak load."""
 
 MODELS = ("gpt-4o-mini", "gpt-4o-mini", "gpt-4o-mini", "gpt-4o", "o4-mini")
-POOL = 900
-"""Questions that are asked again and again, the first of them most often."""
+QUESTIONS = 900
+"""Number of different questions; the first ones are the most frequent."""
 
 PRICES = {
     "gpt-4o-mini": {"prompt": 0.15, "cached": 0.075, "completion": 0.60},
@@ -56,7 +58,7 @@ SETTINGS = {
 
 
 class Client(threading.Thread):
-    """Asks now this, now that, until it is told to end."""
+    """Sends random requests until *ended* is set."""
 
     def __init__(self, root: str, seed: int, ended: threading.Event) -> None:
         super().__init__(daemon=True)
@@ -66,7 +68,7 @@ class Client(threading.Thread):
         self._began = time.monotonic()
 
     def run(self) -> None:
-        while not self._ended.wait(self._random.expovariate(EACH * self._tide())):
+        while not self._ended.wait(self._random.expovariate(PEAK_RATE * self._load())):
             method, path, document = self._next()
             connection = HTTPConnection(self._address, timeout=30)
             try:
@@ -74,16 +76,17 @@ class Client(threading.Thread):
                 connection.request(method, path, body, {"Content-Type": "application/json"})
                 connection.getresponse().read()
             except (OSError, HTTPException):
-                pass  # the last ones, when the daemon ends
+                pass  # the daemon stops before the clients
             finally:
                 connection.close()
 
-    def _tide(self) -> float:
-        passed = (time.monotonic() - self._began) / SECONDS
+    def _load(self) -> float:
+        """Return the current share of the peak rate."""
+        passed = (time.monotonic() - self._began) / TRAFFIC_SECONDS
         return 0.55 + 0.35 * math.sin(9 * passed) + 0.1 * math.sin(41 * passed)
 
     def _question(self) -> str:
-        return f"question {min(int(self._random.expovariate(1 / 160)), POOL)}"
+        return f"question {min(int(self._random.expovariate(1 / 160)), QUESTIONS)}"
 
     def _next(self) -> tuple[str, str, Any]:
         choice = self._random.random()
@@ -92,33 +95,37 @@ class Client(threading.Thread):
         if choice < 0.72:
             return "POST", "/v1/chat/completions", self._chat(True)
         if choice < 0.92:
-            asked = {"model": "text-embedding-3-small", "input": self._question()}
-            return "POST", "/v1/embeddings", asked
+            document = {"model": "text-embedding-3-small", "input": self._question()}
+            return "POST", "/v1/embeddings", document
         if choice < 0.995:
             return "GET", "/v1/models", None
         if choice < 0.998:
-            return "POST", "/v1/moderations", {"input": self._question()}  # upstream's own 500
+            return (
+                "POST",
+                "/v1/moderations",
+                {"input": self._question()},
+            )  # the upstream answers 500
         return "GET", "/v1/gone", None
 
     def _chat(self, stream: bool) -> Any:
         question = self._question()
         number = int(question.split()[1])
-        asked = {
+        document = {
             "model": MODELS[number % len(MODELS)],
             "messages": [{"role": "user", "content": question * (1 + number % 5)}],
             "max_tokens": 300 + 10 * (number % 90),
             "temperature": 0,
         }
-        return {**asked, "stream": True, "pause": 0.1} if stream else asked
+        return {**document, "stream": True, "pause": 0.1} if stream else document
 
 
-def thinking(source: random.Random) -> Callable[[], float]:
-    """Seconds that upstream takes: a long tail, as models have it."""
+def response_delay(source: random.Random) -> Callable[[], float]:
+    """Return a function that draws seconds from a distribution with a long tail."""
     return lambda: min(0.4, source.lognormvariate(math.log(0.025), 0.6))
 
 
 def take(root: str, desktop: str, phone: str) -> None:
-    with launched() as browser:
+    with launch() as browser:
         for path, size, scheme in ((desktop, DESKTOP, "light"), (phone, PHONE, "dark")):
             page = browser.new_page(viewport=size, color_scheme=scheme)
             page.goto(f"{root}/dashboard")
@@ -130,7 +137,7 @@ def take(root: str, desktop: str, phone: str) -> None:
 
 
 def main(desktop: str, phone: str) -> None:
-    upstream = Upstream(thinking(random.Random(1)))
+    upstream = Upstream(response_delay(random.Random(1)))
     ended = threading.Event()
     with tempfile.TemporaryDirectory() as name:
         prices = Path(name) / "prices.json"
@@ -143,7 +150,7 @@ def main(desktop: str, phone: str) -> None:
             clients = [Client(daemon.root, seed, ended) for seed in range(CLIENTS)]
             for client in clients:
                 client.start()
-            time.sleep(SECONDS)
+            time.sleep(TRAFFIC_SECONDS)
             take(daemon.root, desktop, phone)
         finally:
             ended.set()

@@ -1,6 +1,7 @@
-"""An upstream in a thread of its own, with blocking sockets: a browser's test has no reactor.
+"""An upstream in a thread, with blocking sockets, because the browser tests have no reactor.
 
-It answers what the dashboard can show: usage, streams, errors, and answers that never come.
+Its answers have what the dashboard shows: token usage, event streams, errors, and closed
+connections.
 """
 
 from __future__ import annotations
@@ -14,26 +15,26 @@ from typing import Any
 
 JSON = Any
 
-PIECES = 6
-"""Events of content in a stream."""
+STREAM_PIECES = 6
+"""Content events in a stream."""
 
 
 class Upstream:
-    """Listens from the start on.
+    """Listens from its creation until :meth:`close`.
 
-    :ivar seconds: until an answer begins, asked anew for each.
-    :ivar requests: so many came.
+    :ivar delay: returns the seconds until the next answer begins.
+    :ivar requests: number of requests received.
     """
 
-    def __init__(self, seconds: Callable[[], float] = lambda: 0.0) -> None:
-        self.seconds = seconds
+    def __init__(self, delay: Callable[[], float] = lambda: 0.0) -> None:
+        self.delay = delay
         self.requests = 0
         upstream = self
 
         class Handler(_Handler):
             def answer(self) -> None:
                 upstream.requests += 1
-                time.sleep(upstream.seconds())
+                time.sleep(upstream.delay())
                 self.route()
 
             do_GET = do_POST = answer
@@ -53,7 +54,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, address: Any) -> None:
-        """Nothing: who asked is gone, which a daemon that ends is."""
+        """Ignore the error: the daemon closes its connections when it stops."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -61,22 +62,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def route(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
-        asked = json.loads(self.rfile.read(length) or b"{}")
+        document = json.loads(self.rfile.read(length) or b"{}")
         match self.path.partition("?")[0].split("/")[2:]:
             case ["models"]:
                 self._reply({"object": "list", "data": []})
-            case ["chat", "completions"] if asked.get("stream"):
-                self._stream(asked)
+            case ["chat", "completions"] if document.get("stream"):
+                self._stream(document)
             case ["chat", "completions"]:
                 choice = {"index": 0, "message": {"role": "assistant", "content": "Yes."}}
-                self._reply({"model": asked["model"], "choices": [choice], "usage": _usage(asked)})
+                usage = _usage(document)
+                self._reply({"model": document["model"], "choices": [choice], "usage": usage})
             case ["embeddings"]:
                 usage = {"prompt_tokens": 8, "total_tokens": 8}
-                self._reply({"model": asked["model"], "data": [], "usage": usage})
+                self._reply({"model": document["model"], "data": [], "usage": usage})
             case ["gone", *_]:
-                self.close_connection = True  # without a word
+                self.close_connection = True  # without an answer
             case _:
-                self._reply({"error": {"message": "upstream's own trouble"}}, 500)
+                self._reply({"error": {"message": "the upstream failed"}}, 500)
 
     def _reply(self, document: JSON, status: int = 200) -> None:
         body = json.dumps(document).encode()
@@ -86,17 +88,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _stream(self, asked: JSON) -> None:
+    def _stream(self, request: JSON) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
-        frame = {"model": asked["model"]}
+        frame = {"model": request["model"]}
         delta = {"index": 0, "delta": {"content": "so "}}
-        for _ in range(PIECES):
+        for _ in range(STREAM_PIECES):
             self._event({**frame, "choices": [delta]})
-            time.sleep(asked.get("pause", 0.0))
-        self._event({**frame, "choices": [], "usage": _usage(asked)})
+            time.sleep(request.get("pause", 0.0))
+        self._event({**frame, "choices": [], "usage": _usage(request)})
         self.wfile.write(b"data: [DONE]\n\n")
         self.close_connection = True
 
@@ -104,12 +106,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(f"data: {json.dumps(document)}\n\n".encode())
         self.wfile.flush()
 
-    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - its name
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the name in the base class
         pass
 
 
-def _usage(asked: JSON) -> dict[str, int]:
-    prompt, completion = len(json.dumps(asked["messages"])), int(asked.get("max_tokens", 20))
+def _usage(request: JSON) -> dict[str, int]:
+    prompt, completion = len(json.dumps(request["messages"])), int(request.get("max_tokens", 20))
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,

@@ -1,6 +1,6 @@
-"""On a daemon's ``PYTHONPATH``: its clock goes ``FAST`` times as fast, so that an hour passes soon.
+"""Makes the clocks of a daemon run ``FAST`` times as fast, if this directory is on ``PYTHONPATH``.
 
-Python imports this module before any other, and so before anybody has kept a clock for himself.
+Python imports this module first, before another module can keep a reference to a clock.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable
 
 
-def hastened(clock: Callable[[], float], rate: float) -> Callable[[], float]:
+def accelerated(clock: Callable[[], float], rate: float) -> Callable[[], float]:
     began = clock()
     return lambda: began + (clock() - began) * rate
 
 
 _RATE = float(os.environ["FAST"])
-time.time = hastened(time.time, _RATE)
-time.monotonic = hastened(time.monotonic, _RATE)
-time.perf_counter = hastened(time.perf_counter, _RATE)
+time.time = accelerated(time.time, _RATE)
+time.monotonic = accelerated(time.monotonic, _RATE)
+time.perf_counter = accelerated(time.perf_counter, _RATE)

@@ -1,0 +1,41 @@
+"""The live objects that the admin endpoints report on."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from typing import Any
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+
+from goproxyai.cache.store import Store
+from goproxyai.limits.connection_slots import ConnectionSlots
+from goproxyai.proxy.admission import Admission
+from goproxyai.proxy.upstreams import Upstreams
+from goproxyai.telemetry.access_log import AccessLog
+from goproxyai.telemetry.counters import Counters
+
+
+@attrs.frozen(eq=False)
+class Sources:
+    """What `/stats`, `/metrics` and the dashboard read; they change none of it.
+
+    :ivar admission: has one token bucket per client.
+    :ivar flights: the upstream requests in progress that several clients may share.
+    :ivar pool: the open connections to upstreams.
+    :ivar slots: the connections from clients.
+    """
+
+    clock: IReactorTime
+    counters: Counters
+    access_log: AccessLog
+    admission: Admission
+    store: Store
+    flights: Sized
+    upstreams: Upstreams
+    pool: Sized
+    slots: ConnectionSlots[Any]
+
+    def refresh(self) -> None:
+        """Count the finished requests that still wait in the access log's batch."""
+        self.access_log.flush()

@@ -1,0 +1,38 @@
+"""Fixtures of the integration tests."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from goproxyai.reactor.deadlines import Ticker
+from tests.support.agents import AgentHarness
+from tests.support.authority import Authority
+from tests.support.harness import Stand
+from tests.support.proxy import FakeProxy
+from tests.support.upstream import FakeUpstream
+
+
+@pytest.fixture
+def collect_garbage(failures: list[Any]) -> Iterator[None]:
+    """Collect garbage after the test.
+
+    A Deferred logs an unhandled error when it is collected, which fails the test that made it.
+    """
+    yield
+    gc.collect()
+
+
+@pytest_twisted.async_yield_fixture
+async def agents(stand: Stand, authority: Authority) -> AsyncIterator[AgentHarness]:
+    reactor = stand.reactor
+    ticker = Ticker(reactor)
+    ticker.start()
+    one = AgentHarness(reactor, authority, ticker, FakeUpstream(reactor), FakeProxy(reactor))
+    yield one
+    await one.close()
+    ticker.stop()

@@ -1,0 +1,260 @@
+"""The admin endpoints: health, statistics, unknown paths and methods."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from goproxyai.proxy.recorder import PIECE_BYTES
+from goproxyai.proxy.relayed_routes import RELAYED
+from tests.integration.admin_requests import FROM_ELSEWHERE, error_of
+from tests.support.answers import chunk, head
+from tests.support.harness import Answer, Stand, post, request
+from tests.support.steps import Pause, Reset
+
+COMPLETION = b'{"model":"gpt-4o-mini","messages":[]}'
+
+
+def document_of(answer: Answer) -> Any:
+    """Return the JSON of a successful answer, after checking its headers."""
+    assert answer.status == 200
+    assert answer.all("Content-Type") == [b"application/json"]
+    assert answer.all("X-Proxy") == [b"goproxyai"]
+    assert answer.all("Content-Length") == [b"%d" % len(answer.body)]
+    assert answer.all("Cache-Control") == [b"no-store"]
+    assert answer.all("Server") == []
+    return json.loads(answer.body)
+
+
+async def stats(stand: Stand) -> Any:
+    return document_of(await stand.ask(request("/stats")))
+
+
+@pytest_twisted.ensureDeferred
+async def test_health_reports_healthy(stand: Stand) -> None:
+    await stand.start()
+    before = int(time.time())
+    document = document_of(await stand.ask(request("/health")))
+    timestamp = document.pop("timestamp")
+    assert document == {"status": "healthy", "service": "openai-proxy"}
+    assert isinstance(timestamp, str)
+    assert before <= int(timestamp) <= time.time()
+
+
+@pytest.mark.parametrize("target", ["/health", "/health?x=1", "/health/live", "/health/ready"])
+@pytest_twisted.ensureDeferred
+async def test_health_needs_no_authorization(stand: Stand, target: str) -> None:
+    await stand.start(ADMIN_ALLOW="")
+    assert document_of(await stand.ask(request(target, headers=FROM_ELSEWHERE)))["status"]
+    minimal = b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % target.encode()
+    assert (await stand.ask(minimal)).status == 200
+    http_1_0 = await stand.ask(minimal.replace(b"HTTP/1.1", b"HTTP/1.0"))
+    assert (http_1_0.status, http_1_0.get("Connection")) == (200, b"close")
+
+
+@pytest_twisted.ensureDeferred
+async def test_head_of_health_has_no_body(stand: Stand) -> None:
+    await stand.start()
+    client = await stand.connect()
+    client.send(request("/health", "HEAD") + request("/health"))
+    without_body = await client.answer(b"HEAD")
+    with_body = await client.answer()
+    assert (without_body.status, without_body.body) == (200, b"")
+    assert without_body.get("Content-Length") == with_body.get("Content-Length")
+    assert json.loads(with_body.body)["status"] == "healthy"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        request("/health", "POST", body=b"x" * 1000),
+        request("/health", "POST", [("Transfer-Encoding", "chunked")]) + chunk(b"x") + chunk(b""),
+        request(
+            "/health", "POST", [("Content-Type", "application/x-www-form-urlencoded")], b"a=1&b=2"
+        ),
+    ],
+    ids=["content_length", "chunked", "form"],
+)
+@pytest_twisted.ensureDeferred
+async def test_body_of_refused_request_is_not_parsed_as_request(stand: Stand, data: bytes) -> None:
+    await stand.start()
+    client = await stand.connect()
+    client.send(data + request("/health"))
+    refused = await client.answer()
+    assert (refused.status, error_of(refused)["code"]) == (405, "method_not_allowed")
+    assert (await client.answer()).status == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_large_request_body_is_refused(stand: Stand) -> None:
+    await stand.start()
+    answer = await stand.ask(request("/health", "POST", body=b"x" * 70_000))
+    assert (answer.status, error_of(answer)["code"]) == (413, "request_too_large")
+
+
+@pytest_twisted.ensureDeferred
+async def test_stats_report_settings(stand: Stand) -> None:
+    await stand.start(
+        RATE_LIMIT="120",
+        CACHE_TTL="90s",
+        MAX_CACHE_SIZE="3",
+        PROXY_URL="http://user:hunter2@proxy.test:3128",
+    )
+    document = await stats(stand)
+    assert document["cache"]["ttl"] == "1m30s"
+    assert document["cache"]["item_count"] == 0
+    assert document["cache"]["max_bytes"] == 3 * 1024 * 1024
+    assert document["rate_limit"] == 120
+    assert document["openai_url"] == f"http://127.0.0.1:{stand.upstream_port}"
+    assert document["proxy_url"] == "http://***:***@proxy.test:3128"
+    assert document["ready"] is True
+    assert document["uptime_seconds"] >= 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_stats_report_default_settings(stand: Stand) -> None:
+    await stand.start(RATE_LIMIT="60")
+    document = await stats(stand)
+    assert document["cache"]["ttl"] == "5m0s"
+    assert (document["rate_limit"], document["proxy_url"]) == (60, "")
+
+
+@pytest_twisted.ensureDeferred
+async def test_stats_count_requests(stand: Stand) -> None:
+    await stand.start(RATE_LIMIT="6")
+    stand.upstream.script("/v1/broken", [Reset()])
+    upload = request("/v1/files", "POST", body=b"x" * 5000)
+    sent = [post("/v1/chat/completions", COMPLETION)] * 2  # a miss and a hit
+    sent += [request("/v1/nothing"), upload, request("/v1/broken"), request("/v1/models", "HEAD")]
+    sent += [request()] * 2  # over the rate limit
+    sent += [request("/nowhere"), request("/health"), b"GET /v1/x HTTP/1.1\r\n\r\n"]
+    answers = [await stand.ask(data, data.partition(b" ")[0]) for data in sent]
+    expected = [200, 200, 404, 200, 502, 200, 429, 429, 404, 200, 400]
+    assert [answer.status for answer in answers] == expected
+    document = await stats(stand)
+    cache, requests = document["cache"], document["requests"]
+    assert (cache["item_count"], cache["stores"], cache["evictions"]) == (1, 1, 0)
+    assert (cache["hits"], cache["misses"], cache["bypasses"]) == (1, 3, 2)
+    assert cache["bytes"] > len(answers[0].body)
+    assert requests["total"] == len(sent) + 1
+    assert requests["in_flight"] == 1  # the request for /stats
+    assert requests["by_status"] == {"2xx": 5, "3xx": 0, "4xx": 5, "5xx": 1}
+    assert requests["limited"] == 2
+    assert (requests["client_gone"], requests["cut_by_upstream"]) == (0, 0)
+    assert requests["bytes_in"] == 2 * len(COMPLETION) + 5000
+    assert requests["bytes_out"] == sum(len(answer.body) for answer in answers)
+    assert requests["time"]["max_ms"] >= requests["time"]["p50_ms"] > 0
+    assert document["errors"] == {"bad_request": 1, "not_found": 1, "upstream_unreachable": 1}
+    assert document["clients"] == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_stats_report_bytes_being_recorded(stand: Stand) -> None:
+    await stand.start()
+    pause = Pause()
+    beginning = head(200, [(b"Transfer-Encoding", b"chunked")]) + chunk(b"x" * 5000)
+    stand.upstream.script("/v1/models", [beginning, pause, chunk(b"")])
+    client = await stand.connect()
+    client.send(request())
+    await client.until(lambda: b"xxx" in client.came)
+    assert (await stats(stand))["cache"]["reserved"] == 5000 + PIECE_BYTES
+    pause.release()
+    await client.answer()
+    assert (await stats(stand))["cache"]["reserved"] == 0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        request("/v1/models"),
+        request("/v1/nothing"),
+        request("/v1/broken"),
+        request("/v1/x", "TRACE"),
+        request("/v1/x", headers=[("Via", "1.1 goproxyai")]),
+        request("/v1/x", headers=[("Cache-Control", "only-if-cached")]),
+        request("/v1/./x"),
+        request("/v1/x", "POST", [("Content-Length", "99999999999")]),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_relayed_path_always_gets_proxy_and_cache_headers(stand: Stand, data: bytes) -> None:
+    await stand.start()
+    stand.upstream.script("/v1/broken", [Reset()])
+    answer = await stand.ask(data)
+    assert answer.all("X-Cache") == [b"MISS"]
+    assert answer.all("X-Proxy") == [b"goproxyai"]
+    assert answer.all("Via") == [b"1.1 goproxyai"]
+    assert len(answer.all("Cache-Status")) == 1
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/", "/v1", "/v2/models", "/health/", "/healthz", "/Health", "/stats/", "/cache/x",
+        "//v1/models", "/v1%2fmodels", "/%761/models", "/V1/models", "//health", "/index.html",
+        "/?/v1/models", "/health%00", "/a%0d%0aX-Evil:1",
+    ],
+)  # fmt: skip
+@pytest_twisted.ensureDeferred
+async def test_unknown_path_is_not_found(stand: Stand, target: str) -> None:
+    await stand.start()
+    client = await stand.connect()
+    client.send(request(target) + request("/health"))
+    answer = await client.answer()
+    assert (answer.status, error_of(answer)["code"]) == (404, "not_found")
+    assert (await client.answer()).status == 200
+    assert answer.get("Location") is None
+    assert not list(stand.upstream.requests)
+
+
+ALLOW_RELAYED = ", ".join(RELAYED.methods).encode()
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "allow"),
+    [
+        ("POST", "/health", b"GET, HEAD"),
+        ("DELETE", "/health/live", b"GET, HEAD"),
+        ("PUT", "/health/ready", b"GET, HEAD"),
+        ("PATCH", "/stats", b"GET, HEAD"),
+        ("GET", "/cache", b"DELETE"),
+        ("POST", "/cache", b"DELETE"),
+        ("TRACE", "/v1/models", ALLOW_RELAYED),
+        ("PROPFIND", "/v1/models", ALLOW_RELAYED),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_other_method_is_refused_with_allow(
+    stand: Stand, method: str, target: str, allow: bytes
+) -> None:
+    await stand.start()
+    answer = await stand.ask(request(target, method))
+    assert (answer.status, error_of(answer)["code"]) == (405, "method_not_allowed")
+    assert answer.all("Allow") == [allow]
+    assert not list(stand.upstream.requests)
+
+
+@pytest_twisted.ensureDeferred
+async def test_head_of_unknown_path_has_no_body(stand: Stand) -> None:
+    await stand.start()
+    client = await stand.connect()
+    client.send(request("/nowhere", "HEAD") + request("/health"))
+    assert (await client.answer(b"HEAD")).status == 404
+    assert (await client.answer()).status == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_exception_in_endpoint_is_logged_and_not_disclosed(
+    stand: Stand, failures: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stand.start()
+    assert stand.daemon is not None
+    monkeypatch.setattr(stand.daemon.system.stats.counters, "summary", lambda: 1 // 0)
+    answer = await stand.ask(request("/stats"))
+    assert (answer.status, error_of(answer)["code"]) == (500, "internal_error")
+    assert b"zero" not in answer.body
+    assert failures.pop()["log_failure"].check(ZeroDivisionError)

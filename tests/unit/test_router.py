@@ -1,0 +1,151 @@
+"""The router with a real Klein tree, and stubs for the proxy handler and the access log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+
+from goproxyai.admin.app import AdminApp
+from goproxyai.errors import ProxyError
+from goproxyai.http11.exchange import Exchange
+from goproxyai.http11.request_body import WholeBody
+from goproxyai.http11.request_head import RequestHead
+from goproxyai.proxy.relayed_routes import RELAYED, RelayedRoutes
+from goproxyai.proxy.request_id import RequestIds
+from goproxyai.router import Router
+from goproxyai.telemetry.counters import Counters
+
+UNUSED: Any = None
+
+
+@attrs.define(eq=False)
+class Connection:
+    """A client connection that keeps what is sent."""
+
+    sent: bytes = b""
+    done: int = 0
+
+    def send(self, data: bytes) -> None:
+        self.sent += data
+
+    def exchange_done(self, exchange: Exchange, keep: bool) -> None:
+        self.done += 1
+
+    def abort(self) -> None:
+        raise AssertionError("the connection was aborted")
+
+
+@attrs.define(eq=False)
+class Stats:
+    ready: bool = True
+    counters: Counters = attrs.field(factory=Counters)
+
+
+class Admission:
+    def client(self, exchange: Exchange) -> str:
+        return "192.0.2.1"
+
+
+@attrs.define(eq=False)
+class AccessLog:
+    """Keeps the error code of each finished request."""
+
+    tracer: None = None
+    codes: list[str] = attrs.field(factory=list)
+
+    def over(self, *values: object, code: str = "", **fields: object) -> None:
+        self.codes.append(code)
+
+
+@attrs.define(eq=False)
+class Handler:
+    relayed: list[Exchange] = attrs.field(factory=list)
+
+    def handle(self, exchange: Exchange) -> None:
+        self.relayed.append(exchange)
+
+
+@attrs.define(eq=False)
+class Fixture:
+    """A router and its collaborators."""
+
+    routes: RelayedRoutes = RELAYED
+    stats: Any = attrs.field(factory=Stats)
+    access_log: Any = attrs.field(factory=AccessLog)
+    handler: Any = attrs.field(factory=Handler)
+    router: Router = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        admission: Any = Admission()
+        self.router = Router(
+            AdminApp(*[UNUSED] * 8),
+            self.handler,
+            self.stats,
+            admission,
+            self.access_log,
+            RequestIds(b"test"),
+            self.routes,
+        )
+
+    def dispatch(self, method: str, target: str, problem: ProxyError | None = None) -> bytes:
+        """Dispatch a request and return the response, if the router sent one."""
+        connection = Connection()
+        head = RequestHead(method.encode(), target.encode(), "1.1", [(b"Host", b"a")], True)
+        exchange = Exchange(connection, "127.0.0.1", 0.0, head, (), WholeBody(b""), problem)
+        self.router.dispatch(exchange)
+        return connection.sent
+
+
+@pytest.mark.parametrize("method", RELAYED.methods)
+def test_relayed_request_goes_to_proxy_handler(method: str) -> None:
+    fixture = Fixture()
+    assert fixture.dispatch(method, "/v1/models?x=%2f") == b""
+    (exchange,) = fixture.handler.relayed
+    assert exchange.target == b"/v1/models?x=%2f"
+    assert exchange.name.startswith(b"test-")
+    assert fixture.stats.counters.requests == 1
+
+
+def test_additional_prefix_is_relayed() -> None:
+    fixture = Fixture(RelayedRoutes(("/v1/", "/openai/"), ("POST",)))
+    for target in ("/v1/embeddings", "/openai/v1/embeddings"):
+        assert fixture.dispatch("POST", target) == b""
+    assert len(fixture.handler.relayed) == 2
+    assert b"\r\nAllow: POST\r\n" in fixture.dispatch("GET", "/openai/v1/models")
+    assert fixture.access_log.codes == ["method_not_allowed"]
+
+
+def test_other_path_goes_to_klein_tree() -> None:
+    fixture = Fixture()
+    assert fixture.dispatch("GET", "/health").startswith(b"HTTP/1.1 200 OK\r\n")
+    assert fixture.handler.relayed == []
+    assert fixture.access_log.codes == [""]
+
+
+def test_router_without_relayed_routes_answers_404_for_them() -> None:
+    fixture = Fixture(RelayedRoutes((), ()))
+    for target in ("/v1/", "/v1/models"):
+        assert fixture.dispatch("GET", target).startswith(b"HTTP/1.1 404 ")
+    assert fixture.handler.relayed == []
+    assert fixture.access_log.codes == ["not_found"] * 2
+
+
+@pytest.mark.parametrize("target", ["/v1/models", "/health"])
+def test_invalid_request_is_refused_without_routing(target: str) -> None:
+    fixture = Fixture()
+    response = fixture.dispatch("GET", target, ProxyError("bad_request", "The Host is missing."))
+    assert response.startswith(b"HTTP/1.1 400 ")
+    assert fixture.handler.relayed == []
+    assert fixture.access_log.codes == ["bad_request"]
+
+
+@pytest.mark.parametrize("prefix", RELAYED.prefixes)
+def test_klein_tree_declares_relayed_routes(prefix: str) -> None:
+    tree = AdminApp.app.url_map.bind("localhost")
+    for path in (prefix, f"{prefix}models", f"{prefix}files/a/content"):
+        assert set(tree.allowed_methods(path)) == set(RELAYED.methods)
+        assert {tree.match(path, method)[0] for method in RELAYED.methods} <= {
+            "relayed", "relayed_branch"
+        }  # fmt: skip
