@@ -100,7 +100,9 @@ class Router:
 
         def record(ended: str, code: str) -> None:
             ending = Ending(ended)
-            self._record(exchange, RequestOutcome(code=code, ending=ending, first_byte_seconds=first_seconds))
+            self._record(
+                exchange, RequestOutcome(code=code, ending=ending, first_byte_seconds=first_seconds)
+            )
 
         ExchangeChannel(exchange, self._site, record).serve()
 

@@ -89,7 +89,7 @@ class ProxyURL:
     password: str | None = attrs.field(default=None, repr=False)
 
     @property
-    def mask_credentials(self) -> str:
+    def masked(self) -> str:
         """The URL as text, with ``***`` for the credentials."""
         userinfo = "" if self.username is None else "***:***@"
         return f"{self.scheme}://{userinfo}{_bracketed(self.host)}:{self.port}"

@@ -57,7 +57,7 @@ def _endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
         why = _unfit(endpoint)
         if why:
             raise ListenError(f"goproxyai: cannot listen on {description}: {why}")
-        return Inherited(endpoint)
+        return InheritedEndpoint(endpoint)
     return endpoint
 
 
@@ -79,7 +79,7 @@ def _unfit(endpoint: AdoptedStreamServerEndpoint) -> str:
 
 @implementer(IStreamServerEndpoint)
 @attrs.define(eq=False)
-class Inherited:
+class InheritedEndpoint:
     """A listening socket that outlives this process."""
 
     endpoint: AdoptedStreamServerEndpoint

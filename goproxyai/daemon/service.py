@@ -44,7 +44,7 @@ from goproxyai.proxy.health_probe import HealthProbe
 from goproxyai.proxy.request_id import RequestIds
 from goproxyai.proxy.request_plan import ProxyOptions
 from goproxyai.proxy.upstreams import Upstream, Upstreams
-from goproxyai.reactor.accept import Accepting, fit
+from goproxyai.reactor.accept import BoundedAccept, fit
 from goproxyai.reactor.deadlines import Ticker
 from goproxyai.reactor.lean_loop import end_of_turn_scheduler
 from goproxyai.reactor.write_batch import WriteBatcher
@@ -56,10 +56,10 @@ from goproxyai.upstream.breaker import CircuitBreaker
 from goproxyai.upstream.retries import RetryBudget
 from goproxyai.usage.prices import Prices
 
-EVICTION_SECONDS = 1.0
+EVICTION_INTERVAL_SECONDS = 1.0
 """Between two looks for expired answers."""
 
-TURN_SECONDS = 1.0
+BREAKER_INTERVAL_SECONDS = 1.0
 """Between two turns of the circuit breakers."""
 
 EVICTION_SLICE = 50
@@ -68,7 +68,7 @@ EVICTION_SLICE = 50
 EVICTION_TURN = 0.001
 """Seconds of one turn of the reactor that dropping may take, and a slice."""
 
-FIRST_SECONDS = 0.5
+FIRST_REQUEST_SECONDS = 0.5
 """For which, once the daemon drains, a client that has just come may take to ask its first."""
 
 _log = Logger(namespace="goproxyai")
@@ -100,8 +100,8 @@ class Maintenance(Service):
         super().startService()
         self.ticker.start()
         self.admission.start()
-        self._eviction.start(EVICTION_SECONDS, now=False)
-        self._turning.start(TURN_SECONDS)
+        self._eviction.start(EVICTION_INTERVAL_SECONDS, now=False)
+        self._turning.start(BREAKER_INTERVAL_SECONDS)
         self.live.start()
         if self.probing is not None:
             self.probing.start()
@@ -156,7 +156,7 @@ class Listeners(Service):
     listen: tuple[tuple[str, IStreamServerEndpoint], ...]
     factory: ServerFactory
     _ports: list[IListeningPort] = attrs.field(factory=list)
-    _accepting: list[Accepting] = attrs.field(factory=list)
+    _accepting: list[BoundedAccept] = attrs.field(factory=list)
 
     @property
     def addresses(self) -> list[Any]:
@@ -176,7 +176,7 @@ class Listeners(Service):
             if not result or isinstance(result[0], Failure):
                 raise ListenError(f"goproxyai: cannot listen on {description}: {_why(result)}")
             self._ports.append(result[0])
-            self._accepting.append(Accepting(result[0], self.clock, self._closed))
+            self._accepting.append(BoundedAccept(result[0], self.clock, self._closed))
         fit(self.factory.connection_limits.slots)  # nobody comes in before the reactor's next turn
         for address in self.addresses:
             _log.info("listening on {address}", address=str(address))
@@ -211,27 +211,27 @@ class Daemon(MultiService):
     def __init__(
         self,
         reactor: Any,
-        system: AdminApp,
+        admin: AdminApp,
         handler: ProxyHandler,
         agent: RelayAgent,
         access_log: AccessLog,
-        upkeep: Maintenance,
-        door: Listeners,
+        maintenance: Maintenance,
+        listeners: Listeners,
         snapshot: CacheSnapshot | None,
         on_drain: Callable[[], None],
     ) -> None:
         super().__init__()
-        self.system = system
+        self.admin = admin
         self.handler = handler
         self.agent = agent
-        self.door = door
-        self.upkeep = upkeep
+        self.listeners = listeners
+        self.maintenance = maintenance
         self._reactor = reactor
         self._access_log = access_log
         self._snapshot = snapshot
         self._on_drain = on_drain
-        upkeep.setServiceParent(self)
-        door.setServiceParent(self)
+        maintenance.setServiceParent(self)
+        listeners.setServiceParent(self)
 
     def startService(self) -> None:
         """Restore the cache, then listen."""
@@ -244,7 +244,7 @@ class Daemon(MultiService):
     @property
     def settings(self) -> Settings:
         """Those that hold."""
-        return self.system.settings
+        return self.admin.settings
 
     def write_requests(self, write: Write | None) -> None:
         """Let others, or nobody, read the events of requests from now on."""
@@ -253,7 +253,7 @@ class Daemon(MultiService):
     @property
     def prices(self) -> Prices:
         """Of tokens, those that hold."""
-        return self.system.stats.counters.tokens.prices
+        return self.admin.stats.counters.tokens.prices
 
     def change(self, settings: Settings, prices: Prices | None = None) -> None:
         """Go on with other settings, in this one turn: each request is served by some or others.
@@ -262,18 +262,18 @@ class Daemon(MultiService):
         :param prices: of tokens from now on; those that hold where none are given.
         """
         before, agent, relay = self.settings, self.agent, self.handler
-        self.system.settings = self.system.stats.settings = settings
+        self.admin.settings = self.admin.stats.settings = settings
         if prices is not None:
-            self.system.stats.counters.tokens.prices = prices
+            self.admin.stats.counters.tokens.prices = prices
         relay.admission.limit(settings.rate_limit)
         relay.admission.trust(settings.trusted_proxies)
         relay.log.slow = settings.log_slow
         relay.log.sample = settings.log_sample
-        self.door.factory.connection_limits.trust(settings.trusted_proxies)
+        self.listeners.factory.connection_limits.trust(settings.trusted_proxies)
         agent.connect_timeout = settings.connect_timeout
         agent.timeouts.head = settings.request_timeout
         agent.timeouts.silence = settings.idle_timeout
-        self.door.factory.most_body_bytes = settings.max_body_size
+        self.listeners.factory.most_body_bytes = settings.max_body_size
         if _kept(before) != _kept(settings):
             relay.options.current = attrs.evolve(
                 relay.options.current,
@@ -294,11 +294,11 @@ class Daemon(MultiService):
     async def _stop(self) -> None:
         self.stopping = True
         self._on_drain()
-        await self.door.close()
+        await self.listeners.close()
         await deferLater(self._reactor, 0)  # what had been sent by now is read, and served
-        self.system.stats.ready = False
-        self.system.events.close()
-        connections = self.door.factory.connections
+        self.admin.stats.ready = False
+        self.admin.events.close()
+        connections = self.listeners.factory.connections
         _log.info("draining {count} connections", count=len(connections))
         await self._drain()
         for connection in tuple(connections):
@@ -318,12 +318,12 @@ class Daemon(MultiService):
 
     async def _drain(self) -> None:
         """Close what is idle, and wait for the rest; for clients that have just come, a moment."""
-        connections, timeout = self.door.factory.connections, self.settings.drain_timeout
+        connections, timeout = self.listeners.factory.connections, self.settings.drain_timeout
         began = self._reactor.seconds()
         for connection in tuple(connections):
             connection.drain(True)
         await self._until(
-            min(FIRST_SECONDS, timeout), lambda: not any(each.fresh for each in connections)
+            min(FIRST_REQUEST_SECONDS, timeout), lambda: not any(each.fresh for each in connections)
         )
         for connection in tuple(connections):
             connection.drain(False)
@@ -446,21 +446,23 @@ def make_daemon(
     )
     stats = Stats(settings, sources)
     events = EventStream(sources, stats)
-    system = AdminApp(
+    admin = AdminApp(
         settings, stats, events, Metrics(sources), admission, store, upstreams, reactor
     )
     request_ids = RequestIds(token_hex(6).encode("ascii"))
-    router = Router(system, relay, stats, admission, access_log, request_ids)
+    router = Router(admin, relay, stats, admission, access_log, request_ids)
     factory = ServerFactory(
         ticker, router.dispatch, settings.max_body_size, outbox, connection_limits
     )
     probing = None
     if settings.health_probe is not None:
         probing = HealthProbe(reactor, client, upstreams, settings.health_probe)
-    upkeep = Maintenance(reactor, ticker, admission, store, upstreams, probing, system.events)
-    door = Listeners(reactor, endpoints(reactor, settings.listen), factory)
+    maintenance = Maintenance(reactor, ticker, admission, store, upstreams, probing, admin.events)
+    listeners = Listeners(reactor, endpoints(reactor, settings.listen), factory)
     snapshot = _snapshot(reactor, settings, store)
-    return Daemon(reactor, system, relay, agent, access_log, upkeep, door, snapshot, on_drain)
+    return Daemon(
+        reactor, admin, relay, agent, access_log, maintenance, listeners, snapshot, on_drain
+    )
 
 
 def _caches(settings: Settings) -> bool:

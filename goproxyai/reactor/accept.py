@@ -1,6 +1,6 @@
 """How a listening socket accepts, and what the process's files allow.
 
-1. At most :data:`MOST_ACCEPTS` connections a turn and socket. Twisted takes a hundred, and twenty
+1. At most :data:`MAX_ACCEPTS_PER_TURN` connections a turn and socket. Twisted takes a hundred, and twenty
    more each time that so many wait: in a storm, turns would last longer and longer, and every
    stream would wait for them.
 2. Where the process may open no more files, Twisted closes who waits by means of a file that it
@@ -24,7 +24,7 @@ from twisted.logger import LogEvent, Logger
 
 from goproxyai.limits.connection_slots import ConnectionSlots, descriptors, places
 
-MOST_ACCEPTS = 32
+MAX_ACCEPTS_PER_TURN = 32
 """Connections that a socket accepts in one turn of the reactor: about half a millisecond."""
 
 LOG_SECONDS = 60.0
@@ -36,7 +36,7 @@ PAUSE_SECONDS = 1.0
 _log = Logger(namespace="goproxyai.accepting")
 
 
-class Accepting:
+class BoundedAccept:
     """How one listening socket accepts.
 
     :param port: what an endpoint's ``listen`` gave; one that is not Twisted's is left alone.
@@ -65,7 +65,7 @@ class Accepting:
             self._again = None
 
     def _turn(self) -> None:
-        self._port.numberAccepts = min(self._port.numberAccepts, MOST_ACCEPTS)
+        self._port.numberAccepts = min(self._port.numberAccepts, MAX_ACCEPTS_PER_TURN)
         self._accept()
         if self._count or self._stuck:
             self._no_file()
@@ -81,7 +81,9 @@ class Accepting:
         count, self._count = self._count, 0
         stuck, self._stuck = self._stuck, ""
         self._closed(count)
-        self._port.numberAccepts = MOST_ACCEPTS  # which Twisted takes down to 1: nobody came in
+        self._port.numberAccepts = (
+            MAX_ACCEPTS_PER_TURN  # which Twisted takes down to 1: nobody came in
+        )
         self._unsaid += count
         now = self._clock.seconds()
         if now >= self._quiet_until:

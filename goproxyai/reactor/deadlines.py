@@ -2,7 +2,7 @@
 
 A ``callLater`` for each of ten thousand idle connections would cost more than the connections.
 Instead a connection notes ``deadline`` (an attribute, one store) and the ticker looks at all of
-them four times a second. A deadline is late by up to :data:`TICK`; one that was counted from
+them four times a second. A deadline is late by up to :data:`TICK_SECONDS`; one that was counted from
 :attr:`Ticker.now`, which is cheaper than the clock, may be early by as much.
 """
 
@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-TICK = 0.25
+TICK_SECONDS = 0.25
 """Seconds between two looks at the deadlines."""
 
 NEVER = float("inf")
@@ -48,7 +48,7 @@ class Ticker:
     def start(self) -> None:
         """Begin ticking."""
         self.now = self.clock.seconds()
-        self._loop.start(TICK, now=False)
+        self._loop.start(TICK_SECONDS, now=False)
 
     def stop(self) -> None:
         """Stop ticking; deadlines are no longer kept."""

@@ -7,7 +7,7 @@ a leaner one:
 1. Every event goes where it went before; a selectable that raises is disconnected, as before.
 2. What asked to be called at the end of this turn is called once every event was seen to; what a
    timer asked for, before the reactor sleeps.
-3. At most :data:`MOST_EVENTS` events make a turn, so that its end comes soon.
+3. At most :data:`MAX_EVENTS_PER_TURN` events make a turn, so that its end comes soon.
 
 Any other reactor keeps its own turn, and the end of one is a ``callLater(0)``.
 """
@@ -21,7 +21,7 @@ from typing import Any
 from twisted.internet.epollreactor import EPollReactor
 from twisted.logger import Logger
 
-MOST_EVENTS = 512
+MAX_EVENTS_PER_TURN = 512
 """Events that one turn sees to."""
 
 Call = Callable[[], None]
@@ -31,12 +31,12 @@ _log = Logger(namespace="goproxyai.turns")
 
 def end_of_turn_scheduler(reactor: Any) -> Callable[[Call], object]:
     """What takes a call that is to be made once, at the end of the current turn of *reactor*."""
-    return getattr(reactor, "_goproxyai_ends", None) or (lambda call: reactor.callLater(0, call))
+    return getattr(reactor, "_goproxyai_at_end", None) or (lambda call: reactor.callLater(0, call))
 
 
 def install_lean_poll(reactor: Any) -> None:
     """Give *reactor* the lean turn, once, where it is Twisted's epoll reactor."""
-    if type(reactor) is not EPollReactor or hasattr(reactor, "_goproxyai_ends"):
+    if type(reactor) is not EPollReactor or hasattr(reactor, "_goproxyai_at_end"):
         return
     ends: list[Call] = []
     ours: Any = reactor  # it does not tell what it is made of
@@ -55,7 +55,7 @@ def install_lean_poll(reactor: Any) -> None:
 
     def turn(timeout: float | None) -> None:
         end()  # what timers did has an end, too, and does not wait for the next event
-        for descriptor, event in poll(-1 if timeout is None else timeout, MOST_EVENTS):
+        for descriptor, event in poll(-1 if timeout is None else timeout, MAX_EVENTS_PER_TURN):
             selectable = selectables.get(descriptor)
             if selectable is None:  # it went away earlier in this turn
                 continue
@@ -72,4 +72,4 @@ def install_lean_poll(reactor: Any) -> None:
         end()
 
     ours.doIteration = turn
-    ours._goproxyai_ends = ends.append
+    ours._goproxyai_at_end = ends.append

@@ -50,7 +50,7 @@ def _layers(transport: Any) -> list[Any]:
     return layers
 
 
-def parked(transport: Any) -> int:
+def unsent_bytes(transport: Any) -> int:
     """Bytes that were written but that the kernel has not taken yet."""
     if type(transport) is Server and not transport.TLS:
         return len(transport.dataBuffer) - transport.offset + transport._tempDataLen
@@ -62,15 +62,15 @@ def parked(transport: Any) -> int:
     return total
 
 
-def hung_up(transport: Any) -> bool:
+def peer_closed(transport: Any) -> bool:
     """Whether the peer has closed, asked of the kernel without reading.
 
     For connections whose reading is paused: the reactor does not watch those.
     """
-    return bool(poller_of(transport, POLLRDHUP).poll(0))
+    return bool(input_poll(transport, POLLRDHUP).poll(0))
 
 
-def poller_of(transport: Any, events: int = POLLIN | POLLRDHUP) -> poll:
+def input_poll(transport: Any, events: int = POLLIN | POLLRDHUP) -> poll:
     """What tells whether the peer has closed, or sent anything that nobody has read yet.
 
     ``poll(0)`` on it is empty while neither is so; it may be asked again and again.

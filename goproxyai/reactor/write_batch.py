@@ -8,7 +8,7 @@ quarter more answers a second.
 
 1. The order of writes to a transport is kept: while some wait, all small ones wait.
 2. A large write flushes what waits and goes out at once: backpressure must act on it.
-3. At most :data:`MOST_HELD` bytes wait. Whoever closes a transport flushes first.
+3. At most :data:`MAX_BATCH_BYTES` bytes wait. Whoever closes a transport flushes first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from goproxyai.reactor.socket_write import write_through
 LARGE = 8 * 1024
 """Bytes from which a write does not wait."""
 
-MOST_HELD = 256 * 1024
+MAX_BATCH_BYTES = 256 * 1024
 """Bytes that wait, of all transports together."""
 
 
@@ -68,7 +68,7 @@ class WriteBatcher:
             self._in_turn = True
             self._at_end(self._turn_over)
             write_through(transport, data)
-        elif len(data) >= LARGE or self._held >= MOST_HELD:
+        elif len(data) >= LARGE or self._held >= MAX_BATCH_BYTES:
             self.flush()
             write_through(transport, data)
         else:

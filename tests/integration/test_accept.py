@@ -18,7 +18,7 @@ from twisted.logger import LogEvent, capturedLogs, eventAsText
 
 from goproxyai.limits.connection_slots import ConnectionSlots
 from goproxyai.reactor import accept as accepting
-from goproxyai.reactor.accept import LOG_SECONDS, MOST_ACCEPTS, Accepting, fit
+from goproxyai.reactor.accept import LOG_SECONDS, MAX_ACCEPTS_PER_TURN, BoundedAccept, fit
 from tests.support.answers import chunk, head
 from tests.support.harness import Skewed, Stand, Wire, eventually, request
 from tests.support.steps import Pause
@@ -79,7 +79,7 @@ async def test_streams_go_on_in_a_storm_of_connections(
 ) -> None:
     await stand.start(LISTEN=LISTEN)
     assert stand.daemon is not None
-    counters = stand.daemon.door.factory.connection_limits.counts
+    counters = stand.daemon.listeners.factory.connection_limits.counts
     pause = Pause()
     chunked = [(b"Transfer-Encoding", b"chunked")]
     stand.upstream.script("/v1/stream", [head(200, chunked), chunk(b"frame"), pause, chunk(b"")])
@@ -95,8 +95,8 @@ async def test_streams_go_on_in_a_storm_of_connections(
     wire.send_next = None
     # From one frame to the next is a turn for each of two sockets, and one to spare.
     gaps = [late - early for early, late in pairwise(wire.seen)]
-    assert max(gaps) <= 4 * MOST_ACCEPTS
-    assert len(wire.seen) > STORM // (4 * MOST_ACCEPTS)
+    assert max(gaps) <= 4 * MAX_ACCEPTS_PER_TURN
+    assert len(wire.seen) > STORM // (4 * MAX_ACCEPTS_PER_TURN)
     pause.release()
     await wire.until(lambda: wire.came.endswith(b"0\r\n\r\n"))
     for each in sockets:
@@ -127,7 +127,7 @@ async def test_without_files_who_comes_is_closed_and_one_line_says_so(
     stand.reactor = Skewed(stand.reactor)
     await stand.start(LISTEN=LISTEN)
     assert stand.daemon is not None
-    refused = stand.daemon.door.factory.connection_limits.counts.refused
+    refused = stand.daemon.listeners.factory.connection_limits.counts.refused
     with capturedLogs() as events:
         for begin, end in ((0, 5), (5, 8), (8, 10)):
             if begin == 8:
@@ -149,8 +149,8 @@ async def test_a_socket_that_cannot_accept_pauses_and_nobody_is_lost(
     monkeypatch.setattr(accepting, "PAUSE_SECONDS", 0.01)
     await stand.start(LISTEN=LISTEN)
     assert stand.daemon is not None
-    counters = stand.daemon.door.factory.connection_limits.counts
-    (port,) = stand.daemon.door._ports
+    counters = stand.daemon.listeners.factory.connection_limits.counts
+    (port,) = stand.daemon.listeners._ports
     pauses: list[bool] = []
     stop_reading = port.stopReading
     monkeypatch.setattr(port, "stopReading", lambda: (pauses.append(True), stop_reading()))
@@ -169,17 +169,17 @@ async def test_a_socket_that_pauses_can_be_closed(
     monkeypatch.setattr(tcp, "_reservedFD", tcp._NullFileDescriptorReservation())
     await stand.start(LISTEN=LISTEN)
     assert stand.daemon is not None
-    (port,) = stand.daemon.door._ports
+    (port,) = stand.daemon.listeners._ports
     with capturedLogs(), no_files():
         connect(sockets[:1], stand.port)
         await eventually(stand.reactor, lambda: port not in stand.reactor.getReaders())
-        await stand.daemon.door.close()
+        await stand.daemon.listeners.close()
         await deferLater(stand.reactor, 0)
 
 
 def test_a_port_that_is_not_twisteds_is_left_alone() -> None:
     port = object()
-    Accepting(port, Clock(), [].append).stop()
+    BoundedAccept(port, Clock(), [].append).stop()
 
 
 # What is allowed at the start.
@@ -247,6 +247,6 @@ async def test_the_daemon_starts_with_fewer_and_says_how_many(stand: Stand, limi
     with capturedLogs() as events:
         await stand.start()
     assert stand.daemon is not None
-    assert stand.daemon.system.stats.document()["connections"]["most"] == 573
+    assert stand.daemon.admin.stats.document()["connections"]["most"] == 573
     assert len(lines(events)) == 1
     assert (await stand.ask(request())).status == 200

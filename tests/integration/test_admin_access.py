@@ -143,7 +143,7 @@ async def test_cross_site_request_is_refused_without_token(
     subresource = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "no-cors")]
     assert (await stand.ask(request(target, method, subresource))).status == 403
     assert stand.daemon is not None
-    assert len(stand.daemon.system.events) == 0
+    assert len(stand.daemon.admin.events) == 0
 
 
 @pytest_twisted.ensureDeferred

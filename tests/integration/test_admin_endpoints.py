@@ -253,7 +253,7 @@ async def test_exception_in_endpoint_is_logged_and_not_disclosed(
 ) -> None:
     await stand.start()
     assert stand.daemon is not None
-    monkeypatch.setattr(stand.daemon.system.stats.counters, "summary", lambda: 1 // 0)
+    monkeypatch.setattr(stand.daemon.admin.stats.counters, "summary", lambda: 1 // 0)
     answer = await stand.ask(request("/stats"))
     assert (answer.status, error_of(answer)["code"]) == (500, "internal_error")
     assert b"zero" not in answer.body

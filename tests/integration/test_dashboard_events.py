@@ -47,7 +47,7 @@ async def subscribe(stand: Stand, data: bytes | None = None) -> Wire:
 
 def event_stream(stand: Stand) -> Any:
     assert stand.daemon is not None
-    return stand.daemon.system.events
+    return stand.daemon.admin.events
 
 
 async def unsubscribe(stand: Stand, client: Wire) -> None:
@@ -264,9 +264,9 @@ async def test_subscribe_is_refused_during_drain(stand: Stand) -> None:
     await stand.start(DRAIN_TIMEOUT="1h")
     assert stand.daemon is not None
     daemon, client = stand.daemon, await stand.connect()
-    await eventually(stand.reactor, lambda: daemon.door.factory.connections)
+    await eventually(stand.reactor, lambda: daemon.listeners.factory.connections)
     stopping = daemon.stopService()
-    await eventually(stand.reactor, lambda: not daemon.system.stats.ready)
+    await eventually(stand.reactor, lambda: not daemon.admin.stats.ready)
     client.send(request(EVENTS))
     answer = await client.answer()
     assert (answer.status, error_of(answer)["code"]) == (503, "draining")

@@ -53,7 +53,7 @@ async def test_drain_finishes_stream_and_refuses_new_requests(stand: Stand) -> N
     for client, (target, _) in zip(others, expected, strict=True):
         client.send(request(target)[:-2])
     assert stand.daemon is not None
-    connections = stand.daemon.door.factory.connections
+    connections = stand.daemon.listeners.factory.connections
     await eventually(stand.reactor, lambda: sum(c._in_head for c in connections) == len(others))
     stopping = stand.daemon.stopService()
     await idle.until_closed()
@@ -84,13 +84,13 @@ async def test_requests_sent_before_drain_are_served(stand: Stand) -> None:
     (used,) = await used_connections(stand, 1)
     fresh, silent = await stand.connect(), await stand.connect()
     assert stand.daemon is not None
-    connections = stand.daemon.door.factory.connections
+    connections = stand.daemon.listeners.factory.connections
     await eventually(stand.reactor, lambda: len(connections) == 3)
     # Written to the socket now, so that the kernel has the request when the drain begins.
     used.transport.socket.send(request("/v1/models"))
     stopping = stand.daemon.stopService()
     assert (await used.answer()).status == 200
-    await eventually(stand.reactor, lambda: not stand.daemon.system.stats.ready)
+    await eventually(stand.reactor, lambda: not stand.daemon.admin.stats.ready)
     fresh.send(request("/v1/models/gpt-4o"))
     answer = await fresh.answer()
     assert (answer.status, answer.get("Connection")) == (200, b"close")
@@ -109,7 +109,7 @@ async def test_answer_during_drain_says_connection_close(stand: Stand) -> None:
     await stand.upstream.wait_for(lambda one: one.paused)
     assert stand.daemon is not None
     stopping = stand.daemon.stopService()
-    await eventually(stand.reactor, lambda: not stand.daemon.system.stats.ready)
+    await eventually(stand.reactor, lambda: not stand.daemon.admin.stats.ready)
     pause.release()
     answer = await client.answer()
     assert (answer.status, answer.get("Connection")) == (200, b"close")
@@ -174,7 +174,7 @@ async def test_incomplete_request_head_does_not_delay_drain(stand: Stand) -> Non
     (client,) = await used_connections(stand, 1)
     client.send(request("/v1/models")[:20])
     assert stand.daemon is not None
-    connections = stand.daemon.door.factory.connections
+    connections = stand.daemon.listeners.factory.connections
     await eventually(stand.reactor, lambda: any(c._in_head for c in connections))
     began = time.monotonic()
     await stand.daemon.stopService()

@@ -13,7 +13,7 @@ from twisted.internet.endpoints import _SystemdParser
 from twisted.internet.protocol import Factory
 from twisted.python.systemd import ListenFDs
 
-from goproxyai.daemon.endpoints import Inherited, ListenError, endpoints
+from goproxyai.daemon.endpoints import InheritedEndpoint, ListenError, endpoints
 from goproxyai.daemon.service import Listeners
 from tests.support.harness import Stand
 
@@ -94,7 +94,7 @@ async def test_a_socket_that_was_passed_listens_on_when_we_do_not(passed: Passed
     with socket.create_server(("127.0.0.1", 0)) as one:
         passed(one.dup().detach())  # whoever adopts it closes it
         ((_, endpoint),) = endpoints(reactor, ("systemd:domain=INET:name=web",))
-        assert isinstance(endpoint, Inherited)
+        assert isinstance(endpoint, InheritedEndpoint)
         port = await endpoint.listen(Factory())
         assert port.getHost().port == one.getsockname()[1]
         await port.stopListening()
@@ -126,8 +126,8 @@ async def test_a_port_that_is_taken_is_told_in_one_line(stand: Stand) -> None:
         taken = f"tcp:{one.getsockname()[1]}:interface=127.0.0.1"
         await stand.start()
         assert stand.daemon is not None
-        door: Listeners = stand.daemon.door
-        other = Listeners(stand.reactor, endpoints(stand.reactor, (taken,)), door.factory)
+        listeners: Listeners = stand.daemon.listeners
+        other = Listeners(stand.reactor, endpoints(stand.reactor, (taken,)), listeners.factory)
         with pytest.raises(ListenError, match=f"goproxyai: cannot listen on {taken}: .* in use"):
             other.startService()
         await other.close()

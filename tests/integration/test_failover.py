@@ -190,7 +190,7 @@ async def test_who_joins_a_probe_keeps_it_alive_and_no_longer(skewed: Stand) -> 
     await skewed.upstream.wait_for(lambda one: one.paused and one.path == "/v1/p")
     follower.send(request("/v1/p"))
     assert skewed.daemon is not None
-    counters = skewed.daemon.system.stats.counters
+    counters = skewed.daemon.admin.stats.counters
     await eventually(skewed.reactor, lambda: counters.coalesced)
     leader.abort()
     await eventually(skewed.reactor, lambda: counters.connections.closed)
@@ -205,7 +205,7 @@ async def test_who_joins_a_probe_keeps_it_alive_and_no_longer(skewed: Stand) -> 
 async def test_failed_health_probes_in_a_row_open_the_circuit(stand: Stand) -> None:
     await stand.start(HEALTH_PROBE="/v1/models")
     assert stand.daemon is not None
-    probing = stand.daemon.upkeep.probing
+    probing = stand.daemon.maintenance.probing
     assert probing is not None
     stand.upstream.script(lambda _: True, response(b"{}", 500))
     breaker = upstreams(stand)[0].breaker
@@ -231,7 +231,7 @@ async def test_a_407_on_the_way_is_no_answer(stand: Stand) -> None:
 async def test_a_timeout_counts_for_nothing_where_others_are_answered(
     skewed: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "TURN_SECONDS", 0.05)
+    monkeypatch.setattr(service, "BREAKER_INTERVAL_SECONDS", 0.05)
     await skewed.start()
     skewed.upstream.script("/v1/slow", [Pause()])
     slow = [await skewed.connect() for _ in range(MIN_REQUESTS)]

@@ -216,25 +216,25 @@ def test_the_log_leaves_out_what_is_below_its_level_from_then_on() -> None:
 # All of them, in one turn.
 
 CHANGED: dict[str, tuple[str, Callable[[Daemon], object], object]] = {
-    "RATE_LIMIT": ("7", lambda d: d.system.relay.admission.per_minute, 7),
-    "CACHE_TTL": ("7s", lambda d: d.system.relay.options.current.ttl, 7.0),
-    "CACHE_MAX_TTL": ("7s", lambda d: d.system.relay.options.current.max_ttl, 7.0),
+    "RATE_LIMIT": ("7", lambda d: d.admin.relay.admission.per_minute, 7),
+    "CACHE_TTL": ("7s", lambda d: d.admin.relay.options.current.ttl, 7.0),
+    "CACHE_MAX_TTL": ("7s", lambda d: d.admin.relay.options.current.max_ttl, 7.0),
     "REQUEST_TIMEOUT": ("7s", lambda d: d.agent.timeouts.head, 7.0),
     "CONNECT_TIMEOUT": ("7s", lambda d: d.agent.connect_timeout, 7.0),
     "IDLE_TIMEOUT": ("7s", lambda d: d.agent.timeouts.silence, 7.0),
     "DRAIN_TIMEOUT": ("7s", lambda d: d.settings.drain_timeout, 7.0),
-    "MAX_CACHE_SIZE": ("7", lambda d: d.system.relay.store.max_bytes, 7 << 20),
-    "MAX_BODY_SIZE": ("7", lambda d: d.door.factory.most_body_bytes, 7 << 20),
+    "MAX_CACHE_SIZE": ("7", lambda d: d.admin.relay.store.max_bytes, 7 << 20),
+    "MAX_BODY_SIZE": ("7", lambda d: d.listeners.factory.most_body_bytes, 7 << 20),
     "TRUSTED_PROXIES": (
         "10.0.0.0/8",
         lambda d: d.handler.admission._trusted,
         Networks.parse("10.0.0.0/8"),
     ),
-    "ADMIN_ALLOW": ("", lambda d: d.system.settings.admin_allow, Networks()),
-    "ADMIN_TOKEN": ("t0ken", lambda d: d.system.settings.admin_token, "t0ken"),
+    "ADMIN_ALLOW": ("", lambda d: d.admin.settings.admin_allow, Networks()),
+    "ADMIN_TOKEN": ("t0ken", lambda d: d.admin.settings.admin_token, "t0ken"),
     "RETRY_STATUS": (
         "502",
-        lambda d: d.system.relay.options.current.retry_status,
+        lambda d: d.admin.relay.options.current.retry_status,
         frozenset((502,)),
     ),
     "LOG_LEVEL": ("error", lambda d: d.settings.log_level, "error"),
@@ -325,7 +325,7 @@ async def test_what_is_under_way_as_the_cache_is_turned_off_is_answered_and_not_
     await stand.upstream.wait_for(lambda one: one.paused)
     whole = request("/v1/embeddings", "POST", [("X-Cache-TTL", "60")], b'{"input":"a"}')
     reading.send(whole[:-1])
-    await eventually(stand.reactor, lambda: stand.daemon.system.stats.counters.requests == 2)
+    await eventually(stand.reactor, lambda: stand.daemon.admin.stats.counters.requests == 2)
     changed(stand.daemon, **off)
     reading.send(whole[-1:])
     assert (await reading.answer()).get("Cache-Status") == b"goproxyai; fwd=bypass; detail=off"
@@ -369,7 +369,7 @@ async def test_a_connection_to_upstream_that_is_kept_waits_as_long_as_is_now_sai
 async def test_a_store_that_was_made_smaller_is_emptied_beside_the_requests(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "EVICTION_SECONDS", 0.05)
+    monkeypatch.setattr(service, "EVICTION_INTERVAL_SECONDS", 0.05)
     await stand.start()
     assert stand.daemon is not None
     store = stand.daemon.handler.store

@@ -149,7 +149,7 @@ def failed(span: ReadableSpan) -> str | None:
 async def at_work(stand: Stand) -> None:
     """Wait for the head of a request to be in."""
     assert stand.daemon is not None
-    connections = stand.daemon.door.factory.connections
+    connections = stand.daemon.listeners.factory.connections
     await eventually(stand.reactor, lambda: any(c._active for c in connections))
 
 
@@ -229,7 +229,7 @@ async def test_a_request_that_rides_along_is_linked_to_the_one_that_went(traced:
     await stand.upstream.wait_for(lambda one: one.paused)
     wires[1].send(post("/v1/embeddings", EMBED, [told()]))
     assert stand.daemon is not None
-    counters = stand.daemon.system.stats.counters
+    counters = stand.daemon.admin.stats.counters
     await eventually(stand.reactor, lambda: counters.coalesced == 1)
     pause.release()
     for wire in wires:

@@ -18,7 +18,7 @@ from goproxyai import plugin as tap
 from goproxyai.config import env_file as envfile
 from goproxyai.config.settings import Settings
 from goproxyai.config.sources import CONFIG, VARIABLE_NAMES
-from goproxyai.daemon.service import FIRST_SECONDS
+from goproxyai.daemon.service import FIRST_REQUEST_SECONDS
 from tests.process.test_restart import SocketUnit, serving, unit
 from tests.process.test_twistd import PATIENCE, Start, environment, free_port, start
 
@@ -27,7 +27,7 @@ __all__ = ["start", "unit"]  # fixtures
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 TWISTD = "/opt/goproxyai/bin/twistd"
 DEFAULTS = Settings.from_texts({})
-LONGEST_STOP = DEFAULTS.drain_timeout + FIRST_SECONDS + 1
+LONGEST_STOP = DEFAULTS.drain_timeout + FIRST_REQUEST_SECONDS + 1
 
 
 def assignments(name: str, key: str) -> list[str]:

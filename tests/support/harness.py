@@ -294,7 +294,7 @@ class Stand:
     @property
     def port(self) -> int:
         assert self.daemon is not None
-        return int(self.daemon.door.addresses[0].port)
+        return int(self.daemon.listeners.addresses[0].port)
 
     async def connect(self, wire: Wire | None = None) -> Wire:
         """A client's connection to the daemon; *wire*, if a special one is wanted."""

@@ -21,11 +21,11 @@ from twisted.logger import LogEvent
 
 from goproxyai.http11.framing import LAST_CHUNK, MOST_FIELDS, chunk, headers_too_large
 from goproxyai.messages.headers import serialize_headers
-from goproxyai.reactor.deadlines import TICK, Ticker
+from goproxyai.reactor.deadlines import TICK_SECONDS, Ticker
 from goproxyai.reactor.socket_write import (
     can_half_close,
-    hung_up,
-    parked,
+    peer_closed,
+    unsent_bytes,
     set_no_delay,
     write_through,
 )
@@ -177,7 +177,7 @@ def test_what_the_kernel_takes_at_once_is_not_parked(pair: Pair) -> None:
     write_through(pair.ours, b"hello")
     assert pair.took == [5]
     assert not pair.watched
-    assert parked(pair.ours) == 0
+    assert unsent_bytes(pair.ours) == 0
     assert pair.read(5) == b"hello"
 
 
@@ -192,10 +192,10 @@ def test_nothing_is_written_as_nothing(pair: Pair) -> None:
 def test_only_what_the_kernel_does_not_take_is_parked(pair: Pair, taken: int) -> None:
     pair.takes = [taken]
     write_through(pair.ours, b"hello")
-    assert parked(pair.ours) == 5 - taken
+    assert unsent_bytes(pair.ours) == 5 - taken
     assert pair.watched
     pair.drain()
-    assert parked(pair.ours) == 0
+    assert unsent_bytes(pair.ours) == 0
     assert pair.read(5) == b"hello"
     assert pair.nothing_more()
 
@@ -206,7 +206,7 @@ def test_what_is_written_behind_parked_bytes_stays_behind_them(pair: Pair) -> No
     write_through(pair.ours, b" you")
     pair.ours.write(b" all")
     assert pair.took == [2]
-    assert parked(pair.ours) == 11
+    assert unsent_bytes(pair.ours) == 11
     pair.drain()
     write_through(pair.ours, b"!")
     assert pair.read(14) == b"hello you all!"
@@ -219,7 +219,7 @@ def test_bytes_that_were_parked_by_others_come_first(pair: Pair) -> None:
     assert pair.took == []
     pair.takes = [1, 0, 3]
     pair.ours.doWrite()
-    assert parked(pair.ours) == 5
+    assert unsent_bytes(pair.ours) == 5
     write_through(pair.ours, b"three")
     pair.drain()
     assert pair.read(11) == b"onetwothree"
@@ -229,7 +229,7 @@ def test_more_than_a_socket_holds_arrives_whole(pair: Pair) -> None:
     data = bytes(range(256)) * 4000
     pair.ours.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * 1024)
     write_through(pair.ours, data)
-    assert 0 < parked(pair.ours) < len(data)
+    assert 0 < unsent_bytes(pair.ours) < len(data)
     came = b""
     while len(came) < len(data):
         writers = [pair.ours] if pair.watched else []
@@ -240,7 +240,7 @@ def test_more_than_a_socket_holds_arrives_whole(pair: Pair) -> None:
         if readable:
             came += pair.peer.recv(1 << 20)
     assert came == data
-    assert parked(pair.ours) == 0
+    assert unsent_bytes(pair.ours) == 0
 
 
 def test_random_writes_through_a_kernel_that_takes_what_it_likes_keep_their_order(
@@ -260,7 +260,7 @@ def test_random_writes_through_a_kernel_that_takes_what_it_likes_keep_their_orde
         pair.drain()
         expected = b"".join(data for data, _ in writes)
         assert pair.read(len(expected)) == expected
-        assert parked(pair.ours) == 0
+        assert unsent_bytes(pair.ours) == 0
 
     check()
 
@@ -306,7 +306,7 @@ def test_a_connection_that_is_closing_takes_nothing_past_what_is_parked(pair: Pa
     pair.ours.connected = 0
     write_through(pair.ours, b"late")
     assert pair.took == [2]
-    assert parked(pair.ours) == 7
+    assert unsent_bytes(pair.ours) == 7
 
 
 def test_a_producer_is_paused_once_too_much_is_parked_and_resumed_once_nothing_is(
@@ -343,8 +343,8 @@ def test_what_is_no_socket_is_written_to_as_usual() -> None:
     transport = StringTransport()
     write_through(transport, b"hello")
     assert transport.value() == b"hello"
-    assert parked(transport) == 0
-    assert not hung_up(transport)
+    assert unsent_bytes(transport) == 0
+    assert not peer_closed(transport)
     assert not can_half_close(transport)
     set_no_delay(transport)
 
@@ -371,9 +371,9 @@ def test_what_waits_in_every_layer_is_counted(pair: Pair) -> None:
     layer = Laid(pair.ours)
     layer._appSendBuffer += [b"abc", b"d"]
     twice = Laid(layer)
-    assert parked(pair.ours) == 3
-    assert parked(layer) >= 7
-    assert parked(twice) >= 7
+    assert unsent_bytes(pair.ours) == 3
+    assert unsent_bytes(layer) >= 7
+    assert unsent_bytes(twice) >= 7
 
 
 def test_a_layer_is_never_bypassed(pair: Pair) -> None:
@@ -401,12 +401,12 @@ def arrived(pair: Pair) -> None:
 
 
 def test_a_peer_that_is_there_has_not_hung_up_whether_it_is_read_or_not(pair: Pair) -> None:
-    assert not hung_up(pair.ours)
+    assert not peer_closed(pair.ours)
     pair.ours.pauseProducing()
-    assert not hung_up(pair.ours)
+    assert not peer_closed(pair.ours)
     pair.peer.sendall(b"hello")
     arrived(pair)
-    assert not hung_up(pair.ours)
+    assert not peer_closed(pair.ours)
     assert pair.ours.socket.recv(10) == b"hello"
 
 
@@ -414,8 +414,8 @@ def test_a_peer_that_closed_has_hung_up_even_while_it_is_not_read(pair: Pair) ->
     pair.ours.pauseProducing()
     pair.peer.close()
     arrived(pair)
-    assert hung_up(pair.ours)
-    assert hung_up(Laid(pair.ours))
+    assert peer_closed(pair.ours)
+    assert peer_closed(Laid(pair.ours))
     assert pair.protocol.reason is None
 
 
@@ -426,7 +426,7 @@ def test_a_peer_that_closed_behind_unread_bytes_has_hung_up(pair: Pair) -> None:
     poller = select.poll()
     poller.register(pair.ours.fileno(), select.POLLRDHUP)
     assert poller.poll(PATIENCE_MS)
-    assert hung_up(pair.ours)
+    assert peer_closed(pair.ours)
 
 
 def test_a_peer_that_reset_the_connection_has_hung_up(pair: Pair) -> None:
@@ -435,12 +435,12 @@ def test_a_peer_that_reset_the_connection_has_hung_up(pair: Pair) -> None:
     pair.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     pair.peer.close()
     arrived(pair)
-    assert hung_up(pair.ours)
+    assert peer_closed(pair.ours)
 
 
 def test_a_connection_that_is_gone_is_not_asked(pair: Pair) -> None:
     pair.ours.socket.close()
-    assert not hung_up(pair.ours)
+    assert not peer_closed(pair.ours)
 
 
 # The ticker.
@@ -468,11 +468,11 @@ def test_everything_that_is_watched_is_ticked_four_times_a_second() -> None:
     ticker.watched |= {one, other}
     ticker.start()
     assert one.ticks == []
-    clock.pump([TICK] * 8)
-    assert TICK == 0.25
-    assert one.ticks == other.ticks == [TICK * i for i in range(1, 9)]
+    clock.pump([TICK_SECONDS] * 8)
+    assert TICK_SECONDS == 0.25
+    assert one.ticks == other.ticks == [TICK_SECONDS * i for i in range(1, 9)]
     ticker.watched.discard(other)
-    clock.advance(TICK)
+    clock.advance(TICK_SECONDS)
     assert (len(one.ticks), len(other.ticks)) == (9, 8)
     ticker.stop()
 
@@ -485,10 +485,10 @@ def test_the_tickers_clock_is_that_of_its_last_tick() -> None:
     clock.advance(5)
     ticker.start()
     assert ticker.now == 1005
-    clock.advance(TICK / 2)
+    clock.advance(TICK_SECONDS / 2)
     assert ticker.now == 1005
-    clock.advance(TICK / 2)
-    assert ticker.now == 1005 + TICK
+    clock.advance(TICK_SECONDS / 2)
+    assert ticker.now == 1005 + TICK_SECONDS
     ticker.stop()
 
 
@@ -510,7 +510,7 @@ def test_a_ticker_that_was_stopped_leaves_nothing_behind_and_may_be_stopped_agai
     ticker.start()
     ticker.stop()
     ticker.stop()
-    clock.pump([TICK] * 4)
+    clock.pump([TICK_SECONDS] * 4)
     assert one.ticks == []
     assert clock.getDelayedCalls() == []
 
@@ -522,8 +522,8 @@ def test_what_is_watched_may_change_in_a_tick() -> None:
         one.ticker = ticker
     ticker.watched.update(ones)
     ticker.start()
-    clock.pump([TICK] * 3)
-    assert {one.ticks[0] for one in ones if one.ticks} == {TICK}
+    clock.pump([TICK_SECONDS] * 3)
+    assert {one.ticks[0] for one in ones if one.ticks} == {TICK_SECONDS}
     assert ticker.watched == set()
     ticker.stop()
 
@@ -536,7 +536,7 @@ def test_one_that_fails_in_its_tick_is_logged_and_does_not_stop_the_others(
     ticker = Ticker(clock)
     ticker.watched.update(ones)
     ticker.start()
-    clock.pump([TICK] * 3)
+    clock.pump([TICK_SECONDS] * 3)
     assert [len(one.ticks) for one in ones] == [3] * 5
     assert [event["log_failure"].value for event in failures] == [ones[2].error] * 3
     failures.clear()

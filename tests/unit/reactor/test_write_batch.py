@@ -10,7 +10,7 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent
 
 from goproxyai.reactor.lean_loop import end_of_turn_scheduler
-from goproxyai.reactor.write_batch import LARGE, MOST_HELD, ImmediateWriter, WriteBatcher
+from goproxyai.reactor.write_batch import LARGE, MAX_BATCH_BYTES, ImmediateWriter, WriteBatcher
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_no_more_waits_than_the_bound(outbox: WriteBatcher) -> None:
     for _ in range(200):
         outbox.write(transport, piece)
         sent += len(piece)
-        assert sent - len(transport.value()) < MOST_HELD + LARGE
+        assert sent - len(transport.value()) < MAX_BATCH_BYTES + LARGE
 
 
 def test_a_flush_writes_what_waits(outbox: WriteBatcher, clock: Clock) -> None:
