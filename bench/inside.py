@@ -75,20 +75,20 @@ class Inside:
 
     def __init__(self) -> None:
         from goproxyai.config.settings import Settings
-        from goproxyai.daemon.service import make_daemon
+        from goproxyai.daemon.build import make_daemon
 
         reactor = MemoryReactorClock()
         reactor.seconds = time.monotonic  # type: ignore[method-assign]  # as the plugin does
         self._ends: list[Callable[[], None]] = []
-        reactor._goproxyai_ends = self._ends.append  # type: ignore[attr-defined]  # a turn's end
+        reactor._goproxyai_at_end = self._ends.append  # type: ignore[attr-defined]  # a turn's end
         settings = Settings.from_texts(
             {"OPENAI_API_URL": "http://127.0.0.1:9", "RATE_LIMIT": "0", "PORT": "0"}
         )
         daemon = make_daemon(reactor, settings)
-        self.log = daemon.system.relay.log
+        self.log = daemon.admin.relay.log
         self.count = True  # or else events are thrown away
         self._client, self._upstream = Line(), Line()
-        self._protocol = daemon.door.factory.buildProtocol(self._client.getPeer())
+        self._protocol = daemon.listeners.factory.buildProtocol(self._client.getPeer())
         self._protocol.makeConnection(self._client)
         self._protocol.dataReceived(self._question(0))
         self._turn()

@@ -262,13 +262,13 @@ def draining() -> ProxyError:
 class Router:
     """Takes each exchange to its route; the one entry from the engine."""
 
-    def __init__(self, system: AdminApp, names: RequestIds) -> None:
-        self._system = system
-        self._stats = system.stats
-        self._counters = system.stats.counters
+    def __init__(self, admin: AdminApp, names: RequestIds) -> None:
+        self._system = admin
+        self._stats = admin.stats
+        self._counters = admin.stats.counters
         self._name, self._given = names.ours, names.given
-        self._site = Site(system.app.resource())
-        self._prefix, self._methods, self._relay = _remembered(system)
+        self._site = Site(admin.app.resource())
+        self._prefix, self._methods, self._relay = _remembered(admin)
 
     def dispatch(self, exchange: Exchange) -> None:
         """See to it that *exchange* is answered."""
@@ -326,11 +326,11 @@ def nowhere() -> ProxyError:
     return ProxyError("not_found", "Nothing lives at this path; the API is under /v1/.")
 
 
-def _remembered(system: AdminApp) -> tuple[bytes, frozenset[bytes], Callable[[Exchange], Any]]:
+def _remembered(admin: AdminApp) -> tuple[bytes, frozenset[bytes], Callable[[Exchange], Any]]:
     """What the tree says about relayed requests: their prefix, their methods, their handler."""
     app = AdminApp.app
     (rule,) = [rule for rule in app.url_map.iter_rules() if rule.endpoint == "relay"]
     prefix = rule.rule.partition("<")[0].encode("ascii")
     methods = frozenset(method.encode("ascii") for method in rule.methods or ())
     handler = app.endpoints["relay"].__wrapped__  # type: ignore[attr-defined]  # the method itself
-    return prefix, methods, MethodType(handler, system)
+    return prefix, methods, MethodType(handler, admin)

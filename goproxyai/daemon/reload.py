@@ -1,10 +1,10 @@
-"""SIGHUP: the configuration is read again, and what can change while the daemon runs, changes.
+"""Reload (SIGHUP): the configuration is read again, and the changed settings are applied.
 
-1. All or nothing: a value that does not parse leaves everything as it is, and is one line.
-2. What changes, changes in one turn, from the next request on; what is under way goes on as it
-   began, but for the waits for upstream that begin after it.
-3. What cannot change without a restart is named, each time, until there was one.
-4. While the daemon stops nothing is read.
+1. All or nothing: an invalid value leaves all settings as they are, and is logged as one line.
+2. The changes are applied in one turn of the reactor, from the next request on. Requests in
+   progress keep their settings; of the waits for upstream, those that start later are changed.
+3. Settings that cannot change without a restart are named at each reload until the restart.
+4. A reload during the stop is refused.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from twisted.logger import Logger
 
 from goproxyai.config.settings import SettingError, Settings
 from goproxyai.config.sources import LoadedConfig
+from goproxyai.daemon.proxy_options import make_proxy_options
 from goproxyai.daemon.service import Daemon
+from goproxyai.proxy.handler import ProxyHandler
+from goproxyai.usage.prices import Prices
 
-LIVE: Final = frozenset(
+RELOADABLE: Final = frozenset(
     (
         "RATE_LIMIT", "CACHE_TTL", "CACHE_MAX_TTL", "REQUEST_TIMEOUT", "CONNECT_TIMEOUT",
         "IDLE_TIMEOUT", "DRAIN_TIMEOUT", "MAX_CACHE_SIZE", "MAX_BODY_SIZE", "TRUSTED_PROXIES",
@@ -27,62 +30,104 @@ LIVE: Final = frozenset(
         "RETRY_STATUS",
     )
 )  # fmt: skip
-"""The variables that can change while the daemon runs: see :meth:`.Daemon.change`."""
+"""The variables that :func:`apply_settings` can change in a running daemon."""
 
 _log = Logger(namespace="goproxyai")
 
 
-def differences(before: Settings, after: Settings) -> tuple[list[str], list[str]]:
-    """The names of what differs: what can change at once, and what needs a restart."""
-    differ = [
+def changed_names(before: Settings, after: Settings) -> tuple[list[str], list[str]]:
+    """Return the names of the changed variables: reloadable ones, and those that need a restart."""
+    changed = [
         field.name.upper()
         for field in attrs.fields(Settings)
         if getattr(before, field.name) != getattr(after, field.name)
     ]
-    return [n for n in differ if n in LIVE], [n for n in differ if n not in LIVE]
+    reloadable = [name for name in changed if name in RELOADABLE]
+    return reloadable, [name for name in changed if name not in RELOADABLE]
 
 
-def hidden_line(names: tuple[str, ...]) -> str:
-    """What is said about the names that ``CONFIG`` sets to no effect."""
-    return f"CONFIG sets {', '.join(names)} to no effect: an option or the environment wins"
+def overridden_line(names: tuple[str, ...]) -> str:
+    """Return the log line about variables that ``CONFIG`` sets without effect."""
+    return (
+        f"CONFIG sets {', '.join(names)} without effect: an option or the environment takes "
+        "precedence"
+    )
+
+
+def apply_settings(daemon: Daemon, settings: Settings, prices: Prices | None = None) -> None:
+    """Replace the settings of a running daemon.
+
+    :param settings: may differ from the present ones in :data:`RELOADABLE` variables only.
+    :param prices: new token prices; ``None`` keeps the present ones.
+    """
+    handler, stats, factory = daemon.admin.relay, daemon.admin.stats, daemon.listeners.factory
+    if prices is not None:
+        stats.counters.tokens.prices = prices
+    handler.admission.limit(settings.rate_limit)
+    handler.admission.trust(settings.trusted_proxies)
+    handler.log.slow = settings.log_slow
+    handler.log.sample = settings.log_sample
+    factory.connection_limits.trust(settings.trusted_proxies)
+    factory.most_body_bytes = settings.max_body_size
+    daemon.agent.connect_timeout = settings.connect_timeout
+    daemon.agent.timeouts.head = settings.request_timeout
+    daemon.agent.timeouts.silence = settings.idle_timeout
+    _apply_to_cache(handler, daemon.settings, settings)
+    daemon.admin.settings = stats.settings = settings
+
+
+def _apply_to_cache(handler: ProxyHandler, before: Settings, after: Settings) -> None:
+    if before.max_cache_size != after.max_cache_size:
+        handler.store.resize(after.max_cache_size)
+    options = make_proxy_options(after, handler.terms.upstream, handler.terms.traced)
+    if options != handler.terms:  # new options invalidate the plans of all known request heads
+        handler.terms = options
+        if not options.cached:
+            handler.store.clear()
 
 
 @attrs.define(eq=False)
 class Reload:
-    """Does it.
+    """Reads the configuration again and applies the changes.
 
-    :param daemon: whose settings these are.
-    :param read: gives the settings as they are now; raises ``SettingError``.
-    :param write: sees to it that the log has another level.
+    :param read: returns the configuration; raises ``SettingError``.
+    :param set_log_level: called with the level when ``LOG_LEVEL`` has changed.
     """
 
     daemon: Daemon
     read: Callable[[], LoadedConfig]
-    write: Callable[[str], None]
+    set_log_level: Callable[[str], None]
 
-    def now(self) -> None:
-        """Read again, and change what can be changed."""
+    def run(self) -> None:
         if self.daemon.stopping:
-            _log.info("the configuration is not read again: the proxy is stopping")
+            _log.info("configuration not reloaded: the proxy is stopping")
             return
         try:
-            reading = self.read()
+            config = self.read()
         except SettingError as error:
-            _log.error("the configuration is as before: {error}", error=str(error))
+            _log.error(
+                "configuration not reloaded, all settings stay as they are: {error}",
+                error=str(error),
+            )
             return
-        before = self.daemon.settings
-        live, restart = differences(before, reading.settings)
-        changed = {name.lower(): getattr(reading.settings, name.lower()) for name in live}
-        if reading.prices.table != self.daemon.prices.table and "PRICES" not in live:
-            live.append("PRICES")  # in the same file
-        self.daemon.change(attrs.evolve(before, **changed), reading.prices)
-        if live:
-            _log.info("the configuration has changed: {names}", names=", ".join(live))
+        reloadable, restart = self._apply(config)
+        if reloadable:
+            _log.info("configuration reloaded, changed: {names}", names=", ".join(reloadable))
         else:
-            _log.info("the configuration has not changed")
+            _log.info("configuration reloaded, nothing changed")
         if restart:
-            _log.warn("the configuration needs a restart: {names}", names=", ".join(restart))
-        if reading.hidden:
-            _log.warn("{line}", line=hidden_line(reading.hidden))
-        if "LOG_LEVEL" in live:  # of what comes behind this
-            self.write(reading.settings.log_level)
+            _log.warn("restart the proxy to apply: {names}", names=", ".join(restart))
+        if config.hidden:
+            _log.warn("{line}", line=overridden_line(config.hidden))
+        if "LOG_LEVEL" in reloadable:  # the lines above are logged at the old level
+            self.set_log_level(config.settings.log_level)
+
+    def _apply(self, config: LoadedConfig) -> tuple[list[str], list[str]]:
+        """Apply the reloadable settings; return the names as :func:`changed_names` does."""
+        before, prices = self.daemon.settings, self.daemon.prices
+        reloadable, restart = changed_names(before, config.settings)
+        fields = {name.lower(): getattr(config.settings, name.lower()) for name in reloadable}
+        if config.prices.table != prices.table and "PRICES" not in reloadable:
+            reloadable.append("PRICES")  # the same file with other contents
+        apply_settings(self.daemon, attrs.evolve(before, **fields), config.prices)
+        return reloadable, restart

@@ -37,8 +37,9 @@ from goproxyai.http11.response import Response, ResponseReceiver
 from goproxyai.messages.header_templates import template_of
 from goproxyai.messages.headers import Fields
 from goproxyai.reactor.deadlines import NEVER, Ticker
-from goproxyai.reactor.socket_write import parked, poller_of, set_no_delay
-from goproxyai.reactor.write_batch import LARGE, Writer
+from goproxyai.reactor.socket_state import input_poll, set_no_delay
+from goproxyai.reactor.socket_write import unsent_bytes
+from goproxyai.reactor.write_batch import MIN_UNBATCHED_BYTES, Writer
 from goproxyai.upstream.retries import Cause
 
 LONGEST_REASON = 1024
@@ -191,7 +192,7 @@ class ClientConnection(TwistedProtocol):
         asked for must not meet the next request.
         """
         if self._poller is None:
-            self._poller = poller_of(self.transport)
+            self._poller = input_poll(self.transport)
         return not self._poller.poll(0)
 
     def abort(self) -> None:
@@ -231,7 +232,7 @@ class ClientConnection(TwistedProtocol):
             elif not framed:
                 head += b"Content-Length: %d\r\n" % len(body)
             self._write(head + b"\r\n" + body)
-            self._sending = len(body) >= LARGE and parked(self.transport) > 0
+            self._sending = len(body) >= MIN_UNBATCHED_BYTES and unsent_bytes(self.transport) > 0
         else:
             upload = self._upload = RequestUpload(self, body)
             self._sending = True
@@ -494,7 +495,7 @@ class ClientConnection(TwistedProtocol):
 
     def _check_sending(self) -> None:
         """While upstream takes the request it has time; it answers once it has the last byte."""
-        waiting = parked(self.transport)
+        waiting = unsent_bytes(self.transport)
         taken, before = self._sent - waiting, self._taken
         self._taken = taken
         if not waiting and self._upload is None:

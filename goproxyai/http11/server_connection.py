@@ -40,7 +40,8 @@ from goproxyai.limits.addresses import normal_address
 from goproxyai.messages.headers import Headers
 from goproxyai.messages.targets import LONGEST_TARGET
 from goproxyai.reactor.deadlines import NEVER, Ticker
-from goproxyai.reactor.socket_write import can_half_close, hung_up, parked, poller_of, set_no_delay
+from goproxyai.reactor.socket_state import can_half_close, input_poll, peer_closed, set_no_delay
+from goproxyai.reactor.socket_write import unsent_bytes
 from goproxyai.reactor.write_batch import ImmediateWriter, Writer
 
 HEAD_SECONDS = 20.0
@@ -477,7 +478,7 @@ class ServerConnection(Protocol):
         """See to every deadline of this connection; called four times a second."""
         passed, self._looked = now - self._looked, now
         if self._paused:
-            if hung_up(self.transport):
+            if peer_closed(self.transport):
                 self.abort()
                 return
             if not self._lingering:
@@ -490,7 +491,7 @@ class ServerConnection(Protocol):
                 self._check_rate(body, now)
         if now >= self._deadline:
             self._too_late(now)
-        waiting = parked(self.transport)
+        waiting = unsent_bytes(self.transport)
         self._check_reader(now, waiting)
         if self._deadline != self._noted and not waiting:
             self._noted = self._deadline
@@ -516,7 +517,7 @@ class ServerConnection(Protocol):
     def _too_late(self, now: float) -> None:
         self._deadline = NEVER
         if self._lingering:
-            if parked(self.transport):  # the answer first, see _check_reader
+            if unsent_bytes(self.transport):  # the answer first, see _check_reader
                 self._deadline = now + LINGER_SECONDS
             else:
                 self.abort()
@@ -586,14 +587,14 @@ class ServerConnection(Protocol):
             self._active is None
             and not self._waiting
             and self._incoming is None
-            and not parked(self.transport)
+            and not unsent_bytes(self.transport)
         )
 
     @property
     def resting(self) -> bool:
         """Whether it is idle, and the client has not begun to say anything that we did not read."""
         quiet = not (self._in_head or self._lingering or self._lost) and self.idle
-        return quiet and not poller_of(self.transport).poll(0)
+        return quiet and not input_poll(self.transport).poll(0)
 
 
 def _body_of(incoming: Exchange) -> RequestBody:

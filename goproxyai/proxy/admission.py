@@ -12,7 +12,7 @@ from goproxyai.http11.exchange import Exchange
 from goproxyai.limits.addresses import Networks, bucket_name, client_address
 from goproxyai.limits.token_buckets import TokenBuckets
 
-TICK = 0.1
+TICK_SECONDS = 0.1
 """Seconds between two mintings."""
 
 SWEEP_SECONDS = 60.0
@@ -30,7 +30,9 @@ class Admission:
 
     def __init__(self, clock: IReactorTime, per_minute: int, trusted: Networks) -> None:
         self.per_minute = per_minute
-        self.buckets = TokenBuckets(max(per_minute, 1), TICK)  # unused where there is no limit
+        self.buckets = TokenBuckets(
+            max(per_minute, 1), TICK_SECONDS
+        )  # unused where there is no limit
         self._trusted = trusted
         self._clock = clock
         self._tick: IDelayedCall | None = None
@@ -65,7 +67,7 @@ class Admission:
     def _begin(self) -> None:
         self._last = self._clock.seconds()
         self._next_sweep = self._last + SWEEP_SECONDS
-        self._tick = self._clock.callLater(TICK, self._mint)
+        self._tick = self._clock.callLater(TICK_SECONDS, self._mint)
 
     def stop(self) -> None:
         """No more refills."""
@@ -81,7 +83,7 @@ class Admission:
         if not (self.per_minute or self.buckets):
             self._tick = None
             return
-        self._tick = self._clock.callLater(TICK, self._mint)
+        self._tick = self._clock.callLater(TICK_SECONDS, self._mint)
         if self._sweeping or now >= self._next_sweep:
             self._sweeping = self.buckets.sweep(SWEEP_SLICE)
             self._next_sweep = now + SWEEP_SECONDS

@@ -21,7 +21,7 @@ import pytest
 
 from tests.e2e.browser.chromium import Missing, axe, launched
 from tests.e2e.browser.upstream import Upstream
-from tests.process.test_twistd import PATIENCE, Process, command, free_port
+from tests.process.daemon_process import TIMEOUT_SECONDS, DaemonProcess, command, free_port
 
 pytestmark = pytest.mark.outside
 
@@ -29,7 +29,7 @@ TOKEN = "a-secret-of-the-operators"
 WRONG = "a-guess"
 HOSTILE = "<img src=x onerror=alert(1)>"
 
-WAIT = PATIENCE * 1000
+WAIT = TIMEOUT_SECONDS * 1000
 """Milliseconds that the page may take for anything; nothing is asserted about how long it took."""
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 320, "height": 640}
@@ -115,14 +115,14 @@ class Daemon:
     directory: Path
     settings: dict[str, str]
     port: int = attrs.field(factory=free_port)
-    _process: Process = attrs.field(init=False)
+    _process: DaemonProcess = attrs.field(init=False)
 
     @property
     def root(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        self._process = Process(
+        self._process = DaemonProcess(
             self.directory,
             command(),
             {
@@ -142,7 +142,7 @@ class Daemon:
 
     def ask(self, method: str, path: str, document: Any = None, token: str = "") -> Any:
         """Its answer, parsed; whatever the status."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
         body = None if document is None else json.dumps(document)
         headers = {"Content-Type": "application/json"} if body else {}
         if token:
@@ -160,7 +160,7 @@ class Daemon:
 
     def state(self) -> Any:
         """What its event stream says first of how things are."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
         try:
             connection.request("GET", "/dashboard/events")
             answer = connection.getresponse()

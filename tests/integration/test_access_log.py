@@ -220,7 +220,7 @@ async def test_a_client_that_left_inside_its_request_is_noted(stand: Stand) -> N
     wire = await stand.connect()
     wire.send(request("/v1/embeddings", "POST", [("Content-Length", "100")]) + b"{")
     assert stand.daemon is not None
-    connections = stand.daemon.door.factory.connections
+    connections = stand.daemon.listeners.factory.connections
     await eventually(stand.reactor, lambda: any(c._active for c in connections))
     wire.abort()
     (event,) = await events_of(stand, 1)
@@ -405,7 +405,7 @@ async def test_a_defect_of_ours_is_logged_with_its_place_and_without_secrets(
 ) -> None:
     await stand.start(ADMIN_TOKEN=SECRETS["token"])
     assert stand.daemon is not None
-    monkeypatch.setattr(stand.daemon.system.relay.lookup, "bypass", lambda *_: 1 // 0)
+    monkeypatch.setattr(stand.daemon.admin.relay.lookup, "bypass", lambda *_: 1 // 0)
     got = await stand.ask(secretive("/v1/embeddings"))
     assert (got.status, json.loads(got.body)["error"]["code"]) == (500, "internal_error")
     assert "ZeroDivisionError" in "".join(said)

@@ -277,7 +277,7 @@ async def test_a_defect_in_a_system_endpoint_is_answered_without_details(
 ) -> None:
     await stand.start()
     assert stand.daemon is not None
-    monkeypatch.setattr(stand.daemon.system.stats.counters, "summary", lambda: 1 // 0)
+    monkeypatch.setattr(stand.daemon.admin.stats.counters, "summary", lambda: 1 // 0)
     answer = await stand.ask(request("/stats"))
     assert (answer.status, error_of(answer)["code"]) == (500, "internal_error")
     assert b"zero" not in answer.body
@@ -341,7 +341,7 @@ async def test_operators_are_known_by_address_or_token(
         assert error_of(answer)["code"] == "admin_forbidden"
         assert b"t0ken" not in answer.body
     assert stand.daemon is not None
-    kept = stand.daemon.system.relay.store
+    kept = stand.daemon.admin.relay.store
     assert kept is not None
     assert len(kept) == (0 if (method, status) == ("DELETE", 200) else 1)
 
@@ -385,7 +385,7 @@ async def test_what_is_in_flight_finishes_and_nothing_new_begins(stand: Stand) -
     for wire, target, _ in asked:
         wire.send(request(target)[:-2])
     assert stand.daemon is not None
-    connections = stand.daemon.door.factory.connections
+    connections = stand.daemon.listeners.factory.connections
     await eventually(stand.reactor, lambda: sum(c._in_head for c in connections) == len(asked))
     stopping = stand.daemon.stopService()
     await idle.until_closed()
@@ -415,12 +415,12 @@ async def test_what_was_sent_before_the_end_is_served(stand: Stand) -> None:
     await stand.start()
     used, fresh, silent = *await settled(stand, 1), await stand.connect(), await stand.connect()
     assert stand.daemon is not None
-    connections = stand.daemon.door.factory.connections
+    connections = stand.daemon.listeners.factory.connections
     await eventually(stand.reactor, lambda: len(connections) == 3)
     used.transport.socket.send(request("/v1/models"))  # in the daemon's kernel, when it stops
     stopping = stand.daemon.stopService()
     assert (await used.answer()).status == 200
-    await eventually(stand.reactor, lambda: not stand.daemon.system.stats.ready)
+    await eventually(stand.reactor, lambda: not stand.daemon.admin.stats.ready)
     fresh.send(request("/v1/models/gpt-4o"))
     answer = await fresh.answer()
     assert (answer.status, answer.get("Connection")) == (200, b"close")
@@ -439,7 +439,7 @@ async def test_the_last_answer_of_a_connection_says_so(stand: Stand) -> None:
     await stand.upstream.wait_for(lambda one: one.paused)
     assert stand.daemon is not None
     stopping = stand.daemon.stopService()
-    await eventually(stand.reactor, lambda: not stand.daemon.system.stats.ready)
+    await eventually(stand.reactor, lambda: not stand.daemon.admin.stats.ready)
     pause.release()
     answer = await wire.answer()
     assert (answer.status, answer.get("Connection")) == (200, b"close")
@@ -510,7 +510,7 @@ async def test_a_request_whose_head_is_half_here_does_not_hold_up_the_end(stand:
     (wire,) = await settled(stand, 1)
     wire.send(request("/v1/models")[:20])
     assert stand.daemon is not None
-    connections = stand.daemon.door.factory.connections
+    connections = stand.daemon.listeners.factory.connections
     await eventually(stand.reactor, lambda: any(c._in_head for c in connections))
     began = time.monotonic()
     await stand.daemon.stopService()

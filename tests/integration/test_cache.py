@@ -17,10 +17,10 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import Clock
 
-from goproxyai.daemon import service
+from goproxyai.daemon import maintenance
 from goproxyai.proxy.recorder import PIECE_BYTES
 from goproxyai.proxy.replay import PacedReplay
-from goproxyai.reactor.socket_write import parked
+from goproxyai.reactor.socket_write import unsent_bytes
 from tests.support.answers import chunk, event, head, response, sse
 from tests.support.harness import Answer, Skewed, Stand, eventually, post, request
 from tests.support.requests import Request
@@ -64,7 +64,7 @@ def caches(*answers: Answer) -> list[bytes | None]:
 
 def store(stand: Stand):
     assert stand.daemon is not None
-    kept = stand.daemon.system.relay.store
+    kept = stand.daemon.admin.relay.store
     assert kept is not None
     return kept
 
@@ -504,7 +504,7 @@ def jump(stand: Stand, seconds: float) -> None:
     """Let time pass, for the connections too, which note their deadlines at the last tick."""
     stand.reactor.ahead += seconds
     assert stand.daemon is not None
-    stand.daemon.door.factory.ticker.now = stand.reactor.seconds()
+    stand.daemon.listeners.factory.ticker.now = stand.reactor.seconds()
 
 
 @pytest_twisted.ensureDeferred
@@ -523,7 +523,7 @@ async def test_an_answer_is_served_for_its_time_and_no_longer(skewed: Stand) -> 
 async def test_what_nobody_asks_for_again_is_evicted_all_the_same(
     skewed: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "EVICTION_SECONDS", 0.05)
+    monkeypatch.setattr(maintenance, "EVICTION_INTERVAL_SECONDS", 0.05)
     await started(skewed, CACHE_TTL="1m")
     await skewed.ask(request())
     assert len(store(skewed)) == 1
@@ -633,16 +633,16 @@ async def test_a_large_hit_is_written_as_fast_as_the_client_reads(stand: Stand) 
     wire.stop_reading()
     wire.send(request("/v1/large"))
     assert stand.daemon is not None
-    connections = stand.daemon.door.factory.connections
-    await eventually(stand.reactor, lambda: any(parked(c.transport) for c in connections))
-    (connection,) = [c for c in connections if parked(c.transport)]
+    connections = stand.daemon.listeners.factory.connections
+    await eventually(stand.reactor, lambda: any(unsent_bytes(c.transport) for c in connections))
+    (connection,) = [c for c in connections if unsent_bytes(c.transport)]
     assert not (await stand.logged())[1:], "it is over before it was read"
-    peak = parked(connection.transport)
+    peak = unsent_bytes(connection.transport)
     wire.read_again()
 
     def whole() -> bool:
         nonlocal peak
-        peak = max(peak, parked(connection.transport))
+        peak = max(peak, unsent_bytes(connection.transport))
         return len(wire.came) > len(body)
 
     await wire.until(whole, 30)
@@ -664,8 +664,8 @@ async def test_a_client_that_leaves_in_the_middle_of_a_large_hit_is_noted(stand:
     wire.stop_reading()
     wire.send(request("/v1/large"))
     assert stand.daemon is not None
-    connections = stand.daemon.door.factory.connections
-    await eventually(stand.reactor, lambda: any(parked(c.transport) for c in connections))
+    connections = stand.daemon.listeners.factory.connections
+    await eventually(stand.reactor, lambda: any(unsent_bytes(c.transport) for c in connections))
     wire.abort()
     await eventually(stand.reactor, lambda: not connections)
     event = (await stand.logged(2))[1]
@@ -936,7 +936,7 @@ async def test_all_who_wait_are_answered_with_what_has_expired(skewed: Stand) ->
     for wire in wires:
         wire.send(request())
     assert skewed.daemon is not None
-    counters = skewed.daemon.system.stats.counters
+    counters = skewed.daemon.admin.stats.counters
     await eventually(skewed.reactor, lambda: counters.coalesced == 2)
     gate.release()
     answers = [await wire.answer() for wire in wires]
@@ -1008,7 +1008,7 @@ async def test_an_error_of_one_credential_is_nobody_elses_in_a_shared_namespace(
     await stand.upstream.wait_for(lambda one: one.paused)
     right.send(request(key=MINE))
     assert stand.daemon is not None
-    counters = stand.daemon.system.stats.counters
+    counters = stand.daemon.admin.stats.counters
     await eventually(stand.reactor, lambda: counters.coalesced == 1)
     gate.release()
     assert [(await one.answer()).status for one in (wrong, right)] == [401, 200]

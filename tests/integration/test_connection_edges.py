@@ -27,7 +27,7 @@ from goproxyai.http11.client_connection import (
 from goproxyai.http11.connection_pool import ConnectionPool
 from goproxyai.http11.request_body import RequestBody
 from goproxyai.messages.headers import Headers
-from goproxyai.reactor.deadlines import TICK, Ticker
+from goproxyai.reactor.deadlines import TICK_SECONDS, Ticker
 from goproxyai.reactor.write_batch import ImmediateWriter
 from goproxyai.upstream.retries import Cause
 from tests.support.answers import response
@@ -69,7 +69,7 @@ async def test_a_client_that_pipelines_and_reads_nothing_is_answered_only_so_far
     stand.upstream.script("/v1/large", response(b"x" * 60_000))
     await stand.ask(request("/v1/large"))
     assert stand.daemon is not None
-    counters = stand.daemon.system.stats.counters
+    counters = stand.daemon.admin.stats.counters
     wire = await stand.connect()
     wire.stop_reading()
     wire.send(request("/v1/large") * 1_000)
@@ -207,7 +207,7 @@ class Upstream:
         """What comes before an answer is not looked at here."""
 
     def wait(self, seconds: float) -> None:
-        self.clock.pump([TICK] * round(seconds / TICK))
+        self.clock.pump([TICK_SECONDS] * round(seconds / TICK_SECONDS))
 
 
 def test_a_deadline_does_not_come_before_its_time() -> None:
@@ -250,7 +250,7 @@ def test_a_connection_that_is_to_close_is_broken_off_if_upstream_holds_on() -> N
     )
     assert upstream.line.disconnecting
     assert not upstream.line.aborted
-    upstream.wait(CLOSE_SECONDS + TICK)
+    upstream.wait(CLOSE_SECONDS + TICK_SECONDS)
     assert upstream.line.aborted
 
 
@@ -309,7 +309,7 @@ async def test_a_tls_listener_settles_on_http_1_1_and_serves(stand: Stand) -> No
     await stand.start()
     assert stand.daemon is not None
     tls = stand.authority.good().options(())
-    port = await loopback(stand.reactor, tls).listen(stand.daemon.door.factory)
+    port = await loopback(stand.reactor, tls).listen(stand.daemon.listeners.factory)
     creator = optionsForClientTLS(
         "localhost",
         trustRoot=stand.authority.trust_root(),

@@ -26,7 +26,7 @@ from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.server_connection import ServerFactory
 from goproxyai.limits.addresses import Networks
 from goproxyai.limits.connection_slots import GRACE, RESERVE
-from goproxyai.reactor.deadlines import TICK, Ticker
+from goproxyai.reactor.deadlines import TICK_SECONDS, Ticker
 from tests.support.answers import chunk, head
 from tests.support.harness import Answer, Skewed, Stand, Wire, eventually, request
 from tests.support.serving import loopback
@@ -45,13 +45,13 @@ def pass_time(stand: Stand, seconds: float) -> None:
     """Let so much time pass, and the ticker look at every connection."""
     assert stand.daemon is not None
     stand.reactor.ahead += seconds
-    stand.daemon.door.factory.ticker._tick()
+    stand.daemon.listeners.factory.ticker._tick()
 
 
 def counted(stand: Stand) -> Any:
     """What the statistics say of connections; not asked for, since that would be one more."""
     assert stand.daemon is not None
-    return stand.daemon.system.stats.document()["connections"]
+    return stand.daemon.admin.stats.document()["connections"]
 
 
 async def opened(stand: Stand, count: int) -> None:
@@ -217,7 +217,7 @@ async def test_a_tls_listener_has_the_same_bound(stand: Stand) -> None:
     await stand.start(MAX_CONNECTIONS="1")
     assert stand.daemon is not None
     tls = stand.authority.good().options(())
-    port = await loopback(stand.reactor, tls).listen(stand.daemon.door.factory)
+    port = await loopback(stand.reactor, tls).listen(stand.daemon.listeners.factory)
     stream = await Stream(stand, "a").begin()
     creator = optionsForClientTLS("localhost", trustRoot=stand.authority.trust_root())
     tcp = TCP4ClientEndpoint(stand.reactor, "127.0.0.1", port.getHost().port)
@@ -300,7 +300,7 @@ async def test_whose_request_is_on_its_way_does_not_make_room(skewed: Stand) -> 
     await other.answer()
     pass_time(skewed, 0.0)
     pass_time(skewed, GRACE)
-    order = list(skewed.daemon.door.factory.connection_limits.slots._resting)  # type: ignore[union-attr]
+    order = list(skewed.daemon.listeners.factory.connection_limits.slots._resting)  # type: ignore[union-attr]
     peers = {wire.transport.getHost().port: wire for wire in (asking, other)}
     longest = peers[order[0].transport.getPeer().port]  # type: ignore[attr-defined]
     with socket.socket() as newcomer:  # both come before the daemon looks at either
@@ -318,7 +318,7 @@ def test_who_has_not_taken_its_answer_yet_does_not_rest() -> None:
     server.send(get())
     answer(server.exchanges[0])
     for taken, resting in ((10, False), (10_000, False), (0, True)):
-        server.clock.advance(TICK)
+        server.clock.advance(TICK_SECONDS)
         assert bool(slots._resting) is resting
         server.line.take(taken)
 
@@ -350,7 +350,7 @@ async def test_a_head_that_has_begun_keeps_its_connection(skewed: Stand) -> None
 
 def _first(stand: Stand) -> Any:
     assert stand.daemon is not None
-    return next(iter(stand.daemon.door.factory.connections))
+    return next(iter(stand.daemon.listeners.factory.connections))
 
 
 # Full for one client.
@@ -407,7 +407,7 @@ async def test_an_ipv6_client_is_counted(stand: Stand) -> None:
     await stand.start(MAX_CONNECTIONS_PER_CLIENT="1", TRUSTED_PROXIES="")
     assert stand.daemon is not None
     endpoint = TCP6ServerEndpoint(stand.reactor, 0, interface="::1")
-    port = await endpoint.listen(stand.daemon.door.factory)
+    port = await endpoint.listen(stand.daemon.listeners.factory)
     there = TCP6ClientEndpoint(stand.reactor, "::1", port.getHost().port)
     wires = [await connectProtocol(there, Wire(stand.reactor)) for _ in range(2)]
     for wire in wires:
@@ -457,7 +457,7 @@ def test_whose_address_is_unknown_has_no_bound_of_its_own() -> None:
 async def test_what_is_counted_returns_to_zero(stand: Stand) -> None:
     await stand.start(MAX_CONNECTIONS="2", MAX_CONNECTIONS_PER_CLIENT="2", TRUSTED_PROXIES="")
     assert stand.daemon is not None
-    slots = stand.daemon.door.factory.connection_limits.slots
+    slots = stand.daemon.listeners.factory.connection_limits.slots
     streams = [await Stream(stand, "a").begin(), await Stream(stand, "b").begin()]
     for number in range(10):
         await stand.connect()

@@ -16,8 +16,8 @@ ASKING_FIRST = [*PAGE, ("Access-Control-Request-Method", "DELETE")]
 def stored(stand: Stand) -> int:
     """How many answers the daemon's cache holds."""
     assert stand.daemon is not None
-    assert stand.daemon.system.relay.store is not None
-    return len(stand.daemon.system.relay.store)
+    assert stand.daemon.admin.relay.store is not None
+    return len(stand.daemon.admin.relay.store)
 
 
 def leave_given(answer: Answer) -> list[bytes]:

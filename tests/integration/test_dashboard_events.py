@@ -51,7 +51,7 @@ async def looking(stand: Stand, data: bytes | None = None) -> Wire:
 
 def live(stand: Stand) -> Any:
     assert stand.daemon is not None
-    return stand.daemon.system.live
+    return stand.daemon.admin.live
 
 
 @pytest_twisted.ensureDeferred
@@ -262,9 +262,9 @@ async def test_who_comes_to_look_as_the_daemon_drains_is_told_so(stand: Stand) -
     await stand.start(DRAIN_TIMEOUT="1h")
     assert stand.daemon is not None
     daemon, wire = stand.daemon, await stand.connect()
-    await eventually(stand.reactor, lambda: daemon.door.factory.connections)
+    await eventually(stand.reactor, lambda: daemon.listeners.factory.connections)
     stopping = daemon.stopService()
-    await eventually(stand.reactor, lambda: not daemon.system.stats.ready)
+    await eventually(stand.reactor, lambda: not daemon.admin.stats.ready)
     wire.send(request(EVENTS))
     answer = await wire.answer()
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (503, "draining")

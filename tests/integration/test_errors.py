@@ -64,7 +64,7 @@ async def internal_error(stand: Stand) -> Answer:
     def defect(*_: Any) -> Any:
         raise ZeroDivisionError
 
-    stand.daemon.system.relay.lookup.find = defect  # type: ignore[method-assign]
+    stand.daemon.admin.relay.lookup.find = defect  # type: ignore[method-assign]
     return await stand.ask(request())
 
 
@@ -113,7 +113,7 @@ async def draining(stand: Stand) -> Answer:
     assert stand.daemon is not None
     daemon = stand.daemon
     stopping = daemon.stopService()
-    await eventually(stand.reactor, lambda: not daemon.system.stats.ready)
+    await eventually(stand.reactor, lambda: not daemon.admin.stats.ready)
     gate.release()
     assert (await wire.answer()).status == 200
     answer = await wire.answer()

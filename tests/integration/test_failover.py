@@ -12,7 +12,8 @@ from twisted.internet.task import deferLater
 
 from goproxyai.config import env_file as envfile
 from goproxyai.config.sources import NAMES
-from goproxyai.daemon import service
+from goproxyai.daemon import maintenance
+from goproxyai.daemon.reload import apply_settings
 from goproxyai.limits.addresses import Networks
 from goproxyai.proxy import upstream_request as asking
 from goproxyai.proxy.health_probe import IN_A_ROW
@@ -35,7 +36,7 @@ def skewed(stand: Stand) -> Stand:
 
 def upstreams(stand: Stand) -> tuple[Upstream, ...]:
     assert stand.daemon is not None
-    return stand.daemon.system.relay.upstreams.each
+    return stand.daemon.admin.relay.upstreams.each
 
 
 async def two(stand: Stand, **texts: str) -> tuple[Upstream, ...]:
@@ -190,7 +191,7 @@ async def test_who_joins_a_probe_keeps_it_alive_and_no_longer(skewed: Stand) -> 
     await skewed.upstream.wait_for(lambda one: one.paused and one.path == "/v1/p")
     follower.send(request("/v1/p"))
     assert skewed.daemon is not None
-    counters = skewed.daemon.system.stats.counters
+    counters = skewed.daemon.admin.stats.counters
     await eventually(skewed.reactor, lambda: counters.coalesced)
     leader.abort()
     await eventually(skewed.reactor, lambda: counters.connections.closed)
@@ -205,7 +206,7 @@ async def test_who_joins_a_probe_keeps_it_alive_and_no_longer(skewed: Stand) -> 
 async def test_failed_health_probes_in_a_row_open_the_circuit(stand: Stand) -> None:
     await stand.start(HEALTH_PROBE="/v1/models")
     assert stand.daemon is not None
-    probing = stand.daemon.upkeep.probing
+    probing = stand.daemon.maintenance.health_probe
     assert probing is not None
     stand.upstream.script(lambda _: True, response(b"{}", 500))
     breaker = upstreams(stand)[0].breaker
@@ -231,7 +232,7 @@ async def test_a_407_on_the_way_is_no_answer(stand: Stand) -> None:
 async def test_a_timeout_counts_for_nothing_where_others_are_answered(
     skewed: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "TURN_SECONDS", 0.05)
+    monkeypatch.setattr(maintenance, "BREAKER_INTERVAL_SECONDS", 0.05)
     await skewed.start()
     skewed.upstream.script("/v1/slow", [Pause()])
     slow = [await skewed.connect() for _ in range(FEWEST)]
@@ -310,7 +311,7 @@ async def test_who_is_trusted_by_a_reload_is_so_at_the_entrance(stand: Stand) ->
     await stand.start(MAX_CONNECTIONS_PER_CLIENT="1", TRUSTED_PROXIES="")
     assert stand.daemon is not None
     trusting = attrs.evolve(stand.daemon.settings, trusted_proxies=Networks.parse("127.0.0.0/8"))
-    stand.daemon.change(trusting)
+    apply_settings(stand.daemon, trusting)
     for wire in (await stand.connect(), await stand.connect()):
         wire.send(request())
         assert (await wire.answer()).status == 200
@@ -325,11 +326,11 @@ async def test_what_is_under_way_as_the_cache_is_turned_off_is_not_stored(stand:
     wire.send(request())
     await stand.upstream.wait_for(lambda one: one.paused)
     assert stand.daemon is not None
-    stand.daemon.change(attrs.evolve(stand.daemon.settings, cache_ttl=0.0))
+    apply_settings(stand.daemon, attrs.evolve(stand.daemon.settings, cache_ttl=0.0))
     gate.release()
     assert (await wire.answer()).status == 200
     await deferLater(stand.reactor, 0)
-    assert len(stand.daemon.system.relay.store) == 0
+    assert len(stand.daemon.admin.relay.store) == 0
 
 
 def test_a_secret_that_wrapped_is_not_repeated() -> None:

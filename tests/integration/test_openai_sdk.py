@@ -193,7 +193,7 @@ async def test_a_client_that_retries_comes_back_when_it_was_told_to(
 ) -> None:
     await stand.start(RATE_LIMIT="240")  # a token each quarter of a second
     assert stand.daemon is not None
-    admission = stand.daemon.system.relay.admission
+    admission = stand.daemon.admin.relay.admission
     while admission.wait("127.0.0.1") == 0:
         pass
     client = client_of(stand, retries=2)

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
 
 from goproxyai.limits.addresses import Networks
-from goproxyai.proxy.admission import SWEEP_SLICE, TICK, Admission
+from goproxyai.proxy.admission import SWEEP_SLICE, TICK_SECONDS, Admission
 from tests.support.answers import response
 from tests.support.harness import KEY, Answer, Stand, post, request
 
@@ -211,7 +211,7 @@ class Jumpy:
 
     def run(self, seconds: float) -> None:
         """Let time pass, tick by tick."""
-        self.clock.pump([TICK] * round(seconds / TICK))
+        self.clock.pump([TICK_SECONDS] * round(seconds / TICK_SECONDS))
 
 
 def admission(clock: Any, per_minute: int) -> Admission:
@@ -246,9 +246,9 @@ def test_who_waits_as_told_is_let_in_and_nobody_sooner(per_minute: int) -> None:
     one = admission(clock, per_minute)
     burst(one)
     wait = one.wait("192.0.2.1")
-    clock.run(wait - TICK)
-    assert one.wait("192.0.2.1") == pytest.approx(TICK)
-    clock.run(TICK)
+    clock.run(wait - TICK_SECONDS)
+    assert one.wait("192.0.2.1") == pytest.approx(TICK_SECONDS)
+    clock.run(TICK_SECONDS)
     assert one.wait("192.0.2.1") == 0
     one.stop()
 
@@ -257,9 +257,9 @@ def test_between_ticks_nothing_is_minted() -> None:
     clock = Clock()
     one = admission(clock, 6000)
     burst(one)
-    clock.advance(TICK * 0.9)
+    clock.advance(TICK_SECONDS * 0.9)
     assert one.wait("192.0.2.1") > 0
-    clock.advance(TICK * 0.2)
+    clock.advance(TICK_SECONDS * 0.2)
     assert burst(one) in (9, 10, 11)
     one.stop()
 
@@ -270,12 +270,12 @@ def test_a_clock_that_jumps_mints_nothing(jump: float) -> None:
     one = admission(clock, 600)
     burst(one)
     clock.off = jump
-    clock.run(TICK)
+    clock.run(TICK_SECONDS)
     assert burst(one) == 0
     clock.run(6)
     assert burst(one) in (59, 60)
     clock.off = 0.0
-    clock.run(TICK)
+    clock.run(TICK_SECONDS)
     assert burst(one) == 0
     one.stop()
 
@@ -318,7 +318,7 @@ def test_what_is_stopped_leaves_no_call_behind() -> None:
     clock = Clock()
     one = admission(clock, 60)
     assert len(clock.getDelayedCalls()) == 1
-    clock.advance(TICK)
+    clock.advance(TICK_SECONDS)
     assert len(clock.getDelayedCalls()) == 1
     one.stop()
     assert clock.getDelayedCalls() == []
@@ -334,7 +334,7 @@ def test_a_tick_costs_one_call_whatever_the_number_of_clients() -> None:
     one = admission(clock, 60)
     for number in range(1000):
         one.wait(f"192.0.{number >> 8}.{number & 255}")
-    clock.advance(TICK)
+    clock.advance(TICK_SECONDS)
     assert len(clock.getDelayedCalls()) == 1
     one.stop()
 

@@ -134,7 +134,7 @@ async def test_a_client_that_leaves_leaves_no_cycle_and_no_head(stand: Stand) ->
     stand.upstream.script("/v1/cut", [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx", Pause()])
     stand.upstream.script("/v1/slow", [Pause()])
     assert stand.daemon is not None
-    factory = stand.daemon.door.factory
+    factory = stand.daemon.listeners.factory
     with no_cycles():
         for path in ("/v1/cut", "/v1/slow", "/v1/models"):
             wire = await stand.connect()

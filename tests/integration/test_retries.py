@@ -101,7 +101,7 @@ def code(answer: Any) -> str:
 
 def counted(stand: Stand) -> dict[str, int]:
     assert stand.daemon is not None
-    return stand.daemon.system.stats.counters.retries
+    return stand.daemon.admin.stats.counters.retries
 
 
 async def closed_port(stand: Stand) -> int:
@@ -304,7 +304,7 @@ async def test_a_leader_that_left_is_asked_for_again_all_the_same(stand: Stand) 
     leader.send(data)
     await stand.upstream.wait_for(lambda one: one.paused)
     follower.send(data)
-    await eventually(stand.reactor, lambda: stand.daemon.system.stats.counters.coalesced)  # type: ignore[union-attr]
+    await eventually(stand.reactor, lambda: stand.daemon.admin.stats.counters.coalesced)  # type: ignore[union-attr]
     leader.abort()
     await leader.until_closed()
     gate.release()
@@ -344,7 +344,7 @@ async def test_once_its_circuit_is_open_the_first_is_left_alone(stand: Stand) ->
     for number in range(FEWEST + 5):
         wire.send(request(f"/v1/{number}"))
         assert (await wire.answer()).status in (200, 502)  # the budget has an end
-    first, second = stand.daemon.system.relay.upstreams.each
+    first, second = stand.daemon.admin.relay.upstreams.each
     assert (first.breaker.closed, second.breaker.closed) == (False, True)
     before = sum(counted(stand).values())
     wire.send(request("/v1/last"))
@@ -471,12 +471,12 @@ async def test_upstreams_are_asked_for_a_path_without_a_credential(stand: Stand)
 async def test_an_answer_to_the_probe_closes_the_circuit(skewed: Stand) -> None:
     await broken(skewed, HEALTH_PROBE="/v1/models")
     assert skewed.daemon is not None
-    probing = skewed.daemon.upkeep.probing
+    probing = skewed.daemon.maintenance.health_probe
     assert probing is not None
     skewed.upstream.script(lambda _: True, response(b"{}", 401))
     probing._probe()
     await eventually(
-        skewed.reactor, lambda: skewed.daemon.system.relay.upstreams.each[0].breaker.closed
+        skewed.reactor, lambda: skewed.daemon.admin.relay.upstreams.each[0].breaker.closed
     )
     assert (await skewed.ask(request("/v1/new"))).status == 401
 
@@ -486,11 +486,11 @@ async def test_an_answer_to_the_probe_closes_the_circuit(skewed: Stand) -> None:
 async def test_failed_probes_open_the_circuit(stand: Stand, failing: Any) -> None:
     await stand.start(HEALTH_PROBE="/v1/models")
     assert stand.daemon is not None
-    upkeep = stand.daemon.upkeep
+    maintenance = stand.daemon.maintenance
     stand.upstream.script(lambda _: True, failing)
-    breaker = stand.daemon.system.relay.upstreams.each[0].breaker
+    breaker = stand.daemon.admin.relay.upstreams.each[0].breaker
     for number in range(2 * FEWEST):
-        assert upkeep.probing is not None
-        upkeep.probing._probe()
+        assert maintenance.health_probe is not None
+        maintenance.health_probe._probe()
         await stand.upstream.wait_until(lambda n=number: len(stand.upstream.requests) > n)  # type: ignore[misc]
     await eventually(stand.reactor, lambda: not breaker.closed)

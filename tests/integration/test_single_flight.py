@@ -12,7 +12,7 @@ import pytest_twisted
 from twisted.internet.defer import gatherResults
 
 from goproxyai.proxy import single_flight as flight
-from goproxyai.reactor.socket_write import parked
+from goproxyai.reactor.socket_write import unsent_bytes
 from tests.support.answers import chunk, event, head, response, sse
 from tests.support.harness import Answer, Skewed, Stand, Wire, eventually, post, request
 from tests.support.requests import Request
@@ -34,7 +34,7 @@ async def ask_at_once(stand: Stand, asked: Sequence[bytes]) -> list[Wire]:
         wire = await stand.connect()
         wire.send(data)
         wires.append(wire)
-    waiting = stand.daemon.system.stats.counters  # type: ignore[union-attr]
+    waiting = stand.daemon.admin.stats.counters  # type: ignore[union-attr]
     await eventually(stand.reactor, lambda: waiting.requests >= len(asked))
     return wires
 
@@ -51,11 +51,11 @@ async def large(wires: Sequence[Wire], size: int) -> list[Answer]:
 
 
 def store(stand: Stand) -> Any:
-    return stand.daemon.system.relay.store  # type: ignore[union-attr]
+    return stand.daemon.admin.relay.store  # type: ignore[union-attr]
 
 
 def flights(stand: Stand) -> dict[bytes, Any]:
-    return stand.daemon.system.relay.flights  # type: ignore[union-attr]
+    return stand.daemon.admin.relay.flights  # type: ignore[union-attr]
 
 
 def nothing_is_held(stand: Stand) -> None:
@@ -275,8 +275,8 @@ def stalled(wire: Wire) -> Wire:
 
 
 def parked_bytes(stand: Stand) -> int:
-    connections = stand.daemon.door.factory.connections  # type: ignore[union-attr]
-    return max((parked(one.transport) for one in connections), default=0)
+    connections = stand.daemon.listeners.factory.connections  # type: ignore[union-attr]
+    return max((unsent_bytes(one.transport) for one in connections), default=0)
 
 
 @pytest.mark.parametrize("slow", ["leader", "follower"])
@@ -584,7 +584,7 @@ async def asleep(stand: Stand) -> Wire:
     answer = [head(200, [CHUNKED]), Stream(chunk(piece), 60), chunk(b"")]
     stand.upstream.script("/v1/models", answer, times=1)
     slow = await stand.connect()
-    connections = stand.daemon.door.factory.connections  # type: ignore[union-attr]
+    connections = stand.daemon.listeners.factory.connections  # type: ignore[union-attr]
     await eventually(stand.reactor, lambda: connections)
     (server,) = connections
     server.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
@@ -666,7 +666,7 @@ async def test_a_clearing_pipelined_behind_one_rescue_takes_nothing_from_the_oth
     stand.upstream.script("/v1/models", [gate, failing])
     wires = await ask_at_once(stand, [request() + request("/cache", "DELETE"), request()])
     await paused(stand)
-    await eventually(stand.reactor, lambda: stand.daemon.system.stats.counters.coalesced)  # type: ignore[union-attr]
+    await eventually(stand.reactor, lambda: stand.daemon.admin.stats.counters.coalesced)  # type: ignore[union-attr]
     gate.release()
     assert [answer.body for answer in await answers_of(wires)] == [b'{"a":1}'] * 2
     assert (await wires[0].answer()).body == b'{"message":"Cache cleared successfully"}'
@@ -718,7 +718,7 @@ async def test_room_is_held_for_what_a_slow_one_has_still_to_get(stand: Stand) -
     port = slow.transport.getHost().port
     (held,) = [
         connection.transport.socket
-        for connection in stand.daemon.door.factory.connections  # type: ignore[union-attr]
+        for connection in stand.daemon.listeners.factory.connections  # type: ignore[union-attr]
         if connection.transport.getPeer().port == port
     ]
     held.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)

@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 
 from goproxyai.http11.client_connection import ClientConnection
 from goproxyai.http11.server_connection import ServerConnection
-from goproxyai.reactor.socket_write import parked
+from goproxyai.reactor.socket_write import unsent_bytes
 from tests.support.answers import chunk, event, response
 from tests.support.harness import KEY, Stand, Wire, eventually, post, request
 from tests.support.requests import Request
@@ -72,7 +72,7 @@ class Swallowing(Wire):
 def client_side(stand: Stand) -> ServerConnection:
     """The daemon's one connection to a client."""
     assert stand.daemon is not None
-    (connection,) = stand.daemon.door.factory.connections
+    (connection,) = stand.daemon.listeners.factory.connections
     return connection
 
 
@@ -239,7 +239,7 @@ async def test_a_client_that_leaves_inside_a_body_that_is_read_for_its_key_is_lo
     wire.send(request("/v1/embeddings", "POST", [("Content-Length", "1000")]) + b"{")
     await eventually(stand.reactor, lambda: client_side(stand)._active is not None)
     wire.abort()
-    await eventually(stand.reactor, lambda: not stand.daemon.door.factory.connections, 1.0)
+    await eventually(stand.reactor, lambda: not stand.daemon.listeners.factory.connections, 1.0)
     assert [each["ended"] for each in await stand.logged()] == ["client_gone"]
     assert stand.upstream.connections_made == 0
 
@@ -298,7 +298,7 @@ async def test_a_slow_reader_pauses_upstream_and_gets_every_byte(stand: Stand, t
     await eventually(stand.reactor, lambda: len(stand.pool) == 1 and upstream_side(stand)._held)
     stuck = await settled(stand, lambda: len(sent)) * len(piece)
     assert stuck < KERNEL
-    assert parked(client_side(stand).transport) <= BUFFERED
+    assert unsent_bytes(client_side(stand).transport) <= BUFFERED
     wire.read_again()
     await wire.until(lambda: wire.count == size)
     assert wire.sha256 == hashlib.sha256(piece * times).hexdigest()
@@ -327,8 +327,8 @@ async def test_a_slow_upstream_pauses_the_upload_and_gets_every_byte(
     stand.upstream.stop_reading()
     wire.send(framed)
     await eventually(stand.reactor, lambda: client_side(stand)._paused)
-    assert len(framed) - await settled(stand, lambda: parked(wire.transport)) < KERNEL
-    assert parked(upstream_side(stand).transport) <= BUFFERED
+    assert len(framed) - await settled(stand, lambda: unsent_bytes(wire.transport)) < KERNEL
+    assert unsent_bytes(upstream_side(stand).transport) <= BUFFERED
     stand.upstream.resume_reading()
     assert (await wire.answer()).body == b"thanks"
     assert (seen.body_length, seen.sha256) == (len(body), hashlib.sha256(body).hexdigest())

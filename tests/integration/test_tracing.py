@@ -32,9 +32,9 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
-from goproxyai import plugin as tap
 from goproxyai.admin.app import RELAYED
 from goproxyai.config.settings import Settings
+from goproxyai.daemon.tracer import make_tracer
 from goproxyai.messages.trace_context import TraceParent, parse
 from goproxyai.telemetry import tracing
 from goproxyai.telemetry.counters import ROUTES
@@ -43,10 +43,10 @@ from goproxyai.telemetry.spans import MOST_TRIES, RequestTrace, kind_of, span_of
 from goproxyai.telemetry.tracing import COMPLAINT_SECONDS, Complaints, Tracing
 from goproxyai.usage.usage import asked_model
 from tests.integration.test_access_log import SECRETS, TROUBLES, an_event, assert_no_secret
-from tests.process.test_twistd import (
-    FEW,
+from tests.process.daemon_process import (
+    FEW_CONNECTIONS,
     ON_LOOPBACK,
-    Process,
+    DaemonProcess,
     Start,
     command,
     environment,
@@ -144,7 +144,7 @@ def failed(span: ReadableSpan) -> str | None:
 async def at_work(stand: Stand) -> None:
     """Wait for the head of a request to be in."""
     assert stand.daemon is not None
-    connections = stand.daemon.door.factory.connections
+    connections = stand.daemon.listeners.factory.connections
     await eventually(stand.reactor, lambda: any(c._active for c in connections))
 
 
@@ -224,7 +224,7 @@ async def test_a_request_that_rides_along_is_linked_to_the_one_that_went(traced:
     await stand.upstream.wait_for(lambda one: one.paused)
     wires[1].send(post("/v1/embeddings", EMBED, [told()]))
     assert stand.daemon is not None
-    counters = stand.daemon.system.stats.counters
+    counters = stand.daemon.admin.stats.counters
     await eventually(stand.reactor, lambda: counters.coalesced == 1)
     pause.release()
     for wire in wires:
@@ -743,9 +743,9 @@ def test_a_machine_that_disables_opentelemetry_has_no_traces(
     monkeypatch: pytest.MonkeyPatch, disabled: str
 ) -> None:
     settings = Settings.from_texts({"TRACING": "otlp"})
-    assert tap._tracer_of(Clock(), settings) is not None
+    assert make_tracer(Clock(), settings) is not None
     monkeypatch.setenv("OTEL_SDK_DISABLED", disabled)
-    assert tap._tracer_of(Clock(), settings) is None
+    assert make_tracer(Clock(), settings) is None
 
 
 # The daemon as a process.
@@ -863,9 +863,9 @@ async def test_spans_are_sent_from_the_background_too(
     arguments.remove("--nodaemon")
     settings = tracing_to(
         collector.port, upstream, OTEL_BSP_SCHEDULE_DELAY="10", OTEL_SERVICE_NAME="edge",
-        LISTEN=ON_LOOPBACK, MAX_CONNECTIONS=FEW,
+        LISTEN=ON_LOOPBACK, MAX_CONNECTIONS=FEW_CONNECTIONS,
     )  # fmt: skip
-    process = Process(tmp_path, arguments, settings)
+    process = DaemonProcess(tmp_path, arguments, settings)
     assert await deferToThread(process.ended) == 0  # the one in front
     number = int(pid.read_text())
     try:

@@ -37,7 +37,7 @@ def nothing_unhandled(failures: list[Any]) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def close_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at deadlines more often, so that none is late by a quarter of a second."""
-    monkeypatch.setattr(ticking, "TICK", 0.02)
+    monkeypatch.setattr(ticking, "TICK_SECONDS", 0.02)
 
 
 def assert_problem(answer: Answer, status: int, code: str) -> None:

@@ -41,7 +41,7 @@ def times(count: int) -> dict[str, int]:
 def counters(stand: Stand) -> Counters:
     assert stand.daemon is not None
     stand.daemon._access_log.flush()
-    return stand.daemon.system.stats.counters
+    return stand.daemon.admin.stats.counters
 
 
 def told(stand: Stand) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
@@ -260,7 +260,7 @@ async def with_a_laggard(stand: Stand, count: int, which: int) -> tuple[list[Wir
     assert stand.daemon is not None
     (held,) = [
         one.transport.socket
-        for one in stand.daemon.door.factory.connections
+        for one in stand.daemon.listeners.factory.connections
         if one.transport.getPeer().port == port
     ]
     held.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)

@@ -19,7 +19,7 @@ import attrs
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import LoopingCall, deferLater
 
-from goproxyai.daemon.service import EVICTION_SECONDS
+from goproxyai.daemon.maintenance import EVICTION_INTERVAL_SECONDS
 from tests.soak.accounts import Accounts
 from tests.soak.crowd import Crowd
 from tests.soak.kinds import KINDS
@@ -276,7 +276,7 @@ class Soak:
             if isinstance(stand.process, Daemon):
                 await self._ask(stand, "DELETE", "/cache")
         if self.strict:  # what was cleared is freed at the next look
-            await deferLater(self._reactor, 2 * EVICTION_SECONDS)
+            await deferLater(self._reactor, 2 * EVICTION_INTERVAL_SECONDS)
         for stand in self.stands:
             if isinstance(stand.process, Daemon):
                 one = await self._quiet(stand, stand.process)

@@ -15,7 +15,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from goproxyai.reactor.socket_write import parked
+from goproxyai.reactor.socket_write import unsent_bytes
 from tests.soak.truth import Told
 
 
@@ -102,7 +102,7 @@ class Line(Protocol):
     @property
     def sent(self) -> bool:
         """Whether the kernel has everything that was to be sent."""
-        return self.closed or not parked(self.transport)
+        return self.closed or not unsent_bytes(self.transport)
 
     def read(self, on: bool) -> None:
         """Take what comes, or do not."""

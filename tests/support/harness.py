@@ -19,7 +19,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from goproxyai.config.settings import Settings
-from goproxyai.daemon.service import Daemon, make_daemon
+from goproxyai.daemon.build import make_daemon
+from goproxyai.daemon.service import Daemon
 from goproxyai.http11.connection_pool import ConnectionPool
 from goproxyai.telemetry.access_log import Batch, Event, Tracer
 from tests.support.authority import Authority, Identity
@@ -293,7 +294,7 @@ class Stand:
     @property
     def port(self) -> int:
         assert self.daemon is not None
-        return int(self.daemon.door.addresses[0].port)
+        return int(self.daemon.listeners.addresses[0].port)
 
     async def connect(self, wire: Wire | None = None) -> Wire:
         """A client's connection to the daemon; *wire*, if a special one is wanted."""

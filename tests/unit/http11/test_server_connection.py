@@ -20,7 +20,7 @@ from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import BUFFER, ClientGone
 from goproxyai.http11.server_connection import ServerFactory
 from goproxyai.messages.headers import fields_of
-from goproxyai.reactor.deadlines import TICK, Ticker
+from goproxyai.reactor.deadlines import TICK_SECONDS, Ticker
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -93,7 +93,7 @@ class Server:
         return self
 
     def wait(self, seconds: float) -> None:
-        self.clock.pump([TICK] * int(seconds / TICK))
+        self.clock.pump([TICK_SECONDS] * int(seconds / TICK_SECONDS))
 
     def lose(self) -> None:
         """The client leaves."""

@@ -15,8 +15,8 @@ from twisted.logger import capturedLogs
 
 from goproxyai.config.settings import SettingError, Settings
 from goproxyai.config.sources import ConfigSources, LoadedConfig
+from goproxyai.daemon.build import make_daemon
 from goproxyai.daemon.reload import Reload
-from goproxyai.daemon.service import make_daemon
 from goproxyai.usage.prices import LARGEST, Prices, PricesError, parse
 from goproxyai.usage.totals import KINDS, MOST_MODELS, OTHER, UsageTotals
 from goproxyai.usage.usage import UNKNOWN, Usage
@@ -180,15 +180,18 @@ def test_a_file_that_is_no_table_is_told_in_one_line(tmp_path: Path) -> None:
 
 def test_a_table_that_has_changed_holds_from_then_on() -> None:
     daemon = make_daemon(MemoryReactorClock(), Settings.from_texts({"PRICES": "p.json"}))
-    tokens = daemon.system.stats.counters.tokens
+    tokens = daemon.admin.stats.counters.tokens
     tokens.use([Usage("gpt-4o", 1_000_000, 0, 0, 0)])
     settings = Settings.from_texts({"PRICES": "p.json"})
     found = [LoadedConfig(settings, (), prices()), LoadedConfig(settings, (), prices())]
     with capturedLogs() as events:
         reload = Reload(daemon, found.pop, lambda _: None)
-        reload.now()
-        reload.now()
+        reload.run()
+        reload.run()
     said = [event["log_format"].format(**event) for event in events]
-    assert said == ["the configuration has changed: PRICES", "the configuration has not changed"]
+    assert said == [
+        "configuration reloaded, changed: PRICES",
+        "configuration reloaded, nothing changed",
+    ]
     tokens.use([Usage("gpt-4o", 1_000_000, 0, 0, 0)])
     assert tokens.money() == {"spent": 2.5, "saved": 0.0}
