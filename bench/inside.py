@@ -75,7 +75,7 @@ class Inside:
 
     def __init__(self) -> None:
         from goproxyai.config.settings import Settings
-        from goproxyai.daemon.service import make_daemon
+        from goproxyai.daemon.build import make_daemon
 
         reactor = MemoryReactorClock()
         reactor.seconds = time.monotonic  # type: ignore[method-assign]  # as the plugin does

@@ -8,8 +8,8 @@ from goproxyai import __version__
 from goproxyai.admin.history import Interval
 from goproxyai.admin.sources import Sources
 from goproxyai.admin.stats import Stats
-from goproxyai.telemetry.access_log import Batch, Event
 from goproxyai.telemetry.counters import Counters
+from goproxyai.telemetry.events import Batch, Event
 
 MAX_ROUTES: Final = 10
 """Rows of the table of the busiest routes."""

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import attrs
 
 from goproxyai.telemetry.counters import CLIENT_GONE, Counters, percentile
-from goproxyai.telemetry.outcome import SAVED_OUTCOMES, CacheOutcome
+from goproxyai.telemetry.outcome import SAVED_OUTCOMES
 
 SLOT_SECONDS: Final = 10
 
@@ -23,7 +23,7 @@ MAX_SLOTS: Final = 360
 """One hour of slots."""
 
 _ADMIN_ROUTES = frozenset(("/health", "/stats", "/metrics", "/cache", "/dashboard"))
-_LOOKED_UP = SPARED | {"MISS"}
+_LOOKED_UP = SAVED_OUTCOMES | {"MISS"}
 
 Slot = list[float | None]
 """A point of the charts: Unix start time, the four route counts, p50, p95 and p99 in ms."""

@@ -46,7 +46,7 @@ CACHE_LABELS = {
 }
 """Label values by the access log's cache outcomes; others are ``none``."""
 
-CIRCUIT_VALUES = {State.CLOSED: 0.0, State.OPEN: 1.0, State.HALF_OPEN: 0.5}
+CIRCUIT_VALUES = {CircuitState.CLOSED: 0.0, CircuitState.OPEN: 1.0, CircuitState.HALF_OPEN: 0.5}
 
 
 class Metrics(Collector):
@@ -212,7 +212,7 @@ class Metrics(Collector):
         )
         for upstream in self._sources.upstreams.each:
             circuits.add_metric((upstream.url,), CIRCUIT_VALUES[upstream.breaker.state(now)])
-            opened.add_metric((upstream.url,), upstream.breaker.opened)
+            opened.add_metric((upstream.url,), upstream.breaker.times_opened)
         yield circuits
         yield opened
         yield _gauge(

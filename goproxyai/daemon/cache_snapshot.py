@@ -1,19 +1,20 @@
-"""The cache survives a restart: written on a clean stop, restored and removed at the start.
+"""The cache snapshot: written at a clean stop, restored and removed at the start.
 
-1. A file is restored once. It is removed before its first answer is put into the store, so that a
-   later crash does not bring back answers that were cleared, or that a write made wrong, meanwhile.
-2. It is authentic to its end before its first answer is put: it is read twice, rather than held.
-   Both ways take the memory of some frames, a megabyte each, and of the answer at hand.
-3. Whatever is wrong with the file costs the cache, never the start or the stop, and is one line.
-4. A file that holds something and does not begin as ours do is not touched, ever; one of ours, of
-   whatever version and key, is replaced. What is written becomes the file when all of it is on the
-   disk.
+1. A snapshot is restored once. The file is removed before its first entry is put into the store, so
+   that a later crash does not restore entries that have been cleared or invalidated meanwhile.
+2. The whole file is authenticated before its first entry is put. The file is read twice for that,
+   rather than held in memory: reading and writing take the memory of some frames of 1 MiB and one
+   entry.
+3. A failure costs the cache, never the start or the stop, and is logged as one line.
+4. A file that is not empty and does not begin as a snapshot does is never changed. A snapshot of
+   any version and key is replaced. A new snapshot takes its name only when all of it is on disk.
 
-The file holds bodies, which are people's data; sealed, it gives away its size, and nothing else to
-whoever has not the key. No request's credential is in it, whoever has the key: the keys of the
-cache are digests (:mod:`~.policy.cachekey`), and so are owners. Whoever can write to the directory
-can take the file away, or put back an older one of ours; no entry outlives its time even so.
-Reading and writing block: nothing is served yet, or no longer.
+The file holds response bodies. Encrypted, it reveals its size and nothing else without the key. No
+credential of a request is in the file: cache keys (:mod:`goproxyai.cache.key`) and owners are
+digests. A process that may write to the directory can remove the file, or replace it by an older
+snapshot; entries expire as they would have without a restart even so.
+
+Reading and writing block the reactor: no request is served before the start and after the stop.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ _log = Logger(namespace="goproxyai.daemon.cache_snapshot")
 
 @attrs.define(eq=False)
 class CacheSnapshot:
-    """The file, and the store that it is of.
+    """Saves the entries of a store to a file, and restores them.
 
-    :param path: where the file lies; ``.new`` is appended while it is written.
+    :param path: of the file; ``.new`` is appended while the file is written.
     :param key: the passphrase.
     :param seconds: the monotonic clock of the store.
     :param wall: the wall clock, unix seconds.
-    :param upstream: whose answers these are; those of another are refused.
+    :param upstream: the URL of the upstream; a snapshot of another upstream is refused.
     """
 
     path: str
@@ -54,58 +55,56 @@ class CacheSnapshot:
     upstream: str = ""
 
     def load(self) -> None:
-        """Restore what there is, into a store that is empty; it stays so if anything is wrong."""
+        """Restore the snapshot into the empty store; the store stays empty after a failure."""
         path = self.path
         try:
-            with _regular(path) as file:
+            with _open_regular(path) as file:
                 count = self._restore(file, path)
         except FileNotFoundError:
-            _log.debug("no cache to restore from {path}", path=self.path)
+            _log.debug("no cache snapshot at {path}", path=path)
         except (sealed.Refused, OSError) as error:
             self.store.clear()
             _log.warn(
-                "cannot restore the cache from {path}: {reason}",
-                path=self.path,
-                reason=_reason(error),
+                "cannot restore the cache from {path}: {reason}", path=path, reason=_reason(error)
             )
         else:
             _log.info(
-                "restored {restored} of {count} answers from {path}",
+                "restored {restored} of {count} cache entries from {path}",
                 restored=len(self.store),
                 count=count,
-                path=self.path,
+                path=path,
             )
 
     def save(self) -> None:
-        """Write what the store holds; remove a file of ours if that is nothing."""
-        path = self.path  # a link there is replaced, and not written through
+        """Write the entries of the store; remove an old snapshot where there are none."""
+        path = self.path  # a symbolic link is replaced, its target is not written to
         try:
-            if _start(path) not in (None, b"", sealed.MAGIC):
+            if _read_magic(path) not in (None, b"", sealed.MAGIC):
                 raise sealed.Refused(sealed.FOREIGN)
             now, wall = self.seconds(), self.wall()
-            # What a restart would not revive is not written.
-            kept = [one for one in self.store if one.expires_at + self.store.stale_seconds > now]
-            if not kept:
+            # Entries that a restart would drop are not written.
+            entries = [
+                each for each in self.store if each.expires_at + self.store.stale_seconds > now
+            ]
+            if not entries:
                 _remove(path)
                 return
-            size = self._write(path, kept, wall - now)
+            size = self._write(path, entries, wall - now)
         except (sealed.Refused, OSError) as error:
-            _log.warn(
-                "cannot keep the cache in {path}: {reason}", path=self.path, reason=_reason(error)
-            )
+            _log.warn("cannot save the cache to {path}: {reason}", path=path, reason=_reason(error))
         else:
             _log.info(
-                "kept {count} answers in {path}, {size} bytes",
-                count=len(kept),
-                path=self.path,
+                "saved {count} cache entries to {path}, {size} bytes",
+                count=len(entries),
+                path=path,
                 size=size,
             )
 
     def _restore(self, file: BinaryIO, path: str) -> int:
-        """Fill the store; returns how many answers the file holds."""
+        """Fill the store; return the number of entries in the file."""
         header = file.read(sealed.HEADER_BYTES)
         if not header:
-            return 0  # somebody made room for it
+            return 0  # an empty file, made by the operator
         key = self._key(header)
         count = sum(1 for _ in sealed.opened(file.read, header, key))
         _remove(path)
@@ -118,24 +117,28 @@ class CacheSnapshot:
         return count
 
     def _write(self, path: str, entries: list[Entry], shift: float) -> int:
-        """Write the file beside its place, then put it there; returns its size."""
-        beside = f"{path}.new"
-        start = _start(beside)
-        if start is not None and sealed.MAGIC.startswith(start):  # we were killed as we wrote it
-            os.unlink(beside)
-        number = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        """Write the file under a temporary name, then rename it; return its size in bytes."""
+        temporary = f"{path}.new"
+        magic = _read_magic(temporary)
+        if magic is not None and sealed.MAGIC.startswith(magic):  # of a process that was killed
+            os.unlink(temporary)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
-            with open(number, "wb") as file:
-                size = self._fill(file, entries, shift)
-            os.replace(beside, path)
+            with open(descriptor, "wb") as file:
+                size = self._write_frames(file, entries, shift)
+            os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):
-                os.unlink(beside)
+                os.unlink(temporary)
             raise
         _sync_directory(path)
         return size
 
-    def _fill(self, file: BinaryIO, entries: list[Entry], shift: float) -> int:
+    def _write_frames(self, file: BinaryIO, entries: list[Entry], shift: float) -> int:
+        """Write the content to the disk; return its size in bytes.
+
+        :param shift: the wall clock's seconds less the monotonic ones.
+        """
         header = sealed.new_header(os.urandom(sealed.RANDOM_BYTES))
         records = (sealed.recorded(entry, shift) for entry in entries)
         for frame in sealed.seal(records, header, self._key(header)):
@@ -149,22 +152,22 @@ class CacheSnapshot:
 
 
 @contextmanager
-def _regular(path: str) -> Iterator[BinaryIO]:
-    """The file at *path*, open for reading; it is refused if it is a pipe, or a device."""
+def _open_regular(path: str) -> Iterator[BinaryIO]:
+    """Open the file at *path* for reading; refuse a pipe or a device."""
 
-    def at_once(path: str, flags: int) -> int:
-        return os.open(path, flags | os.O_NONBLOCK)  # a pipe would keep us waiting
+    def open_without_waiting(path: str, flags: int) -> int:
+        return os.open(path, flags | os.O_NONBLOCK)  # opening a pipe would wait for a writer
 
-    with open(path, "rb", opener=at_once) as file:
+    with open(path, "rb", opener=open_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise sealed.Refused(sealed.FOREIGN)
         yield file
 
 
-def _start(path: str) -> bytes | None:
-    """What would tell the file at *path* as one of ours; ``None`` where there is no file."""
+def _read_magic(path: str) -> bytes | None:
+    """Return as many bytes of the file as a snapshot's magic has; ``None`` without a file."""
     try:
-        with _regular(path) as file:
+        with _open_regular(path) as file:
             return file.read(len(sealed.MAGIC))
     except FileNotFoundError:
         return None
@@ -177,12 +180,12 @@ def _remove(path: str) -> None:
 
 
 def _sync_directory(path: str) -> None:
-    """Have the disk know what the directory of *path* holds (:manpage:`fsync(2)`)."""
-    number = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
+    """Write the directory of *path* to the disk (:manpage:`fsync(2)`)."""
+    descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(number)
+        os.fsync(descriptor)
     finally:
-        os.close(number)
+        os.close(descriptor)
 
 
 def _reason(error: sealed.Refused | OSError) -> str:

@@ -1,15 +1,16 @@
-"""Where to listen: endpoint strings, and sockets that systemd made.
+"""Endpoint strings, and listening sockets that systemd passes to the process.
 
-A socket unit keeps its socket while no daemon runs, and whoever connects meanwhile waits for the
-next one: a restart refuses nobody. ``systemd:domain=INET6:index=0`` in ``LISTEN`` adopts such a
-socket (``sd_listen_fds(3)``):
+A socket unit keeps its socket open while no daemon runs. Clients that connect meanwhile wait for
+the next daemon, so a restart refuses no connection. ``systemd:domain=INET6:index=0`` in ``LISTEN``
+adopts such a socket (``sd_listen_fds(3)``):
 
-1. Twisted reads ``LISTEN_PID``, ``LISTEN_FDS`` and ``LISTEN_FDNAMES`` as it is imported, before
-   twistd forks, and takes the first two out of the environment. It dups the socket, close-on-exec.
-2. Stopping closes our copy. It must not shut the socket down, which is still systemd's: Twisted
-   sees to that. Nor may it remove the path of a Unix socket: that we see to.
-3. A socket that is not there, is of another domain than is said, or does not listen, stops the
-   start; Twisted would fail at each connection only.
+1. Twisted reads ``LISTEN_PID``, ``LISTEN_FDS`` and ``LISTEN_FDNAMES`` when it is imported, before
+   twistd forks, and removes the first two from the environment. It duplicates the socket,
+   close-on-exec.
+2. Stopping closes the copy. Twisted does not shut the socket down. The path of a Unix socket must
+   stay as well, see :mod:`goproxyai.reactor.unix_port`.
+3. A socket that was not passed, has another domain, or does not listen is an error at the start.
+   Twisted would report an error for each connection only.
 """
 
 from __future__ import annotations
@@ -24,17 +25,19 @@ from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromSt
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from zope.interface import implementer
 
+from goproxyai.reactor.unix_port import keep_socket_path
+
 
 class ListenError(SystemExit):
-    """An address cannot be listened on: ends the process with one line, status 1."""
+    """An address that cannot be listened on; ends the process with one line and status 1."""
 
 
-def endpoints(
+def parse_endpoints(
     reactor: Any, descriptions: tuple[str, ...]
 ) -> tuple[tuple[str, IStreamServerEndpoint], ...]:
-    """What *descriptions* stand for, each with its description.
+    """Return each of *descriptions* with its endpoint.
 
-    :raises ListenError: with one line that says which is none.
+    :raises ListenError: with one line about the first description that is invalid.
     """
     return tuple([(description, _endpoint(reactor, description)) for description in descriptions])
 
@@ -42,56 +45,48 @@ def endpoints(
 def _endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
     try:
         endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
-    except Exception as error:  # each kind of endpoint has errors of its own
+    except Exception as error:  # each kind of endpoint raises errors of its own
         if description.startswith("systemd:") and isinstance(error, LookupError):
-            why = (
-                "no such socket was passed to this process; start it by its socket unit, which "
-                "sets LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES"
+            problem = (
+                "no such socket was passed to this process; start the process by its socket unit, "
+                "which sets LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES"
             )
-            raise ListenError(f"goproxyai: cannot listen on {description}: {why}") from None
+            raise ListenError(f"goproxyai: cannot listen on {description}: {problem}") from None
         raise ListenError(
             f"goproxyai: LISTEN is {description!r}, expected a Twisted endpoint such as "
             f"tcp:8080 ({error})"
         ) from None
     if isinstance(endpoint, AdoptedStreamServerEndpoint):
-        why = _unfit(endpoint)
-        if why:
-            raise ListenError(f"goproxyai: cannot listen on {description}: {why}")
+        problem = _adoption_problem(endpoint)
+        if problem:
+            raise ListenError(f"goproxyai: cannot listen on {description}: {problem}")
         return InheritedEndpoint(endpoint)
     return endpoint
 
 
-def _unfit(endpoint: AdoptedStreamServerEndpoint) -> str:
-    """Why the socket cannot be adopted; empty where it can."""
+def _adoption_problem(endpoint: AdoptedStreamServerEndpoint) -> str:
+    """Return why the passed socket cannot be adopted, or an empty string."""
     try:
         with socket.socket(fileno=os.dup(endpoint.fileno)) as copy:
             domain = copy.family
             listens = copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
-        return f"the socket that was passed cannot be used ({error.strerror})"
+        return f"the passed socket cannot be used ({error.strerror})"
     if domain != endpoint.addressFamily:
         name = getattr(domain, "name", str(domain)).removeprefix("AF_")
-        return f"the socket that was passed is of domain={name}"
+        return f"the passed socket is of domain={name}"
     if not listens:
-        return "the socket that was passed does not listen; its unit needs Accept=no"
+        return "the passed socket does not listen; set Accept=no in its unit"
     return ""
 
 
 @implementer(IStreamServerEndpoint)
 @attrs.define(eq=False)
 class InheritedEndpoint:
-    """A listening socket that outlives this process."""
+    """The endpoint of a listening socket that another process owns."""
 
     endpoint: AdoptedStreamServerEndpoint
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """As the interface has it."""
         listening: Deferred[IListeningPort] = self.endpoint.listen(protocolFactory)
-        return listening.addCallback(_leave_path)
-
-
-def _leave_path(port: Any) -> IListeningPort:
-    """Keep *port*, if it is of a Unix socket, from removing its path when it is closed."""
-    if hasattr(port, "_bindPath"):
-        port._bindPath = b"\0"  # as of a socket that has no path
-    return port  # type: ignore[no-any-return]
+        return listening.addCallback(keep_socket_path)

@@ -1,10 +1,10 @@
-"""SIGHUP: the configuration is read again, and what can change while the daemon runs, changes.
+"""Reload (SIGHUP): the configuration is read again, and the changed settings are applied.
 
-1. All or nothing: a value that does not parse leaves everything as it is, and is one line.
-2. What changes, changes in one turn, from the next request on; what is under way goes on as it
-   began, but for the waits for upstream that begin after it.
-3. What cannot change without a restart is named, each time, until there was one.
-4. While the daemon stops nothing is read.
+1. All or nothing: an invalid value leaves all settings as they are, and is logged as one line.
+2. The changes are applied in one turn of the reactor, from the next request on. Requests in
+   progress keep their settings; of the waits for upstream, those that start later are changed.
+3. Settings that cannot change without a restart are named at each reload until the restart.
+4. A reload during the stop is refused.
 """
 
 from __future__ import annotations
@@ -18,65 +18,112 @@ from twisted.logger import Logger
 from goproxyai.config.settings import Settings
 from goproxyai.config.sources import LoadedConfig
 from goproxyai.config.variables import VARIABLES, SettingError
+from goproxyai.daemon.proxy_options import make_proxy_options
 from goproxyai.daemon.service import Daemon
+from goproxyai.proxy.context import ProxyContext
+from goproxyai.usage.prices import Prices
 
-LIVE: Final = frozenset(variable.name for variable in VARIABLES if variable.reloadable)
-"""The variables that can change while the daemon runs: see :meth:`.Daemon.change`."""
+RELOADABLE: Final = frozenset(variable.name for variable in VARIABLES if variable.reloadable)
+"""The variables that :func:`apply_settings` can change in a running daemon."""
 
 _log = Logger(namespace="goproxyai")
 
 
-def differences(before: Settings, after: Settings) -> tuple[list[str], list[str]]:
-    """The names of what differs: what can change at once, and what needs a restart."""
-    differ = [
+def changed_names(before: Settings, after: Settings) -> tuple[list[str], list[str]]:
+    """Return the names of the changed variables: reloadable ones, and those that need a restart."""
+    changed = [
         field.name.upper()
         for field in attrs.fields(Settings)
         if getattr(before, field.name) != getattr(after, field.name)
     ]
-    return [n for n in differ if n in LIVE], [n for n in differ if n not in LIVE]
+    reloadable = [name for name in changed if name in RELOADABLE]
+    return reloadable, [name for name in changed if name not in RELOADABLE]
 
 
-def hidden_line(names: tuple[str, ...]) -> str:
-    """What is said about the names that ``CONFIG`` sets to no effect."""
-    return f"CONFIG sets {', '.join(names)} to no effect: an option or the environment wins"
+def overridden_line(names: tuple[str, ...]) -> str:
+    """Return the log line about variables that ``CONFIG`` sets without effect."""
+    return (
+        f"CONFIG sets {', '.join(names)} without effect: an option or the environment takes "
+        "precedence"
+    )
+
+
+def apply_settings(daemon: Daemon, settings: Settings, prices: Prices | None = None) -> None:
+    """Replace the settings of a running daemon.
+
+    :param settings: may differ from the present ones in :data:`RELOADABLE` variables only.
+    :param prices: new token prices; ``None`` keeps the present ones.
+    """
+    admin, agent, factory = daemon.admin, daemon.agent, daemon.listeners.factory
+    access_log = daemon.context.access_log
+    if prices is not None:
+        daemon.context.counters.tokens.prices = prices
+    daemon.admission.limit(settings.rate_limit)
+    daemon.admission.trust(settings.trusted_proxies)
+    access_log.slow = settings.log_slow
+    access_log.sample = settings.log_sample
+    factory.connection_limits.trust(settings.trusted_proxies)
+    factory.most_body_bytes = settings.max_body_size
+    agent.connect_timeout = settings.connect_timeout
+    agent.timeouts.head = settings.request_timeout
+    agent.timeouts.silence = settings.idle_timeout
+    _apply_to_cache(daemon.context, daemon.settings, settings)
+    admin.settings = admin.stats.settings = settings
+
+
+def _apply_to_cache(context: ProxyContext, before: Settings, after: Settings) -> None:
+    if before.max_cache_size != after.max_cache_size:
+        context.store.resize(after.max_cache_size)
+    present = context.options.current
+    options = make_proxy_options(after, present.first_upstream, present.traces)
+    if options != present:  # new options invalidate the plans of all known request heads
+        context.options.current = options
+        if not options.caches:
+            context.store.clear()
 
 
 @attrs.define(eq=False)
 class Reload:
-    """Does it.
+    """Reads the configuration again and applies the changes.
 
-    :param daemon: whose settings these are.
-    :param read: gives the settings as they are now; raises ``SettingError``.
-    :param write: sees to it that the log has another level.
+    :param read: returns the configuration; raises ``SettingError``.
+    :param set_log_level: called with the level when ``LOG_LEVEL`` has changed.
     """
 
     daemon: Daemon
     read: Callable[[], LoadedConfig]
-    write: Callable[[str], None]
+    set_log_level: Callable[[str], None]
 
-    def now(self) -> None:
-        """Read again, and change what can be changed."""
+    def run(self) -> None:
         if self.daemon.stopping:
-            _log.info("the configuration is not read again: the proxy is stopping")
+            _log.info("configuration not reloaded: the proxy is stopping")
             return
         try:
-            reading = self.read()
+            config = self.read()
         except SettingError as error:
-            _log.error("the configuration is as before: {error}", error=str(error))
+            _log.error(
+                "configuration not reloaded, all settings stay as they are: {error}",
+                error=str(error),
+            )
             return
-        before = self.daemon.settings
-        live, restart = differences(before, reading.settings)
-        changed = {name.lower(): getattr(reading.settings, name.lower()) for name in live}
-        if reading.prices.table != self.daemon.prices.table and "PRICES" not in live:
-            live.append("PRICES")  # in the same file
-        self.daemon.change(attrs.evolve(before, **changed), reading.prices)
-        if live:
-            _log.info("the configuration has changed: {names}", names=", ".join(live))
+        reloadable, restart = self._apply(config)
+        if reloadable:
+            _log.info("configuration reloaded, changed: {names}", names=", ".join(reloadable))
         else:
-            _log.info("the configuration has not changed")
+            _log.info("configuration reloaded, nothing changed")
         if restart:
-            _log.warn("the configuration needs a restart: {names}", names=", ".join(restart))
-        if reading.overridden:
-            _log.warn("{line}", line=hidden_line(reading.overridden))
-        if "LOG_LEVEL" in live:  # of what comes behind this
-            self.write(reading.settings.log_level)
+            _log.warn("restart the proxy to apply: {names}", names=", ".join(restart))
+        if config.overridden:
+            _log.warn("{line}", line=overridden_line(config.overridden))
+        if "LOG_LEVEL" in reloadable:  # the lines above are logged at the old level
+            self.set_log_level(config.settings.log_level)
+
+    def _apply(self, config: LoadedConfig) -> tuple[list[str], list[str]]:
+        """Apply the reloadable settings; return the names as :func:`changed_names` does."""
+        before, prices = self.daemon.settings, self.daemon.prices
+        reloadable, restart = changed_names(before, config.settings)
+        fields = {name.lower(): getattr(config.settings, name.lower()) for name in reloadable}
+        if config.prices.table != prices.table and "PRICES" not in reloadable:
+            reloadable.append("PRICES")  # the same file with other contents
+        apply_settings(self.daemon, attrs.evolve(before, **fields), config.prices)
+        return reloadable, restart

@@ -40,7 +40,7 @@ class ConnectProtocol(Protocol):
         self._open = False
 
     def connectionMade(self) -> None:
-        self.transport.write(self._parser.hello())
+        self.transport.write(self._parser.request_bytes())
 
     def dataReceived(self, data: bytes) -> None:
         if self._open:

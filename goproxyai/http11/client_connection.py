@@ -37,8 +37,9 @@ from goproxyai.http11.response import Response, ResponseReceiver
 from goproxyai.messages.header_templates import template_of
 from goproxyai.messages.headers import Fields
 from goproxyai.reactor.deadlines import NEVER, Ticker
-from goproxyai.reactor.socket_write import unsent_bytes, input_poll, set_no_delay
-from goproxyai.reactor.write_batch import LARGE, Writer
+from goproxyai.reactor.socket_state import input_poll, set_no_delay
+from goproxyai.reactor.socket_write import unsent_bytes
+from goproxyai.reactor.write_batch import MIN_UNBATCHED_BYTES, Writer
 from goproxyai.upstream.retries import RetryCause
 
 LONGEST_REASON = 1024
@@ -231,7 +232,7 @@ class ClientConnection(TwistedProtocol):
             elif not framed:
                 head += b"Content-Length: %d\r\n" % len(body)
             self._write(head + b"\r\n" + body)
-            self._sending = len(body) >= LARGE and unsent_bytes(self.transport) > 0
+            self._sending = len(body) >= MIN_UNBATCHED_BYTES and unsent_bytes(self.transport) > 0
         else:
             upload = self._upload = RequestUpload(self, body)
             self._sending = True

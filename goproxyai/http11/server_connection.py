@@ -40,13 +40,8 @@ from goproxyai.limits.addresses import canonical_address
 from goproxyai.messages.headers import Headers
 from goproxyai.messages.targets import MAX_TARGET_BYTES
 from goproxyai.reactor.deadlines import NEVER, Ticker
-from goproxyai.reactor.socket_write import (
-    can_half_close,
-    peer_closed,
-    unsent_bytes,
-    input_poll,
-    set_no_delay,
-)
+from goproxyai.reactor.socket_state import can_half_close, input_poll, peer_closed, set_no_delay
+from goproxyai.reactor.socket_write import unsent_bytes
 from goproxyai.reactor.write_batch import ImmediateWriter, Writer
 
 HEAD_SECONDS = 20.0

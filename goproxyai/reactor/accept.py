@@ -1,19 +1,17 @@
-"""How a listening socket accepts, and what the process's files allow.
+"""A bound on accepting, and accepting without free file descriptors.
 
-1. At most :data:`MAX_ACCEPTS_PER_TURN` connections a turn and socket. Twisted takes a hundred, and twenty
-   more each time that so many wait: in a storm, turns would last longer and longer, and every
-   stream would wait for them.
-2. Where the process may open no more files, Twisted closes who waits by means of a file that it
-   keeps for that, which is right; it also logs four lines a time, which is not: here it is one,
-   once in :data:`LOG_SECONDS`. Where it lost that file it would fail again in every turn: the
-   socket then pauses for :data:`PAUSE_SECONDS`.
-3. So that it does not come to this, the limit is raised as far as it may be at the start, and
-   where that is not enough for all connections, fewer are let in.
+1. A listening socket accepts at most :data:`MAX_ACCEPTS_PER_TURN` connections in a turn of the
+   reactor. Twisted starts with a hundred and raises the number by twenty while connections wait:
+   in a connection storm the turns would grow longer, and every stream would wait for them.
+2. Where the process has no free file descriptor, Twisted closes the new connections by means of a
+   descriptor that it keeps in reserve. Twisted also logs four lines for each connection. Here one
+   warning is logged every :data:`WARNING_INTERVAL_SECONDS`.
+3. Where the reserved descriptor is lost, accepting would fail in every turn. The socket then pauses
+   for :data:`RETRY_SECONDS`.
 """
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable
 from errno import ECONNABORTED, errorcode
 from typing import Any
@@ -22,108 +20,96 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.tcp import Port
 from twisted.logger import LogEvent, Logger
 
-from goproxyai.limits.connection_slots import ConnectionSlots, descriptors, places
+from goproxyai.reactor.private_names import describe_missing, missing_names
 
 MAX_ACCEPTS_PER_TURN = 32
-"""Connections that a socket accepts in one turn of the reactor: about half a millisecond."""
+"""Connections that a socket accepts in one turn of the reactor; they take about 0.5 ms."""
 
-LOG_SECONDS = 60.0
-"""Between two lines that say that there is no file left."""
+WARNING_INTERVAL_SECONDS = 60.0
+"""Minimum interval between two warnings about file descriptors."""
 
-PAUSE_SECONDS = 1.0
-"""Until a socket that could not accept tries again."""
+RETRY_SECONDS = 1.0
+"""Pause of a socket that cannot accept."""
 
-_log = Logger(namespace="goproxyai.accepting")
+PRIVATE_NAMES = ("_logger", "numberAccepts", "doRead")
+"""Attributes of Twisted's listening ports that are replaced."""
+
+_log = Logger()
 
 
 class BoundedAccept:
-    """How one listening socket accepts.
+    """Bounds the accepting of one listening port.
 
-    :param port: what an endpoint's ``listen`` gave; one that is not Twisted's is left alone.
-    :param closed: is told of how many connections were closed since there was no file for them.
+    A port that is not of Twisted's class is left as it is. So is a port of a Twisted release that
+    lacks one of :data:`PRIVATE_NAMES`; one warning is logged.
+
+    :param port: the result of an endpoint's ``listen``.
+    :param on_refused: called with the number of connections that were closed for lack of a file
+        descriptor.
     """
 
-    def __init__(self, port: Any, clock: Any, closed: Callable[[int], None]) -> None:
+    def __init__(self, port: Any, clock: Any, on_refused: Callable[[int], None]) -> None:
         self._port = port
         self._clock = clock
-        self._closed = closed
-        self._count = 0
-        self._unsaid = 0
-        self._stuck = ""
-        self._quiet_until = 0.0
-        self._again: IDelayedCall | None = None
-        if isinstance(port, Port):
-            self._accept = port.doRead
-            ours: Any = port  # whose type does not tell what it logs with
-            ours.doRead = self._turn
-            ours._logger = Logger(observer=self._heard)  # type: ignore[arg-type]  # any callable observes
+        self._on_refused = on_refused
+        self._refused = 0
+        self._unreported = 0
+        self._accept_error = ""
+        self._next_warning_at = 0.0
+        self._retry: IDelayedCall | None = None
+        if not isinstance(port, Port):
+            return
+        missing = missing_names(port, *PRIVATE_NAMES)
+        if missing:
+            _log.warn(
+                "{problem}, or expect slow streams in a connection storm: accepting is not bounded",
+                problem=describe_missing(port, missing),
+            )
+            return
+        self._accept = port.doRead
+        ours: Any = port  # Port is typed without its logger
+        ours.doRead = self._bounded_accept
+        ours._logger = Logger(observer=self._observe)  # type: ignore[arg-type]  # any callable will do
 
     def stop(self) -> None:
-        """The socket is to be closed."""
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
+        """Cancel the retry; to be called before the port is closed."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
 
-    def _turn(self) -> None:
+    def _bounded_accept(self) -> None:
         self._port.numberAccepts = min(self._port.numberAccepts, MAX_ACCEPTS_PER_TURN)
         self._accept()
-        if self._count or self._stuck:
-            self._no_file()
+        if self._refused or self._accept_error:
+            self._handle_no_descriptor()
 
-    def _heard(self, event: LogEvent) -> None:
-        """What Twisted would have logged."""
+    def _observe(self, event: LogEvent) -> None:
+        """Take note of an event that Twisted would have logged while accepting."""
         if "address" in event:
-            self._count += 1
+            self._refused += 1
         elif event.get("acceptError", errorcode[ECONNABORTED]) != errorcode[ECONNABORTED]:
-            self._stuck = event["acceptError"]
+            self._accept_error = event["acceptError"]
 
-    def _no_file(self) -> None:
-        count, self._count = self._count, 0
-        stuck, self._stuck = self._stuck, ""
-        self._closed(count)
-        self._port.numberAccepts = (
-            MAX_ACCEPTS_PER_TURN  # which Twisted takes down to 1: nobody came in
-        )
-        self._unsaid += count
+    def _handle_no_descriptor(self) -> None:
+        refused, self._refused = self._refused, 0
+        error, self._accept_error = self._accept_error, ""
+        self._on_refused(refused)
+        self._port.numberAccepts = MAX_ACCEPTS_PER_TURN  # Twisted sets 1 when none was accepted
+        self._unreported += refused
         now = self._clock.seconds()
-        if now >= self._quiet_until:
-            self._quiet_until = now + LOG_SECONDS
-            unsaid, self._unsaid = self._unsaid, 0
+        if now >= self._next_warning_at:
+            self._next_warning_at = now + WARNING_INTERVAL_SECONDS
+            unreported, self._unreported = self._unreported, 0
             _log.warn(
-                "no file descriptor is left ({error}), {count} connections were closed unheard; "
-                "raise the limit (ulimit -n) or lower MAX_CONNECTIONS",
-                error=stuck or "EMFILE",
-                count=unsaid,
+                "no free file descriptor ({error}): {count} connections were closed without a "
+                "response; raise the limit (ulimit -n) or lower MAX_CONNECTIONS",
+                error=error or "EMFILE",
+                count=unreported,
             )
-        if stuck and self._again is None:
+        if error and self._retry is None:
             self._port.stopReading()
-            self._again = self._clock.callLater(PAUSE_SECONDS, self._resume)
+            self._retry = self._clock.callLater(RETRY_SECONDS, self._resume)
 
     def _resume(self) -> None:
-        self._again = None
+        self._retry = None
         self._port.startReading()
-
-
-def fit(slots: ConnectionSlots[Any]) -> None:
-    """Raise the limit on open files, and lower ``crowd.most`` to what it allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited = resource.RLIM_INFINITY
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-        except (OSError, ValueError):  # a sandbox may forbid what the limit allows
-            pass
-    if soft == unlimited:
-        return
-    wanted = slots.most
-    slots.most = places(soft, wanted)
-    if slots.most < wanted:
-        _log.warn(
-            "MAX_CONNECTIONS is {wanted}, for which {needed} file descriptors are needed, and "
-            "{allowed} are allowed (ulimit -n): at most {most} connections are held",
-            wanted=wanted,
-            needed=descriptors(wanted),
-            allowed=soft,
-            most=slots.most,
-        )

@@ -1,8 +1,8 @@
-"""One coarse ticker keeps every deadline of every connection.
+"""One periodic call checks the deadlines of all connections.
 
-A ``callLater`` for each of ten thousand idle connections would cost more than the connections.
-Instead a connection notes ``deadline`` (an attribute, one store) and the ticker looks at all of
-them four times a second. A deadline is late by up to :data:`TICK_SECONDS`; one that was counted from
+A ``callLater`` for each of ten thousand idle connections costs more than the connections. Instead,
+a connection stores its deadline in an attribute, and the ticker calls each connection four times a
+second. A deadline is late by up to :data:`TICK_SECONDS`. A deadline that was computed from
 :attr:`Ticker.now`, which is cheaper than the clock, may be early by as much.
 """
 
@@ -15,26 +15,27 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 TICK_SECONDS = 0.25
-"""Seconds between two looks at the deadlines."""
+"""Interval between two checks of the deadlines."""
 
 NEVER = float("inf")
+"""The deadline of a connection that waits for nothing."""
 
-_log = Logger(namespace="goproxyai.ticking")
+_log = Logger()
 
 
 class Ticking(Protocol):
-    """What has deadlines."""
+    """An object with deadlines."""
 
     def tick(self, now: float) -> None:
-        """See to what is due at *now* (seconds of the reactor's clock)."""
+        """Act on the deadlines that have passed at *now* (seconds of the reactor's clock)."""
 
 
 class Ticker:
-    """Calls ``tick`` on everything in :attr:`watched`.
+    """Calls ``tick`` of every object in :attr:`watched`.
 
     :ivar seconds: the reactor's clock.
-    :ivar now: the reactor's seconds at the last tick: a clock that costs nothing to read.
-    :ivar watched: one entry a connection; connections add and remove themselves.
+    :ivar now: the clock's seconds at the last tick.
+    :ivar watched: the open connections, which add and remove themselves.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -46,19 +47,18 @@ class Ticker:
         self._loop.clock = clock
 
     def start(self) -> None:
-        """Begin ticking."""
         self.now = self.clock.seconds()
         self._loop.start(TICK_SECONDS, now=False)
 
     def stop(self) -> None:
-        """Stop ticking; deadlines are no longer kept."""
+        """Stop the checks; may be called when they do not run."""
         if self._loop.running:
             self._loop.stop()
 
     def _tick(self) -> None:
         now = self.now = self.clock.seconds()
-        for one in tuple(self.watched):
+        for each in tuple(self.watched):
             try:
-                one.tick(now)
-            except Exception:  # one connection's defect must not end every other's deadlines
-                _log.failure("a defect while seeing to deadlines")
+                each.tick(now)
+            except Exception:  # the deadlines of the other connections must be checked
+                _log.failure("unhandled error in a deadline")

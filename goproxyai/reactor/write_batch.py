@@ -1,14 +1,15 @@
-"""Small writes of one reactor turn leave together, behind the first.
+"""Batched writes: small writes of one reactor turn are sent together at the turn's end.
 
-A ``send`` on a socket whose reader sleeps has to wake it, which costs more than an answer does. In
-a turn that serves many connections every answer would do that to a reader that falls asleep again
-at once. So the first write of a turn goes out as it comes, and nobody waits who is alone; those
-behind it go out back to back when the turn ends. On one core against a load on the next that is a
-quarter more answers a second.
+A ``send`` to a socket whose reader sleeps wakes the reader, which costs more than answering a
+request. A turn that serves many connections of one reader would wake the reader for each. So the
+first write of a turn is sent at once, which adds no latency to a lone request, and the small writes
+after it are sent back to back when the turn ends. On one core, with the load generator on the next,
+the rate of small responses rose by a quarter.
 
-1. The order of writes to a transport is kept: while some wait, all small ones wait.
-2. A large write flushes what waits and goes out at once: backpressure must act on it.
-3. At most :data:`MAX_BATCH_BYTES` bytes wait. Whoever closes a transport flushes first.
+1. The order of writes to a transport is kept: while small writes wait, all small writes wait.
+2. A write of :data:`MIN_UNBATCHED_BYTES` or more flushes the batch and is sent at once, so that
+   backpressure acts on large writes.
+3. At most :data:`MAX_BATCH_BYTES` wait. The caller flushes before it closes a transport.
 """
 
 from __future__ import annotations
@@ -20,70 +21,69 @@ from twisted.logger import Logger
 
 from goproxyai.reactor.socket_write import write_through
 
-LARGE = 8 * 1024
-"""Bytes from which a write does not wait."""
+MIN_UNBATCHED_BYTES = 8 * 1024
+"""Size from which a write is sent at once."""
 
 MAX_BATCH_BYTES = 256 * 1024
 """Bytes that wait, of all transports together."""
 
+_log = Logger()
+
 
 class Writer(Protocol):
-    """How connections write."""
+    """The interface through which connections write."""
 
     def write(self, transport: Any, data: bytes) -> None:
         """Write *data* to *transport*, in order."""
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Send all writes that wait."""
 
 
 class ImmediateWriter:
-    """Writes at once."""
+    """A writer without a batch."""
 
     def write(self, transport: Any, data: bytes) -> None:
-        """As :func:`~.socket_write.write_through`."""
         write_through(transport, data)
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Do nothing: no write waits."""
 
 
 class WriteBatcher:
-    """Writes as the module says; one for all connections of a reactor.
+    """The writer of all connections of a reactor.
 
-    :param at_end: makes a call at the end of the current turn, see :mod:`.lean_loop`.
+    :param at_end_of_turn: schedules a call for the end of the current turn, see :mod:`.lean_loop`.
     """
 
-    _log = Logger()
-
-    def __init__(self, at_end: Callable[[Callable[[], None]], object]) -> None:
-        self._at_end = at_end
-        self._waiting: list[tuple[Any, bytes]] = []
-        self._held = 0
+    def __init__(self, at_end_of_turn: Callable[[Callable[[], None]], object]) -> None:
+        self._at_end_of_turn = at_end_of_turn
+        self._batch: list[tuple[Any, bytes]] = []
+        self._batch_bytes = 0
         self._in_turn = False
 
     def write(self, transport: Any, data: bytes) -> None:
         """Write *data* to *transport* now, or at the end of this turn."""
         if not self._in_turn:
             self._in_turn = True
-            self._at_end(self._turn_over)
+            self._at_end_of_turn(self._end_turn)
             write_through(transport, data)
-        elif len(data) >= LARGE or self._held >= MAX_BATCH_BYTES:
+        elif len(data) >= MIN_UNBATCHED_BYTES or self._batch_bytes >= MAX_BATCH_BYTES:
             self.flush()
             write_through(transport, data)
         else:
-            self._waiting.append((transport, data))
-            self._held += len(data)
+            self._batch.append((transport, data))
+            self._batch_bytes += len(data)
 
     def flush(self) -> None:
-        """Write what waits."""
-        waiting, self._waiting, self._held = self._waiting, [], 0
-        for transport, data in waiting:
+        """Send the batch."""
+        batch, self._batch, self._batch_bytes = self._batch, [], 0
+        for transport, data in batch:
             try:
                 write_through(transport, data)
-            except Exception:  # one connection's trouble is not the others'
-                self._log.failure("a defect while writing")
+            except Exception:  # the writes of other connections must go on
+                _log.failure("unhandled error in a write")
 
-    def _turn_over(self) -> None:
+    def _end_turn(self) -> None:
         self._in_turn = False
         self.flush()

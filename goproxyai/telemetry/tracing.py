@@ -30,7 +30,7 @@ from twisted.logger import Logger, LogLevel
 
 from goproxyai import __version__
 from goproxyai.http11.exchange import Exchange
-from goproxyai.messages.trace_context import RANDOM, SAMPLED, TraceParent
+from goproxyai.messages.trace_context import RANDOM, SAMPLED, TraceParent, parse_traceparent
 from goproxyai.telemetry.events import Batch, Event
 from goproxyai.telemetry.spans import RequestTrace, context_of, kind_of, span_of
 

@@ -21,7 +21,7 @@ import pytest
 
 from tests.e2e.browser.chromium import MissingTool, axe_source, launch
 from tests.e2e.browser.upstream import Upstream
-from tests.process.test_twistd import PATIENCE, Process, command, free_port
+from tests.process.daemon_process import DaemonProcess, command, free_port
 
 pytestmark = pytest.mark.outside
 
@@ -117,14 +117,14 @@ class Daemon:
     directory: Path
     settings: dict[str, str]
     port: int = attrs.field(factory=free_port)
-    _process: Process = attrs.field(init=False)
+    _process: DaemonProcess = attrs.field(init=False)
 
     @property
     def root(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        self._process = Process(
+        self._process = DaemonProcess(
             self.directory,
             command(),
             {

@@ -25,7 +25,7 @@ from goproxyai.usage.totals import KINDS, MOST_MODELS
 from tests.e2e.prometheus.load import LIMITED, Books, drive, plan
 from tests.e2e.prometheus.upstream import Billing, UsageTotals, rehearse
 from tests.e2e.prometheus.watch import Labels, Prometheus, is_there, program, promtool
-from tests.process.test_twistd import FEW, Process, command, free_port
+from tests.process.daemon_process import FEW_CONNECTIONS, DaemonProcess, command, free_port
 from tests.support.harness import Stand, post, request
 from tests.support.serving import loopback
 from tests.support.upstream import FakeUpstream
@@ -217,11 +217,11 @@ async def watched(waiting: Early) -> AsyncIterator[Watched]:
     api = rehearse(upstream)
     where = await upstream.listen(loopback(reactor))
     (waiting.directory / "prices.json").write_text(json.dumps(PRICES))
-    daemon = Process(
+    daemon = DaemonProcess(
         waiting.directory,
         command(),
         {
-            "LISTEN": f"tcp:{port}:interface=127.0.0.1", "MAX_CONNECTIONS": FEW,
+            "LISTEN": f"tcp:{port}:interface=127.0.0.1", "MAX_CONNECTIONS": FEW_CONNECTIONS,
             "OPENAI_API_URL": f"http://127.0.0.1:{where}", "PRICES": "prices.json",
             "ADMIN_ALLOW": "", "ADMIN_TOKEN": TOKEN, "RATE_LIMIT": "60",
         },
@@ -414,7 +414,7 @@ async def scraped(stand: Stand) -> AsyncIterator[dict[str, Described]]:
     stand.upstream.api = Billing()
     await stand.start()
     assert stand.daemon is not None
-    stand.daemon.system.stats.counters.tokens.prices = prices.parse(json.dumps(PRICES).encode())
+    stand.daemon.admin.stats.counters.tokens.prices = prices.parse(json.dumps(PRICES).encode())
     await stand.ask(post("/v1/completions", b'{"model":"gpt-4o","prompt":"a"}'))
     text = (await stand.ask(request("/metrics"))).body.decode()
     found: dict[str, Described] = {}

@@ -14,9 +14,9 @@ from typing import Any
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from goproxyai.cache import snapshot_format as sealed
-from goproxyai.cache.coalescing import MAX_PARSED_BODY_BYTES, deterministic
+from goproxyai.cache.coalescing import MAX_PARSED_BODY_BYTES
 from goproxyai.cache.snapshot_format import Record, Refused
-from goproxyai.cache.stream_end import MAX_SEARCHED_BLOCKS, MAX_TAIL_BYTES, Ending, ending
+from goproxyai.cache.stream_end import MAX_SEARCHED_BLOCKS, MAX_TAIL_BYTES, ending
 from goproxyai.messages.connect import (
     MAX_CONNECT_RESPONSE_BYTES,
     ConnectMalformed,

@@ -1,4 +1,4 @@
-"""How listening sockets accept: in storms, without files, and what is allowed at the start."""
+"""Accepting: the bound in connection storms, and accepting without free file descriptors."""
 
 from __future__ import annotations
 
@@ -13,33 +13,31 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import tcp
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, capturedLogs, eventAsText
 
-from goproxyai.limits.connection_slots import ConnectionSlots
-from goproxyai.reactor import accept as accepting
-from goproxyai.reactor.accept import LOG_SECONDS, MAX_ACCEPTS_PER_TURN, BoundedAccept, fit
+from goproxyai.reactor import accept
+from goproxyai.reactor.accept import MAX_ACCEPTS_PER_TURN, WARNING_INTERVAL_SECONDS
 from tests.support.answers import chunk, head
 from tests.support.harness import Skewed, Stand, Wire, eventually, request
 from tests.support.steps import Pause
 
-STORM = 500
-"""Connections at once."""
+STORM_CONNECTIONS = 500
 
 LISTEN = "tcp:0:interface=127.0.0.1:backlog=1024"
 
 
-def lines(events: list[LogEvent]) -> list[str]:
-    """What was logged by the sockets, Twisted's own lines among it."""
-    ours = ("goproxyai.accepting", "twisted.internet.tcp")
-    found = [event for event in events if str(event.get("log_namespace")).startswith(ours)]
+def logged_lines(events: list[LogEvent]) -> list[str]:
+    """Return what goproxyai and Twisted logged about listening sockets."""
+    namespaces = ("goproxyai.reactor.accept", "twisted.internet.tcp")
+    found = [event for event in events if str(event.get("log_namespace")).startswith(namespaces)]
     return [eventAsText(event, includeTimestamp=False, includeSystem=False) for event in found]
 
 
 @pytest.fixture
 def sockets() -> Iterator[list[socket.socket]]:
-    """Clients, one for each connection of a storm; of the kernel's kind, and not connected yet."""
-    made = [socket.socket() for _ in range(STORM)]
+    """Unconnected client sockets, one for each connection of a storm."""
+    made = [socket.socket() for _ in range(STORM_CONNECTIONS)]
     for each in made:
         each.setblocking(False)
     yield made
@@ -48,80 +46,86 @@ def sockets() -> Iterator[list[socket.socket]]:
 
 
 def connect(sockets: list[socket.socket], port: int) -> None:
-    """Connect them all: the kernel accepts them, and the daemon does not know yet."""
+    """Connect all *sockets*: the kernel completes the connections, the daemon accepts later."""
     for each in sockets:
         each.connect_ex(("127.0.0.1", port))
 
 
 class PingPong(Wire):
-    """A client that has its stream's next frame sent as soon as the last one is there.
+    """A client of a stream that requests the next frame when a frame has arrived.
 
-    :ivar seen: what *measure* gave at each frame.
+    :ivar measured: the results of *measure*, one for each frame.
     """
 
     def __init__(self, reactor: Any, measure: Callable[[], int]) -> None:
         super().__init__(reactor)
         self._measure = measure
-        self.seen: list[int] = []
+        self.measured: list[int] = []
         self.send_next: Callable[[bytes], None] | None = None
 
     def dataReceived(self, data: bytes) -> None:
         if b"frame" in data:
-            self.seen.append(self._measure())
+            self.measured.append(self._measure())
             if self.send_next is not None:
                 self.send_next(chunk(b"frame"))
         super().dataReceived(data)
 
 
 @pytest_twisted.ensureDeferred
-async def test_streams_go_on_in_a_storm_of_connections(
+async def test_stream_continues_during_a_connection_storm(
     stand: Stand, sockets: list[socket.socket]
 ) -> None:
     await stand.start(LISTEN=LISTEN)
     assert stand.daemon is not None
-    counters = stand.daemon.listeners.factory.connection_limits.counts
+    counts = stand.daemon.listeners.factory.connection_limits.counts
     pause = Pause()
     chunked = [(b"Transfer-Encoding", b"chunked")]
     stand.upstream.script("/v1/stream", [head(200, chunked), chunk(b"frame"), pause, chunk(b"")])
-    wire = PingPong(stand.reactor, lambda: counters.opened)
+    wire = PingPong(stand.reactor, lambda: counts.opened)
     await stand.connect(wire)
     wire.send(request("/v1/stream"))
-    await wire.until(lambda: len(wire.seen) == 1)
+    await wire.until(lambda: len(wire.measured) == 1)
     (upstream,) = stand.upstream.connections
     wire.send_next = upstream.wire.write
     connect(sockets, stand.port)
     upstream.wire.write(chunk(b"frame"))
-    await eventually(stand.reactor, lambda: counters.opened == STORM + 1)
+    await eventually(stand.reactor, lambda: counts.opened == STORM_CONNECTIONS + 1)
     wire.send_next = None
-    # From one frame to the next is a turn for each of two sockets, and one to spare.
-    gaps = [late - early for early, late in pairwise(wire.seen)]
-    assert max(gaps) <= 4 * MAX_ACCEPTS_PER_TURN
-    assert len(wire.seen) > STORM // (4 * MAX_ACCEPTS_PER_TURN)
+    # Two sockets take a turn each from one frame to the next; the bound allows for two more turns.
+    accepted_between_frames = [late - early for early, late in pairwise(wire.measured)]
+    assert max(accepted_between_frames) <= 4 * MAX_ACCEPTS_PER_TURN
+    assert len(wire.measured) > STORM_CONNECTIONS // (4 * MAX_ACCEPTS_PER_TURN)
     pause.release()
     await wire.until(lambda: wire.came.endswith(b"0\r\n\r\n"))
     for each in sockets:
         each.close()
-    await eventually(stand.reactor, lambda: counters.opened - counters.closed == 1)
+    await eventually(stand.reactor, lambda: counts.opened - counts.closed == 1)
 
 
-# No files left.
+# No free file descriptor.
 
 
 @contextmanager
-def no_files() -> Iterator[None]:
-    """Let the process open no further file."""
-    lowest = os.dup(0)
-    os.close(lowest)
+def no_free_descriptor() -> Iterator[None]:
+    """Lower the limit on open files so that the process can open none."""
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
+@pytest.fixture
+def no_reserved_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away the descriptor that Twisted keeps in reserve."""
+    monkeypatch.setattr(tcp, "_reservedFD", tcp._NullFileDescriptorReservation())
+
+
 @pytest_twisted.ensureDeferred
-async def test_without_files_who_comes_is_closed_and_one_line_says_so(
+async def test_without_descriptors_new_connections_are_closed_with_one_warning(
     stand: Stand, sockets: list[socket.socket]
 ) -> None:
     stand.reactor = Skewed(stand.reactor)
@@ -131,122 +135,48 @@ async def test_without_files_who_comes_is_closed_and_one_line_says_so(
     with capturedLogs() as events:
         for begin, end in ((0, 5), (5, 8), (8, 10)):
             if begin == 8:
-                stand.reactor.ahead += LOG_SECONDS
-            with no_files():
+                stand.reactor.ahead += WARNING_INTERVAL_SECONDS
+            with no_free_descriptor():
                 connect(sockets[begin:end], stand.port)
                 await eventually(stand.reactor, lambda end=end: refused["no_descriptor"] == end)
-    assert [line.partition(";")[0] for line in lines(events)] == [
-        "no file descriptor is left (EMFILE), 5 connections were closed unheard"
+    assert [line.partition(";")[0] for line in logged_lines(events)] == [
+        "no free file descriptor (EMFILE): 5 connections were closed without a response"
     ] * 2
     assert (await stand.ask(request())).status == 200
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_socket_that_cannot_accept_pauses_and_nobody_is_lost(
-    stand: Stand, sockets: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+async def test_socket_that_cannot_accept_pauses_and_accepts_later(
+    stand: Stand,
+    sockets: list[socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+    no_reserved_descriptor: None,
 ) -> None:
-    monkeypatch.setattr(tcp, "_reservedFD", tcp._NullFileDescriptorReservation())
-    monkeypatch.setattr(accepting, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(accept, "RETRY_SECONDS", 0.01)
     await stand.start(LISTEN=LISTEN)
     assert stand.daemon is not None
-    counters = stand.daemon.listeners.factory.connection_limits.counts
+    counts = stand.daemon.listeners.factory.connection_limits.counts
     (port,) = stand.daemon.listeners._ports
     pauses: list[bool] = []
-    stop_reading = port.stopReading
-    monkeypatch.setattr(port, "stopReading", lambda: (pauses.append(True), stop_reading()))
-    with capturedLogs() as events, no_files():
+    pause = port.stopReading
+    monkeypatch.setattr(port, "stopReading", lambda: (pauses.append(True), pause()))
+    with capturedLogs() as events, no_free_descriptor():
         connect(sockets[:3], stand.port)
         await eventually(stand.reactor, lambda: len(pauses) == 3)
-    await eventually(stand.reactor, lambda: counters.opened == 3)
-    assert counters.refused["no_descriptor"] == 0
-    assert len(lines(events)) == 1
+    await eventually(stand.reactor, lambda: counts.opened == 3)
+    assert counts.refused["no_descriptor"] == 0
+    assert len(logged_lines(events)) == 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_socket_that_pauses_can_be_closed(
-    stand: Stand, sockets: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+async def test_paused_socket_can_be_closed(
+    stand: Stand, sockets: list[socket.socket], no_reserved_descriptor: None
 ) -> None:
-    monkeypatch.setattr(tcp, "_reservedFD", tcp._NullFileDescriptorReservation())
     await stand.start(LISTEN=LISTEN)
     assert stand.daemon is not None
     (port,) = stand.daemon.listeners._ports
-    with capturedLogs(), no_files():
+    with capturedLogs(), no_free_descriptor():
         connect(sockets[:1], stand.port)
         await eventually(stand.reactor, lambda: port not in stand.reactor.getReaders())
         await stand.daemon.listeners.close()
         await deferLater(stand.reactor, 0)
-
-
-def test_a_port_that_is_not_twisteds_is_left_alone() -> None:
-    port = object()
-    BoundedAccept(port, Clock(), [].append).stop()
-
-
-# What is allowed at the start.
-
-Limits = Callable[..., list[tuple[int, int]]]
-
-
-@pytest.fixture
-def limits(monkeypatch: pytest.MonkeyPatch) -> Limits:
-    """Plants limits on open files; gives those that are set."""
-
-    def plant(soft: int, hard: int, forbidden: bool = False) -> list[tuple[int, int]]:
-        raised: list[tuple[int, int]] = []
-
-        def setrlimit(_: int, to: tuple[int, int]) -> None:
-            if forbidden:
-                raise ValueError("not allowed to raise maximum limit")
-            raised.append(to)
-
-        monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
-        monkeypatch.setattr(resource, "setrlimit", setrlimit)
-        return raised
-
-    return plant
-
-
-def fitted(most: int) -> tuple[int, list[str]]:
-    """How many connections are held of *most*, and what is logged of that."""
-    slots: ConnectionSlots[int] = ConnectionSlots(most, 0, bool)
-    with capturedLogs() as events:
-        fit(slots)
-    return slots.most, lines(events)
-
-
-def test_the_soft_limit_is_raised_to_the_hard_one(limits: Limits) -> None:
-    raised = limits(1024, 4096)
-    assert fitted(1000) == (1000, [])
-    assert raised == [(4096, 4096)]
-
-
-def test_where_files_do_not_suffice_fewer_are_held_and_one_line_says_so(limits: Limits) -> None:
-    limits(256, 1024)
-    assert fitted(10_000) == (
-        573,
-        [
-            "MAX_CONNECTIONS is 10000, for which 15164 file descriptors are needed, and 1024 are "
-            "allowed (ulimit -n): at most 573 connections are held"
-        ],
-    )
-
-
-def test_a_limit_that_may_not_be_raised_stays(limits: Limits) -> None:
-    limits(1024, 100_000, forbidden=True)
-    assert fitted(10_000)[0] == 573
-
-
-def test_no_limit_is_none(limits: Limits) -> None:
-    assert limits(resource.RLIM_INFINITY, resource.RLIM_INFINITY) == []
-    assert fitted(1_000_000) == (1_000_000, [])
-
-
-@pytest_twisted.ensureDeferred
-async def test_the_daemon_starts_with_fewer_and_says_how_many(stand: Stand, limits: Limits) -> None:
-    limits(1024, 1024)
-    with capturedLogs() as events:
-        await stand.start()
-    assert stand.daemon is not None
-    assert stand.daemon.admin.stats.document()["connections"]["most"] == 573
-    assert len(lines(events)) == 1
-    assert (await stand.ask(request())).status == 200

@@ -1,4 +1,4 @@
-"""Where to listen, in this process; ``test_restart`` has sockets that a daemon inherits."""
+"""Endpoints within this process; ``tests/process/test_restart.py`` passes sockets to a daemon."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from twisted.internet.endpoints import _SystemdParser
 from twisted.internet.protocol import Factory
 from twisted.python.systemd import ListenFDs
 
-from goproxyai.daemon.endpoints import InheritedEndpoint, ListenError, endpoints
-from goproxyai.daemon.service import Listeners
+from goproxyai.daemon.endpoints import InheritedEndpoint, ListenError, parse_endpoints
+from goproxyai.daemon.listeners import Listeners
 from tests.support.harness import Stand
 
-Passed = Callable[[int], None]
+PassSocket = Callable[[int], None]
 
 
 @pytest.fixture
-def passed(monkeypatch: pytest.MonkeyPatch) -> Passed:
-    """Passes a descriptor as systemd does, under the name of ``web``."""
+def pass_socket(monkeypatch: pytest.MonkeyPatch) -> PassSocket:
+    """Pass a descriptor as systemd does, under the name ``web``."""
 
-    def given(descriptor: int) -> None:
+    def passed(descriptor: int) -> None:
         monkeypatch.setattr(_SystemdParser, "_sddaemon", ListenFDs([descriptor], ["web"]))
 
-    return given
+    return passed
 
 
 def refusal(description: str) -> str:
-    """The line that ends the start where *description* is to be listened on."""
+    """Return the line with which the start ends for the endpoint *description*."""
     from twisted.internet import reactor
 
     with pytest.raises(ListenError) as caught:
-        endpoints(reactor, (description,))
+        parse_endpoints(reactor, (description,))
     assert caught.value.__context__ is None or caught.value.__suppress_context__
     return str(caught.value)
 
 
 @pytest.mark.parametrize("description", ["quic:80", "8080", "tcp:http-or-so", "tcp:"])
-def test_what_is_no_endpoint_is_told_in_one_line(description: str) -> None:
+def test_invalid_endpoint_is_refused_with_one_line(description: str) -> None:
     line = refusal(description)
     assert line.startswith(
         f"goproxyai: LISTEN is {description!r}, expected a Twisted endpoint such as tcp:8080 ("
@@ -49,85 +49,86 @@ def test_what_is_no_endpoint_is_told_in_one_line(description: str) -> None:
     assert "\n" not in line
 
 
-def test_each_endpoint_keeps_its_description() -> None:
+def test_endpoints_are_returned_with_their_descriptions() -> None:
     from twisted.internet import reactor
 
     descriptions = ("tcp:1", "unix:a")
-    assert [text for text, _ in endpoints(reactor, descriptions)] == list(descriptions)
+    parsed = parse_endpoints(reactor, descriptions)
+    assert [description for description, _ in parsed] == list(descriptions)
 
 
-@pytest.mark.parametrize("which", ["index=0", "name=web"])
-def test_a_socket_that_nobody_passed_is_missed(which: str) -> None:
-    line = refusal(f"systemd:domain=INET:{which}")
+@pytest.mark.parametrize("socket_name", ["index=0", "name=web"])
+def test_socket_that_was_not_passed_is_refused(socket_name: str) -> None:
+    line = refusal(f"systemd:domain=INET:{socket_name}")
     assert line.startswith(
-        f"goproxyai: cannot listen on systemd:domain=INET:{which}: no such socket was passed"
+        f"goproxyai: cannot listen on systemd:domain=INET:{socket_name}: no such socket was passed"
     )
 
 
-def test_a_socket_of_another_domain_is_refused(passed: Passed) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        passed(one.fileno())
+def test_passed_socket_of_another_domain_is_refused(pass_socket: PassSocket) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        pass_socket(listening.fileno())
         assert refusal("systemd:domain=INET6:name=web").endswith(
-            "the socket that was passed is of domain=INET"
+            "the passed socket is of domain=INET"
         )
 
 
-def test_a_socket_that_does_not_listen_is_refused(passed: Passed) -> None:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        passed(one.fileno())
-        assert "does not listen; its unit needs Accept=no" in refusal("systemd:domain=INET:index=0")
+def test_passed_socket_that_does_not_listen_is_refused(pass_socket: PassSocket) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        pass_socket(bound.fileno())
+        assert "does not listen; set Accept=no in its unit" in refusal(
+            "systemd:domain=INET:index=0"
+        )
 
 
-def test_what_is_no_socket_is_refused(passed: Passed, tmp_path: Path) -> None:
+def test_passed_descriptor_of_a_file_is_refused(pass_socket: PassSocket, tmp_path: Path) -> None:
     with (tmp_path / "file").open("w") as file:
-        passed(file.fileno())
+        pass_socket(file.fileno())
         assert "cannot be used (Socket operation on non-socket)" in refusal(
             "systemd:domain=INET:index=0"
         )
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_socket_that_was_passed_listens_on_when_we_do_not(passed: Passed) -> None:
+async def test_passed_socket_listens_after_the_port_is_closed(pass_socket: PassSocket) -> None:
     from twisted.internet import reactor
 
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        passed(one.dup().detach())  # whoever adopts it closes it
-        ((_, endpoint),) = endpoints(reactor, ("systemd:domain=INET:name=web",))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        pass_socket(listening.dup().detach())  # adopting closes the passed descriptor
+        ((_, endpoint),) = parse_endpoints(reactor, ("systemd:domain=INET:name=web",))
         assert isinstance(endpoint, InheritedEndpoint)
         port = await endpoint.listen(Factory())
-        assert port.getHost().port == one.getsockname()[1]
+        assert port.getHost().port == listening.getsockname()[1]
         await port.stopListening()
-        assert one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
-        with socket.create_connection(one.getsockname(), 5):
+        assert listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+        with socket.create_connection(listening.getsockname(), 5):
             pass
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_path_of_a_unix_socket_that_was_passed_stays(
-    passed: Passed, tmp_path: Path
-) -> None:
+async def test_path_of_a_passed_unix_socket_stays(pass_socket: PassSocket, tmp_path: Path) -> None:
     from twisted.internet import reactor
 
     path = tmp_path / "web.sock"
-    with socket.socket(socket.AF_UNIX) as one:
-        one.bind(os.path.relpath(path))
-        one.listen()
-        passed(one.dup().detach())  # whoever adopts it closes it
-        ((_, endpoint),) = endpoints(reactor, ("systemd:domain=UNIX:name=web",))
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(path))
+        listening.listen()
+        pass_socket(listening.dup().detach())  # adopting closes the passed descriptor
+        ((_, endpoint),) = parse_endpoints(reactor, ("systemd:domain=UNIX:name=web",))
         port = await endpoint.listen(Factory())
         await port.stopListening()
     assert path.exists()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_port_that_is_taken_is_told_in_one_line(stand: Stand) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        taken = f"tcp:{one.getsockname()[1]}:interface=127.0.0.1"
+async def test_port_in_use_is_refused_with_one_line(stand: Stand) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        taken = f"tcp:{listening.getsockname()[1]}:interface=127.0.0.1"
         await stand.start()
         assert stand.daemon is not None
-        listeners: Listeners = stand.daemon.listeners
-        other = Listeners(stand.reactor, endpoints(stand.reactor, (taken,)), listeners.factory)
+        endpoints = parse_endpoints(stand.reactor, (taken,))
+        other = Listeners(stand.reactor, endpoints, stand.daemon.listeners.factory)
         with pytest.raises(ListenError, match=f"goproxyai: cannot listen on {taken}: .* in use"):
             other.startService()
         await other.close()

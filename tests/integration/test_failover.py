@@ -310,7 +310,7 @@ async def test_who_is_trusted_by_a_reload_is_so_at_the_entrance(stand: Stand) ->
     await stand.start(MAX_CONNECTIONS_PER_CLIENT="1", TRUSTED_PROXIES="")
     assert stand.daemon is not None
     trusting = attrs.evolve(stand.daemon.settings, trusted_proxies=Networks.parse("127.0.0.0/8"))
-    stand.daemon.change(trusting)
+    apply_settings(stand.daemon, trusting)
     for wire in (await stand.connect(), await stand.connect()):
         wire.send(request())
         assert (await wire.answer()).status == 200
@@ -325,7 +325,7 @@ async def test_what_is_under_way_as_the_cache_is_turned_off_is_not_stored(stand:
     wire.send(request())
     await stand.upstream.wait_for(lambda one: one.paused)
     assert stand.daemon is not None
-    stand.daemon.change(attrs.evolve(stand.daemon.settings, cache_ttl=0.0))
+    apply_settings(stand.daemon, attrs.evolve(stand.daemon.settings, cache_ttl=0.0))
     gate.release()
     assert (await wire.answer()).status == 200
     await deferLater(stand.reactor, 0)

@@ -32,10 +32,9 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
-from goproxyai import plugin as tap
 from goproxyai.config.settings import Settings
 from goproxyai.messages.redaction import redacted_target
-from goproxyai.messages.trace_context import TraceParent, parse
+from goproxyai.messages.trace_context import TraceParent
 from goproxyai.proxy.relayed_routes import RELAYED
 from goproxyai.telemetry import tracing
 from goproxyai.telemetry.counters import ROUTES
@@ -45,10 +44,10 @@ from goproxyai.telemetry.spans import MAX_ATTEMPTS, RequestTrace, kind_of, span_
 from goproxyai.telemetry.tracing import COMPLAINT_SECONDS, Complaints, Tracing
 from goproxyai.usage.usage import asked_model
 from tests.integration.test_access_log import SECRETS, TROUBLES, an_event, assert_no_secret
-from tests.process.test_twistd import (
-    FEW,
+from tests.process.daemon_process import (
+    FEW_CONNECTIONS,
     ON_LOOPBACK,
-    Process,
+    DaemonProcess,
     Start,
     command,
     environment,
@@ -753,9 +752,9 @@ def test_a_machine_that_disables_opentelemetry_has_no_traces(
     monkeypatch: pytest.MonkeyPatch, disabled: str
 ) -> None:
     settings = Settings.from_texts({"TRACING": "otlp"})
-    assert tap._tracer_of(Clock(), settings) is not None
+    assert make_tracer(Clock(), settings) is not None
     monkeypatch.setenv("OTEL_SDK_DISABLED", disabled)
-    assert tap._tracer_of(Clock(), settings) is None
+    assert make_tracer(Clock(), settings) is None
 
 
 # The daemon as a process.
@@ -873,9 +872,9 @@ async def test_spans_are_sent_from_the_background_too(
     arguments.remove("--nodaemon")
     settings = tracing_to(
         collector.port, upstream, OTEL_BSP_SCHEDULE_DELAY="10", OTEL_SERVICE_NAME="edge",
-        LISTEN=ON_LOOPBACK, MAX_CONNECTIONS=FEW,
+        LISTEN=ON_LOOPBACK, MAX_CONNECTIONS=FEW_CONNECTIONS,
     )  # fmt: skip
-    process = Process(tmp_path, arguments, settings)
+    process = DaemonProcess(tmp_path, arguments, settings)
     assert await deferToThread(process.ended) == 0  # the one in front
     number = int(pid.read_text())
     try:

@@ -1,4 +1,4 @@
-"""The daemon is replaced while it is used: a socket that outlives it, and nobody who notices."""
+"""Restarts without refused requests: a listening socket that systemd keeps open."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ import pytest_twisted
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.threads import deferToThread
 
-from tests.process.test_twistd import PATIENCE, Process, assert_clean, command
+from tests.process.daemon_process import (
+    TIMEOUT_SECONDS,
+    DaemonProcess,
+    assert_clean,
+    command,
+)
 from tests.support.answers import chunk, head
 from tests.support.harness import Stand, Wire, request
 from tests.support.serving import loopback
@@ -25,45 +30,49 @@ from tests.support.steps import Pause
 
 pytestmark = pytest.mark.outside
 
-FIRST = "systemd:domain=INET:index=0"
+BY_INDEX = "systemd:domain=INET:index=0"
 
-HANDS_ON = """
+PASS_SOCKET = """
 import os, sys
 descriptor, *arguments = sys.argv[1:]
 os.dup2(int(descriptor), 3)
 os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="web")
 os.execv(arguments[0], arguments)
 """
-"""What systemd does between fork and exec: the socket becomes descriptor 3, and is announced."""
+"""Does what systemd does between fork and exec: the socket becomes descriptor 3, and the variables
+describe it."""
 
 
 @attrs.define
 class SocketUnit:
-    """Keeps a listening socket, and starts daemons that it hands it to, as systemd does."""
+    """Keeps a listening socket open and passes it to the daemons that it starts, as systemd does.
+
+    :ivar settings: of the daemons.
+    """
 
     listening: socket.socket
     directory: Path
     settings: dict[str, str]
-    started: list[Process] = attrs.field(factory=list)
+    started: list[DaemonProcess] = attrs.field(factory=list)
 
     @property
     def port(self) -> int:
         return int(self.listening.getsockname()[1])
 
-    def start(self, listen: str = FIRST) -> Process:
+    def start(self, listen: str = BY_INDEX) -> DaemonProcess:
         directory = self.directory / str(len(self.started))
         directory.mkdir()
         descriptor = self.listening.fileno()
-        arguments = [sys.executable, "-c", HANDS_ON, str(descriptor), *command()]
+        arguments = [sys.executable, "-c", PASS_SOCKET, str(descriptor), *command()]
         settings = {"LISTEN": listen, **self.settings}
-        process = Process(directory, arguments, settings, pass_descriptors=(descriptor,))
+        process = DaemonProcess(directory, arguments, settings, pass_descriptors=(descriptor,))
         self.started.append(process)
         return process
 
 
 @pytest.fixture
 def unit(tmp_path: Path) -> Iterator[SocketUnit]:
-    """A unit whose socket is on loopback; its daemons end with the test."""
+    """A unit with a socket on loopback; its daemons are killed after the test."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(1024)
@@ -73,15 +82,15 @@ def unit(tmp_path: Path) -> Iterator[SocketUnit]:
             process.kill()
 
 
-def serving(process: Process) -> None:
+def wait_until_listening(process: DaemonProcess) -> None:
     process.until(lambda: "listening on" in process.out)
 
 
-# A socket that somebody else made.
+# Adopting a passed socket.
 
 
-def test_a_socket_is_adopted_by_its_index_and_by_its_name(unit: SocketUnit) -> None:
-    for listen in (FIRST, "systemd:domain=INET:name=web"):
+def test_passed_socket_is_adopted_by_index_and_by_name(unit: SocketUnit) -> None:
+    for listen in (BY_INDEX, "systemd:domain=INET:name=web"):
         process = unit.start(listen)
         assert process.listening() == [unit.port]
         assert ask(unit.port) == 200
@@ -90,18 +99,18 @@ def test_a_socket_is_adopted_by_its_index_and_by_its_name(unit: SocketUnit) -> N
         assert_clean(process)
 
 
-def test_who_connects_while_no_daemon_runs_waits_for_the_next(unit: SocketUnit) -> None:
+def test_connection_without_a_daemon_waits_for_the_next_daemon(unit: SocketUnit) -> None:
     process = unit.start()
-    serving(process)
+    wait_until_listening(process)
     process.send(signal.SIGTERM)
     process.ended()
-    with socket.create_connection(("127.0.0.1", unit.port), PATIENCE) as waiting:
+    with socket.create_connection(("127.0.0.1", unit.port), TIMEOUT_SECONDS) as waiting:
         waiting.sendall(b"GET /health HTTP/1.0\r\nHost: a\r\n\r\n")
         unit.start()
         assert waiting.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-def test_the_path_of_a_unix_socket_that_is_not_ours_stays(unit: SocketUnit) -> None:
+def test_path_of_a_passed_unix_socket_stays(unit: SocketUnit) -> None:
     path = unit.directory / "web.sock"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
@@ -109,7 +118,7 @@ def test_the_path_of_a_unix_socket_that_is_not_ours_stays(unit: SocketUnit) -> N
         unit.listening.close()
         unit.listening = listening
         process = unit.start("systemd:domain=UNIX:index=0")
-        serving(process)
+        wait_until_listening(process)
         process.send(signal.SIGTERM)
         process.ended()
         assert_clean(process)
@@ -117,25 +126,25 @@ def test_the_path_of_a_unix_socket_that_is_not_ours_stays(unit: SocketUnit) -> N
 
 
 @pytest.mark.parametrize(
-    ("listen", "why"),
+    ("listen", "problem"),
     [
         ("systemd:domain=INET:index=1", "no such socket was passed"),
         ("systemd:domain=INET:name=other", "no such socket was passed"),
         ("systemd:domain=INET6:index=0", "is of domain=INET"),
     ],
 )
-def test_a_socket_that_was_not_passed_stops_the_start_with_one_line(
-    unit: SocketUnit, listen: str, why: str
+def test_socket_that_cannot_be_adopted_ends_the_start_with_one_line(
+    unit: SocketUnit, listen: str, problem: str
 ) -> None:
     process = unit.start(listen)
     assert process.ended() == 1
     (line,) = process.err.splitlines()
     assert line.startswith(f"goproxyai: cannot listen on {listen}: ")
-    assert why in line
+    assert problem in line
     assert process.out == ""
 
 
-def test_a_socket_that_does_not_listen_stops_the_start_with_one_line(unit: SocketUnit) -> None:
+def test_passed_socket_that_does_not_listen_ends_the_start_with_one_line(unit: SocketUnit) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         unit.listening.close()
@@ -143,15 +152,15 @@ def test_a_socket_that_does_not_listen_stops_the_start_with_one_line(unit: Socke
         process = unit.start()
         assert process.ended() == 1
     (line,) = process.err.splitlines()
-    assert "does not listen; its unit needs Accept=no" in line
+    assert "does not listen; set Accept=no in its unit" in line
 
 
 # Restarts under load.
 
 
 def ask(port: int, path: str = "/health") -> int:
-    """The status of one request on a connection of its own."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    """Return the status of one request on a new connection."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
@@ -163,11 +172,12 @@ def ask(port: int, path: str = "/health") -> int:
 
 @attrs.define
 class Client:
-    """Asks again and again until told to stop.
+    """Sends requests until told to stop.
 
-    :ivar keeps: whether it keeps its connection; it asks again, on another, where one that it has
-        used was closed before an answer began, and only then.
-    :ivar failures: every other end of a request but a 200.
+    :ivar keeps: whether the client keeps its connection. Such a client repeats a request on a new
+        connection only where a connection that has been used was closed before a response began.
+    :ivar reconnected: the number of such repetitions.
+    :ivar failures: all other outcomes except a 200 response.
     """
 
     port: int
@@ -184,7 +194,7 @@ class Client:
             path = f"/v1/models?{self.number}.{count % 50}"
             try:
                 if connection is None:
-                    connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+                    connection = HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
                     used = False
                 connection.request("GET", path, headers={"Authorization": "Bearer sk-good"})
                 answer = connection.getresponse()
@@ -214,7 +224,7 @@ class Client:
 
 @contextmanager
 def load(port: int, count: int) -> Iterator[list[Client]]:
-    """*count* clients at work, every other one of which keeps its connection."""
+    """Run *count* clients; every second client keeps its connection."""
     stop = threading.Event()
     clients = [Client(port, number % 2 == 0, number) for number in range(count)]
     threads = [threading.Thread(target=each.run, args=(stop,)) for each in clients]
@@ -225,11 +235,11 @@ def load(port: int, count: int) -> Iterator[list[Client]]:
     finally:
         stop.set()
         for thread in threads:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT_SECONDS)
 
 
-def eventually_more(clients: list[Client], process: Process, more: int = 20) -> None:
-    """Wait until each client got *more* answers."""
+def eventually_more(clients: list[Client], process: DaemonProcess, more: int = 20) -> None:
+    """Wait until each client has received *more* responses."""
     before = [each.answered for each in clients]
     process.until(
         lambda: all(
@@ -240,9 +250,7 @@ def eventually_more(clients: list[Client], process: Process, more: int = 20) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_request_fails_while_the_daemon_is_replaced_twice(
-    stand: Stand, unit: SocketUnit
-) -> None:
+async def test_no_request_fails_during_two_restarts(stand: Stand, unit: SocketUnit) -> None:
     upstream_port = await stand.upstream.listen(loopback(stand.reactor))
     unit.settings["OPENAI_API_URL"] = f"http://127.0.0.1:{upstream_port}"
     clients = await deferToThread(_replace_twice, unit)
@@ -250,13 +258,12 @@ async def test_no_request_fails_while_the_daemon_is_replaced_twice(
     assert sum(each.reconnected for each in clients) <= 2 * len(clients)
     for process in unit.started[:-1]:
         assert_clean(process)
-        requests = [line for line in process.log if line["event"] == "request"]
-        assert {line["status"] for line in requests} == {200}
+        assert {line["status"] for line in process.requests} == {200}
 
 
 def _replace_twice(unit: SocketUnit) -> list[Client]:
     process = unit.start()
-    serving(process)
+    wait_until_listening(process)
     with load(unit.port, 8) as clients:
         eventually_more(clients, process)
         for _ in range(2):
@@ -268,16 +275,14 @@ def _replace_twice(unit: SocketUnit) -> list[Client]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stream_finishes_while_the_next_daemon_serves(
-    stand: Stand, unit: SocketUnit
-) -> None:
+async def test_stream_finishes_while_the_next_daemon_serves(stand: Stand, unit: SocketUnit) -> None:
     upstream_port = await stand.upstream.listen(loopback(stand.reactor))
     unit.settings["OPENAI_API_URL"] = f"http://127.0.0.1:{upstream_port}"
     pause = Pause()
     stream = [head(200, [(b"Transfer-Encoding", b"chunked")]), chunk(b"one"), pause]
     stand.upstream.script("/v1/stream", [*stream, chunk(b"two"), chunk(b"")])
     before = unit.start()
-    await deferToThread(serving, before)
+    await deferToThread(wait_until_listening, before)
     endpoint = TCP4ClientEndpoint(stand.reactor, "127.0.0.1", unit.port)
     wire = await connectProtocol(endpoint, Wire(stand.reactor))
     wire.send(request("/v1/stream"))
@@ -285,7 +290,7 @@ async def test_a_stream_finishes_while_the_next_daemon_serves(
     before.send(signal.SIGTERM)
     await deferToThread(before.until, lambda: "draining" in before.out)
     after = unit.start()
-    await deferToThread(serving, after)
+    await deferToThread(wait_until_listening, after)
     assert await deferToThread(ask, unit.port) == 200
     pause.release()
     answer = await wire.answer()

@@ -4,6 +4,8 @@
 2. No module is part of an import circle.
 3. The pure packages import no framework, clock or I/O.
 4. Only ``goproxyai.plugin`` imports the global reactor.
+
+``test_private_names.py`` has the rule about private names of Twisted.
 """
 
 from __future__ import annotations

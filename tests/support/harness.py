@@ -19,7 +19,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from goproxyai.config.settings import Settings
-from goproxyai.daemon.service import Daemon, make_daemon
+from goproxyai.daemon.build import make_daemon
+from goproxyai.daemon.service import Daemon
 from goproxyai.http11.connection_pool import ConnectionPool
 from goproxyai.telemetry.events import Batch, Event
 from goproxyai.telemetry.trace_protocol import Tracer

@@ -1,4 +1,4 @@
-"""Makes ``twistd goproxyai`` known."""
+"""Registers ``goproxyai`` as a subcommand of twistd."""
 
 from twisted.application.service import ServiceMaker
 

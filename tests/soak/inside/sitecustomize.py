@@ -46,7 +46,9 @@ def planned(host: Any, *more: Any, **named: Any) -> Any:
 
 def look(*_: object) -> None:
     """Write down what there is."""
-    sys.modules["goproxyai.plugin"].tidy()  # as the daemon does by itself, every ten minutes
+    sys.modules[
+        "goproxyai.daemon.memory"
+    ].collect_and_trim()  # the daemon does so every ten minutes
     names = Counter(type(each).__name__ for each in gc.get_objects())
     reactor = sys.modules["twisted.internet.reactor"]
     calls = sorted(

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 
 from goproxyai.limits.token_buckets import TokenBuckets, rate_limit_headers
 
-TICK = Fraction(1, 10)
+TICK_SECONDS = Fraction(1, 10)
 CLIENTS = st.sampled_from("abcdef")
 
 
@@ -40,7 +40,7 @@ class NaiveBuckets:
         if tokens >= 1:
             self.tokens[client] = tokens - 1
             return Fraction(0)
-        return ceil((1 - tokens) / self.rate / TICK) * TICK
+        return ceil((1 - tokens) / self.rate / TICK_SECONDS) * TICK_SECONDS
 
 
 class BucketsBehaveLikeTheNaiveOnes(RuleBasedStateMachine):

@@ -1,9 +1,9 @@
-"""The lean turn of the reactor sees to what the old one saw to, and has an end."""
+"""The lean iteration of the epoll reactor: dispatch, errors, end-of-turn calls, fallbacks."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -12,63 +12,65 @@ from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import ConnectionDone
 from twisted.internet.main import CONNECTION_DONE
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent
+from twisted.logger import LogEvent, capturedLogs, eventAsText
 from twisted.python.failure import Failure
 
-from goproxyai.reactor.lean_loop import end_of_turn_scheduler, install_lean_poll
+from goproxyai.reactor import lean_loop
+from goproxyai.reactor.lean_loop import PRIVATE_NAMES, end_of_turn_scheduler, install_lean_poll
 
 Pairs = list[tuple[socket.socket, socket.socket]]
 
 
 @pytest.fixture
 def epoll(pairs: Pairs) -> Iterator[Any]:
-    """A reactor of its own, turned by hand."""
-    one = EPollReactor()
-    install_lean_poll(one)
-    yield one
-    one.removeAll()
-    one.waker.connectionLost(Failure(ConnectionDone()))
-    one._poller.close()
+    """A separate reactor with the lean iteration; the test calls ``doIteration``."""
+    reactor: Any = EPollReactor()
+    assert install_lean_poll(reactor)
+    yield reactor
+    reactor.removeAll()
+    reactor.waker.connectionLost(Failure(ConnectionDone()))
+    reactor._poller.close()
 
 
 @attrs.define(eq=False)
-class End:
-    """One end of a socket pair, watched by a reactor.
+class Selectable:
+    """A socket that a reactor watches.
 
-    :ivar outcome: what reading gives; an exception is raised.
+    :ivar outcome: the result of reading and writing; an exception is raised.
+    :ivar calls: the calls of the reactor.
+    :ivar on_read: called after each read.
     """
 
     socket: socket.socket
     outcome: Any = None
-    did: list[str] = attrs.field(factory=list)
-    then: Any = None
+    calls: list[str] = attrs.field(factory=list)
+    on_read: Callable[[], object] = lambda: None
 
     def fileno(self) -> int:
         return self.socket.fileno()
 
     def logPrefix(self) -> str:
-        return "End"
+        return "Selectable"
 
     def doRead(self) -> Any:
-        self.did.append(f"read {self.socket.recv(10)!r}")
-        if self.then is not None:
-            self.then()
+        self.calls.append(f"read {self.socket.recv(10)!r}")
+        self.on_read()
         if isinstance(self.outcome, (RuntimeError, SystemExit)):
             raise self.outcome
         return self.outcome
 
     def doWrite(self) -> Any:
-        self.did.append("write")
+        self.calls.append("write")
         return self.outcome
 
     def connectionLost(self, reason: Failure) -> None:
-        self.did.append(f"lost {type(reason.value).__name__}")
+        self.calls.append(f"lost {type(reason.value).__name__}")
 
     readConnectionLost = connectionLost
 
 
 @pytest.fixture
-def pairs() -> Iterator[list[tuple[socket.socket, socket.socket]]]:
+def pairs() -> Iterator[Pairs]:
     made = [socket.socketpair() for _ in range(2)]
     yield made
     for pair in made:
@@ -76,74 +78,74 @@ def pairs() -> Iterator[list[tuple[socket.socket, socket.socket]]]:
             each.close()
 
 
-def test_what_is_readable_is_read_and_then_the_turn_ends(epoll: Any, pairs: Pairs) -> None:
-    ends = [End(ours) for ours, _ in pairs]
+def test_readable_sockets_are_read_before_the_turn_ends(epoll: Any, pairs: Pairs) -> None:
+    selectables = [Selectable(ours) for ours, _ in pairs]
     order: list[str] = []
     at_end = end_of_turn_scheduler(epoll)
-    for end, (_, theirs) in zip(ends, pairs, strict=True):
-        end.then = lambda: (order.append("read"), at_end(lambda: order.append("end")))
-        epoll.addReader(end)
-        theirs.send(b"hi")
+    for selectable, (_, peer) in zip(selectables, pairs, strict=True):
+        selectable.on_read = lambda: (order.append("read"), at_end(lambda: order.append("end")))
+        epoll.addReader(selectable)
+        peer.send(b"hi")
     epoll.doIteration(1)
-    assert [end.did for end in ends] == [["read b'hi'"]] * 2
+    assert [each.calls for each in selectables] == [["read b'hi'"]] * 2
     assert order == ["read", "read", "end", "end"]
     epoll.doIteration(0)
     assert len(order) == 4
 
 
-def test_what_is_writable_is_written_to(epoll: Any, pairs: Pairs) -> None:
-    end = End(pairs[0][0])
-    epoll.addWriter(end)
+def test_writable_socket_is_written_to(epoll: Any, pairs: Pairs) -> None:
+    selectable = Selectable(pairs[0][0])
+    epoll.addWriter(selectable)
     epoll.doIteration(1)
-    assert end.did == ["write"]
+    assert selectable.calls == ["write"]
 
 
-def test_what_ends_is_told_so(epoll: Any, pairs: Pairs) -> None:
-    (ours, theirs), _ = pairs
-    end = End(ours, outcome=CONNECTION_DONE)
-    epoll.addReader(end)
-    theirs.send(b"bye")
+def test_read_that_ends_the_connection_disconnects(epoll: Any, pairs: Pairs) -> None:
+    (ours, peer), _ = pairs
+    selectable = Selectable(ours, outcome=CONNECTION_DONE)
+    epoll.addReader(selectable)
+    peer.send(b"bye")
     epoll.doIteration(1)
-    assert end.did == ["read b'bye'", "lost ConnectionDone"]
-    assert end not in epoll.getReaders()
+    assert selectable.calls == ["read b'bye'", "lost ConnectionDone"]
+    assert selectable not in epoll.getReaders()
 
 
-@pytest.mark.parametrize("planted", [RuntimeError, SystemExit])
-def test_one_that_raises_is_disconnected_and_the_others_are_read(
-    epoll: Any, pairs: Pairs, failures: list[LogEvent], planted: type[BaseException]
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit])
+def test_selectable_that_raises_is_disconnected_and_the_others_are_read(
+    epoll: Any, pairs: Pairs, failures: list[LogEvent], error: type[BaseException]
 ) -> None:
-    bad, good = End(pairs[0][0], outcome=planted("planted")), End(pairs[1][0])
-    for end, (_, theirs) in zip((bad, good), pairs, strict=True):
-        epoll.addReader(end)
-        theirs.send(b"x")
+    bad, good = Selectable(pairs[0][0], outcome=error("planted")), Selectable(pairs[1][0])
+    for selectable, (_, peer) in zip((bad, good), pairs, strict=True):
+        epoll.addReader(selectable)
+        peer.send(b"x")
     epoll.doIteration(1)
-    assert bad.did == ["read b'x'", f"lost {planted.__name__}"]
-    assert good.did == ["read b'x'"]
-    assert [event["log_format"] for event in failures] == ["a defect while seeing to a connection"]
+    assert bad.calls == ["read b'x'", f"lost {error.__name__}"]
+    assert good.calls == ["read b'x'"]
+    assert [event["log_format"] for event in failures] == ["unhandled error in a connection"]
     failures.clear()
 
 
-def test_one_that_another_removed_in_the_same_turn_is_left_alone(epoll: Any, pairs: Pairs) -> None:
-    ends = [End(ours) for ours, _ in pairs]
-    ends[0].then = lambda: epoll.removeReader(ends[1])
-    ends[1].then = lambda: epoll.removeReader(ends[0])
-    for end, (_, theirs) in zip(ends, pairs, strict=True):
-        epoll.addReader(end)
-        theirs.send(b"x")
+def test_selectable_removed_in_the_same_turn_is_skipped(epoll: Any, pairs: Pairs) -> None:
+    selectables = [Selectable(ours) for ours, _ in pairs]
+    selectables[0].on_read = lambda: epoll.removeReader(selectables[1])
+    selectables[1].on_read = lambda: epoll.removeReader(selectables[0])
+    for selectable, (_, peer) in zip(selectables, pairs, strict=True):
+        epoll.addReader(selectable)
+        peer.send(b"x")
     epoll.doIteration(1)
-    assert sorted(len(end.did) for end in ends) == [0, 1]
+    assert sorted(len(each.calls) for each in selectables) == [0, 1]
 
 
-def test_what_a_timer_asked_for_does_not_wait_for_an_event(epoll: Any, pairs: Pairs) -> None:
-    ours, theirs = pairs[0]
-    end = End(ours)
-    epoll.addReader(end)
-    end_of_turn_scheduler(epoll)(lambda: theirs.send(b"x"))
+def test_end_of_turn_call_of_a_timer_does_not_wait_for_an_event(epoll: Any, pairs: Pairs) -> None:
+    ours, peer = pairs[0]
+    selectable = Selectable(ours)
+    epoll.addReader(selectable)
+    end_of_turn_scheduler(epoll)(lambda: peer.send(b"x"))
     epoll.doIteration(60)
-    assert end.did == ["read b'x'"]
+    assert selectable.calls == ["read b'x'"]
 
 
-def test_one_end_that_fails_keeps_no_other_from_its_turn(
+def test_error_in_an_end_of_turn_call_is_logged_and_the_others_run(
     epoll: Any, failures: list[LogEvent]
 ) -> None:
     order: list[str] = []
@@ -153,23 +155,57 @@ def test_one_end_that_fails_keeps_no_other_from_its_turn(
     at_end(lambda: order.append("last"))
     epoll.doIteration(0)
     assert order == ["first", "last"]
-    assert [event["log_format"] for event in failures] == ["a defect at the end of a turn"]
+    assert [event["log_format"] for event in failures] == ["unhandled error in an end-of-turn call"]
     failures.clear()
 
 
-def test_a_reactor_is_made_lean_once(epoll: Any) -> None:
-    called: list[bool] = []
+def test_second_install_changes_nothing(epoll: Any) -> None:
+    calls: list[bool] = []
     at_end = end_of_turn_scheduler(epoll)
-    install_lean_poll(epoll)
-    at_end(lambda: called.append(True))
+    assert install_lean_poll(epoll)
+    at_end(lambda: calls.append(True))
     epoll.doIteration(0)
-    assert called == [True]
+    assert calls == [True]
 
 
-def test_another_reactor_keeps_its_own_turn() -> None:
-    clock, called = Clock(), []
-    install_lean_poll(clock)
-    end_of_turn_scheduler(clock)(lambda: called.append(True))
-    assert called == []
+# Reactors without the lean iteration.
+
+
+def test_other_reactor_keeps_its_iteration() -> None:
+    clock, calls = Clock(), []
+    assert not install_lean_poll(clock)
+    end_of_turn_scheduler(clock)(lambda: calls.append(True))
+    assert calls == []
     clock.advance(0)
-    assert called == [True]
+    assert calls == [True]
+
+
+class LaterEPollReactor:
+    """The epoll reactor of a Twisted release that has renamed private attributes."""
+
+    def __init__(self, missing: str) -> None:
+        for name in PRIVATE_NAMES:
+            if name != missing:
+                setattr(self, name, None)
+        self.calls: list[Callable[[], object]] = []
+
+    def callLater(self, _: float, call: Callable[[], object]) -> None:
+        self.calls.append(call)
+
+    def doIteration(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("name", PRIVATE_NAMES)
+def test_epoll_reactor_without_a_private_name_keeps_its_iteration(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(lean_loop, "EPollReactor", LaterEPollReactor)
+    reactor = LaterEPollReactor(name)
+    with capturedLogs() as events:
+        assert not install_lean_poll(reactor)
+    (line,) = [eventAsText(event, includeTimestamp=False) for event in events]
+    assert f"has no {name} in tests.unit.reactor.test_lean_loop.LaterEPollReactor" in line
+    assert "doIteration" not in vars(reactor)
+    end_of_turn_scheduler(reactor)(print)
+    assert reactor.calls == [print]

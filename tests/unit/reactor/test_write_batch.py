@@ -1,4 +1,4 @@
-"""Small writes of one reactor turn leave together, and in order."""
+"""Batched writes: order, limits, errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent
 
 from goproxyai.reactor.lean_loop import end_of_turn_scheduler
-from goproxyai.reactor.write_batch import LARGE, MAX_BATCH_BYTES, ImmediateWriter, WriteBatcher
+from goproxyai.reactor.write_batch import (
+    MAX_BATCH_BYTES,
+    MIN_UNBATCHED_BYTES,
+    ImmediateWriter,
+    WriteBatcher,
+)
 
 
 @pytest.fixture
@@ -19,100 +24,99 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def outbox(clock: Clock) -> WriteBatcher:
+def batcher(clock: Clock) -> WriteBatcher:
     return WriteBatcher(end_of_turn_scheduler(clock))
 
 
-def test_the_first_write_of_a_turn_goes_out_at_once(outbox: WriteBatcher) -> None:
+def test_first_write_of_a_turn_is_sent_at_once(batcher: WriteBatcher) -> None:
     transport = StringTransport()
-    outbox.write(transport, b"alone")
+    batcher.write(transport, b"alone")
     assert transport.value() == b"alone"
 
 
-def test_those_behind_it_go_out_when_the_turn_ends(outbox: WriteBatcher, clock: Clock) -> None:
+def test_later_writes_of_a_turn_are_sent_at_its_end(batcher: WriteBatcher, clock: Clock) -> None:
     first, second = StringTransport(), StringTransport()
-    outbox.write(first, b"a")
-    outbox.write(second, b"b")
-    outbox.write(first, b"c")
+    batcher.write(first, b"a")
+    batcher.write(second, b"b")
+    batcher.write(first, b"c")
     assert (first.value(), second.value()) == (b"a", b"")
     clock.advance(0)
     assert (first.value(), second.value()) == (b"ac", b"b")
     assert clock.getDelayedCalls() == []
 
 
-def test_the_next_turn_begins_anew(outbox: WriteBatcher, clock: Clock) -> None:
+def test_next_turn_sends_its_first_write_at_once(batcher: WriteBatcher, clock: Clock) -> None:
     transport = StringTransport()
-    outbox.write(transport, b"a")
+    batcher.write(transport, b"a")
     clock.advance(0)
-    outbox.write(transport, b"b")
+    batcher.write(transport, b"b")
     assert transport.value() == b"ab"
 
 
-def test_a_large_write_takes_what_waits_along(outbox: WriteBatcher) -> None:
+def test_large_write_flushes_the_batch(batcher: WriteBatcher) -> None:
     transport, other = StringTransport(), StringTransport()
-    outbox.write(transport, b"a")
-    outbox.write(transport, b"b")
-    outbox.write(other, b"c")
-    outbox.write(transport, b"d" * LARGE)
-    assert transport.value() == b"ab" + b"d" * LARGE
+    large = b"d" * MIN_UNBATCHED_BYTES
+    batcher.write(transport, b"a")
+    batcher.write(transport, b"b")
+    batcher.write(other, b"c")
+    batcher.write(transport, large)
+    assert transport.value() == b"ab" + large
     assert other.value() == b"c"
 
 
-def test_no_more_waits_than_the_bound(outbox: WriteBatcher) -> None:
+def test_batch_is_bounded(batcher: WriteBatcher) -> None:
     transport = StringTransport()
-    piece = b"x" * (LARGE - 1)
-    sent = 0
+    piece = b"x" * (MIN_UNBATCHED_BYTES - 1)
+    written = 0
     for _ in range(200):
-        outbox.write(transport, piece)
-        sent += len(piece)
-        assert sent - len(transport.value()) < MAX_BATCH_BYTES + LARGE
+        batcher.write(transport, piece)
+        written += len(piece)
+        assert written - len(transport.value()) < MAX_BATCH_BYTES + MIN_UNBATCHED_BYTES
 
 
-def test_a_flush_writes_what_waits(outbox: WriteBatcher, clock: Clock) -> None:
+def test_flush_sends_the_batch(batcher: WriteBatcher, clock: Clock) -> None:
     transport = StringTransport()
-    outbox.write(transport, b"a")
-    outbox.write(transport, b"b")
-    outbox.flush()
+    batcher.write(transport, b"a")
+    batcher.write(transport, b"b")
+    batcher.flush()
     assert transport.value() == b"ab"
     clock.advance(0)
     assert transport.value() == b"ab"
 
 
-def test_one_transport_that_fails_does_not_keep_the_others(
-    outbox: WriteBatcher, clock: Clock, failures: list[LogEvent]
+def test_error_of_one_transport_does_not_stop_the_others(
+    batcher: WriteBatcher, clock: Clock, failures: list[LogEvent]
 ) -> None:
-    class Broken(StringTransport):
+    class BrokenTransport(StringTransport):
         def write(self, data: bytes) -> None:
             raise RuntimeError("planted")
 
     good = StringTransport()
-    outbox.write(good, b"a")
-    outbox.write(Broken(), b"b")
-    outbox.write(good, b"c")
+    batcher.write(good, b"a")
+    batcher.write(BrokenTransport(), b"b")
+    batcher.write(good, b"c")
     clock.advance(0)
     assert good.value() == b"ac"
-    assert len(failures) == 1
+    assert [event["log_format"] for event in failures] == ["unhandled error in a write"]
     failures.clear()
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.binary(max_size=40), st.booleans())))
-def test_every_transport_gets_its_bytes_in_order(
-    writes: list[tuple[int, bytes, bool]],
-) -> None:
+def test_each_transport_gets_its_bytes_in_order(writes: list[tuple[int, bytes, bool]]) -> None:
     clock = Clock()
-    outbox = WriteBatcher(end_of_turn_scheduler(clock))
+    batcher = WriteBatcher(end_of_turn_scheduler(clock))
     transports = [StringTransport() for _ in range(3)]
-    wanted = [b"", b"", b""]
-    for which, data, turn in writes:
-        outbox.write(transports[which], data)
-        wanted[which] += data
+    expected = [b"", b"", b""]
+    for index, data, turn in writes:
+        batcher.write(transports[index], data)
+        expected[index] += data
         if turn:
             clock.advance(0)
     clock.advance(0)
-    assert [transport.value() for transport in transports] == wanted
+    assert [transport.value() for transport in transports] == expected
 
 
-def test_the_direct_writer_keeps_nothing() -> None:
+def test_immediate_writer_has_no_batch() -> None:
     transport = StringTransport()
     writer = ImmediateWriter()
     writer.write(transport, b"a")

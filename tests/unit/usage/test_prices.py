@@ -17,7 +17,6 @@ from goproxyai.config.settings import Settings
 from goproxyai.config.sources import ConfigSources, LoadedConfig
 from goproxyai.config.variables import SettingError
 from goproxyai.daemon.reload import Reload
-from goproxyai.daemon.service import make_daemon
 from goproxyai.usage.prices import LARGEST, Prices, PricesError, parse
 from goproxyai.usage.totals import KINDS, MOST_MODELS, OTHER, UsageTotals
 from goproxyai.usage.usage import Usage
@@ -187,8 +186,8 @@ def test_a_table_that_has_changed_holds_from_then_on() -> None:
     found = [LoadedConfig(settings, (), prices()), LoadedConfig(settings, (), prices())]
     with capturedLogs() as events:
         reload = Reload(daemon, found.pop, lambda _: None)
-        reload.now()
-        reload.now()
+        reload.run()
+        reload.run()
     said = [event["log_format"].format(**event) for event in events]
     assert said == ["the configuration has changed: PRICES", "the configuration has not changed"]
     tokens.add_used([Usage("gpt-4o", 1_000_000, 0, 0, 0)])

@@ -1,0 +1,191 @@
+"""The composition root: builds every part of the daemon and connects the parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from secrets import token_hex
+from typing import Any
+
+from goproxyai.admin.app import AdminApp
+from goproxyai.admin.events import EventStream
+from goproxyai.admin.metrics import Metrics
+from goproxyai.admin.sources import Sources
+from goproxyai.admin.stats import Stats
+from goproxyai.cache.store import Store
+from goproxyai.config.settings import Settings
+from goproxyai.daemon.cache_snapshot import CacheSnapshot
+from goproxyai.daemon.endpoints import parse_endpoints
+from goproxyai.daemon.listeners import Listeners
+from goproxyai.daemon.maintenance import Maintenance
+from goproxyai.daemon.proxy_options import make_proxy_options
+from goproxyai.daemon.service import Daemon
+from goproxyai.egress.agent import RelayAgent
+from goproxyai.egress.routes import Routes
+from goproxyai.egress.tls import tls_to
+from goproxyai.egress.treq_client import RelayClient
+from goproxyai.http11.client_connection import Timeouts
+from goproxyai.http11.connection_limits import ConnectionLimits
+from goproxyai.http11.server_connection import ServerFactory
+from goproxyai.proxy.admission import Admission
+from goproxyai.proxy.cache_lookup import CacheLookup
+from goproxyai.proxy.context import OptionsHolder, ProxyContext
+from goproxyai.proxy.handler import ProxyHandler
+from goproxyai.proxy.health_probe import HealthProbe
+from goproxyai.proxy.request_id import RequestIds
+from goproxyai.proxy.upstreams import Upstream, Upstreams
+from goproxyai.reactor.deadlines import Ticker
+from goproxyai.reactor.lean_loop import end_of_turn_scheduler
+from goproxyai.reactor.write_batch import WriteBatcher, Writer
+from goproxyai.router import Router
+from goproxyai.telemetry.access_log import AccessLog
+from goproxyai.telemetry.counters import Counters
+from goproxyai.telemetry.events import Write
+from goproxyai.telemetry.trace_protocol import Tracer
+from goproxyai.upstream.breaker import CircuitBreaker
+from goproxyai.upstream.retries import RetryBudget
+from goproxyai.usage.prices import Prices
+
+
+def make_daemon(
+    reactor: Any,
+    settings: Settings,
+    write_requests: Write | None = None,
+    on_drain: Callable[[], None] = lambda: None,
+    tls: Callable[[str], Any] = tls_to,
+    prices: Prices | None = None,
+    tracer: Tracer | None = None,
+) -> Daemon:
+    """Build the daemon; nothing runs before ``startService``.
+
+    :param reactor: connects, listens and keeps the time.
+    :param write_requests: writes the events of requests; ``None`` where no events are written.
+    :param on_drain: called when stopping begins.
+    :param tls: makes the client's TLS options for a host name.
+    :param prices: token prices; ``None`` for no prices.
+    :param tracer: ``None`` where tracing is off.
+    :raises ListenError: where an endpoint of ``LISTEN`` is invalid.
+    """
+    ticker = Ticker(reactor)
+    writer = WriteBatcher(end_of_turn_scheduler(reactor))
+    counters = Counters()
+    counters.tokens.prices = prices or Prices()
+    access_log = AccessLog(
+        reactor, counters, write_requests, settings.log_slow, settings.log_sample
+    )
+    access_log.tracer = tracer
+    store = Store(settings.max_cache_size, settings.cache_stale)
+    admission = Admission(reactor, settings.rate_limit, settings.trusted_proxies)
+    agent = _agent(reactor, settings, ticker, writer, tls)
+    client = RelayClient(agent)
+    upstreams = _upstreams(settings, client)
+    options = make_proxy_options(settings, upstreams.first, traced=tracer is not None)
+    context = ProxyContext(
+        reactor,
+        reactor.seconds,
+        OptionsHolder(options),
+        store,
+        CacheLookup(store),
+        upstreams,
+        client,
+        RetryBudget(),
+        counters,
+        access_log,
+    )
+    handler = ProxyHandler(context, admission)
+    limits = _connection_limits(settings, ticker, counters)
+    admin = _admin_app(settings, context, handler, admission, limits)
+    request_ids = RequestIds(token_hex(6).encode("ascii"))
+    router = Router(admin, handler, admin.stats, admission, access_log, request_ids)
+    factory = ServerFactory(ticker, router.dispatch, settings.max_body_size, writer, limits)
+    probe = _health_probe(reactor, settings, client, upstreams)
+    return Daemon(
+        reactor,
+        admin,
+        agent,
+        context,
+        admission,
+        handler,
+        Maintenance(reactor, ticker, admission, store, upstreams, probe, admin.events),
+        Listeners(reactor, parse_endpoints(reactor, settings.listen), factory),
+        _cache_snapshot(reactor, settings, store),
+        on_drain,
+    )
+
+
+def _admin_app(
+    settings: Settings,
+    context: ProxyContext,
+    handler: ProxyHandler,
+    admission: Admission,
+    limits: ConnectionLimits,
+) -> AdminApp:
+    sources = Sources(
+        context.clock,
+        context.counters,
+        context.access_log,
+        admission,
+        context.store,
+        handler.single_flight,
+        context.upstreams,
+        context.client.pool,
+        limits.slots,
+    )
+    stats = Stats(settings, sources)
+    return AdminApp(
+        settings,
+        stats,
+        EventStream(sources, stats),
+        Metrics(sources),
+        admission,
+        context.store,
+        context.upstreams,
+        context.clock,
+    )
+
+
+def _agent(
+    reactor: Any, settings: Settings, ticker: Ticker, writer: Writer, tls: Callable[[str], Any]
+) -> RelayAgent:
+    routes = Routes(reactor, settings.proxy_url, settings.no_proxy, tls)
+    timeouts = Timeouts(head=settings.request_timeout, silence=settings.idle_timeout)
+    return RelayAgent(reactor, ticker, routes, timeouts, settings.connect_timeout, writer)
+
+
+def _upstreams(settings: Settings, client: RelayClient) -> Upstreams:
+    return Upstreams(
+        tuple(
+            Upstream(
+                rank,
+                client.route(url.origin),
+                url.base_path,
+                url.text,
+                CircuitBreaker(settings.breaker),
+            )
+            for rank, url in enumerate(settings.openai_api_url)
+        )
+    )
+
+
+def _connection_limits(settings: Settings, ticker: Ticker, counters: Counters) -> ConnectionLimits:
+    return ConnectionLimits(
+        ticker,
+        counters.connections,
+        settings.max_connections,
+        settings.max_connections_per_client,
+        settings.trusted_proxies,
+    )
+
+
+def _health_probe(
+    reactor: Any, settings: Settings, client: RelayClient, upstreams: Upstreams
+) -> HealthProbe | None:
+    if settings.health_probe is None:
+        return None
+    return HealthProbe(reactor, client, upstreams, settings.health_probe)
+
+
+def _cache_snapshot(reactor: Any, settings: Settings, store: Store) -> CacheSnapshot | None:
+    path, key = settings.cache_snapshot, settings.cache_snapshot_key
+    if path is None or key is None:
+        return None
+    return CacheSnapshot(path, key, store, reactor.seconds, upstream=settings.openai_url)

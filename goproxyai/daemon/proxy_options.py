@@ -1,0 +1,30 @@
+"""The settings that the proxy reads for each request."""
+
+from __future__ import annotations
+
+from goproxyai.config.settings import Settings
+from goproxyai.proxy.request_plan import ProxyOptions
+from goproxyai.proxy.upstreams import Upstream
+
+
+def caching_enabled(settings: Settings) -> bool:
+    return settings.cache_ttl > 0 and settings.max_cache_size > 0
+
+
+def make_proxy_options(settings: Settings, upstream: Upstream, traced: bool) -> ProxyOptions:
+    """Return the options of *settings*.
+
+    :param upstream: the preferred upstream.
+    :param traced: whether requests are sent with a ``traceparent`` of the proxy.
+    """
+    return ProxyOptions(
+        first_upstream=upstream,
+        shared_namespaces=settings.cache_shared,
+        coalesce=settings.coalesce,
+        ttl=settings.cache_ttl,
+        max_ttl=settings.cache_max_ttl,
+        retry_status=settings.retry_status,
+        retry_seconds=settings.request_timeout,
+        caches=caching_enabled(settings),
+        traces=traced,
+    )

@@ -1,0 +1,204 @@
+"""A daemon as a process of its own, started with ``twistd goproxyai``."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.threads import deferToThread
+
+from goproxyai.config.settings import VARIABLES
+from tests.support.answers import chunk, head
+from tests.support.harness import Stand, Wire, request
+from tests.support.serving import loopback
+from tests.support.steps import Pause
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+TWISTD = Path(sys.executable).with_name("twistd")
+TIMEOUT_SECONDS = 20.0
+
+ON_LOOPBACK = "tcp:0:interface=127.0.0.1"
+
+FEW_CONNECTIONS = "100"
+"""A value of ``MAX_CONNECTIONS`` that fits the descriptor limit of every machine: no warning."""
+
+SECRET = "hunter2"
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """Return this process's environment without settings, with the plugin's path and *settings*."""
+    names = {variable.name for variable in VARIABLES}
+    passed = {name: value for name, value in os.environ.items() if name not in names}
+    return {**passed, "PYTHONPATH": f"{CHECKOUT}{os.pathsep}.", **settings}
+
+
+def command(*options: str, twistd: tuple[str, ...] = ()) -> list[str]:
+    return [str(TWISTD), "--nodaemon", "--pidfile=", *twistd, "goproxyai", *options]
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Poll until *condition* holds."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not hold in time"
+        time.sleep(0.01)
+
+
+class DaemonProcess:
+    """A daemon; its standard output and error go to files in *directory*."""
+
+    def __init__(
+        self,
+        directory: Path,
+        arguments: list[str],
+        settings: dict[str, str],
+        pass_descriptors: tuple[int, ...] = (),
+    ) -> None:
+        self.directory = directory
+        self._out, self._err = directory / "stdout", directory / "stderr"
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self._process = subprocess.Popen(
+                arguments,
+                env=environment(**settings),
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                pass_fds=pass_descriptors,
+            )
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def err(self) -> str:
+        return self._err.read_text()
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The JSON lines of the standard output."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def requests(self) -> list[dict[str, Any]]:
+        """The lines of the access log."""
+        return [line for line in self.log if line["event"] == "request"]
+
+    def messages(self, level: str) -> list[str]:
+        """Return the messages that were logged at *level*."""
+        return [
+            line["message"] for line in self.log if line["level"] == level and "message" in line
+        ]
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Poll until *condition* holds; fail when the process ends before."""
+
+        def check() -> bool:
+            holds = bool(condition())
+            assert holds or self._process.poll() is None, (self.out, self.err)
+            return holds
+
+        eventually(check)
+
+    def listening(self, count: int = 1, text: Callable[[], str] | None = None) -> list[int]:
+        """Return the TCP ports of the listeners, once *count* are logged in *text*."""
+        read = text or (lambda: self.out)
+        self.until(lambda: read().count("listening on") >= count)
+        return [int(port) for port in re.findall(r"listening on [^\n]*?port=(\d+)", read())]
+
+    def send(self, number: int) -> None:
+        """Send signal *number*."""
+        self._process.send_signal(number)
+
+    def ended(self) -> int:
+        """Wait for the end; return the exit status, negative for a signal."""
+        return self._process.wait(TIMEOUT_SECONDS)
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(TIMEOUT_SECONDS)
+
+
+Start = Callable[..., DaemonProcess]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start daemons with options and settings; kill them after the test."""
+    running: list[DaemonProcess] = []
+
+    def started(*options: str, twistd: tuple[str, ...] = (), **settings: str) -> DaemonProcess:
+        settings = {"LISTEN": ON_LOOPBACK, "MAX_CONNECTIONS": FEW_CONNECTIONS, **settings}
+        process = DaemonProcess(tmp_path, command(*options, twistd=twistd), settings)
+        running.append(process)
+        return process
+
+    yield started
+    for process in running:
+        process.kill()
+
+
+def get(port: int, path: str) -> tuple[int, Any]:
+    """Return the status and the JSON document of a GET request."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def assert_clean(process: DaemonProcess) -> None:
+    """Assert that no warning and no error was logged."""
+    assert process.err == ""
+    assert [line for line in process.log if line["level"] not in ("debug", "info")] == []
+
+
+@attrs.define(eq=False)
+class StreamInProgress:
+    """A daemon that relays a stream, which waits in its middle.
+
+    :ivar wire: the client's connection.
+    :ivar pause: releases the rest of the stream.
+    """
+
+    process: DaemonProcess
+    wire: Wire
+    pause: Pause
+    port: int
+
+
+async def start_stream(stand: Stand, start: Start) -> StreamInProgress:
+    """Start a daemon in front of the upstream of *stand*, and a stream through the daemon."""
+    reactor, upstream = stand.reactor, stand.upstream
+    upstream_port = await upstream.listen(loopback(reactor))
+    pause = Pause()
+    stream = [head(200, [(b"Transfer-Encoding", b"chunked")]), chunk(b"one"), pause]
+    upstream.script("/v1/stream", [*stream, chunk(b"two"), chunk(b"")])
+    process = start(OPENAI_API_URL=f"http://127.0.0.1:{upstream_port}")
+    (port,) = await deferToThread(process.listening)
+    wire = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port), Wire(reactor))
+    wire.send(request("/v1/stream"))
+    await wire.until(lambda: b"one" in wire.came)
+    return StreamInProgress(process, wire, pause, port)

@@ -1,0 +1,108 @@
+"""The ticker of the deadlines."""
+
+from __future__ import annotations
+
+import attrs
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent
+
+from goproxyai.reactor.deadlines import TICK_SECONDS, Ticker
+
+
+@attrs.define(eq=False)
+class Watched:
+    """Records its ticks.
+
+    :ivar error: raised in each tick.
+    :ivar clears: whose watched objects are removed in a tick.
+    """
+
+    ticks: list[float] = attrs.field(factory=list)
+    error: Exception | None = None
+    clears: Ticker | None = None
+
+    def tick(self, now: float) -> None:
+        self.ticks.append(now)
+        if self.clears is not None:
+            self.clears.watched.clear()
+        if self.error is not None:
+            raise self.error
+
+
+def test_watched_objects_are_ticked_four_times_a_second() -> None:
+    clock = Clock()
+    ticker, first, second = Ticker(clock), Watched(), Watched()
+    ticker.watched |= {first, second}
+    ticker.start()
+    assert first.ticks == []
+    clock.pump([TICK_SECONDS] * 8)
+    assert TICK_SECONDS == 0.25
+    assert first.ticks == second.ticks == [TICK_SECONDS * i for i in range(1, 9)]
+    ticker.watched.discard(second)
+    clock.advance(TICK_SECONDS)
+    assert (len(first.ticks), len(second.ticks)) == (9, 8)
+    ticker.stop()
+
+
+def test_now_is_the_time_of_the_last_tick() -> None:
+    clock = Clock()
+    clock.advance(1000)
+    ticker = Ticker(clock)
+    assert ticker.now == 1000
+    clock.advance(5)
+    ticker.start()
+    assert ticker.now == 1005
+    clock.advance(TICK_SECONDS / 2)
+    assert ticker.now == 1005
+    clock.advance(TICK_SECONDS / 2)
+    assert ticker.now == 1005 + TICK_SECONDS
+    ticker.stop()
+
+
+def test_long_stall_causes_one_tick() -> None:
+    clock, watched = Clock(), Watched()
+    ticker = Ticker(clock)
+    ticker.watched.add(watched)
+    ticker.start()
+    clock.advance(100)
+    assert watched.ticks == [100]
+    ticker.stop()
+
+
+def test_stopped_ticker_leaves_no_delayed_call_and_may_be_stopped_again() -> None:
+    clock, watched = Clock(), Watched()
+    ticker = Ticker(clock)
+    ticker.watched.add(watched)
+    ticker.stop()
+    ticker.start()
+    ticker.stop()
+    ticker.stop()
+    clock.pump([TICK_SECONDS] * 4)
+    assert watched.ticks == []
+    assert clock.getDelayedCalls() == []
+
+
+def test_watched_set_may_change_during_a_tick() -> None:
+    clock, all_watched = Clock(), [Watched() for _ in range(5)]
+    ticker = Ticker(clock)
+    for watched in all_watched:
+        watched.clears = ticker
+    ticker.watched.update(all_watched)
+    ticker.start()
+    clock.pump([TICK_SECONDS] * 3)
+    assert {watched.ticks[0] for watched in all_watched if watched.ticks} == {TICK_SECONDS}
+    assert ticker.watched == set()
+    ticker.stop()
+
+
+def test_error_in_a_tick_is_logged_and_the_others_are_ticked(failures: list[LogEvent]) -> None:
+    clock, all_watched = Clock(), [Watched() for _ in range(5)]
+    error = all_watched[2].error = RuntimeError("planted")
+    ticker = Ticker(clock)
+    ticker.watched.update(all_watched)
+    ticker.start()
+    clock.pump([TICK_SECONDS] * 3)
+    assert [len(watched.ticks) for watched in all_watched] == [3] * 5
+    assert [event["log_failure"].value for event in failures] == [error] * 3
+    failures.clear()
+    ticker.stop()

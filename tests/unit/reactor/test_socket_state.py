@@ -1,0 +1,81 @@
+"""Questions to a transport's socket."""
+
+from __future__ import annotations
+
+import select
+import socket
+
+from twisted.internet.testing import StringTransport
+
+from goproxyai.reactor.socket_state import can_half_close, input_poll, peer_closed, set_no_delay
+from tests.unit.reactor.socket_pair import SocketPair, TLSLayer
+
+
+def test_transport_without_a_socket_has_no_state() -> None:
+    transport = StringTransport()
+    assert not peer_closed(transport)
+    assert input_poll(transport).poll(0) == []
+    assert not can_half_close(transport)
+    set_no_delay(transport)
+
+
+def test_tls_cannot_half_close(pair: SocketPair) -> None:
+    assert can_half_close(pair.transport)
+    assert not can_half_close(TLSLayer(pair.transport))
+
+
+def test_no_delay_is_set_on_tcp(pair: SocketPair) -> None:
+    set_no_delay(pair.transport)
+    assert pair.transport.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_input_poll_reports_unread_input_and_close(pair: SocketPair) -> None:
+    poller = input_poll(pair.transport)
+    assert poller.poll(0) == []
+    pair.peer.sendall(b"hello")
+    pair.wait_for_event()
+    assert poller.poll(0)
+    assert pair.transport.socket.recv(10) == b"hello"
+    assert poller.poll(0) == []
+    pair.peer.close()
+    pair.wait_for_event()
+    assert poller.poll(0)
+
+
+def test_open_peer_is_not_closed_with_or_without_reading(pair: SocketPair) -> None:
+    assert not peer_closed(pair.transport)
+    pair.transport.pauseProducing()
+    assert not peer_closed(pair.transport)
+    pair.peer.sendall(b"hello")
+    pair.wait_for_event()
+    assert not peer_closed(pair.transport)
+    assert pair.transport.socket.recv(10) == b"hello"
+
+
+def test_closed_peer_is_noticed_while_reading_is_paused(pair: SocketPair) -> None:
+    pair.transport.pauseProducing()
+    pair.peer.close()
+    pair.wait_for_event()
+    assert peer_closed(pair.transport)
+    assert peer_closed(TLSLayer(pair.transport))
+    assert pair.protocol.reason is None
+
+
+def test_closed_peer_is_noticed_after_unread_bytes(pair: SocketPair) -> None:
+    pair.transport.pauseProducing()
+    pair.peer.sendall(b"hello")
+    pair.peer.shutdown(socket.SHUT_WR)
+    pair.wait_for_event(select.POLLRDHUP)
+    assert peer_closed(pair.transport)
+
+
+def test_reset_by_peer_is_noticed(pair: SocketPair) -> None:
+    pair.transport.pauseProducing()
+    pair.reset_by_peer()
+    pair.wait_for_event()
+    assert peer_closed(pair.transport)
+
+
+def test_closed_socket_is_not_polled(pair: SocketPair) -> None:
+    pair.transport.socket.close()
+    assert not peer_closed(pair.transport)
