@@ -17,7 +17,7 @@ from goproxyai.proxy import upstream_request as asking
 from goproxyai.reactor.lean_loop import install_lean_poll
 from goproxyai.telemetry import access_log as log
 from tests.support.authority import Authority
-from tests.support.harness import Stand
+from tests.support.harness import ProxyHarness
 
 # The suite says the same of the same code whenever it is run. What has not been thought of is found
 # by exploring: HYPOTHESIS_PROFILE=explore, with other examples each time and many more of them.
@@ -97,10 +97,10 @@ def shortest_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest_twisted.async_yield_fixture
-async def stand(authority: Authority, shortest_waits: None) -> AsyncIterator[Stand]:
+async def harness(authority: Authority, shortest_waits: None) -> AsyncIterator[ProxyHarness]:
     """A daemon to be started in front of a fake upstream; ended with the test."""
     from twisted.internet import reactor
 
-    one = Stand(reactor, authority)
+    one = ProxyHarness(reactor, authority)
     yield one
     await one.stop()

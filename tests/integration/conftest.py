@@ -12,7 +12,7 @@ import pytest_twisted
 from goproxyai.reactor.deadlines import Ticker
 from tests.support.agents import AgentHarness
 from tests.support.authority import Authority
-from tests.support.harness import Stand
+from tests.support.harness import ProxyHarness
 from tests.support.proxy import FakeProxy
 from tests.support.upstream import FakeUpstream
 
@@ -28,8 +28,8 @@ def collect_garbage(failures: list[Any]) -> Iterator[None]:
 
 
 @pytest_twisted.async_yield_fixture
-async def agents(stand: Stand, authority: Authority) -> AsyncIterator[AgentHarness]:
-    reactor = stand.reactor
+async def agents(harness: ProxyHarness, authority: Authority) -> AsyncIterator[AgentHarness]:
+    reactor = harness.reactor
     ticker = Ticker(reactor)
     ticker.start()
     one = AgentHarness(reactor, authority, ticker, FakeUpstream(reactor), FakeProxy(reactor))

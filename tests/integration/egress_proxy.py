@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 
 from tests.support.answers import response
-from tests.support.harness import Stand
+from tests.support.harness import ProxyHarness
 from tests.support.proxy import FakeProxy
 
 CREDENTIALS = ("user", "p@ss")
@@ -14,7 +14,7 @@ TARGET = "api.openai.test:443"
 
 
 async def start_with_egress_proxy(
-    stand: Stand,
+    harness: ProxyHarness,
     userinfo: str = "",
     credentials: tuple[str, str] | None = None,
     upstream: str = "https://api.openai.test",
@@ -28,11 +28,11 @@ async def start_with_egress_proxy(
     :param scheme: of ``PROXY_URL``.
     """
     if upstream.startswith("https"):
-        await stand.listen_with_tls()
+        await harness.listen_with_tls()
     else:
-        stand.upstream_port = await stand.upstream.listen(stand.loopback())
-    proxy, port = await stand.egress(credentials, tls=scheme == "https")
-    await stand.start(upstream, PROXY_URL=f"{scheme}://{userinfo}127.0.0.1:{port}", **texts)
+        harness.upstream_port = await harness.upstream.listen(harness.loopback())
+    proxy, port = await harness.egress(credentials, tls=scheme == "https")
+    await harness.start(upstream, PROXY_URL=f"{scheme}://{userinfo}127.0.0.1:{port}", **texts)
     return proxy
 
 

@@ -19,7 +19,7 @@ from twisted.logger import LogEvent, capturedLogs, eventAsText
 from goproxyai.reactor import accept
 from goproxyai.reactor.accept import MAX_ACCEPTS_PER_TURN, WARNING_INTERVAL_SECONDS
 from tests.support.answers import chunk, head
-from tests.support.harness import Skewed, Stand, Wire, eventually, request
+from tests.support.harness import SkewedReactor, ProxyHarness, RawClient, eventually, request
 from tests.support.steps import Pause
 
 STORM_CONNECTIONS = 500
@@ -51,7 +51,7 @@ def connect(sockets: list[socket.socket], port: int) -> None:
         each.connect_ex(("127.0.0.1", port))
 
 
-class PingPong(Wire):
+class PingPong(RawClient):
     """A client of a stream that requests the next frame when a frame has arrived.
 
     :ivar measured: the results of *measure*, one for each frame.
@@ -73,33 +73,33 @@ class PingPong(Wire):
 
 @pytest_twisted.ensureDeferred
 async def test_stream_continues_during_a_connection_storm(
-    stand: Stand, sockets: list[socket.socket]
+    harness: ProxyHarness, sockets: list[socket.socket]
 ) -> None:
-    await stand.start(LISTEN=LISTEN)
-    assert stand.daemon is not None
-    counts = stand.daemon.listeners.factory.connection_limits.counts
+    await harness.start(LISTEN=LISTEN)
+    assert harness.daemon is not None
+    counts = harness.daemon.listeners.factory.connection_limits.counts
     pause = Pause()
     chunked = [(b"Transfer-Encoding", b"chunked")]
-    stand.upstream.script("/v1/stream", [head(200, chunked), chunk(b"frame"), pause, chunk(b"")])
-    wire = PingPong(stand.reactor, lambda: counts.opened)
-    await stand.connect(wire)
+    harness.upstream.script("/v1/stream", [head(200, chunked), chunk(b"frame"), pause, chunk(b"")])
+    wire = PingPong(harness.reactor, lambda: counts.opened)
+    await harness.connect(wire)
     wire.send(request("/v1/stream"))
     await wire.until(lambda: len(wire.measured) == 1)
-    (upstream,) = stand.upstream.connections
+    (upstream,) = harness.upstream.connections
     wire.send_next = upstream.wire.write
-    connect(sockets, stand.port)
+    connect(sockets, harness.port)
     upstream.wire.write(chunk(b"frame"))
-    await eventually(stand.reactor, lambda: counts.opened == STORM_CONNECTIONS + 1)
+    await eventually(harness.reactor, lambda: counts.opened == STORM_CONNECTIONS + 1)
     wire.send_next = None
     # Two sockets take a turn each from one frame to the next; the bound allows for two more turns.
     accepted_between_frames = [late - early for early, late in pairwise(wire.measured)]
     assert max(accepted_between_frames) <= 4 * MAX_ACCEPTS_PER_TURN
     assert len(wire.measured) > STORM_CONNECTIONS // (4 * MAX_ACCEPTS_PER_TURN)
     pause.release()
-    await wire.until(lambda: wire.came.endswith(b"0\r\n\r\n"))
+    await wire.until(lambda: wire.received.endswith(b"0\r\n\r\n"))
     for each in sockets:
         each.close()
-    await eventually(stand.reactor, lambda: counts.opened - counts.closed == 1)
+    await eventually(harness.reactor, lambda: counts.opened - counts.closed == 1)
 
 
 # No free file descriptor.
@@ -126,57 +126,57 @@ def no_reserved_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_without_descriptors_new_connections_are_closed_with_one_warning(
-    stand: Stand, sockets: list[socket.socket]
+    harness: ProxyHarness, sockets: list[socket.socket]
 ) -> None:
-    stand.reactor = Skewed(stand.reactor)
-    await stand.start(LISTEN=LISTEN)
-    assert stand.daemon is not None
-    refused = stand.daemon.listeners.factory.connection_limits.counts.refused
+    harness.reactor = SkewedReactor(harness.reactor)
+    await harness.start(LISTEN=LISTEN)
+    assert harness.daemon is not None
+    refused = harness.daemon.listeners.factory.connection_limits.counts.refused
     with capturedLogs() as events:
         for begin, end in ((0, 5), (5, 8), (8, 10)):
             if begin == 8:
-                stand.reactor.ahead += WARNING_INTERVAL_SECONDS
+                harness.reactor.skew += WARNING_INTERVAL_SECONDS
             with no_free_descriptor():
-                connect(sockets[begin:end], stand.port)
-                await eventually(stand.reactor, lambda end=end: refused["no_descriptor"] == end)
+                connect(sockets[begin:end], harness.port)
+                await eventually(harness.reactor, lambda end=end: refused["no_descriptor"] == end)
     assert [line.partition(";")[0] for line in logged_lines(events)] == [
         "no free file descriptor (EMFILE): 5 connections were closed without a response"
     ] * 2
-    assert (await stand.ask(request())).status == 200
+    assert (await harness.ask(request())).status == 200
 
 
 @pytest_twisted.ensureDeferred
 async def test_socket_that_cannot_accept_pauses_and_accepts_later(
-    stand: Stand,
+    harness: ProxyHarness,
     sockets: list[socket.socket],
     monkeypatch: pytest.MonkeyPatch,
     no_reserved_descriptor: None,
 ) -> None:
     monkeypatch.setattr(accept, "RETRY_SECONDS", 0.01)
-    await stand.start(LISTEN=LISTEN)
-    assert stand.daemon is not None
-    counts = stand.daemon.listeners.factory.connection_limits.counts
-    (port,) = stand.daemon.listeners._ports
+    await harness.start(LISTEN=LISTEN)
+    assert harness.daemon is not None
+    counts = harness.daemon.listeners.factory.connection_limits.counts
+    (port,) = harness.daemon.listeners._ports
     pauses: list[bool] = []
     pause = port.stopReading
     monkeypatch.setattr(port, "stopReading", lambda: (pauses.append(True), pause()))
     with capturedLogs() as events, no_free_descriptor():
-        connect(sockets[:3], stand.port)
-        await eventually(stand.reactor, lambda: len(pauses) == 3)
-    await eventually(stand.reactor, lambda: counts.opened == 3)
+        connect(sockets[:3], harness.port)
+        await eventually(harness.reactor, lambda: len(pauses) == 3)
+    await eventually(harness.reactor, lambda: counts.opened == 3)
     assert counts.refused["no_descriptor"] == 0
     assert len(logged_lines(events)) == 1
 
 
 @pytest_twisted.ensureDeferred
 async def test_paused_socket_can_be_closed(
-    stand: Stand, sockets: list[socket.socket], no_reserved_descriptor: None
+    harness: ProxyHarness, sockets: list[socket.socket], no_reserved_descriptor: None
 ) -> None:
-    await stand.start(LISTEN=LISTEN)
-    assert stand.daemon is not None
-    (port,) = stand.daemon.listeners._ports
+    await harness.start(LISTEN=LISTEN)
+    assert harness.daemon is not None
+    (port,) = harness.daemon.listeners._ports
     with capturedLogs(), no_free_descriptor():
-        connect(sockets[:1], stand.port)
-        await eventually(stand.reactor, lambda: port not in stand.reactor.getReaders())
-        await stand.daemon.listeners.close()
-        await deferLater(stand.reactor, 0)
+        connect(sockets[:1], harness.port)
+        await eventually(harness.reactor, lambda: port not in harness.reactor.getReaders())
+        await harness.daemon.listeners.close()
+        await deferLater(harness.reactor, 0)

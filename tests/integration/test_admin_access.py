@@ -6,7 +6,7 @@ import pytest
 import pytest_twisted
 
 from tests.integration.admin_requests import FROM_ELSEWHERE, error_of
-from tests.support.harness import Answer, Stand, request
+from tests.support.harness import Answer, ProxyHarness, request
 
 TOKEN = ("Authorization", "Bearer t0ken/=+")
 
@@ -19,10 +19,10 @@ def request_without_key(method: str, target: str, *headers: tuple[str, str]) -> 
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-def stored(stand: Stand) -> int:
+def stored(harness: ProxyHarness) -> int:
     """Return the number of cache entries."""
-    assert stand.daemon is not None
-    return len(stand.daemon.handler.store)
+    assert harness.daemon is not None
+    return len(harness.daemon.handler.store)
 
 
 def cors_headers(answer: Answer) -> list[bytes]:
@@ -65,65 +65,69 @@ def cors_headers(answer: Answer) -> list[bytes]:
 )  # fmt: skip
 @pytest_twisted.ensureDeferred
 async def test_operator_is_authorized_by_address_or_token(
-    stand: Stand,
+    harness: ProxyHarness,
     texts: dict[str, str],
     headers: list[tuple[str, str]],
     status: int,
     method: str,
     target: str,
 ) -> None:
-    await stand.start(**texts)
-    await stand.ask(request())
-    answer = await stand.ask(request_without_key(method, target, *headers), method.encode())
+    await harness.start(**texts)
+    await harness.ask(request())
+    answer = await harness.ask(request_without_key(method, target, *headers), method.encode())
     assert answer.status == status
     if status == 403 and method != "HEAD":
         assert error_of(answer)["code"] == "admin_forbidden"
         assert b"t0ken" not in answer.body
-    assert stored(stand) == (0 if (method, status) == ("DELETE", 200) else 1)
+    assert stored(harness) == (0 if (method, status) == ("DELETE", 200) else 1)
 
 
 @pytest_twisted.ensureDeferred
-async def test_preflight_to_clear_cache_is_refused(stand: Stand) -> None:
-    await stand.start()
-    await stand.ask(request())
+async def test_preflight_to_clear_cache_is_refused(harness: ProxyHarness) -> None:
+    await harness.start()
+    await harness.ask(request())
     for target in ("/cache", "/cache?path=/v1/models"):
-        answer = await stand.ask(request(target, "OPTIONS", PREFLIGHT), b"OPTIONS")
+        answer = await harness.ask(request(target, "OPTIONS", PREFLIGHT), b"OPTIONS")
         assert answer.status == 405
         assert cors_headers(answer) == []
-    assert stored(stand) == 1
+    assert stored(harness) == 1
 
 
 @pytest.mark.parametrize(("method", "body"), [("GET", b""), ("POST", b"_method=DELETE")])
 @pytest_twisted.ensureDeferred
-async def test_html_form_cannot_clear_cache(stand: Stand, method: str, body: bytes) -> None:
-    await stand.start()
-    await stand.ask(request())
+async def test_html_form_cannot_clear_cache(
+    harness: ProxyHarness, method: str, body: bytes
+) -> None:
+    await harness.start()
+    await harness.ask(request())
     form = [*CROSS_SITE, ("X-HTTP-Method-Override", "DELETE")]
     if body:
         form.append(("Content-Type", "application/x-www-form-urlencoded"))
-    answer = await stand.ask(request("/cache?_method=DELETE", method, form, body), method.encode())
+    answer = await harness.ask(
+        request("/cache?_method=DELETE", method, form, body), method.encode()
+    )
     assert answer.status == 405
-    assert stored(stand) == 1
+    assert stored(harness) == 1
 
 
 @pytest.mark.parametrize("target", ["/stats", "/health", "/health/ready", "/cache", "/nowhere"])
 @pytest_twisted.ensureDeferred
-async def test_admin_endpoint_sends_no_cors_headers(stand: Stand, target: str) -> None:
-    await stand.start()
-    assert cors_headers(await stand.ask(request(target, headers=CROSS_SITE))) == []
+async def test_admin_endpoint_sends_no_cors_headers(harness: ProxyHarness, target: str) -> None:
+    await harness.start()
+    assert cors_headers(await harness.ask(request(target, headers=CROSS_SITE))) == []
 
 
 @pytest.mark.parametrize(("method", "target"), [("GET", "/stats"), ("DELETE", "/cache")])
 @pytest_twisted.ensureDeferred
 async def test_dns_rebinding_is_refused_if_token_is_required(
-    stand: Stand, method: str, target: str
+    harness: ProxyHarness, method: str, target: str
 ) -> None:
-    await stand.start(ADMIN_ALLOW="", ADMIN_TOKEN="a-token-of-the-operators")
-    await stand.ask(request())
+    await harness.start(ADMIN_ALLOW="", ADMIN_TOKEN="a-token-of-the-operators")
+    await harness.ask(request())
     rebound = f"{method} {target} HTTP/1.1\r\nHost: evil.example:8080\r\n\r\n".encode()
-    answer = await stand.ask(rebound, method.encode())
+    answer = await harness.ask(rebound, method.encode())
     assert answer.status == 403
-    assert stored(stand) == 1
+    assert stored(harness) == 1
 
 
 @pytest.mark.parametrize(
@@ -137,25 +141,25 @@ async def test_dns_rebinding_is_refused_if_token_is_required(
 )
 @pytest_twisted.ensureDeferred
 async def test_cross_site_request_is_refused_without_token(
-    stand: Stand, method: str, target: str
+    harness: ProxyHarness, method: str, target: str
 ) -> None:
-    await stand.start(ADMIN_TOKEN="open-sesame")
+    await harness.start(ADMIN_TOKEN="open-sesame")
     subresource = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "no-cors")]
-    assert (await stand.ask(request(target, method, subresource))).status == 403
-    assert stand.daemon is not None
-    assert len(stand.daemon.admin.events) == 0
+    assert (await harness.ask(request(target, method, subresource))).status == 403
+    assert harness.daemon is not None
+    assert len(harness.daemon.admin.events) == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_cross_site_request_with_token_is_served(stand: Stand) -> None:
-    await stand.start(ADMIN_TOKEN="open-sesame")
+async def test_cross_site_request_with_token_is_served(harness: ProxyHarness) -> None:
+    await harness.start(ADMIN_TOKEN="open-sesame")
     subresource = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "no-cors")]
     with_token = request("/stats", headers=subresource, key=b"Bearer open-sesame")
-    assert (await stand.ask(with_token)).status == 200
+    assert (await harness.ask(with_token)).status == 200
 
 
 @pytest_twisted.ensureDeferred
-async def test_cross_site_link_to_dashboard_is_served(stand: Stand) -> None:
-    await stand.start()
+async def test_cross_site_link_to_dashboard_is_served(harness: ProxyHarness) -> None:
+    await harness.start()
     link = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate")]
-    assert (await stand.ask(request("/dashboard", headers=link))).status == 200
+    assert (await harness.ask(request("/dashboard", headers=link))).status == 200

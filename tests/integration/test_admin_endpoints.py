@@ -13,7 +13,7 @@ from goproxyai.proxy.recorder import PIECE_BYTES
 from goproxyai.proxy.relayed_routes import RELAYED
 from tests.integration.admin_requests import FROM_ELSEWHERE, error_of
 from tests.support.answers import chunk, head
-from tests.support.harness import Answer, Stand, post, request
+from tests.support.harness import Answer, ProxyHarness, post, request
 from tests.support.steps import Pause, Reset
 
 COMPLETION = b'{"model":"gpt-4o-mini","messages":[]}'
@@ -30,15 +30,15 @@ def document_of(answer: Answer) -> Any:
     return json.loads(answer.body)
 
 
-async def stats(stand: Stand) -> Any:
-    return document_of(await stand.ask(request("/stats")))
+async def stats(harness: ProxyHarness) -> Any:
+    return document_of(await harness.ask(request("/stats")))
 
 
 @pytest_twisted.ensureDeferred
-async def test_health_reports_healthy(stand: Stand) -> None:
-    await stand.start()
+async def test_health_reports_healthy(harness: ProxyHarness) -> None:
+    await harness.start()
     before = int(time.time())
-    document = document_of(await stand.ask(request("/health")))
+    document = document_of(await harness.ask(request("/health")))
     timestamp = document.pop("timestamp")
     assert document == {"status": "healthy", "service": "openai-proxy"}
     assert isinstance(timestamp, str)
@@ -47,19 +47,19 @@ async def test_health_reports_healthy(stand: Stand) -> None:
 
 @pytest.mark.parametrize("target", ["/health", "/health?x=1", "/health/live", "/health/ready"])
 @pytest_twisted.ensureDeferred
-async def test_health_needs_no_authorization(stand: Stand, target: str) -> None:
-    await stand.start(ADMIN_ALLOW="")
-    assert document_of(await stand.ask(request(target, headers=FROM_ELSEWHERE)))["status"]
+async def test_health_needs_no_authorization(harness: ProxyHarness, target: str) -> None:
+    await harness.start(ADMIN_ALLOW="")
+    assert document_of(await harness.ask(request(target, headers=FROM_ELSEWHERE)))["status"]
     minimal = b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % target.encode()
-    assert (await stand.ask(minimal)).status == 200
-    http_1_0 = await stand.ask(minimal.replace(b"HTTP/1.1", b"HTTP/1.0"))
+    assert (await harness.ask(minimal)).status == 200
+    http_1_0 = await harness.ask(minimal.replace(b"HTTP/1.1", b"HTTP/1.0"))
     assert (http_1_0.status, http_1_0.get("Connection")) == (200, b"close")
 
 
 @pytest_twisted.ensureDeferred
-async def test_head_of_health_has_no_body(stand: Stand) -> None:
-    await stand.start()
-    client = await stand.connect()
+async def test_head_of_health_has_no_body(harness: ProxyHarness) -> None:
+    await harness.start()
+    client = await harness.connect()
     client.send(request("/health", "HEAD") + request("/health"))
     without_body = await client.answer(b"HEAD")
     with_body = await client.answer()
@@ -80,9 +80,11 @@ async def test_head_of_health_has_no_body(stand: Stand) -> None:
     ids=["content_length", "chunked", "form"],
 )
 @pytest_twisted.ensureDeferred
-async def test_body_of_refused_request_is_not_parsed_as_request(stand: Stand, data: bytes) -> None:
-    await stand.start()
-    client = await stand.connect()
+async def test_body_of_refused_request_is_not_parsed_as_request(
+    harness: ProxyHarness, data: bytes
+) -> None:
+    await harness.start()
+    client = await harness.connect()
     client.send(data + request("/health"))
     refused = await client.answer()
     assert (refused.status, error_of(refused)["code"]) == (405, "method_not_allowed")
@@ -90,52 +92,52 @@ async def test_body_of_refused_request_is_not_parsed_as_request(stand: Stand, da
 
 
 @pytest_twisted.ensureDeferred
-async def test_large_request_body_is_refused(stand: Stand) -> None:
-    await stand.start()
-    answer = await stand.ask(request("/health", "POST", body=b"x" * 70_000))
+async def test_large_request_body_is_refused(harness: ProxyHarness) -> None:
+    await harness.start()
+    answer = await harness.ask(request("/health", "POST", body=b"x" * 70_000))
     assert (answer.status, error_of(answer)["code"]) == (413, "request_too_large")
 
 
 @pytest_twisted.ensureDeferred
-async def test_stats_report_settings(stand: Stand) -> None:
-    await stand.start(
+async def test_stats_report_settings(harness: ProxyHarness) -> None:
+    await harness.start(
         RATE_LIMIT="120",
         CACHE_TTL="90s",
         MAX_CACHE_SIZE="3",
         PROXY_URL="http://user:hunter2@proxy.test:3128",
     )
-    document = await stats(stand)
+    document = await stats(harness)
     assert document["cache"]["ttl"] == "1m30s"
     assert document["cache"]["item_count"] == 0
     assert document["cache"]["max_bytes"] == 3 * 1024 * 1024
     assert document["rate_limit"] == 120
-    assert document["openai_url"] == f"http://127.0.0.1:{stand.upstream_port}"
+    assert document["openai_url"] == f"http://127.0.0.1:{harness.upstream_port}"
     assert document["proxy_url"] == "http://***:***@proxy.test:3128"
     assert document["ready"] is True
     assert document["uptime_seconds"] >= 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_stats_report_default_settings(stand: Stand) -> None:
-    await stand.start(RATE_LIMIT="60")
-    document = await stats(stand)
+async def test_stats_report_default_settings(harness: ProxyHarness) -> None:
+    await harness.start(RATE_LIMIT="60")
+    document = await stats(harness)
     assert document["cache"]["ttl"] == "5m0s"
     assert (document["rate_limit"], document["proxy_url"]) == (60, "")
 
 
 @pytest_twisted.ensureDeferred
-async def test_stats_count_requests(stand: Stand) -> None:
-    await stand.start(RATE_LIMIT="6")
-    stand.upstream.script("/v1/broken", [Reset()])
+async def test_stats_count_requests(harness: ProxyHarness) -> None:
+    await harness.start(RATE_LIMIT="6")
+    harness.upstream.script("/v1/broken", [Reset()])
     upload = request("/v1/files", "POST", body=b"x" * 5000)
     sent = [post("/v1/chat/completions", COMPLETION)] * 2  # a miss and a hit
     sent += [request("/v1/nothing"), upload, request("/v1/broken"), request("/v1/models", "HEAD")]
     sent += [request()] * 2  # over the rate limit
     sent += [request("/nowhere"), request("/health"), b"GET /v1/x HTTP/1.1\r\n\r\n"]
-    answers = [await stand.ask(data, data.partition(b" ")[0]) for data in sent]
+    answers = [await harness.ask(data, data.partition(b" ")[0]) for data in sent]
     expected = [200, 200, 404, 200, 502, 200, 429, 429, 404, 200, 400]
     assert [answer.status for answer in answers] == expected
-    document = await stats(stand)
+    document = await stats(harness)
     cache, requests = document["cache"], document["requests"]
     assert (cache["item_count"], cache["stores"], cache["evictions"]) == (1, 1, 0)
     assert (cache["hits"], cache["misses"], cache["bypasses"]) == (1, 3, 2)
@@ -153,18 +155,18 @@ async def test_stats_count_requests(stand: Stand) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_stats_report_bytes_being_recorded(stand: Stand) -> None:
-    await stand.start()
+async def test_stats_report_bytes_being_recorded(harness: ProxyHarness) -> None:
+    await harness.start()
     pause = Pause()
     beginning = head(200, [(b"Transfer-Encoding", b"chunked")]) + chunk(b"x" * 5000)
-    stand.upstream.script("/v1/models", [beginning, pause, chunk(b"")])
-    client = await stand.connect()
+    harness.upstream.script("/v1/models", [beginning, pause, chunk(b"")])
+    client = await harness.connect()
     client.send(request())
-    await client.until(lambda: b"xxx" in client.came)
-    assert (await stats(stand))["cache"]["reserved"] == 5000 + PIECE_BYTES
+    await client.until(lambda: b"xxx" in client.received)
+    assert (await stats(harness))["cache"]["reserved"] == 5000 + PIECE_BYTES
     pause.release()
     await client.answer()
-    assert (await stats(stand))["cache"]["reserved"] == 0
+    assert (await stats(harness))["cache"]["reserved"] == 0
 
 
 @pytest.mark.parametrize(
@@ -181,10 +183,12 @@ async def test_stats_report_bytes_being_recorded(stand: Stand) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_relayed_path_always_gets_proxy_and_cache_headers(stand: Stand, data: bytes) -> None:
-    await stand.start()
-    stand.upstream.script("/v1/broken", [Reset()])
-    answer = await stand.ask(data)
+async def test_relayed_path_always_gets_proxy_and_cache_headers(
+    harness: ProxyHarness, data: bytes
+) -> None:
+    await harness.start()
+    harness.upstream.script("/v1/broken", [Reset()])
+    answer = await harness.ask(data)
     assert answer.all("X-Cache") == [b"MISS"]
     assert answer.all("X-Proxy") == [b"goproxyai"]
     assert answer.all("Via") == [b"1.1 goproxyai"]
@@ -200,15 +204,15 @@ async def test_relayed_path_always_gets_proxy_and_cache_headers(stand: Stand, da
     ],
 )  # fmt: skip
 @pytest_twisted.ensureDeferred
-async def test_unknown_path_is_not_found(stand: Stand, target: str) -> None:
-    await stand.start()
-    client = await stand.connect()
+async def test_unknown_path_is_not_found(harness: ProxyHarness, target: str) -> None:
+    await harness.start()
+    client = await harness.connect()
     client.send(request(target) + request("/health"))
     answer = await client.answer()
     assert (answer.status, error_of(answer)["code"]) == (404, "not_found")
     assert (await client.answer()).status == 200
     assert answer.get("Location") is None
-    assert not list(stand.upstream.requests)
+    assert not list(harness.upstream.requests)
 
 
 ALLOW_RELAYED = ", ".join(RELAYED.methods).encode()
@@ -229,19 +233,19 @@ ALLOW_RELAYED = ", ".join(RELAYED.methods).encode()
 )
 @pytest_twisted.ensureDeferred
 async def test_other_method_is_refused_with_allow(
-    stand: Stand, method: str, target: str, allow: bytes
+    harness: ProxyHarness, method: str, target: str, allow: bytes
 ) -> None:
-    await stand.start()
-    answer = await stand.ask(request(target, method))
+    await harness.start()
+    answer = await harness.ask(request(target, method))
     assert (answer.status, error_of(answer)["code"]) == (405, "method_not_allowed")
     assert answer.all("Allow") == [allow]
-    assert not list(stand.upstream.requests)
+    assert not list(harness.upstream.requests)
 
 
 @pytest_twisted.ensureDeferred
-async def test_head_of_unknown_path_has_no_body(stand: Stand) -> None:
-    await stand.start()
-    client = await stand.connect()
+async def test_head_of_unknown_path_has_no_body(harness: ProxyHarness) -> None:
+    await harness.start()
+    client = await harness.connect()
     client.send(request("/nowhere", "HEAD") + request("/health"))
     assert (await client.answer(b"HEAD")).status == 404
     assert (await client.answer()).status == 200
@@ -249,12 +253,12 @@ async def test_head_of_unknown_path_has_no_body(stand: Stand) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_exception_in_endpoint_is_logged_and_not_disclosed(
-    stand: Stand, failures: list[Any], monkeypatch: pytest.MonkeyPatch
+    harness: ProxyHarness, failures: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await stand.start()
-    assert stand.daemon is not None
-    monkeypatch.setattr(stand.daemon.admin.stats.counters, "summary", lambda: 1 // 0)
-    answer = await stand.ask(request("/stats"))
+    await harness.start()
+    assert harness.daemon is not None
+    monkeypatch.setattr(harness.daemon.admin.stats.counters, "summary", lambda: 1 // 0)
+    answer = await harness.ask(request("/stats"))
     assert (answer.status, error_of(answer)["code"]) == (500, "internal_error")
     assert b"zero" not in answer.body
     assert failures.pop()["log_failure"].check(ZeroDivisionError)

@@ -15,10 +15,10 @@ from twisted.internet.protocol import Factory
 from goproxyai.egress.connect_endpoint import ConnectEndpoint
 from goproxyai.messages.connect import ConnectMalformed, ConnectRefused
 from tests.integration.egress_proxy import proxy_refusal
-from tests.support.harness import Stand, Wire
+from tests.support.harness import ProxyHarness, RawClient
 from tests.support.proxy import ESTABLISHED, FakeProxy
 from tests.support.steps import Answer as Script
-from tests.support.steps import Cut, Pause, Reset
+from tests.support.steps import Close, Pause, Reset
 
 pytestmark = pytest.mark.usefixtures("collect_garbage")
 
@@ -34,25 +34,25 @@ class Tunnel:
     endpoint: ConnectEndpoint
 
     def connect(self) -> Deferred[Any]:
-        return self.endpoint.connect(Factory.forProtocol(lambda: Wire(self.reactor)))
+        return self.endpoint.connect(Factory.forProtocol(lambda: RawClient(self.reactor)))
 
 
 @pytest_twisted.async_yield_fixture
-async def tunnel(stand: Stand) -> AsyncIterator[Tunnel]:
-    proxy, port = await stand.egress()
-    to_proxy = TCP4ClientEndpoint(stand.reactor, "127.0.0.1", port)
-    yield Tunnel(stand.reactor, proxy, ConnectEndpoint(to_proxy, TARGET.encode()))
+async def tunnel(harness: ProxyHarness) -> AsyncIterator[Tunnel]:
+    proxy, port = await harness.egress()
+    to_proxy = TCP4ClientEndpoint(harness.reactor, "127.0.0.1", port)
+    yield Tunnel(harness.reactor, proxy, ConnectEndpoint(to_proxy, TARGET.encode()))
 
 
 @pytest_twisted.ensureDeferred
 async def test_bytes_after_proxy_answer_are_delivered_first(tunnel: Tunnel) -> None:
     gate = Pause()
-    tunnel.proxy.script(TARGET, [ESTABLISHED + b"first", gate, b" second", Cut()])
+    tunnel.proxy.script(TARGET, [ESTABLISHED + b"first", gate, b" second", Close()])
     client = await tunnel.connect()
-    await client.until(lambda: client.came == b"first")
+    await client.until(lambda: client.received == b"first")
     gate.release()
-    await client.until_closed()
-    assert client.came == b"first second"
+    await client.wait_closed()
+    assert client.received == b"first second"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ async def test_bytes_after_proxy_answer_are_delivered_first(tunnel: Tunnel) -> N
     [
         (proxy_refusal(407), ConnectRefused),
         (b"nonsense\r\n\r\n", ConnectMalformed),
-        ([Cut()], ConnectMalformed),
+        ([Close()], ConnectMalformed),
         ([Reset()], ConnectMalformed),
     ],
 )

@@ -12,7 +12,7 @@ from goproxyai.admin.events import MAX_SUBSCRIPTIONS
 from goproxyai.admin.history import SLOT_SECONDS
 from tests.integration.admin_requests import error_of
 from tests.support.answers import response
-from tests.support.harness import Skewed, Stand, Wire, eventually, post, request
+from tests.support.harness import SkewedReactor, ProxyHarness, RawClient, eventually, post, request
 from tests.support.steps import Pause, Reset
 
 EVENTS = "/dashboard/events"
@@ -23,9 +23,9 @@ COMPLETION = (
 )
 
 
-def documents(client: Wire, event: str) -> list[Any]:
+def documents(client: RawClient, event: str) -> list[Any]:
     """Return the documents of the complete events of that name."""
-    text = client.came.decode().replace("\r\n", "\n")
+    text = client.received.decode().replace("\r\n", "\n")
     found = []
     for block in text.split("\n\n"):
         if f"event: {event}\ndata: " in block:
@@ -37,35 +37,35 @@ def documents(client: Wire, event: str) -> list[Any]:
     return found
 
 
-async def subscribe(stand: Stand, data: bytes | None = None) -> Wire:
+async def subscribe(harness: ProxyHarness, data: bytes | None = None) -> RawClient:
     """Return a connection that has received the first events."""
-    client = await stand.connect()
+    client = await harness.connect()
     client.send(data or request(EVENTS))
     await client.until(lambda: bool(documents(client, "state")))
     return client
 
 
-def event_stream(stand: Stand) -> Any:
-    assert stand.daemon is not None
-    return stand.daemon.admin.events
+def event_stream(harness: ProxyHarness) -> Any:
+    assert harness.daemon is not None
+    return harness.daemon.admin.events
 
 
-async def unsubscribe(stand: Stand, client: Wire) -> None:
+async def unsubscribe(harness: ProxyHarness, client: RawClient) -> None:
     client.abort()
-    await eventually(stand.reactor, lambda: len(event_stream(stand)) == 0)
+    await eventually(harness.reactor, lambda: len(event_stream(harness)) == 0)
 
 
 @pytest_twisted.ensureDeferred
-async def test_new_subscription_gets_slots_and_state(stand: Stand) -> None:
-    await stand.start(OPENAI_API_URL="unused")
-    stand.upstream.script(CHAT, response(COMPLETION))
-    stand.upstream.script("/v1/broken", [Reset()])
-    await stand.ask(post(CHAT, b"{}"))
-    await stand.ask(post(CHAT, b"{}"))
-    await stand.ask(request("/v1/broken?key=secret", "POST", body=b"x"))
-    client = await subscribe(stand)
-    assert b"text/event-stream" in client.came
-    assert b"Cache-Control: no-store" in client.came
+async def test_new_subscription_gets_slots_and_state(harness: ProxyHarness) -> None:
+    await harness.start(OPENAI_API_URL="unused")
+    harness.upstream.script(CHAT, response(COMPLETION))
+    harness.upstream.script("/v1/broken", [Reset()])
+    await harness.ask(post(CHAT, b"{}"))
+    await harness.ask(post(CHAT, b"{}"))
+    await harness.ask(request("/v1/broken?key=secret", "POST", body=b"x"))
+    client = await subscribe(harness)
+    assert b"text/event-stream" in client.received
+    assert b"Cache-Control: no-store" in client.received
     (slots,), state = documents(client, "slots"), documents(client, "state")[0]
     assert slots == {"seconds": SLOT_SECONDS, "slots": []}
     assert state["requests"]["in_flight"] == 0, "a subscription is not a request in flight"
@@ -84,14 +84,14 @@ async def test_new_subscription_gets_slots_and_state(stand: Stand) -> None:
     )  # fmt: skip
     assert error["request_id"]
     assert state["slot"][1] == 3
-    assert b"secret" not in client.came
+    assert b"secret" not in client.received
 
 
 @pytest_twisted.ensureDeferred
-async def test_request_appears_in_next_state(stand: Stand) -> None:
-    await stand.start()
-    client = await subscribe(stand)
-    await stand.ask(request())
+async def test_request_appears_in_next_state(harness: ProxyHarness) -> None:
+    await harness.start()
+    client = await subscribe(harness)
+    await harness.ask(request())
     await client.until(
         lambda: any(one["hour"]["requests"] == 1 for one in documents(client, "state"))
     )
@@ -101,174 +101,176 @@ async def test_request_appears_in_next_state(stand: Stand) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_closed_slot_is_sent_once(stand: Stand) -> None:
-    await stand.start()
-    client = await subscribe(stand)
-    await stand.ask(request())
-    event_stream(stand)._close_slot()
+async def test_closed_slot_is_sent_once(harness: ProxyHarness) -> None:
+    await harness.start()
+    client = await subscribe(harness)
+    await harness.ask(request())
+    event_stream(harness)._close_slot()
     await client.until(lambda: len(documents(client, "slots")) == 2)
     first, second = documents(client, "slots")
     assert first["slots"] == []
     ((_, requests, hits, lookups, errors, *_),) = second["slots"]
     assert (requests, hits, lookups, errors) == (1, 0, 1, 0)
-    later = await subscribe(stand)
+    later = await subscribe(harness)
     assert documents(later, "slots")[0]["slots"] == second["slots"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_events_need_authorization(stand: Stand) -> None:
-    await stand.start(ADMIN_ALLOW="", ADMIN_TOKEN="open-sesame")
+async def test_events_need_authorization(harness: ProxyHarness) -> None:
+    await harness.start(ADMIN_ALLOW="", ADMIN_TOKEN="open-sesame")
     for key in (b"Bearer wrong", b"open-sesame", b""):
-        assert (await stand.ask(request(EVENTS, key=key))).status == 403
-    assert len(event_stream(stand)) == 0
-    client = await subscribe(stand, request(EVENTS, key=b"Bearer open-sesame"))
-    assert len(event_stream(stand)) == 1
+        assert (await harness.ask(request(EVENTS, key=key))).status == 403
+    assert len(event_stream(harness)) == 0
+    client = await subscribe(harness, request(EVENTS, key=b"Bearer open-sesame"))
+    assert len(event_stream(harness)) == 1
     client.abort()
 
 
 @pytest_twisted.ensureDeferred
-async def test_state_timer_runs_only_with_subscriptions(stand: Stand) -> None:
-    await stand.start()
-    timer = event_stream(stand)._state_timer
+async def test_state_timer_runs_only_with_subscriptions(harness: ProxyHarness) -> None:
+    await harness.start()
+    timer = event_stream(harness)._state_timer
     assert not timer.running
-    first, second = await subscribe(stand), await subscribe(stand)
+    first, second = await subscribe(harness), await subscribe(harness)
     assert timer.running
     first.abort()
-    await eventually(stand.reactor, lambda: len(event_stream(stand)) == 1)
+    await eventually(harness.reactor, lambda: len(event_stream(harness)) == 1)
     assert timer.running
-    await unsubscribe(stand, second)
+    await unsubscribe(harness, second)
     assert not timer.running
 
 
 @pytest_twisted.ensureDeferred
-async def test_subscriptions_are_limited(stand: Stand) -> None:
-    await stand.start()
-    clients = [await subscribe(stand) for _ in range(MAX_SUBSCRIPTIONS)]
-    answer = await stand.ask(request(EVENTS))
+async def test_subscriptions_are_limited(harness: ProxyHarness) -> None:
+    await harness.start()
+    clients = [await subscribe(harness) for _ in range(MAX_SUBSCRIPTIONS)]
+    answer = await harness.ask(request(EVENTS))
     assert (answer.status, error_of(answer)["code"]) == (503, "overloaded")
     clients[0].abort()
-    await eventually(stand.reactor, lambda: len(event_stream(stand)) < MAX_SUBSCRIPTIONS)
-    await subscribe(stand)
+    await eventually(harness.reactor, lambda: len(event_stream(harness)) < MAX_SUBSCRIPTIONS)
+    await subscribe(harness)
 
 
 @pytest_twisted.ensureDeferred
-async def test_paused_subscription_misses_events_and_gets_all_slots_again(stand: Stand) -> None:
-    await stand.start()
-    client = await subscribe(stand)
-    (subscription,) = event_stream(stand)._subscriptions
+async def test_paused_subscription_misses_events_and_gets_all_slots_again(
+    harness: ProxyHarness,
+) -> None:
+    await harness.start()
+    client = await subscribe(harness)
+    (subscription,) = event_stream(harness)._subscriptions
     subscription.pauseProducing()
     count = len(documents(client, "state"))
-    event_stream(stand)._close_slot()
+    event_stream(harness)._close_slot()
     for _ in range(1000):
-        event_stream(stand)._send_state()
+        event_stream(harness)._send_state()
     assert len(documents(client, "state")) == count
     subscription.resumeProducing()
-    event_stream(stand)._send_state()
+    event_stream(harness)._send_state()
     await client.until(lambda: len(documents(client, "state")) > count)
     assert [len(one["slots"]) for one in documents(client, "slots")] == [0, 1]
 
 
 @pytest_twisted.ensureDeferred
-async def test_drain_ends_subscription_as_complete_response(stand: Stand) -> None:
-    await stand.start(DRAIN_TIMEOUT="1h")
-    assert stand.daemon is not None
-    client = await subscribe(stand)
-    await stand.daemon.stopService()
-    await client.until_closed()
-    assert client.came.endswith(b"0\r\n\r\n")
-    stand.daemon = None
+async def test_drain_ends_subscription_as_complete_response(harness: ProxyHarness) -> None:
+    await harness.start(DRAIN_TIMEOUT="1h")
+    assert harness.daemon is not None
+    client = await subscribe(harness)
+    await harness.daemon.stopService()
+    await client.wait_closed()
+    assert client.received.endswith(b"0\r\n\r\n")
+    harness.daemon = None
 
 
 @pytest_twisted.ensureDeferred
 async def test_exception_while_sending_is_logged_and_sending_continues(
-    stand: Stand, monkeypatch: pytest.MonkeyPatch, failures: list[Any]
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch, failures: list[Any]
 ) -> None:
-    await stand.start()
-    client = await subscribe(stand)
+    await harness.start()
+    client = await subscribe(harness)
     with monkeypatch.context() as patch:
-        patch.setattr(type(event_stream(stand)), "_state_event", lambda self: 1 // 0)
-        event_stream(stand)._send_state()
+        patch.setattr(type(event_stream(harness)), "_state_event", lambda self: 1 // 0)
+        event_stream(harness)._send_state()
     assert len(failures) == 1
     failures.clear()
     count = len(documents(client, "state"))
-    event_stream(stand)._send_state()
+    event_stream(harness)._send_state()
     await client.until(lambda: len(documents(client, "state")) > count)
 
 
 @pytest_twisted.ensureDeferred
 async def test_exception_in_subscribe_leaves_no_subscription(
-    stand: Stand, monkeypatch: pytest.MonkeyPatch, failures: list[Any]
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch, failures: list[Any]
 ) -> None:
-    await stand.start()
+    await harness.start()
     with monkeypatch.context() as patch:
-        patch.setattr(type(event_stream(stand)), "_state_event", lambda self: 1 // 0)
-        client = await stand.connect()
+        patch.setattr(type(event_stream(harness)), "_state_event", lambda self: 1 // 0)
+        client = await harness.connect()
         client.send(request(EVENTS))
-        await eventually(stand.reactor, lambda: failures)
+        await eventually(harness.reactor, lambda: failures)
     client.abort()
     failures.clear()
-    assert len(event_stream(stand)) == 0
+    assert len(event_stream(harness)) == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_long_subscription_is_not_logged_as_slow(stand: Stand) -> None:
-    clock = Skewed(stand.reactor)
-    stand.reactor = clock
-    await stand.start(LOG_SLOW="1s")
-    client = await subscribe(stand)
-    clock.ahead += 100
-    await unsubscribe(stand, client)
-    (event,) = await stand.logged()
+async def test_long_subscription_is_not_logged_as_slow(harness: ProxyHarness) -> None:
+    clock = SkewedReactor(harness.reactor)
+    harness.reactor = clock
+    await harness.start(LOG_SLOW="1s")
+    client = await subscribe(harness)
+    clock.skew += 100
+    await unsubscribe(harness, client)
+    (event,) = await harness.logged()
     assert event["path"] == EVENTS
     assert "slow" not in event
 
 
 @pytest_twisted.ensureDeferred
-async def test_state_counts_open_streams(stand: Stand) -> None:
-    await stand.start()
+async def test_state_counts_open_streams(harness: ProxyHarness) -> None:
+    await harness.start()
     head = (
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
-    stand.upstream.script(CHAT, [head + b"3\r\n:a\n\r\n", Pause()])
-    stream = await stand.connect()
+    harness.upstream.script(CHAT, [head + b"3\r\n:a\n\r\n", Pause()])
+    stream = await harness.connect()
     stream.send(post(CHAT, b"{}"))
-    await stream.until(lambda: b":a" in stream.came)
-    client = await subscribe(stand)
+    await stream.until(lambda: b":a" in stream.received)
+    client = await subscribe(harness)
     requests = documents(client, "state")[0]["requests"]
     assert (requests["open_streams"], requests["in_flight"]) == (1, 1)
 
 
 @pytest_twisted.ensureDeferred
-async def test_subscription_is_not_part_of_request_durations(stand: Stand) -> None:
-    clock = Skewed(stand.reactor)
-    stand.reactor = clock
-    await stand.start()
-    client = await subscribe(stand)
-    clock.ahead += 3600
-    await unsubscribe(stand, client)
-    await stand.logged()
-    stats = json.loads((await stand.ask(request("/stats"))).body)
+async def test_subscription_is_not_part_of_request_durations(harness: ProxyHarness) -> None:
+    clock = SkewedReactor(harness.reactor)
+    harness.reactor = clock
+    await harness.start()
+    client = await subscribe(harness)
+    clock.skew += 3600
+    await unsubscribe(harness, client)
+    await harness.logged()
+    stats = json.loads((await harness.ask(request("/stats"))).body)
     assert stats["requests"]["time"]["max_ms"] < 60_000
 
 
 @pytest_twisted.ensureDeferred
-async def test_head_request_does_not_subscribe(stand: Stand) -> None:
-    await stand.start()
-    answer = await stand.ask(request(EVENTS, "HEAD"), b"HEAD")
+async def test_head_request_does_not_subscribe(harness: ProxyHarness) -> None:
+    await harness.start()
+    answer = await harness.ask(request(EVENTS, "HEAD"), b"HEAD")
     assert (answer.status, answer.body) == (200, b"")
-    assert len(event_stream(stand)) == 0
+    assert len(event_stream(harness)) == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_subscribe_is_refused_during_drain(stand: Stand) -> None:
-    await stand.start(DRAIN_TIMEOUT="1h")
-    assert stand.daemon is not None
-    daemon, client = stand.daemon, await stand.connect()
-    await eventually(stand.reactor, lambda: daemon.listeners.factory.connections)
+async def test_subscribe_is_refused_during_drain(harness: ProxyHarness) -> None:
+    await harness.start(DRAIN_TIMEOUT="1h")
+    assert harness.daemon is not None
+    daemon, client = harness.daemon, await harness.connect()
+    await eventually(harness.reactor, lambda: daemon.listeners.factory.connections)
     stopping = daemon.stopService()
-    await eventually(stand.reactor, lambda: not daemon.admin.stats.ready)
+    await eventually(harness.reactor, lambda: not daemon.admin.stats.ready)
     client.send(request(EVENTS))
     answer = await client.answer()
     assert (answer.status, error_of(answer)["code"]) == (503, "draining")
     await stopping
-    stand.daemon = None
+    harness.daemon = None

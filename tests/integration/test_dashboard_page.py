@@ -6,18 +6,18 @@ import pytest
 import pytest_twisted
 
 from goproxyai.admin.assets import PAGE, SECURITY_HEADERS, assets
-from tests.support.harness import Stand, request
+from tests.support.harness import ProxyHarness, request
 
 
 @pytest_twisted.ensureDeferred
-async def test_page_and_files_are_served_with_strict_policy(stand: Stand) -> None:
-    await stand.start()
-    page = await stand.ask(request("/dashboard"))
+async def test_page_and_files_are_served_with_strict_policy(harness: ProxyHarness) -> None:
+    await harness.start()
+    page = await harness.ask(request("/dashboard"))
     assert page.status == 200
     assert page.get("Content-Type") == b"text/html; charset=utf-8"
     for name in assets():
         if name != PAGE:
-            answer = await stand.ask(request(f"/dashboard/{name}"))
+            answer = await harness.ask(request(f"/dashboard/{name}"))
             assert (answer.status, answer.body) == (200, assets()[name][1])
             for field, value in SECURITY_HEADERS:
                 assert answer.get(field.decode()) == value
@@ -28,15 +28,15 @@ async def test_page_and_files_are_served_with_strict_policy(stand: Stand) -> Non
 
 @pytest.mark.parametrize("name", ["index.html", "nothing.js", "app.py", "app.js/", "events/x"])
 @pytest_twisted.ensureDeferred
-async def test_unknown_file_is_not_found(stand: Stand, name: str) -> None:
-    await stand.start()
-    assert (await stand.ask(request(f"/dashboard/{name}"))).status == 404
+async def test_unknown_file_is_not_found(harness: ProxyHarness, name: str) -> None:
+    await harness.start()
+    assert (await harness.ask(request(f"/dashboard/{name}"))).status == 404
 
 
 @pytest_twisted.ensureDeferred
-async def test_post_to_page_is_not_allowed(stand: Stand) -> None:
-    await stand.start()
-    assert (await stand.ask(request("/dashboard", "POST"))).status == 405
+async def test_post_to_page_is_not_allowed(harness: ProxyHarness) -> None:
+    await harness.start()
+    assert (await harness.ask(request("/dashboard", "POST"))).status == 405
 
 
 @pytest.mark.parametrize(
@@ -49,14 +49,14 @@ async def test_post_to_page_is_not_allowed(stand: Stand) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_unauthorized_browser_gets_page_if_token_is_set(
-    stand: Stand, token: str, accept: str, content_type: bytes
+    harness: ProxyHarness, token: str, accept: str, content_type: bytes
 ) -> None:
-    await stand.start(ADMIN_ALLOW="", ADMIN_TOKEN=token)
-    answer = await stand.ask(request("/dashboard", headers=[("Accept", accept)]))
+    await harness.start(ADMIN_ALLOW="", ADMIN_TOKEN=token)
+    answer = await harness.ask(request("/dashboard", headers=[("Accept", accept)]))
     assert (answer.status, answer.get("Content-Type")) == (403, content_type)
-    assert (await stand.logged())[0]["code"] == "admin_forbidden"
+    assert (await harness.logged())[0]["code"] == "admin_forbidden"
     with_token = request("/dashboard", key=b"Bearer open-sesame")
-    assert (await stand.ask(with_token)).status == (200 if token else 403)
+    assert (await harness.ask(with_token)).status == (200 if token else 403)
 
 
 def test_page_has_no_external_or_inline_code() -> None:

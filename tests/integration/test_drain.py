@@ -12,37 +12,39 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 
 from tests.integration.admin_requests import error_of
 from tests.support.answers import chunk, head, response
-from tests.support.harness import Stand, Wire, eventually, request
+from tests.support.harness import ProxyHarness, RawClient, eventually, request
 from tests.support.steps import Pause
 
 CHUNKED = head(200, [(b"Transfer-Encoding", b"chunked")])
 
 
-async def used_connections(stand: Stand, count: int) -> list[Wire]:
+async def used_connections(harness: ProxyHarness, count: int) -> list[RawClient]:
     """Return connections on which the daemon has answered a request."""
-    clients = [await stand.connect() for _ in range(count)]
+    clients = [await harness.connect() for _ in range(count)]
     for client in clients:
         client.send(request("/health"))
         assert (await client.answer()).status == 200
     return clients
 
 
-async def connect_to(stand: Stand, port: int) -> None:
-    endpoint = TCP4ClientEndpoint(stand.reactor, "127.0.0.1", port)
-    client = await connectProtocol(endpoint, Wire(stand.reactor))
+async def connect_to(harness: ProxyHarness, port: int) -> None:
+    endpoint = TCP4ClientEndpoint(harness.reactor, "127.0.0.1", port)
+    client = await connectProtocol(endpoint, RawClient(harness.reactor))
     client.abort()
-    await client.until_closed()
+    await client.wait_closed()
 
 
 @pytest_twisted.ensureDeferred
-async def test_drain_finishes_stream_and_refuses_new_requests(stand: Stand) -> None:
-    await stand.start()
+async def test_drain_finishes_stream_and_refuses_new_requests(harness: ProxyHarness) -> None:
+    await harness.start()
     pause = Pause()
-    stand.upstream.script("/v1/stream", [CHUNKED, chunk(b"one"), pause, chunk(b"two"), chunk(b"")])
-    streaming, idle, *others = await used_connections(stand, 7)
-    port = stand.port
+    harness.upstream.script(
+        "/v1/stream", [CHUNKED, chunk(b"one"), pause, chunk(b"two"), chunk(b"")]
+    )
+    streaming, idle, *others = await used_connections(harness, 7)
+    port = harness.port
     streaming.send(request("/v1/stream"))
-    await streaming.until(lambda: b"one" in streaming.came)
+    await streaming.until(lambda: b"one" in streaming.received)
     expected = [
         ("/health", 200),
         ("/health/live", 200),
@@ -52,11 +54,11 @@ async def test_drain_finishes_stream_and_refuses_new_requests(stand: Stand) -> N
     ]
     for client, (target, _) in zip(others, expected, strict=True):
         client.send(request(target)[:-2])
-    assert stand.daemon is not None
-    connections = stand.daemon.listeners.factory.connections
-    await eventually(stand.reactor, lambda: sum(c._in_head for c in connections) == len(others))
-    stopping = stand.daemon.stopService()
-    await idle.until_closed()
+    assert harness.daemon is not None
+    connections = harness.daemon.listeners.factory.connections
+    await eventually(harness.reactor, lambda: sum(c._in_head for c in connections) == len(others))
+    stopping = harness.daemon.stopService()
+    await idle.wait_closed()
 
     for client, (target, status) in zip(others, expected, strict=True):
         client.send(b"\r\n")
@@ -64,9 +66,9 @@ async def test_drain_finishes_stream_and_refuses_new_requests(stand: Stand) -> N
         assert (answer.status, answer.get("Connection")) == (status, b"close"), target
         if status == 503:
             assert error_of(answer)["code"] == "draining"
-        await client.until_closed()
+        await client.wait_closed()
     with pytest.raises(error.ConnectionRefusedError):
-        await connect_to(stand, port)
+        await connect_to(harness, port)
     assert not stopping.called
     assert not streaming.closed
 
@@ -74,127 +76,127 @@ async def test_drain_finishes_stream_and_refuses_new_requests(stand: Stand) -> N
     answer = await streaming.answer()
     assert (answer.status, answer.body, answer.cut) == (200, b"onetwo", False)
     await stopping
-    await streaming.until_closed()
-    assert [one.target for one in stand.upstream.requests] == [b"/v1/stream"]
+    await streaming.wait_closed()
+    assert [one.target for one in harness.upstream.requests] == [b"/v1/stream"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_requests_sent_before_drain_are_served(stand: Stand) -> None:
-    await stand.start()
-    (used,) = await used_connections(stand, 1)
-    fresh, silent = await stand.connect(), await stand.connect()
-    assert stand.daemon is not None
-    connections = stand.daemon.listeners.factory.connections
-    await eventually(stand.reactor, lambda: len(connections) == 3)
+async def test_requests_sent_before_drain_are_served(harness: ProxyHarness) -> None:
+    await harness.start()
+    (used,) = await used_connections(harness, 1)
+    fresh, silent = await harness.connect(), await harness.connect()
+    assert harness.daemon is not None
+    connections = harness.daemon.listeners.factory.connections
+    await eventually(harness.reactor, lambda: len(connections) == 3)
     # Written to the socket now, so that the kernel has the request when the drain begins.
     used.transport.socket.send(request("/v1/models"))
-    stopping = stand.daemon.stopService()
+    stopping = harness.daemon.stopService()
     assert (await used.answer()).status == 200
-    await eventually(stand.reactor, lambda: not stand.daemon.admin.stats.ready)
+    await eventually(harness.reactor, lambda: not harness.daemon.admin.stats.ready)
     fresh.send(request("/v1/models/gpt-4o"))
     answer = await fresh.answer()
     assert (answer.status, answer.get("Connection")) == (200, b"close")
     await stopping
     for client in (used, fresh, silent):
-        await client.until_closed()
+        await client.wait_closed()
 
 
 @pytest_twisted.ensureDeferred
-async def test_answer_during_drain_says_connection_close(stand: Stand) -> None:
-    await stand.start()
+async def test_answer_during_drain_says_connection_close(harness: ProxyHarness) -> None:
+    await harness.start()
     pause = Pause()
-    stand.upstream.script("/v1/slow", [pause, response(b"{}")])
-    (client,) = await used_connections(stand, 1)
+    harness.upstream.script("/v1/slow", [pause, response(b"{}")])
+    (client,) = await used_connections(harness, 1)
     client.send(request("/v1/slow"))
-    await stand.upstream.wait_for(lambda one: one.paused)
-    assert stand.daemon is not None
-    stopping = stand.daemon.stopService()
-    await eventually(stand.reactor, lambda: not stand.daemon.admin.stats.ready)
+    await harness.upstream.wait_for(lambda one: one.paused)
+    assert harness.daemon is not None
+    stopping = harness.daemon.stopService()
+    await eventually(harness.reactor, lambda: not harness.daemon.admin.stats.ready)
     pause.release()
     answer = await client.answer()
     assert (answer.status, answer.get("Connection")) == (200, b"close")
-    await client.until_closed()
+    await client.wait_closed()
     await stopping
 
 
 @pytest.mark.parametrize("drain_timeout", ["0", "100ms"])
 @pytest_twisted.ensureDeferred
 async def test_stream_longer_than_drain_timeout_is_aborted(
-    stand: Stand, drain_timeout: str
+    harness: ProxyHarness, drain_timeout: str
 ) -> None:
-    await stand.start(DRAIN_TIMEOUT=drain_timeout)
-    stand.upstream.script("/v1/stream", [CHUNKED, chunk(b"one"), Pause()])
-    client = await stand.connect()
+    await harness.start(DRAIN_TIMEOUT=drain_timeout)
+    harness.upstream.script("/v1/stream", [CHUNKED, chunk(b"one"), Pause()])
+    client = await harness.connect()
     client.send(request("/v1/stream"))
-    await client.until(lambda: b"one" in client.came)
-    assert stand.daemon is not None
+    await client.until(lambda: b"one" in client.received)
+    assert harness.daemon is not None
     began = time.monotonic()
-    await stand.daemon.stopService()
+    await harness.daemon.stopService()
     assert time.monotonic() - began < 3
     answer = await client.answer()
     assert (answer.body, answer.cut) == (b"one", True)
-    await stand.upstream.wait_for(lambda one: one.lost)
-    await stand.upstream.wait_closed()
-    assert (await stand.logged())[0]["status"] == 200
+    await harness.upstream.wait_for(lambda one: one.lost)
+    await harness.upstream.wait_closed()
+    assert (await harness.logged())[0]["status"] == 200
 
 
 @pytest_twisted.ensureDeferred
-async def test_drain_finishes_upload(stand: Stand) -> None:
-    await stand.start()
-    (client,) = await used_connections(stand, 1)
+async def test_drain_finishes_upload(harness: ProxyHarness) -> None:
+    await harness.start()
+    (client,) = await used_connections(harness, 1)
     client.send(request("/v1/files", "POST", [("Content-Length", "10")]) + b"01234")
-    await stand.upstream.wait_for(lambda one: one.body_length == 5)
-    assert stand.daemon is not None
-    stopping = stand.daemon.stopService()
+    await harness.upstream.wait_for(lambda one: one.body_length == 5)
+    assert harness.daemon is not None
+    stopping = harness.daemon.stopService()
     client.send(b"56789")
     answer = await client.answer()
     assert (answer.status, json.loads(answer.body)["bytes"]) == (200, 10)
     await stopping
-    await client.until_closed()
+    await client.wait_closed()
 
 
 @pytest_twisted.ensureDeferred
-async def test_drain_of_idle_daemon_ends_at_once(stand: Stand) -> None:
-    await stand.start()
-    idle, with_upstream = await used_connections(stand, 2)
+async def test_drain_of_idle_daemon_ends_at_once(harness: ProxyHarness) -> None:
+    await harness.start()
+    idle, with_upstream = await used_connections(harness, 2)
     with_upstream.send(request())  # leaves an idle connection to the upstream
     assert (await with_upstream.answer()).status == 200
-    assert stand.daemon is not None
+    assert harness.daemon is not None
     began = time.monotonic()
-    await stand.daemon.stopService()
+    await harness.daemon.stopService()
     assert time.monotonic() - began < 2
-    await idle.until_closed()
-    await with_upstream.until_closed()
-    await stand.upstream.wait_closed()
+    await idle.wait_closed()
+    await with_upstream.wait_closed()
+    await harness.upstream.wait_closed()
 
 
 @pytest_twisted.ensureDeferred
-async def test_incomplete_request_head_does_not_delay_drain(stand: Stand) -> None:
-    await stand.start()
-    (client,) = await used_connections(stand, 1)
+async def test_incomplete_request_head_does_not_delay_drain(harness: ProxyHarness) -> None:
+    await harness.start()
+    (client,) = await used_connections(harness, 1)
     client.send(request("/v1/models")[:20])
-    assert stand.daemon is not None
-    connections = stand.daemon.listeners.factory.connections
-    await eventually(stand.reactor, lambda: any(c._in_head for c in connections))
+    assert harness.daemon is not None
+    connections = harness.daemon.listeners.factory.connections
+    await eventually(harness.reactor, lambda: any(c._in_head for c in connections))
     began = time.monotonic()
-    await stand.daemon.stopService()
+    await harness.daemon.stopService()
     assert time.monotonic() - began < 3
-    await client.until_closed()
+    await client.wait_closed()
 
 
 @pytest_twisted.ensureDeferred
-async def test_pipelined_request_is_refused_during_drain(stand: Stand) -> None:
-    await stand.start()
+async def test_pipelined_request_is_refused_during_drain(harness: ProxyHarness) -> None:
+    await harness.start()
     pause = Pause()
-    stand.upstream.script("/v1/first", [pause, response(b"{}")])
-    (client,) = await used_connections(stand, 1)
+    harness.upstream.script("/v1/first", [pause, response(b"{}")])
+    (client,) = await used_connections(harness, 1)
     client.send(request("/v1/first") + request("/v1/second"))
-    await stand.upstream.wait_for(lambda one: one.paused)
-    assert stand.daemon is not None
-    stopping = stand.daemon.stopService()
+    await harness.upstream.wait_for(lambda one: one.paused)
+    assert harness.daemon is not None
+    stopping = harness.daemon.stopService()
     pause.release()
     assert (await client.answer()).status == 200
     refused = await client.answer()
     assert (refused.status, error_of(refused)["code"]) == (503, "draining")
     await stopping
-    assert len(stand.upstream.requests) == 1
+    assert len(harness.upstream.requests) == 1

@@ -11,7 +11,7 @@ import pytest_twisted
 from twisted.internet.endpoints import SSL4ServerEndpoint, TCP6ServerEndpoint
 
 from tests.integration.egress_proxy import BASIC, CREDENTIALS, start_with_egress_proxy
-from tests.support.harness import Stand, request
+from tests.support.harness import ProxyHarness, request
 from tests.support.proxy import FakeProxy
 
 pytestmark = pytest.mark.usefixtures("collect_garbage")
@@ -30,61 +30,63 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1"
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest_twisted.ensureDeferred
-async def test_http_upstream_gets_absolute_form_with_credentials(stand: Stand, scheme: str) -> None:
+async def test_http_upstream_gets_absolute_form_with_credentials(
+    harness: ProxyHarness, scheme: str
+) -> None:
     upstream = "http://api.openai.test/base"
     proxy = await start_with_egress_proxy(
-        stand, "user:p%40ss@", CREDENTIALS, upstream, scheme, CACHE_TTL="0"
+        harness, "user:p%40ss@", CREDENTIALS, upstream, scheme, CACHE_TTL="0"
     )
     for _ in range(2):
-        await stand.ask(request("/v1/models?a=%20&b"))
+        await harness.ask(request("/v1/models?a=%20&b"))
     assert [each.method for each in proxy.requests] == [b"GET", b"GET"]
     assert [each.connection for each in proxy.requests] == [1, 1]
     for forwarded in proxy.requests:
         assert forwarded.target == b"http://api.openai.test/base/v1/models?a=%20&b"
         assert forwarded.all(b"proxy-authorization") == [BASIC]
         assert forwarded.all(b"host") == [b"api.openai.test"]
-    for seen in stand.upstream.requests:
+    for seen in harness.upstream.requests:
         assert seen.target == b"/base/v1/models?a=%20&b"
         assert seen.all(b"host") == [b"api.openai.test"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_upload_through_proxy_without_tunnel(stand: Stand) -> None:
-    await start_with_egress_proxy(stand, upstream="http://api.openai.test")
+async def test_upload_through_proxy_without_tunnel(harness: ProxyHarness) -> None:
+    await start_with_egress_proxy(harness, upstream="http://api.openai.test")
     body = bytes(range(256)) * 1000
-    answer = await stand.ask(request("/v1/files", "POST", body=body))
+    answer = await harness.ask(request("/v1/files", "POST", body=body))
     assert answer.status == 200
-    assert stand.upstream.requests[0].body == body
+    assert harness.upstream.requests[0].body == body
 
 
 @pytest_twisted.ensureDeferred
-async def test_407_to_absolute_form_request_is_not_relayed(stand: Stand) -> None:
-    await start_with_egress_proxy(stand, "", CREDENTIALS, "http://api.openai.test")
+async def test_407_to_absolute_form_request_is_not_relayed(harness: ProxyHarness) -> None:
+    await start_with_egress_proxy(harness, "", CREDENTIALS, "http://api.openai.test")
     for data in (request(), request("/v1/files", "POST", body=b"x" * 100_000)):
-        answer = await stand.ask(data)
+        answer = await harness.ask(data)
         assert answer.status == 502
         assert json.loads(answer.body)["error"]["code"] == "egress_proxy_refused"
         assert answer.get("Proxy-Authenticate") is None
         assert (answer.get("X-Cache"), answer.get("X-Proxy")) == (b"MISS", b"goproxyai")
-    assert [each["code"] for each in await stand.logged(2)] == ["egress_proxy_refused"] * 2
-    assert len(stand.upstream.requests) == 0
+    assert [each["code"] for each in await harness.logged(2)] == ["egress_proxy_refused"] * 2
+    assert len(harness.upstream.requests) == 0
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest_twisted.ensureDeferred
-async def test_host_in_no_proxy_is_reached_directly(stand: Stand, scheme: str) -> None:
-    stand.names(api_openai_test="127.0.0.1")
-    identity = stand.authority.good() if scheme == "https" else None
-    stand.upstream_port = await stand.upstream.listen(stand.loopback(identity))
-    proxy, port = await stand.egress()
-    await stand.start(
-        f"{scheme}://api.openai.test:{stand.upstream_port}",
+async def test_host_in_no_proxy_is_reached_directly(harness: ProxyHarness, scheme: str) -> None:
+    harness.names(api_openai_test="127.0.0.1")
+    identity = harness.authority.good() if scheme == "https" else None
+    harness.upstream_port = await harness.upstream.listen(harness.loopback(identity))
+    proxy, port = await harness.egress()
+    await harness.start(
+        f"{scheme}://api.openai.test:{harness.upstream_port}",
         PROXY_URL=f"http://user:secret@127.0.0.1:{port}",
         NO_PROXY="example.com,.openai.test",
     )
-    assert (await stand.ask(request())).status == 200
+    assert (await harness.ask(request())).status == 200
     assert proxy.connections_made == 0
-    (seen,) = stand.upstream.requests
+    (seen,) = harness.upstream.requests
     assert seen.target == b"/v1/models"
     assert seen.all(b"proxy-authorization") == []
 
@@ -93,35 +95,35 @@ async def test_host_in_no_proxy_is_reached_directly(stand: Stand, scheme: str) -
 @pytest.mark.parametrize("proxied", [False, True])
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest_twisted.ensureDeferred
-async def test_ipv6_address_is_bracketed(stand: Stand, scheme: str, proxied: bool) -> None:
-    port = await stand.upstream.listen(on_ipv6(stand, scheme == "https"))
-    proxy = FakeProxy(stand.reactor)
+async def test_ipv6_address_is_bracketed(harness: ProxyHarness, scheme: str, proxied: bool) -> None:
+    port = await harness.upstream.listen(on_ipv6(harness, scheme == "https"))
+    proxy = FakeProxy(harness.reactor)
     texts = {}
     if proxied:
-        texts["PROXY_URL"] = f"http://[::1]:{await proxy.listen(on_ipv6(stand))}"
-    await stand.start(f"{scheme}://[::1]:{port}", **texts)
-    answer = await stand.ask(request())
+        texts["PROXY_URL"] = f"http://[::1]:{await proxy.listen(on_ipv6(harness))}"
+    await harness.start(f"{scheme}://[::1]:{port}", **texts)
+    answer = await harness.ask(request())
     await proxy.close()
     assert answer.status == 200
     authority = b"[::1]:%d" % port
-    assert stand.upstream.requests[0].all(b"host") == [authority]
+    assert harness.upstream.requests[0].all(b"host") == [authority]
     expected = authority if scheme == "https" else b"http://%b/v1/models" % authority
     assert [each.target for each in proxy.requests] == ([expected] if proxied else [])
 
 
-def on_ipv6(stand: Stand, tls: bool = False) -> Any:
+def on_ipv6(harness: ProxyHarness, tls: bool = False) -> Any:
     if tls:
-        options = stand.authority.good().options()
-        return SSL4ServerEndpoint(stand.reactor, 0, options, interface="::1")
-    return TCP6ServerEndpoint(stand.reactor, 0, interface="::1")
+        options = harness.authority.good().options()
+        return SSL4ServerEndpoint(harness.reactor, 0, options, interface="::1")
+    return TCP6ServerEndpoint(harness.reactor, 0, interface="::1")
 
 
 @pytest.mark.parametrize("base", ["", "/", "/base", "/base/", "/a/b"])
 @pytest_twisted.ensureDeferred
-async def test_base_path_of_upstream_is_kept(stand: Stand, base: str) -> None:
-    stand.upstream_port = await stand.upstream.listen(stand.loopback())
-    await stand.start(f"http://127.0.0.1:{stand.upstream_port}{base}")
-    await stand.ask(request("/v1/models?x=1"))
-    (seen,) = stand.upstream.requests
+async def test_base_path_of_upstream_is_kept(harness: ProxyHarness, base: str) -> None:
+    harness.upstream_port = await harness.upstream.listen(harness.loopback())
+    await harness.start(f"http://127.0.0.1:{harness.upstream_port}{base}")
+    await harness.ask(request("/v1/models?x=1"))
+    (seen,) = harness.upstream.requests
     assert seen.target == base.rstrip("/").encode() + b"/v1/models?x=1"
-    assert seen.all(b"host") == [b"127.0.0.1:%d" % stand.upstream_port]
+    assert seen.all(b"host") == [b"127.0.0.1:%d" % harness.upstream_port]

@@ -15,7 +15,7 @@ from twisted.python.systemd import ListenFDs
 
 from goproxyai.daemon.endpoints import InheritedEndpoint, ListenError, parse_endpoints
 from goproxyai.daemon.listeners import Listeners
-from tests.support.harness import Stand
+from tests.support.harness import ProxyHarness
 
 PassSocket = Callable[[int], None]
 
@@ -122,13 +122,13 @@ async def test_path_of_a_passed_unix_socket_stays(pass_socket: PassSocket, tmp_p
 
 
 @pytest_twisted.ensureDeferred
-async def test_port_in_use_is_refused_with_one_line(stand: Stand) -> None:
+async def test_port_in_use_is_refused_with_one_line(harness: ProxyHarness) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         taken = f"tcp:{listening.getsockname()[1]}:interface=127.0.0.1"
-        await stand.start()
-        assert stand.daemon is not None
-        endpoints = parse_endpoints(stand.reactor, (taken,))
-        other = Listeners(stand.reactor, endpoints, stand.daemon.listeners.factory)
+        await harness.start()
+        assert harness.daemon is not None
+        endpoints = parse_endpoints(harness.reactor, (taken,))
+        other = Listeners(harness.reactor, endpoints, harness.daemon.listeners.factory)
         with pytest.raises(ListenError, match=f"goproxyai: cannot listen on {taken}: .* in use"):
             other.startService()
         await other.close()

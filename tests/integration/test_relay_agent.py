@@ -21,7 +21,7 @@ from tests.support.agents import AgentHarness, Body
 from tests.support.answers import response
 from tests.support.harness import KEY
 from tests.support.steps import Answer as Script
-from tests.support.steps import Cut, Pause, Reset
+from tests.support.steps import Close, Pause, Reset
 
 pytestmark = pytest.mark.usefixtures("collect_garbage")
 
@@ -110,7 +110,7 @@ async def test_relay_client_ignores_cookies_redirects_and_content_codings(
         (HEAD + b"Content-Length: 0\r\n\r\n", b"", ResponseDone),
         (b"HTTP/1.1 204 Nothing\r\n\r\n", b"", ResponseDone),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n4\r\nfull\r\n0\r\n\r\n", b"full", ResponseDone),
-        ([HEAD + b"\r\nfull", Cut()], b"full", PotentialDataLoss),
+        ([HEAD + b"\r\nfull", Close()], b"full", PotentialDataLoss),
         ([HEAD + b"\r\npart", Reset()], b"part", ConnectionLost),
     ],
 )
@@ -133,7 +133,7 @@ async def test_deliver_body_reports_ending(
 @pytest_twisted.ensureDeferred
 async def test_truncated_body_is_a_failure(agents: AgentHarness) -> None:
     origin = await agents.listen()
-    agents.upstream.script("/v1/a", [HEAD + b"Content-Length: 9\r\n\r\npart", Cut()])
+    agents.upstream.script("/v1/a", [HEAD + b"Content-Length: 9\r\n\r\npart", Close()])
     received = await agents.agent().request(b"GET", origin + b"/v1/a")
     body = Body()
     received.deliverBody(body)
@@ -143,7 +143,7 @@ async def test_truncated_body_is_a_failure(agents: AgentHarness) -> None:
 @pytest_twisted.ensureDeferred
 async def test_connection_closed_before_response_is_a_failure(agents: AgentHarness) -> None:
     origin = await agents.listen()
-    agents.upstream.script("/v1/a", [Cut()])
+    agents.upstream.script("/v1/a", [Close()])
     with pytest.raises(ConnectionBroken):
         await agents.agent().request(b"GET", origin + b"/v1/a")
 

@@ -17,7 +17,7 @@ from goproxyai.http11 import connection_pool as pool
 from goproxyai.http11.client_connection import ClientConnection
 from tests.support.agents import AgentHarness, Body
 from tests.support.answers import response
-from tests.support.harness import Stand, eventually, request
+from tests.support.harness import ProxyHarness, eventually, request
 from tests.support.serving import loopback
 from tests.support.steps import Pause
 
@@ -131,7 +131,7 @@ async def test_cancel_during_connect_closes_socket(agents: AgentHarness) -> None
     pending = agent.request(b"GET", b"https://target.test/v1/models")
     await agents.proxy.wait_for(lambda one: one.paused)
     await cancel(pending)
-    await agents.proxy.wait_for(lambda one: one.lost, patience=1.0)
+    await agents.proxy.wait_for(lambda one: one.lost, timeout=1.0)
     assert len(agent.pool) == 0
 
 
@@ -140,7 +140,7 @@ async def test_cancel_during_connect_closes_socket(agents: AgentHarness) -> None
 async def test_cancel_during_tls_handshake_closes_socket(
     agents: AgentHarness, proxied: bool
 ) -> None:
-    agents.upstream.stop_reading()
+    agents.upstream.pause_reading()
     origin = await agents.listen()
     port = await agents.proxy.listen(loopback(agents.reactor))
     agent = agents.agent(ProxyURL("http", "127.0.0.1", port) if proxied else None)
@@ -151,7 +151,7 @@ async def test_cancel_during_tls_handshake_closes_socket(
     await eventually(agents.reactor, lambda: len(agent.pool) == 1)
     await cancel(pending)
     agents.upstream.resume_reading()
-    await agents.upstream.wait_closed(patience=1.0)
+    await agents.upstream.wait_closed(timeout=1.0)
     await eventually(agents.reactor, lambda: len(agent.pool) == 0)
 
 
@@ -166,7 +166,7 @@ async def test_cancel_while_waiting_for_response_closes_socket(
     pending = agent.request(b"GET", origin + b"/v1/a")
     await agents.upstream.wait_for(lambda one: one.paused)
     await cancel(pending)
-    await agents.upstream.wait_for(lambda one: one.lost, patience=1.0)
+    await agents.upstream.wait_for(lambda one: one.lost, timeout=1.0)
     await eventually(agents.reactor, lambda: len(agent.pool) == 0)
 
 
@@ -182,14 +182,14 @@ async def test_abort_of_body_closes_socket(agents: AgentHarness, tls: bool) -> N
     answer.deliverBody(body)
     await agents.upstream.wait_for(lambda one: one.paused)
     body.transport.abortConnection()
-    await agents.upstream.wait_for(lambda one: one.lost, patience=1.0)
+    await agents.upstream.wait_for(lambda one: one.lost, timeout=1.0)
     await eventually(agents.reactor, lambda: len(agent.pool) == 0)
 
 
 @pytest_twisted.ensureDeferred
 async def test_cancel_of_upload_closes_socket_and_stops_producer(agents: AgentHarness) -> None:
     origin = await agents.listen()
-    agents.upstream.stop_reading()
+    agents.upstream.pause_reading()
     agent = agents.agent()
     data = io.BytesIO(bytes(16 * 1024 * 1024))
     pending = agent.request(b"POST", origin + b"/v1/files", None, FileBodyProducer(data))
@@ -203,10 +203,10 @@ async def test_cancel_of_upload_closes_socket_and_stops_producer(agents: AgentHa
 
 @pytest_twisted.ensureDeferred
 async def test_exception_in_send_is_answered(
-    stand: Stand, failures: list[Any], monkeypatch: pytest.MonkeyPatch
+    harness: ProxyHarness, failures: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await stand.start()
+    await harness.start()
     monkeypatch.setattr(ClientConnection, "send", lambda *_: 1 // 0)
-    answer = await stand.ask(request())
+    answer = await harness.ask(request())
     assert answer.status == 500
     assert failures.pop()["log_failure"].check(ZeroDivisionError)

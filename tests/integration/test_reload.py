@@ -17,7 +17,7 @@ from goproxyai.daemon.reload import RELOADABLE, apply_settings
 from goproxyai.daemon.service import Daemon
 from goproxyai.limits.addresses import Networks
 from tests.support.answers import response
-from tests.support.harness import Stand, eventually, request
+from tests.support.harness import ProxyHarness, eventually, request
 from tests.support.steps import Pause
 from tests.unit.cache.test_store import numbered, put
 
@@ -66,22 +66,22 @@ def test_reloadable_variables_are_tested_here_and_documented() -> None:
 
 @pytest.mark.parametrize("name", sorted(CHANGED))
 @pytest_twisted.ensureDeferred
-async def test_each_reloadable_setting_is_applied(stand: Stand, name: str) -> None:
-    await stand.start()
-    assert stand.daemon is not None
+async def test_each_reloadable_setting_is_applied(harness: ProxyHarness, name: str) -> None:
+    await harness.start()
+    assert harness.daemon is not None
     text, read, expected = CHANGED[name]
-    assert read(stand.daemon) != expected
-    change(stand.daemon, **{name: text})
-    assert read(stand.daemon) == expected
+    assert read(harness.daemon) != expected
+    change(harness.daemon, **{name: text})
+    assert read(harness.daemon) == expected
 
 
 @pytest_twisted.ensureDeferred
 async def test_next_request_of_an_open_connection_uses_the_new_settings(
-    stand: Stand,
+    harness: ProxyHarness,
 ) -> None:
-    await stand.start(CACHE_TTL="1h")
-    assert stand.daemon is not None
-    wire = await stand.connect()
+    await harness.start(CACHE_TTL="1h")
+    assert harness.daemon is not None
+    wire = await harness.connect()
 
     async def ask(target: str) -> tuple[int, bytes | None]:
         wire.send(request(target))
@@ -93,37 +93,37 @@ async def test_next_request_of_an_open_connection_uses_the_new_settings(
 
     assert (await ask("/v1/models"))[1] == b"goproxyai; fwd=miss"
     assert lifetime((await ask("/v1/models"))[1]) > 3000
-    change(stand.daemon, CACHE_TTL="1m")
+    change(harness.daemon, CACHE_TTL="1m")
     assert lifetime((await ask("/v1/models"))[1]) > 3000  # as when the entry was stored
     assert (await ask("/v1/models/gpt-4o"))[1] == b"goproxyai; fwd=miss"
     assert lifetime((await ask("/v1/models/gpt-4o"))[1]) <= 60
-    change(stand.daemon, CACHE_TTL="0")
+    change(harness.daemon, CACHE_TTL="0")
     assert (await ask("/v1/models"))[1] == b"goproxyai; fwd=bypass; detail=off"
-    assert len(stand.daemon.admin.relay.store) == 0
-    change(stand.daemon, CACHE_TTL="1m")
+    assert len(harness.daemon.admin.relay.store) == 0
+    change(harness.daemon, CACHE_TTL="1m")
     assert (await ask("/v1/models"))[1] == b"goproxyai; fwd=miss"
     assert (await ask("/v1/models"))[1] != b"goproxyai; fwd=miss"
-    change(stand.daemon, RATE_LIMIT="1")
+    change(harness.daemon, RATE_LIMIT="1")
     assert [(await ask("/v1/models"))[0] for _ in range(2)] == [200, 429]
 
 
 @pytest.mark.parametrize("off", [{"CACHE_TTL": "0"}, {"MAX_CACHE_SIZE": "0"}])
 @pytest_twisted.ensureDeferred
 async def test_request_in_progress_when_the_cache_is_turned_off_is_not_stored(
-    stand: Stand, off: dict[str, str]
+    harness: ProxyHarness, off: dict[str, str]
 ) -> None:
-    await stand.start()
-    assert stand.daemon is not None
-    relay = stand.daemon.admin.relay
+    await harness.start()
+    assert harness.daemon is not None
+    relay = harness.daemon.admin.relay
     pause, body = Pause(), b"x" * 100_000
-    stand.upstream.script("/v1/slow", [pause, response(body)])
-    waiting, uploading = await stand.connect(), await stand.connect()
+    harness.upstream.script("/v1/slow", [pause, response(body)])
+    waiting, uploading = await harness.connect(), await harness.connect()
     waiting.send(request("/v1/slow"))
-    await stand.upstream.wait_for(lambda one: one.paused)
+    await harness.upstream.wait_for(lambda one: one.paused)
     whole = request("/v1/embeddings", "POST", [("X-Cache-TTL", "60")], b'{"input":"a"}')
     uploading.send(whole[:-1])
-    await eventually(stand.reactor, lambda: stand.daemon.admin.stats.counters.requests == 2)
-    change(stand.daemon, **off)
+    await eventually(harness.reactor, lambda: harness.daemon.admin.stats.counters.requests == 2)
+    change(harness.daemon, **off)
     uploading.send(whole[-1:])
     assert (await uploading.answer()).get("Cache-Status") == b"goproxyai; fwd=bypass; detail=off"
     pause.release()
@@ -133,14 +133,14 @@ async def test_request_in_progress_when_the_cache_is_turned_off_is_not_stored(
 
 
 @pytest_twisted.ensureDeferred
-async def test_upload_in_progress_keeps_its_size_limit(stand: Stand) -> None:
-    await stand.start(MAX_BODY_SIZE="1")
-    assert stand.daemon is not None
-    wire, other = await stand.connect(), await stand.connect()
+async def test_upload_in_progress_keeps_its_size_limit(harness: ProxyHarness) -> None:
+    await harness.start(MAX_BODY_SIZE="1")
+    assert harness.daemon is not None
+    wire, other = await harness.connect(), await harness.connect()
     upload = request("/v1/files", "POST", [("Content-Length", "600000")])
     wire.send(upload + b"x" * 1000)
-    await stand.upstream.wait_for(lambda one: one.body_length > 0)
-    change(stand.daemon, MAX_BODY_SIZE="0.1")
+    await harness.upstream.wait_for(lambda one: one.body_length > 0)
+    change(harness.daemon, MAX_BODY_SIZE="0.1")
     other.send(upload)
     assert (await other.answer()).status == 413
     wire.send(b"x" * 599_000)
@@ -150,29 +150,29 @@ async def test_upload_in_progress_keeps_its_size_limit(stand: Stand) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_pooled_upstream_connection_uses_the_new_timeout(
-    stand: Stand,
+    harness: ProxyHarness,
 ) -> None:
-    await stand.start()
-    assert stand.daemon is not None
-    await stand.ask(request("/v1/models"))
-    assert len(stand.pool) == 1
-    change(stand.daemon, REQUEST_TIMEOUT="100ms")
-    stand.upstream.script("/v1/never", [Pause()])
-    answer = await stand.ask(request("/v1/never"))
+    await harness.start()
+    assert harness.daemon is not None
+    await harness.ask(request("/v1/models"))
+    assert len(harness.pool) == 1
+    change(harness.daemon, REQUEST_TIMEOUT="100ms")
+    harness.upstream.script("/v1/never", [Pause()])
+    answer = await harness.ask(request("/v1/never"))
     assert answer.status == 504
 
 
 @pytest_twisted.ensureDeferred
 async def test_smaller_store_evicts_the_surplus_in_the_background(
-    stand: Stand, monkeypatch: pytest.MonkeyPatch
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(maintenance, "EVICTION_INTERVAL_SECONDS", 0.05)
-    await stand.start()
-    assert stand.daemon is not None
-    store = stand.daemon.admin.relay.store
+    await harness.start()
+    assert harness.daemon is not None
+    store = harness.daemon.admin.relay.store
     for number in range(3000):
-        put(store, numbered(number, now=stand.reactor.seconds()))
-    change(stand.daemon, MAX_CACHE_SIZE="0.5")
+        put(store, numbered(number, now=harness.reactor.seconds()))
+    change(harness.daemon, MAX_CACHE_SIZE="0.5")
     assert store.bytes > store.max_bytes
-    await eventually(stand.reactor, lambda: store.bytes <= store.max_bytes)
+    await eventually(harness.reactor, lambda: store.bytes <= store.max_bytes)
     assert len(store) > 0

@@ -21,7 +21,7 @@ from twisted.internet.threads import deferToThread
 
 from goproxyai.config.settings import VARIABLES
 from tests.support.answers import chunk, head
-from tests.support.harness import Stand, Wire, request
+from tests.support.harness import ProxyHarness, Wire, request
 from tests.support.serving import loopback
 from tests.support.steps import Pause
 
@@ -189,9 +189,9 @@ class StreamInProgress:
     port: int
 
 
-async def start_stream(stand: Stand, start: Start) -> StreamInProgress:
+async def start_stream(harness: ProxyHarness, start: Start) -> StreamInProgress:
     """Start a daemon in front of the upstream of *stand*, and a stream through the daemon."""
-    reactor, upstream = stand.reactor, stand.upstream
+    reactor, upstream = harness.reactor, harness.upstream
     upstream_port = await upstream.listen(loopback(reactor))
     pause = Pause()
     stream = [head(200, [(b"Transfer-Encoding", b"chunked")]), chunk(b"one"), pause]

@@ -18,7 +18,7 @@ from tests.process.daemon_process import (
     start,
     start_stream,
 )
-from tests.support.harness import Stand
+from tests.support.harness import ProxyHarness
 
 __all__ = ["start"]  # the fixture
 
@@ -113,10 +113,10 @@ def test_log_level_change_applies_to_the_access_log(start: Start, tmp_path: Path
 
 @pytest_twisted.ensureDeferred
 async def test_sighup_during_the_stop_changes_nothing(
-    stand: Stand, start: Start, tmp_path: Path
+    harness: ProxyHarness, start: Start, tmp_path: Path
 ) -> None:
     (tmp_path / "own.env").write_text("")
-    stream = await start_stream(stand, lambda **settings: start(CONFIG="own.env", **settings))
+    stream = await start_stream(harness, lambda **settings: start(CONFIG="own.env", **settings))
     process = stream.process
     process.send(signal.SIGTERM)
     await deferToThread(process.until, lambda: "draining" in process.out)

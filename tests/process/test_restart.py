@@ -24,7 +24,7 @@ from tests.process.daemon_process import (
     command,
 )
 from tests.support.answers import chunk, head
-from tests.support.harness import Stand, Wire, request
+from tests.support.harness import ProxyHarness, Wire, request
 from tests.support.serving import loopback
 from tests.support.steps import Pause
 
@@ -250,8 +250,10 @@ def eventually_more(clients: list[Client], process: DaemonProcess, more: int = 2
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_request_fails_during_two_restarts(stand: Stand, unit: SocketUnit) -> None:
-    upstream_port = await stand.upstream.listen(loopback(stand.reactor))
+async def test_no_request_fails_during_two_restarts(
+    harness: ProxyHarness, unit: SocketUnit
+) -> None:
+    upstream_port = await harness.upstream.listen(loopback(harness.reactor))
     unit.settings["OPENAI_API_URL"] = f"http://127.0.0.1:{upstream_port}"
     clients = await deferToThread(_replace_twice, unit)
     assert [each.failures for each in clients] == [[]] * len(clients)
@@ -275,16 +277,18 @@ def _replace_twice(unit: SocketUnit) -> list[Client]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_stream_finishes_while_the_next_daemon_serves(stand: Stand, unit: SocketUnit) -> None:
-    upstream_port = await stand.upstream.listen(loopback(stand.reactor))
+async def test_stream_finishes_while_the_next_daemon_serves(
+    harness: ProxyHarness, unit: SocketUnit
+) -> None:
+    upstream_port = await harness.upstream.listen(loopback(harness.reactor))
     unit.settings["OPENAI_API_URL"] = f"http://127.0.0.1:{upstream_port}"
     pause = Pause()
     stream = [head(200, [(b"Transfer-Encoding", b"chunked")]), chunk(b"one"), pause]
-    stand.upstream.script("/v1/stream", [*stream, chunk(b"two"), chunk(b"")])
+    harness.upstream.script("/v1/stream", [*stream, chunk(b"two"), chunk(b"")])
     before = unit.start()
     await deferToThread(wait_until_listening, before)
-    endpoint = TCP4ClientEndpoint(stand.reactor, "127.0.0.1", unit.port)
-    wire = await connectProtocol(endpoint, Wire(stand.reactor))
+    endpoint = TCP4ClientEndpoint(harness.reactor, "127.0.0.1", unit.port)
+    wire = await connectProtocol(endpoint, Wire(harness.reactor))
     wire.send(request("/v1/stream"))
     await wire.until(lambda: b"one" in wire.came)
     before.send(signal.SIGTERM)

@@ -29,7 +29,7 @@ from tests.process.daemon_process import (
     start,
     start_stream,
 )
-from tests.support.harness import Stand
+from tests.support.harness import ProxyHarness
 from tests.support.serving import loopback
 
 __all__ = ["start"]  # the fixture
@@ -176,8 +176,8 @@ def test_log_level_error_logs_nothing_without_errors(start: Start) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_sigterm_lets_a_stream_finish(stand: Stand, start: Start) -> None:
-    stream = await start_stream(stand, start)
+async def test_sigterm_lets_a_stream_finish(harness: ProxyHarness, start: Start) -> None:
+    stream = await start_stream(harness, start)
     process = stream.process
     process.send(signal.SIGTERM)
     await deferToThread(process.until, lambda: "draining" in process.out)
@@ -194,8 +194,8 @@ async def test_sigterm_lets_a_stream_finish(stand: Stand, start: Start) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_second_sigterm_ends_the_process_at_once(stand: Stand, start: Start) -> None:
-    stream = await start_stream(stand, start)
+async def test_second_sigterm_ends_the_process_at_once(harness: ProxyHarness, start: Start) -> None:
+    stream = await start_stream(harness, start)
     process = stream.process
     process.send(signal.SIGTERM)
     await deferToThread(process.until, lambda: "draining" in process.out)
@@ -211,8 +211,8 @@ async def test_second_sigterm_ends_the_process_at_once(stand: Stand, start: Star
 
 
 @pytest_twisted.ensureDeferred
-async def test_cache_survives_a_restart(stand: Stand, start: Start) -> None:
-    port = await stand.upstream.listen(loopback(stand.reactor))
+async def test_cache_survives_a_restart(harness: ProxyHarness, start: Start) -> None:
+    port = await harness.upstream.listen(loopback(harness.reactor))
     settings = {
         "OPENAI_API_URL": f"http://127.0.0.1:{port}",
         "CACHE_SNAPSHOT": "cache.sealed",
@@ -230,4 +230,4 @@ async def test_cache_survives_a_restart(stand: Stand, start: Start) -> None:
         assert SECRET * 3 not in process.out
         assert (process.directory / "cache.sealed").stat().st_mode & 0o777 == 0o600
     assert answers[0] == answers[1]
-    assert len(stand.upstream.requests) == 1
+    assert len(harness.upstream.requests) == 1

@@ -54,17 +54,17 @@ class Answer:
         return values[0] if values else None
 
 
-class Wire(Protocol):
+class RawClient(Protocol):
     """A client's connection, with nothing between the test and the bytes."""
 
     def __init__(self, reactor: Any) -> None:
-        self.came = b""
+        self.received = b""
         self.closed = False
         self.reason: Failure | None = None
         self._changes: Ledger[None] = Ledger(reactor)
 
     def dataReceived(self, data: bytes) -> None:
-        self.came += data
+        self.received += data
         self._changes.changed()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -74,30 +74,30 @@ class Wire(Protocol):
     def send(self, data: bytes) -> None:
         self.transport.write(data)
 
-    def stop_reading(self) -> None:
+    def pause_reading(self) -> None:
         self.transport.pauseProducing()
 
-    def read_again(self) -> None:
+    def resume_reading(self) -> None:
         self.transport.resumeProducing()
 
     def abort(self) -> None:
         self.transport.abortConnection()
 
-    def until(self, condition: Callable[[], bool], patience: float = 10.0) -> Deferred[bool]:
-        return self._changes.wait_until(condition, patience)
+    def until(self, condition: Callable[[], bool], timeout: float = 10.0) -> Deferred[bool]:
+        return self._changes.wait_until(condition, timeout)
 
-    def until_closed(self, patience: float = 10.0) -> Deferred[bool]:
-        return self.until(lambda: self.closed, patience)
+    def wait_closed(self, timeout: float = 10.0) -> Deferred[bool]:
+        return self.until(lambda: self.closed, timeout)
 
-    async def answer(self, method: bytes = b"GET", patience: float = 10.0) -> Answer:
-        """The next response; what follows it stays in :attr:`came`."""
+    async def answer(self, method: bytes = b"GET", timeout: float = 10.0) -> Answer:
+        """The next response; what follows it stays in :attr:`received`."""
         box: list[Answer | None] = [None]
 
         def look() -> bool:
             box[0] = self._parse(method)
             return box[0] is not None
 
-        await self.until(look, patience)
+        await self.until(look, timeout)
         assert box[0] is not None
         return box[0]
 
@@ -105,8 +105,8 @@ class Wire(Protocol):
         connection = h11.Connection(h11.CLIENT)
         connection.send(h11.Request(method=method, target=b"/", headers=[(b"host", b"a")]))
         connection.send(h11.EndOfMessage())
-        if self.came:
-            connection.receive_data(self.came)
+        if self.received:
+            connection.receive_data(self.received)
         response, body, cut = None, b"", False
         while True:
             try:
@@ -134,7 +134,7 @@ class Wire(Protocol):
                 break
         if response is None:
             return None
-        self.came = connection.trailing_data[0]
+        self.received = connection.trailing_data[0]
         headers = list(response.headers.raw_items())
         return Answer(response.status_code, response.reason, headers, body, cut)
 
@@ -161,26 +161,26 @@ def post(target: str, document: bytes, headers: list[tuple[str, str]] | None = N
     )
 
 
-class Skewed:
+class SkewedReactor:
     """A reactor whose clock can be set ahead.
 
-    :ivar ahead: seconds, of the real clock.
+    :ivar skew: seconds, of the real clock.
     """
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self.ahead = 0.0
+        self.skew = 0.0
 
     def seconds(self) -> float:
-        return float(self._reactor.seconds()) + self.ahead
+        return float(self._reactor.seconds()) + self.skew
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
 
 
-async def eventually(reactor: Any, condition: Callable[[], object], patience: float = 10.0) -> None:
+async def eventually(reactor: Any, condition: Callable[[], object], timeout: float = 10.0) -> None:
     """Turn the reactor until *condition* holds, for what tells nobody when it changes."""
-    deadline = reactor.seconds() + patience
+    deadline = reactor.seconds() + timeout
     while not condition():
         assert reactor.seconds() < deadline, "it did not come true"
         await deferLater(reactor, 0.001)
@@ -220,7 +220,7 @@ class Names:
         return receiver
 
 
-class Stand:
+class ProxyHarness:
     """A fake upstream, and the daemon in front of it.
 
     :ivar events: what the access log wrote.
@@ -235,7 +235,7 @@ class Stand:
         self.events: list[dict[str, Any]] = []
         self.daemon: Daemon | None = None
         self.tracer: Tracer | None = None
-        self._wires: list[Wire] = []
+        self._wires: list[RawClient] = []
         self._proxies: list[FakeProxy] = []
         self._resolver: Any = None
 
@@ -265,7 +265,7 @@ class Stand:
             proxy.names[f"api.openai.test:{port}"] = ("127.0.0.1", self.upstream_port)
         return proxy, await proxy.listen(self.loopback(self.authority.good() if tls else None))
 
-    async def start(self, upstream: str | None = None, **texts: str) -> Stand:
+    async def start(self, upstream: str | None = None, **texts: str) -> ProxyHarness:
         """Listen; *texts* are settings by their variables' names."""
         if not self.upstream_port:
             self.upstream_port = await self.upstream.listen(loopback(self.reactor))
@@ -297,10 +297,10 @@ class Stand:
         assert self.daemon is not None
         return int(self.daemon.listeners.addresses[0].port)
 
-    async def connect(self, wire: Wire | None = None) -> Wire:
+    async def connect(self, wire: RawClient | None = None) -> RawClient:
         """A client's connection to the daemon; *wire*, if a special one is wanted."""
         endpoint = TCP4ClientEndpoint(self.reactor, "127.0.0.1", self.port)
-        wire = await connectProtocol(endpoint, wire or Wire(self.reactor))
+        wire = await connectProtocol(endpoint, wire or RawClient(self.reactor))
         self._wires.append(wire)
         return wire
 
@@ -327,7 +327,7 @@ class Stand:
         for wire in self._wires:
             if not wire.closed:
                 wire.abort()
-                await wire.until_closed()
+                await wire.wait_closed()
         if self.daemon is not None:
             await self.daemon.stopService()
         for proxy in self._proxies:

@@ -45,20 +45,20 @@ class Ledger(Generic[T]):
         for look in list(self._waits):
             look()
 
-    def wait_for(self, predicate: Callable[[T], bool], patience: float = PATIENCE) -> Deferred[T]:
+    def wait_for(self, predicate: Callable[[T], bool], timeout: float = PATIENCE) -> Deferred[T]:
         """The first record that satisfies *predicate*, at once if there is one.
 
         Fails with :class:`twisted.internet.defer.TimeoutError` after *patience* seconds.
         """
-        return self._wait(lambda: next(filter(predicate, self._records), None), patience)
+        return self._wait(lambda: next(filter(predicate, self._records), None), timeout)
 
     def wait_until(
-        self, condition: Callable[[], bool], patience: float = PATIENCE
+        self, condition: Callable[[], bool], timeout: float = PATIENCE
     ) -> Deferred[bool]:
         """Fires when *condition* holds; fails as :meth:`wait_for` does."""
-        return self._wait(lambda: condition() or None, patience)
+        return self._wait(lambda: condition() or None, timeout)
 
-    def _wait(self, probe: Callable[[], R | None], patience: float) -> Deferred[R]:
+    def _wait(self, probe: Callable[[], R | None], timeout: float) -> Deferred[R]:
         done: Deferred[R] = Deferred(lambda _: self._waits.remove(look))
 
         def look() -> None:
@@ -70,5 +70,5 @@ class Ledger(Generic[T]):
         self._waits.append(look)
         look()
         if not done.called:
-            done.addTimeout(patience, self._clock)
+            done.addTimeout(timeout, self._clock)
         return done

@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 from tests.support.answers import framed, origin_head, response
 from tests.support.requests import Field, Request
 from tests.support.serving import FakeConnection, FakeServer, Script, place
-from tests.support.steps import Answer, AnswerBeforeBody, Cut, Stage, Wire
+from tests.support.steps import Answer, AnswerBeforeBody, Close, Stage, RawClient
 
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
@@ -110,7 +110,7 @@ class FakeProxy(FakeServer):
 def refusal(status: int, *headers: Field) -> Answer:
     """The proxy's own answer, with which the connection ends."""
     fields = [*headers, (b"Connection", b"close")]
-    return [response(b"The proxy says no.\n", status, fields, b"text/plain"), Cut()]
+    return [response(b"The proxy says no.\n", status, fields, b"text/plain"), Close()]
 
 
 @attrs.define(eq=False)
@@ -160,7 +160,7 @@ class Forward:
 class FarSide(Protocol):
     """The connection from the proxy to a target."""
 
-    wire: Wire
+    wire: RawClient
     authority = ""
 
     def __init__(self, near: ProxyConnection) -> None:
@@ -309,7 +309,7 @@ class ProxyConnection(FakeConnection):
             self._proxy.requests.changed()
 
 
-def _end(wire: Wire, reason: Failure) -> None:
+def _end(wire: RawClient, reason: Failure) -> None:
     """End *wire* in the manner in which its other half ended."""
     if isinstance(reason.value, ConnectionDone):
         wire.loseConnection()

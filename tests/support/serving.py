@@ -29,7 +29,7 @@ from twisted.python.failure import Failure
 
 from tests.support.ledger import PATIENCE, Ledger
 from tests.support.requests import Field, Request, RequestParser
-from tests.support.steps import Answer, AnswerBeforeBody, Responder, Stage, Wire, play
+from tests.support.steps import Answer, AnswerBeforeBody, Responder, Stage, RawClient, play
 
 Match = str | Callable[[Request], bool]
 
@@ -142,9 +142,9 @@ class FakeServer(Factory["FakeConnection"]):
         self._scripts.append(script)
         return script
 
-    def wait_closed(self, patience: float = PATIENCE) -> Deferred[bool]:
+    def wait_closed(self, timeout: float = PATIENCE) -> Deferred[bool]:
         """Fires when no connection is open."""
-        return self.wait_until(lambda: not self.connections, patience)
+        return self.wait_until(lambda: not self.connections, timeout)
 
     # What a connection calls.
 
@@ -164,7 +164,7 @@ class FakeConnection(Protocol):
     """One connection to a :class:`FakeServer`."""
 
     log = Logger()
-    wire: Wire
+    wire: RawClient
 
     def __init__(self, server: FakeServer, address: IAddress | None) -> None:
         self._server = server

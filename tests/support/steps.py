@@ -18,7 +18,7 @@ from zope.interface import implementer
 from tests.support.requests import Request
 
 
-class Wire(Protocol):
+class RawClient(Protocol):
     """What a double asks of its transport."""
 
     def write(self, data: bytes) -> None: ...
@@ -45,7 +45,7 @@ class Stage:
     :ivar changed: to be called after a change of *request*.
     """
 
-    wire: Wire
+    wire: RawClient
     clock: IReactorTime
     request: Request
     changed: Callable[[], None]
@@ -76,7 +76,7 @@ class AnswerBeforeBody:
         pass
 
 
-class Cut:
+class Close:
     """Close the connection in an orderly way, once all is written."""
 
     async def perform(self, stage: Stage) -> None:
@@ -170,7 +170,7 @@ class Stream:
 
 @implementer(IPushProducer)
 class _Repeat:
-    def __init__(self, stream: Stream, wire: Wire) -> None:
+    def __init__(self, stream: Stream, wire: RawClient) -> None:
         self.done: Deferred[None] = Deferred(lambda _: self.stopProducing())
         self._stream = stream
         self._wire = wire

@@ -30,7 +30,7 @@ class FakeUpstream(FakeServer):
     def own_script(self, request: Request) -> Script:
         return Script(request.path, self.api.answer)
 
-    def stop_reading(self) -> None:
+    def pause_reading(self) -> None:
         """Take nothing from any connection, until :meth:`resume_reading`."""
         self._reading = False
         for connection in self.connections:

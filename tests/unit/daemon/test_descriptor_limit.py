@@ -11,7 +11,7 @@ from twisted.logger import LogEvent, capturedLogs, eventAsText
 
 from goproxyai.daemon.descriptor_limit import fit_descriptor_limit
 from goproxyai.limits.connection_slots import ConnectionSlots
-from tests.support.harness import Stand, request
+from tests.support.harness import ProxyHarness, request
 
 Limits = Callable[..., list[tuple[int, int]]]
 
@@ -80,12 +80,12 @@ def test_unlimited_descriptors_lower_nothing(limits: Limits) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_daemon_starts_with_fewer_connections_and_reports_them(
-    stand: Stand, limits: Limits
+    harness: ProxyHarness, limits: Limits
 ) -> None:
     limits(1024, 1024)
     with capturedLogs() as events:
-        await stand.start()
-    assert stand.daemon is not None
-    assert stand.daemon.admin.stats.document()["connections"]["most"] == 573
+        await harness.start()
+    assert harness.daemon is not None
+    assert harness.daemon.admin.stats.document()["connections"]["most"] == 573
     assert len(warnings(events)) == 1
-    assert (await stand.ask(request())).status == 200
+    assert (await harness.ask(request())).status == 200
