@@ -217,7 +217,7 @@ class Daemon(MultiService):
         self.door = door
         self.upkeep = upkeep
         self._reactor = reactor
-        self._access_log = access_log
+        self.access_log = access_log
         self._snapshot = snapshot
         self._on_drain = on_drain
         upkeep.setServiceParent(self)
@@ -225,8 +225,8 @@ class Daemon(MultiService):
 
     def startService(self) -> None:
         """Restore the cache, then listen."""
-        if self._access_log.tracer is not None:
-            self._access_log.tracer.start()
+        if self.access_log.tracer is not None:
+            self.access_log.tracer.start()
         if self._snapshot is not None and _caches(self.settings):
             self._snapshot.load()
         super().startService()
@@ -238,7 +238,7 @@ class Daemon(MultiService):
 
     def write_requests(self, write: Write | None) -> None:
         """Let others, or nobody, read the events of requests from now on."""
-        self._access_log.write_to(write)
+        self.access_log.write_to(write)
 
     @property
     def prices(self) -> Prices:
@@ -301,11 +301,11 @@ class Daemon(MultiService):
         stopping = super().stopService()
         if stopping is not None:
             await stopping
-        self._access_log.flush()
+        self.access_log.flush()
         if self._snapshot is not None and _caches(self.settings):
             self._snapshot.save()
-        if self._access_log.tracer is not None:
-            await self._access_log.tracer.stop()
+        if self.access_log.tracer is not None:
+            await self.access_log.tracer.stop()
 
     async def _drain(self) -> None:
         """Close what is idle, and wait for the rest; for clients that have just come, a moment."""

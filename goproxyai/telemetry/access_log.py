@@ -252,6 +252,11 @@ class AccessLog:
         elif len(waiting) >= MOST_WAITING:
             self.flush()
 
+    @property
+    def pending(self) -> int:
+        """Requests whose events are not yet counted and written."""
+        return len(self._waiting)
+
     def flush(self) -> None:
         """Count and write what waits."""
         flushing, self._flushing = self._flushing, None

@@ -26,7 +26,7 @@ from tests.e2e.prometheus.load import LIMITED, Books, drive, plan
 from tests.e2e.prometheus.upstream import Billing, UsageTotals, rehearse
 from tests.e2e.prometheus.watch import Labels, Prometheus, is_there, program, promtool
 from tests.process.test_twistd import FEW, Process, command, free_port
-from tests.support.harness import Stand, post, request
+from tests.support.harness import ProxyHarness, post, request
 from tests.support.serving import loopback
 from tests.support.upstream import FakeUpstream
 
@@ -409,14 +409,14 @@ class Described:
 
 
 @pytest_twisted.async_yield_fixture
-async def scraped(stand: Stand) -> AsyncIterator[dict[str, Described]]:
+async def scraped(harness: ProxyHarness) -> AsyncIterator[dict[str, Described]]:
     """All that a daemon says that sold something."""
-    stand.upstream.api = Billing()
-    await stand.start()
-    assert stand.daemon is not None
-    stand.daemon.system.stats.counters.tokens.prices = prices.parse(json.dumps(PRICES).encode())
-    await stand.ask(post("/v1/completions", b'{"model":"gpt-4o","prompt":"a"}'))
-    text = (await stand.ask(request("/metrics"))).body.decode()
+    harness.upstream.api = Billing()
+    await harness.start()
+    assert harness.daemon is not None
+    harness.daemon.system.stats.counters.tokens.prices = prices.parse(json.dumps(PRICES).encode())
+    await harness.ask(post("/v1/completions", b'{"model":"gpt-4o","prompt":"a"}'))
+    text = (await harness.ask(request("/metrics"))).body.decode()
     found: dict[str, Described] = {}
     for family in text_string_to_metric_families(text):
         name = family.name + "_total" * (family.type == "counter")

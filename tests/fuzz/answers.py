@@ -23,7 +23,8 @@ from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import Ticker
 from goproxyai.reactor.write_batch import ImmediateWriter
 from goproxyai.upstream.retries import Cause
-from tests.fuzz.requests import Line, plain
+from tests.fuzz.requests import plain
+from tests.support.memory_transport import MemoryTransport
 
 METHODS = (b"GET", b"HEAD", b"POST")
 _MOST = 1 << 20
@@ -56,7 +57,7 @@ class Ours:
         self.fed = 0
         self.freed = 0
         self.failures = 0
-        self.line = Line()
+        self.line = MemoryTransport()
         self.connection = ClientConnection(
             Ticker(Clock()),
             Timeouts(30, 30),

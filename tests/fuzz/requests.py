@@ -17,7 +17,6 @@ import h11
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from goproxyai.errors import ProxyError
@@ -25,6 +24,7 @@ from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.server_connection import ServerFactory
 from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import Ticker
+from tests.support.memory_transport import MemoryTransport
 
 MOST_BODY = 1 << 20
 _NO_CONTENT = b"HTTP/1.1 204 No Content\r\n"
@@ -43,23 +43,6 @@ class Request:
     end: int = attrs.field(eq=False)
 
 
-class Line(StringTransport):
-    """A client's socket; it may be broken off, and half closed."""
-
-    aborted = False
-    half_closed = False
-
-    def abortConnection(self) -> None:
-        self.aborted = True
-
-    def loseWriteConnection(self) -> None:
-        self.half_closed = True
-
-    @property
-    def open(self) -> bool:
-        return not (self.aborted or self.half_closed or self.disconnecting)
-
-
 class Ours:
     """A connection that answers every request as soon as it is complete.
 
@@ -73,7 +56,7 @@ class Ours:
         self.refused: str | None = None
         self.fed = 0
         self._active: Exchange | None = None
-        self.line = Line()
+        self.line = MemoryTransport()
         factory = ServerFactory(ticker, self._dispatch, MOST_BODY)
         self.connection = factory.buildProtocol(IPv4Address("TCP", "192.0.2.7", 4))
         self.connection.makeConnection(self.line)

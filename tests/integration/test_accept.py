@@ -20,7 +20,7 @@ from goproxyai.limits.connection_slots import ConnectionSlots
 from goproxyai.reactor import accept as accepting
 from goproxyai.reactor.accept import LOG_SECONDS, MOST_ACCEPTS, Accepting, fit
 from tests.support.answers import chunk, head
-from tests.support.harness import Skewed, Stand, Wire, eventually, request
+from tests.support.harness import ProxyHarness, RawClient, SkewedReactor, eventually, request
 from tests.support.steps import Pause
 
 STORM = 500
@@ -53,7 +53,7 @@ def connect(sockets: list[socket.socket], port: int) -> None:
         each.connect_ex(("127.0.0.1", port))
 
 
-class PingPong(Wire):
+class PingPong(RawClient):
     """A client that has its stream's next frame sent as soon as the last one is there.
 
     :ivar seen: what *measure* gave at each frame.
@@ -75,33 +75,33 @@ class PingPong(Wire):
 
 @pytest_twisted.ensureDeferred
 async def test_streams_go_on_in_a_storm_of_connections(
-    stand: Stand, sockets: list[socket.socket]
+    harness: ProxyHarness, sockets: list[socket.socket]
 ) -> None:
-    await stand.start(LISTEN=LISTEN)
-    assert stand.daemon is not None
-    counters = stand.daemon.door.factory.connection_limits.counts
+    await harness.start(LISTEN=LISTEN)
+    assert harness.daemon is not None
+    counters = harness.daemon.door.factory.connection_limits.counts
     pause = Pause()
     chunked = [(b"Transfer-Encoding", b"chunked")]
-    stand.upstream.script("/v1/stream", [head(200, chunked), chunk(b"frame"), pause, chunk(b"")])
-    wire = PingPong(stand.reactor, lambda: counters.opened)
-    await stand.connect(wire)
+    harness.upstream.script("/v1/stream", [head(200, chunked), chunk(b"frame"), pause, chunk(b"")])
+    wire = PingPong(harness.reactor, lambda: counters.opened)
+    await harness.connect(wire)
     wire.send(request("/v1/stream"))
     await wire.until(lambda: len(wire.seen) == 1)
-    (upstream,) = stand.upstream.connections
-    wire.send_next = upstream.wire.write
-    connect(sockets, stand.port)
-    upstream.wire.write(chunk(b"frame"))
-    await eventually(stand.reactor, lambda: counters.opened == STORM + 1)
+    (upstream,) = harness.upstream.connections
+    wire.send_next = upstream.transport.write
+    connect(sockets, harness.port)
+    upstream.transport.write(chunk(b"frame"))
+    await eventually(harness.reactor, lambda: counters.opened == STORM + 1)
     wire.send_next = None
     # From one frame to the next is a turn for each of two sockets, and one to spare.
     gaps = [late - early for early, late in pairwise(wire.seen)]
     assert max(gaps) <= 4 * MOST_ACCEPTS
     assert len(wire.seen) > STORM // (4 * MOST_ACCEPTS)
     pause.release()
-    await wire.until(lambda: wire.came.endswith(b"0\r\n\r\n"))
+    await wire.until(lambda: wire.received.endswith(b"0\r\n\r\n"))
     for each in sockets:
         each.close()
-    await eventually(stand.reactor, lambda: counters.opened - counters.closed == 1)
+    await eventually(harness.reactor, lambda: counters.opened - counters.closed == 1)
 
 
 # No files left.
@@ -122,59 +122,59 @@ def no_files() -> Iterator[None]:
 
 @pytest_twisted.ensureDeferred
 async def test_without_files_who_comes_is_closed_and_one_line_says_so(
-    stand: Stand, sockets: list[socket.socket]
+    harness: ProxyHarness, sockets: list[socket.socket]
 ) -> None:
-    stand.reactor = Skewed(stand.reactor)
-    await stand.start(LISTEN=LISTEN)
-    assert stand.daemon is not None
-    refused = stand.daemon.door.factory.connection_limits.counts.refused
+    harness.reactor = SkewedReactor(harness.reactor)
+    await harness.start(LISTEN=LISTEN)
+    assert harness.daemon is not None
+    refused = harness.daemon.door.factory.connection_limits.counts.refused
     with capturedLogs() as events:
         for begin, end in ((0, 5), (5, 8), (8, 10)):
             if begin == 8:
-                stand.reactor.ahead += LOG_SECONDS
+                harness.reactor.skew += LOG_SECONDS
             with no_files():
-                connect(sockets[begin:end], stand.port)
-                await eventually(stand.reactor, lambda end=end: refused["no_descriptor"] == end)
+                connect(sockets[begin:end], harness.port)
+                await eventually(harness.reactor, lambda end=end: refused["no_descriptor"] == end)
     assert [line.partition(";")[0] for line in lines(events)] == [
         "no file descriptor is left (EMFILE), 5 connections were closed unheard"
     ] * 2
-    assert (await stand.ask(request())).status == 200
+    assert (await harness.ask(request())).status == 200
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_socket_that_cannot_accept_pauses_and_nobody_is_lost(
-    stand: Stand, sockets: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+    harness: ProxyHarness, sockets: list[socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tcp, "_reservedFD", tcp._NullFileDescriptorReservation())
     monkeypatch.setattr(accepting, "PAUSE_SECONDS", 0.01)
-    await stand.start(LISTEN=LISTEN)
-    assert stand.daemon is not None
-    counters = stand.daemon.door.factory.connection_limits.counts
-    (port,) = stand.daemon.door._ports
+    await harness.start(LISTEN=LISTEN)
+    assert harness.daemon is not None
+    counters = harness.daemon.door.factory.connection_limits.counts
+    (port,) = harness.daemon.door._ports
     pauses: list[bool] = []
-    stop_reading = port.stopReading
-    monkeypatch.setattr(port, "stopReading", lambda: (pauses.append(True), stop_reading()))
+    pause_reading = port.stopReading
+    monkeypatch.setattr(port, "stopReading", lambda: (pauses.append(True), pause_reading()))
     with capturedLogs() as events, no_files():
-        connect(sockets[:3], stand.port)
-        await eventually(stand.reactor, lambda: len(pauses) == 3)
-    await eventually(stand.reactor, lambda: counters.opened == 3)
+        connect(sockets[:3], harness.port)
+        await eventually(harness.reactor, lambda: len(pauses) == 3)
+    await eventually(harness.reactor, lambda: counters.opened == 3)
     assert counters.refused["no_descriptor"] == 0
     assert len(lines(events)) == 1
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_socket_that_pauses_can_be_closed(
-    stand: Stand, sockets: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+    harness: ProxyHarness, sockets: list[socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tcp, "_reservedFD", tcp._NullFileDescriptorReservation())
-    await stand.start(LISTEN=LISTEN)
-    assert stand.daemon is not None
-    (port,) = stand.daemon.door._ports
+    await harness.start(LISTEN=LISTEN)
+    assert harness.daemon is not None
+    (port,) = harness.daemon.door._ports
     with capturedLogs(), no_files():
-        connect(sockets[:1], stand.port)
-        await eventually(stand.reactor, lambda: port not in stand.reactor.getReaders())
-        await stand.daemon.door.close()
-        await deferLater(stand.reactor, 0)
+        connect(sockets[:1], harness.port)
+        await eventually(harness.reactor, lambda: port not in harness.reactor.getReaders())
+        await harness.daemon.door.close()
+        await deferLater(harness.reactor, 0)
 
 
 def test_a_port_that_is_not_twisteds_is_left_alone() -> None:
@@ -242,11 +242,13 @@ def test_no_limit_is_none(limits: Limits) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_daemon_starts_with_fewer_and_says_how_many(stand: Stand, limits: Limits) -> None:
+async def test_the_daemon_starts_with_fewer_and_says_how_many(
+    harness: ProxyHarness, limits: Limits
+) -> None:
     limits(1024, 1024)
     with capturedLogs() as events:
-        await stand.start()
-    assert stand.daemon is not None
-    assert stand.daemon.system.stats.document()["connections"]["most"] == 573
+        await harness.start()
+    assert harness.daemon is not None
+    assert harness.daemon.system.stats.document()["connections"]["most"] == 573
     assert len(lines(events)) == 1
-    assert (await stand.ask(request())).status == 200
+    assert (await harness.ask(request())).status == 200

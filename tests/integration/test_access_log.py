@@ -21,22 +21,22 @@ from goproxyai.telemetry.access_log import FLUSH_SECONDS, MOST_WAITING, AccessLo
 from goproxyai.telemetry.counters import Counters
 from goproxyai.telemetry.log_output import LogOutput
 from tests.support.answers import chunk, head, response
-from tests.support.harness import Stand, eventually, post, request
+from tests.support.harness import ProxyHarness, eventually, post, request
 from tests.support.proxy import FakeProxy
 from tests.support.serving import loopback
-from tests.support.steps import Cut, Pause, Reset
+from tests.support.steps import Close, Pause, Reset
 
 ASKED = b'{"model":"gpt-4o-mini","messages":[]}'
 CHUNKED = (b"Transfer-Encoding", b"chunked")
 
 
-async def events_of(stand: Stand, count: int) -> list[dict[str, Any]]:
+async def events_of(harness: ProxyHarness, count: int) -> list[dict[str, Any]]:
     """The access log, once it holds *count* events, and never more."""
-    assert stand.daemon is not None
-    await eventually(stand.reactor, lambda: len(stand.events) >= count)
-    stand.daemon._access_log.flush()
-    assert len(stand.events) == count, stand.events
-    return stand.events
+    assert harness.daemon is not None
+    await eventually(harness.reactor, lambda: len(harness.events) >= count)
+    harness.access_log.flush()
+    assert len(harness.events) == count, harness.events
+    return harness.events
 
 
 def told(event: dict[str, Any], *names: str) -> list[Any]:
@@ -47,13 +47,13 @@ def told(event: dict[str, Any], *names: str) -> list[Any]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_miss_is_noted_with_all_its_fields(stand: Stand) -> None:
-    await stand.start()
+async def test_a_miss_is_noted_with_all_its_fields(harness: ProxyHarness) -> None:
+    await harness.start()
     before = time.time()
     data = post("/v1/chat/completions?a=secret&b", ASKED, [("X-Forwarded-For", "192.0.2.7")])
-    answer = await stand.ask(data)
+    answer = await harness.ask(data)
     after = time.time()
-    (event,) = await events_of(stand, 1)
+    (event,) = await events_of(harness, 1)
     spent, when = event.pop("ms"), event.pop("time")
     assert event == {
         "method": "POST",
@@ -77,10 +77,10 @@ async def test_a_miss_is_noted_with_all_its_fields(stand: Stand) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_hit_is_noted_without_upstream(stand: Stand) -> None:
-    await stand.start()
-    answers = [await stand.ask(request()) for _ in range(2)]
-    event = (await events_of(stand, 2))[1]
+async def test_a_hit_is_noted_without_upstream(harness: ProxyHarness) -> None:
+    await harness.start()
+    answers = [await harness.ask(request()) for _ in range(2)]
+    event = (await events_of(harness, 2))[1]
     assert told(event, "status", "cache", "ended") == [200, "HIT", "ok"]
     assert told(event, "bytes_in", "bytes_out") == [0, len(answers[1].body)]
     assert set(event["ms"]) == {"total"}
@@ -99,18 +99,20 @@ async def test_a_hit_is_noted_without_upstream(stand: Stand) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_why_the_cache_was_left_aside_is_noted(stand: Stand, data: bytes, cache: str) -> None:
-    await stand.start()
-    await stand.ask(data)
-    assert (await events_of(stand, 1))[0]["cache"] == cache
+async def test_why_the_cache_was_left_aside_is_noted(
+    harness: ProxyHarness, data: bytes, cache: str
+) -> None:
+    await harness.start()
+    await harness.ask(data)
+    assert (await events_of(harness, 1))[0]["cache"] == cache
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_refusal_by_the_rate_limit_is_noted(stand: Stand) -> None:
-    await stand.start(RATE_LIMIT="1")
-    await stand.ask(request())
-    answer = await stand.ask(request())
-    event = (await events_of(stand, 2))[1]
+async def test_a_refusal_by_the_rate_limit_is_noted(harness: ProxyHarness) -> None:
+    await harness.start(RATE_LIMIT="1")
+    await harness.ask(request())
+    answer = await harness.ask(request())
+    event = (await events_of(harness, 2))[1]
     assert told(event, "status", "cache", "client") == [429, "-", "127.0.0.1"]
     assert event["bytes_out"] == len(answer.body)
 
@@ -138,115 +140,115 @@ async def test_a_refusal_by_the_rate_limit_is_noted(stand: Stand) -> None:
 )  # fmt: skip
 @pytest_twisted.ensureDeferred
 async def test_what_the_proxy_refuses_is_noted_with_its_code(
-    stand: Stand, data: bytes, status: int, code: str, path: str
+    harness: ProxyHarness, data: bytes, status: int, code: str, path: str
 ) -> None:
-    await stand.start()
-    assert (await stand.ask(data)).status == status
-    (event,) = await events_of(stand, 1)
+    await harness.start()
+    assert (await harness.ask(data)).status == status
+    (event,) = await events_of(harness, 1)
     assert told(event, "status", "code", "cache", "ended") == [status, code, "-", "ok"]
     assert event["path"] == path
     assert event["method"] == data.partition(b" ")[0].decode()
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_no_request_is_noted_too(stand: Stand) -> None:
-    await stand.start()
-    wire = await stand.connect()
+async def test_what_is_no_request_is_noted_too(harness: ProxyHarness) -> None:
+    await harness.start()
+    wire = await harness.connect()
     wire.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
     assert (await wire.answer()).status == 400
-    (event,) = await events_of(stand, 1)
+    (event,) = await events_of(harness, 1)
     assert told(event, "method", "status", "code") == ["-", 400, "bad_request"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_system_endpoints_are_noted(stand: Stand) -> None:
-    await stand.start()
-    answer = await stand.ask(request("/health?x=secret"))
-    (event,) = await events_of(stand, 1)
+async def test_system_endpoints_are_noted(harness: ProxyHarness) -> None:
+    await harness.start()
+    answer = await harness.ask(request("/health?x=secret"))
+    (event,) = await events_of(harness, 1)
     assert told(event, "method", "path", "status", "cache") == ["GET", "/health?x", 200, "-"]
     assert told(event, "bytes_out", "client") == [len(answer.body), "127.0.0.1"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_error_of_upstreams_is_noted_with_its_request_id(stand: Stand) -> None:
-    await stand.start()
-    await stand.ask(request("/v1/nothing"))
-    (event,) = await events_of(stand, 1)
+async def test_an_error_of_upstreams_is_noted_with_its_request_id(harness: ProxyHarness) -> None:
+    await harness.start()
+    await harness.ask(request("/v1/nothing"))
+    (event,) = await events_of(harness, 1)
     assert told(event, "status", "upstream_request_id") == [404, "req_000001"]
     assert "code" not in event
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upstream_that_fails_is_noted_with_the_cause(stand: Stand) -> None:
-    await stand.start()
-    stand.upstream.script("/v1/broken", [Reset()])
-    assert (await stand.ask(request("/v1/broken"))).status == 502
-    (event,) = await events_of(stand, 1)
+async def test_an_upstream_that_fails_is_noted_with_the_cause(harness: ProxyHarness) -> None:
+    await harness.start()
+    harness.upstream.script("/v1/broken", [Reset()])
+    assert (await harness.ask(request("/v1/broken"))).status == 502
+    (event,) = await events_of(harness, 1)
     assert told(event, "status", "code", "ended") == [502, "upstream_unreachable", "ok"]
     assert event["detail"].startswith("Connection")
     assert "upstream" not in event["ms"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_that_left_before_the_answer_is_a_499(stand: Stand) -> None:
-    await stand.start()
-    stand.upstream.script("/v1/slow", [Pause()])
-    wire = await stand.connect()
+async def test_a_client_that_left_before_the_answer_is_a_499(harness: ProxyHarness) -> None:
+    await harness.start()
+    harness.upstream.script("/v1/slow", [Pause()])
+    wire = await harness.connect()
     wire.send(post("/v1/slow", ASKED))
-    await stand.upstream.wait_for(lambda one: one.paused)
+    await harness.upstream.wait_for(lambda one: one.paused)
     wire.abort()
-    (event,) = await events_of(stand, 1)
+    (event,) = await events_of(harness, 1)
     assert told(event, "status", "ended", "cache") == [499, "client_gone", "path"]
     assert told(event, "bytes_in", "bytes_out") == [len(ASKED), 0]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_that_left_inside_the_answer_keeps_its_status(stand: Stand) -> None:
-    await stand.start()
+async def test_a_client_that_left_inside_the_answer_keeps_its_status(harness: ProxyHarness) -> None:
+    await harness.start()
     stream = [head(200, [CHUNKED, (b"x-request-id", b"req_9")]), chunk(b"12345"), Pause()]
-    stand.upstream.script("/v1/slow", stream)
-    wire = await stand.connect()
+    harness.upstream.script("/v1/slow", stream)
+    wire = await harness.connect()
     wire.send(request("/v1/slow"))
-    await wire.until(lambda: b"12345" in wire.came)
+    await wire.until(lambda: b"12345" in wire.received)
     wire.abort()
-    (event,) = await events_of(stand, 1)
+    (event,) = await events_of(harness, 1)
     assert told(event, "status", "ended", "bytes_out") == [200, "client_gone", 5]
     assert event["upstream_request_id"] == "req_9"
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_that_left_inside_its_request_is_noted(stand: Stand) -> None:
-    await stand.start()
-    wire = await stand.connect()
+async def test_a_client_that_left_inside_its_request_is_noted(harness: ProxyHarness) -> None:
+    await harness.start()
+    wire = await harness.connect()
     wire.send(request("/v1/embeddings", "POST", [("Content-Length", "100")]) + b"{")
-    assert stand.daemon is not None
-    connections = stand.daemon.door.factory.connections
-    await eventually(stand.reactor, lambda: any(c._active for c in connections))
+    assert harness.daemon is not None
+    connections = harness.daemon.door.factory.connections
+    await eventually(harness.reactor, lambda: any(c._active for c in connections))
     wire.abort()
-    (event,) = await events_of(stand, 1)
+    (event,) = await events_of(harness, 1)
     assert told(event, "status", "ended", "bytes_in") == [499, "client_gone", 1]
-    assert not list(stand.upstream.requests)
+    assert not list(harness.upstream.requests)
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_answer_that_upstream_cut_is_noted(stand: Stand) -> None:
-    await stand.start()
-    stand.upstream.script("/v1/cut", [head(200, [CHUNKED]), chunk(b"12345"), Cut()])
-    assert (await stand.ask(request("/v1/cut"))).cut
-    (event,) = await events_of(stand, 1)
+async def test_an_answer_that_upstream_cut_is_noted(harness: ProxyHarness) -> None:
+    await harness.start()
+    harness.upstream.script("/v1/cut", [head(200, [CHUNKED]), chunk(b"12345"), Close()])
+    assert (await harness.ask(request("/v1/cut"))).cut
+    (event,) = await events_of(harness, 1)
     assert told(event, "status", "ended", "bytes_out") == [200, "cut", 5]
     assert event["code"] == "upstream_unreachable"
 
 
 @pytest_twisted.ensureDeferred
-async def test_every_request_of_a_pipeline_is_noted_once(stand: Stand) -> None:
-    await stand.start()
-    wire = await stand.connect()
+async def test_every_request_of_a_pipeline_is_noted_once(harness: ProxyHarness) -> None:
+    await harness.start()
+    wire = await harness.connect()
     paths = ["/health", "/nowhere", "/v1/models", "/v1/x"]
     wire.send(b"".join(map(request, paths)))
     for _ in paths:
         await wire.answer()
-    assert sorted(event["path"] for event in await events_of(stand, 4)) == paths
+    assert sorted(event["path"] for event in await events_of(harness, 4)) == paths
 
 
 # Nothing secret.
@@ -332,30 +334,30 @@ TROUBLES = [
 @pytest.mark.parametrize("through_proxy", [False, True], ids=["direct", "egress proxy"])
 @pytest_twisted.ensureDeferred
 async def test_no_secret_is_written_whatever_fails(
-    stand: Stand, said: list[str], through_proxy: bool
+    harness: ProxyHarness, said: list[str], through_proxy: bool
 ) -> None:
-    proxy = FakeProxy(stand.reactor)
+    proxy = FakeProxy(harness.reactor)
     texts = {"ADMIN_TOKEN": SECRETS["token"], "REQUEST_TIMEOUT": "200ms"}
     if through_proxy:
-        port = await proxy.listen(loopback(stand.reactor))
+        port = await proxy.listen(loopback(harness.reactor))
         texts["PROXY_URL"] = f"http://{PROXY_USERINFO}@127.0.0.1:{port}"
-    await stand.start(**texts)
+    await harness.start(**texts)
     answer = SECRETS["answer"].encode()
-    stand.upstream.script("/v1/fine", response(answer, 200, [(b"Set-Cookie", answer)]))
-    stand.upstream.script("/v1/broken", [Reset()])
-    stand.upstream.script("/v1/garbage", b"HTTP/1.1 2x0 " + answer + b"\r\n\r\n")
-    stand.upstream.script("/v1/slow", [Pause()])
-    stand.upstream.script("/v1/cut", [head(200, [CHUNKED]), chunk(answer), Cut()])
+    harness.upstream.script("/v1/fine", response(answer, 200, [(b"Set-Cookie", answer)]))
+    harness.upstream.script("/v1/broken", [Reset()])
+    harness.upstream.script("/v1/garbage", b"HTTP/1.1 2x0 " + answer + b"\r\n\r\n")
+    harness.upstream.script("/v1/slow", [Pause()])
+    harness.upstream.script("/v1/cut", [head(200, [CHUNKED]), chunk(answer), Close()])
     bodies = []
     for trouble in TROUBLES:
-        got = await stand.ask(trouble.data)
+        got = await harness.ask(trouble.data)
         assert got.status == trouble.status, trouble.data
         if trouble.status >= 400 and got.get("x-request-id") is None:
             bodies.append(got.body)
-    seen = await stand.ask(request("/stats", key=f"Bearer {SECRETS['token']}".encode()))
+    seen = await harness.ask(request("/stats", key=f"Bearer {SECRETS['token']}".encode()))
     assert seen.status == 200
-    assert_no_secret(await events_of(stand, len(TROUBLES) + 1), bodies, seen.body, said)
-    await stand.stop()
+    assert_no_secret(await events_of(harness, len(TROUBLES) + 1), bodies, seen.body, said)
+    await harness.stop()
     await proxy.close()
     assert_no_secret(said)
 
@@ -371,46 +373,49 @@ async def test_no_secret_is_written_whatever_fails(
 )
 @pytest_twisted.ensureDeferred
 async def test_the_password_of_a_proxy_that_cannot_be_reached_is_not_written(
-    stand: Stand, said: list[str], proxy_url: str, upstream: str | None
+    harness: ProxyHarness, said: list[str], proxy_url: str, upstream: str | None
 ) -> None:
-    await stand.start(upstream, PROXY_URL=proxy_url.format(PROXY_USERINFO), REQUEST_TIMEOUT="2s")
-    answer = await stand.ask(secretive("/v1/fine"))
+    await harness.start(upstream, PROXY_URL=proxy_url.format(PROXY_USERINFO), REQUEST_TIMEOUT="2s")
+    answer = await harness.ask(secretive("/v1/fine"))
     assert answer.status in (502, 504)
-    seen = await stand.ask(request("/stats"))
+    seen = await harness.ask(request("/stats"))
     assert b"***:***@" in seen.body
-    assert_no_secret(await events_of(stand, 2), answer, seen, said)
+    assert_no_secret(await events_of(harness, 2), answer, seen, said)
 
 
 @pytest.mark.parametrize("status", [407, 403, 200])
 @pytest_twisted.ensureDeferred
 async def test_what_an_egress_proxy_says_about_credentials_is_not_written(
-    stand: Stand, said: list[str], status: int
+    harness: ProxyHarness, said: list[str], status: int
 ) -> None:
-    proxy = FakeProxy(stand.reactor)
-    port = await proxy.listen(loopback(stand.reactor))
+    proxy = FakeProxy(harness.reactor)
+    port = await proxy.listen(loopback(harness.reactor))
     realm = (b"Proxy-Authenticate", b'Basic realm="%b"' % SECRETS["odd key"].encode())
     answer = response(SECRETS["answer"].encode(), status, [realm, (b"X-Echo", BASIC.encode())])
     proxy.script(lambda _: True, answer)
-    await stand.start("https://api.test", PROXY_URL=f"http://{PROXY_USERINFO}@127.0.0.1:{port}")
-    got = await stand.ask(secretive("/v1/fine"))
+    await harness.start("https://api.test", PROXY_URL=f"http://{PROXY_USERINFO}@127.0.0.1:{port}")
+    got = await harness.ask(secretive("/v1/fine"))
     assert got.status == 502
-    assert_no_secret(await events_of(stand, 1), got, said)
-    await stand.stop()
+    assert_no_secret(await events_of(harness, 1), got, said)
+    await harness.stop()
     await proxy.close()
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_defect_of_ours_is_logged_with_its_place_and_without_secrets(
-    stand: Stand, said: list[str], failures: list[LogEvent], monkeypatch: pytest.MonkeyPatch
+    harness: ProxyHarness,
+    said: list[str],
+    failures: list[LogEvent],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    await stand.start(ADMIN_TOKEN=SECRETS["token"])
-    assert stand.daemon is not None
-    monkeypatch.setattr(stand.daemon.system.relay.lookup, "bypass", lambda *_: 1 // 0)
-    got = await stand.ask(secretive("/v1/embeddings"))
+    await harness.start(ADMIN_TOKEN=SECRETS["token"])
+    assert harness.daemon is not None
+    monkeypatch.setattr(harness.daemon.system.relay.lookup, "bypass", lambda *_: 1 // 0)
+    got = await harness.ask(secretive("/v1/embeddings"))
     assert (got.status, json.loads(got.body)["error"]["code"]) == (500, "internal_error")
     assert "ZeroDivisionError" in "".join(said)
-    assert_no_secret(said, got, await events_of(stand, 1))
-    assert stand.events[0]["code"] == "internal_error"
+    assert_no_secret(said, got, await events_of(harness, 1))
+    assert harness.events[0]["code"] == "internal_error"
     failures.clear()
 
 

@@ -22,9 +22,9 @@ from goproxyai.proxy.recorder import PIECE_BYTES
 from goproxyai.proxy.replay import PacedReplay
 from goproxyai.reactor.socket_write import parked
 from tests.support.answers import chunk, event, head, response, sse
-from tests.support.harness import Answer, Skewed, Stand, eventually, post, request
+from tests.support.harness import Answer, ProxyHarness, SkewedReactor, eventually, post, request
 from tests.support.requests import Request
-from tests.support.steps import Cut, Pause
+from tests.support.steps import Close, Pause
 
 JSON = [("Content-Type", "application/json")]
 CHAT = "/v1/chat/completions"
@@ -44,17 +44,17 @@ def anything(_: Request) -> bool:
     return True
 
 
-async def started(stand: Stand, **texts: str) -> Stand:
-    await stand.start(**texts)
-    stand.upstream.script(anything, numbered)
-    return stand
+async def started(harness: ProxyHarness, **texts: str) -> ProxyHarness:
+    await harness.start(**texts)
+    harness.upstream.script(anything, numbered)
+    return harness
 
 
-async def twice(stand: Stand, first: bytes, second: bytes | None = None) -> list[Answer]:
+async def twice(harness: ProxyHarness, first: bytes, second: bytes | None = None) -> list[Answer]:
     """The answers to two requests, one after the other."""
     answers = []
     for data in (first, first if second is None else second):
-        answers.append(await stand.ask(data, data.partition(b" ")[0]))
+        answers.append(await harness.ask(data, data.partition(b" ")[0]))
     return answers
 
 
@@ -62,9 +62,9 @@ def caches(*answers: Answer) -> list[bytes | None]:
     return [answer.get("X-Cache") for answer in answers]
 
 
-def store(stand: Stand):
-    assert stand.daemon is not None
-    kept = stand.daemon.system.relay.store
+def store(harness: ProxyHarness):
+    assert harness.daemon is not None
+    kept = harness.daemon.system.relay.store
     assert kept is not None
     return kept
 
@@ -85,12 +85,14 @@ def store(stand: Stand):
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_the_same_request_is_answered_from_the_cache(stand: Stand, data: bytes) -> None:
-    await started(stand)
-    miss, hit = await twice(stand, data)
+async def test_the_same_request_is_answered_from_the_cache(
+    harness: ProxyHarness, data: bytes
+) -> None:
+    await started(harness)
+    miss, hit = await twice(harness, data)
     assert caches(miss, hit) == [b"MISS", b"HIT"]
     assert (hit.status, hit.body) == (miss.status, miss.body)
-    assert len(stand.upstream.requests) == 1
+    assert len(harness.upstream.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -116,17 +118,17 @@ async def test_the_same_request_is_answered_from_the_cache(stand: Stand, data: b
 )
 @pytest_twisted.ensureDeferred
 async def test_other_requests_leave_the_cache_aside_and_say_why(
-    stand: Stand, method: str, target: str, header: tuple[str, str] | None, detail: str
+    harness: ProxyHarness, method: str, target: str, header: tuple[str, str] | None, detail: str
 ) -> None:
-    await started(stand)
+    await started(harness)
     headers = [] if header is None else [header]
     body = ASKED if method == "POST" else b""
-    answers = await twice(stand, request(target, method, [*JSON, *headers], body))
+    answers = await twice(harness, request(target, method, [*JSON, *headers], body))
     assert caches(*answers) == [b"MISS", b"MISS"]
     expected = b"goproxyai; fwd=bypass; detail=" + detail.encode()
     assert [answer.get("Cache-Status") for answer in answers] == [expected] * 2
-    assert len(stand.upstream.requests) == 2
-    assert len(store(stand)) == 0
+    assert len(harness.upstream.requests) == 2
+    assert len(store(harness)) == 0
 
 
 @pytest.mark.parametrize(
@@ -143,21 +145,21 @@ async def test_other_requests_leave_the_cache_aside_and_say_why(
 )
 @pytest_twisted.ensureDeferred
 async def test_fields_without_an_effect_on_the_answer_do_not_count(
-    stand: Stand, one: tuple[str, str], other: tuple[str, str]
+    harness: ProxyHarness, one: tuple[str, str], other: tuple[str, str]
 ) -> None:
-    await started(stand)
-    answers = await twice(stand, post(CHAT, ASKED, [one]), post(CHAT, ASKED, [other]))
+    await started(harness)
+    answers = await twice(harness, post(CHAT, ASKED, [one]), post(CHAT, ASKED, [other]))
     assert caches(*answers) == [b"MISS", b"HIT"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_chunked_request_is_the_same_as_one_with_a_length(stand: Stand) -> None:
-    await started(stand)
+async def test_a_chunked_request_is_the_same_as_one_with_a_length(harness: ProxyHarness) -> None:
+    await started(harness)
     framed = request(CHAT, "POST", [*JSON, ("Transfer-Encoding", "chunked")])
     framed += chunk(ASKED[:9]) + chunk(ASKED[9:]) + chunk(b"")
-    answers = await twice(stand, framed, post(CHAT, ASKED))
+    answers = await twice(harness, framed, post(CHAT, ASKED))
     assert caches(*answers) == [b"MISS", b"HIT"]
-    assert stand.upstream.requests[0].body == ASKED
+    assert harness.upstream.requests[0].body == ASKED
 
 
 # The key.
@@ -187,31 +189,33 @@ async def test_a_chunked_request_is_the_same_as_one_with_a_length(stand: Stand) 
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_request_that_differs_in_its_key_is_another_one(stand: Stand, other: bytes) -> None:
-    await started(stand)
+async def test_a_request_that_differs_in_its_key_is_another_one(
+    harness: ProxyHarness, other: bytes
+) -> None:
+    await started(harness)
     first = post(CHAT, ASKED, [("Accept", "a")])
-    answers = await twice(stand, first, other)
+    answers = await twice(harness, first, other)
     assert caches(*answers) == [b"MISS", b"MISS"]
     assert answers[0].body != answers[1].body
-    assert caches(await stand.ask(first), await stand.ask(other)) == [b"HIT", b"HIT"]
+    assert caches(await harness.ask(first), await harness.ask(other)) == [b"HIT", b"HIT"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_two_clients_never_share_an_answer(stand: Stand) -> None:
-    await started(stand)
+async def test_two_clients_never_share_an_answer(harness: ProxyHarness) -> None:
+    await started(harness)
     asked = {key: request("/v1/files", key=key) for key in (b"Bearer a", b"Bearer b", b"Bearer")}
-    first = {key: (await stand.ask(data)).body for key, data in asked.items()}
+    first = {key: (await harness.ask(data)).body for key, data in asked.items()}
     assert len(set(first.values())) == 3
     for key, data in asked.items():
-        again = await stand.ask(data)
+        again = await harness.ask(data)
         assert (again.get("X-Cache"), again.body) == (b"HIT", first[key])
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_credential_is_stored(stand: Stand) -> None:
-    await started(stand)
-    await stand.ask(request("/v1/models", key=b"Bearer sk-good-secret"))
-    (entry,) = store(stand)
+async def test_no_credential_is_stored(harness: ProxyHarness) -> None:
+    await started(harness)
+    await harness.ask(request("/v1/models", key=b"Bearer sk-good-secret"))
+    (entry,) = store(harness)
     parts = (entry.key, entry.head, entry.body, entry.place.path, entry.place.owner)
     assert not any(b"secret" in part for part in parts)
 
@@ -222,10 +226,10 @@ async def test_no_credential_is_stored(stand: Stand) -> None:
 @pytest.mark.parametrize("status", [200, 201, 400, 401])
 @pytest.mark.parametrize("data", [request(), post(CHAT, ASKED)], ids=["GET", "POST"])
 @pytest_twisted.ensureDeferred
-async def test_these_statuses_are_stored(stand: Stand, status: int, data: bytes) -> None:
-    await stand.start()
-    stand.upstream.script(anything, response(b'{"a":1}', status, [(b"X-Mine", b"1")]))
-    miss, hit = await twice(stand, data)
+async def test_these_statuses_are_stored(harness: ProxyHarness, status: int, data: bytes) -> None:
+    await harness.start()
+    harness.upstream.script(anything, response(b'{"a":1}', status, [(b"X-Mine", b"1")]))
+    miss, hit = await twice(harness, data)
     assert caches(miss, hit) == [b"MISS", b"HIT"]
     assert (hit.status, hit.reason, hit.body) == (miss.status, miss.reason, miss.body)
     assert hit.get("X-Mine") == b"1"
@@ -234,21 +238,21 @@ async def test_these_statuses_are_stored(stand: Stand, status: int, data: bytes)
 
 @pytest.mark.parametrize("status", [202, 203, 206, 301, 403, 404, 409, 429, 500, 502, 503, 504])
 @pytest_twisted.ensureDeferred
-async def test_other_statuses_are_not(stand: Stand, status: int) -> None:
-    await stand.start()
-    stand.upstream.script(anything, response(b'{"a":1}', status))
-    answers = await twice(stand, request())
+async def test_other_statuses_are_not(harness: ProxyHarness, status: int) -> None:
+    await harness.start()
+    harness.upstream.script(anything, response(b'{"a":1}', status))
+    answers = await twice(harness, request())
     assert [answer.status for answer in answers] == [status, status]
     assert caches(*answers) == [b"MISS", b"MISS"]
-    assert len(stand.upstream.requests) == 2
+    assert len(harness.upstream.requests) == 2
 
 
 @pytest_twisted.ensureDeferred
-async def test_cookies_reach_the_client_they_were_set_for_alone(stand: Stand) -> None:
-    await stand.start()
+async def test_cookies_reach_the_client_they_were_set_for_alone(harness: ProxyHarness) -> None:
+    await harness.start()
     cookies = [(b"Set-Cookie", b"a=1"), (b"X-Two", b"b"), (b"set-cookie", b"c=2")]
-    stand.upstream.script(anything, response(b"{}", 200, cookies))
-    miss, hit = await twice(stand, request())
+    harness.upstream.script(anything, response(b"{}", 200, cookies))
+    miss, hit = await twice(harness, request())
     assert miss.all("Set-Cookie") == [b"a=1", b"c=2"]
     assert hit.get("X-Cache") == b"HIT"
     assert hit.all("Set-Cookie") == []
@@ -260,10 +264,12 @@ FAILED = event({"error": {"message": "overloaded"}})
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stream_that_ended_is_replayed_byte_for_byte_as_a_stream(stand: Stand) -> None:
-    await stand.start()
-    stand.upstream.script(CHAT, sse(EVENTS, 0))
-    miss, hit = await twice(stand, post(CHAT, ASKED))
+async def test_a_stream_that_ended_is_replayed_byte_for_byte_as_a_stream(
+    harness: ProxyHarness,
+) -> None:
+    await harness.start()
+    harness.upstream.script(CHAT, sse(EVENTS, 0))
+    miss, hit = await twice(harness, post(CHAT, ASKED))
     assert caches(miss, hit) == [b"MISS", b"HIT"]
     assert miss.body == hit.body == b"".join(EVENTS)
     assert hit.get("Content-Type") == miss.get("Content-Type")
@@ -275,38 +281,40 @@ async def test_a_stream_that_ended_is_replayed_byte_for_byte_as_a_stream(stand: 
     "answer",
     [
         [head(200, [SSE_TYPE, CHUNKED]), chunk(EVENTS[0]), chunk(b"")],
-        [head(200, [SSE_TYPE]), *EVENTS, Cut()],
-        [head(200, [SSE_TYPE]), b'data: {"type":"response.completed"}\n\n', Cut()],
+        [head(200, [SSE_TYPE]), *EVENTS, Close()],
+        [head(200, [SSE_TYPE]), b'data: {"type":"response.completed"}\n\n', Close()],
     ],
     ids=["its framing", "done", "completed"],
 )
 @pytest_twisted.ensureDeferred
 async def test_a_stream_ends_well_by_its_framing_or_its_own_words(
-    stand: Stand, answer: list[bytes]
+    harness: ProxyHarness, answer: list[bytes]
 ) -> None:
-    await stand.start()
-    stand.upstream.script(CHAT, answer)
-    miss, hit = await twice(stand, post(CHAT, ASKED))
+    await harness.start()
+    harness.upstream.script(CHAT, answer)
+    miss, hit = await twice(harness, post(CHAT, ASKED))
     assert caches(miss, hit) == [b"MISS", b"HIT"]
     assert miss.body == hit.body
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stream_and_a_whole_answer_are_never_each_others(stand: Stand) -> None:
-    await started(stand)
+async def test_a_stream_and_a_whole_answer_are_never_each_others(harness: ProxyHarness) -> None:
+    await started(harness)
     plain = ASKED[:-1] + b',"stream":false}'
     asked = [ASKED, plain, plain.replace(b"false", b"true")]
-    first = [await stand.ask(post(CHAT, body)) for body in asked]
+    first = [await harness.ask(post(CHAT, body)) for body in asked]
     assert len({answer.body for answer in first}) == 3
-    assert caches(*[await stand.ask(post(CHAT, body)) for body in asked]) == [b"HIT"] * 3
+    assert caches(*[await harness.ask(post(CHAT, body)) for body in asked]) == [b"HIT"] * 3
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stored_stream_is_ended_by_the_connection_for_http_1_0(stand: Stand) -> None:
-    await stand.start()
-    stand.upstream.script(CHAT, sse(EVENTS, 0))
+async def test_a_stored_stream_is_ended_by_the_connection_for_http_1_0(
+    harness: ProxyHarness,
+) -> None:
+    await harness.start()
+    harness.upstream.script(CHAT, sse(EVENTS, 0))
     data = post(CHAT, ASKED)
-    _, hit = await twice(stand, data, data.replace(b"HTTP/1.1", b"HTTP/1.0"))
+    _, hit = await twice(harness, data, data.replace(b"HTTP/1.1", b"HTTP/1.0"))
     assert (hit.get("X-Cache"), hit.body, hit.cut) == (b"HIT", b"".join(EVENTS), False)
     assert hit.get("Transfer-Encoding") is None
 
@@ -314,11 +322,11 @@ async def test_a_stored_stream_is_ended_by_the_connection_for_http_1_0(stand: St
 @pytest.mark.parametrize(
     "answer",
     [
-        [head(200, [(b"Content-Length", b"9")]), b"1234", Cut()],
-        [head(200, [SSE_TYPE, CHUNKED]), chunk(EVENTS[0]), Cut()],
-        [head(200, [SSE_TYPE, CHUNKED]), chunk(EVENTS[0]), b"0\r\n", Cut()],
-        [head(200, [SSE_TYPE]), EVENTS[0], Cut()],
-        [head(200, [(b"Content-Type", b"text/plain")]), b"data: [DONE]\n\n", Cut()],
+        [head(200, [(b"Content-Length", b"9")]), b"1234", Close()],
+        [head(200, [SSE_TYPE, CHUNKED]), chunk(EVENTS[0]), Close()],
+        [head(200, [SSE_TYPE, CHUNKED]), chunk(EVENTS[0]), b"0\r\n", Close()],
+        [head(200, [SSE_TYPE]), EVENTS[0], Close()],
+        [head(200, [(b"Content-Type", b"text/plain")]), b"data: [DONE]\n\n", Close()],
         [head(200, [SSE_TYPE, CHUNKED]), chunk(EVENTS[0]), chunk(b'data: {"a'), chunk(b"")],
         [head(200, [SSE_TYPE, CHUNKED]), chunk(EVENTS[0]), chunk(FAILED), chunk(b"")],
         [head(200, [SSE_TYPE, CHUNKED]), chunk(FAILED), chunk(EVENTS[-1]), chunk(b"")],
@@ -335,34 +343,36 @@ async def test_a_stored_stream_is_ended_by_the_connection_for_http_1_0(stand: St
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_an_answer_that_may_be_cut_is_not_stored(stand: Stand, answer: list[bytes]) -> None:
-    await stand.start()
-    stand.upstream.script(CHAT, answer)
-    answers = await twice(stand, post(CHAT, ASKED))
+async def test_an_answer_that_may_be_cut_is_not_stored(
+    harness: ProxyHarness, answer: list[bytes]
+) -> None:
+    await harness.start()
+    harness.upstream.script(CHAT, answer)
+    answers = await twice(harness, post(CHAT, ASKED))
     assert caches(*answers) == [b"MISS", b"MISS"]
-    assert len(store(stand)) == store(stand).reserved == 0
+    assert len(store(harness)) == store(harness).reserved == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stream_whose_client_left_is_not_stored(stand: Stand) -> None:
-    await stand.start()
-    stand.upstream.script(CHAT, [head(200, [SSE_TYPE, CHUNKED]), chunk(EVENTS[0]), Pause()])
-    wire = await stand.connect()
+async def test_a_stream_whose_client_left_is_not_stored(harness: ProxyHarness) -> None:
+    await harness.start()
+    harness.upstream.script(CHAT, [head(200, [SSE_TYPE, CHUNKED]), chunk(EVENTS[0]), Pause()])
+    wire = await harness.connect()
     wire.send(post(CHAT, ASKED))
-    await wire.until(lambda: EVENTS[0] in wire.came)
-    assert store(stand).reserved == len(EVENTS[0]) + PIECE_BYTES
+    await wire.until(lambda: EVENTS[0] in wire.received)
+    assert store(harness).reserved == len(EVENTS[0]) + PIECE_BYTES
     wire.abort()
-    await stand.upstream.wait_for(lambda one: one.lost)
-    assert len(store(stand)) == store(stand).reserved == 0
+    await harness.upstream.wait_for(lambda one: one.lost)
+    assert len(store(harness)) == store(harness).reserved == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_chunked_answer_is_replayed_with_its_length(stand: Stand) -> None:
-    await stand.start()
+async def test_a_chunked_answer_is_replayed_with_its_length(harness: ProxyHarness) -> None:
+    await harness.start()
     kind = (b"Content-Type", b"application/json")
     parts = [chunk(b'{"a":'), chunk(b"1}"), chunk(b"")]
-    stand.upstream.script(CHAT, [head(200, [kind, CHUNKED]), *parts])
-    miss, hit = await twice(stand, post(CHAT, ASKED))
+    harness.upstream.script(CHAT, [head(200, [kind, CHUNKED]), *parts])
+    miss, hit = await twice(harness, post(CHAT, ASKED))
     assert (miss.get("Transfer-Encoding"), miss.get("Content-Length")) == (b"chunked", None)
     assert (hit.get("Transfer-Encoding"), hit.get("Content-Length")) == (None, b"7")
     assert miss.body == hit.body == b'{"a":1}'
@@ -383,11 +393,11 @@ async def test_a_chunked_answer_is_replayed_with_its_length(stand: Stand) -> Non
 )
 @pytest_twisted.ensureDeferred
 async def test_a_response_may_forbid_to_store_it(
-    stand: Stand, headers: list[tuple[bytes, bytes]], cached: bytes
+    harness: ProxyHarness, headers: list[tuple[bytes, bytes]], cached: bytes
 ) -> None:
-    await stand.start()
-    stand.upstream.script(anything, response(b"{}", 200, headers))
-    assert caches(*await twice(stand, request())) == [b"MISS", cached]
+    await harness.start()
+    harness.upstream.script(anything, response(b"{}", 200, headers))
+    assert caches(*await twice(harness, request())) == [b"MISS", cached]
 
 
 @pytest.mark.parametrize("coding", ["", "gzip", "deflate"])
@@ -405,9 +415,9 @@ async def test_a_response_may_forbid_to_store_it(
 )
 @pytest_twisted.ensureDeferred
 async def test_what_still_changes_is_not_stored(
-    stand: Stand, document: dict[str, object], coding: str, cached: bytes
+    harness: ProxyHarness, document: dict[str, object], coding: str, cached: bytes
 ) -> None:
-    await stand.start()
+    await harness.start()
     encode: dict[str, Callable[[bytes], bytes]] = {
         "": bytes,
         "gzip": gzip.compress,
@@ -415,11 +425,11 @@ async def test_what_still_changes_is_not_stored(
     }
     headers = [(b"Content-Encoding", coding.encode())] if coding else []
     body = encode[coding](json.dumps(document).encode())
-    stand.upstream.script(anything, response(body, 200, headers))
-    miss, again = await twice(stand, request("/v1/batches/b", headers=[("Accept-Encoding", "*")]))
+    harness.upstream.script(anything, response(body, 200, headers))
+    miss, again = await twice(harness, request("/v1/batches/b", headers=[("Accept-Encoding", "*")]))
     assert caches(miss, again) == [b"MISS", cached]
     assert miss.body == again.body == body
-    completion = await twice(stand, post(CHAT, ASKED))
+    completion = await twice(harness, post(CHAT, ASKED))
     assert caches(*completion) == [b"MISS", b"HIT"]
 
 
@@ -429,35 +439,37 @@ async def test_what_still_changes_is_not_stored(
 @pytest.mark.parametrize("field", [("Cache-Control", "no-cache"), ("Pragma", "no-cache")])
 @pytest_twisted.ensureDeferred
 async def test_no_cache_asks_upstream_and_stores_what_it_says(
-    stand: Stand, field: tuple[str, str]
+    harness: ProxyHarness, field: tuple[str, str]
 ) -> None:
-    await started(stand)
-    first, second = await twice(stand, request(), request(headers=[field]))
+    await started(harness)
+    first, second = await twice(harness, request(), request(headers=[field]))
     assert caches(first, second) == [b"MISS", b"MISS"]
     assert second.get("Cache-Status") == b"goproxyai; fwd=request"
-    third = await stand.ask(request())
+    third = await harness.ask(request())
     assert (third.get("X-Cache"), third.body) == (b"HIT", second.body)
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_store_neither_reads_nor_stores(stand: Stand) -> None:
-    await started(stand)
+async def test_no_store_neither_reads_nor_stores(harness: ProxyHarness) -> None:
+    await started(harness)
     unseen = request(headers=[("Cache-Control", "no-store")])
-    first, second = await twice(stand, unseen, request())
+    first, second = await twice(harness, unseen, request())
     assert caches(first, second) == [b"MISS", b"MISS"]
     assert first.get("Cache-Status") == b"goproxyai; fwd=bypass; detail=no-store"
-    again, stored = await twice(stand, unseen, request())
+    again, stored = await twice(harness, unseen, request())
     assert again.body != second.body
     assert (stored.get("X-Cache"), stored.body) == (b"HIT", second.body)
 
 
 @pytest_twisted.ensureDeferred
-async def test_max_age_0_is_content_with_nothing_stored(stand: Stand) -> None:
-    await started(stand)
-    first, second = await twice(stand, request(), request(headers=[("Cache-Control", "max-age=0")]))
+async def test_max_age_0_is_content_with_nothing_stored(harness: ProxyHarness) -> None:
+    await started(harness)
+    first, second = await twice(
+        harness, request(), request(headers=[("Cache-Control", "max-age=0")])
+    )
     assert caches(first, second) == [b"MISS", b"MISS"]
     assert second.get("Cache-Status") == b"goproxyai; fwd=request"
-    assert (await stand.ask(request())).body == second.body
+    assert (await harness.ask(request())).body == second.body
 
 
 @pytest.mark.parametrize(
@@ -475,12 +487,12 @@ async def test_max_age_0_is_content_with_nothing_stored(stand: Stand) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_only_if_cached_never_asks_upstream(
-    stand: Stand, method: str, target: str, control: str, hit: bool
+    harness: ProxyHarness, method: str, target: str, control: str, hit: bool
 ) -> None:
-    await started(stand)
-    await stand.ask(request())
-    answer = await stand.ask(request(target, method, [("Cache-Control", control)]))
-    assert len(stand.upstream.requests) == 1
+    await started(harness)
+    await harness.ask(request())
+    answer = await harness.ask(request(target, method, [("Cache-Control", control)]))
+    assert len(harness.upstream.requests) == 1
     if hit:
         assert (answer.status, answer.get("X-Cache")) == (200, b"HIT")
         return
@@ -493,52 +505,38 @@ async def test_only_if_cached_never_asks_upstream(
 # Size and time.
 
 
-@pytest.fixture
-def skewed(stand: Stand) -> Stand:
-    """A stand whose clock can be set ahead."""
-    stand.reactor = Skewed(stand.reactor)
-    return stand
-
-
-def jump(stand: Stand, seconds: float) -> None:
-    """Let time pass, for the connections too, which note their deadlines at the last tick."""
-    stand.reactor.ahead += seconds
-    assert stand.daemon is not None
-    stand.daemon.door.factory.ticker.now = stand.reactor.seconds()
-
-
 @pytest_twisted.ensureDeferred
-async def test_an_answer_is_served_for_its_time_and_no_longer(skewed: Stand) -> None:
-    await started(skewed)
-    await skewed.ask(request())
-    jump(skewed, 299)
-    late = await skewed.ask(request())
+async def test_an_answer_is_served_for_its_time_and_no_longer(skewed_harness: ProxyHarness) -> None:
+    await started(skewed_harness)
+    await skewed_harness.ask(request())
+    skewed_harness.advance(299)
+    late = await skewed_harness.ask(request())
     assert (late.get("X-Cache"), late.get("Age")) == (b"HIT", b"299")
-    jump(skewed, 1)
-    assert caches(await skewed.ask(request())) == [b"MISS"]
-    assert len(skewed.upstream.requests) == 2
+    skewed_harness.advance(1)
+    assert caches(await skewed_harness.ask(request())) == [b"MISS"]
+    assert len(skewed_harness.upstream.requests) == 2
 
 
 @pytest_twisted.ensureDeferred
 async def test_what_nobody_asks_for_again_is_evicted_all_the_same(
-    skewed: Stand, monkeypatch: pytest.MonkeyPatch
+    skewed_harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "EVICTION_SECONDS", 0.05)
-    await started(skewed, CACHE_TTL="1m")
-    await skewed.ask(request())
-    assert len(store(skewed)) == 1
-    jump(skewed, 60)
-    await eventually(skewed.reactor, lambda: len(store(skewed)) == 0)
-    assert (store(skewed).bytes, store(skewed).expirations) == (0, 1)
+    await started(skewed_harness, CACHE_TTL="1m")
+    await skewed_harness.ask(request())
+    assert len(store(skewed_harness)) == 1
+    skewed_harness.advance(60)
+    await eventually(skewed_harness.reactor, lambda: len(store(skewed_harness)) == 0)
+    assert (store(skewed_harness).bytes, store(skewed_harness).expirations) == (0, 1)
 
 
 @pytest_twisted.ensureDeferred
-async def test_max_age_bounds_the_age_of_what_is_taken(skewed: Stand) -> None:
-    await started(skewed)
-    await skewed.ask(request())
-    jump(skewed, 10)
-    content = await skewed.ask(request(headers=[("Cache-Control", "max-age=60")]))
-    demanding = await skewed.ask(request(headers=[("Cache-Control", "max-age=9")]))
+async def test_max_age_bounds_the_age_of_what_is_taken(skewed_harness: ProxyHarness) -> None:
+    await started(skewed_harness)
+    await skewed_harness.ask(request())
+    skewed_harness.advance(10)
+    content = await skewed_harness.ask(request(headers=[("Cache-Control", "max-age=60")]))
+    demanding = await skewed_harness.ask(request(headers=[("Cache-Control", "max-age=9")]))
     assert caches(content, demanding) == [b"HIT", b"MISS"]
 
 
@@ -547,15 +545,15 @@ THEIRS_TOO = [(b"Age", b"7"), (b"X-Cache", b"theirs")]
 
 @pytest_twisted.ensureDeferred
 async def test_a_hit_says_when_it_was_stored_how_old_it_is_and_how_long_it_lasts(
-    skewed: Stand,
+    skewed_harness: ProxyHarness,
 ) -> None:
-    await skewed.start()
-    skewed.upstream.script(anything, response(b"{}", 200, THEIRS_TOO))
+    await skewed_harness.start()
+    skewed_harness.upstream.script(anything, response(b"{}", 200, THEIRS_TOO))
     before = int(time.time())
-    miss = await skewed.ask(request())
+    miss = await skewed_harness.ask(request())
     after = time.time()
-    jump(skewed, 9)
-    hit = await skewed.ask(request())
+    skewed_harness.advance(9)
+    hit = await skewed_harness.ask(request())
     assert miss.all("X-Cache") == [b"MISS"]
     assert miss.get("X-Cache-Timestamp") is None
     assert miss.get("Cache-Status") == b"goproxyai; fwd=miss"
@@ -579,71 +577,73 @@ async def test_a_hit_says_when_it_was_stored_how_old_it_is_and_how_long_it_lasts
 
 @pytest.mark.parametrize("texts", [{"CACHE_TTL": "0"}, {"MAX_CACHE_SIZE": "0"}])
 @pytest_twisted.ensureDeferred
-async def test_a_cache_that_is_turned_off_does_nothing(stand: Stand, texts: dict[str, str]) -> None:
-    await started(stand, **texts)
+async def test_a_cache_that_is_turned_off_does_nothing(
+    harness: ProxyHarness, texts: dict[str, str]
+) -> None:
+    await started(harness, **texts)
     for data in (request(), post(CHAT, ASKED)):
-        answers = await twice(stand, data)
+        answers = await twice(harness, data)
         assert caches(*answers) == [b"MISS", b"MISS"]
         assert answers[0].get("Cache-Status") == b"goproxyai; fwd=bypass; detail=off"
-    cached = await stand.ask(request(headers=[("Cache-Control", "only-if-cached")]))
+    cached = await harness.ask(request(headers=[("Cache-Control", "only-if-cached")]))
     assert cached.status == 504
-    cleared = await stand.ask(request("/cache", "DELETE"))
+    cleared = await harness.ask(request("/cache", "DELETE"))
     assert cleared.status == 200
-    assert json.loads((await stand.ask(request("/stats"))).body)["cache"]["item_count"] == 0
+    assert json.loads((await harness.ask(request("/stats"))).body)["cache"]["item_count"] == 0
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 @pytest.mark.parametrize(("size", "cached"), [(100_000, b"HIT"), (105_000, b"MISS")])
 @pytest_twisted.ensureDeferred
 async def test_what_is_larger_than_a_tenth_of_the_cache_is_not_stored(
-    stand: Stand, size: int, cached: bytes, framing: str
+    harness: ProxyHarness, size: int, cached: bytes, framing: str
 ) -> None:
-    await stand.start(MAX_CACHE_SIZE="1")
+    await harness.start(MAX_CACHE_SIZE="1")
     body = b"x" * size
     pieces = [chunk(body[at : at + 9_999]) for at in range(0, size, 9_999)]
-    stand.upstream.script("/v1/length", response(body, content_type=b"text/plain"))
-    stand.upstream.script("/v1/chunked", [head(200, [CHUNKED]), *pieces, chunk(b"")])
-    answers = await twice(stand, request(f"/v1/{framing}"))
+    harness.upstream.script("/v1/length", response(body, content_type=b"text/plain"))
+    harness.upstream.script("/v1/chunked", [head(200, [CHUNKED]), *pieces, chunk(b"")])
+    answers = await twice(harness, request(f"/v1/{framing}"))
     assert caches(*answers) == [b"MISS", cached]
     assert [answer.body for answer in answers] == [body, body]
-    assert store(stand).reserved == 0
+    assert store(harness).reserved == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_least_recently_used_makes_room(stand: Stand) -> None:
-    await stand.start(MAX_CACHE_SIZE="1")
-    stand.upstream.script(anything, response(b"x" * 90_000, content_type=b"text/plain"))
+async def test_the_least_recently_used_makes_room(harness: ProxyHarness) -> None:
+    await harness.start(MAX_CACHE_SIZE="1")
+    harness.upstream.script(anything, response(b"x" * 90_000, content_type=b"text/plain"))
     for number in range(20):
-        await stand.ask(request(f"/v1/{number}"))
-        assert caches(await stand.ask(request("/v1/0"))) == [b"HIT"]
-    assert store(stand).bytes <= 1024 * 1024
-    assert store(stand).evictions == 20 - len(store(stand))
-    assert caches(await stand.ask(request("/v1/1"))) == [b"MISS"]
+        await harness.ask(request(f"/v1/{number}"))
+        assert caches(await harness.ask(request("/v1/0"))) == [b"HIT"]
+    assert store(harness).bytes <= 1024 * 1024
+    assert store(harness).evictions == 20 - len(store(harness))
+    assert caches(await harness.ask(request("/v1/1"))) == [b"MISS"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_large_hit_is_written_as_fast_as_the_client_reads(stand: Stand) -> None:
-    await stand.start()
+async def test_a_large_hit_is_written_as_fast_as_the_client_reads(harness: ProxyHarness) -> None:
+    await harness.start()
     body = bytes(range(256)) * 4096 * 9
-    stand.upstream.script("/v1/large", response(body, content_type=b"text/plain"))
-    miss = await stand.ask(request("/v1/large"))
-    assert len(store(stand)) == 1
-    wire = await stand.connect()
+    harness.upstream.script("/v1/large", response(body, content_type=b"text/plain"))
+    miss = await harness.ask(request("/v1/large"))
+    assert len(store(harness)) == 1
+    wire = await harness.connect()
     wire.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
-    wire.stop_reading()
+    wire.pause_reading()
     wire.send(request("/v1/large"))
-    assert stand.daemon is not None
-    connections = stand.daemon.door.factory.connections
-    await eventually(stand.reactor, lambda: any(parked(c.transport) for c in connections))
+    assert harness.daemon is not None
+    connections = harness.daemon.door.factory.connections
+    await eventually(harness.reactor, lambda: any(parked(c.transport) for c in connections))
     (connection,) = [c for c in connections if parked(c.transport)]
-    assert not (await stand.logged())[1:], "it is over before it was read"
+    assert not (await harness.logged())[1:], "it is over before it was read"
     peak = parked(connection.transport)
-    wire.read_again()
+    wire.resume_reading()
 
     def whole() -> bool:
         nonlocal peak
         peak = max(peak, parked(connection.transport))
-        return len(wire.came) > len(body)
+        return len(wire.received) > len(body)
 
     await wire.until(whole, 30)
     hit = await wire.answer()
@@ -655,20 +655,22 @@ async def test_a_large_hit_is_written_as_fast_as_the_client_reads(stand: Stand) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_that_leaves_in_the_middle_of_a_large_hit_is_noted(stand: Stand) -> None:
-    await stand.start()
-    stand.upstream.script("/v1/large", response(b"x" * 9_000_000, content_type=b"text/plain"))
-    await stand.ask(request("/v1/large"))
-    wire = await stand.connect()
+async def test_a_client_that_leaves_in_the_middle_of_a_large_hit_is_noted(
+    harness: ProxyHarness,
+) -> None:
+    await harness.start()
+    harness.upstream.script("/v1/large", response(b"x" * 9_000_000, content_type=b"text/plain"))
+    await harness.ask(request("/v1/large"))
+    wire = await harness.connect()
     wire.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
-    wire.stop_reading()
+    wire.pause_reading()
     wire.send(request("/v1/large"))
-    assert stand.daemon is not None
-    connections = stand.daemon.door.factory.connections
-    await eventually(stand.reactor, lambda: any(parked(c.transport) for c in connections))
+    assert harness.daemon is not None
+    connections = harness.daemon.door.factory.connections
+    await eventually(harness.reactor, lambda: any(parked(c.transport) for c in connections))
     wire.abort()
-    await eventually(stand.reactor, lambda: not connections)
-    event = (await stand.logged(2))[1]
+    await eventually(harness.reactor, lambda: not connections)
+    event = (await harness.logged(2))[1]
     assert (event["cache"], event["ended"], event["status"]) == ("HIT", "client_gone", 200)
     assert event["bytes_out"] < 9_000_000
 
@@ -676,7 +678,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_large_hit_is_noted(stand:
 # The pace of a replay.
 
 
-class Paced(Skewed):
+class Paced(SkewedReactor):
     """A reactor whose timers wait for the test: by :meth:`pass_time`."""
 
     def __init__(self, reactor: Any) -> None:
@@ -689,95 +691,97 @@ class Paced(Skewed):
         return self._reactor.callLater(delay, function, *args, **kw)
 
     def pass_time(self, seconds: float) -> None:
-        self.ahead += seconds
+        self.skew += seconds
         self.clock.advance(seconds)
 
 
 @pytest.fixture
-def paced(stand: Stand) -> Paced:
+def paced(harness: ProxyHarness) -> Paced:
     """The reactor of *stand*, whose paced replays wait for the test."""
-    stand.reactor = Paced(stand.reactor)
-    return stand.reactor
+    harness.reactor = Paced(harness.reactor)
+    return harness.reactor
 
 
 PACED = [("X-Cache-Replay", "paced")]
 
 
-async def recorded(stand: Stand, clock: Paced) -> bytes:
+async def recorded(harness: ProxyHarness, clock: Paced) -> bytes:
     """Let a stream come whose events are ten seconds apart; gives its body."""
     gates = [Pause() for _ in EVENTS]
     steps: list[Any] = [head(200, [SSE_TYPE, CHUNKED])]
     for gate, each in zip(gates, EVENTS, strict=True):
         steps += [gate, chunk(each)]
-    stand.upstream.script(CHAT, [*steps, chunk(b"")])
-    wire = await stand.connect()
+    harness.upstream.script(CHAT, [*steps, chunk(b"")])
+    wire = await harness.connect()
     wire.send(post(CHAT, ASKED))
     for gate, each in zip(gates, EVENTS, strict=True):
-        await stand.upstream.wait_for(lambda one: one.paused)
+        await harness.upstream.wait_for(lambda one: one.paused)
         gate.release()
-        await wire.until(lambda each=each: each in wire.came)  # type: ignore[misc]
+        await wire.until(lambda each=each: each in wire.received)  # type: ignore[misc]
         clock.pass_time(10.0)
     return (await wire.answer()).body
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stream_is_replayed_at_once_or_as_it_came(stand: Stand, paced: Paced) -> None:
-    await stand.start()
-    body = await recorded(stand, paced)
-    at_once = await stand.ask(post(CHAT, ASKED))
+async def test_a_stream_is_replayed_at_once_or_as_it_came(
+    harness: ProxyHarness, paced: Paced
+) -> None:
+    await harness.start()
+    body = await recorded(harness, paced)
+    at_once = await harness.ask(post(CHAT, ASKED))
     assert (at_once.get("X-Cache"), at_once.body) == (b"HIT", body)
-    wire = await stand.connect()
+    wire = await harness.connect()
     wire.send(post(CHAT, ASKED, PACED))
     for number, each in enumerate(EVENTS[:-1]):
-        await wire.until(lambda each=each: each in wire.came)  # type: ignore[misc]
-        assert EVENTS[number + 1] not in wire.came
+        await wire.until(lambda each=each: each in wire.received)  # type: ignore[misc]
+        assert EVENTS[number + 1] not in wire.received
         paced.pass_time(9.0)
-        await eventually(stand.reactor, lambda: True)
-        assert EVENTS[number + 1] not in wire.came
+        await eventually(harness.reactor, lambda: True)
+        assert EVENTS[number + 1] not in wire.received
         paced.pass_time(1.1)
     hit = await wire.answer()
     assert hit.body == body
     assert (hit.get("Transfer-Encoding"), hit.get("Content-Length")) == (b"chunked", None)
     assert b"; detail=paced" in (hit.get("Cache-Status") or b"")
-    assert "X-Cache-Replay" not in str(stand.upstream.requests[0].headers)
+    assert "X-Cache-Replay" not in str(harness.upstream.requests[0].headers)
     wire.send(post(CHAT, ASKED))
     assert caches(await wire.answer()) == [b"HIT"]
-    assert [one["cache"] for one in await stand.logged(4)] == ["MISS", "HIT", "HIT", "HIT"]
+    assert [one["cache"] for one in await harness.logged(4)] == ["MISS", "HIT", "HIT", "HIT"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_paced_replay_catches_up_and_never_takes_longer_than_the_original(
-    stand: Stand, paced: Paced
+    harness: ProxyHarness, paced: Paced
 ) -> None:
-    await stand.start()
-    body = await recorded(stand, paced)
-    wire = await stand.connect()
+    await harness.start()
+    body = await recorded(harness, paced)
+    wire = await harness.connect()
     wire.send(post(CHAT, ASKED, PACED))
-    await wire.until(lambda: EVENTS[0] in wire.came)
+    await wire.until(lambda: EVENTS[0] in wire.received)
     paced.pass_time(10.0 * len(EVENTS))
     assert (await wire.answer()).body == body
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_leaves_a_paced_replay_leaves_no_timer(
-    stand: Stand, paced: Paced
+    harness: ProxyHarness, paced: Paced
 ) -> None:
-    await stand.start()
-    await recorded(stand, paced)
-    wire = await stand.connect()
+    await harness.start()
+    await recorded(harness, paced)
+    wire = await harness.connect()
     wire.send(post(CHAT, ASKED, PACED))
-    await wire.until(lambda: EVENTS[0] in wire.came)
+    await wire.until(lambda: EVENTS[0] in wire.received)
     wire.abort()
-    assert stand.daemon is not None
-    await eventually(stand.reactor, lambda: not paced.clock.getDelayedCalls())
-    assert (await stand.logged(2))[1]["ended"] == "client_gone"
+    assert harness.daemon is not None
+    await eventually(harness.reactor, lambda: not paced.clock.getDelayedCalls())
+    assert (await harness.logged(2))[1]["ended"] == "client_gone"
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_no_stream_has_no_pace(stand: Stand) -> None:
-    await started(stand)
+async def test_what_is_no_stream_has_no_pace(harness: ProxyHarness) -> None:
+    await started(harness)
     asked = post(CHAT, ASKED, PACED)
-    miss, hit = await twice(stand, asked)
+    miss, hit = await twice(harness, asked)
     assert (caches(miss, hit), hit.body) == ([b"MISS", b"HIT"], miss.body)
 
 
@@ -790,44 +794,46 @@ async def test_what_is_no_stream_has_no_pace(stand: Stand) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_a_request_says_how_long_its_own_answer_is_kept(
-    skewed: Stand, given: str, lives: float, until: float
+    skewed_harness: ProxyHarness, given: str, lives: float, until: float
 ) -> None:
-    await started(skewed, CACHE_MAX_TTL="2h")
+    await started(skewed_harness, CACHE_MAX_TTL="2h")
     asked = request(headers=[("X-Cache-TTL", given)])
     other = request("/v1/other")
     for data in (asked, other):
-        await skewed.ask(data)
-    jump(skewed, lives)
-    assert caches(await skewed.ask(request())) == [b"HIT"], "it is no part of the key"
-    assert caches(await skewed.ask(other)) == [b"HIT" if lives < 300 else b"MISS"]
-    jump(skewed, until - lives)
-    assert caches(await skewed.ask(asked)) == [b"MISS"]
-    sent = [name.lower() for name, _ in skewed.upstream.requests[0].headers]
+        await skewed_harness.ask(data)
+    skewed_harness.advance(lives)
+    assert caches(await skewed_harness.ask(request())) == [b"HIT"], "it is no part of the key"
+    assert caches(await skewed_harness.ask(other)) == [b"HIT" if lives < 300 else b"MISS"]
+    skewed_harness.advance(until - lives)
+    assert caches(await skewed_harness.ask(asked)) == [b"MISS"]
+    sent = [name.lower() for name, _ in skewed_harness.upstream.requests[0].headers]
     assert b"x-cache-ttl" not in sent
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_time_to_live_of_nothing_stores_nothing(stand: Stand) -> None:
-    await started(stand)
+async def test_a_time_to_live_of_nothing_stores_nothing(harness: ProxyHarness) -> None:
+    await started(harness)
     asked = request(headers=[("X-Cache-TTL", "0")])
-    assert caches(*await twice(stand, asked)) == [b"MISS", b"MISS"]
-    assert len(store(stand)) == 0
+    assert caches(*await twice(harness, asked)) == [b"MISS", b"MISS"]
+    assert len(store(harness)) == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_max_stale_takes_what_has_expired_and_is_still_kept(skewed: Stand) -> None:
-    await started(skewed, CACHE_STALE="10m")
-    await skewed.ask(request())
-    jump(skewed, 360.0)
+async def test_max_stale_takes_what_has_expired_and_is_still_kept(
+    skewed_harness: ProxyHarness,
+) -> None:
+    await started(skewed_harness, CACHE_STALE="10m")
+    await skewed_harness.ask(request())
+    skewed_harness.advance(360.0)
     for control in ("max-stale=100", "max-stale"):
-        stale = await skewed.ask(request(headers=[("Cache-Control", control)]))
+        stale = await skewed_harness.ask(request(headers=[("Cache-Control", control)]))
         assert stale.get("X-Cache") == b"HIT"
         status = stale.get("Cache-Status") or b""
         assert re.fullmatch(rb"goproxyai; hit; ttl=-(59|60|61)", status)
         assert int(stale.get("Age") or b"") >= 360
-    fresh = await skewed.ask(request(headers=[("Cache-Control", "max-stale=10")]))
+    fresh = await skewed_harness.ask(request(headers=[("Cache-Control", "max-stale=10")]))
     assert fresh.get("Cache-Status") == b"goproxyai; fwd=stale"
-    assert caches(await skewed.ask(request())) == [b"HIT"]
+    assert caches(await skewed_harness.ask(request())) == [b"HIT"]
 
 
 FAILING = {
@@ -835,7 +841,7 @@ FAILING = {
     "502": response(b"{}", 502),
     "503": response(b"{}", 503),
     "504 in chunks": [head(504, [CHUNKED]), chunk(b"{}"), Pause()],
-    "gone": [Cut()],
+    "gone": [Close()],
     "junk": b"junk\r\n\r\n",
 }
 
@@ -844,40 +850,40 @@ FAILING = {
 @pytest.mark.parametrize("failing", FAILING.values(), ids=FAILING)
 @pytest_twisted.ensureDeferred
 async def test_what_has_expired_answers_when_upstream_fails(
-    skewed: Stand, failing: Any, asked: bytes
+    skewed_harness: ProxyHarness, failing: Any, asked: bytes
 ) -> None:
-    await started(skewed, CACHE_STALE="10m")
-    first = await skewed.ask(asked)
-    jump(skewed, 360.0)
-    skewed.upstream.script(anything, failing)
-    stale = await skewed.ask(asked)
+    await started(skewed_harness, CACHE_STALE="10m")
+    first = await skewed_harness.ask(asked)
+    skewed_harness.advance(360.0)
+    skewed_harness.upstream.script(anything, failing)
+    stale = await skewed_harness.ask(asked)
     assert (stale.status, stale.body, stale.get("X-Cache")) == (200, first.body, b"HIT")
     status = stale.get("Cache-Status") or b""
     assert re.fullmatch(rb"goproxyai; hit; ttl=-\d+; detail=stale-if-error", status)
     assert int(stale.get("Age") or b"") >= 360
-    logged = (await skewed.logged(2))[1]
+    logged = (await skewed_harness.logged(2))[1]
     assert logged["cache"] == "STALE"
     assert logged["detail"]
-    stats = json.loads((await skewed.ask(request("/stats"))).body)
+    stats = json.loads((await skewed_harness.ask(request("/stats"))).body)
     assert stats["cache"]["stale_if_error"] == 1
-    jump(skewed, 600.0)
-    skewed.upstream.script(anything, response(b"{}", 503))
-    assert (await skewed.ask(asked)).status == 503
+    skewed_harness.advance(600.0)
+    skewed_harness.upstream.script(anything, response(b"{}", 503))
+    assert (await skewed_harness.ask(asked)).status == 503
 
 
 @pytest.mark.parametrize("failing", FAILING.values(), ids=FAILING)
 @pytest_twisted.ensureDeferred
 async def test_what_has_expired_answers_the_same_requests_pipelined_behind_it_too(
-    skewed: Stand, failing: Any
+    skewed_harness: ProxyHarness, failing: Any
 ) -> None:
-    await started(skewed, CACHE_STALE="10m")
-    first = await skewed.ask(request())
-    jump(skewed, 360.0)
-    skewed.upstream.script(anything, failing)
-    wire = await skewed.connect()
+    await started(skewed_harness, CACHE_STALE="10m")
+    first = await skewed_harness.ask(request())
+    skewed_harness.advance(360.0)
+    skewed_harness.upstream.script(anything, failing)
+    wire = await skewed_harness.connect()
     wire.send(request() * 3)
     assert [(await wire.answer()).body for _ in range(3)] == [first.body] * 3
-    assert len(skewed.upstream.requests) >= 4  # a kept connection that died is tried again
+    assert len(skewed_harness.upstream.requests) >= 4  # a kept connection that died is tried again
 
 
 @pytest.mark.parametrize(
@@ -887,76 +893,85 @@ async def test_what_has_expired_answers_the_same_requests_pipelined_behind_it_to
 )
 @pytest_twisted.ensureDeferred
 async def test_either_side_may_forbid_what_has_expired(
-    skewed: Stand, fields: list[tuple[bytes, bytes]], control: str
+    skewed_harness: ProxyHarness, fields: list[tuple[bytes, bytes]], control: str
 ) -> None:
-    await skewed.start(CACHE_STALE="10m")
-    skewed.upstream.script(anything, response(b"{}", headers=fields), times=1)
-    await skewed.ask(request())
-    jump(skewed, 360.0)
-    skewed.upstream.script(anything, response(b"{}", 503))
+    await skewed_harness.start(CACHE_STALE="10m")
+    skewed_harness.upstream.script(anything, response(b"{}", headers=fields), times=1)
+    await skewed_harness.ask(request())
+    skewed_harness.advance(360.0)
+    skewed_harness.upstream.script(anything, response(b"{}", 503))
     headers = [("Cache-Control", control)] if control else []
-    assert (await skewed.ask(request(headers=headers))).status == 503
+    assert (await skewed_harness.ask(request(headers=headers))).status == 503
 
 
 @pytest.mark.parametrize("later", [60.0, 360.0])
 @pytest_twisted.ensureDeferred
-async def test_max_age_holds_when_upstream_fails(skewed: Stand, later: float) -> None:
-    await started(skewed, CACHE_STALE="10m")
-    await skewed.ask(request())
-    jump(skewed, later)
-    skewed.upstream.script(anything, response(b"{}", 503))
-    answer = await skewed.ask(request(headers=[("Cache-Control", "max-age=10")]))
+async def test_max_age_holds_when_upstream_fails(
+    skewed_harness: ProxyHarness, later: float
+) -> None:
+    await started(skewed_harness, CACHE_STALE="10m")
+    await skewed_harness.ask(request())
+    skewed_harness.advance(later)
+    skewed_harness.upstream.script(anything, response(b"{}", 503))
+    answer = await skewed_harness.ask(request(headers=[("Cache-Control", "max-age=10")]))
     assert answer.status == 503
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_longest_time_of_nothing_lets_no_request_choose(stand: Stand) -> None:
-    await started(stand, CACHE_MAX_TTL="0")
-    assert caches(*await twice(stand, request(headers=[("X-Cache-TTL", "1")]))) == [b"MISS", b"HIT"]
+async def test_a_longest_time_of_nothing_lets_no_request_choose(harness: ProxyHarness) -> None:
+    await started(harness, CACHE_MAX_TTL="0")
+    assert caches(*await twice(harness, request(headers=[("X-Cache-TTL", "1")]))) == [
+        b"MISS",
+        b"HIT",
+    ]
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_being_told_nothing_is_kept_for_failures(skewed: Stand) -> None:
-    await started(skewed)
-    await skewed.ask(request())
-    jump(skewed, 301.0)
-    skewed.upstream.script(anything, response(b"{}", 503))
-    answer = await skewed.ask(request())
+async def test_without_being_told_nothing_is_kept_for_failures(
+    skewed_harness: ProxyHarness,
+) -> None:
+    await started(skewed_harness)
+    await skewed_harness.ask(request())
+    skewed_harness.advance(301.0)
+    skewed_harness.upstream.script(anything, response(b"{}", 503))
+    answer = await skewed_harness.ask(request())
     assert (answer.status, answer.get("Cache-Status")) == (503, b"goproxyai; fwd=miss")
 
 
 @pytest_twisted.ensureDeferred
-async def test_all_who_wait_are_answered_with_what_has_expired(skewed: Stand) -> None:
-    await started(skewed, CACHE_STALE="10m")
-    first = await skewed.ask(request())
-    jump(skewed, 360.0)
+async def test_all_who_wait_are_answered_with_what_has_expired(
+    skewed_harness: ProxyHarness,
+) -> None:
+    await started(skewed_harness, CACHE_STALE="10m")
+    first = await skewed_harness.ask(request())
+    skewed_harness.advance(360.0)
     gate = Pause()
-    skewed.upstream.script(anything, [gate, response(b"{}", 503)])
-    wires = [await skewed.connect() for _ in range(3)]
+    skewed_harness.upstream.script(anything, [gate, response(b"{}", 503)])
+    wires = [await skewed_harness.connect() for _ in range(3)]
     for wire in wires:
         wire.send(request())
-    assert skewed.daemon is not None
-    counters = skewed.daemon.system.stats.counters
-    await eventually(skewed.reactor, lambda: counters.coalesced == 2)
+    assert skewed_harness.daemon is not None
+    counters = skewed_harness.daemon.system.stats.counters
+    await eventually(skewed_harness.reactor, lambda: counters.coalesced == 2)
     gate.release()
     answers = [await wire.answer() for wire in wires]
     assert [(answer.status, answer.body) for answer in answers] == [(200, first.body)] * 3
-    assert len(skewed.upstream.requests) == 2
+    assert len(skewed_harness.upstream.requests) == 2
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_large_answer_that_has_expired_is_written_as_the_client_reads(
-    skewed: Stand,
+    skewed_harness: ProxyHarness,
 ) -> None:
-    await skewed.start(CACHE_STALE="10m")
+    await skewed_harness.start(CACHE_STALE="10m")
     body = b"x" * 3_000_000
-    skewed.upstream.script(anything, response(body), times=1)
-    await skewed.ask(request())
-    jump(skewed, 360.0)
-    skewed.upstream.script(anything, response(b"{}", 503))
-    wire = await skewed.connect()
+    skewed_harness.upstream.script(anything, response(body), times=1)
+    await skewed_harness.ask(request())
+    skewed_harness.advance(360.0)
+    skewed_harness.upstream.script(anything, response(b"{}", 503))
+    wire = await skewed_harness.connect()
     wire.send(request())
-    await wire.until(lambda: len(wire.came) > len(body), 30)
+    await wire.until(lambda: len(wire.received) > len(body), 30)
     assert (await wire.answer()).body == body
 
 
@@ -964,8 +979,8 @@ async def test_a_large_answer_that_has_expired_is_written_as_the_client_reads(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_namespace_is_shared_by_all_who_ask(stand: Stand) -> None:
-    await started(stand, CACHE_SHARED="models, embeddings")
+async def test_a_namespace_is_shared_by_all_who_ask(harness: ProxyHarness) -> None:
+    await started(harness, CACHE_SHARED="models, embeddings")
     fields = [
         (b"OpenAI-Organization", b"org-mine"),
         (b"x-ratelimit-remaining-requests", b"7"),
@@ -973,7 +988,7 @@ async def test_a_namespace_is_shared_by_all_who_ask(stand: Stand) -> None:
         (b"Set-Cookie", b"a=b"),
         (b"X-Other", b"kept"),
     ]
-    stand.upstream.script(anything, response(b"{}", headers=fields))
+    harness.upstream.script(anything, response(b"{}", headers=fields))
     for one, other in (
         (request("/v1/models", key=MINE), request("/v1/models", key=THEIRS)),
         (
@@ -981,57 +996,57 @@ async def test_a_namespace_is_shared_by_all_who_ask(stand: Stand) -> None:
             request("/v1/embeddings", "POST", JSON, b"{}", key=THEIRS),
         ),
     ):
-        miss, hit = await twice(stand, one, other)
+        miss, hit = await twice(harness, one, other)
         assert caches(miss, hit) == [b"MISS", b"HIT"]
         assert [name for name, _ in fields if miss.get(name.decode())] == [n for n, _ in fields]
         kept = [pair for pair in fields if pair in hit.headers]
         assert kept == [(b"X-Other", b"kept")]
         assert hit.get("X-Request-Id"), "ours"
     mine, theirs = request("/v1/files", key=MINE), request("/v1/files", key=THEIRS)
-    assert caches(*await twice(stand, mine, theirs)) == [b"MISS", b"MISS"]
+    assert caches(*await twice(harness, mine, theirs)) == [b"MISS", b"MISS"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_error_of_one_credential_is_nobody_elses_in_a_shared_namespace(
-    stand: Stand,
+    harness: ProxyHarness,
 ) -> None:
-    await started(stand, CACHE_SHARED="models")
+    await started(harness, CACHE_SHARED="models")
     gate = Pause()
 
     def judged(asked: Request) -> Any:
         wrong = asked.all(b"authorization") == [THEIRS]
         return [gate, response(b"{}", 401)] if wrong else response(b'{"good":1}')
 
-    stand.upstream.script(anything, judged)
-    wrong, right = await stand.connect(), await stand.connect()
+    harness.upstream.script(anything, judged)
+    wrong, right = await harness.connect(), await harness.connect()
     wrong.send(request(key=THEIRS))
-    await stand.upstream.wait_for(lambda one: one.paused)
+    await harness.upstream.wait_for(lambda one: one.paused)
     right.send(request(key=MINE))
-    assert stand.daemon is not None
-    counters = stand.daemon.system.stats.counters
-    await eventually(stand.reactor, lambda: counters.coalesced == 1)
+    assert harness.daemon is not None
+    counters = harness.daemon.system.stats.counters
+    await eventually(harness.reactor, lambda: counters.coalesced == 1)
     gate.release()
     assert [(await one.answer()).status for one in (wrong, right)] == [401, 200]
-    assert caches(*await twice(stand, request(key=MINE), request(key=THEIRS))) == [b"HIT", b"HIT"]
+    assert caches(*await twice(harness, request(key=MINE), request(key=THEIRS))) == [b"HIT", b"HIT"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_write_in_a_shared_namespace_drops_ones_own_above_it(stand: Stand) -> None:
-    await started(stand, CACHE_SHARED="files/public")
+async def test_a_write_in_a_shared_namespace_drops_ones_own_above_it(harness: ProxyHarness) -> None:
+    await started(harness, CACHE_SHARED="files/public")
     listing, shared = request("/v1/files", key=MINE), request("/v1/files/public", key=THEIRS)
     for data in (listing, shared):
-        await stand.ask(data)
-    await stand.ask(request("/v1/files/public/a", "DELETE", key=MINE), b"DELETE")
-    assert caches(await stand.ask(listing), await stand.ask(shared)) == [b"MISS", b"MISS"]
+        await harness.ask(data)
+    await harness.ask(request("/v1/files/public/a", "DELETE", key=MINE), b"DELETE")
+    assert caches(await harness.ask(listing), await harness.ask(shared)) == [b"MISS", b"MISS"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_anybodys_write_drops_what_is_shared(stand: Stand) -> None:
-    await started(stand, CACHE_SHARED="models")
+async def test_anybodys_write_drops_what_is_shared(harness: ProxyHarness) -> None:
+    await started(harness, CACHE_SHARED="models")
     asked = request("/v1/models", key=MINE)
-    assert caches(*await twice(stand, asked)) == [b"MISS", b"HIT"]
-    await stand.ask(request("/v1/models/ft", "DELETE", key=THEIRS), b"DELETE")
-    assert caches(*await twice(stand, asked)) == [b"MISS", b"HIT"]
+    assert caches(*await twice(harness, asked)) == [b"MISS", b"HIT"]
+    await harness.ask(request("/v1/models/ft", "DELETE", key=THEIRS), b"DELETE")
+    assert caches(*await twice(harness, asked)) == [b"MISS", b"HIT"]
 
 
 # Writes, and clearing.
@@ -1043,22 +1058,22 @@ THEIRS = b"Bearer theirs"
 @pytest.mark.parametrize("method", ["DELETE", "POST", "PUT", "PATCH"])
 @pytest_twisted.ensureDeferred
 async def test_a_write_drops_what_its_credential_has_of_the_path_and_its_parents(
-    stand: Stand, method: str
+    harness: ProxyHarness, method: str
 ) -> None:
-    await started(stand)
+    await started(harness)
     dropped = ["/v1/files/x", "/v1/files/x?a=1", "/v1/files", "/v1/files?limit=2", "/v1/files/"]
     kept = ["/v1/files/y", "/v1/files/x/content", "/v1/models"]
     for key in (MINE, THEIRS):
         for target in dropped + kept:
-            await stand.ask(request(target, key=key))
-    await stand.ask(request(CHAT, "POST", JSON, ASKED, key=MINE))
-    await stand.ask(request("/v1/files/x", method, key=MINE))
+            await harness.ask(request(target, key=key))
+    await harness.ask(request(CHAT, "POST", JSON, ASKED, key=MINE))
+    await harness.ask(request("/v1/files/x", method, key=MINE))
     for target in dropped:
         mine, theirs = request(target, key=MINE), request(target, key=THEIRS)
-        assert caches(*await twice(stand, mine, theirs)) == [b"MISS", b"HIT"], target
+        assert caches(*await twice(harness, mine, theirs)) == [b"MISS", b"HIT"], target
     for target in kept:
-        assert caches(await stand.ask(request(target, key=MINE))) == [b"HIT"], target
-    assert caches(await stand.ask(request(CHAT, "POST", JSON, ASKED, key=MINE))) == [b"HIT"]
+        assert caches(await harness.ask(request(target, key=MINE))) == [b"HIT"], target
+    assert caches(await harness.ask(request(CHAT, "POST", JSON, ASKED, key=MINE))) == [b"HIT"]
 
 
 @pytest.mark.parametrize(
@@ -1073,14 +1088,14 @@ async def test_a_write_drops_what_its_credential_has_of_the_path_and_its_parents
 )
 @pytest_twisted.ensureDeferred
 async def test_what_changes_nothing_drops_nothing(
-    stand: Stand, method: str, target: str, status: int
+    harness: ProxyHarness, method: str, target: str, status: int
 ) -> None:
-    await started(stand)
+    await started(harness)
     answer = response(b"", status) if method == "HEAD" else response(b"{}", status)
-    stand.upstream.script(f"{method} {target}", answer)
-    await stand.ask(request("/v1/files"))
-    assert (await stand.ask(request(target, method), method.encode())).status == status
-    assert caches(await stand.ask(request("/v1/files"))) == [b"HIT"]
+    harness.upstream.script(f"{method} {target}", answer)
+    await harness.ask(request("/v1/files"))
+    assert (await harness.ask(request(target, method), method.encode())).status == status
+    assert caches(await harness.ask(request("/v1/files"))) == [b"HIT"]
 
 
 @pytest.mark.parametrize(
@@ -1089,79 +1104,83 @@ async def test_what_changes_nothing_drops_nothing(
 @pytest.mark.parametrize("streaming", [False, True], ids=["before the head", "inside the body"])
 @pytest_twisted.ensureDeferred
 async def test_an_answer_that_was_overtaken_is_not_stored(
-    stand: Stand, method: str, target: str, streaming: bool
+    harness: ProxyHarness, method: str, target: str, streaming: bool
 ) -> None:
-    await started(stand)
+    await started(harness)
     pause = Pause()
     start = [head(200, [(b"Content-Length", b"2")]), b"{"] if streaming else []
     rest = [b"}"] if streaming else [response(b"{}")]
-    stand.upstream.script("GET /v1/files", [*start, pause, *rest], times=1)
-    wire = await stand.connect()
+    harness.upstream.script("GET /v1/files", [*start, pause, *rest], times=1)
+    wire = await harness.connect()
     wire.send(request("/v1/files"))
-    await stand.upstream.wait_for(lambda one: one.paused)
+    await harness.upstream.wait_for(lambda one: one.paused)
     if streaming:
-        await wire.until(lambda: wire.came.endswith(b"{"))
-    assert (await stand.ask(request(target, method))).status == 200
+        await wire.until(lambda: wire.received.endswith(b"{"))
+    assert (await harness.ask(request(target, method))).status == 200
     pause.release()
     assert (await wire.answer()).body == b"{}"
-    assert len(store(stand)) == store(stand).reserved == 0
-    assert caches(*await twice(stand, request("/v1/files"))) == [b"MISS", b"HIT"]
+    assert len(store(harness)) == store(harness).reserved == 0
+    assert caches(*await twice(harness, request("/v1/files"))) == [b"MISS", b"HIT"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_write_of_somebody_else_does_not_overtake(stand: Stand) -> None:
-    await started(stand)
+async def test_a_write_of_somebody_else_does_not_overtake(harness: ProxyHarness) -> None:
+    await started(harness)
     pause = Pause()
-    stand.upstream.script("GET /v1/files", [pause, response(b"{}")], times=1)
-    wire = await stand.connect()
+    harness.upstream.script("GET /v1/files", [pause, response(b"{}")], times=1)
+    wire = await harness.connect()
     wire.send(request("/v1/files", key=MINE))
-    await stand.upstream.wait_for(lambda one: one.paused)
-    await stand.ask(request("/v1/files/x", "DELETE", key=THEIRS))
+    await harness.upstream.wait_for(lambda one: one.paused)
+    await harness.ask(request("/v1/files/x", "DELETE", key=THEIRS))
     pause.release()
     await wire.answer()
-    assert caches(await stand.ask(request("/v1/files", key=MINE))) == [b"HIT"]
+    assert caches(await harness.ask(request("/v1/files", key=MINE))) == [b"HIT"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_clearing_forgets_everything_at_once(stand: Stand) -> None:
-    await started(stand)
+async def test_clearing_forgets_everything_at_once(harness: ProxyHarness) -> None:
+    await started(harness)
     asked = [request("/v1/models"), request("/v1/files"), post(CHAT, ASKED)]
     for data in asked:
-        await stand.ask(data)
-    assert len(store(stand)) == 3
-    cleared = await stand.ask(request("/cache", "DELETE"))
+        await harness.ask(data)
+    assert len(store(harness)) == 3
+    cleared = await harness.ask(request("/cache", "DELETE"))
     assert json.loads(cleared.body) == {"message": "Cache cleared successfully"}
-    assert (len(store(stand)), store(stand).bytes) == (0, 0)
+    assert (len(store(harness)), store(harness).bytes) == (0, 0)
     for data in asked:
-        assert caches(*await twice(stand, data)) == [b"MISS", b"HIT"]
+        assert caches(*await twice(harness, data)) == [b"MISS", b"HIT"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_clearing_a_path_forgets_whoever_asked_for_it_and_nothing_else(stand: Stand) -> None:
-    await started(stand)
+async def test_clearing_a_path_forgets_whoever_asked_for_it_and_nothing_else(
+    harness: ProxyHarness,
+) -> None:
+    await started(harness)
     dropped = [request("/v1/models", key=MINE), request("/v1/models?a", key=THEIRS)]
     kept = [request("/v1/models/x"), request("/v1/files"), post(CHAT, ASKED)]
     for data in dropped + kept:
-        await stand.ask(data)
-    cleared = await stand.ask(request("/cache?path=/v1/models", "DELETE"))
-    assert (cleared.status, len(store(stand))) == (200, 3)
+        await harness.ask(data)
+    cleared = await harness.ask(request("/cache?path=/v1/models", "DELETE"))
+    assert (cleared.status, len(store(harness))) == (200, 3)
     assert json.loads(cleared.body) == {"message": "Cache cleared successfully"}
     for data in kept:
-        assert caches(await stand.ask(data)) == [b"HIT"]
+        assert caches(await harness.ask(data)) == [b"HIT"]
     for data in dropped:
-        assert caches(await stand.ask(data)) == [b"MISS"]
-    await stand.ask(request("/cache?path=%2Fv1%2Fchat%2Fcompletions", "DELETE"))
-    assert caches(await stand.ask(post(CHAT, ASKED))) == [b"MISS"]
+        assert caches(await harness.ask(data)) == [b"MISS"]
+    await harness.ask(request("/cache?path=%2Fv1%2Fchat%2Fcompletions", "DELETE"))
+    assert caches(await harness.ask(post(CHAT, ASKED))) == [b"MISS"]
 
 
 @pytest.mark.parametrize("path", ["/v1/files/a%20b", "/v1/files/a+b", "/v1/files/a%2Bb"])
 @pytest_twisted.ensureDeferred
-async def test_a_path_to_clear_is_the_one_that_was_asked_for(stand: Stand, path: str) -> None:
-    await started(stand)
+async def test_a_path_to_clear_is_the_one_that_was_asked_for(
+    harness: ProxyHarness, path: str
+) -> None:
+    await started(harness)
     for encoded in (path, path.replace("%", "%25").replace("/", "%2F")):
-        await stand.ask(request(path))
-        assert (await stand.ask(request(f"/cache?path={encoded}", "DELETE"))).status == 200
-        assert len(store(stand)) == 0
+        await harness.ask(request(path))
+        assert (await harness.ask(request(f"/cache?path={encoded}", "DELETE"))).status == 200
+        assert len(store(harness)) == 0
 
 
 @pytest.mark.parametrize(
@@ -1177,25 +1196,27 @@ async def test_a_path_to_clear_is_the_one_that_was_asked_for(stand: Stand, path:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_clearing_something_unclear_clears_nothing(stand: Stand, query: str) -> None:
-    await started(stand)
-    await stand.ask(request())
-    refused = await stand.ask(request(f"/cache?{query}", "DELETE"))
+async def test_clearing_something_unclear_clears_nothing(harness: ProxyHarness, query: str) -> None:
+    await started(harness)
+    await harness.ask(request())
+    refused = await harness.ask(request(f"/cache?{query}", "DELETE"))
     assert (refused.status, json.loads(refused.body)["error"]["code"]) == (400, "bad_request")
-    assert len(store(stand)) == 1
+    assert len(store(harness)) == 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_was_stored_is_there_again_after_a_restart(stand: Stand, tmp_path: Path) -> None:
+async def test_what_was_stored_is_there_again_after_a_restart(
+    harness: ProxyHarness, tmp_path: Path
+) -> None:
     kept = {"CACHE_SNAPSHOT": str(tmp_path / "cache"), "CACHE_SNAPSHOT_KEY": "sixteen-or-more!"}
-    await started(stand, **kept)
+    await started(harness, **kept)
     asked = [request(), post(CHAT, ASKED)]
-    first = [await stand.ask(data) for data in asked]
-    assert stand.daemon is not None
-    await stand.daemon.stopService()
-    await stand.start(**kept)
-    again = [await stand.ask(data) for data in asked]
+    first = [await harness.ask(data) for data in asked]
+    assert harness.daemon is not None
+    await harness.daemon.stopService()
+    await harness.start(**kept)
+    again = [await harness.ask(data) for data in asked]
     assert caches(*again) == [b"HIT", b"HIT"]
     assert [answer.body for answer in again] == [answer.body for answer in first]
-    await stand.ask(request("/v1/models", "DELETE"), b"DELETE")
-    assert caches(*[await stand.ask(data) for data in asked]) == [b"MISS", b"HIT"]
+    await harness.ask(request("/v1/models", "DELETE"), b"DELETE")
+    assert caches(*[await harness.ask(data) for data in asked]) == [b"MISS", b"HIT"]

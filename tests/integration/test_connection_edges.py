@@ -31,7 +31,8 @@ from goproxyai.reactor.deadlines import TICK, Ticker
 from goproxyai.reactor.write_batch import ImmediateWriter
 from goproxyai.upstream.retries import Cause
 from tests.support.answers import response
-from tests.support.harness import Stand, Wire, eventually, request
+from tests.support.harness import ProxyHarness, RawClient, eventually, request
+from tests.support.memory_transport import MemoryTransport
 from tests.support.serving import loopback
 from tests.unit.http11.test_server_connection import Server, answer, get, post
 
@@ -63,15 +64,15 @@ def test_an_idle_connection_whose_answers_are_not_taken_is_not_read() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_pipelines_and_reads_nothing_is_answered_only_so_far(
-    stand: Stand,
+    harness: ProxyHarness,
 ) -> None:
-    await stand.start()
-    stand.upstream.script("/v1/large", response(b"x" * 60_000))
-    await stand.ask(request("/v1/large"))
-    assert stand.daemon is not None
-    counters = stand.daemon.system.stats.counters
-    wire = await stand.connect()
-    wire.stop_reading()
+    await harness.start()
+    harness.upstream.script("/v1/large", response(b"x" * 60_000))
+    await harness.ask(request("/v1/large"))
+    assert harness.daemon is not None
+    counters = harness.daemon.system.stats.counters
+    wire = await harness.connect()
+    wire.pause_reading()
     wire.send(request("/v1/large") * 1_000)
     seen = -1
 
@@ -80,9 +81,9 @@ async def test_a_client_that_pipelines_and_reads_nothing_is_answered_only_so_far
         before, seen = seen, counters.hits
         return seen == before > 0
 
-    await eventually(stand.reactor, settled)
+    await eventually(harness.reactor, settled)
     assert counters.hits < 500
-    wire.read_again()
+    wire.resume_reading()
     for _ in range(1_000):
         assert len((await wire.answer()).body) == 60_000
     assert counters.hits == 1_000
@@ -95,7 +96,7 @@ def test_what_stands_behind_the_last_request_of_a_read_is_not_served() -> None:
     exchange.body.collect(10, lambda _: answer(exchange))
     server.send(b"ok" + get(b"/2") + b"junk\r\n\r\n")
     assert server.exchanges == [exchange]
-    assert server.came().count(b"HTTP/1.1 ") == 1
+    assert server.received().count(b"HTTP/1.1 ") == 1
 
 
 def test_a_body_that_comes_fast_earns_no_long_silence() -> None:
@@ -138,38 +139,14 @@ def test_a_body_in_tiny_pieces_takes_no_more_room_than_its_bytes() -> None:
 @pytest.mark.parametrize("host", ["a..b", ".", "x" * 64 + ".test", "[::1]:80"])
 @pytest_twisted.ensureDeferred
 async def test_an_odd_host_reaches_the_system_endpoints_all_the_same(
-    stand: Stand, host: str
+    harness: ProxyHarness, host: str
 ) -> None:
-    await stand.start()
+    await harness.start()
     data = f"GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
-    assert (await stand.ask(data)).status == 200
+    assert (await harness.ask(data)).status == 200
 
 
 # The upstream's side.
-
-
-class Line(StringTransport):
-    """An upstream's socket in memory; what is written waits until it is taken.
-
-    :ivar dataBuffer: what was written but not taken.
-    """
-
-    offset = 0
-    _tempDataLen = 0
-    aborted = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.dataBuffer = b""
-
-    def write(self, data: bytes) -> None:
-        self.dataBuffer += data
-
-    def take(self, count: int) -> None:
-        self.dataBuffer = self.dataBuffer[count:]
-
-    def abortConnection(self) -> None:
-        self.aborted = True
 
 
 class Upstream:
@@ -179,7 +156,7 @@ class Upstream:
         self.clock = Clock()
         self.ticker = Ticker(self.clock)
         self.ticker.start()
-        self.line = Line()
+        self.line = MemoryTransport(stalled=True)
         self.freed: list[ClientConnection] = []
         self.failures: list[Any] = []
         self.responses: list[Any] = []
@@ -287,43 +264,43 @@ def test_a_connection_that_has_said_something_is_not_used_again() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_304_gets_no_length_that_upstream_did_not_give(stand: Stand) -> None:
-    await stand.start()
-    stand.upstream.script("/v1/models", b"HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n")
-    answered = await stand.ask(request(headers=[("If-None-Match", "x")]))
+async def test_a_304_gets_no_length_that_upstream_did_not_give(harness: ProxyHarness) -> None:
+    await harness.start()
+    harness.upstream.script("/v1/models", b"HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n")
+    answered = await harness.ask(request(headers=[("If-None-Match", "x")]))
     assert answered.status == 304
     assert answered.get("Content-Length") is None
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_empty_chunked_body_goes_upstream_with_its_length(stand: Stand) -> None:
-    await stand.start()
-    await stand.ask(
+async def test_an_empty_chunked_body_goes_upstream_with_its_length(harness: ProxyHarness) -> None:
+    await harness.start()
+    await harness.ask(
         b"POST /v1/files HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
     )
-    assert stand.upstream.requests[0].header(b"content-length") == b"0"
+    assert harness.upstream.requests[0].header(b"content-length") == b"0"
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_tls_listener_settles_on_http_1_1_and_serves(stand: Stand) -> None:
-    await stand.start()
-    assert stand.daemon is not None
-    tls = stand.authority.good().options(())
-    port = await loopback(stand.reactor, tls).listen(stand.daemon.door.factory)
+async def test_a_tls_listener_settles_on_http_1_1_and_serves(harness: ProxyHarness) -> None:
+    await harness.start()
+    assert harness.daemon is not None
+    tls = harness.authority.good().options(())
+    port = await loopback(harness.reactor, tls).listen(harness.daemon.door.factory)
     creator = optionsForClientTLS(
         "localhost",
-        trustRoot=stand.authority.trust_root(),
+        trustRoot=harness.authority.trust_root(),
         acceptableProtocols=[b"h2", b"http/1.1"],
     )
-    tcp = TCP4ClientEndpoint(stand.reactor, "127.0.0.1", port.getHost().port)
-    wire = await connectProtocol(wrapClientTLS(creator, tcp), Wire(stand.reactor))
+    tcp = TCP4ClientEndpoint(harness.reactor, "127.0.0.1", port.getHost().port)
+    wire = await connectProtocol(wrapClientTLS(creator, tcp), RawClient(harness.reactor))
     for state in (b"MISS", b"HIT"):
         wire.send(request())
         answered = await wire.answer()
         assert (answered.status, answered.get("X-Cache")) == (200, state)
     assert wire.transport.negotiatedProtocol == b"http/1.1"
     wire.abort()
-    await wire.until_closed()
+    await wire.wait_closed()
     await port.stopListening()
 
 

@@ -28,42 +28,40 @@ from goproxyai.limits.addresses import Networks
 from goproxyai.limits.connection_slots import GRACE, RESERVE
 from goproxyai.reactor.deadlines import TICK, Ticker
 from tests.support.answers import chunk, head
-from tests.support.harness import Answer, Skewed, Stand, Wire, eventually, request
+from tests.support.harness import (
+    Answer,
+    ProxyHarness,
+    RawClient,
+    eventually,
+    request,
+)
 from tests.support.serving import loopback
 from tests.support.steps import Pause
 from tests.unit.http11.test_server_connection import Server, answer, get
 
 
-@pytest.fixture
-def skewed(stand: Stand) -> Stand:
-    """A stand whose clock can be set ahead."""
-    stand.reactor = Skewed(stand.reactor)
-    return stand
-
-
-def pass_time(stand: Stand, seconds: float) -> None:
+def pass_time(harness: ProxyHarness, seconds: float) -> None:
     """Let so much time pass, and the ticker look at every connection."""
-    assert stand.daemon is not None
-    stand.reactor.ahead += seconds
-    stand.daemon.door.factory.ticker._tick()
+    harness.advance(seconds)
+    harness.check_deadlines()
 
 
-def counted(stand: Stand) -> Any:
+def counted(harness: ProxyHarness) -> Any:
     """What the statistics say of connections; not asked for, since that would be one more."""
-    assert stand.daemon is not None
-    return stand.daemon.system.stats.document()["connections"]
+    assert harness.daemon is not None
+    return harness.daemon.system.stats.document()["connections"]
 
 
-async def opened(stand: Stand, count: int) -> None:
+async def opened(harness: ProxyHarness, count: int) -> None:
     """Wait until the daemon has accepted *count* connections."""
-    await eventually(stand.reactor, lambda: counted(stand)["opened"] == count)
+    await eventually(harness.reactor, lambda: counted(harness)["opened"] == count)
 
 
 class Stream:
     """A stream through the daemon that has begun, and goes on when it is told to."""
 
-    def __init__(self, stand: Stand, name: str) -> None:
-        self._stand = stand
+    def __init__(self, harness: ProxyHarness, name: str) -> None:
+        self._stand = harness
         self._target = f"/v1/{name}"
         self._pause = Pause()
         begun = [
@@ -72,13 +70,13 @@ class Stream:
             self._pause,
         ]
         ended = [chunk(b"data: two\n\n"), chunk(b"")]
-        stand.upstream.script(self._target, [*begun, *ended])
-        self.wire: Wire
+        harness.upstream.script(self._target, [*begun, *ended])
+        self.wire: RawClient
 
     async def begin(self) -> Stream:
         self.wire = await self._stand.connect()
         self.wire.send(request(self._target))
-        await self.wire.until(lambda: b"one" in self.wire.came)
+        await self.wire.until(lambda: b"one" in self.wire.received)
         return self
 
     async def end(self) -> None:
@@ -107,35 +105,37 @@ def assert_is_overloaded(answer: Answer, variable: str = "MAX_CONNECTIONS") -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_comes_when_it_is_full_is_told_so_and_the_streams_go_on(stand: Stand) -> None:
-    await stand.start(MAX_CONNECTIONS="2")
-    streams = [await Stream(stand, "a").begin(), await Stream(stand, "b").begin()]
+async def test_who_comes_when_it_is_full_is_told_so_and_the_streams_go_on(
+    harness: ProxyHarness,
+) -> None:
+    await harness.start(MAX_CONNECTIONS="2")
+    streams = [await Stream(harness, "a").begin(), await Stream(harness, "b").begin()]
     for _ in range(3):
-        wire = await stand.connect()
+        wire = await harness.connect()
         wire.send(request())
         assert_is_overloaded(await wire.answer())
-        await wire.until_closed()
-    assert len(stand.upstream.requests) == 2
+        await wire.wait_closed()
+    assert len(harness.upstream.requests) == 2
     for stream in streams:
         await stream.end()
-    assert counted(stand)["refused"] == {
+    assert counted(harness)["refused"] == {
         "full": 3, "per_client": 0, "dropped": 0, "no_descriptor": 0,
     }  # fmt: skip
-    events = await stand.logged(3)
+    events = await harness.logged(3)
     assert [event.get("code") for event in events] == ["overloaded"] * 3 + [None] * 2
 
 
 @pytest.mark.parametrize("target", ["/health", "/health/live", "/health/ready"])
 @pytest_twisted.ensureDeferred
-async def test_health_is_answered_when_it_is_full(stand: Stand, target: str) -> None:
-    await stand.start(MAX_CONNECTIONS="1")
-    stream = await Stream(stand, "a").begin()
-    wire = await stand.connect()
+async def test_health_is_answered_when_it_is_full(harness: ProxyHarness, target: str) -> None:
+    await harness.start(MAX_CONNECTIONS="1")
+    stream = await Stream(harness, "a").begin()
+    wire = await harness.connect()
     wire.send(request(target) + request())
     answer = await wire.answer()
     assert (answer.status, answer.all("Connection")) == (200, [b"close"])
-    await wire.until_closed()
-    assert wire.came == b""
+    await wire.wait_closed()
+    assert wire.received == b""
     await stream.end()
 
 
@@ -144,52 +144,54 @@ async def test_health_is_answered_when_it_is_full(stand: Stand, target: str) -> 
 )
 @pytest_twisted.ensureDeferred
 async def test_nothing_else_is_answered_when_it_is_full(
-    stand: Stand, method: str, target: str
+    harness: ProxyHarness, method: str, target: str
 ) -> None:
-    await stand.start(MAX_CONNECTIONS="1")
-    stream = await Stream(stand, "a").begin()
-    assert_is_overloaded(await stand.ask(request(target, method)))
+    await harness.start(MAX_CONNECTIONS="1")
+    stream = await Stream(harness, "a").begin()
+    assert_is_overloaded(await harness.ask(request(target, method)))
     await stream.end()
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upload_is_refused_before_it_is_sent(stand: Stand) -> None:
-    await stand.start(MAX_CONNECTIONS="1")
-    stream = await Stream(stand, "a").begin()
-    wire = await stand.connect()
+async def test_an_upload_is_refused_before_it_is_sent(harness: ProxyHarness) -> None:
+    await harness.start(MAX_CONNECTIONS="1")
+    stream = await Stream(harness, "a").begin()
+    wire = await harness.connect()
     wire.send(
         b"POST /v1/files HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
         b"Content-Length: 5000\r\n\r\n"
     )
     assert_is_overloaded(await wire.answer())
-    with_body = await stand.connect()
+    with_body = await harness.connect()
     with_body.send(request("/v1/files", "POST", body=b"x" * 2_000_000))
     assert_is_overloaded(await with_body.answer())
-    await with_body.until_closed()
+    await with_body.wait_closed()
     await stream.end()
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_pipelined_behind_a_refusal_is_not_answered(stand: Stand) -> None:
-    await stand.start(MAX_CONNECTIONS="1")
-    stream = await Stream(stand, "a").begin()
-    wire = await stand.connect()
+async def test_what_is_pipelined_behind_a_refusal_is_not_answered(harness: ProxyHarness) -> None:
+    await harness.start(MAX_CONNECTIONS="1")
+    stream = await Stream(harness, "a").begin()
+    wire = await harness.connect()
     wire.send(request() + request("/health") + request())
     assert_is_overloaded(await wire.answer())
-    await wire.until_closed()
-    assert wire.came == b""
-    assert counted(stand)["refused"]["full"] == 1
+    await wire.wait_closed()
+    assert wire.received == b""
+    assert counted(harness)["refused"]["full"] == 1
     await stream.end()
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_waits_outside_comes_in_if_there_is_a_place_when_it_asks(stand: Stand) -> None:
-    await stand.start(MAX_CONNECTIONS="1")
-    stream = await Stream(stand, "a").begin()
-    wire = await stand.connect()
-    await opened(stand, 2)
+async def test_who_waits_outside_comes_in_if_there_is_a_place_when_it_asks(
+    harness: ProxyHarness,
+) -> None:
+    await harness.start(MAX_CONNECTIONS="1")
+    stream = await Stream(harness, "a").begin()
+    wire = await harness.connect()
+    await opened(harness, 2)
     stream.wire.abort()
-    await eventually(stand.reactor, lambda: counted(stand)["open"] == 1)
+    await eventually(harness.reactor, lambda: counted(harness)["open"] == 1)
     for _ in range(2):
         wire.send(request())
         answer = await wire.answer()
@@ -197,37 +199,37 @@ async def test_who_waits_outside_comes_in_if_there_is_a_place_when_it_asks(stand
 
 
 @pytest_twisted.ensureDeferred
-async def test_health_is_heard_behind_any_number_that_say_nothing(stand: Stand) -> None:
-    await stand.start(MAX_CONNECTIONS="1")
-    stream = await Stream(stand, "a").begin()
+async def test_health_is_heard_behind_any_number_that_say_nothing(harness: ProxyHarness) -> None:
+    await harness.start(MAX_CONNECTIONS="1")
+    stream = await Stream(harness, "a").begin()
     silent = []
     for number in range(RESERVE + 3):
-        silent.append(await stand.connect())
-        await opened(stand, number + 2)
-    await silent[2].until_closed()
+        silent.append(await harness.connect())
+        await opened(harness, number + 2)
+    await silent[2].wait_closed()
     assert [wire.closed for wire in silent] == [True] * 3 + [False] * RESERVE
-    assert (await stand.ask(request("/health"))).status == 200
-    await silent[3].until_closed()
-    assert counted(stand)["refused"]["dropped"] == 4
+    assert (await harness.ask(request("/health"))).status == 200
+    await silent[3].wait_closed()
+    assert counted(harness)["refused"]["dropped"] == 4
     await stream.end()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_tls_listener_has_the_same_bound(stand: Stand) -> None:
-    await stand.start(MAX_CONNECTIONS="1")
-    assert stand.daemon is not None
-    tls = stand.authority.good().options(())
-    port = await loopback(stand.reactor, tls).listen(stand.daemon.door.factory)
-    stream = await Stream(stand, "a").begin()
-    creator = optionsForClientTLS("localhost", trustRoot=stand.authority.trust_root())
-    tcp = TCP4ClientEndpoint(stand.reactor, "127.0.0.1", port.getHost().port)
+async def test_a_tls_listener_has_the_same_bound(harness: ProxyHarness) -> None:
+    await harness.start(MAX_CONNECTIONS="1")
+    assert harness.daemon is not None
+    tls = harness.authority.good().options(())
+    port = await loopback(harness.reactor, tls).listen(harness.daemon.door.factory)
+    stream = await Stream(harness, "a").begin()
+    creator = optionsForClientTLS("localhost", trustRoot=harness.authority.trust_root())
+    tcp = TCP4ClientEndpoint(harness.reactor, "127.0.0.1", port.getHost().port)
     for data in (request(), request("/health")):
-        wire = await connectProtocol(wrapClientTLS(creator, tcp), Wire(stand.reactor))
+        wire = await connectProtocol(wrapClientTLS(creator, tcp), RawClient(harness.reactor))
         wire.send(data)
         answer = await wire.answer()
         assert answer.status == (200 if b"/health" in data else 503)
         wire.abort()
-        await wire.until_closed()
+        await wire.wait_closed()
     await port.stopListening()
     await stream.end()
 
@@ -235,79 +237,79 @@ async def test_a_tls_listener_has_the_same_bound(stand: Stand) -> None:
 # Idle ones make room.
 
 
-async def idle(stand: Stand) -> Wire:
+async def idle(harness: ProxyHarness) -> RawClient:
     """A connection that has been served, and is kept."""
-    wire = await stand.connect()
+    wire = await harness.connect()
     wire.send(request("/health"))
     assert (await wire.answer()).status == 200
     return wire
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_is_idle_longest_makes_room(skewed: Stand) -> None:
-    await skewed.start(MAX_CONNECTIONS="3")
-    first, second, third = [await idle(skewed) for _ in range(3)]
-    pass_time(skewed, 0.5)
+async def test_who_is_idle_longest_makes_room(skewed_harness: ProxyHarness) -> None:
+    await skewed_harness.start(MAX_CONNECTIONS="3")
+    first, second, third = [await idle(skewed_harness) for _ in range(3)]
+    pass_time(skewed_harness, 0.5)
     first.send(request("/health"))
     await first.answer()
-    pass_time(skewed, 0.5)
+    pass_time(skewed_harness, 0.5)
     second.send(request("/health"))
     await second.answer()
-    pass_time(skewed, GRACE)
-    newcomers = [await idle(skewed), await idle(skewed)]
-    await third.until_closed()
-    await first.until_closed()
+    pass_time(skewed_harness, GRACE)
+    newcomers = [await idle(skewed_harness), await idle(skewed_harness)]
+    await third.wait_closed()
+    await first.wait_closed()
     assert not second.closed
-    assert counted(skewed)["idle_closed"] == 2
-    assert counted(skewed)["refused"]["full"] == 0
+    assert counted(skewed_harness)["idle_closed"] == 2
+    assert counted(skewed_harness)["refused"]["full"] == 0
     for wire in (second, *newcomers):
         wire.send(request("/health"))
         assert (await wire.answer()).status == 200
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stream_is_never_closed_to_make_room(skewed: Stand) -> None:
-    await skewed.start(MAX_CONNECTIONS="2")
-    stream = await Stream(skewed, "a").begin()
-    idler = await idle(skewed)
-    pass_time(skewed, 0.0)
-    pass_time(skewed, GRACE)
-    newcomer = await idle(skewed)
-    await idler.until_closed()
-    assert_is_overloaded(await skewed.ask(request()))
+async def test_a_stream_is_never_closed_to_make_room(skewed_harness: ProxyHarness) -> None:
+    await skewed_harness.start(MAX_CONNECTIONS="2")
+    stream = await Stream(skewed_harness, "a").begin()
+    idler = await idle(skewed_harness)
+    pass_time(skewed_harness, 0.0)
+    pass_time(skewed_harness, GRACE)
+    newcomer = await idle(skewed_harness)
+    await idler.wait_closed()
+    assert_is_overloaded(await skewed_harness.ask(request()))
     assert not newcomer.closed
     await stream.end()
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_asked_a_moment_ago_does_not_make_room(skewed: Stand) -> None:
-    await skewed.start(MAX_CONNECTIONS="1")
-    wire = await idle(skewed)
-    pass_time(skewed, 0.0)
-    assert_is_overloaded(await skewed.ask(request()))
+async def test_who_asked_a_moment_ago_does_not_make_room(skewed_harness: ProxyHarness) -> None:
+    await skewed_harness.start(MAX_CONNECTIONS="1")
+    wire = await idle(skewed_harness)
+    pass_time(skewed_harness, 0.0)
+    assert_is_overloaded(await skewed_harness.ask(request()))
     wire.send(request("/health"))
     assert (await wire.answer()).status == 200
 
 
 @pytest_twisted.ensureDeferred
-async def test_whose_request_is_on_its_way_does_not_make_room(skewed: Stand) -> None:
-    await skewed.start(MAX_CONNECTIONS="2")
-    asking, other = await idle(skewed), await idle(skewed)
-    pass_time(skewed, 0.0)
+async def test_whose_request_is_on_its_way_does_not_make_room(skewed_harness: ProxyHarness) -> None:
+    await skewed_harness.start(MAX_CONNECTIONS="2")
+    asking, other = await idle(skewed_harness), await idle(skewed_harness)
+    pass_time(skewed_harness, 0.0)
     asking.send(request("/health"))
     await asking.answer()
     other.send(request("/health"))
     await other.answer()
-    pass_time(skewed, 0.0)
-    pass_time(skewed, GRACE)
-    order = list(skewed.daemon.door.factory.connection_limits.slots._resting)  # type: ignore[union-attr]
+    pass_time(skewed_harness, 0.0)
+    pass_time(skewed_harness, GRACE)
+    order = list(skewed_harness.daemon.door.factory.connection_limits.slots._resting)  # type: ignore[union-attr]
     peers = {wire.transport.getHost().port: wire for wire in (asking, other)}
     longest = peers[order[0].transport.getPeer().port]  # type: ignore[attr-defined]
     with socket.socket() as newcomer:  # both come before the daemon looks at either
-        newcomer.connect(("127.0.0.1", skewed.port))
+        newcomer.connect(("127.0.0.1", skewed_harness.port))
         longest.transport.socket.send(request("/health"))
         assert (await longest.answer()).status == 200
-        await (other if longest is asking else asking).until_closed()
+        await (other if longest is asking else asking).wait_closed()
     assert not longest.closed
 
 
@@ -324,99 +326,103 @@ def test_who_has_not_taken_its_answer_yet_does_not_rest() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_never_said_anything_makes_room_too(skewed: Stand) -> None:
-    await skewed.start(MAX_CONNECTIONS="1")
-    silent = await skewed.connect()
-    await opened(skewed, 1)
-    pass_time(skewed, 0.0)
-    pass_time(skewed, GRACE)
-    assert (await skewed.ask(request())).status == 200
-    await silent.until_closed()
+async def test_who_never_said_anything_makes_room_too(skewed_harness: ProxyHarness) -> None:
+    await skewed_harness.start(MAX_CONNECTIONS="1")
+    silent = await skewed_harness.connect()
+    await opened(skewed_harness, 1)
+    pass_time(skewed_harness, 0.0)
+    pass_time(skewed_harness, GRACE)
+    assert (await skewed_harness.ask(request())).status == 200
+    await silent.wait_closed()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_head_that_has_begun_keeps_its_connection(skewed: Stand) -> None:
-    await skewed.start(MAX_CONNECTIONS="1")
-    slow = await skewed.connect()
+async def test_a_head_that_has_begun_keeps_its_connection(skewed_harness: ProxyHarness) -> None:
+    await skewed_harness.start(MAX_CONNECTIONS="1")
+    slow = await skewed_harness.connect()
     slow.send(request("/health")[:20])
-    await opened(skewed, 1)
-    await eventually(skewed.reactor, lambda: _first(skewed)._in_head)
-    pass_time(skewed, 0.0)
-    pass_time(skewed, GRACE)
-    assert_is_overloaded(await skewed.ask(request()))
+    await opened(skewed_harness, 1)
+    await eventually(skewed_harness.reactor, lambda: _first(skewed_harness)._in_head)
+    pass_time(skewed_harness, 0.0)
+    pass_time(skewed_harness, GRACE)
+    assert_is_overloaded(await skewed_harness.ask(request()))
     slow.send(request("/health")[20:])
     assert (await slow.answer()).status == 200
 
 
-def _first(stand: Stand) -> Any:
-    assert stand.daemon is not None
-    return next(iter(stand.daemon.door.factory.connections))
+def _first(harness: ProxyHarness) -> Any:
+    assert harness.daemon is not None
+    return next(iter(harness.daemon.door.factory.connections))
 
 
 # Full for one client.
 
 
-async def connect_from(stand: Stand, address: str) -> Wire:
-    endpoint = TCP4ClientEndpoint(stand.reactor, "127.0.0.1", stand.port, bindAddress=(address, 0))
-    wire = await connectProtocol(endpoint, Wire(stand.reactor))
-    stand._wires.append(wire)
+async def connect_from(harness: ProxyHarness, address: str) -> RawClient:
+    endpoint = TCP4ClientEndpoint(
+        harness.reactor, "127.0.0.1", harness.port, bindAddress=(address, 0)
+    )
+    wire = await connectProtocol(endpoint, RawClient(harness.reactor))
+    harness.clients.append(wire)
     return wire
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_at_its_bound_is_told_so_and_the_others_are_served(skewed: Stand) -> None:
-    await skewed.start(MAX_CONNECTIONS_PER_CLIENT="2", TRUSTED_PROXIES="")
-    stream, idler = await Stream(skewed, "a").begin(), await idle(skewed)
-    assert_is_overloaded(await skewed.ask(request()), "MAX_CONNECTIONS_PER_CLIENT")
-    assert (await skewed.ask(request("/health"))).status == 200
-    other = await connect_from(skewed, "127.0.0.2")
+async def test_a_client_at_its_bound_is_told_so_and_the_others_are_served(
+    skewed_harness: ProxyHarness,
+) -> None:
+    await skewed_harness.start(MAX_CONNECTIONS_PER_CLIENT="2", TRUSTED_PROXIES="")
+    stream, idler = await Stream(skewed_harness, "a").begin(), await idle(skewed_harness)
+    assert_is_overloaded(await skewed_harness.ask(request()), "MAX_CONNECTIONS_PER_CLIENT")
+    assert (await skewed_harness.ask(request("/health"))).status == 200
+    other = await connect_from(skewed_harness, "127.0.0.2")
     other.send(request())
     assert (await other.answer()).status == 200
-    assert counted(skewed)["refused"] == {
+    assert counted(skewed_harness)["refused"] == {
         "full": 0, "per_client": 1, "dropped": 0, "no_descriptor": 0,
     }  # fmt: skip
-    pass_time(skewed, 0.0)
-    pass_time(skewed, GRACE)
-    assert (await skewed.ask(request())).status == 200
-    await idler.until_closed()
+    pass_time(skewed_harness, 0.0)
+    pass_time(skewed_harness, GRACE)
+    assert (await skewed_harness.ask(request())).status == 200
+    await idler.wait_closed()
     assert not other.closed
     await stream.end()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_trusted_proxy_has_no_bound_of_its_own(stand: Stand) -> None:
-    await stand.start(MAX_CONNECTIONS_PER_CLIENT="1")
-    streams = [await Stream(stand, name).begin() for name in "abc"]
+async def test_a_trusted_proxy_has_no_bound_of_its_own(harness: ProxyHarness) -> None:
+    await harness.start(MAX_CONNECTIONS_PER_CLIENT="1")
+    streams = [await Stream(harness, name).begin() for name in "abc"]
     for stream in streams:
         await stream.end()
-    assert counted(stand)["refused"]["per_client"] == 0
+    assert counted(harness)["refused"]["per_client"] == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_by_default_one_client_may_have_them_all(stand: Stand) -> None:
-    await stand.start(TRUSTED_PROXIES="")
-    wires = [await stand.connect() for _ in range(100)]
+async def test_by_default_one_client_may_have_them_all(harness: ProxyHarness) -> None:
+    await harness.start(TRUSTED_PROXIES="")
+    wires = [await harness.connect() for _ in range(100)]
     for wire in wires:
         wire.send(request("/health"))
     assert [(await wire.answer()).status for wire in wires] == [200] * 100
-    assert counted(stand)["open"] == 100
+    assert counted(harness)["open"] == 100
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_ipv6_client_is_counted(stand: Stand) -> None:
-    await stand.start(MAX_CONNECTIONS_PER_CLIENT="1", TRUSTED_PROXIES="")
-    assert stand.daemon is not None
-    endpoint = TCP6ServerEndpoint(stand.reactor, 0, interface="::1")
-    port = await endpoint.listen(stand.daemon.door.factory)
-    there = TCP6ClientEndpoint(stand.reactor, "::1", port.getHost().port)
-    wires = [await connectProtocol(there, Wire(stand.reactor)) for _ in range(2)]
+async def test_an_ipv6_client_is_counted(harness: ProxyHarness) -> None:
+    await harness.start(MAX_CONNECTIONS_PER_CLIENT="1", TRUSTED_PROXIES="")
+    assert harness.daemon is not None
+    endpoint = TCP6ServerEndpoint(harness.reactor, 0, interface="::1")
+    port = await endpoint.listen(harness.daemon.door.factory)
+    there = TCP6ClientEndpoint(harness.reactor, "::1", port.getHost().port)
+    wires = [await connectProtocol(there, RawClient(harness.reactor)) for _ in range(2)]
     for wire in wires:
         wire.send(request())
     assert sorted([(await wire.answer()).status for wire in wires]) == [200, 503]
-    assert (await stand.ask(request())).status == 200  # from 127.0.0.1
+    assert (await harness.ask(request())).status == 200  # from 127.0.0.1
     for wire in wires:
         wire.abort()
-        await wire.until_closed()
+        await wire.wait_closed()
     await port.stopListening()
 
 
@@ -454,22 +460,22 @@ def test_whose_address_is_unknown_has_no_bound_of_its_own() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_counted_returns_to_zero(stand: Stand) -> None:
-    await stand.start(MAX_CONNECTIONS="2", MAX_CONNECTIONS_PER_CLIENT="2", TRUSTED_PROXIES="")
-    assert stand.daemon is not None
-    slots = stand.daemon.door.factory.connection_limits.slots
-    streams = [await Stream(stand, "a").begin(), await Stream(stand, "b").begin()]
+async def test_what_is_counted_returns_to_zero(harness: ProxyHarness) -> None:
+    await harness.start(MAX_CONNECTIONS="2", MAX_CONNECTIONS_PER_CLIENT="2", TRUSTED_PROXIES="")
+    assert harness.daemon is not None
+    slots = harness.daemon.door.factory.connection_limits.slots
+    streams = [await Stream(harness, "a").begin(), await Stream(harness, "b").begin()]
     for number in range(10):
-        await stand.connect()
-        await opened(stand, number + 3)
-    assert_is_overloaded(await stand.ask(request()), "MAX_CONNECTIONS_PER_CLIENT")
-    assert counted(stand)["most"] == 2
-    assert (slots.inside, slots.outside) == (2, counted(stand)["open"] - 2)
+        await harness.connect()
+        await opened(harness, number + 3)
+    assert_is_overloaded(await harness.ask(request()), "MAX_CONNECTIONS_PER_CLIENT")
+    assert counted(harness)["most"] == 2
+    assert (slots.inside, slots.outside) == (2, counted(harness)["open"] - 2)
     for stream in streams:
         await stream.end()
-    for wire in stand._wires:
+    for wire in harness.clients:
         wire.abort()
-    await eventually(stand.reactor, lambda: counted(stand)["open"] == 0)
+    await eventually(harness.reactor, lambda: counted(harness)["open"] == 0)
     assert (slots.inside, slots.outside) == (0, 0)
     assert (slots._resting, slots._clients) == ({}, {})
-    assert (await stand.ask(request())).status == 200
+    assert (await harness.ask(request())).status == 200

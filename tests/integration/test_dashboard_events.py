@@ -16,7 +16,7 @@ from goproxyai.admin.events import LOOK_SECONDS, MOST_VIEWERS
 from goproxyai.admin.history import SLOT_SECONDS, SLOTS, History
 from goproxyai.telemetry.counters import Counters, Histogram, percentile
 from tests.support.answers import response
-from tests.support.harness import Skewed, Stand, Wire, eventually, post, request
+from tests.support.harness import ProxyHarness, RawClient, SkewedReactor, eventually, post, request
 from tests.support.steps import Pause, Reset
 
 EVENTS = "/dashboard/events"
@@ -27,9 +27,9 @@ ANSWER = (
 )
 
 
-def seen(wire: Wire, name: str) -> list[Any]:
+def seen(wire: RawClient, name: str) -> list[Any]:
     """The documents of the events *name* that have come."""
-    text = wire.came.decode().replace("\r\n", "\n")
+    text = wire.received.decode().replace("\r\n", "\n")
     found = []
     for block in text.split("\n\n"):
         if f"event: {name}\ndata: " in block:
@@ -41,30 +41,30 @@ def seen(wire: Wire, name: str) -> list[Any]:
     return found
 
 
-async def looking(stand: Stand, data: bytes | None = None) -> Wire:
+async def looking(harness: ProxyHarness, data: bytes | None = None) -> RawClient:
     """A connection on which the first events have come."""
-    wire = await stand.connect()
+    wire = await harness.connect()
     wire.send(data or request(EVENTS))
     await wire.until(lambda: bool(seen(wire, "state")))
     return wire
 
 
-def live(stand: Stand) -> Any:
-    assert stand.daemon is not None
-    return stand.daemon.system.live
+def live(harness: ProxyHarness) -> Any:
+    assert harness.daemon is not None
+    return harness.daemon.system.live
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_looks_sees_the_hour_and_how_things_are(stand: Stand) -> None:
-    await stand.start(OPENAI_API_URL="unused")
-    stand.upstream.script(CHAT, response(ANSWER))
-    stand.upstream.script("/v1/broken", [Reset()])
-    await stand.ask(post(CHAT, b"{}"))
-    await stand.ask(post(CHAT, b"{}"))
-    await stand.ask(request("/v1/broken?key=secret", "POST", body=b"x"))
-    wire = await looking(stand)
-    assert b"text/event-stream" in wire.came
-    assert b"Cache-Control: no-store" in wire.came
+async def test_who_looks_sees_the_hour_and_how_things_are(harness: ProxyHarness) -> None:
+    await harness.start(OPENAI_API_URL="unused")
+    harness.upstream.script(CHAT, response(ANSWER))
+    harness.upstream.script("/v1/broken", [Reset()])
+    await harness.ask(post(CHAT, b"{}"))
+    await harness.ask(post(CHAT, b"{}"))
+    await harness.ask(request("/v1/broken?key=secret", "POST", body=b"x"))
+    wire = await looking(harness)
+    assert b"text/event-stream" in wire.received
+    assert b"Cache-Control: no-store" in wire.received
     (slots,), state = seen(wire, "slots"), seen(wire, "state")[0]
     assert slots == {"seconds": SLOT_SECONDS, "slots": []}
     assert state["requests"]["in_flight"] == 0, "who looks is no request under way"
@@ -83,14 +83,14 @@ async def test_who_looks_sees_the_hour_and_how_things_are(stand: Stand) -> None:
     )  # fmt: skip
     assert error["request_id"]
     assert state["slot"][1] == 3
-    assert b"secret" not in wire.came
+    assert b"secret" not in wire.received
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_request_shows_with_the_next_look(stand: Stand) -> None:
-    await stand.start()
-    wire = await looking(stand)
-    await stand.ask(request())
+async def test_a_request_shows_with_the_next_look(harness: ProxyHarness) -> None:
+    await harness.start()
+    wire = await looking(harness)
+    await harness.ask(request())
     await wire.until(lambda: any(one["hour"]["requests"] == 1 for one in seen(wire, "state")))
     before = len(seen(wire, "state"))
     await wire.until(lambda: len(seen(wire, "state")) > before)
@@ -98,196 +98,198 @@ async def test_a_request_shows_with_the_next_look(stand: Stand) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_slot_that_ends_is_sent_once(stand: Stand) -> None:
-    await stand.start()
-    wire = await looking(stand)
-    await stand.ask(request())
-    live(stand)._mark()
+async def test_a_slot_that_ends_is_sent_once(harness: ProxyHarness) -> None:
+    await harness.start()
+    wire = await looking(harness)
+    await harness.ask(request())
+    live(harness)._mark()
     await wire.until(lambda: len(seen(wire, "slots")) == 2)
     first, second = seen(wire, "slots")
     assert first["slots"] == []
     ((_, requests, hits, lookups, errors, *_),) = second["slots"]
     assert (requests, hits, lookups, errors) == (1, 0, 1, 0)
-    late = await looking(stand)
+    late = await looking(harness)
     assert seen(late, "slots")[0]["slots"] == second["slots"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_nobody_sees_it_who_is_no_operator(stand: Stand) -> None:
-    await stand.start(ADMIN_ALLOW="", ADMIN_TOKEN="open-sesame")
+async def test_nobody_sees_it_who_is_no_operator(harness: ProxyHarness) -> None:
+    await harness.start(ADMIN_ALLOW="", ADMIN_TOKEN="open-sesame")
     for key in (b"Bearer wrong", b"open-sesame", b""):
-        assert (await stand.ask(request(EVENTS, key=key))).status == 403
-    assert len(live(stand)) == 0
-    wire = await looking(stand, request(EVENTS, key=b"Bearer open-sesame"))
-    assert len(live(stand)) == 1
+        assert (await harness.ask(request(EVENTS, key=key))).status == 403
+    assert len(live(harness)) == 0
+    wire = await looking(harness, request(EVENTS, key=b"Bearer open-sesame"))
+    assert len(live(harness)) == 1
     wire.abort()
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_runs_while_nobody_looks(stand: Stand) -> None:
-    await stand.start()
-    assert not live(stand)._looking.running
-    one, other = await looking(stand), await looking(stand)
-    assert live(stand)._looking.running
+async def test_nothing_runs_while_nobody_looks(harness: ProxyHarness) -> None:
+    await harness.start()
+    assert not live(harness)._looking.running
+    one, other = await looking(harness), await looking(harness)
+    assert live(harness)._looking.running
     for wire, left in ((one, 1), (other, 0)):
         wire.abort()
-        await eventually(stand.reactor, lambda left=left: len(live(stand)) == left)
-    assert not live(stand)._looking.running
+        await eventually(harness.reactor, lambda left=left: len(live(harness)) == left)
+    assert not live(harness)._looking.running
 
 
 @pytest_twisted.ensureDeferred
-async def test_so_many_may_look_and_no_more(stand: Stand) -> None:
-    await stand.start()
-    wires = [await looking(stand) for _ in range(MOST_VIEWERS)]
-    answer = await stand.ask(request(EVENTS))
+async def test_so_many_may_look_and_no_more(harness: ProxyHarness) -> None:
+    await harness.start()
+    wires = [await looking(harness) for _ in range(MOST_VIEWERS)]
+    answer = await harness.ask(request(EVENTS))
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (503, "overloaded")
     wires[0].abort()
-    await eventually(stand.reactor, lambda: len(live(stand)) < MOST_VIEWERS)
-    await looking(stand)
+    await eventually(harness.reactor, lambda: len(live(harness)) < MOST_VIEWERS)
+    await looking(harness)
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_does_not_keep_up_is_left_out_and_gets_the_hour_again(stand: Stand) -> None:
-    await stand.start()
-    wire = await looking(stand)
-    (viewer,) = live(stand)._viewers
+async def test_who_does_not_keep_up_is_left_out_and_gets_the_hour_again(
+    harness: ProxyHarness,
+) -> None:
+    await harness.start()
+    wire = await looking(harness)
+    (viewer,) = live(harness)._viewers
     viewer.pauseProducing()
     count = len(seen(wire, "state"))
-    live(stand)._mark()
+    live(harness)._mark()
     for _ in range(1000):
-        live(stand)._look()
+        live(harness)._look()
     assert len(seen(wire, "state")) == count
     viewer.resumeProducing()
-    live(stand)._look()
+    live(harness)._look()
     await wire.until(lambda: len(seen(wire, "state")) > count)
     assert [len(one["slots"]) for one in seen(wire, "slots")] == [0, 1]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_drain_does_not_wait_for_who_looks(stand: Stand) -> None:
-    await stand.start(DRAIN_TIMEOUT="1h")
-    assert stand.daemon is not None
-    wire = await looking(stand)
-    await stand.daemon.stopService()
-    await wire.until_closed()
-    answer = wire.came
+async def test_a_drain_does_not_wait_for_who_looks(harness: ProxyHarness) -> None:
+    await harness.start(DRAIN_TIMEOUT="1h")
+    assert harness.daemon is not None
+    wire = await looking(harness)
+    await harness.daemon.stopService()
+    await wire.wait_closed()
+    answer = wire.received
     assert answer.endswith(b"0\r\n\r\n"), "the stream ends as one that is whole"
-    stand.daemon = None
+    harness.daemon = None
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_defect_is_logged_and_the_rest_goes_on(
-    stand: Stand, monkeypatch: pytest.MonkeyPatch, failures: list[Any]
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch, failures: list[Any]
 ) -> None:
-    await stand.start()
-    wire = await looking(stand)
+    await harness.start()
+    wire = await looking(harness)
     with monkeypatch.context() as patch:
-        patch.setattr(type(live(stand)), "_state", lambda self: 1 // 0)
-        live(stand)._look()
+        patch.setattr(type(live(harness)), "_state", lambda self: 1 // 0)
+        live(harness)._look()
     assert len(failures) == 1
     failures.clear()
     count = len(seen(wire, "state"))
-    live(stand)._look()
+    live(harness)._look()
     await wire.until(lambda: len(seen(wire, "state")) > count)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_defect_at_the_first_look_takes_no_place(
-    stand: Stand, monkeypatch: pytest.MonkeyPatch, failures: list[Any]
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch, failures: list[Any]
 ) -> None:
-    await stand.start()
+    await harness.start()
     with monkeypatch.context() as patch:
-        patch.setattr(type(live(stand)), "_state", lambda self: 1 // 0)
-        wire = await stand.connect()
+        patch.setattr(type(live(harness)), "_state", lambda self: 1 // 0)
+        wire = await harness.connect()
         wire.send(request(EVENTS))
-        await eventually(stand.reactor, lambda: failures)
+        await eventually(harness.reactor, lambda: failures)
     wire.abort()
     failures.clear()
-    assert len(live(stand)) == 0
+    assert len(live(harness)) == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_looking_is_not_slow_however_long_it_takes(stand: Stand) -> None:
-    clock = Skewed(stand.reactor)
-    stand.reactor = clock
-    await stand.start(LOG_SLOW="1s")
-    wire = await looking(stand)
-    clock.ahead += 100
+async def test_looking_is_not_slow_however_long_it_takes(harness: ProxyHarness) -> None:
+    clock = SkewedReactor(harness.reactor)
+    harness.reactor = clock
+    await harness.start(LOG_SLOW="1s")
+    wire = await looking(harness)
+    clock.skew += 100
     wire.abort()
-    await eventually(stand.reactor, lambda: len(live(stand)) == 0)
-    (event,) = await stand.logged()
+    await eventually(harness.reactor, lambda: len(live(harness)) == 0)
+    (event,) = await harness.logged()
     assert event["path"] == EVENTS
     assert "slow" not in event
 
 
 @pytest_twisted.ensureDeferred
-async def test_streams_that_are_open_are_told(stand: Stand) -> None:
-    await stand.start()
+async def test_streams_that_are_open_are_told(harness: ProxyHarness) -> None:
+    await harness.start()
     head = (
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
-    stand.upstream.script(CHAT, [head + b"3\r\n:a\n\r\n", Pause()])
-    stream = await stand.connect()
+    harness.upstream.script(CHAT, [head + b"3\r\n:a\n\r\n", Pause()])
+    stream = await harness.connect()
     stream.send(post(CHAT, b"{}"))
-    await stream.until(lambda: b":a" in stream.came)
-    wire = await looking(stand)
+    await stream.until(lambda: b":a" in stream.received)
+    wire = await looking(harness)
     state = seen(wire, "state")[0]
     assert (state["requests"]["open_streams"], state["requests"]["in_flight"]) == (1, 1)
 
 
 @pytest_twisted.ensureDeferred
-async def test_how_long_somebody_looks_is_no_requests_duration(stand: Stand) -> None:
-    clock = Skewed(stand.reactor)
-    stand.reactor = clock
-    await stand.start()
-    wire = await looking(stand)
-    clock.ahead += 3600
+async def test_how_long_somebody_looks_is_no_requests_duration(harness: ProxyHarness) -> None:
+    clock = SkewedReactor(harness.reactor)
+    harness.reactor = clock
+    await harness.start()
+    wire = await looking(harness)
+    clock.skew += 3600
     wire.abort()
-    await eventually(stand.reactor, lambda: len(live(stand)) == 0)
-    await stand.logged()
-    stats = json.loads((await stand.ask(request("/stats"))).body)
+    await eventually(harness.reactor, lambda: len(live(harness)) == 0)
+    await harness.logged()
+    stats = json.loads((await harness.ask(request("/stats"))).body)
     assert stats["requests"]["time"]["max_ms"] < 60_000
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_head_of_the_stream_is_no_viewer(stand: Stand) -> None:
-    await stand.start()
-    answer = await stand.ask(request(EVENTS, "HEAD"), b"HEAD")
+async def test_a_head_of_the_stream_is_no_viewer(harness: ProxyHarness) -> None:
+    await harness.start()
+    answer = await harness.ask(request(EVENTS, "HEAD"), b"HEAD")
     assert (answer.status, answer.body) == (200, b"")
-    assert len(live(stand)) == 0
+    assert len(live(harness)) == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_comes_to_look_as_the_daemon_drains_is_told_so(stand: Stand) -> None:
-    await stand.start(DRAIN_TIMEOUT="1h")
-    assert stand.daemon is not None
-    daemon, wire = stand.daemon, await stand.connect()
-    await eventually(stand.reactor, lambda: daemon.door.factory.connections)
+async def test_who_comes_to_look_as_the_daemon_drains_is_told_so(harness: ProxyHarness) -> None:
+    await harness.start(DRAIN_TIMEOUT="1h")
+    assert harness.daemon is not None
+    daemon, wire = harness.daemon, await harness.connect()
+    await eventually(harness.reactor, lambda: daemon.door.factory.connections)
     stopping = daemon.stopService()
-    await eventually(stand.reactor, lambda: not daemon.system.stats.ready)
+    await eventually(harness.reactor, lambda: not daemon.system.stats.ready)
     wire.send(request(EVENTS))
     answer = await wire.answer()
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (503, "draining")
     await stopping
-    stand.daemon = None
+    harness.daemon = None
 
 
 @pytest.mark.parametrize("target", [EVENTS, "/stats", "/metrics"])
 @pytest_twisted.ensureDeferred
 async def test_a_page_of_another_site_has_nothing_asked_by_an_operators_browser(
-    stand: Stand, target: str
+    harness: ProxyHarness, target: str
 ) -> None:
-    await stand.start(ADMIN_TOKEN="open-sesame")
+    await harness.start(ADMIN_TOKEN="open-sesame")
     other = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "no-cors")]
-    assert (await stand.ask(request(target, headers=other))).status == 403
-    assert (await stand.ask(request("/cache", "DELETE", headers=other))).status == 403
-    assert len(live(stand)) == 0
+    assert (await harness.ask(request(target, headers=other))).status == 403
+    assert (await harness.ask(request("/cache", "DELETE", headers=other))).status == 403
+    assert len(live(harness)) == 0
     link = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate")]
-    assert (await stand.ask(request("/dashboard", headers=link))).status == 200
+    assert (await harness.ask(request("/dashboard", headers=link))).status == 200
     known = request("/stats", headers=other, key=b"Bearer open-sesame")
-    assert (await stand.ask(known)).status == 200
+    assert (await harness.ask(known)).status == 200
     asked = [("Origin", "https://other.example"), ("Access-Control-Request-Method", "DELETE")]
-    preflight = await stand.ask(request("/cache", "OPTIONS", headers=asked))
+    preflight = await harness.ask(request("/cache", "OPTIONS", headers=asked))
     assert preflight.status == 405
     assert not [name for name, _ in preflight.headers if name.lower().startswith(b"access-control")]
 
@@ -296,14 +298,16 @@ async def test_a_page_of_another_site_has_nothing_asked_by_an_operators_browser(
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_page_and_its_files_are_served_with_a_strict_policy(stand: Stand) -> None:
-    await stand.start()
-    page = await stand.ask(request("/dashboard"))
+async def test_the_page_and_its_files_are_served_with_a_strict_policy(
+    harness: ProxyHarness,
+) -> None:
+    await harness.start()
+    page = await harness.ask(request("/dashboard"))
     assert page.status == 200
     assert page.get("Content-Type") == b"text/html; charset=utf-8"
     for name in assets():
         if name != PAGE:
-            answer = await stand.ask(request(f"/dashboard/{name}"))
+            answer = await harness.ask(request(f"/dashboard/{name}"))
             assert (answer.status, answer.body) == (200, assets()[name][1])
             for field, value in HEADERS:
                 assert answer.get(field.decode()) == value
@@ -311,8 +315,8 @@ async def test_the_page_and_its_files_are_served_with_a_strict_policy(stand: Sta
     assert b"unsafe" not in policy
     assert policy.startswith(b"default-src 'none'")
     for missing in ("index.html", "nothing.js", "web.py", "app.js/", "events/x"):
-        assert (await stand.ask(request(f"/dashboard/{missing}"))).status == 404
-    assert (await stand.ask(request("/dashboard", "POST"))).status == 405
+        assert (await harness.ask(request(f"/dashboard/{missing}"))).status == 404
+    assert (await harness.ask(request("/dashboard", "POST"))).status == 405
 
 
 @pytest.mark.parametrize(
@@ -325,14 +329,14 @@ async def test_the_page_and_its_files_are_served_with_a_strict_policy(stand: Sta
 )
 @pytest_twisted.ensureDeferred
 async def test_a_browser_is_asked_for_the_token_where_there_is_one(
-    stand: Stand, token: str, accept: str, kind: bytes
+    harness: ProxyHarness, token: str, accept: str, kind: bytes
 ) -> None:
-    await stand.start(ADMIN_ALLOW="", ADMIN_TOKEN=token)
-    answer = await stand.ask(request("/dashboard", headers=[("Accept", accept)]))
+    await harness.start(ADMIN_ALLOW="", ADMIN_TOKEN=token)
+    answer = await harness.ask(request("/dashboard", headers=[("Accept", accept)]))
     assert (answer.status, answer.get("Content-Type")) == (403, kind)
-    assert (await stand.logged())[0]["code"] == "admin_forbidden"
+    assert (await harness.logged())[0]["code"] == "admin_forbidden"
     with_token = request("/dashboard", key=b"Bearer open-sesame")
-    assert (await stand.ask(with_token)).status == (200 if token else 403)
+    assert (await harness.ask(with_token)).status == (200 if token else 403)
 
 
 def test_the_page_names_no_other_host_and_runs_nothing_inline() -> None:

@@ -50,11 +50,11 @@ from goproxyai.reactor.deadlines import Ticker
 from goproxyai.upstream.no_proxy import parse_no_proxy
 from tests.support.answers import chunk, response
 from tests.support.authority import Authority
-from tests.support.harness import KEY, Stand, Wire, eventually, post, request
+from tests.support.harness import KEY, ProxyHarness, RawClient, eventually, post, request
 from tests.support.proxy import ESTABLISHED, FakeProxy, Splice
 from tests.support.serving import loopback
 from tests.support.steps import Answer as Script
-from tests.support.steps import Cut, Dribble, Pause, Reset
+from tests.support.steps import Close, Dribble, Pause, Reset
 from tests.support.upstream import FakeUpstream
 
 BASIC = b"Basic " + base64.b64encode(b"user:p@ss")
@@ -80,7 +80,7 @@ def nothing_unhandled(failures: list[Any]) -> Iterator[None]:
 
 
 async def through(
-    stand: Stand,
+    harness: ProxyHarness,
     userinfo: str = "",
     credentials: tuple[str, str] | None = None,
     upstream: str = "https://api.openai.test",
@@ -89,11 +89,11 @@ async def through(
 ) -> FakeProxy:
     """Start the daemon behind a proxy."""
     if upstream.startswith("https"):
-        await stand.listen_with_tls()
+        await harness.listen_with_tls()
     else:
-        stand.upstream_port = await stand.upstream.listen(stand.loopback())
-    proxy, port = await stand.egress(credentials, tls=scheme == "https")
-    await stand.start(upstream, PROXY_URL=f"{scheme}://{userinfo}127.0.0.1:{port}", **texts)
+        harness.upstream_port = await harness.upstream.listen(harness.loopback())
+    proxy, port = await harness.egress(credentials, tls=scheme == "https")
+    await harness.start(upstream, PROXY_URL=f"{scheme}://{userinfo}127.0.0.1:{port}", **texts)
     return proxy
 
 
@@ -104,33 +104,33 @@ async def through(
 @pytest.mark.parametrize("userinfo", ["", "user:p%40ss@"], ids=["nobody", "user"])
 @pytest_twisted.ensureDeferred
 async def test_https_goes_through_a_tunnel_and_each_side_sees_its_own_credentials_only(
-    stand: Stand, userinfo: str, scheme: str
+    harness: ProxyHarness, userinfo: str, scheme: str
 ) -> None:
     credentials = ("user", "p@ss") if userinfo else None
-    proxy = await through(stand, userinfo, credentials, scheme=scheme, CACHE_TTL="0")
+    proxy = await through(harness, userinfo, credentials, scheme=scheme, CACHE_TTL="0")
     for _ in range(2):
-        answer = await stand.ask(post("/v1/chat/completions", b'{"model":"m"}'))
+        answer = await harness.ask(post("/v1/chat/completions", b'{"model":"m"}'))
         assert (answer.status, answer.get("X-Cache")) == (200, b"MISS")
     (connect,) = proxy.requests
     assert (connect.method, connect.target, connect.version) == (b"CONNECT", TARGET.encode(), "1.1")
     assert connect.all(b"host") == [TARGET.encode()]
     assert connect.all(b"proxy-authorization") == ([BASIC] if userinfo else [])
     assert {name.lower() for name, _ in connect.headers} <= {b"host", b"proxy-authorization"}
-    for seen in stand.upstream.requests:
+    for seen in harness.upstream.requests:
         assert seen.target == b"/v1/chat/completions"
         assert seen.all(b"host") == [b"api.openai.test"]
         assert seen.all(b"authorization") == [KEY]
         assert not [name for name, _ in seen.headers if name.lower().startswith(b"proxy-")]
-    assert len(stand.upstream.requests) == 2
+    assert len(harness.upstream.requests) == 2
     assert len(proxy.tunnels) == 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_clients_own_proxy_credentials_go_nowhere(stand: Stand) -> None:
-    proxy = await through(stand)
-    await stand.ask(request(headers=[("Proxy-Authorization", "Basic bWluZQ==")]))
+async def test_a_clients_own_proxy_credentials_go_nowhere(harness: ProxyHarness) -> None:
+    proxy = await through(harness)
+    await harness.ask(request(headers=[("Proxy-Authorization", "Basic bWluZQ==")]))
     assert proxy.requests[0].all(b"proxy-authorization") == []
-    assert stand.upstream.requests[0].all(b"proxy-authorization") == []
+    assert harness.upstream.requests[0].all(b"proxy-authorization") == []
 
 
 def refusal(status: int) -> bytes:
@@ -141,9 +141,9 @@ def refusal(status: int) -> bytes:
 REFUSALS: dict[str, Script] = {
     **{str(status): refusal(status) for status in (301, 400, 403, 404, 407, 429, 500, 502, 503)},
     "garbage": b"SSH-2.0-OpenSSH_9.2p1\r\n",
-    "closed": [Cut()],
+    "closed": [Close()],
     "reset": [Reset()],
-    "closed_inside_the_head": [b"HTTP/1.1 200 Connection", Cut()],
+    "closed_inside_the_head": [b"HTTP/1.1 200 Connection", Close()],
     "over_16_kib": b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * 20000,
     "interim_for_ever": b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1000,
     "407_that_dribbles": [Dribble(refusal(407)[:60], 0.002), refusal(407)[60:]],
@@ -154,11 +154,11 @@ REFUSALS: dict[str, Script] = {
 @pytest.mark.parametrize("answer", REFUSALS.values(), ids=REFUSALS)
 @pytest_twisted.ensureDeferred
 async def test_a_proxy_that_grants_no_tunnel_is_a_502(
-    stand: Stand, answer: Script, scheme: str
+    harness: ProxyHarness, answer: Script, scheme: str
 ) -> None:
-    proxy = await through(stand, scheme=scheme)
+    proxy = await through(harness, scheme=scheme)
     script = proxy.script(TARGET, answer)
-    wire = await stand.connect()
+    wire = await harness.connect()
     wire.send(request())
     refused = await wire.answer()
     assert (refused.status, json.loads(refused.body)["error"]["code"]) == (
@@ -167,28 +167,28 @@ async def test_a_proxy_that_grants_no_tunnel_is_a_502(
     )
     assert refused.get("Proxy-Authenticate") is None
     assert refused.get("X-Cache") == b"MISS"
-    assert [each["code"] for each in await stand.logged()] == ["egress_proxy_refused"]
-    assert len(stand.upstream.requests) == 0
+    assert [each["code"] for each in await harness.logged()] == ["egress_proxy_refused"]
+    assert len(harness.upstream.requests) == 0
     script.times = 0
     wire.send(request())
     assert (await wire.answer()).status == 200
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_log_of_a_refusal_holds_no_credentials(stand: Stand) -> None:
-    await through(stand, "user:wr0ng@", ("user", "p@ss"))
-    assert (await stand.ask(request())).status == 502
-    (event,) = await stand.logged()
+async def test_the_log_of_a_refusal_holds_no_credentials(harness: ProxyHarness) -> None:
+    await through(harness, "user:wr0ng@", ("user", "p@ss"))
+    assert (await harness.ask(request())).status == 502
+    (event,) = await harness.logged()
     assert "407" in event["detail"]
     assert "wr0ng" not in repr(event)
     assert base64.b64encode(b"user:wr0ng").decode() not in repr(event)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_target_that_the_proxy_cannot_reach_is_a_502(stand: Stand) -> None:
-    proxy = await through(stand)
+async def test_a_target_that_the_proxy_cannot_reach_is_a_502(harness: ProxyHarness) -> None:
+    proxy = await through(harness)
     proxy.names.clear()
-    answer = await stand.ask(request())
+    answer = await harness.ask(request())
     assert json.loads(answer.body)["error"]["code"] == "egress_proxy_refused"
 
 
@@ -205,59 +205,61 @@ GRANTS: dict[str, Script] = {
 
 @pytest.mark.parametrize("answer", GRANTS.values(), ids=GRANTS)
 @pytest_twisted.ensureDeferred
-async def test_any_2xx_opens_the_tunnel_however_it_comes(stand: Stand, answer: Script) -> None:
-    proxy = await through(stand)
+async def test_any_2xx_opens_the_tunnel_however_it_comes(
+    harness: ProxyHarness, answer: Script
+) -> None:
+    proxy = await through(harness)
     proxy.script(TARGET, answer)
-    assert (await stand.ask(request())).status == 200
+    assert (await harness.ask(request())).status == 200
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_tunnel_that_is_closed_at_once_is_a_502(stand: Stand) -> None:
-    proxy = await through(stand)
-    proxy.script(TARGET, [ESTABLISHED, Cut()])
-    answer = await stand.ask(request())
+async def test_a_tunnel_that_is_closed_at_once_is_a_502(harness: ProxyHarness) -> None:
+    proxy = await through(harness)
+    proxy.script(TARGET, [ESTABLISHED, Close()])
+    answer = await harness.ask(request())
     assert answer.status == 502
     code = json.loads(answer.body)["error"]["code"]
     assert code in ("upstream_unreachable", "upstream_tls_failed")
 
 
 @pytest_twisted.ensureDeferred
-async def test_bytes_behind_the_grant_that_are_no_tls_are_a_502(stand: Stand) -> None:
-    proxy = await through(stand)
+async def test_bytes_behind_the_grant_that_are_no_tls_are_a_502(harness: ProxyHarness) -> None:
+    proxy = await through(harness)
     proxy.script(TARGET, [ESTABLISHED + b"welcome to the tunnel", Pause()])
-    answer = await stand.ask(request())
+    answer = await harness.ask(request())
     assert json.loads(answer.body)["error"]["code"] == "upstream_tls_failed"
     await proxy.wait_closed()
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_deadline_of_connecting_holds_over_tcp_connect_and_tls_together(
-    stand: Stand,
+    harness: ProxyHarness,
 ) -> None:
-    proxy = await through(stand, CONNECT_TIMEOUT="300ms")
+    proxy = await through(harness, CONNECT_TIMEOUT="300ms")
     proxy.script(TARGET, [Dribble(b"HTTP/1.1 100 Continue\r\n\r\n" * 100, 0.02, 25)])
-    answer = await stand.ask(request())
+    answer = await harness.ask(request())
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (504, "upstream_timeout")
-    await proxy.wait_closed(patience=1.0)
+    await proxy.wait_closed(timeout=1.0)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stream_passes_a_tunnel_in_tls_in_tls(stand: Stand) -> None:
-    proxy = await through(stand, scheme="https")
+async def test_a_stream_passes_a_tunnel_in_tls_in_tls(harness: ProxyHarness) -> None:
+    proxy = await through(harness, scheme="https")
     body = bytes(range(256)) * 4096
     gate = Pause()
     pieces = [body[:1000], body[1000:]]
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-    stand.upstream.script(
+    harness.upstream.script(
         "/v1/files", [head + chunk(pieces[0]), gate, chunk(pieces[1]), chunk(b"")]
     )
-    wire = await stand.connect()
+    wire = await harness.connect()
     wire.send(request("/v1/files", "POST", body=body))
-    await wire.until(lambda: pieces[0] in wire.came)
+    await wire.until(lambda: pieces[0] in wire.received)
     gate.release()
     answer = await wire.answer()
     assert answer.body == body
-    assert stand.upstream.requests[0].body == body
+    assert harness.upstream.requests[0].body == body
     assert len(proxy.tunnels) == 1
 
 
@@ -267,10 +269,10 @@ async def test_a_stream_passes_a_tunnel_in_tls_in_tls(stand: Stand) -> None:
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest_twisted.ensureDeferred
 async def test_http_goes_to_the_proxy_in_absolute_form_with_credentials_each_time(
-    stand: Stand, scheme: str
+    harness: ProxyHarness, scheme: str
 ) -> None:
     proxy = await through(
-        stand,
+        harness,
         "user:p%40ss@",
         ("user", "p@ss"),
         "http://api.openai.test/base",
@@ -278,57 +280,57 @@ async def test_http_goes_to_the_proxy_in_absolute_form_with_credentials_each_tim
         CACHE_TTL="0",
     )
     for _ in range(2):
-        await stand.ask(request("/v1/models?a=%20&b"))
+        await harness.ask(request("/v1/models?a=%20&b"))
     assert [each.method for each in proxy.requests] == [b"GET", b"GET"]
     assert [each.connection for each in proxy.requests] == [1, 1]
     for asked in proxy.requests:
         assert asked.target == b"http://api.openai.test/base/v1/models?a=%20&b"
         assert asked.all(b"proxy-authorization") == [BASIC]
         assert asked.all(b"host") == [b"api.openai.test"]
-    for seen in stand.upstream.requests:
+    for seen in harness.upstream.requests:
         assert seen.target == b"/base/v1/models?a=%20&b"
         assert seen.all(b"host") == [b"api.openai.test"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upload_goes_through_the_proxy_without_a_tunnel(stand: Stand) -> None:
-    await through(stand, upstream="http://api.openai.test")
+async def test_an_upload_goes_through_the_proxy_without_a_tunnel(harness: ProxyHarness) -> None:
+    await through(harness, upstream="http://api.openai.test")
     body = bytes(range(256)) * 1000
-    answer = await stand.ask(request("/v1/files", "POST", body=body))
+    answer = await harness.ask(request("/v1/files", "POST", body=body))
     assert answer.status == 200
-    assert stand.upstream.requests[0].body == body
+    assert harness.upstream.requests[0].body == body
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_407_to_a_forwarded_request_is_not_relayed(stand: Stand) -> None:
-    await through(stand, "", ("user", "p@ss"), "http://api.openai.test")
+async def test_a_407_to_a_forwarded_request_is_not_relayed(harness: ProxyHarness) -> None:
+    await through(harness, "", ("user", "p@ss"), "http://api.openai.test")
     for asked in (request(), request("/v1/files", "POST", body=b"x" * 100_000)):
-        answer = await stand.ask(asked)
+        answer = await harness.ask(asked)
         assert answer.status == 502
         assert json.loads(answer.body)["error"]["code"] == "egress_proxy_refused"
         assert answer.get("Proxy-Authenticate") is None
         assert (answer.get("X-Cache"), answer.get("X-Proxy")) == (b"MISS", b"goproxyai")
-    assert [each["code"] for each in await stand.logged(2)] == ["egress_proxy_refused"] * 2
-    assert len(stand.upstream.requests) == 0
+    assert [each["code"] for each in await harness.logged(2)] == ["egress_proxy_refused"] * 2
+    assert len(harness.upstream.requests) == 0
 
 
 @pytest.mark.parametrize("upstream", ["http", "https"])
 @pytest_twisted.ensureDeferred
-async def test_a_host_in_no_proxy_is_reached_directly(stand: Stand, upstream: str) -> None:
-    stand.names(api_openai_test="127.0.0.1")
+async def test_a_host_in_no_proxy_is_reached_directly(harness: ProxyHarness, upstream: str) -> None:
+    harness.names(api_openai_test="127.0.0.1")
     tls = upstream == "https"
-    stand.upstream_port = await stand.upstream.listen(
-        stand.loopback(stand.authority.good() if tls else None)
+    harness.upstream_port = await harness.upstream.listen(
+        harness.loopback(harness.authority.good() if tls else None)
     )
-    proxy, port = await stand.egress()
-    await stand.start(
-        f"{upstream}://api.openai.test:{stand.upstream_port}",
+    proxy, port = await harness.egress()
+    await harness.start(
+        f"{upstream}://api.openai.test:{harness.upstream_port}",
         PROXY_URL=f"http://user:secret@127.0.0.1:{port}",
         NO_PROXY="example.com,.openai.test",
     )
-    assert (await stand.ask(request())).status == 200
+    assert (await harness.ask(request())).status == 200
     assert proxy.connections_made == 0
-    (seen,) = stand.upstream.requests
+    (seen,) = harness.upstream.requests
     assert seen.target == b"/v1/models"
     assert seen.all(b"proxy-authorization") == []
 
@@ -340,38 +342,40 @@ async def test_a_host_in_no_proxy_is_reached_directly(stand: Stand, upstream: st
 @pytest.mark.parametrize("proxied", [False, True])
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest_twisted.ensureDeferred
-async def test_ipv6_addresses_stand_in_brackets(stand: Stand, scheme: str, proxied: bool) -> None:
-    port = await stand.upstream.listen(on_ipv6(stand, scheme == "https"))
-    proxy = FakeProxy(stand.reactor)
+async def test_ipv6_addresses_stand_in_brackets(
+    harness: ProxyHarness, scheme: str, proxied: bool
+) -> None:
+    port = await harness.upstream.listen(on_ipv6(harness, scheme == "https"))
+    proxy = FakeProxy(harness.reactor)
     texts = {}
     if proxied:
-        texts["PROXY_URL"] = f"http://[::1]:{await proxy.listen(on_ipv6(stand))}"
-    await stand.start(f"{scheme}://[::1]:{port}", **texts)
-    answer = await stand.ask(request())
+        texts["PROXY_URL"] = f"http://[::1]:{await proxy.listen(on_ipv6(harness))}"
+    await harness.start(f"{scheme}://[::1]:{port}", **texts)
+    answer = await harness.ask(request())
     await proxy.close()
     assert answer.status == 200
     authority = b"[::1]:%d" % port
-    assert stand.upstream.requests[0].all(b"host") == [authority]
+    assert harness.upstream.requests[0].all(b"host") == [authority]
     expected = authority if scheme == "https" else b"http://%b/v1/models" % authority
     assert [each.target for each in proxy.requests] == ([expected] if proxied else [])
 
 
-def on_ipv6(stand: Stand, tls: bool = False) -> Any:
+def on_ipv6(harness: ProxyHarness, tls: bool = False) -> Any:
     if tls:
-        options = stand.authority.good().options()
-        return SSL4ServerEndpoint(stand.reactor, 0, options, interface="::1")
-    return TCP6ServerEndpoint(stand.reactor, 0, interface="::1")
+        options = harness.authority.good().options()
+        return SSL4ServerEndpoint(harness.reactor, 0, options, interface="::1")
+    return TCP6ServerEndpoint(harness.reactor, 0, interface="::1")
 
 
 @pytest.mark.parametrize("base", ["", "/", "/base", "/base/", "/a/b"])
 @pytest_twisted.ensureDeferred
-async def test_the_base_path_of_openai_api_url_is_kept(stand: Stand, base: str) -> None:
-    stand.upstream_port = await stand.upstream.listen(stand.loopback())
-    await stand.start(f"http://127.0.0.1:{stand.upstream_port}{base}")
-    await stand.ask(request("/v1/models?x=1"))
-    (seen,) = stand.upstream.requests
+async def test_the_base_path_of_openai_api_url_is_kept(harness: ProxyHarness, base: str) -> None:
+    harness.upstream_port = await harness.upstream.listen(harness.loopback())
+    await harness.start(f"http://127.0.0.1:{harness.upstream_port}{base}")
+    await harness.ask(request("/v1/models?x=1"))
+    (seen,) = harness.upstream.requests
     assert seen.target == base.rstrip("/").encode() + b"/v1/models?x=1"
-    assert seen.all(b"host") == [b"127.0.0.1:%d" % stand.upstream_port]
+    assert seen.all(b"host") == [b"127.0.0.1:%d" % harness.upstream_port]
 
 
 PROXY = ProxyURL("http", "192.0.2.9", 3128, "user", "p@ss")
@@ -436,14 +440,14 @@ class Tunnelled:
     endpoint: ConnectEndpoint
 
     def connect(self) -> Deferred[Any]:
-        return self.endpoint.connect(Factory.forProtocol(lambda: Wire(self.reactor)))
+        return self.endpoint.connect(Factory.forProtocol(lambda: RawClient(self.reactor)))
 
 
 @pytest_twisted.async_yield_fixture
-async def tunnelled(stand: Stand) -> AsyncIterator[Tunnelled]:
-    proxy, port = await stand.egress()
-    near = TCP4ClientEndpoint(stand.reactor, "127.0.0.1", port)
-    yield Tunnelled(stand.reactor, proxy, ConnectEndpoint(near, b"somewhere:1"))
+async def tunnelled(harness: ProxyHarness) -> AsyncIterator[Tunnelled]:
+    proxy, port = await harness.egress()
+    near = TCP4ClientEndpoint(harness.reactor, "127.0.0.1", port)
+    yield Tunnelled(harness.reactor, proxy, ConnectEndpoint(near, b"somewhere:1"))
 
 
 @pytest_twisted.ensureDeferred
@@ -451,12 +455,12 @@ async def test_bytes_behind_the_grant_are_the_first_that_come_through(
     tunnelled: Tunnelled,
 ) -> None:
     gate = Pause()
-    tunnelled.proxy.script("somewhere:1", [ESTABLISHED + b"left", gate, b" over", Cut()])
+    tunnelled.proxy.script("somewhere:1", [ESTABLISHED + b"left", gate, b" over", Close()])
     wire = await tunnelled.connect()
-    await wire.until(lambda: wire.came == b"left")
+    await wire.until(lambda: wire.received == b"left")
     gate.release()
-    await wire.until_closed()
-    assert wire.came == b"left over"
+    await wire.wait_closed()
+    assert wire.received == b"left over"
 
 
 @pytest.mark.parametrize(
@@ -464,7 +468,7 @@ async def test_bytes_behind_the_grant_are_the_first_that_come_through(
     [
         (refusal(407), ConnectRefused),
         (b"nonsense\r\n\r\n", ConnectMalformed),
-        ([Cut()], ConnectMalformed),
+        ([Close()], ConnectMalformed),
         ([Reset()], ConnectMalformed),
     ],
 )
@@ -511,8 +515,8 @@ class Agency:
 
 
 @pytest_twisted.async_yield_fixture
-async def agency(stand: Stand, authority: Authority) -> AsyncIterator[Agency]:
-    reactor = stand.reactor
+async def agency(harness: ProxyHarness, authority: Authority) -> AsyncIterator[Agency]:
+    reactor = harness.reactor
     ticker = Ticker(reactor)
     ticker.start()
     one = Agency(reactor, authority, ticker, FakeUpstream(reactor), FakeProxy(reactor))
@@ -528,11 +532,11 @@ class Body(Protocol):
     """What ``deliverBody`` told."""
 
     def __init__(self) -> None:
-        self.came = b""
+        self.received = b""
         self.over: Deferred[Failure] = Deferred()
 
     def dataReceived(self, data: bytes) -> None:
-        self.came += data
+        self.received += data
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.over.callback(reason.value)
@@ -628,7 +632,7 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
         (HEAD + b"Content-Length: 0\r\n\r\n", b"", ResponseDone),
         (b"HTTP/1.1 204 Nothing\r\n\r\n", b"", ResponseDone),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n4\r\nfull\r\n0\r\n\r\n", b"full", ResponseDone),
-        ([HEAD + b"\r\nfull", Cut()], b"full", PotentialDataLoss),
+        ([HEAD + b"\r\nfull", Close()], b"full", PotentialDataLoss),
         ([HEAD + b"\r\npart", Reset()], b"part", ConnectionLost),
     ],
 )
@@ -646,13 +650,13 @@ async def test_deliver_body_tells_how_a_body_ended(
     got.deliverBody(protocol)
     reason = await protocol.over
     assert isinstance(reason, ending)
-    assert protocol.came == body
+    assert protocol.received == body
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_body_cut_short_is_told_as_a_failure(agency: Agency) -> None:
     origin = await agency.listen()
-    agency.upstream.script("/v1/a", [HEAD + b"Content-Length: 9\r\n\r\npart", Cut()])
+    agency.upstream.script("/v1/a", [HEAD + b"Content-Length: 9\r\n\r\npart", Close()])
     got = await agency.agent().request(b"GET", origin + b"/v1/a")
     protocol = Body()
     got.deliverBody(protocol)
@@ -663,7 +667,7 @@ async def test_a_body_cut_short_is_told_as_a_failure(agency: Agency) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_request_that_is_answered_by_nothing_fails(agency: Agency) -> None:
     origin = await agency.listen()
-    agency.upstream.script("/v1/a", [Cut()])
+    agency.upstream.script("/v1/a", [Close()])
     with pytest.raises(ConnectionBroken):
         await agency.agent().request(b"GET", origin + b"/v1/a")
 
@@ -743,7 +747,7 @@ async def test_a_connection_on_its_way_out_is_not_used_again_in_the_same_turn(
     origin = await agency.listen()
     agent = agency.agent()
     await ask(agent, origin + b"/v1/models")
-    (connection,) = agent.pool._open
+    (connection,) = agent.pool
     if how == "unasked_bytes":
         connection.dataReceived(b"HTTP/1.1 200 OK\r\n")
     else:
@@ -816,7 +820,7 @@ async def test_a_request_that_is_cancelled_during_connect_closes_the_socket(
     asked = agent.request(b"GET", b"https://somewhere.test/v1/models")
     await agency.proxy.wait_for(lambda one: one.paused)
     await cancelled(asked)
-    await agency.proxy.wait_for(lambda one: one.lost, patience=1.0)
+    await agency.proxy.wait_for(lambda one: one.lost, timeout=1.0)
     assert len(agent.pool) == 0
 
 
@@ -825,7 +829,7 @@ async def test_a_request_that_is_cancelled_during_connect_closes_the_socket(
 async def test_a_request_that_is_cancelled_during_the_handshake_closes_the_socket(
     agency: Agency, proxied: bool
 ) -> None:
-    agency.upstream.stop_reading()
+    agency.upstream.pause_reading()
     origin = await agency.listen()
     port = await agency.proxy.listen(loopback(agency.reactor))
     agent = agency.agent(ProxyURL("http", "127.0.0.1", port) if proxied else None)
@@ -836,7 +840,7 @@ async def test_a_request_that_is_cancelled_during_the_handshake_closes_the_socke
     await eventually(agency.reactor, lambda: len(agent.pool) == 1)
     await cancelled(asked)
     agency.upstream.resume_reading()
-    await agency.upstream.wait_closed(patience=1.0)
+    await agency.upstream.wait_closed(timeout=1.0)
     await eventually(agency.reactor, lambda: len(agent.pool) == 0)
 
 
@@ -851,7 +855,7 @@ async def test_a_request_that_is_cancelled_while_it_waits_closes_the_socket(
     asked = agent.request(b"GET", origin + b"/v1/a")
     await agency.upstream.wait_for(lambda one: one.paused)
     await cancelled(asked)
-    await agency.upstream.wait_for(lambda one: one.lost, patience=1.0)
+    await agency.upstream.wait_for(lambda one: one.lost, timeout=1.0)
     await eventually(agency.reactor, lambda: len(agent.pool) == 0)
 
 
@@ -866,7 +870,7 @@ async def test_a_body_that_is_aborted_closes_the_socket(agency: Agency, tls: boo
     answer.deliverBody(protocol)
     await agency.upstream.wait_for(lambda one: one.paused)
     protocol.transport.abortConnection()
-    await agency.upstream.wait_for(lambda one: one.lost, patience=1.0)
+    await agency.upstream.wait_for(lambda one: one.lost, timeout=1.0)
     await eventually(agency.reactor, lambda: len(agent.pool) == 0)
 
 
@@ -875,7 +879,7 @@ async def test_an_upload_that_is_cancelled_closes_the_socket_and_stops_its_produ
     agency: Agency,
 ) -> None:
     origin = await agency.listen()
-    agency.upstream.stop_reading()
+    agency.upstream.pause_reading()
     agent = agency.agent()
     data = io.BytesIO(bytes(16 * 1024 * 1024))
     asked = agent.request(b"POST", origin + b"/v1/files", None, FileBodyProducer(data))
@@ -889,11 +893,11 @@ async def test_an_upload_that_is_cancelled_closes_the_socket_and_stops_its_produ
 
 @pytest_twisted.ensureDeferred
 async def test_a_defect_while_sending_on_a_new_connection_is_answered(
-    stand: Stand, failures: list[Any], monkeypatch: pytest.MonkeyPatch
+    harness: ProxyHarness, failures: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await stand.start()
+    await harness.start()
     monkeypatch.setattr(ClientConnection, "send", lambda *_: 1 // 0)
-    answer = await stand.ask(request())
+    answer = await harness.ask(request())
     assert answer.status == 500
     assert [event["log_format"] for event in failures] == ["a defect while forwarding"]
     failures.clear()

@@ -15,7 +15,7 @@ from twisted.python.systemd import ListenFDs
 
 from goproxyai.daemon.endpoints import Inherited, ListenError, endpoints
 from goproxyai.daemon.service import Listeners
-from tests.support.harness import Stand
+from tests.support.harness import ProxyHarness
 
 Passed = Callable[[int], None]
 
@@ -121,13 +121,13 @@ async def test_the_path_of_a_unix_socket_that_was_passed_stays(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_port_that_is_taken_is_told_in_one_line(stand: Stand) -> None:
+async def test_a_port_that_is_taken_is_told_in_one_line(harness: ProxyHarness) -> None:
     with socket.create_server(("127.0.0.1", 0)) as one:
         taken = f"tcp:{one.getsockname()[1]}:interface=127.0.0.1"
-        await stand.start()
-        assert stand.daemon is not None
-        door: Listeners = stand.daemon.door
-        other = Listeners(stand.reactor, endpoints(stand.reactor, (taken,)), door.factory)
+        await harness.start()
+        assert harness.daemon is not None
+        door: Listeners = harness.daemon.door
+        other = Listeners(harness.reactor, endpoints(harness.reactor, (taken,)), door.factory)
         with pytest.raises(ListenError, match=f"goproxyai: cannot listen on {taken}: .* in use"):
             other.startService()
         await other.close()

@@ -12,145 +12,145 @@ import pytest_twisted
 from goproxyai.errors import STATUS
 from goproxyai.upstream.breaker import FEWEST
 from tests.support.answers import response
-from tests.support.harness import Answer, Skewed, Stand, eventually, post, request
+from tests.support.harness import Answer, ProxyHarness, SkewedReactor, eventually, post, request
 from tests.support.steps import Pause, Reset
 
 CHAT = "/v1/chat/completions"
 KIB = 1024
-Row = Callable[[Stand], Awaitable[Answer]]
+Row = Callable[[ProxyHarness], Awaitable[Answer]]
 
 
-async def bad_request(stand: Stand) -> Answer:
-    await stand.start()
-    return await stand.ask(b"GET /v1/models HTTP/1.1\r\n\r\n")
+async def bad_request(harness: ProxyHarness) -> Answer:
+    await harness.start()
+    return await harness.ask(b"GET /v1/models HTTP/1.1\r\n\r\n")
 
 
-async def request_too_large(stand: Stand) -> Answer:
-    await stand.start(MAX_BODY_SIZE="0.001")
-    return await stand.ask(post(CHAT, b"x" * 2 * KIB))
+async def request_too_large(harness: ProxyHarness) -> Answer:
+    await harness.start(MAX_BODY_SIZE="0.001")
+    return await harness.ask(post(CHAT, b"x" * 2 * KIB))
 
 
-async def headers_too_large(stand: Stand) -> Answer:
-    await stand.start()
-    return await stand.ask(request(headers=[("X-A", "a" * 65 * KIB)]))
+async def headers_too_large(harness: ProxyHarness) -> Answer:
+    await harness.start()
+    return await harness.ask(request(headers=[("X-A", "a" * 65 * KIB)]))
 
 
-async def target_too_long(stand: Stand) -> Answer:
-    await stand.start()
-    return await stand.ask(request("/v1/" + "a" * 17 * KIB))
+async def target_too_long(harness: ProxyHarness) -> Answer:
+    await harness.start()
+    return await harness.ask(request("/v1/" + "a" * 17 * KIB))
 
 
-async def admin_forbidden(stand: Stand) -> Answer:
-    await stand.start(ADMIN_ALLOW="")
-    return await stand.ask(request("/stats"))
+async def admin_forbidden(harness: ProxyHarness) -> Answer:
+    await harness.start(ADMIN_ALLOW="")
+    return await harness.ask(request("/stats"))
 
 
-async def not_found(stand: Stand) -> Answer:
-    await stand.start()
-    return await stand.ask(request("/v2/models"))
+async def not_found(harness: ProxyHarness) -> Answer:
+    await harness.start()
+    return await harness.ask(request("/v2/models"))
 
 
-async def method_not_allowed(stand: Stand) -> Answer:
-    await stand.start()
-    answer = await stand.ask(request("/cache", "POST"))
+async def method_not_allowed(harness: ProxyHarness) -> Answer:
+    await harness.start()
+    answer = await harness.ask(request("/cache", "POST"))
     assert answer.get("Allow") == b"DELETE"
     return answer
 
 
-async def internal_error(stand: Stand) -> Answer:
-    await stand.start()
-    assert stand.daemon is not None
+async def internal_error(harness: ProxyHarness) -> Answer:
+    await harness.start()
+    assert harness.daemon is not None
 
     def defect(*_: Any) -> Any:
         raise ZeroDivisionError
 
-    stand.daemon.system.relay.lookup.find = defect  # type: ignore[method-assign]
-    return await stand.ask(request())
+    harness.daemon.system.relay.lookup.find = defect  # type: ignore[method-assign]
+    return await harness.ask(request())
 
 
-async def upstream_unreachable(stand: Stand) -> Answer:
-    await stand.start()
-    stand.upstream.script(lambda _: True, [Reset()])
-    return await stand.ask(request())
+async def upstream_unreachable(harness: ProxyHarness) -> Answer:
+    await harness.start()
+    harness.upstream.script(lambda _: True, [Reset()])
+    return await harness.ask(request())
 
 
-async def egress_proxy_refused(stand: Stand) -> Answer:
-    await stand.listen_with_tls()
-    _proxy, port = await stand.egress(credentials=("user", "word"))
+async def egress_proxy_refused(harness: ProxyHarness) -> Answer:
+    await harness.listen_with_tls()
+    _proxy, port = await harness.egress(credentials=("user", "word"))
     url = f"http://user:wrong@127.0.0.1:{port}"
-    return await (await stand.start(upstream="https://api.openai.test", PROXY_URL=url)).ask(
+    return await (await harness.start(upstream="https://api.openai.test", PROXY_URL=url)).ask(
         request()
     )
 
 
-async def upstream_tls_failed(stand: Stand) -> Answer:
-    port = await stand.listen_with_tls(stand.authority.expired())
-    await stand.start(upstream=f"https://127.0.0.1:{port}")
-    return await stand.ask(request())
+async def upstream_tls_failed(harness: ProxyHarness) -> Answer:
+    port = await harness.listen_with_tls(harness.authority.expired())
+    await harness.start(upstream=f"https://127.0.0.1:{port}")
+    return await harness.ask(request())
 
 
-async def upstream_protocol_error(stand: Stand) -> Answer:
-    await stand.start()
-    stand.upstream.script(lambda _: True, b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
-    return await stand.ask(request())
+async def upstream_protocol_error(harness: ProxyHarness) -> Answer:
+    await harness.start()
+    harness.upstream.script(lambda _: True, b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
+    return await harness.ask(request())
 
 
-async def circuit_open(stand: Stand) -> Answer:
-    await stand.start()
-    stand.upstream.script(lambda _: True, [Reset()])
+async def circuit_open(harness: ProxyHarness) -> Answer:
+    await harness.start()
+    harness.upstream.script(lambda _: True, [Reset()])
     for number in range(FEWEST):
-        await stand.ask(post(CHAT, b"%d" % number))
-    return await stand.ask(request())
+        await harness.ask(post(CHAT, b"%d" % number))
+    return await harness.ask(request())
 
 
-async def draining(stand: Stand) -> Answer:
-    await stand.start()
+async def draining(harness: ProxyHarness) -> Answer:
+    await harness.start()
     gate = Pause()
-    stand.upstream.script(lambda _: True, [gate, response(b"{}")])
-    wire = await stand.connect()
+    harness.upstream.script(lambda _: True, [gate, response(b"{}")])
+    wire = await harness.connect()
     wire.send(request() + request("/v1/other"))
-    await stand.upstream.wait_for(lambda one: one.paused)
-    assert stand.daemon is not None
-    daemon = stand.daemon
+    await harness.upstream.wait_for(lambda one: one.paused)
+    assert harness.daemon is not None
+    daemon = harness.daemon
     stopping = daemon.stopService()
-    await eventually(stand.reactor, lambda: not daemon.system.stats.ready)
+    await eventually(harness.reactor, lambda: not daemon.system.stats.ready)
     gate.release()
     assert (await wire.answer()).status == 200
     answer = await wire.answer()
     await stopping
-    stand.daemon = None
+    harness.daemon = None
     assert answer.get("Connection") == b"close"
     return answer
 
 
-async def overloaded(stand: Stand) -> Answer:
-    await stand.start(MAX_CONNECTIONS="1")
-    stand.upstream.script(lambda _: True, [Pause()])
-    wire = await stand.connect()
+async def overloaded(harness: ProxyHarness) -> Answer:
+    await harness.start(MAX_CONNECTIONS="1")
+    harness.upstream.script(lambda _: True, [Pause()])
+    wire = await harness.connect()
     wire.send(request())
-    await stand.upstream.wait_for(lambda one: one.paused)
-    return await stand.ask(request())
+    await harness.upstream.wait_for(lambda one: one.paused)
+    return await harness.ask(request())
 
 
-async def upstream_timeout(stand: Stand) -> Answer:
-    stand.reactor = Skewed(stand.reactor)
-    await stand.start(REQUEST_TIMEOUT="30s")
-    stand.upstream.script(lambda _: True, [Pause()])
-    wire = await stand.connect()
+async def upstream_timeout(harness: ProxyHarness) -> Answer:
+    harness.reactor = SkewedReactor(harness.reactor)
+    await harness.start(REQUEST_TIMEOUT="30s")
+    harness.upstream.script(lambda _: True, [Pause()])
+    wire = await harness.connect()
     wire.send(request())
-    await stand.upstream.wait_for(lambda one: one.paused)
-    stand.reactor.ahead += 31.0
+    await harness.upstream.wait_for(lambda one: one.paused)
+    harness.reactor.skew += 31.0
     return await wire.answer()
 
 
-async def only_if_cached(stand: Stand) -> Answer:
-    await stand.start()
-    return await stand.ask(request(headers=[("Cache-Control", "only-if-cached")]))
+async def only_if_cached(harness: ProxyHarness) -> Answer:
+    await harness.start()
+    return await harness.ask(request(headers=[("Cache-Control", "only-if-cached")]))
 
 
-async def loop_detected(stand: Stand) -> Answer:
-    await stand.start()
-    return await stand.ask(request(headers=[("Via", "1.1 goproxyai")]))
+async def loop_detected(harness: ProxyHarness) -> Answer:
+    await harness.start()
+    return await harness.ask(request(headers=[("Via", "1.1 goproxyai")]))
 
 
 ROWS: list[Row] = [
@@ -172,9 +172,9 @@ def test_there_is_a_row_for_each_code() -> None:
 @pytest.mark.parametrize("row", ROWS, ids=name)
 @pytest_twisted.ensureDeferred
 async def test_an_error_says_what_it_is_in_the_one_shape(
-    stand: Stand, failures: list[Any], row: Row
+    harness: ProxyHarness, failures: list[Any], row: Row
 ) -> None:
-    answer = await row(stand)
+    answer = await row(harness)
     code = name(row)
     assert answer.status == STATUS[code]
     document = json.loads(answer.body)
@@ -190,10 +190,10 @@ async def test_an_error_says_what_it_is_in_the_one_shape(
 
 
 @pytest_twisted.ensureDeferred
-async def test_over_the_rate_is_the_one_exception(stand: Stand) -> None:
-    await stand.start(RATE_LIMIT="1")
-    await stand.ask(request())
-    answer = await stand.ask(request())
+async def test_over_the_rate_is_the_one_exception(harness: ProxyHarness) -> None:
+    await harness.start(RATE_LIMIT="1")
+    await harness.ask(request())
+    answer = await harness.ask(request())
     assert answer.status == 429
     assert json.loads(answer.body) == {
         "error": "Rate limit exceeded. Please try again later.",

@@ -20,31 +20,25 @@ from goproxyai.proxy.upstreams import Upstream
 from goproxyai.upstream.breaker import FEWEST
 from tests.integration.test_retries import broken, closed_port, code, counted
 from tests.support.answers import response
-from tests.support.harness import Skewed, Stand, eventually, request
+from tests.support.harness import ProxyHarness, eventually, request
 from tests.support.serving import loopback
 from tests.support.steps import Pause, Reset
 
 DELETE = request("/v1/x", "DELETE")
 
 
-@pytest.fixture
-def skewed(stand: Stand) -> Stand:
-    stand.reactor = Skewed(stand.reactor)
-    return stand
+def upstreams(harness: ProxyHarness) -> tuple[Upstream, ...]:
+    assert harness.daemon is not None
+    return harness.daemon.system.relay.upstreams.each
 
 
-def upstreams(stand: Stand) -> tuple[Upstream, ...]:
-    assert stand.daemon is not None
-    return stand.daemon.system.relay.upstreams.each
-
-
-async def two(stand: Stand, **texts: str) -> tuple[Upstream, ...]:
+async def two(harness: ProxyHarness, **texts: str) -> tuple[Upstream, ...]:
     """A daemon before two upstreams, ``/a`` and ``/b``, which are one double."""
-    first = await stand.upstream.listen(loopback(stand.reactor))
-    second = await stand.upstream.listen(loopback(stand.reactor))
+    first = await harness.upstream.listen(loopback(harness.reactor))
+    second = await harness.upstream.listen(loopback(harness.reactor))
     urls = f"http://127.0.0.1:{first}/a http://127.0.0.1:{second}/b"
-    await stand.start(upstream=urls, **texts)
-    return upstreams(stand)
+    await harness.start(upstream=urls, **texts)
+    return upstreams(harness)
 
 
 def opened(upstream: Upstream, now: float) -> None:
@@ -62,53 +56,53 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_first_is_asked_again_once_it_is_back(skewed: Stand) -> None:
-    first, second = await two(skewed)
-    skewed.upstream.script(lambda _: True, response(b"{}"))
-    opened(first, skewed.reactor.seconds())
-    assert (await skewed.ask(request("/v1/1"))).status == 200
-    assert skewed.upstream.requests[-1].path == "/b/v1/1"
-    skewed.reactor.ahead += 5.0
-    assert (await skewed.ask(request("/v1/2"))).status == 200
-    assert skewed.upstream.requests[-1].path == "/a/v1/2"
+async def test_the_first_is_asked_again_once_it_is_back(skewed_harness: ProxyHarness) -> None:
+    first, second = await two(skewed_harness)
+    skewed_harness.upstream.script(lambda _: True, response(b"{}"))
+    opened(first, skewed_harness.reactor.seconds())
+    assert (await skewed_harness.ask(request("/v1/1"))).status == 200
+    assert skewed_harness.upstream.requests[-1].path == "/b/v1/1"
+    skewed_harness.reactor.skew += 5.0
+    assert (await skewed_harness.ask(request("/v1/2"))).status == 200
+    assert skewed_harness.upstream.requests[-1].path == "/a/v1/2"
     assert first.breaker.closed
     assert second.breaker.closed
 
 
 @pytest_twisted.ensureDeferred
 async def test_going_round_waits_before_it_comes_back(
-    stand: Stand, waits: list[tuple[Any, ...]]
+    harness: ProxyHarness, waits: list[tuple[Any, ...]]
 ) -> None:
-    ports = [await closed_port(stand) for _ in range(2)]
-    await stand.start(upstream=" ".join(f"http://127.0.0.1:{port}" for port in ports))
-    assert (await stand.ask(request())).status == 502
-    assert counted(stand)["connect"] == 2
+    ports = [await closed_port(harness) for _ in range(2)]
+    await harness.start(upstream=" ".join(f"http://127.0.0.1:{port}" for port in ports))
+    assert (await harness.ask(request())).status == 502
+    assert counted(harness)["connect"] == 2
     assert len(waits) == 1, "the next is asked at once, the first not again"
 
 
 @pytest_twisted.ensureDeferred
 async def test_each_upstreams_retry_after_is_its_own(
-    stand: Stand, waits: list[tuple[Any, ...]]
+    harness: ProxyHarness, waits: list[tuple[Any, ...]]
 ) -> None:
-    await two(stand, RETRY_STATUS="503")
-    stand.upstream.script("/a/v1/x", response(b"{}", 503, [(b"Retry-After", b"20")]))
-    stand.upstream.script("/b/v1/x", response(b"{}", 503, [(b"Retry-After", b"9")]))
-    await stand.ask(DELETE)
-    assert [one.path for one in stand.upstream.requests] == ["/a/v1/x", "/b/v1/x", "/b/v1/x"]
+    await two(harness, RETRY_STATUS="503")
+    harness.upstream.script("/a/v1/x", response(b"{}", 503, [(b"Retry-After", b"20")]))
+    harness.upstream.script("/b/v1/x", response(b"{}", 503, [(b"Retry-After", b"9")]))
+    await harness.ask(DELETE)
+    assert [one.path for one in harness.upstream.requests] == ["/a/v1/x", "/b/v1/x", "/b/v1/x"]
     assert [rest for _, _, rest in waits] == [pytest.approx(9.0, abs=0.2)]
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_circuit_that_opens_while_a_retry_waits_says_when_to_come_back(
-    stand: Stand, monkeypatch: pytest.MonkeyPatch
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asking, "wait_before", lambda *_: 0.2)
-    await stand.start(RETRY_STATUS="503")
-    stand.upstream.script(lambda _: True, response(b"{}", 503))
-    wire = await stand.connect()
+    await harness.start(RETRY_STATUS="503")
+    harness.upstream.script(lambda _: True, response(b"{}", 503))
+    wire = await harness.connect()
     wire.send(DELETE)
-    await eventually(stand.reactor, lambda: counted(stand)["status"] == 1)
-    opened(upstreams(stand)[0], stand.reactor.seconds())
+    await eventually(harness.reactor, lambda: counted(harness)["status"] == 1)
+    opened(upstreams(harness)[0], harness.reactor.seconds())
     answer = await wire.answer()
     assert code(answer) == "circuit_open"
     assert int(answer.get("Retry-After") or b"") >= 1
@@ -116,111 +110,115 @@ async def test_a_circuit_that_opens_while_a_retry_waits_says_when_to_come_back(
 
 @pytest_twisted.ensureDeferred
 async def test_a_retry_takes_whoever_is_there_when_its_time_comes(
-    stand: Stand, monkeypatch: pytest.MonkeyPatch
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asking, "wait_before", lambda *_: 0.2)
-    first, second = await two(stand, RETRY_STATUS="503")
-    stand.upstream.script("/a/v1/x", response(b"{}", 503))
-    stand.upstream.script("/b/v1/x", response(b"{}"))
-    opened(second, stand.reactor.seconds())
-    wire = await stand.connect()
+    first, second = await two(harness, RETRY_STATUS="503")
+    harness.upstream.script("/a/v1/x", response(b"{}", 503))
+    harness.upstream.script("/b/v1/x", response(b"{}"))
+    opened(second, harness.reactor.seconds())
+    wire = await harness.connect()
     wire.send(DELETE)
-    await eventually(stand.reactor, lambda: counted(stand)["status"] == 1)
+    await eventually(harness.reactor, lambda: counted(harness)["status"] == 1)
     second.breaker.succeeded()
-    opened(first, stand.reactor.seconds())
+    opened(first, harness.reactor.seconds())
     assert (await wire.answer()).status == 200
 
 
 @pytest_twisted.ensureDeferred
 async def test_all_tries_together_end_with_the_clients_patience(
-    stand: Stand, waits: list[tuple[Any, ...]]
+    harness: ProxyHarness, waits: list[tuple[Any, ...]]
 ) -> None:
-    await stand.start(RETRY_STATUS="503", REQUEST_TIMEOUT="400ms")
-    stand.upstream.script(lambda one: one.number == 1, response(b"{}", 503))
-    stand.upstream.script(lambda one: one.number > 1, [Pause()])
-    wire = await stand.connect()
+    await harness.start(RETRY_STATUS="503", REQUEST_TIMEOUT="400ms")
+    harness.upstream.script(lambda one: one.number == 1, response(b"{}", 503))
+    harness.upstream.script(lambda one: one.number > 1, [Pause()])
+    wire = await harness.connect()
     wire.send(DELETE)
-    await stand.upstream.wait_for(lambda one: one.paused)
+    await harness.upstream.wait_for(lambda one: one.paused)
     assert (await wire.answer()).status == 504
-    await stand.upstream.wait_for(lambda one: one.lost)
-    assert len(stand.upstream.requests) == 2
+    await harness.upstream.wait_for(lambda one: one.lost)
+    assert len(harness.upstream.requests) == 2
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_retry_is_no_probe_any_more(skewed: Stand) -> None:
-    await broken(skewed, RETRY_STATUS="503")
-    skewed.reactor.ahead += 5.0
-    asked = len(skewed.upstream.requests)
-    skewed.upstream.script("/v1/a", response(b"{}", 503), times=1)
-    skewed.upstream.script(lambda one: one.path == "/v1/a" and one.number > asked + 1, [Pause()])
-    retried = await skewed.connect()
+async def test_a_retry_is_no_probe_any_more(skewed_harness: ProxyHarness) -> None:
+    await broken(skewed_harness, RETRY_STATUS="503")
+    skewed_harness.reactor.skew += 5.0
+    asked = len(skewed_harness.upstream.requests)
+    skewed_harness.upstream.script("/v1/a", response(b"{}", 503), times=1)
+    skewed_harness.upstream.script(
+        lambda one: one.path == "/v1/a" and one.number > asked + 1, [Pause()]
+    )
+    retried = await skewed_harness.connect()
     retried.send(request("/v1/a"))
-    await skewed.upstream.wait_for(lambda one: one.paused)
-    opened(upstreams(skewed)[0], skewed.reactor.seconds())
-    skewed.reactor.ahead += 5.0
-    skewed.upstream.script("/v1/b", [Pause()])
-    probe = await skewed.connect()
+    await skewed_harness.upstream.wait_for(lambda one: one.paused)
+    opened(upstreams(skewed_harness)[0], skewed_harness.reactor.seconds())
+    skewed_harness.reactor.skew += 5.0
+    skewed_harness.upstream.script("/v1/b", [Pause()])
+    probe = await skewed_harness.connect()
     probe.send(request("/v1/b"))
-    await skewed.upstream.wait_for(lambda one: one.paused and one.path == "/v1/b")
+    await skewed_harness.upstream.wait_for(lambda one: one.paused and one.path == "/v1/b")
     retried.abort()
-    await skewed.upstream.wait_for(lambda one: one.lost and one.path == "/v1/a")
-    assert code(await skewed.ask(request("/v1/c"))) == "circuit_open"
+    await skewed_harness.upstream.wait_for(lambda one: one.lost and one.path == "/v1/a")
+    assert code(await skewed_harness.ask(request("/v1/c"))) == "circuit_open"
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_probe_that_takes_for_ever_is_followed_by_another(skewed: Stand) -> None:
-    await broken(skewed)
-    skewed.upstream.script(lambda _: True, response(b"{}"))
-    skewed.reactor.ahead += 5.0
-    slow = await skewed.connect()
+async def test_a_probe_that_takes_for_ever_is_followed_by_another(
+    skewed_harness: ProxyHarness,
+) -> None:
+    await broken(skewed_harness)
+    skewed_harness.upstream.script(lambda _: True, response(b"{}"))
+    skewed_harness.reactor.skew += 5.0
+    slow = await skewed_harness.connect()
     slow.send(request("/v1/files", "POST", [("Content-Length", "100000")]) + b"x" * 1000)
-    await skewed.upstream.wait_for(lambda one: one.path == "/v1/files")
-    assert code(await skewed.ask(request("/v1/other"))) == "circuit_open"
-    skewed.reactor.ahead += 10.0
-    assert (await skewed.ask(request("/v1/other"))).status == 200
+    await skewed_harness.upstream.wait_for(lambda one: one.path == "/v1/files")
+    assert code(await skewed_harness.ask(request("/v1/other"))) == "circuit_open"
+    skewed_harness.reactor.skew += 10.0
+    assert (await skewed_harness.ask(request("/v1/other"))).status == 200
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_joins_a_probe_keeps_it_alive_and_no_longer(skewed: Stand) -> None:
-    await broken(skewed)
-    skewed.reactor.ahead += 5.0
-    skewed.upstream.script("/v1/p", [Pause()])
-    leader, follower = await skewed.connect(), await skewed.connect()
+async def test_who_joins_a_probe_keeps_it_alive_and_no_longer(skewed_harness: ProxyHarness) -> None:
+    await broken(skewed_harness)
+    skewed_harness.reactor.skew += 5.0
+    skewed_harness.upstream.script("/v1/p", [Pause()])
+    leader, follower = await skewed_harness.connect(), await skewed_harness.connect()
     leader.send(request("/v1/p"))
-    await skewed.upstream.wait_for(lambda one: one.paused and one.path == "/v1/p")
+    await skewed_harness.upstream.wait_for(lambda one: one.paused and one.path == "/v1/p")
     follower.send(request("/v1/p"))
-    assert skewed.daemon is not None
-    counters = skewed.daemon.system.stats.counters
-    await eventually(skewed.reactor, lambda: counters.coalesced)
+    assert skewed_harness.daemon is not None
+    counters = skewed_harness.daemon.system.stats.counters
+    await eventually(skewed_harness.reactor, lambda: counters.coalesced)
     leader.abort()
-    await eventually(skewed.reactor, lambda: counters.connections.closed)
-    assert code(await skewed.ask(request("/v1/q"))) == "circuit_open"
+    await eventually(skewed_harness.reactor, lambda: counters.connections.closed)
+    assert code(await skewed_harness.ask(request("/v1/q"))) == "circuit_open"
     follower.abort()
-    await skewed.upstream.wait_for(lambda one: one.lost and one.path == "/v1/p")
-    skewed.upstream.script("/v1/q", response(b"{}"))
-    assert (await skewed.ask(request("/v1/q"))).status == 200
+    await skewed_harness.upstream.wait_for(lambda one: one.lost and one.path == "/v1/p")
+    skewed_harness.upstream.script("/v1/q", response(b"{}"))
+    assert (await skewed_harness.ask(request("/v1/q"))).status == 200
 
 
 @pytest_twisted.ensureDeferred
-async def test_failed_health_probes_in_a_row_open_the_circuit(stand: Stand) -> None:
-    await stand.start(HEALTH_PROBE="/v1/models")
-    assert stand.daemon is not None
-    probing = stand.daemon.upkeep.probing
+async def test_failed_health_probes_in_a_row_open_the_circuit(harness: ProxyHarness) -> None:
+    await harness.start(HEALTH_PROBE="/v1/models")
+    assert harness.daemon is not None
+    probing = harness.daemon.upkeep.probing
     assert probing is not None
-    stand.upstream.script(lambda _: True, response(b"{}", 500))
-    breaker = upstreams(stand)[0].breaker
+    harness.upstream.script(lambda _: True, response(b"{}", 500))
+    breaker = upstreams(harness)[0].breaker
     for _ in range(IN_A_ROW):
         probing._probe()
-        await eventually(stand.reactor, lambda: not probing._asking)
+        await eventually(harness.reactor, lambda: not probing._asking)
     assert not breaker.closed
-    assert code(await stand.ask(request("/health/ready"))) == "circuit_open"
+    assert code(await harness.ask(request("/health/ready"))) == "circuit_open"
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_407_on_the_way_is_no_answer(stand: Stand) -> None:
-    await stand.start()
-    stand.upstream.script(lambda _: True, response(b"", 407))
-    wire = await stand.connect()
+async def test_a_407_on_the_way_is_no_answer(harness: ProxyHarness) -> None:
+    await harness.start()
+    harness.upstream.script(lambda _: True, response(b"", 407))
+    wire = await harness.connect()
     for number in range(FEWEST + 1):
         wire.send(request(f"/v1/{number}"))
         answer = await wire.answer()
@@ -229,107 +227,109 @@ async def test_a_407_on_the_way_is_no_answer(stand: Stand) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_timeout_counts_for_nothing_where_others_are_answered(
-    skewed: Stand, monkeypatch: pytest.MonkeyPatch
+    skewed_harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "TURN_SECONDS", 0.05)
-    await skewed.start()
-    skewed.upstream.script("/v1/slow", [Pause()])
-    slow = [await skewed.connect() for _ in range(FEWEST)]
+    await skewed_harness.start()
+    skewed_harness.upstream.script("/v1/slow", [Pause()])
+    slow = [await skewed_harness.connect() for _ in range(FEWEST)]
     for number, wire in enumerate(slow):
         wire.send(request(f"/v1/slow?{number}"))
-    await skewed.upstream.wait_until(
-        lambda: sum(one.paused for one in skewed.upstream.requests) == FEWEST
+    await skewed_harness.upstream.wait_until(
+        lambda: sum(one.paused for one in skewed_harness.upstream.requests) == FEWEST
     )
-    skewed.reactor.ahead += 5.0
-    assert (await skewed.ask(request("/v1/models"))).status == 200
-    breaker = upstreams(skewed)[0].breaker
-    await eventually(skewed.reactor, lambda: not breaker.successes)
-    skewed.reactor.ahead += 30.0
+    skewed_harness.reactor.skew += 5.0
+    assert (await skewed_harness.ask(request("/v1/models"))).status == 200
+    breaker = upstreams(skewed_harness)[0].breaker
+    await eventually(skewed_harness.reactor, lambda: not breaker.successes)
+    skewed_harness.reactor.skew += 30.0
     for wire in slow:
         assert (await wire.answer()).status == 504
     assert breaker.closed
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_write_that_never_went_out_drops_nothing(skewed: Stand) -> None:
-    await broken(skewed)
-    assert code(await skewed.ask(request("/v1/stored", "DELETE"))) == "circuit_open"
-    assert (await skewed.ask(request("/v1/stored"))).get("X-Cache") == b"HIT"
+async def test_a_write_that_never_went_out_drops_nothing(skewed_harness: ProxyHarness) -> None:
+    await broken(skewed_harness)
+    assert code(await skewed_harness.ask(request("/v1/stored", "DELETE"))) == "circuit_open"
+    assert (await skewed_harness.ask(request("/v1/stored"))).get("X-Cache") == b"HIT"
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_log_says_nothing_of_an_answer_that_was_turned_away(
-    stand: Stand, waits: list[tuple[Any, ...]]
+    harness: ProxyHarness, waits: list[tuple[Any, ...]]
 ) -> None:
-    await stand.start(RETRY_STATUS="503")
+    await harness.start(RETRY_STATUS="503")
     away = response(b"{}", 503, [(b"X-Request-Id", b"first")])
-    stand.upstream.script(lambda one: one.number == 1, away)
-    stand.upstream.script(lambda one: one.number > 1, [Reset()])
-    assert (await stand.ask(DELETE)).status == 502
-    (event,) = await stand.logged()
+    harness.upstream.script(lambda one: one.number == 1, away)
+    harness.upstream.script(lambda one: one.number > 1, [Reset()])
+    assert (await harness.ask(DELETE)).status == 502
+    (event,) = await harness.logged()
     assert "first" not in json.dumps(event)
     assert "upstream" not in event["ms"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_nothing_is_left_of_a_retry_that_waits_as_the_daemon_stops(
-    stand: Stand, monkeypatch: pytest.MonkeyPatch
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asking, "wait_before", lambda *_: 20.0)
-    await stand.start(RETRY_STATUS="503", DRAIN_TIMEOUT="100ms", HEALTH_PROBE="/v1/probe")
-    stand.upstream.script(lambda one: one.path == "/v1/probe", [Pause()])
-    stand.upstream.script(lambda one: one.path != "/v1/probe", response(b"{}", 503))
-    alone, flight = await stand.connect(), await stand.connect()
+    await harness.start(RETRY_STATUS="503", DRAIN_TIMEOUT="100ms", HEALTH_PROBE="/v1/probe")
+    harness.upstream.script(lambda one: one.path == "/v1/probe", [Pause()])
+    harness.upstream.script(lambda one: one.path != "/v1/probe", response(b"{}", 503))
+    alone, flight = await harness.connect(), await harness.connect()
     alone.send(DELETE)
     flight.send(request("/v1/y"))
-    await eventually(stand.reactor, lambda: counted(stand)["status"] == 2)
-    assert stand.daemon is not None
-    await stand.daemon.stopService()
-    stand.daemon = None
+    await eventually(harness.reactor, lambda: counted(harness)["status"] == 2)
+    assert harness.daemon is not None
+    await harness.daemon.stopService()
+    harness.daemon = None
     assert [code(await wire.answer()) for wire in (alone, flight)] == ["draining"] * 2
-    assert [event["code"] for event in stand.events] == ["draining"] * 2
+    assert [event["code"] for event in harness.events] == ["draining"] * 2
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_a_drain_cuts_before_it_began_is_told_so(stand: Stand) -> None:
-    await stand.start(DRAIN_TIMEOUT="100ms")
-    stand.upstream.script(lambda _: True, [Pause()])
-    wire = await stand.connect()
+async def test_what_a_drain_cuts_before_it_began_is_told_so(harness: ProxyHarness) -> None:
+    await harness.start(DRAIN_TIMEOUT="100ms")
+    harness.upstream.script(lambda _: True, [Pause()])
+    wire = await harness.connect()
     wire.send(request())
-    await stand.upstream.wait_for(lambda one: one.paused)
-    assert stand.daemon is not None
-    await stand.daemon.stopService()
-    stand.daemon = None
+    await harness.upstream.wait_for(lambda one: one.paused)
+    assert harness.daemon is not None
+    await harness.daemon.stopService()
+    harness.daemon = None
     answer = await wire.answer()
     assert (answer.status, code(answer)) == (503, "draining")
     assert answer.get("Connection") == b"close"
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_is_trusted_by_a_reload_is_so_at_the_entrance(stand: Stand) -> None:
-    await stand.start(MAX_CONNECTIONS_PER_CLIENT="1", TRUSTED_PROXIES="")
-    assert stand.daemon is not None
-    trusting = attrs.evolve(stand.daemon.settings, trusted_proxies=Networks.parse("127.0.0.0/8"))
-    stand.daemon.change(trusting)
-    for wire in (await stand.connect(), await stand.connect()):
+async def test_who_is_trusted_by_a_reload_is_so_at_the_entrance(harness: ProxyHarness) -> None:
+    await harness.start(MAX_CONNECTIONS_PER_CLIENT="1", TRUSTED_PROXIES="")
+    assert harness.daemon is not None
+    trusting = attrs.evolve(harness.daemon.settings, trusted_proxies=Networks.parse("127.0.0.0/8"))
+    harness.daemon.change(trusting)
+    for wire in (await harness.connect(), await harness.connect()):
         wire.send(request())
         assert (await wire.answer()).status == 200
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_under_way_as_the_cache_is_turned_off_is_not_stored(stand: Stand) -> None:
-    await stand.start()
+async def test_what_is_under_way_as_the_cache_is_turned_off_is_not_stored(
+    harness: ProxyHarness,
+) -> None:
+    await harness.start()
     gate = Pause()
-    stand.upstream.script(lambda _: True, [gate, response(b"{}")])
-    wire = await stand.connect()
+    harness.upstream.script(lambda _: True, [gate, response(b"{}")])
+    wire = await harness.connect()
     wire.send(request())
-    await stand.upstream.wait_for(lambda one: one.paused)
-    assert stand.daemon is not None
-    stand.daemon.change(attrs.evolve(stand.daemon.settings, cache_ttl=0.0))
+    await harness.upstream.wait_for(lambda one: one.paused)
+    assert harness.daemon is not None
+    harness.daemon.change(attrs.evolve(harness.daemon.settings, cache_ttl=0.0))
     gate.release()
     assert (await wire.answer()).status == 200
-    await deferLater(stand.reactor, 0)
-    assert len(stand.daemon.system.relay.store) == 0
+    await deferLater(harness.reactor, 0)
+    assert len(harness.daemon.system.relay.store) == 0
 
 
 def test_a_secret_that_wrapped_is_not_repeated() -> None:

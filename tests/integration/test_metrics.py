@@ -10,16 +10,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from goproxyai.errors import STATUS
 from goproxyai.telemetry.counters import MOST_OUTCOMES, ROUTES, Counters, Histogram, route_of
 from tests.support.answers import response
-from tests.support.harness import Stand, post, request
+from tests.support.harness import ProxyHarness, post, request
 from tests.support.steps import Reset
 
 CHAT = "/v1/chat/completions"
 Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
 
 
-async def scraped(stand: Stand) -> Samples:
+async def scraped(harness: ProxyHarness) -> Samples:
     """Every sample, by name and labels."""
-    answer = await stand.ask(request("/metrics"))
+    answer = await harness.ask(request("/metrics"))
     assert answer.status == 200
     assert (answer.get("Content-Type") or b"").startswith(b"text/plain")
     found: Samples = defaultdict(dict)
@@ -36,16 +36,16 @@ def summed(samples: Samples, name: str, **labels: str) -> float:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_numbers_are_those_of_what_was_asked(stand: Stand) -> None:
-    await stand.start(COALESCE="off")
+async def test_the_numbers_are_those_of_what_was_asked(harness: ProxyHarness) -> None:
+    await harness.start(COALESCE="off")
     for _ in range(3):
-        await stand.ask(request("/v1/models"))
-    await stand.ask(post(CHAT, b'{"model":"secret-model","messages":[]}'))
-    await stand.ask(request("/v1/files/file-secret", "DELETE"), b"DELETE")
-    await stand.ask(request("/nowhere"))
-    stand.upstream.script(lambda _: True, [Reset()])
-    await stand.ask(request("/v1/models/other"))
-    samples = await scraped(stand)
+        await harness.ask(request("/v1/models"))
+    await harness.ask(post(CHAT, b'{"model":"secret-model","messages":[]}'))
+    await harness.ask(request("/v1/files/file-secret", "DELETE"), b"DELETE")
+    await harness.ask(request("/nowhere"))
+    harness.upstream.script(lambda _: True, [Reset()])
+    await harness.ask(request("/v1/models/other"))
+    samples = await scraped(harness)
     requests = "goproxyai_requests_total"
     models = {"route": "/v1/models", "method": "GET", "status": "200"}
     assert summed(samples, requests, **models, cache="MISS") == 1
@@ -63,36 +63,36 @@ async def test_the_numbers_are_those_of_what_was_asked(stand: Stand) -> None:
     assert summed(samples, "goproxyai_requests_in_flight") == 1, "the scrape itself"
     assert summed(samples, "goproxyai_request_seconds_count") == 7
     assert summed(samples, "goproxyai_connections") >= 1
-    again = await scraped(stand)
+    again = await scraped(harness)
     assert summed(again, requests, route="/metrics", status="200") == 1
     assert summed(again, requests) == 8
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_of_a_clients_is_a_label(stand: Stand) -> None:
-    await stand.start(ADMIN_TOKEN="token-secret", PROXY_URL="")
+async def test_nothing_of_a_clients_is_a_label(harness: ProxyHarness) -> None:
+    await harness.start(ADMIN_TOKEN="token-secret", PROXY_URL="")
     asked = request(
         "/v1/secret/path?key=secret", headers=[("X-Forwarded-For", "192.0.2.77")], key=b"sk-secret"
     )
-    await stand.ask(asked)
-    await stand.ask(asked.replace(b"GET", b"BREW", 1))
-    body = (await stand.ask(request("/metrics"))).body
+    await harness.ask(asked)
+    await harness.ask(asked.replace(b"GET", b"BREW", 1))
+    body = (await harness.ask(request("/metrics"))).body
     for secret in (b"secret", b"192.0.2.77", b"BREW"):
         assert secret not in body
 
 
 @pytest_twisted.ensureDeferred
-async def test_metrics_are_for_operators(stand: Stand) -> None:
-    await stand.start(ADMIN_ALLOW="", ADMIN_TOKEN="open-sesame")
-    assert (await stand.ask(request("/metrics"))).status == 403
-    assert (await stand.ask(request("/metrics", key=b"Bearer open-sesame"))).status == 200
+async def test_metrics_are_for_operators(harness: ProxyHarness) -> None:
+    await harness.start(ADMIN_ALLOW="", ADMIN_TOKEN="open-sesame")
+    assert (await harness.ask(request("/metrics"))).status == 403
+    assert (await harness.ask(request("/metrics", key=b"Bearer open-sesame"))).status == 200
 
 
 @pytest_twisted.ensureDeferred
-async def test_every_code_is_there_before_it_happens(stand: Stand) -> None:
-    await stand.start()
-    stand.upstream.script(lambda _: True, response(b"{}"))
-    samples = await scraped(stand)
+async def test_every_code_is_there_before_it_happens(harness: ProxyHarness) -> None:
+    await harness.start()
+    harness.upstream.script(lambda _: True, response(b"{}"))
+    samples = await scraped(harness)
     codes = {dict(key)["code"] for key in samples["goproxyai_errors_total"]}
     assert codes == {*STATUS, "RATE_LIMIT_EXCEEDED"}
 

@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
-from tests.support.harness import Stand
+from tests.support.harness import ProxyHarness
 
 T = TypeVar("T")
 
@@ -23,10 +23,10 @@ def client_of() -> Iterator[Callable[..., openai.OpenAI]]:
     """Makes clients of a stand that retry nothing unless told; closed with the test."""
     made: list[openai.OpenAI] = []
 
-    def make(stand: Stand, key: str = "sk-good", retries: int = 0) -> openai.OpenAI:
+    def make(harness: ProxyHarness, key: str = "sk-good", retries: int = 0) -> openai.OpenAI:
         client = openai.OpenAI(
             api_key=key,
-            base_url=f"http://127.0.0.1:{stand.port}/v1",
+            base_url=f"http://127.0.0.1:{harness.port}/v1",
             http_client=openai.DefaultHttpxClient(trust_env=False, timeout=20),
             max_retries=retries,
         )
@@ -45,17 +45,17 @@ def cached(raw: Any) -> str:
 
 @pytest_twisted.ensureDeferred
 async def test_models_are_listed_and_then_remembered(
-    stand: Stand, client_of: Callable[..., openai.OpenAI]
+    harness: ProxyHarness, client_of: Callable[..., openai.OpenAI]
 ) -> None:
-    await stand.start()
-    client = client_of(stand)
+    await harness.start()
+    client = client_of(harness)
     first = await deferToThread(client.models.with_raw_response.list)
     second = await deferToThread(client.models.with_raw_response.list)
     assert (cached(first), cached(second)) == ("MISS", "HIT")
     assert [model.id for model in first.parse().data] == [model.id for model in second.parse().data]
     one = await deferToThread(client.models.retrieve, "gpt-4o")
     assert one.owned_by == "openai"
-    assert [request.line for request in stand.upstream.requests] == [
+    assert [request.line for request in harness.upstream.requests] == [
         "GET /v1/models",
         "GET /v1/models/gpt-4o",
     ]
@@ -63,11 +63,11 @@ async def test_models_are_listed_and_then_remembered(
 
 @pytest_twisted.ensureDeferred
 async def test_a_completion_is_remembered_whole(
-    stand: Stand, client_of: Callable[..., openai.OpenAI]
+    harness: ProxyHarness, client_of: Callable[..., openai.OpenAI]
 ) -> None:
-    await stand.start()
-    stand.upstream.api.gzip = True
-    create = client_of(stand).chat.completions.with_raw_response.create
+    await harness.start()
+    harness.upstream.api.gzip = True
+    create = client_of(harness).chat.completions.with_raw_response.create
     first = await deferToThread(lambda: create(**CHAT))
     second = await deferToThread(lambda: create(**CHAT))
     assert (cached(first), cached(second)) == ("MISS", "HIT")
@@ -77,7 +77,7 @@ async def test_a_completion_is_remembered_whole(
     assert first.parse().model_dump() == second.parse().model_dump()
     other = await deferToThread(lambda: create(**CHAT, temperature=1))
     assert cached(other) == "MISS"
-    assert len(stand.upstream.requests) == 2
+    assert len(harness.upstream.requests) == 2
 
 
 def read(client: openai.OpenAI) -> tuple[str, str, list[dict[str, Any]]]:
@@ -89,44 +89,44 @@ def read(client: openai.OpenAI) -> tuple[str, str, list[dict[str, Any]]]:
 
 @pytest_twisted.ensureDeferred
 async def test_a_stream_is_remembered_event_for_event(
-    stand: Stand, client_of: Callable[..., openai.OpenAI]
+    harness: ProxyHarness, client_of: Callable[..., openai.OpenAI]
 ) -> None:
-    await stand.start()
-    stand.upstream.api.interval = 0.001
-    client = client_of(stand)
+    await harness.start()
+    harness.upstream.api.interval = 0.001
+    client = client_of(harness)
     first = await deferToThread(read, client)
     second = await deferToThread(read, client)
     assert (first[0], second[0]) == ("MISS", "HIT")
     assert first[1:] == second[1:]
     events = first[2]
     text = "".join(e["choices"][0]["delta"]["content"] or "" for e in events if e["choices"])
-    assert len(text.split()) == stand.upstream.api.frames
+    assert len(text.split()) == harness.upstream.api.frames
     assert events[-1]["usage"]["total_tokens"] > 0
-    assert len(stand.upstream.requests) == 1
+    assert len(harness.upstream.requests) == 1
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_stream_that_the_client_closes_early_ends_upstream(
-    stand: Stand, client_of: Callable[..., openai.OpenAI]
+    harness: ProxyHarness, client_of: Callable[..., openai.OpenAI]
 ) -> None:
-    await stand.start()
-    stand.upstream.api.interval = 1.0
-    client = client_of(stand)
+    await harness.start()
+    harness.upstream.api.interval = 1.0
+    client = client_of(harness)
 
     def glance() -> str:
         with client.chat.completions.create(**CHAT, stream=True) as stream:
             return next(iter(stream)).id
 
     assert (await deferToThread(glance)).startswith("chatcmpl-")
-    await stand.upstream.wait_for(lambda one: one.lost, patience=1.0)
+    await harness.upstream.wait_for(lambda one: one.lost, timeout=1.0)
 
 
 @pytest_twisted.ensureDeferred
 async def test_embeddings_are_remembered_by_their_input(
-    stand: Stand, client_of: Callable[..., openai.OpenAI]
+    harness: ProxyHarness, client_of: Callable[..., openai.OpenAI]
 ) -> None:
-    await stand.start()
-    create = client_of(stand).embeddings.with_raw_response.create
+    await harness.start()
+    create = client_of(harness).embeddings.with_raw_response.create
 
     def embed(*words: str) -> Any:
         return create(model="text-embedding-3-small", input=list(words))
@@ -142,15 +142,15 @@ async def test_embeddings_are_remembered_by_their_input(
 
 @pytest_twisted.ensureDeferred
 async def test_a_file_is_uploaded_listed_and_deleted(
-    stand: Stand, client_of: Callable[..., openai.OpenAI]
+    harness: ProxyHarness, client_of: Callable[..., openai.OpenAI]
 ) -> None:
-    await stand.start()
-    files = client_of(stand).files
+    await harness.start()
+    files = client_of(harness).files
     content = b'{"n": 1}\n' * 100_000
     assert (await deferToThread(files.list)).data == []
     made = await deferToThread(lambda: files.create(file=("lines.jsonl", content), purpose="batch"))
     assert made.filename == "lines.jsonl"
-    assert made.bytes == stand.upstream.requests[1].body_length > len(content)
+    assert made.bytes == harness.upstream.requests[1].body_length > len(content)
     assert [each.id for each in (await deferToThread(files.list)).data] == [made.id]
     assert (await deferToThread(files.retrieve, made.id)).id == made.id
     assert (await deferToThread(files.delete, made.id)).deleted
@@ -161,11 +161,11 @@ async def test_a_file_is_uploaded_listed_and_deleted(
 
 @pytest_twisted.ensureDeferred
 async def test_a_wrong_key_gets_nothing_of_a_right_one(
-    stand: Stand, client_of: Callable[..., openai.OpenAI]
+    harness: ProxyHarness, client_of: Callable[..., openai.OpenAI]
 ) -> None:
-    await stand.start()
-    await deferToThread(client_of(stand).models.list)
-    wrong = client_of(stand, "sk-wrong")
+    await harness.start()
+    await deferToThread(client_of(harness).models.list)
+    wrong = client_of(harness, "sk-wrong")
     for expected in ("MISS", "HIT"):
         with pytest.raises(openai.AuthenticationError) as caught:
             await deferToThread(wrong.models.list)
@@ -175,10 +175,10 @@ async def test_a_wrong_key_gets_nothing_of_a_right_one(
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_over_its_rate_gets_the_error_it_knows(
-    stand: Stand, client_of: Callable[..., openai.OpenAI]
+    harness: ProxyHarness, client_of: Callable[..., openai.OpenAI]
 ) -> None:
-    await stand.start(RATE_LIMIT="1")
-    client = client_of(stand)
+    await harness.start(RATE_LIMIT="1")
+    client = client_of(harness)
     await deferToThread(client.models.list)
     with pytest.raises(openai.RateLimitError) as caught:
         await deferToThread(client.models.list)
@@ -189,14 +189,14 @@ async def test_a_client_over_its_rate_gets_the_error_it_knows(
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_retries_comes_back_when_it_was_told_to(
-    stand: Stand, client_of: Callable[..., openai.OpenAI]
+    harness: ProxyHarness, client_of: Callable[..., openai.OpenAI]
 ) -> None:
-    await stand.start(RATE_LIMIT="240")  # a token each quarter of a second
-    assert stand.daemon is not None
-    admission = stand.daemon.system.relay.admission
+    await harness.start(RATE_LIMIT="240")  # a token each quarter of a second
+    assert harness.daemon is not None
+    admission = harness.daemon.system.relay.admission
     while admission.wait("127.0.0.1") == 0:
         pass
-    client = client_of(stand, retries=2)
+    client = client_of(harness, retries=2)
     raw = await deferToThread(client.models.with_raw_response.list)
     assert raw.retries_taken == 1
-    assert [event["status"] for event in await stand.logged(2)] == [429, 200]
+    assert [event["status"] for event in await harness.logged(2)] == [429, 200]

@@ -14,14 +14,14 @@ from twisted.internet.task import Clock
 from goproxyai.limits.addresses import Networks
 from goproxyai.proxy.admission import SWEEP_SLICE, TICK, Admission
 from tests.support.answers import response
-from tests.support.harness import KEY, Answer, Stand, post, request
+from tests.support.harness import KEY, Answer, ProxyHarness, post, request
 
 REFUSAL = b'{"error":"Rate limit exceeded. Please try again later.","code":"RATE_LIMIT_EXCEEDED"}'
 ASKED = b'{"model":"gpt-4o-mini","messages":[]}'
 
 
-async def statuses(stand: Stand, *requests: bytes) -> list[int]:
-    return [(await stand.ask(data)).status for data in requests]
+async def statuses(harness: ProxyHarness, *requests: bytes) -> list[int]:
+    return [(await harness.ask(data)).status for data in requests]
 
 
 def from_(address: str, target: str = "/v1/models") -> bytes:
@@ -32,10 +32,10 @@ def from_(address: str, target: str = "/v1/models") -> bytes:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_over_its_rate_is_told_when_to_come_back(stand: Stand) -> None:
-    await stand.start(RATE_LIMIT="2")
-    assert await statuses(stand, request(), request()) == [200, 200]
-    answer = await stand.ask(request())
+async def test_a_client_over_its_rate_is_told_when_to_come_back(harness: ProxyHarness) -> None:
+    await harness.start(RATE_LIMIT="2")
+    assert await statuses(harness, request(), request()) == [200, 200]
+    answer = await harness.ask(request())
     assert (answer.status, answer.reason) == (429, b"Too Many Requests")
     assert answer.body == REFUSAL
     assert answer.all("Content-Type") == [b"application/json"]
@@ -47,13 +47,13 @@ async def test_a_client_over_its_rate_is_told_when_to_come_back(stand: Stand) ->
     assert answer.all("RateLimit") == [b'"default";r=0;t=%d' % seconds]
     assert answer.all("X-Cache") == [b"MISS"]
     assert answer.all("X-Proxy") == [b"goproxyai"]
-    assert len(stand.upstream.requests) == 1
+    assert len(harness.upstream.requests) == 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_refusal_costs_nothing_and_the_connection_lives_on(stand: Stand) -> None:
-    await stand.start(RATE_LIMIT="1")
-    wire = await stand.connect()
+async def test_a_refusal_costs_nothing_and_the_connection_lives_on(harness: ProxyHarness) -> None:
+    await harness.start(RATE_LIMIT="1")
+    wire = await harness.connect()
     wire.send(request())
     assert (await wire.answer()).status == 200
     waits = []
@@ -68,17 +68,19 @@ async def test_a_refusal_costs_nothing_and_the_connection_lives_on(stand: Stand)
 
 
 @pytest_twisted.ensureDeferred
-async def test_hits_and_refusals_at_upstream_count_as_every_other_request(stand: Stand) -> None:
-    await stand.start(RATE_LIMIT="4")
+async def test_hits_and_refusals_at_upstream_count_as_every_other_request(
+    harness: ProxyHarness,
+) -> None:
+    await harness.start(RATE_LIMIT="4")
     asked = [request(), request(), request("/v1/nothing"), post("/v1/embeddings", b"{")]
-    assert await statuses(stand, *asked) == [200, 200, 404, 400]
-    assert await statuses(stand, request(), post("/v1/embeddings", ASKED)) == [429, 429]
+    assert await statuses(harness, *asked) == [200, 200, 404, 400]
+    assert await statuses(harness, request(), post("/v1/embeddings", ASKED)) == [429, 429]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_refused_head_request_gets_no_body(stand: Stand) -> None:
-    await stand.start(RATE_LIMIT="1")
-    wire = await stand.connect()
+async def test_a_refused_head_request_gets_no_body(harness: ProxyHarness) -> None:
+    await harness.start(RATE_LIMIT="1")
+    wire = await harness.connect()
     wire.send(request() + request("/v1/models", "HEAD"))
     assert (await wire.answer()).status == 200
     refused = await wire.answer(b"HEAD")
@@ -89,33 +91,33 @@ async def test_a_refused_head_request_gets_no_body(stand: Stand) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_is_refused_is_not_asked_for_the_body(stand: Stand) -> None:
-    await stand.start(RATE_LIMIT="1")
-    await stand.ask(request())
-    wire = await stand.connect()
+async def test_who_is_refused_is_not_asked_for_the_body(harness: ProxyHarness) -> None:
+    await harness.start(RATE_LIMIT="1")
+    await harness.ask(request())
+    wire = await harness.connect()
     wire.send(
         b"POST /v1/files HTTP/1.1\r\nHost: a\r\nAuthorization: %b\r\nExpect: 100-continue\r\n"
         b"Content-Length: 1000000\r\n\r\n" % KEY
     )
     answer = await wire.answer()
     assert (answer.status, answer.get("Connection")) == (429, b"close")
-    await wire.until_closed()
+    await wire.wait_closed()
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_upstream_says_about_its_own_limits_passes(stand: Stand) -> None:
-    await stand.start(RATE_LIMIT="2")
+async def test_what_upstream_says_about_its_own_limits_passes(harness: ProxyHarness) -> None:
+    await harness.start(RATE_LIMIT="2")
     theirs = [
         (b"x-ratelimit-limit-requests", b"10000"),
         (b"x-ratelimit-remaining-tokens", b"9"),
         (b"RateLimit", b'"theirs";r=5'),
         (b"Retry-After", b"3"),
     ]
-    stand.upstream.script("/v1/models", response(b"{}", 200, theirs))
-    stand.upstream.script("/v1/limited", response(b'{"error":1}', 429, theirs))
-    limited = await stand.ask(from_("192.0.2.1", "/v1/limited"))
+    harness.upstream.script("/v1/models", response(b"{}", 200, theirs))
+    harness.upstream.script("/v1/limited", response(b'{"error":1}', 429, theirs))
+    limited = await harness.ask(from_("192.0.2.1", "/v1/limited"))
     assert (limited.status, limited.body) == (429, b'{"error":1}')
-    for answer in (limited, await stand.ask(request()), await stand.ask(request())):
+    for answer in (limited, await harness.ask(request()), await harness.ask(request())):
         assert [answer.all(name.decode()) for name, _ in theirs] == [[value] for _, value in theirs]
         assert answer.all("RateLimit-Policy") == []
 
@@ -124,13 +126,13 @@ async def test_what_upstream_says_about_its_own_limits_passes(stand: Stand) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_trusted_peer_speaks_for_its_clients(stand: Stand) -> None:
-    await stand.start(RATE_LIMIT="1")
+async def test_a_trusted_peer_speaks_for_its_clients(harness: ProxyHarness) -> None:
+    await harness.start(RATE_LIMIT="1")
     one, other = from_("192.0.2.1"), from_("192.0.2.2")
-    assert await statuses(stand, one, other, one, other) == [200, 200, 429, 429]
-    assert await statuses(stand, from_("203.0.113.7, 192.0.2.1"), request()) == [429, 200]
+    assert await statuses(harness, one, other, one, other) == [200, 200, 429, 429]
+    assert await statuses(harness, from_("203.0.113.7, 192.0.2.1"), request()) == [429, 200]
     twice = request(headers=[("X-Forwarded-For", "192.0.2.3"), ("x-forwarded-for", "192.0.2.2")])
-    assert await statuses(stand, twice) == [429]
+    assert await statuses(harness, twice) == [429]
 
 
 @pytest.mark.parametrize(
@@ -138,56 +140,56 @@ async def test_a_trusted_peer_speaks_for_its_clients(stand: Stand) -> None:
     ["192.0.2.1:4711", "[::ffff:192.0.2.1]:80", "::ffff:c000:201", ' "192.0.2.1" ', "x, 192.0.2.1"],
 )
 @pytest_twisted.ensureDeferred
-async def test_an_address_is_one_client_in_every_form(stand: Stand, form: str) -> None:
-    await stand.start(RATE_LIMIT="1")
-    assert await statuses(stand, from_("192.0.2.1"), from_(form)) == [200, 429]
+async def test_an_address_is_one_client_in_every_form(harness: ProxyHarness, form: str) -> None:
+    await harness.start(RATE_LIMIT="1")
+    assert await statuses(harness, from_("192.0.2.1"), from_(form)) == [200, 429]
 
 
 @pytest.mark.parametrize("value", ["", "unknown", "192.0.2.1, junk", "_hidden"])
 @pytest_twisted.ensureDeferred
 async def test_an_entry_that_is_no_address_makes_the_peer_the_client(
-    stand: Stand, value: str
+    harness: ProxyHarness, value: str
 ) -> None:
-    await stand.start(RATE_LIMIT="1")
-    assert await statuses(stand, request(), from_(value)) == [200, 429]
+    await harness.start(RATE_LIMIT="1")
+    assert await statuses(harness, request(), from_(value)) == [200, 429]
 
 
 @pytest.mark.parametrize("trusted", ["", "192.0.2.0/24"])
 @pytest_twisted.ensureDeferred
 async def test_a_peer_that_is_not_trusted_speaks_for_itself_alone(
-    stand: Stand, trusted: str
+    harness: ProxyHarness, trusted: str
 ) -> None:
-    await stand.start(RATE_LIMIT="1", TRUSTED_PROXIES=trusted)
-    assert await statuses(stand, from_("192.0.2.1"), from_("192.0.2.2")) == [200, 429]
-    assert [event["client"] for event in await stand.logged(2)] == ["127.0.0.1"] * 2
+    await harness.start(RATE_LIMIT="1", TRUSTED_PROXIES=trusted)
+    assert await statuses(harness, from_("192.0.2.1"), from_("192.0.2.2")) == [200, 429]
+    assert [event["client"] for event in await harness.logged(2)] == ["127.0.0.1"] * 2
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_ipv6_client_has_one_bucket_for_its_64(stand: Stand) -> None:
-    await stand.start(RATE_LIMIT="1")
+async def test_an_ipv6_client_has_one_bucket_for_its_64(harness: ProxyHarness) -> None:
+    await harness.start(RATE_LIMIT="1")
     same = [from_("2001:db8::1"), from_("[2001:db8::ffff:ffff:ffff:ffff]:443"), from_("2001:db8::")]
-    assert await statuses(stand, *same) == [200, 429, 429]
-    assert await statuses(stand, from_("2001:db8:0:1::1")) == [200]
+    assert await statuses(harness, *same) == [200, 429, 429]
+    assert await statuses(harness, from_("2001:db8:0:1::1")) == [200]
 
 
 @pytest_twisted.ensureDeferred
-async def test_health_is_never_limited(stand: Stand) -> None:
-    await stand.start(RATE_LIMIT="1")
-    assert await statuses(stand, request(), request()) == [200, 429]
+async def test_health_is_never_limited(harness: ProxyHarness) -> None:
+    await harness.start(RATE_LIMIT="1")
+    assert await statuses(harness, request(), request()) == [200, 429]
     for target in ("/health", "/health/live", "/health/ready"):
-        assert await statuses(stand, *[request(target)] * 3) == [200] * 3
+        assert await statuses(harness, *[request(target)] * 3) == [200] * 3
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_limit_of_0_is_none(stand: Stand) -> None:
-    await stand.start(RATE_LIMIT="0")
-    wire = await stand.connect()
+async def test_a_limit_of_0_is_none(harness: ProxyHarness) -> None:
+    await harness.start(RATE_LIMIT="0")
+    wire = await harness.connect()
     answers: list[Answer] = []
     for _ in range(100):
         wire.send(request())
         answers.append(await wire.answer())
     assert {answer.status for answer in answers} == {200}
-    assert json.loads((await stand.ask(request("/stats"))).body)["rate_limit"] == 0
+    assert json.loads((await harness.ask(request("/stats"))).body)["rate_limit"] == 0
 
 
 # Time.

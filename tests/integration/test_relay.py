@@ -8,21 +8,21 @@ from contextlib import contextmanager
 
 import pytest_twisted
 
-from tests.support.harness import Stand, eventually, post, request
+from tests.support.harness import ProxyHarness, eventually, post, request
 from tests.support.steps import Pause
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_answer_passes_byte_for_byte(stand: Stand) -> None:
-    await stand.start()
+async def test_an_answer_passes_byte_for_byte(harness: ProxyHarness) -> None:
+    await harness.start()
     raw = (
         b"HTTP/1.1 203 Quite  Odd\r\nX-One: a\r\nset-cookie: b=1; Path=/\r\nX-One: c\r\n"
         b"Set-Cookie: d=2\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n"
         b"X-RateLimit-X: 9\r\n\r\n"
         b"\x1f\x8b\x00\xffz"
     )
-    stand.upstream.script("/v1/odd", raw)
-    answer = await stand.ask(request("/v1/odd?q=%41%2f&&x=;#"[:-1]))
+    harness.upstream.script("/v1/odd", raw)
+    answer = await harness.ask(request("/v1/odd?q=%41%2f&&x=;#"[:-1]))
     assert (answer.status, answer.reason, answer.body) == (203, b"Quite  Odd", b"\x1f\x8b\x00\xffz")
     theirs = [pair for pair in answer.headers if pair[0] not in OURS]
     assert theirs == [
@@ -34,7 +34,7 @@ async def test_an_answer_passes_byte_for_byte(stand: Stand) -> None:
         (b"Content-Length", b"5"),
         (b"X-RateLimit-X", b"9"),
     ]
-    assert stand.upstream.requests[0].target == b"/v1/odd?q=%41%2f&&x=;"
+    assert harness.upstream.requests[0].target == b"/v1/odd?q=%41%2f&&x=;"
     assert answer.get("X-Cache") == b"MISS"
     assert answer.get("X-Proxy") == b"goproxyai"
 
@@ -43,9 +43,11 @@ OURS = {b"X-Cache", b"X-Proxy", b"Via", b"Cache-Status", b"Server-Timing", b"X-R
 
 
 @pytest_twisted.ensureDeferred
-async def test_each_request_of_a_connection_goes_upstream_with_its_own_lines(stand: Stand) -> None:
-    await stand.start(CACHE_TTL="0")
-    wire = await stand.connect()
+async def test_each_request_of_a_connection_goes_upstream_with_its_own_lines(
+    harness: ProxyHarness,
+) -> None:
+    await harness.start(CACHE_TTL="0")
+    wire = await harness.connect()
     for number in ("1", "22", "333"):
         told = [
             ("X-Request-Id", f"id-{number}"), ("Connection", "X-Real-IP"), ("X-Real-IP", number),
@@ -53,21 +55,21 @@ async def test_each_request_of_a_connection_goes_upstream_with_its_own_lines(sta
         ]  # fmt: skip
         wire.send(post("/v1/files?100%25", number.encode(), told))
         await wire.answer()
-        seen = stand.upstream.requests[-1]
+        seen = harness.upstream.requests[-1]
         assert (seen.target, seen.body) == (b"/v1/files?100%25", number.encode())
         assert seen.all(b"x-request-id") == [f"id-{number}".encode()]
         assert seen.all(b"traceparent") == [f"00-%s-{number}".encode()]
         assert seen.all(b"content-length") == [b"%d" % len(number)]
         assert seen.all(b"x-real-ip") == []
-    events = await stand.logged(3)
+    events = await harness.logged(3)
     assert [event["client"] for event in events] == ["192.0.2.1", "192.0.2.22", "192.0.2.33"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_second_completion_is_a_hit(stand: Stand) -> None:
-    await stand.start()
+async def test_a_second_completion_is_a_hit(harness: ProxyHarness) -> None:
+    await harness.start()
     body = b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"hi"}]}'
-    wire = await stand.connect()
+    wire = await harness.connect()
     wire.send(post("/v1/chat/completions", body))
     first = await wire.answer()
     wire.send(post("/v1/chat/completions", body))
@@ -75,23 +77,23 @@ async def test_a_second_completion_is_a_hit(stand: Stand) -> None:
     assert (first.status, first.get("X-Cache")) == (200, b"MISS")
     assert (second.status, second.get("X-Cache")) == (200, b"HIT")
     assert first.body == second.body
-    assert len(stand.upstream.requests) == 1
+    assert len(harness.upstream.requests) == 1
     assert second.get("X-Cache-Timestamp") is not None
     assert second.get("Age") == b"0"
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_leaves_while_upstream_is_silent_ends_the_request(
-    stand: Stand,
+    harness: ProxyHarness,
 ) -> None:
-    await stand.start()
-    stand.upstream.script("/v1/slow", [Pause()])
-    wire = await stand.connect()
+    await harness.start()
+    harness.upstream.script("/v1/slow", [Pause()])
+    wire = await harness.connect()
     wire.send(request("/v1/slow"))
-    await stand.upstream.wait_for(lambda one: one.paused)
+    await harness.upstream.wait_for(lambda one: one.paused)
     wire.abort()
-    await stand.upstream.wait_for(lambda one: one.lost, patience=1.0)
-    assert (await stand.logged())[0]["ended"] == "client_gone"
+    await harness.upstream.wait_for(lambda one: one.lost, timeout=1.0)
+    assert (await harness.logged())[0]["ended"] == "client_gone"
 
 
 @contextmanager
@@ -117,10 +119,10 @@ def no_cycles() -> Iterator[None]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_request_leaves_no_cycle_to_be_collected(stand: Stand) -> None:
-    await stand.start()
+async def test_a_request_leaves_no_cycle_to_be_collected(harness: ProxyHarness) -> None:
+    await harness.start()
     body = b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"hi"}]}'
-    wire = await stand.connect()
+    wire = await harness.connect()
     with no_cycles():
         for data in (post("/v1/chat/completions", body), request("/v1/files/none")):
             for _ in range(2):
@@ -129,24 +131,24 @@ async def test_a_request_leaves_no_cycle_to_be_collected(stand: Stand) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_that_leaves_leaves_no_cycle_and_no_head(stand: Stand) -> None:
-    await stand.start()
-    stand.upstream.script("/v1/cut", [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx", Pause()])
-    stand.upstream.script("/v1/slow", [Pause()])
-    assert stand.daemon is not None
-    factory = stand.daemon.door.factory
+async def test_a_client_that_leaves_leaves_no_cycle_and_no_head(harness: ProxyHarness) -> None:
+    await harness.start()
+    harness.upstream.script("/v1/cut", [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx", Pause()])
+    harness.upstream.script("/v1/slow", [Pause()])
+    assert harness.daemon is not None
+    factory = harness.daemon.door.factory
     with no_cycles():
         for path in ("/v1/cut", "/v1/slow", "/v1/models"):
-            wire = await stand.connect()
+            wire = await harness.connect()
             wire.send(request(path))
             if path == "/v1/models":
                 await wire.answer()
             elif path == "/v1/cut":
-                await wire.until(lambda wire=wire: wire.came.endswith(b"x"))
+                await wire.until(lambda wire=wire: wire.received.endswith(b"x"))
             else:
-                await stand.upstream.wait_for(lambda one: one.paused)
+                await harness.upstream.wait_for(lambda one: one.paused)
             wire.abort()
             del wire
-            await eventually(stand.reactor, lambda: not factory.connections)
-        await eventually(stand.reactor, lambda: len(stand.daemon.agent.pool) <= 1)
+            await eventually(harness.reactor, lambda: not factory.connections)
+        await eventually(harness.reactor, lambda: len(harness.daemon.agent.pool) <= 1)
         assert len(factory.heads) == 0

@@ -39,7 +39,7 @@ from tests.process.test_twistd import (
     streaming,
 )
 from tests.support.answers import response
-from tests.support.harness import Stand, eventually, lines, request
+from tests.support.harness import ProxyHarness, eventually, lines, request
 from tests.support.steps import Pause
 from tests.unit.cache.test_store import numbered, put
 
@@ -255,13 +255,13 @@ def test_what_can_change_is_tried_here_and_told_in_the_readme() -> None:
 
 @pytest.mark.parametrize("name", sorted(CHANGED))
 @pytest_twisted.ensureDeferred
-async def test_whoever_owns_a_setting_takes_another(stand: Stand, name: str) -> None:
-    await stand.start()
-    assert stand.daemon is not None
+async def test_whoever_owns_a_setting_takes_another(harness: ProxyHarness, name: str) -> None:
+    await harness.start()
+    assert harness.daemon is not None
     text, held, expected = CHANGED[name]
-    assert held(stand.daemon) != expected
-    changed(stand.daemon, **{name: text})
-    assert held(stand.daemon) == expected
+    assert held(harness.daemon) != expected
+    changed(harness.daemon, **{name: text})
+    assert held(harness.daemon) == expected
 
 
 def test_what_differs_is_told_by_name() -> None:
@@ -275,11 +275,11 @@ def test_what_differs_is_told_by_name() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_next_request_of_an_open_connection_is_served_by_the_new_settings(
-    stand: Stand,
+    harness: ProxyHarness,
 ) -> None:
-    await stand.start(CACHE_TTL="1h")
-    assert stand.daemon is not None
-    wire = await stand.connect()
+    await harness.start(CACHE_TTL="1h")
+    assert harness.daemon is not None
+    wire = await harness.connect()
 
     async def ask(target: str) -> tuple[int, bytes | None]:
         wire.send(request(target))
@@ -291,37 +291,37 @@ async def test_the_next_request_of_an_open_connection_is_served_by_the_new_setti
 
     assert (await ask("/v1/models"))[1] == b"goproxyai; fwd=miss"
     assert lifetime((await ask("/v1/models"))[1]) > 3000
-    changed(stand.daemon, CACHE_TTL="1m")
+    changed(harness.daemon, CACHE_TTL="1m")
     assert lifetime((await ask("/v1/models"))[1]) > 3000  # stored for that long
     assert (await ask("/v1/models/gpt-4o"))[1] == b"goproxyai; fwd=miss"
     assert lifetime((await ask("/v1/models/gpt-4o"))[1]) <= 60
-    changed(stand.daemon, CACHE_TTL="0")
+    changed(harness.daemon, CACHE_TTL="0")
     assert (await ask("/v1/models"))[1] == b"goproxyai; fwd=bypass; detail=off"
-    assert len(stand.daemon.system.relay.store) == 0
-    changed(stand.daemon, CACHE_TTL="1m")
+    assert len(harness.daemon.system.relay.store) == 0
+    changed(harness.daemon, CACHE_TTL="1m")
     assert (await ask("/v1/models"))[1] == b"goproxyai; fwd=miss"
     assert (await ask("/v1/models"))[1] != b"goproxyai; fwd=miss"
-    changed(stand.daemon, RATE_LIMIT="1")
+    changed(harness.daemon, RATE_LIMIT="1")
     assert [(await ask("/v1/models"))[0] for _ in range(2)] == [200, 429]
 
 
 @pytest.mark.parametrize("off", [{"CACHE_TTL": "0"}, {"MAX_CACHE_SIZE": "0"}])
 @pytest_twisted.ensureDeferred
 async def test_what_is_under_way_as_the_cache_is_turned_off_is_answered_and_not_stored(
-    stand: Stand, off: dict[str, str]
+    harness: ProxyHarness, off: dict[str, str]
 ) -> None:
-    await stand.start()
-    assert stand.daemon is not None
-    relay = stand.daemon.system.relay
+    await harness.start()
+    assert harness.daemon is not None
+    relay = harness.daemon.system.relay
     pause, body = Pause(), b"x" * 100_000
-    stand.upstream.script("/v1/slow", [pause, response(body)])
-    flying, reading = await stand.connect(), await stand.connect()
+    harness.upstream.script("/v1/slow", [pause, response(body)])
+    flying, reading = await harness.connect(), await harness.connect()
     flying.send(request("/v1/slow"))
-    await stand.upstream.wait_for(lambda one: one.paused)
+    await harness.upstream.wait_for(lambda one: one.paused)
     whole = request("/v1/embeddings", "POST", [("X-Cache-TTL", "60")], b'{"input":"a"}')
     reading.send(whole[:-1])
-    await eventually(stand.reactor, lambda: stand.daemon.system.stats.counters.requests == 2)
-    changed(stand.daemon, **off)
+    await eventually(harness.reactor, lambda: harness.daemon.system.stats.counters.requests == 2)
+    changed(harness.daemon, **off)
     reading.send(whole[-1:])
     assert (await reading.answer()).get("Cache-Status") == b"goproxyai; fwd=bypass; detail=off"
     pause.release()
@@ -331,14 +331,16 @@ async def test_what_is_under_way_as_the_cache_is_turned_off_is_answered_and_not_
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upload_under_way_keeps_the_limit_that_it_began_under(stand: Stand) -> None:
-    await stand.start(MAX_BODY_SIZE="1")
-    assert stand.daemon is not None
-    wire, other = await stand.connect(), await stand.connect()
+async def test_an_upload_under_way_keeps_the_limit_that_it_began_under(
+    harness: ProxyHarness,
+) -> None:
+    await harness.start(MAX_BODY_SIZE="1")
+    assert harness.daemon is not None
+    wire, other = await harness.connect(), await harness.connect()
     head_of_it = request("/v1/files", "POST", [("Content-Length", "600000")])
     wire.send(head_of_it + b"x" * 1000)
-    await stand.upstream.wait_for(lambda one: one.body_length > 0)
-    changed(stand.daemon, MAX_BODY_SIZE="0.1")
+    await harness.upstream.wait_for(lambda one: one.body_length > 0)
+    changed(harness.daemon, MAX_BODY_SIZE="0.1")
     other.send(head_of_it)
     assert (await other.answer()).status == 413
     wire.send(b"x" * 599_000)
@@ -348,31 +350,31 @@ async def test_an_upload_under_way_keeps_the_limit_that_it_began_under(stand: St
 
 @pytest_twisted.ensureDeferred
 async def test_a_connection_to_upstream_that_is_kept_waits_as_long_as_is_now_said(
-    stand: Stand,
+    harness: ProxyHarness,
 ) -> None:
-    await stand.start()
-    assert stand.daemon is not None
-    await stand.ask(request("/v1/models"))
-    assert len(stand.pool) == 1
-    changed(stand.daemon, REQUEST_TIMEOUT="100ms")
-    stand.upstream.script("/v1/never", [Pause()])
-    answer = await stand.ask(request("/v1/never"))
+    await harness.start()
+    assert harness.daemon is not None
+    await harness.ask(request("/v1/models"))
+    assert len(harness.pool) == 1
+    changed(harness.daemon, REQUEST_TIMEOUT="100ms")
+    harness.upstream.script("/v1/never", [Pause()])
+    answer = await harness.ask(request("/v1/never"))
     assert answer.status == 504
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_store_that_was_made_smaller_is_emptied_beside_the_requests(
-    stand: Stand, monkeypatch: pytest.MonkeyPatch
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "EVICTION_SECONDS", 0.05)
-    await stand.start()
-    assert stand.daemon is not None
-    store = stand.daemon.system.relay.store
+    await harness.start()
+    assert harness.daemon is not None
+    store = harness.daemon.system.relay.store
     for number in range(3000):
-        put(store, numbered(number, now=stand.reactor.seconds()))
-    changed(stand.daemon, MAX_CACHE_SIZE="0.5")
+        put(store, numbered(number, now=harness.reactor.seconds()))
+    changed(harness.daemon, MAX_CACHE_SIZE="0.5")
     assert store.bytes > store.most_bytes
-    await eventually(stand.reactor, lambda: store.bytes <= store.most_bytes)
+    await eventually(harness.reactor, lambda: store.bytes <= store.most_bytes)
     assert len(store) > 0
 
 
@@ -621,10 +623,10 @@ def test_the_level_of_the_log_changes_and_that_of_requests_with_it(
 
 @pytest_twisted.ensureDeferred
 async def test_a_hangup_while_it_stops_changes_nothing(
-    stand: Stand, start: Start, tmp_path: Path
+    harness: ProxyHarness, start: Start, tmp_path: Path
 ) -> None:
     (tmp_path / "own.env").write_text("")
-    it = await streaming(stand, lambda **settings: start(CONFIG="own.env", **settings))
+    it = await streaming(harness, lambda **settings: start(CONFIG="own.env", **settings))
     it.process.send(signal.SIGTERM)
     await deferToThread(it.process.until, lambda: "draining" in it.process.out)
     (tmp_path / "own.env").write_text("DRAIN_TIMEOUT=0\n")

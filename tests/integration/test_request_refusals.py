@@ -15,7 +15,7 @@ from twisted.internet.testing import StringTransport
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.server_connection import ServerFactory
 from goproxyai.reactor.deadlines import Ticker
-from tests.support.harness import Answer, Stand, Wire, request
+from tests.support.harness import Answer, ProxyHarness, RawClient, request
 from tests.support.steps import Pause
 
 SMALL = "0.01"
@@ -50,14 +50,14 @@ def assert_is_our_refusal(answer: Answer, status: int, code: str) -> None:
     assert document["error"]["message"].endswith(".")
 
 
-async def refused(stand: Stand, raw: bytes, status: int, code: str) -> Wire:
+async def refused(harness: ProxyHarness, raw: bytes, status: int, code: str) -> RawClient:
     """Send *raw*; it is refused, the connection ends, and upstream was not contacted."""
-    wire = await stand.connect()
+    wire = await harness.connect()
     wire.send(raw)
     assert_is_our_refusal(await wire.answer(), status, code)
-    await wire.until_closed()
-    assert wire.came == b""
-    assert stand.upstream.connections_made == 0
+    await wire.wait_closed()
+    assert wire.received == b""
+    assert harness.upstream.connections_made == 0
     return wire
 
 
@@ -136,16 +136,16 @@ MALFORMED = {
 
 @pytest.mark.parametrize("raw", MALFORMED.values(), ids=MALFORMED)
 @pytest_twisted.ensureDeferred
-async def test_what_is_malformed_is_answered_with_400(stand: Stand, raw: bytes) -> None:
-    await stand.start()
-    await refused(stand, raw, 400, "bad_request")
+async def test_what_is_malformed_is_answered_with_400(harness: ProxyHarness, raw: bytes) -> None:
+    await harness.start()
+    await refused(harness, raw, 400, "bad_request")
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_was_refused_is_logged(stand: Stand) -> None:
-    await stand.start()
-    await refused(stand, head(host=None), 400, "bad_request")
-    (event,) = await stand.logged()
+async def test_what_was_refused_is_logged(harness: ProxyHarness) -> None:
+    await harness.start()
+    await refused(harness, head(host=None), 400, "bad_request")
+    (event,) = await harness.logged()
     assert (event["status"], event["code"]) == (400, "bad_request")
 
 
@@ -177,86 +177,92 @@ LONG_TARGET = head(line=b"GET /v1/" + b"a" * 17_000 + b" HTTP/1.1")
 )
 @pytest_twisted.ensureDeferred
 async def test_what_is_too_large_is_refused(
-    stand: Stand, raw: bytes, status: int, code: str
+    harness: ProxyHarness, raw: bytes, status: int, code: str
 ) -> None:
-    await stand.start()
-    await refused(stand, raw, status, code)
+    await harness.start()
+    await refused(harness, raw, status, code)
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_just_not_too_large_is_served(stand: Stand) -> None:
-    await stand.start()
+async def test_what_is_just_not_too_large_is_served(harness: ProxyHarness) -> None:
+    await harness.start()
     key = b"Authorization: Bearer sk-good"
     for raw in (
         head(key, *[b"X-%d: a" % i for i in range(198)]),
         head(key, b"X-A: " + b"a" * 65_000),
         head(key, line=b"GET /v1/models?" + b"a" * 16_300 + b" HTTP/1.1"),
     ):
-        assert (await stand.ask(raw)).status == 200
+        assert (await harness.ask(raw)).status == 200
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_body_that_is_announced_too_large_is_refused_before_it_is_sent(
-    stand: Stand,
+    harness: ProxyHarness,
 ) -> None:
-    await stand.start(MAX_BODY_SIZE=SMALL)
-    await refused(stand, upload(b"Content-Length: 11000"), 413, "request_too_large")
-    await refused(stand, upload(b"Content-Length: 9999999999999"), 413, "request_too_large")
+    await harness.start(MAX_BODY_SIZE=SMALL)
+    await refused(harness, upload(b"Content-Length: 11000"), 413, "request_too_large")
+    await refused(harness, upload(b"Content-Length: 9999999999999"), 413, "request_too_large")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_that_sends_too_much_all_the_same_gets_its_answer(stand: Stand) -> None:
-    await stand.start(MAX_BODY_SIZE=SMALL)
+async def test_a_client_that_sends_too_much_all_the_same_gets_its_answer(
+    harness: ProxyHarness,
+) -> None:
+    await harness.start(MAX_BODY_SIZE=SMALL)
     body = b"x" * 3_000_000
     raw = upload(b"Content-Length: %d" % len(body), body=body)
-    await refused(stand, raw, 413, "request_too_large")
+    await refused(harness, raw, 413, "request_too_large")
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_waits_for_100_is_not_told_to_send_what_is_too_large(
-    stand: Stand,
+    harness: ProxyHarness,
 ) -> None:
-    await stand.start(MAX_BODY_SIZE=SMALL)
+    await harness.start(MAX_BODY_SIZE=SMALL)
     raw = upload(b"Expect: 100-continue", b"Content-Length: 11000")
-    await refused(stand, raw, 413, "request_too_large")
+    await refused(harness, raw, 413, "request_too_large")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_body_that_was_too_large_is_never_taken_for_a_request(stand: Stand) -> None:
-    await stand.start(MAX_BODY_SIZE=SMALL)
+async def test_a_body_that_was_too_large_is_never_taken_for_a_request(
+    harness: ProxyHarness,
+) -> None:
+    await harness.start(MAX_BODY_SIZE=SMALL)
     smuggled = head() + TOO_MANY
     length = b"Content-Length: %d" % len(smuggled)
-    await refused(stand, upload(length) + smuggled, 413, "request_too_large")
+    await refused(harness, upload(length) + smuggled, 413, "request_too_large")
     upgrade = upload(length, b"Connection: Upgrade", b"Upgrade: h2c")
-    await refused(stand, upgrade + smuggled, 413, "request_too_large")
+    await refused(harness, upgrade + smuggled, 413, "request_too_large")
 
 
 @pytest.mark.parametrize("path", [b"/v1/files", b"/v1/chat/completions"])
 @pytest_twisted.ensureDeferred
-async def test_a_chunked_body_that_grows_too_large_is_refused(stand: Stand, path: bytes) -> None:
-    await stand.start(MAX_BODY_SIZE=SMALL)
-    wire = await stand.connect()
+async def test_a_chunked_body_that_grows_too_large_is_refused(
+    harness: ProxyHarness, path: bytes
+) -> None:
+    await harness.start(MAX_BODY_SIZE=SMALL)
+    wire = await harness.connect()
     wire.send(head(CHUNKED, line=b"POST " + path + b" HTTP/1.1"))
     wire.send(b"2af8\r\n" + TOO_MANY + b"\r\n")
     assert_is_our_refusal(await wire.answer(), 413, "request_too_large")
-    await wire.until_closed()
-    await stand.upstream.wait_closed()
-    assert not [one for one in stand.upstream.requests if one.complete]
+    await wire.wait_closed()
+    await harness.upstream.wait_closed()
+    assert not [one for one in harness.upstream.requests if one.complete]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_body_of_exactly_the_limit_is_served(stand: Stand) -> None:
-    await stand.start(MAX_BODY_SIZE="0.005")
-    assert stand.daemon is not None
-    most = stand.daemon.door.factory.most_body_bytes
-    stand.upstream.script("/v1/files", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+async def test_a_body_of_exactly_the_limit_is_served(harness: ProxyHarness) -> None:
+    await harness.start(MAX_BODY_SIZE="0.005")
+    assert harness.daemon is not None
+    most = harness.daemon.door.factory.most_body_bytes
+    harness.upstream.script("/v1/files", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
     body = b"x" * most
     for raw in (
         upload(b"Content-Length: %d" % most, body=body),
         upload(CHUNKED, body=b"%x\r\n%b\r\n0\r\n\r\n" % (most, body)),
     ):
-        assert (await stand.ask(raw)).status == 200
-    assert [one.body_length for one in stand.upstream.requests] == [most, most]
+        assert (await harness.ask(raw)).status == 200
+    assert [one.body_length for one in harness.upstream.requests] == [most, most]
 
 
 # Bodies that go wrong.
@@ -283,23 +289,23 @@ async def test_a_body_of_exactly_the_limit_is_served(stand: Stand) -> None:
 @pytest.mark.parametrize("at_once", [True, False], ids=["with the head", "after the head"])
 @pytest_twisted.ensureDeferred
 async def test_upstream_never_sees_a_malformed_chunked_body_as_complete(
-    stand: Stand, body: bytes, at_once: bool
+    harness: ProxyHarness, body: bytes, at_once: bool
 ) -> None:
-    await stand.start()
-    wire = await stand.connect()
+    await harness.start()
+    wire = await harness.connect()
     raw = upload(CHUNKED, b"Authorization: Bearer sk-good")
     if at_once:
         wire.send(raw + body)
     else:
         wire.send(raw)
-        await stand.upstream.wait_for(lambda one: True)
+        await harness.upstream.wait_for(lambda one: True)
         wire.send(body)
     assert_is_our_refusal(await wire.answer(), 400, "bad_request")
-    await wire.until_closed()
-    assert wire.came == b""
-    await stand.upstream.wait_closed()
-    assert not [one for one in stand.upstream.requests if one.complete]
-    assert stand.upstream.malformed == []
+    await wire.wait_closed()
+    assert wire.received == b""
+    await harness.upstream.wait_closed()
+    assert not [one for one in harness.upstream.requests if one.complete]
+    assert harness.upstream.malformed == []
 
 
 # What is not refused, and what is nobody's.
@@ -307,14 +313,14 @@ async def test_upstream_never_sees_a_malformed_chunked_body_as_complete(
 
 @pytest_twisted.ensureDeferred
 async def test_an_absolute_form_that_names_the_host_goes_upstream_in_origin_form(
-    stand: Stand,
+    harness: ProxyHarness,
 ) -> None:
-    await stand.start()
-    answer = await stand.ask(request("http://Proxy.test/v1/models?a=%2f"))
+    await harness.start()
+    answer = await harness.ask(request("http://Proxy.test/v1/models?a=%2f"))
     assert answer.status == 200
-    assert stand.upstream.requests[0].target == b"/v1/models?a=%2f"
-    host = b"127.0.0.1:%d" % stand.upstream_port
-    assert stand.upstream.requests[0].all(b"host") == [host]
+    assert harness.upstream.requests[0].target == b"/v1/models?a=%2f"
+    host = b"127.0.0.1:%d" % harness.upstream_port
+    assert harness.upstream.requests[0].all(b"host") == [host]
 
 
 @pytest.mark.parametrize(
@@ -322,20 +328,22 @@ async def test_an_absolute_form_that_names_the_host_goes_upstream_in_origin_form
     ["/v1", "//v1/models", "/v1%2fmodels", "/v1%2Fmodels", "/%761/models", "/V1/models", "/v1x/a"],
 )
 @pytest_twisted.ensureDeferred
-async def test_what_only_resembles_the_api_is_404(stand: Stand, target: str) -> None:
-    await stand.start()
-    answer = await stand.ask(request(target))
+async def test_what_only_resembles_the_api_is_404(harness: ProxyHarness, target: str) -> None:
+    await harness.start()
+    answer = await harness.ask(request(target))
     assert answer.status == 404
     assert json.loads(answer.body)["error"]["code"] == "not_found"
     assert answer.get("Content-Type") == b"application/json"
-    assert stand.upstream.connections_made == 0
+    assert harness.upstream.connections_made == 0
 
 
 @pytest.mark.parametrize("method", ["PROPFIND", "TRACE", "MKCOL", "PURGE", "CONNECT"])
 @pytest_twisted.ensureDeferred
-async def test_a_method_that_is_not_relayed_is_405_with_allow(stand: Stand, method: str) -> None:
-    await stand.start()
-    answer = await stand.ask(request(method=method))
+async def test_a_method_that_is_not_relayed_is_405_with_allow(
+    harness: ProxyHarness, method: str
+) -> None:
+    await harness.start()
+    answer = await harness.ask(request(method=method))
     assert answer.status == 405
     document = json.loads(answer.body)["error"]
     assert (document["type"], document["code"]) == ("proxy_error", "method_not_allowed")
@@ -343,7 +351,7 @@ async def test_a_method_that_is_not_relayed_is_405_with_allow(stand: Stand, meth
     assert set(allowed) == {
         b"GET", b"POST", b"PUT", b"DELETE", b"PATCH", b"HEAD", b"OPTIONS",
     }  # fmt: skip
-    assert stand.upstream.connections_made == 0
+    assert harness.upstream.connections_made == 0
 
 
 # Order.
@@ -352,24 +360,24 @@ async def test_a_method_that_is_not_relayed_is_405_with_allow(stand: Stand, meth
 @pytest.mark.parametrize("bad", ["no Host", "a folded line", "HTTP/2.0", "a TLS hello", "CONNECT"])
 @pytest_twisted.ensureDeferred
 async def test_a_refused_request_is_answered_behind_the_good_ones_before_it(
-    stand: Stand, bad: str
+    harness: ProxyHarness, bad: str
 ) -> None:
-    await stand.start()
+    await harness.start()
     pause = Pause()
     ok = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n"
-    stand.upstream.script("/v1/a", [pause, ok + b"one"])
-    stand.upstream.script("/v1/b", ok + b"two")
-    wire = await stand.connect()
+    harness.upstream.script("/v1/a", [pause, ok + b"one"])
+    harness.upstream.script("/v1/b", ok + b"two")
+    wire = await harness.connect()
     wire.send(request("/v1/a") + request("/v1/b") + MALFORMED[bad] + request("/v1/c"))
-    await stand.upstream.wait_for(lambda one: one.paused)
-    assert wire.came == b""
+    await harness.upstream.wait_for(lambda one: one.paused)
+    assert wire.received == b""
     pause.release()
     assert (await wire.answer()).body == b"one"
     assert (await wire.answer()).body == b"two"
     assert_is_our_refusal(await wire.answer(), 400, "bad_request")
-    await wire.until_closed()
-    assert wire.came == b""
-    assert [one.target for one in stand.upstream.requests] == [b"/v1/a", b"/v1/b"]
+    await wire.wait_closed()
+    assert wire.received == b""
+    assert [one.target for one in harness.upstream.requests] == [b"/v1/a", b"/v1/b"]
 
 
 # Pieces: however the bytes are cut up, they mean the same.
@@ -470,11 +478,11 @@ def test_a_malformed_request_is_refused_however_its_bytes_are_split(
 
 @pytest_twisted.ensureDeferred
 async def test_a_head_that_comes_byte_by_byte_over_the_wire_gets_the_same_answer(
-    stand: Stand,
+    harness: ProxyHarness,
 ) -> None:
-    await stand.start()
-    whole = await stand.ask(request())
-    wire = await stand.connect()
+    await harness.start()
+    whole = await harness.ask(request())
+    wire = await harness.connect()
     raw = request()
     for i in range(len(raw)):
         wire.transport.socket.send(raw[i : i + 1])

@@ -26,10 +26,10 @@ from goproxyai.upstream.retries import (
     wait_before,
 )
 from tests.support.answers import chunk, head, response
-from tests.support.harness import Skewed, Stand, eventually, post, request
+from tests.support.harness import ProxyHarness, eventually, post, request
 from tests.support.requests import Request
 from tests.support.serving import loopback
-from tests.support.steps import Cut, Pause, Reset
+from tests.support.steps import Close, Pause, Reset
 from tests.support.upstream import FakeUpstream
 
 CHAT = "/v1/chat/completions"
@@ -99,14 +99,14 @@ def code(answer: Any) -> str:
     return str(json.loads(answer.body)["error"]["code"])
 
 
-def counted(stand: Stand) -> dict[str, int]:
-    assert stand.daemon is not None
-    return stand.daemon.system.stats.counters.retries
+def counted(harness: ProxyHarness) -> dict[str, int]:
+    assert harness.daemon is not None
+    return harness.daemon.system.stats.counters.retries
 
 
-async def closed_port(stand: Stand) -> int:
+async def closed_port(harness: ProxyHarness) -> int:
     """A port on which nobody listens."""
-    port = await loopback(stand.reactor).listen(FakeUpstream(stand.reactor))
+    port = await loopback(harness.reactor).listen(FakeUpstream(harness.reactor))
     number = int(port.getHost().port)
     await (port.stopListening() or succeed(None))
     return number
@@ -114,41 +114,48 @@ async def closed_port(stand: Stand) -> int:
 
 @pytest.mark.parametrize("data", [request(), post(CHAT, ASKED), request("/v1/x", "PATCH")])
 @pytest_twisted.ensureDeferred
-async def test_a_connection_that_fails_is_tried_three_times(stand: Stand, data: bytes) -> None:
-    port = await closed_port(stand)
-    await stand.start(upstream=f"http://127.0.0.1:{port}")
-    answer = await stand.ask(data)
+async def test_a_connection_that_fails_is_tried_three_times(
+    harness: ProxyHarness, data: bytes
+) -> None:
+    port = await closed_port(harness)
+    await harness.start(upstream=f"http://127.0.0.1:{port}")
+    answer = await harness.ask(data)
     assert (answer.status, code(answer)) == (502, "upstream_unreachable")
-    assert counted(stand) == {"connect": MOST_TRIES - 1, "reset": 0, "status": 0}
-    assert len(await stand.logged()) == 1
+    assert counted(harness) == {"connect": MOST_TRIES - 1, "reset": 0, "status": 0}
+    assert len(await harness.logged()) == 1
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_upstream_that_comes_back_meanwhile_answers(
-    stand: Stand, monkeypatch: pytest.MonkeyPatch
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port = await closed_port(stand)
-    await stand.start(upstream=f"http://127.0.0.1:{port}")
-    assert stand.daemon is not None
+    port = await closed_port(harness)
+    await harness.start(upstream=f"http://127.0.0.1:{port}")
+    assert harness.daemon is not None
     monkeypatch.setattr(asking, "wait_before", lambda *_: 0.05)
-    wire = await stand.connect()
+    wire = await harness.connect()
     wire.send(post(CHAT, ASKED))
-    await eventually(stand.reactor, lambda: counted(stand)["connect"])
+    await eventually(harness.reactor, lambda: counted(harness)["connect"])
     from twisted.internet.endpoints import TCP4ServerEndpoint
 
-    await stand.upstream.listen(TCP4ServerEndpoint(stand.reactor, port, interface="127.0.0.1"))
+    await harness.upstream.listen(TCP4ServerEndpoint(harness.reactor, port, interface="127.0.0.1"))
     assert (await wire.answer()).status == 200
-    assert [one.body_length for one in stand.upstream.requests] == [len(ASKED)]
+    assert [one.body_length for one in harness.upstream.requests] == [len(ASKED)]
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upload_that_had_not_begun_is_sent_whole_by_the_second_try(stand: Stand) -> None:
-    port, other = await closed_port(stand), await stand.upstream.listen(loopback(stand.reactor))
-    await stand.start(upstream=f"http://127.0.0.1:{port} http://127.0.0.1:{other}")
+async def test_an_upload_that_had_not_begun_is_sent_whole_by_the_second_try(
+    harness: ProxyHarness,
+) -> None:
+    port, other = (
+        await closed_port(harness),
+        await harness.upstream.listen(loopback(harness.reactor)),
+    )
+    await harness.start(upstream=f"http://127.0.0.1:{port} http://127.0.0.1:{other}")
     body = b"x" * 300_000
-    answer = await stand.ask(request("/v1/files", "POST", [("Content-Type", "a/b")], body))
+    answer = await harness.ask(request("/v1/files", "POST", [("Content-Type", "a/b")], body))
     assert answer.status in (200, 400)
-    (asked,) = stand.upstream.requests
+    (asked,) = harness.upstream.requests
     assert asked.body_length == len(body)
 
 
@@ -163,51 +170,53 @@ def dying(request_: Request) -> Any:
 )
 @pytest_twisted.ensureDeferred
 async def test_a_kept_connection_that_died_is_no_reason_to_bill_twice(
-    stand: Stand, method: str, again: bool
+    harness: ProxyHarness, method: str, again: bool
 ) -> None:
-    await stand.start()
-    stand.upstream.script(lambda _: True, dying)
-    await stand.ask(request("/v1/1"))
-    answer = await stand.ask(request("/v1/2", method, body=b"{}"))
+    await harness.start()
+    harness.upstream.script(lambda _: True, dying)
+    await harness.ask(request("/v1/1"))
+    answer = await harness.ask(request("/v1/2", method, body=b"{}"))
     assert answer.status == (200 if again else 502)
-    assert len(stand.upstream.requests) == (3 if again else 2)
-    assert counted(stand)["reset"] == int(again)
+    assert len(harness.upstream.requests) == (3 if again else 2)
+    assert counted(harness)["reset"] == int(again)
 
 
 @pytest.mark.parametrize(
     "answer",
-    [[Reset()], [Cut()], [b"HTTP/1.1 200 OK\r\nContent-", Cut()], b"junk\r\n\r\n"],
+    [[Reset()], [Close()], [b"HTTP/1.1 200 OK\r\nContent-", Close()], b"junk\r\n\r\n"],
     ids=["reset", "closed", "inside the head", "junk"],
 )
 @pytest_twisted.ensureDeferred
 async def test_a_new_connection_that_died_was_upstreams_own_doing(
-    stand: Stand, answer: Any
+    harness: ProxyHarness, answer: Any
 ) -> None:
-    await stand.start()
-    stand.upstream.script(lambda _: True, answer)
-    assert (await stand.ask(request())).status == 502
-    assert len(stand.upstream.requests) == 1
-    assert counted(stand) == {"connect": 0, "reset": 0, "status": 0}
+    await harness.start()
+    harness.upstream.script(lambda _: True, answer)
+    assert (await harness.ask(request())).status == 502
+    assert len(harness.upstream.requests) == 1
+    assert counted(harness) == {"connect": 0, "reset": 0, "status": 0}
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_answer_that_has_begun_is_never_asked_for_again(stand: Stand) -> None:
-    await stand.start()
+async def test_an_answer_that_has_begun_is_never_asked_for_again(harness: ProxyHarness) -> None:
+    await harness.start()
     cut = [head(200, [CHUNKED]), chunk(b"abc"), Reset()]
-    stand.upstream.script(lambda one: one.number > 1, cut)
-    await stand.ask(request("/v1/models"))
-    answer = await stand.ask(request("/v1/models/gpt-4o"))
+    harness.upstream.script(lambda one: one.number > 1, cut)
+    await harness.ask(request("/v1/models"))
+    answer = await harness.ask(request("/v1/models/gpt-4o"))
     assert (answer.body, answer.cut) == (b"abc", True)
-    assert len(stand.upstream.requests) == 2
+    assert len(harness.upstream.requests) == 2
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_answer_with_a_status_is_the_clients_unless_told_otherwise(stand: Stand) -> None:
-    await stand.start()
+async def test_an_answer_with_a_status_is_the_clients_unless_told_otherwise(
+    harness: ProxyHarness,
+) -> None:
+    await harness.start()
     for status in (429, 500, 502, 503):
-        stand.upstream.script(lambda _: True, response(b"{}", status))
-        assert (await stand.ask(request(f"/v1/{status}"))).status == status
-    assert len(stand.upstream.requests) == 4
+        harness.upstream.script(lambda _: True, response(b"{}", status))
+        assert (await harness.ask(request(f"/v1/{status}"))).status == status
+    assert len(harness.upstream.requests) == 4
 
 
 @pytest.mark.parametrize(
@@ -217,36 +226,38 @@ async def test_an_answer_with_a_status_is_the_clients_unless_told_otherwise(stan
 )
 @pytest_twisted.ensureDeferred
 async def test_a_status_that_is_named_is_asked_for_again(
-    stand: Stand, data: bytes, tries: int
+    harness: ProxyHarness, data: bytes, tries: int
 ) -> None:
-    await stand.start(RETRY_STATUS="502,503")
-    stand.upstream.script(lambda _: True, response(b"{}", 503), times=1)
-    answer = await stand.ask(data)
+    await harness.start(RETRY_STATUS="502,503")
+    harness.upstream.script(lambda _: True, response(b"{}", 503), times=1)
+    answer = await harness.ask(data)
     assert answer.status == (200 if tries == 2 and b"GET" in data else answer.status)
     assert (answer.status == 503) is (tries == 1)
-    assert len(stand.upstream.requests) == tries
-    assert counted(stand)["status"] == tries - 1
+    assert len(harness.upstream.requests) == tries
+    assert counted(harness)["status"] == tries - 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_last_answer_is_the_clients_whatever_its_status(stand: Stand) -> None:
-    await stand.start(RETRY_STATUS="503")
-    stand.upstream.script(lambda _: True, lambda one: response(b"%d" % one.number, 503))
-    answer = await stand.ask(request())
+async def test_the_last_answer_is_the_clients_whatever_its_status(harness: ProxyHarness) -> None:
+    await harness.start(RETRY_STATUS="503")
+    harness.upstream.script(lambda _: True, lambda one: response(b"%d" % one.number, 503))
+    answer = await harness.ask(request())
     assert (answer.status, answer.body) == (503, b"%d" % MOST_TRIES)
 
 
 @pytest_twisted.ensureDeferred
-async def test_nobody_waits_longer_than_the_client_has_patience(stand: Stand) -> None:
-    await stand.start(RETRY_STATUS="503", REQUEST_TIMEOUT="5s")
+async def test_nobody_waits_longer_than_the_client_has_patience(harness: ProxyHarness) -> None:
+    await harness.start(RETRY_STATUS="503", REQUEST_TIMEOUT="5s")
     late = response(b"{}", 503, [(b"Retry-After", b"6")])
-    stand.upstream.script(lambda _: True, late)
-    assert (await stand.ask(request())).status == 503
-    assert len(stand.upstream.requests) == 1
+    harness.upstream.script(lambda _: True, late)
+    assert (await harness.ask(request())).status == 503
+    assert len(harness.upstream.requests) == 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_retry_after_is_waited_for(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_retry_after_is_waited_for(
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     waits: list[float | None] = []
 
     def no_wait(_tries: int, _chance: float, after: float | None) -> float:
@@ -254,62 +265,61 @@ async def test_retry_after_is_waited_for(stand: Stand, monkeypatch: pytest.Monke
         return 0.0
 
     monkeypatch.setattr(asking, "wait_before", no_wait)
-    await stand.start(RETRY_STATUS="503")
+    await harness.start(RETRY_STATUS="503")
     soon = response(b"{}", 503, [(b"Retry-After", b"6")])
-    stand.upstream.script(lambda _: True, soon, times=1)
-    assert (await stand.ask(request())).status == 200
+    harness.upstream.script(lambda _: True, soon, times=1)
+    assert (await harness.ask(request())).status == 200
     assert waits == [pytest.approx(6.0, abs=0.1)]
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upstream_that_is_down_is_not_asked_twice_as_much(stand: Stand) -> None:
-    await stand.start(RETRY_STATUS="503", BREAKER="0")
-    stand.upstream.script(lambda _: True, response(b"{}", 503))
-    wire = await stand.connect()
+async def test_an_upstream_that_is_down_is_not_asked_twice_as_much(harness: ProxyHarness) -> None:
+    await harness.start(RETRY_STATUS="503", BREAKER="0")
+    harness.upstream.script(lambda _: True, response(b"{}", 503))
+    wire = await harness.connect()
     for number in range(100):
         wire.send(request(f"/v1/{number}"))
         assert (await wire.answer()).status == 503
-    assert len(stand.upstream.requests) <= 100 * 1.1 + SAVED + 3
+    assert len(harness.upstream.requests) <= 100 * 1.1 + SAVED + 3
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_leaves_while_it_waits_is_not_asked_for_again(
-    stand: Stand, monkeypatch: pytest.MonkeyPatch
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asking, "wait_before", lambda *_: 20.0)
-    await stand.start(RETRY_STATUS="503")
-    stand.upstream.script(lambda _: True, response(b"{}", 503))
-    flight, alone = await stand.connect(), await stand.connect()
+    await harness.start(RETRY_STATUS="503")
+    harness.upstream.script(lambda _: True, response(b"{}", 503))
+    flight, alone = await harness.connect(), await harness.connect()
     flight.send(request())
     alone.send(request("/v1/x", "DELETE"))
-    await eventually(stand.reactor, lambda: counted(stand)["status"] == 2)
+    await eventually(harness.reactor, lambda: counted(harness)["status"] == 2)
     for wire in (flight, alone):
         wire.abort()
-        await wire.until_closed()
-    assert stand.daemon is not None
-    waiting = stand.daemon._access_log._waiting
-    await eventually(stand.reactor, lambda: len(waiting) + len(stand.events) == 2)
-    assert [one["ended"] for one in await stand.logged(2)] == ["client_gone"] * 2
-    assert len(stand.upstream.requests) == 2
+        await wire.wait_closed()
+    log = harness.access_log
+    await eventually(harness.reactor, lambda: log.pending + len(harness.events) == 2)
+    assert [one["ended"] for one in await harness.logged(2)] == ["client_gone"] * 2
+    assert len(harness.upstream.requests) == 2
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_leader_that_left_is_asked_for_again_all_the_same(stand: Stand) -> None:
-    await stand.start(RETRY_STATUS="503")
+async def test_a_leader_that_left_is_asked_for_again_all_the_same(harness: ProxyHarness) -> None:
+    await harness.start(RETRY_STATUS="503")
     gate = Pause()
     data = post("/v1/embeddings", b'{"input":"x"}').replace(b"POST", b"GET")
-    stand.upstream.script(lambda _: True, [gate, response(b"{}", 503)], times=1)
-    stand.upstream.script(lambda one: one.number > 1, response(b"{}"))
-    leader, follower = await stand.connect(), await stand.connect()
+    harness.upstream.script(lambda _: True, [gate, response(b"{}", 503)], times=1)
+    harness.upstream.script(lambda one: one.number > 1, response(b"{}"))
+    leader, follower = await harness.connect(), await harness.connect()
     leader.send(data)
-    await stand.upstream.wait_for(lambda one: one.paused)
+    await harness.upstream.wait_for(lambda one: one.paused)
     follower.send(data)
-    await eventually(stand.reactor, lambda: stand.daemon.system.stats.counters.coalesced)  # type: ignore[union-attr]
+    await eventually(harness.reactor, lambda: harness.daemon.system.stats.counters.coalesced)  # type: ignore[union-attr]
     leader.abort()
-    await leader.until_closed()
+    await leader.wait_closed()
     gate.release()
     assert (await follower.answer()).status == 200
-    first, second = stand.upstream.requests
+    first, second = harness.upstream.requests
     assert first.body_length == second.body_length == len(b'{"input":"x"}')
 
 
@@ -317,58 +327,60 @@ async def test_a_leader_that_left_is_asked_for_again_all_the_same(stand: Stand) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_next_upstream_is_asked_where_the_first_is_not_there(stand: Stand) -> None:
-    port, other = await closed_port(stand), await stand.upstream.listen(loopback(stand.reactor))
+async def test_the_next_upstream_is_asked_where_the_first_is_not_there(
+    harness: ProxyHarness,
+) -> None:
+    port, other = (
+        await closed_port(harness),
+        await harness.upstream.listen(loopback(harness.reactor)),
+    )
     urls = f"http://127.0.0.1:{port}/first http://127.0.0.1:{other}/second"
-    await stand.start(upstream=urls)
+    await harness.start(upstream=urls)
     for _ in range(2):
-        stand.upstream.script("/second/v1/models", response(b"{}"))
-        answer = await stand.ask(request(headers=[("Cache-Control", "no-cache")]))
+        harness.upstream.script("/second/v1/models", response(b"{}"))
+        answer = await harness.ask(request(headers=[("Cache-Control", "no-cache")]))
         assert answer.status == 200
-    asked = stand.upstream.requests[-1]
+    asked = harness.upstream.requests[-1]
     assert asked.target == b"/second/v1/models"
     assert asked.all(b"host") == [b"127.0.0.1:%d" % other]
-    stats = json.loads((await stand.ask(request("/stats"))).body)
+    stats = json.loads((await harness.ask(request("/stats"))).body)
     assert [one["url"] for one in stats["upstreams"]] == urls.split()
     assert stats["openai_url"] == urls.replace(" ", ", ")
     assert stats["requests"]["retries"]["connect"] == 2
 
 
 @pytest_twisted.ensureDeferred
-async def test_once_its_circuit_is_open_the_first_is_left_alone(stand: Stand) -> None:
-    port, other = await closed_port(stand), await stand.upstream.listen(loopback(stand.reactor))
-    await stand.start(upstream=f"http://127.0.0.1:{port} http://127.0.0.1:{other}")
-    assert stand.daemon is not None
-    stand.upstream.script(lambda _: True, response(b"{}"))
-    wire = await stand.connect()
+async def test_once_its_circuit_is_open_the_first_is_left_alone(harness: ProxyHarness) -> None:
+    port, other = (
+        await closed_port(harness),
+        await harness.upstream.listen(loopback(harness.reactor)),
+    )
+    await harness.start(upstream=f"http://127.0.0.1:{port} http://127.0.0.1:{other}")
+    assert harness.daemon is not None
+    harness.upstream.script(lambda _: True, response(b"{}"))
+    wire = await harness.connect()
     for number in range(FEWEST + 5):
         wire.send(request(f"/v1/{number}"))
         assert (await wire.answer()).status in (200, 502)  # the budget has an end
-    first, second = stand.daemon.system.relay.upstreams.each
+    first, second = harness.daemon.system.relay.upstreams.each
     assert (first.breaker.closed, second.breaker.closed) == (False, True)
-    before = sum(counted(stand).values())
+    before = sum(counted(harness).values())
     wire.send(request("/v1/last"))
     assert (await wire.answer()).status == 200
-    assert sum(counted(stand).values()) == before
-    assert (await stand.ask(request("/health/ready"))).status == 200
+    assert sum(counted(harness).values()) == before
+    assert (await harness.ask(request("/health/ready"))).status == 200
 
 
 # The circuit.
 
 
-@pytest.fixture
-def skewed(stand: Stand) -> Stand:
-    stand.reactor = Skewed(stand.reactor)
-    return stand
-
-
-async def broken(stand: Stand, **texts: str) -> None:
+async def broken(harness: ProxyHarness, **texts: str) -> None:
     """A daemon whose circuit is open."""
-    await stand.start(**texts)
-    stand.upstream.script(lambda _: True, response(b"{}"))
-    assert (await stand.ask(request("/v1/stored"))).status == 200
-    stand.upstream.script(lambda _: True, [Reset()])
-    wire = await stand.connect()
+    await harness.start(**texts)
+    harness.upstream.script(lambda _: True, response(b"{}"))
+    assert (await harness.ask(request("/v1/stored"))).status == 200
+    harness.upstream.script(lambda _: True, [Reset()])
+    wire = await harness.connect()
     for number in range(FEWEST + 1):
         wire.send(post(CHAT, b"%d" % number))
         answer = await wire.answer()
@@ -378,119 +390,128 @@ async def broken(stand: Stand, **texts: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upstream_that_fails_too_often_is_left_alone(skewed: Stand) -> None:
-    await broken(skewed)
-    count = len(skewed.upstream.requests)
-    assert code(await skewed.ask(request("/v1/new"))) == "circuit_open"
-    assert code(await skewed.ask(request("/v1/x", "DELETE"))) == "circuit_open"
-    assert (await skewed.ask(request("/v1/stored"))).get("X-Cache") == b"HIT"
-    ready = await skewed.ask(request("/health/ready"))
+async def test_an_upstream_that_fails_too_often_is_left_alone(skewed_harness: ProxyHarness) -> None:
+    await broken(skewed_harness)
+    count = len(skewed_harness.upstream.requests)
+    assert code(await skewed_harness.ask(request("/v1/new"))) == "circuit_open"
+    assert code(await skewed_harness.ask(request("/v1/x", "DELETE"))) == "circuit_open"
+    assert (await skewed_harness.ask(request("/v1/stored"))).get("X-Cache") == b"HIT"
+    ready = await skewed_harness.ask(request("/health/ready"))
     assert (ready.status, code(ready)) == (503, "circuit_open")
-    assert (await skewed.ask(request("/health"))).status == 200
-    (told,) = json.loads((await skewed.ask(request("/stats"))).body)["upstreams"]
+    assert (await skewed_harness.ask(request("/health"))).status == 200
+    (told,) = json.loads((await skewed_harness.ask(request("/stats"))).body)["upstreams"]
     assert (told["circuit"], told["opened"]) == ("open", 1)
-    assert len(skewed.upstream.requests) == count
+    assert len(skewed_harness.upstream.requests) == count
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_request_probes_and_its_answer_closes_the_circuit(skewed: Stand) -> None:
-    await broken(skewed)
-    skewed.reactor.ahead += 5.0
-    assert (await skewed.ask(request("/health/ready"))).status == 200, "else nobody would probe"
+async def test_one_request_probes_and_its_answer_closes_the_circuit(
+    skewed_harness: ProxyHarness,
+) -> None:
+    await broken(skewed_harness)
+    skewed_harness.reactor.skew += 5.0
+    assert (await skewed_harness.ask(request("/health/ready"))).status == 200, (
+        "else nobody would probe"
+    )
     gate = Pause()
-    skewed.upstream.script(lambda _: True, [gate, response(b"{}")])
-    probe = await skewed.connect()
+    skewed_harness.upstream.script(lambda _: True, [gate, response(b"{}")])
+    probe = await skewed_harness.connect()
     probe.send(request("/v1/probe"))
-    await skewed.upstream.wait_for(lambda one: one.paused)
-    assert code(await skewed.ask(request("/v1/other"))) == "circuit_open"
+    await skewed_harness.upstream.wait_for(lambda one: one.paused)
+    assert code(await skewed_harness.ask(request("/v1/other"))) == "circuit_open"
     gate.release()
     assert (await probe.answer()).status == 200
-    assert (await skewed.ask(request("/v1/other"))).status == 200
+    assert (await skewed_harness.ask(request("/v1/other"))).status == 200
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_probe_that_is_taken_back_lets_another_try(skewed: Stand) -> None:
-    await broken(skewed)
-    skewed.reactor.ahead += 5.0
-    skewed.upstream.script(lambda _: True, [Pause()])
-    probe = await skewed.connect()
+async def test_a_probe_that_is_taken_back_lets_another_try(skewed_harness: ProxyHarness) -> None:
+    await broken(skewed_harness)
+    skewed_harness.reactor.skew += 5.0
+    skewed_harness.upstream.script(lambda _: True, [Pause()])
+    probe = await skewed_harness.connect()
     probe.send(request("/v1/probe"))
-    await skewed.upstream.wait_for(lambda one: one.paused)
+    await skewed_harness.upstream.wait_for(lambda one: one.paused)
     probe.abort()
-    await skewed.upstream.wait_for(lambda one: one.lost and one.path == "/v1/probe")
-    skewed.upstream.script(lambda _: True, response(b"{}"))
-    assert (await skewed.ask(request("/v1/other"))).status == 200
+    await skewed_harness.upstream.wait_for(lambda one: one.lost and one.path == "/v1/probe")
+    skewed_harness.upstream.script(lambda _: True, response(b"{}"))
+    assert (await skewed_harness.ask(request("/v1/other"))).status == 200
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_probe_that_fails_opens_it_for_longer(skewed: Stand) -> None:
-    await broken(skewed)
-    skewed.reactor.ahead += 5.0
-    assert (await skewed.ask(request("/v1/probe"))).status == 502
-    answer = await skewed.ask(request("/v1/other"))
+async def test_a_probe_that_fails_opens_it_for_longer(skewed_harness: ProxyHarness) -> None:
+    await broken(skewed_harness)
+    skewed_harness.reactor.skew += 5.0
+    assert (await skewed_harness.ask(request("/v1/probe"))).status == 502
+    answer = await skewed_harness.ask(request("/v1/other"))
     assert 6 <= int(answer.get("Retry-After") or b"") <= 10
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_has_expired_answers_while_the_circuit_is_open(skewed: Stand) -> None:
-    await broken(skewed, CACHE_TTL="1s", CACHE_STALE="1h")
-    skewed.reactor.ahead += 3.0
-    stale = await skewed.ask(request("/v1/stored"))
+async def test_what_has_expired_answers_while_the_circuit_is_open(
+    skewed_harness: ProxyHarness,
+) -> None:
+    await broken(skewed_harness, CACHE_TTL="1s", CACHE_STALE="1h")
+    skewed_harness.reactor.skew += 3.0
+    stale = await skewed_harness.ask(request("/v1/stored"))
     assert (stale.status, stale.get("X-Cache")) == (200, b"HIT")
     assert b"stale-if-error" in (stale.get("Cache-Status") or b"")
 
 
 @pytest_twisted.ensureDeferred
-async def test_clients_that_leave_and_answers_of_any_status_open_nothing(stand: Stand) -> None:
-    await stand.start()
-    stand.upstream.script(lambda _: True, response(b"{}", 503))
+async def test_clients_that_leave_and_answers_of_any_status_open_nothing(
+    harness: ProxyHarness,
+) -> None:
+    await harness.start()
+    harness.upstream.script(lambda _: True, response(b"{}", 503))
     for number in range(FEWEST + 5):
-        assert (await stand.ask(request(f"/v1/{number}"))).status == 503
-    stand.upstream.script(lambda _: True, [Pause()])
+        assert (await harness.ask(request(f"/v1/{number}"))).status == 503
+    harness.upstream.script(lambda _: True, [Pause()])
     for number in range(FEWEST + 5):
-        wire = await stand.connect()
+        wire = await harness.connect()
         wire.send(request(f"/v1/left/{number}"))
-        await stand.upstream.wait_for(lambda one, n=number: one.path == f"/v1/left/{n}")  # type: ignore[misc]
+        await harness.upstream.wait_for(lambda one, n=number: one.path == f"/v1/left/{n}")  # type: ignore[misc]
         wire.abort()
-    stand.upstream.script(lambda _: True, response(b"{}"))
-    assert (await stand.ask(request("/v1/well"))).status == 200
+    harness.upstream.script(lambda _: True, response(b"{}"))
+    assert (await harness.ask(request("/v1/well"))).status == 200
 
 
 # The probe beside.
 
 
 @pytest_twisted.ensureDeferred
-async def test_upstreams_are_asked_for_a_path_without_a_credential(stand: Stand) -> None:
-    await stand.start(HEALTH_PROBE="/v1/models")
-    await stand.upstream.wait_for(lambda one: one.path == "/v1/models")
-    (asked,) = stand.upstream.requests
+async def test_upstreams_are_asked_for_a_path_without_a_credential(harness: ProxyHarness) -> None:
+    await harness.start(HEALTH_PROBE="/v1/models")
+    await harness.upstream.wait_for(lambda one: one.path == "/v1/models")
+    (asked,) = harness.upstream.requests
     assert (asked.method, asked.all(b"authorization")) == (b"GET", [])
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_answer_to_the_probe_closes_the_circuit(skewed: Stand) -> None:
-    await broken(skewed, HEALTH_PROBE="/v1/models")
-    assert skewed.daemon is not None
-    probing = skewed.daemon.upkeep.probing
+async def test_an_answer_to_the_probe_closes_the_circuit(skewed_harness: ProxyHarness) -> None:
+    await broken(skewed_harness, HEALTH_PROBE="/v1/models")
+    assert skewed_harness.daemon is not None
+    probing = skewed_harness.daemon.upkeep.probing
     assert probing is not None
-    skewed.upstream.script(lambda _: True, response(b"{}", 401))
+    skewed_harness.upstream.script(lambda _: True, response(b"{}", 401))
     probing._probe()
     await eventually(
-        skewed.reactor, lambda: skewed.daemon.system.relay.upstreams.each[0].breaker.closed
+        skewed_harness.reactor,
+        lambda: skewed_harness.daemon.system.relay.upstreams.each[0].breaker.closed,
     )
-    assert (await skewed.ask(request("/v1/new"))).status == 401
+    assert (await skewed_harness.ask(request("/v1/new"))).status == 401
 
 
 @pytest.mark.parametrize("failing", [[Reset()], response(b"{}", 500), [Pause()]])
 @pytest_twisted.ensureDeferred
-async def test_failed_probes_open_the_circuit(stand: Stand, failing: Any) -> None:
-    await stand.start(HEALTH_PROBE="/v1/models")
-    assert stand.daemon is not None
-    upkeep = stand.daemon.upkeep
-    stand.upstream.script(lambda _: True, failing)
-    breaker = stand.daemon.system.relay.upstreams.each[0].breaker
+async def test_failed_probes_open_the_circuit(harness: ProxyHarness, failing: Any) -> None:
+    await harness.start(HEALTH_PROBE="/v1/models")
+    assert harness.daemon is not None
+    upkeep = harness.daemon.upkeep
+    harness.upstream.script(lambda _: True, failing)
+    breaker = harness.daemon.system.relay.upstreams.each[0].breaker
     for number in range(2 * FEWEST):
         assert upkeep.probing is not None
         upkeep.probing._probe()
-        await stand.upstream.wait_until(lambda n=number: len(stand.upstream.requests) > n)  # type: ignore[misc]
-    await eventually(stand.reactor, lambda: not breaker.closed)
+        await harness.upstream.wait_until(lambda n=number: len(harness.upstream.requests) > n)  # type: ignore[misc]
+    await eventually(harness.reactor, lambda: not breaker.closed)

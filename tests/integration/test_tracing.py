@@ -55,9 +55,9 @@ from tests.process.test_twistd import (
     start,
 )
 from tests.support.answers import chunk, head, response
-from tests.support.harness import Stand, eventually, post, request
+from tests.support.harness import ProxyHarness, eventually, post, request
 from tests.support.serving import loopback
-from tests.support.steps import Cut, Pause, Reset
+from tests.support.steps import Close, Pause, Reset
 
 __all__ = ["start"]  # a fixture
 
@@ -84,17 +84,17 @@ def no_stray_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 class Traced:
     """A stand whose requests become spans in memory."""
 
-    stand: Stand
+    harness: ProxyHarness
     exporter: InMemorySpanExporter
     tracing: Tracing
 
     async def spans(self, count: int) -> list[ReadableSpan]:
         """The spans in the order of their ends, once *count* requests are over; never more."""
-        stand = self.stand
-        assert stand.daemon is not None
-        await eventually(stand.reactor, lambda: len(stand.events) >= count)
-        stand.daemon._access_log.flush()
-        assert len(stand.events) == count, stand.events
+        harness = self.harness
+        assert harness.daemon is not None
+        await eventually(harness.reactor, lambda: len(harness.events) >= count)
+        harness.access_log.flush()
+        assert len(harness.events) == count, harness.events
         self.tracing.processor.force_flush()
         return list(self.exporter.get_finished_spans())
 
@@ -104,14 +104,16 @@ class Traced:
 
     def sent(self, number: int = 0) -> list[TraceParent | None]:
         """What the upstream's request of that number said of its trace."""
-        return [parse(value) for value in self.stand.upstream.requests[number].all(b"traceparent")]
+        return [
+            parse(value) for value in self.harness.upstream.requests[number].all(b"traceparent")
+        ]
 
 
 @pytest_twisted.async_yield_fixture
-async def traced(stand: Stand) -> AsyncIterator[Traced]:
+async def traced(harness: ProxyHarness) -> AsyncIterator[Traced]:
     exporter = InMemorySpanExporter()
-    stand.tracer = Tracing(stand.reactor, lambda: exporter)
-    yield Traced(stand, exporter, stand.tracer)
+    harness.tracer = Tracing(harness.reactor, lambda: exporter)
+    yield Traced(harness, exporter, harness.tracer)
 
 
 def context(span: ReadableSpan) -> TraceParent:
@@ -141,11 +143,11 @@ def failed(span: ReadableSpan) -> str | None:
     return attributes.get("error.type")  # type: ignore[return-value]
 
 
-async def at_work(stand: Stand) -> None:
+async def at_work(harness: ProxyHarness) -> None:
     """Wait for the head of a request to be in."""
-    assert stand.daemon is not None
-    connections = stand.daemon.door.factory.connections
-    await eventually(stand.reactor, lambda: any(c._active for c in connections))
+    assert harness.daemon is not None
+    connections = harness.daemon.door.factory.connections
+    await eventually(harness.reactor, lambda: any(c._active for c in connections))
 
 
 # A span a request.
@@ -153,9 +155,9 @@ async def at_work(stand: Stand) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_miss_is_a_span_of_the_clients_trace_and_upstreams_parent(traced: Traced) -> None:
-    stand = await traced.stand.start()
+    harness = await traced.harness.start()
     headers = [told(), ("X-Forwarded-For", "192.0.2.7"), ("X-Request-Id", "mine-1")]
-    await stand.ask(post("/v1/chat/completions?a=secret", ASKED, headers))
+    await harness.ask(post("/v1/chat/completions?a=secret", ASKED, headers))
     span = await traced.span()
     assert (span.name, span.kind) == ("chat gpt-4o-mini", SpanKind.SERVER)
     assert parent(span) == CLIENTS
@@ -170,7 +172,7 @@ async def test_a_miss_is_a_span_of_the_clients_trace_and_upstreams_parent(traced
         "url.path": "/v1/chat/completions",
         "client.address": "192.0.2.7",
         "server.address": "127.0.0.1",
-        "server.port": stand.upstream_port,
+        "server.port": harness.upstream_port,
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "openai",
         "gen_ai.request.model": "gpt-4o-mini",
@@ -187,9 +189,9 @@ async def test_a_miss_is_a_span_of_the_clients_trace_and_upstreams_parent(traced
 
 @pytest_twisted.ensureDeferred
 async def test_a_request_without_a_trace_begins_one(traced: Traced) -> None:
-    stand = await traced.stand.start()
+    harness = await traced.harness.start()
     for _ in range(2):
-        await stand.ask(request("/v1/models?x"))
+        await harness.ask(request("/v1/models?x"))
     first, second = await traced.spans(2)
     assert parent(first) is None
     assert first.name == "GET /v1/models"
@@ -199,9 +201,9 @@ async def test_a_request_without_a_trace_begins_one(traced: Traced) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_hit_is_a_span_whose_tokens_were_spared(traced: Traced) -> None:
-    stand = await traced.stand.start()
+    harness = await traced.harness.start()
     for _ in range(2):
-        await stand.ask(post("/v1/chat/completions", ASKED, [told()]))
+        await harness.ask(post("/v1/chat/completions", ASKED, [told()]))
     miss, hit = await traced.spans(2)
     assert hit.name == miss.name
     assert parent(hit) == parent(miss)
@@ -216,16 +218,16 @@ async def test_a_hit_is_a_span_whose_tokens_were_spared(traced: Traced) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_request_that_rides_along_is_linked_to_the_one_that_went(traced: Traced) -> None:
-    stand = await traced.stand.start()
+    harness = await traced.harness.start()
     pause = Pause()
-    stand.upstream.script("/v1/embeddings", [pause, response(b"{}")])
-    wires = [await stand.connect() for _ in range(2)]
+    harness.upstream.script("/v1/embeddings", [pause, response(b"{}")])
+    wires = [await harness.connect() for _ in range(2)]
     wires[0].send(post("/v1/embeddings", EMBED))
-    await stand.upstream.wait_for(lambda one: one.paused)
+    await harness.upstream.wait_for(lambda one: one.paused)
     wires[1].send(post("/v1/embeddings", EMBED, [told()]))
-    assert stand.daemon is not None
-    counters = stand.daemon.system.stats.counters
-    await eventually(stand.reactor, lambda: counters.coalesced == 1)
+    assert harness.daemon is not None
+    counters = harness.daemon.system.stats.counters
+    await eventually(harness.reactor, lambda: counters.coalesced == 1)
     pause.release()
     for wire in wires:
         await wire.answer()
@@ -243,10 +245,10 @@ async def test_a_request_that_rides_along_is_linked_to_the_one_that_went(traced:
 
 @pytest_twisted.ensureDeferred
 async def test_a_stream_is_told_with_its_first_byte_and_its_tokens(traced: Traced) -> None:
-    stand = await traced.stand.start()
-    stand.upstream.api.interval = 0.001
+    harness = await traced.harness.start()
+    harness.upstream.api.interval = 0.001
     document = b'{"messages":[],"stream":true,"stream_options":{"include_usage":true},"model":"m"}'
-    await stand.ask(post("/v1/chat/completions", document))
+    await harness.ask(post("/v1/chat/completions", document))
     span = await traced.span()
     assert span.name == "chat m"
     assert phases(span) == ["forwarded", "upstream_head", "first_byte"]
@@ -259,14 +261,14 @@ async def test_a_stream_is_told_with_its_first_byte_and_its_tokens(traced: Trace
 async def test_cached_and_reasoning_tokens_have_the_names_of_the_conventions(
     traced: Traced,
 ) -> None:
-    stand = await traced.stand.start()
+    harness = await traced.harness.start()
     usage = {
         "input_tokens": 9, "input_tokens_details": {"cached_tokens": 4},
         "output_tokens": 7, "output_tokens_details": {"reasoning_tokens": 5}, "total_tokens": 16,
     }  # fmt: skip
     document = json.dumps({"model": "o9-2030", "usage": usage}).encode()
-    stand.upstream.script("/v1/responses", response(document))
-    await stand.ask(post("/v1/responses", b'{"input":"a","model":"o9"}'))
+    harness.upstream.script("/v1/responses", response(document))
+    await harness.ask(post("/v1/responses", b'{"input":"a","model":"o9"}'))
     span = await traced.span()
     attributes = dict(span.attributes or {})
     assert span.name == "chat o9"
@@ -283,16 +285,16 @@ async def test_cached_and_reasoning_tokens_have_the_names_of_the_conventions(
 async def test_a_body_that_came_behind_its_head_is_told_and_read_for_its_model(
     traced: Traced,
 ) -> None:
-    stand = await traced.stand.start()
+    harness = await traced.harness.start()
     data = post("/v1/embeddings", EMBED)
     for _ in range(2):
-        wire = await stand.connect()
+        wire = await harness.connect()
         wire.send(data[: -len(EMBED)])
-        await at_work(stand)
+        await at_work(harness)
         wire.send(EMBED)
         await wire.answer()
         wire.abort()
-        await wire.until_closed()
+        await wire.wait_closed()
     miss, hit = await traced.spans(2)
     assert phases(miss) == ["request_read", "forwarded", "upstream_head", "first_byte"]
     assert phases(hit) == ["request_read", "first_byte"]
@@ -301,15 +303,15 @@ async def test_a_body_that_came_behind_its_head_is_told_and_read_for_its_model(
 
 @pytest_twisted.ensureDeferred
 async def test_every_try_is_told_and_has_the_same_parent(traced: Traced) -> None:
-    stand = await traced.stand.start(RETRY_STATUS="503")
-    stand.upstream.script("/v1/models", response(b"{}", 503), times=1)
-    answer = await stand.ask(request(headers=[told()]))
+    harness = await traced.harness.start(RETRY_STATUS="503")
+    harness.upstream.script("/v1/models", response(b"{}", 503), times=1)
+    answer = await harness.ask(request(headers=[told()]))
     assert answer.status == 200
     span = await traced.span()
     assert phases(span) == ["forwarded", "forwarded", "upstream_head", "first_byte"]
     tries = [dict(each.attributes or {}) for each in span.events[:2]]
     assert [each["goproxyai.try"] for each in tries] == [1, 2]
-    assert {each["server.port"] for each in tries} == {stand.upstream_port}
+    assert {each["server.port"] for each in tries} == {harness.upstream_port}
     assert traced.sent(0) == traced.sent(1) == [context(span)]
 
 
@@ -326,11 +328,11 @@ async def test_every_try_is_told_and_has_the_same_parent(traced: Traced) -> None
 async def test_a_failure_of_a_servers_is_an_error_and_one_of_a_clients_is_not(
     traced: Traced, path: str, status: int, error: str | None, code: str | None
 ) -> None:
-    stand = await traced.stand.start()
-    stand.upstream.script("/v1/broken", [Reset()])
-    stand.upstream.script("/v1/failing", response(b"{}", 500))
-    stand.upstream.script("/v1/cut", [head(200, [CHUNKED]), chunk(b"12345"), Cut()])
-    await stand.ask(request(path))
+    harness = await traced.harness.start()
+    harness.upstream.script("/v1/broken", [Reset()])
+    harness.upstream.script("/v1/failing", response(b"{}", 500))
+    harness.upstream.script("/v1/cut", [head(200, [CHUNKED]), chunk(b"12345"), Close()])
+    await harness.ask(request(path))
     span = await traced.span()
     attributes = dict(span.attributes or {})
     assert failed(span) == error
@@ -355,8 +357,8 @@ async def test_a_failure_of_a_servers_is_an_error_and_one_of_a_clients_is_not(
 async def test_what_the_proxy_refuses_is_a_span_too(
     traced: Traced, data: bytes, status: int, name: str
 ) -> None:
-    stand = await traced.stand.start()
-    assert (await stand.ask(data)).status == status
+    harness = await traced.harness.start()
+    assert (await harness.ask(data)).status == status
     span = await traced.span()
     assert span.name == name
     assert parent(span) == CLIENTS
@@ -366,9 +368,9 @@ async def test_what_the_proxy_refuses_is_a_span_too(
 
 @pytest_twisted.ensureDeferred
 async def test_what_the_rate_limit_refuses_is_a_span_and_no_error(traced: Traced) -> None:
-    stand = await traced.stand.start(RATE_LIMIT="1")
+    harness = await traced.harness.start(RATE_LIMIT="1")
     for _ in range(2):
-        await stand.ask(request())
+        await harness.ask(request())
     span = (await traced.spans(2))[1]
     assert (span.attributes or {})["http.response.status_code"] == 429
     assert failed(span) is None
@@ -376,24 +378,24 @@ async def test_what_the_rate_limit_refuses_is_a_span_and_no_error(traced: Traced
 
 @pytest_twisted.ensureDeferred
 async def test_the_systems_own_endpoints_are_not_traced(traced: Traced) -> None:
-    stand = await traced.stand.start()
+    harness = await traced.harness.start()
     for path in ("/health", "/stats", "/nowhere"):
-        await stand.ask(request(path, headers=[told()]))
+        await harness.ask(request(path, headers=[told()]))
     assert await traced.spans(3) == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_leaves_in_whatever_phase_leaves_a_span(traced: Traced) -> None:
-    stand = await traced.stand.start()
-    stand.upstream.script("/v1/slow", [Pause()])
-    stand.upstream.script("/v1/half", [head(200, [CHUNKED]), chunk(b"12345"), Pause()])
-    reading, waiting, streaming = [await stand.connect() for _ in range(3)]
+    harness = await traced.harness.start()
+    harness.upstream.script("/v1/slow", [Pause()])
+    harness.upstream.script("/v1/half", [head(200, [CHUNKED]), chunk(b"12345"), Pause()])
+    reading, waiting, streaming = [await harness.connect() for _ in range(3)]
     reading.send(request("/v1/embeddings", "POST", [("Content-Length", "100")]) + b"{")
-    await at_work(stand)
+    await at_work(harness)
     waiting.send(request("/v1/slow"))
-    await stand.upstream.wait_for(lambda one: one.paused)
+    await harness.upstream.wait_for(lambda one: one.paused)
     streaming.send(request("/v1/half"))
-    await streaming.until(lambda: b"12345" in streaming.came)
+    await streaming.until(lambda: b"12345" in streaming.received)
     for number, wire in enumerate((reading, waiting, streaming), 1):
         wire.abort()
         await traced.spans(number)
@@ -410,17 +412,17 @@ async def test_a_client_that_leaves_in_whatever_phase_leaves_a_span(traced: Trac
 
 @pytest_twisted.ensureDeferred
 async def test_no_secret_is_in_any_span_whatever_fails(traced: Traced) -> None:
-    stand = await traced.stand.start(ADMIN_TOKEN=SECRETS["token"], REQUEST_TIMEOUT="200ms")
+    harness = await traced.harness.start(ADMIN_TOKEN=SECRETS["token"], REQUEST_TIMEOUT="200ms")
     answer = SECRETS["answer"].encode()
-    stand.upstream.script("/v1/fine", response(answer, 200, [(b"Set-Cookie", answer)]))
-    stand.upstream.script("/v1/broken", [Reset()])
-    stand.upstream.script("/v1/garbage", b"HTTP/1.1 2x0 " + answer + b"\r\n\r\n")
-    stand.upstream.script("/v1/slow", [Pause()])
-    stand.upstream.script("/v1/cut", [head(200, [CHUNKED]), chunk(answer), Cut()])
+    harness.upstream.script("/v1/fine", response(answer, 200, [(b"Set-Cookie", answer)]))
+    harness.upstream.script("/v1/broken", [Reset()])
+    harness.upstream.script("/v1/garbage", b"HTTP/1.1 2x0 " + answer + b"\r\n\r\n")
+    harness.upstream.script("/v1/slow", [Pause()])
+    harness.upstream.script("/v1/cut", [head(200, [CHUNKED]), chunk(answer), Close()])
     for trouble in TROUBLES:
-        assert (await stand.ask(trouble.data)).status == trouble.status
+        assert (await harness.ask(trouble.data)).status == trouble.status
     document = b'{"prompt":"%b","model":"%b"}' % (SECRETS["body"].encode(), SECRETS["key"].encode())
-    await stand.ask(post("/v1/chat/completions", document))
+    await harness.ask(post("/v1/chat/completions", document))
     spans = await traced.spans(len(TROUBLES) + 1)
     texts = [span.to_json() for span in spans]
     assert len(texts) > 10
@@ -432,9 +434,9 @@ async def test_no_secret_is_in_any_span_whatever_fails(traced: Traced) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_not_sampled_is_no_span_but_goes_on_with_its_trace(traced: Traced) -> None:
-    stand = await traced.stand.start()
+    harness = await traced.harness.start()
     quiet = CLIENTS._replace(flags=0)
-    await stand.ask(post("/v1/chat/completions", ASKED, [told(quiet)]))
+    await harness.ask(post("/v1/chat/completions", ASKED, [told(quiet)]))
     assert await traced.spans(1) == []
     (sent,) = traced.sent()
     assert sent is not None
@@ -447,8 +449,8 @@ async def test_the_sampler_is_the_one_that_the_environment_names(
     traced: Traced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
-    stand = await traced.stand.start()
-    await stand.ask(request())
+    harness = await traced.harness.start()
+    await harness.ask(request())
     assert await traced.spans(1) == []
     (sent,) = traced.sent()
     assert sent is not None
@@ -457,9 +459,9 @@ async def test_the_sampler_is_the_one_that_the_environment_names(
 
 @pytest_twisted.ensureDeferred
 async def test_a_trace_that_was_drawn_at_random_goes_on_as_such(traced: Traced) -> None:
-    stand = await traced.stand.start()
+    harness = await traced.harness.start()
     for flags in (3, 2):
-        await stand.ask(request(f"/v1/{flags}", headers=[told(CLIENTS._replace(flags=flags))]))
+        await harness.ask(request(f"/v1/{flags}", headers=[told(CLIENTS._replace(flags=flags))]))
     assert [sent.flags for n in (0, 1) for sent in traced.sent(n) if sent is not None] == [3, 2]
 
 
@@ -479,8 +481,8 @@ async def test_a_trace_that_was_drawn_at_random_goes_on_as_such(traced: Traced) 
 async def test_a_bad_traceparent_is_as_good_as_none_and_does_not_go_on(
     traced: Traced, headers: list[tuple[str, str]]
 ) -> None:
-    stand = await traced.stand.start()
-    await stand.ask(request(headers=headers))
+    harness = await traced.harness.start()
+    await harness.ask(request(headers=headers))
     span = await traced.span()
     assert parent(span) is None
     assert traced.sent() == [context(span)]
@@ -489,8 +491,8 @@ async def test_a_bad_traceparent_is_as_good_as_none_and_does_not_go_on(
 
 @pytest_twisted.ensureDeferred
 async def test_requests_of_one_connection_each_have_a_trace_of_their_own(traced: Traced) -> None:
-    stand = await traced.stand.start()
-    wire = await stand.connect()
+    harness = await traced.harness.start()
+    wire = await harness.connect()
     parents = [CLIENTS._replace(trace_id=number, span_id=number) for number in (1, 2, 3)]
     for each in parents:
         wire.send(request(headers=[told(each), ("tracestate", f"a={each.trace_id}"),
@@ -499,25 +501,27 @@ async def test_requests_of_one_connection_each_have_a_trace_of_their_own(traced:
     spans = await traced.spans(3)
     assert [parent(span) for span in spans] == parents
     assert [traced.sent(number) for number in range(3)] == [[context(span)] for span in spans]
-    states = [one.all(b"tracestate") for one in stand.upstream.requests]
+    states = [one.all(b"tracestate") for one in harness.upstream.requests]
     assert states == [[b"a=1"], [b"a=2"], [b"a=3"]]
 
 
 @pytest_twisted.ensureDeferred
 async def test_tracestate_goes_on_as_it_came(traced: Traced) -> None:
-    stand = await traced.stand.start()
+    harness = await traced.harness.start()
     states = [b"rojo=00f067aa0ba902b7", b"congo=t61rcWkgMzE"]
     headers = [told(), *[("tracestate", state.decode()) for state in states]]
-    await stand.ask(request(headers=headers))
-    assert stand.upstream.requests[0].all(b"tracestate") == states
+    await harness.ask(request(headers=headers))
+    assert harness.upstream.requests[0].all(b"tracestate") == states
     assert traced.sent() == [context(await traced.span())]
 
 
 @pytest_twisted.ensureDeferred
-async def test_where_nobody_traces_the_clients_own_traceparent_goes_on(stand: Stand) -> None:
-    await stand.start()
-    await stand.ask(request(headers=[told(), ("tracestate", "a=b")]))
-    (asked,) = stand.upstream.requests
+async def test_where_nobody_traces_the_clients_own_traceparent_goes_on(
+    harness: ProxyHarness,
+) -> None:
+    await harness.start()
+    await harness.ask(request(headers=[told(), ("tracestate", "a=b")]))
+    (asked,) = harness.upstream.requests
     assert asked.all(b"traceparent") == [told()[1].encode()]
     assert asked.all(b"tracestate") == [b"a=b"]
 
@@ -709,31 +713,33 @@ class _Hanging(SpanExporter):
 
 @pytest_twisted.ensureDeferred
 async def test_a_collector_that_hangs_keeps_nobody_waiting_and_the_end_for_a_moment_only(
-    stand: Stand, monkeypatch: pytest.MonkeyPatch
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracing, "STOP_SECONDS", 0.1)
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
     exporter = _Hanging()
-    traced = stand.tracer = Tracing(stand.reactor, lambda: exporter)
-    await stand.start()
+    traced = harness.tracer = Tracing(harness.reactor, lambda: exporter)
+    await harness.start()
     for _ in range(3):
-        assert (await stand.ask(request())).status == 200
-        await eventually(stand.reactor, lambda: len(stand.events) and exporter.begun.is_set())
-    await stand.stop()
+        assert (await harness.ask(request())).status == 200
+        await eventually(harness.reactor, lambda: len(harness.events) and exporter.begun.is_set())
+    await harness.stop()
     assert exporter.let.is_set()
     await deferToThread(traced.processor._batch_processor._worker_thread.join, 20)
 
 
 @pytest_twisted.ensureDeferred
-async def test_spans_that_wait_are_bounded(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_spans_that_wait_are_bounded(
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "2")
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")
     exporter = _Hanging()
-    traced = stand.tracer = Tracing(stand.reactor, lambda: exporter)
-    await stand.start()
+    traced = harness.tracer = Tracing(harness.reactor, lambda: exporter)
+    await harness.start()
     for number in range(9):
-        assert (await stand.ask(request(f"/v1/models?{number}"))).status == 200
-    await stand.logged(9)
+        assert (await harness.ask(request(f"/v1/models?{number}"))).status == 200
+    await harness.logged(9)
     assert len(traced.processor._batch_processor._queue) <= 2
     exporter.let.set()
 
@@ -824,10 +830,10 @@ def tracing_to(port: int, upstream: str, **more: str) -> dict[str, str]:
 
 @pytest_twisted.ensureDeferred
 async def test_spans_reach_a_collector_and_the_last_ones_at_the_end(
-    stand: Stand, start: Start, collector: Collector
+    harness: ProxyHarness, start: Start, collector: Collector
 ) -> None:
-    stand.upstream_port = await stand.upstream.listen(loopback(stand.reactor))
-    proxy, proxy_port = await stand.egress()
+    harness.upstream_port = await harness.upstream.listen(loopback(harness.reactor))
+    proxy, proxy_port = await harness.egress()
     settings = tracing_to(collector.port, "http://api.openai.test") | {
         "PROXY_URL": f"http://127.0.0.1:{proxy_port}",
         "OTEL_BSP_SCHEDULE_DELAY": "60000",
@@ -843,7 +849,7 @@ async def test_spans_reach_a_collector_and_the_last_ones_at_the_end(
     assert collector.paths == {"/v1/traces"}
     assert (span.name, span.kind) == ("GET /v1/models", 2)  # SPAN_KIND_SERVER
     assert [event.name for event in span.events] == ["forwarded", "upstream_head", "first_byte"]
-    (sent,) = stand.upstream.requests[0].all(b"traceparent")
+    (sent,) = harness.upstream.requests[0].all(b"traceparent")
     assert sent == b"00-%b-%b-01" % (span.trace_id.hex().encode(), span.span_id.hex().encode())
     assert [one.target for one in proxy.requests] == [b"http://api.openai.test/v1/models"]
     (resource,) = collector.resources()
@@ -855,9 +861,9 @@ async def test_spans_reach_a_collector_and_the_last_ones_at_the_end(
 
 @pytest_twisted.ensureDeferred
 async def test_spans_are_sent_from_the_background_too(
-    stand: Stand, tmp_path: Path, collector: Collector
+    harness: ProxyHarness, tmp_path: Path, collector: Collector
 ) -> None:
-    upstream = f"http://127.0.0.1:{await stand.upstream.listen(loopback(stand.reactor))}"
+    upstream = f"http://127.0.0.1:{await harness.upstream.listen(loopback(harness.reactor))}"
     pid, log = tmp_path / "it.pid", tmp_path / "twistd.log"
     arguments = command(twistd=(f"--pidfile={pid}",))
     arguments.remove("--nodaemon")
@@ -869,20 +875,22 @@ async def test_spans_are_sent_from_the_background_too(
     assert await deferToThread(process.ended) == 0  # the one in front
     number = int(pid.read_text())
     try:
-        await eventually(stand.reactor, lambda: "listening on" in log.read_text())
+        await eventually(harness.reactor, lambda: "listening on" in log.read_text())
         (port,) = re.findall(r"listening on [^\n]*?port=(\d+)", log.read_text())
         await deferToThread(get, int(port), "/v1/models")
-        await eventually(stand.reactor, collector.spans)
+        await eventually(harness.reactor, collector.spans)
     finally:
         os.kill(number, signal.SIGTERM)
-        await eventually(stand.reactor, lambda: not pid.exists())
+        await eventually(harness.reactor, lambda: not pid.exists())
     assert {resource["service.name"] for resource in collector.resources()} == {"edge"}
     assert {json.loads(line)["level"] for line in log.read_text().splitlines()} == {"info"}
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_collector_that_is_not_there_disturbs_nobody(stand: Stand, start: Start) -> None:
-    upstream = f"http://127.0.0.1:{await stand.upstream.listen(loopback(stand.reactor))}"
+async def test_a_collector_that_is_not_there_disturbs_nobody(
+    harness: ProxyHarness, start: Start
+) -> None:
+    upstream = f"http://127.0.0.1:{await harness.upstream.listen(loopback(harness.reactor))}"
     process = start(**tracing_to(free_port(), upstream, OTEL_BSP_SCHEDULE_DELAY="1"))
     (port,) = await deferToThread(process.listening)
     for number in range(5):

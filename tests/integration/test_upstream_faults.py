@@ -19,10 +19,10 @@ from twisted.internet.error import ConnectionDone
 from goproxyai.reactor import deadlines as ticking
 from tests.support.answers import chunk, response
 from tests.support.authority import Authority, Identity, self_signed
-from tests.support.harness import Answer, Stand, Wire, eventually, request
+from tests.support.harness import Answer, ProxyHarness, RawClient, eventually, request
 from tests.support.requests import Request
 from tests.support.steps import Answer as Script
-from tests.support.steps import AnswerBeforeBody, Cut, Dribble, Pause, Reset, Stream
+from tests.support.steps import AnswerBeforeBody, Close, Dribble, Pause, Reset, Stream
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
@@ -57,19 +57,21 @@ def assert_problem(answer: Answer, status: int, code: str) -> None:
     assert answer.all("X-Proxy") == [b"goproxyai"]
 
 
-async def assert_logged(stand: Stand, code: str, ended: str = "ok", status: int = 502) -> None:
+async def assert_logged(
+    harness: ProxyHarness, code: str, ended: str = "ok", status: int = 502
+) -> None:
     """One event, which names *code*."""
-    events = await stand.logged()
-    stand.events = stand.events[:0]
+    events = await harness.logged()
+    harness.events = harness.events[:0]
     assert [(each["code"], each["ended"], each["status"]) for each in events] == [
         (code, ended, status)
     ]
     events.clear()
 
 
-async def assert_broken_off(wire: Wire) -> None:
+async def assert_broken_off(wire: RawClient) -> None:
     """The client saw its connection end, but not in an orderly way."""
-    await wire.until_closed()
+    await wire.wait_closed()
     assert wire.reason is not None
     assert not isinstance(wire.reason.value, ConnectionDone)
 
@@ -77,12 +79,12 @@ async def assert_broken_off(wire: Wire) -> None:
 # Before the head.
 
 UNREACHABLE: dict[str, Script] = {
-    "closed_unanswered": [Cut()],
+    "closed_unanswered": [Close()],
     "reset_unanswered": [Reset()],
-    "closed_inside_the_status_line": [b"HTTP/1.1 20", Cut()],
-    "closed_inside_the_head": [OK + b"Content-Length: 2\r\n", Cut()],
+    "closed_inside_the_status_line": [b"HTTP/1.1 20", Close()],
+    "closed_inside_the_head": [OK + b"Content-Length: 2\r\n", Close()],
     "reset_inside_the_head": [OK + b"Content-Length: 2\r\n", Reset()],
-    "closed_behind_an_interim_answer": [b"HTTP/1.1 103 Early Hints\r\n\r\n", Cut()],
+    "closed_behind_an_interim_answer": [b"HTTP/1.1 103 Early Hints\r\n\r\n", Close()],
 }
 
 VIOLATIONS: dict[str, Script] = {
@@ -125,53 +127,55 @@ VIOLATIONS: dict[str, Script] = {
 )
 @pytest_twisted.ensureDeferred
 async def test_an_upstream_that_fails_before_its_head_is_a_502_and_the_client_may_go_on(
-    stand: Stand, answer: Script, code: str
+    harness: ProxyHarness, answer: Script, code: str
 ) -> None:
-    await stand.start()
-    stand.upstream.script("/v1/models", answer, times=1)
-    wire = await stand.connect()
+    await harness.start()
+    harness.upstream.script("/v1/models", answer, times=1)
+    wire = await harness.connect()
     wire.send(request())
     assert_problem(await wire.answer(), 502, code)
-    await assert_logged(stand, code)
+    await assert_logged(harness, code)
     wire.send(request())
     again = await wire.answer()
     assert (again.status, again.get("X-Cache")) == (200, b"MISS")
-    assert [each.connection for each in stand.upstream.requests] == [1, 2]
+    assert [each.connection for each in harness.upstream.requests] == [1, 2]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_name_that_does_not_resolve_is_a_502(stand: Stand) -> None:
-    stand.names()
-    await stand.start("http://nowhere.invalid")
-    assert_problem(await stand.ask(request()), 502, "upstream_unreachable")
-    await assert_logged(stand, "upstream_unreachable")
+async def test_a_name_that_does_not_resolve_is_a_502(harness: ProxyHarness) -> None:
+    harness.names()
+    await harness.start("http://nowhere.invalid")
+    assert_problem(await harness.ask(request()), 502, "upstream_unreachable")
+    await assert_logged(harness, "upstream_unreachable")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_name_that_resolves_is_connected_to_and_stands_in_host(stand: Stand) -> None:
-    stand.names(api_openai_test="127.0.0.1")
-    port = await stand.listen_with_tls()
-    await stand.start(f"https://api.openai.test:{port}")
-    assert (await stand.ask(request())).status == 200
-    assert stand.upstream.requests[0].all(b"host") == [b"api.openai.test:%d" % port]
+async def test_a_name_that_resolves_is_connected_to_and_stands_in_host(
+    harness: ProxyHarness,
+) -> None:
+    harness.names(api_openai_test="127.0.0.1")
+    port = await harness.listen_with_tls()
+    await harness.start(f"https://api.openai.test:{port}")
+    assert (await harness.ask(request())).status == 200
+    assert harness.upstream.requests[0].all(b"host") == [b"api.openai.test:%d" % port]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_port_on_which_nobody_listens_is_a_502(stand: Stand) -> None:
-    await stand.start()
-    await stand.upstream.stop_listening()
-    assert_problem(await stand.ask(request()), 502, "upstream_unreachable")
-    await assert_logged(stand, "upstream_unreachable")
+async def test_a_port_on_which_nobody_listens_is_a_502(harness: ProxyHarness) -> None:
+    await harness.start()
+    await harness.upstream.stop_listening()
+    assert_problem(await harness.ask(request()), 502, "upstream_unreachable")
+    await assert_logged(harness, "upstream_unreachable")
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upstream_that_resets_during_an_upload_is_a_502(stand: Stand) -> None:
-    await stand.start()
-    stand.upstream.script("/v1/files", [AnswerBeforeBody(), Reset()])
-    wire = await stand.connect()
+async def test_an_upstream_that_resets_during_an_upload_is_a_502(harness: ProxyHarness) -> None:
+    await harness.start()
+    harness.upstream.script("/v1/files", [AnswerBeforeBody(), Reset()])
+    wire = await harness.connect()
     wire.send(request("/v1/files", "POST", [("Content-Length", "1000")]) + b"x")
     assert_problem(await wire.answer(), 502, "upstream_unreachable")
-    await assert_logged(stand, "upstream_unreachable")
+    await assert_logged(harness, "upstream_unreachable")
 
 
 SILENCES: dict[str, Script] = {
@@ -184,35 +188,37 @@ SILENCES: dict[str, Script] = {
 
 @pytest.mark.parametrize("answer", SILENCES.values(), ids=SILENCES)
 @pytest_twisted.ensureDeferred
-async def test_an_upstream_whose_head_does_not_come_is_a_504(stand: Stand, answer: Script) -> None:
-    await stand.start(REQUEST_TIMEOUT="300ms")
-    stand.upstream.script("/v1/models", answer)
-    assert_problem(await stand.ask(request()), 504, "upstream_timeout")
-    await assert_logged(stand, "upstream_timeout", status=504)
-    await stand.upstream.wait_for(lambda one: one.lost, patience=1.0)
+async def test_an_upstream_whose_head_does_not_come_is_a_504(
+    harness: ProxyHarness, answer: Script
+) -> None:
+    await harness.start(REQUEST_TIMEOUT="300ms")
+    harness.upstream.script("/v1/models", answer)
+    assert_problem(await harness.ask(request()), 504, "upstream_timeout")
+    await assert_logged(harness, "upstream_timeout", status=504)
+    await harness.upstream.wait_for(lambda one: one.lost, timeout=1.0)
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upstream_that_does_not_take_an_upload_is_a_504(stand: Stand) -> None:
-    await stand.start(IDLE_TIMEOUT="300ms")
-    stand.upstream.stop_reading()
-    wire = await stand.connect()
+async def test_an_upstream_that_does_not_take_an_upload_is_a_504(harness: ProxyHarness) -> None:
+    await harness.start(IDLE_TIMEOUT="300ms")
+    harness.upstream.pause_reading()
+    wire = await harness.connect()
     wire.send(request("/v1/files", "POST", body=bytes(16 * 1024 * 1024)))
     assert_problem(await wire.answer(), 504, "upstream_timeout")
-    await assert_logged(stand, "upstream_timeout", status=504)
-    stand.upstream.resume_reading()
-    await stand.upstream.wait_closed()
+    await assert_logged(harness, "upstream_timeout", status=504)
+    harness.upstream.resume_reading()
+    await harness.upstream.wait_closed()
 
 
 # Connecting.
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_host_that_does_not_accept_the_connection_is_a_504(stand: Stand) -> None:
+async def test_a_host_that_does_not_accept_the_connection_is_a_504(harness: ProxyHarness) -> None:
     with full_queue() as port:
-        await stand.start(f"http://127.0.0.1:{port}", CONNECT_TIMEOUT="300ms")
-        assert_problem(await stand.ask(request()), 504, "upstream_timeout")
-    await assert_logged(stand, "upstream_timeout", status=504)
+        await harness.start(f"http://127.0.0.1:{port}", CONNECT_TIMEOUT="300ms")
+        assert_problem(await harness.ask(request()), 504, "upstream_timeout")
+    await assert_logged(harness, "upstream_timeout", status=504)
 
 
 class full_queue:  # noqa: N801  # it is used as a statement
@@ -234,25 +240,25 @@ class full_queue:  # noqa: N801  # it is used as a statement
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_proxy_that_never_answers_connect_is_a_504(stand: Stand) -> None:
-    proxy, port = await stand.egress()
+async def test_a_proxy_that_never_answers_connect_is_a_504(harness: ProxyHarness) -> None:
+    proxy, port = await harness.egress()
     proxy.script("api.openai.test:443", [Pause()])
     url = f"http://127.0.0.1:{port}"
-    await stand.start("https://api.openai.test", PROXY_URL=url, CONNECT_TIMEOUT="300ms")
-    assert_problem(await stand.ask(request()), 504, "upstream_timeout")
-    await assert_logged(stand, "upstream_timeout", status=504)
-    await proxy.wait_for(lambda one: one.lost, patience=1.0)
+    await harness.start("https://api.openai.test", PROXY_URL=url, CONNECT_TIMEOUT="300ms")
+    assert_problem(await harness.ask(request()), 504, "upstream_timeout")
+    await assert_logged(harness, "upstream_timeout", status=504)
+    await proxy.wait_for(lambda one: one.lost, timeout=1.0)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_that_never_shakes_hands_is_a_504(stand: Stand) -> None:
-    port = await stand.listen_with_tls()
-    stand.upstream.stop_reading()
-    await stand.start(f"https://127.0.0.1:{port}", CONNECT_TIMEOUT="300ms")
-    assert_problem(await stand.ask(request()), 504, "upstream_timeout")
-    await assert_logged(stand, "upstream_timeout", status=504)
-    stand.upstream.resume_reading()
-    await stand.upstream.wait_closed(patience=1.0)
+async def test_a_server_that_never_shakes_hands_is_a_504(harness: ProxyHarness) -> None:
+    port = await harness.listen_with_tls()
+    harness.upstream.pause_reading()
+    await harness.start(f"https://127.0.0.1:{port}", CONNECT_TIMEOUT="300ms")
+    assert_problem(await harness.ask(request()), 504, "upstream_timeout")
+    await assert_logged(harness, "upstream_timeout", status=504)
+    harness.upstream.resume_reading()
+    await harness.upstream.wait_closed(timeout=1.0)
 
 
 @pytest.mark.parametrize(
@@ -262,33 +268,33 @@ async def test_a_server_that_never_shakes_hands_is_a_504(stand: Stand) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_a_certificate_that_does_not_hold_is_a_502_and_nothing_is_sent(
-    stand: Stand, authority: Authority, identity: Callable[[Authority], Identity]
+    harness: ProxyHarness, authority: Authority, identity: Callable[[Authority], Identity]
 ) -> None:
-    stand.names(localhost="127.0.0.1")
-    port = await stand.listen_with_tls(identity(authority))
-    await stand.start(f"https://localhost:{port}")
-    assert_problem(await stand.ask(request()), 502, "upstream_tls_failed")
-    await assert_logged(stand, "upstream_tls_failed")
-    assert len(stand.upstream.requests) == 0
+    harness.names(localhost="127.0.0.1")
+    port = await harness.listen_with_tls(identity(authority))
+    await harness.start(f"https://localhost:{port}")
+    assert_problem(await harness.ask(request()), 502, "upstream_tls_failed")
+    await assert_logged(harness, "upstream_tls_failed")
+    assert len(harness.upstream.requests) == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_without_tls_behind_https_is_a_502(stand: Stand) -> None:
-    port = await stand.upstream.listen(stand.loopback())
-    await stand.start(f"https://127.0.0.1:{port}")
-    assert_problem(await stand.ask(request()), 502, "upstream_tls_failed")
-    await assert_logged(stand, "upstream_tls_failed")
-    assert len(stand.upstream.requests) == 0
+async def test_a_server_without_tls_behind_https_is_a_502(harness: ProxyHarness) -> None:
+    port = await harness.upstream.listen(harness.loopback())
+    await harness.start(f"https://127.0.0.1:{port}")
+    assert_problem(await harness.ask(request()), 502, "upstream_tls_failed")
+    await assert_logged(harness, "upstream_tls_failed")
+    assert len(harness.upstream.requests) == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_proxy_whose_certificate_does_not_hold_is_a_502(stand: Stand) -> None:
-    stand.names(localhost="127.0.0.1")
-    proxy, _ = await stand.egress()
-    port = await proxy.listen(stand.loopback(self_signed("localhost")))
-    await stand.start("https://api.openai.test", PROXY_URL=f"https://localhost:{port}")
-    assert_problem(await stand.ask(request()), 502, "upstream_tls_failed")
-    await assert_logged(stand, "upstream_tls_failed")
+async def test_a_proxy_whose_certificate_does_not_hold_is_a_502(harness: ProxyHarness) -> None:
+    harness.names(localhost="127.0.0.1")
+    proxy, _ = await harness.egress()
+    port = await proxy.listen(harness.loopback(self_signed("localhost")))
+    await harness.start("https://api.openai.test", PROXY_URL=f"https://localhost:{port}")
+    assert_problem(await harness.ask(request()), 502, "upstream_tls_failed")
+    await assert_logged(harness, "upstream_tls_failed")
     assert len(proxy.requests) == 0
 
 
@@ -298,12 +304,12 @@ SIZED = OK + b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n"
 CHUNKED = OK + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 CUTS: dict[str, tuple[Script, str]] = {
-    "length_closed": ([SIZED + b"part", Cut()], "upstream_unreachable"),
-    "length_closed_behind_the_head": ([SIZED, Cut()], "upstream_unreachable"),
+    "length_closed": ([SIZED + b"part", Close()], "upstream_unreachable"),
+    "length_closed_behind_the_head": ([SIZED, Close()], "upstream_unreachable"),
     "length_reset": ([SIZED + b"part", Reset()], "upstream_unreachable"),
-    "chunks_closed_between": ([CHUNKED + chunk(b"part"), Cut()], "upstream_unreachable"),
-    "chunks_closed_inside": ([CHUNKED + b"9\r\npart", Cut()], "upstream_unreachable"),
-    "chunks_closed_before_the_last_line": ([CHUNKED + b"4\r\npart\r\n0\r\n", Cut()],
+    "chunks_closed_between": ([CHUNKED + chunk(b"part"), Close()], "upstream_unreachable"),
+    "chunks_closed_inside": ([CHUNKED + b"9\r\npart", Close()], "upstream_unreachable"),
+    "chunks_closed_before_the_last_line": ([CHUNKED + b"4\r\npart\r\n0\r\n", Close()],
                                            "upstream_unreachable"),
     "chunks_reset": ([CHUNKED + chunk(b"part"), Reset()], "upstream_unreachable"),
     "close_delimited_reset": ([OK + b"\r\npart", Reset()], "upstream_unreachable"),
@@ -324,79 +330,79 @@ CUTS: dict[str, tuple[Script, str]] = {
 @pytest.mark.parametrize(("answer", "code"), CUTS.values(), ids=CUTS)
 @pytest_twisted.ensureDeferred
 async def test_an_answer_that_breaks_off_breaks_off_and_is_not_stored(
-    stand: Stand, answer: Script, code: str, version: str
+    harness: ProxyHarness, answer: Script, code: str, version: str
 ) -> None:
-    await stand.start(IDLE_TIMEOUT="300ms")
-    stand.upstream.script("/v1/models", answer, times=1)
-    wire = await stand.connect()
+    await harness.start(IDLE_TIMEOUT="300ms")
+    harness.upstream.script("/v1/models", answer, times=1)
+    wire = await harness.connect()
     wire.send(request().replace(b"HTTP/1.1", b"HTTP/" + version.encode()))
     await assert_broken_off(wire)
-    assert not wire.came.endswith(b"\r\n0\r\n\r\n")
-    await assert_logged(stand, code, "cut", 200)
-    again = await stand.ask(request())
+    assert not wire.received.endswith(b"\r\n0\r\n\r\n")
+    await assert_logged(harness, code, "cut", 200)
+    again = await harness.ask(request())
     assert (again.status, again.get("X-Cache")) == (200, b"MISS")
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_answer_over_tls_that_breaks_off_breaks_off(stand: Stand) -> None:
-    port = await stand.listen_with_tls()
-    await stand.start(f"https://127.0.0.1:{port}")
-    stand.upstream.script("/v1/models", [OK + b"\r\npart", Reset()], times=1)
-    wire = await stand.connect()
+async def test_an_answer_over_tls_that_breaks_off_breaks_off(harness: ProxyHarness) -> None:
+    port = await harness.listen_with_tls()
+    await harness.start(f"https://127.0.0.1:{port}")
+    harness.upstream.script("/v1/models", [OK + b"\r\npart", Reset()], times=1)
+    wire = await harness.connect()
     wire.send(request())
     await assert_broken_off(wire)
-    assert (await stand.ask(request())).get("X-Cache") == b"MISS"
+    assert (await harness.ask(request())).get("X-Cache") == b"MISS"
 
 
 @pytest_twisted.ensureDeferred
-async def test_bytes_that_keep_coming_are_no_silence(stand: Stand) -> None:
-    await stand.start(REQUEST_TIMEOUT="300ms", IDLE_TIMEOUT="300ms")
+async def test_bytes_that_keep_coming_are_no_silence(harness: ProxyHarness) -> None:
+    await harness.start(REQUEST_TIMEOUT="300ms", IDLE_TIMEOUT="300ms")
     body = bytes(range(65, 85))
-    stand.upstream.script(
+    harness.upstream.script(
         "/v1/models", [OK + b"Content-Length: %d\r\n\r\n" % len(body), Dribble(body, 0.05)]
     )
-    answer = await stand.ask(request())
+    answer = await harness.ask(request())
     assert (answer.body, answer.cut) == (body, False)
 
 
 @pytest.mark.parametrize("head", [OK, b"HTTP/1.0 200 OK\r\n", OK + b"Connection: close\r\n"])
 @pytest_twisted.ensureDeferred
 async def test_a_body_that_the_connection_ends_is_relayed_in_chunks_and_never_stored(
-    stand: Stand, head: bytes
+    harness: ProxyHarness, head: bytes
 ) -> None:
-    await stand.start()
-    stand.upstream.script("/v1/models", [head + b"\r\nall of ", b"it", Cut()])
-    wire = await stand.connect()
+    await harness.start()
+    harness.upstream.script("/v1/models", [head + b"\r\nall of ", b"it", Close()])
+    wire = await harness.connect()
     for _ in range(2):
         wire.send(request())
         answer = await wire.answer()
         assert (answer.status, answer.body, answer.cut) == (200, b"all of it", False)
         assert answer.all("Transfer-Encoding") == [b"chunked"]
         assert answer.get("X-Cache") == b"MISS"
-    assert len(stand.upstream.requests) == 2
+    assert len(harness.upstream.requests) == 2
 
 
 # What must not reach the next request.
 
 
 @pytest_twisted.ensureDeferred
-async def test_connections_are_used_again(stand: Stand) -> None:
-    await stand.start(CACHE_TTL="0")
+async def test_connections_are_used_again(harness: ProxyHarness) -> None:
+    await harness.start(CACHE_TTL="0")
     for _ in range(3):
-        assert (await stand.ask(request())).status == 200
-    assert stand.upstream.connections_made == 1
+        assert (await harness.ask(request())).status == 200
+    assert harness.upstream.connections_made == 1
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_connection_that_upstream_closed_meanwhile_is_not_used_again(
-    stand: Stand,
+    harness: ProxyHarness,
 ) -> None:
-    await stand.start(CACHE_TTL="0")
-    stand.upstream.script("/v1/models", [response(b"first"), Cut()], times=1)
-    assert (await stand.ask(request())).body == b"first"
-    await eventually(stand.reactor, lambda: len(stand.pool) == 0)
-    assert (await stand.ask(request())).status == 200
-    assert stand.upstream.connections_made == 2
+    await harness.start(CACHE_TTL="0")
+    harness.upstream.script("/v1/models", [response(b"first"), Close()], times=1)
+    assert (await harness.ask(request())).body == b"first"
+    await eventually(harness.reactor, lambda: len(harness.pool) == 0)
+    assert (await harness.ask(request())).status == 200
+    assert harness.upstream.connections_made == 2
 
 
 @pytest.mark.parametrize(
@@ -407,29 +413,29 @@ async def test_a_connection_that_upstream_closed_meanwhile_is_not_used_again(
 @pytest.mark.parametrize("later", [False, True], ids=["in_one_read", "later"])
 @pytest_twisted.ensureDeferred
 async def test_bytes_behind_an_answer_do_not_reach_the_next_request(
-    stand: Stand, surplus: bytes, later: bool
+    harness: ProxyHarness, surplus: bytes, later: bool
 ) -> None:
-    await stand.start(CACHE_TTL="0")
+    await harness.start(CACHE_TTL="0")
     pause = Pause()
     first = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
     script: Script = [first, pause, surplus] if later else first + surplus
-    stand.upstream.script("/v1/models", script, times=1)
-    wire = await stand.connect()
+    harness.upstream.script("/v1/models", script, times=1)
+    wire = await harness.connect()
     wire.send(request())
     assert (await wire.answer()).body == b"ok"
     pause.release()
-    await eventually(stand.reactor, lambda: len(stand.pool) == 0)
+    await eventually(harness.reactor, lambda: len(harness.pool) == 0)
     wire.send(request())
     second = await wire.answer()
     assert json.loads(second.body)["object"] == "list"
-    assert [each.connection for each in stand.upstream.requests] == [1, 2]
+    assert [each.connection for each in harness.upstream.requests] == [1, 2]
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_answer_to_a_head_request_may_not_smuggle_a_body(stand: Stand) -> None:
-    await stand.start()
-    stand.upstream.script("HEAD /v1/models", OK + b"Content-Length: 4\r\n\r\nevil")
-    wire = await stand.connect()
+async def test_an_answer_to_a_head_request_may_not_smuggle_a_body(harness: ProxyHarness) -> None:
+    await harness.start()
+    harness.upstream.script("HEAD /v1/models", OK + b"Content-Length: 4\r\n\r\nevil")
+    wire = await harness.connect()
     wire.send(request(method="HEAD"))
     assert (await wire.answer(b"HEAD")).body == b""
     wire.send(request())
@@ -437,17 +443,17 @@ async def test_an_answer_to_a_head_request_may_not_smuggle_a_body(stand: Stand) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_ten_failures_leave_nothing_open(stand: Stand) -> None:
-    await stand.start()
+async def test_ten_failures_leave_nothing_open(harness: ProxyHarness) -> None:
+    await harness.start()
 
     def alternate(one: Request) -> Script:
-        return [Cut()] if one.number % 2 else [SIZED + b"part", Reset()]
+        return [Close()] if one.number % 2 else [SIZED + b"part", Reset()]
 
-    stand.upstream.script("/v1/models", alternate)
+    harness.upstream.script("/v1/models", alternate)
     for _ in range(10):
-        wire = await stand.connect()
+        wire = await harness.connect()
         wire.send(request())
-        await wire.until(lambda wire=wire: bool(wire.came) or wire.closed)
+        await wire.until(lambda wire=wire: bool(wire.received) or wire.closed)
         wire.abort()
-    await eventually(stand.reactor, lambda: len(stand.pool) == 0)
-    await stand.upstream.wait_closed()
+    await eventually(harness.reactor, lambda: len(harness.pool) == 0)
+    await harness.upstream.wait_closed()

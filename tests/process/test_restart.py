@@ -19,7 +19,7 @@ from twisted.internet.threads import deferToThread
 
 from tests.process.test_twistd import PATIENCE, Process, assert_clean, command
 from tests.support.answers import chunk, head
-from tests.support.harness import Stand, Wire, request
+from tests.support.harness import ProxyHarness, RawClient, request
 from tests.support.serving import loopback
 from tests.support.steps import Pause
 
@@ -241,9 +241,9 @@ def eventually_more(clients: list[Client], process: Process, more: int = 20) -> 
 
 @pytest_twisted.ensureDeferred
 async def test_no_request_fails_while_the_daemon_is_replaced_twice(
-    stand: Stand, unit: SocketUnit
+    harness: ProxyHarness, unit: SocketUnit
 ) -> None:
-    upstream_port = await stand.upstream.listen(loopback(stand.reactor))
+    upstream_port = await harness.upstream.listen(loopback(harness.reactor))
     unit.settings["OPENAI_API_URL"] = f"http://127.0.0.1:{upstream_port}"
     clients = await deferToThread(_replace_twice, unit)
     assert [each.failures for each in clients] == [[]] * len(clients)
@@ -269,19 +269,19 @@ def _replace_twice(unit: SocketUnit) -> list[Client]:
 
 @pytest_twisted.ensureDeferred
 async def test_a_stream_finishes_while_the_next_daemon_serves(
-    stand: Stand, unit: SocketUnit
+    harness: ProxyHarness, unit: SocketUnit
 ) -> None:
-    upstream_port = await stand.upstream.listen(loopback(stand.reactor))
+    upstream_port = await harness.upstream.listen(loopback(harness.reactor))
     unit.settings["OPENAI_API_URL"] = f"http://127.0.0.1:{upstream_port}"
     pause = Pause()
     stream = [head(200, [(b"Transfer-Encoding", b"chunked")]), chunk(b"one"), pause]
-    stand.upstream.script("/v1/stream", [*stream, chunk(b"two"), chunk(b"")])
+    harness.upstream.script("/v1/stream", [*stream, chunk(b"two"), chunk(b"")])
     before = unit.start()
     await deferToThread(serving, before)
-    endpoint = TCP4ClientEndpoint(stand.reactor, "127.0.0.1", unit.port)
-    wire = await connectProtocol(endpoint, Wire(stand.reactor))
+    endpoint = TCP4ClientEndpoint(harness.reactor, "127.0.0.1", unit.port)
+    wire = await connectProtocol(endpoint, RawClient(harness.reactor))
     wire.send(request("/v1/stream"))
-    await wire.until(lambda: b"one" in wire.came)
+    await wire.until(lambda: b"one" in wire.received)
     before.send(signal.SIGTERM)
     await deferToThread(before.until, lambda: "draining" in before.out)
     after = unit.start()
@@ -290,6 +290,6 @@ async def test_a_stream_finishes_while_the_next_daemon_serves(
     pause.release()
     answer = await wire.answer()
     assert (answer.body, answer.cut) == (b"onetwo", False)
-    await wire.until_closed()
+    await wire.wait_closed()
     await deferToThread(before.ended)
     assert_clean(before)

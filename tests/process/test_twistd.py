@@ -25,7 +25,7 @@ from twisted.internet.threads import deferToThread
 from goproxyai import plugin as tap
 from goproxyai.config.settings import VARIABLES
 from tests.support.answers import chunk, head
-from tests.support.harness import Stand, Wire, request
+from tests.support.harness import ProxyHarness, RawClient, request
 from tests.support.serving import loopback
 from tests.support.steps import Pause
 
@@ -309,29 +309,29 @@ class Streaming:
     """
 
     process: Process
-    wire: Wire
+    wire: RawClient
     pause: Pause
     port: int
 
 
-async def streaming(stand: Stand, start: Start) -> Streaming:
+async def streaming(harness: ProxyHarness, start: Start) -> Streaming:
     """Of *stand*, the upstream is used; the daemon is a process of its own."""
-    reactor, upstream = stand.reactor, stand.upstream
+    reactor, upstream = harness.reactor, harness.upstream
     upstream_port = await upstream.listen(loopback(reactor))
     pause = Pause()
     stream = [head(200, [(b"Transfer-Encoding", b"chunked")]), chunk(b"one"), pause]
     upstream.script("/v1/stream", [*stream, chunk(b"two"), chunk(b"")])
     process = start(OPENAI_API_URL=f"http://127.0.0.1:{upstream_port}")
     (port,) = await deferToThread(process.listening)
-    wire = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port), Wire(reactor))
+    wire = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port), RawClient(reactor))
     wire.send(request("/v1/stream"))
-    await wire.until(lambda: b"one" in wire.came)
+    await wire.until(lambda: b"one" in wire.received)
     return Streaming(process, wire, pause, port)
 
 
 @pytest_twisted.ensureDeferred
-async def test_sigterm_lets_a_stream_finish(stand: Stand, start: Start) -> None:
-    it = await streaming(stand, start)
+async def test_sigterm_lets_a_stream_finish(harness: ProxyHarness, start: Start) -> None:
+    it = await streaming(harness, start)
     it.process.send(signal.SIGTERM)
     await deferToThread(it.process.until, lambda: "draining" in it.process.out)
     with pytest.raises(ConnectionRefusedError):
@@ -340,28 +340,30 @@ async def test_sigterm_lets_a_stream_finish(stand: Stand, start: Start) -> None:
     answer = await it.wire.answer()
     assert (answer.body, answer.cut) == (b"onetwo", False)
     assert await deferToThread(it.process.ended) in (0, -signal.SIGTERM)
-    await it.wire.until_closed()
+    await it.wire.wait_closed()
     assert_clean(it.process)
     (line,) = [line for line in it.process.log if line["event"] == "request"]
     assert (line["path"], line["ended"], line["bytes_out"]) == ("/v1/stream", "ok", 6)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_second_sigterm_ends_it_at_once(stand: Stand, start: Start) -> None:
-    it = await streaming(stand, start)
+async def test_a_second_sigterm_ends_it_at_once(harness: ProxyHarness, start: Start) -> None:
+    it = await streaming(harness, start)
     it.process.send(signal.SIGTERM)
     await deferToThread(it.process.until, lambda: "draining" in it.process.out)
     began = time.monotonic()
     it.process.send(signal.SIGTERM)
     assert await deferToThread(it.process.ended) == -signal.SIGTERM
     assert time.monotonic() - began < 2
-    await it.wire.until_closed()
+    await it.wire.wait_closed()
     assert (await it.wire.answer()).cut
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_cache_is_there_again_after_a_restart(stand: Stand, start: Start) -> None:
-    port = await stand.upstream.listen(loopback(stand.reactor))
+async def test_the_cache_is_there_again_after_a_restart(
+    harness: ProxyHarness, start: Start
+) -> None:
+    port = await harness.upstream.listen(loopback(harness.reactor))
     kept = {
         "OPENAI_API_URL": f"http://127.0.0.1:{port}",
         "CACHE_SNAPSHOT": "cache.sealed",
@@ -379,7 +381,7 @@ async def test_the_cache_is_there_again_after_a_restart(stand: Stand, start: Sta
         assert SECRET * 3 not in process.out
         assert (process.directory / "cache.sealed").stat().st_mode & 0o777 == 0o600
     assert seen[0] == seen[1]
-    assert len(stand.upstream.requests) == 1
+    assert len(harness.upstream.requests) == 1
 
 
 # What stops the start.

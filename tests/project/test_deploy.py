@@ -69,8 +69,8 @@ def test_the_service_listens_on_the_socket_of_the_socket_unit(unit: SocketUnit) 
 
 
 def test_everybody_waits_longer_than_stopping_takes() -> None:
-    (patience,) = assignments("goproxyai.service", "TimeoutStopSec")
-    assert int(patience) > LONGEST_STOP
+    (timeout,) = assignments("goproxyai.service", "TimeoutStopSec")
+    assert int(timeout) > LONGEST_STOP
     supervisor = ConfigParser(interpolation=None)
     supervisor.read(DEPLOY / "supervisor.conf")
     program = supervisor["program:goproxyai"]

@@ -98,7 +98,9 @@ class World:
         targets = self.targets = [b"/v1/models/%d" % n for n in range(chance.choice([1, 2, 4]))]
         self.plans: dict[bytes, Plan] = {name: a_plan(chance) for name in (*targets, COMPLETIONS)}
         self.counters = Counters()
-        self.log = AccessLog(self.clock, self.counters, lambda came, _: self.events.extend(came))
+        self.log = AccessLog(
+            self.clock, self.counters, lambda received, _: self.events.extend(received)
+        )
         self.relay = self._relay()
 
     def _relay(self) -> ProxyHandler:

@@ -11,7 +11,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
-from goproxyai.reactor.lean_loop import lighten
+from goproxyai.reactor.lean_loop import install_lean_poll
 from tests.soak.plan import make_plan
 from tests.soak.report import report
 from tests.soak.soak import Soak
@@ -37,7 +37,7 @@ def main() -> int:
     found: list[Soak] = []
 
     async def run(reactor: Any, directory: Path) -> None:
-        lighten(reactor)
+        install_lean_poll(reactor)
         authority = Authority(directory)
         soak = Soak(
             reactor, plan, authority, directory, asked.nginx,

@@ -59,7 +59,7 @@ SETTINGS = {
 
 
 @attrs.define(eq=False)
-class Stand:
+class Deployment:
     """One subject, its clients and its books."""
 
     where: str
@@ -90,7 +90,7 @@ class Soak:
     ) -> None:
         self.plan = plan
         self.world = World(reactor, plan.seed, authority, directory)
-        self.stands: list[Stand] = []
+        self.deployments: list[Deployment] = []
         self.events: list[str] = []
         self.strict = strict
         self._reactor = reactor
@@ -108,9 +108,9 @@ class Soak:
     def complaints(self) -> list[str]:
         """Everything that is not as it must be."""
         return [
-            *(text for stand in self.stands for text in stand.accounts.complaints),
-            *(f"{stand.where}: {text}" for stand in self.stands
-              for text in stand.process.complaints),
+            *(text for deployment in self.deployments for text in deployment.accounts.complaints),
+            *(f"{deployment.where}: {text}" for deployment in self.deployments
+              for text in deployment.process.complaints),
         ]  # fmt: skip
 
     async def run(self) -> None:
@@ -119,11 +119,14 @@ class Soak:
             await self.world.open()
             self._set_up()
             await gatherResults(
-                [Deferred.fromCoroutine(stand.process.start()) for stand in self.stands]
+                [
+                    Deferred.fromCoroutine(deployment.process.start())
+                    for deployment in self.deployments
+                ]
             )
             self._note("all listen")
-            for stand in self.stands:
-                await self._fill(stand)
+            for deployment in self.deployments:
+                await self._fill(deployment)
             self._pulsed = self._reactor.seconds()
             self._pulsing.start(PULSE_SECONDS)
             for cycle in self.plan.cycles:
@@ -132,8 +135,8 @@ class Soak:
         finally:
             if self._pulsing.running:
                 self._pulsing.stop()
-            for stand in self.stands:
-                stand.process.kill()
+            for deployment in self.deployments:
+                deployment.process.kill()
             await self.world.close()
 
     def _note(self, text: str) -> None:
@@ -169,13 +172,15 @@ class Soak:
 
     def _stand(self, where: str, process: Process) -> None:
         world = self.world
-        first = len(self.stands) * 2**40  # so that upstream can tell everybody's requests apart
+        first = (
+            len(self.deployments) * 2**40
+        )  # so that upstream can tell everybody's requests apart
         accounts = Accounts(where, world.strikes, ours=not self._nginx)
         crowd = Crowd(
             self._reactor, self.plan.seed, where, process.port, accounts, world.versions, KINDS,
             first,
         )  # fmt: skip
-        self.stands.append(Stand(where, process, accounts, crowd))
+        self.deployments.append(Deployment(where, process, accounts, crowd))
 
     # A cycle.
 
@@ -189,8 +194,8 @@ class Soak:
                 timers.append(self._reactor.callLater(window.end, self._end, window))
         await gatherResults(
             [
-                Deferred.fromCoroutine(stand.crowd.during(cycle.seconds, tuple(cycle.windows)))
-                for stand in self.stands
+                Deferred.fromCoroutine(deployment.crowd.during(cycle.seconds, tuple(cycle.windows)))
+                for deployment in self.deployments
             ]
         )
         for window, timer in zip(cycle.windows, timers, strict=False):
@@ -207,44 +212,44 @@ class Soak:
     def _begin(self, window: Window) -> None:
         self._note(f"{window.fault.name} begins ({window.fault.where})")
         if window.fault.name == "restart":
-            for stand in self.stands:
-                if stand.where == TUNNEL:
-                    self._restarting.append(Deferred.fromCoroutine(self._restart(stand)))
+            for deployment in self.deployments:
+                if deployment.where == TUNNEL:
+                    self._restarting.append(Deferred.fromCoroutine(self._restart(deployment)))
             return
         self.world.begin(window)
-        for stand in self._struck(window):
-            stand.accounts.fault_began(window.fault.name, self._reactor.seconds())
+        for deployment in self._struck(window):
+            deployment.accounts.fault_began(window.fault.name, self._reactor.seconds())
 
     def _end(self, window: Window) -> None:
         self._note(f"{window.fault.name} ends ({window.fault.where})")
         self.world.end(window)
-        for stand in self._struck(window):
-            stand.accounts.fault_ended(window.fault.name, self._reactor.seconds())
+        for deployment in self._struck(window):
+            deployment.accounts.fault_ended(window.fault.name, self._reactor.seconds())
 
-    def _struck(self, window: Window) -> list[Stand]:
+    def _struck(self, window: Window) -> list[Deployment]:
         """All whose requests the fault may strike unseen."""
         fault = window.fault
-        return [one for one in self.stands if fault.around or one.where == fault.where]
+        return [one for one in self.deployments if fault.around or one.where == fault.where]
 
     def _pulse(self) -> None:
         """Notice that the harness itself was kept from its work."""
         now = self._reactor.seconds()
         if now - self._pulsed > STILL_SECONDS:
             self._note(f"the harness stood still for {now - self._pulsed:.2f} s")
-            for stand in self.stands:
-                stand.accounts.stood_still(self._pulsed, now)
+            for deployment in self.deployments:
+                deployment.accounts.stood_still(self._pulsed, now)
         self._pulsed = now
 
-    async def _restart(self, stand: Stand) -> None:
-        stand.accounts.fault_began("restart", self._reactor.seconds())
-        await stand.process.stop()
-        self._note(f"{stand.where} has ended")
-        await stand.process.start()
-        self._note(f"{stand.where} listens again")
-        stand.accounts.fault_ended("restart", self._reactor.seconds())
-        await self._fill(stand)
+    async def _restart(self, deployment: Deployment) -> None:
+        deployment.accounts.fault_began("restart", self._reactor.seconds())
+        await deployment.process.stop()
+        self._note(f"{deployment.where} has ended")
+        await deployment.process.start()
+        self._note(f"{deployment.where} listens again")
+        deployment.accounts.fault_ended("restart", self._reactor.seconds())
+        await self._fill(deployment)
 
-    async def _fill(self, stand: Stand) -> None:
+    async def _fill(self, deployment: Deployment) -> None:
         """Fill what the daemon remembers of clients' addresses, whose memory is bounded.
 
         Every request here comes from an address of its own, so that it would fill slowly, and pass
@@ -252,9 +257,9 @@ class Soak:
         """
         if not self.strict or self._nginx:
             return
-        line = await dial(self._reactor, stand.process.port)
+        line = await dial(self._reactor, deployment.process.port)
         assert line is not None, "it listened a moment ago"
-        client = stand.crowd.operator("filling")
+        client = deployment.crowd.operator("filling")
         for _ in range(ADDRESSES // 512):
             calls = []
             for _ in range(512):
@@ -272,20 +277,20 @@ class Soak:
     async def _measure(self, cycle: Cycle) -> None:
         self.world.drop(PLAIN)
         self.world.drop(TUNNEL)
-        for stand in self.stands:
-            if isinstance(stand.process, Daemon):
-                await self._ask(stand, "DELETE", "/cache")
+        for deployment in self.deployments:
+            if isinstance(deployment.process, Daemon):
+                await self._ask(deployment, "DELETE", "/cache")
         if self.strict:  # what was cleared is freed at the next look
             await deferLater(self._reactor, 2 * EVICTION_SECONDS)
-        for stand in self.stands:
-            if isinstance(stand.process, Daemon):
-                one = await self._quiet(stand, stand.process)
-                stand.measured.append(one)
-                self._note(f"{stand.where} at rest behind cycle {cycle.number}: {one}")
+        for deployment in self.deployments:
+            if isinstance(deployment.process, Daemon):
+                one = await self._quiet(deployment, deployment.process)
+                deployment.measured.append(one)
+                self._note(f"{deployment.where} at rest behind cycle {cycle.number}: {one}")
 
-    async def _quiet(self, stand: Stand, process: Daemon) -> Measured:
+    async def _quiet(self, deployment: Deployment, process: Daemon) -> Measured:
         """Measure *process* once nothing is left in it; complain if something stays."""
-        before = [one for one in stand.measured if one.process == process.number][:1]
+        before = [one for one in deployment.measured if one.process == process.number][:1]
         deadline = self._reactor.seconds() + QUIET_SECONDS
         while True:
             await deferLater(self._reactor, 0.2)
@@ -294,12 +299,12 @@ class Soak:
             if not left:
                 return now
             if self._reactor.seconds() > deadline:
-                stand.accounts.complain(f"when all is quiet there is left: {'; '.join(left)}")
+                deployment.accounts.complain(f"when all is quiet there is left: {'; '.join(left)}")
                 return now
 
-    async def _ask(self, stand: Stand, method: str, target: str) -> Any:
+    async def _ask(self, deployment: Deployment, method: str, target: str) -> Any:
         """A question of an operator's; it has its line in the log as all have."""
-        crowd = stand.crowd
+        crowd = deployment.crowd
         line = await dial(self._reactor, crowd.port)
         assert line is not None, "nobody listens when all is quiet"
         client = crowd.operator()
@@ -309,34 +314,34 @@ class Soak:
         line.leave(orderly=True)
         await line.gone
         call.outcome = "ok"
-        stand.accounts.outcomes["ok"] += 1
+        deployment.accounts.outcomes["ok"] += 1
         return document
 
     # The end.
 
     async def _settle(self) -> None:
-        for stand in self.stands:
-            process = stand.process
+        for deployment in self.deployments:
+            process = deployment.process
             if not isinstance(process, Daemon):
                 await process.stop()
                 continue
-            self._check_memory(stand)
-            stats = await self._ask(stand, "GET", "/stats")
+            self._check_memory(deployment)
+            stats = await self._ask(deployment, "GET", "/stats")
             await process.stop()
             lines = []
             for number in range(1, process.number + 1):
                 own = process.lines(number)
-                lines += self._requests(stand, own)
-            last = self._requests(stand, process.lines(process.number), silent=True)
+                lines += self._requests(deployment, own)
+            last = self._requests(deployment, process.lines(process.number), silent=True)
             (asking,) = [line for line in last if line["path"] == "/stats"]
-            stand.accounts.compare_stats(stats, [line for line in last if line is not asking])
-            stand.accounts.compare(lines)
+            deployment.accounts.compare_stats(stats, [line for line in last if line is not asking])
+            deployment.accounts.compare(lines)
             if process.said():
-                stand.accounts.complain(f"it said: {process.said()[-2000:]}")
+                deployment.accounts.complain(f"it said: {process.said()[-2000:]}")
         self._note("all have ended")
 
     def _requests(
-        self, stand: Stand, lines: list[dict[str, Any]], silent: bool = False
+        self, deployment: Deployment, lines: list[dict[str, Any]], silent: bool = False
     ) -> list[dict[str, Any]]:
         """The lines of requests; of the others none may be worse than a warning."""
         for line in lines:
@@ -344,22 +349,22 @@ class Soak:
             if not silent and (
                 line["level"] not in ("debug", "info", "warn") or "Traceback" in text
             ):
-                stand.accounts.complain(f"the log says: {text[-2000:]}")
+                deployment.accounts.complain(f"the log says: {text[-2000:]}")
         return [line for line in lines if line["event"] == "request"]
 
-    def _check_memory(self, stand: Stand) -> None:
+    def _check_memory(self, deployment: Deployment) -> None:
         """The last measurement, against that behind the first whole cycle of the same process.
 
         What is measured first is the warm-up, or the rest of a cycle in which it was started.
         """
-        last = stand.measured[-1]
-        same = [one for one in stand.measured if one.process == last.process][1:]
+        last = deployment.measured[-1]
+        same = [one for one in deployment.measured if one.process == last.process][1:]
         if not self.strict or len(same) < 2:
             return
         if last.rss > same[0].rss * (1 + MOST_GROWTH):
-            stand.accounts.complain(f"memory grew from {same[0].rss} to {last.rss} bytes")
+            deployment.accounts.complain(f"memory grew from {same[0].rss} to {last.rss} bytes")
         if last.blocks > same[0].blocks * (1 + MOST_MORE_BLOCKS):
-            stand.accounts.complain(f"{same[0].blocks} blocks of memory became {last.blocks}")
+            deployment.accounts.complain(f"{same[0].blocks} blocks of memory became {last.blocks}")
 
 
 def _left(now: Measured, before: Measured | None) -> list[str]:

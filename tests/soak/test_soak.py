@@ -36,8 +36,8 @@ async def test_a_short_soak_leaves_nothing_wrong_nothing_open_and_nothing_unacco
     soak = Soak(reactor, make_plan(SEED, SECONDS), authority, tmp_path, strict=False)
     await soak.run()
     assert soak.complaints == [], report(soak)
-    for stand in soak.stands:
-        assert stand.accounts.outcomes["ok"] > 100
+    for deployment in soak.deployments:
+        assert deployment.accounts.outcomes["ok"] > 100
 
 
 # The plan.

@@ -256,23 +256,23 @@ def test_requests_are_written_as_long_as_the_level_of_the_log_wants_them(
     daemon = made.make(options)
     output = options.output
     assert output is not None
-    assert daemon._access_log._write is None
+    assert daemon.access_log._write is None
     (tmp_path / "own.env").write_text("LOG_LEVEL=info\n")
     made.hang_up()
-    assert (daemon._access_log._write, output._level) == (output.requests, LogLevel.info)
+    assert (daemon.access_log._write, output._level) == (output.requests, LogLevel.info)
     (tmp_path / "own.env").write_text("LOG_LEVEL=error\n")
     made.hang_up()
-    assert (daemon._access_log._write, output._level) == (None, LogLevel.error)
+    assert (daemon.access_log._write, output._level) == (None, LogLevel.error)
 
 
 def test_the_level_is_the_operators_business_where_the_logger_is(
     made: Made, tmp_path: Path
 ) -> None:
     daemon = made.make(configured(tmp_path, ""))
-    assert daemon._access_log._write is tap._request_events
+    assert daemon.access_log._write is tap._request_events
     (tmp_path / "own.env").write_text("LOG_LEVEL=error\n")
     made.hang_up()
-    assert daemon._access_log._write is tap._request_events
+    assert daemon.access_log._write is tap._request_events
 
 
 def test_stopping_has_the_next_signal_end_the_process(

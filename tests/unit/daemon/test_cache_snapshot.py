@@ -272,8 +272,8 @@ def test_no_entry_outlives_what_it_had_to_live(
     lifetime = old.expires - old.stored  # as floats have it
     entry = sealed.revived(old, now, wall, stale)
     if entry is None:
-        ahead = max(stored - wall, 0.0)
-        assert lifetime + stale <= max(wall - stored, 0.0) + 1e-3 or ahead > sealed.LEEWAY
+        skew = max(stored - wall, 0.0)
+        assert lifetime + stale <= max(wall - stored, 0.0) + 1e-3 or skew > sealed.LEEWAY
     else:
         assert stored <= wall + sealed.LEEWAY
         assert entry.stored_at <= now

@@ -230,16 +230,16 @@ def test_more_than_a_socket_holds_arrives_whole(pair: Pair) -> None:
     pair.ours.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * 1024)
     write_through(pair.ours, data)
     assert 0 < parked(pair.ours) < len(data)
-    came = b""
-    while len(came) < len(data):
+    received = b""
+    while len(received) < len(data):
         writers = [pair.ours] if pair.watched else []
         readable, writable, _ = select.select([pair.peer], writers, [], PATIENCE_MS / 1000)
         assert readable or writable
         if writable:
             pair.ours.doWrite()
         if readable:
-            came += pair.peer.recv(1 << 20)
-    assert came == data
+            received += pair.peer.recv(1 << 20)
+    assert received == data
     assert parked(pair.ours) == 0
 
 

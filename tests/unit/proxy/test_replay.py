@@ -171,12 +171,12 @@ def test_a_stream_comes_back_at_its_pace_or_later_but_never_longer(
     replay.start(lambda: done.append(1))
     elapsed = 0.0
     while not done and elapsed <= took:
-        at, came = 0.0, 0
+        at, received = 0.0, 0
         for number, event in enumerate(events):
             if at <= elapsed + 0.002:
-                came += len(event)
+                received += len(event)
             at += gaps[number % len(gaps)]
-        assert wire.out.count(b"data: ") <= b"".join(events)[:came].count(b"data: ")
+        assert wire.out.count(b"data: ") <= b"".join(events)[:received].count(b"data: ")
         clock.advance(step)
         elapsed += step
         wire.drain()
