@@ -23,7 +23,7 @@ from tests.e2e.browser.chromium import Missing, axe, launched
 from tests.e2e.browser.upstream import Upstream
 from tests.process.test_twistd import PATIENCE, Process, command, free_port
 
-pytestmark = pytest.mark.outside
+pytestmark = pytest.mark.process
 
 TOKEN = "a-secret-of-the-operators"
 WRONG = "a-guess"

@@ -30,7 +30,7 @@ from tests.support.harness import ProxyHarness, post, request
 from tests.support.serving import loopback
 from tests.support.upstream import FakeUpstream
 
-pytestmark = pytest.mark.outside
+pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

@@ -23,7 +23,7 @@ from tests.support.harness import ProxyHarness, RawClient, request
 from tests.support.serving import loopback
 from tests.support.steps import Pause
 
-pytestmark = pytest.mark.outside
+pytestmark = pytest.mark.process
 
 FIRST = "systemd:domain=INET:index=0"
 

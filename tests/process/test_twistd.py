@@ -29,7 +29,7 @@ from tests.support.harness import ProxyHarness, RawClient, request
 from tests.support.serving import loopback
 from tests.support.steps import Pause
 
-pytestmark = pytest.mark.outside
+pytestmark = pytest.mark.process
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TWISTD = Path(sys.executable).with_name("twistd")
