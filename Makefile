@@ -17,22 +17,22 @@ run: $(VENV)/.installed
 test: $(VENV)/.tox
 	$(VENV)/bin/tox run-parallel --parallel auto
 
-## The daemon between the official client and a made-up OpenAI; needs no network.
+## The daemon between the official client and a fake OpenAI server; needs no network.
 demo: $(VENV)/.demo
 	$(VENV)/bin/python -m examples.demo
 
-## Measure beside other proxies, into docs/performance.md; QUICK=1 takes under two minutes.
-## Needs what bench/install.sh installs, on Debian.
+## Compare with other proxies and write docs/performance.md; QUICK=1 takes under two minutes.
+## Needs the programs that bench/install.sh installs on Debian.
 bench: $(VENV)/.installed
 	$(VENV)/bin/python -m bench $(if $(QUICK),--quick)
 
-## Load and faults for SECONDS, as SEED has them, and a report: see docs/reliability.md.
+## Load with injected faults for SECONDS, drawn from SEED, and a report: see docs/reliability.md.
 SECONDS ?= 600
 SEED ?= 1
 soak: $(VENV)/.demo
 	$(VENV)/bin/python -m tests.soak --seconds $(SECONDS) --seed $(SEED)
 
-## Random input for all that reads a stranger's bytes, FUZZ_SECONDS for each target.
+## Fuzz all code that parses untrusted bytes, FUZZ_SECONDS for each target.
 fuzz: $(VENV)/.fuzz
 	$(VENV)/bin/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(TARGETS)
 
@@ -66,7 +66,7 @@ $(VENV)/.demo: $(VENV)/.installed
 	$(VENV)/bin/pip install --quiet --group test
 	touch $@
 
-# Without a wheel of atheris for this Python the rest is installed, and half of the work is done.
+# If atheris has no wheel for this Python, the fuzzers run with Hypothesis only.
 $(VENV)/.fuzz: $(VENV)/.demo
 	-$(VENV)/bin/pip install --quiet --only-binary atheris --group fuzz 2>/dev/null
 	touch $@

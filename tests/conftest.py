@@ -1,4 +1,4 @@
-"""Fixtures; and the one that fails a test that leaves something behind."""
+"""Fixtures, among them one that fails a test which leaves resources behind."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from hypothesis import settings
 from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, globalLogPublisher
 
-from goproxyai.proxy import upstream_request as asking
+from goproxyai.proxy import upstream_request
 from goproxyai.reactor.lean_loop import install_lean_poll
-from goproxyai.telemetry import access_log as log
+from goproxyai.telemetry import access_log
 from tests.support.authority import Authority
-from tests.support.harness import ProxyHarness
+from tests.support.harness import ProxyHarness, SkewedReactor
 
-# The suite says the same of the same code whenever it is run. What has not been thought of is found
-# by exploring: HYPOTHESIS_PROFILE=explore, with other examples each time and many more of them.
+# The suite is reproducible: every run uses the same examples. HYPOTHESIS_PROFILE=explore searches
+# with new and more examples.
 settings.register_profile("suite", deadline=None, max_examples=100, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=2_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
-QUICK_TURNS = 20
-"""Turns of the reactor, one right behind the other, in which what is closing mostly closes."""
+QUICK_ITERATIONS = 20
+"""Reactor iterations without a delay, in which most connections finish closing."""
 
-SETTLING_TURNS = 200
-"""Turns after those, ten milliseconds each, in which what is closing may close."""
+SLOW_ITERATIONS = 200
+"""Further iterations, 10 ms apart, for the rest."""
 
 
 @pytest.fixture(scope="session", autouse=True)
-def imports_are_not_garbage() -> None:
-    """Keep what was imported out of the collections that tests ask for: they take half a second."""
+def frozen_imports() -> None:
+    """Exclude imported modules from the garbage collections in tests (0.5 s each)."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """A certificate authority that nobody else trusts."""
+    """A certificate authority that only the tests trust."""
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture(scope="session", autouse=True)
-def the_turn_that_is_measured() -> None:
-    """Let every test run on the turn that the daemon runs on."""
+def lean_poll() -> None:
+    """Run the tests on the reactor loop that the daemon installs."""
     from twisted.internet import reactor
 
     install_lean_poll(reactor)
@@ -55,7 +55,7 @@ def the_turn_that_is_measured() -> None:
 
 @pytest.fixture
 def failures() -> Iterator[list[LogEvent]]:
-    """What was logged as a failure; a test that expects one empties the list."""
+    """Logged failures; a test that expects one must clear the list."""
     seen: list[LogEvent] = []
 
     def observe(event: LogEvent) -> None:
@@ -68,20 +68,20 @@ def failures() -> Iterator[list[LogEvent]]:
 
 
 def leftovers(reactor: Any, before: set[Any]) -> list[str]:
-    """Delayed calls and descriptors that were not there before."""
+    """Active delayed calls, and descriptors that are not in *before*."""
     calls = [call for call in reactor.getDelayedCalls() if call.active()]
     open_now = {*reactor.getReaders(), *reactor.getWriters()} - before
     return [f"delayed call {call}" for call in calls] + [f"open {one}" for one in open_now]
 
 
 @pytest_twisted.async_yield_fixture(autouse=True)
-async def nothing_left(failures: list[LogEvent]) -> AsyncIterator[None]:
+async def no_leftovers(failures: list[LogEvent]) -> AsyncIterator[None]:
     """Fail a test that leaves a delayed call, an open connection or a logged failure behind."""
     from twisted.internet import reactor
 
     before = {*reactor.getReaders(), *reactor.getWriters()}  # type: ignore[attr-defined]
     yield
-    for seconds in (*[0.0] * QUICK_TURNS, *[0.01] * SETTLING_TURNS):
+    for seconds in (*[0.0] * QUICK_ITERATIONS, *[0.01] * SLOW_ITERATIONS):
         if not leftovers(reactor, before):
             break
         await deferLater(reactor, seconds)
@@ -90,17 +90,24 @@ async def nothing_left(failures: list[LogEvent]) -> AsyncIterator[None]:
 
 
 @pytest.fixture
-def shortest_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let retries draw the shortest wait that they may, which is none, and the log be quick."""
-    monkeypatch.setattr(asking, "random", lambda: 0.0)
-    monkeypatch.setattr(log, "FLUSH_SECONDS", 0.005)
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry without a delay, and flush the access log after 5 ms."""
+    monkeypatch.setattr(upstream_request, "random", lambda: 0.0)
+    monkeypatch.setattr(access_log, "FLUSH_SECONDS", 0.005)
 
 
 @pytest_twisted.async_yield_fixture
-async def harness(authority: Authority, shortest_waits: None) -> AsyncIterator[ProxyHarness]:
-    """A daemon to be started in front of a fake upstream; ended with the test."""
+async def harness(authority: Authority, short_delays: None) -> AsyncIterator[ProxyHarness]:
+    """A daemon that is not started yet, in front of a fake upstream; stopped after the test."""
     from twisted.internet import reactor
 
     one = ProxyHarness(reactor, authority)
     yield one
     await one.stop()
+
+
+@pytest.fixture
+def skewed_harness(harness: ProxyHarness) -> ProxyHarness:
+    """The same :func:`harness`, whose clock :meth:`ProxyHarness.advance` moves."""
+    harness.reactor = SkewedReactor(harness.reactor)
+    return harness

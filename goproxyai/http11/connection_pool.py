@@ -7,7 +7,7 @@ each costs about 10 KiB.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 
 from goproxyai.http11.client_connection import ClientConnection
 
@@ -26,6 +26,10 @@ class ConnectionPool:
     def __len__(self) -> int:
         """Connections that are open, used or not."""
         return len(self._open)
+
+    def __iter__(self) -> Iterator[ClientConnection]:
+        """Connections that are open, used or not."""
+        return iter(tuple(self._open))
 
     def opened(self, connection: ClientConnection) -> None:
         """A new connection is up."""

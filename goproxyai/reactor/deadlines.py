@@ -43,7 +43,7 @@ class Ticker:
         self.clock = clock
         self.now = clock.seconds()
         self.watched: set[Ticking] = set()
-        self._loop = LoopingCall(self._tick)
+        self._loop = LoopingCall(self.check_deadlines)
         self._loop.clock = clock
 
     def start(self) -> None:
@@ -55,7 +55,8 @@ class Ticker:
         if self._loop.running:
             self._loop.stop()
 
-    def _tick(self) -> None:
+    def check_deadlines(self) -> None:
+        """Call ``tick`` on everything watched; the loop does so every :data:`TICK` seconds."""
         now = self.now = self.clock.seconds()
         for each in tuple(self.watched):
             try:

@@ -93,6 +93,11 @@ class AccessLog:
         elif len(waiting) >= MAX_WAITING:
             self.flush()
 
+    @property
+    def pending(self) -> int:
+        """Requests whose events are not yet counted and written."""
+        return len(self._waiting)
+
     def flush(self) -> None:
         """Count and write the records that wait."""
         call, self._flush_call = self._flush_call, None

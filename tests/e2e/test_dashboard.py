@@ -23,7 +23,7 @@ from tests.e2e.browser.chromium import MissingTool, axe_source, launch
 from tests.e2e.browser.upstream import Upstream
 from tests.process.daemon_process import DaemonProcess, command, free_port
 
-pytestmark = pytest.mark.outside
+pytestmark = pytest.mark.process
 
 TOKEN = "a-secret-of-the-operators"
 WRONG_TOKEN = "a-guess"

@@ -1,6 +1,7 @@
-"""Random input for everything that reads a stranger's bytes, each with an oracle.
+"""Fuzzing of all code that parses untrusted bytes.
 
-``make fuzz`` runs every target of :mod:`.targets` twice: under Hypothesis, which puts input
-together from a target's tokens, and under atheris, which is led by coverage. What either found
-worth keeping lies in ``corpus/<target>/``, and the suite replays it (``tests/fuzz/test_corpus.py``).
+Each target of :mod:`.targets` has a check with an oracle. ``make fuzz`` runs it twice: with
+Hypothesis, which builds inputs from the target's tokens, and with atheris, which is guided by
+coverage. The corpus (:mod:`.corpus`) has the inputs that extended the coverage; the test suite
+replays them (``tests/fuzz/test_corpus.py``).
 """

@@ -1,10 +1,10 @@
-"""Our reading of an upstream's answers, against h11's: whose bytes are these, and are they all?
+"""Target ``answers``: the client's parsing of upstream responses, compared with h11's.
 
-1. However the bytes are cut into reads, ours sees the same answer.
-2. What ours calls complete, h11 ends at the same byte with the same status, header and body; what
-   ours says the connection ended, the end of the connection ended for h11 too.
-3. A connection that ours keeps, h11 would keep, and nothing is left on it that the next request
-   could take for its answer. (h11 keeps none of HTTP/1.0.)
+1. The response does not depend on how the bytes are split into reads.
+2. h11 agrees on every complete response: the same end, status, header and body. It also agrees if
+   the end of the connection ends the body.
+3. h11 would reuse every connection that the client reuses (except after HTTP/1.0, which h11 never
+   does), and no byte is left on it that the next request would read as its response.
 """
 
 from __future__ import annotations
@@ -23,21 +23,24 @@ from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import Ticker
 from goproxyai.reactor.write_batch import ImmediateWriter
 from goproxyai.upstream.retries import RetryCause
-from tests.fuzz.requests import Line, plain
+from tests.fuzz.requests import normalized
+from tests.support.memory_transport import MemoryTransport
 
 METHODS = (b"GET", b"HEAD", b"POST")
-_MOST = 1 << 20
+MAX_BODY_BYTES = 1 << 20
 _INTERIM = re.compile(rb"HTTP/[0-9]\.[0-9] 1[0-9][0-9]")
 _CODING = re.compile(rb"\r\ntransfer-encoding:[^\r\n]*", re.IGNORECASE)
-"""Says nothing in an answer without a body, and stays on its hop; h11 reads it all the same."""
+"""Has no meaning in an interim response, which has no body; h11 rejects some values of it."""
 
 
 @attrs.frozen
 class Answer:
-    """An answer, and the byte behind it.
+    """A response.
 
-    :ivar ending: ``complete``, ``closed`` by the end of the connection, ``broken``, or empty while
-        more is to come.
+    :ivar ending: ``complete``, ``closed`` by the end of the connection, ``broken``, or empty if the
+        body has not ended.
+    :ivar end: offset of the byte after it.
+    :ivar reusable: whether the connection can serve another request.
     """
 
     status: int
@@ -46,26 +49,26 @@ class Answer:
     body: bytes
     ending: str
     end: int = attrs.field(eq=False)
-    kept: bool = attrs.field(eq=False)
+    reusable: bool = attrs.field(eq=False)
 
 
-class Ours:
-    """A connection that asks once, and takes what comes."""
+class ClientUnderTest:
+    """An upstream connection that sends one request."""
 
     def __init__(self, method: bytes) -> None:
-        self.fed = 0
-        self.freed = 0
+        self.bytes_read = 0
+        self.releases = 0
         self.failures = 0
-        self.line = Line()
+        self.transport = MemoryTransport()
         self.connection = ClientConnection(
             Ticker(Clock()),
             Timeouts(30, 30),
             False,
-            self._free,
+            self._release,
             lambda lost: None,
             ImmediateWriter(),
         )
-        self.connection.makeConnection(self.line)
+        self.connection.makeConnection(self.transport)
         self._response: Any = None
         self._body = b""
         self._ending = ""
@@ -74,63 +77,71 @@ class Ours:
         self.connection.send(method, head, None, False, self)
 
     def read(self, data: bytes, size: int, closed: bool) -> Answer | None:
-        """Read *data* in pieces of *size* bytes, and then perhaps the end of the connection."""
+        """Receive *data* in pieces of *size* bytes, then the end of the connection if *closed*."""
         for begin in range(0, len(data), size):
             piece = data[begin : begin + size]
-            self.fed += len(piece)
+            self.bytes_read += len(piece)
             self.connection.dataReceived(piece)
-            if self.freed or not self.line.open:
+            if self.releases or not self.transport.open:
                 break
-        kept = self.freed == 1 and self.line.open
-        if closed or not self.line.open:
+        reusable = self.releases == 1 and self.transport.open
+        if closed or not self.transport.open:
             self.connection.connectionLost(Failure(ConnectionDone()))
         if self._response is None:
             return None
-        assert not self.failures, "an answer or a failure"
-        one = self._response
-        return Answer(one.code, one.phrase, one.raw, self._body, self._ending, self._end, kept)
+        assert not self.failures, "both a response and a failure"
+        response = self._response
+        return Answer(
+            response.code,
+            response.phrase,
+            response.raw,
+            self._body,
+            self._ending,
+            self._end,
+            reusable,
+        )
 
-    def _free(self, connection: ClientConnection) -> None:
-        self.freed += 1
+    def _release(self, connection: ClientConnection) -> None:
+        self.releases += 1
 
     def answered(self, response: Any) -> None:
-        assert self._response is None, "one answer"
+        assert self._response is None, "a second response"
         self._response = response
         response.deliver(self)
 
     def failed(self, reason: Failure, cause: RetryCause | None = None) -> None:
-        assert not self.failures, "one failure"
+        assert not self.failures, "a second failure"
         self.failures += 1
 
     def informed(self, status: int, reason: bytes, headers: Headers) -> None:
-        assert self._response is None, "no interim answer behind the answer"
+        assert self._response is None, "an interim response after the response"
 
     def received(self, data: bytes, ended: bool) -> None:
-        assert not self._ending, "nothing follows the end"
+        assert not self._ending, "data after the end of the body"
         self._body += data
         if ended:
-            self._ending, self._end = "complete", self.fed
+            self._ending, self._end = "complete", self.bytes_read
 
     def closed(self) -> None:
         assert not self._ending
-        self._ending, self._end = "closed", self.fed
+        self._ending, self._end = "closed", self.bytes_read
 
     def broken(self, reason: Failure) -> None:
         assert not self._ending
-        self._ending, self._end = "broken", self.fed
+        self._ending, self._end = "broken", self.bytes_read
 
 
-def theirs(method: bytes, data: bytes, closed: bool) -> tuple[Answer | None, bytes]:
-    """What h11 makes of it, and the bytes behind it."""
+def h11_answer(method: bytes, data: bytes, closed: bool) -> tuple[Answer | None, bytes]:
+    """The response that h11 parses, and the bytes after it."""
     rest = data
     while True:
-        connection = h11.Connection(h11.CLIENT, _MOST)
+        connection = h11.Connection(h11.CLIENT, MAX_BODY_BYTES)
         connection.send(h11.Request(method=method, target=b"/v1/models", headers=[(b"Host", b"a")]))
         connection.send(h11.EndOfMessage())
-        rest = rest.lstrip(b"\r\n")  # llhttp forgives empty lines here too
+        rest = rest.lstrip(b"\r\n")  # llhttp accepts empty lines here too
         if _INTERIM.match(rest):
-            head, blank, behind = rest.partition(b"\r\n\r\n")
-            rest = _CODING.sub(b"", head) + blank + behind
+            head, blank, after = rest.partition(b"\r\n\r\n")
+            rest = _CODING.sub(b"", head) + blank + after
         if not rest:
             return None, b""
         connection.receive_data(rest)
@@ -144,15 +155,15 @@ def theirs(method: bytes, data: bytes, closed: bool) -> tuple[Answer | None, byt
         if not isinstance(event, h11.InformationalResponse):
             return None, b""
     body, ending = _rest(connection, closed)
-    beyond = connection.trailing_data[0]
-    kept = connection.our_state is h11.DONE and connection.their_state is h11.DONE
+    rest = connection.trailing_data[0]
+    reusable = connection.our_state is h11.DONE and connection.their_state is h11.DONE
     headers = list(event.headers.raw_items())
-    end = len(data) - len(beyond)
-    return Answer(event.status_code, event.reason, headers, body, ending, end, kept), beyond
+    end = len(data) - len(rest)
+    return Answer(event.status_code, event.reason, headers, body, ending, end, reusable), rest
 
 
 def _rest(connection: h11.Connection, closed: bool) -> tuple[bytes, str]:
-    """The body behind a head, and how it ended."""
+    """The body after a head, and how it ended."""
     body, ending = b"", ""
     while True:
         try:
@@ -171,34 +182,39 @@ def _rest(connection: h11.Connection, closed: bool) -> tuple[bytes, str]:
             return body, ""
 
 
-def check(data: bytes) -> None:
-    """Hold ours against itself and against h11; the first byte says of what and how it is cut."""
+def check_answers(data: bytes) -> None:
+    """Compare reads of different sizes with each other, and the result with h11's.
+
+    :param data: its first byte selects the request's method, whether the connection closes after
+        the data, and the size of a read; the rest are the bytes to parse.
+    """
     first, data = data[0] if data else 0, data[1:]
     method, closed, size = METHODS[first % 3], first % 2 == 0, 2 + first // 8
-    whole = Ours(method).read(data, len(data) or 1, closed)
-    bytewise = Ours(method).read(data, 1, closed)
-    assert bytewise == whole, "the cut changes what is seen"
-    assert Ours(method).read(data, size, closed) == whole, "the cut changes what is seen"
+    whole = ClientUnderTest(method).read(data, len(data) or 1, closed)
+    bytewise = ClientUnderTest(method).read(data, 1, closed)
+    in_pieces = ClientUnderTest(method).read(data, size, closed)
+    assert bytewise == whole, "the read size changes the response"
+    assert in_pieces == whole, "the read size changes the response"
     if bytewise is None or whole is None or bytewise.ending not in ("complete", "closed"):
         return
-    other, beyond = theirs(method, data, closed)
+    other, rest = h11_answer(method, data, closed)
     bodiless = method == b"HEAD" or bytewise.status in (204, 304)
     if (
         other is None
         and bodiless
         and any(n.lower() == b"transfer-encoding" for n, _ in whole.headers)
     ):
-        return  # h11 reads it where it says nothing
-    assert other is not None, "h11 sees no answer"
-    assert other.ending == bytewise.ending, "they end in different ways"
-    assert other.end == bytewise.end, "they end at different bytes"
+        return  # h11 rejects a transfer coding here, where it has no meaning
+    assert other is not None, "h11 parses no response"
+    assert other.ending == bytewise.ending, "the kinds of ending differ"
+    assert other.end == bytewise.end, "the ends of the response differ"
     assert other.status == bytewise.status
     assert other.reason == bytewise.reason
     assert other.body == bytewise.body, "bodies differ"
-    assert plain(other.headers) == plain(bytewise.headers), "headers differ"
-    if whole.kept:
-        assert other.kept or b"HTTP/1.0" in data, "h11 would not keep it"
-        assert not beyond.strip(b"\r\n"), "what follows would meet the next request"
+    assert normalized(other.headers) == normalized(bytewise.headers), "headers differ"
+    if whole.reusable:
+        assert other.reusable or b"HTTP/1.0" in data, "h11 would not reuse the connection"
+        assert not rest.strip(b"\r\n"), "the next request would read the rest as its response"
 
 
 TOKENS = (

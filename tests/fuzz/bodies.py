@@ -1,13 +1,12 @@
-"""Bodies and what stands for one: streams, requests in flight, answers to CONNECT, our own file.
+"""Targets for bodies: event streams, deterministic requests, usage, prices, the cache's snapshot.
 
-Each is read a second time, in another and plainer way, and both readings must agree.
+The oracle of each is a second, simpler implementation.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import re
 from contextlib import suppress
 from typing import Any
 
@@ -16,69 +15,65 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from goproxyai.cache import snapshot_format as sealed
 from goproxyai.cache.coalescing import MAX_PARSED_BODY_BYTES
 from goproxyai.cache.snapshot_format import Record, Refused
-from goproxyai.cache.stream_end import MAX_SEARCHED_BLOCKS, MAX_TAIL_BYTES, ending
-from goproxyai.messages.connect import (
-    MAX_CONNECT_RESPONSE_BYTES,
-    ConnectMalformed,
-    ConnectParser,
-    ConnectRefused,
-)
+from goproxyai.cache.stream_end import MAX_SEARCHED_BLOCKS, MAX_TAIL_BYTES, Ending, ending
 from goproxyai.usage.prices import PricesError, parse
 from goproxyai.usage.scanner import UsageScanner, usage_of
 from goproxyai.usage.usage import TAIL, Usage
 from tests.fuzz.work import linear
 
-# Streams.
+# The ends of event streams.
 
 
 def check_streams(data: bytes) -> None:
-    """Hold the verdict on a stream against the events that a reader of it would see."""
+    """Compare the ending of a stream with the ending by its parsed events."""
     with linear(len(data), base=20_000):
-        verdict = ending({b"content-type": b"text/event-stream"}, data)
-    if data.count(b"\n") + data.count(b"\r") < MAX_SEARCHED_BLOCKS:  # else it may look no further
-        assert verdict is _verdict(data)
+        found = ending({b"content-type": b"text/event-stream"}, data)
+    if (
+        data.count(b"\n") + data.count(b"\r") < MAX_SEARCHED_BLOCKS
+    ):  # the number of events that it parses
+        assert found is _expected_ending(data)
     with linear(len(data), base=20_000):
         assert stream_end({b"content-encoding": b"gzip"}, data) in StreamEnd
 
 
-def _verdict(body: bytes) -> StreamEnd:
-    """The same rules, line by line."""
+def _expected_ending(body: bytes) -> Ending:
+    """The ending, by a parser that reads line by line."""
     assert len(body) <= MAX_TAIL_BYTES
     body = body.removeprefix(b"\xef\xbb\xbf")
     events: list[tuple[bytes, bytes]] = []
-    name, says = b"", False
+    name, has_fields = b"", False
     data: list[bytes] = []
     lines = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-    # The last line has no end; a blank one behind an event would be half of the blank line.
-    unended, unfinished = lines.pop(), False
-    for number, line in enumerate([*lines, unended]):
-        last = number == len(lines)
-        if not line and not last:
+    # The last line has no line end. Empty, it does not end an event.
+    last_line, unfinished = lines.pop(), False
+    for number, line in enumerate([*lines, last_line]):
+        is_last = number == len(lines)
+        if not line and not is_last:
             if data or name in _FAILED:
                 events.append((name, b"\n".join(data)))
-            name, data, says = b"", [], False
+            name, data, has_fields = b"", [], False
             continue
         if line and not line.startswith(b":"):
-            says = True
+            has_fields = True
             field, _, value = line.partition(b":")
             if field == b"event":
                 name = value.removeprefix(b" ")
             elif field == b"data":
                 data.append(value.removeprefix(b" "))
-        if last and says:
+        if is_last and has_fields:
             unfinished = True
             events.append((name, b"\n".join(data)))
     if unfinished and events[-1][1].strip() != b"[DONE]":
         return StreamEnd.FAILED
     if not events:
-        return StreamEnd.UNMARKED
-    name, said = events[-1]
-    if said.strip() == b"[DONE]" and name not in _FAILED:
+        return Ending.OPEN
+    name, last_data = events[-1]
+    if last_data.strip() == b"[DONE]" and name not in _FAILED:
         failed = len(events) > 1 and _is_failure(*events[-2])
-        return StreamEnd.FAILED if failed else StreamEnd.COMPLETE
-    document = _json(said)
-    if _is_failure(name, said) or (said.lstrip().startswith(b"{") and document is None):
-        return StreamEnd.FAILED
+        return Ending.BROKEN if failed else Ending.DONE
+    document = _json(last_data)
+    if _is_failure(name, last_data) or (last_data.lstrip().startswith(b"{") and document is None):
+        return Ending.BROKEN
     completed = isinstance(document, dict) and document.get("type") == "response.completed"
     return StreamEnd.COMPLETE if completed or name == b"response.completed" else StreamEnd.UNMARKED
 
@@ -112,21 +107,21 @@ STREAMS = (
 )  # fmt: skip
 
 
-# Requests in flight.
+# Deterministic requests.
 
 
 def check_coalescing(data: bytes) -> None:
-    """Whether a body says that it is deterministic, by a reading of all of it."""
+    """Compare the search for ``temperature`` and ``seed`` with the parsed body."""
     with linear(len(data)):
-        said = is_deterministic(data)
+        found = deterministic(data)
     document = _json(data)
     if not isinstance(document, dict):
-        assert not said
+        assert not found
         return
-    heat, seed = document.get("temperature"), document.get("seed")
-    plain = (type(heat) in (int, float) and heat == 0) or type(seed) is int
-    spelled = b'"temperature"' in data or b'"seed"' in data
-    assert said == (plain and spelled and len(data) <= MAX_PARSED_BODY_BYTES)
+    temperature, seed = document.get("temperature"), document.get("seed")
+    expected = (type(temperature) in (int, float) and temperature == 0) or type(seed) is int
+    unescaped = b'"temperature"' in data or b'"seed"' in data
+    assert found == (expected and unescaped and len(data) <= MAX_PARSED_BODY_BYTES)
 
 
 COALESCING = (
@@ -137,36 +132,39 @@ COALESCING = (
 )  # fmt: skip
 
 
-# What answers cost.
+# Usage and prices.
 
 
 def check_usage(data: bytes) -> None:
-    """Tokens, in one piece and in many, by what a reading of all of it says."""
-    size, body = data[:1], data[1:]
-    pieces = 1 + (size[0] if size else 0)
+    """Compare the usage from whole bodies, pieces, gzip, and the parsed body.
+
+    :param data: the size of a piece, less 1, in its first byte; the rest is the body.
+    """
+    first, body = data[:1], data[1:]
+    size = 1 + (first[0] if first else 0)
     with linear(len(body)):
-        said = usage_of({}, body)
-    reader, packed = UsageScanner({}), UsageScanner({b"content-encoding": b"gzip"})
+        whole = usage_of({}, body)
+    plain, compressed = UsageScanner({}), UsageScanner({b"content-encoding": b"gzip"})
     zipped = gzip.compress(body)
     with linear(len(body) + len(zipped)):
-        for at in range(0, len(body), pieces):
-            reader.add(body[at : at + pieces])
-        for at in range(0, len(zipped), pieces):
-            packed.add(zipped[at : at + pieces])
+        for at in range(0, len(body), size):
+            plain.add(body[at : at + size])
+        for at in range(0, len(zipped), size):
+            compressed.add(zipped[at : at + size])
     assert len(body) <= TAIL
-    assert reader.usage() == packed.usage() == said
-    raw = UsageScanner({b"content-encoding": b"gzip"})
-    raw.add(body)
-    raw.usage()
+    assert plain.usage() == compressed.usage() == whole
+    assert (plain.usage() is UNKNOWN) == (whole is UNKNOWN)
+    invalid = UsageScanner({b"content-encoding": b"gzip"})
+    invalid.add(body)
+    invalid.usage()
     document = _json(body)
     if isinstance(document, dict) and body.count(b'"usage"') == 1 and b"\\u" not in body:
         usage = document.get("usage")
         if isinstance(usage, dict) and len(body) < 4_000:
-            assert said is not None
-            assert said[1:3] == _counted(usage)
+            assert whole[1:3] == _prompt_and_completion(usage)
 
 
-def _counted(usage: dict[str, Any]) -> tuple[int, int]:
+def _prompt_and_completion(usage: dict[str, Any]) -> tuple[int, int]:
     prompt, completion = (
         next(
             (
@@ -192,7 +190,7 @@ USAGE = (
 
 
 def check_prices(data: bytes) -> None:
-    """A table is one by a reading of all of it, and then every row of it costs something."""
+    """An accepted price table has all models of the document, and no cost is negative."""
     try:
         table = parse(data)
     except PricesError as error:
@@ -212,70 +210,6 @@ PRICES = (
     b'{"gpt-4o":{"prompt":2.5,"cached":1.25,"completion":10}}', b'{"a":{"prompt":1}}', b"{", b"}",
     b'"prompt"', b'"cached"', b'"completion"', b":", b",", b"1e400", b"-0.0", b"NaN", b"1e6", b"0",
     b"999999.9", b"true", b"null", b"[[[[[[[[[", b'""', b'"m-1"', b"\xff", b"\xef\xbb\xbf", b" ",
-)  # fmt: skip
-
-
-# The egress proxy's answer to CONNECT.
-
-Outcome = tuple[str, int, bytes]
-
-
-def _tunnelled(data: bytes, size: int) -> Outcome:
-    tunnel = ConnectParser(b"api.openai.com:443")
-    tunnel.request_bytes()
-    try:
-        for begin in range(0, len(data), size):
-            beyond = tunnel.receive(data[begin : begin + size])
-            if beyond is not None:
-                return "open", 0, beyond + data[begin + size :]
-    except ConnectRefused as refused:
-        return "refused", refused.status, refused.reason
-    except ConnectMalformed as broken:
-        return "broken", 0, broken.reason.encode()
-    return "waiting", 0, b""
-
-
-def check_tunnel(data: bytes) -> None:
-    """However the answer is cut, it says the same; what is behind its head is the tunnel's."""
-    with linear(len(data), each=400):
-        whole = _tunnelled(data, len(data) or 1)
-    assert _tunnelled(data, 1) == whole, "the cut changes the outcome"
-    assert _tunnelled(data, 7) == whole, "the cut changes the outcome"
-    kind, status, rest = whole
-    if kind == "open":
-        head = data[: len(data) - len(rest)]
-        assert data.endswith(rest)
-        assert len(head) <= MAX_CONNECT_RESPONSE_BYTES
-        assert re.search(rb"(?:\A|\n)HTTP/1\.[0-9] 2[0-9][0-9][ \r\n]", head), "no 2xx"
-        assert head.endswith((b"\n\r\n", b"\n\n")), "its head has ended"
-        assert _status(data) == "2"
-    elif kind == "refused":
-        assert 300 <= status <= 999
-        assert len(rest) <= 256
-
-
-def _status(data: bytes) -> str:
-    """The class of the first answer that is not an interim one, found by looking at lines."""
-    at_head = True
-    for line in data.replace(b"\r\n", b"\n").split(b"\n"):
-        if at_head:
-            found = line.partition(b" ")[2][:1].decode("latin-1")
-            if found != "1":
-                return found
-            at_head = False
-        elif not line:
-            at_head = True
-    return ""
-
-
-TUNNEL = (
-    b"HTTP/1.1 200 Connection established\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
-    b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n", b"\r\n\r\n",
-    b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
-    b"HTTP/2.0 200\r\n", b"HTTP/1.1 204 X\r\nTransfer-Encoding: chunked\r\n\r\n", b"\x16\x03\x03",
-    b"HTTP/1.1 200", b"\r\n", b"Transfer-Encoding: chunked\r\n", b"Content-Length: x\r\n",
-    b"Upgrade: a\r\n", b"\n", b"\n\n", b"X: y", b"Connection: upgrade\r\n", b" ", b"\0",
-    b"HTTP/1.1 299 \r\n", b"HTTP/1.1 600 \r\n", b": ",
 )  # fmt: skip
 
 

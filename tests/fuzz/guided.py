@@ -1,7 +1,7 @@
-"""One target under atheris, in a process of its own: ``python -m tests.fuzz.guided TARGET ARG...``.
+"""One target under atheris, in its own process: ``python -m tests.fuzz.guided TARGET ARG...``.
 
-libFuzzer wants the process to itself, and the modules that it is led by must be imported under its
-eyes; so this one imports nothing of ours before that. The arguments are libFuzzer's.
+libFuzzer requires a process of its own. It instruments modules on import, so this module imports
+none of the project's before. The arguments are libFuzzer's.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ with atheris.instrument_imports(include=["goproxyai", "h11"]):
 
 
 def main(arguments: list[str]) -> None:
-    """Run until libFuzzer has enough."""
+    """Run until libFuzzer stops."""
     target = TARGETS[arguments[1]]
-    # To merge, libFuzzer has a shell run what it takes for its own name.
-    again = f"{sys.executable} -W ignore -m {__spec__.name} {target.name}"
-    atheris.Setup([again, *arguments[2:]], target.check)
+    # To merge, libFuzzer starts itself in a shell by its program name.
+    command = f"{sys.executable} -W ignore -m {__spec__.name} {target.name}"
+    atheris.Setup([command, *arguments[2:]], target.check)
     atheris.Fuzz()
 
 

@@ -1,6 +1,6 @@
-"""What stands in the head of a message: Cache-Control, fields of either hop, targets.
+"""Targets for the heads of messages: directives, header fields, request targets, CONNECT responses.
 
-Each is read a second time, in another and plainer way, and both readings must agree.
+The oracle of each is a second, simpler implementation.
 """
 
 from __future__ import annotations
@@ -10,8 +10,14 @@ from contextlib import suppress
 from fractions import Fraction
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from goproxyai.cache.directives import parse_cache_control, request_directives, requested_ttl
+from goproxyai.cache.directives import request_directives, requested_ttl
 from goproxyai.errors import ProxyError
+from goproxyai.messages.connect import (
+    MAX_CONNECT_RESPONSE_BYTES,
+    ConnectMalformed,
+    ConnectParser,
+    ConnectRefused,
+)
 from goproxyai.messages.header_templates import HeaderTemplate
 from goproxyai.messages.headers import (
     Fields,
@@ -20,19 +26,16 @@ from goproxyai.messages.headers import (
     is_forwarding_loop,
     is_list_member,
     nominated_fields,
-    request_headers_for_upstream,
-    response_headers_for_client,
-    serialize_headers,
 )
 from goproxyai.messages.targets import MAX_TARGET_BYTES, check_host, origin_form
-from tests.fuzz.texts import go_seconds, parts
+from tests.fuzz.texts import go_seconds, split_values
 from tests.fuzz.work import linear
 
 # Cache-Control and X-Cache-TTL.
 
 
 def _split_unquoted(control: bytes) -> list[bytes]:
-    """*control* at its commas, but for those in quotes; read character by character."""
+    """Split *control* at the commas outside quoted strings, byte by byte."""
     found, current, quoted, escaped = [], bytearray(), False, False
     for byte in control:
         if escaped:
@@ -51,33 +54,33 @@ def _split_unquoted(control: bytes) -> list[bytes]:
 
 
 def check_directives(data: bytes) -> None:
-    """Hold Cache-Control and X-Cache-TTL against a reading character by character."""
-    control, ttl = parts(data, 2)
+    """Compare the parsing of ``Cache-Control`` and ``X-Cache-TTL`` with a simple parser."""
+    control, ttl = split_values(data, 2)
     with linear(len(data)):
-        found = parse_cache_control(control)
-        asked = request_directives({b"cache-control": control})
-    plain = [member.partition(b"=") for member in _split_unquoted(control)]
-    assert [name for name, _ in found] == [name.strip().lower() for name, _, _ in plain]
-    names = {name for name, _ in found}
-    assert asked.no_cache == (b"no-cache" in names)
-    assert asked.no_store == (b"no-store" in names)
-    assert asked.only_if_cached == (b"only-if-cached" in names)
-    ages = [value for name, value in found if name == b"max-age"]
-    if asked.max_age is None:
+        parsed_members = members(control)
+        parsed = request_directives({b"cache-control": control})
+    expected = [member.partition(b"=") for member in _split_unquoted(control)]
+    assert [name for name, _ in parsed_members] == [name.strip().lower() for name, _, _ in expected]
+    names = {name for name, _ in parsed_members}
+    assert parsed.no_cache == (b"no-cache" in names)
+    assert parsed.no_store == (b"no-store" in names)
+    assert parsed.only_if_cached == (b"only-if-cached" in names)
+    ages = [value for name, value in parsed_members if name == b"max-age"]
+    if parsed.max_age is None:
         assert not ages
     else:
-        assert asked.max_age == min(
+        assert parsed.max_age == min(
             min(int(age), 2**31) if age.isdigit() and len(age) < 4000 else _clamped(age)
             for age in ages
         )
-    assert 0 <= asked.max_stale <= 2**31
+    assert 0 <= parsed.max_stale <= 2**31
     with linear(len(data)):
-        wanted = requested_ttl({b"x-cache-ttl": ttl})
-    if wanted is not None:
+        seconds = requested_ttl({b"x-cache-ttl": ttl})
+    if seconds is not None:
         text = ttl.strip().decode("ascii")
         exact = Fraction(min(int(text), 2**31)) if text.isdigit() else go_seconds(text)
         assert exact is not None
-        assert wanted == float(exact)
+        assert seconds == float(exact)
 
 
 def _clamped(age: bytes) -> int:
@@ -94,11 +97,11 @@ DIRECTIVES = (
 
 # Header hygiene.
 
-_HOP = {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
+_HOP_BY_HOP = {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
 
 
 def check_headers(data: bytes) -> None:
-    """What passes is end-to-end, in order and unchanged, however often it passes."""
+    """Forwarded header fields are end-to-end, unchanged and in order; forwarding is idempotent."""
     headers: Headers = []
     for line in data.split(b"\n"):
         name, _, value = line.partition(b":")
@@ -106,46 +109,41 @@ def check_headers(data: bytes) -> None:
     size = len(data)
     with linear(size):
         fields, repeated = index_fields(headers)
-        ours, back = (
-            request_headers_for_upstream(headers, fields),
-            response_headers_for_client(headers, fields),
-        )
-        shape = HeaderTemplate(tuple(name for name, _ in headers))
-        ours_again = shape.relayed_lines(tuple(value for _, value in headers), fields)
+        ours, back = forwarded(headers, fields), relayed(headers, fields)
+        template = HeaderTemplate(tuple(name for name, _ in headers))
+        by_template = template.lines(tuple(value for _, value in headers), fields)
     assert repeated == (len({name.lower() for name, _ in headers}) < len(headers))
-    assert ours_again == serialize_headers(back), "the two ways to relay a header"
-    assert shape.fields(tuple(value for _, value in headers)) == fields
-    kept = shape.shareable_lines(tuple(value for _, value in headers), fields)
-    for lost in (b"\r\nset-cookie:", b"\r\nage:", b"\r\ncontent-length:"):
-        assert lost not in b"\r\n" + kept.lower() or b"\r" in data, "it is kept for others"
-    gone = _HOP | _named(fields)
-    for passing in (ours, back):
+    assert by_template == lines(back), "the template and the function disagree"
+    assert template.fields(tuple(value for _, value in headers)) == fields
+    cached = template.shareable_lines(tuple(value for _, value in headers), fields)
+    for dropped in (b"\r\nset-cookie:", b"\r\nage:", b"\r\ncontent-length:"):
+        assert dropped not in b"\r\n" + cached.lower() or b"\r" in data, "a field is cached"
+    hop_by_hop = _HOP_BY_HOP | _connection_options(fields)
+    for passed in (ours, back):
         rest = iter(headers)
-        assert all(pair in rest for pair in passing), "order and values are kept"
-        for name, _ in passing:
-            assert name.lower() not in gone, "it stays on its hop"
+        assert all(pair in rest for pair in passed), "order or values change"
+        for name, _ in passed:
+            assert name.lower() not in hop_by_hop, "a hop-by-hop field is forwarded"
             assert not name.lower().startswith(b"proxy-")
-        assert nominated_fields(index_fields(passing)[0]) == frozenset()
-    assert request_headers_for_upstream(ours, index_fields(ours)[0]) == ours, (
-        "passing twice changes no more"
-    )
-    assert response_headers_for_client(back, index_fields(back)[0]) == back
+        assert nominated_fields(index_fields(passed)[0]) == frozenset()
+    assert forwarded(ours, index_fields(ours)[0]) == ours, "forwarding is not idempotent"
+    assert relayed(back, index_fields(back)[0]) == back, "relaying is not idempotent"
     with linear(size):
         looped = is_forwarding_loop(fields)
-    assert looped == _names_us(fields.get(b"via", b""))
+    assert looped == _via_names_us(fields.get(b"via", b""))
     listed = fields.get(b"expect", b"")
     assert is_list_member(listed, b"x") == (
         b"x" in [s.strip(b" \t") for s in listed.lower().split(b",")]
     )
 
 
-def _named(fields: Fields) -> set[bytes]:
+def _connection_options(fields: Fields) -> set[bytes]:
     names = {name.strip().lower() for name in fields.get(b"connection", b"").split(b",")}
     return names - {b"content-length", b"host", b"close", b""}
 
 
-def _names_us(via: bytes) -> bool:
-    """Whether a hop of ours stands in *via*, its comments left out; read character by character."""
+def _via_names_us(via: bytes) -> bool:
+    """Whether *via*, without its comments, has an entry of this proxy; byte by byte."""
     kept, depth, escaped = bytearray(), 0, False
     for byte in via.lower():
         if escaped:
@@ -184,8 +182,8 @@ HEADERS = (
 
 
 def check_targets(data: bytes) -> None:
-    """What is served can only lead to where it is joined to, and holds no way up."""
-    target, host = parts(data, 2)
+    """A served target stays on the upstream's host and has no dot segments."""
+    target, host = split_values(data, 2)
     host = host or b"a"
     with suppress(ProxyError), linear(len(data), base=5000):
         check_host(host, False)
@@ -197,15 +195,15 @@ def check_targets(data: bytes) -> None:
         return
     assert served.startswith(b"/")
     assert len(served) <= MAX_TARGET_BYTES + 1
-    assert target.endswith(served.removeprefix(b"/")), "these very bytes"
-    assert origin_form(served, host) == served, "serving twice changes no more"
+    assert target.endswith(served.removeprefix(b"/")), "the bytes change"
+    assert origin_form(served, host) == served, "the result is not in origin form"
     url = urlsplit(b"https://api.openai.com" + served)
-    assert url.netloc == b"api.openai.com", "it leads elsewhere"
+    assert url.netloc == b"api.openai.com", "the target changes the host"
     assert not url.fragment
     path = served.partition(b"?")[0]
     for text in (path, unquote_to_bytes(path)):
         for segment in re.split(rb"[/\\]", text):
-            assert segment.partition(b";")[0] not in (b".", b".."), "it leads up"
+            assert segment.partition(b";")[0] not in (b".", b".."), "a dot segment"
 
 
 TARGETS = (
@@ -214,4 +212,69 @@ TARGETS = (
     b"/.%2E", b"%2f..%2f", b"%5c..", b"\\..\\", b"/...", b"/.a", b";", b"/..;a/", b"@", b"#", b"?",
     b"//", b"*", b"\0", b"%25", b"[::1]:443", b"\x7f", b"\xff", b" ", b"%", b"%2", b"/v1/..?",
     b"://",
+)  # fmt: skip
+
+
+# CONNECT responses of the egress proxy.
+
+Outcome = tuple[str, int, bytes]
+"""``open`` and the rest; ``refused``, status, reason; ``broken`` and the cause; or ``waiting``."""
+
+
+def _connect(data: bytes, size: int) -> Outcome:
+    tunnel = ConnectParser(b"api.openai.com:443")
+    tunnel.hello()
+    try:
+        for begin in range(0, len(data), size):
+            beyond = tunnel.receive(data[begin : begin + size])
+            if beyond is not None:
+                return "open", 0, beyond + data[begin + size :]
+    except ConnectRefused as refused:
+        return "refused", refused.status, refused.reason
+    except ConnectMalformed as broken:
+        return "broken", 0, broken.reason.encode()
+    return "waiting", 0, b""
+
+
+def check_tunnel(data: bytes) -> None:
+    """The outcome does not depend on the read size; bytes after the head belong to the tunnel."""
+    with linear(len(data), each=400):
+        whole = _connect(data, len(data) or 1)
+    assert _connect(data, 1) == whole, "the read size changes the outcome"
+    assert _connect(data, 7) == whole, "the read size changes the outcome"
+    kind, status, rest = whole
+    if kind == "open":
+        head = data[: len(data) - len(rest)]
+        assert data.endswith(rest)
+        assert len(head) <= MAX_CONNECT_RESPONSE_BYTES
+        assert re.search(rb"(?:\A|\n)HTTP/1\.[0-9] 2[0-9][0-9][ \r\n]", head), "no 2xx"
+        assert head.endswith((b"\n\r\n", b"\n\n")), "the head has not ended"
+        assert _status_class(data) == "2"
+    elif kind == "refused":
+        assert 300 <= status <= 999
+        assert len(rest) <= 256
+
+
+def _status_class(data: bytes) -> str:
+    """The first digit of the status of the first final response, line by line."""
+    at_head = True
+    for line in data.replace(b"\r\n", b"\n").split(b"\n"):
+        if at_head:
+            found = line.partition(b" ")[2][:1].decode("latin-1")
+            if found != "1":
+                return found
+            at_head = False
+        elif not line:
+            at_head = True
+    return ""
+
+
+TUNNEL = (
+    b"HTTP/1.1 200 Connection established\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+    b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n", b"\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+    b"HTTP/2.0 200\r\n", b"HTTP/1.1 204 X\r\nTransfer-Encoding: chunked\r\n\r\n", b"\x16\x03\x03",
+    b"HTTP/1.1 200", b"\r\n", b"Transfer-Encoding: chunked\r\n", b"Content-Length: x\r\n",
+    b"Upgrade: a\r\n", b"\n", b"\n\n", b"X: y", b"Connection: upgrade\r\n", b" ", b"\0",
+    b"HTTP/1.1 299 \r\n", b"HTTP/1.1 600 \r\n", b": ",
 )  # fmt: skip

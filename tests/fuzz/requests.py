@@ -1,11 +1,11 @@
-"""Our reading of requests, against h11's: what is a request, and where does it end?
+"""Target ``requests``: the server's parsing of requests, compared with h11's.
 
-1. However the bytes are cut into reads, ours sees the same requests.
-2. Whatever ours serves, h11 sees too: the same method, target, header and body, up to the same
-   byte. What h11 refuses, or takes for the body of another, ours never serves: that would be
-   smuggling.
-3. Ours may refuse what h11 serves. It is the stricter one: bare line feeds, folded lines, both
-   framings at once.
+1. The requests do not depend on how the bytes are split into reads.
+2. h11 parses every request that the server serves, with the same method, target, header, body and
+   end. The server never serves bytes that h11 rejects or reads as part of a body, because that
+   would be request smuggling.
+3. The server may reject what h11 accepts, because it is stricter: it rejects bare line feeds,
+   folded lines and requests with both framings.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import h11
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from goproxyai.errors import ProxyError
@@ -25,16 +24,20 @@ from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.server_connection import ServerFactory
 from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import Ticker
+from tests.support.memory_transport import MemoryTransport
 
-MOST_BODY = 1 << 20
+MAX_BODY_BYTES = 1 << 20
 _NO_CONTENT = b"HTTP/1.1 204 No Content\r\n"
-_SPACED = re.compile(rb"\A([A-Z-]+) +([\x21-\x7e]+) +(?=HTTP/)")
-"""A request line that RFC 9112 §3 lets us read at its spaces, as llhttp does and h11 does not."""
+_REQUEST_LINE = re.compile(rb"\A([A-Z-]+) +([\x21-\x7e]+) +(?=HTTP/)")
+"""A request line with repeated spaces: llhttp accepts it, as RFC 9112 §3 allows; h11 does not."""
 
 
 @attrs.frozen
 class Request:
-    """A complete request, and the byte behind it."""
+    """A complete request.
+
+    :ivar end: offset of the byte after it.
+    """
 
     method: bytes
     target: bytes
@@ -43,59 +46,43 @@ class Request:
     end: int = attrs.field(eq=False)
 
 
-class Line(StringTransport):
-    """A client's socket; it may be broken off, and half closed."""
+class ServerUnderTest:
+    """A server connection that answers each request when it is complete.
 
-    aborted = False
-    half_closed = False
-
-    def abortConnection(self) -> None:
-        self.aborted = True
-
-    def loseWriteConnection(self) -> None:
-        self.half_closed = True
-
-    @property
-    def open(self) -> bool:
-        return not (self.aborted or self.half_closed or self.disconnecting)
-
-
-class Ours:
-    """A connection that answers every request as soon as it is complete.
-
-    :ivar seen: the requests that were served.
-    :ivar refused: the code of the problem that ended it.
+    :ivar requests: the served requests.
+    :ivar error_code: of the error that ended the connection, if any.
+    :ivar bytes_read: offset of the read that the connection handles.
     """
 
     def __init__(self) -> None:
         ticker = Ticker(Clock())
-        self.seen: list[Request] = []
-        self.refused: str | None = None
-        self.fed = 0
+        self.requests: list[Request] = []
+        self.error_code: str | None = None
+        self.bytes_read = 0
         self._active: Exchange | None = None
-        self.line = Line()
-        factory = ServerFactory(ticker, self._dispatch, MOST_BODY)
+        self.transport = MemoryTransport()
+        factory = ServerFactory(ticker, self._dispatch, MAX_BODY_BYTES)
         self.connection = factory.buildProtocol(IPv4Address("TCP", "192.0.2.7", 4))
-        self.connection.makeConnection(self.line)
+        self.connection.makeConnection(self.transport)
 
-    def read(self, data: bytes, size: int) -> Ours:
-        """Read *data* in pieces of *size* bytes, to its end or that of the connection."""
+    def read(self, data: bytes, size: int) -> ServerUnderTest:
+        """Receive *data* in pieces of *size* bytes, until the connection closes."""
         for begin in range(0, len(data), size):
             piece = data[begin : begin + size]
-            self.fed += len(piece)
+            self.bytes_read += len(piece)
             self.connection.dataReceived(piece)
-            if not self.line.open:
+            if not self.transport.open:
                 break
-            assert self.line.producerState == "producing", "nobody would let it read on"
+            assert self.transport.reading, "the connection stays paused"
         self.connection.connectionLost(Failure(ConnectionDone()))
         return self
 
     def _dispatch(self, exchange: Exchange) -> None:
-        assert self._active is None, "one at a time"
+        assert self._active is None, "two exchanges are active at once"
         if exchange.problem is None:
             self._active = exchange
             exchange.listener = self
-            exchange.body.collect(MOST_BODY, self._take)
+            exchange.body.collect(MAX_BODY_BYTES, self._take)
         else:
             self._refuse(exchange, exchange.problem)
 
@@ -103,43 +90,43 @@ class Ours:
         exchange, self._active = self._active, None
         assert exchange is not None
         assert body is not None
-        assert self.refused is None, "nothing is served behind a refusal"
-        self.seen.append(
-            Request(exchange.method, exchange.target, exchange.headers, body, self.fed)
+        assert self.error_code is None, "a request is served after an error"
+        self.requests.append(
+            Request(exchange.method, exchange.target, exchange.headers, body, self.bytes_read)
         )
         exchange.begin(204, _NO_CONTENT, 0)
         exchange.finish()
 
     def _refuse(self, exchange: Exchange, problem: ProxyError) -> None:
-        assert self.refused is None, "a connection is refused once"
-        self.refused = problem.code
+        assert self.error_code is None, "a second error on the connection"
+        self.error_code = problem.code
         exchange.begin(problem.status, b"HTTP/1.1 400 X\r\n", 0, close=True)
         exchange.finish()
 
     def request_failed(self, problem: ProxyError) -> None:
-        """The rest of the request broke the rules."""
+        """The rest of the request is malformed."""
         exchange, self._active = self._active, None
         assert exchange is not None
         self._refuse(exchange, problem)
 
     def client_gone(self) -> None:
-        """The connection ended within a request."""
+        """The connection closed within a request."""
         self._active = None
 
 
-def theirs(data: bytes) -> list[Request]:
-    """The requests that h11 sees in *data*."""
-    seen: list[Request] = []
+def h11_requests(data: bytes) -> list[Request]:
+    """The requests that h11 parses from *data*."""
+    requests: list[Request] = []
     rest = data
-    while rest := rest.lstrip(b"\r\n"):  # RFC 9112 §2.2; h11 takes none
-        connection = h11.Connection(h11.SERVER, MOST_BODY)
-        connection.receive_data(_SPACED.sub(rb"\1 \2 ", rest))
+    while rest := rest.lstrip(b"\r\n"):  # RFC 9112 §2.2 allows empty lines; h11 does not
+        connection = h11.Connection(h11.SERVER, MAX_BODY_BYTES)
+        connection.receive_data(_REQUEST_LINE.sub(rb"\1 \2 ", rest))
         head, body = None, b""
         while True:
             try:
                 event = connection.next_event()
             except h11.RemoteProtocolError:
-                return seen
+                return requests
             if isinstance(event, h11.Request):
                 head = event
             elif isinstance(event, h11.Data):
@@ -147,22 +134,23 @@ def theirs(data: bytes) -> list[Request]:
             elif isinstance(event, h11.EndOfMessage):
                 break
             else:
-                return seen
+                return requests
         assert head is not None
         rest = connection.trailing_data[0]
         headers = list(head.headers.raw_items())
-        seen.append(Request(head.method, head.target, headers, body, len(data) - len(rest)))
+        requests.append(Request(head.method, head.target, headers, body, len(data) - len(rest)))
         connection.send(h11.Response(status_code=400, headers=[(b"Content-Length", b"0")]))
         connection.send(h11.EndOfMessage())
         if connection.our_state is not h11.DONE:
             break
-    return seen
+    return requests
 
 
-def plain(headers: Headers) -> Headers:
-    """In the form that h11 gives: it lower-cases what it reads itself, and strips all values.
+def normalized(headers: Headers) -> Headers:
+    """Header lines as h11 returns them.
 
-    Ours keeps the white space behind a value, which is not part of it (RFC 9110 §5.5).
+    h11 lower-cases names and the transfer coding. It strips the white space after a value, which is
+    not part of the value (RFC 9110 §5.5); the server keeps it.
     """
     return [
         (name.lower(), value.lower() if name.lower() == b"transfer-encoding" else value)
@@ -170,24 +158,28 @@ def plain(headers: Headers) -> Headers:
     ]
 
 
-def check(data: bytes) -> None:
-    """Hold ours against itself and against h11; the first byte says how ours is cut."""
+def check_requests(data: bytes) -> None:
+    """Compare reads of different sizes with each other, and the result with h11's.
+
+    :param data: the size of a read, less 2, in its first byte; then the bytes to parse.
+    """
     size, data = 2 + (data[0] if data else 0), data[1:]
-    whole, bytewise, cut = Ours().read(data, len(data) or 1), Ours().read(data, 1), None
+    whole = ServerUnderTest().read(data, len(data) or 1)
+    bytewise = ServerUnderTest().read(data, 1)
+    servers = [bytewise]
     if size < len(data):
-        cut = Ours().read(data, size)
-    for one in (bytewise, cut):
-        if one is not None:
-            assert one.seen == whole.seen, "the cut changes what is seen"
-            assert one.refused == whole.refused, "the cut changes what is refused"
-    others = theirs(data)
-    assert len(bytewise.seen) <= len(others), "ours serves what h11 does not"
-    for ours, other in zip(bytewise.seen, others, strict=False):
-        assert ours.end == other.end, "they end at different bytes"
-        assert ours.method == other.method
-        assert other.target.endswith(ours.target.removeprefix(b"/")), "targets differ"
-        assert ours.body == other.body, "bodies differ"
-        assert plain(ours.headers) == plain(other.headers), "headers differ"
+        servers.append(ServerUnderTest().read(data, size))
+    for server in servers:
+        assert server.requests == whole.requests, "the read size changes the requests"
+        assert server.error_code == whole.error_code, "the read size changes the error"
+    expected = h11_requests(data)
+    assert len(bytewise.requests) <= len(expected), "the server serves what h11 rejects"
+    for request, other in zip(bytewise.requests, expected, strict=False):
+        assert request.end == other.end, "the ends of the request differ"
+        assert request.method == other.method
+        assert other.target.endswith(request.target.removeprefix(b"/")), "targets differ"
+        assert request.body == other.body, "bodies differ"
+        assert normalized(request.headers) == normalized(other.headers), "headers differ"
 
 
 TOKENS = (

@@ -1,8 +1,8 @@
-"""What the fuzzers are let loose on holds; see ``tests/fuzz``."""
+"""The properties that the fuzzers check hold for the corpus, all tokens and random examples."""
 
 from __future__ import annotations
 
-from hashlib import sha1
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,40 +10,53 @@ from hypothesis import given
 
 from goproxyai.http11.client_connection import ClientConnection
 from goproxyai.http11.request_head import RequestHead
-from tests.fuzz.targets import CORPUS, TARGETS, Target
+from tests.fuzz import corpus
+from tests.fuzz.targets import TARGETS, Target
 
-LARGEST_CORPUS = 128 * 1024
+MAX_CORPUS_BYTES = 128 * 1024
 
-each = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
-
-
-@each
-def test_what_once_led_somewhere_new_still_breaks_nothing(target: Target) -> None:
-    for path in target.kept:
-        target.check(path.read_bytes())
+each_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
 
-@each
-def test_no_token_breaks_anything_alone(target: Target) -> None:
+@pytest.fixture(scope="module")
+def inputs() -> dict[str, list[bytes]]:
+    return corpus.read()
+
+
+@each_target
+def test_corpus_passes(target: Target, inputs: dict[str, list[bytes]]) -> None:
+    for data in inputs.get(target.name, []):
+        target.check(data)
+
+
+@each_target
+def test_single_tokens_pass(target: Target) -> None:
     target.check(b"")
     for token in target.tokens:
-        target.check(target.opening + token)
+        target.check(target.prefix + token)
 
 
-@each
-def test_whatever_is_put_together_breaks_nothing(target: Target) -> None:
+@each_target
+def test_generated_inputs_pass(target: Target) -> None:
     given(target.inputs())(target.check)()
 
 
-def test_the_corpus_is_small_and_says_nothing_twice() -> None:
-    kept = [path for path in CORPUS.rglob("*") if path.is_file()]
-    assert {path.parent.name for path in kept} <= set(TARGETS)
-    assert sum(path.stat().st_size for path in kept) < LARGEST_CORPUS
-    for path in kept:
-        assert path.name == sha1(path.read_bytes()).hexdigest()
+def test_corpus_is_small_sorted_and_without_repeats(inputs: dict[str, list[bytes]]) -> None:
+    assert set(inputs) <= set(TARGETS)
+    assert sum(len(data) for section in inputs.values() for data in section) < MAX_CORPUS_BYTES
+    assert corpus.CORPUS.read_text("ascii") == corpus.text(inputs)
 
 
-PLANTED = [
+def test_added_input_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.txt"
+    path.write_text(corpus.text({"targets": [b"/b"]}))
+    data = bytes(range(256))
+    corpus.add("headers", [data, b"", data], path)
+    corpus.add("targets", [b"/a"], path)
+    assert corpus.read(path) == {"headers": [b"", data], "targets": [b"/a", b"/b"]}
+
+
+PLANTED_DEFECTS = [
     (
         "requests",
         RequestHead,
@@ -59,8 +72,8 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "owner", "attribute", "data"), PLANTED)
-def test_a_planted_fault_is_found(
+@pytest.mark.parametrize(("name", "owner", "attribute", "data"), PLANTED_DEFECTS)
+def test_planted_defect_fails_the_check(
     monkeypatch: pytest.MonkeyPatch, name: str, owner: Any, attribute: str, data: bytes
 ) -> None:
     TARGETS[name].check(data)

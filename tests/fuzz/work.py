@@ -1,23 +1,24 @@
-"""How much work something is, in calls rather than in seconds."""
+"""Limits on the work that a check's code under test may do, in calls rather than seconds."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 from goproxyai.limits import addresses
 from goproxyai.messages import redaction
-from goproxyai.upstream import no_proxy as noproxy
+from goproxyai.upstream import no_proxy
 
 
 @contextmanager
 def linear(size: int, each: int = 40, base: int = 2000) -> Iterator[None]:
-    """Whatever is done inside makes no more calls than *base* and *each* for each byte of *size*.
+    """Fail if the block makes more than *base* calls, plus *each* for each byte of *size*.
 
-    Calls of Python and of C count, of which every loop makes some; one that begins inside of C, as
-    a search for a pattern, is one whatever it takes, and is left to the fuzzer's own time limit.
+    Calls of Python and C functions count; every loop makes some. Work inside one C call, such as a
+    regular expression search, counts as one call: the fuzzer's time limit covers it.
     """
     calls = 0
 
@@ -34,9 +35,12 @@ def linear(size: int, each: int = 40, base: int = 2000) -> Iterator[None]:
     assert calls <= base + each * size, f"{calls} calls for {size} bytes"
 
 
-def forget() -> None:
-    """Empty what is remembered of earlier inputs, so that each is worked on anew."""
-    addresses._normal_address.cache_clear()
-    addresses.bucket_key.cache_clear()
-    noproxy._entry.cache_clear()
-    redaction.redacted_target.cache_clear()
+CACHING_MODULES: tuple[ModuleType, ...] = (addresses, redaction, no_proxy)
+
+
+def clear_caches() -> None:
+    """Empty the :func:`functools.lru_cache` of every function, so that each input is parsed."""
+    for module in CACHING_MODULES:
+        for function in vars(module).values():
+            if hasattr(function, "cache_clear"):
+                function.cache_clear()

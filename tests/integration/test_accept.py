@@ -19,7 +19,7 @@ from twisted.logger import LogEvent, capturedLogs, eventAsText
 from goproxyai.reactor import accept
 from goproxyai.reactor.accept import MAX_ACCEPTS_PER_TURN, WARNING_INTERVAL_SECONDS
 from tests.support.answers import chunk, head
-from tests.support.harness import SkewedReactor, ProxyHarness, RawClient, eventually, request
+from tests.support.harness import ProxyHarness, RawClient, SkewedReactor, eventually, request
 from tests.support.steps import Pause
 
 STORM_CONNECTIONS = 500

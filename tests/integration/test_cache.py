@@ -22,7 +22,7 @@ from goproxyai.proxy.recorder import PIECE_OVERHEAD_BYTES
 from goproxyai.proxy.replay import TimedReplay
 from goproxyai.reactor.socket_write import unsent_bytes
 from tests.support.answers import chunk, event, head, response, sse
-from tests.support.harness import Answer, SkewedReactor, ProxyHarness, eventually, post, request
+from tests.support.harness import Answer, ProxyHarness, SkewedReactor, eventually, post, request
 from tests.support.requests import Request
 from tests.support.steps import Close, Pause
 

@@ -148,30 +148,6 @@ async def test_an_odd_host_reaches_the_system_endpoints_all_the_same(
 # The upstream's side.
 
 
-class Line(StringTransport):
-    """An upstream's socket in memory; what is written waits until it is taken.
-
-    :ivar dataBuffer: what was written but not taken.
-    """
-
-    offset = 0
-    _tempDataLen = 0
-    aborted = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.dataBuffer = b""
-
-    def write(self, data: bytes) -> None:
-        self.dataBuffer += data
-
-    def take(self, count: int) -> None:
-        self.dataBuffer = self.dataBuffer[count:]
-
-    def abortConnection(self) -> None:
-        self.aborted = True
-
-
 class Upstream:
     """A connection to an upstream, ready to be used, under a clock."""
 
@@ -179,7 +155,7 @@ class Upstream:
         self.clock = Clock()
         self.ticker = Ticker(self.clock)
         self.ticker.start()
-        self.line = Line()
+        self.line = MemoryTransport(stalled=True)
         self.freed: list[ClientConnection] = []
         self.failures: list[Any] = []
         self.responses: list[Any] = []

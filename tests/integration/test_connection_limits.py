@@ -30,9 +30,9 @@ from goproxyai.reactor.deadlines import TICK_SECONDS, Ticker
 from tests.support.answers import chunk, head
 from tests.support.harness import (
     Answer,
-    SkewedReactor,
     ProxyHarness,
     RawClient,
+    SkewedReactor,
     eventually,
     request,
 )

@@ -12,7 +12,7 @@ from goproxyai.admin.events import MAX_SUBSCRIPTIONS
 from goproxyai.admin.history import SLOT_SECONDS
 from tests.integration.admin_requests import error_of
 from tests.support.answers import response
-from tests.support.harness import SkewedReactor, ProxyHarness, RawClient, eventually, post, request
+from tests.support.harness import ProxyHarness, RawClient, SkewedReactor, eventually, post, request
 from tests.support.steps import Pause, Reset
 
 EVENTS = "/dashboard/events"

@@ -12,7 +12,7 @@ import pytest_twisted
 from goproxyai.errors import STATUS
 from goproxyai.upstream.breaker import MIN_REQUESTS
 from tests.support.answers import response
-from tests.support.harness import Answer, SkewedReactor, ProxyHarness, eventually, post, request
+from tests.support.harness import Answer, ProxyHarness, SkewedReactor, eventually, post, request
 from tests.support.steps import Pause, Reset
 
 CHAT = "/v1/chat/completions"

@@ -26,7 +26,7 @@ from goproxyai.upstream.retries import (
     parse_retry_after,
 )
 from tests.support.answers import chunk, head, response
-from tests.support.harness import SkewedReactor, ProxyHarness, eventually, post, request
+from tests.support.harness import ProxyHarness, SkewedReactor, eventually, post, request
 from tests.support.requests import Request
 from tests.support.serving import loopback
 from tests.support.steps import Close, Pause, Reset

@@ -16,9 +16,9 @@ from goproxyai.reactor.socket_write import unsent_bytes
 from tests.support.answers import chunk, event, head, response, sse
 from tests.support.harness import (
     Answer,
-    SkewedReactor,
     ProxyHarness,
     RawClient,
+    SkewedReactor,
     eventually,
     post,
     request,

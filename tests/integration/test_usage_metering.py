@@ -14,7 +14,7 @@ from goproxyai.proxy import shared_body
 from goproxyai.telemetry.counters import Counters
 from tests.integration.test_single_flight import ask_at_once, large, paused, stalled
 from tests.support.answers import chunk, event, head, response
-from tests.support.harness import SkewedReactor, ProxyHarness, RawClient, eventually, post, request
+from tests.support.harness import ProxyHarness, RawClient, SkewedReactor, eventually, post, request
 from tests.support.steps import Close, Pause, Reset, Stream
 
 CHAT = "/v1/chat/completions"

@@ -28,7 +28,7 @@ from tests.support.harness import ProxyHarness, Wire, request
 from tests.support.serving import loopback
 from tests.support.steps import Pause
 
-pytestmark = pytest.mark.outside
+pytestmark = pytest.mark.process
 
 BY_INDEX = "systemd:domain=INET:index=0"
 
@@ -290,7 +290,7 @@ async def test_stream_finishes_while_the_next_daemon_serves(
     endpoint = TCP4ClientEndpoint(harness.reactor, "127.0.0.1", unit.port)
     wire = await connectProtocol(endpoint, Wire(harness.reactor))
     wire.send(request("/v1/stream"))
-    await wire.until(lambda: b"one" in wire.came)
+    await wire.until(lambda: b"one" in wire.received)
     before.send(signal.SIGTERM)
     await deferToThread(before.until, lambda: "draining" in before.out)
     after = unit.start()
@@ -299,6 +299,6 @@ async def test_stream_finishes_while_the_next_daemon_serves(
     pause.release()
     answer = await wire.answer()
     assert (answer.body, answer.cut) == (b"onetwo", False)
-    await wire.until_closed()
+    await wire.wait_closed()
     await deferToThread(before.ended)
     assert_clean(before)

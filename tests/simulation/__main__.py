@@ -1,4 +1,4 @@
-"""``python -m tests.simulation FIRST LAST``: worlds by seed; says what is wrong with which."""
+"""``python -m tests.simulation FIRST LAST``: run the seeds and print the failed checks."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import sys
 
 from twisted.logger import globalLogBeginner
 
-from tests.simulation.run import complaints
+from tests.simulation.run import failed_checks
 
 
 def main(first: int, last: int) -> int:
-    """Run the seeds from *first* up to *last*; 1 where something is wrong."""
+    """Run the seeds from *first* up to, not including, *last*; 1 if a check failed."""
     globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
-    told = complaints(range(first, last))
-    sys.stdout.write("".join(f"{each}\n" for each in told))
-    sys.stdout.write(f"{last - first} seeds, {len(told)} complaints\n")
-    return int(bool(told))
+    failures = failed_checks(range(first, last))
+    sys.stdout.write("".join(f"{each}\n" for each in failures))
+    sys.stdout.write(f"{last - first} seeds, {len(failures)} failed\n")
+    return int(bool(failures))
 
 
 if __name__ == "__main__":

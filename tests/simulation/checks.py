@@ -1,159 +1,164 @@
-"""What must hold, whatever happened.
+"""The properties of every simulation.
 
-1. Every request is answered or its client is gone; nothing is left behind of any; each has its one
-   event, and nothing was logged that is a defect.
-2. What ends as a whole answer is, to the byte, one that upstream gave to that question, by its
-   framing and its end; what was cut off is the beginning of one, and does not pass for whole.
-3. An answer that is one credential's is got by it alone, and one that may not be shared by one
-   request alone; nobody gets another's cookies, nor learns in a shared namespace who asked.
-4. A request is sent again only where that does no harm, and at most three times.
-5. Upstream is read only while somebody takes what comes, and the store keeps to its bound.
-6. What has expired is an answer only where upstream failed, or where the client takes it; what
-   was asked before the cache was emptied is none to who comes later.
+1. Every request is answered, or its client has left. No request leaves anything behind, each has
+   exactly one event, and no failure is logged.
+2. A complete answer equals, byte for byte, one that an upstream sent to that question. A truncated
+   answer is a prefix of one, and the client can tell that it is truncated.
+3. An answer for one credential reaches only that credential. An answer that must not be shared
+   reaches only one request. No client gets another's cookies or learns another's organization.
+4. A request is sent again only if that is safe, and at most :data:`MAX_ATTEMPTS` times in all.
+5. An upstream is read only while a client accepts its answer. The store keeps to its limit.
+6. An expired answer is sent only if the upstream failed or the client accepts expired ones. A
+   request sent after the cache was cleared gets no answer from before.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING
 
 from goproxyai.http11.response import ResponseReceiver
 from goproxyai.upstream.retries import MAX_ATTEMPTS, RetryCause
-from tests.simulation.clients import Got
+from tests.simulation.clients import Outcome
 from tests.simulation.endings import WHOLE
-from tests.simulation.messages import Answer, Wrong, read
+from tests.simulation.messages import Answer, CheckFailed, parse
 from tests.simulation.plans import RETRY_STATUS
-from tests.simulation.upstreams import Asked
+from tests.simulation.simulation import Simulation
+from tests.simulation.upstreams import Attempt
 
-if TYPE_CHECKING:
-    from tests.simulation.world import World
-
-TELLING = 40
-"""Bytes of a body that is like no other: shorter ones may be equal by chance."""
+MIN_UNIQUE_BYTES = 40
+"""The length from which on a body is unique; shorter bodies may be equal by coincidence."""
 
 _EXPIRED = re.compile(rb"ttl=-[1-9]")
 
 
-def check_now(world: World) -> None:
-    """At any time."""
-    if world.store.bytes > world.store.max_bytes:
-        raise Wrong(f"the store takes {world.store.bytes} bytes of {world.store.max_bytes}")
+def check_invariants(simulation: Simulation) -> None:
+    """Check what must hold at any time."""
+    store = simulation.environment.store
+    if store.bytes > store.max_bytes:
+        raise CheckFailed(f"the store has {store.bytes} bytes, over its limit {store.max_bytes}")
 
 
-def check_step(world: World, asked: Asked) -> None:
-    """Before upstream is read."""
-    if asked.response is not None:
-        if not any(client.takes(asked.target) for client in world.there()):
-            raise Wrong("upstream is read, and nobody takes what comes")
+def check_before_step(simulation: Simulation, attempt: Attempt) -> None:
+    """Check what must hold before an upstream is read."""
+    if attempt.response is not None:
+        if not any(client.accepts(attempt.target) for client in simulation.live_clients()):
+            raise CheckFailed("an upstream is read, but no client accepts its answer")
 
 
-def check(world: World) -> None:
-    """At the end."""
-    _nothing_is_left(world)
-    for receiver, tries in world.tries.items():
-        _no_harm(receiver, tries)
-    answered = Answered(world)
-    for client in world.clients:
-        for got in client.got:
-            answered.judge(got)
+def check_at_end(simulation: Simulation) -> None:
+    """Check what must hold at the end."""
+    _check_leftovers(simulation)
+    for receiver, attempts in simulation.attempts_by_receiver.items():
+        _check_retries(receiver, attempts)
+    answers = AnswerCheck(simulation)
+    for client in simulation.clients:
+        for outcome in client.outcomes:
+            answers.check(outcome)
 
 
-def _nothing_is_left(world: World) -> None:
-    hanging = [client for client in world.clients if client.active is not None]
+def _check_leftovers(simulation: Simulation) -> None:
+    unanswered = [client for client in simulation.clients if client.active is not None]
     for what, left in (
-        ("requests without an answer", len(hanging)),
-        ("flights that others may board", len(world.handler.single_flight)),
-        ("bytes reserved in the store", world.store.reserved),
-        ("timers", len(world.clock.getDelayedCalls())),
-        ("upstream requests", sum(not asked.done for asked in world.asked)),
+        ("requests without an answer", len(unanswered)),
+        ("flights", len(simulation.handler.flights)),
+        ("bytes reserved in the store", simulation.environment.store.reserved),
+        ("timers", len(simulation.environment.clock.getDelayedCalls())),
+        ("upstream requests", sum(not attempt.done for attempt in simulation.attempts)),
     ):
         if left:
-            raise Wrong(f"{what} are left: {left}")
-    if len(world.events) != world.exchanges:
-        raise Wrong(f"{len(world.events)} events of {world.exchanges} requests")
-    if world.counters.open_streams:
-        raise Wrong(f"open streams are left: {world.counters.open_streams}")
-    if world.failures:
-        raise Wrong(world.failures[0]["log_failure"].getTraceback()[-1500:])
+            raise CheckFailed(f"{what} are left: {left}")
+    if len(simulation.events) != simulation.exchanges:
+        raise CheckFailed(f"{len(simulation.events)} events of {simulation.exchanges} requests")
+    if simulation.counters.open_streams:
+        raise CheckFailed(f"open streams are left: {simulation.counters.open_streams}")
+    if simulation.failures:
+        raise CheckFailed(simulation.failures[0]["log_failure"].getTraceback()[-1500:])
 
 
-def _no_harm(receiver: ResponseReceiver, tries: list[Asked]) -> None:
-    if len(tries) > MAX_ATTEMPTS:
-        raise Wrong(f"{type(receiver).__name__} asked {len(tries)} times")
-    for asked in tries[:-1]:
-        if asked.response is None:
-            safe = asked.cause is RetryCause.CONNECT or (
-                asked.cause is RetryCause.RESET and asked.method == b"GET"
+def _check_retries(receiver: ResponseReceiver, attempts: list[Attempt]) -> None:
+    if len(attempts) > MAX_ATTEMPTS:
+        raise CheckFailed(f"{type(receiver).__name__} sent its request {len(attempts)} times")
+    for attempt in attempts[:-1]:
+        if attempt.response is None:
+            safe = attempt.cause is RetryCause.CONNECT or (
+                attempt.cause is RetryCause.RESET and attempt.method == b"GET"
             )
         else:
-            safe = asked.status in RETRY_STATUS and asked.method == b"GET"
+            safe = attempt.status in RETRY_STATUS and attempt.method == b"GET"
         if not safe:
-            raise Wrong(f"sent again: {asked.subject!r}, which had ended {asked.ending}")
+            raise CheckFailed(f"unsafe retry of {attempt.question!r} after {attempt.ending}")
 
 
-class Answered:
-    """What upstream answered in a world, and who got it.
+Question = tuple[bytes, bytes]
+"""A request's question and its key; no key for an answer that credentials share."""
 
-    The question is what was asked and by whom; of an answer that credentials share, whoever asks.
-    """
+Sent = tuple[int, bytes, int]
+"""The status, body and epoch of an answer."""
 
-    def __init__(self, world: World) -> None:
-        self._whole: dict[tuple[bytes, bytes], set[tuple[int, bytes, int]]] = {}
-        self._begun: dict[tuple[bytes, bytes], set[tuple[int, bytes, int]]] = {}
-        self._own = {a.body for a in world.asked if a.own and len(a.body) > TELLING}
-        self._got: Counter[bytes] = Counter()
-        self._shared = world.shared
-        for asked in world.asked:
-            question = (asked.subject, b"" if asked.everybodys else asked.key)
-            answer = (asked.status, asked.body, asked.epoch)
+
+class AnswerCheck:
+    """Compares the answers that clients received with those that upstreams sent."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._complete: dict[Question, set[Sent]] = {}
+        self._begun: dict[Question, set[Sent]] = {}
+        self._unshareable = {
+            attempt.body
+            for attempt in simulation.attempts
+            if attempt.unshareable and len(attempt.body) > MIN_UNIQUE_BYTES
+        }
+        self._received: Counter[bytes] = Counter()
+        for attempt in simulation.attempts:
+            question = (attempt.question, b"" if attempt.shared_by_all else attempt.key)
+            answer = (attempt.status, attempt.body, attempt.epoch)
             self._begun.setdefault(question, set()).add(answer)
-            if asked.ending == WHOLE:
-                self._whole.setdefault(question, set()).add(answer)
+            if attempt.ending == WHOLE:
+                self._complete.setdefault(question, set()).add(answer)
 
-    def judge(self, got: Got) -> None:
-        """What one request was answered."""
-        answer = read(got.raw)
+    def check(self, outcome: Outcome) -> None:
+        """Check the answer to one request."""
+        answer = parse(outcome.raw)
         if answer is None:
-            if got.done:
-                raise Wrong(f"an answer without a head to {got.ask}")
-        elif answer.ours:
-            if answer.status not in (502, 503, 504) or not (answer.complete or not got.done):
-                raise Wrong(f"an error of our own: {answer}")
+            if outcome.ended:
+                raise CheckFailed(f"an answer without a head to {outcome.request}")
+        elif answer.is_proxy_error:
+            if answer.status not in (502, 503, 504) or not (answer.complete or not outcome.ended):
+                raise CheckFailed(f"unexpected error of the proxy: {answer}")
         else:
-            self._judge_head(got, answer)
-            self._judge_body(got, answer)
+            self._check_head(outcome, answer)
+            self._check_body(outcome, answer)
 
-    def _judge_head(self, got: Got, answer: Answer) -> None:
+    def _check_head(self, outcome: Outcome, answer: Answer) -> None:
         if b"x-hop" in answer.fields:
-            raise Wrong("a field of one hop was relayed")
+            raise CheckFailed("a hop-by-hop field was relayed")
         status = answer.first(b"cache-status")
         if b"hit" in status or b"collapsed" in status:
             if b"set-cookie" in answer.fields:
-                raise Wrong("a cookie of somebody else's")
-        if answer.first(b"openai-organization") not in (b"", got.ask.key):
-            raise Wrong("it says who else asked")
+                raise CheckFailed("another client's cookie was sent")
+        if answer.first(b"openai-organization") not in (b"", outcome.request.key):
+            raise CheckFailed("another client's organization was sent")
         if _EXPIRED.search(status) and b"stale-if-error" not in status:
-            if (b"Cache-Control", b"max-stale=100") not in got.ask.more:
-                raise Wrong(f"expired: {status!r}")
+            if (b"Cache-Control", b"max-stale=100") not in outcome.request.more:
+                raise CheckFailed(f"expired: {status!r}")
 
-    def _judge_body(self, got: Got, answer: Answer) -> None:
-        subject, body = got.ask.subject, answer.body
-        known = self._whole if got.done else self._begun
-        mine = [
+    def _check_body(self, outcome: Outcome, answer: Answer) -> None:
+        request, body = outcome.request, answer.body
+        sent = self._complete if outcome.ended else self._begun
+        expected = [
             whole
-            for key in (b"", got.ask.key)
-            for code, whole, epoch in known.get((subject, key), ())
-            if code == answer.status and epoch >= got.epoch
+            for key in (b"", request.key)
+            for status, whole, epoch in sent.get((request.question, key), ())
+            if status == answer.status and epoch >= outcome.epoch
         ]
-        if got.done:
-            if not answer.complete or body not in mine:
-                raise Wrong(f"{got.ask} was answered {answer}")
-            self._got[body] += 1
-            if body in self._own and self._got[body] > 1:
-                raise Wrong(f"an answer for one was given to others: {answer}")
+        if outcome.ended:
+            if not answer.complete or body not in expected:
+                raise CheckFailed(f"the wrong answer to {request}: {answer}")
+            self._received[body] += 1
+            if body in self._unshareable and self._received[body] > 1:
+                raise CheckFailed(f"an unshareable answer reached several requests: {answer}")
             return
         if answer.complete and b"transfer-encoding" in answer.fields:
-            raise Wrong(f"a part passes for the whole: {answer}")
-        if not any(whole.startswith(body) for whole in mine):
-            raise Wrong(f"{got.ask} was answered, in part, {answer}")
+            raise CheckFailed(f"a truncated answer looks complete: {answer}")
+        if not any(whole.startswith(body) for whole in expected):
+            raise CheckFailed(f"the wrong partial answer to {request}: {answer}")

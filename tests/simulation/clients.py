@@ -1,90 +1,93 @@
-"""The clients' end: connections with pipelined requests, whose readers may be slow or leave."""
+"""The clients: connections with pipelined requests, which may read slowly or leave."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import attrs
 
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import WholeBody
 from goproxyai.http11.request_head import RequestHead
-from tests.simulation.plans import Ask
-
-if TYPE_CHECKING:
-    from tests.simulation.world import World
+from tests.simulation.environment import Environment
+from tests.simulation.plans import ClientRequest
 
 
 @attrs.frozen
-class Got:
-    """What a client got for one request.
+class Outcome:
+    """What a client received for one request.
 
-    :ivar epoch: how often the cache had been emptied as it was asked for.
-    :ivar done: whether the answer ended, rather than the connection.
-    :ivar raw: all that came.
+    :ivar epoch: of the environment, when the request was sent.
+    :ivar ended: whether the answer ended, as opposed to the connection.
+    :ivar raw: all received bytes.
     """
 
-    ask: Ask
+    request: ClientRequest
     epoch: int
-    done: bool
+    ended: bool
     raw: bytes
 
 
-class Client:
-    """One connection: the wire of its exchanges.
+class SimulatedClient:
+    """One client connection, which its exchanges use as their ``Wire``.
 
-    :param asks: what it asks, in order; ``None`` empties the cache in between.
+    :param requests: what to send, in order; ``None`` clears the cache in between.
+    :param handle: handles an exchange.
     :ivar active: the exchange that is being answered.
-    :ivar choked: whether it reads nothing for now.
+    :ivar paused: whether the client does not read at the moment.
     """
 
-    def __init__(self, world: World, asks: list[Ask | None]) -> None:
-        self._world = world
-        self._asks = asks
-        self._slow = world.chance.random() < world.slow
+    def __init__(
+        self,
+        environment: Environment,
+        requests: list[ClientRequest | None],
+        handle: Callable[[Exchange], None],
+    ) -> None:
+        self._environment = environment
+        self._requests = requests
+        self._handle = handle
+        self._slow = environment.rng.random() < environment.slow_probability
         self._advancing = False
-        self._asked: Ask
+        self._request: ClientRequest
         self._epoch = 0
         self._raw = b""
         self.active: Exchange | None = None
-        self.choked = self.gone = self.aborted = self.closed = False
-        self.got: list[Got] = []
+        self.paused = self.gone = self.aborted = self.closed = False
+        self.outcomes: list[Outcome] = []
 
     def advance(self) -> None:
-        """Ask what is next, if nothing is being answered."""
+        """Send the next request unless an answer is outstanding."""
         if self._advancing:
             return
         self._advancing = True
-        while self.may_ask:
-            ask = self._asks.pop(0)
-            if ask is None:
-                self._world.clear()
+        while self.may_send:
+            request = self._requests.pop(0)
+            if request is None:
+                self._environment.clear_cache()
             else:
-                self._ask(ask)
+                self._send(request)
         self._advancing = False
 
     @property
-    def may_ask(self) -> bool:
-        """Whether there is something to ask, and nothing in the way."""
-        over = self.gone or self.choked or self.closed or self.aborted
-        return self.active is None and bool(self._asks) and not over
+    def may_send(self) -> bool:
+        over = self.gone or self.paused or self.closed or self.aborted
+        return self.active is None and bool(self._requests) and not over
 
-    def _ask(self, ask: Ask) -> None:
-        lines = [(b"Host", b"h"), (b"Authorization", ask.key), *ask.more]
-        if ask.body:
-            lines.append((b"Content-Length", b"%d" % len(ask.body)))
-        keep = ask.version == "1.1" and ask.keep
-        head = RequestHead(ask.method, ask.target, ask.version, lines, keep)
-        now, values = self._world.clock.seconds(), head.values(head.headers)
-        exchange = Exchange(self, "peer", now, head, values, WholeBody(ask.body))
-        self._asked, self._epoch, self.active = ask, self._world.epoch, exchange
-        self._world.exchanges += 1
-        self._world.handler.handle(exchange)
+    def _send(self, request: ClientRequest) -> None:
+        lines = [(b"Host", b"h"), (b"Authorization", request.key), *request.more]
+        if request.body:
+            lines.append((b"Content-Length", b"%d" % len(request.body)))
+        keep = request.version == "1.1" and request.keep
+        head = RequestHead(request.method, request.target, request.version, lines, keep)
+        now, values = self._environment.clock.seconds(), head.values(head.headers)
+        exchange = Exchange(self, "peer", now, head, values, WholeBody(request.body))
+        self._request, self._epoch, self.active = request, self._environment.epoch, exchange
+        self._handle(exchange)
 
-    def takes(self, target: bytes) -> bool:
-        """Whether it waits for an answer of *target*, and reads."""
+    def accepts(self, target: bytes) -> bool:
+        """Whether the client waits for an answer to *target*, and reads."""
         active = self.active
-        return active is not None and active.target == target and not (active.over or self.choked)
+        return active is not None and active.target == target and not (active.over or self.paused)
 
     # The exchange's Wire.
 
@@ -92,9 +95,10 @@ class Client:
         if self.gone:
             return
         self._raw += data
-        world = self._world
-        if self._slow and not self.choked and not world.ending and world.chance.random() < 0.5:
-            self.choked = True
+        environment = self._environment
+        may_pause = self._slow and not self.paused and not environment.draining
+        if may_pause and environment.rng.random() < 0.5:
+            self.paused = True
             if self.active is not None:
                 self.active.pause()
 
@@ -102,7 +106,7 @@ class Client:
         if exchange is not self.active:
             return
         self.active = None
-        self._note(True)
+        self._record(True)
         if keep:
             self.advance()
         else:
@@ -111,28 +115,29 @@ class Client:
     def abort(self) -> None:
         self.aborted = True
 
-    def _note(self, done: bool) -> None:
-        self.got.append(Got(self._asked, self._epoch, done, self._raw))
+    def _record(self, ended: bool) -> None:
+        self.outcomes.append(Outcome(self._request, self._epoch, ended, self._raw))
         self._raw = b""
 
-    # A step at a time.
+    # Steps.
 
     @property
-    def there(self) -> bool:
-        """Whether something may come of it still."""
-        return not self.gone and (self.active is not None or (bool(self._asks) and not self.closed))
+    def live(self) -> bool:
+        """Whether the client can do anything further."""
+        more = bool(self._requests) and not self.closed
+        return not self.gone and (self.active is not None or more)
 
     @property
     def ready(self) -> bool:
-        """Whether there is something for it to do."""
-        return self.may_ask or (not self.gone and (self.aborted or self.choked))
+        """Whether :meth:`step` does anything now."""
+        return self.may_send or (not self.gone and (self.aborted or self.paused))
 
-    def act(self) -> None:
-        """It sees that the connection is broken off, or reads again, or asks on."""
+    def step(self) -> None:
+        """Notice that the connection was aborted, resume reading, or send the next request."""
         if self.aborted and not self.gone:
             self.leave()
-        elif self.choked and not self.gone:
-            self.choked = False
+        elif self.paused and not self.gone:
+            self.paused = False
             if self.active is not None:
                 self.active.resume()
             else:
@@ -141,9 +146,9 @@ class Client:
             self.advance()
 
     def leave(self) -> None:
-        """Its connection is lost."""
+        """Lose the connection."""
         self.gone = True
         active, self.active = self.active, None
         if active is not None:
-            self._note(False)
+            self._record(False)
             active.lost()

@@ -1,4 +1,4 @@
-"""How a request that came upstream ends: with a whole answer, a broken one, or none."""
+"""How an attempt at an upstream ends: with a complete answer, a broken one, or none."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ CAUSES = {
     "lost": None,
     "silent": None,
 }
-"""How a request may go without an answer, and what the daemon's client says of the cause."""
+"""The endings without an answer, and the cause that the upstream client reports for each."""
 
 WEIGHTS = (0.1, 0.05, 0.02, 0.05, 0.03, 0.03)
-"""Of the endings but the first, which has most of what is left to 1."""
+"""Probabilities of all endings except the first, relative to that of the first."""
 
 
-def failure(how: str) -> Failure:
-    """What the daemon's client tells of one of :data:`CAUSES`."""
-    match how:
+def failure(ending: str) -> Failure:
+    """The failure that the upstream client reports for one of :data:`CAUSES`."""
+    match ending:
         case "no connection":
             return Failure(ConnectError())
         case "slow to connect":

@@ -1,20 +1,20 @@
-"""What came by a connection, read as a strict client reads it."""
+"""A strict parser of the bytes that a client received."""
 
 from __future__ import annotations
 
 import attrs
 
 
-class Wrong(Exception):
-    """Something is not as it must be; the argument says what."""
+class CheckFailed(Exception):
+    """A property does not hold; the argument says which."""
 
 
 @attrs.frozen
 class Answer:
-    """An answer, or what came of it.
+    """An answer, or the received part of one.
 
-    :ivar fields: lower-cased name to values.
-    :ivar complete: whether its framing ended it, or the end of the connection may have.
+    :ivar fields: values by lower-case name.
+    :ivar complete: whether the body ended by its framing, or may have by the connection's end.
     """
 
     status: int
@@ -23,19 +23,19 @@ class Answer:
     complete: bool
 
     def first(self, name: bytes) -> bytes:
-        """The first value of a field, empty where there is none."""
+        """The first value of a field, empty if there is none."""
         return self.fields.get(name, [b""])[0]
 
     @property
-    def ours(self) -> bool:
-        """Whether it is an error of the proxy's own; upstreams here speak no JSON."""
+    def is_proxy_error(self) -> bool:
+        """Whether the proxy made the answer; the upstreams here send no JSON."""
         return self.first(b"content-type") == b"application/json"
 
 
-def read(raw: bytes) -> Answer | None:
-    """The final answer in *raw*; ``None`` where its head did not come.
+def parse(raw: bytes) -> Answer | None:
+    """The final answer in *raw*; ``None`` if its head is incomplete.
 
-    :raises Wrong: what came behind it, or framed twice.
+    :raises CheckFailed: if bytes follow the answer, or it has two framings.
     """
     status = 0
     while status < 200:
@@ -51,18 +51,19 @@ def read(raw: bytes) -> Answer | None:
     lengths = fields.get(b"content-length", [])
     chunked = b"transfer-encoding" in fields
     if len(lengths) + chunked > 1:
-        raise Wrong("an answer is framed twice")
+        raise CheckFailed("an answer has two framings")
     if chunked:
         return Answer(status, fields, *_unchunked(raw))
     if status == 204 or lengths:
         length = int(lengths[0]) if lengths else 0
         if len(raw) > length:
-            raise Wrong(f"{len(raw)} bytes of body, of {length}")
+            raise CheckFailed(f"a body of {len(raw)} bytes, but its length is {length}")
         return Answer(status, fields, raw, len(raw) == length)
     return Answer(status, fields, raw, True)
 
 
 def _unchunked(raw: bytes) -> tuple[bytes, bool]:
+    """The body in *raw*, and whether the last chunk is there."""
     body = b""
     while raw:
         line, end, rest = raw.partition(b"\r\n")
@@ -71,7 +72,7 @@ def _unchunked(raw: bytes) -> tuple[bytes, bool]:
         size = int(line, 16)
         if not size:
             if rest not in (b"", b"\r\n"):
-                raise Wrong("bytes behind the last chunk")
+                raise CheckFailed("bytes after the last chunk")
             return body, rest == b"\r\n"
         body += rest[:size]
         raw = rest[size + 2 :]

@@ -1,7 +1,8 @@
-"""What is asked, and what is answered: drawn, once for a world or once for a request.
+"""The requests and answers of a simulation, drawn at random.
 
-A body is made of what it answers. One that may be given to others is the same each time, so that
-they can go on with it in the middle; one that may not has a number of its own.
+A body is derived from the request that it answers. If other requests may get the answer as well,
+the body is the same each time, so that a resumed download can continue in its middle; if not, the
+body has a number of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ KEYS = (b"A", b"A", b"B")
 COMPLETIONS = b"/v1/chat/completions"
 RETRY_STATUS = frozenset((500, 503))
 
-_LIMITS: tuple[Headers, ...] = (
+_CACHING_FIELDS: tuple[Headers, ...] = (
     [],
     [],
     [],
@@ -29,15 +30,16 @@ _LIMITS: tuple[Headers, ...] = (
 )
 _DIRECTIVES = (b"no-cache", b"max-age=0", b"max-stale=100", b"only-if-cached")
 _DETERMINISTIC = b'{"seed":1}'
-_SAMPLE = b'{"model":"m"}'
+_SAMPLED = b'{"model":"m"}'
 
 
 @attrs.frozen
-class Plan:
-    """What upstream mostly answers to a target.
+class AnswerPlan:
+    """The usual answer to a target.
 
-    :ivar size: bytes of body. :ivar framing: ``length``, ``chunked`` or ``close``.
-    :ivar extra: header lines that say who may have the answer.
+    :ivar size: bytes of the body.
+    :ivar framing: ``length``, ``chunked`` or ``close``.
+    :ivar extra: header fields that restrict caching.
     """
 
     size: int
@@ -47,14 +49,14 @@ class Plan:
     extra: Headers
 
     def body(self, parts: tuple[bytes, ...]) -> bytes:
-        """The body that *parts* make."""
+        """The body derived from *parts*."""
         text = shake_128(b" ".join(parts)).hexdigest(self.size // 2 + 1).encode()[: self.size]
         return b"data: %b\n\ndata: [DONE]\n\n" % text if self.stream else text
 
 
 @attrs.frozen
-class Ask:
-    """One request of a client."""
+class ClientRequest:
+    """A request of a client."""
 
     method: bytes
     target: bytes
@@ -65,60 +67,61 @@ class Ask:
     body: bytes
 
     @property
-    def subject(self) -> bytes:
-        """What is asked, whoever asks."""
-        return subject(self.method, self.target, self.body)
+    def question(self) -> bytes:
+        """See :func:`question`."""
+        return question(self.method, self.target, self.body)
 
 
-def subject(method: bytes, target: bytes, body: bytes) -> bytes:
-    """What is asked, whoever asks."""
+def question(method: bytes, target: bytes, body: bytes) -> bytes:
+    """The part of a request that determines its answer, except the credentials."""
     return b"%b %b %b" % (method, target, body)
 
 
-def a_plan(chance: Random) -> Plan:
-    """What a target answers."""
-    return Plan(
-        size=chance.choice([0, 1, 50, 600, 2500, 4000, 7000]),
-        stream=chance.random() < 0.4,
-        status=chance.choice([200, 200, 200, 200, 404, 500]),
-        framing=chance.choice(["length", "chunked", "close"]),
-        extra=chance.choice(_LIMITS),
+def draw_plan(rng: Random) -> AnswerPlan:
+    return AnswerPlan(
+        size=rng.choice([0, 1, 50, 600, 2500, 4000, 7000]),
+        stream=rng.random() < 0.4,
+        status=rng.choice([200, 200, 200, 200, 404, 500]),
+        framing=rng.choice(["length", "chunked", "close"]),
+        extra=rng.choice(_CACHING_FIELDS),
     )
 
 
-def an_ask(chance: Random, targets: list[bytes]) -> Ask:
-    """A request for one of *targets*; most are GETs."""
+def draw_request(rng: Random, targets: list[bytes]) -> ClientRequest:
+    """A request, in most cases a GET of one of *targets*."""
     more: Headers = []
-    if chance.random() < 0.25:
+    if rng.random() < 0.25:
         more.append((b"X-Cache-Replay", b"paced"))
-    if chance.random() < 0.05:
-        more.append((b"Cache-Control", chance.choice(_DIRECTIVES)))
-    if chance.random() < 0.05:
-        more.append((b"X-Cache-TTL", chance.choice([b"0", b"1", b"50"])))
-    method, target, body = b"GET", chance.choice(targets), b""
-    drawn = chance.random()
-    if drawn < 0.1:
+    if rng.random() < 0.05:
+        more.append((b"Cache-Control", rng.choice(_DIRECTIVES)))
+    if rng.random() < 0.05:
+        more.append((b"X-Cache-TTL", rng.choice([b"0", b"1", b"50"])))
+    method, target, body = b"GET", rng.choice(targets), b""
+    kind = rng.random()
+    if kind < 0.1:
         method, target = b"POST", COMPLETIONS
-        body = chance.choice([_DETERMINISTIC, _SAMPLE])
-    elif drawn < 0.13:
+        body = rng.choice([_DETERMINISTIC, _SAMPLED])
+    elif kind < 0.13:
         method, body = b"POST", b"write"
-    return Ask(
+    return ClientRequest(
         method,
         target,
-        chance.choice(["1.1"] * 9 + ["1.0"]),
-        chance.random() < 0.95,
-        chance.choice(KEYS),
+        rng.choice(["1.1"] * 9 + ["1.0"]),
+        rng.random() < 0.95,
+        rng.choice(KEYS),
         more,
         body,
     )
 
 
-def is_own(ask_method: bytes, target: bytes, plan: Plan, status: int, shared: bool) -> bool:
-    """Whether an answer is only for the request that it answers (README, on who shares what).
+def is_unshareable(
+    method: bytes, target: bytes, plan: AnswerPlan, status: int, shared: bool
+) -> bool:
+    """Whether only the request itself may get its answer (README, "What is cached").
 
-    :param shared: whether credentials share what GETs of *target* are answered.
+    :param shared: whether credentials share the answers to GETs of *target*.
     """
-    if ask_method == b"POST" and target != COMPLETIONS:
+    if method == b"POST" and target != COMPLETIONS:
         return True
     for name, value in plan.extra:
         if (name, value) in ((b"Cache-Control", b"no-store"), (b"Vary", b"*")):

@@ -1,4 +1,4 @@
-"""Worlds by their seeds, lived to the end and judged."""
+"""Runs simulations by their seeds, with all checks."""
 
 from __future__ import annotations
 
@@ -9,49 +9,44 @@ from unittest.mock import patch
 
 from twisted.logger import ILogObserver, globalLogPublisher
 
-from goproxyai.proxy import (
-    recorder,
-    replay,
-    response_head,
-    shared_body,
-    subscriber,
-    upstream_request,
-)
-from tests.simulation.messages import Wrong
-from tests.simulation.world import World
+from goproxyai.proxy import recorder, replay, single_flight, subscriber, upstream_request
+from tests.simulation.checks import check_at_end, check_before_step, check_invariants
+from tests.simulation.messages import CheckFailed
+from tests.simulation.simulation import Simulation
 
 MOST_SHARED, SLICE = 3000, 256
-"""What takes their place in the pipeline: bodies here are small."""
+"""Bytes; they replace the proxy's constants of the same name, because the bodies here are small."""
 
 
-def lived(seed: int) -> tuple[World, str]:
-    """The world of a *seed* when it is over, and what was wrong; empty where nothing was."""
-    world = World(seed)
-    observer = cast("ILogObserver", world.observe)
+def run_simulation(seed: int) -> tuple[Simulation, str]:
+    """The simulation of *seed* after its end, and the failed check; empty if all passed."""
+    simulation = Simulation(seed)
+    observer = cast("ILogObserver", simulation.observe)
     with ExitStack() as stack:
         globalLogPublisher.addObserver(observer)
         stack.callback(globalLogPublisher.removeObserver, observer)
         for module, name, value in (
-            (shared_body, "MAX_SHARED_BYTES", MOST_SHARED),
-            (replay, "SLICE_BYTES", SLICE),
-            (subscriber, "SLICE_BYTES", SLICE),
-            (upstream_request, "random", world.chance.random),
-            (
-                recorder,
-                "stored_lines",
-                lambda _, named: response_head.stored_lines(0, named),
-            ),  # the one wall clock
+            (single_flight, "MOST_SHARED", MOST_SHARED),
+            (replay, "SLICE", SLICE),
+            (subscriber, "SLICE", SLICE),
+            (upstream_request, "random", simulation.rng.random),
+            # The only use of the wall clock.
+            (recorder, "stored_lines", lambda _, named: replay.stored_lines(0, named)),
         ):
             stack.enter_context(patch.object(module, name, value))
         try:
-            world.run()
-        except Wrong as wrong:
-            return world, f"seed {seed}: {wrong}"
+            simulation.run(
+                after_turn=lambda: check_invariants(simulation),
+                before_step=lambda attempt: check_before_step(simulation, attempt),
+            )
+            check_at_end(simulation)
+        except CheckFailed as failed:
+            return simulation, f"seed {seed}: {failed}"
         except Exception:
-            return world, f"seed {seed}: {format_exc()}"
-    return world, ""
+            return simulation, f"seed {seed}: {format_exc()}"
+    return simulation, ""
 
 
-def complaints(seeds: range) -> list[str]:
-    """What is wrong with the worlds of *seeds*, each with its seed."""
-    return [told for _, told in map(lived, seeds) if told]
+def failed_checks(seeds: range) -> list[str]:
+    """The failed checks of all *seeds*."""
+    return [failure for _, failure in map(run_simulation, seeds) if failure]

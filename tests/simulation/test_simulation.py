@@ -1,4 +1,4 @@
-"""Whatever the order in which clients and upstreams act; see ``tests/simulation``."""
+"""All checks pass in every simulation, and fail when a defect is planted."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import pytest
 from twisted.logger import LogEvent
 
 from goproxyai.cache.store import Store
-from goproxyai.proxy import flight, forward, shared_body
-from goproxyai.proxy import upstream_request as asking
+from goproxyai.proxy import single_flight, upstream_request
+from goproxyai.proxy.handler import ProxyHandler
+from goproxyai.proxy.recorder import Recorder
 from goproxyai.proxy.resume import ResumedForward
 from goproxyai.proxy.single_flight import SingleFlight
 from goproxyai.proxy.subscriber import Subscriber
-from tests.simulation.run import lived
-from tests.simulation.world import World
+from tests.simulation.run import run_simulation
+from tests.simulation.simulation import Simulation
 
 BATCH = 50
 BATCHES = [range(first, first + BATCH) for first in range(0, 150, BATCH)]
@@ -24,49 +25,56 @@ BATCHES = [range(first, first + BATCH) for first in range(0, 150, BATCH)]
 
 @cache
 def outcome(seed: int) -> tuple[Counter[str], str]:
-    """What came up in the world of *seed*, and what was wrong; it is lived once for both."""
-    world, told = lived(seed)
-    return happened(world), told
+    """The situations in the simulation of *seed*, and its failed check; cached for both tests."""
+    simulation, failure = run_simulation(seed)
+    return situations(simulation), failure
 
 
 @pytest.mark.parametrize("seeds", BATCHES, ids=[f"from {seeds.start}" for seeds in BATCHES])
-def test_whatever_happens_each_gets_an_answer_to_his_question_or_none(seeds: range) -> None:
-    assert [told for _, told in map(outcome, seeds) if told] == []
+def test_all_checks_pass(seeds: range) -> None:
+    assert [failure for _, failure in map(outcome, seeds) if failure] == []
 
 
-def test_a_seed_says_the_same_twice() -> None:
-    first, second = (lived(7)[0] for _ in range(2))
-    assert [client.got for client in first.clients] == [client.got for client in second.clients]
+def test_seed_is_reproducible() -> None:
+    first, second = (run_simulation(7)[0] for _ in range(2))
+    assert [client.outcomes for client in first.clients] == [
+        client.outcomes for client in second.clients
+    ]
 
 
-def happened(world: World) -> Counter[str]:
-    """How often what this is about came up in a world."""
-    counters, raw = world.counters, [got.raw for client in world.clients for got in client.got]
+def situations(simulation: Simulation) -> Counter[str]:
+    """How often each of the situations occurred that the simulation is meant to cover."""
+    counters, attempts = simulation.counters, simulation.attempts
+    raw = [one.raw for client in simulation.clients for one in client.outcomes]
     return Counter(
         {
-            "hits": counters.hits,
+            "cache hit": counters.hits,
             "coalesced": counters.coalesced,
-            "resumed": world.resumed,
-            "rescued": counters.rescues,
-            "paced": sum(b"detail=paced" in each for each in raw),
-            "left": sum(event.ending == "client_gone" for event in world.events),
-            "cut": sum(event.ending == "cut" for event in world.events),
-            "credentials apart": sum(asked.own and world.shared for asked in world.asked),
-            **{f"again: {cause}": count for cause, count in counters.retries.items()},
+            "resumed": sum(
+                isinstance(one, ResumedForward) for one in simulation.attempts_by_receiver
+            ),
+            "stale if error": counters.rescues,
+            "paced replay": sum(b"detail=paced" in each for each in raw),
+            "client gone": sum(event.ended == "client_gone" for event in simulation.events),
+            "truncated": sum(event.ended == "cut" for event in simulation.events),
+            "unshareable": sum(
+                attempt.unshareable and simulation.environment.shared for attempt in attempts
+            ),
+            **{f"retry: {cause}": count for cause, count in counters.retries.items()},
         }
     )
 
 
-def test_all_that_it_is_about_comes_up_in_many_worlds() -> None:
-    worlds: Counter[str] = Counter()
+def test_every_situation_occurs_in_many_simulations() -> None:
+    simulations: Counter[str] = Counter()
     for seed in BATCHES[0]:
-        worlds.update((+outcome(seed)[0]).keys())
+        simulations.update((+outcome(seed)[0]).keys())
     expected = {*outcome(0)[0]}
-    assert {what for what in expected if worlds[what] < BATCH // 10} == set()
+    assert {what for what in expected if simulations[what] < BATCH // 10} == set()
 
 
-def nothing(*_: Any, **__: Any) -> None:
-    """What a planted fault leaves undone."""
+def do_nothing(*_: Any, **__: Any) -> None:
+    pass
 
 
 def always(*_: Any) -> bool:
@@ -77,43 +85,43 @@ def never(*_: Any) -> bool:
     return False
 
 
-def loses_a_byte(
-    rider: Subscriber, pieces: list[bytes], whole: Any = Subscriber._next_slice
+def drop_a_byte(
+    subscriber: Subscriber, pieces: list[bytes], original: Any = Subscriber._next
 ) -> bytes:
-    data: bytes = whole(rider, pieces)
+    data: bytes = original(subscriber, pieces)
     return data[1:] if len(data) > 100 else data
 
 
-PLANTED = [
-    (flight.Flight, "_adjust_flow", nothing, "upstream is read, and nobody takes what comes"),
-    (SingleFlight, "_close", nothing, "are left"),
-    (flight.Flight, "_abandon", nothing, "upstream is read, and nobody"),
-    (Subscriber, "record", nothing, "events of"),
-    (Subscriber, "_next_slice", loses_a_byte, "was answered"),
-    (ResumedForward, "_refuse_different_response", nothing, "requests without an answer are left"),
-    (flight, "may_share", always, "an answer for one was given to others"),
-    (shared_body.Recorder, "drop", nothing, "bytes reserved in the store are left"),
-    (asking, "may_retry", always, "sent again"),
-    (asking, "MAX_ATTEMPTS", 9, " times"),
-    (Store, "is_outdated", never, "was answered"),
-    (forward, "answer_stale", nothing, "events of"),
+DEFECTS = [
+    (SingleFlight, "_flow", do_nothing, "an upstream is read, but no client accepts its answer"),
+    (SingleFlight, "_close", do_nothing, "are left"),
+    (SingleFlight, "_stop", do_nothing, "an upstream is read, but no client"),
+    (SingleFlight, "note", do_nothing, "events of"),
+    (Subscriber, "_next", drop_a_byte, "the wrong"),
+    (ResumedForward, "_differs", do_nothing, "requests without an answer are left"),
+    (single_flight, "may_share", always, "an unshareable answer reached several requests"),
+    (Recorder, "release", do_nothing, "bytes reserved in the store are left"),
+    (upstream_request, "may_retry", always, "unsafe retry"),
+    (upstream_request, "MAX_ATTEMPTS", 9, " times"),
+    (Store, "is_outdated", never, "the wrong answer"),
+    (ProxyHandler, "rescue", do_nothing, "requests without an answer are left"),
 ]
-"""What is put in the place of something, and what is complained of then."""
+"""What is replaced, by what, and part of the check's message."""
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "fault", "told"), PLANTED, ids=[name for _, name, _, _ in PLANTED]
+    ("owner", "name", "defect", "message"), DEFECTS, ids=[name for _, name, _, _ in DEFECTS]
 )
-def test_a_planted_fault_is_found(
+def test_planted_defect_fails_a_check(
     monkeypatch: pytest.MonkeyPatch,
     failures: list[LogEvent],
     owner: Any,
     name: str,
-    fault: Any,
-    told: str,
+    defect: Any,
+    message: str,
 ) -> None:
-    monkeypatch.setattr(owner, name, fault)
-    found = next((each for seed in range(60) if (each := lived(seed)[1])), "")
+    monkeypatch.setattr(owner, name, defect)
+    found = next((failure for seed in range(60) if (failure := run_simulation(seed)[1])), "")
     failures.clear()
     assert found
-    assert told in found
+    assert message in found

@@ -1,9 +1,9 @@
-"""The upstreams' end: requests that came there, and what becomes of each, a step at a time."""
+"""The upstreams: attempts of the proxy, each answered one step at a time."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
@@ -14,77 +14,87 @@ from goproxyai.messages.header_templates import template_of
 from goproxyai.messages.headers import Headers
 from goproxyai.upstream.retries import RetryCause
 from tests.simulation.endings import BROKEN, CAUSES, WEIGHTS, WHOLE, failure
-from tests.simulation.plans import COMPLETIONS, is_own, subject
-
-if TYPE_CHECKING:
-    from tests.simulation.world import World
+from tests.simulation.environment import Environment
+from tests.simulation.plans import COMPLETIONS, is_unshareable, question
 
 _KEY = re.compile(rb"\r\nAuthorization: (.+)\r\n")
 
 
-class Asked:
-    """One request that came upstream: what can be withdrawn, and the source of its answer.
+class Attempt:
+    """One request that reached an upstream.
 
-    :ivar ending: how it ends: ``whole``, ``broken`` or one of :data:`CAUSES`.
-    :ivar own: whether no other request may have the answer; :ivar everybodys: whether all may.
-    :ivar epoch: how often the cache had been emptied.
-    :ivar done: nothing more will come of it, or is wanted.
+    The proxy uses it as the ``Cancellable`` of its request and the ``Source`` of the response.
+
+    :param number: among all attempts of the simulation, from 0.
+    :ivar ending: ``whole``, ``broken`` or one of :data:`CAUSES`.
+    :ivar unshareable: whether only the request itself may get the answer.
+    :ivar shared_by_all: whether all credentials may get the answer.
+    :ivar epoch: of the environment, when the attempt began.
+    :ivar done: whether the attempt has ended or was cancelled.
     """
 
-    def __init__(self, world: World, receiver: ResponseReceiver, head: bytes, body: bytes) -> None:
-        self._chance = chance = world.chance
-        self._world = world
+    def __init__(
+        self,
+        environment: Environment,
+        number: int,
+        receiver: ResponseReceiver,
+        head: bytes,
+        body: bytes,
+    ) -> None:
+        self._rng = rng = environment.rng
+        self._environment = environment
         self._receiver: ResponseReceiver | None = receiver
         self.owner = getattr(receiver, "owner", None)
         self.method, self.target = head.split()[:2]
         key = _KEY.search(head)
-        assert key is not None, "who asks says who it is"
+        assert key is not None, "a request without its Authorization field"
         self.key = key[1]
-        self.subject = subject(self.method, self.target, body)
-        self.plan = world.plans[self.target]
+        self.question = question(self.method, self.target, body)
+        self.plan = environment.plans[self.target]
         self.response: Response | None = None
         self.done = self.held = False
         self._at = 0
         self.status = self.plan.status
-        if chance.random() < 0.3 or world.failing:
-            self.status = chance.choice([200, 404, 500, 503, 401, 204])
+        if rng.random() < 0.3 or environment.failing:
+            self.status = rng.choice([200, 404, 500, 503, 401, 204])
         self.framing = self.plan.framing
-        if chance.random() < 0.1:
-            self.framing = chance.choice(["length", "chunked", "close"])
-        ok = 0.1 if world.failing else world.ok
-        self.ending = chance.choices([WHOLE, BROKEN, *CAUSES], [ok, *WEIGHTS])[0]
+        if rng.random() < 0.1:
+            self.framing = rng.choice(["length", "chunked", "close"])
+        success = 0.1 if environment.failing else environment.success_probability
+        self.ending = rng.choices([WHOLE, BROKEN, *CAUSES], [success, *WEIGHTS])[0]
         if self.ending == BROKEN and self.status == 204:
-            self.ending = WHOLE  # there is nothing to break
-        self._draw_body()
+            self.ending = WHOLE  # a 204 has no body to break
+        self._draw_body(number)
         end = len(self.body)
-        self._end = chance.randrange(end + 1) if self.ending == BROKEN else end
-        self._at_once = chance.random() < 0.3
-        world.comes_upstream(self)
-        world.tries.setdefault(receiver, []).append(self)
-        if self.ending in CAUSES and chance.random() < 0.2:
-            self._fail()  # before anybody knows that it was asked
+        self._end = rng.randrange(end + 1) if self.ending == BROKEN else end
+        self._in_one_read = rng.random() < 0.3
 
-    def _draw_body(self) -> None:
-        world, chance = self._world, self._chance
-        shared = world.shared and self.target != COMPLETIONS
-        self.own = is_own(self.method, self.target, self.plan, self.status, shared)
-        self.everybodys = shared and not self.own
-        whose = b"" if self.everybodys else self.key
-        version = 0 if chance.random() < world.same else chance.randrange(1, 4)
-        number = len(world.asked) if self.own else -1
-        self.epoch = world.epoch
-        numbers = b"%d %d %d %d" % (self.status, version, self.epoch, number)
-        parts = (self.subject, whose, numbers)
-        self.body = self.plan.body(parts)
+    def begin(self) -> None:
+        """Start; the attempt may fail before the proxy knows of it."""
+        if self.ending in CAUSES and self._rng.random() < 0.2:
+            self._fail()
+
+    def _draw_body(self, number: int) -> None:
+        environment, rng = self._environment, self._rng
+        shared = environment.shared and self.target != COMPLETIONS
+        self.unshareable = is_unshareable(self.method, self.target, self.plan, self.status, shared)
+        self.shared_by_all = shared and not self.unshareable
+        key = b"" if self.shared_by_all else self.key
+        repeats = rng.random() < environment.repeat_probability
+        version = 0 if repeats else rng.randrange(1, 4)
+        self.epoch = environment.epoch
+        unique = number if self.unshareable else -1
+        numbers = b"%d %d %d %d" % (self.status, version, self.epoch, unique)
+        self.body = self.plan.body((self.question, key, numbers))
         if self.status == 204:
             self.body, self.framing = b"", "chunked"
 
     @property
     def cause(self) -> RetryCause | None:
-        """Why there was no answer, as the daemon's client would tell."""
+        """Why there was no answer, as the upstream client reports it."""
         return CAUSES.get(self.ending)
 
-    # Withdrawable, and the response's Source.
+    # What the proxy calls.
 
     def cancel(self) -> None:
         self.done, self._receiver = True, None
@@ -98,18 +108,17 @@ class Asked:
     def abort(self) -> None:
         self.done = True
 
-    # A step at a time.
+    # Steps.
 
     @property
     def ready(self) -> bool:
-        """Whether there may be a step."""
         return not self.done and not self.held
 
     def step(self) -> None:
-        """Something comes of it."""
+        """Fail, answer, send more of the body, or end it."""
         response = self.response
         if response is None:
-            if self._chance.random() < 0.1:
+            if self._rng.random() < 0.1:
                 self._waiting().informed(103, b"Early Hints", [(b"Link", b"x")])
             elif self.ending in CAUSES:
                 self._fail()
@@ -121,7 +130,7 @@ class Asked:
             self._finish(response)
 
     def _waiting(self) -> ResponseReceiver:
-        assert self._receiver is not None, "it was told already, or has withdrawn"
+        assert self._receiver is not None, "the receiver has its result or has cancelled"
         return self._receiver
 
     def _fail(self) -> None:
@@ -131,9 +140,9 @@ class Asked:
     def _answer(self) -> None:
         pairs, length = self._head()
         names, values = zip(*pairs, strict=True)
-        shape = template_of(tuple(names))
-        fields = shape.fields(values)
-        response = Response(self, self.status, b"Phrase", shape, values, fields, length)
+        template = template_of(tuple(names))
+        fields = template.fields(values)
+        response = Response(self, self.status, b"Phrase", template, values, fields, length)
         self.response = response
         data, complete = self._read([0, 0, 1, 100])
         receiver, self._receiver = self._waiting(), None
@@ -154,7 +163,7 @@ class Asked:
             *self.plan.extra,
         ]
         if self.status == 503:
-            pairs.append((b"Retry-After", self._chance.choice([b"0", b"1", b"100"])))
+            pairs.append((b"Retry-After", self._rng.choice([b"0", b"1", b"100"])))
         if self.status == 204:
             return pairs, 0
         if self.framing == "length":
@@ -165,12 +174,12 @@ class Asked:
         return pairs, UNKNOWN_LENGTH
 
     def _read(self, sizes: list[int]) -> tuple[bytes, bool]:
-        """What one read brings, and whether it is known to be the last."""
-        end = self._end if self._at_once else self._at + self._chance.choice(sizes)
+        """The data of one read, and whether the client knows that it is the last."""
+        end = self._end if self._in_one_read else self._at + self._rng.choice(sizes)
         data = self.body[self._at : min(self._end, end)]
         self._at += len(data)
         last = self.ending == WHOLE and self.framing != "close" and self._at == self._end
-        complete = self.status == 204 or (last and self._chance.random() < 0.7)
+        complete = self.status == 204 or (last and self._rng.random() < 0.7)
         if complete:
             self.done = True
         return data, complete

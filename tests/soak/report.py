@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from tests.soak.soak import Soak, ProxyHarness
+from tests.soak.soak import Deployment, Soak
 
 
 def report(soak: Soak) -> str:
@@ -13,16 +13,16 @@ def report(soak: Soak) -> str:
     parts = [
         f"seed {soak.plan.seed}, {soak.plan.seconds:g} s of load, in {len(soak.plan.cycles)} cycles"
     ]
-    parts += [_of(harness) for harness in soak.stands]
+    parts += [_of(deployment) for deployment in soak.deployments]
     complaints = soak.complaints
     parts.append("\n".join(complaints) if complaints else "Nothing is wrong.")
     return "\n\n".join(parts)
 
 
-def _of(harness: ProxyHarness) -> str:
-    accounts = harness.accounts
+def _of(deployment: Deployment) -> str:
+    accounts = deployment.accounts
     rows = [
-        f"{harness.where}: {len(accounts.calls)} requests, {harness.process.number} process(es)",
+        f"{deployment.where}: {len(accounts.calls)} requests, {deployment.process.number} process(es)",
         f"  ended: {_counts(accounts.outcomes)}",
         f"  wrong answers: {accounts.wrong}, hidden truncations: {accounts.hidden}",
         f"  statuses: {_counts(accounts.statuses)}",
@@ -30,7 +30,7 @@ def _of(harness: ProxyHarness) -> str:
         f"  Cache-Status: {_counts(accounts.caches)}",
     ]
     rows += [f"  {name}: {_counts(counts)}" for name, counts in sorted(accounts.struck.items())]
-    rows += [f"  at rest {number}: {one}" for number, one in enumerate(harness.measured)]
+    rows += [f"  at rest {number}: {one}" for number, one in enumerate(deployment.measured)]
     return "\n".join(rows)
 
 

@@ -19,7 +19,6 @@ import attrs
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import LoopingCall, deferLater
 
-from goproxyai.daemon.service import EVICTION_INTERVAL_SECONDS
 from tests.soak.accounts import Accounts
 from tests.soak.crowd import Crowd
 from tests.soak.kinds import KINDS
@@ -59,7 +58,7 @@ SETTINGS = {
 
 
 @attrs.define(eq=False)
-class ProxyHarness:
+class Deployment:
     """One subject, its clients and its books."""
 
     where: str
@@ -90,7 +89,7 @@ class Soak:
     ) -> None:
         self.plan = plan
         self.world = World(reactor, plan.seed, authority, directory)
-        self.stands: list[ProxyHarness] = []
+        self.deployments: list[Deployment] = []
         self.events: list[str] = []
         self.strict = strict
         self._reactor = reactor
@@ -108,9 +107,9 @@ class Soak:
     def complaints(self) -> list[str]:
         """Everything that is not as it must be."""
         return [
-            *(text for harness in self.stands for text in harness.accounts.complaints),
-            *(f"{harness.where}: {text}" for harness in self.stands
-              for text in harness.process.complaints),
+            *(text for deployment in self.deployments for text in deployment.accounts.complaints),
+            *(f"{deployment.where}: {text}" for deployment in self.deployments
+              for text in deployment.process.complaints),
         ]  # fmt: skip
 
     async def run(self) -> None:
@@ -119,11 +118,14 @@ class Soak:
             await self.world.open()
             self._set_up()
             await gatherResults(
-                [Deferred.fromCoroutine(harness.process.start()) for harness in self.stands]
+                [
+                    Deferred.fromCoroutine(deployment.process.start())
+                    for deployment in self.deployments
+                ]
             )
             self._note("all listen")
-            for harness in self.stands:
-                await self._fill(harness)
+            for deployment in self.deployments:
+                await self._fill(deployment)
             self._pulsed = self._reactor.seconds()
             self._pulsing.start(PULSE_SECONDS)
             for cycle in self.plan.cycles:
@@ -132,8 +134,8 @@ class Soak:
         finally:
             if self._pulsing.running:
                 self._pulsing.stop()
-            for harness in self.stands:
-                harness.process.kill()
+            for deployment in self.deployments:
+                deployment.process.kill()
             await self.world.close()
 
     def _note(self, text: str) -> None:
@@ -169,13 +171,15 @@ class Soak:
 
     def _stand(self, where: str, process: Process) -> None:
         world = self.world
-        first = len(self.stands) * 2**40  # so that upstream can tell everybody's requests apart
+        first = (
+            len(self.deployments) * 2**40
+        )  # so that upstream can tell everybody's requests apart
         accounts = Accounts(where, world.strikes, ours=not self._nginx)
         crowd = Crowd(
             self._reactor, self.plan.seed, where, process.port, accounts, world.versions, KINDS,
             first,
         )  # fmt: skip
-        self.stands.append(ProxyHarness(where, process, accounts, crowd))
+        self.deployments.append(Deployment(where, process, accounts, crowd))
 
     # A cycle.
 
@@ -189,8 +193,8 @@ class Soak:
                 timers.append(self._reactor.callLater(window.end, self._end, window))
         await gatherResults(
             [
-                Deferred.fromCoroutine(harness.crowd.during(cycle.seconds, tuple(cycle.windows)))
-                for harness in self.stands
+                Deferred.fromCoroutine(deployment.crowd.during(cycle.seconds, tuple(cycle.windows)))
+                for deployment in self.deployments
             ]
         )
         for window, timer in zip(cycle.windows, timers, strict=False):
@@ -207,44 +211,44 @@ class Soak:
     def _begin(self, window: Window) -> None:
         self._note(f"{window.fault.name} begins ({window.fault.where})")
         if window.fault.name == "restart":
-            for harness in self.stands:
-                if harness.where == TUNNEL:
-                    self._restarting.append(Deferred.fromCoroutine(self._restart(harness)))
+            for deployment in self.deployments:
+                if deployment.where == TUNNEL:
+                    self._restarting.append(Deferred.fromCoroutine(self._restart(deployment)))
             return
         self.world.begin(window)
-        for harness in self._struck(window):
-            harness.accounts.fault_began(window.fault.name, self._reactor.seconds())
+        for deployment in self._struck(window):
+            deployment.accounts.fault_began(window.fault.name, self._reactor.seconds())
 
     def _end(self, window: Window) -> None:
         self._note(f"{window.fault.name} ends ({window.fault.where})")
         self.world.end(window)
-        for harness in self._struck(window):
-            harness.accounts.fault_ended(window.fault.name, self._reactor.seconds())
+        for deployment in self._struck(window):
+            deployment.accounts.fault_ended(window.fault.name, self._reactor.seconds())
 
-    def _struck(self, window: Window) -> list[ProxyHarness]:
+    def _struck(self, window: Window) -> list[Deployment]:
         """All whose requests the fault may strike unseen."""
         fault = window.fault
-        return [one for one in self.stands if fault.around or one.where == fault.where]
+        return [one for one in self.deployments if fault.around or one.where == fault.where]
 
     def _pulse(self) -> None:
         """Notice that the harness itself was kept from its work."""
         now = self._reactor.seconds()
         if now - self._pulsed > STILL_SECONDS:
             self._note(f"the harness stood still for {now - self._pulsed:.2f} s")
-            for harness in self.stands:
-                harness.accounts.stood_still(self._pulsed, now)
+            for deployment in self.deployments:
+                deployment.accounts.stood_still(self._pulsed, now)
         self._pulsed = now
 
-    async def _restart(self, harness: ProxyHarness) -> None:
-        harness.accounts.fault_began("restart", self._reactor.seconds())
-        await harness.process.stop()
-        self._note(f"{harness.where} has ended")
-        await harness.process.start()
-        self._note(f"{harness.where} listens again")
-        harness.accounts.fault_ended("restart", self._reactor.seconds())
-        await self._fill(harness)
+    async def _restart(self, deployment: Deployment) -> None:
+        deployment.accounts.fault_began("restart", self._reactor.seconds())
+        await deployment.process.stop()
+        self._note(f"{deployment.where} has ended")
+        await deployment.process.start()
+        self._note(f"{deployment.where} listens again")
+        deployment.accounts.fault_ended("restart", self._reactor.seconds())
+        await self._fill(deployment)
 
-    async def _fill(self, harness: ProxyHarness) -> None:
+    async def _fill(self, deployment: Deployment) -> None:
         """Fill what the daemon remembers of clients' addresses, whose memory is bounded.
 
         Every request here comes from an address of its own, so that it would fill slowly, and pass
@@ -252,9 +256,9 @@ class Soak:
         """
         if not self.strict or self._nginx:
             return
-        line = await dial(self._reactor, harness.process.port)
+        line = await dial(self._reactor, deployment.process.port)
         assert line is not None, "it listened a moment ago"
-        client = harness.crowd.operator("filling")
+        client = deployment.crowd.operator("filling")
         for _ in range(ADDRESSES // 512):
             calls = []
             for _ in range(512):
@@ -272,20 +276,20 @@ class Soak:
     async def _measure(self, cycle: Cycle) -> None:
         self.world.drop(PLAIN)
         self.world.drop(TUNNEL)
-        for harness in self.stands:
-            if isinstance(harness.process, Daemon):
-                await self._ask(harness, "DELETE", "/cache")
+        for deployment in self.deployments:
+            if isinstance(deployment.process, Daemon):
+                await self._ask(deployment, "DELETE", "/cache")
         if self.strict:  # what was cleared is freed at the next look
-            await deferLater(self._reactor, 2 * EVICTION_INTERVAL_SECONDS)
-        for harness in self.stands:
-            if isinstance(harness.process, Daemon):
-                one = await self._quiet(harness, harness.process)
-                harness.measured.append(one)
-                self._note(f"{harness.where} at rest behind cycle {cycle.number}: {one}")
+            await deferLater(self._reactor, 2 * EVICTION_SECONDS)
+        for deployment in self.deployments:
+            if isinstance(deployment.process, Daemon):
+                one = await self._quiet(deployment, deployment.process)
+                deployment.measured.append(one)
+                self._note(f"{deployment.where} at rest behind cycle {cycle.number}: {one}")
 
-    async def _quiet(self, harness: ProxyHarness, process: Daemon) -> Measured:
+    async def _quiet(self, deployment: Deployment, process: Daemon) -> Measured:
         """Measure *process* once nothing is left in it; complain if something stays."""
-        before = [one for one in harness.measured if one.process == process.number][:1]
+        before = [one for one in deployment.measured if one.process == process.number][:1]
         deadline = self._reactor.seconds() + QUIET_SECONDS
         while True:
             await deferLater(self._reactor, 0.2)
@@ -294,12 +298,12 @@ class Soak:
             if not left:
                 return now
             if self._reactor.seconds() > deadline:
-                harness.accounts.complain(f"when all is quiet there is left: {'; '.join(left)}")
+                deployment.accounts.complain(f"when all is quiet there is left: {'; '.join(left)}")
                 return now
 
-    async def _ask(self, harness: ProxyHarness, method: str, target: str) -> Any:
+    async def _ask(self, deployment: Deployment, method: str, target: str) -> Any:
         """A question of an operator's; it has its line in the log as all have."""
-        crowd = harness.crowd
+        crowd = deployment.crowd
         line = await dial(self._reactor, crowd.port)
         assert line is not None, "nobody listens when all is quiet"
         client = crowd.operator()
@@ -309,34 +313,34 @@ class Soak:
         line.leave(orderly=True)
         await line.gone
         call.outcome = "ok"
-        harness.accounts.outcomes["ok"] += 1
+        deployment.accounts.outcomes["ok"] += 1
         return document
 
     # The end.
 
     async def _settle(self) -> None:
-        for harness in self.stands:
-            process = harness.process
+        for deployment in self.deployments:
+            process = deployment.process
             if not isinstance(process, Daemon):
                 await process.stop()
                 continue
-            self._check_memory(harness)
-            stats = await self._ask(harness, "GET", "/stats")
+            self._check_memory(deployment)
+            stats = await self._ask(deployment, "GET", "/stats")
             await process.stop()
             lines = []
             for number in range(1, process.number + 1):
                 own = process.lines(number)
-                lines += self._requests(harness, own)
-            last = self._requests(harness, process.lines(process.number), silent=True)
+                lines += self._requests(deployment, own)
+            last = self._requests(deployment, process.lines(process.number), silent=True)
             (asking,) = [line for line in last if line["path"] == "/stats"]
-            harness.accounts.compare_stats(stats, [line for line in last if line is not asking])
-            harness.accounts.compare(lines)
+            deployment.accounts.compare_stats(stats, [line for line in last if line is not asking])
+            deployment.accounts.compare(lines)
             if process.said():
-                harness.accounts.complain(f"it said: {process.said()[-2000:]}")
+                deployment.accounts.complain(f"it said: {process.said()[-2000:]}")
         self._note("all have ended")
 
     def _requests(
-        self, harness: ProxyHarness, lines: list[dict[str, Any]], silent: bool = False
+        self, deployment: Deployment, lines: list[dict[str, Any]], silent: bool = False
     ) -> list[dict[str, Any]]:
         """The lines of requests; of the others none may be worse than a warning."""
         for line in lines:
@@ -344,22 +348,22 @@ class Soak:
             if not silent and (
                 line["level"] not in ("debug", "info", "warn") or "Traceback" in text
             ):
-                harness.accounts.complain(f"the log says: {text[-2000:]}")
+                deployment.accounts.complain(f"the log says: {text[-2000:]}")
         return [line for line in lines if line["event"] == "request"]
 
-    def _check_memory(self, harness: ProxyHarness) -> None:
+    def _check_memory(self, deployment: Deployment) -> None:
         """The last measurement, against that behind the first whole cycle of the same process.
 
         What is measured first is the warm-up, or the rest of a cycle in which it was started.
         """
-        last = harness.measured[-1]
-        same = [one for one in harness.measured if one.process == last.process][1:]
+        last = deployment.measured[-1]
+        same = [one for one in deployment.measured if one.process == last.process][1:]
         if not self.strict or len(same) < 2:
             return
         if last.rss > same[0].rss * (1 + MOST_GROWTH):
-            harness.accounts.complain(f"memory grew from {same[0].rss} to {last.rss} bytes")
+            deployment.accounts.complain(f"memory grew from {same[0].rss} to {last.rss} bytes")
         if last.blocks > same[0].blocks * (1 + MOST_MORE_BLOCKS):
-            harness.accounts.complain(f"{same[0].blocks} blocks of memory became {last.blocks}")
+            deployment.accounts.complain(f"{same[0].blocks} blocks of memory became {last.blocks}")
 
 
 def _left(now: Measured, before: Measured | None) -> list[str]:

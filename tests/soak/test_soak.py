@@ -18,7 +18,7 @@ from tests.soak.truth import Told, Truncated, Wrong, document, events, identity,
 from tests.soak.wire import Call
 from tests.support.authority import Authority
 
-pytestmark = pytest.mark.outside
+pytestmark = pytest.mark.process
 
 SEED, SECONDS = 1, 5.0
 """Of the short form; ``make soak`` is the long one."""
@@ -26,7 +26,7 @@ SEED, SECONDS = 1, 5.0
 ASKED = identity(b"GET", b"/v1/models", b"Bearer one", "")
 
 
-@pytest.mark.faults
+@pytest.mark.soak
 @pytest_twisted.ensureDeferred
 async def test_a_short_soak_leaves_nothing_wrong_nothing_open_and_nothing_unaccounted(
     authority: Authority, tmp_path: Path
@@ -36,8 +36,8 @@ async def test_a_short_soak_leaves_nothing_wrong_nothing_open_and_nothing_unacco
     soak = Soak(reactor, make_plan(SEED, SECONDS), authority, tmp_path, strict=False)
     await soak.run()
     assert soak.complaints == [], report(soak)
-    for harness in soak.stands:
-        assert harness.accounts.outcomes["ok"] > 100
+    for deployment in soak.deployments:
+        assert deployment.accounts.outcomes["ok"] > 100
 
 
 # The plan.

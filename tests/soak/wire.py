@@ -58,7 +58,7 @@ class Call:
 class Line(Protocol):
     """A connection to the daemon (or whoever stands in its place).
 
-    :ivar came: bytes of answers, so far.
+    :ivar received: bytes of answers, so far.
     """
 
     transport: Any
@@ -70,7 +70,7 @@ class Line(Protocol):
         self._pieces: list[bytes] = []
         self._left = False
         self.closed = False
-        self.came = 0
+        self.received = 0
         self.gone: Deferred[None] = Deferred()
 
     # What a client does.
@@ -118,7 +118,7 @@ class Line(Protocol):
         self.transport.setTcpNoDelay(True)
 
     def dataReceived(self, data: bytes) -> None:
-        self.came += len(data)
+        self.received += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:

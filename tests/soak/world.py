@@ -22,11 +22,11 @@ from tests.soak.table import PLAIN, TUNNEL
 from tests.soak.truth import Told, document, events, identity
 from tests.support.answers import chunk, head
 from tests.support.authority import Authority, Identity, self_signed
-from tests.support.ledger import Ledger
 from tests.support.proxy import FakeProxy, refusal
+from tests.support.records import RecordList
 from tests.support.requests import Field, Request
 from tests.support.serving import FakeServer, Script
-from tests.support.steps import Answer, AnswerBeforeBody, Cut, Dribble, Pause, Reset, Step, Wait
+from tests.support.steps import Answer, AnswerBeforeBody, Close, Dribble, Pause, Reset, Step, Wait
 from tests.support.upstream import FakeUpstream
 
 HOST, PROXY = "api.openai.test", "proxy.test"
@@ -53,7 +53,7 @@ EARLY = ("/v1/files",)
 """Paths whose requests stream through the daemon, so that an answer may come before their end."""
 
 
-class Passing(Ledger[Any]):
+class Passing(RecordList[Any]):
     """Counts what it is told and keeps nothing: a soak is long."""
 
     count = 0
@@ -91,13 +91,13 @@ class FaultyUpstream(FakeUpstream):
         keep_nothing(self)
         self._world = world
 
-    def own_script(self, request: Request) -> Script:
+    def default_script(self, request: Request) -> Script:
         world, number = self._world, number_of(request)
         fault = world.strike(number)
         if fault == "early answer" and request.path.startswith(EARLY):
             early: list[bytes | Step] = [AnswerBeforeBody()]
             rng = dice(world.seed, "early", number)
-            end: Step = rng.choice((Cut(), Reset()))
+            end: Step = rng.choice((Close(), Reset()))
             if rng.random() < 0.7:
                 # No body of ours can tell what was asked: it has not come yet.
                 early.append(head(413, [(b"Content-Length", b"0"), (b"Connection", b"close")]))
@@ -125,7 +125,7 @@ class FaultyProxy(FakeProxy):
                 rng = dice(self._seed, "refuses", len(self.requests))
                 return refusal(rng.choice((403, 407, 502, 503)))
             case "nonsense":
-                return [b"220 smtp.test ESMTP\r\n\r\n", Cut()]
+                return [b"220 smtp.test ESMTP\r\n\r\n", Close()]
             case "stalls":
                 return [Pause()]
         return super()._answer(request)
@@ -233,7 +233,7 @@ class World:
         servers = (self.plain,) if where == PLAIN else (self.proxy, self.secure)
         for server in servers:
             for connection in list(server.connections):
-                connection.wire.abortConnection()
+                connection.transport.abortConnection()
 
     @property
     def connections(self) -> dict[str, int]:
@@ -365,10 +365,10 @@ class Said:
             case "reset":
                 return [Reset()]
             case "close":
-                return [Cut()]
+                return [Close()]
             case "cut head":
                 text = self._head()
-                return [text[: self._rng.randrange(1, len(text) - 2)], Cut()]
+                return [text[: self._rng.randrange(1, len(text) - 2)], Close()]
             case "no head":
                 return [Pause()]
             case "dribbled head":
@@ -376,7 +376,7 @@ class Said:
             case "bad framing":
                 return [self._rng.choice(NONSENSE)]
             case "cut body":
-                return [self._head(), part, Cut()]
+                return [self._head(), part, Close()]
             case "reset body":
                 return [self._head(), part, Reset()]
             case "stalled body":
@@ -390,11 +390,11 @@ class Said:
                 hints = head(103, [(b"Link", b"</a>")])
                 return [hints, Wait(self._rng.random() / 20), *self.right()]
             case "closing" if self._rng.random() < 0.5:
-                return [*self.right((b"Connection", b"close")), Cut()]
+                return [*self.right((b"Connection", b"close")), Close()]
             case "closing":
-                return [*self.right(), Cut()]
+                return [*self.right(), Close()]
             case "close-delimited":
-                return [self._head(framed=False), b"".join(self._pieces), Cut()]
+                return [self._head(framed=False), b"".join(self._pieces), Close()]
         return self.right()
 
 

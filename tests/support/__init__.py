@@ -1,14 +1,17 @@
-"""Doubles that stand where the network would: they speak real bytes, and fail on command.
+"""Fake servers and clients for tests, which send real bytes and fail on command.
 
-* :mod:`.authority`: a throw-away certificate authority.
-* :mod:`.ledger`: what was seen so far, and a way to wait for more.
-* :mod:`.requests`: a request as it came over the wire.
-* :mod:`.steps`: the script of an answer.
+* :mod:`.authority`: a temporary certificate authority.
+* :mod:`.records`: a list of records that a test can wait on.
+* :mod:`.requests`: a request as a fake server received it.
+* :mod:`.steps`: the steps of a scripted answer.
 * :mod:`.answers`: the bytes of answers.
-* :mod:`.serving`: what the servers share: connections, scripts, an orderly end.
-* :mod:`.openai_api`: what OpenAI would answer.
-* :mod:`.upstream`: the OpenAI API.
-* :mod:`.proxy`: an HTTP egress proxy.
+* :mod:`.serving`: the base of the fake servers.
+* :mod:`.openai_api`: the answers of the OpenAI API.
+* :mod:`.upstream`: a fake OpenAI API server.
+* :mod:`.proxy`: a fake egress proxy.
+* :mod:`.memory_transport`: a socket in memory.
+* :mod:`.raw_client`: a client of exact bytes.
+* :mod:`.harness`: the daemon between a raw client and a fake upstream.
 
-Nothing here imports the reactor; it is handed in.
+No module imports the reactor; tests pass it in.
 """

@@ -1,4 +1,4 @@
-"""The bytes of answers, for the doubles' own and for scripts."""
+"""The bytes of answers, for fake servers and scripts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def response(
     headers: Sequence[Field] = (),
     content_type: bytes = b"application/json",
 ) -> bytes:
-    """A whole answer with its length, for scripts too; *headers* come behind the usual ones."""
+    """A complete answer; *headers* follow ``Date`` and ``Content-Type``."""
     fields = [
         (b"Date", _now()),
         (b"Content-Type", content_type),
@@ -29,13 +29,13 @@ def response(
 
 
 def head(status: int, headers: Iterable[Field]) -> bytes:
-    """A status line and *headers*, nothing added."""
+    """A status line and *headers* only."""
     line = b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())
     return b"\r\n".join([line, *(b"%s: %s" % field for field in headers), b"", b""])
 
 
 def chunk(data: bytes) -> bytes:
-    """*data* in chunked framing; the empty string is the last chunk."""
+    """*data* as one chunk; an empty *data* is the last chunk."""
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
@@ -45,7 +45,7 @@ def event(data: Any) -> bytes:
 
 
 def sse(events: Iterable[bytes], interval: float, headers: Sequence[Field] = ()) -> Answer:
-    """A chunked event stream: one chunk an event, *interval* seconds between them."""
+    """A chunked event stream: each event is one chunk, *interval* seconds after the previous."""
     fields = [
         (b"Date", _now()),
         (b"Content-Type", b"text/event-stream; charset=utf-8"),
@@ -59,13 +59,13 @@ def sse(events: Iterable[bytes], interval: float, headers: Sequence[Field] = ())
 
 
 def framed(request: Request, data: bytes) -> bytes:
-    """A piece of *request*'s body as it goes on to an origin; the empty one ends it."""
+    """A part of *request*'s body in the framing of its head; an empty part ends the body."""
     coding = b",".join(request.all(b"transfer-encoding")).lower()
     return chunk(data) if b"chunked" in coding else data
 
 
 def origin_head(request: Request) -> bytes:
-    """The head of an absolute-form *request* for its origin, without what the proxy was told."""
+    """The head of an absolute-form *request* as the origin gets it, without ``Proxy-`` fields."""
     _, _, target = request.target.partition(b"://")
     _, _, path = target.partition(b"/")
     lines = [b"%s /%s HTTP/%s" % (request.method, path, request.version.encode())]

@@ -1,4 +1,4 @@
-"""A throw-away certificate authority, and the certificates that go wrong in the usual ways."""
+"""A temporary certificate authority, and certificates that are valid or invalid in common ways."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from cryptography.x509.oid import NameOID
 from twisted.internet.ssl import Certificate, CertificateOptions
 
 NAMES = ("localhost", "127.0.0.1", "::1", "api.openai.test", "proxy.test")
-"""Whom :meth:`Authority.good` speaks for."""
+"""The subjects of :meth:`Authority.good`."""
 
 
 @attrs.frozen
 class Identity:
     """A private key and its certificate.
 
-    :ivar pem: both, in PEM, the key first.
+    :ivar pem: both in PEM, the key first.
     """
 
     pem: bytes
 
     def options(self, alpn: Sequence[bytes] = (b"http/1.1",)) -> CertificateOptions:
-        """A server's TLS context factory; *alpn* lists the protocols that it would speak."""
-        # pyOpenSSL wants these types by now; Twisted's annotations still name the older ones.
+        """A server's TLS context factory that offers the protocols in *alpn*."""
+        # pyOpenSSL takes cryptography's types; Twisted's annotations still name its own.
         key: Any = load_pem_private_key(self.pem, None)
         certificate: Any = load_pem_x509_certificate(self.pem)
         return CertificateOptions(
@@ -46,41 +46,41 @@ class Identity:
 
 
 class Authority:
-    """Issues certificates that are good for as long as somebody trusts :attr:`pem`.
+    """Issues certificates for tests.
 
     :param directory: where the root certificate's file is written.
-    :ivar pem: that file, fit for ``SSL_CERT_FILE``.
+    :ivar pem: that file, for ``SSL_CERT_FILE``.
     """
 
     def __init__(self, directory: Path) -> None:
         self._ca = trustme.CA()
-        self.pem = directory / "throw-away-ca.pem"
+        self.pem = directory / "test-ca.pem"
         self._ca.cert_pem.write_to_path(self.pem)
 
     def trust_root(self) -> Certificate:
-        """The ``trustRoot`` of Twisted clients that trust this authority and nobody else."""
+        """The ``trustRoot`` of Twisted clients that trust this authority only."""
         return Certificate.loadPEM(self._ca.cert_pem.bytes())
 
     def issue(self, *names: str, not_after: datetime.datetime | None = None) -> Identity:
-        """A certificate for *names*: host names or IP addresses."""
+        """A certificate for *names*, which are host names or IP addresses."""
         leaf = self._ca.issue_cert(*names, not_after=not_after)
         return Identity(leaf.private_key_and_cert_chain_pem.bytes())
 
     def good(self) -> Identity:
-        """One that holds for each of :data:`NAMES`."""
+        """A certificate for all of :data:`NAMES`."""
         return self.issue(*NAMES)
 
     def wrong_name(self) -> Identity:
-        """One for a host that is none of :data:`NAMES`."""
-        return self.issue("somebody-else.test")
+        """A certificate for a host that is not in :data:`NAMES`."""
+        return self.issue("other-host.test")
 
     def expired(self) -> Identity:
-        """The right names, two decades late."""
+        """A certificate for :data:`NAMES` that expired in 2005."""
         return self.issue(*NAMES, not_after=datetime.datetime(2005, 1, 1))
 
 
 def self_signed(name: str = "localhost") -> Identity:
-    """A certificate that no authority vouches for."""
+    """A self-signed certificate for *name*."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     certificate = (

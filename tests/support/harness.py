@@ -1,4 +1,4 @@
-"""A daemon on loopback between a raw client and a fake upstream, all in this process."""
+"""A daemon on loopback between a raw client and a fake upstream, all in the test process."""
 
 from __future__ import annotations
 
@@ -6,165 +6,42 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
-import h11
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.interfaces import IHostnameResolver, IHostResolution
-from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, eventAsText
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from goproxyai.config.settings import Settings
 from goproxyai.daemon.build import make_daemon
 from goproxyai.daemon.service import Daemon
 from goproxyai.http11.connection_pool import ConnectionPool
-from goproxyai.telemetry.events import Batch, Event
-from goproxyai.telemetry.trace_protocol import Tracer
+from goproxyai.telemetry.access_log import AccessLog, Batch, Event, Tracer
 from tests.support.authority import Authority, Identity
-from tests.support.ledger import Ledger
 from tests.support.proxy import FakeProxy
+from tests.support.raw_client import KEY, Answer, RawClient, post, request
 from tests.support.serving import loopback
 from tests.support.upstream import FakeUpstream
 
-KEY = b"Bearer sk-good"
-
-
-@attrs.frozen
-class Answer:
-    """One response, as a client saw it.
-
-    :ivar cut: the connection ended before the body did.
-    """
-
-    status: int
-    reason: bytes
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
-    cut: bool = False
-
-    def all(self, name: str) -> list[bytes]:
-        return [v for n, v in self.headers if n.lower() == name.lower().encode()]
-
-    def get(self, name: str) -> bytes | None:
-        values = self.all(name)
-        return values[0] if values else None
-
-
-class RawClient(Protocol):
-    """A client's connection, with nothing between the test and the bytes."""
-
-    def __init__(self, reactor: Any) -> None:
-        self.received = b""
-        self.closed = False
-        self.reason: Failure | None = None
-        self._changes: Ledger[None] = Ledger(reactor)
-
-    def dataReceived(self, data: bytes) -> None:
-        self.received += data
-        self._changes.changed()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.closed, self.reason = True, reason
-        self._changes.changed()
-
-    def send(self, data: bytes) -> None:
-        self.transport.write(data)
-
-    def pause_reading(self) -> None:
-        self.transport.pauseProducing()
-
-    def resume_reading(self) -> None:
-        self.transport.resumeProducing()
-
-    def abort(self) -> None:
-        self.transport.abortConnection()
-
-    def until(self, condition: Callable[[], bool], timeout: float = 10.0) -> Deferred[bool]:
-        return self._changes.wait_until(condition, timeout)
-
-    def wait_closed(self, timeout: float = 10.0) -> Deferred[bool]:
-        return self.until(lambda: self.closed, timeout)
-
-    async def answer(self, method: bytes = b"GET", timeout: float = 10.0) -> Answer:
-        """The next response; what follows it stays in :attr:`received`."""
-        box: list[Answer | None] = [None]
-
-        def look() -> bool:
-            box[0] = self._parse(method)
-            return box[0] is not None
-
-        await self.until(look, timeout)
-        assert box[0] is not None
-        return box[0]
-
-    def _parse(self, method: bytes) -> Answer | None:
-        connection = h11.Connection(h11.CLIENT)
-        connection.send(h11.Request(method=method, target=b"/", headers=[(b"host", b"a")]))
-        connection.send(h11.EndOfMessage())
-        if self.received:
-            connection.receive_data(self.received)
-        response, body, cut = None, b"", False
-        while True:
-            try:
-                event = connection.next_event()
-            except h11.RemoteProtocolError:
-                if response is None or not self.closed:
-                    raise
-                cut = True
-                break
-            if event is h11.NEED_DATA:
-                if not self.closed:
-                    return None
-                try:
-                    connection.receive_data(b"")
-                except h11.RemoteProtocolError:
-                    cut = True
-                    break
-                if response is None:
-                    return None
-            elif isinstance(event, h11.Response):
-                response = event
-            elif isinstance(event, h11.Data):
-                body += event.data
-            elif isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
-                break
-        if response is None:
-            return None
-        self.received = connection.trailing_data[0]
-        headers = list(response.headers.raw_items())
-        return Answer(response.status_code, response.reason, headers, body, cut)
-
-
-def request(
-    target: str = "/v1/models",
-    method: str = "GET",
-    headers: list[tuple[str, str]] | None = None,
-    body: bytes = b"",
-    key: bytes = KEY,
-) -> bytes:
-    """A request on the wire, with a Host, a key, and the body's length."""
-    lines = [f"{method} {target} HTTP/1.1", "Host: proxy.test", f"Authorization: {key.decode()}"]
-    lines += [f"{name}: {value}" for name, value in headers or []]
-    if body:
-        lines.append(f"Content-Length: {len(body)}")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
-
-
-def post(target: str, document: bytes, headers: list[tuple[str, str]] | None = None) -> bytes:
-    """A POST of JSON."""
-    return request(
-        target, "POST", [("Content-Type", "application/json"), *(headers or [])], document
-    )
+__all__ = [
+    "KEY",
+    "Answer",
+    "ProxyHarness",
+    "RawClient",
+    "SkewedReactor",
+    "eventually",
+    "lines",
+    "post",
+    "request",
+]
 
 
 class SkewedReactor:
-    """A reactor whose clock can be set ahead.
+    """A reactor whose clock runs ahead of the real one by a settable amount.
 
-    :ivar skew: seconds, of the real clock.
+    :ivar skew: seconds.
     """
 
     def __init__(self, reactor: Any) -> None:
@@ -179,15 +56,15 @@ class SkewedReactor:
 
 
 async def eventually(reactor: Any, condition: Callable[[], object], timeout: float = 10.0) -> None:
-    """Turn the reactor until *condition* holds, for what tells nobody when it changes."""
+    """Poll *condition*, once a reactor iteration, where no event signals its change."""
     deadline = reactor.seconds() + timeout
     while not condition():
-        assert reactor.seconds() < deadline, "it did not come true"
+        assert reactor.seconds() < deadline, f"the condition does not hold after {timeout} s"
         await deferLater(reactor, 0.001)
 
 
 def lines(events: list[LogEvent]) -> list[str]:
-    """What was logged, each with its level before it."""
+    """Log events as text, each after its level."""
     return [
         f"{event['log_level'].name}: "
         + eventAsText(event, includeTimestamp=False, includeSystem=False)
@@ -201,30 +78,39 @@ class _Resolution:
     name: str
 
     def cancel(self) -> None:
-        raise NotImplementedError("it is over when it begins")
+        raise NotImplementedError("a resolution completes before it can be cancelled")
 
 
 @attrs.frozen
 @implementer(IHostnameResolver)
-class Names:
-    """A resolver that knows *addresses*, and asks nobody about the rest."""
+class FakeResolver:
+    """A resolver that knows *addresses* only."""
 
     addresses: dict[str, str]
 
-    def resolveHostName(self, receiver: Any, name: str, **asked: Any) -> Any:
-        receiver.resolutionBegan(_Resolution(name))
-        if name in self.addresses:
-            address = IPv4Address("TCP", self.addresses[name], asked["portNumber"])
-            receiver.addressResolved(address)
-        receiver.resolutionComplete()
-        return receiver
+    def resolveHostName(
+        self,
+        resolutionReceiver: Any,
+        hostName: str,
+        portNumber: int = 0,
+        addressTypes: Any = None,
+        transportSemantics: str = "TCP",
+    ) -> Any:
+        resolution = _Resolution(hostName)
+        resolutionReceiver.resolutionBegan(resolution)
+        if hostName in self.addresses:
+            address = IPv4Address("TCP", self.addresses[hostName], portNumber)
+            resolutionReceiver.addressResolved(address)
+        resolutionReceiver.resolutionComplete()
+        return resolution
 
 
 class ProxyHarness:
-    """A fake upstream, and the daemon in front of it.
+    """A fake upstream and the daemon in front of it.
 
-    :ivar events: what the access log wrote.
-    :ivar tracer: follows the requests; to be set before :meth:`start`, where somebody does.
+    :ivar events: what the daemon's access log has written.
+    :ivar tracer: the daemon's tracer, if any; set before :meth:`start`.
+    :ivar clients: connections that :meth:`stop` closes.
     """
 
     def __init__(self, reactor: Any, authority: Authority) -> None:
@@ -235,38 +121,47 @@ class ProxyHarness:
         self.events: list[dict[str, Any]] = []
         self.daemon: Daemon | None = None
         self.tracer: Tracer | None = None
-        self._wires: list[RawClient] = []
-        self._proxies: list[FakeProxy] = []
-        self._resolver: Any = None
+        self.clients: list[RawClient] = []
+        self._egress_proxies: list[FakeProxy] = []
+        self._real_resolver: Any = None
+
+    # Before the daemon starts.
 
     def names(self, **addresses: str) -> None:
-        """Let names resolve to *addresses* (dots are written as underscores), and no others."""
+        """Resolve only the names in *addresses*, in which an underscore stands for a dot."""
         known = {name.replace("_", "."): address for name, address in addresses.items()}
-        before = self.reactor.installNameResolver(Names(known))
-        self._resolver = self._resolver or before
+        previous = self.reactor.installNameResolver(FakeResolver(known))
+        self._real_resolver = self._real_resolver or previous
 
     async def listen_with_tls(self, identity: Identity | None = None) -> int:
-        """Let the upstream speak TLS, as somebody good if not as *identity*; gives the port."""
+        """Make the upstream listen with TLS, with a valid certificate unless *identity* is given.
+
+        :returns: the port.
+        """
         endpoint = self.loopback(identity or self.authority.good())
         self.upstream_port = await self.upstream.listen(endpoint)
         return self.upstream_port
 
     def loopback(self, identity: Identity | None = None) -> Any:
-        """Where one of the doubles may listen, with TLS if it has an *identity*."""
-        return loopback(self.reactor, identity and identity.options())
+        """An endpoint on which a fake server may listen, with TLS if *identity* is given."""
+        return loopback(self.reactor, identity.options() if identity else None)
 
     async def egress(
         self, credentials: tuple[str, str] | None = None, tls: bool = False
     ) -> tuple[FakeProxy, int]:
-        """A proxy to be given as ``PROXY_URL``, which knows ``api.openai.test``; and its port."""
+        """An egress proxy that can reach ``api.openai.test``, and its port for ``PROXY_URL``."""
         proxy = FakeProxy(self.reactor, credentials=credentials)
-        self._proxies.append(proxy)
+        self._egress_proxies.append(proxy)
         for port in (80, 443):
             proxy.names[f"api.openai.test:{port}"] = ("127.0.0.1", self.upstream_port)
         return proxy, await proxy.listen(self.loopback(self.authority.good() if tls else None))
 
     async def start(self, upstream: str | None = None, **texts: str) -> ProxyHarness:
-        """Listen; *texts* are settings by their variables' names."""
+        """Start the daemon.
+
+        :param upstream: ``OPENAI_API_URL``; the fake upstream without TLS if not given.
+        :param texts: other settings, by the names of their variables.
+        """
         if not self.upstream_port:
             self.upstream_port = await self.upstream.listen(loopback(self.reactor))
         texts.setdefault("RATE_LIMIT", "0")
@@ -274,7 +169,7 @@ class ProxyHarness:
         texts["OPENAI_API_URL"] = upstream or f"http://127.0.0.1:{self.upstream_port}"
         settings = Settings.from_texts(texts)
         self.daemon = make_daemon(
-            self.reactor, settings, self._note, tls=self._tls, tracer=self.tracer
+            self.reactor, settings, self._record, tls=self._tls, tracer=self.tracer
         )
         self.daemon.startService()
         return self
@@ -286,52 +181,72 @@ class ProxyHarness:
             acceptableProtocols=[b"http/1.1"],
         )
 
+    # While the daemon runs.
+
     @property
     def pool(self) -> ConnectionPool:
-        """The daemon's connections to upstream."""
+        """The daemon's connections to the upstream."""
         assert self.daemon is not None
         return self.daemon.agent.pool
+
+    @property
+    def access_log(self) -> AccessLog:
+        assert self.daemon is not None
+        return self.daemon.access_log
 
     @property
     def port(self) -> int:
         assert self.daemon is not None
         return int(self.daemon.listeners.addresses[0].port)
 
-    async def connect(self, wire: RawClient | None = None) -> RawClient:
-        """A client's connection to the daemon; *wire*, if a special one is wanted."""
+    async def connect(self, client: RawClient | None = None) -> RawClient:
+        """A new connection to the daemon, with *client* as its protocol if given."""
         endpoint = TCP4ClientEndpoint(self.reactor, "127.0.0.1", self.port)
-        wire = await connectProtocol(endpoint, wire or RawClient(self.reactor))
-        self._wires.append(wire)
-        return wire
+        client = await connectProtocol(endpoint, client or RawClient(self.reactor))
+        self.clients.append(client)
+        return client
 
     async def ask(self, data: bytes, method: bytes = b"GET") -> Answer:
-        """One request on a connection of its own."""
-        wire = await self.connect()
-        wire.send(data)
-        answer = await wire.answer(method)
-        wire.abort()
+        """Send one request on a new connection and return the response."""
+        client = await self.connect()
+        client.send(data)
+        answer = await client.answer(method)
+        client.abort()
         return answer
 
     async def logged(self, count: int = 1) -> list[dict[str, Any]]:
-        """The access log, once it holds *count* events."""
-        assert self.daemon is not None
-        self.daemon._access_log.flush()
+        """The access log, which must hold at least *count* events."""
+        self.access_log.flush()
         assert len(self.events) >= count, self.events
         return self.events
 
-    def _note(self, events: list[Event], batch: Batch) -> None:
+    def advance(self, seconds: float) -> None:
+        """Move the daemon's clock ahead, without running any deadline.
+
+        Only with a :class:`SkewedReactor`, as the fixture ``skewed_harness`` has it.
+        """
+        self.reactor.skew += seconds
+        assert self.daemon is not None
+        self.daemon.door.factory.ticker.now = self.reactor.seconds()
+
+    def check_deadlines(self) -> None:
+        """Run the deadlines of client connections that are due."""
+        assert self.daemon is not None
+        self.daemon.door.factory.ticker.check_deadlines()
+
+    def _record(self, events: list[Event], batch: Batch) -> None:
         self.events += [event.fields(batch) for event in events]
 
     async def stop(self) -> None:
-        """End everything."""
-        for wire in self._wires:
-            if not wire.closed:
-                wire.abort()
-                await wire.wait_closed()
+        """Close all connections, then stop the daemon and the fake servers."""
+        for client in self.clients:
+            if not client.closed:
+                client.abort()
+                await client.wait_closed()
         if self.daemon is not None:
             await self.daemon.stopService()
-        for proxy in self._proxies:
+        for proxy in self._egress_proxies:
             await proxy.close()
         await self.upstream.close()
-        if self._resolver is not None:
-            self.reactor.installNameResolver(self._resolver)
+        if self._real_resolver is not None:
+            self.reactor.installNameResolver(self._real_resolver)

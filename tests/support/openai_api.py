@@ -1,4 +1,7 @@
-"""The answers that OpenAI would give: same request, same answer, a new ``x-request-id`` each."""
+"""Answers in the format of the OpenAI API.
+
+Equal requests get equal bodies; every answer has a new ``x-request-id``.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,11 @@ JSON = Any
 
 MODELS = ("gpt-4o-mini", "gpt-4o", "text-embedding-3-small")
 CREATED = 1_700_000_000
-"""When everything here was made, in Unix seconds."""
+"""The creation time of every object, in Unix seconds."""
 
 
 class ApiError(Exception):
-    """An error in OpenAI's shape."""
+    """An error answer in OpenAI's format."""
 
     def __init__(
         self, status: int, message: str, code: str | None, kind: str = "invalid_request_error"
@@ -35,12 +38,12 @@ class ApiError(Exception):
 
 
 class OpenAI:
-    """The API's state and manner.
+    """The API's state and options.
 
-    :ivar frames: events of content in a streamed completion.
+    :ivar frames: content events of a streamed completion.
     :ivar interval: seconds between two events.
-    :ivar gzip: compress JSON for those who accept it.
-    :ivar files: what was uploaded, by id.
+    :ivar gzip: whether JSON is compressed if the request accepts gzip.
+    :ivar files: the uploaded files' objects, by ID.
     """
 
     def __init__(self, frames: int = 8, interval: float = 0.04) -> None:
@@ -50,19 +53,19 @@ class OpenAI:
         self.files: dict[str, JSON] = {}
 
     def answer(self, request: Request) -> Answer:
-        """Bytes or steps for *request*, whose body is complete."""
+        """The answer to *request*, whose body is complete."""
         try:
             self._authenticate(request)
             payload = self._route(request)
         except ApiError as error:
             return self._reply(request, error.payload, error.status)
         if isinstance(payload, list):
-            return sse(payload, self.interval, _account(request))
+            return sse(payload, self.interval, _api_fields(request))
         return self._reply(request, payload)
 
     def _reply(self, request: Request, payload: JSON, status: int = 200) -> bytes:
         body = json.dumps(payload, indent=2).encode()
-        fields = _account(request)
+        fields = _api_fields(request)
         if self.gzip and b"gzip" in b",".join(request.all(b"accept-encoding")):
             body = gzip.compress(body, mtime=0)
             fields.append((b"Content-Encoding", b"gzip"))
@@ -75,7 +78,7 @@ class OpenAI:
             raise ApiError(401, "Incorrect API key provided.", "invalid_api_key")
 
     def _route(self, request: Request) -> JSON:
-        """An object to be sent as JSON, or a list of events."""
+        """An object to send as JSON, or a list of events."""
         method = "GET" if request.method == b"HEAD" else request.method.decode("latin-1")
         match method, request.path.split("/")[1:]:
             case "GET", ["v1", "models"]:
@@ -100,17 +103,17 @@ class OpenAI:
         raise ApiError(404, f"Invalid URL ({request.line})", None)
 
     def _words(self, seed: JSON) -> list[str]:
-        """As many words as there are frames, the same ones for the same *seed*."""
+        """One word for each frame; equal for equal seeds."""
         return [f"{_digest([seed, number])[:6]} " for number in range(self.frames)]
 
-    def _chat(self, asked: JSON) -> JSON:
-        words = self._words(asked.get("messages"))
+    def _chat(self, document: JSON) -> JSON:
+        words = self._words(document.get("messages"))
         frame = {
-            "id": f"chatcmpl-{_digest(asked)[:24]}",
+            "id": f"chatcmpl-{_digest(document)[:24]}",
             "created": CREATED,
-            "model": asked.get("model"),
+            "model": document.get("model"),
         }
-        if not asked.get("stream"):
+        if not document.get("stream"):
             message = {"role": "assistant", "content": "".join(words)}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             return {
@@ -122,24 +125,24 @@ class OpenAI:
             [{"index": 0, "delta": delta, "finish_reason": None if delta else "stop"}]
             for delta in deltas
         ]
-        return _events(frame, choices, asked, words)
+        return _events(frame, choices, document, words)
 
-    def _completion(self, asked: JSON) -> JSON:
-        words = self._words(asked.get("prompt"))
+    def _completion(self, document: JSON) -> JSON:
+        words = self._words(document.get("prompt"))
         frame = {
-            "id": f"cmpl-{_digest(asked)[:24]}",
+            "id": f"cmpl-{_digest(document)[:24]}",
             "object": "text_completion",
             "created": CREATED,
-            "model": asked.get("model"),
+            "model": document.get("model"),
         }
-        if not asked.get("stream"):
+        if not document.get("stream"):
             choice = {"index": 0, "text": "".join(words), "logprobs": None, "finish_reason": "stop"}
             return {**frame, "choices": [choice], "usage": _usage(words)}
         choices: list[JSON] = [
             [{"index": 0, "text": word, "logprobs": None, "finish_reason": None}] for word in words
         ]
         choices[-1][0]["finish_reason"] = "stop"
-        return _events(frame, choices, asked, words)
+        return _events(frame, choices, document, words)
 
     def _upload(self, request: Request) -> JSON:
         name = f"file-{request.sha256[:24]}"
@@ -156,8 +159,8 @@ class OpenAI:
         return self.files[name]
 
 
-def _account(request: Request) -> list[Field]:
-    """What OpenAI tells about a request besides its answer."""
+def _api_fields(request: Request) -> list[Field]:
+    """The header fields that OpenAI adds to every answer."""
     return [
         (b"x-request-id", b"req_%06d" % request.number),
         (b"openai-processing-ms", b"7"),
@@ -168,12 +171,12 @@ def _account(request: Request) -> list[Field]:
 
 def _body(request: Request) -> JSON:
     try:
-        asked = request.json()
+        document = request.json()
     except ValueError:
-        asked = None
-    if not isinstance(asked, dict):
+        document = None
+    if not isinstance(document, dict):
         raise ApiError(400, "We could not parse the JSON body of your request.", None)
-    return asked
+    return document
 
 
 def _digest(value: JSON) -> str:
@@ -188,30 +191,30 @@ def _usage(words: list[str]) -> JSON:
     return {"prompt_tokens": 1, "completion_tokens": len(words), "total_tokens": 1 + len(words)}
 
 
-def _events(frame: JSON, choices: list[JSON], asked: JSON, words: list[str]) -> list[bytes]:
-    """The events of a stream, with the usage at its end where it was asked for."""
+def _events(frame: JSON, choices: list[JSON], document: JSON, words: list[str]) -> list[bytes]:
+    """The events of a stream, with the usage at its end if ``stream_options`` request it."""
     payloads = [{**frame, "choices": choice} for choice in choices]
-    if (asked.get("stream_options") or {}).get("include_usage"):
+    if (document.get("stream_options") or {}).get("include_usage"):
         payloads.append({**frame, "choices": [], "usage": _usage(words)})
     return [*map(event, payloads), b"data: [DONE]\n\n"]
 
 
-def _embeddings(asked: JSON) -> JSON:
-    inputs = asked.get("input")
+def _embeddings(document: JSON) -> JSON:
+    inputs = document.get("input")
     if not isinstance(inputs, list) or (inputs and isinstance(inputs[0], int)):
         inputs = [inputs]
-    dimensions = int(asked.get("dimensions") or 16)
+    dimensions = int(document.get("dimensions") or 16)
     data = []
     for number, each in enumerate(inputs):
         vector = _vector(each, dimensions)
         packed = base64.b64encode(struct.pack(f"<{dimensions}f", *vector)).decode()
-        encoded = packed if asked.get("encoding_format") == "base64" else vector
+        encoded = packed if document.get("encoding_format") == "base64" else vector
         data.append({"object": "embedding", "index": number, "embedding": encoded})
     usage = {"prompt_tokens": len(inputs), "total_tokens": len(inputs)}
-    return {"object": "list", "data": data, "model": asked.get("model"), "usage": usage}
+    return {"object": "list", "data": data, "model": document.get("model"), "usage": usage}
 
 
 def _vector(seed: JSON, dimensions: int) -> list[float]:
-    """Numbers between -1 and 1 that a 32-bit float holds exactly."""
+    """Numbers between -1 and 1 that a 32-bit float represents exactly."""
     stream = hashlib.shake_128(_digest(seed).encode()).digest(dimensions)
     return [(byte - 128) / 128 for byte in stream]

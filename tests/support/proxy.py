@@ -1,12 +1,12 @@
-"""An HTTP egress proxy: CONNECT tunnels, and absolute-form requests for plain ``http`` origins.
+"""A fake egress proxy: CONNECT tunnels, and absolute-form requests to plain ``http`` origins.
 
-1. Names come from a map; a host that is neither in it nor an IP address cannot be reached. Nothing
-   ever asks a real resolver.
-2. Bytes behind a CONNECT wait until the tunnel stands, then go first.
-3. Both sides of a joined pair pause each other; the end of one is the end of the other, in the
-   manner of the first: orderly or by reset.
-4. A forwarded request's head is rewritten and its body framed anew; what the origin says is relayed
-   as it is, so a forwarded request counts as answered once its head is on its way.
+1. A map resolves the names; a host that is neither in the map nor an IP address is unreachable.
+   The proxy never uses a real resolver.
+2. Bytes after a CONNECT request are buffered, and are sent first when the tunnel is established.
+3. The two connections of a tunnel apply backpressure to each other. When one ends, the other ends
+   in the same way: closed or reset.
+4. The proxy rewrites the head of a forwarded request and frames its body again. It relays the
+   origin's bytes unchanged, so a forwarded request counts as answered when its head is sent.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from twisted.python.failure import Failure
 
 from tests.support.answers import framed, origin_head, response
 from tests.support.requests import Field, Request
-from tests.support.serving import FakeConnection, FakeServer, Script, place
-from tests.support.steps import Answer, AnswerBeforeBody, Close, Stage, RawClient
+from tests.support.serving import FakeConnection, FakeServer, Script, host_and_port
+from tests.support.steps import Answer, AnswerBeforeBody, Close, ScriptContext, StreamTransport
 
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
 @attrs.define(eq=False)
 class Tunnel:
-    """A CONNECT that was granted.
+    """An established CONNECT tunnel.
 
-    :ivar outgoing: the address and port that the far side sees.
-    :ivar open: both sides are still there.
+    :ivar outgoing: the proxy's address and port on the connection to the target.
+    :ivar open: both connections are open.
     """
 
     number: int
@@ -51,15 +51,15 @@ class Tunnel:
 
 
 class UnknownHostError(Exception):
-    """A host that is neither in the proxy's map nor an IP address."""
+    """The host is neither in the proxy's map nor an IP address."""
 
 
 class FakeProxy(FakeServer):
-    """An egress proxy on this machine.
+    """A fake egress proxy.
 
-    :param names: where an authority (``host:port``) really lives.
-    :param credentials: user and password that every request must bear, if any.
-    :ivar tunnels: every tunnel that stood, in order.
+    :param names: the address and port of each authority (``host:port``).
+    :param credentials: the user and password that every request must have, if any.
+    :ivar tunnels: all tunnels that were established, in order.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class FakeProxy(FakeServer):
     def buildProtocol(self, addr: IAddress | None) -> FakeConnection:
         return ProxyConnection(self, addr)
 
-    def own_script(self, request: Request) -> Script:
+    def default_script(self, request: Request) -> Script:
         return Script(request.path, self._answer(request))
 
     def _answer(self, request: Request) -> Answer:
@@ -94,8 +94,8 @@ class FakeProxy(FakeServer):
         token = base64.b64encode(":".join(self.credentials).encode())
         return request.header(b"proxy-authorization") == b"Basic " + token
 
-    async def dial(self, authority: str, far: FarSide) -> None:
-        """Connect *far* to where *authority* lives; :class:`UnknownHostError` if nobody knows."""
+    async def dial(self, authority: str, target: TargetConnection) -> None:
+        """Connect *target* to *authority*; raises :class:`UnknownHostError`."""
         host, _, port = authority.rpartition(":")
         host, number = self.names.get(authority, (host.strip("[]"), int(port)))
         try:
@@ -104,82 +104,81 @@ class FakeProxy(FakeServer):
             raise UnknownHostError(host) from None
         kind: Any = {4: TCP4ClientEndpoint, 6: TCP6ClientEndpoint}[version]
         endpoint = kind(self.reactor, host, number, timeout=5)
-        await endpoint.connect(Factory.forProtocol(lambda: far))
+        await endpoint.connect(Factory.forProtocol(lambda: target))
 
 
 def refusal(status: int, *headers: Field) -> Answer:
-    """The proxy's own answer, with which the connection ends."""
+    """The proxy's error answer, after which it closes the connection."""
     fields = [*headers, (b"Connection", b"close")]
-    return [response(b"The proxy says no.\n", status, fields, b"text/plain"), Close()]
+    return [response(b"The proxy refuses the request.\n", status, fields, b"text/plain"), Close()]
 
 
 @attrs.define(eq=False)
-class ProxyStage(Stage):
-    """A stage with a connection that can lead elsewhere."""
+class ProxyScriptContext(ScriptContext):
+    """The context of a step that opens connections to targets."""
 
     connection: ProxyConnection
 
 
 @attrs.frozen
 class Splice:
-    """Dial the CONNECT's target, write *granted*, and become a tunnel.
+    """Connect to the target of the CONNECT request, write *granted* and become a tunnel.
 
-    A target that cannot be reached is a 502, or a reset where the 200 was scripted before this.
+    If the target is unreachable, the answer is a 502, or a reset if *granted* is empty because a
+    previous step has written the 200.
     """
 
     granted: bytes = b""
 
-    async def perform(self, stage: Stage) -> None:
-        assert isinstance(stage, ProxyStage)
+    async def perform(self, context: ScriptContext) -> None:
+        assert isinstance(context, ProxyScriptContext)
         try:
-            far = await stage.connection.dial(stage.request.path)
+            target = await context.connection.dial(context.request.path)
         except (ConnectError, UnknownHostError):
             if self.granted:
-                stage.wire.write(response(b"", 502, [(b"Connection", b"close")]))
-                stage.wire.loseConnection()
+                context.transport.write(response(b"", 502, [(b"Connection", b"close")]))
+                context.transport.loseConnection()
             else:
-                stage.wire.abortConnection()
+                context.transport.abortConnection()
             return
         if self.granted:
-            stage.wire.write(self.granted)
-        stage.connection.become_tunnel(stage.request, far)
+            context.transport.write(self.granted)
+        context.connection.become_tunnel(context.request, target)
 
 
 class Forward:
-    """Send an absolute-form request on to its origin."""
+    """Forward an absolute-form request to its origin."""
 
-    async def perform(self, stage: Stage) -> None:
-        assert isinstance(stage, ProxyStage)
+    async def perform(self, context: ScriptContext) -> None:
+        assert isinstance(context, ProxyScriptContext)
         try:
-            await stage.connection.forward(stage.request)
+            await context.connection.forward(context.request)
         except (ConnectError, UnknownHostError):
-            stage.wire.write(response(b"", 502, [(b"Connection", b"close")]))
-            stage.wire.loseConnection()
+            context.transport.write(response(b"", 502, [(b"Connection", b"close")]))
+            context.transport.loseConnection()
 
 
-class FarSide(Protocol):
+class TargetConnection(Protocol):
     """The connection from the proxy to a target."""
 
-    wire: RawClient
+    transport: StreamTransport  # type: ignore[assignment]  # narrower than Protocol's
     authority = ""
 
-    def __init__(self, near: ProxyConnection) -> None:
-        self._near = near
+    def __init__(self, client_side: ProxyConnection) -> None:
+        self._client_side = client_side
 
     def connectionMade(self) -> None:
-        self.wire = self.transport  # type: ignore[assignment]  # every stream transport has these
-        # A target that speaks first has to wait until the pair is joined.
-        self.wire.pauseProducing()
+        # The target may send first, before the two connections are joined.
+        self.transport.pauseProducing()
 
     def dataReceived(self, data: bytes) -> None:
-        self._near.wire.write(data)
+        self._client_side.transport.write(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._near.far_lost(self, reason)
+        self._client_side.target_lost(self, reason)
 
     def outgoing(self) -> tuple[str, int]:
-        assert self.transport is not None
-        return place(self.transport.getHost())
+        return host_and_port(self.transport.getHost())
 
 
 class ProxyConnection(FakeConnection):
@@ -189,27 +188,27 @@ class ProxyConnection(FakeConnection):
         super().__init__(server, address)
         self._proxy = server
         self._connect: Request | None = None
-        self._early = b""
-        self._far: FarSide | None = None
+        self._buffered = b""
+        self._target: TargetConnection | None = None
         self._tunnel: Tunnel | None = None
         self._forwarded: Request | None = None
 
     # What Twisted calls.
 
     def dataReceived(self, data: bytes) -> None:
-        if self._tunnel is not None and self._far is not None:
-            self._far.wire.write(data)
+        if self._tunnel is not None and self._target is not None:
+            self._target.transport.write(data)
         elif self._connect is not None:
-            self._early += data
+            self._buffered += data
         else:
             super().dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        if self._far is not None:
-            self._far.wire.unregisterProducer()
-            _end(self._far.wire, reason)
-        self._tunnel_ended()
+        if self._target is not None:
+            self._target.transport.unregisterProducer()
+            _end_like(self._target.transport, reason)
+        self._mark_tunnel_closed()
 
     # What the parser calls.
 
@@ -222,96 +221,97 @@ class ProxyConnection(FakeConnection):
         return request
 
     def upgraded(self, rest: bytes) -> None:
-        self._early += rest
+        self._buffered += rest
 
-    def body_came(self, request: Request, data: bytes) -> None:
-        if request is self._forwarded and self._far is not None:
-            self._far.wire.write(framed(request, data))
+    def body_received(self, request: Request, data: bytes) -> None:
+        if request is self._forwarded and self._target is not None:
+            self._target.transport.write(framed(request, data))
 
     def request_complete(self, request: Request) -> None:
-        if request is self._forwarded and self._far is not None:
-            self._far.wire.write(framed(request, b""))
+        if request is self._forwarded and self._target is not None:
+            self._target.transport.write(framed(request, b""))
         super().request_complete(request)
 
     # What the steps call.
 
-    def stage(self, request: Request) -> Stage:
-        return ProxyStage(
-            self.wire, self._proxy.reactor, request, self._proxy.requests.changed, self
+    def script_context(self, request: Request) -> ScriptContext:
+        return ProxyScriptContext(
+            self.transport, self._proxy.reactor, request, self._proxy.requests.changed, self
         )
 
-    async def dial(self, authority: str) -> FarSide:
-        """A paused connection to *authority*; this side is not read meanwhile."""
-        far = FarSide(self)
-        far.authority = authority
-        self.wire.pauseProducing()
+    async def dial(self, authority: str) -> TargetConnection:
+        """A paused connection to *authority*; the client's connection is paused meanwhile."""
+        target = TargetConnection(self)
+        target.authority = authority
+        self.transport.pauseProducing()
         try:
-            await self._proxy.dial(authority, far)
+            await self._proxy.dial(authority, target)
         finally:
-            self.wire.resumeProducing()
-        return far
+            self.transport.resumeProducing()
+        return target
 
-    def become_tunnel(self, request: Request, far: FarSide) -> None:
-        """From here on bytes pass both ways, unseen."""
-        tunnel = Tunnel(len(self._proxy.tunnels) + 1, request, far.outgoing())
+    def become_tunnel(self, request: Request, target: TargetConnection) -> None:
+        """Relay bytes in both directions from now on."""
+        tunnel = Tunnel(len(self._proxy.tunnels) + 1, request, target.outgoing())
         self._proxy.tunnels.append(tunnel)
         self._tunnel = tunnel
-        self._join(far)
-        early, self._early = self._early, b""
-        if early:
-            far.wire.write(early)
+        self._connect_both(target)
+        buffered, self._buffered = self._buffered, b""
+        if buffered:
+            target.transport.write(buffered)
 
     async def forward(self, request: Request) -> None:
-        """Write *request* to its origin, as far as it is here; the rest follows as it comes."""
+        """Write the received part of *request* to its origin; the rest follows when received."""
         parts = urlsplit(request.target.decode("latin-1"))
         authority = f"{parts.hostname}:{parts.port or 80}"
-        if self._far is not None and self._far.authority != authority:
-            self._part(self._far)
-        if self._far is None:
-            self._join(await self.dial(authority))
-        assert self._far is not None
+        if self._target is not None and self._target.authority != authority:
+            self._disconnect(self._target)
+        if self._target is None:
+            self._connect_both(await self.dial(authority))
+        assert self._target is not None
         self._forwarded = request
-        self._far.wire.write(origin_head(request))
+        self._target.transport.write(origin_head(request))
         if request.body:
-            self._far.wire.write(framed(request, request.body))
+            self._target.transport.write(framed(request, request.body))
         if request.complete:
-            self._far.wire.write(framed(request, b""))
+            self._target.transport.write(framed(request, b""))
 
     def last_answered(self) -> None:
-        # A tunnel or an origin ends this connection itself.
-        if self._far is None:
+        # A tunnel or an origin closes this connection itself.
+        if self._target is None:
             super().last_answered()
 
-    def far_lost(self, far: FarSide, reason: Failure) -> None:
-        if far is not self._far:
+    def target_lost(self, target: TargetConnection, reason: Failure) -> None:
+        if target is not self._target:
             return
-        self._far = None
+        self._target = None
         if not self._closing:
-            self.wire.unregisterProducer()
-            _end(self.wire, reason)
-        self._tunnel_ended()
+            self.transport.unregisterProducer()
+            _end_like(self.transport, reason)
+        self._mark_tunnel_closed()
 
-    def _join(self, far: FarSide) -> None:
-        self._far = far
-        far.wire.registerProducer(self.wire, True)  # type: ignore[arg-type]  # a transport is one
-        self.wire.registerProducer(far.wire, True)  # type: ignore[arg-type]
-        far.wire.resumeProducing()
+    def _connect_both(self, target: TargetConnection) -> None:
+        self._target = target
+        # Twisted's transports are push producers, which StreamTransport does not declare.
+        target.transport.registerProducer(self.transport, True)  # type: ignore[arg-type]
+        self.transport.registerProducer(target.transport, True)  # type: ignore[arg-type]
+        target.transport.resumeProducing()
 
-    def _part(self, far: FarSide) -> None:
-        self._far = None
-        self.wire.unregisterProducer()
-        far.wire.unregisterProducer()
-        far.wire.loseConnection()
+    def _disconnect(self, target: TargetConnection) -> None:
+        self._target = None
+        self.transport.unregisterProducer()
+        target.transport.unregisterProducer()
+        target.transport.loseConnection()
 
-    def _tunnel_ended(self) -> None:
+    def _mark_tunnel_closed(self) -> None:
         if self._tunnel is not None and self._tunnel.open:
             self._tunnel.open = False
             self._proxy.requests.changed()
 
 
-def _end(wire: RawClient, reason: Failure) -> None:
-    """End *wire* in the manner in which its other half ended."""
+def _end_like(transport: StreamTransport, reason: Failure) -> None:
+    """Close or reset *transport*, as *reason* says the other connection ended."""
     if isinstance(reason.value, ConnectionDone):
-        wire.loseConnection()
+        transport.loseConnection()
     else:
-        wire.abortConnection()
+        transport.abortConnection()

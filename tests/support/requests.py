@@ -1,4 +1,4 @@
-"""A request as it came over the wire, and the llhttp callbacks that take it apart."""
+"""A request as a fake server received it, and its parser on llhttp."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any, Protocol
 import attrs
 import httptools
 
-KEPT = 1024 * 1024
-"""Bytes of a body that are kept; the rest is hashed, counted and dropped."""
+MAX_KEPT_BYTES = 1024 * 1024
+"""The part of a body that is kept; the rest is hashed, counted and dropped."""
 
 Field = tuple[bytes, bytes]
 
 
 @attrs.define(eq=False)
 class Request:
-    """What was asked, how far it came, and how it ended.
+    """A request and its progress.
 
-    :ivar number: counts a server's requests, from 1.
-    :ivar connection: counts a server's connections, from 1.
-    :ivar peer: the address and port that the connection came from.
+    :ivar number: position among the server's requests, from 1.
+    :ivar connection: number of the server's connection, from 1.
+    :ivar peer: address and port of the client.
     :ivar began: when the head was complete, in the clock's seconds.
     :ivar version: ``1.1`` or ``1.0``.
-    :ivar headers: in order, repeats kept, spelled as they came.
-    :ivar body: the first :data:`KEPT` bytes.
-    :ivar body_length: all bytes, chunk framing not counted.
-    :ivar complete: the request's last byte is here.
-    :ivar paused: the answer hangs in a :class:`~tests.support.steps.Pause`.
-    :ivar answered: the answer is written, or its script ended otherwise.
-    :ivar lost: the connection was lost before that.
-    :ivar ended: when it was answered or lost.
+    :ivar headers: in order, with repeats and the original case.
+    :ivar body: the first :data:`MAX_KEPT_BYTES` bytes.
+    :ivar body_length: bytes of the whole body, without chunk framing.
+    :ivar complete: the last byte of the request was received.
+    :ivar paused: the answer is at a :class:`~tests.support.steps.Pause`.
+    :ivar answered: the answer was written, or its script failed.
+    :ivar lost: the connection was lost before the answer ended.
+    :ivar ended: when the request was answered or lost, in the clock's seconds.
     """
 
     number: int
@@ -64,7 +64,7 @@ class Request:
 
     @property
     def sha256(self) -> str:
-        """Of the whole body, in hex."""
+        """The digest of the whole body, in hex."""
         return str(self._digest.hexdigest())
 
     @property
@@ -73,48 +73,48 @@ class Request:
         return f"{self.method.decode('latin-1')} {self.path}"
 
     def header(self, name: bytes) -> bytes | None:
-        """The first field called *name*, whatever the case."""
+        """The first value of the field *name*, case-insensitive."""
         return next(iter(self.all(name)), None)
 
     def all(self, name: bytes) -> list[bytes]:
-        """Every field called *name*, in order."""
+        """All values of the field *name*, in order."""
         return [value for key, value in self.headers if key.lower() == name.lower()]
 
     def json(self) -> Any:
-        """The body, decoded; raises :class:`ValueError` where it is not JSON."""
+        """The decoded body; raises :class:`ValueError` if it is not JSON."""
         return json.loads(self._kept)
 
     def take(self, data: bytes) -> None:
-        """More of the body."""
+        """Add *data* to the body."""
         self.body_length += len(data)
         self._digest.update(data)
-        self._kept += data[: KEPT - len(self._kept)]
+        self._kept += data[: MAX_KEPT_BYTES - len(self._kept)]
 
 
-class Reader(Protocol):
-    """Who is told what was read."""
+class RequestReceiver(Protocol):
+    """What a :class:`RequestParser` calls."""
 
     def open_request(
         self, method: bytes, target: bytes, version: str, headers: list[Field]
     ) -> Request:
-        """The head is complete."""
+        """Make the request whose head is complete."""
 
-    def body_came(self, request: Request, data: bytes) -> None:
-        """More of the body, written down already."""
+    def body_received(self, request: Request, data: bytes) -> None:
+        """More of the body was received; *request* has it already."""
 
     def request_complete(self, request: Request) -> None:
-        """The last byte is here."""
+        """The last byte of *request* was received."""
 
 
 class RequestParser:
-    """Feed it bytes; it tells *reader*.
+    """Parses bytes into requests for *receiver*.
 
-    :meth:`feed` returns the bytes behind an upgrade or a CONNECT, which are not HTTP; it raises
-    :class:`httptools.HttpParserError` for what is not a request.
+    :meth:`feed` returns the bytes after an upgrade or a CONNECT, which are not HTTP; it raises
+    :class:`httptools.HttpParserError` for malformed requests.
     """
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
+    def __init__(self, receiver: RequestReceiver) -> None:
+        self._receiver = receiver
         self._parser = httptools.HttpRequestParser(self)
         self._target = b""
         self._fields: list[Field] = []
@@ -126,7 +126,7 @@ class RequestParser:
         except httptools.HttpParserUpgrade as upgrade:
             return data[upgrade.args[0] :]
         except httptools.HttpParserCallbackError as error:
-            # A double's own mistake, which must not pass for the peer's.
+            # A defect of the fake server must not be reported as a malformed request.
             raise (error.__context__ or error) from None
         return b""
 
@@ -143,7 +143,7 @@ class RequestParser:
         fields.append((name, value))
 
     def on_headers_complete(self) -> None:
-        self._request = self._reader.open_request(
+        self._request = self._receiver.open_request(
             self._parser.get_method(),
             self._target,
             self._parser.get_http_version(),
@@ -153,10 +153,10 @@ class RequestParser:
     def on_body(self, body: bytes) -> None:
         assert self._request is not None
         self._request.take(body)
-        self._reader.body_came(self._request, body)
+        self._receiver.body_received(self._request, body)
 
     def on_message_complete(self) -> None:
         assert self._request is not None
         self._request.complete = True
         self._request.keep_alive = self._parser.should_keep_alive()
-        self._reader.request_complete(self._request)
+        self._receiver.request_complete(self._request)

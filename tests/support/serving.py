@@ -1,8 +1,9 @@
-"""What the doubles that listen have in common.
+"""The base of the fake servers: listening, recording requests, running scripted answers.
 
-1. Requests are recorded when their head is in, and answered in order; pipelined ones wait.
-2. An answer is the newest script that matches, or the server's own.
-3. A connection that is lost cancels the answer that is being played, and marks what it leaves.
+1. A request is recorded when its head is complete. Requests are answered in order; a pipelined
+   request waits for the answers before it.
+2. The newest script that matches a request answers it; the server's default does if none matches.
+3. The loss of a connection cancels the running answer and marks the unanswered requests as lost.
 """
 
 from __future__ import annotations
@@ -27,9 +28,16 @@ from twisted.internet.ssl import CertificateOptions
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from tests.support.ledger import PATIENCE, Ledger
+from tests.support.records import TIMEOUT_SECONDS, RecordList
 from tests.support.requests import Field, Request, RequestParser
-from tests.support.steps import Answer, AnswerBeforeBody, Responder, Stage, RawClient, play
+from tests.support.steps import (
+    Answer,
+    AnswerBeforeBody,
+    Responder,
+    ScriptContext,
+    StreamTransport,
+    run,
+)
 
 Match = str | Callable[[Request], bool]
 
@@ -38,15 +46,15 @@ REFUSED = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r
 
 
 def loopback(reactor: Any, tls: CertificateOptions | None = None) -> IStreamServerEndpoint:
-    """A free port on 127.0.0.1, with TLS if *tls* is given."""
+    """An endpoint on a free port of 127.0.0.1, with TLS if *tls* is given."""
     kind: Any = TCP4ServerEndpoint if tls is None else SSL4ServerEndpoint
-    more = () if tls is None else (tls,)
-    endpoint: IStreamServerEndpoint = kind(reactor, 0, *more, interface="127.0.0.1")
+    options = () if tls is None else (tls,)
+    endpoint: IStreamServerEndpoint = kind(reactor, 0, *options, interface="127.0.0.1")
     return endpoint
 
 
-def place(address: object) -> tuple[str, int]:
-    """The host and port of *address*; nothing and 0 where it has none."""
+def host_and_port(address: object) -> tuple[str, int]:
+    """The host and port of *address*; ``("", 0)`` if it is not an IP address."""
     if isinstance(address, IPv4Address | IPv6Address):
         return address.host, address.port
     return "", 0
@@ -56,14 +64,14 @@ def place(address: object) -> tuple[str, int]:
 class Script:
     """An answer for the requests that match.
 
-    :ivar times: how many it still answers; ``None`` for all.
+    :ivar times: requests that it still answers; ``None`` means no limit.
     """
 
     match: Match
     responder: Responder
     times: int | None = None
 
-    def fits(self, request: Request) -> bool:
+    def matches(self, request: Request) -> bool:
         if self.times == 0:
             return False
         if callable(self.match):
@@ -77,27 +85,27 @@ class Script:
             return False
         return bool(steps) and isinstance(steps[0], AnswerBeforeBody)
 
-    def take(self, request: Request) -> Answer:
-        """The answer, which uses the script up by one."""
+    def use(self, request: Request) -> Answer:
+        """The answer to *request*; counts against :attr:`times`."""
         if self.times is not None:
             self.times -= 1
         return self.responder(request) if callable(self.responder) else self.responder
 
 
 class FakeServer(Factory["FakeConnection"]):
-    """Listens, records, answers.
+    """Listens, records requests and answers them.
 
-    :ivar requests: everything asked, in order of arrival; ``wait_for`` and ``wait_until`` on it.
-    :ivar connections: the open ones.
-    :ivar connections_made: how many there were.
-    :ivar malformed: the complaint and the bytes of everything that was not HTTP.
+    :ivar requests: all requests, in order of arrival, with ``wait_for`` and ``wait_until``.
+    :ivar connections: the open connections.
+    :ivar connections_made: the number of connections so far.
+    :ivar malformed: the parser's error and the bytes of everything that was not HTTP.
     """
 
     noisy = False
 
     def __init__(self, reactor: IReactorTime) -> None:
         self.reactor = reactor
-        self.requests: Ledger[Request] = Ledger(reactor)
+        self.requests: RecordList[Request] = RecordList(reactor)
         self.wait_for = self.requests.wait_for
         self.wait_until = self.requests.wait_until
         self.connections: list[FakeConnection] = []
@@ -109,68 +117,65 @@ class FakeServer(Factory["FakeConnection"]):
     # What a test calls.
 
     async def listen(self, endpoint: IStreamServerEndpoint) -> int:
-        """Listen on *endpoint*; gives the port's number. May be called several times."""
+        """Listen on *endpoint* and return the port; may be called several times."""
         port = await endpoint.listen(self)
         self._ports.append(port)
-        return place(port.getHost())[1]
+        return host_and_port(port.getHost())[1]
 
     async def stop_listening(self) -> None:
-        """Accept nobody any more; what is open stays open."""
+        """Stop accepting connections; open ones stay open."""
         ports, self._ports = self._ports, []
         for port in ports:
             await maybeDeferred(port.stopListening)
 
     async def close(self) -> None:
-        """Stop listening, break every connection off, and wait until they are gone."""
+        """Stop listening, abort every connection and wait until all are closed."""
         await self.stop_listening()
         for connection in list(self.connections):
-            connection.wire.abortConnection()
+            connection.transport.abortConnection()
         await self.wait_until(lambda: not self.connections)
 
     def script(self, match: Match, responder: Responder, times: int | None = None) -> Script:
-        """Answer the requests that fit *match* with *responder*.
+        """Answer the requests that *match* with *responder*.
 
-        The newest script that fits answers, so a general one comes first and its exceptions after.
+        The newest matching script wins, so add a general script before its exceptions.
 
         :param match: a path (``/v1/models``), a method and a path (``GET /v1/models``), or a
-            predicate; it is asked when the request's head is in.
-        :param responder: exact bytes, a sequence of bytes and steps, or a callable that makes
-            either of them of the complete request.
-        :param times: how many requests it answers; ``None`` for all.
+            predicate, which is called when the request's head is complete.
+        :param responder: exact bytes, a sequence of bytes and steps, or a callable that returns
+            either for the complete request.
+        :param times: the number of requests to answer; ``None`` means no limit.
         """
         script = Script(match, responder, times)
         self._scripts.append(script)
         return script
 
-    def wait_closed(self, timeout: float = PATIENCE) -> Deferred[bool]:
+    def wait_closed(self, timeout: float = TIMEOUT_SECONDS) -> Deferred[bool]:
         """Fires when no connection is open."""
         return self.wait_until(lambda: not self.connections, timeout)
 
     # What a connection calls.
 
     def script_for(self, request: Request) -> Script:
-        fitting = (each for each in reversed(self._scripts) if each.fits(request))
-        return next(fitting, None) or self.own_script(request)
+        matching = (each for each in reversed(self._scripts) if each.matches(request))
+        return next(matching, None) or self.default_script(request)
 
-    def own_script(self, request: Request) -> Script:
-        """What happens to a request that no script fits."""
+    def default_script(self, request: Request) -> Script:
+        """The answer to a request that no script matches."""
         raise NotImplementedError
-
-    def doStop(self) -> None:
-        """Twisted's count of ports is of no interest, and it clears nothing."""
 
 
 class FakeConnection(Protocol):
     """One connection to a :class:`FakeServer`."""
 
     log = Logger()
-    wire: RawClient
+    transport: StreamTransport  # type: ignore[assignment]  # narrower than Protocol's
 
     def __init__(self, server: FakeServer, address: IAddress | None) -> None:
         self._server = server
-        self._peer = place(address)
+        self._peer = host_and_port(address)
         self._queue: deque[tuple[Request, Script]] = deque()
-        self._playing: Deferred[None] | None = None
+        self._running: Deferred[None] | None = None
         self._parser = RequestParser(self)
         self._closing = False
         self.number = 0
@@ -178,7 +183,6 @@ class FakeConnection(Protocol):
     # What Twisted calls.
 
     def connectionMade(self) -> None:
-        self.wire = self.transport  # type: ignore[assignment]  # every stream transport has these
         self._server.connections_made += 1
         self.number = self._server.connections_made
         self._server.connections.append(self)
@@ -192,8 +196,8 @@ class FakeConnection(Protocol):
         except httptools.HttpParserError as error:
             self._server.malformed.append((str(error), data))
             self._closing = True
-            self.wire.write(REFUSED)
-            self.wire.loseConnection()
+            self.transport.write(REFUSED)
+            self.transport.loseConnection()
         else:
             if rest:
                 self.upgraded(rest)
@@ -207,8 +211,8 @@ class FakeConnection(Protocol):
                 request.lost = True
                 request.ended = self._server.reactor.seconds()
         self._queue.clear()
-        if self._playing is not None:
-            self._playing.cancel()
+        if self._running is not None:
+            self._running.cancel()
         self._server.requests.changed()
 
     # What the parser calls.
@@ -230,59 +234,61 @@ class FakeConnection(Protocol):
         self._queue.append((request, script))
         self._server.requests.add(request)
         if not script.before_body and request.all(b"expect") == [b"100-continue"]:
-            self.wire.write(CONTINUE)
+            self.transport.write(CONTINUE)
         self._advance()
         return request
 
-    def body_came(self, request: Request, data: bytes) -> None:
+    def body_received(self, request: Request, data: bytes) -> None:
         pass
 
     def request_complete(self, request: Request) -> None:
         self._advance()
 
     def upgraded(self, rest: bytes) -> None:
-        """Bytes came behind a request that asked for another protocol."""
-        self._server.malformed.append(("bytes behind an upgrade", rest))
+        """Handle *rest*, the bytes after a request for another protocol."""
+        self._server.malformed.append(("bytes after an upgrade", rest))
 
     # Answering.
 
-    def stage(self, request: Request) -> Stage:
-        """Where an answer to *request* is played."""
-        return Stage(self.wire, self._server.reactor, request, self._server.requests.changed)
+    def script_context(self, request: Request) -> ScriptContext:
+        """The context of the answer to *request*."""
+        return ScriptContext(
+            self.transport, self._server.reactor, request, self._server.requests.changed
+        )
 
     def last_answered(self) -> None:
-        """A request that is the connection's last one was answered."""
-        self.wire.loseConnection()
+        """The connection's last request was answered."""
+        self.transport.loseConnection()
 
     def _advance(self) -> None:
-        """Answer the oldest request, if it is time; go on to the next one behind it."""
-        while self._queue and self._playing is None:
+        """Answer the oldest request if its answer may start, then the next."""
+        while self._queue and self._running is None:
             request, script = self._queue[0]
             if request.answered and request.complete:
                 self._queue.popleft()
                 if not request.keep_alive:
                     self.last_answered()
             elif not request.answered and (request.complete or script.before_body):
-                self._play(request, script)
+                self._answer(request, script)
             else:
                 break
 
-    def _play(self, request: Request, script: Script) -> None:
-        done = Deferred.fromCoroutine(play(script.take(request), self.stage(request)))
-        self._playing = done
-        done.addCallback(self._played, request)
-        done.addErrback(self._stumbled)
+    def _answer(self, request: Request, script: Script) -> None:
+        done = Deferred.fromCoroutine(run(script.use(request), self.script_context(request)))
+        self._running = done
+        done.addCallback(self._answered, request)
+        done.addErrback(self._failed)
 
-    def _played(self, _: None, request: Request) -> None:
-        self._playing = None
+    def _answered(self, _: None, request: Request) -> None:
+        self._running = None
         request.answered = True
         request.ended = self._server.reactor.seconds()
         self._server.requests.changed()
         self._advance()
 
-    def _stumbled(self, failure: Failure) -> None:
-        """The connection went away, or a script is wrong."""
-        self._playing = None
+    def _failed(self, failure: Failure) -> None:
+        """Handle the loss of the connection, or a defect in a script."""
+        self._running = None
         if not isinstance(failure.value, CancelledError):
-            self.log.failure("A script failed", failure)
-            self.wire.abortConnection()
+            self.log.failure("a scripted answer failed", failure)
+            self.transport.abortConnection()

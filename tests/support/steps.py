@@ -1,13 +1,13 @@
-"""The script of an answer: bytes to write, and steps between them.
+"""Scripted answers: bytes to write, and steps between them.
 
-An answer is either exact bytes or a sequence of bytes and steps, played in order. A step is an
-object with ``async def perform(stage)``. Losing the connection cancels what is being played.
+An answer is either exact bytes or a sequence of bytes and steps, run in order. A step is an object
+with ``async def perform(context)``. The loss of the connection cancels the running answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -18,8 +18,8 @@ from zope.interface import implementer
 from tests.support.requests import Request
 
 
-class RawClient(Protocol):
-    """What a double asks of its transport."""
+class StreamTransport(Protocol):
+    """What fake servers use of a transport: every TCP and TLS transport of Twisted's has it."""
 
     def write(self, data: bytes) -> None: ...
 
@@ -37,99 +37,101 @@ class RawClient(Protocol):
 
     def unregisterProducer(self) -> None: ...
 
+    def getHost(self) -> Any: ...
+
 
 @attrs.define(eq=False)
-class Stage:
-    """Where an answer is played.
+class ScriptContext:
+    """What a step may use.
 
-    :ivar changed: to be called after a change of *request*.
+    :ivar changed: must be called after a change of *request*.
     """
 
-    wire: RawClient
+    transport: StreamTransport
     clock: IReactorTime
     request: Request
     changed: Callable[[], None]
 
 
 class Step(Protocol):
-    async def perform(self, stage: Stage) -> None:
-        """Do it; the next step follows when this is done."""
+    async def perform(self, context: ScriptContext) -> None:
+        """Run the step; the next one starts when this returns."""
 
 
 Answer = bytes | Sequence[bytes | Step]
 Responder = Answer | Callable[[Request], Answer]
 
 
-async def play(answer: Answer, stage: Stage) -> None:
-    """Write *answer* to the stage's wire."""
+async def run(answer: Answer, context: ScriptContext) -> None:
+    """Write the bytes of *answer* and run its steps."""
     for step in [answer] if isinstance(answer, bytes) else answer:
         if isinstance(step, bytes):
-            stage.wire.write(step)
+            context.transport.write(step)
         else:
-            await step.perform(stage)
+            await step.perform(context)
 
 
 class AnswerBeforeBody:
-    """As the first step: the answer starts when the request's head is in, not its body."""
+    """As the first step: start the answer when the request's head is complete."""
 
-    async def perform(self, stage: Stage) -> None:
+    async def perform(self, context: ScriptContext) -> None:
         pass
 
 
 class Close:
-    """Close the connection in an orderly way, once all is written."""
+    """Close the connection after all writes."""
 
-    async def perform(self, stage: Stage) -> None:
-        stage.wire.loseConnection()
+    async def perform(self, context: ScriptContext) -> None:
+        context.transport.loseConnection()
 
 
 class Reset:
-    """Break the connection with an RST, after what was written had two turns to leave."""
+    """Reset the connection (RST), two reactor iterations after the last write."""
 
-    async def perform(self, stage: Stage) -> None:
-        await deferLater(stage.clock, 0)
-        await deferLater(stage.clock, 0)
-        stage.wire.abortConnection()
+    async def perform(self, context: ScriptContext) -> None:
+        await deferLater(context.clock, 0)
+        await deferLater(context.clock, 0)
+        context.transport.abortConnection()
 
 
 @attrs.frozen
 class Wait:
-    """Say nothing for some seconds."""
+    """Write nothing for some seconds."""
 
     seconds: float
 
-    async def perform(self, stage: Stage) -> None:
-        await deferLater(stage.clock, self.seconds)
+    async def perform(self, context: ScriptContext) -> None:
+        await deferLater(context.clock, self.seconds)
 
 
 class Pause:
-    """Say nothing until :meth:`release`, for ever if nobody calls it.
+    """Write nothing until :meth:`release`.
 
-    ``server.wait_for(lambda request: request.paused)`` tells when an answer got here.
+    ``server.wait_for(lambda request: request.paused)`` waits for an answer to reach this step.
     """
 
     def __init__(self) -> None:
-        self._held: list[Deferred[None]] = []
+        self._waiting: list[Deferred[None]] = []
         self._open = False
 
     def release(self) -> None:
-        """Let everyone through who waits here, and who comes later."""
+        """Continue all paused answers; later ones do not pause."""
         self._open = True
-        held, self._held = self._held, []
-        for gate in held:
+        waiting, self._waiting = self._waiting, []
+        for gate in waiting:
             gate.callback(None)
 
-    async def perform(self, stage: Stage) -> None:
+    async def perform(self, context: ScriptContext) -> None:
         if self._open:
             return
-        gate: Deferred[None] = Deferred(self._held.remove)
-        self._held.append(gate)
-        stage.request.paused = True
-        stage.changed()
+        gate: Deferred[None] = Deferred(self._waiting.remove)
+        self._waiting.append(gate)
+        context.request.paused = True
+        context.changed()
         try:
             await gate
         finally:
-            stage.request.paused = False
+            context.request.paused = False
 
 
 @attrs.frozen
@@ -140,40 +142,40 @@ class Dribble:
     interval: float
     size: int = 1
 
-    async def perform(self, stage: Stage) -> None:
+    async def perform(self, context: ScriptContext) -> None:
         for start in range(0, len(self.data), self.size):
             if start:
-                await deferLater(stage.clock, self.interval)
-            stage.wire.write(self.data[start : start + self.size])
+                await deferLater(context.clock, self.interval)
+            context.transport.write(self.data[start : start + self.size])
 
 
 @attrs.frozen
 class Stream:
-    """Write *chunk* again and again, as fast as the other side takes it, and no faster.
+    """Write *chunk* many *times*, respecting the transport's backpressure.
 
-    :ivar written: told how many chunks are out, after each; for tests of backpressure.
+    :ivar written: called with the number of chunks written so far, after each.
     """
 
     chunk: bytes
     times: int
     written: Callable[[int], None] = lambda count: None
 
-    async def perform(self, stage: Stage) -> None:
-        producer = _Repeat(self, stage.wire)
-        stage.wire.registerProducer(producer, True)
+    async def perform(self, context: ScriptContext) -> None:
+        producer = _Repeat(self, context.transport)
+        context.transport.registerProducer(producer, True)
         try:
             producer.resumeProducing()
             await producer.done
         finally:
-            stage.wire.unregisterProducer()
+            context.transport.unregisterProducer()
 
 
 @implementer(IPushProducer)
 class _Repeat:
-    def __init__(self, stream: Stream, wire: RawClient) -> None:
+    def __init__(self, stream: Stream, transport: StreamTransport) -> None:
         self.done: Deferred[None] = Deferred(lambda _: self.stopProducing())
         self._stream = stream
-        self._wire = wire
+        self._transport = transport
         self._sent = 0
         self._paused = True
         self._stopped = False
@@ -184,7 +186,7 @@ class _Repeat:
         self._paused = False
         while not self._paused and not self._stopped and self._sent < self._stream.times:
             self._sent += 1
-            self._wire.write(self._stream.chunk)
+            self._transport.write(self._stream.chunk)
             self._stream.written(self._sent)
         if self._sent == self._stream.times and not self.done.called:
             self.done.callback(None)

@@ -1,7 +1,7 @@
-"""The OpenAI API, as far as a relay can tell.
+"""A fake OpenAI API server.
 
-It answers as :mod:`tests.support.openai_api` says, or as it is scripted to; it records each request
-byte for byte where that matters, and takes uploads of any size without keeping them.
+It answers as :mod:`tests.support.openai_api` does, or as scripted. It records the requests, and
+accepts uploads of any size without keeping them.
 """
 
 from __future__ import annotations
@@ -14,36 +14,33 @@ from tests.support.serving import FakeConnection, FakeServer, Script
 
 
 class FakeUpstream(FakeServer):
-    """An OpenAI that is made of this process.
+    """A fake OpenAI API server.
 
-    :ivar api: what it answers when no script fits; its attributes may be changed at any time.
+    :ivar api: answers the requests that no script matches; its options may change at any time.
+    :ivar reading: whether connections are read.
     """
 
     def __init__(self, reactor: IReactorTime) -> None:
         super().__init__(reactor)
         self.api = OpenAI()
-        self._reading = True
+        self.reading = True
 
     def buildProtocol(self, addr: IAddress | None) -> FakeConnection:
         return UpstreamConnection(self, addr)
 
-    def own_script(self, request: Request) -> Script:
+    def default_script(self, request: Request) -> Script:
         return Script(request.path, self.api.answer)
 
     def pause_reading(self) -> None:
-        """Take nothing from any connection, until :meth:`resume_reading`."""
-        self._reading = False
+        """Read from no connection, including new ones, until :meth:`resume_reading`."""
+        self.reading = False
         for connection in self.connections:
-            connection.wire.pauseProducing()
+            connection.transport.pauseProducing()
 
     def resume_reading(self) -> None:
-        self._reading = True
+        self.reading = True
         for connection in self.connections:
-            connection.wire.resumeProducing()
-
-    @property
-    def reading(self) -> bool:
-        return self._reading
+            connection.transport.resumeProducing()
 
 
 class UpstreamConnection(FakeConnection):
@@ -56,4 +53,4 @@ class UpstreamConnection(FakeConnection):
     def connectionMade(self) -> None:
         super().connectionMade()
         if not self._upstream.reading:
-            self.wire.pauseProducing()
+            self.transport.pauseProducing()

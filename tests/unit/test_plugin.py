@@ -175,7 +175,7 @@ def test_log_level_decides_whether_requests_are_written(plugin: Plugin, tmp_path
     daemon = plugin.make_service(options)
     output = options.output
     assert output is not None
-    assert daemon._access_log._write is None
+    assert daemon.access_log._write is None
     (tmp_path / "own.env").write_text("LOG_LEVEL=info\n")
     plugin.hang_up()
     assert (daemon._access_log._write, output._level) == (output.requests, LogLevel.info)

@@ -9,7 +9,7 @@ from typing import Any
 from tests.support.answers import chunk, event, head, response
 from tests.support.openai_api import OpenAI
 from tests.support.requests import Request
-from tests.support.steps import Answer, Cut, Pause, Reset, Wait
+from tests.support.steps import Answer, Close, Pause, Reset, Wait
 from tests.support.upstream import FakeUpstream
 
 UsageTotals = Counter[tuple[str, str]]
@@ -93,6 +93,6 @@ def rehearse(upstream: FakeUpstream) -> Billing:
     upstream.script(ends(b"?reset"), [Reset()])
     upstream.script(ends(b"?500"), response(b'{"error":{"code":null}}', 500))
     upstream.script(ends(b"?429"), response(b'{"error":{"code":null}}', 429))
-    upstream.script(ends(b"?cut"), [STREAM, Wait(0.05), Cut()])
+    upstream.script(ends(b"?cut"), [STREAM, Wait(0.05), Close()])
     upstream.script(ends(b"?leave"), [STREAM, Pause()])
     return api

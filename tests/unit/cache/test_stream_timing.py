@@ -14,12 +14,12 @@ PIECES = st.lists(st.tuples(st.floats(0, 1e4), st.integers(1, 10_000)), max_size
 
 @given(st.floats(0, 1e6), PIECES)
 def test_each_piece_comes_back_within_a_millisecond(
-    began: float, came: list[tuple[float, int]]
+    began: float, received: list[tuple[float, int]]
 ) -> None:
     recorded = StreamTiming(began)
     now, end, expected = began + 1.0, 0, []
     first = now
-    for wait, size in came:
+    for wait, size in received:
         recorded.add(now, size)
         end += size
         expected.append((now - first, end))

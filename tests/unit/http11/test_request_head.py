@@ -119,8 +119,8 @@ def test_requests_cut_anywhere_come_whole_and_in_order(
                 answer(exchange, exchange.body.whole())
     expected = [b"" if kind == 2 else body for body, kind in bodies]
     assert [exchange.body.whole() for exchange in server.exchanges] == expected
-    came = server.came()
-    assert came.count(b"HTTP/1.1 200 X\r\n") == len(bodies)
+    received = server.received()
+    assert received.count(b"HTTP/1.1 200 X\r\n") == len(bodies)
 
 
 def test_a_head_that_repeats_passes_llhttp_by() -> None:

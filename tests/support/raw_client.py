@@ -1,0 +1,155 @@
+"""A client connection that sends exact bytes and parses responses with h11."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import h11
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from tests.support.records import RecordList
+from tests.support.steps import StreamTransport
+
+KEY = b"Bearer sk-good"
+
+
+@attrs.frozen
+class Answer:
+    """One response, as the client received it.
+
+    :ivar cut: the connection ended before the body did.
+    """
+
+    status: int
+    reason: bytes
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+    cut: bool = False
+
+    def all(self, name: str) -> list[bytes]:
+        return [v for n, v in self.headers if n.lower() == name.lower().encode()]
+
+    def get(self, name: str) -> bytes | None:
+        values = self.all(name)
+        return values[0] if values else None
+
+
+class RawClient(Protocol):
+    """A client connection without an HTTP layer between the test and the bytes.
+
+    :ivar received: bytes that no :meth:`answer` has consumed yet.
+    :ivar reason: why the connection was lost.
+    """
+
+    transport: StreamTransport  # type: ignore[assignment]  # narrower than Protocol's
+
+    def __init__(self, reactor: Any) -> None:
+        self.received = b""
+        self.closed = False
+        self.reason: Failure | None = None
+        self._changes: RecordList[None] = RecordList(reactor)
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+        self._changes.changed()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.closed, self.reason = True, reason
+        self._changes.changed()
+
+    def send(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def pause_reading(self) -> None:
+        self.transport.pauseProducing()
+
+    def resume_reading(self) -> None:
+        self.transport.resumeProducing()
+
+    def abort(self) -> None:
+        self.transport.abortConnection()
+
+    def until(self, condition: Callable[[], bool], timeout: float = 10.0) -> Deferred[bool]:
+        """Fires when *condition* holds; it is evaluated after every read and at the end."""
+        return self._changes.wait_until(condition, timeout)
+
+    def wait_closed(self, timeout: float = 10.0) -> Deferred[bool]:
+        return self.until(lambda: self.closed, timeout)
+
+    async def answer(self, method: bytes = b"GET", timeout: float = 10.0) -> Answer:
+        """The next response; bytes after it stay in :attr:`received`.
+
+        :param method: of the request; the response to a HEAD has no body.
+        """
+        found: list[Answer | None] = [None]
+
+        def parse() -> bool:
+            found[0] = self._parse(method)
+            return found[0] is not None
+
+        await self.until(parse, timeout)
+        assert found[0] is not None
+        return found[0]
+
+    def _parse(self, method: bytes) -> Answer | None:
+        connection = h11.Connection(h11.CLIENT)
+        connection.send(h11.Request(method=method, target=b"/", headers=[(b"host", b"a")]))
+        connection.send(h11.EndOfMessage())
+        if self.received:
+            connection.receive_data(self.received)
+        response, body, cut = None, b"", False
+        while True:
+            try:
+                event = connection.next_event()
+            except h11.RemoteProtocolError:
+                if response is None or not self.closed:
+                    raise
+                cut = True
+                break
+            if event is h11.NEED_DATA:
+                if not self.closed:
+                    return None
+                try:
+                    connection.receive_data(b"")
+                except h11.RemoteProtocolError:
+                    cut = True
+                    break
+                if response is None:
+                    return None
+            elif isinstance(event, h11.Response):
+                response = event
+            elif isinstance(event, h11.Data):
+                body += event.data
+            elif isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
+                break
+        if response is None:
+            return None
+        self.received = connection.trailing_data[0]
+        headers = list(response.headers.raw_items())
+        return Answer(response.status_code, response.reason, headers, body, cut)
+
+
+def request(
+    target: str = "/v1/models",
+    method: str = "GET",
+    headers: list[tuple[str, str]] | None = None,
+    body: bytes = b"",
+    key: bytes = KEY,
+) -> bytes:
+    """The bytes of a request with ``Host``, ``Authorization`` and the body's length."""
+    lines = [f"{method} {target} HTTP/1.1", "Host: proxy.test", f"Authorization: {key.decode()}"]
+    lines += [f"{name}: {value}" for name, value in headers or []]
+    if body:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+def post(target: str, document: bytes, headers: list[tuple[str, str]] | None = None) -> bytes:
+    """The bytes of a POST with a JSON body."""
+    return request(
+        target, "POST", [("Content-Type", "application/json"), *(headers or [])], document
+    )
