@@ -45,7 +45,7 @@ from tests.unit.cache.test_store import numbered, put
 
 __all__ = ["start"]  # the fixture
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 
 # Buckets.
 
@@ -247,10 +247,12 @@ def changed(daemon: Daemon, **texts: str) -> None:
     daemon.change(attrs.evolve(daemon.settings, **fields))
 
 
-def test_what_can_change_is_tried_here_and_told_in_the_readme() -> None:
+def test_live_settings_are_tested_and_documented() -> None:
     assert set(CHANGED) == LIVE
-    (told,) = re.findall(r"(?s)What can change while it runs: (.*?)\.\n", README.read_text("utf-8"))
-    assert set(re.findall(r"`([A-Z_]+)`", told)) == LIVE
+    (documented,) = re.findall(
+        r"(?s)These settings can change without a restart: (.*?)\. ", OPERATIONS.read_text("utf-8")
+    )
+    assert set(re.findall(r"`([A-Z_]+)`", documented)) == LIVE
 
 
 @pytest.mark.parametrize("name", sorted(CHANGED))
