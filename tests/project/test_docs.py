@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from goproxyai.config.settings import VARIABLES
 from goproxyai.errors import STATUS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,21 +85,6 @@ def test_every_row_of_security_page_names_a_test() -> None:
     rows = [line for line in SECURITY.splitlines() if line.startswith("| ")]
     without = [row for row in rows if not row.startswith("| attack") and not NAMED_TEST.search(row)]
     assert without == []
-
-
-def settings_table() -> str:
-    """Return the table of settings as docs/configuration.md has it."""
-    rows = ["| variable | default | |", "|---|---|---|"]
-    for variable in VARIABLES:
-        default = f"`{variable.default}`" if variable.default else "none"
-        rows.append(f"| `{variable.name}` | {default} | {variable.help} |")
-    return "\n".join(rows) + "\n"
-
-
-def test_configuration_page_lists_every_setting_with_its_default() -> None:
-    begin, end = "<!-- settings: begin -->\n", "<!-- settings: end -->\n"
-    page = read("docs/configuration.md")
-    assert page.partition(begin)[2].partition(end)[0] == settings_table()
 
 
 def test_errors_page_lists_every_code_with_its_status() -> None:
