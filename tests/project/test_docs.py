@@ -70,6 +70,13 @@ def test_make_targets_named_on_page_exist(page: str) -> None:
     assert named <= targets
 
 
+def test_classes_named_on_architecture_page_exist() -> None:
+    package = "".join(path.read_text("utf-8") for path in (ROOT / "goproxyai").rglob("*.py"))
+    named = re.findall(r"`([A-Z][a-z]+(?:[A-Z][a-z]+)+)(?:\.\w+)?`", read("docs/architecture.md"))
+    assert named
+    assert [name for name in named if not re.search(rf"(?m)^class {name}\b", package)] == []
+
+
 def test_tests_named_in_security_page_exist() -> None:
     named = NAMED_TEST.findall(SECURITY)
     assert named
