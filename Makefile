@@ -1,72 +1,90 @@
-# Everything a newcomer needs: `make run`, `make test`, `make demo`. Only Python and make required
-# (but for `make bench`).
+# Requires Python 3.11 or newer and make. Everything is installed into .venv.
+# `make` without a target prints the help below.
 
 PYTHON ?= python3
 VENV := .venv
+BIN := $(VENV)/bin
 SOURCES := $(shell find goproxyai twisted -name '*.py') pyproject.toml setup.py
 
+# Parameters of single targets, such as `make soak SECONDS=60`.
 FUZZ_SECONDS ?= 30
-
-.PHONY: run test demo bench soak fuzz audit build clean
-
-## Set up, then serve on :8080 (environment variables configure it, see README.md).
-run: $(VENV)/.installed
-	exec $(VENV)/bin/twistd --nodaemon --pidfile= goproxyai
-
-## Set up, then run every check that CI runs.
-test: $(VENV)/.tox
-	$(VENV)/bin/tox run-parallel --parallel auto
-
-## The daemon between the official client and a fake OpenAI server; needs no network.
-demo: $(VENV)/.demo
-	$(VENV)/bin/python -m examples.demo
-
-## Compare with other proxies and write docs/performance.md; QUICK=1 takes under two minutes.
-## Needs the programs that bench/install.sh installs on Debian.
-bench: $(VENV)/.installed
-	$(VENV)/bin/python -m bench $(if $(QUICK),--quick)
-
-## Load with injected faults for SECONDS, drawn from SEED, and a report: see docs/reliability.md.
 SECONDS ?= 600
 SEED ?= 1
-soak: $(VENV)/.demo
-	$(VENV)/bin/python -m tests.soak --seconds $(SECONDS) --seed $(SEED)
 
-## Fuzz all code that parses untrusted bytes, FUZZ_SECONDS for each target.
-fuzz: $(VENV)/.fuzz
-	$(VENV)/bin/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(TARGETS)
+.DEFAULT_GOAL := help
+.PHONY: help run demo test unit lint format types bench soak fuzz audit lock build clean
 
-## Ask the advisory databases about everything that is installed along; needs the network.
-audit: $(VENV)/.tox
-	$(VENV)/bin/tox run -e audit
+help: ## Print this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-## A wheel in dist/.
-build: $(VENV)/.tox
-	$(VENV)/bin/pip wheel --quiet --no-deps --wheel-dir dist .
+run: $(VENV)/.installed ## Serve on port 8080; environment variables configure it
+	exec $(BIN)/twistd --nodaemon --pidfile= goproxyai
 
-clean:
+demo: $(VENV)/.dev ## Run the official client against goproxyai and a simulated OpenAI API
+	$(BIN)/python -m examples.demo
+
+test: $(VENV)/.tox ## Run every check that CI runs, on every installed Python version
+	$(BIN)/tox run-parallel --parallel auto
+
+unit: $(VENV)/.dev ## Run the unit tests (under a minute)
+	$(BIN)/python -m pytest -q tests/unit tests/project
+
+lint: $(VENV)/.dev ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev ## Format the code and apply safe lint fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev ## Check types
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed ## Measure and rewrite docs/performance.md; QUICK=1 is short; see bench/install.sh
+	$(BIN)/python -m bench $(if $(QUICK),--quick)
+
+soak: $(VENV)/.dev ## Run load with injected faults for SECONDS=600, with SEED=1
+	$(BIN)/python -m tests.soak --seconds $(SECONDS) --seed $(SEED)
+
+fuzz: $(VENV)/.fuzz ## Fuzz the parsers, FUZZ_SECONDS=30 for each target; TARGETS=requests selects
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(TARGETS)
+
+audit: $(VENV)/.tox ## Look for known vulnerabilities in the dependencies; needs the network
+	$(BIN)/tox run -e audit
+
+lock: $(BIN)/pip ## Update requirements-dev.lock to the newest allowed versions; needs the network
+	$(BIN)/pip install --quiet uv
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal \
+		--python-version 3.11 --extra otel --group dev --output-file requirements-dev.lock pyproject.toml
+
+build: $(BIN)/pip ## Build a wheel in dist/
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## Remove everything that the other targets create
 	rm -rf $(VENV) .tox .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -f twisted/plugins/dropin.cache
 
-$(VENV)/bin/pip:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+$(BIN)/pip:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --upgrade pip
 
-$(VENV)/.installed: $(VENV)/bin/pip $(SOURCES)
-	$(VENV)/bin/pip install --quiet .
+# The package, for users.
+$(VENV)/.installed: $(BIN)/pip $(SOURCES)
+	$(BIN)/pip install --quiet .
 	touch $@
 
-$(VENV)/.tox: $(VENV)/bin/pip
-	$(VENV)/bin/pip install --quiet 'tox>=4.22'
+# The development environment; the package itself is imported from the checkout.
+$(VENV)/.dev: $(BIN)/pip requirements-dev.lock
+	$(BIN)/pip install --quiet --requirement requirements-dev.lock
 	touch $@
 
-$(VENV)/.demo: $(VENV)/.installed
-	$(VENV)/bin/pip install --quiet --group test
+$(VENV)/.tox: $(BIN)/pip requirements-dev.lock
+	$(BIN)/pip install --quiet --constraint requirements-dev.lock tox
 	touch $@
 
-# If atheris has no wheel for this Python, the fuzzers run with Hypothesis only.
-$(VENV)/.fuzz: $(VENV)/.demo
-	-$(VENV)/bin/pip install --quiet --only-binary atheris --group fuzz 2>/dev/null
+# atheris has wheels for some Python versions only; the fuzzers work without it.
+$(VENV)/.fuzz: $(VENV)/.dev
+	-$(BIN)/pip install --quiet --only-binary atheris --group fuzz 2>/dev/null
 	touch $@

@@ -1,6 +1,6 @@
-"""A caching, limiting, byte-exact relay in front of the OpenAI API.
+"""A caching, rate-limiting HTTP proxy for the OpenAI API.
 
-Read the way of a request in :mod:`goproxyai.pipeline`.
+The path of a request starts in :mod:`goproxyai.proxy.handler`.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

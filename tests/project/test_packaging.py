@@ -1,0 +1,66 @@
+"""Checks of pyproject.toml, the lock file and the Makefile."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from goproxyai import __version__
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+LOCK = (ROOT / "requirements-dev.lock").read_text("utf-8")
+LOCKED = dict(re.findall(r"(?m)^([a-z0-9-]+)==([^\s;]+)", LOCK))
+
+NAME = re.compile(r"[A-Za-z0-9._-]+")
+GROUPS = ("test", "lint", "types", "dev")
+
+
+def requirements() -> list[str]:
+    """Return the requirements that the lock file is compiled from."""
+    project, groups = PROJECT["project"], PROJECT["dependency-groups"]
+    found = [*project["dependencies"], *project["optional-dependencies"]["otel"]]
+    found += [each for group in GROUPS for each in groups[group] if isinstance(each, str)]
+    return found
+
+
+@pytest.mark.parametrize("requirement", requirements())
+def test_requirement_is_locked(requirement: str) -> None:
+    match = NAME.match(requirement)
+    assert match is not None
+    name = re.sub(r"[._-]+", "-", match.group()).lower()
+    assert name in LOCKED, "run `make lock`"
+    pinned = requirement.partition("==")[2]
+    assert not pinned or LOCKED[name] == pinned
+
+
+def test_lock_names_no_index() -> None:
+    assert "://" not in LOCK
+    assert "--index-url" not in LOCK
+
+
+def test_packages_list_names_every_package() -> None:
+    listed = set(PROJECT["tool"]["setuptools"]["packages"])
+    found = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / "goproxyai").rglob("__init__.py")
+    }
+    assert listed - {"goproxyai.admin.dashboard", "twisted.plugins"} == found
+
+
+def test_changelog_has_a_section_for_the_version() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert re.search(rf"(?m)^## \[{re.escape(__version__)}\]", changelog)
+
+
+def test_make_without_target_prints_every_target() -> None:
+    printed = subprocess.run(
+        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    targets = re.search(r"(?m)^\.PHONY: (.*)$", (ROOT / "Makefile").read_text("utf-8"))
+    assert targets is not None
+    assert re.findall(r"(?m)^  make ([a-z]+) ", printed) == targets.group(1).split()
