@@ -85,7 +85,7 @@ class Inside:
             {"OPENAI_API_URL": "http://127.0.0.1:9", "RATE_LIMIT": "0", "PORT": "0"}
         )
         daemon = make_daemon(reactor, settings)
-        self.log = daemon.handler.log
+        self.log = daemon.context.access_log
         self.count = True  # or else events are thrown away
         self._client, self._upstream = Line(), Line()
         self._protocol = daemon.listeners.factory.buildProtocol(self._client.getPeer())

@@ -25,8 +25,8 @@ from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.proxy.response_head import forwarded_head, interim_head
 from goproxyai.proxy.upstream_request import STALE_IF_ERROR_STATUSES, UpstreamRequest
 from goproxyai.proxy.usage_meter import UsageMeter, meter_of, usage_source_of
-from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome, UsageSource
-from goproxyai.usage.usage import Usage
+from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome
+from goproxyai.usage.usage import Usage, UsageSource
 
 
 class Forward:

@@ -21,7 +21,7 @@ import pytest
 
 from tests.e2e.browser.chromium import MissingTool, axe_source, launch
 from tests.e2e.browser.upstream import Upstream
-from tests.process.daemon_process import DaemonProcess, command, free_port
+from tests.process.daemon_process import TIMEOUT_SECONDS, DaemonProcess, command, free_port
 
 pytestmark = pytest.mark.process
 
@@ -29,7 +29,7 @@ TOKEN = "a-secret-of-the-operators"
 WRONG_TOKEN = "a-guess"
 MARKUP = "<img src=x onerror=alert(1)>"
 
-TIMEOUT_MS = PATIENCE * 1000
+TIMEOUT_MS = TIMEOUT_SECONDS * 1000
 """Bounds every wait for the page; no test asserts how long the page took."""
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 320, "height": 640}
@@ -144,7 +144,7 @@ class Daemon:
 
     def request(self, method: str, path: str, document: Any = None, token: str = "") -> Any:
         """Send a request and return the JSON of the answer, whatever its status."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
         body = None if document is None else json.dumps(document)
         headers = {"Content-Type": "application/json"} if body else {}
         if token:
@@ -162,7 +162,7 @@ class Daemon:
 
     def state(self) -> Any:
         """Return the document of the first state event of a subscription."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
         try:
             connection.request("GET", "/dashboard/events")
             answer = connection.getresponse()

@@ -25,7 +25,8 @@ from goproxyai.usage.totals import KINDS, MOST_MODELS
 from tests.e2e.prometheus.load import LIMITED, Books, drive, plan
 from tests.e2e.prometheus.upstream import Billing, UsageTotals, rehearse
 from tests.e2e.prometheus.watch import Labels, Prometheus, is_there, program, promtool
-from tests.process.test_twistd import command, free_port
+from tests.process.daemon_process import FEW_CONNECTIONS, DaemonProcess, command
+from tests.process.test_twistd import free_port
 from tests.support.harness import ProxyHarness, post, request
 from tests.support.serving import loopback
 from tests.support.upstream import FakeUpstream
@@ -414,7 +415,7 @@ async def scraped(harness: ProxyHarness) -> AsyncIterator[dict[str, Described]]:
     harness.upstream.api = Billing()
     await harness.start()
     assert harness.daemon is not None
-    harness.daemon.system.stats.counters.tokens.prices = prices.parse(json.dumps(PRICES).encode())
+    harness.daemon.context.counters.tokens.prices = prices.parse(json.dumps(PRICES).encode())
     await harness.ask(post("/v1/completions", b'{"model":"gpt-4o","prompt":"a"}'))
     text = (await harness.ask(request("/metrics"))).body.decode()
     found: dict[str, Described] = {}

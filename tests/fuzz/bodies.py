@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from goproxyai.cache import snapshot_format as sealed
 from goproxyai.cache.coalescing import MAX_PARSED_BODY_BYTES
 from goproxyai.cache.snapshot_format import Record, Refused
-from goproxyai.cache.stream_end import MAX_SEARCHED_BLOCKS, MAX_TAIL_BYTES, Ending, ending
+from goproxyai.cache.stream_end import MAX_SEARCHED_BLOCKS, MAX_TAIL_BYTES, StreamEnd, stream_end
 from goproxyai.usage.prices import PricesError, parse
 from goproxyai.usage.scanner import UsageScanner, usage_of
 from goproxyai.usage.usage import TAIL, Usage
@@ -27,7 +27,7 @@ from tests.fuzz.work import linear
 def check_streams(data: bytes) -> None:
     """Compare the ending of a stream with the ending by its parsed events."""
     with linear(len(data), base=20_000):
-        found = ending({b"content-type": b"text/event-stream"}, data)
+        found = stream_end({b"content-type": b"text/event-stream"}, data)
     if (
         data.count(b"\n") + data.count(b"\r") < MAX_SEARCHED_BLOCKS
     ):  # the number of events that it parses
@@ -36,7 +36,7 @@ def check_streams(data: bytes) -> None:
         assert stream_end({b"content-encoding": b"gzip"}, data) in StreamEnd
 
 
-def _expected_ending(body: bytes) -> Ending:
+def _expected_ending(body: bytes) -> StreamEnd:
     """The ending, by a parser that reads line by line."""
     assert len(body) <= MAX_TAIL_BYTES
     body = body.removeprefix(b"\xef\xbb\xbf")
@@ -66,14 +66,14 @@ def _expected_ending(body: bytes) -> Ending:
     if unfinished and events[-1][1].strip() != b"[DONE]":
         return StreamEnd.FAILED
     if not events:
-        return Ending.OPEN
+        return StreamEnd.OPEN
     name, last_data = events[-1]
     if last_data.strip() == b"[DONE]" and name not in _FAILED:
         failed = len(events) > 1 and _is_failure(*events[-2])
-        return Ending.BROKEN if failed else Ending.DONE
+        return StreamEnd.BROKEN if failed else StreamEnd.DONE
     document = _json(last_data)
     if _is_failure(name, last_data) or (last_data.lstrip().startswith(b"{") and document is None):
-        return Ending.BROKEN
+        return StreamEnd.BROKEN
     completed = isinstance(document, dict) and document.get("type") == "response.completed"
     return StreamEnd.COMPLETE if completed or name == b"response.completed" else StreamEnd.UNMARKED
 
@@ -113,7 +113,7 @@ STREAMS = (
 def check_coalescing(data: bytes) -> None:
     """Compare the search for ``temperature`` and ``seed`` with the parsed body."""
     with linear(len(data)):
-        found = deterministic(data)
+        found = is_deterministic(data)
     document = _json(data)
     if not isinstance(document, dict):
         assert not found
@@ -153,7 +153,7 @@ def check_usage(data: bytes) -> None:
             compressed.add(zipped[at : at + size])
     assert len(body) <= TAIL
     assert plain.usage() == compressed.usage() == whole
-    assert (plain.usage() is UNKNOWN) == (whole is UNKNOWN)
+    assert (plain.usage() is None) == (whole is None)
     invalid = UsageScanner({b"content-encoding": b"gzip"})
     invalid.add(body)
     invalid.usage()

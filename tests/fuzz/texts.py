@@ -9,9 +9,14 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from goproxyai.config.settings import VARIABLES, SettingError, UpstreamURL
+from goproxyai.config.urls import UpstreamURL
+from goproxyai.config.variables import VARIABLES, SettingError
 from goproxyai.durations import UNITS, format_duration, parse_duration
-from goproxyai.messages.redaction import MAX_LOGGED_PATH_CHARACTERS, masked, redacted_target
+from goproxyai.messages.redaction import (
+    MAX_LOGGED_PATH_CHARACTERS,
+    mask_credentials,
+    redacted_target,
+)
 from tests.fuzz.work import clear_caches, linear
 
 SECRET = "hunter2hunter2xyz"
@@ -146,8 +151,8 @@ def check_redaction(data: bytes) -> None:
     assert _KEPT_CHARACTERS.fullmatch(path), "the path is not visible ASCII"
     text = data.decode("latin-1")
     with linear(len(data), base=5000):
-        once = masked(text)
-    assert masked(once) == once, "masking is not idempotent"
+        once = mask_credentials(text)
+    assert mask_credentials(once) == once, "masking is not idempotent"
     assert len(once) <= 2 * len(text) + 16
     before, after = split_values(data, 2)
     clear_caches()
@@ -155,8 +160,10 @@ def check_redaction(data: bytes) -> None:
     assert SECRET not in redacted_target(b"/v1/files?" + query + after)
     for form in ("https://user:{}@host", "https://{}@host", "Bearer {}", "basic {}", "sk-{}"):
         planted = before.decode("latin-1") + " " + form.format(SECRET)
-        assert SECRET not in masked(planted), "a secret in a text"
-        assert SECRET not in masked(planted + " " + after.decode("latin-1")), "a secret in a text"
+        assert SECRET not in mask_credentials(planted), "a secret in a text"
+        assert SECRET not in mask_credentials(planted + " " + after.decode("latin-1")), (
+            "a secret in a text"
+        )
 
 
 REDACTION = (

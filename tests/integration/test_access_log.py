@@ -36,7 +36,7 @@ async def events_of(harness: ProxyHarness, count: int) -> list[dict[str, Any]]:
     """The access log, once it holds *count* events, and never more."""
     assert harness.daemon is not None
     await eventually(harness.reactor, lambda: len(harness.events) >= count)
-    harness.daemon._access_log.flush()
+    harness.daemon.context.access_log.flush()
     assert len(harness.events) == count, harness.events
     return harness.events
 
@@ -412,7 +412,7 @@ async def test_a_defect_of_ours_is_logged_with_its_place_and_without_secrets(
 ) -> None:
     await harness.start(ADMIN_TOKEN=SECRETS["token"])
     assert harness.daemon is not None
-    monkeypatch.setattr(harness.daemon.admin.relay.lookup, "bypass_reason", lambda *_: 1 // 0)
+    monkeypatch.setattr(harness.daemon.context.lookup, "bypass_reason", lambda *_: 1 // 0)
     got = await harness.ask(secretive("/v1/embeddings"))
     assert (got.status, json.loads(got.body)["error"]["code"]) == (500, "internal_error")
     assert "ZeroDivisionError" in "".join(said)

@@ -22,7 +22,7 @@ def request_without_key(method: str, target: str, *headers: tuple[str, str]) -> 
 def stored(harness: ProxyHarness) -> int:
     """Return the number of cache entries."""
     assert harness.daemon is not None
-    return len(harness.daemon.handler.store)
+    return len(harness.daemon.context.store)
 
 
 def cors_headers(answer: Answer) -> list[bytes]:

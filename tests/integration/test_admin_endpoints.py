@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from goproxyai.proxy.recorder import PIECE_BYTES
+from goproxyai.proxy.recorder import PIECE_OVERHEAD_BYTES
 from goproxyai.proxy.relayed_routes import RELAYED
 from tests.integration.admin_requests import FROM_ELSEWHERE, error_of
 from tests.support.answers import chunk, head
@@ -163,7 +163,7 @@ async def test_stats_report_bytes_being_recorded(harness: ProxyHarness) -> None:
     client = await harness.connect()
     client.send(request())
     await client.until(lambda: b"xxx" in client.received)
-    assert (await stats(harness))["cache"]["reserved"] == 5000 + PIECE_BYTES
+    assert (await stats(harness))["cache"]["reserved"] == 5000 + PIECE_OVERHEAD_BYTES
     pause.release()
     await client.answer()
     assert (await stats(harness))["cache"]["reserved"] == 0
@@ -257,7 +257,7 @@ async def test_exception_in_endpoint_is_logged_and_not_disclosed(
 ) -> None:
     await harness.start()
     assert harness.daemon is not None
-    monkeypatch.setattr(harness.daemon.admin.stats.counters, "summary", lambda: 1 // 0)
+    monkeypatch.setattr(harness.daemon.context.counters, "summary", lambda: 1 // 0)
     answer = await harness.ask(request("/stats"))
     assert (answer.status, error_of(answer)["code"]) == (500, "internal_error")
     assert b"zero" not in answer.body

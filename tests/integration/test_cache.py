@@ -64,7 +64,7 @@ def caches(*answers: Answer) -> list[bytes | None]:
 
 def store(harness: ProxyHarness):
     assert harness.daemon is not None
-    kept = harness.daemon.handler.store
+    kept = harness.daemon.context.store
     assert kept is not None
     return kept
 
@@ -965,7 +965,7 @@ async def test_all_who_wait_are_answered_with_what_has_expired(
     for wire in wires:
         wire.send(request())
     assert skewed_harness.daemon is not None
-    counters = skewed_harness.daemon.admin.stats.counters
+    counters = skewed_harness.daemon.context.counters
     await eventually(skewed_harness.reactor, lambda: counters.coalesced == 2)
     gate.release()
     answers = [await wire.answer() for wire in wires]
@@ -1037,7 +1037,7 @@ async def test_an_error_of_one_credential_is_nobody_elses_in_a_shared_namespace(
     await harness.upstream.wait_for(lambda one: one.paused)
     right.send(request(key=MINE))
     assert harness.daemon is not None
-    counters = harness.daemon.admin.stats.counters
+    counters = harness.daemon.context.counters
     await eventually(harness.reactor, lambda: counters.coalesced == 1)
     gate.release()
     assert [(await one.answer()).status for one in (wrong, right)] == [401, 200]

@@ -32,6 +32,7 @@ from goproxyai.reactor.write_batch import ImmediateWriter
 from goproxyai.upstream.retries import RetryCause
 from tests.support.answers import response
 from tests.support.harness import ProxyHarness, RawClient, eventually, request
+from tests.support.memory_transport import MemoryTransport
 from tests.support.serving import loopback
 from tests.unit.http11.test_server_connection import Server, answer, get, post
 
@@ -69,7 +70,7 @@ async def test_a_client_that_pipelines_and_reads_nothing_is_answered_only_so_far
     harness.upstream.script("/v1/large", response(b"x" * 60_000))
     await harness.ask(request("/v1/large"))
     assert harness.daemon is not None
-    counters = harness.daemon.admin.stats.counters
+    counters = harness.daemon.context.counters
     wire = await harness.connect()
     wire.pause_reading()
     wire.send(request("/v1/large") * 1_000)

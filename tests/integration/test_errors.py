@@ -64,7 +64,7 @@ async def internal_error(harness: ProxyHarness) -> Answer:
     def defect(*_: Any) -> Any:
         raise ZeroDivisionError
 
-    harness.daemon.handler.lookup.find = defect  # type: ignore[method-assign]
+    harness.daemon.context.lookup.find = defect  # type: ignore[method-assign]
     return await harness.ask(request())
 
 

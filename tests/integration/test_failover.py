@@ -13,6 +13,7 @@ from twisted.internet.task import deferLater
 from goproxyai.config import env_file as envfile
 from goproxyai.config.sources import VARIABLE_NAMES
 from goproxyai.daemon import service
+from goproxyai.daemon.reload import apply_settings
 from goproxyai.limits.addresses import Networks
 from goproxyai.proxy import upstream_request as asking
 from goproxyai.proxy.health_probe import MAX_FAILURES_IN_A_ROW
@@ -35,7 +36,7 @@ def skewed_harness(harness: ProxyHarness) -> ProxyHarness:
 
 def upstreams(harness: ProxyHarness) -> tuple[Upstream, ...]:
     assert harness.daemon is not None
-    return harness.daemon.handler.upstreams.each
+    return harness.daemon.context.upstreams.each
 
 
 async def two(harness: ProxyHarness, **texts: str) -> tuple[Upstream, ...]:
@@ -194,7 +195,7 @@ async def test_who_joins_a_probe_keeps_it_alive_and_no_longer(skewed_harness: Pr
     await skewed_harness.upstream.wait_for(lambda one: one.paused and one.path == "/v1/p")
     follower.send(request("/v1/p"))
     assert skewed_harness.daemon is not None
-    counters = skewed_harness.daemon.admin.stats.counters
+    counters = skewed_harness.daemon.context.counters
     await eventually(skewed_harness.reactor, lambda: counters.coalesced)
     leader.abort()
     await eventually(skewed_harness.reactor, lambda: counters.connections.closed)
@@ -335,7 +336,7 @@ async def test_what_is_under_way_as_the_cache_is_turned_off_is_not_stored(
     gate.release()
     assert (await wire.answer()).status == 200
     await deferLater(harness.reactor, 0)
-    assert len(harness.daemon.handler.store) == 0
+    assert len(harness.daemon.context.store) == 0
 
 
 def test_a_secret_that_wrapped_is_not_repeated() -> None:

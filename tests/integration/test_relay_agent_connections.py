@@ -11,7 +11,7 @@ import treq
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.web.client import FileBodyProducer
 
-from goproxyai.config.settings import ProxyURL
+from goproxyai.config.urls import ProxyURL
 from goproxyai.egress.agent import RelayAgent
 from goproxyai.http11 import connection_pool as pool
 from goproxyai.http11.client_connection import ClientConnection

@@ -24,26 +24,26 @@ from tests.unit.cache.test_store import numbered, put
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 CHANGED: dict[str, tuple[str, Callable[[Daemon], object], object]] = {
-    "RATE_LIMIT": ("7", lambda d: d.admin.relay.admission.per_minute, 7),
-    "CACHE_TTL": ("7s", lambda d: d.admin.relay.terms.ttl, 7.0),
-    "CACHE_MAX_TTL": ("7s", lambda d: d.admin.relay.terms.most_ttl, 7.0),
+    "RATE_LIMIT": ("7", lambda d: d.admission.per_minute, 7),
+    "CACHE_TTL": ("7s", lambda d: d.context.options.current.ttl, 7.0),
+    "CACHE_MAX_TTL": ("7s", lambda d: d.context.options.current.max_ttl, 7.0),
     "REQUEST_TIMEOUT": ("7s", lambda d: d.agent.timeouts.head, 7.0),
     "CONNECT_TIMEOUT": ("7s", lambda d: d.agent.connect_timeout, 7.0),
     "IDLE_TIMEOUT": ("7s", lambda d: d.agent.timeouts.silence, 7.0),
     "DRAIN_TIMEOUT": ("7s", lambda d: d.settings.drain_timeout, 7.0),
-    "MAX_CACHE_SIZE": ("7", lambda d: d.admin.relay.store.max_bytes, 7 << 20),
+    "MAX_CACHE_SIZE": ("7", lambda d: d.context.store.max_bytes, 7 << 20),
     "MAX_BODY_SIZE": ("7", lambda d: d.listeners.factory.most_body_bytes, 7 << 20),
     "TRUSTED_PROXIES": (
         "10.0.0.0/8",
-        lambda d: d.admin.relay.admission._trusted,
+        lambda d: d.admission._trusted,
         Networks.parse("10.0.0.0/8"),
     ),
     "ADMIN_ALLOW": ("", lambda d: d.admin.settings.admin_allow, Networks()),
     "ADMIN_TOKEN": ("t0ken", lambda d: d.admin.settings.admin_token, "t0ken"),
-    "RETRY_STATUS": ("502", lambda d: d.admin.relay.terms.retry_status, frozenset((502,))),
+    "RETRY_STATUS": ("502", lambda d: d.context.options.current.retry_status, frozenset((502,))),
     "LOG_LEVEL": ("error", lambda d: d.settings.log_level, "error"),
-    "LOG_SAMPLE": ("0.5", lambda d: d.admin.relay.log.sample, 0.5),
-    "LOG_SLOW": ("7s", lambda d: d.admin.relay.log.slow, 7.0),
+    "LOG_SAMPLE": ("0.5", lambda d: d.context.access_log.sample, 0.5),
+    "LOG_SLOW": ("7s", lambda d: d.context.access_log.slow, 7.0),
     "PRICES": ("/prices.json", lambda d: d.settings.prices, "/prices.json"),
 }
 """For each reloadable variable: a new text, how to read its value in the daemon, that value."""
@@ -99,7 +99,7 @@ async def test_next_request_of_an_open_connection_uses_the_new_settings(
     assert lifetime((await ask("/v1/models/gpt-4o"))[1]) <= 60
     change(harness.daemon, CACHE_TTL="0")
     assert (await ask("/v1/models"))[1] == b"goproxyai; fwd=bypass; detail=off"
-    assert len(harness.daemon.admin.relay.store) == 0
+    assert len(harness.daemon.context.store) == 0
     change(harness.daemon, CACHE_TTL="1m")
     assert (await ask("/v1/models"))[1] == b"goproxyai; fwd=miss"
     assert (await ask("/v1/models"))[1] != b"goproxyai; fwd=miss"
@@ -122,7 +122,7 @@ async def test_request_in_progress_when_the_cache_is_turned_off_is_not_stored(
     await harness.upstream.wait_for(lambda one: one.paused)
     whole = request("/v1/embeddings", "POST", [("X-Cache-TTL", "60")], b'{"input":"a"}')
     uploading.send(whole[:-1])
-    await eventually(harness.reactor, lambda: harness.daemon.admin.stats.counters.requests == 2)
+    await eventually(harness.reactor, lambda: harness.daemon.context.counters.requests == 2)
     change(harness.daemon, **off)
     uploading.send(whole[-1:])
     assert (await uploading.answer()).get("Cache-Status") == b"goproxyai; fwd=bypass; detail=off"
@@ -169,7 +169,7 @@ async def test_smaller_store_evicts_the_surplus_in_the_background(
     monkeypatch.setattr(maintenance, "EVICTION_INTERVAL_SECONDS", 0.05)
     await harness.start()
     assert harness.daemon is not None
-    store = harness.daemon.admin.relay.store
+    store = harness.daemon.context.store
     for number in range(3000):
         put(store, numbered(number, now=harness.reactor.seconds()))
     change(harness.daemon, MAX_CACHE_SIZE="0.5")

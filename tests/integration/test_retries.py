@@ -101,7 +101,7 @@ def code(answer: Any) -> str:
 
 def counted(harness: ProxyHarness) -> dict[str, int]:
     assert harness.daemon is not None
-    return harness.daemon.admin.stats.counters.retries
+    return harness.daemon.context.counters.retries
 
 
 async def closed_port(harness: ProxyHarness) -> int:
@@ -298,7 +298,7 @@ async def test_a_client_that_leaves_while_it_waits_is_not_asked_for_again(
         wire.abort()
         await wire.wait_closed()
     assert harness.daemon is not None
-    waiting = harness.daemon._access_log._waiting
+    waiting = harness.daemon.context.access_log._waiting
     await eventually(harness.reactor, lambda: len(waiting) + len(harness.events) == 2)
     assert [one["ended"] for one in await harness.logged(2)] == ["client_gone"] * 2
     assert len(harness.upstream.requests) == 2
@@ -315,7 +315,7 @@ async def test_a_leader_that_left_is_asked_for_again_all_the_same(harness: Proxy
     leader.send(data)
     await harness.upstream.wait_for(lambda one: one.paused)
     follower.send(data)
-    await eventually(harness.reactor, lambda: harness.daemon.admin.stats.counters.coalesced)  # type: ignore[union-attr]
+    await eventually(harness.reactor, lambda: harness.daemon.context.counters.coalesced)  # type: ignore[union-attr]
     leader.abort()
     await leader.wait_closed()
     gate.release()
@@ -363,7 +363,7 @@ async def test_once_its_circuit_is_open_the_first_is_left_alone(harness: ProxyHa
     for number in range(MIN_REQUESTS + 5):
         wire.send(request(f"/v1/{number}"))
         assert (await wire.answer()).status in (200, 502)  # the budget has an end
-    first, second = harness.daemon.handler.upstreams.each
+    first, second = harness.daemon.context.upstreams.each
     assert (first.breaker.closed, second.breaker.closed) == (False, True)
     before = sum(counted(harness).values())
     wire.send(request("/v1/last"))
@@ -504,7 +504,7 @@ async def test_an_answer_to_the_probe_closes_the_circuit(skewed_harness: ProxyHa
     probing.probe_all()
     await eventually(
         skewed_harness.reactor,
-        lambda: skewed_harness.daemon.admin.relay.upstreams.each[0].breaker.closed,
+        lambda: skewed_harness.daemon.context.upstreams.each[0].breaker.closed,
     )
     assert (await skewed_harness.ask(request("/v1/new"))).status == 401
 
@@ -516,7 +516,7 @@ async def test_failed_probes_open_the_circuit(harness: ProxyHarness, failing: An
     assert harness.daemon is not None
     maintenance = harness.daemon.maintenance
     harness.upstream.script(lambda _: True, failing)
-    breaker = harness.daemon.admin.relay.upstreams.each[0].breaker
+    breaker = harness.daemon.context.upstreams.each[0].breaker
     for number in range(2 * MIN_REQUESTS):
         assert maintenance.probing is not None
         maintenance.probing.probe_all()

@@ -42,7 +42,7 @@ async def ask_at_once(harness: ProxyHarness, asked: Sequence[bytes]) -> list[Raw
         wire = await harness.connect()
         wire.send(data)
         wires.append(wire)
-    waiting = harness.daemon.admin.stats.counters  # type: ignore[union-attr]
+    waiting = harness.daemon.context.counters  # type: ignore[union-attr]
     await eventually(harness.reactor, lambda: waiting.requests >= len(asked))
     return wires
 
@@ -59,11 +59,11 @@ async def large(wires: Sequence[RawClient], size: int) -> list[Answer]:
 
 
 def store(harness: ProxyHarness) -> Any:
-    return harness.daemon.handler.store  # type: ignore[union-attr]
+    return harness.daemon.context.store  # type: ignore[union-attr]
 
 
 def flights(harness: ProxyHarness) -> list[Any]:
-    return list(harness.daemon.admin.relay.flights)  # type: ignore[union-attr]
+    return list(harness.daemon.handler.single_flight)  # type: ignore[union-attr]
 
 
 def nothing_is_held(harness: ProxyHarness) -> None:
@@ -153,7 +153,7 @@ async def test_a_leader_that_leaves_hurts_no_follower(harness: ProxyHarness, whe
     leader.abort()
     await leader.wait_closed()
     await eventually(
-        harness.reactor, lambda: len(harness.events) or harness.daemon._access_log._waiting
+        harness.reactor, lambda: len(harness.events) or harness.daemon.context.access_log._waiting
     )
     late = await harness.connect()
     late.send(request())
@@ -690,7 +690,7 @@ async def test_a_clearing_pipelined_behind_one_rescue_takes_nothing_from_the_oth
     harness.upstream.script("/v1/models", [gate, failing])
     wires = await ask_at_once(harness, [request() + request("/cache", "DELETE"), request()])
     await paused(harness)
-    await eventually(harness.reactor, lambda: harness.daemon.admin.stats.counters.coalesced)  # type: ignore[union-attr]
+    await eventually(harness.reactor, lambda: harness.daemon.context.counters.coalesced)  # type: ignore[union-attr]
     gate.release()
     assert [answer.body for answer in await answers_of(wires)] == [b'{"a":1}'] * 2
     assert (await wires[0].answer()).body == b'{"message":"Cache cleared successfully"}'

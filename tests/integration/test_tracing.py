@@ -33,8 +33,9 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from goproxyai.config.settings import Settings
+from goproxyai.daemon.tracer import make_tracer
 from goproxyai.messages.redaction import redacted_target
-from goproxyai.messages.trace_context import TraceParent
+from goproxyai.messages.trace_context import TraceParent, parse_traceparent
 from goproxyai.proxy.relayed_routes import RELAYED
 from goproxyai.telemetry import tracing
 from goproxyai.telemetry.counters import ROUTES
@@ -94,7 +95,7 @@ class Traced:
         harness = self.harness
         assert harness.daemon is not None
         await eventually(harness.reactor, lambda: len(harness.events) >= count)
-        harness.daemon._access_log.flush()
+        harness.daemon.context.access_log.flush()
         assert len(harness.events) == count, harness.events
         self.tracing.processor.force_flush()
         return list(self.exporter.get_finished_spans())
@@ -228,7 +229,7 @@ async def test_a_request_that_rides_along_is_linked_to_the_one_that_went(traced:
     await harness.upstream.wait_for(lambda one: one.paused)
     wires[1].send(post("/v1/embeddings", EMBED, [told()]))
     assert harness.daemon is not None
-    counters = harness.daemon.admin.stats.counters
+    counters = harness.daemon.context.counters
     await eventually(harness.reactor, lambda: counters.coalesced == 1)
     pause.release()
     for wire in wires:

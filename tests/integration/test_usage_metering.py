@@ -40,8 +40,8 @@ def times(count: int) -> dict[str, int]:
 
 def counters(harness: ProxyHarness) -> Counters:
     assert harness.daemon is not None
-    harness.daemon._access_log.flush()
-    return harness.daemon.admin.stats.counters
+    harness.daemon.context.access_log.flush()
+    return harness.daemon.context.counters
 
 
 def told(harness: ProxyHarness) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:

@@ -19,9 +19,10 @@ import pytest
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.threads import deferToThread
 
-from goproxyai.config.settings import VARIABLES
+from goproxyai.config.variables import VARIABLES
 from tests.support.answers import chunk, head
-from tests.support.harness import ProxyHarness, Wire, request
+from tests.support.harness import ProxyHarness, request
+from tests.support.raw_client import RawClient
 from tests.support.serving import loopback
 from tests.support.steps import Pause
 
@@ -184,7 +185,7 @@ class StreamInProgress:
     """
 
     process: DaemonProcess
-    wire: Wire
+    wire: RawClient
     pause: Pause
     port: int
 
@@ -198,7 +199,7 @@ async def start_stream(harness: ProxyHarness, start: Start) -> StreamInProgress:
     upstream.script("/v1/stream", [*stream, chunk(b"two"), chunk(b"")])
     process = start(OPENAI_API_URL=f"http://127.0.0.1:{upstream_port}")
     (port,) = await deferToThread(process.listening)
-    wire = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port), Wire(reactor))
+    wire = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port), RawClient(reactor))
     wire.send(request("/v1/stream"))
     await wire.until(lambda: b"one" in wire.came)
     return StreamInProgress(process, wire, pause, port)

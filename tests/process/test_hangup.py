@@ -22,7 +22,7 @@ from tests.support.harness import ProxyHarness
 
 __all__ = ["start"]  # the fixture
 
-pytestmark = pytest.mark.outside
+pytestmark = pytest.mark.process
 
 
 class ConfiguredDaemon:

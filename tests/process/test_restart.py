@@ -24,7 +24,8 @@ from tests.process.daemon_process import (
     command,
 )
 from tests.support.answers import chunk, head
-from tests.support.harness import ProxyHarness, Wire, request
+from tests.support.harness import ProxyHarness, request
+from tests.support.raw_client import RawClient
 from tests.support.serving import loopback
 from tests.support.steps import Pause
 
@@ -288,7 +289,7 @@ async def test_stream_finishes_while_the_next_daemon_serves(
     before = unit.start()
     await deferToThread(wait_until_listening, before)
     endpoint = TCP4ClientEndpoint(harness.reactor, "127.0.0.1", unit.port)
-    wire = await connectProtocol(endpoint, Wire(harness.reactor))
+    wire = await connectProtocol(endpoint, RawClient(harness.reactor))
     wire.send(request("/v1/stream"))
     await wire.until(lambda: b"one" in wire.received)
     before.send(signal.SIGTERM)

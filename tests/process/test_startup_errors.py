@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from goproxyai.config.settings import VARIABLES
+from goproxyai.config.variables import VARIABLES
 from tests.process.daemon_process import (
     ON_LOOPBACK,
     SECRET,
@@ -25,7 +25,7 @@ from tests.process.daemon_process import (
 
 __all__ = ["start"]  # the fixture
 
-pytestmark = pytest.mark.outside
+pytestmark = pytest.mark.process
 
 
 @attrs.frozen

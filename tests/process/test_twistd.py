@@ -34,7 +34,7 @@ from tests.support.serving import loopback
 
 __all__ = ["start"]  # the fixture
 
-pytestmark = pytest.mark.outside
+pytestmark = pytest.mark.process
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -15,7 +15,7 @@ import pytest
 
 from goproxyai.config import env_file
 from goproxyai.config.settings import Settings
-from goproxyai.config.sources import CONFIG, NAMES
+from goproxyai.config.sources import CONFIG, VARIABLE_NAMES
 from goproxyai.daemon.service import CLOSE_TIMEOUT_SECONDS
 from tests.process.daemon_process import TIMEOUT_SECONDS, Start, environment, free_port, start
 from tests.process.test_restart import SocketUnit, unit, wait_until_listening
@@ -86,10 +86,10 @@ def test_stop_timeouts_exceed_the_drain_timeout() -> None:
 
 def test_example_configuration_sets_the_defaults() -> None:
     content = (DEPLOY / "goproxyai.env").read_bytes()
-    texts = env_file.parse(content, NAMES - {CONFIG})
+    texts = env_file.parse_env_file(content, VARIABLE_NAMES - {CONFIG})
     assert Settings.from_texts(texts) == DEFAULTS
     uncommented = re.sub(rb"(?m)^#(?=[A-Z_]+=)", b"", content)
-    Settings.from_texts(env_file.parse(uncommented, NAMES - {CONFIG}))
+    Settings.from_texts(env_file.parse_env_file(uncommented, VARIABLE_NAMES - {CONFIG}))
 
 
 def test_all_files_start_the_same_command() -> None:

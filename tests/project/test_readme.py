@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from goproxyai.config.settings import VARIABLES
+from goproxyai.config.variables import VARIABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -61,7 +61,7 @@ def _check_leftovers(simulation: Simulation) -> None:
     unanswered = [client for client in simulation.clients if client.active is not None]
     for what, left in (
         ("requests without an answer", len(unanswered)),
-        ("flights", len(simulation.handler.flights)),
+        ("flights", len(simulation.handler.single_flight)),
         ("bytes reserved in the store", simulation.environment.store.reserved),
         ("timers", len(simulation.environment.clock.getDelayedCalls())),
         ("upstream requests", sum(not attempt.done for attempt in simulation.attempts)),

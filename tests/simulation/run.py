@@ -9,12 +9,19 @@ from unittest.mock import patch
 
 from twisted.logger import ILogObserver, globalLogPublisher
 
-from goproxyai.proxy import recorder, replay, single_flight, subscriber, upstream_request
+from goproxyai.proxy import (
+    recorder,
+    replay,
+    response_head,
+    shared_body,
+    subscriber,
+    upstream_request,
+)
 from tests.simulation.checks import check_at_end, check_before_step, check_invariants
 from tests.simulation.messages import CheckFailed
 from tests.simulation.simulation import Simulation
 
-MOST_SHARED, SLICE = 3000, 256
+MAX_SHARED_BYTES, SLICE_BYTES = 3000, 256
 """Bytes; they replace the proxy's constants of the same name, because the bodies here are small."""
 
 
@@ -26,12 +33,12 @@ def run_simulation(seed: int) -> tuple[Simulation, str]:
         globalLogPublisher.addObserver(observer)
         stack.callback(globalLogPublisher.removeObserver, observer)
         for module, name, value in (
-            (single_flight, "MOST_SHARED", MOST_SHARED),
-            (replay, "SLICE", SLICE),
-            (subscriber, "SLICE", SLICE),
+            (shared_body, "MAX_SHARED_BYTES", MAX_SHARED_BYTES),
+            (replay, "SLICE_BYTES", SLICE_BYTES),
+            (subscriber, "SLICE_BYTES", SLICE_BYTES),
             (upstream_request, "random", simulation.rng.random),
             # The only use of the wall clock.
-            (recorder, "stored_lines", lambda _, named: replay.stored_lines(0, named)),
+            (recorder, "stored_lines", lambda _, named: response_head.stored_lines(0, named)),
         ):
             stack.enter_context(patch.object(module, name, value))
         try:

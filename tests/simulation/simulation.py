@@ -10,12 +10,16 @@ from twisted.logger import LogEvent
 
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import ResponseReceiver
+from goproxyai.proxy.cache_lookup import CacheLookup
+from goproxyai.proxy.context import OptionsHolder, ProxyContext
 from goproxyai.proxy.handler import ProxyHandler
 from goproxyai.proxy.request_plan import ProxyOptions
 from goproxyai.proxy.upstreams import Upstream, Upstreams
-from goproxyai.telemetry.access_log import AccessLog, Event
+from goproxyai.telemetry.access_log import AccessLog
 from goproxyai.telemetry.counters import Counters
+from goproxyai.telemetry.events import Event
 from goproxyai.upstream.breaker import CircuitBreaker
+from goproxyai.upstream.retries import RetryBudget
 from tests.simulation.clients import SimulatedClient
 from tests.simulation.environment import Environment
 from tests.simulation.messages import CheckFailed
@@ -107,11 +111,20 @@ class Simulation:
             rng.choice([frozenset(), RETRY_STATUS]),
         )
         admission, client = _Admission(), _UpstreamClient(self._attempt)
-        return ProxyHandler(
-            self.environment.clock, Upstreams(upstreams), options,
-            client, admission,  # type: ignore[arg-type]
-            self.environment.store, self.counters, self.log,
-        )  # fmt: skip
+        clock, store = self.environment.clock, self.environment.store
+        context = ProxyContext(
+            clock,
+            clock.seconds,
+            OptionsHolder(options),
+            store,
+            CacheLookup(store),
+            Upstreams(upstreams),
+            client,  # type: ignore[arg-type]
+            RetryBudget(),
+            self.counters,
+            self.log,
+        )
+        return ProxyHandler(context, admission)  # type: ignore[arg-type]
 
     def observe(self, event: LogEvent) -> None:
         """Record a logged failure; none may occur."""

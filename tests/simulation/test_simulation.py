@@ -10,8 +10,8 @@ import pytest
 from twisted.logger import LogEvent
 
 from goproxyai.cache.store import Store
-from goproxyai.proxy import single_flight, upstream_request
-from goproxyai.proxy.handler import ProxyHandler
+from goproxyai.proxy import flight, forward, upstream_request
+from goproxyai.proxy.flight import Flight
 from goproxyai.proxy.recorder import Recorder
 from goproxyai.proxy.resume import ResumedForward
 from goproxyai.proxy.single_flight import SingleFlight
@@ -50,13 +50,11 @@ def situations(simulation: Simulation) -> Counter[str]:
         {
             "cache hit": counters.hits,
             "coalesced": counters.coalesced,
-            "resumed": sum(
-                isinstance(one, ResumedForward) for one in simulation.attempts_by_receiver
-            ),
+            "resumed": sum(isinstance(one.owner, ResumedForward) for one in attempts),
             "stale if error": counters.rescues,
             "paced replay": sum(b"detail=paced" in each for each in raw),
-            "client gone": sum(event.ended == "client_gone" for event in simulation.events),
-            "truncated": sum(event.ended == "cut" for event in simulation.events),
+            "client gone": sum(event.ending == "client_gone" for event in simulation.events),
+            "truncated": sum(event.ending == "cut" for event in simulation.events),
             "unshareable": sum(
                 attempt.unshareable and simulation.environment.shared for attempt in attempts
             ),
@@ -86,25 +84,30 @@ def never(*_: Any) -> bool:
 
 
 def drop_a_byte(
-    subscriber: Subscriber, pieces: list[bytes], original: Any = Subscriber._next
+    subscriber: Subscriber, pieces: list[bytes], original: Any = Subscriber._next_slice
 ) -> bytes:
     data: bytes = original(subscriber, pieces)
     return data[1:] if len(data) > 100 else data
 
 
 DEFECTS = [
-    (SingleFlight, "_flow", do_nothing, "an upstream is read, but no client accepts its answer"),
+    (Flight, "_adjust_flow", do_nothing, "an upstream is read, but no client accepts its answer"),
     (SingleFlight, "_close", do_nothing, "are left"),
-    (SingleFlight, "_stop", do_nothing, "an upstream is read, but no client"),
-    (SingleFlight, "note", do_nothing, "events of"),
-    (Subscriber, "_next", drop_a_byte, "the wrong"),
-    (ResumedForward, "_differs", do_nothing, "requests without an answer are left"),
-    (single_flight, "may_share", always, "an unshareable answer reached several requests"),
-    (Recorder, "release", do_nothing, "bytes reserved in the store are left"),
+    (Flight, "_abandon", do_nothing, "an upstream is read, but no client"),
+    (Subscriber, "record", do_nothing, "events of"),
+    (Subscriber, "_next_slice", drop_a_byte, "the wrong"),
+    (
+        ResumedForward,
+        "_refuse_different_response",
+        do_nothing,
+        "requests without an answer are left",
+    ),
+    (flight, "may_share", always, "an unshareable answer reached several requests"),
+    (Recorder, "drop", do_nothing, "bytes reserved in the store are left"),
     (upstream_request, "may_retry", always, "unsafe retry"),
     (upstream_request, "MAX_ATTEMPTS", 9, " times"),
     (Store, "is_outdated", never, "the wrong answer"),
-    (ProxyHandler, "rescue", do_nothing, "requests without an answer are left"),
+    (forward, "answer_stale", do_nothing, "events of"),
 ]
 """What is replaced, by what, and part of the check's message."""
 

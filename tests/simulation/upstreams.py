@@ -26,6 +26,7 @@ class Attempt:
     The proxy uses it as the ``Cancellable`` of its request and the ``Source`` of the response.
 
     :param number: among all attempts of the simulation, from 0.
+    :ivar owner: the part of the proxy that wants the answer.
     :ivar ending: ``whole``, ``broken`` or one of :data:`CAUSES`.
     :ivar unshareable: whether only the request itself may get the answer.
     :ivar shared_by_all: whether all credentials may get the answer.

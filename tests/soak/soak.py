@@ -280,7 +280,7 @@ class Soak:
             if isinstance(deployment.process, Daemon):
                 await self._ask(deployment, "DELETE", "/cache")
         if self.strict:  # what was cleared is freed at the next look
-            await deferLater(self._reactor, 2 * EVICTION_SECONDS)
+            await deferLater(self._reactor, 2 * EVICTION_INTERVAL_SECONDS)
         for deployment in self.deployments:
             if isinstance(deployment.process, Daemon):
                 one = await self._quiet(deployment, deployment.process)

@@ -18,7 +18,9 @@ from goproxyai.config.settings import Settings
 from goproxyai.daemon.build import make_daemon
 from goproxyai.daemon.service import Daemon
 from goproxyai.http11.connection_pool import ConnectionPool
-from goproxyai.telemetry.access_log import AccessLog, Batch, Event, Tracer
+from goproxyai.telemetry.access_log import AccessLog
+from goproxyai.telemetry.events import Batch, Event
+from goproxyai.telemetry.trace_protocol import Tracer
 from tests.support.authority import Authority, Identity
 from tests.support.proxy import FakeProxy
 from tests.support.raw_client import KEY, Answer, RawClient, post, request
@@ -192,7 +194,7 @@ class ProxyHarness:
     @property
     def access_log(self) -> AccessLog:
         assert self.daemon is not None
-        return self.daemon.access_log
+        return self.daemon.context.access_log
 
     @property
     def port(self) -> int:

@@ -175,23 +175,23 @@ def test_log_level_decides_whether_requests_are_written(plugin: Plugin, tmp_path
     daemon = plugin.make_service(options)
     output = options.output
     assert output is not None
-    assert daemon.access_log._write is None
+    assert daemon.context.access_log._write is None
     (tmp_path / "own.env").write_text("LOG_LEVEL=info\n")
     plugin.hang_up()
-    assert (daemon._access_log._write, output._level) == (output.requests, LogLevel.info)
+    assert (daemon.context.access_log._write, output._level) == (output.requests, LogLevel.info)
     (tmp_path / "own.env").write_text("LOG_LEVEL=error\n")
     plugin.hang_up()
-    assert (daemon._access_log._write, output._level) == (None, LogLevel.error)
+    assert (daemon.context.access_log._write, output._level) == (None, LogLevel.error)
 
 
 def test_log_level_does_not_concern_the_logger_of_the_operator(
     plugin: Plugin, tmp_path: Path
 ) -> None:
     daemon = plugin.make_service(with_file(tmp_path, ""))
-    assert daemon._access_log._write is log_request_events
+    assert daemon.context.access_log._write is log_request_events
     (tmp_path / "own.env").write_text("LOG_LEVEL=error\n")
     plugin.hang_up()
-    assert daemon._access_log._write is log_request_events
+    assert daemon.context.access_log._write is log_request_events
 
 
 def test_drain_lets_the_next_signal_end_the_process(plugin: Plugin) -> None:

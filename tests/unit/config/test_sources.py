@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from goproxyai.config.settings import SettingError, Settings
+from goproxyai.config.settings import Settings
 from goproxyai.config.sources import ConfigSources
+from goproxyai.config.variables import SettingError
 
 
 def sources(directory: Path, content: str, options: Any = (), **environ: str) -> ConfigSources:

@@ -15,8 +15,10 @@ import pytest
 from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 
 from goproxyai.cache import snapshot_format as sealed
+from goproxyai.cache.entry import Entry
 from goproxyai.cache.snapshot_format import HEADER_BYTES, MAGIC, Record
-from goproxyai.cache.store import UNOWNED, Entry, Store
+from goproxyai.cache.store import Store
+from goproxyai.cache.write_log import UNOWNED
 from goproxyai.daemon.cache_snapshot import CacheSnapshot
 
 ALICE, BOB = b"\0\0alice-alice-al", b"\0\1bob-bob-bob-bo"

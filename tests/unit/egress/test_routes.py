@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock
 
-from goproxyai.config.settings import ProxyURL
+from goproxyai.config.urls import ProxyURL
 from goproxyai.egress.routes import Routes
 from goproxyai.egress.tls import tls_to
 from goproxyai.upstream.no_proxy import parse_no_proxy

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxyai.http11.framing import LAST_CHUNK, MOST_FIELDS, chunk, headers_too_large
-from goproxyai.messages.headers import lines
+from goproxyai.messages.headers import serialize_headers
 
 
 @given(st.lists(st.binary(max_size=300), max_size=8))
@@ -32,8 +32,8 @@ def test_no_data_makes_no_chunk_which_would_end_the_body() -> None:
 
 def test_header_lines_keep_order_case_repeats_and_odd_bytes() -> None:
     headers = [(b"X-b", b"1"), (b"x-A", b""), (b"X-b", b"\xff,  2")]
-    assert lines(headers) == b"X-b: 1\r\nx-A: \r\nX-b: \xff,  2\r\n"
-    assert lines([]) == b""
+    assert serialize_headers(headers) == b"X-b: 1\r\nx-A: \r\nX-b: \xff,  2\r\n"
+    assert serialize_headers([]) == b""
 
 
 def test_a_header_that_is_too_large_is_431() -> None:

@@ -20,6 +20,7 @@ from goproxyai.http11.request_body import BUFFER, ClientGone
 from goproxyai.http11.server_connection import ServerFactory
 from goproxyai.messages.headers import index_fields
 from goproxyai.reactor.deadlines import TICK_SECONDS, Ticker
+from tests.support.memory_transport import MemoryTransport
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.cache.store import Entry
+from goproxyai.cache.entry import Entry
 from goproxyai.http11.exchange import Exchange
 from goproxyai.messages.headers import Headers
 from goproxyai.proxy.recorder import Recorder, recorder_for

@@ -16,6 +16,7 @@ from twisted.logger import capturedLogs
 from goproxyai.config.settings import Settings
 from goproxyai.config.sources import ConfigSources, LoadedConfig
 from goproxyai.config.variables import SettingError
+from goproxyai.daemon.build import make_daemon
 from goproxyai.daemon.reload import Reload
 from goproxyai.usage.prices import LARGEST, Prices, PricesError, parse
 from goproxyai.usage.totals import KINDS, MOST_MODELS, OTHER, UsageTotals
@@ -180,7 +181,7 @@ def test_a_file_that_is_no_table_is_told_in_one_line(tmp_path: Path) -> None:
 
 def test_a_table_that_has_changed_holds_from_then_on() -> None:
     daemon = make_daemon(MemoryReactorClock(), Settings.from_texts({"PRICES": "p.json"}))
-    tokens = daemon.system.stats.counters.tokens
+    tokens = daemon.context.counters.tokens
     tokens.add_used([Usage("gpt-4o", 1_000_000, 0, 0, 0)])
     settings = Settings.from_texts({"PRICES": "p.json"})
     found = [LoadedConfig(settings, (), prices()), LoadedConfig(settings, (), prices())]
