@@ -28,7 +28,7 @@ from typing import BinaryIO
 import attrs
 from twisted.logger import Logger
 
-from goproxyai.cache import snapshot_format as sealed
+from goproxyai.cache import snapshot_format, snapshot_stream
 from goproxyai.cache.entry import Entry
 from goproxyai.cache.store import Store
 
@@ -61,7 +61,7 @@ class CacheSnapshot:
                 count = self._restore(file, path)
         except FileNotFoundError:
             _log.debug("no cache to restore from {path}", path=self.path)
-        except (sealed.Refused, OSError) as error:
+        except (snapshot_stream.SnapshotError, OSError) as error:
             self.store.clear()
             _log.warn(
                 "cannot restore the cache from {path}: {reason}",
@@ -80,8 +80,8 @@ class CacheSnapshot:
         """Write what the store holds; remove a file of ours if that is nothing."""
         path = self.path  # a link there is replaced, and not written through
         try:
-            if _start(path) not in (None, b"", sealed.MAGIC):
-                raise sealed.Refused(sealed.FOREIGN)
+            if _start(path) not in (None, b"", snapshot_stream.MAGIC):
+                raise snapshot_stream.SnapshotError(snapshot_stream.NOT_A_SNAPSHOT)
             now, wall = self.seconds(), self.wall()
             # What a restart would not revive is not written.
             kept = [one for one in self.store if one.expires_at + self.store.stale_seconds > now]
@@ -89,7 +89,7 @@ class CacheSnapshot:
                 _remove(path)
                 return
             size = self._write(path, kept, wall - now)
-        except (sealed.Refused, OSError) as error:
+        except (snapshot_stream.SnapshotError, OSError) as error:
             _log.warn(
                 "cannot keep the cache in {path}: {reason}", path=self.path, reason=_reason(error)
             )
@@ -103,16 +103,16 @@ class CacheSnapshot:
 
     def _restore(self, file: BinaryIO, path: str) -> int:
         """Fill the store; returns how many answers the file holds."""
-        header = file.read(sealed.HEADER_BYTES)
+        header = file.read(snapshot_stream.HEADER_BYTES)
         if not header:
             return 0  # somebody made room for it
         key = self._key(header)
-        count = sum(1 for _ in sealed.opened(file.read, header, key))
+        count = sum(1 for _ in snapshot_format.read_records(file.read, header, key, self._context))
         _remove(path)
         file.seek(len(header))
         now, wall, store = self.seconds(), self.wall(), self.store
-        for record in sealed.opened(file.read, header, key):
-            entry = sealed.revived(record, now, wall, store.stale_seconds)
+        for record in snapshot_format.read_records(file.read, header, key, self._context):
+            entry = snapshot_format.restored_entry(record, now, wall, store.stale_seconds)
             if entry is not None:
                 store.put(entry, record.path, record.owner, store.generation())
         return count
@@ -121,7 +121,9 @@ class CacheSnapshot:
         """Write the file beside its place, then put it there; returns its size."""
         beside = f"{path}.new"
         start = _start(beside)
-        if start is not None and sealed.MAGIC.startswith(start):  # we were killed as we wrote it
+        if start is not None and snapshot_stream.MAGIC.startswith(
+            start
+        ):  # we were killed as we wrote it
             os.unlink(beside)
         number = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
@@ -136,16 +138,22 @@ class CacheSnapshot:
         return size
 
     def _fill(self, file: BinaryIO, entries: list[Entry], shift: float) -> int:
-        header = sealed.new_header(os.urandom(sealed.RANDOM_BYTES))
-        records = (sealed.recorded(entry, shift) for entry in entries)
-        for frame in sealed.seal(records, header, self._key(header)):
+        header = snapshot_stream.new_header(os.urandom(snapshot_stream.SALT_BYTES))
+        records = (snapshot_format.record_of(entry, shift) for entry in entries)
+        for frame in snapshot_format.write_records(
+            records, header, self._key(header), self._context
+        ):
             file.write(frame)
         file.flush()
         os.fsync(file.fileno())
         return file.tell()
 
     def _key(self, header: bytes) -> bytes:
-        return sealed.key_of(header, self.key.encode(), self.upstream.encode())
+        return snapshot_stream.derive_key(header, self.key.encode())
+
+    @property
+    def _context(self) -> bytes:
+        return self.upstream.encode()
 
 
 @contextmanager
@@ -157,7 +165,7 @@ def _regular(path: str) -> Iterator[BinaryIO]:
 
     with open(path, "rb", opener=at_once) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise sealed.Refused(sealed.FOREIGN)
+            raise snapshot_stream.SnapshotError(snapshot_stream.NOT_A_SNAPSHOT)
         yield file
 
 
@@ -165,7 +173,7 @@ def _start(path: str) -> bytes | None:
     """What would tell the file at *path* as one of ours; ``None`` where there is no file."""
     try:
         with _regular(path) as file:
-            return file.read(len(sealed.MAGIC))
+            return file.read(len(snapshot_stream.MAGIC))
     except FileNotFoundError:
         return None
 
@@ -185,7 +193,7 @@ def _sync_directory(path: str) -> None:
         os.close(number)
 
 
-def _reason(error: sealed.Refused | OSError) -> str:
+def _reason(error: snapshot_stream.SnapshotError | OSError) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror} ({error.filename})" if error.filename else error.strerror
     return str(error)

@@ -72,7 +72,7 @@ TARGETS: Final = {
         Target("streams", bodies.check_streams, bodies.STREAMS),
         Target("coalescing", bodies.check_coalescing, bodies.COALESCING),
         Target("tunnel", bodies.check_tunnel, bodies.TUNNEL),
-        Target("sealed", bodies.check_sealed, bodies.SEALED),
+        Target("snapshots", bodies.check_snapshots, bodies.SNAPSHOTS),
     )
 }
 """By name, in the order in which they are run."""

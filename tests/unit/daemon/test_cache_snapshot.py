@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import resource
 import stat
-import tracemalloc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import attrs
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 
-from goproxyai.cache import snapshot_format as sealed
+from goproxyai.cache import snapshot_format, snapshot_stream
 from goproxyai.cache.entry import Entry
-from goproxyai.cache.snapshot_format import HEADER_BYTES, MAGIC, Record, Refused
+from goproxyai.cache.snapshot_format import Record
+from goproxyai.cache.snapshot_stream import CHUNK_BYTES, HEADER_BYTES, MAGIC
 from goproxyai.cache.store import Store
 from goproxyai.cache.write_log import UNOWNED
 from goproxyai.daemon.cache_snapshot import CacheSnapshot
-from goproxyai.usage.usage import Usage
 
 ALICE, BOB = b"\0\0alice-alice-al", b"\0\1bob-bob-bob-bo"
 FILES = b"/v1/files"
@@ -36,251 +29,17 @@ BODY = b'{"answer": "what somebody was told"}'
 PASSPHRASE = "Zq8passphrase"
 TTL = 300.0
 
-KEY = b"\7" * 32
-HEADER = sealed.new_header(b"\1" * sealed.RANDOM_BYTES)
-
-VERSION_2 = (
-    "676f70726f787961692063616368650002000102030405060708090a0b0c0d0e0f101112131415162841fd71f2"
-    "acc38ad3f2e4c909551926dd5b7bc4c0b5f01fdd3c0b712d4ef1ea659d2584910a831fc4030bdaa68aac899e26"
-    "c6997e84eb27a746c639cc592ac7123eaf3352a82ab61c596079c9c955e6b1f941a70b73b9f768f251e7aa3d62"
-    "6c849b7b5fdc2f1e0d145278157da66f7b9325c5c22db0e9661ac1261b96f8ebe122e47d2f93af9dcf7b6193e4"
-    "22fbe398c5f054e9d7166499fb78721d43d17ea7f993b81a5ad22a0e65f1e1e3d35414db8ceeafbee4c4"
-)
-"""A file of one record, of the passphrase ``key`` and the upstream ``up``, at the real cost."""
-
-real_cost = sealed.COST
-
 
 @pytest.fixture(autouse=True)
-def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys at a price that a test can pay."""
-    monkeypatch.setattr(sealed, "COST", 2)
-
-
-# The format.
-
-times = st.floats(allow_nan=False)
-texts = st.binary(max_size=40)
-any_record = st.builds(
-    Record,
-    key=st.binary(min_size=32, max_size=32),
-    status=st.integers(0, 65_535),
-    head=texts,
-    body=st.binary(max_size=400),
-    timing=st.none() | texts,
-    initial_age=st.integers(0, 2**32 - 1),
-    stored=times,
-    expires=times,
-    path=texts,
-    owner=texts,
-    usage=st.none()
-    | st.builds(
-        Usage,
-        st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20),
-        *[st.integers(0, 10**12)] * 4,
-    ),
-)
-any_records = st.lists(any_record, max_size=5)
-frames_of = st.sampled_from([1, 7, 64, 2**20])
-"""Bytes in a frame."""
-
-
-def record(number: int = 0, **more: Any) -> Record:
-    key = b"%032d" % number
-    return attrs.evolve(Record(key, 200, HEAD, BODY, None, 0, 1e9, 1e9 + TTL, FILES, ALICE), **more)
-
-
-def written(records: Iterable[Record], header: bytes = HEADER, key: bytes = KEY) -> bytes:
-    return b"".join(sealed.seal(records, header, key))
-
-
-def read(data: bytes, key: bytes = KEY) -> list[Record]:
-    return list(sealed.opened(io.BytesIO(data[HEADER_BYTES:]).read, data[:HEADER_BYTES], key))
-
-
-def with_passphrase(
-    data: bytes, passphrase: bytes = b"key", upstream: bytes = b"up"
-) -> list[Record]:
-    return read(data, sealed.key_of(data[:HEADER_BYTES], passphrase, upstream))
-
-
-def small() -> bytes:
-    """A file that :func:`with_passphrase` reads."""
-    return written([record()], HEADER, sealed.key_of(HEADER, b"key", b"up"))
+def cheap_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Derive keys with the least memory that Argon2id takes."""
+    monkeypatch.setattr(snapshot_stream, "KDF_MEMORY_BYTES", 8192)
 
 
 def flipped(data: bytes, bit: int) -> bytes:
     changed = bytearray(data)
     changed[bit // 8] ^= 1 << bit % 8
     return bytes(changed)
-
-
-@given(any_records, frames_of)
-def test_what_is_read_is_what_was_written(records: list[Record], frame: int) -> None:
-    with mock.patch.object(sealed, "FRAME", frame):
-        assert read(written(records)) == records
-
-
-def test_a_body_of_several_frames_is_read_as_it_was() -> None:
-    large = record(1, body=os.urandom(3 * sealed.FRAME + 17))
-    records = [record(), large, record(2, body=bytes(sealed.FRAME)), record(3)]
-    assert read(written(records)) == records
-
-
-@pytest.mark.parametrize("more", [-1, 0, 1])
-def test_records_may_end_where_a_frame_does(more: int) -> None:
-    frame = len(written([record()])) - HEADER_BYTES - 16
-    with mock.patch.object(sealed, "FRAME", frame):
-        records = [record(), record(1, body=BODY + bytes(frame + more))]
-        assert read(written(records)) == records
-
-
-def test_every_bit_that_is_flipped_is_told() -> None:
-    data = small()
-    assert with_passphrase(data) == [record()]
-    for bit in range(len(data) * 8):
-        with pytest.raises(Refused):
-            with_passphrase(flipped(data, bit))
-
-
-def test_every_byte_that_is_missing_at_the_end_is_told() -> None:
-    data = small()
-    for length in range(len(data)):
-        with pytest.raises(Refused):
-            with_passphrase(data[:length])
-
-
-@given(any_records, frames_of, st.data())
-def test_whatever_is_flipped_cut_off_or_appended_is_told(
-    records: list[Record], frame: int, data: st.DataObject
-) -> None:
-    with mock.patch.object(sealed, "FRAME", frame):
-        whole = written(records)
-        changed = data.draw(
-            st.integers(0, len(whole) * 8 - 1).map(lambda bit: flipped(whole, bit))
-            | st.integers(HEADER_BYTES, len(whole) - 1).map(lambda length: whole[:length])
-            | st.binary(min_size=1, max_size=100).map(lambda more: whole + more)
-        )
-        with pytest.raises(Refused):
-            read(changed)
-
-
-def test_frames_that_are_left_out_repeated_or_elsewhere_are_told() -> None:
-    with mock.patch.object(sealed, "FRAME", 350):
-        whole = written([record(body=bytes(1_500))])  # that which moves is of a body, all zeros
-        text = whole[HEADER_BYTES:]
-        frames = [text[at : at + 366] for at in range(0, len(text), 366)]
-        assert len(frames) == 5
-        assert read(whole[:HEADER_BYTES] + b"".join(frames)) == [record(body=bytes(1_500))]
-        for order in (each for count in range(6) for each in product(frames, repeat=count)):
-            if list(order) != frames:
-                with pytest.raises(Refused, match="damaged"):
-                    read(whole[:HEADER_BYTES] + b"".join(order))
-
-
-def test_a_frame_of_another_file_is_told() -> None:
-    other = sealed.new_header(b"\1" * 22 + b"\2")
-    ours, theirs = written([record()]), written([record()], other)
-    with pytest.raises(Refused, match="damaged"):
-        read(ours[:HEADER_BYTES] + theirs[HEADER_BYTES:])
-
-
-@pytest.mark.parametrize(("passphrase", "upstream"), [(b"kez", b"up"), (b"key", b"down")])
-def test_another_key_or_upstream_is_refused(passphrase: bytes, upstream: bytes) -> None:
-    with pytest.raises(Refused, match="damaged, or of another key or upstream"):
-        with_passphrase(small(), passphrase, upstream)
-
-
-@pytest.mark.parametrize("version", [b"\0", b"\1", b"\3", b"\xff"])
-@pytest.mark.parametrize("rest", [b"", b"\n", small()[len(MAGIC) + 1 :]])
-def test_another_version_is_refused(version: bytes, rest: bytes) -> None:
-    with pytest.raises(Refused, match="of another version"):
-        with_passphrase(MAGIC + version + rest)
-
-
-@pytest.mark.parametrize("data", [b"", b"#!/bin/sh\n", MAGIC[:-1], b"x" * 500])
-def test_a_file_of_somebody_else_is_refused(data: bytes) -> None:
-    with pytest.raises(Refused, match="no file of ours"):
-        with_passphrase(data)
-
-
-def hostile(**lengths: int) -> bytes:
-    """An authentic file, of a record that claims *lengths*."""
-    names = ("head", "timing", "path", "owner", "model", "body")
-    claimed = [lengths.get(name, 0) for name in names]
-    numbers = sealed._RECORD.pack(bytes(32), 200, 0, 0.0, 0.0, *claimed, *sealed._NO_USAGE[1:])
-    sealed_parts = sealed._sealed(sealed._cut([numbers, BODY]), HEADER, KEY)
-    return HEADER + b"".join(sealed_parts)
-
-
-@pytest.mark.parametrize("name", ["head", "timing", "path", "owner", "model", "body"])
-@pytest.mark.parametrize("claimed", [len(BODY) + 1, 2**31, 2**40, 2**40 + 1, 2**63, 2**64 - 2])
-def test_a_length_that_leads_outside_is_damage(name: str, claimed: int) -> None:
-    with pytest.raises(Refused, match="damaged"):
-        read(hostile(**{name: claimed}))
-
-
-def test_bytes_behind_the_last_record_are_damage() -> None:
-    assert len(read(hostile(body=len(BODY)))) == 1
-    with pytest.raises(Refused, match="damaged"):
-        read(hostile(body=len(BODY) - 1))
-
-
-def test_two_files_of_the_same_have_nothing_in_common() -> None:
-    headers = [sealed.new_header(os.urandom(sealed.RANDOM_BYTES)) for _ in range(2)]
-    keys = [sealed.key_of(header, b"key", b"up") for header in headers]
-    one, other = (
-        written([record()], header, key)[HEADER_BYTES:]
-        for header, key in zip(headers, keys, strict=True)
-    )
-    assert not any(one[at : at + 8] in other for at in range(len(one) - 8))
-
-
-def test_the_second_version_is_read_for_as_long_as_it_is_called_that(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sealed, "COST", real_cost)
-    data = bytes.fromhex(VERSION_2)
-    usage = Usage("m", 1, 2, 3, 4)
-    kept = record(0, head=b"h", body=b"b", timing=b"", initial_age=7, usage=usage)
-    assert with_passphrase(data) == [kept]
-
-
-def test_writing_and_reading_take_the_memory_of_some_frames_and_an_entry() -> None:
-    body = bytes(4 * sealed.FRAME)
-    pieces = sealed.seal((record(number, body=body) for number in range(8)), HEADER, KEY)
-    next(pieces)
-    tracemalloc.start()
-    try:
-        for each in sealed.opened(lambda count: next(pieces, b""), HEADER, KEY):
-            assert len(each.body) == len(body)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    # Of the entries: the one before, the one at hand, and its parts.
-    assert peak < 3 * len(body) + 8 * sealed.FRAME
-
-
-# Times.
-
-moments = st.floats(0, 4e9)
-
-
-@given(moments, st.floats(0, 1e7), moments, moments, st.floats(0, 1e6))
-def test_no_entry_outlives_what_it_had_to_live(
-    stored: float, lifetime: float, now: float, wall: float, stale: float
-) -> None:
-    old = record(stored=stored, expires=stored + lifetime)
-    lifetime = old.expires - old.stored  # as floats have it
-    entry = sealed.revived(old, now, wall, stale)
-    if entry is None:
-        ahead = max(stored - wall, 0.0)
-        assert lifetime + stale <= max(wall - stored, 0.0) + 1e-3 or ahead > sealed.LEEWAY
-    else:
-        assert stored <= wall + sealed.LEEWAY
-        assert entry.stored_at <= now
-        assert now - stale < entry.expires_at <= now + lifetime
-        assert entry.expires_at - now <= old.expires - wall + sealed.LEEWAY + 1e-3
 
 
 # The file.
@@ -541,15 +300,15 @@ def test_only_the_owner_may_read_the_file_and_only_with_the_key(host: Host) -> N
 def spoiled(host: Host, how: str) -> str:
     """Leave a file of ours that cannot be restored; the key to try it with."""
     for number in range(3):
-        host.put(number, body=os.urandom(sealed.FRAME))
+        host.put(number, body=os.urandom(CHUNK_BYTES))
     host.snapshot.save()
     data = host.path.read_bytes()
     if how == "damaged":
         data = flipped(data, len(data) * 8 - 1)  # after two whole entries
     elif how == "cut off":
-        data = data[: HEADER_BYTES + sealed.FRAME + 16]
+        data = data[: HEADER_BYTES + CHUNK_BYTES + 41]
     elif how == "version":
-        data = MAGIC + b"\3" + data[len(MAGIC) + 1 :]
+        data = MAGIC + b"\2" + data[len(MAGIC) + 1 :]
     host.path.write_bytes(data)
     host.said()
     return "another key" if how == "key" else PASSPHRASE
@@ -586,8 +345,8 @@ def test_a_file_that_fails_the_second_time_it_is_read_leaves_the_cache_empty(
             raise OSError(errno.EIO, "Input/output error")
         yield from records
 
-    really = sealed.opened
-    monkeypatch.setattr(sealed, "opened", failing)
+    really = snapshot_format.read_records
+    monkeypatch.setattr(snapshot_format, "read_records", failing)
     store = host.restart()
     host.snapshot.load()
     assert (len(store), store.stores) == (0, 1)
@@ -615,10 +374,10 @@ def test_a_file_of_somebody_else_is_never_touched(host: Host, data: bytes, linke
         host.path.symlink_to(target)
     before = sorted(host.directory.iterdir()), target.stat()
     host.snapshot.load()
-    host.warned("cannot restore", "no file of ours")
+    host.warned("cannot restore", "not a cache snapshot")
     for _ in range(2):
         host.snapshot.save()  # nothing at first, then something
-        host.warned("cannot keep", "no file of ours")
+        host.warned("cannot keep", "not a cache snapshot")
         host.put(1)
     assert len(host.store) == 1
     assert target.read_bytes() == data
@@ -652,7 +411,7 @@ def test_what_cannot_be_read_is_a_line_and_is_left(
         host.path.write_bytes(MAGIC)
         monkeypatch.setattr(os, "open", refuse)
     mode = host.path.stat().st_mode
-    reason = "no file of ours" if kind.endswith("pipe") else REASONS[kind]
+    reason = "not a cache snapshot" if kind.endswith("pipe") else REASONS[kind]
     host.snapshot.load()
     host.warned("cannot restore", reason)
     host.put(1)
