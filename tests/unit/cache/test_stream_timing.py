@@ -67,5 +67,5 @@ def test_numbers_beyond_the_format_are_its_largest() -> None:
 
 
 def test_half_a_mark_is_refused() -> None:
-    with pytest.raises(ValueError, match="half a mark"):
+    with pytest.raises(ValueError, match="an incomplete mark"):
         timed_pieces(b"12345")

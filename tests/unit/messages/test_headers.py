@@ -100,7 +100,7 @@ def test_a_percent_sign_in_a_name_is_a_percent_sign() -> None:
 
 def test_the_memory_of_shapes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     remembered: dict[tuple[bytes, ...], shapes.HeaderTemplate] = {}
-    monkeypatch.setattr(shapes, "_shapes", remembered)
+    monkeypatch.setattr(shapes, "_templates", remembered)
     for i in range(3 * shapes.MAX_TEMPLATES):
         names = (b"X-%d" % i, b"TE")
         assert template_of(names) is template_of(names)

@@ -140,70 +140,80 @@ def test_an_answer_that_was_under_way_closes_it(late: bool) -> None:
 
 
 class BreakerAgainstModel(RuleBasedStateMachine):
-    """The model keeps each outcome with the number of its slot."""
+    """The model keeps each outcome with the number of its slot.
+
+    A success belongs to the slot of the next ``advance``, which the daemon calls once a second.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.breaker = CircuitBreaker(0.5)
         self.now = 1000.0
+        self.new_successes = 0
         self.outcomes: list[tuple[int, bool]] = []
         self.until: float | None = None
-        self.opens_for = INITIAL_OPEN_SECONDS
+        self.open_seconds = INITIAL_OPEN_SECONDS
         self.probing = False
-        self.probed = 0.0
+        self.probed_at = 0.0
 
     @property
     def slot(self) -> int:
         return int(self.now * WINDOW_SLOTS / WINDOW_SECONDS)
 
+    def advance(self) -> None:
+        self.outcomes += [(self.slot, True)] * self.new_successes
+        self.new_successes = 0
+
     @rule(seconds=st.sampled_from([0.0, 0.3, SLOT, 3.0, WINDOW_SECONDS, 70.0]))
-    def time_passes(self, seconds: float) -> None:
+    def pass_time(self, seconds: float) -> None:
         self.now += seconds
         self.breaker.advance(self.now)
+        self.advance()
 
     @precondition(lambda self: self.until is None)
     @rule(times=st.integers(1, 30))
-    def answers_come(self, times: int) -> None:
+    def succeed(self, times: int) -> None:
         for _ in range(times):
             self.breaker.record_success()
-            self.outcomes.append((self.slot, True))
+            self.new_successes += 1
 
     @precondition(lambda self: self.until is None)
     @rule(times=st.integers(1, 30))
-    def none_come(self, times: int) -> None:
+    def fail(self, times: int) -> None:
         for _ in range(times):
             self.breaker.record_failure(self.now)
             if self.until is not None:
                 continue
+            self.advance()
             self.outcomes.append((self.slot, False))
             seen = [ok for slot, ok in self.outcomes if slot > self.slot - WINDOW_SLOTS]
             if len(seen) >= MIN_REQUESTS and seen.count(False) >= 0.5 * len(seen):
-                self.until = self.now + self.opens_for
+                self.until = self.now + self.open_seconds
 
     @precondition(lambda self: self.until is not None)
-    @rule(ends=st.sampled_from(["answer", "failure", "taken back", "still under way"]))
-    def somebody_asks(self, ends: str) -> None:
+    @rule(outcome=st.sampled_from(["success", "failure", "cancelled", "in flight"]))
+    def send_while_open(self, outcome: str) -> None:
         assert self.until is not None
         admitted = self.breaker.admit(self.now)
-        waiting = self.probing and self.now < self.probed + PROBE_TIMEOUT_SECONDS
+        waiting = self.probing and self.now < self.probed_at + PROBE_TIMEOUT_SECONDS
         assert admitted is (self.now >= self.until and not waiting)
         if not admitted:
             return
-        self.probing, self.probed = True, self.now
-        if ends == "answer":
+        self.probing, self.probed_at = True, self.now
+        if outcome == "success":
             self.breaker.record_success()
-            self.until, self.opens_for = None, INITIAL_OPEN_SECONDS
-            self.outcomes = [(self.slot, True)]
-        elif ends == "failure":
+            self.until, self.open_seconds = None, INITIAL_OPEN_SECONDS
+            self.outcomes, self.new_successes = [], self.new_successes + 1
+        elif outcome == "failure":
             self.breaker.record_failure(self.now, probe=True)
-            self.opens_for = min(2 * self.opens_for, MAX_OPEN_SECONDS)
-            self.until = self.now + self.opens_for
-        elif ends == "taken back":
+            self.open_seconds = min(2 * self.open_seconds, MAX_OPEN_SECONDS)
+            self.until = self.now + self.open_seconds
+        elif outcome == "cancelled":
             self.breaker.release_probe()
-        self.probing = ends == "still under way"
+        self.probing = outcome == "in flight"
 
     @invariant()
-    def it_is_as_open_as_the_model(self) -> None:
+    def state_is_that_of_the_model(self) -> None:
         if self.until is None:
             assert self.breaker.state(self.now) is CircuitState.CLOSED
         else:
@@ -213,5 +223,5 @@ class BreakerAgainstModel(RuleBasedStateMachine):
             )
 
 
-def test_the_breaker_does_what_the_model_does() -> None:
+def test_breaker_behaves_as_the_model() -> None:
     run_state_machine_as_test(BreakerAgainstModel)

@@ -83,7 +83,7 @@ def test_an_entry_matches_as_its_row_says(entries: str, host: str, expected: boo
     ],
 )
 def test_what_is_no_host_is_refused(entry: str) -> None:
-    with pytest.raises(ValueError, match="is no host"):
+    with pytest.raises(ValueError, match="is not a host"):
         parse_no_proxy(f"example.org {entry}")
 
 
