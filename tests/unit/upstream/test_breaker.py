@@ -34,7 +34,7 @@ def times_opened(share: float = 0.5, now: float = 100.0) -> CircuitBreaker:
     return breaker
 
 
-def test_few_failures_open_nothing() -> None:
+def test_few_failures_keep_circuit_closed() -> None:
     breaker = CircuitBreaker(0.5)
     for _ in range(MIN_REQUESTS - 1):
         breaker.record_failure(5.0)
@@ -42,7 +42,7 @@ def test_few_failures_open_nothing() -> None:
     assert breaker.times_opened == 0
 
 
-def test_it_opens_at_the_share_and_not_below() -> None:
+def test_circuit_opens_at_the_share() -> None:
     for successes, state in (
         (MIN_REQUESTS, CircuitState.OPEN),
         (MIN_REQUESTS + 1, CircuitState.CLOSED),
@@ -55,14 +55,14 @@ def test_it_opens_at_the_share_and_not_below() -> None:
         assert breaker.state(5.0) is state
 
 
-def test_a_share_of_nothing_never_opens() -> None:
+def test_share_of_zero_never_opens() -> None:
     breaker = CircuitBreaker(0)
     for _ in range(1000):
         breaker.record_failure(5.0)
     assert breaker.closed
 
 
-def test_outcomes_are_forgotten_with_the_window() -> None:
+def test_outcomes_outside_the_window_do_not_count() -> None:
     breaker = CircuitBreaker(0.5)
     for _ in range(MIN_REQUESTS - 1):
         breaker.record_failure(5.0)
@@ -77,7 +77,7 @@ def test_outcomes_are_forgotten_with_the_window() -> None:
     assert not breaker.closed, "answers of long ago count for nothing"
 
 
-def test_open_admits_nobody_and_half_open_one() -> None:
+def test_open_admits_none_and_half_open_admits_one() -> None:
     breaker = times_opened()
     assert not breaker.admit(100.0 + INITIAL_OPEN_SECONDS - 0.1)
     assert breaker.seconds_until_retry(101.0) == INITIAL_OPEN_SECONDS - 1
@@ -88,14 +88,14 @@ def test_open_admits_nobody_and_half_open_one() -> None:
     assert [breaker.admit(100.0 + INITIAL_OPEN_SECONDS) for _ in range(2)] == [True, False]
 
 
-def test_a_probe_that_is_never_heard_of_is_followed_by_another() -> None:
+def test_probe_without_outcome_is_replaced() -> None:
     breaker = times_opened()
     assert breaker.admit(105.0)
     assert not breaker.admit(105.0 + PROBE_TIMEOUT_SECONDS - 0.1)
     assert [breaker.admit(105.0 + PROBE_TIMEOUT_SECONDS) for _ in range(2)] == [True, False]
 
 
-def test_an_answer_closes_it_and_a_failed_probe_keeps_it_open_for_longer() -> None:
+def test_success_closes_and_failed_probe_doubles_open_time() -> None:
     breaker = times_opened()
     now, waits = 100.0, []
     for _ in range(6):
@@ -125,7 +125,7 @@ def test_an_answer_closes_it_and_a_failed_probe_keeps_it_open_for_longer() -> No
     assert breaker.seconds_until_retry(now) == INITIAL_OPEN_SECONDS
 
 
-def test_what_was_under_way_when_it_opened_changes_nothing() -> None:
+def test_failures_in_flight_do_not_extend_open_time() -> None:
     breaker = times_opened()
     for _ in range(50):
         breaker.record_failure(100.0 + INITIAL_OPEN_SECONDS)
@@ -133,7 +133,7 @@ def test_what_was_under_way_when_it_opened_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_an_answer_that_was_under_way_closes_it(late: bool) -> None:
+def test_success_in_flight_closes_circuit(late: bool) -> None:
     breaker = times_opened()
     breaker.record_success()
     assert breaker.admit(100.0 + late)
