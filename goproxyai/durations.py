@@ -1,8 +1,7 @@
-"""Durations as Go writes them, because that is how the original was configured.
+"""Durations in the syntax of Go's ``time.ParseDuration``, such as ``1h30m``, ``1.5s`` or ``250ms``.
 
-A duration is a sequence of decimal numbers with a unit each, ``1h30m`` or ``1.5s``; the units are
-those of :data:`UNITS`. The syntax is that of Go's ``time.ParseDuration``, the output that of
-``time.Duration.String``; arithmetic is done in whole nanoseconds, so that nothing is rounded twice.
+Durations are printed as Go's ``time.Duration.String`` prints them. The arithmetic is in whole
+nanoseconds, so that no rounding accumulates.
 """
 
 from __future__ import annotations
@@ -23,27 +22,27 @@ UNITS = {
 """Nanoseconds in each unit."""
 
 MAX_NANOSECONDS = 2**63 - 1
-"""Nanoseconds; Go's ``Duration`` is a signed 64-bit integer (some 292 years)."""
+"""The longest duration: Go's ``Duration`` is a signed 64-bit integer (292 years)."""
 
 _NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 _UNIT = "(?:ns|us|\u00b5s|\u03bcs|ms|s|m|h)"
 _PART = re.compile(rf"({_NUMBER})({_UNIT})")
-_WHOLE = re.compile(rf"\+?(?:0|(?:{_NUMBER}{_UNIT})+)")
-_MOST_CHARACTERS = 256
+_DURATION = re.compile(rf"\+?(?:0|(?:{_NUMBER}{_UNIT})+)")
+_MAX_CHARACTERS = 256
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of a duration such as ``1h30m``, ``1.5s``, ``250ms`` or ``0``.
+    """Return the seconds of a duration such as ``1h30m``, ``1.5s``, ``250ms`` or ``0``.
 
-    A fraction of a nanosecond is cut off, as Go does.
+    A fraction of a nanosecond is cut off, as in Go.
 
-    :raises ValueError: where *text* is no duration, is negative, or exceeds :data:`MAX_NANOSECONDS`.
+    :raises ValueError: if *text* is invalid, negative or longer than :data:`MAX_NANOSECONDS`.
     """
-    if len(text) > _MOST_CHARACTERS or _WHOLE.fullmatch(text) is None:
-        raise ValueError("not a duration of Go's syntax")
+    if len(text) > _MAX_CHARACTERS or _DURATION.fullmatch(text) is None:
+        raise ValueError("not a duration in Go's syntax")
     total = sum(_nanoseconds(number, unit) for number, unit in _PART.findall(text))
     if total > MAX_NANOSECONDS:
-        raise ValueError("a duration beyond 64 bits of nanoseconds")
+        raise ValueError("a duration of more than 64 bits of nanoseconds")
     return total / 1_000_000_000
 
 
@@ -54,14 +53,14 @@ def _nanoseconds(number: str, unit: str) -> int:
 
 
 def format_duration(seconds: float) -> str:
-    """*seconds* as Go prints them: ``5m0s``, ``1h30m0s``, ``1.5s``, ``250ms``, ``0s``.
+    """Return *seconds* as Go prints them: ``5m0s``, ``1h30m0s``, ``1.5s``, ``250ms``, ``0s``.
 
-    The shortest decimal that *seconds* stands for is what is printed, to the nanosecond.
+    The shortest decimal that *seconds* stands for is rounded to the nanosecond.
 
-    :raises ValueError: where *seconds* is negative, not finite or exceeds :data:`MAX_NANOSECONDS`.
+    :raises ValueError: if *seconds* is negative, not finite or above :data:`MAX_NANOSECONDS`.
     """
     if not 0 <= seconds <= MAX_NANOSECONDS / 1_000_000_000:
-        raise ValueError("not a duration that Go could print")
+        raise ValueError("not a duration that Go can print")
     exact = Decimal(repr(float(seconds))) * 1_000_000_000
     total = min(int(exact.to_integral_value(ROUND_HALF_EVEN)), MAX_NANOSECONDS)
     if total == 0:

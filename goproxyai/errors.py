@@ -1,29 +1,32 @@
-"""The proxy's own errors: one table, one exception, one JSON shape.
+"""The errors that the proxy itself responds with: their codes, statuses and JSON body.
 
-====== ======================== ==================================================
-status code                     raised when
-====== ======================== ==================================================
-400    bad_request              the request is malformed, or was refused at the door
-403    admin_forbidden          an operator's page was asked for by somebody else
-404    not_found                nothing lives at that path
-405    method_not_allowed       something does, but not for that method
+====== ======================== =====================================================
+status code                     reason
+====== ======================== =====================================================
+400    bad_request              the request is malformed or not allowed
+403    admin_forbidden          the client may not use the administration endpoints
+404    not_found                no endpoint has the path
+405    method_not_allowed       the endpoint does not support the method
 413    request_too_large        the body exceeds ``MAX_BODY_SIZE``
-414    target_too_long          more than 16 KiB of target
-431    headers_too_large        more than 64 KiB or 200 fields of header
-500    internal_error           a defect of ours
-502    upstream_unreachable     DNS, refused, or reset before the response's head
-502    egress_proxy_refused     CONNECT was answered with anything but 2xx
-502    upstream_tls_failed      the certificate or the handshake did not hold
-502    upstream_protocol_error  upstream did not speak HTTP/1.1
-503    circuit_open             upstream failed too often, and is left alone for a moment
+414    target_too_long          the target exceeds 16 KiB
+431    headers_too_large        the header exceeds 64 KiB or 200 fields
+500    internal_error           a defect of the proxy
+502    upstream_unreachable     DNS failed, or the connection was refused or reset before
+                                the response headers
+502    egress_proxy_refused     the egress proxy responded to CONNECT with another status
+                                than 2xx
+502    upstream_tls_failed      the certificate is invalid or the handshake failed
+502    upstream_protocol_error  the response is not valid HTTP/1.1
+503    circuit_open             the circuit breaker of each upstream is open
 503    draining                 the process is stopping
-503    overloaded               there are as many connections as there may be
-504    upstream_timeout         connecting, or waiting for the head, took too long
-504    only_if_cached           the client wanted a stored answer, there is none
-508    loop_detected            our own name stands in ``Via``
-====== ======================== ==================================================
+503    overloaded               the connection limit is reached
+504    upstream_timeout         connecting, or the response headers, took too long
+504    only_if_cached           the request allows only a stored response; there is none
+508    loop_detected            the proxy's own name is in ``Via``
+====== ======================== =====================================================
 
-The 429 of the rate limit has a shape of its own, see :mod:`goproxyai.proxy.replay`.
+The response to a rate-limited request (429) has a JSON body of another shape, see
+:mod:`goproxyai.proxy.replay`.
 """
 
 from __future__ import annotations
@@ -50,8 +53,7 @@ STATUS = {
     "only_if_cached": 504,
     "loop_detected": 508,
 }
-"""The closed vocabulary of error codes, and the status of each."""
-
+"""The status of each error code. There are no other codes."""
 
 OWNER = {
     "internal_error": "proxy",
@@ -67,21 +69,21 @@ OWNER = {
     "upstream_protocol_error": "upstream",
     "upstream_timeout": "upstream",
 }
-"""Whose failure a code is; of those that are not here, the ``caller``'s."""
+"""The party that caused the error, by code; codes that are not listed are the ``caller``'s."""
 
 
 def json_bytes(document: object) -> bytes:
-    """*document* as JSON, without white space."""
+    """Serialize *document* as JSON without white space, in ASCII."""
     return json.dumps(document, separators=(",", ":")).encode("ascii")
 
 
 class ProxyError(Exception):
-    """An answer that is the proxy's own.
+    """An error that the proxy responds with.
 
     :param code: a key of :data:`STATUS`.
-    :param message: what went wrong and what to do about it; never a secret.
-    :param headers: further fields of the answer, such as ``Allow``.
-    :param detail: the log's view of the cause; never sent to a client, never a secret.
+    :param message: the reason and what the client can do; sent to the client.
+    :param headers: additional header fields of the response, such as ``Allow``.
+    :param detail: the cause for the log; never sent to a client. Neither holds a secret.
     """
 
     def __init__(
@@ -99,6 +101,6 @@ class ProxyError(Exception):
         self.detail = detail
 
     def body(self) -> bytes:
-        """The JSON document of the contract's error shape."""
+        """Return the JSON body of the response."""
         error = {"message": self.message, "type": "proxy_error", "code": self.code}
         return json_bytes({"error": error})

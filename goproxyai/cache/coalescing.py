@@ -1,12 +1,13 @@
-"""Which requests may share one upstream request while it is under way.
+"""Which identical requests may share one upstream request while it is in flight (single flight).
 
-==================================  ==========================================================
-GET, embeddings                     yes: the answer does not depend on who asks first
-completions, ``temperature: 0`` or  yes: deterministic by the request's own words
-an integer ``seed``
-completions otherwise               no: whoever asks for two samples at once wants two;
-                                    ``COALESCE=all`` says otherwise, ``off`` shares nothing
-==================================  ==========================================================
+==================================  ========================================================
+GET, embeddings                     shared: the response is the same for each request
+completions with ``temperature: 0`` shared: the request asks for a deterministic response
+or an integer ``seed``
+other completions                   not shared: two requests ask for two samples
+==================================  ========================================================
+
+This is ``COALESCE=deterministic``. ``COALESCE=all`` shares all of them, ``COALESCE=off`` none.
 """
 
 from __future__ import annotations
@@ -15,26 +16,27 @@ import json
 from typing import Final
 
 COALESCE_MODES: Final = ("off", "deterministic", "all")
-"""What ``COALESCE`` may be."""
+"""The values of ``COALESCE``."""
 
 MAX_PARSED_BODY_BYTES: Final = 256 * 1024
-"""Bytes of a request that is read for its own words; a larger one is taken to want its own."""
+"""A longer request body is not parsed and counts as not deterministic."""
 
 
-def may_coalesce(sharing: str, method: bytes, path: bytes) -> bool | None:
-    """Whether requests with that head share; ``None`` where :func:`is_deterministic` decides.
+def may_coalesce(mode: str, method: bytes, path: bytes) -> bool | None:
+    """Whether requests of *method* and *path* share; ``None`` if :func:`is_deterministic` decides.
 
-    :param sharing: of :data:`COALESCE_MODES`. :param path: of a request that may be cached.
+    :param mode: one of :data:`COALESCE_MODES`.
+    :param path: path of a cacheable request, without the query.
     """
-    if sharing == "off":
+    if mode == "off":
         return False
-    if sharing == "all" or method == b"GET" or path == b"/v1/embeddings":
+    if mode == "all" or method == b"GET" or path == b"/v1/embeddings":
         return True
     return None
 
 
 def is_deterministic(body: bytes) -> bool:
-    """Whether a completion's request says that its answer is always the same."""
+    """Whether the request body of a completion has a temperature of 0 or an integer seed."""
     if b'"temperature"' not in body and b'"seed"' not in body:
         return False
     if len(body) > MAX_PARSED_BODY_BYTES:
@@ -45,12 +47,12 @@ def is_deterministic(body: bytes) -> bool:
         return False
     if not isinstance(document, dict):
         return False
-    return _is_zero(document.get("temperature")) or _is_whole(document.get("seed"))
+    return _is_zero(document.get("temperature")) or _is_integer(document.get("seed"))
 
 
 def _is_zero(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value == 0
 
 
-def _is_whole(value: object) -> bool:
+def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)

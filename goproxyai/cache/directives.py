@@ -1,12 +1,13 @@
-"""What a request asks of the cache, in ``Cache-Control`` and in fields of our own.
+"""The cache directives of a request: ``Cache-Control``, ``Pragma`` and the proxy's own fields.
 
 ========================== ====================================================================
-``Cache-Control``          RFC 9111 §5.2.1: ``no-cache``, ``no-store``, ``max-age``,
-                           ``max-stale``, ``only-if-cached``; the rest is skipped
-``Pragma: no-cache``       as ``Cache-Control: no-cache``, where there is no such field (§5.4)
-``X-Cache-TTL: 90``        how long the answer is to be kept: seconds, or a duration as in Go;
-                           what cannot be read is skipped
-``X-Cache-Replay: paced``  a stored stream is to come as it came first, not at once
+``Cache-Control``          ``no-cache``, ``no-store``, ``max-age``, ``max-stale`` and
+                           ``only-if-cached`` (RFC 9111 §5.2.1); others are ignored
+``Pragma: no-cache``       the same as ``Cache-Control: no-cache``, if there is no
+                           ``Cache-Control`` (RFC 9111 §5.4)
+``X-Cache-TTL: 90``        the freshness lifetime of the response: seconds, or a duration in Go's
+                           syntax; ignored if invalid
+``X-Cache-Replay: paced``  replay a stored event stream with the original timing
 ========================== ====================================================================
 """
 
@@ -21,19 +22,19 @@ from goproxyai.durations import parse_duration
 from goproxyai.messages.headers import Fields, is_list_member
 
 _LIST_MEMBER = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+', re.DOTALL)
-_LARGEST_DELTA = 2**31
-_LONGEST_TTL = 100
+_MAX_DELTA_SECONDS = 2**31
+_MAX_TTL_BYTES = 100
 
 
 @attrs.frozen
 class Directives:
-    """What a request's ``Cache-Control`` asks for (RFC 9111 §5.2.1).
+    """The ``Cache-Control`` of a request (RFC 9111 §5.2.1).
 
-    :ivar no_cache: do not answer from the cache; the new answer may be stored.
-    :ivar no_store: do not store the answer.
-    :ivar only_if_cached: answer from the cache or not at all.
-    :ivar max_age: seconds that a stored answer may have aged; ``None``: any.
-    :ivar max_stale: seconds for which a stored answer may have expired.
+    :ivar no_cache: do not serve a stored response; the new response may be stored.
+    :ivar no_store: do not store the response.
+    :ivar only_if_cached: serve a stored response or an error.
+    :ivar max_age: the highest acceptable age in seconds; ``None`` accepts any age.
+    :ivar max_stale: seconds for which a stored response may have been expired.
     """
 
     no_cache: bool = False
@@ -44,16 +45,16 @@ class Directives:
 
 
 NO_DIRECTIVES: Final = Directives()
-"""What a request without ``Cache-Control`` and ``Pragma`` asks for."""
+"""The directives of a request without ``Cache-Control`` and ``Pragma``."""
 
 _NO_CACHE = Directives(no_cache=True)
 
 
 def request_directives(fields: Fields) -> Directives:
-    """Read a request's ``Cache-Control``; ``Pragma`` counts only without one (RFC 9111 §5.4).
+    """Parse ``Cache-Control``, or ``Pragma`` if there is none (RFC 9111 §5.4).
 
-    Unknown directives and junk are skipped. Of several values the smallest counts, and one that
-    cannot be read is 0: whoever sends it wants something fresher than we can tell.
+    Unknown and invalid directives are ignored. The smallest of several values counts. An invalid
+    number of seconds counts as 0: it errs towards a fresh response.
     """
     control = fields.get(b"cache-control")
     if control is None:
@@ -62,9 +63,9 @@ def request_directives(fields: Fields) -> Directives:
             return NO_DIRECTIVES
         return _NO_CACHE
     found = parse_cache_control(control)
-    ages = [_seconds(value) for name, value in found if name == b"max-age"]
+    ages = [_delta_seconds(value) for name, value in found if name == b"max-age"]
     stales = [
-        _seconds(value) if value else _LARGEST_DELTA
+        _delta_seconds(value) if value else _MAX_DELTA_SECONDS
         for name, value in found
         if name == b"max-stale"
     ]
@@ -79,7 +80,10 @@ def request_directives(fields: Fields) -> Directives:
 
 
 def parse_cache_control(control: bytes) -> list[tuple[bytes, bytes]]:
-    """(lower-cased name, unquoted value) of each member; a comma in quotes separates nothing."""
+    """Return (lower-cased name, unquoted value) of each directive.
+
+    A comma inside quotes does not separate directives. The time is linear in the length.
+    """
     found = []
     for member in _LIST_MEMBER.findall(control):
         name, _, value = member.partition(b"=")
@@ -87,22 +91,22 @@ def parse_cache_control(control: bytes) -> list[tuple[bytes, bytes]]:
     return found
 
 
-def _seconds(value: bytes) -> int:
-    """delta-seconds (RFC 9111 §1.2.2); too large is the largest, anything else 0."""
+def _delta_seconds(value: bytes) -> int:
+    """Parse delta-seconds (RFC 9111 §1.2.2): at most 2**31, and 0 if invalid."""
     if not value.isdigit():
         return 0
     value = value.lstrip(b"0") or b"0"
-    return min(int(value), _LARGEST_DELTA) if len(value) <= 10 else _LARGEST_DELTA
+    return min(int(value), _MAX_DELTA_SECONDS) if len(value) <= 10 else _MAX_DELTA_SECONDS
 
 
 def requested_ttl(fields: Fields) -> float | None:
-    """Seconds for which a request wants its answer kept, ``None`` where it does not say."""
+    """Return the seconds of ``X-Cache-TTL``; ``None`` if the field is missing or invalid."""
     given = fields.get(b"x-cache-ttl")
-    if given is None or len(given) > _LONGEST_TTL:
+    if given is None or len(given) > _MAX_TTL_BYTES:
         return None
     given = given.strip()
     if given.isdigit():
-        return float(_seconds(given))
+        return float(_delta_seconds(given))
     try:
         return parse_duration(given.decode("ascii"))
     except ValueError:
@@ -110,6 +114,6 @@ def requested_ttl(fields: Fields) -> float | None:
 
 
 def wants_paced_replay(fields: Fields) -> bool:
-    """Whether a stored stream is to be replayed as it came."""
+    """Whether a stored event stream is to be replayed with the original timing."""
     given = fields.get(b"x-cache-replay")
     return given is not None and is_list_member(given, b"paced")

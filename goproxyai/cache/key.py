@@ -1,11 +1,11 @@
-"""What makes two requests the same, and whose they are.
+"""The cache key of a request, and the ID of its credential.
 
-The key is SHA-256 over an injective encoding of the fields below, method, target and the body.
-``marshal`` (its version 2, which has neither references nor interning) writes every part with its
-type and length, and reads back what it wrote: two requests that differ never encode alike. Nothing
-is ever read back here. The body comes last, behind encodings that say where they end.
+The key is SHA-256 over an injective encoding of method, target, the fields of :data:`KEY_FIELDS`
+and the body. The encoding is ``marshal`` version 2, which writes each part with its type and length
+and has neither references nor interning: requests that differ in a part have different encodings.
+Nothing is ever unmarshalled. The body comes last, after an encoding that delimits itself.
 
-No credential is kept, here or in a key: only digests leave this module.
+Credentials are not kept: only digests leave this module.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ KEY_FIELDS: Final = (
     b"openai-project",
     b"openai-beta",
 )
-"""Lower-cased names of the request fields that an answer depends on."""
+"""Lower-cased names of the request fields that are part of the key."""
 
 IDENTITY_FIELDS: Final = frozenset(
     (b"authorization", b"openai-organization", b"x-openai-organization", b"openai-project")
 )
-"""Those of them that say who asks; they do not count where answers are shared."""
+"""Key fields that identify the caller; not part of the key of a shared response."""
 
 _KEY_FIELDS = frozenset(KEY_FIELDS)
 _SHARED_FIELDS = tuple([name for name in KEY_FIELDS if name not in IDENTITY_FIELDS])
@@ -50,15 +50,16 @@ def cache_key(
     body: bytes,
     shared: bool = False,
 ) -> bytes:
-    """The 32 bytes that an answer is stored under.
+    """Return the 32 bytes of a request's cache key.
 
-    Absent and empty fields differ, and so do two lines ``a``, ``b`` and one line ``a, b``. The case
-    of names and the order among different names do not count, nor does a field that ``Connection``
-    keeps from upstream.
+    An absent field differs from an empty field, and two lines ``a``, ``b`` differ from one line
+    ``a, b``. The case of names and the order of different names do not matter. A field that
+    ``Connection`` nominates, and that is thus not forwarded, counts as absent.
 
-    :param target: path and query, exactly as they are forwarded.
-    :param repeated: whether any name came more than once, as :func:`~.headers.index_fields` says.
-    :param shared: whether all credentials share the answer; such a key is no other request's.
+    :param target: path and query, exactly as forwarded.
+    :param repeated: whether a name is repeated, as :func:`~.headers.index_fields` returned.
+    :param shared: whether all credentials share the response. A shared key never equals a key that
+        is not shared.
     """
     digest = start_cache_key(method, target, fields, headers, repeated, shared)
     digest.update(body)
@@ -74,40 +75,42 @@ def start_cache_key(
     repeated: bool,
     shared: bool = False,
 ) -> KeyDigest:
-    """The part of a key that a head makes; a copy of it, updated with a body, is the whole."""
-    names = _SHARED_FIELDS if shared else KEY_FIELDS  # as many values as names: none is the other
+    """Return the digest of everything but the body; update a copy with the body for the key."""
+    names = _SHARED_FIELDS if shared else KEY_FIELDS  # the number of values tells the two apart
     values: tuple[bytes | tuple[bytes, ...] | None, ...]
     if repeated or nominated_fields(fields):
-        values = _careful_values(fields, headers, names)
+        values = _values_by_line(fields, headers, names)
     else:
         values = tuple([fields.get(name) for name in names])
     return sha256(dumps((method, target, values), 2))
 
 
-def _careful_values(
+def _values_by_line(
     fields: Fields, headers: Headers, names: tuple[bytes, ...]
 ) -> tuple[bytes | tuple[bytes, ...] | None, ...]:
-    """The same values for the same header, and a tuple of lines in place of a repeated field."""
+    """Return the values of *names*, with a tuple of lines for a repeated field."""
     lines: dict[bytes, bytes | tuple[bytes, ...]] = {}
-    wanted = _KEY_FIELDS - nominated_fields(fields)
+    relevant = _KEY_FIELDS - nominated_fields(fields)
     for spelled, value in headers:
         name = spelled.lower()
-        if name in wanted:
-            before = lines.get(name)
-            if before is None:
+        if name in relevant:
+            previous = lines.get(name)
+            if previous is None:
                 lines[name] = value
-            elif isinstance(before, tuple):
-                lines[name] = (*before, value)
+            elif isinstance(previous, tuple):
+                lines[name] = (*previous, value)
             else:
-                lines[name] = (before, value)
+                lines[name] = (previous, value)
     return tuple([lines.get(name) for name in names])
 
 
 def credential_id(fields: Fields) -> bytes:
-    """The 16 bytes that name a credential, the value of ``Authorization``.
+    """Return 16 bytes that identify the value of ``Authorization``.
 
-    An index, not a secret and not a check of one. Organization and project do not count: what a
-    key writes on behalf of one may show in what it reads without naming it.
+    The ID is an index, not a secret and not a check. Organization and project are left out: a write
+    for one of them may change the responses to requests that do not name it.
     """
-    value = None if b"authorization" in nominated_fields(fields) else fields.get(b"authorization")
+    value = None
+    if b"authorization" not in nominated_fields(fields):
+        value = fields.get(b"authorization")
     return blake2b(dumps(value, 2), digest_size=16).digest()

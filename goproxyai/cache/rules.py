@@ -1,20 +1,22 @@
-"""What may be answered from the cache, and what may be put into it.
+"""Which requests may be served from the cache, and which responses may be stored.
 
-A request may be answered from the cache when nothing but its key can have an effect on the answer:
+A request may be served from the cache if only the parts of its cache key can affect the response:
 
-========================================= =====================================================
-GET; POST to one of :data:`CACHEABLE_POST_PATHS`  looked up
-any other method, any other POST          bypass: ``method``, ``path``
-``Range``, ``If-Range``                   bypass: ``range``
-a field of the key, or a neutral one      looked up
-any other field (``Cookie``, ``Origin``,  bypass: ``header``
+================================================ ==========================================
+GET; POST to one of                              looked up
+:data:`CACHEABLE_POST_PATHS`
+another method, another POST                     bypass: ``method``, ``path``
+``Range``, ``If-Range``                          bypass: ``range``
+a field of the key, a field without effect on    looked up
+the response
+any other field (``Cookie``, ``Origin``,         bypass: ``header``
 conditional requests, ``X-Anything``,
 ``X-Stainless-Poll-Helper``)
-========================================= =====================================================
+================================================ ==========================================
 
-An answer may be stored when it is whole (the caller knows), its status is one of
-:data:`STORABLE_STATUSES`, neither side said ``no-store``, it does not vary by a field that the
-look-up does not see, and, for a GET, it does not describe something that is still under way.
+A response may be stored if it is complete (which the caller checks), its status is one of
+:data:`STORABLE_STATUSES`, neither side sent ``no-store``, it does not vary by a field that the
+look-up ignores, and, for a GET, it does not describe an operation in progress.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from goproxyai.messages.headers import HOP_BY_HOP, Fields
 CACHEABLE_POST_PATHS: Final = frozenset(
     (b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings")
 )
-"""Paths of the POSTs that only compute: their answers may be stored, and they write nothing."""
+"""Paths of POST requests that change nothing upstream, and whose responses may be stored."""
 
 STORABLE_STATUSES: Final = frozenset((200, 201, 400, 401))
 
@@ -41,9 +43,9 @@ TERMINAL_STATUSES: Final = frozenset(
         "processed", "error", "deleted", "ready", "active", "archived", "paused",
     )
 )  # fmt: skip
-"""Values of ``status`` that do not change by themselves; any other may."""
+"""Values of ``status`` that are final; any other value may change without a request."""
 
-_WRITES = frozenset((b"PUT", b"PATCH", b"DELETE"))
+_WRITE_METHODS = frozenset((b"PUT", b"PATCH", b"DELETE"))
 _STANDARD_NEUTRAL = frozenset(
     (
         b"host", b"user-agent", b"content-length", b"date", b"via", b"forwarded",
@@ -54,7 +56,7 @@ _STANDARD_NEUTRAL = frozenset(
     )
 )  # fmt: skip
 _NEUTRAL_PREFIXES = (b"proxy-", b"sec-fetch-", b"x-stainless-")
-_USUAL_PREFIXED = frozenset(
+_COMMON_PREFIXED = frozenset(
     (
         b"proxy-connection", b"proxy-authorization",
         b"sec-fetch-mode", b"sec-fetch-site", b"sec-fetch-dest",
@@ -64,21 +66,21 @@ _USUAL_PREFIXED = frozenset(
         b"x-stainless-timeout", b"x-stainless-helper-method", b"x-stainless-raw-response",
     )
 )  # fmt: skip
-_HARMLESS = frozenset(KEY_FIELDS) | HOP_BY_HOP | _STANDARD_NEUTRAL | _USUAL_PREFIXED
+_CACHEABLE_FIELDS = frozenset(KEY_FIELDS) | HOP_BY_HOP | _STANDARD_NEUTRAL | _COMMON_PREFIXED
 _KEY_FIELDS = frozenset(KEY_FIELDS)
 
-_NOT_STORED = frozenset((b"no-store",))
-_NOT_SHARED = frozenset((b"no-store", b"private"))
-_NEVER_STALE = frozenset((b"must-revalidate", b"proxy-revalidate", b"no-cache", b"s-maxage"))
+_FORBIDS_STORING = frozenset((b"no-store",))
+_FORBIDS_SHARING = frozenset((b"no-store", b"private"))
+_FORBIDS_STALE = frozenset((b"must-revalidate", b"proxy-revalidate", b"no-cache", b"s-maxage"))
 _ESCAPED_STATUS = re.compile(
     rb'"(?:s|\\u0073)(?:t|\\u0074)(?:a|\\u0061)(?:t|\\u0074)(?:u|\\u0075)(?:s|\\u0073)"'
 )
-_MOST_PARENTS = 32
+_MAX_PARENTS = 32
 _SLASH = ord("/")
 
 
 def bypass_reason(method: bytes, path: bytes, fields: Fields) -> str | None:
-    """Why a request may not be answered from the cache; ``None`` when it may.
+    """Return why a request may not be served from the cache, or ``None`` if it may.
 
     :param path: without the query.
     :returns: ``None``, ``"method"``, ``"path"``, ``"range"`` or ``"header"``.
@@ -88,19 +90,19 @@ def bypass_reason(method: bytes, path: bytes, fields: Fields) -> str | None:
             return "method"
         if path not in CACHEABLE_POST_PATHS:
             return "path"
-    if _HARMLESS.issuperset(fields):
+    if _CACHEABLE_FIELDS.issuperset(fields):
         return None
     if b"range" in fields or b"if-range" in fields:
         return "range"
-    for name in fields.keys() - _HARMLESS:
+    for name in fields.keys() - _CACHEABLE_FIELDS:
         if not _is_neutral(name):
             return "header"
     return None
 
 
 def _is_neutral(name: bytes) -> bool:
-    """Whether a request field neither counts in the key nor bypasses the cache."""
-    if name in _HARMLESS:
+    """Whether a request field is neither part of the key nor a reason to bypass the cache."""
+    if name in _CACHEABLE_FIELDS:
         return name not in _KEY_FIELDS
     return name.startswith(_NEUTRAL_PREFIXES) and name != b"x-stainless-poll-helper"
 
@@ -108,11 +110,12 @@ def _is_neutral(name: bytes) -> bool:
 def may_store(
     method: bytes, status: int, fields: Fields, directives: Directives, shared: bool = False
 ) -> bool:
-    """Judge an answer by its head, for a request that :func:`bypass_reason` let pass.
+    """Whether the status and header of a response allow storing the response.
 
-    :param fields: of the response.
+    :param fields: of the response, to a request without a :func:`bypass_reason`.
     :param directives: of the request.
-    :param shared: whether the answer would be everybody's: an error is one credential's own then.
+    :param shared: whether all credentials would share the response. Errors are not shared, because
+        they may be due to the credential.
     """
     if status not in STORABLE_STATUSES or directives.no_store or method not in (b"GET", b"POST"):
         return False
@@ -120,39 +123,39 @@ def may_store(
 
 
 def may_share(status: int, fields: Fields, shared: bool = False) -> bool:
-    """Whether an answer may be given to others who ask the same, at the time or later.
+    """Whether a response may also be sent for other requests with the same cache key.
 
-    :param shared: whether they may hold another credential.
+    :param shared: whether those requests may have another credential.
     """
     if shared and not 200 <= status < 300:
         return False
     control = fields.get(b"cache-control")
     if control is not None:
-        forbidden = _NOT_SHARED if shared else _NOT_STORED
+        forbidden = _FORBIDS_SHARING if shared else _FORBIDS_STORING
         if any(name in forbidden for name, _ in parse_cache_control(control)):
             return False
     vary = fields.get(b"vary")
-    return vary is None or not _varies_unseen(vary.lower(), shared)
+    return vary is None or not _varies_by_ignored_field(vary.lower(), shared)
 
 
 def may_serve_stale(head: bytes) -> bool:
-    """Whether an answer may be used when it has expired (RFC 9111 §4.2.4).
+    """Whether an expired response may be served (RFC 9111 §4.2.4).
 
-    :param head: as it is stored.
+    :param head: status line and header lines of the response.
     """
     for line in head.split(b"\r\n"):
         name, _, value = line.partition(b":")
         if name.lower() == b"cache-control":
-            if any(directive in _NEVER_STALE for directive, _ in parse_cache_control(value)):
+            if any(directive in _FORBIDS_STALE for directive, _ in parse_cache_control(value)):
                 return False
     return True
 
 
-def _varies_unseen(vary: bytes, shared: bool) -> bool:
-    """Whether the answer depends on a field that the look-up ignores (RFC 9111 §4.1).
+def _varies_by_ignored_field(vary: bytes, shared: bool) -> bool:
+    """Whether the response depends on a field that the look-up ignores (RFC 9111 §4.1).
 
-    Members that are in the key are seen. Those that would have bypassed were absent, and are absent
-    from whatever request the answer will be used for.
+    Fields of the key are part of the look-up. Fields that cause a bypass were absent, and are
+    absent from each request that the stored response can be served for.
     """
     for member in vary.split(b","):
         name = member.strip(b" \t")
@@ -162,13 +165,14 @@ def _varies_unseen(vary: bytes, shared: bool) -> bool:
 
 
 def is_in_progress(fields: Fields, body: bytes) -> bool:
-    """Whether a GET's JSON answer says that what it describes is under way.
+    """Whether the JSON response to a GET describes an operation in progress.
 
-    It is where the top-level object has a string ``status`` that is not in :data:`TERMINAL_STATUSES`. What
-    cannot be read is taken for changing: pollers must see progress, and a miss costs little.
+    It does if the top-level object has a string ``status`` that is not in
+    :data:`TERMINAL_STATUSES`. An unreadable body counts as in progress: clients that poll must see
+    progress, and a miss costs little.
 
     :param fields: of the response.
-    :param body: whole, as received.
+    :param body: the whole body, as received.
     """
     media_type = fields.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if media_type != b"application/json" and not media_type.endswith(b"+json"):
@@ -194,7 +198,7 @@ def is_in_progress(fields: Fields, body: bytes) -> bool:
 
 
 def _may_have_status(body: bytes) -> bool:
-    """Whether ``"status"`` occurs, be it escaped or in UTF-16 or UTF-32 (which hold NULs)."""
+    """Whether ``"status"`` occurs, also escaped, or in UTF-16 or UTF-32, which contain NULs."""
     return (
         b'"status"' in body
         or (b"\\u00" in body and _ESCAPED_STATUS.search(body) is not None)
@@ -203,16 +207,16 @@ def _may_have_status(body: bytes) -> bool:
 
 
 def parent_paths(path: bytes) -> list[bytes]:
-    """A path and its parents, longest first: what a write to it may have changed.
+    """Return a path and its parents, longest first: a write to the path may change all of them.
 
     ``/v1/files/abc`` gives ``/v1/files/abc``, ``/v1/files``, ``/v1``. Trailing and doubled slashes
-    make no parents of their own. Of a path of absurd depth, the parents nearest to the root.
+    do not count as parents. A deep path gives the 32 parents nearest to the root.
 
     :param path: without the query.
     """
     paths: list[bytes] = []
     end = 0
-    while len(paths) < _MOST_PARENTS and (end := path.find(b"/", end + 1)) > 0:
+    while len(paths) < _MAX_PARENTS and (end := path.find(b"/", end + 1)) > 0:
         if path[end - 1] != _SLASH:
             paths.append(path[:end])
     whole = path.rstrip(b"/")
@@ -223,7 +227,7 @@ def parent_paths(path: bytes) -> list[bytes]:
 
 
 def in_namespace(path: bytes, names: tuple[str, ...]) -> bool:
-    """Whether *path* is one of *names* under ``/v1/``, such as ``models``, or lies below it.
+    """Whether *path* is one of *names* under ``/v1/``, such as ``models``, or is below one.
 
     :param path: without the query.
     """
@@ -235,5 +239,5 @@ def in_namespace(path: bytes, names: tuple[str, ...]) -> bool:
 
 
 def is_write(method: bytes, path: bytes) -> bool:
-    """Whether a request changes what GETs of its path and its parents answer."""
-    return method in _WRITES or (method == b"POST" and path not in CACHEABLE_POST_PATHS)
+    """Whether a request may change the responses to GETs of its path and the parents."""
+    return method in _WRITE_METHODS or (method == b"POST" and path not in CACHEABLE_POST_PATHS)

@@ -1,19 +1,9 @@
-"""The format of a cache that was put away: what its file holds, and what keeps others from it.
+"""The content of a cache snapshot: the stored responses, one record each.
 
-1. A header, then frames: ``goproxyai cache`` and a zero, the version, the salt, the prefix of the
-   nonces. The version stands for all that follows, the cost of the key and the way in which
-   :mod:`~.key` makes keys included.
-2. The records, one behind the other, are cut into frames of :data:`FRAME` bytes; the last one may
-   be shorter. Neither side holds more than some frames and the record at hand.
-3. A frame is sealed with AES-256-GCM, the header beside it as associated data. Its nonce is the
-   prefix, its number and whether it is the last: STREAM, of Hoang, Reyhanitabar, Rogaway and Vizár
-   (*Online Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance*, 2015). So whatever was
-   flipped, cut off, appended or put elsewhere is told; :class:`Refused` says so.
-4. The key is made with scrypt (RFC 7914), of the passphrase, of a salt that no other file has, and
-   of the upstream: the keys of the cache do not name it, and another's answers are no answers.
-5. A record is numbers, the lengths of six texts, and the texts. What it says is believed only once
-   its frame is authentic; a length that leads outside is damage all the same.
-6. Times are of the wall clock (unix seconds): monotonic ones mean nothing after a restart.
+1. A record is a struct of numbers, which include the lengths of six texts, and the texts.
+2. Times are unix seconds of the wall clock, because monotonic clocks start anew with the machine.
+3. :mod:`.snapshot_stream` authenticates the bytes before they are parsed. A length that exceeds
+   the content is nevertheless an error and takes no memory.
 """
 
 from __future__ import annotations
@@ -23,53 +13,22 @@ from struct import Struct
 from typing import Final
 
 import attrs
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from goproxyai.cache.entry import Entry
+from goproxyai.cache.snapshot_stream import DAMAGED, SnapshotError, decrypt, encrypt
 from goproxyai.usage.usage import Usage
 
-MAGIC: Final = b"goproxyai cache\0"
-"""What each of our files begins with, whatever its version."""
+MAX_CLOCK_SKEW_SECONDS: Final = 60.0
+"""An entry that was stored further in the future is not restored: the wall clock was set back."""
 
-VERSION: Final = b"\x02"
-
-FRAME: Final = 2**20
-"""Bytes of records in a frame."""
-
-COST: Final = 2**14
-"""Of the key, scrypt's *N*: 16 MiB, and some 50 milliseconds."""
-
-LEEWAY: Final = 60.0
-"""Seconds by which the wall clock may have been set back."""
-
-_SALT_BYTES = 16
-_PREFIX_BYTES = 7
-_TAG_BYTES = 16
-
-RANDOM_BYTES: Final = _SALT_BYTES + _PREFIX_BYTES
-"""In a header."""
-
-HEADER_BYTES: Final = len(MAGIC) + len(VERSION) + RANDOM_BYTES
-
-FOREIGN: Final = "it is no file of ours"
-OTHER_VERSION: Final = "it is of another version"
-DAMAGED: Final = "it is damaged, or of another key or upstream"
-
-_NUMBER = Struct(">I?")  # the rest of a nonce
-_RECORD = Struct("<32sHQddQQQQQQ4Q")
-_NO_PACE = 2**64 - 1
-_NO_USAGE = ("", _NO_PACE, _NO_PACE, _NO_PACE, _NO_PACE)
-
-
-class Refused(Exception):
-    """A file that cannot be read; ``str()`` says why, in few words and without a secret."""
+_NUMBERS = Struct("<32sHQddQQQQQQ4Q")
+_NONE = 2**64 - 1
+_NO_USAGE = ("", _NONE, _NONE, _NONE, _NONE)
 
 
 @attrs.frozen
 class Record:
-    """What is kept of an entry, and of where it lies; see :class:`~.store.Entry`.
+    """The attributes of an :class:`~.entry.Entry` and its place in the index.
 
     :ivar key: 32 bytes.
     :ivar stored: unix seconds.
@@ -89,13 +48,13 @@ class Record:
     usage: Usage | None = None
 
 
-def recorded(entry: Entry, shift: float) -> Record:
-    """What is kept of a stored *entry*.
+def record_of(entry: Entry, shift: float) -> Record:
+    """Return the record of a stored *entry*.
 
-    :param shift: the wall clock's seconds less the monotonic ones.
+    :param shift: unix seconds minus monotonic seconds.
     """
-    place = entry.bucket
-    assert place is not None, "what is kept is stored"
+    bucket = entry.bucket
+    assert bucket is not None, "the entry is stored"
     return Record(
         entry.key,
         entry.status,
@@ -105,25 +64,27 @@ def recorded(entry: Entry, shift: float) -> Record:
         entry.initial_age,
         entry.stored_at + shift,
         entry.expires_at + shift,
-        place.path,
-        place.owner,
-        entry.usage(),
+        bucket.path,
+        bucket.owner,
+        entry.token_usage(),
     )
 
 
-def revived(record: Record, now: float, wall: float, stale: float) -> Entry | None:
-    """The entry again; ``None`` where it has expired, or comes from the future.
+def restored_entry(
+    record: Record, now: float, unix_now: float, stale_seconds: float
+) -> Entry | None:
+    """Return the entry of *record*, or ``None`` if it has expired or is of the future.
 
-    It lives no longer than it had to live when it was stored, whatever became of the wall clock.
+    The entry never lives longer than its lifetime at storage, even if the wall clock was set back.
 
     :param now: monotonic seconds.
-    :param wall: unix seconds, at the same moment.
-    :param stale: seconds for which an entry is kept once it has expired.
+    :param unix_now: unix seconds at the same moment.
+    :param stale_seconds: time for which an expired entry is kept.
     """
-    age = wall - record.stored
+    age = unix_now - record.stored
     stored_at = now - max(age, 0.0)
     expires_at = stored_at + (record.expires - record.stored)
-    if age < -LEEWAY or expires_at + stale <= now:
+    if age < -MAX_CLOCK_SKEW_SECONDS or expires_at + stale_seconds <= now:
         return None
     return Entry(
         record.key,
@@ -138,131 +99,61 @@ def revived(record: Record, now: float, wall: float, stale: float) -> Entry | No
     )
 
 
-def new_header(randomness: bytes) -> bytes:
-    """The header of a new file.
+def write_records(
+    records: Iterable[Record], header: bytes, key: bytes, context: bytes
+) -> Iterator[bytes]:
+    """Yield the parts of a snapshot file.
 
-    :param randomness: :data:`RANDOM_BYTES` that no other file was given.
-    """
-    assert len(randomness) == RANDOM_BYTES
-    return MAGIC + VERSION + randomness
-
-
-def key_of(header: bytes, passphrase: bytes, upstream: bytes) -> bytes:
-    """The key of the file that begins with *header*.
-
-    :raises Refused: where no file of ours, and of this version, begins so.
-    """
-    if not header.startswith(MAGIC):
-        raise Refused(FOREIGN)
-    version = header[len(MAGIC) : len(MAGIC) + len(VERSION)]
-    if version and version != VERSION:
-        raise Refused(OTHER_VERSION)
-    if len(header) != HEADER_BYTES:
-        raise Refused(DAMAGED)
-    salt = header[-RANDOM_BYTES:-_PREFIX_BYTES] + upstream
-    return Scrypt(salt=salt, length=32, n=COST, r=8, p=1).derive(passphrase)
-
-
-def seal(records: Iterable[Record], header: bytes, key: bytes) -> Iterator[bytes]:
-    """What is to be written, a frame at a time.
-
-    :param records: least recently used first.
-    :param header: of :func:`new_header`; one that was used before gives the frames away.
-    :param key: of :func:`key_of`.
+    :param records: in the order in which :func:`read_records` yields them.
+    :param header: made by :func:`~.snapshot_stream.new_header`, and not used before.
+    :param key: made by :func:`~.snapshot_stream.derive_key`.
+    :param context: see :mod:`.snapshot_stream`.
     """
     yield header
-    yield from _sealed(_cut(_encoded(records)), header, key)
+    yield from encrypt(_encode(records), header, key, context)
 
 
-def opened(read: Callable[[int], bytes], header: bytes, key: bytes) -> Iterator[Record]:
-    """The records, in the order in which they were sealed.
+def read_records(
+    read: Callable[[int], bytes], header: bytes, key: bytes, context: bytes
+) -> Iterator[Record]:
+    """Yield the records of a snapshot file.
 
-    Each is authentic as it comes; that nothing is missing behind it is known at the end.
+    Each record is authentic when it is yielded. Whether the file is complete is known at the end.
 
-    :param read: gives that many bytes of what follows the header, fewer at the end only.
-    :raises Refused: where it is not what :func:`seal` made, from the first byte to the last.
+    :param read: returns the given number of bytes that follow the header, fewer at the end.
+    :raises SnapshotError: if the file is not what :func:`write_records` made.
     """
-    frames = iter(lambda: read(FRAME + _TAG_BYTES), b"")
-    text = _Text(_authentic(frames, header, key))
-    while not text.ended():
-        yield _decoded(text)
+    content = _Content(decrypt(read, header, key, context))
+    while not content.at_end():
+        yield _decode(content)
 
 
-# Frames.
-
-
-def _cut(parts: Iterable[bytes]) -> Iterator[bytearray]:
-    """The bytes of *parts* in frames, one at least, none but the last shorter than the others."""
-    frame = bytearray()
-    for part in parts:
-        left = memoryview(part)
-        while left:
-            if len(frame) == FRAME:
-                yield frame
-                frame = bytearray()
-            fitting = left[: FRAME - len(frame)]
-            frame += fitting
-            left = left[len(fitting) :]
-    yield frame
-
-
-def _sealed(frames: Iterator[bytearray], header: bytes, key: bytes) -> Iterator[bytes]:
-    cipher = AESGCM(key)
-    for nonce, frame in _with_nonces(frames, header):
-        yield cipher.encrypt(nonce, frame, header)
-
-
-def _authentic(frames: Iterator[bytes], header: bytes, key: bytes) -> Iterator[bytes]:
-    cipher = AESGCM(key)
-    for nonce, frame in _with_nonces(frames, header):
-        try:
-            yield cipher.decrypt(nonce, frame, header)
-        except InvalidTag:
-            raise Refused(DAMAGED) from None
-
-
-def _with_nonces(
-    frames: Iterator[bytes | bytearray], header: bytes
-) -> Iterator[tuple[bytes, bytes | bytearray]]:
-    """Each of *frames* behind its nonce; where there is none, one that is empty."""
-    prefix = header[-_PREFIX_BYTES:]
-    number, frame = 0, next(frames, b"")
-    for following in frames:
-        yield prefix + _NUMBER.pack(number, False), frame
-        number, frame = number + 1, following
-    yield prefix + _NUMBER.pack(number, True), frame
-
-
-# Records.
-
-
-def _encoded(records: Iterable[Record]) -> Iterator[bytes]:
-    """Two parts a record: a body may be large, and is not copied here."""
+def _encode(records: Iterable[Record]) -> Iterator[bytes]:
+    """Yield two parts for each record: the body is large and is not copied here."""
     for one in records:
-        pace = b"" if one.timing is None else one.timing
+        timing = b"" if one.timing is None else one.timing
         model, *tokens = _NO_USAGE if one.usage is None else one.usage
-        numbers = _RECORD.pack(
+        numbers = _NUMBERS.pack(
             one.key,
             one.status,
             one.initial_age,
             one.stored,
             one.expires,
             len(one.head),
-            _NO_PACE if one.timing is None else len(pace),
+            _NONE if one.timing is None else len(timing),
             len(one.path),
             len(one.owner),
             len(model),
             len(one.body),
             *tokens,
         )
-        name = model.encode("ascii")
-        yield b"".join((numbers, one.head, pace, one.path, one.owner, name))
+        yield b"".join((numbers, one.head, timing, one.path, one.owner, model.encode("ascii")))
         yield one.body
 
 
-def _decoded(text: _Text) -> Record:
-    numbers = _RECORD.unpack(text.take(_RECORD.size))
-    key, status, initial_age, stored, expires, head, pace, path, owner, model, body = numbers[:11]
+def _decode(content: _Content) -> Record:
+    numbers = _NUMBERS.unpack(content.take(_NUMBERS.size))
+    key, status, initial_age, stored, expires, head, timing, path, owner, model, body = numbers[:11]
     tokens = numbers[11:]
     return Record(
         key=key,
@@ -270,13 +161,13 @@ def _decoded(text: _Text) -> Record:
         initial_age=initial_age,
         stored=stored,
         expires=expires,
-        # In the order of the file, which is the order in which arguments are evaluated.
-        head=text.take(head),
-        timing=None if pace == _NO_PACE else text.take(pace),
-        path=text.take(path),
-        owner=text.take(owner),
-        usage=_usage(text.take(model), tokens),
-        body=text.take(body),
+        # Arguments are evaluated in this order, which is the order of the texts.
+        head=content.take(head),
+        timing=None if timing == _NONE else content.take(timing),
+        path=content.take(path),
+        owner=content.take(owner),
+        usage=_usage(content.take(model), tokens),
+        body=content.take(body),
     )
 
 
@@ -284,40 +175,40 @@ def _usage(model: bytes, tokens: tuple[int, ...]) -> Usage | None:
     return None if tokens == _NO_USAGE[1:] else Usage(model.decode("ascii", "replace"), *tokens)
 
 
-class _Text:
-    """What frames hold, as one text that is read from its beginning."""
+class _Content:
+    """Reads chunks as one sequence of bytes."""
 
-    __slots__ = ("_at", "_frame", "_frames")
+    __slots__ = ("_chunk", "_chunks", "_position")
 
-    def __init__(self, frames: Iterator[bytes]) -> None:
-        self._frames = frames
-        self._frame = b""
-        self._at = 0
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._chunk = b""
+        self._position = 0
 
-    def ended(self) -> bool:
-        """Whether nothing is left; reads the next frame to know."""
-        while self._at == len(self._frame):
-            frame = next(self._frames, None)
-            if frame is None:
+    def at_end(self) -> bool:
+        """Whether no byte is left; reads the next chunk if the current one is used up."""
+        while self._position == len(self._chunk):
+            chunk = next(self._chunks, None)
+            if chunk is None:
                 return True
-            self._frame, self._at = frame, 0
+            self._chunk, self._position = chunk, 0
         return False
 
     def take(self, count: int) -> bytes:
-        """The next *count* bytes; no more memory than the file has bytes, whatever is asked for.
+        """Return the next *count* bytes; never allocates more than the content has.
 
-        :raises Refused: where there are not so many.
+        :raises SnapshotError: if there are fewer bytes.
         """
-        at, end = self._at, self._at + count
-        if end <= len(self._frame):
-            self._at = end
-            return self._frame[at:end]
+        start, end = self._position, self._position + count
+        if end <= len(self._chunk):
+            self._position = end
+            return self._chunk[start:end]
         parts = []
         while count:
-            if self.ended():
-                raise Refused(DAMAGED)
-            part = self._frame[self._at : self._at + count]
-            self._at += len(part)
+            if self.at_end():
+                raise SnapshotError(DAMAGED)
+            part = self._chunk[self._position : self._position + count]
+            self._position += len(part)
             count -= len(part)
             parts.append(part)
         return b"".join(parts)

@@ -1,20 +1,19 @@
-"""Did a stream of events end well? (``text/event-stream``, WHATWG HTML §9.2.)
+"""Whether an event stream is complete (``text/event-stream``, WHATWG HTML §9.2).
 
-========================================= ======================================
-its last event                            it is
-========================================= ======================================
-``data: [DONE]``, ``response.completed``  whole, however the connection ended
-an error: ``event: error``, a data object broken: never stored
-with an ``error``, or whose ``type`` is
-``error`` or ``response.failed``
-any other, with its blank line            whole where the body's framing ended it
-one without its blank line                cut
-one whose object cannot be read           broken
-none                                      as any other
-========================================= ======================================
+==================================================== ========================================
+the last event is                                    the stream is
+==================================================== ========================================
+``data: [DONE]`` or ``response.completed``           complete, even if the connection broke
+an error: ``event: error``, data with an ``error``   failed, never stored
+member, or of type ``error`` or ``response.failed``
+another event and its blank line                     complete if the body's framing ended it
+an event without its blank line                      failed: truncated
+an event with an unreadable JSON object              failed
+missing                                              complete if the body's framing ended it
+==================================================== ========================================
 
-Before ``[DONE]`` the event before it counts too: some send their error there. What has no ``data``
-is no event, unless its name says that it is an error. All of it takes linear time.
+The event before ``[DONE]`` counts too: some upstreams send an error there. A block without ``data``
+is not an event, unless its name is that of an error. The time is linear in the length.
 """
 
 from __future__ import annotations
@@ -27,35 +26,35 @@ from goproxyai.messages.decoding import decode_body
 from goproxyai.messages.headers import Fields
 
 MAX_TAIL_BYTES: Final = 256 * 1024
-"""Bytes at the end of a stream that are read; one whose last event is longer is not judged."""
+"""Bytes at the end of a stream that are parsed; a stream with a longer last event is failed."""
 
 MAX_SEARCHED_BLOCKS: Final = 1_000
-"""At the end of a stream that are read in search of an event: comments, and what says nothing."""
+"""Blocks at the end of a stream that are searched for an event; most blocks are comments."""
 
-_USUAL = b"application/json"
+_JSON_TYPE = b"application/json"
 _DONE = b"[DONE]"
-_BOM = b"\xef\xbb\xbf"
-_FAILED = frozenset(("error", "response.failed"))
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_ERROR_TYPES = frozenset(("error", "response.failed"))
 
 
 class StreamEnd(Enum):
     """How a stream ended."""
 
-    COMPLETE = "it says that it is whole"
-    UNMARKED = "it is whole if its framing says so"
-    FAILED = "it ended in an error, or in the middle of an event, or cannot be read"
+    COMPLETE = "the last event marks the end"
+    UNMARKED = "complete if the framing of the body says so"
+    FAILED = "ended in an error or within an event, or is unreadable"
 
 
 def is_event_stream(fields: Fields) -> bool:
-    """Whether a response is a stream of events."""
-    kind = fields.get(b"content-type")
-    if kind is None or kind == _USUAL:
+    """Whether a response has the media type ``text/event-stream``."""
+    media_type = fields.get(b"content-type")
+    if media_type is None or media_type == _JSON_TYPE:
         return False
-    return kind.partition(b";")[0].strip().lower() == b"text/event-stream"
+    return media_type.partition(b";")[0].strip().lower() == b"text/event-stream"
 
 
 def stream_end(fields: Fields, body: bytes) -> StreamEnd:
-    """How the stream in *body* ended.
+    """Return how the stream in *body* ended.
 
     :param fields: of the response.
     :param body: as received.
@@ -68,11 +67,11 @@ def stream_end(fields: Fields, body: bytes) -> StreamEnd:
         body = plain
     whole = len(body) <= MAX_TAIL_BYTES
     if whole:
-        body = body.removeprefix(_BOM)
+        body = body.removeprefix(_BYTE_ORDER_MARK)
     tail = body[-MAX_TAIL_BYTES:].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     end = tail.rfind(b"\n\n")
     rest = tail[end + 2 :] if end >= 0 else tail
-    events = _last_two(tail, max(end, 0))
+    events = _last_two_events(tail, max(end, 0))
     if events is None:
         return StreamEnd.FAILED
     if any(line and not line.startswith(b":") for line in rest.split(b"\n")):
@@ -80,14 +79,14 @@ def stream_end(fields: Fields, body: bytes) -> StreamEnd:
         if last.data.strip() != _DONE:
             return StreamEnd.FAILED
         events = [*events[-1:], last]
-    return _judged(events, whole)
+    return _end_of(events, whole)
 
 
 class _Event:
-    """One of them.
+    """An event.
 
-    :ivar document: what is in its data, where that is an object.
-    :ivar readable: whether its data is what it seems to be.
+    :ivar document: the data if it is a JSON object, else empty.
+    :ivar is_readable: ``False`` if the data begins like a JSON object and is not JSON.
     """
 
     def __init__(self, block: bytes) -> None:
@@ -101,41 +100,41 @@ class _Event:
                 data.append(value)
         self.name = name.decode("latin-1")
         self.data = b"\n".join(data)
-        self.says_something = bool(data) or self.name in _FAILED
+        self.is_event = bool(data) or self.name in _ERROR_TYPES
         self.document: dict[str, Any] = {}
-        self.readable = True
+        self.is_readable = True
         if self.data.lstrip().startswith(b"{"):
-            self._read()
+            self._parse()
 
-    def _read(self) -> None:
+    def _parse(self) -> None:
         try:
             document = json.loads(self.data)
         except (ValueError, RecursionError):
-            self.readable = False
+            self.is_readable = False
         else:
             if isinstance(document, dict):
                 self.document = document
 
     @property
-    def kind(self) -> str:
-        """What it says that it is."""
-        kind = self.document.get("type")
-        return kind if isinstance(kind, str) else self.name
+    def type(self) -> str:
+        """The ``type`` of the object, else the name of the event."""
+        found = self.document.get("type")
+        return found if isinstance(found, str) else self.name
 
     @property
     def is_error(self) -> bool:
-        """Whether it tells of one."""
-        failed = self.name in _FAILED or self.kind in _FAILED
+        """Whether the event reports an error."""
+        failed = self.name in _ERROR_TYPES or self.type in _ERROR_TYPES
         return failed or bool(self.document.get("error"))
 
 
-def _last_two(tail: bytes, end: int) -> list[_Event] | None:
-    """Of the events before *end*, the last two; ``None`` where they are hard to find."""
+def _last_two_events(tail: bytes, end: int) -> list[_Event] | None:
+    """Return the last two events before *end*; ``None`` if too many blocks had to be searched."""
     found: list[_Event] = []
     for _ in range(MAX_SEARCHED_BLOCKS):
         start = tail.rfind(b"\n\n", 0, end)
         event = _Event(tail[start + 2 if start >= 0 else 0 : end])
-        if event.says_something:
+        if event.is_event:
             found.insert(0, event)
         end = start
         if end <= 0 or len(found) == 2:
@@ -143,14 +142,17 @@ def _last_two(tail: bytes, end: int) -> list[_Event] | None:
     return None
 
 
-def _judged(events: list[_Event], whole: bool) -> StreamEnd:
-    """By the last two events; *whole*: there are no others before."""
+def _end_of(events: list[_Event], whole: bool) -> StreamEnd:
+    """Return the end of a stream by its last two events.
+
+    :param whole: whether the tail is the whole stream, so that there are no earlier events.
+    """
     if not events or (len(events) == 1 and not whole):
         return StreamEnd.UNMARKED if whole else StreamEnd.FAILED
     last = events[-1]
-    if last.is_error or not last.readable:
+    if last.is_error or not last.is_readable:
         return StreamEnd.FAILED
     if last.data.strip() == _DONE:
         return StreamEnd.FAILED if events[0].is_error else StreamEnd.COMPLETE
-    completed = "response.completed" in (last.kind, last.name)
+    completed = "response.completed" in (last.type, last.name)
     return StreamEnd.COMPLETE if completed else StreamEnd.UNMARKED

@@ -29,7 +29,7 @@ from typing import BinaryIO
 import attrs
 from twisted.logger import Logger
 
-from goproxyai.cache import snapshot_format as sealed
+from goproxyai.cache import snapshot_format, snapshot_stream
 from goproxyai.cache.entry import Entry
 from goproxyai.cache.store import Store
 
@@ -62,7 +62,7 @@ class CacheSnapshot:
                 count = self._restore(file, path)
         except FileNotFoundError:
             _log.debug("no cache snapshot at {path}", path=path)
-        except (sealed.Refused, OSError) as error:
+        except (snapshot_stream.SnapshotError, OSError) as error:
             self.store.clear()
             _log.warn(
                 "cannot restore the cache from {path}: {reason}", path=path, reason=_reason(error)
@@ -79,8 +79,8 @@ class CacheSnapshot:
         """Write the entries of the store; remove an old snapshot where there are none."""
         path = self.path  # a symbolic link is replaced, its target is not written to
         try:
-            if _read_magic(path) not in (None, b"", sealed.MAGIC):
-                raise sealed.Refused(sealed.FOREIGN)
+            if _read_magic(path) not in (None, b"", snapshot_stream.MAGIC):
+                raise snapshot_stream.SnapshotError(snapshot_stream.NOT_A_SNAPSHOT)
             now, wall = self.seconds(), self.wall()
             # Entries that a restart would drop are not written.
             entries = [
@@ -90,7 +90,7 @@ class CacheSnapshot:
                 _remove(path)
                 return
             size = self._write(path, entries, wall - now)
-        except (sealed.Refused, OSError) as error:
+        except (snapshot_stream.SnapshotError, OSError) as error:
             _log.warn("cannot save the cache to {path}: {reason}", path=path, reason=_reason(error))
         else:
             _log.info(
@@ -102,16 +102,16 @@ class CacheSnapshot:
 
     def _restore(self, file: BinaryIO, path: str) -> int:
         """Fill the store; return the number of entries in the file."""
-        header = file.read(sealed.HEADER_BYTES)
+        header = file.read(snapshot_stream.HEADER_BYTES)
         if not header:
             return 0  # an empty file, made by the operator
         key = self._key(header)
-        count = sum(1 for _ in sealed.opened(file.read, header, key))
+        count = sum(1 for _ in snapshot_format.read_records(file.read, header, key, self._context))
         _remove(path)
         file.seek(len(header))
         now, wall, store = self.seconds(), self.wall(), self.store
-        for record in sealed.opened(file.read, header, key):
-            entry = sealed.revived(record, now, wall, store.stale_seconds)
+        for record in snapshot_format.read_records(file.read, header, key, self._context):
+            entry = snapshot_format.restored_entry(record, now, wall, store.stale_seconds)
             if entry is not None:
                 store.put(entry, record.path, record.owner, store.generation())
         return count
@@ -120,7 +120,9 @@ class CacheSnapshot:
         """Write the file under a temporary name, then rename it; return its size in bytes."""
         temporary = f"{path}.new"
         magic = _read_magic(temporary)
-        if magic is not None and sealed.MAGIC.startswith(magic):  # of a process that was killed
+        if magic is not None and snapshot_stream.MAGIC.startswith(
+            magic
+        ):  # of a process that was killed
             os.unlink(temporary)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
@@ -139,16 +141,22 @@ class CacheSnapshot:
 
         :param shift: the wall clock's seconds less the monotonic ones.
         """
-        header = sealed.new_header(os.urandom(sealed.RANDOM_BYTES))
-        records = (sealed.recorded(entry, shift) for entry in entries)
-        for frame in sealed.seal(records, header, self._key(header)):
+        header = snapshot_stream.new_header(os.urandom(snapshot_stream.SALT_BYTES))
+        records = (snapshot_format.record_of(entry, shift) for entry in entries)
+        for frame in snapshot_format.write_records(
+            records, header, self._key(header), self._context
+        ):
             file.write(frame)
         file.flush()
         os.fsync(file.fileno())
         return file.tell()
 
     def _key(self, header: bytes) -> bytes:
-        return sealed.key_of(header, self.key.encode(), self.upstream.encode())
+        return snapshot_stream.derive_key(header, self.key.encode())
+
+    @property
+    def _context(self) -> bytes:
+        return self.upstream.encode()
 
 
 @contextmanager
@@ -160,7 +168,7 @@ def _open_regular(path: str) -> Iterator[BinaryIO]:
 
     with open(path, "rb", opener=open_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise sealed.Refused(sealed.FOREIGN)
+            raise snapshot_stream.SnapshotError(snapshot_stream.NOT_A_SNAPSHOT)
         yield file
 
 
@@ -168,7 +176,7 @@ def _read_magic(path: str) -> bytes | None:
     """Return as many bytes of the file as a snapshot's magic has; ``None`` without a file."""
     try:
         with _open_regular(path) as file:
-            return file.read(len(sealed.MAGIC))
+            return file.read(len(snapshot_stream.MAGIC))
     except FileNotFoundError:
         return None
 
@@ -188,7 +196,7 @@ def _sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
-def _reason(error: sealed.Refused | OSError) -> str:
+def _reason(error: snapshot_stream.SnapshotError | OSError) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror} ({error.filename})" if error.filename else error.strerror
     return str(error)

@@ -1,16 +1,17 @@
-"""Token buckets: how many requests each client may send.
+"""Token buckets: the rate limit of each client.
 
-A client's bucket is *depth* tokens deep, starts full and gains *rate* tokens a second; a request
-takes one token. Refilling a million buckets ten times a second would be a million additions; so
+The bucket of a client holds *depth* tokens at most, starts full and gains *rate* tokens per second.
+A request takes one token. Refilling a million buckets ten times a second one by one would take too
+long, so that
 
-1. one number, ``minted``, counts the tokens that a bucket which never overflows would have gained;
-2. a bucket is one number, its *offset*: it holds ``min(depth, offset + minted)`` tokens;
-3. minting moves the one number only, and a bucket collects its share when it is touched;
-4. all of it is counted in whole units, :data:`_TOKEN` to a token: no rounding adds up over months,
-   and whoever waits as told is admitted.
+1. one number, ``_refilled``, counts the tokens that a bucket without a depth would have gained;
+2. a bucket is one number, its *offset*: it holds ``min(depth, offset + refilled)`` tokens;
+3. a refill changes ``_refilled`` only, and the tokens of a bucket are computed when it is used;
+4. tokens are counted in integers, :data:`_UNITS_PER_TOKEN` to a token. No rounding accumulates, and
+   a client that waits as long as it was told is admitted.
 
-Buckets stand in the order of their last touch. One that was not touched for ``depth / rate``
-seconds is full, hence equal to none at all, and may be dropped: those stand at the front.
+The buckets are in the order of their last use. A bucket that was not used for ``depth / rate``
+seconds is full, which is equal to no bucket, and may be removed: these are at the front.
 """
 
 from __future__ import annotations
@@ -19,99 +20,105 @@ from collections import OrderedDict
 from math import ceil
 
 _NANOSECONDS = 1_000_000_000
-"""In a second."""
 
-_TOKEN = 60 * _NANOSECONDS
-"""Units in a token: a bucket gains one for each nanosecond and each token a minute."""
+_UNITS_PER_TOKEN = 60 * _NANOSECONDS
+"""A bucket of one token per minute gains one unit per nanosecond."""
 
-_LONGEST_STEP = 1.0
-"""Seconds between two ticks beyond which the clock has jumped."""
+_MAX_TICK_SECONDS = 1.0
+"""A longer time between two refills means that the clock has jumped."""
 
 
 class TokenBuckets:
     """The token buckets of all clients.
 
-    :param per_minute: the depth, and what a bucket gains in a minute; at least 1.
+    :param per_minute: the depth in tokens, and the rate in tokens per minute; at least 1.
     :param tick: seconds between two calls of :meth:`refill`.
-    :param max_clients: how many buckets there may be; one more drops the least recently touched.
-    :raises ValueError: where one of them is out of range.
+    :param max_clients: the number of buckets; another one replaces the least recently used.
+    :raises ValueError: if a parameter is out of range.
     """
 
-    __slots__ = ("_depth", "_minted", "_most", "_offsets", "_per_minute", "_per_tick", "_tick")
+    __slots__ = (
+        "_depth",
+        "_max_clients",
+        "_offsets",
+        "_per_minute",
+        "_per_tick",
+        "_refilled",
+        "_tick",
+    )
 
     def __init__(self, per_minute: int, tick: float = 0.1, max_clients: int = 1_000_000) -> None:
-        if per_minute < 1 or max_clients < 1 or not 0 < tick <= _LONGEST_STEP:
-            raise ValueError("a bucket needs tokens, a client and a tick")
-        self._depth = per_minute * _TOKEN
+        if per_minute < 1 or max_clients < 1 or not 0 < tick <= _MAX_TICK_SECONDS:
+            raise ValueError("per_minute, max_clients or tick is out of range")
+        self._depth = per_minute * _UNITS_PER_TOKEN
         self._per_minute = per_minute
         self._tick = tick
         self._per_tick = per_minute * max(1, round(tick * _NANOSECONDS))
-        self._most = max_clients
-        self._minted = 0
-        # An OrderedDict, since the front of a dict that loses its front is slow to find.
+        self._max_clients = max_clients
+        self._refilled = 0
+        # An OrderedDict: finding the first item of a dict is slow after removals at its front.
         self._offsets: OrderedDict[str, int] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._offsets)
 
     def set_rate(self, per_minute: int) -> None:
-        """Go on with buckets of another depth and rate; costs the same however many there are.
+        """Change the depth and rate of all buckets, in constant time.
 
-        A bucket that is not full keeps its tokens, as many as the new depth holds. One that is
-        full may have been dropped: there is no telling it from a new one, and it may be as full
-        as that.
+        A bucket that is not full keeps its tokens, up to the new depth. A full bucket may have been
+        removed, and is then as full as a new one.
 
-        :param per_minute: as above.
-        :raises ValueError: where it is less than 1.
+        :param per_minute: the depth in tokens, and the rate in tokens per minute; at least 1.
+        :raises ValueError: if *per_minute* is less than 1.
         """
         if per_minute < 1:
-            raise ValueError("a bucket needs tokens")
-        self._depth = per_minute * _TOKEN
+            raise ValueError("per_minute is less than 1")
+        self._depth = per_minute * _UNITS_PER_TOKEN
         self._per_minute = per_minute
         self._per_tick = per_minute * max(1, round(self._tick * _NANOSECONDS))
 
     def refill(self, seconds: float) -> None:
-        """Let time pass for every bucket.
+        """Add the tokens of *seconds* to all buckets, in constant time.
 
-        :param seconds: since the last call; where that is negative or more than a second, the
-            clock has jumped, and nothing is minted.
+        :param seconds: since the last call. Nothing is added if they are negative or more than a
+            second: the clock has jumped.
         """
-        if 0 <= seconds <= _LONGEST_STEP:
-            self._minted += round(seconds * _NANOSECONDS) * self._per_minute
+        if 0 <= seconds <= _MAX_TICK_SECONDS:
+            self._refilled += round(seconds * _NANOSECONDS) * self._per_minute
 
     def take(self, client: str) -> float:
-        """Take a token of *client*'s bucket, or tell how long to wait for one.
+        """Take a token from the bucket of *client*.
 
-        :returns: 0.0 where a token was there, and is now taken; otherwise the seconds from the
-            last tick to the tick that brings one, and nothing is taken.
+        :returns: 0.0 if a token was taken; otherwise the seconds from the last refill to the refill
+            that adds the missing token.
         """
         offsets = self._offsets
         offset = offsets.get(client)
         if offset is None:
-            self._open(client)
+            self._add(client)
             return 0.0
         offsets.move_to_end(client)
-        missing = _TOKEN - min(offset + self._minted, self._depth)
+        missing = _UNITS_PER_TOKEN - min(offset + self._refilled, self._depth)
         if missing <= 0:
-            offsets[client] = -missing - self._minted
+            offsets[client] = -missing - self._refilled
             return 0.0
         return -(-missing // self._per_tick) * self._tick
 
-    def _open(self, client: str) -> None:
-        """Make a full bucket for *client* and take a token of it."""
-        self.remove_full(2)  # dropping outpaces opening, so that what is idle does not pile up
-        if len(self._offsets) >= self._most:
+    def _add(self, client: str) -> None:
+        """Add a full bucket for *client* and take a token from it."""
+        self.remove_full(2)  # faster than buckets are added, so that idle ones do not accumulate
+        if len(self._offsets) >= self._max_clients:
             self._offsets.popitem(last=False)
-        self._offsets[client] = self._depth - _TOKEN - self._minted
+        self._offsets[client] = self._depth - _UNITS_PER_TOKEN - self._refilled
 
     def remove_full(self, budget: int) -> bool:
-        """Drop full buckets, those first that were not touched for the longest time.
+        """Remove full buckets, the least recently used first.
 
-        :param budget: how many buckets to look at, at most.
-        :returns: whether more may be dropped; false once a bucket is met that is not full.
+        :param budget: the number of buckets to check at most.
+        :returns: whether there may be more; ``False`` once a bucket is not full.
         """
         offsets = self._offsets
-        full = self._depth - self._minted
+        full = self._depth - self._refilled
         for _ in range(budget):
             if not offsets:
                 return False
@@ -123,12 +130,12 @@ class TokenBuckets:
 
 
 def rate_limit_headers(per_minute: int, wait_seconds: float) -> list[tuple[bytes, bytes]]:
-    """The fields of a 429: when to come back, and the limit.
+    """Return the header fields of a 429 response: the wait and the limit.
 
-    ``RateLimit-Policy`` and ``RateLimit`` are those of draft-ietf-httpapi-ratelimit-headers;
-    ``retry-after-ms`` is read by OpenAI's own clients before ``Retry-After``.
+    ``RateLimit-Policy`` and ``RateLimit`` are defined by draft-ietf-httpapi-ratelimit-headers.
+    OpenAI's clients prefer ``retry-after-ms`` to ``Retry-After``.
 
-    :param wait_seconds: as :meth:`TokenBuckets.take` returned it.
+    :param wait_seconds: returned by :meth:`TokenBuckets.take`.
     """
     milliseconds = max(1, ceil(round(wait_seconds * 1000, 6)))
     seconds = b"%d" % -(-milliseconds // 1000)

@@ -1,12 +1,13 @@
-"""The client's side of CONNECT, as bytes in and bytes out (RFC 9110 §9.3.6).
+"""The client side of CONNECT as bytes in and bytes out (RFC 9110 §9.3.6).
 
-1. The request names the authority twice, in the request line and in ``Host``; credentials for the
-   proxy go here and nowhere else.
-2. Any 2xx opens the tunnel, and what follows its head is the tunnel's, whatever its
-   ``Content-Length`` or ``Transfer-Encoding`` claim. Interim answers (1xx) are skipped.
-3. Any other status is a refusal. Its body is not read.
-4. All heads together may take :data:`MAX_CONNECT_RESPONSE_BYTES`; however the bytes are cut into reads, the
-   outcome is the same.
+1. The request states the authority twice, in the request line and in ``Host``. The credentials for
+   the proxy are in this request only.
+2. A 2xx response opens the tunnel. The bytes after the response header belong to the tunnel, even
+   if the header has ``Content-Length`` or ``Transfer-Encoding``. Interim responses (1xx) are
+   skipped.
+3. A response of another status is a refusal. Its body is not read.
+4. The headers of all responses together may take :data:`MAX_CONNECT_RESPONSE_BYTES`. The outcome
+   does not depend on how the bytes are split into reads.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from collections.abc import Iterable
 import h11
 
 MAX_CONNECT_RESPONSE_BYTES = 16 * 1024
-"""Bytes of the answer's head, interim answers included."""
+"""Bytes of the response headers, those of interim responses included."""
 
-_LONGEST_REASON = 256
+_MAX_REASON_BYTES = 256
 
 
 class ConnectRefused(Exception):
-    """The proxy answered, and said no.
+    """The proxy responded with another status than 2xx.
 
     :ivar status: the status code; 407 asks for credentials.
-    :ivar reason: the reason phrase, as it was sent: a stranger's bytes.
+    :ivar reason: the reason phrase as received, untrusted.
     """
 
     def __init__(self, status: int, reason: bytes) -> None:
@@ -35,9 +36,9 @@ class ConnectRefused(Exception):
 
 
 class ConnectMalformed(Exception):
-    """The proxy did not answer as HTTP/1.1 has it.
+    """The proxy's response is not valid HTTP/1.1.
 
-    :ivar reason: what was wrong, in words of ours.
+    :ivar reason: what is invalid; never bytes of the response.
     """
 
     def __init__(self, reason: str) -> None:
@@ -46,10 +47,10 @@ class ConnectMalformed(Exception):
 
 
 class ConnectParser:
-    """One CONNECT request and its answer.
+    """A CONNECT request and the parser of the response.
 
     :param authority: ``host:port``, an IPv6 host in brackets.
-    :param headers: further fields, such as ``Proxy-Authorization``.
+    :param headers: additional fields, such as ``Proxy-Authorization``.
     """
 
     def __init__(self, authority: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
@@ -57,50 +58,51 @@ class ConnectParser:
             method=b"CONNECT", target=authority, headers=[(b"Host", authority), *headers]
         )
         self._connection = h11.Connection(h11.CLIENT, MAX_CONNECT_RESPONSE_BYTES)
-        self._room = MAX_CONNECT_RESPONSE_BYTES
-        self._opening = b""
+        self._bytes_left = MAX_CONNECT_RESPONSE_BYTES
+        self._first_bytes = b""
 
     def request_bytes(self) -> bytes:
-        """The request, to be written once."""
+        """Return the request; to be called once."""
         request = self._connection.send(self._request)
         assert request is not None
         self._connection.send(h11.EndOfMessage())
         return request
 
     def receive(self, data: bytes) -> bytes | None:
-        """Read some of the answer; not to be called again once the tunnel stands.
+        """Parse a part of the response; not to be called after the tunnel is open.
 
-        :returns: ``None`` while the answer is incomplete; then what *data* holds behind it.
-        :raises TunnelRefused: for an answer other than 2xx.
-        :raises TunnelBroken: for what is no answer, or too long a one.
+        :returns: ``None`` while the response is incomplete; then the first bytes of the tunnel.
+        :raises ConnectRefused: if the status is not 2xx.
+        :raises ConnectMalformed: if the response is invalid or too long.
         """
         if not data:
             return None
-        self._opening = (self._opening + data[:5])[:5]
-        if not b"HTTP/".startswith(self._opening):  # h11 would wait for a blank line
+        # h11 reports other protocols, such as SSH or TLS, only after a blank line.
+        self._first_bytes = (self._first_bytes + data[:5])[:5]
+        if not b"HTTP/".startswith(self._first_bytes):
             raise ConnectMalformed("its answer to CONNECT is not HTTP/1.1")
-        head, beyond = data[: self._room], data[self._room :]
-        self._room -= len(head)
+        head, excess = data[: self._bytes_left], data[self._bytes_left :]
+        self._bytes_left -= len(head)
         if head:
             self._connection.receive_data(head)
         while True:
-            event = self._next()
+            event = self._next_event()
             if isinstance(event, h11.Response):
                 if 200 <= event.status_code < 300:
-                    return self._connection.trailing_data[0] + beyond
-                raise ConnectRefused(event.status_code, event.reason[:_LONGEST_REASON])
+                    return self._connection.trailing_data[0] + excess
+                raise ConnectRefused(event.status_code, event.reason[:_MAX_REASON_BYTES])
             if event is h11.NEED_DATA:
                 break
-        if beyond:
+        if excess:
             raise ConnectMalformed("its answer to CONNECT exceeds 16 KiB")
         return None
 
-    def _next(self) -> object:
+    def _next_event(self) -> object:
         try:
             event = self._connection.next_event()
         except h11.RemoteProtocolError as error:
             raise ConnectMalformed("its answer to CONNECT is not HTTP/1.1") from error
         if isinstance(event, h11.InformationalResponse | h11.Response):
-            if not event.http_version.startswith(b"1."):  # which h11 leaves to us
+            if not event.http_version.startswith(b"1."):  # h11 accepts other versions
                 raise ConnectMalformed("its answer to CONNECT is not HTTP/1.1")
         return event

@@ -1,4 +1,4 @@
-"""A coded body, read for what it says; what is relayed is never decoded."""
+"""Decoding of ``Content-Encoding``, to inspect a body; relayed bodies are never decoded."""
 
 from __future__ import annotations
 
@@ -6,36 +6,37 @@ import zlib
 from typing import Final
 
 MAX_DECODED_BYTES: Final = 1024 * 1024
-"""Bytes of an answer that are decoded in search of what it says."""
 
-_MOST_MEMBERS = 16
+_MAX_GZIP_MEMBERS = 16
 
 
 def decode_body(coding: bytes, body: bytes) -> bytes | None:
-    """The decoded body; ``None`` where it cannot be read whole within :data:`MAX_DECODED_BYTES`.
+    """Return the decoded body.
 
     :param coding: the value of ``Content-Encoding``.
+    :returns: ``None`` if the coding is unknown, the body is invalid or incomplete, or the decoded
+        body exceeds :data:`MAX_DECODED_BYTES`.
     """
     coding = coding.strip().lower()
     if coding in (b"", b"identity"):
         return body
     try:
         if coding in (b"gzip", b"x-gzip"):
-            return _inflated(body, zlib.MAX_WBITS | 16)
+            return _inflate(body, zlib.MAX_WBITS | 16)
         if coding == b"deflate":
             try:
-                return _inflated(body, zlib.MAX_WBITS)
-            except zlib.error:  # some send it bare (RFC 9110 §8.4.1.2)
-                return _inflated(body, -zlib.MAX_WBITS)
+                return _inflate(body, zlib.MAX_WBITS)
+            except zlib.error:  # some senders omit the zlib header (RFC 9110 §8.4.1.2)
+                return _inflate(body, -zlib.MAX_WBITS)
     except zlib.error:
         pass
     return None
 
 
-def _inflated(body: bytes, window: int) -> bytes | None:
-    """Inflate all members, of which gzip allows several (RFC 1952 §2.2)."""
+def _inflate(body: bytes, window: int) -> bytes | None:
+    """Inflate all members of *body*: gzip allows several (RFC 1952 §2.2)."""
     output = b""
-    for _ in range(_MOST_MEMBERS):
+    for _ in range(_MAX_GZIP_MEMBERS):
         member = zlib.decompressobj(window)
         output += member.decompress(body, MAX_DECODED_BYTES + 1 - len(output))
         if not member.eof or len(output) > MAX_DECODED_BYTES:

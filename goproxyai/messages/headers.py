@@ -1,9 +1,10 @@
-"""Which header fields stay on their hop, and what a field's list says.
+"""Header fields: their index, the hop-by-hop rules, and list-valued fields.
 
-1. ``Connection`` and what it names, ``Keep-Alive``, ``TE``, ``Trailer``, ``Transfer-Encoding``,
-   ``Upgrade`` and every ``Proxy-*`` end here, both ways (RFC 9110 §7.6.1).
-2. ``Connection`` cannot name away ``Content-Length`` or ``Host``: they frame and route the message.
-3. What passes keeps its order, its case and its repeats.
+1. ``Connection``, the fields that it nominates, ``Keep-Alive``, ``TE``, ``Trailer``,
+   ``Transfer-Encoding``, ``Upgrade`` and every ``Proxy-*`` are not forwarded in either direction
+   (RFC 9110 §7.6.1).
+2. ``Connection`` cannot nominate ``Content-Length`` or ``Host``, which frame and route the message.
+3. Forwarded fields keep their order, case and repetition.
 """
 
 from __future__ import annotations
@@ -13,40 +14,40 @@ from collections.abc import Iterable
 from typing import Final
 
 Headers = list[tuple[bytes, bytes]]
-"""(name, value) as received: order, case and repeats kept."""
+"""(name, value) as received: order, case and repetition are kept."""
 
 Fields = dict[bytes, bytes]
-"""Lower-cased name to value, repeated lines joined with ``, `` (RFC 9110 §5.3)."""
+"""Lower-cased name to value; values of repeated lines are joined with ``, `` (RFC 9110 §5.3)."""
 
 VIA_PSEUDONYM: Final = b"goproxyai"
-"""The pseudonym that stands for us in ``Via``."""
+"""The name of the proxy in ``Via``."""
 
 HOP_BY_HOP: Final = frozenset(
     (b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade")
 )
-"""Fields of one hop, lower-cased; every ``proxy-*`` is one too."""
+"""Lower-cased names of the hop-by-hop fields besides ``proxy-*``."""
 
-_FRAMING: Final = frozenset((b"content-length", b"host", b"keep-alive", b"close", b""))
-_PLAIN_CONNECTION: Final = frozenset((b"keep-alive", b"Keep-Alive", b"close", b"Close"))
-_NOTHING: Final[frozenset[bytes]] = frozenset()
+_NOT_NOMINATED: Final = frozenset((b"content-length", b"host", b"keep-alive", b"close", b""))
+_COMMON_CONNECTION: Final = frozenset((b"keep-alive", b"Keep-Alive", b"close", b"Close"))
+_NO_FIELDS: Final[frozenset[bytes]] = frozenset()
 
-_NOT_FORWARDED: Final = frozenset((b"host", b"expect", b"x-cache-ttl", b"x-cache-replay"))
-_NOT_RELAYED: Final = frozenset(
+_NOT_SENT_UPSTREAM: Final = frozenset((b"host", b"expect", b"x-cache-ttl", b"x-cache-replay"))
+_NOT_SENT_TO_CLIENT: Final = frozenset(
     (b"x-cache", b"x-cache-timestamp", b"x-proxy", b"x-proxy-request-id")
 )
-_NOT_KEPT: Final = frozenset(
+_NOT_SHAREABLE: Final = frozenset(
     (b"set-cookie", b"set-cookie2", b"content-length", b"transfer-encoding", b"age")
 )
-_OWN: Final = frozenset((b"openai-organization", b"openai-project", b"x-request-id"))
-_OWN_PREFIX: Final = b"x-ratelimit-"
+_OF_CREDENTIAL: Final = frozenset((b"openai-organization", b"openai-project", b"x-request-id"))
+_OF_CREDENTIAL_PREFIX: Final = b"x-ratelimit-"
 
-_COMMENT_PIECE = re.compile(rb"\\.|[()]|[^\\()]+|\\", re.DOTALL)
+_COMMENT_PART = re.compile(rb"\\.|[()]|[^\\()]+|\\", re.DOTALL)
 
 
 def index_fields(headers: Headers) -> tuple[Fields, bool]:
     """Index a header by lower-cased name.
 
-    :returns: the fields, and whether any name came more than once.
+    :returns: the fields, and whether any name is repeated.
     """
     fields = {name.lower(): value for name, value in headers}
     if len(fields) == len(headers):
@@ -58,72 +59,75 @@ def index_fields(headers: Headers) -> tuple[Fields, bool]:
 
 
 def serialize_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Header lines on the wire, without the blank line that ends them."""
+    """Return header lines as sent, without the blank line at the end."""
     return b"".join([b"%b: %b\r\n" % pair for pair in headers])
 
 
 def nominated_fields(fields: Fields) -> frozenset[bytes]:
-    """The lower-cased names that ``Connection`` binds to this hop (RFC 9110 §7.6.1).
+    """Return the lower-cased field names that ``Connection`` nominates (RFC 9110 §7.6.1).
 
-    Connection options (``keep-alive``, ``close``), ``content-length`` and ``host`` are not names.
+    Connection options (``keep-alive``, ``close``), ``content-length`` and ``host`` are left out.
     """
     connection = fields.get(b"connection")
-    if connection is None or connection in _PLAIN_CONNECTION:
-        return _NOTHING
-    return frozenset([name.strip() for name in connection.lower().split(b",")]) - _FRAMING
+    if connection is None or connection in _COMMON_CONNECTION:
+        return _NO_FIELDS
+    return frozenset([name.strip() for name in connection.lower().split(b",")]) - _NOT_NOMINATED
 
 
 def request_headers_for_upstream(headers: Headers, fields: Fields) -> Headers:
-    """A request's header for upstream: end-to-end, less ``Host``, ``Expect`` and what is for us."""
-    return _without(headers, nominated_fields(fields) | _NOT_FORWARDED)
+    """Return the end-to-end fields of a request.
+
+    ``Host``, ``Expect`` and the proxy's own request fields are left out.
+    """
+    return _without(headers, nominated_fields(fields) | _NOT_SENT_UPSTREAM)
 
 
 def response_headers_for_client(headers: Headers, fields: Fields) -> Headers:
-    """A response's header for the client: end-to-end, less those that ours replace."""
-    return _without(headers, nominated_fields(fields) | _NOT_RELAYED)
+    """Return the end-to-end fields of a response, without those that the proxy sets itself."""
+    return _without(headers, nominated_fields(fields) | _NOT_SENT_TO_CLIENT)
 
 
 def is_shareable(name: bytes) -> bool:
-    """Whether a response's field, if it is relayed, is given to others than who asked, too.
+    """Whether a response field is kept when the response is stored or shared.
 
-    Cookies are one client's, and framing and ``Age`` are said anew in each answer.
+    Cookies are one client's. The framing and ``Age`` differ between replies.
 
-    :param name: lower-cased.
+    :param name: lower-cased name of a field that is not hop-by-hop.
     """
-    return name not in _NOT_KEPT
+    return name not in _NOT_SHAREABLE
 
 
 def has_request_id(fields: Fields) -> bool:
-    """Whether a response that is relayed has a name of upstream's, ``X-Request-Id``."""
+    """Whether a response has an ``X-Request-Id`` that is relayed."""
     return b"x-request-id" in fields and b"x-request-id" not in nominated_fields(fields)
 
 
 def identifies_credential(name: bytes) -> bool:
-    """Whether a response's field speaks of the credential that asked.
+    """Whether a response field describes the credential of the request.
 
     :param name: lower-cased.
     """
-    return name in _OWN or name.startswith(_OWN_PREFIX)
+    return name in _OF_CREDENTIAL or name.startswith(_OF_CREDENTIAL_PREFIX)
 
 
 def is_never_relayed(name: bytes) -> bool:
-    """Whether a response's field is never relayed, whatever ``Connection`` says.
+    """Whether a response field is never relayed, whatever ``Connection`` nominates.
 
     :param name: lower-cased.
     """
-    return _is_dropped(name, _NOT_RELAYED)
+    return _is_excluded(name, _NOT_SENT_TO_CLIENT)
 
 
-def _without(headers: Headers, drop: frozenset[bytes]) -> Headers:
-    return [pair for pair in headers if not _is_dropped(pair[0].lower(), drop)]
+def _without(headers: Headers, excluded: frozenset[bytes]) -> Headers:
+    return [pair for pair in headers if not _is_excluded(pair[0].lower(), excluded)]
 
 
-def _is_dropped(name: bytes, drop: frozenset[bytes]) -> bool:
-    return name in drop or name in HOP_BY_HOP or name.startswith(b"proxy-")
+def _is_excluded(name: bytes, excluded: frozenset[bytes]) -> bool:
+    return name in excluded or name in HOP_BY_HOP or name.startswith(b"proxy-")
 
 
 def is_list_member(value: bytes, token: bytes) -> bool:
-    """Whether a comma-separated list holds a token, whatever its case (RFC 9110 §5.6.1).
+    """Whether a comma-separated list contains a token, in any case (RFC 9110 §5.6.1).
 
     :param token: lower-cased.
     """
@@ -134,7 +138,7 @@ def is_list_member(value: bytes, token: bytes) -> bool:
 
 
 def is_forwarding_loop(fields: Fields) -> bool:
-    """Whether the message has passed through us before (RFC 9110 §7.6.3)."""
+    """Whether ``Via`` contains the proxy's own name (RFC 9110 §7.6.3)."""
     via = fields.get(b"via")
     if via is None or VIA_PSEUDONYM not in (via := via.lower()):
         return False
@@ -143,20 +147,20 @@ def is_forwarding_loop(fields: Fields) -> bool:
 
 
 def _without_comments(value: bytes) -> bytes:
-    """Blank out comments (RFC 9110 §5.6.5).
+    """Replace comments (RFC 9110 §5.6.5) by spaces.
 
-    One that never ends is no comment: else whoever opened it would hide every later hop.
+    An unterminated comment is left as it is: otherwise a ``(`` would hide all later elements.
     """
     if b"(" not in value:
         return value
     kept, depth = [], 0
-    for match in _COMMENT_PIECE.finditer(value):
-        piece = match.group()
-        if piece == b"(":
+    for match in _COMMENT_PART.finditer(value):
+        part = match.group()
+        if part == b"(":
             depth += 1
-        elif piece == b")" and depth:
+        elif part == b")" and depth:
             depth -= 1
             kept.append(b" ")
         elif not depth:
-            kept.append(piece)
+            kept.append(part)
     return value if depth else b"".join(kept)

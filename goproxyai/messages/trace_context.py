@@ -1,8 +1,9 @@
-"""W3C Trace Context: what a ``traceparent`` says (https://www.w3.org/TR/trace-context-2/).
+"""The ``traceparent`` field of W3C Trace Context (https://www.w3.org/TR/trace-context-2/).
 
-1. One field, of version 00, or of a later one that begins in the same way; ``ff`` is none.
-2. Identifiers are of lower-case hexadecimal digits, and not all zero.
-3. What is anything else, or came more than once, is as good as none: a new trace begins.
+1. The field has version 00, or a later version that begins in the same way. Version ``ff`` is
+   invalid.
+2. The IDs are lower-case hexadecimal digits and not all zero.
+3. An invalid or repeated field is ignored: the request starts a new trace.
 """
 
 from __future__ import annotations
@@ -11,20 +12,21 @@ import re
 from typing import Final, NamedTuple
 
 SAMPLED: Final = 0x01
-"""Whoever sent it may have recorded it."""
+"""The sender may have recorded the span."""
 
 RANDOM: Final = 0x02
-"""The trace's id was drawn at random: whoever goes on with the trace says so, too."""
+"""The trace ID is random; the flag is passed on with the trace."""
 
-_FORM = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?![^-])")
-_LENGTH = 55
+_TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?![^-])")
+_VERSION_00_BYTES = 55
 
 
 class TraceParent(NamedTuple):
-    """A span, as others name it.
+    """A reference to a span.
 
-    :ivar trace_id: of 128 bits, not 0. :ivar span_id: of 64, not 0.
-    :ivar flags: of those that are known, :data:`SAMPLED` and :data:`RANDOM`.
+    :ivar trace_id: 128 bits, not 0.
+    :ivar span_id: 64 bits, not 0.
+    :ivar flags: :data:`SAMPLED` and :data:`RANDOM`; other flags are cleared.
     """
 
     trace_id: int
@@ -32,20 +34,24 @@ class TraceParent(NamedTuple):
     flags: int
 
     def header_line(self) -> bytes:
-        """The header line that names it to whoever comes next."""
+        """Return the header line that makes the span the parent of the receiver's span."""
         return b"traceparent: 00-%032x-%016x-%02x\r\n" % self
 
 
 def parse_traceparent(value: bytes | None) -> TraceParent | None:
-    """The span that the value of a ``traceparent`` names.
+    """Parse the value of ``traceparent``; ``None`` if the value is invalid.
 
-    :param value: as received, repeated lines joined.
+    :param value: as received; the values of repeated lines are joined.
     """
     if value is None:
         return None
     value = value.strip(b" \t")
-    found = _FORM.match(value)
-    if found is None or found[1] == b"ff" or (found[1] == b"00" and len(value) != _LENGTH):
+    found = _TRACEPARENT.match(value)
+    if (
+        found is None
+        or found[1] == b"ff"
+        or (found[1] == b"00" and len(value) != _VERSION_00_BYTES)
+    ):
         return None
     trace_id, span_id, flags = [int(part, 16) for part in found.groups()[1:]]
     if not trace_id or not span_id:

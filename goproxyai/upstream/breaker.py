@@ -1,21 +1,21 @@
-"""The circuit breaker before one upstream: whoever asks it in vain is told so at once.
+"""The circuit breaker of one upstream.
 
-========== ======================================== ===========================================
-state      a request                                goes over to
-========== ======================================== ===========================================
-closed     goes on                                  open, when in the last :data:`WINDOW_SECONDS` there
-                                                    were :data:`MIN_REQUESTS` outcomes or more, of
-                                                    which the share that opens it were failures
-open       is refused                               half-open, when :meth:`CircuitBreaker.seconds_until_retry` is over
-half-open  is refused, but for one: the probe       closed, when an answer comes; open, and for
-                                                    twice as long (at most :data:`MAX_OPEN_SECONDS`),
-                                                    when the probe fails; another may probe
-                                                    when the probe is taken back, or was not
-                                                    heard of for :data:`PROBE_TIMEOUT_SECONDS`
-========== ======================================== ===========================================
+=========  ===============================  ====================================================
+state      a request                        next state
+=========  ===============================  ====================================================
+closed     is admitted                      open, if the last :data:`WINDOW_SECONDS` have at least
+                                            :data:`MIN_REQUESTS` outcomes and the configured share
+                                            of them are failures
+open       is refused                       half-open, after the open time
+half-open  is refused, except for one: the  closed, after a success; open again, after a failure of
+           probe                            the probe, for twice the time (at most
+                                            :data:`MAX_OPEN_SECONDS`). Another probe is admitted if
+                                            the probe is released, or has no outcome within
+                                            :data:`PROBE_TIMEOUT_SECONDS`.
+=========  ===============================  ====================================================
 
-A failure is a request that got no answer for a reason of upstream's, or of the way to it. Answers
-are none, whatever their status: who answers is there. What a client takes back is no outcome.
+A failure is a request without a response, because of the upstream or the way to it. A response of
+any status is a success. A request that the client cancels has no outcome.
 """
 
 from __future__ import annotations
@@ -24,26 +24,25 @@ from enum import Enum
 from typing import Final
 
 WINDOW_SECONDS: Final = 10.0
-"""Seconds of outcomes that count."""
+"""Older outcomes do not count."""
 
 WINDOW_SLOTS: Final = 10
-"""Into which they are divided: outcomes leave the window a slot at a time."""
+"""Slots of the window; outcomes are forgotten a slot at a time."""
 
 MIN_REQUESTS: Final = 20
-"""Outcomes without which nothing is judged."""
+"""Outcomes in the window without which the circuit stays closed."""
 
 INITIAL_OPEN_SECONDS: Final = 5.0
-"""Seconds for which it is open, the first time."""
+"""Open time after the circuit was closed."""
 
 MAX_OPEN_SECONDS: Final = 60.0
-"""Seconds for which it is open, at most."""
 
 PROBE_TIMEOUT_SECONDS: Final = 10.0
-"""Seconds after which a probe that was not heard of is followed by another."""
+"""Time after which a probe without an outcome is replaced by another."""
 
 
 class CircuitState(Enum):
-    """See the table."""
+    """The states of the table."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -51,87 +50,77 @@ class CircuitState(Enum):
 
 
 class CircuitBreaker:
-    """Counts outcomes and decides; time comes in as ``now``, monotonic seconds.
+    """Counts outcomes; its memory is two counts for each slot.
 
-    Its memory is fixed: two counts a slot.
+    The hot path reads :attr:`closed` and increments :attr:`successes` instead of calling
+    :meth:`record_success`. :meth:`advance`, called once a second, moves these successes into the
+    window.
 
-    Answers are counted by ``successes += 1`` while it is closed, which is all that the hot path
-    does; :meth:`advance`, called once a second, puts them where they belong.
-
-    :param share: of failures, above 0 and up to 1, at which it opens; 0: it never does.
-    :ivar closed: whether requests go on, as the hot path asks it.
-    :ivar successes: answers since the last turn.
-    :ivar last_success_at: when there were any, to a turn.
-    :ivar times_opened: how often it opened.
+    :param share: the share of failures, from 0 to 1, that opens the circuit; 0 never opens it.
+    :ivar closed: whether the state is closed.
+    :ivar successes: responses since the last :meth:`advance`.
+    :ivar last_success_at: monotonic seconds of the last :meth:`advance` with successes.
+    :ivar times_opened: how often the circuit opened.
     """
 
     __slots__ = (
-        "_failures",
-        "_opens_for",
-        "_probing_until",
-        "_share",
-        "_slot",
-        "_successes",
-        "_until",
-        "closed",
-        "last_success_at",
-        "successes",
-        "times_opened",
+        "_failures", "_open_seconds", "_open_until", "_probe_until", "_share", "_slot",
+        "_successes", "closed", "last_success_at", "successes", "times_opened",
     )  # fmt: skip
 
     def __init__(self, share: float) -> None:
         self._share = share
         self._successes = [0] * WINDOW_SLOTS
         self._failures = [0] * WINDOW_SLOTS
-        self._slot = 0
-        self._until = 0.0
-        self._opens_for = INITIAL_OPEN_SECONDS
-        self._probing_until = 0.0
+        self._slot = 0  # number of the current slot since the clock's zero
+        self._open_until = 0.0
+        self._open_seconds = INITIAL_OPEN_SECONDS
+        self._probe_until = 0.0
         self.closed = True
         self.successes = 0
         self.times_opened = 0
         self.last_success_at = -1.0
 
     def state(self, now: float) -> CircuitState:
-        """Where it stands."""
+        """Return the state."""
         if self.closed:
             return CircuitState.CLOSED
-        return CircuitState.HALF_OPEN if now >= self._until else CircuitState.OPEN
+        return CircuitState.HALF_OPEN if now >= self._open_until else CircuitState.OPEN
 
     def admit(self, now: float) -> bool:
-        """Whether a request may go on; the one that may while it is half-open is the probe."""
+        """Whether a request may be sent; while half-open, the admitted request is the probe."""
         if self.closed:
             return True
-        if now < self._until or now < self._probing_until:
+        if now < self._open_until or now < self._probe_until:
             return False
-        self._probing_until = now + PROBE_TIMEOUT_SECONDS
+        self._probe_until = now + PROBE_TIMEOUT_SECONDS
         return True
 
     def seconds_until_retry(self, now: float) -> float:
-        """Seconds until it is worth while to try again; at least one."""
-        return max(1.0, self._until - now)
+        """Return the seconds until the circuit is half-open, at least 1."""
+        return max(1.0, self._open_until - now)
 
     def record_success(self) -> None:
-        """An answer came: whoever answers is there."""
+        """Count a response; closes the circuit."""
         self.successes += 1
         if not self.closed:
             self.closed = True
-            self._probing_until = 0.0
-            self._opens_for = INITIAL_OPEN_SECONDS
+            self._probe_until = 0.0
+            self._open_seconds = INITIAL_OPEN_SECONDS
             self._successes = [0] * WINDOW_SLOTS
             self._failures = [0] * WINDOW_SLOTS
 
     def record_failure(self, now: float, probe: bool = False) -> None:
-        """None came, and will not.
+        """Count a request without a response.
 
-        :param probe: whether the request was let through while it was half-open.
+        :param probe: whether the request was the probe.
         """
         if not self.closed:
             if probe:
-                self._probing_until = 0.0
-                self._opens_for = min(2 * self._opens_for, MAX_OPEN_SECONDS)
+                self._probe_until = 0.0
+                self._open_seconds = min(2 * self._open_seconds, MAX_OPEN_SECONDS)
                 self._open(now)
-            return  # else it was under way when it opened
+            return  # another request was in flight when the circuit opened
         self.advance(now)
         self._failures[self._slot % WINDOW_SLOTS] += 1
         failures = sum(self._failures)
@@ -140,16 +129,16 @@ class CircuitBreaker:
             self._open(now)
 
     def trip(self, now: float) -> None:
-        """Open it, whatever was counted."""
+        """Open a closed circuit, whatever the counts are."""
         if self.closed and self._share:
             self._open(now)
 
     def release_probe(self) -> None:
-        """The client took the probe back: another may be."""
-        self._probing_until = 0.0
+        """Allow another probe: the client cancelled the request that was the probe."""
+        self._probe_until = 0.0
 
     def advance(self, now: float) -> None:
-        """Let time pass: slots that have left the window are emptied."""
+        """Empty the slots that have left the window; add :attr:`successes` to the current slot."""
         slot = int(now * WINDOW_SLOTS / WINDOW_SECONDS)
         passed = min(slot - self._slot, WINDOW_SLOTS)
         for number in range(passed):
@@ -164,4 +153,4 @@ class CircuitBreaker:
     def _open(self, now: float) -> None:
         self.closed = False
         self.times_opened += 1
-        self._until = now + self._opens_for
+        self._open_until = now + self._open_seconds

@@ -1,18 +1,18 @@
-"""Which hosts are reached without the egress proxy.
+"""Which hosts are connected to without the egress proxy (``NO_PROXY``).
 
 =================== =====================================================
 entry               matches
 =================== =====================================================
 ``*``               every host
 ``example.com``     the host and its subdomains
-``.example.com``    its subdomains only; ``*.example.com`` says the same
-``192.0.2.1``       the address, in whatever form it is written
+``.example.com``    the subdomains only; ``*.example.com`` is equivalent
+``192.0.2.1``       the address, in any notation
 ``10.0.0.0/8``      the addresses of the network
-``host:443``        as above, on that port only; IPv6 in brackets
+``host:443``        any of the above on this port only; IPv6 in brackets
 =================== =====================================================
 
-The rules are those of Go's ``golang.org/x/net/http/httpproxy``, except that ``localhost`` is not
-on the list unless it stands there.
+The rules are those of Go's ``golang.org/x/net/http/httpproxy``, except that ``localhost`` is not an
+implicit entry.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ _WITH_PORT = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
 
 @attrs.frozen
 class _Entry:
-    """One entry: a name, or networks where it is about addresses; *port* ``None`` is any."""
+    """An entry.
+
+    :ivar name: ``*``, a host name, or a suffix with a leading dot; unused if there are networks.
+    :ivar networks: ``None`` for a name.
+    :ivar port: ``None`` for any port.
+    """
 
     name: str
     networks: Networks | None
@@ -39,9 +44,9 @@ class _Entry:
 
 
 def parse_no_proxy(text: str) -> tuple[str, ...]:
-    """The entries of ``NO_PROXY``, which are separated by commas or spaces.
+    """Return the entries of ``NO_PROXY``, which are separated by commas or spaces.
 
-    :raises ValueError: where one of them is none of the above.
+    :raises ValueError: if an entry is invalid.
     """
     entries = tuple(text.replace(",", " ").split())
     for entry in entries:
@@ -50,9 +55,10 @@ def parse_no_proxy(text: str) -> tuple[str, ...]:
 
 
 def bypasses_proxy(no_proxy: tuple[str, ...], host: str, port: int) -> bool:
-    """Whether *host* (a name or an address, without brackets) at *port* is reached directly.
+    """Whether connections to *host* and *port* bypass the egress proxy.
 
-    :param no_proxy: as :func:`parse_no_proxy` returned it.
+    :param no_proxy: returned by :func:`parse_no_proxy`.
+    :param host: a name, or an address without brackets.
     """
     host = host.lower().removesuffix(".")
     address = _is_address(host)
@@ -75,20 +81,20 @@ def _matches(entry: _Entry, host: str, port: int, address: bool) -> bool:
 
 @lru_cache(256)
 def _entry(text: str) -> _Entry:
-    try:  # before the port is looked for: the colons of a bare IPv6 address are its own
+    try:  # first, because the colons of an IPv6 address do not separate a port
         return _Entry("", Networks.parse(text), None)
     except ValueError:
         pass
     match = _WITH_PORT.fullmatch(text)
     if match is None or int(match.group(2) or 0) > 65535:
-        raise ValueError(f"{text[:64]!r} is no host")
+        raise ValueError(f"{text[:64]!r} is not a host")
     name = match.group(1).lower()
     port = None if match.group(2) is None else int(match.group(2))
     bare = name.strip("[]")
     if _is_address(bare):
         return _Entry("", Networks.parse(bare), port)
     if name != "*" and _NAME.fullmatch(name := name.removesuffix(".")) is None:
-        raise ValueError(f"{text[:64]!r} is no host")
+        raise ValueError(f"{text[:64]!r} is not a host")
     return _Entry(name.removeprefix("*") or "*", None, port)
 
 

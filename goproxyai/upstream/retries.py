@@ -1,22 +1,22 @@
-"""May a request be sent once more, and when? (RFC 9110 §9.2.2)
+"""Whether a request may be sent again, and after which time (RFC 9110 §9.2.2).
 
 =================================== ================================= ===========================
-what happened                       any method                        idempotent methods
+the first attempt                   any method                        idempotent methods
 =================================== ================================= ===========================
-no connection: DNS, TCP, CONNECT,   again: nothing of it has gone out again
+no connection: DNS, TCP, CONNECT,   retry: nothing was sent           retry
 TLS
-a connection that had served before no: it may have been taken, and   again
-was closed before a byte came back  be billed
-a new connection was, or upstream   no                                no
-took too long
-an answer of a status in            no: it was taken                  again, after ``Retry-After``
-``RETRY_STATUS``                                                      if that is soon enough
+a reused connection was closed      no retry: the request may have    retry
+before a byte of the response       been processed, and billed
+a new connection was closed, or a   no retry                          no retry
+timeout
+a status in ``RETRY_STATUS``        no retry: the request was         retry after ``Retry-After``
+                                    processed                         if that is soon enough
 =================================== ================================= ===========================
 
-Everything is bounded: :data:`MAX_ATTEMPTS` a request; a budget of a tenth of all requests, that an
-upstream which is down is not asked twice as much; and the client's patience, after which it would
-rather have the error. Waits grow exponentially and are drawn at random from zero on ("full
-jitter"), that clients which failed together do not come back together.
+Retries are limited by :data:`MAX_ATTEMPTS` for each request, by the request timeout, and by a
+:class:`RetryBudget` of a tenth of all requests, so that retries do not double the load on a failing
+upstream. The waits grow exponentially and are drawn at random from zero on ("full jitter"), so that
+requests that failed together are not sent together again.
 """
 
 from __future__ import annotations
@@ -25,26 +25,24 @@ from enum import Enum
 from typing import Final
 
 MAX_ATTEMPTS: Final = 3
-"""Times that a request is sent, the first one counted."""
+"""Attempts for each request, the first one included."""
 
 INITIAL_BACKOFF_SECONDS: Final = 0.1
-"""Seconds that a first wait may last; twice as long each time."""
+"""The longest first wait; it doubles with each attempt."""
 
 MAX_BACKOFF_SECONDS: Final = 5.0
-"""Seconds that a wait may last."""
 
 RETRIES_EARNED_PER_REQUEST: Final = 0.1
-"""Of a retry, by each request."""
 
 MAX_SAVED_RETRIES: Final = 10.0
-"""Retries that may be saved up, and are there at the start."""
+"""The largest budget; also the budget at the start."""
 
 IDEMPOTENT_METHODS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
-"""Methods that may be sent twice; TRACE is not relayed."""
+"""Idempotent methods that are relayed; TRACE is not."""
 
 
 class RetryCause(Enum):
-    """What a request is sent again for; the values are for counters and logs."""
+    """Why a request is sent again; the values are used in metrics and logs."""
 
     CONNECT = "connect"
     RESET = "reset"
@@ -52,7 +50,7 @@ class RetryCause(Enum):
 
 
 class RetryBudget:
-    """How many retries all requests together may have."""
+    """The number of retries that all requests together may still use."""
 
     __slots__ = ("_left", "_requests")
 
@@ -61,9 +59,9 @@ class RetryBudget:
         self._requests = 0
 
     def try_spend(self, requests: int) -> bool:
-        """Whether there is a retry left; it is spent then.
+        """Spend a retry if there is one.
 
-        :param requests: that were sent upstream since the start.
+        :param requests: the number of requests sent upstream since the start.
         """
         earned = RETRIES_EARNED_PER_REQUEST * (requests - self._requests)
         self._requests = requests
@@ -75,26 +73,26 @@ class RetryBudget:
 
 
 def may_retry(cause: RetryCause, method: bytes, replayable: bool) -> bool:
-    """Whether sending again can do no harm.
+    """Whether sending the request again has no side effect.
 
-    :param replayable: whether the body is all here, or there is none.
+    :param replayable: whether the whole body, if there is one, is in memory.
     """
     return cause is RetryCause.CONNECT or (replayable and method in IDEMPOTENT_METHODS)
 
 
-def backoff_seconds(tries: int, chance: float, parse_retry_after: float | None = None) -> float:
-    """Seconds to wait before the next try.
+def backoff_seconds(attempts: int, chance: float, retry_after: float | None = None) -> float:
+    """Return the seconds to wait before the next attempt.
 
-    :param tries: that were made, at least 1.
-    :param chance: a random number from 0 up to 1.
-    :param parse_retry_after: seconds that upstream asked for.
+    :param attempts: attempts so far, at least 1.
+    :param chance: a random number from 0 to 1.
+    :param retry_after: seconds that the upstream asked for; the wait is added to them.
     """
-    wait = chance * min(INITIAL_BACKOFF_SECONDS * 2.0 ** (tries - 1), MAX_BACKOFF_SECONDS)
-    return wait if parse_retry_after is None else parse_retry_after + wait
+    wait = chance * min(INITIAL_BACKOFF_SECONDS * 2.0 ** (attempts - 1), MAX_BACKOFF_SECONDS)
+    return wait if retry_after is None else retry_after + wait
 
 
 def parse_retry_after(value: bytes | None) -> float | None:
-    """The seconds in a ``Retry-After`` (RFC 9110 §10.2.3); a date, or junk, says nothing."""
+    """Return the seconds of ``Retry-After`` (RFC 9110 §10.2.3); ``None`` for a date or junk."""
     if value is None or not value.strip().isdigit() or len(value) > 10:
         return None
     return float(value)

@@ -1,4 +1,4 @@
-"""Targets for bodies: event streams, deterministic requests, usage, prices, the cache's snapshot.
+"""Bodies and what stands for one: streams, requests in flight, answers to CONNECT, the cache snapshot.
 
 The oracle of each is a second, simpler implementation.
 """
@@ -6,15 +6,15 @@ The oracle of each is a second, simpler implementation.
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from contextlib import suppress
 from typing import Any
 
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-from goproxyai.cache import snapshot_format as sealed
-from goproxyai.cache.coalescing import MAX_PARSED_BODY_BYTES
-from goproxyai.cache.snapshot_format import Record, Refused
+from goproxyai.cache import snapshot_stream
+from goproxyai.cache.coalescing import MAX_PARSED_BODY_BYTES, is_deterministic
+from goproxyai.cache.snapshot_format import Record, read_records, write_records
+from goproxyai.cache.snapshot_stream import SnapshotError
 from goproxyai.cache.stream_end import MAX_SEARCHED_BLOCKS, MAX_TAIL_BYTES, StreamEnd, stream_end
 from goproxyai.usage.prices import PricesError, parse
 from goproxyai.usage.scanner import UsageScanner, usage_of
@@ -213,62 +213,118 @@ PRICES = (
 )  # fmt: skip
 
 
-# The cache's file.
+# The egress proxy's answer to CONNECT.
 
-_HEADER = sealed.new_header(bytes(range(sealed.RANDOM_BYTES)))
-_KEY = bytes(32)
+Outcome = tuple[str, int, bytes]
+
+
+def _tunnelled(data: bytes, size: int) -> Outcome:
+    tunnel = ConnectParser(b"api.openai.com:443")
+    tunnel.request_bytes()
+    try:
+        for begin in range(0, len(data), size):
+            beyond = tunnel.receive(data[begin : begin + size])
+            if beyond is not None:
+                return "open", 0, beyond + data[begin + size :]
+    except ConnectRefused as refused:
+        return "refused", refused.status, refused.reason
+    except ConnectMalformed as broken:
+        return "broken", 0, broken.reason.encode()
+    return "waiting", 0, b""
+
+
+def check_tunnel(data: bytes) -> None:
+    """However the answer is cut, it says the same; what is behind its head is the tunnel's."""
+    with linear(len(data), each=400):
+        whole = _tunnelled(data, len(data) or 1)
+    assert _tunnelled(data, 1) == whole, "the cut changes the outcome"
+    assert _tunnelled(data, 7) == whole, "the cut changes the outcome"
+    kind, status, rest = whole
+    if kind == "open":
+        head = data[: len(data) - len(rest)]
+        assert data.endswith(rest)
+        assert len(head) <= MAX_CONNECT_RESPONSE_BYTES
+        assert re.search(rb"(?:\A|\n)HTTP/1\.[0-9] 2[0-9][0-9][ \r\n]", head), "no 2xx"
+        assert head.endswith((b"\n\r\n", b"\n\n")), "its head has ended"
+        assert _status(data) == "2"
+    elif kind == "refused":
+        assert 300 <= status <= 999
+        assert len(rest) <= 256
+
+
+def _status(data: bytes) -> str:
+    """The class of the first answer that is not an interim one, found by looking at lines."""
+    at_head = True
+    for line in data.replace(b"\r\n", b"\n").split(b"\n"):
+        if at_head:
+            found = line.partition(b" ")[2][:1].decode("latin-1")
+            if found != "1":
+                return found
+            at_head = False
+        elif not line:
+            at_head = True
+    return ""
+
+
+TUNNEL = (
+    b"HTTP/1.1 200 Connection established\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+    b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n", b"\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+    b"HTTP/2.0 200\r\n", b"HTTP/1.1 204 X\r\nTransfer-Encoding: chunked\r\n\r\n", b"\x16\x03\x03",
+    b"HTTP/1.1 200", b"\r\n", b"Transfer-Encoding: chunked\r\n", b"Content-Length: x\r\n",
+    b"Upgrade: a\r\n", b"\n", b"\n\n", b"X: y", b"Connection: upgrade\r\n", b" ", b"\0",
+    b"HTTP/1.1 299 \r\n", b"HTTP/1.1 600 \r\n", b": ",
+)  # fmt: skip
+
+
+# The cache snapshot.
+
+_HEADER = snapshot_stream.new_header(bytes(range(snapshot_stream.SALT_BYTES)))
+_KEY, _CONTEXT = bytes(32), b"https://api.openai.com"
 _RECORDS = [
     Record(b"k" * 32, 200, b"X: y\r\n", b"body", None, 3, 1e9, 2e9, b"/v1/models", b"o" * 16),
     Record(b"l" * 32, 200, b"", b"", b"\0" * 8, 0, 1e9, 2e9, b"/v1/chat/completions", b"p" * 16),
 ]
-_FILE = b"".join(sealed.seal(_RECORDS, _HEADER, _KEY))[len(_HEADER) :]
+_FILE = b"".join(write_records(_RECORDS, _HEADER, _KEY, _CONTEXT))[len(_HEADER) :]
 
 
-class _Reader:
-    """A file."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def __call__(self, count: int) -> bytes:
-        taken, self.data = self.data[:count], self.data[count:]
-        return taken
+def _records(content: bytes) -> list[Record]:
+    """The records of a file whose header is followed by *content*."""
+    return list(read_records(io.BytesIO(content).read, _HEADER, _KEY, _CONTEXT))
 
 
-def check_sealed(data: bytes) -> None:
-    """A file is what was sealed, or refused; what an authentic one says cannot lead outside."""
-    with suppress(Refused):
-        sealed.key_of(data[: sealed.HEADER_BYTES - 1], b"passphrase", b"upstream")
-        raise AssertionError("half a header has no key")
+def check_snapshots(data: bytes) -> None:
+    """A changed file is refused, and an authentic file takes no more memory than its size."""
+    with suppress(SnapshotError):
+        snapshot_stream.derive_key(data[: snapshot_stream.HEADER_BYTES - 1], b"passphrase")
+        raise AssertionError("a key is derived from an incomplete header")
     place, flip, cut = (*data[:3], 0, 0, 0)[:3]
-    spoiled = bytearray(_FILE)
-    spoiled[place % len(_FILE)] ^= flip
-    text = bytes(spoiled[: len(_FILE) - cut % len(_FILE)]) + data[3:]
+    changed = bytearray(_FILE)
+    changed[place % len(_FILE)] ^= flip
+    content = bytes(changed[: len(_FILE) - cut % len(_FILE)]) + data[3:]
     try:
-        found = list(sealed.opened(_Reader(text), _HEADER, _KEY))
-    except Refused:
-        assert text != _FILE
+        found = _records(content)
+    except SnapshotError:
+        assert content != _FILE
     else:
-        assert text == _FILE, "a file that was spoiled is taken"
+        assert content == _FILE, "a changed file is accepted"
         assert found == _RECORDS
-    nonce = _HEADER[-7:] + b"\0\0\0\0\1"
-    authentic = AESGCM(_KEY).encrypt(nonce, data, _HEADER)
+    authentic = b"".join(snapshot_stream.encrypt([data], _HEADER, _KEY, _CONTEXT))
     records: list[Record] = []
-    with suppress(Refused), linear(len(data)):
-        for record in sealed.opened(_Reader(authentic), _HEADER, _KEY):
-            records.append(record)
+    with suppress(SnapshotError), linear(len(data)):
+        records += _records(authentic)
     taken = sum(
         len(one.head) + len(one.body) + len(one.path) + len(one.owner) + len(one.timing or b"")
         for one in records
     )
-    assert taken <= len(data), "more than the file has"
+    assert taken <= len(data), "the records are larger than the file"
 
 
 _NONE = b"\xff" * 8
 _SIZES = (b"\0" * 8, b"\0" * 7 + b"\1", b"\0" * 7 + b"\4", _NONE)
 _NUMBERS = b"k" * 32 + b"\0\xc8" + b"\0" * 24
-SEALED = (
+SNAPSHOTS = (
     _NUMBERS + _SIZES[2] + _NONE + _SIZES[2] * 2 + _SIZES[0] + b"headpathownr",
-    b"\0" * 98, b"\0" * 97, sealed.MAGIC, sealed.MAGIC + sealed.VERSION, *_SIZES,
+    b"\0" * 98, b"\0" * 97, snapshot_stream.MAGIC, snapshot_stream.MAGIC + b"\3", *_SIZES,
     b"\x7f\xf0" + b"\0" * 6, b"\0", b"\1", b"\x7f\xff\xff\xff\xff\xff\xff\xff",
 )  # fmt: skip

@@ -62,7 +62,7 @@ TARGETS: Final = {
         Target("prices", bodies.check_prices, bodies.PRICES),
         Target("streams", bodies.check_streams, bodies.STREAMS),
         Target("coalescing", bodies.check_coalescing, bodies.COALESCING),
-        Target("sealed", bodies.check_sealed, bodies.SEALED),
+        Target("snapshots", bodies.check_snapshots, bodies.SNAPSHOTS),
     )
 }
 """All targets by name, in the order in which they run."""

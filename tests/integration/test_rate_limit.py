@@ -267,7 +267,7 @@ def test_between_ticks_nothing_is_minted() -> None:
 
 
 @pytest.mark.parametrize("jump", [3600.0, -3600.0, 86_400 * 365.0, 61.0, -61.0])
-def test_a_clock_that_jumps_mints_nothing(jump: float) -> None:
+def test_clock_jump_adds_no_tokens(jump: float) -> None:
     clock = Jumpy()
     one = admission(clock, 600)
     burst(one)

@@ -33,7 +33,7 @@ from goproxyai.durations import MAX_NANOSECONDS, UNITS, format_duration, parse_d
         ("2562047h47m16.854775807s", MAX_NANOSECONDS / 1e9),
     ],
 )
-def test_what_go_reads_is_read(text: str, seconds: float) -> None:
+def test_valid_duration_is_parsed(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
@@ -67,7 +67,7 @@ def test_what_go_reads_is_read(text: str, seconds: float) -> None:
         "9" * 5000 + "ns",
     ],
 )
-def test_anything_else_is_refused(text: str) -> None:
+def test_invalid_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="duration"):
         parse_duration(text)
 
@@ -90,24 +90,24 @@ def test_anything_else_is_refused(text: str) -> None:
         (8_640_000.1, "2400h0m0.1s"),
     ],
 )
-def test_durations_are_printed_as_go_prints_them(seconds: float, text: str) -> None:
+def test_duration_is_formatted_as_in_go(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize("seconds", [-1, -1e-9, float("nan"), float("inf"), 1e10])
-def test_what_is_no_duration_is_not_printed(seconds: float) -> None:
+def test_invalid_duration_is_not_formatted(seconds: float) -> None:
     with pytest.raises(ValueError, match="duration"):
         format_duration(seconds)
 
 
 @given(st.integers(0, MAX_NANOSECONDS))
-def test_a_printed_duration_reads_back_as_itself(nanoseconds: int) -> None:
+def test_formatted_duration_is_parsed_to_the_same_value(nanoseconds: int) -> None:
     seconds = parse_duration(f"{nanoseconds}ns")
     assert parse_duration(format_duration(seconds)) == seconds
 
 
 @given(st.integers(0, 10**15 - 1))
-def test_no_nanosecond_is_lost_within_eleven_days(nanoseconds: int) -> None:
+def test_parsing_is_exact_to_the_nanosecond_within_eleven_days(nanoseconds: int) -> None:
     text = format_duration(nanoseconds / 1e9)
     assert parse_duration(text) == nanoseconds / 1e9
     assert format_duration(parse_duration(text)) == text
@@ -122,6 +122,6 @@ def test_parts_add_up_in_any_order(parts: list[tuple[int, str]]) -> None:
 
 
 @given(st.text())
-def test_any_text_is_read_or_refused_with_a_value_error(text: str) -> None:
+def test_any_text_is_parsed_or_raises_value_error(text: str) -> None:
     with suppress(ValueError):
         assert parse_duration(text) >= 0

@@ -13,14 +13,14 @@ from goproxyai.cache.coalescing import MAX_PARSED_BODY_BYTES, is_deterministic, 
 CHAT = b"/v1/chat/completions"
 
 
-def test_gets_and_embeddings_share_and_completions_look_at_their_body() -> None:
+def test_gets_and_embeddings_share_and_completions_depend_on_body() -> None:
     assert may_coalesce("deterministic", b"GET", CHAT)
     assert may_coalesce("deterministic", b"POST", b"/v1/embeddings")
     assert may_coalesce("deterministic", b"POST", CHAT) is None
     assert may_coalesce("deterministic", b"POST", b"/v1/completions") is None
 
 
-def test_an_operator_may_let_all_share_or_none() -> None:
+def test_modes_all_and_off() -> None:
     assert may_coalesce("all", b"POST", CHAT) is True
     assert may_coalesce("off", b"GET", b"/v1/models") is False
 
@@ -35,7 +35,7 @@ def test_an_operator_may_let_all_share_or_none() -> None:
         b'{"seed":0}',
     ],
 )
-def test_a_request_is_deterministic_by_its_own_words(body: bytes) -> None:
+def test_temperature_zero_or_seed_is_deterministic(body: bytes) -> None:
     assert is_deterministic(body)
 
 
@@ -60,11 +60,11 @@ def test_a_request_is_deterministic_by_its_own_words(body: bytes) -> None:
         b'{"seed":7,"x":"' + b"x" * MAX_PARSED_BODY_BYTES + b'"}',
     ],
 )
-def test_nothing_else_passes_for_it(body: bytes) -> None:
+def test_other_bodies_are_not_deterministic(body: bytes) -> None:
     assert not is_deterministic(body)
 
 
 @given(st.dictionaries(st.sampled_from(["temperature", "seed", "n"]), st.integers() | st.floats()))
-def test_the_verdict_is_that_of_a_plain_reading(document: dict[str, float]) -> None:
+def test_result_agrees_with_plain_parsing(document: dict[str, float]) -> None:
     said = document.get("temperature") == 0 or isinstance(document.get("seed"), int)
     assert is_deterministic(json.dumps(document).encode()) is said

@@ -30,7 +30,7 @@ def meaning(lines: Headers) -> dict[bytes, list[bytes]]:
 
 
 @given(REQUESTS, REQUESTS)
-def test_keys_are_equal_exactly_when_every_part_is(
+def test_keys_are_equal_if_and_only_if_all_parts_are(
     one: tuple[bytes, bytes, Headers, bytes], other: tuple[bytes, bytes, Headers, bytes]
 ) -> None:
     same = one[:2] == other[:2] and one[3] == other[3] and meaning(one[2]) == meaning(other[2])
@@ -38,7 +38,7 @@ def test_keys_are_equal_exactly_when_every_part_is(
 
 
 @given(st.binary(), st.binary(), st.dictionaries(st.sampled_from(KEY_FIELDS), st.binary()))
-def test_a_change_of_any_one_part_gives_another_key(
+def test_change_of_one_part_changes_key(
     target: bytes, body: bytes, values: dict[bytes, bytes]
 ) -> None:
     lines = list(values.items())
@@ -60,7 +60,7 @@ def test_a_change_of_any_one_part_gives_another_key(
 
 
 @given(KEY_LINES, OTHER_LINES, st.randoms(use_true_random=False))
-def test_case_order_and_other_fields_do_not_count(
+def test_case_order_and_other_fields_do_not_change_key(
     lines: Headers, others: Headers, chance: random.Random
 ) -> None:
     mixed = [(name.title(), value) for name, value in lines]
@@ -70,7 +70,7 @@ def test_case_order_and_other_fields_do_not_count(
     assert key(b"GET", b"/v1/models", mixed) == key(b"GET", b"/v1/models", lines)
 
 
-def test_bytes_cannot_move_between_parts() -> None:
+def test_moving_bytes_between_parts_changes_key() -> None:
     requests = [
         key(b"GET", b"/v1/ab", [], b"c"),
         key(b"GET", b"/v1/a", [], b"bc"),
@@ -84,7 +84,7 @@ def test_bytes_cannot_move_between_parts() -> None:
     assert len(set(requests)) == len(requests)
 
 
-def test_two_lines_differ_from_one_joined_line_and_from_other_splits() -> None:
+def test_repeated_lines_differ_from_joined_line() -> None:
     shapes = [
         [b"a", b"b"],
         [b"a, b"],
@@ -101,13 +101,13 @@ def test_two_lines_differ_from_one_joined_line_and_from_other_splits() -> None:
     assert len(keys) == len(shapes)
 
 
-def test_a_repeat_of_another_field_changes_nothing() -> None:
+def test_repetition_of_another_field_does_not_change_key() -> None:
     line = (b"Accept", b"a")
     repeated = [(b"X-Forwarded-For", b"1.1.1.1"), line, (b"X-Forwarded-For", b"2.2.2.2")]
     assert key(b"GET", b"/v1/x", repeated) == key(b"GET", b"/v1/x", [line])
 
 
-def test_a_field_that_connection_names_does_not_count() -> None:
+def test_nominated_field_does_not_change_key() -> None:
     named = [(b"Authorization", b"Bearer a"), (b"Connection", b"close, authorization")]
     assert key(b"GET", b"/v1/x", named) == key(b"GET", b"/v1/x", [])
     plain = [named[0], (b"Connection", b"keep-alive")]
@@ -116,12 +116,12 @@ def test_a_field_that_connection_names_does_not_count() -> None:
     assert key(b"GET", b"/v1/x", upgrade) == key(b"GET", b"/v1/x", named[:1])
 
 
-def test_a_key_is_32_bytes_and_a_credential_16() -> None:
+def test_lengths_of_key_and_credential_id() -> None:
     assert len(key(b"GET", b"/v1/x", [])) == 32
     assert len(credential_id({})) == 16
 
 
-def test_a_credential_is_authorization_whatever_stands_beside_it() -> None:
+def test_credential_id_depends_on_authorization_only() -> None:
     named = [{}, {b"authorization": b""}, {b"authorization": b"a"}, {b"authorization": b"b"}]
     assert len({credential_id(fields) for fields in named}) == len(named)
     for other in (b"accept", b"openai-organization", b"openai-project"):

@@ -57,7 +57,7 @@ SDK = dict.fromkeys(
         (b"get", CHAT, "method"),
     ],
 )
-def test_gets_and_the_three_posts_are_looked_up(
+def test_gets_and_cacheable_posts_are_looked_up(
     method: bytes, path: bytes, reason: str | None
 ) -> None:
     assert bypass_reason(method, path, SDK) == reason
@@ -73,7 +73,7 @@ def test_gets_and_the_three_posts_are_looked_up(
         b" x-cache-ttl x-cache-replay x-stainless-something-new".split(),
     ],
 )
-def test_fields_of_the_key_and_neutral_ones_do_not_bypass(name: bytes) -> None:
+def test_key_fields_and_neutral_fields_do_not_bypass(name: bytes) -> None:
     assert bypass_reason(b"GET", b"/v1/models", {**SDK, name: b"x"}) is None
 
 
@@ -82,11 +82,11 @@ def test_fields_of_the_key_and_neutral_ones_do_not_bypass(name: bytes) -> None:
     b"cookie origin if-none-match if-modified-since if-match x-stainless-poll-helper x-anything"
     b" idempotency-key content-encoding proxy sec-fetch x-stainless openai-other".split(),
 )
-def test_any_other_field_bypasses(name: bytes) -> None:
+def test_other_field_bypasses(name: bytes) -> None:
     assert bypass_reason(b"POST", CHAT, {**SDK, name: b"x"}) == "header"
 
 
-def test_ranges_bypass_under_their_own_name() -> None:
+def test_range_request_bypasses() -> None:
     assert bypass_reason(b"GET", b"/v1/files/a/content", {b"range": b"bytes=0-1"}) == "range"
     assert bypass_reason(b"GET", b"/v1/x", {b"cookie": b"a", b"if-range": b"x"}) == "range"
 
@@ -95,7 +95,7 @@ def test_ranges_bypass_under_their_own_name() -> None:
 
 
 @pytest.mark.parametrize("status", [200, 201, 400, 401])
-def test_four_statuses_are_stored(status: int) -> None:
+def test_storable_statuses(status: int) -> None:
     assert may_store(b"GET", status, JSON, NO_DIRECTIVES)
     assert may_store(b"POST", status, {}, NO_DIRECTIVES)
 
@@ -105,7 +105,7 @@ def test_other_statuses_are_not_stored(status: int) -> None:
     assert not may_store(b"GET", status, JSON, NO_DIRECTIVES)
 
 
-def test_no_store_of_either_side_forbids() -> None:
+def test_no_store_of_request_or_response_forbids_storing() -> None:
     assert not may_store(b"GET", 200, {}, Directives(no_store=True))
     assert not may_store(b"GET", 200, {b"cache-control": b"private, NO-Store"}, NO_DIRECTIVES)
     assert may_store(b"GET", 200, {b"cache-control": b'x="no-store"'}, NO_DIRECTIVES)
@@ -134,9 +134,7 @@ def test_other_methods_are_not_stored() -> None:
         (b"Connection", False),
     ],
 )
-def test_an_answer_that_varies_by_what_the_look_up_ignores_is_not_stored(
-    vary: bytes, stored: bool
-) -> None:
+def test_response_that_varies_by_ignored_field_is_not_stored(vary: bytes, stored: bool) -> None:
     assert may_store(b"GET", 200, {b"vary": vary}, NO_DIRECTIVES) is stored
 
 
@@ -144,14 +142,14 @@ def test_an_answer_that_varies_by_what_the_look_up_ignores_is_not_stored(
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 304])
-def test_what_is_everybodys_is_never_one_credentials_error(status: int) -> None:
+def test_shared_response_is_never_an_error(status: int) -> None:
     assert may_share(status, {})
     assert not may_share(status, {}, shared=True)
     assert not may_store(b"GET", status, {}, NO_DIRECTIVES, shared=True)
     assert may_store(b"GET", 200, {}, NO_DIRECTIVES, shared=True)
 
 
-def test_what_is_private_is_not_everybodys() -> None:
+def test_private_response_is_not_shared() -> None:
     fields = {b"cache-control": b"max-age=5, Private"}
     assert may_share(200, fields)
     assert not may_share(200, fields, shared=True)
@@ -159,7 +157,7 @@ def test_what_is_private_is_not_everybodys() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(IDENTITY_FIELDS))
-def test_what_varies_by_who_asks_is_not_everybodys(name: bytes) -> None:
+def test_response_that_varies_by_identity_is_not_shared(name: bytes) -> None:
     assert may_share(200, {b"vary": name})
     assert not may_share(200, {b"vary": b"accept, " + name.title()}, shared=True)
 
@@ -176,7 +174,7 @@ def test_what_varies_by_who_asks_is_not_everybodys(name: bytes) -> None:
         (b'Cache-Control: x="no-cache"', True),
     ],
 )
-def test_an_answer_may_forbid_its_use_when_it_has_expired(line: bytes, may: bool) -> None:
+def test_response_may_forbid_stale_use(line: bytes, may: bool) -> None:
     assert may_serve_stale(b"HTTP/1.1 200 OK\r\nA: b\r\n" + line + b"\r\n") is may
 
 
@@ -194,7 +192,7 @@ def test_an_answer_may_forbid_its_use_when_it_has_expired(line: bytes, may: bool
         (b"/v2/models", False),
     ],
 )
-def test_a_namespace_is_a_path_and_what_lies_below(path: bytes, shared: bool) -> None:
+def test_namespace_is_a_path_and_its_subpaths(path: bytes, shared: bool) -> None:
     assert in_namespace(path, ("models", "chat/completions")) is shared
     assert not in_namespace(path, ())
 
@@ -203,12 +201,12 @@ def test_a_namespace_is_a_path_and_what_lies_below(path: bytes, shared: bool) ->
 
 
 @pytest.mark.parametrize("status", ["queued", "in_progress", "validating", "Completed", "", "new"])
-def test_a_status_that_is_not_terminal_is_still_changing(status: str) -> None:
+def test_non_terminal_status_is_in_progress(status: str) -> None:
     assert is_in_progress(JSON, json.dumps({"id": 1, "status": status}).encode())
 
 
 @pytest.mark.parametrize("status", sorted(TERMINAL_STATUSES))
-def test_a_terminal_status_is_not(status: str) -> None:
+def test_terminal_status_is_not_in_progress(status: str) -> None:
     assert not is_in_progress(JSON, json.dumps({"status": status}).encode())
 
 
@@ -230,7 +228,7 @@ def test_a_terminal_status_is_not(status: str) -> None:
         '{"a":"x"}'.encode("utf-16"),
     ],
 )
-def test_only_a_top_level_string_counts(body: bytes) -> None:
+def test_only_top_level_string_status_is_in_progress(body: bytes) -> None:
     assert not is_in_progress(JSON, body)
 
 
@@ -249,11 +247,11 @@ def test_only_a_top_level_string_counts(body: bytes) -> None:
         b'{"status":"completed","x":"' + b"x" * MAX_DECODED_BYTES + b'"}',
     ],
 )
-def test_what_is_escaped_encoded_malformed_deep_or_large_hides_nothing(body: bytes) -> None:
+def test_escaped_encoded_malformed_deep_or_large_body_is_in_progress(body: bytes) -> None:
     assert is_in_progress(JSON, body)
 
 
-def test_a_large_body_without_status_is_not_changing() -> None:
+def test_large_body_without_status_is_not_in_progress() -> None:
     assert not is_in_progress(JSON, b'{"x":"' + b"x" * MAX_DECODED_BYTES + b'\\u0041"}')
 
 
@@ -269,7 +267,7 @@ def test_a_large_body_without_status_is_not_changing() -> None:
         (b"", False),
     ],
 )
-def test_only_json_is_read(media_type: bytes, changing: bool) -> None:
+def test_only_json_is_parsed(media_type: bytes, changing: bool) -> None:
     assert is_in_progress({b"content-type": media_type}, b'{"status":"queued"}') is changing
     assert not is_in_progress({}, b'{"status":"queued"}')
 
@@ -294,7 +292,7 @@ def two_members(body: bytes) -> bytes:
         (b"deflate", bare_deflate),
     ],
 )
-def test_codings_that_can_be_read_are_looked_into(coding: bytes, encode: object) -> None:
+def test_supported_codings_are_decoded(coding: bytes, encode: object) -> None:
     assert callable(encode)
     fields = {**JSON, b"content-encoding": coding}
     assert is_in_progress(fields, encode(b'{"id":"batch","status":"queued"}'))
@@ -318,19 +316,19 @@ def test_codings_that_can_be_read_are_looked_into(coding: bytes, encode: object)
         (b"gzip", gzip.compress(b" " * 600_000) * 2),
     ],
 )
-def test_what_cannot_be_read_whole_counts_as_changing(coding: bytes, body: bytes) -> None:
+def test_undecodable_body_is_in_progress(coding: bytes, body: bytes) -> None:
     assert is_in_progress({**JSON, b"content-encoding": coding}, body)
     assert not is_in_progress({b"content-type": b"text/plain", b"content-encoding": coding}, body)
 
 
-def test_a_body_that_decodes_to_just_the_limit_is_read() -> None:
+def test_body_that_decodes_to_the_limit_is_parsed() -> None:
     fields = {**JSON, b"content-encoding": b"gzip"}
     body = b'{"status":"completed"}'
     assert not is_in_progress(fields, gzip.compress(body + b" " * (MAX_DECODED_BYTES - len(body))))
 
 
 @given(st.dictionaries(st.sampled_from(["status", "a"]), st.sampled_from(["queued", "failed", 1])))
-def test_the_verdict_is_that_of_a_plain_reading(value: dict[str, object]) -> None:
+def test_result_agrees_with_plain_parsing(value: dict[str, object]) -> None:
     status = value.get("status")
     plain = status == "queued"
     assert is_in_progress(JSON, json.dumps(value).encode()) is plain
@@ -358,11 +356,11 @@ def test_the_verdict_is_that_of_a_plain_reading(value: dict[str, object]) -> Non
         (b"", []),
     ],
 )
-def test_a_path_is_listed_with_its_parents(path: bytes, paths: list[bytes]) -> None:
+def test_parent_paths(path: bytes, paths: list[bytes]) -> None:
     assert parent_paths(path) == paths
 
 
-def test_a_path_of_absurd_depth_has_a_bounded_number_of_parents() -> None:
+def test_number_of_parent_paths_is_bounded() -> None:
     path = b"/v1" + b"/a" * 8000
     paths = parent_paths(path)
     assert paths[0] == path
@@ -370,7 +368,7 @@ def test_a_path_of_absurd_depth_has_a_bounded_number_of_parents() -> None:
     assert len(paths) <= 33
 
 
-def test_writes_are_all_that_may_change_something() -> None:
+def test_is_write() -> None:
     assert [method for method in (b"PUT", b"PATCH", b"DELETE") if is_write(method, CHAT)] == [
         b"PUT",
         b"PATCH",

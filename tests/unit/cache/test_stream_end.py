@@ -43,7 +43,7 @@ COMPLETED = b'event: response.completed\ndata: {"type":"response.completed"}\n\n
         b"\xef\xbb\xbf" + COMPLETE,
     ],
 )
-def test_a_stream_may_say_that_it_is_whole(body: bytes) -> None:
+def test_stream_with_end_marker_is_complete(body: bytes) -> None:
     assert stream_end(SSE, body) is StreamEnd.COMPLETE
     for line_end in (b"\r\n", b"\r"):
         assert stream_end(SSE, body.replace(b"\n", line_end)) is StreamEnd.COMPLETE
@@ -66,7 +66,7 @@ def test_a_stream_may_say_that_it_is_whole(body: bytes) -> None:
         CHUNK + b'data: {"type":"response.incomplete"}\n\n',
     ],
 )
-def test_or_leave_it_to_its_framing(body: bytes) -> None:
+def test_stream_without_end_marker_is_unmarked(body: bytes) -> None:
     assert stream_end(SSE, body) is StreamEnd.UNMARKED
     assert stream_end(SSE, body.replace(b"\n", b"\r\n")) is StreamEnd.UNMARKED
 
@@ -97,11 +97,11 @@ def test_or_leave_it_to_its_framing(body: bytes) -> None:
         CHUNK + b": ping\n\n" * MAX_SEARCHED_BLOCKS,
     ],
 )
-def test_one_that_was_cut_or_ended_in_an_error_did_not_end_well(body: bytes) -> None:
+def test_truncated_stream_or_stream_with_error_is_failed(body: bytes) -> None:
     assert stream_end(SSE, body) is StreamEnd.FAILED
 
 
-def test_a_coded_stream_is_read_within_bounds() -> None:
+def test_decoding_of_stream_is_bounded() -> None:
     coded = {**SSE, b"content-encoding": b"gzip"}
     assert stream_end(coded, gzip.compress(CHUNK + COMPLETE)) is StreamEnd.COMPLETE
     assert stream_end(coded, gzip.compress(CHUNK + ERROR)) is StreamEnd.FAILED
@@ -113,7 +113,7 @@ def test_a_coded_stream_is_read_within_bounds() -> None:
 
 
 @given(st.lists(st.sampled_from([CHUNK, b": ping\n\n"])), st.integers(1, 200))
-def test_no_cut_passes_for_the_end(before: list[bytes], cut: int) -> None:
+def test_no_truncation_is_complete(before: list[bytes], cut: int) -> None:
     whole = b"".join([*before, CHUNK, COMPLETE])
     assert stream_end(SSE, whole) is StreamEnd.COMPLETE
     left = whole[: max(0, len(whole) - cut)]
@@ -122,7 +122,7 @@ def test_no_cut_passes_for_the_end(before: list[bytes], cut: int) -> None:
 
 
 @pytest.mark.parametrize("block", [b"\n", b":\n\n", b": ping\n\n", b"x\n\n", b"data\n"])
-def test_a_stream_that_says_nothing_is_read_in_linear_time(block: bytes) -> None:
+def test_stream_without_events_takes_linear_time(block: bytes) -> None:
     calls = 0
 
     def count(_frame: object, event: str, _arg: object) -> None:
@@ -139,11 +139,11 @@ def test_a_stream_that_says_nothing_is_read_in_linear_time(block: bytes) -> None
 
 
 @given(st.binary() | st.text('data: {}"eror[DONE]\n\r').map(str.encode))
-def test_no_stream_is_too_odd_to_be_judged(body: bytes) -> None:
+def test_any_stream_has_an_end(body: bytes) -> None:
     assert stream_end(SSE, body) in StreamEnd
 
 
-def test_a_stream_is_known_by_its_type() -> None:
+def test_event_stream_is_recognized_by_media_type() -> None:
     assert is_event_stream(SSE)
     assert is_event_stream({b"content-type": b"Text/Event-Stream"})
     assert not is_event_stream({b"content-type": b"text/event-streams"})

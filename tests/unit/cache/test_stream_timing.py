@@ -13,8 +13,8 @@ PIECES = st.lists(st.tuples(st.floats(0, 1e4), st.integers(1, 10_000)), max_size
 
 
 @given(st.floats(0, 1e6), PIECES)
-def test_each_piece_comes_back_within_a_millisecond(
-    began: float, received: list[tuple[float, int]]
+def test_piece_times_are_exact_to_a_millisecond(
+    began: float, came: list[tuple[float, int]]
 ) -> None:
     recorded = StreamTiming(began)
     now, end, expected = began + 1.0, 0, []
@@ -33,21 +33,21 @@ def test_each_piece_comes_back_within_a_millisecond(
     assert (read[-1][1] if read else 0) == end
 
 
-def test_what_comes_within_a_millisecond_is_one_piece() -> None:
+def test_pieces_within_a_millisecond_share_a_mark() -> None:
     recorded = StreamTiming(5.0)
     for at in (5.0, 5.0004, 5.0009, 5.0205):
         recorded.add(at, 10)
     assert list(timed_pieces(recorded.packed())) == [(0.0, 30), (0.02, 40)]
 
 
-def test_a_clock_that_goes_back_makes_no_piece_come_earlier() -> None:
+def test_times_never_decrease() -> None:
     recorded = StreamTiming(5.0)
     for at in (5.0, 6.0, 4.0):
         recorded.add(at, 1)
     assert list(timed_pieces(recorded.packed())) == [(0.0, 1), (1.0, 3)]
 
 
-def test_there_are_never_more_marks_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_marks_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "MAX_MARKS", 3)
     recorded = StreamTiming(0.0)
     for at in range(10):
@@ -56,7 +56,7 @@ def test_there_are_never_more_marks_than_allowed(monkeypatch: pytest.MonkeyPatch
     assert MAX_MARKS == 65_536
 
 
-def test_numbers_beyond_the_format_are_its_largest() -> None:
+def test_large_numbers_are_clamped() -> None:
     recorded = StreamTiming(0.0)
     recorded.add(0.0, 2**33)
     recorded.add(1e9, 1)
@@ -66,6 +66,6 @@ def test_numbers_beyond_the_format_are_its_largest() -> None:
     ]
 
 
-def test_half_a_mark_is_refused() -> None:
-    with pytest.raises(ValueError, match="half a mark"):
+def test_incomplete_mark_is_refused() -> None:
+    with pytest.raises(ValueError, match="an incomplete mark"):
         timed_pieces(b"12345")

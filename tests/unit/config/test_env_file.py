@@ -33,11 +33,11 @@ SECRET = "hunter2"
         ("RATE_LIMIT=\u00fc", "\u00fc"),
     ],
 )
-def test_a_line_is_a_name_and_a_value(line: str, value: str) -> None:
+def test_line_is_parsed(line: str, value: str) -> None:
     assert parse_env_file(line.encode(), NAMES) == {"RATE_LIMIT": value}
 
 
-def test_blank_lines_and_comments_are_nothing() -> None:
+def test_blank_lines_and_comments_are_ignored() -> None:
     text = "\ufeff# one\n\n   ; two\r\n\t# three=4\nRATE_LIMIT=1\n  \nNO_PROXY=a b"
     assert parse_env_file(text.encode(), NAMES) == {"RATE_LIMIT": "1", "NO_PROXY": "a b"}
     assert parse_env_file(b"", NAMES) == {}
@@ -63,7 +63,7 @@ def test_blank_lines_and_comments_are_nothing() -> None:
         (b"#" * (MAX_FILE_BYTES + 1), "it is larger than 64 KiB"),
     ],
 )
-def test_what_is_wrong_is_told_by_its_line_and_not_repeated(content: bytes, complaint: str) -> None:
+def test_error_names_line_number_and_not_the_line(content: bytes, complaint: str) -> None:
     with pytest.raises(EnvFileError) as caught:
         parse_env_file(content, NAMES)
     assert str(caught.value) == complaint
@@ -72,11 +72,11 @@ def test_what_is_wrong_is_told_by_its_line_and_not_repeated(content: bytes, comp
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\n'"), max_size=50))
-def test_whatever_stands_in_quotes_is_the_value(text: str) -> None:
+def test_quoted_text_is_the_value(text: str) -> None:
     assert parse_env_file(f"RATE_LIMIT='{text}'\n".encode(), NAMES) == {"RATE_LIMIT": text}
 
 
 @given(st.binary(max_size=200))
-def test_anything_is_parsed_or_refused(content: bytes) -> None:
+def test_any_content_is_parsed_or_refused(content: bytes) -> None:
     with suppress(EnvFileError):
         assert set(parse_env_file(content, NAMES)) <= set(NAMES)

@@ -39,7 +39,7 @@ def complaint(name: str, text: str) -> str:
     return str(caught.value)
 
 
-def test_the_defaults_are_the_manuals() -> None:
+def test_defaults() -> None:
     expected = Settings(
         config=None,
         listen=("tcp:8080:backlog=1024",),
@@ -78,26 +78,26 @@ def test_the_defaults_are_the_manuals() -> None:
     assert expected == DEFAULTS
 
 
-def test_loopback_and_private_clients_are_operators_by_default() -> None:
+def test_default_admin_allow_is_loopback_and_private_networks() -> None:
     for address in ("127.0.0.1", "10.9.8.7", "172.31.0.1", "192.168.1.1", "::1", "fd00::1"):
         assert DEFAULTS.admin_allow.contains(address)
     for address in ("172.32.0.1", "203.0.113.9", "2001:db8::1"):
         assert not DEFAULTS.admin_allow.contains(address)
 
 
-def test_every_setting_has_its_row_and_every_row_its_setting() -> None:
+def test_each_variable_has_a_setting() -> None:
     fields = {field.name for field in attrs.fields(Settings)}
     assert {name.lower() for name in NAMES} - {"port"} == fields
     assert len(set(NAMES)) == len(NAMES)
 
 
-def test_an_option_is_named_after_its_variable() -> None:
+def test_option_name_is_derived_from_variable_name() -> None:
     options = {variable.name: variable.option for variable in VARIABLES}
     assert options["OPENAI_API_URL"] == "openai-api-url"
     assert options["PORT"] == "port"
 
 
-def test_every_row_can_be_read_by_people() -> None:
+def test_help_is_one_line_of_sentences() -> None:
     for variable in VARIABLES:
         assert variable.help.endswith(".")
         assert variable.expected
@@ -105,27 +105,27 @@ def test_every_row_can_be_read_by_people() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_default_written_out_is_the_default(name: str) -> None:
+def test_explicit_default_equals_default(name: str) -> None:
     default = next(variable.default for variable in VARIABLES if variable.name == name)
     assert Settings.from_texts({name: default}) == DEFAULTS
     assert Settings.from_texts({name: f" {default}\n"}) == DEFAULTS
 
 
-def test_names_that_are_not_ours_are_ignored() -> None:
+def test_unknown_names_are_ignored() -> None:
     assert Settings.from_texts({"PATH": "/bin", "port": "x", "HOME": ""}) == DEFAULTS
 
 
-def test_empty_means_nobody_none_or_the_default() -> None:
+def test_empty_value_is_none_or_the_default() -> None:
     empty = Settings.from_texts(dict.fromkeys(NAMES, " "))
     assert empty == attrs.evolve(DEFAULTS, trusted_proxies=Networks(), admin_allow=Networks())
 
 
-def test_a_port_is_where_to_listen() -> None:
+def test_port_is_used_in_listen() -> None:
     assert Settings.from_texts({"PORT": "0"}).listen == ("tcp:0:backlog=1024",)
     assert Settings.from_texts({"PORT": "81", "LISTEN": ""}).listen == ("tcp:81:backlog=1024",)
 
 
-def test_endpoints_are_separated_by_spaces_and_may_name_the_port() -> None:
+def test_listen_is_a_list_of_endpoints_with_port() -> None:
     texts = {"PORT": "81", "LISTEN": "unix:/run/x.sock  tcp6:$PORT:interface=\\:\\:"}
     assert Settings.from_texts(texts).listen == ("unix:/run/x.sock", "tcp6:81:interface=\\:\\:")
 
@@ -168,7 +168,7 @@ def test_endpoints_are_separated_by_spaces_and_may_name_the_port() -> None:
         ("LOG_LEVEL", "Debug", "debug"),
     ],
 )
-def test_a_good_text_becomes_its_value(name: str, text: str, value: object) -> None:
+def test_valid_text_is_parsed(name: str, text: str, value: object) -> None:
     assert with_text(name, text) == value
 
 
@@ -222,9 +222,7 @@ def test_a_good_text_becomes_its_value(name: str, text: str, value: object) -> N
         ("LOG_LEVEL", "loud"),
     ],
 )
-def test_a_bad_text_is_answered_with_one_line_that_says_what_is_expected(
-    name: str, text: str
-) -> None:
+def test_invalid_text_raises_one_line_with_expectation(name: str, text: str) -> None:
     line = complaint(name, text)
     assert line.startswith(f"{name} is '")
     assert ", expected " in line
@@ -235,21 +233,21 @@ def test_a_bad_text_is_answered_with_one_line_that_says_what_is_expected(
         assert ascii(text)[1:40].rstrip("'") in line
 
 
-def test_a_snapshot_needs_a_key() -> None:
+def test_snapshot_requires_key() -> None:
     key = "sixteen-or-more!"
     kept = Settings.from_texts({"CACHE_SNAPSHOT": "/var/x y", "CACHE_SNAPSHOT_KEY": key})
     assert (kept.cache_snapshot, kept.cache_snapshot_key) == ("/var/x y", key)
     assert complaint("CACHE_SNAPSHOT", "/var/x").startswith("CACHE_SNAPSHOT_KEY is not set, expect")
 
 
-def test_the_line_reads_well() -> None:
+def test_error_line() -> None:
     assert complaint("RATE_LIMIT", "many") == (
         "RATE_LIMIT is 'many', expected a whole number of requests a minute, 0 for no limit"
     )
 
 
 @given(st.sampled_from(NAMES), st.text())
-def test_any_text_is_a_setting_or_one_printable_line(name: str, text: str) -> None:
+def test_any_text_is_parsed_or_raises_one_printable_line(name: str, text: str) -> None:
     line = complaint_if_any({name: text})
     assert line.isascii()
     assert not line or line.isprintable()
@@ -269,7 +267,7 @@ def test_any_text_is_a_setting_or_one_printable_line(name: str, text: str) -> No
         ("http://192.0.2.1:1", b"http://192.0.2.1:1", "192.0.2.1", b""),
     ],
 )
-def test_an_upstream_is_an_origin_and_a_base_path(
+def test_upstream_url_has_origin_and_base_path(
     text: str, origin: bytes, host: str, base_path: bytes
 ) -> None:
     (url,) = Settings.from_texts({"OPENAI_API_URL": text}).openai_api_url
@@ -281,7 +279,7 @@ def test_an_upstream_is_an_origin_and_a_base_path(
     assert again.openai_url == url.text
 
 
-def test_several_upstreams_are_asked_in_order() -> None:
+def test_several_upstream_urls_keep_their_order() -> None:
     text = "https://a.example/x, http://b.example  https://c.example"
     settings = Settings.from_texts({"OPENAI_API_URL": text})
     assert [url.host for url in settings.openai_api_url] == ["a.example", "b.example", "c.example"]
@@ -328,7 +326,7 @@ def test_several_upstreams_are_asked_in_order() -> None:
         "https://example.com/" + "a" * 3000,
     ],
 )
-def test_anything_but_an_origin_and_a_path_is_no_upstream(text: str) -> None:
+def test_invalid_upstream_url_is_refused(text: str) -> None:
     assert complaint("OPENAI_API_URL", text).startswith("OPENAI_API_URL is '")
 
 
@@ -358,7 +356,7 @@ def test_anything_but_an_origin_and_a_path_is_no_upstream(text: str) -> None:
         ),
     ],
 )
-def test_a_proxy_is_an_address_and_perhaps_credentials(
+def test_proxy_url_has_address_and_optional_credentials(
     text: str, url: ProxyURL, shown: str
 ) -> None:
     parsed = Settings.from_texts({"PROXY_URL": text}).proxy_url
@@ -366,7 +364,7 @@ def test_a_proxy_is_an_address_and_perhaps_credentials(
     assert url.mask_credentials == shown
 
 
-def test_credentials_are_those_of_basic() -> None:
+def test_proxy_credentials_are_encoded_for_basic() -> None:
     assert ProxyURL("http", "proxy", 80).basic_credentials() is None
     assert ProxyURL("http", "proxy", 80, "u", "p").basic_credentials() == b"Basic dTpw"
     assert ProxyURL("http", "proxy", 80, "u").basic_credentials() == b"Basic dTo="
@@ -388,13 +386,13 @@ def test_credentials_are_those_of_basic() -> None:
         "http://user:pass@proxy:x",
     ],
 )
-def test_anything_else_is_no_proxy(text: str) -> None:
+def test_invalid_proxy_url_is_refused(text: str) -> None:
     line = complaint("PROXY_URL", text)
     assert "pass" not in line.partition(", expected")[0]
 
 
 @given(st.text(min_size=1, max_size=20), st.text(max_size=20))
-def test_any_credentials_survive_percent_encoding(username: str, password: str) -> None:
+def test_percent_encoded_credentials_are_decoded(username: str, password: str) -> None:
     def encoded(text: str) -> str:
         return "".join(f"%{byte:02x}" for byte in text.encode())
 
@@ -412,7 +410,7 @@ def test_any_credentials_survive_percent_encoding(username: str, password: str) 
     assert b64decode(credentials.removeprefix(b"Basic ")).decode() == f"{username}:{password}"
 
 
-def test_no_secret_is_in_a_representation() -> None:
+def test_repr_contains_no_secret() -> None:
     texts = {
         "PROXY_URL": "http://someone:hunter2@proxy:1",
         "ADMIN_TOKEN": "swordfish",
@@ -423,7 +421,7 @@ def test_no_secret_is_in_a_representation() -> None:
         assert secret not in shown
 
 
-def test_a_url_of_absurd_length_is_not_looked_at_for_what_may_be_repeated() -> None:
+def test_very_long_url_is_masked_whole() -> None:
     with pytest.raises(SettingError) as caught:
         Settings.from_texts({"PROXY_URL": "http://proxy" + "/%2e" * 100_000 + ":"})
     assert str(caught.value).startswith("PROXY_URL is '***', expected ")
@@ -433,7 +431,7 @@ SECRETS = st.text("Zq0 @:/?#%\\[]\u00e9\n", min_size=3, max_size=20).map(lambda 
 
 
 @given(SECRETS, st.sampled_from(["PROXY_URL", "OPENAI_API_URL"]))
-def test_no_secret_is_in_a_complaint(secret: str, name: str) -> None:
+def test_error_line_contains_no_secret(secret: str, name: str) -> None:
     texts = [
         f"http://user:{secret}@proxy:99999",
         f"ftp://user:{secret}@proxy:80",
@@ -450,6 +448,6 @@ def test_no_secret_is_in_a_complaint(secret: str, name: str) -> None:
         assert "xZ" not in line
 
 
-def test_a_token_is_never_in_a_complaint() -> None:
+def test_error_line_contains_no_token() -> None:
     assert "swordfish" not in complaint("ADMIN_TOKEN", "sword fish swordfish")
     assert "abcdefgh" not in complaint("RATE_LIMIT", "sk-abcdefgh")

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 
-from goproxyai.cache import snapshot_format as sealed
 from goproxyai.cache.entry import Entry
-from goproxyai.cache.snapshot_format import HEADER_BYTES, MAGIC, Record
+from goproxyai.cache.snapshot_format import Record
+from goproxyai.cache.snapshot_stream import HEADER_BYTES, MAGIC
 from goproxyai.cache.store import Store
 from goproxyai.cache.write_log import UNOWNED
 from goproxyai.daemon.cache_snapshot import CacheSnapshot
@@ -296,15 +296,15 @@ def flipped(data: bytes, bit: int) -> bytes:
 def spoil(host: Host, how: str) -> str:
     """Write a snapshot that cannot be restored; return the passphrase to load it with."""
     for number in range(3):
-        host.put(number, body=os.urandom(sealed.FRAME))
+        host.put(number, body=os.urandom(CHUNK_BYTES))
     host.snapshot.save()
     data = host.path.read_bytes()
     if how == "damaged":
         data = flipped(data, len(data) * 8 - 1)  # after two whole entries
     elif how == "cut off":
-        data = data[: HEADER_BYTES + sealed.FRAME + 16]
+        data = data[: HEADER_BYTES + CHUNK_BYTES + 41]
     elif how == "version":
-        data = MAGIC + b"\3" + data[len(MAGIC) + 1 :]
+        data = MAGIC + b"\2" + data[len(MAGIC) + 1 :]
     host.path.write_bytes(data)
     host.take_lines()
     return "another key" if how == "key" else PASSPHRASE
@@ -409,7 +409,7 @@ def test_unreadable_path_is_logged_and_not_changed(
         host.path.write_bytes(MAGIC)
         monkeypatch.setattr(os, "open", refuse)
     mode = host.path.stat().st_mode
-    reason = "no file of ours" if kind.endswith("pipe") else REASONS[kind]
+    reason = "not a cache snapshot" if kind.endswith("pipe") else REASONS[kind]
     host.snapshot.load()
     host.assert_one_warning("cannot restore", reason)
     host.put(1)

@@ -50,7 +50,7 @@ def joined(*entries: str) -> bytes:
         ('" 192.0.2.1 "', "192.0.2.1"),
     ],
 )
-def test_an_address_is_found_in_every_form_it_comes_in(text: str, address: str) -> None:
+def test_canonical_address_of_each_notation(text: str, address: str) -> None:
     assert canonical_address(text) == address
 
 
@@ -85,23 +85,23 @@ def test_an_address_is_found_in_every_form_it_comes_in(text: str, address: str) 
         "192.0.2.1, 192.0.2.2",
     ],
 )
-def test_what_is_no_address_is_none(text: str) -> None:
+def test_invalid_address_is_none(text: str) -> None:
     assert canonical_address(text) is None
 
 
 @given(v4 | v6)
-def test_a_normal_address_is_its_own_normal_form(address: str) -> None:
+def test_canonical_address_is_unchanged(address: str) -> None:
     assert canonical_address(address) == address
     assert canonical_address(f" {address} ") == address
 
 
 @given(st.ip_addresses(v=6), st.integers(0, 65535))
-def test_brackets_and_ports_change_nothing(address: IPv6Address, port: int) -> None:
+def test_brackets_and_ports_are_removed(address: IPv6Address, port: int) -> None:
     assert canonical_address(f"[{address}]:{port}") == canonical_address(str(address))
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_an_address_or_none(text: str) -> None:
+def test_any_text_has_canonical_address_or_none(text: str) -> None:
     found = canonical_address(text)
     assert found is None or str(ip_address(found)) == found
 
@@ -121,7 +121,7 @@ def test_any_text_is_an_address_or_none(text: str) -> None:
         "10.0.0.1:80",
     ],
 )
-def test_what_is_no_network_is_refused(text: str) -> None:
+def test_invalid_network_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"network|host bits"):
         Networks.parse(f"127.0.0.1 {text}")
 
@@ -134,20 +134,20 @@ def test_networks_are_separated_by_commas_or_spaces() -> None:
         assert hash(Networks.parse(text)) == hash(Networks.parse(expected))
 
 
-def test_nothing_is_in_no_networks() -> None:
+def test_empty_networks_contain_nothing() -> None:
     assert Networks.parse("") == Networks.parse(" , ") == NOBODY
     assert not NOBODY.contains("127.0.0.1")
     assert not NOBODY.contains("")
 
 
-def test_a_mapped_address_is_judged_as_the_ipv4_address_it_is() -> None:
+def test_mapped_address_equals_ipv4_address() -> None:
     assert PRIVATE.contains("::ffff:10.1.2.3")
     assert not Networks.parse("::/0").contains("::ffff:10.1.2.3")
     assert Networks.parse("::ffff:10.0.0.0/104").contains("10.1.2.3")
     assert not Networks.parse("::ffff:10.0.0.0/104").contains("11.1.2.3")
 
 
-def test_what_is_no_address_is_in_no_network() -> None:
+def test_invalid_address_is_in_no_network() -> None:
     everything = Networks.parse("0.0.0.0/0 ::/0")
     assert not everything.contains("")
     assert not everything.contains("localhost")
@@ -155,13 +155,13 @@ def test_what_is_no_address_is_in_no_network() -> None:
     assert everything.contains("fe80::1%eth0")
 
 
-def test_networks_cannot_be_changed() -> None:
+def test_networks_are_immutable() -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         PRIVATE.networks = ()  # type: ignore[misc]
 
 
 @given(st.lists(st.tuples(v4, st.integers(0, 32)), max_size=4), v4)
-def test_membership_is_that_of_any_network(nets: list[tuple[str, int]], address: str) -> None:
+def test_contains_agrees_with_ipaddress(nets: list[tuple[str, int]], address: str) -> None:
     parts = [ip_network(f"{net}/{prefix}", strict=False) for net, prefix in nets]
     networks = Networks.parse(" ".join(map(str, parts)))
     expected = any(ip_address(address) in part for part in parts)
@@ -169,61 +169,59 @@ def test_membership_is_that_of_any_network(nets: list[tuple[str, int]], address:
     assert networks.contains(address) is expected  # remembered
 
 
-def test_an_untrusted_peer_cannot_speak_for_another() -> None:
+def test_untrusted_peer_is_the_client() -> None:
     assert client_address("203.0.113.9", b"192.0.2.1", PRIVATE) == "203.0.113.9"
     assert client_address("10.0.0.1", b"192.0.2.1", NOBODY) == "10.0.0.1"
 
 
-def test_a_trusted_peer_that_says_nothing_is_the_client() -> None:
+def test_trusted_peer_without_header_is_the_client() -> None:
     assert client_address("10.0.0.1", None, PRIVATE) == "10.0.0.1"
     assert client_address("10.0.0.1", b"", PRIVATE) == "10.0.0.1"
 
 
-def test_the_first_untrusted_entry_from_the_right_is_the_client() -> None:
+def test_first_untrusted_entry_from_the_right_is_the_client() -> None:
     header = joined("192.0.2.66", "203.0.113.9:4711", "[fd00::2]:80", "::ffff:10.0.0.2")
     assert client_address("10.0.0.1", header, PRIVATE) == "203.0.113.9"
     assert client_address("::ffff:10.0.0.1", header, PRIVATE) == "203.0.113.9"
 
 
-def test_where_all_are_trusted_the_leftmost_is_the_client() -> None:
+def test_leftmost_entry_is_the_client_if_all_are_trusted() -> None:
     assert client_address("10.0.0.1", joined("10.0.0.9", "10.0.0.2"), PRIVATE) == "10.0.0.9"
 
 
 @pytest.mark.parametrize("junk", ["unknown", "", "_hidden", "10.0.0.300", "\xff", "1" * 300])
-def test_an_entry_that_is_no_address_leaves_the_peer(junk: str) -> None:
+def test_invalid_entry_makes_the_peer_the_client(junk: str) -> None:
     header = joined("203.0.113.9", junk, "10.0.0.2")
     assert client_address("10.0.0.1", header, PRIVATE) == "10.0.0.1"
 
 
-def test_junk_left_of_the_client_is_hearsay() -> None:
+def test_junk_left_of_the_client_is_ignored() -> None:
     assert client_address("10.0.0.1", joined("junk", "203.0.113.9"), PRIVATE) == "203.0.113.9"
 
 
-def test_a_peer_without_an_address_stays_what_it_is() -> None:
+def test_peer_without_address_is_returned_unchanged() -> None:
     assert client_address("", b"203.0.113.9", PRIVATE) == ""
 
 
-def test_more_entries_than_are_looked_at_end_at_the_last_one_seen() -> None:
+def test_number_of_entries_is_bounded() -> None:
     entries = [f"10.0.{n >> 8}.{n & 255}" for n in range(1000)]
     seen = client_address("10.0.0.1", joined("203.0.113.9", *entries), PRIVATE)
     assert seen == entries[-MAX_FORWARDED_FOR_ENTRIES]
 
 
-def test_an_entry_cut_by_the_length_limit_is_not_read() -> None:
+def test_entry_cut_by_the_length_limit_is_ignored() -> None:
     header = b"11" + b".0.0.1".ljust(MAX_FORWARDED_FOR_BYTES - 1)
     assert client_address("10.0.0.1", header, PRIVATE) == "10.0.0.1"
     header += b", 10.0.0.7"
     assert client_address("10.0.0.1", header, PRIVATE) == "10.0.0.7"
 
 
-def test_a_megabyte_of_header_is_no_work() -> None:
+def test_long_header_takes_bounded_time() -> None:
     assert client_address("10.0.0.1", b"," * 1_000_000, PRIVATE) == "10.0.0.1"
 
 
 @given(st.binary(max_size=200), outsiders, st.lists(insiders, max_size=5))
-def test_what_a_client_writes_itself_never_counts(
-    written: bytes, client: str, hops: list[str]
-) -> None:
+def test_forged_entries_never_count(written: bytes, client: str, hops: list[str]) -> None:
     header = b", ".join([written, *(entry.encode() for entry in [client, *hops])])
     assert client_address("10.0.0.1", header, PRIVATE) == client
 
@@ -233,7 +231,7 @@ def test_the_client_is_always_an_address(peer: str, header: bytes | None) -> Non
     assert canonical_address(client_address(peer, header, PRIVATE)) is not None
 
 
-def test_a_bucket_is_an_ipv4_address_or_an_ipv6_64() -> None:
+def test_bucket_key_is_ipv4_address_or_ipv6_64() -> None:
     assert bucket_key("192.0.2.1") == "192.0.2.1"
     assert bucket_key("::ffff:192.0.2.1") == "192.0.2.1"
     assert bucket_key("2001:db8:1:2:3:4:5:6") == "2001:db8:1:2::/64"

@@ -96,7 +96,7 @@ class BucketsBehaveLikeTheNaiveOnes(RuleBasedStateMachine):
             assert len(self.buckets) >= sum(held < self.naive.depth for held in tokens)
 
 
-def test_buckets_behave_like_the_naive_ones() -> None:
+def test_buckets_behave_as_the_model() -> None:
     few = settings(max_examples=40, deadline=None)
     run_state_machine_as_test(BucketsBehaveLikeTheNaiveOnes, settings=few)
 
@@ -108,12 +108,12 @@ def drained(per_minute: int, client: str = "a", max_clients: int = 1_000_000) ->
     return buckets
 
 
-def test_a_new_client_may_send_its_whole_depth_at_once() -> None:
+def test_new_client_has_a_full_bucket() -> None:
     assert drained(60).take("a") == pytest.approx(1.0)
 
 
 @given(st.integers(1, 100_000))
-def test_a_refused_request_consumes_nothing(per_minute: int) -> None:
+def test_refused_request_takes_no_token(per_minute: int) -> None:
     buckets = drained(min(per_minute, 500))
     waits = {buckets.take("a") for _ in range(50)}
     assert len(waits) == 1
@@ -123,7 +123,7 @@ def test_a_refused_request_consumes_nothing(per_minute: int) -> None:
 
 
 @given(st.integers(1, 600), st.lists(st.floats(0, 1.0), max_size=20))
-def test_whoever_waits_as_told_is_admitted_and_not_a_tick_earlier(
+def test_client_is_admitted_after_the_wait_and_not_a_tick_earlier(
     per_minute: int, steps: list[float]
 ) -> None:
     buckets = drained(per_minute)
@@ -140,7 +140,7 @@ def test_whoever_waits_as_told_is_admitted_and_not_a_tick_earlier(
     assert buckets.take("a") == 0.0
 
 
-def test_a_wait_that_is_all_but_a_whole_number_of_ticks_is_told_to_the_tick() -> None:
+def test_wait_is_rounded_to_the_tick() -> None:
     buckets = drained(1)
     buckets.refill(0.99999)
     assert buckets.take("a") == pytest.approx(59.1)
@@ -151,11 +151,11 @@ def test_a_wait_that_is_all_but_a_whole_number_of_ticks_is_told_to_the_tick() ->
     assert buckets.take("a") == 0.0
 
 
-def test_one_client_does_not_pay_for_another() -> None:
+def test_clients_have_separate_buckets() -> None:
     assert drained(5, "a").take("b") == 0.0
 
 
-def test_a_full_bucket_does_not_overflow() -> None:
+def test_full_bucket_does_not_overflow() -> None:
     buckets = drained(3)
     for _ in range(1000):
         buckets.refill(1.0)
@@ -163,13 +163,13 @@ def test_a_full_bucket_does_not_overflow() -> None:
 
 
 @pytest.mark.parametrize("seconds", [3600.0, -3600.0, 1.01, -0.01, float("inf"), float("nan")])
-def test_a_clock_that_jumps_mints_nothing(seconds: float) -> None:
+def test_clock_jump_adds_no_tokens(seconds: float) -> None:
     jumped = drained(60)
     jumped.refill(seconds)
     assert jumped.take("a") == pytest.approx(1.0)
 
 
-def test_an_idle_minute_makes_a_bucket_nothing() -> None:
+def test_bucket_is_removed_after_an_idle_minute() -> None:
     buckets = drained(60)
     for _ in range(59):
         buckets.refill(1.0)
@@ -180,7 +180,7 @@ def test_an_idle_minute_makes_a_bucket_nothing() -> None:
     assert len(buckets) == 0
 
 
-def test_a_sweep_looks_at_no_more_than_its_budget() -> None:
+def test_remove_full_stays_within_its_budget() -> None:
     buckets = TokenBuckets(60)
     for number in range(100):
         buckets.take(str(number))
@@ -192,7 +192,7 @@ def test_a_sweep_looks_at_no_more_than_its_budget() -> None:
     assert len(buckets) == 0
 
 
-def test_opening_a_bucket_drops_two_that_are_full() -> None:
+def test_adding_a_bucket_removes_two_full_ones() -> None:
     buckets = TokenBuckets(60)
     for number in range(10):
         buckets.take(str(number))
@@ -203,21 +203,21 @@ def test_opening_a_bucket_drops_two_that_are_full() -> None:
 
 
 @given(st.lists(st.integers(0, 99), max_size=300), st.integers(1, 20))
-def test_there_are_never_more_buckets_than_allowed(clients: list[int], most: int) -> None:
+def test_number_of_buckets_is_bounded(clients: list[int], most: int) -> None:
     buckets = TokenBuckets(60, max_clients=most)
     for client in clients:
         assert buckets.take(str(client)) == 0.0 or clients.count(client) > 60
         assert len(buckets) <= most
 
 
-def test_who_knocks_keeps_the_bucket_and_the_refusal() -> None:
+def test_refused_client_keeps_its_bucket() -> None:
     buckets = drained(1, "loud", max_clients=2)
     for number in range(50):
         buckets.take(str(number))
         assert buckets.take("loud") > 0
 
 
-def test_senseless_sizes_are_refused() -> None:
+def test_invalid_parameters_are_refused() -> None:
     for sizes in ((0, 0.1, 1), (1, 0.0, 1), (1, 2.0, 1), (1, 0.1, 0)):
         with pytest.raises(ValueError, match="a bucket needs"):
             TokenBuckets(*sizes)
@@ -227,9 +227,7 @@ def test_senseless_sizes_are_refused() -> None:
     ("wait", "seconds", "milliseconds"),
     [(0.1, b"1", b"100"), (1.0, b"1", b"1000"), (1.1, b"2", b"1100"), (0.1 * 3, b"1", b"300")],
 )
-def test_the_answer_says_when_to_come_back(
-    wait: float, seconds: bytes, milliseconds: bytes
-) -> None:
+def test_rate_limit_headers(wait: float, seconds: bytes, milliseconds: bytes) -> None:
     assert rate_limit_headers(60, wait) == [
         (b"Retry-After", seconds),
         (b"retry-after-ms", milliseconds),
@@ -239,7 +237,7 @@ def test_the_answer_says_when_to_come_back(
 
 
 @given(st.floats(0, 1e6))
-def test_nobody_is_told_to_come_back_early(wait: float) -> None:
+def test_retry_after_is_never_too_early(wait: float) -> None:
     fields = dict(rate_limit_headers(60, wait))
     assert int(fields[b"Retry-After"]) >= 1
     assert int(fields[b"Retry-After"]) * 1000 >= int(fields[b"retry-after-ms"]) >= 1

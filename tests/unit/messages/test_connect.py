@@ -45,7 +45,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
     return [data[start:end] for start, end in pairwise(bounds)]
 
 
-def test_the_request_names_the_authority_and_carries_the_credentials() -> None:
+def test_request_has_authority_and_credentials() -> None:
     tunnel = ConnectParser(b"[2001:db8::1]:443", [(b"Proxy-Authorization", b"Basic dTpw")])
     assert tunnel.request_bytes() == (
         b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\n"
@@ -68,7 +68,7 @@ def test_the_request_names_the_authority_and_carries_the_credentials() -> None:
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\n\r\n" + ESTABLISHED,
     ],
 )
-def test_any_2xx_opens_the_tunnel_and_what_follows_is_the_tunnels(answer: bytes) -> None:
+def test_2xx_opens_the_tunnel(answer: bytes) -> None:
     assert connecting().receive(answer) == b""
     assert connecting().receive(answer + b"\x16\x03\x01 hello") == b"\x16\x03\x01 hello"
 
@@ -87,7 +87,7 @@ def test_any_2xx_opens_the_tunnel_and_what_follows_is_the_tunnels(answer: bytes)
         (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 403 No\r\n\r\n", 403, b"No"),
     ],
 )
-def test_any_other_status_is_a_refusal(answer: bytes, status: int, reason: bytes) -> None:
+def test_other_status_is_refused(answer: bytes, status: int, reason: bytes) -> None:
     with pytest.raises(ConnectRefused) as caught:
         connecting().receive(answer)
     assert (caught.value.status, caught.value.reason) == (status, reason)
@@ -107,12 +107,12 @@ def test_any_other_status_is_a_refusal(answer: bytes, status: int, reason: bytes
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/0.9 200 OK\r\n\r\n",
     ],
 )
-def test_what_is_no_answer_breaks_the_tunnel(answer: bytes) -> None:
+def test_invalid_response_is_malformed(answer: bytes) -> None:
     with pytest.raises(ConnectMalformed):
         connecting().receive(answer)
 
 
-def test_nothing_read_is_nothing_learned() -> None:
+def test_empty_read_is_ignored() -> None:
     tunnel = connecting()
     assert tunnel.receive(b"") is None
     assert tunnel.receive(ESTABLISHED) == b""
@@ -125,7 +125,7 @@ def padded(length: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [1, 7, 4096, MAX_CONNECT_RESPONSE_BYTES, 10**6])
-def test_a_head_of_16_kib_is_read_and_a_byte_more_is_not(size: int) -> None:
+def test_response_header_is_limited_to_16_kib(size: int) -> None:
     def in_reads(data: bytes) -> list[bytes]:
         return [data[at : at + size] for at in range(0, len(data), size)]
 
@@ -133,7 +133,7 @@ def test_a_head_of_16_kib_is_read_and_a_byte_more_is_not(size: int) -> None:
     assert outcome(in_reads(padded(MAX_CONNECT_RESPONSE_BYTES + 1) + b"rest")) == ("broken",)
 
 
-def test_interim_answers_without_end_break_the_tunnel() -> None:
+def test_endless_interim_responses_are_malformed() -> None:
     assert outcome([b"HTTP/1.1 100 Continue\r\n\r\n"] * 10_000) == ("broken",)
 
 
@@ -152,9 +152,7 @@ ANSWERS = st.sampled_from(
 
 @given(ANSWERS, st.binary(max_size=40), st.lists(st.integers(0, 200), max_size=12))
 @example(ESTABLISHED, b"HTTP/1.1 500 Trap\r\n\r\n", [5, 20, 39])
-def test_however_the_answer_is_cut_the_outcome_is_the_same(
-    answer: bytes, rest: bytes, places: list[int]
-) -> None:
+def test_outcome_does_not_depend_on_reads(answer: bytes, rest: bytes, places: list[int]) -> None:
     whole = answer + rest if answer.endswith(b"\r\n\r\n") else answer
     expected = outcome([whole])
     assert outcome(cut(whole, places)) == expected
@@ -162,5 +160,5 @@ def test_however_the_answer_is_cut_the_outcome_is_the_same(
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_lead_to_an_outcome(data: bytes) -> None:
+def test_any_bytes_have_an_outcome(data: bytes) -> None:
     assert outcome([data])[0] in {"open", "refused", "broken", "waiting"}

@@ -57,7 +57,7 @@ def expected(lines: Headers, also: set[bytes]) -> Headers:
 
 
 @given(LINES)
-def test_what_passes_is_what_the_rules_say_in_order_and_case_and_with_repeats(
+def test_forwarded_fields_keep_order_case_and_repetition(
     lines: Headers,
 ) -> None:
     before = list(lines)
@@ -69,7 +69,7 @@ def test_what_passes_is_what_the_rules_say_in_order_and_case_and_with_repeats(
 
 
 @given(LINES)
-def test_fields_join_repeated_lines_in_order(lines: Headers) -> None:
+def test_index_joins_repeated_lines_in_order(lines: Headers) -> None:
     fields, repeated = index_fields(lines)
     names = [name.lower() for name, _ in lines]
     assert repeated == (len(set(names)) < len(names))
@@ -80,7 +80,7 @@ def test_fields_join_repeated_lines_in_order(lines: Headers) -> None:
 
 
 @given(LINES)
-def test_a_shape_says_of_its_values_what_the_lines_say_one_by_one(lines: Headers) -> None:
+def test_template_agrees_with_functions(lines: Headers) -> None:
     names, values = tuple(name for name, _ in lines), tuple(value for _, value in lines)
     fields, _ = index_fields(lines)
     for _ in range(2):  # the second time from memory
@@ -93,14 +93,14 @@ def test_a_shape_says_of_its_values_what_the_lines_say_one_by_one(lines: Headers
         assert shape.relayed_lines(values, fields) == wanted
 
 
-def test_a_percent_sign_in_a_name_is_a_percent_sign() -> None:
+def test_percent_sign_in_name_is_kept() -> None:
     shape = template_of((b"X-%s", b"%b", b"Connection"))
     assert shape.relayed_lines((b"1", b"%d", b"close"), {}) == b"X-%s: 1\r\n%b: %d\r\n"
 
 
-def test_the_memory_of_shapes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_template_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     remembered: dict[tuple[bytes, ...], shapes.HeaderTemplate] = {}
-    monkeypatch.setattr(shapes, "_shapes", remembered)
+    monkeypatch.setattr(shapes, "_templates", remembered)
     for i in range(3 * shapes.MAX_TEMPLATES):
         names = (b"X-%d" % i, b"TE")
         assert template_of(names) is template_of(names)
@@ -110,7 +110,7 @@ def test_the_memory_of_shapes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not remembered
 
 
-def test_connection_options_name_no_field() -> None:
+def test_connection_options_nominate_no_field() -> None:
     assert nominated_fields({}) == frozenset()
     assert nominated_fields({b"connection": b"keep-alive"}) == frozenset()
     assert nominated_fields({b"connection": b"close, KEEP-ALIVE, Host"}) == frozenset()
@@ -129,7 +129,7 @@ def test_connection_options_name_no_field() -> None:
         (b"chun, ked", False),
     ],
 )
-def test_a_list_holds_a_token_whatever_its_case(value: bytes, found: bool) -> None:
+def test_list_member_in_any_case(value: bytes, found: bool) -> None:
     assert is_list_member(value, b"chunked") is found
 
 
@@ -146,7 +146,7 @@ def test_a_list_holds_a_token_whatever_its_case(value: bytes, found: bool) -> No
         b"1.1 a ) (, 1.1 goproxyai",
     ],
 )
-def test_our_name_in_via_is_found(via: bytes) -> None:
+def test_own_name_in_via_is_a_loop(via: bytes) -> None:
     assert is_forwarding_loop({b"via": via})
 
 
@@ -164,14 +164,14 @@ def test_our_name_in_via_is_found(via: bytes) -> None:
         b"goproxyai",
     ],
 )
-def test_a_via_without_us_as_received_by_is_no_loop(via: bytes) -> None:
+def test_other_names_in_via_are_no_loop(via: bytes) -> None:
     assert not is_forwarding_loop({b"via": via})
 
 
-def test_no_via_is_no_loop() -> None:
+def test_missing_via_is_no_loop() -> None:
     assert not is_forwarding_loop({})
 
 
 @given(st.text("1.() \\,goproxyai", max_size=60))
-def test_via_junk_hides_no_later_hop(junk: str) -> None:
+def test_junk_in_via_hides_no_later_element(junk: str) -> None:
     assert is_forwarding_loop({b"via": junk.encode() + b", 1.1 goproxyai"})

@@ -36,12 +36,12 @@ AROUND = st.text("abc \"',;:/?&=@#.()[]{}\n%", max_size=20)
         (b"/v1/sk-abcdefgh/x", "/v1/sk-***/x"),
     ],
 )
-def test_a_target_is_written_as_path_and_names(target: bytes, path: str) -> None:
+def test_redacted_target_has_path_and_parameter_names(target: bytes, path: str) -> None:
     assert redacted_target(target) == path
 
 
 @given(st.binary(max_size=2000))
-def test_a_written_target_is_short_and_visible(target: bytes) -> None:
+def test_redacted_target_is_short_visible_ascii(target: bytes) -> None:
     text = redacted_target(target)
     assert len(text) <= MAX_LOGGED_PATH_CHARACTERS
     assert all("!" <= character <= "~" for character in text)
@@ -49,13 +49,13 @@ def test_a_written_target_is_short_and_visible(target: bytes) -> None:
 
 @settings(max_examples=40)
 @given(st.lists(st.tuples(NAMES, SECRETS), min_size=1, max_size=30))
-def test_no_value_of_a_query_is_written(pairs: list[tuple[str, str]]) -> None:
+def test_redacted_target_has_no_query_value(pairs: list[tuple[str, str]]) -> None:
     query = "&".join(f"{name}={secret}" for name, secret in pairs)
     text = redacted_target(f"/v1/files?{query}".encode())
     assert "Zq" not in text
 
 
-def test_a_long_target_says_that_it_was_cut() -> None:
+def test_long_redacted_target_ends_in_ellipsis() -> None:
     text = redacted_target(b"/v1/" + b"x" * 10_000)
     assert len(text) == MAX_LOGGED_PATH_CHARACTERS
     assert text.endswith("...")
@@ -86,7 +86,7 @@ def test_credentials_are_masked(text: str, shown: str) -> None:
 
 
 @given(AROUND, SECRETS, AROUND)
-def test_no_secret_survives_in_the_forms_it_comes_in(before: str, secret: str, after: str) -> None:
+def test_secret_is_masked_in_all_forms(before: str, secret: str, after: str) -> None:
     for form in (
         f"Bearer {secret}",
         f"BASIC  {secret}",
@@ -99,11 +99,11 @@ def test_no_secret_survives_in_the_forms_it_comes_in(before: str, secret: str, a
 
 
 @given(st.text())
-def test_masking_twice_is_masking_once(text: str) -> None:
+def test_masking_is_idempotent(text: str) -> None:
     assert mask_credentials(mask_credentials(text)) == mask_credentials(text)
 
 
 @given(st.text("abcdefghijklmnop .,!", max_size=100))
-def test_plain_words_stay(text: str) -> None:
+def test_plain_words_are_not_masked(text: str) -> None:
     if "basic" not in text and "bearer" not in text:
         assert mask_credentials(text) == text

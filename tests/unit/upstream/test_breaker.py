@@ -34,7 +34,7 @@ def times_opened(share: float = 0.5, now: float = 100.0) -> CircuitBreaker:
     return breaker
 
 
-def test_few_failures_open_nothing() -> None:
+def test_few_failures_keep_circuit_closed() -> None:
     breaker = CircuitBreaker(0.5)
     for _ in range(MIN_REQUESTS - 1):
         breaker.record_failure(5.0)
@@ -42,7 +42,7 @@ def test_few_failures_open_nothing() -> None:
     assert breaker.times_opened == 0
 
 
-def test_it_opens_at_the_share_and_not_below() -> None:
+def test_circuit_opens_at_the_share() -> None:
     for successes, state in (
         (MIN_REQUESTS, CircuitState.OPEN),
         (MIN_REQUESTS + 1, CircuitState.CLOSED),
@@ -55,14 +55,14 @@ def test_it_opens_at_the_share_and_not_below() -> None:
         assert breaker.state(5.0) is state
 
 
-def test_a_share_of_nothing_never_opens() -> None:
+def test_share_of_zero_never_opens() -> None:
     breaker = CircuitBreaker(0)
     for _ in range(1000):
         breaker.record_failure(5.0)
     assert breaker.closed
 
 
-def test_outcomes_are_forgotten_with_the_window() -> None:
+def test_outcomes_outside_the_window_do_not_count() -> None:
     breaker = CircuitBreaker(0.5)
     for _ in range(MIN_REQUESTS - 1):
         breaker.record_failure(5.0)
@@ -77,7 +77,7 @@ def test_outcomes_are_forgotten_with_the_window() -> None:
     assert not breaker.closed, "answers of long ago count for nothing"
 
 
-def test_open_admits_nobody_and_half_open_one() -> None:
+def test_open_admits_none_and_half_open_admits_one() -> None:
     breaker = times_opened()
     assert not breaker.admit(100.0 + INITIAL_OPEN_SECONDS - 0.1)
     assert breaker.seconds_until_retry(101.0) == INITIAL_OPEN_SECONDS - 1
@@ -88,14 +88,14 @@ def test_open_admits_nobody_and_half_open_one() -> None:
     assert [breaker.admit(100.0 + INITIAL_OPEN_SECONDS) for _ in range(2)] == [True, False]
 
 
-def test_a_probe_that_is_never_heard_of_is_followed_by_another() -> None:
+def test_probe_without_outcome_is_replaced() -> None:
     breaker = times_opened()
     assert breaker.admit(105.0)
     assert not breaker.admit(105.0 + PROBE_TIMEOUT_SECONDS - 0.1)
     assert [breaker.admit(105.0 + PROBE_TIMEOUT_SECONDS) for _ in range(2)] == [True, False]
 
 
-def test_an_answer_closes_it_and_a_failed_probe_keeps_it_open_for_longer() -> None:
+def test_success_closes_and_failed_probe_doubles_open_time() -> None:
     breaker = times_opened()
     now, waits = 100.0, []
     for _ in range(6):
@@ -125,7 +125,7 @@ def test_an_answer_closes_it_and_a_failed_probe_keeps_it_open_for_longer() -> No
     assert breaker.seconds_until_retry(now) == INITIAL_OPEN_SECONDS
 
 
-def test_what_was_under_way_when_it_opened_changes_nothing() -> None:
+def test_failures_in_flight_do_not_extend_open_time() -> None:
     breaker = times_opened()
     for _ in range(50):
         breaker.record_failure(100.0 + INITIAL_OPEN_SECONDS)
@@ -133,77 +133,87 @@ def test_what_was_under_way_when_it_opened_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_an_answer_that_was_under_way_closes_it(late: bool) -> None:
+def test_success_in_flight_closes_circuit(late: bool) -> None:
     breaker = times_opened()
     breaker.record_success()
     assert breaker.admit(100.0 + late)
 
 
 class BreakerAgainstModel(RuleBasedStateMachine):
-    """The model keeps each outcome with the number of its slot."""
+    """The model keeps each outcome with the number of its slot.
+
+    A success belongs to the slot of the next ``advance``, which the daemon calls once a second.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.breaker = CircuitBreaker(0.5)
         self.now = 1000.0
+        self.new_successes = 0
         self.outcomes: list[tuple[int, bool]] = []
         self.until: float | None = None
-        self.opens_for = INITIAL_OPEN_SECONDS
+        self.open_seconds = INITIAL_OPEN_SECONDS
         self.probing = False
-        self.probed = 0.0
+        self.probed_at = 0.0
 
     @property
     def slot(self) -> int:
         return int(self.now * WINDOW_SLOTS / WINDOW_SECONDS)
 
+    def advance(self) -> None:
+        self.outcomes += [(self.slot, True)] * self.new_successes
+        self.new_successes = 0
+
     @rule(seconds=st.sampled_from([0.0, 0.3, SLOT, 3.0, WINDOW_SECONDS, 70.0]))
-    def time_passes(self, seconds: float) -> None:
+    def pass_time(self, seconds: float) -> None:
         self.now += seconds
         self.breaker.advance(self.now)
+        self.advance()
 
     @precondition(lambda self: self.until is None)
     @rule(times=st.integers(1, 30))
-    def answers_come(self, times: int) -> None:
+    def succeed(self, times: int) -> None:
         for _ in range(times):
             self.breaker.record_success()
-            self.outcomes.append((self.slot, True))
+            self.new_successes += 1
 
     @precondition(lambda self: self.until is None)
     @rule(times=st.integers(1, 30))
-    def none_come(self, times: int) -> None:
+    def fail(self, times: int) -> None:
         for _ in range(times):
             self.breaker.record_failure(self.now)
             if self.until is not None:
                 continue
+            self.advance()
             self.outcomes.append((self.slot, False))
             seen = [ok for slot, ok in self.outcomes if slot > self.slot - WINDOW_SLOTS]
             if len(seen) >= MIN_REQUESTS and seen.count(False) >= 0.5 * len(seen):
-                self.until = self.now + self.opens_for
+                self.until = self.now + self.open_seconds
 
     @precondition(lambda self: self.until is not None)
-    @rule(ends=st.sampled_from(["answer", "failure", "taken back", "still under way"]))
-    def somebody_asks(self, ends: str) -> None:
+    @rule(outcome=st.sampled_from(["success", "failure", "cancelled", "in flight"]))
+    def send_while_open(self, outcome: str) -> None:
         assert self.until is not None
         admitted = self.breaker.admit(self.now)
-        waiting = self.probing and self.now < self.probed + PROBE_TIMEOUT_SECONDS
+        waiting = self.probing and self.now < self.probed_at + PROBE_TIMEOUT_SECONDS
         assert admitted is (self.now >= self.until and not waiting)
         if not admitted:
             return
-        self.probing, self.probed = True, self.now
-        if ends == "answer":
+        self.probing, self.probed_at = True, self.now
+        if outcome == "success":
             self.breaker.record_success()
-            self.until, self.opens_for = None, INITIAL_OPEN_SECONDS
-            self.outcomes = [(self.slot, True)]
-        elif ends == "failure":
+            self.until, self.open_seconds = None, INITIAL_OPEN_SECONDS
+            self.outcomes, self.new_successes = [], self.new_successes + 1
+        elif outcome == "failure":
             self.breaker.record_failure(self.now, probe=True)
-            self.opens_for = min(2 * self.opens_for, MAX_OPEN_SECONDS)
-            self.until = self.now + self.opens_for
-        elif ends == "taken back":
+            self.open_seconds = min(2 * self.open_seconds, MAX_OPEN_SECONDS)
+            self.until = self.now + self.open_seconds
+        elif outcome == "cancelled":
             self.breaker.release_probe()
-        self.probing = ends == "still under way"
+        self.probing = outcome == "in flight"
 
     @invariant()
-    def it_is_as_open_as_the_model(self) -> None:
+    def state_is_that_of_the_model(self) -> None:
         if self.until is None:
             assert self.breaker.state(self.now) is CircuitState.CLOSED
         else:
@@ -213,5 +223,5 @@ class BreakerAgainstModel(RuleBasedStateMachine):
             )
 
 
-def test_the_breaker_does_what_the_model_does() -> None:
+def test_breaker_behaves_as_the_model() -> None:
     run_state_machine_as_test(BreakerAgainstModel)

@@ -58,7 +58,7 @@ def direct(entries: str, host: str, port: int = 443) -> bool:
         ("example.com", "localhost", False),
     ],
 )
-def test_an_entry_matches_as_its_row_says(entries: str, host: str, expected: bool) -> None:
+def test_entry_matches_hosts(entries: str, host: str, expected: bool) -> None:
     assert direct(entries, host) is expected
 
 
@@ -82,13 +82,13 @@ def test_an_entry_matches_as_its_row_says(entries: str, host: str, expected: boo
         "[fe80::1%eth0]:80",
     ],
 )
-def test_what_is_no_host_is_refused(entry: str) -> None:
-    with pytest.raises(ValueError, match="is no host"):
+def test_invalid_entry_is_refused(entry: str) -> None:
+    with pytest.raises(ValueError, match="is not a host"):
         parse_no_proxy(f"example.org {entry}")
 
 
 @given(NAMES, LABELS, PORTS)
-def test_a_name_covers_itself_and_its_subdomains(name: str, label: str, port: int) -> None:
+def test_name_matches_itself_and_its_subdomains(name: str, label: str, port: int) -> None:
     assert direct(name, name, port)
     assert direct(name, f"{label}.{name}", port)
     assert not direct(name, f"{label}{name}", port)
@@ -96,17 +96,17 @@ def test_a_name_covers_itself_and_its_subdomains(name: str, label: str, port: in
 
 
 @given(NAMES, PORTS, PORTS)
-def test_a_port_narrows_an_entry_to_that_port(name: str, port: int, other: int) -> None:
+def test_port_limits_entry_to_the_port(name: str, port: int, other: int) -> None:
     assert direct(f"{name}:{port}", name, other) is (port == other)
 
 
 @given(st.ip_addresses(), PORTS)
-def test_an_address_covers_itself(address: object, port: int) -> None:
+def test_address_matches_itself(address: object, port: int) -> None:
     assert direct(f"192.0.2.77 {address}", str(address), port)
 
 
 @given(st.text(max_size=40), st.text(max_size=20))
-def test_any_text_is_a_list_or_refused_with_a_value_error(text: str, host: str) -> None:
+def test_any_text_is_parsed_or_raises_value_error(text: str, host: str) -> None:
     try:
         entries = parse_no_proxy(text)
     except ValueError:

@@ -1,0 +1,62 @@
+"""Snapshot files for the tests of their encryption and of their content."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from typing import Any
+from unittest import mock
+
+import attrs
+
+from goproxyai.cache import snapshot_stream
+from goproxyai.cache.snapshot_format import Record, read_records, write_records
+from goproxyai.cache.snapshot_stream import HEADER_BYTES, derive_key, new_header
+from tests.unit.cache.stored import ALICE, FILES, HEAD, TTL
+
+BODY = b'{"answer": "private text"}'
+CONTEXT = b"https://api.openai.com"
+KEY = b"\7" * 32
+
+
+def cheap_header(salt: bytes) -> bytes:
+    """A header with the least cost of key derivation."""
+    with (
+        mock.patch.object(snapshot_stream, "KDF_MEMORY_BYTES", 8192),
+        mock.patch.object(snapshot_stream, "KDF_PASSES", 1),
+    ):
+        return new_header(salt)
+
+
+HEADER = cheap_header(b"\1" * 16)
+
+
+def record(number: int = 0, **more: Any) -> Record:
+    key = b"%032d" % number
+    return attrs.evolve(Record(key, 200, HEAD, BODY, None, 0, 1e9, 1e9 + TTL, FILES, ALICE), **more)
+
+
+def written(records: Iterable[Record], header: bytes = HEADER, key: bytes = KEY) -> bytes:
+    return b"".join(write_records(records, header, key, CONTEXT))
+
+
+def read(data: bytes, key: bytes = KEY, context: bytes = CONTEXT) -> list[Record]:
+    content = io.BytesIO(data[HEADER_BYTES:])
+    return list(read_records(content.read, data[:HEADER_BYTES], key, context))
+
+
+def with_passphrase(
+    data: bytes, passphrase: bytes = b"passphrase", context: bytes = CONTEXT
+) -> list[Record]:
+    return read(data, derive_key(data[:HEADER_BYTES], passphrase), context)
+
+
+def small_file() -> bytes:
+    """A file of one record that :func:`with_passphrase` reads."""
+    return written([record()], HEADER, derive_key(HEADER, b"passphrase"))
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
