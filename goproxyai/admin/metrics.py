@@ -159,7 +159,7 @@ class Metrics(Collector):
                 "cost",
                 "Cost of the tokens according to PRICES, by source.",
                 "source",
-                {"upstream": tokens.spent, "cache": tokens.spared},
+                {"upstream": tokens.used_cost, "cache": tokens.saved_cost},
             )
 
     def _cache(self) -> Iterator[Metric]:

@@ -18,7 +18,7 @@ from goproxyai.cache.snapshot_format import Record, Refused
 from goproxyai.cache.stream_end import MAX_SEARCHED_BLOCKS, MAX_TAIL_BYTES, StreamEnd, stream_end
 from goproxyai.usage.prices import PricesError, parse
 from goproxyai.usage.scanner import UsageScanner, usage_of
-from goproxyai.usage.usage import TAIL, Usage
+from goproxyai.usage.usage import TAIL_BYTES, Usage
 from tests.fuzz.work import linear
 
 # The ends of event streams.
@@ -151,9 +151,8 @@ def check_usage(data: bytes) -> None:
             plain.add(body[at : at + size])
         for at in range(0, len(zipped), size):
             compressed.add(zipped[at : at + size])
-    assert len(body) <= TAIL
+    assert len(body) <= TAIL_BYTES
     assert plain.usage() == compressed.usage() == whole
-    assert (plain.usage() is None) == (whole is None)
     invalid = UsageScanner({b"content-encoding": b"gzip"})
     invalid.add(body)
     invalid.usage()
@@ -203,7 +202,7 @@ def check_prices(data: bytes) -> None:
         price = table.price(model)
         assert (price is None) == (model == "")
         if price is not None:
-            assert price.of(Usage(model, 7, 5, 3, 1)) >= 0
+            assert price.cost(Usage(model, 7, 5, 3, 1)) >= 0
 
 
 PRICES = (
