@@ -49,7 +49,7 @@ class UsageMeter:
             now, last = self._seconds(), self._last
             self._last = now
             if last >= 0:
-                self._counters.gaps.note(now - last)
+                self._counters.durations.stream_gap.add(now - last)
         if self._reader is not None:
             self._reader.add(data)
 

@@ -160,6 +160,7 @@ def check_usage(data: bytes) -> None:
     if isinstance(document, dict) and body.count(b'"usage"') == 1 and b"\\u" not in body:
         usage = document.get("usage")
         if isinstance(usage, dict) and len(body) < 4_000:
+            assert whole is not None
             assert whole[1:3] == _prompt_and_completion(usage)
 
 

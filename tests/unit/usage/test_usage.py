@@ -235,7 +235,9 @@ def test_coded_stream_usage_is_read_in_any_pieces(pieces: list[int], coding: str
 def test_complete_gzip_answer_is_decoded() -> None:
     coded = gzip.compress(json_bytes(COMPLETION))
     assert usage_of({b"content-encoding": b"gzip"}, coded) == EXPECTED
-    halves = gzip.compress(json_bytes(COMPLETION)[:200]) + gzip.compress(json_bytes(COMPLETION)[200:])
+    halves = gzip.compress(json_bytes(COMPLETION)[:200]) + gzip.compress(
+        json_bytes(COMPLETION)[200:]
+    )
     assert usage_of({b"content-encoding": b"gzip"}, halves) == EXPECTED
 
 
