@@ -33,6 +33,8 @@ from __future__ import annotations
 
 import json
 
+import msgspec
+
 STATUS = {
     "bad_request": 400,
     "admin_forbidden": 403,
@@ -72,9 +74,26 @@ OWNER = {
 """The party that caused the error, by code; codes that are not listed are the ``caller``'s."""
 
 
+_encode = msgspec.json.Encoder().encode
+
+
+def is_printable(encoded: bytes) -> bool:
+    """Whether JSON is printable ASCII: it has no control characters, but may have a DEL."""
+    return encoded.isascii() and b"\x7f" not in encoded
+
+
 def json_bytes(document: object) -> bytes:
-    """Serialize *document* as JSON without white space, in ASCII."""
-    return json.dumps(document, separators=(",", ":")).encode("ascii")
+    """Return *document* as JSON: printable ASCII, without white space.
+
+    msgspec writes UTF-8. The few documents that are not ASCII are left to `json`, which escapes.
+    """
+    try:
+        encoded = _encode(document)
+        if is_printable(encoded):
+            return encoded
+    except UnicodeEncodeError:  # a lone surrogate
+        pass
+    return json.dumps(msgspec.to_builtins(document), separators=(",", ":")).encode("ascii")
 
 
 class ProxyError(Exception):

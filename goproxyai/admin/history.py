@@ -14,8 +14,9 @@ from typing import Final, NamedTuple
 
 import attrs
 
-from goproxyai.telemetry.counters import CLIENT_GONE, Counters, percentile
-from goproxyai.telemetry.outcome import SAVED_OUTCOMES
+from goproxyai.telemetry.counters import CLIENT_CLOSED_REQUEST, Counters
+from goproxyai.telemetry.histogram import percentile
+from goproxyai.telemetry.outcome import SAVED_OUTCOMES, CacheOutcome
 
 SLOT_SECONDS: Final = 10
 
@@ -23,7 +24,7 @@ MAX_SLOTS: Final = 360
 """One hour of slots."""
 
 _ADMIN_ROUTES = frozenset(("/health", "/stats", "/metrics", "/cache", "/dashboard"))
-_LOOKED_UP = SAVED_OUTCOMES | {"MISS"}
+_LOOKED_UP = SAVED_OUTCOMES | {CacheOutcome.MISS}
 
 Slot = list[float | None]
 """A point of the charts: Unix start time, the four route counts, p50, p95 and p99 in ms."""
@@ -62,16 +63,20 @@ class CounterSnapshot:
     @classmethod
     def take(cls, counters: Counters, wall: float) -> CounterSnapshot:
         rows: dict[str, list[int]] = {}
-        for (route, _, status, cache), count in counters.outcomes.items():
+        for (route, _, status, cache), count in counters.finished.outcomes.items():
             if route in _ADMIN_ROUTES:
                 continue
             row = rows.setdefault(route, [0, 0, 0, 0])
             row[0] += count
             row[1] += count * (cache in SAVED_OUTCOMES)
             row[2] += count * (cache in _LOOKED_UP)
-            row[3] += count * (status >= 400 and status != CLIENT_GONE)
+            row[3] += count * (status >= 400 and status != CLIENT_CLOSED_REQUEST)
         routes = {route: RouteCounts(*row) for route, row in rows.items()}
-        buckets = [each.counts() for cache, each in counters.times.items() if cache != "-"]
+        buckets = [
+            each.counts()
+            for cache, each in counters.durations.request.items()
+            if cache is not CacheOutcome.NONE
+        ]
         return cls(wall, routes, tuple(_column_sums(buckets)))
 
 

@@ -1,7 +1,7 @@
 """The metrics of ``GET /metrics``, in Prometheus' text format.
 
 They are read from the counters at each scrape. The only table that is kept for them while requests
-are served is :attr:`~goproxyai.telemetry.counters.Counters.outcomes`, which the access log updates
+are served is :attr:`.FinishedRequests.outcomes`, which the access log updates
 in batches.
 
 Every label has a bounded set of values. No label value is taken from a request: no address, key or
@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from goproxyai import __version__
 from goproxyai.admin.sources import Sources
 from goproxyai.errors import OWNER
-from goproxyai.telemetry.counters import Histogram
+from goproxyai.telemetry.histogram import Histogram
 from goproxyai.upstream.breaker import CircuitState
 from goproxyai.usage.totals import KINDS
 
@@ -83,7 +83,7 @@ class Metrics(Collector):
             "Finished requests, by API resource, method, status and cache outcome.",
             labels=("route", "method", "status", "cache"),
         )
-        for (route, method, status, cache), number in counters.outcomes.items():
+        for (route, method, status, cache), number in counters.finished.outcomes.items():
             outcomes.add_metric((route, method, str(status), cache), number)
         yield outcomes
         errors = CounterMetricFamily(
@@ -91,26 +91,28 @@ class Metrics(Collector):
             "Errors of the proxy's own and aborted responses, by error code and responsible party.",
             labels=("code", "owner"),
         )
-        for code, number in counters.errors.items():
+        for code, number in counters.finished.errors.items():
             errors.add_metric((code, OWNER.get(code, "caller")), number)
         errors.add_metric((RATE_LIMIT_CODE, "policy"), counters.limited)
         yield errors
         yield _counters(
             "unfinished", "Incomplete responses, by the side that ended them.", "by",
-            {"client": counters.client_gone, "upstream": counters.cut},
+            {"client": counters.finished.client_gone, "upstream": counters.finished.cut},
         )  # fmt: skip
-        in_flight = counters.requests - counters.finished
+        in_flight = counters.in_flight
         yield _gauge("requests_in_flight", "Requests in progress.", {}, in_flight)
         yield _gauge("open_streams", "Event streams in progress.", {}, counters.open_streams)
         yield _counter(
-            "slow_requests", "Requests whose first byte took longer than LOG_SLOW.", counters.slow
+            "slow_requests",
+            "Requests whose first byte took longer than LOG_SLOW.",
+            counters.finished.slow,
         )
         yield _counter("limited", "Requests refused by the rate limit.", counters.limited)
         buckets = len(self._sources.admission.buckets)
         yield _gauge("limiter_clients", "Clients that have a token bucket.", {}, buckets)
         yield _counters(
             "body_bytes", "Bytes of request bodies (in) and response bodies (out).", "way",
-            {"in": counters.bytes_in, "out": counters.bytes_out},
+            {"in": counters.finished.bytes_in, "out": counters.finished.bytes_out},
         )  # fmt: skip
 
     def _durations(self) -> Iterator[Metric]:
@@ -120,18 +122,18 @@ class Metrics(Collector):
             "Time from the request head to the end of the response, by cache outcome.",
             labels=("cache",),
         )
-        for cache, histogram in counters.times.items():
+        for cache, histogram in counters.durations.request.items():
             requests.add_metric((CACHE_LABELS.get(cache, "none"),), *_buckets(histogram))
         yield requests
         for name, text, histogram in (
             ("first_byte_seconds", "Time from the request head to the first byte of the response, "
-             "of forwarded requests.", counters.first_times),
+             "of forwarded requests.", counters.durations.first_byte),
             ("upstream_seconds", "Time from sending the request to the upstream's response head, "
-             "of forwarded requests.", counters.upstream_times),
+             "of forwarded requests.", counters.durations.upstream),
             ("overhead_seconds", "Time to the first byte without the upstream's part, of forwarded "
-             "requests.", counters.overheads),
+             "requests.", counters.durations.overhead),
             ("stream_gap_seconds", "Time between two reads of an event stream from the upstream.",
-             counters.gaps),
+             counters.durations.stream_gap),
         ):  # fmt: skip
             yield _histogram(name, text, histogram)
 
@@ -159,7 +161,7 @@ class Metrics(Collector):
                 "cost",
                 "Cost of the tokens according to PRICES, by source.",
                 "source",
-                {"upstream": tokens.spent, "cache": tokens.spared},
+                {"upstream": tokens.used_cost, "cache": tokens.saved_cost},
             )
 
     def _cache(self) -> Iterator[Metric]:

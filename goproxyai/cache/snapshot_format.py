@@ -66,7 +66,7 @@ def record_of(entry: Entry, shift: float) -> Record:
         entry.expires_at + shift,
         bucket.path,
         bucket.owner,
-        entry.token_usage(),
+        entry.usage(),
     )
 
 

@@ -89,7 +89,7 @@ def _read_env_file(path: str) -> dict[str, str]:
 
 def _read_prices(path: str) -> Prices:
     try:
-        return prices.parse(_read(path, prices.LARGEST))
+        return prices.parse(_read(path, prices.MAX_TABLE_BYTES))
     except OSError as error:
         expected = f"a file that can be read ({error.strerror})"
     except prices.PricesError as error:

@@ -14,15 +14,13 @@ from goproxyai.http11.exchange import Exchange
 from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.error_response import fail_exchange
 from goproxyai.proxy.response_head import hit_lines, hit_message
-from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome
+from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome, hit_outcome
 
 SLICE_BYTES = 64 * 1024
 """Largest piece of a stored body that one write takes."""
 
 CLOCK_TOLERANCE_SECONDS = 0.0005
 """A piece is due this long before its time, since timers round."""
-
-_HIT = RequestOutcome(cache=CacheOutcome.HIT)
 
 
 def answer_hit(
@@ -38,21 +36,17 @@ def answer_hit(
     if entry.timing is None and size <= SLICE_BYTES and exchange.simple:
         message = hit_message(entry, exchange.name, now, lookup_seconds)
         exchange.answer(entry.status, message, size)
-        context.access_log.record(exchange, client, _hit(entry))
+        context.access_log.record(exchange, client, hit_outcome(entry))
     elif entry.timing and with_timing:
         head = entry.head + hit_lines(entry, exchange.name, now, lookup_seconds, "paced")
         exchange.begin(entry.status, head, None)
         exchange.flush()
         timed = TimedReplay(exchange, entry.body, timed_pieces(entry.timing), context.clock)
-        ReplayWatch(context, exchange, client, _hit(entry), entry.is_event_stream).start(timed)
+        ReplayWatch(context, exchange, client, hit_outcome(entry), entry.is_event_stream).start(
+            timed
+        )
     else:
-        _replay_entry(context, exchange, client, entry, _hit(entry), "")
-
-
-def _hit(entry: Entry) -> RequestOutcome:
-    return (
-        _HIT if entry.usage_source is None else RequestOutcome(CacheOutcome.HIT, usage_source=entry)
-    )
+        _replay_entry(context, exchange, client, entry, hit_outcome(entry), "")
 
 
 def answer_stale(

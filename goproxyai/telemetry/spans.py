@@ -26,10 +26,10 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 from goproxyai import __version__
 from goproxyai.messages.redaction import mask_credentials
 from goproxyai.messages.trace_context import TraceParent
-from goproxyai.telemetry.counters import CLIENT_GONE, route_of
+from goproxyai.telemetry.counters import CLIENT_CLOSED_REQUEST, route_of
 from goproxyai.telemetry.events import Event
 from goproxyai.telemetry.outcome import SAVED_OUTCOMES, Ending
-from goproxyai.usage.usage import Usage, asked_model, generates
+from goproxyai.usage.usage import Usage, generates, requested_model
 
 OPERATIONS: Final = {
     b"/v1/chat/completions": "chat",
@@ -100,7 +100,7 @@ class RequestTrace:
         """The body is here, if it is bytes: look for the model in it, once."""
         if self._wanted and isinstance(body, bytes):
             self._wanted = False
-            self.model = mask_credentials(asked_model(body))
+            self.model = mask_credentials(requested_model(body))
 
     def read(self, now: float, body: bytes | None) -> None:
         """The body that did not come with the head is here, or is too large to keep."""
@@ -159,7 +159,7 @@ def _nanoseconds(seconds: float) -> int:
 
 def _unanswered(event: Event) -> bool:
     """Whether the client left before there was an answer."""
-    return event.ending is Ending.CLIENT_GONE and event.status == CLIENT_GONE
+    return event.ending is Ending.CLIENT_GONE and event.status == CLIENT_CLOSED_REQUEST
 
 
 def _error_of(event: Event) -> str:

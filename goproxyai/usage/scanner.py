@@ -1,6 +1,6 @@
-"""Reads an answer for its usage as it passes, whatever pieces and coding it comes in.
+"""Reads the usage of an answer while it passes, in any pieces and any content coding.
 
-What is held of it is less than twice :data:`TAIL` bytes, however long it is, and no byte waits.
+The scanner keeps less than twice :data:`~.usage.TAIL_BYTES` of an answer of any length.
 """
 
 from __future__ import annotations
@@ -11,121 +11,121 @@ from typing import Any, Final
 
 from goproxyai.messages.headers import Fields
 from goproxyai.usage.usage import (
-    LONGEST_MODEL,
-    TAIL,
+    MAX_MODEL_CHARACTERS,
+    TAIL_BYTES,
     Usage,
-    model_in,
-    plain_usage,
-    tokens_in,
+    find_model,
+    find_tokens,
+    read_usage,
 )
 
-MOST_INFLATED: Final = 16 * 1024 * 1024
-"""Bytes of a compressed answer that are read in search of it."""
+MAX_INFLATED_BYTES: Final = 16 * 1024 * 1024
+"""A compressed answer that is longer has no usage."""
 
-_CARRIED = LONGEST_MODEL + 24
-_MOST_PIECES = 256
-_MOST_MEMBERS = 256
-_INFLATED_AT_ONCE = 64 * 1024
-_EITHER = zlib.MAX_WBITS | 32  # gzip or zlib, by the first bytes
+_OVERLAP_BYTES = MAX_MODEL_CHARACTERS + 24  # `"model": "..."` that is split between two pieces
+_MAX_PIECES = 256
+_MAX_MEMBERS = 256
+_INFLATE_STEP_BYTES = 64 * 1024
+_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 
 
 def usage_of(fields: Fields, body: bytes) -> Usage | None:
-    """Return the usage of a complete answer, ``None`` if it reports none.
+    """Return the usage of a complete answer, ``None`` if it has none.
 
     :param fields: of the response. :param body: as received.
     """
     if b"content-encoding" in fields:
-        reader = UsageScanner(fields)
-        reader.add(body)
-        return reader.usage()
-    return plain_usage(body)
+        scanner = UsageScanner(fields)
+        scanner.add(body)
+        return scanner.usage()
+    return read_usage(body)
 
 
 class UsageScanner:
-    """Reads an answer for its usage as it passes.
+    """Searches one answer, piece by piece.
 
     :param fields: of the response.
     """
 
     __slots__ = (
-        "_carried", "_inflated", "_inflater", "_members", "_model", "_pieces", "_size", "_unread",
+        "_gave_up", "_inflated", "_inflater", "_members", "_model", "_overlap", "_pieces", "_size",
     )  # fmt: skip
 
     def __init__(self, fields: Fields) -> None:
         self._pieces: deque[bytes] = deque()
         self._size = 0
         self._model = ""
-        self._carried = b""
+        self._overlap = b""
         self._inflated = self._members = 0
         coding = fields.get(b"content-encoding", b"").strip().lower()
         self._inflater: Any = None
-        self._unread = False
+        self._gave_up = False
         if coding in (b"gzip", b"x-gzip", b"deflate"):
-            self._inflater = zlib.decompressobj(_EITHER)
+            self._inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
         elif coding not in (b"", b"identity"):
-            self._unread = True
+            self._gave_up = True
 
     def add(self, data: bytes) -> None:
-        """More of the answer."""
-        if self._unread:
+        """Search the next piece of the answer."""
+        if self._gave_up:
             return
         if self._inflater is None:
-            self._take(data)
+            self._add_plain(data)
         else:
             self._inflate(data)
 
     def _inflate(self, data: bytes) -> None:
-        """Read what *data* is the compressed form of, in pieces."""
+        """Inflate *data* in steps, and search each."""
         more = True
         try:
             while data or more:
-                if self._inflater.eof:  # there may be another member (RFC 1952 §2.2), and padding
+                if self._inflater.eof:  # another member (RFC 1952 §2.2) or padding may follow
                     data = data.lstrip(b"\0")
                     if not data:
                         return
                     self._members += 1
-                    self._inflater = zlib.decompressobj(_EITHER)
+                    self._inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
                 inflater = self._inflater
-                piece = inflater.decompress(data, _INFLATED_AT_ONCE)
+                piece = inflater.decompress(data, _INFLATE_STEP_BYTES)
                 self._inflated += len(piece)
-                if self._inflated > MOST_INFLATED or self._members > _MOST_MEMBERS:
+                if self._inflated > MAX_INFLATED_BYTES or self._members > _MAX_MEMBERS:
                     self._give_up()
                     return
-                self._take(piece)
-                more = len(piece) == _INFLATED_AT_ONCE and not inflater.eof
+                self._add_plain(piece)
+                more = len(piece) == _INFLATE_STEP_BYTES and not inflater.eof
                 data = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
         except zlib.error:
             self._give_up()
 
     def _give_up(self) -> None:
-        self._unread = True
+        self._gave_up = True
         self._pieces.clear()
-        self._carried = b""
+        self._overlap = b""
 
-    def _take(self, data: bytes) -> None:
+    def _add_plain(self, data: bytes) -> None:
         if not self._model:
-            self._look_for_model(data)
+            self._search_model(data)
         if not data:
             return
         pieces = self._pieces
-        if len(data) > TAIL:
-            data = data[-TAIL:]
+        if len(data) > TAIL_BYTES:
+            data = data[-TAIL_BYTES:]
         pieces.append(data)
         self._size += len(data)
-        while self._size - len(pieces[0]) >= TAIL:
+        while self._size - len(pieces[0]) >= TAIL_BYTES:
             self._size -= len(pieces.popleft())
-        if len(pieces) > _MOST_PIECES:
-            whole = b"".join(pieces)[-TAIL:]
+        if len(pieces) > _MAX_PIECES:
+            joined = b"".join(pieces)[-TAIL_BYTES:]
             pieces.clear()
-            pieces.append(whole)
-            self._size = len(whole)
+            pieces.append(joined)
+            self._size = len(joined)
 
-    def _look_for_model(self, data: bytes) -> None:
-        text = self._carried + data
-        self._model = model_in(text)
-        self._carried = b"" if self._model else text[-_CARRIED:]
+    def _search_model(self, data: bytes) -> None:
+        text = self._overlap + data
+        self._model = find_model(text)
+        self._overlap = b"" if self._model else text[-_OVERLAP_BYTES:]
 
     def usage(self) -> Usage | None:
-        """Return the usage that the bytes so far report, ``None`` if they report none."""
-        found = None if self._unread else tokens_in(b"".join(self._pieces))
-        return None if found is None else Usage(self._model, *found)
+        """Return the usage in the pieces so far, ``None`` if there is none."""
+        tokens = None if self._gave_up else find_tokens(b"".join(self._pieces))
+        return None if tokens is None else Usage(self._model, *tokens)

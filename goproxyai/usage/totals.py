@@ -1,31 +1,34 @@
-"""Tokens, and the money that they are: what upstream was asked for, and what the cache saved."""
+"""Totals of tokens and their cost: used by upstream's answers, and saved by the cache."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from goproxyai.usage.prices import Prices
 from goproxyai.usage.usage import Usage
 
-KINDS = ("prompt", "completion", "cached", "reasoning")
-"""Of tokens, as in :class:`~goproxyai.usage.usage.Usage`; the last two are parts of the others."""
+KINDS: Final = ("prompt", "completion", "cached", "reasoning")
+"""Kinds of tokens, in the order of :class:`~.usage.Usage`; the last two are parts of the others."""
 
-MOST_MODELS = 100
-"""Models that are counted apart, those that were seen first; the rest are ``other``."""
+MAX_MODELS: Final = 100
+"""Models that are counted by name, in order of appearance; the others count as :data:`OTHER`."""
 
-OTHER = "other"
+OTHER: Final = "other"
 
-WITHOUT = ("silent", "cut", "left")
-"""Why an answer's tokens are unknown: it does not tell them (or not so that it can be read),
-upstream broke it off, or the client left before its end."""
+UNKNOWN_REASONS: Final = ("silent", "cut", "left")
+"""Why the usage of an answer is unknown.
+
+``silent``: the answer has no usage, or none that can be read. ``cut``: upstream broke off the
+answer. ``left``: the client left before its end.
+"""
 
 
-class Tally:
-    """Tokens of one model, by kind, in the order of :data:`KINDS`.
+class ModelTokens:
+    """Tokens of one model by kind, in the order of :data:`KINDS`.
 
-    :ivar used: of answers of upstream's.
-    :ivar saved: of answers that upstream was not asked for.
+    :ivar used: of upstream's answers.
+    :ivar saved: of answers without an upstream request.
     """
 
     __slots__ = ("saved", "used")
@@ -36,79 +39,81 @@ class Tally:
 
 
 class UsageTotals:
-    """All of them, since the start.
+    """Totals since the start.
 
-    :ivar prices: what they cost from now on.
-    :ivar models: at most :data:`MOST_MODELS`, and :data:`OTHER`.
-    :ivar unknown: answers, by the reasons :data:`WITHOUT`.
-    :ivar spent: money for what was used, of the models that have a price. :ivar spared: for what
-        was saved.
+    :ivar prices: of the tokens that are counted from now on.
+    :ivar models: by name, at most :data:`MAX_MODELS` and :data:`OTHER`.
+    :ivar unknown: answers without usage, by :data:`UNKNOWN_REASONS`.
+    :ivar used_cost: of the used tokens of models that have a price. :ivar saved_cost: of the saved.
     """
 
     def __init__(self, prices: Prices | None = None) -> None:
         self.prices = Prices() if prices is None else prices
-        self.models: dict[str, Tally] = {}
-        self.unknown = dict.fromkeys(WITHOUT, 0)
-        self.spent = 0.0
-        self.spared = 0.0
+        self.models: dict[str, ModelTokens] = {}
+        self.unknown = dict.fromkeys(UNKNOWN_REASONS, 0)
+        self.used_cost = 0.0
+        self.saved_cost = 0.0
 
     def add_used(self, usages: Sequence[Usage | None]) -> None:
-        """Count the usage of complete answers of upstream; ``None``: the answer reports none."""
+        """Count complete answers of upstream; ``None``: an answer without usage."""
         known = [usage for usage in usages if usage is not None]
         self.unknown["silent"] += len(usages) - len(known)
         for model in {usage[0] for usage in known}:
             alike = [usage for usage in known if usage[0] == model]
-            _, *kinds = zip(*alike, strict=True)
-            self.spent += self._add(self._tally(model).used, Usage(model, *map(sum, kinds)))
+            _, *numbers = zip(*alike, strict=True)
+            self.used_cost += self._add(self._tokens(model).used, Usage(model, *map(sum, numbers)))
 
     def add_saved(self, usage: Usage, count: int) -> None:
-        """Count *count* answers that were given without an upstream request."""
+        """Count *count* answers without an upstream request."""
         model, *numbers = usage
-        spared = Usage(model, *[number * count for number in numbers])
-        self.spared += self._add(self._tally(model).saved, spared)
+        saved = Usage(model, *[number * count for number in numbers])
+        self.saved_cost += self._add(self._tokens(model).saved, saved)
 
     def _add(self, to: list[int], usage: Usage) -> float:
-        """Add it up; gives what it costs."""
+        """Add *usage* to the counts *to*; return its cost."""
         for kind, number in enumerate(usage[1:]):
             to[kind] += number
         price = self.prices.price(usage.model) if self.prices else None
-        return 0.0 if price is None else price.of(usage)
+        return 0.0 if price is None else price.cost(usage)
 
-    def add_unknown(self, why: str) -> None:
-        """Count an answer of upstream that did not end; *why* is of :data:`WITHOUT`."""
-        self.unknown[why] += 1
+    def add_unknown(self, reason: str) -> None:
+        """Count an answer whose usage is unknown.
 
-    def _tally(self, model: str) -> Tally:
-        tally = self.models.get(model or OTHER)
-        if tally is None:
-            name = OTHER if len(self.models) >= MOST_MODELS else model or OTHER
-            tally = self.models.setdefault(name, Tally())
-        return tally
+        :param reason: one of :data:`UNKNOWN_REASONS`.
+        """
+        self.unknown[reason] += 1
+
+    def _tokens(self, model: str) -> ModelTokens:
+        tokens = self.models.get(model or OTHER)
+        if tokens is None:
+            name = OTHER if len(self.models) >= MAX_MODELS else model or OTHER
+            tokens = self.models.setdefault(name, ModelTokens())
+        return tokens
 
     def summary(self) -> dict[str, Any]:
-        """For ``/stats``."""
+        """Return the object ``tokens`` of ``/stats``."""
         return {
             "upstream": self.total("used"),
             "cache": self.total("saved"),
             "unknown": dict(self.unknown),
             "models": {
-                model: {"upstream": _named(tally.used), "cache": _named(tally.saved)}
-                for model, tally in self.models.items()
+                model: {"upstream": _by_kind(tokens.used), "cache": _by_kind(tokens.saved)}
+                for model, tokens in self.models.items()
             },
             "money": self.money(),
         }
 
     def total(self, which: str) -> dict[str, int]:
-        """Of all models, what was ``used`` or ``saved``, by kind."""
-        columns = zip(*[getattr(tally, which) for tally in self.models.values()], strict=True)
-        return _named([sum(column) for column in columns] or [0] * len(KINDS))
+        """Return the tokens of all models by kind; *which* is ``used`` or ``saved``."""
+        columns = zip(*[getattr(tokens, which) for tokens in self.models.values()], strict=True)
+        return _by_kind([sum(column) for column in columns] or [0] * len(KINDS))
 
     def money(self) -> dict[str, float] | None:
-        """Spent and saved, where there are prices."""
+        """Return the cost of used and saved tokens, ``None`` without a price table."""
         if not self.prices:
             return None
-        return {"spent": round(self.spent, 9), "saved": round(self.spared, 9)}
+        return {"spent": round(self.used_cost, 9), "saved": round(self.saved_cost, 9)}
 
 
-def _named(counts: list[int]) -> dict[str, int]:
+def _by_kind(counts: list[int]) -> dict[str, int]:
     return dict(zip(KINDS, counts, strict=True))

@@ -1,14 +1,14 @@
-"""What an answer says that it cost: the ``usage`` object of OpenAI's JSON answers and streams.
+"""Token usage: the ``usage`` object in OpenAI's JSON answers and event streams.
 
-1. Read are answers 2xx to POSTs that generate (:data:`GENERATING`): a GET that shows a stored
-   completion costs nothing again.
-2. It is looked for from the end: there it stands, in the answer's object or in the last event of a
-   stream. A ``"usage"`` within a string has escaped quotes, and so is none; a value that is no
-   object, or one without counts, is passed over.
-3. Its names are those of Chat Completions (``prompt_tokens``, ``completion_tokens``) or of
-   Responses (``input_tokens``, ``output_tokens``). Cached tokens are part of the prompt's,
-   reasoning tokens of the completion's.
-4. Nothing is guessed: what was cut, says nothing, or cannot be read, has no usage.
+1. Usage is read from 2xx answers to POSTs to :data:`GENERATING_PATHS`. A GET that returns a stored
+   completion is not billed again.
+2. The search starts at the end: the object stands at the end of the document, or in the last event
+   of a stream. A ``"usage"`` inside of a string has escaped quotes and does not match. A value that
+   is no object or has no counts is skipped.
+3. The names are those of Chat Completions (``prompt_tokens``, ``completion_tokens``) or Responses
+   (``input_tokens``, ``output_tokens``). Cached tokens are part of the prompt tokens, reasoning
+   tokens part of the completion tokens.
+4. Nothing is guessed: an answer that is cut, has no usage or cannot be read has no usage.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ import json
 import re
 from typing import Any, Final, NamedTuple, Protocol
 
-TAIL: Final = 16 * 1024
-"""Bytes at the end of an answer in which its usage is looked for."""
+TAIL_BYTES: Final = 16 * 1024
+"""Bytes at the end of an answer that are searched for its usage."""
 
-LONGEST_MODEL: Final = 100
-"""Characters in the name of a model."""
+MAX_MODEL_CHARACTERS: Final = 100
 
-GENERATING: Final = frozenset(
+GENERATING_PATHS: Final = frozenset(
     (
         b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings", b"/v1/responses",
         b"/v1/images/generations", b"/v1/images/edits", b"/v1/images/variations",
         b"/v1/audio/transcriptions", b"/v1/audio/translations", b"/v1/audio/speech",
     )
 )  # fmt: skip
-"""Paths whose POSTs are billed by what their answers say."""
+"""Paths whose POSTs upstream bills by usage."""
 
-_LARGEST_OBJECT = 4 * 1024
-_MOST_COUNTED = 10**12
-_MOST_CANDIDATES = 8
-_MOST_KNOWN = 256
+_MAX_OBJECT_BYTES = 4 * 1024
+_MAX_COUNT = 10**12
+_MAX_CANDIDATES = 8
+_MAX_MODELS = 256
 
 _USAGE = b'"usage"'
 _MODEL = b'"model"'
-# As OpenAI writes it, indented or not: three times as fast as a parser, on the way of every miss.
-_USUAL = re.compile(
+# OpenAI's own layout, indented or not. The match takes a third of a JSON parser's time, and every
+# miss pays for it.
+_COMMON_LAYOUT = re.compile(
     rb'"usage": ?+\{\s*+"prompt_tokens": ?+(\d{1,12}+),\s*+'
     rb'(?:"completion_tokens": ?+(\d{1,12}+),\s*+)?"total_tokens": ?+\d{1,12}+(?:\s*+\}|'
     rb',\s*+"prompt_tokens_details": ?+\{\s*+"cached_tokens": ?+(\d{1,12}+)[^{}]*+\}(?:\s*+\}|'
     rb',\s*+"completion_tokens_details": ?+\{\s*+"reasoning_tokens": ?+(\d{1,12}+)[,\s}]))'
 )
-_NAME = re.compile(rb'"model"\s{0,4}:\s{0,4}"([\x21\x23-\x5b\x5d-\x7e]{1,100})"')
-_BEFORE_VALUE = re.compile(r"\s{0,8}:\s{0,8}(?=\{)")
-_usual = _USUAL.match
-_known: dict[bytes, str] = {}  # names of models, each once
+_MODEL_NAME = re.compile(rb'"model"\s{0,4}:\s{0,4}"([\x21\x23-\x5b\x5d-\x7e]{1,100})"')
+_BEFORE_OBJECT = re.compile(r"\s{0,8}:\s{0,8}(?=\{)")
+_match_common_layout = _COMMON_LAYOUT.match
+_models: dict[bytes, str] = {}  # one str for each name
 _decode = json.JSONDecoder().raw_decode
 
 
@@ -57,15 +57,15 @@ class UsageSource(Protocol):
     """Tells the usage of an answer: a :class:`Usage`, an :class:`UnreadAnswer`, a cache entry."""
 
     def usage(self) -> Usage | None:
-        """Return the usage, ``None`` if the answer reports none."""
+        """Return the usage, ``None`` if the answer has none."""
 
 
 class Usage(NamedTuple):
-    """Tokens of one answer.
+    """The tokens of one answer.
 
-    :ivar model: as the answer names it; empty where it does not.
-    :ivar prompt: of the request, :ivar cached: of these, those that upstream had cached.
-    :ivar completion: of the answer, :ivar reasoning: of these, those that nobody sees.
+    :ivar model: as the answer names it, else empty.
+    :ivar prompt: tokens of the request. :ivar cached: the part of them that upstream had cached.
+    :ivar completion: tokens of the answer. :ivar reasoning: the part of them that is hidden.
     """
 
     model: str
@@ -96,68 +96,74 @@ class UnreadAnswer:
         body = self._body
         if body is not None:
             self._body = None
-            self._usage = plain_usage(body)
+            self._usage = read_usage(body)
         return self._usage
 
 
 def generates(method: bytes, path: bytes) -> bool:
-    """Whether a request is billed by what its answer says."""
-    return method == b"POST" and path in GENERATING
+    """Whether upstream bills the request by the usage in its answer."""
+    return method == b"POST" and path in GENERATING_PATHS
 
 
-def plain_usage(body: bytes) -> Usage | None:
-    """Return the usage of a complete answer without content coding, ``None`` if it reports none."""
-    found = tokens_in(body)
-    return None if found is None else Usage(model_in(body), *found)
+def read_usage(body: bytes) -> Usage | None:
+    """Return the usage of a complete answer without content coding, ``None`` if it has none."""
+    tokens = find_tokens(body)
+    # `Usage(...)` takes three times as long.
+    return None if tokens is None else tuple.__new__(Usage, (find_model(body), *tokens))
 
 
-def asked_model(body: bytes) -> str:
-    """The model that a request of JSON asks for; empty where its two ends do not say.
+def requested_model(body: bytes) -> str:
+    """Return the model that a JSON request asks for, empty if neither end of the body names it.
 
-    :param body: whole; no more than :data:`TAIL` bytes of each end are looked at.
+    :param body: complete; :data:`TAIL_BYTES` at each end are searched.
     """
-    return model_in(body[:TAIL]) or (model_in(body[-TAIL:]) if len(body) > TAIL else "")
+    model = find_model(body[:TAIL_BYTES])
+    if not model and len(body) > TAIL_BYTES:
+        model = find_model(body[-TAIL_BYTES:])
+    return model
 
 
-def model_in(text: bytes) -> str:
-    """The name behind the first ``"model"`` in *text*; empty where there is none."""
+def find_model(text: bytes) -> str:
+    """Return the value of the first ``"model"`` in *text*, empty if there is none."""
     at = text.find(_MODEL)
     if at < 0:
         return ""
+    # A name that was seen before, after `"model":"` or `"model": "`, needs no regular expression.
     start = at + 9 if text.startswith(b':"', at + 7) else at + 10
     if text.startswith(b'"', start - 1) and text.startswith(b":", at + 7):
         end = text.find(b'"', start)
-        known = _known.get(text[start:end]) if end > 0 else None
+        known = _models.get(text[start:end]) if end > 0 else None
         if known is not None:
             return known
-    match = _NAME.search(text, at)
+    match = _MODEL_NAME.search(text, at)
     if match is None:
         return ""
-    if len(_known) >= _MOST_KNOWN:
-        _known.clear()
-    return _known.setdefault(match[1], match[1].decode("ascii"))
+    if len(_models) >= _MAX_MODELS:
+        _models.clear()
+    return _models.setdefault(match[1], match[1].decode("ascii"))
 
 
-def tokens_in(text: bytes) -> tuple[int, ...] | None:
-    """Prompt, completion, cached and reasoning tokens of the last usage in *text*."""
-    end = len(text)
-    for _ in range(_MOST_CANDIDATES):
-        end = text.rfind(_USAGE, 0, end)
-        if end < 0:
+def find_tokens(text: bytes) -> tuple[int, int, int, int] | None:
+    """Return prompt, completion, cached and reasoning tokens of the last usage in *text*."""
+    at = text.rfind(_USAGE)
+    for _ in range(_MAX_CANDIDATES):
+        if at < 0:
             return None
-        match = _usual(text, end)
+        match = _match_common_layout(text, at)
         if match is not None:
-            return tuple(map(int, match.groups(b"0")))
-        found = _careful(text[end + len(_USAGE) : end + _LARGEST_OBJECT])
-        if found is not None:
-            return found
+            prompt, completion, cached, reasoning = match.groups(b"0")
+            return int(prompt), int(completion), int(cached), int(reasoning)
+        tokens = _parse_tokens(text[at + len(_USAGE) : at + _MAX_OBJECT_BYTES])
+        if tokens is not None:
+            return tokens
+        at = text.rfind(_USAGE, 0, at)
     return None
 
 
-def _careful(text: bytes) -> tuple[int, ...] | None:
-    """The same, of whatever stands behind the name."""
+def _parse_tokens(text: bytes) -> tuple[int, int, int, int] | None:
+    """Return the tokens of a usage in any layout; *text* starts after the name ``"usage"``."""
     plain = text.decode("utf-8", "replace")
-    start = _BEFORE_VALUE.match(plain)
+    start = _BEFORE_OBJECT.match(plain)
     if start is None:
         return None
     try:
@@ -178,7 +184,7 @@ def _careful(text: bytes) -> tuple[int, ...] | None:
 def _count(document: dict[str, Any], *names: str) -> int | None:
     for name in names:
         value = document.get(name)
-        if type(value) is int and 0 <= value < _MOST_COUNTED:
+        if type(value) is int and 0 <= value < _MAX_COUNT:
             return value
     return None
 

@@ -19,9 +19,9 @@ from twisted.internet.threads import deferToThread
 
 from goproxyai.errors import OWNER
 from goproxyai.proxy.relayed_routes import RELAYED
-from goproxyai.telemetry.counters import MOST_OUTCOMES, ROUTES
+from goproxyai.telemetry.counters import MAX_OUTCOMES, ROUTES
 from goproxyai.usage import prices
-from goproxyai.usage.totals import KINDS, MOST_MODELS
+from goproxyai.usage.totals import KINDS, MAX_MODELS
 from tests.e2e.prometheus.load import LIMITED, Books, drive, plan
 from tests.e2e.prometheus.upstream import Billing, UsageTotals, rehearse
 from tests.e2e.prometheus.watch import Labels, Prometheus, is_there, program, promtool
@@ -457,9 +457,9 @@ def test_the_document_has_every_value_of_each_label(scraped: dict[str, Described
 
 def test_the_document_says_how_many_series_there_may_be(scraped: dict[str, Described]) -> None:
     text = METRICS.read_text("utf-8")
-    assert f"at most {MOST_OUTCOMES} combinations" in text
-    assert f"{MOST_MODELS} models" in text
-    assert f"({(MOST_MODELS + 1) * len(KINDS) * 2} series of tokens)" in text
+    assert f"at most {MAX_OUTCOMES} combinations" in text
+    assert f"{MAX_MODELS} models" in text
+    assert f"({(MAX_MODELS + 1) * len(KINDS) * 2} series of tokens)" in text
     grow = (REQUESTS, "goproxyai_tokens_total", *UPSTREAMS)
     fixed = sum(one.series for name, one in scraped.items() if name not in grow)
     assert f"All the rest is fixed: {fixed} series, and two for each upstream." in " ".join(

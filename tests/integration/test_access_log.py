@@ -473,7 +473,7 @@ def test_a_batch_that_cannot_be_written_is_counted_and_fails_nobody(
     log = AccessLog(Clock(), counters, full)
     for _ in range(MAX_WAITING):
         log.record(_Exchange(), "c", RequestOutcome(CacheOutcome.HIT))
-    assert counters.finished == MAX_WAITING
+    assert counters.finished.count == MAX_WAITING
     assert len(failures) == 1
     failures.clear()
 

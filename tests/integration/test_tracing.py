@@ -43,7 +43,7 @@ from goproxyai.telemetry.log_output import LogOutput
 from goproxyai.telemetry.outcome import Ending
 from goproxyai.telemetry.spans import MAX_ATTEMPTS, RequestTrace, kind_of, span_of
 from goproxyai.telemetry.tracing import COMPLAINT_SECONDS, Complaints, Tracing
-from goproxyai.usage.usage import asked_model
+from goproxyai.usage.usage import requested_model
 from tests.integration.test_access_log import SECRETS, TROUBLES, an_event, assert_no_secret
 from tests.process.daemon_process import (
     FEW_CONNECTIONS,
@@ -579,15 +579,15 @@ def test_plain_names_are_few_whatever_is_asked_for(method: bytes, target: bytes)
 
 @given(st.binary())
 def test_the_model_of_any_body_is_short_and_visible(body: bytes) -> None:
-    assert re.fullmatch(r"[\x21-\x7e]{0,100}", asked_model(body))
+    assert re.fullmatch(r"[\x21-\x7e]{0,100}", requested_model(body))
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
 def test_the_model_is_found_at_either_end_of_a_large_body(size: int) -> None:
     filling = b"x" * size
-    assert asked_model(b'{"model":"m","input":"%b"}' % filling) == "m"
-    assert asked_model(b'{"input":"%b","model":"m"}' % filling) == "m"
-    assert asked_model(b'{"input":"\\"model\\":\\"no\\"%b"}' % filling) == ""
+    assert requested_model(b'{"model":"m","input":"%b"}' % filling) == "m"
+    assert requested_model(b'{"input":"%b","model":"m"}' % filling) == "m"
+    assert requested_model(b'{"input":"\\"model\\":\\"no\\"%b"}' % filling) == ""
 
 
 def test_what_is_noted_of_a_request_is_bounded() -> None:

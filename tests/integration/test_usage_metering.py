@@ -146,7 +146,7 @@ async def test_a_stream_that_the_client_leaves_is_unknown(
     assert counters(harness).open_streams == 1
     wire.abort()
     await harness.upstream.wait_for(lambda one: one.lost)
-    await eventually(harness.reactor, lambda: counters(harness).client_gone)
+    await eventually(harness.reactor, lambda: counters(harness).finished.client_gone)
     assert told(harness) == (NONE, NONE, {"left": 1})
     assert counters(harness).open_streams == 0
 
@@ -187,7 +187,7 @@ async def test_a_leader_that_leaves_is_paid_for_and_spares_nothing(harness: Prox
     assert counters(harness).open_streams == 2
     leader.abort()
     await leader.wait_closed()
-    await eventually(harness.reactor, lambda: counters(harness).client_gone)
+    await eventually(harness.reactor, lambda: counters(harness).finished.client_gone)
     assert counters(harness).open_streams == 1
     gate.release()
     assert (await follower.answer()).body == WORD + LAST + DONE
@@ -244,10 +244,11 @@ async def test_the_gaps_of_a_stream_are_counted_and_its_first_byte_is_not_its_la
         await paused(harness)
         gate.release()
     await wire.answer()
-    assert clock.gaps.count >= 2
+    assert clock.durations.stream_gap.count >= 2
     (one,) = await harness.logged()
     assert one["ms"]["upstream"] <= one["ms"]["first_byte"] <= one["ms"]["total"]
-    assert counters(harness).first_times.count == counters(harness).overheads.count == 1
+    assert counters(harness).durations.first_byte.count == 1
+    assert counters(harness).durations.overhead.count == 1
 
 
 BIG = b"data: " + b"x" * 65_000 + b"\n\n"
@@ -293,7 +294,7 @@ async def test_a_slow_reader_is_noted_as_the_others_are(
     else:
         laggard.resume_reading()
         await large([laggard], count * len(BIG))
-    await eventually(harness.reactor, lambda: counters(harness).finished == 2)
+    await eventually(harness.reactor, lambda: counters(harness).finished.count == 2)
     events = await harness.logged(2)
     (its,) = [one for one in events if one["cache"] == ("MISS" if leads else "COALESCED")]
     assert its["upstream_request_id"] == "req_theirs"
@@ -346,10 +347,10 @@ async def test_who_goes_on_by_a_request_of_its_own_is_paid_for_twice(
     if not how.startswith("left"):
         laggard.resume_reading()
         await laggard.until(lambda: laggard.closed or len(laggard.received) > count * len(BIG), 30)
-    await eventually(harness.reactor, lambda: counters(harness).finished == 2)
+    await eventually(harness.reactor, lambda: counters(harness).finished.count == 2)
     assert told(harness) == expected
     assert counters(harness).open_streams == 0
-    assert counters(harness).overheads.total >= 0
+    assert counters(harness).durations.overhead.total >= 0
     assert all(one["ms"].get("proxy", 0) >= 0 for one in await harness.logged(2))
 
 
@@ -364,7 +365,9 @@ async def test_a_client_that_leaves_before_the_answer_leaves_its_cost_unknown(
         wire.send(post(CHAT, asked))
         await paused(harness)
         wire.abort()
-        await eventually(harness.reactor, lambda n=number: counters(harness).client_gone == n)
+        await eventually(
+            harness.reactor, lambda n=number: counters(harness).finished.client_gone == n
+        )
         await harness.upstream.wait_until(
             lambda: all(one.lost for one in harness.upstream.requests)
         )
@@ -393,8 +396,8 @@ async def test_a_replay_that_is_left_late_was_not_slow(harness: ProxyHarness) ->
     assert counters(harness).open_streams == 1
     clock.skew += 15
     second.abort()
-    await eventually(harness.reactor, lambda: counters(harness).client_gone == 1)
-    assert (counters(harness).open_streams, counters(harness).slow) == (0, 0)
+    await eventually(harness.reactor, lambda: counters(harness).finished.client_gone == 1)
+    assert (counters(harness).open_streams, counters(harness).finished.slow) == (0, 0)
     assert "slow" not in (await harness.logged(2))[1]
 
 
@@ -416,7 +419,7 @@ async def test_slow_requests_are_marked_and_counted(harness: ProxyHarness) -> No
     slow, quick = await harness.logged(2)
     assert slow["slow"] is True
     assert "slow" not in quick
-    assert counters(harness).slow == 1
+    assert counters(harness).finished.slow == 1
 
 
 @pytest_twisted.ensureDeferred
@@ -425,7 +428,7 @@ async def test_a_sample_holds_what_went_wrong_and_all_is_counted(harness: ProxyH
     harness.upstream.script("/v1/bad", response(b"{}", 500))
     for target in ("/v1/models", "/v1/bad", "/v1/models", "/nowhere", "/v1/x"):
         await harness.ask(request(target))
-    assert counters(harness).finished == 5
+    assert counters(harness).finished.count == 5
     assert [one["path"] for one in harness.events] == ["/v1/bad", "/nowhere", "/v1/x"]
     assert not any("sample" in one for one in harness.events), "each stands for itself alone"
 

@@ -11,10 +11,10 @@ def test_history_covers_last_hour() -> None:
     counters = Counters()
     history = CounterHistory(counters, 0.0)
     for number in range(1, 2 * MAX_SLOTS):
-        counters.note(b"/v1/models", b"GET", 200, "HIT" if number % 2 else "MISS", 3)
-        counters.note(b"/health", b"GET", 200, "-", 9)
-        counters.note(b"/v1/files", b"POST", 502, "path", 1)
-        counters.note(b"/v1/files", b"POST", 499, "path", 1)
+        counters.finished.add_outcome("/v1/models", b"GET", 200, "HIT" if number % 2 else "MISS", 3)
+        counters.finished.add_outcome("/health", b"GET", 200, "-", 9)
+        counters.finished.add_outcome("/v1/files", b"POST", 502, "path", 1)
+        counters.finished.add_outcome("/v1/files", b"POST", 499, "path", 1)
         history.close_slot(number * 10.0)
     slots = history.slots()
     assert len(slots) == MAX_SLOTS

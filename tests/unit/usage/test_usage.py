@@ -1,4 +1,4 @@
-"""What an answer says that it cost is read, whatever pieces it comes in; nothing is guessed."""
+"""Token usage is read from complete answers and from answers in pieces."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.usage import scanner as reading
+from goproxyai.usage import scanner as scanner_module
 from goproxyai.usage.scanner import UsageScanner, usage_of
-from goproxyai.usage.usage import LONGEST_MODEL, TAIL, Usage, generates
+from goproxyai.usage.usage import (
+    MAX_MODEL_CHARACTERS,
+    TAIL_BYTES,
+    UnreadAnswer,
+    Usage,
+    generates,
+)
 
 COMPLETION = {
     "id": "chatcmpl-1",
@@ -54,7 +60,7 @@ RESPONSE = {
         "total_tokens": 123,
     },
     "user": None,
-    "metadata": {"usage": "none of it"},
+    "metadata": {"usage": "none"},
 }
 EMBEDDINGS = {
     "object": "list",
@@ -72,17 +78,17 @@ def with_usage(**counts: Any) -> bytes:
     return json_bytes({"model": "m", "usage": counts})
 
 
-def read(body: bytes, pieces: list[int] | None = None, **fields: str) -> Usage:
-    """What a reader finds that is given *body* in *pieces* of such sizes, over and over."""
-    reader = UsageScanner(
+def scan(body: bytes, pieces: list[int] | None = None, **fields: str) -> Usage | None:
+    """Return what a scanner finds in *body*, cut into *pieces* of these sizes, repeated."""
+    scanner = UsageScanner(
         {name.replace("_", "-").encode(): v.encode() for name, v in fields.items()}
     )
     at, sizes = 0, pieces or [len(body) or 1]
     while at < len(body):
         for size in sizes:
-            reader.add(body[at : at + size])
+            scanner.add(body[at : at + size])
             at += size
-    return reader.usage()
+    return scanner.usage()
 
 
 @pytest.mark.parametrize("indent", [None, 0, 2, 4])
@@ -95,14 +101,14 @@ def read(body: bytes, pieces: list[int] | None = None, **fields: str) -> Usage:
     ],
     ids=["completion", "response", "embeddings"],
 )
-def test_the_usage_of_an_answer_is_read(
+def test_usage_is_read_in_any_indentation(
     document: dict[str, Any], expected: Usage, indent: int | None
 ) -> None:
     body = json.dumps(document, indent=indent).encode()
     for text in (body, json_bytes(document), b"\n" + body + b"\n"):
         assert usage_of({}, text) == expected
-        assert read(text) == expected
-        assert read(text, [1, 2, 3, 500]) == expected
+        assert scan(text) == expected
+        assert scan(text, [1, 2, 3, 500]) == expected
 
 
 @pytest.mark.parametrize(
@@ -136,9 +142,7 @@ def test_the_usage_of_an_answer_is_read(
         (with_usage(prompt_tokens=9, prompt_tokens_details={"cached_tokens": "x"}), (9, 0, 0, 0)),
     ],
 )
-def test_other_orders_and_other_parts_are_read_as_well(
-    body: bytes, expected: tuple[int, ...]
-) -> None:
+def test_usage_is_read_in_any_key_order(body: bytes, expected: tuple[int, ...]) -> None:
     assert usage_of({}, body) == Usage("m", *expected)
 
 
@@ -171,9 +175,9 @@ def test_other_orders_and_other_parts_are_read_as_well(
         b'{"usage":"a",' * 1_000,
     ],
 )
-def test_what_says_nothing_is_unknown(body: bytes) -> None:
+def test_answer_without_valid_usage_has_none(body: bytes) -> None:
     assert usage_of({}, body) is None
-    assert read(body) is None
+    assert scan(body) is None
 
 
 def events(*documents: Any) -> bytes:
@@ -192,14 +196,14 @@ COMPLETED = (
     + json_bytes(
         {
             "type": "response.completed",
-            "response": {**RESPONSE, "output": ["x" * 5 * TAIL]},
+            "response": {**RESPONSE, "output": ["x" * 5 * TAIL_BYTES]},
         }
     )
     + b"\n\n"
 )
 
 
-@pytest.mark.parametrize("pieces", [[1], [7, 3], [113], [4096], [TAIL], [10 * TAIL]])
+@pytest.mark.parametrize("pieces", [[1], [7, 3], [113], [4096], [TAIL_BYTES], [10 * TAIL_BYTES]])
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
@@ -209,28 +213,28 @@ COMPLETED = (
     ],
     ids=["chat", "responses", "none"],
 )
-def test_the_last_event_of_a_stream_is_read_across_the_borders_of_chunks(
+def test_stream_usage_is_read_across_piece_boundaries(
     body: bytes, expected: Usage, pieces: list[int]
 ) -> None:
-    assert read(body, pieces) == expected
-    assert read(gzip.compress(body), pieces, content_encoding="gzip") == expected
+    assert scan(body, pieces) == expected
+    assert scan(gzip.compress(body), pieces, content_encoding="gzip") == expected
 
 
 @given(
     st.lists(st.integers(1, 700), min_size=1, max_size=8),
     st.sampled_from(["gzip", "x-gzip", "deflate", " GZIP ", "identity", ""]),
 )
-def test_the_pieces_do_not_matter(pieces: list[int], coding: str) -> None:
+def test_coded_stream_usage_is_read_in_any_pieces(pieces: list[int], coding: str) -> None:
     text = events(CHUNK, LAST)
-    packed = {"gzip": gzip.compress, "x-gzip": gzip.compress, "deflate": zlib.compress}.get(
+    coded = {"gzip": gzip.compress, "x-gzip": gzip.compress, "deflate": zlib.compress}.get(
         coding.strip().lower(), bytes
     )(text)
-    assert read(packed, pieces, content_encoding=coding) == Usage("gpt-4o", 19, 10, 4, 3)
+    assert scan(coded, pieces, content_encoding=coding) == Usage("gpt-4o", 19, 10, 4, 3)
 
 
-def test_a_whole_answer_is_read_through_its_coding() -> None:
-    packed = gzip.compress(json_bytes(COMPLETION))
-    assert usage_of({b"content-encoding": b"gzip"}, packed) == EXPECTED
+def test_complete_gzip_answer_is_decoded() -> None:
+    coded = gzip.compress(json_bytes(COMPLETION))
+    assert usage_of({b"content-encoding": b"gzip"}, coded) == EXPECTED
     halves = gzip.compress(json_bytes(COMPLETION)[:200]) + gzip.compress(
         json_bytes(COMPLETION)[200:]
     )
@@ -238,36 +242,38 @@ def test_a_whole_answer_is_read_through_its_coding() -> None:
 
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "nonsense"])
-def test_what_cannot_be_decoded_is_unknown(coding: str) -> None:
-    assert read(json_bytes(COMPLETION), content_encoding=coding) is None
+def test_unsupported_coding_has_no_usage(coding: str) -> None:
+    assert scan(json_bytes(COMPLETION), content_encoding=coding) is None
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
-def test_what_is_not_what_its_coding_says_is_unknown(coding: str) -> None:
-    assert read(json_bytes(COMPLETION) * 2, [5], content_encoding=coding) is None
+def test_body_that_contradicts_its_coding_has_no_usage(coding: str) -> None:
+    assert scan(json_bytes(COMPLETION) * 2, [5], content_encoding=coding) is None
 
 
-def test_a_bomb_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "MOST_INFLATED", 1_000_000)
+def test_decompression_bomb_has_no_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scanner_module, "MAX_INFLATED_BYTES", 1_000_000)
     text = b" " * 5_000_000 + json_bytes(COMPLETION)
-    assert read(gzip.compress(text), content_encoding="gzip") is None
-    monkeypatch.setattr(reading, "MOST_INFLATED", 10_000_000)
-    assert read(gzip.compress(text), content_encoding="gzip") == EXPECTED
+    assert scan(gzip.compress(text), content_encoding="gzip") is None
+    monkeypatch.setattr(scanner_module, "MAX_INFLATED_BYTES", 10_000_000)
+    assert scan(gzip.compress(text), content_encoding="gzip") == EXPECTED
 
 
-@given(st.lists(st.binary(max_size=3 * TAIL) | st.just(b"x"), max_size=6), st.integers(1, 400))
-def test_a_reader_holds_no_more_than_it_says(chunks: list[bytes], times: int) -> None:
-    reader = UsageScanner({})
+@given(
+    st.lists(st.binary(max_size=3 * TAIL_BYTES) | st.just(b"x"), max_size=6), st.integers(1, 400)
+)
+def test_scanner_memory_is_bounded(chunks: list[bytes], times: int) -> None:
+    scanner = UsageScanner({})
     for chunk in chunks:
         for _ in range(times if len(chunk) < 10 else 1):
-            reader.add(chunk)
-            assert sum(map(len, reader._pieces)) < 2 * TAIL
-            assert len(reader._pieces) <= reading._MOST_PIECES
-            assert len(reader._carried) <= reading._CARRIED
+            scanner.add(chunk)
+            assert sum(map(len, scanner._pieces)) < 2 * TAIL_BYTES
+            assert len(scanner._pieces) <= scanner_module._MAX_PIECES
+            assert len(scanner._overlap) <= scanner_module._OVERLAP_BYTES
 
 
 @given(st.binary(max_size=300) | st.text(max_size=200).map(str.encode))
-def test_whatever_comes_nothing_is_raised(data: bytes) -> None:
+def test_arbitrary_bytes_raise_nothing(data: bytes) -> None:
     for text in (
         data,
         b'"usage":' + data,
@@ -275,18 +281,22 @@ def test_whatever_comes_nothing_is_raised(data: bytes) -> None:
         b'"usage":{"prompt_tokens":' + data,
     ):
         assert isinstance(usage_of({}, text), Usage | None)
-        assert isinstance(read(text, [3], content_encoding="gzip"), Usage | None)
+        assert isinstance(scan(text, [3], content_encoding="gzip"), Usage | None)
 
 
 counts = st.integers(0, 10**12 - 1)
 
 
 @given(
-    st.text(st.characters(min_codepoint=35, max_codepoint=91), min_size=1, max_size=LONGEST_MODEL),
+    st.text(
+        st.characters(min_codepoint=35, max_codepoint=91),
+        min_size=1,
+        max_size=MAX_MODEL_CHARACTERS,
+    ),
     counts, counts, counts, counts, st.sampled_from([None, 1, 2]), st.text(max_size=60),
     st.lists(st.integers(1, 90), min_size=1, max_size=4),
 )  # fmt: skip
-def test_what_was_written_is_read(
+def test_written_usage_is_read_back(
     model: str, prompt: int, completion: int, cached: int, reasoning: int,
     indent: int | None, content: str, pieces: list[int],
 ) -> None:  # fmt: skip
@@ -303,14 +313,16 @@ def test_what_was_written_is_read(
     }
     body = json.dumps(document, indent=indent).encode()
     assert usage_of({}, body) == Usage(model, prompt, completion, cached, reasoning)
-    assert read(body, pieces) == usage_of({}, body)
+    assert scan(body, pieces) == usage_of({}, body)
 
 
-@pytest.mark.parametrize("name", ["", "x" * (LONGEST_MODEL + 1), 'a"b', "a\\b", "é", "a b", "a\nb"])
-def test_an_odd_model_has_no_name(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["", "x" * (MAX_MODEL_CHARACTERS + 1), 'a"b', "a\\b", "é", "a b", "a\nb"]
+)
+def test_invalid_model_name_is_empty(name: str) -> None:
     body = json_bytes({"model": name, "usage": {"prompt_tokens": 1}})
     assert usage_of({}, body) == Usage("", 1, 0, 0, 0)
-    assert read(body, [1]).model == ""
+    assert scan(body, [1]).model == ""
 
 
 @pytest.mark.parametrize(
@@ -325,27 +337,37 @@ def test_an_odd_model_has_no_name(name: str) -> None:
         (b"POST", b"/v1/files", False),
     ],
 )
-def test_only_what_generates_is_billed(method: bytes, path: bytes, expected: bool) -> None:
+def test_only_posts_to_generating_paths_are_billed(
+    method: bytes, path: bytes, expected: bool
+) -> None:
     assert generates(method, path) is expected
 
 
-@pytest.mark.parametrize("size", [1, 7, 50, 63, 64, 1000, TAIL - 1, TAIL + 1])
-def test_a_long_answer_is_held_in_part_whatever_the_size_of_its_pieces(size: int) -> None:
-    reader = UsageScanner({})
-    for _ in range(min(100_000, 100 * TAIL // size)):
-        reader.add(b"x" * size)
-    assert sum(map(len, reader._pieces)) < 2 * TAIL
-    reader.add(json_bytes(COMPLETION)[-600:])
-    assert reader.usage()[1:] == EXPECTED[1:]
+@pytest.mark.parametrize("size", [1, 7, 50, 63, 64, 1000, TAIL_BYTES - 1, TAIL_BYTES + 1])
+def test_scanner_memory_is_bounded_for_any_piece_size(size: int) -> None:
+    scanner = UsageScanner({})
+    for _ in range(min(100_000, 100 * TAIL_BYTES // size)):
+        scanner.add(b"x" * size)
+    assert sum(map(len, scanner._pieces)) < 2 * TAIL_BYTES
+    scanner.add(json_bytes(COMPLETION)[-600:])
+    assert scanner.usage()[1:] == EXPECTED[1:]
 
 
-def test_padding_behind_an_answer_is_nothing_and_members_without_end_are_too_much() -> None:
-    packed = gzip.compress(json_bytes(COMPLETION))
-    assert read(packed + bytes(700), [100], content_encoding="gzip") == EXPECTED
-    assert read(gzip.compress(b"") * 300 + packed, [100], content_encoding="gzip") is None
+def test_gzip_padding_is_ignored_and_members_are_limited() -> None:
+    coded = gzip.compress(json_bytes(COMPLETION))
+    assert scan(coded + bytes(700), [100], content_encoding="gzip") == EXPECTED
+    assert scan(gzip.compress(b"") * 300 + coded, [100], content_encoding="gzip") is None
 
 
-def test_a_name_is_found_behind_another_that_is_none() -> None:
+def test_model_is_found_after_null_model() -> None:
     body = b'{"model":null,"x":"' + b"x" * 400 + b'","model":"gpt-4o","usage":{"prompt_tokens":1}}'
     for pieces in ([1], [50], [420], [427], [431], [1000]):
-        assert read(body, pieces).model == "gpt-4o"
+        assert scan(body, pieces).model == "gpt-4o"
+
+
+def test_unread_answer_is_read_once_and_released() -> None:
+    answer = UnreadAnswer(json_bytes(COMPLETION))
+    assert answer.usage() == EXPECTED
+    assert answer._body is None
+    assert answer.usage() == EXPECTED
+    assert UnreadAnswer(b"{}").usage() is None
