@@ -41,7 +41,7 @@ RULES = (
     _rule("aboard|asleep|awoke|riders?|rides?", "subscribed, paused, resumed, subscriber"),
     _rule("knocks?|guests?|hearsay|anybody's guess", "use the field's term"),
     _rule(r"(?<!there.)is none", "is invalid"),
-    _rule("(?:are|is) no (?:address|answer|number|file|URL|endpoint)", "is not a valid ..."),
+    _rule("(?<!there.)is no (?:address|answer|number|file|URL|endpoint)", "is not a valid ..."),
     _rule("beside", "alongside, next to, in addition to"),
     _rule("behind (?:it|that|them|this|those|each|every|the first|the last)", "after"),
     _rule("(?:as|for) ever", "as before, always, indefinitely"),

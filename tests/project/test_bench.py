@@ -64,7 +64,7 @@ def test_one_failed_run_takes_the_whole_cell() -> None:
     assert miss_target(1.2).reached(found) is None
 
 
-def test_added_latency_is_what_comes_on_top_of_no_proxy() -> None:
+def test_added_latency_is_relative_to_no_proxy() -> None:
     found = results()
     found.add("latency", "goproxyai", Run({"p50_1": 250.0}))
     assert found.value("p50_1", "goproxyai") is None

@@ -25,8 +25,11 @@ SCOPES = {
 }  # fmt: skip
 
 PENDING = (
-    "goproxyai/", "twisted/", "tests/", "bench/", "examples/",
-    "docs/metrics.md", "docs/configuration.md",
+    "goproxyai/cache/", "goproxyai/config/sources.py", "goproxyai/errors.py", "goproxyai/http11/",
+    "goproxyai/limits/", "goproxyai/messages/", "goproxyai/proxy/", "goproxyai/telemetry/",
+    "goproxyai/upstream/", "goproxyai/usage/",
+    "tests/e2e/", "tests/integration/", "tests/soak/", "tests/unit/",
+    "bench/", "examples/demo/", "docs/metrics.md",
 )  # fmt: skip
 """Paths that are still being rewritten: their findings do not fail the suite yet."""
 
