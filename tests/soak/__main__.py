@@ -1,4 +1,4 @@
-"""``python -m tests.soak``: a long run, and its report."""
+"""``python -m tests.soak``: a long run and its report."""
 
 from __future__ import annotations
 
@@ -18,44 +18,43 @@ from tests.soak.soak import Soak
 from tests.support.authority import Authority
 
 
-def arguments() -> argparse.Namespace:
+def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=600.0, help="of load")
+    parser.add_argument("--seconds", type=float, default=600.0, help="duration of the load")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--plan", action="store_true", help="print what would happen when")
-    parser.add_argument("--nginx", action="store_true", help="in the place of the daemons")
-    parser.add_argument("--keep", type=Path, help="a directory for the logs, which must not exist")
+    parser.add_argument("--plan", action="store_true", help="print the schedule and exit")
+    parser.add_argument("--nginx", action="store_true", help="run nginx instead of the daemons")
+    parser.add_argument("--keep", type=Path, help="a new directory in which to keep the logs")
     return parser.parse_args()
 
 
 def main() -> int:
-    asked = arguments()
-    plan = make_plan(asked.seed, asked.seconds)
-    if asked.plan:
+    given = options()
+    plan = make_plan(given.seed, given.seconds)
+    if given.plan:
         print(plan)
         return 0
-    found: list[Soak] = []
+    soaks: list[Soak] = []
 
     async def run(reactor: Any, directory: Path) -> None:
         install_lean_poll(reactor)
-        authority = Authority(directory)
         soak = Soak(
-            reactor, plan, authority, directory, asked.nginx,
-            told=lambda line: print(line, flush=True),
+            reactor, plan, Authority(directory), directory, given.nginx,
+            log=lambda line: print(line, flush=True),
         )  # fmt: skip
-        found.append(soak)
+        soaks.append(soak)
         await soak.run()
 
     with tempfile.TemporaryDirectory() as name:
-        directory = asked.keep or Path(name)
-        directory.mkdir(exist_ok=asked.keep is None)
+        directory = given.keep or Path(name)
+        directory.mkdir(exist_ok=given.keep is None)
         try:
             react(lambda reactor: Deferred.fromCoroutine(run(reactor, directory)))
         except SystemExit as end:
             if end.code:
                 return 2
-    print(f"\n{report(found[0])}")
-    return 1 if found[0].complaints and not asked.nginx else 0
+    print(f"\n{report(soaks[0])}")
+    return 1 if soaks[0].problems and not given.nginx else 0
 
 
 if __name__ == "__main__":

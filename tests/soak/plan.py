@@ -1,12 +1,14 @@
-"""What happens when: a pure function of the seed and the length.
+"""The schedule of a soak: a pure function of the seed and the duration.
 
-1. A run is a warm-up without faults, then cycles; behind each the load pauses and all is measured.
-2. Faults come from a shuffled deck, so that each comes before any comes twice.
-3. At most one fault at a time strikes a daemon's way upstream; those of single answers overlap.
-4. Restarts happen in the first half of the cycles, so that a process lives long enough behind the
-   last one for its memory to be compared.
-5. Which answers a fault meets is decided by the seed and the request's number alone
-   (:func:`struck`), and so is how (:func:`dice`).
+1. A run is a warm-up without faults, then cycles of load. After each the load pauses, and the
+   processes are measured.
+2. The faults are drawn from a shuffled deck, so that each occurs before any occurs twice.
+3. At most one fault at a time affects a daemon's connections to the upstream; faults of single
+   answers overlap.
+4. Restarts occur in the first half of the cycles, so that the last process lives long enough for
+   its memory to be compared.
+5. The seed and the request's number alone decide which answers a fault affects
+   (:func:`fault_for`), and how (:func:`rng_for`).
 """
 
 from __future__ import annotations
@@ -16,30 +18,30 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
-from tests.soak.table import CROWD, EACH, FAULTS, PLAIN, TUNNEL, Fault
+from tests.soak.faults import ANSWER, CLIENTS, FAULTS, PLAIN, TUNNEL, Fault
 
-SHARE = 0.12
-"""Of the answers that a fault of single answers meets while it lasts."""
+INJECTION_PROBABILITY = 0.12
+"""That a fault of single answers is injected into an answer while it lasts."""
 
-LONGEST_CYCLE = 60.0
-"""Seconds of load between two measurements."""
+MAX_CYCLE_SECONDS = 60.0
+"""Load between two measurements."""
 
 
 @attrs.frozen
 class Window:
-    """A fault, from *begin* to *end*, in seconds of its cycle."""
+    """A fault from *begin* to *end*, in seconds of its cycle."""
 
     fault: Fault
     begin: float
     end: float
 
     def __str__(self) -> str:
-        return f"{self.begin:7.2f} {self.end:7.2f}  {self.fault.where:6}  {self.fault.name}"
+        return f"{self.begin:7.2f} {self.end:7.2f}  {self.fault.where:7}  {self.fault.name}"
 
 
 @attrs.frozen
 class Cycle:
-    """Load for some seconds, and the faults meanwhile, in order of their beginning."""
+    """Some seconds of load and the faults in it, ordered by their beginning."""
 
     number: int
     seconds: float
@@ -48,7 +50,7 @@ class Cycle:
 
 @attrs.frozen
 class Plan:
-    """All of a run; ``str()`` of it is what ``--plan`` prints."""
+    """The whole schedule; ``--plan`` prints its ``str()``."""
 
     seed: int
     seconds: float
@@ -63,19 +65,20 @@ class Plan:
 
 
 def make_plan(seed: int, seconds: float) -> Plan:
-    """The plan for *seed*, with *seconds* of load in all."""
-    count = max(3, round(seconds / LONGEST_CYCLE) + 1)
+    """The plan for *seed* with *seconds* of load in all."""
+    count = max(3, round(seconds / MAX_CYCLE_SECONDS) + 1)
     rng = random.Random(f"plan {seed}")
-    warm = min(5.0, seconds / 8)
-    length = (seconds - warm) / (count - 1)
-    decks = {where: _deck(rng, where) for where in (EACH, PLAIN, TUNNEL, CROWD)}
-    cycles = [Cycle(0, warm, ())]
+    warm_up = min(5.0, seconds / 8)
+    length = (seconds - warm_up) / (count - 1)
+    decks = {where: _deck(rng, where) for where in (ANSWER, PLAIN, TUNNEL, CLIENTS)}
+    cycles = [Cycle(0, warm_up, ())]
     for number in range(1, count):
         windows = [
-            *_overlapping(rng, decks[EACH], length),
-            *_overlapping(rng, decks[CROWD], length),
+            *_overlapping(rng, decks[ANSWER], length),
+            *_overlapping(rng, decks[CLIENTS], length),
+            *_consecutive(rng, decks[PLAIN], length),
+            *_consecutive(rng, decks[TUNNEL], length),
         ]
-        windows += [*_in_turn(rng, decks[PLAIN], length), *_in_turn(rng, decks[TUNNEL], length)]
         if number <= (count - 1) // 2:
             at = round(rng.uniform(0.3, 0.7) * length, 3)
             windows.append(Window(_RESTART, at, at))
@@ -88,7 +91,7 @@ _RESTART = next(fault for fault in FAULTS if fault.name == "restart")
 
 
 def _deck(rng: random.Random, where: str) -> Iterator[Fault]:
-    """Faults without end, each once before any comes again."""
+    """An endless sequence of faults, in which each occurs before any repeats."""
     faults = [fault for fault in FAULTS if fault.where == where and fault is not _RESTART]
     while True:
         rng.shuffle(faults)
@@ -99,40 +102,41 @@ def _overlapping(rng: random.Random, deck: Iterator[Fault], length: float) -> It
     for _ in range(max(6, round(length / 3))):
         fault = next(deck)
         begin = rng.uniform(0, 0.9) * length
-        lasting = rng.uniform(0.3, 1.0) * fault.lasting * length
-        yield _window(fault, begin, min(begin + lasting, length))
+        duration = rng.uniform(0.3, 1.0) * fault.max_share * length
+        yield _window(fault, begin, min(begin + duration, length))
 
 
-def _in_turn(rng: random.Random, deck: Iterator[Fault], length: float) -> Iterator[Window]:
-    """One behind the other, with as much time between them in which all is well."""
+def _consecutive(rng: random.Random, deck: Iterator[Fault], length: float) -> Iterator[Window]:
+    """One fault after the other, with as much time without a fault between them."""
     slots = max(3, round(length / 10))
     for slot in range(slots):
         fault = next(deck)
         begin = (slot + rng.uniform(0.05, 0.4)) * length / slots
-        lasting = min(rng.uniform(0.3, 1.0) * fault.lasting * length, 0.5 * length / slots, 5.0)
-        yield _window(fault, begin, begin + lasting)
+        drawn = rng.uniform(0.3, 1.0) * fault.max_share * length
+        yield _window(fault, begin, begin + min(drawn, 0.5 * length / slots, 5.0))
 
 
 def _window(fault: Fault, begin: float, end: float) -> Window:
     return Window(fault, round(begin, 3), round(end, 3))
 
 
-def dice(seed: int, *what: object) -> random.Random:
-    """Chance that is the same whenever the same is asked."""
-    return random.Random(":".join(map(str, (seed, *what))))
+def rng_for(seed: int, *key: object) -> random.Random:
+    """A random generator that depends on *seed* and *key* only."""
+    return random.Random(":".join(map(str, (seed, *key))))
 
 
-def struck(
+def fault_for(
     seed: int, request: int, attempt: int, now: float, windows: Sequence[Window]
 ) -> Fault | None:
-    """Which of the faults of single answers meets this one, if any.
+    """The fault to inject into an answer, if any.
 
-    :param request: its number. :param attempt: how often it came upstream before.
+    :param request: the request's number.
+    :param attempt: how often the request has reached the upstream before.
     :param now: in seconds of the cycle.
     """
     active = [one.fault for one in windows if one.begin <= now < one.end]
-    rng = dice(seed, "struck", request, attempt)
+    rng = rng_for(seed, "fault", request, attempt)
     for fault in active:
-        if fault.where == EACH and rng.random() < SHARE:
+        if fault.where == ANSWER and rng.random() < INJECTION_PROBABILITY:
             return fault
     return None

@@ -1,36 +1,37 @@
-"""What is printed of a run."""
+"""The printed report of a run."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
 
-from tests.soak.soak import Deployment, Soak
+from tests.soak.deployment import Deployment
+from tests.soak.soak import Soak
 
 
 def report(soak: Soak) -> str:
-    """All of a run, for people; complaints last."""
-    parts = [
-        f"seed {soak.plan.seed}, {soak.plan.seconds:g} s of load, in {len(soak.plan.cycles)} cycles"
-    ]
-    parts += [_of(deployment) for deployment in soak.deployments]
-    complaints = soak.complaints
-    parts.append("\n".join(complaints) if complaints else "Nothing is wrong.")
+    """The counts of all deployments, then the problems."""
+    plan = soak.plan
+    parts = [f"seed {plan.seed}, {plan.seconds:g} s of load, in {len(plan.cycles)} cycles"]
+    parts += [_counts_of(deployment) for deployment in soak.deployments]
+    problems = soak.problems
+    parts.append("\n".join(problems) if problems else "No problems.")
     return "\n\n".join(parts)
 
 
-def _of(deployment: Deployment) -> str:
-    accounts = deployment.accounts
+def _counts_of(deployment: Deployment) -> str:
+    audit = deployment.audit
+    processes = deployment.process.number
     rows = [
-        f"{deployment.where}: {len(accounts.calls)} requests, {deployment.process.number} process(es)",
-        f"  ended: {_counts(accounts.outcomes)}",
-        f"  wrong answers: {accounts.wrong}, hidden truncations: {accounts.hidden}",
-        f"  statuses: {_counts(accounts.statuses)}",
-        f"  clients: {_counts(accounts.kinds)}",
-        f"  Cache-Status: {_counts(accounts.caches)}",
+        f"{deployment.where}: {len(audit.calls)} requests, {processes} process(es)",
+        f"  outcomes: {_counts(audit.outcomes)}",
+        f"  wrong answers: {audit.wrong}, hidden truncations: {audit.hidden}",
+        f"  statuses: {_counts(audit.statuses)}",
+        f"  clients: {_counts(audit.kinds)}",
+        f"  Cache-Status: {_counts(audit.cache_statuses)}",
     ]
-    rows += [f"  {name}: {_counts(counts)}" for name, counts in sorted(accounts.struck.items())]
-    rows += [f"  at rest {number}: {one}" for number, one in enumerate(deployment.measured)]
+    rows += [f"  {name}: {_counts(counts)}" for name, counts in sorted(audit.by_cause.items())]
+    rows += [f"  idle {number}: {one}" for number, one in enumerate(deployment.measurements)]
     return "\n".join(rows)
 
 

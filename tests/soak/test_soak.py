@@ -1,60 +1,70 @@
-"""A short soak with one seed; and that the harness would notice what it is there to notice."""
+"""A short soak, and tests that the soak detects what it is meant to detect."""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import pytest_twisted
 
+import goproxyai
 from goproxyai.errors import STATUS
-from tests.soak.accounts import Accounts
-from tests.soak.plan import make_plan, struck
+from tests.soak.answers import Info, Truncated, WrongAnswer, document, events, identity, verify
+from tests.soak.audit import Audit
+from tests.soak.connection import Call
+from tests.soak.faults import ANSWER, FAULTS, HARNESS
+from tests.soak.instrumentation.sitecustomize import SHORT_LIVED
+from tests.soak.log_check import check_log
+from tests.soak.plan import fault_for, make_plan
 from tests.soak.report import report
 from tests.soak.soak import Soak
-from tests.soak.table import EACH, FAULTS, HARNESS
-from tests.soak.truth import Told, Truncated, Wrong, document, events, identity, read
-from tests.soak.wire import Call
 from tests.support.authority import Authority
 
 pytestmark = pytest.mark.process
 
 SEED, SECONDS = 1, 5.0
-"""Of the short form; ``make soak`` is the long one."""
+"""Of the short soak."""
 
-ASKED = identity(b"GET", b"/v1/models", b"Bearer one", "")
+REQUEST = identity(b"GET", b"/v1/models", b"Bearer one", "")
 
 
 @pytest.mark.soak
 @pytest_twisted.ensureDeferred
-async def test_a_short_soak_leaves_nothing_wrong_nothing_open_and_nothing_unaccounted(
-    authority: Authority, tmp_path: Path
-) -> None:
+async def test_short_soak_has_no_problems(authority: Authority, tmp_path: Path) -> None:
     from twisted.internet import reactor
 
     soak = Soak(reactor, make_plan(SEED, SECONDS), authority, tmp_path, strict=False)
     await soak.run()
-    assert soak.complaints == [], report(soak)
+    assert soak.problems == [], report(soak)
     for deployment in soak.deployments:
-        assert deployment.accounts.outcomes["ok"] > 100
+        assert deployment.audit.outcomes["ok"] > 100
+
+
+def test_counted_classes_exist() -> None:
+    names: set[str] = set()
+    for module in pkgutil.walk_packages(goproxyai.__path__, "goproxyai."):
+        names |= vars(importlib.import_module(module.name)).keys()
+    assert set(SHORT_LIVED) <= names
 
 
 # The plan.
 
 
-def test_the_plan_is_a_function_of_the_seed() -> None:
+def test_plan_depends_on_seed_only() -> None:
     assert make_plan(7, 300) == make_plan(7, 300)
     assert str(make_plan(7, 300)) != str(make_plan(8, 300))
 
 
-def test_a_long_plan_has_every_fault_in_it() -> None:
+def test_long_plan_has_every_fault() -> None:
     plan = make_plan(1, 180)
     planned = {window.fault.name for cycle in plan.cycles for window in cycle.windows}
     assert planned == {fault.name for fault in FAULTS if fault.where != HARNESS}
 
 
-def test_the_plan_lasts_as_long_as_it_was_told() -> None:
+def test_plan_has_requested_duration() -> None:
     for seconds in (6.0, 100.0, 600.0):
         plan = make_plan(3, seconds)
         assert sum(cycle.seconds for cycle in plan.cycles) == pytest.approx(seconds)
@@ -62,108 +72,111 @@ def test_the_plan_lasts_as_long_as_it_was_told() -> None:
             assert all(window.end <= cycle.seconds for window in cycle.windows)
 
 
-def test_chance_strikes_the_same_requests_again() -> None:
+def test_injection_is_reproducible() -> None:
     windows = make_plan(1, 60).cycles[1].windows
-    struck_once = [struck(1, number, 0, 9.0, windows) for number in range(2_000)]
-    assert struck_once == [struck(1, number, 0, 9.0, windows) for number in range(2_000)]
-    names = Counter(fault.where for fault in struck_once if fault is not None)
-    assert set(names) == {EACH}
+    faults = [fault_for(1, number, 0, 9.0, windows) for number in range(2_000)]
+    assert faults == [fault_for(1, number, 0, 9.0, windows) for number in range(2_000)]
+    kinds = Counter(fault.where for fault in faults if fault is not None)
+    assert set(kinds) == {ANSWER}
 
 
-def test_the_table_knows_no_codes_but_the_proxys() -> None:
-    others = {"cut", "lost", "refused", "left"}
-    assert {code for fault in FAULTS for code in fault.excuses} <= others | set(STATUS)
+def test_fault_table_has_known_outcomes_only() -> None:
+    connection_outcomes = {"cut", "lost", "refused", "left"}
+    outcomes = {outcome for fault in FAULTS for outcome in fault.outcomes}
+    assert outcomes <= connection_outcomes | set(STATUS)
 
 
-# The judgement.
+# The audit.
 
 
-def judged(body: bytes, status: int = 200, least: int = 0, who: str = ASKED) -> Accounts:
-    """The books behind one complete answer."""
-    accounts = Accounts("plain", {})
-    call = Call(1, "repeating", "GET", "/v1/models", who, 0.0, least)
+def audited(body: bytes, status: int = 200, min_version: int = 0, name: str = REQUEST) -> Audit:
+    """The audit after one complete answer."""
+    audit = Audit("plain", {})
+    call = Call(1, "repeating", "GET", "/v1/models", name, 0.0, min_version)
     call.end, call.status, call.body, call.size = "answered", status, body, len(body)
-    accounts.begun(call)
-    accounts.ended(call)
-    return accounts
+    audit.begin(call)
+    audit.end(call)
+    return audit
 
 
-RIGHT = document(Told(ASKED, 3), 500)
+CORRECT = document(Info(REQUEST, 3), 500)
 
 
-def test_a_right_answer_is_right() -> None:
-    assert judged(RIGHT).complaints == []
-    stream = b"".join(events(Told(ASKED), 5, 40))
-    assert judged(stream).outcomes == {"ok": 1}
-    assert read(stream) == Told(ASKED)
+def test_correct_answer_is_ok() -> None:
+    assert audited(CORRECT).problems == []
+    stream = b"".join(events(Info(REQUEST), 5, 40))
+    assert audited(stream).outcomes == {"ok": 1}
+    assert verify(stream) == Info(REQUEST)
 
 
-@pytest.mark.parametrize("cut", [1, 2, 80, 400, len(RIGHT)])
-def test_a_part_that_passes_for_the_whole_is_a_hidden_truncation(cut: int) -> None:
-    accounts = judged(RIGHT[:-cut])
-    assert (accounts.hidden, len(accounts.complaints)) == (1, 1)
+@pytest.mark.parametrize("missing", [1, 2, 80, 400, len(CORRECT)])
+def test_truncated_answer_that_looks_complete_is_reported(missing: int) -> None:
+    audit = audited(CORRECT[:-missing])
+    assert (audit.hidden, len(audit.problems)) == (1, 1)
 
 
-def test_a_stream_without_its_last_event_is_one_too() -> None:
+def test_stream_without_last_event_is_truncated() -> None:
     with pytest.raises(Truncated):
-        read(b"".join(events(Told(ASKED), 5, 40)[:-1]))
+        verify(b"".join(events(Info(REQUEST), 5, 40)[:-1]))
 
 
-def test_a_changed_byte_is_wrong() -> None:
-    changed = RIGHT.replace(b'"version":3', b'"version":4')
-    with pytest.raises(Wrong):
-        read(changed)
-    assert judged(changed).wrong == 1
+def test_changed_byte_is_wrong() -> None:
+    changed = CORRECT.replace(b'"version":3', b'"version":4')
+    with pytest.raises(WrongAnswer):
+        verify(changed)
+    assert audited(changed).wrong == 1
 
 
 @pytest.mark.parametrize(
-    ("status", "least", "who"),
+    ("status", "min_version", "name"),
     [
         (200, 0, identity(b"GET", b"/v1/models", b"Bearer two", "")),
-        (200, 4, ASKED),
-        (201, 0, ASKED),
+        (200, 4, REQUEST),
+        (201, 0, REQUEST),
     ],
     ids=["of another credential", "from before a write", "with another status"],
 )
-def test_the_answer_to_another_question_is_wrong(status: int, least: int, who: str) -> None:
-    assert judged(RIGHT, status, least, who).wrong == 1
+def test_answer_to_another_request_is_wrong(status: int, min_version: int, name: str) -> None:
+    assert audited(CORRECT, status, min_version, name).wrong == 1
 
 
-REFUSAL = b'{"error":{"message":"No.","type":"proxy_error","code":"upstream_timeout"}}'
+TIMEOUT = b'{"error":{"message":"No.","type":"proxy_error","code":"upstream_timeout"}}'
 
 
-def test_an_error_that_no_fault_excuses_is_a_complaint() -> None:
-    assert "nothing excuses" in judged(REFUSAL, 504).complaints[0]
+def test_error_without_fault_is_reported() -> None:
+    assert "no fault explains" in audited(TIMEOUT, 504).problems[0]
 
 
-def test_a_fault_excuses_what_the_table_says_and_nothing_else() -> None:
-    for name, complaints in (("no head", 0), ("cut body", 1)):
-        accounts = Accounts("plain", {1: [(0.0, name)]})
-        call = Call(1, "repeating", "GET", "/v1/models", ASKED, 0.0)
-        call.end, call.status, call.body = "answered", 504, REFUSAL
-        accounts.ended(call)
-        assert len(accounts.complaints) == complaints
+def test_fault_explains_its_outcomes_only() -> None:
+    for name, problems in (("no head", 0), ("cut body", 1)):
+        audit = Audit("plain", {1: [(0.0, name)]})
+        call = Call(1, "repeating", "GET", "/v1/models", REQUEST, 0.0)
+        call.end, call.status, call.body = "answered", 504, TIMEOUT
+        audit.end(call)
+        assert len(audit.problems) == problems
 
 
 LINE = {"client": "fd00::1:0:0:0:1", "status": 200, "cache": "MISS", "ended": "ok",
-        "bytes_in": 0, "bytes_out": len(RIGHT)}  # fmt: skip
+        "bytes_in": 0, "bytes_out": len(CORRECT)}  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("lines", "complaint"),
+    ("lines", "problem"),
     [
         ([LINE], ""),
         ([], "no line"),
         ([LINE, LINE], "two lines"),
-        ([{**LINE, "status": 502}], "the line says"),
-        ([{**LINE, "ended": "cut"}], "the line says"),
-        ([{**LINE, "bytes_out": 7}], "the line says"),
-        ([LINE, {**LINE, "client": "fd00::1:0:0:0:2"}], "nobody sent"),
+        ([{**LINE, "status": 502}], "the line has"),
+        ([{**LINE, "ended": "cut"}], "the line has"),
+        ([{**LINE, "bytes_out": 7}], "the line has"),
+        ([LINE, {**LINE, "client": "fd00::1:0:0:0:2"}], "without a request"),
         ([LINE, {**LINE, "client": "127.0.0.1"}], "without a client"),
     ],
 )
-def test_the_log_must_say_what_was_seen(lines: list[dict[str, object]], complaint: str) -> None:
-    accounts = judged(RIGHT)
-    accounts.compare(lines)
-    assert complaint in "".join(accounts.complaints)
-    assert bool(accounts.complaints) == bool(complaint)
+def test_log_that_differs_from_answers_is_reported(
+    lines: list[dict[str, object]], problem: str
+) -> None:
+    audit = audited(CORRECT)
+    check_log(audit, lines)
+    assert problem in "".join(audit.problems)
+    assert bool(audit.problems) == bool(problem)

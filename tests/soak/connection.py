@@ -1,6 +1,6 @@
-"""A client's connection, and what became of each request on it.
+"""A client connection, and the end of each request on it.
 
-A call ends once: answered in full, cut, lost, or left by the client itself. Nothing is judged here.
+A call ends once: answered completely, cut, lost, or left by the client. This module judges nothing.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from goproxyai.reactor.socket_write import unsent_bytes
-from tests.soak.truth import Told
+from tests.soak.answers import Info
 
 
 @attrs.define(eq=False)
 class Call:
-    """One request, and what came of it.
+    """One request and how it ended.
 
-    :ivar number: names it: in ``X-Forwarded-For``, so in the daemon's log and to upstream.
-    :ivar kind: of client.
-    :ivar identity: what a right answer says; empty where upstream is not to be asked.
-    :ivar least: the version that the answer must have reached.
-    :ivar end: ``answered``, ``cut``, ``lost`` or ``left``; empty while it is under way.
-    :ivar sure: whether the daemon must have taken note of it, had it ended unanswered.
-    :ivar outcome: of :mod:`.table`, once it is judged.
-    :ivar before: whose answer would have come first, where that one's end was this one's, too.
-    :ivar told: what upstream's answer says, once it is found right.
+    :ivar number: identifies the request in ``X-Forwarded-For``, so in the daemon's log and at the
+        upstream.
+    :ivar kind: of the client.
+    :ivar identity: that the answer must have; empty if the request must not reach the upstream.
+    :ivar min_version: that the answer must have.
+    :ivar end: ``answered``, ``cut``, ``lost`` or ``left``; empty while the call is active.
+    :ivar logged: whether the daemon must have logged the request even if it was not answered.
+    :ivar outcome: of :mod:`.faults`, set by the audit.
+    :ivar first_in_pipeline: the call whose end ended this one as well, if any.
+    :ivar info: of the upstream's answer, set by the audit if the answer is correct.
     """
 
     number: int
@@ -40,25 +41,26 @@ class Call:
     target: str
     identity: str
     sent_at: float
-    least: int = 0
+    min_version: int = 0
     end: str = ""
     done_at: float = 0.0
     status: int = 0
     headers: dict[str, str] = attrs.field(factory=dict, repr=False)
     body: bytes = attrs.field(default=b"", repr=False)
     size: int = 0
-    garbled: str = ""
-    sure: bool = False
+    parse_error: str = ""
+    logged: bool = False
     outcome: str = ""
-    told: Told | None = None
-    before: Call | None = attrs.field(default=None, repr=False)
+    info: Info | None = None
+    first_in_pipeline: Call | None = attrs.field(default=None, repr=False)
     done: Deferred[Call] = attrs.field(factory=Deferred, repr=False)
 
 
-class Line(Protocol):
-    """A connection to the daemon (or whoever stands in its place).
+class LoadConnection(Protocol):
+    """A connection to the daemon, or to nginx instead.
 
-    :ivar received: bytes of answers, so far.
+    :ivar received: bytes of answers so far.
+    :ivar disconnected: fires when the connection is closed.
     """
 
     transport: Any
@@ -71,43 +73,42 @@ class Line(Protocol):
         self._left = False
         self.closed = False
         self.received = 0
-        self.gone: Deferred[None] = Deferred()
+        self.disconnected: Deferred[None] = Deferred()
 
-    # What a client does.
+    # What a client calls.
 
-    def ask(self, call: Call, data: bytes) -> Deferred[Call]:
-        """Send *data*, which is the request of *call*, or its beginning."""
+    def send(self, call: Call, data: bytes) -> Deferred[Call]:
+        """Send *data*, the request of *call* or the beginning of it."""
         self._calls.append(call)
         if self.closed:
-            self._all("lost")
+            self._end_all("lost")
         else:
             self.transport.write(data)
         return call.done
 
-    def more(self, data: bytes) -> None:
+    def send_more(self, data: bytes) -> None:
         """Send more of a request."""
         if not self.closed:
             self.transport.write(data)
 
-    def leave(self, orderly: bool = False) -> None:
-        """Go away, whatever is under way."""
+    def close(self, orderly: bool = False) -> None:
+        """Close the connection, or reset it unless *orderly*; active calls end as ``left``."""
         self._left = True
         if not self.closed:
             if orderly:
                 self.transport.loseConnection()
             else:
                 self.transport.abortConnection()
-        self._all("left")
+        self._end_all("left")
 
     @property
-    def sent(self) -> bool:
-        """Whether the kernel has everything that was to be sent."""
+    def flushed(self) -> bool:
+        """Whether the kernel has all sent data."""
         return self.closed or not unsent_bytes(self.transport)
 
-    def read(self, on: bool) -> None:
-        """Take what comes, or do not."""
+    def set_reading(self, reading: bool) -> None:
         if not self.closed:
-            if on:
+            if reading:
                 self.transport.resumeProducing()
             else:
                 self.transport.pauseProducing()
@@ -123,19 +124,19 @@ class Line(Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             for call in list(self._calls)[:1]:
-                call.garbled = f"{error}: {data[:80]!r}"
+                call.parse_error = f"{error}: {data[:80]!r}"
             self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.closed = True
-        self._all("left" if self._left else "lost")
+        self._end_all("left" if self._left else "lost")
         del self._parser
-        self.gone.callback(None)
+        self.disconnected.callback(None)
 
-    def _all(self, end: str) -> None:
+    def _end_all(self, end: str) -> None:
         calls, self._calls = self._calls, deque()
         for call in calls:
-            call.before = calls[0] if call is not calls[0] else None
+            call.first_in_pipeline = calls[0] if call is not calls[0] else None
             if call.status and end == "lost":
                 call.size = sum(map(len, self._pieces))
                 self._end(call, "cut")
@@ -152,7 +153,7 @@ class Line(Protocol):
     def on_message_begin(self) -> None:
         self._pieces = []
         if not self._calls:
-            raise ValueError("an answer that nobody asked for")
+            raise ValueError("an answer without a request")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._calls:
@@ -176,11 +177,11 @@ class Line(Protocol):
             self._end(call, "answered")
 
 
-async def dial(reactor: Any, port: int) -> Line | None:
-    """A new connection; ``None`` where there is none to be had."""
+async def connect(reactor: Any, port: int) -> LoadConnection | None:
+    """A new connection; ``None`` if it is refused or times out."""
     endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port, timeout=5)
     try:
-        line: Line = await connectProtocol(endpoint, Line(reactor))
-    except Exception:  # refused, or no room in the backlog
+        connection: LoadConnection = await connectProtocol(endpoint, LoadConnection(reactor))
+    except Exception:  # refused, or the backlog is full
         return None
-    return line
+    return connection

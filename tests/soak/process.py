@@ -1,7 +1,7 @@
-"""The daemon (or nginx in its place) as a process, measured from outside.
+"""The daemon (or nginx instead) as a process, measured from the outside.
 
-Its log goes to a file a process, rotated as ``--logfile`` does. Names are looked up in a file, and
-SIGUSR2 has it write down what it holds (:mod:`.inside`).
+Each process has a log file of its own, rotated by ``--logfile``. A file resolves its names, and on
+SIGUSR2 it writes its object counts to a file (:mod:`.instrumentation`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ from twisted.internet.task import deferLater
 from goproxyai.config.variables import VARIABLES
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-INSIDE = Path(__file__).with_name("inside")
+INSTRUMENTATION = Path(__file__).with_name("instrumentation")
 TWISTD = Path(sys.executable).with_name("twistd")
 NGINX = Path("/usr/sbin/nginx")
 
-STARTING, STOPPING = 30.0, 15.0
-"""Seconds that each may take."""
+MAX_START_SECONDS, MAX_STOP_SECONDS = 30.0, 15.0
 
 
 def free_port() -> int:
@@ -37,12 +36,15 @@ def free_port() -> int:
 
 
 @attrs.frozen
-class Measured:
-    """A process that has nothing to do.
+class Measurement:
+    """A measurement of an idle process.
 
-    :ivar rss: bytes of resident memory. :ivar descriptors: open ones.
-    :ivar blocks: of memory that live objects take, by Python's own allocator.
-    :ivar objects: that belong to a request or a connection. :ivar calls: the reactor's.
+    :ivar process: number of the process.
+    :ivar rss: bytes of resident memory.
+    :ivar descriptors: open file descriptors.
+    :ivar blocks: memory blocks of live objects, by Python's allocator.
+    :ivar objects: number of objects that belong to a request or a connection, by class.
+    :ivar calls: names of the reactor's delayed calls.
     """
 
     process: int
@@ -59,40 +61,39 @@ class Measured:
         )
 
 
-class Process:
-    """A program that listens on :attr:`port`, again and again.
+class ServerProcess:
+    """A program that listens on :attr:`port`, and can be restarted.
 
-    :ivar number: how many were started.
+    :ivar number: how many processes were started.
+    :ivar problems: unexpected ends.
     """
 
     def __init__(self, reactor: Any, directory: Path) -> None:
         self.port = free_port()
         self.number = 0
-        self.complaints: list[str] = []
+        self.problems: list[str] = []
         self._reactor = reactor
         self._directory = directory
         self._running: subprocess.Popen[bytes] | None = None
 
     def command(self) -> list[str]:
-        """What is run."""
         raise NotImplementedError
 
     def environment(self) -> Mapping[str, str]:
-        """With which environment."""
         return os.environ
 
     async def start(self) -> None:
-        """Start one, and wait until it listens."""
+        """Start a process and wait until it listens."""
         self.number += 1
-        with (self._directory / "said").open("ab") as said:
+        with (self._directory / "output").open("ab") as output:
             self._running = subprocess.Popen(
                 self.command(), env=dict(self.environment()), cwd=self._directory,
-                stdin=subprocess.DEVNULL, stdout=said, stderr=said,
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip
-        deadline = self._reactor.seconds() + STARTING
+        deadline = self._reactor.seconds() + MAX_START_SECONDS
         while not self._listens():
-            assert self._running.poll() is None, (self._directory / "said").read_text()
-            assert self._reactor.seconds() < deadline, "it does not listen"
+            assert self._running.poll() is None, (self._directory / "output").read_text()
+            assert self._reactor.seconds() < deadline, "the process does not listen"
             await deferLater(self._reactor, 0.02)
 
     def _listens(self) -> bool:
@@ -100,22 +101,22 @@ class Process:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     async def stop(self) -> None:
-        """SIGTERM, and wait for the end."""
+        """Send SIGTERM and wait for the process to end."""
         running, self._running = self._running, None
         if running is None:
             return
         running.send_signal(signal.SIGTERM)
-        deadline = self._reactor.seconds() + STOPPING
+        deadline = self._reactor.seconds() + MAX_STOP_SECONDS
         while running.poll() is None:
             if self._reactor.seconds() > deadline:
-                self.complaints.append("it does not end")
+                self.problems.append(f"SIGTERM does not end it within {MAX_STOP_SECONDS:g} s")
                 running.kill()
             await deferLater(self._reactor, 0.02)
         if running.returncode not in (0, -signal.SIGTERM):
-            self.complaints.append(f"it ended with status {running.returncode}")
+            self.problems.append(f"exit status {running.returncode}")
 
     def kill(self) -> None:
-        """Make sure that nothing is left."""
+        """Kill the process if it runs."""
         if self._running is not None:
             self._running.kill()
             self._running.wait()
@@ -134,11 +135,15 @@ class Process:
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
+    def output(self) -> str:
+        """The standard output and error, which should be empty."""
+        return (self._directory / "output").read_text()
 
-class Daemon(Process):
+
+class DaemonProcess(ServerProcess):
     """``twistd goproxyai`` with *settings*.
 
-    :param names: the file in which it looks names up.
+    :param names: the file that resolves its names.
     """
 
     def __init__(
@@ -147,7 +152,7 @@ class Daemon(Process):
         super().__init__(reactor, directory)
         self._names = names
         self._settings = settings
-        self._look = directory / "look"
+        self._counts = directory / "counts"
 
     def command(self) -> list[str]:
         log = self._directory / f"log-{self.number}"
@@ -158,40 +163,35 @@ class Daemon(Process):
         passed = {name: value for name, value in os.environ.items() if name not in ours}
         return {
             **passed,
-            "PYTHONPATH": os.pathsep.join((str(INSIDE), str(CHECKOUT))),
-            "FAULTS_NAMES": str(self._names),
-            "FAULTS_LOOK": str(self._look),
+            "PYTHONPATH": os.pathsep.join((str(INSTRUMENTATION), str(CHECKOUT))),
+            "SOAK_NAMES": str(self._names),
+            "SOAK_COUNTS": str(self._counts),
             "LISTEN": f"tcp:{self.port}:interface=127.0.0.1:backlog=1024",
             **self._settings,
         }
 
-    async def measure(self) -> Measured:
-        """What it holds now."""
-        self._look.unlink(missing_ok=True)
+    async def measure(self) -> Measurement:
+        self._counts.unlink(missing_ok=True)
         os.kill(self.pid, signal.SIGUSR2)
-        deadline = self._reactor.seconds() + STARTING
-        while not self._look.exists():
-            assert self._reactor.seconds() < deadline, "it does not tell"
+        deadline = self._reactor.seconds() + MAX_START_SECONDS
+        while not self._counts.exists():
+            assert self._reactor.seconds() < deadline, "the process does not write its counts"
             await deferLater(self._reactor, 0.01)
-        found = json.loads(self._look.read_text())
-        return Measured(
+        found = json.loads(self._counts.read_text())
+        return Measurement(
             self.number, self.rss, self.descriptors, found["blocks"], found["objects"],
             found["calls"],
         )  # fmt: skip
 
-    def lines(self, number: int) -> list[dict[str, Any]]:
-        """The log of the process *number*, oldest line first."""
+    def log_lines(self, number: int) -> list[dict[str, Any]]:
+        """The log of process *number*, oldest line first."""
         name = f"log-{number}"
         rotated = [path for path in self._directory.glob(f"{name}.*") if path.suffix[1:].isdigit()]
         rotated.sort(key=lambda path: -int(path.suffix[1:]))
-        found = []
+        lines = []
         for path in (*rotated, self._directory / name):
-            found += [json.loads(line) for line in path.read_text().splitlines()]
-        return found
-
-    def said(self) -> str:
-        """What came on its standard output and error, where nothing should."""
-        return (self._directory / "said").read_text()
+            lines += [json.loads(line) for line in path.read_text().splitlines()]
+        return lines
 
 
 NGINX_CONF = """
@@ -218,20 +218,20 @@ http {{
             proxy_buffering off;
             proxy_request_buffering off;
             proxy_connect_timeout {connect}s;
-            proxy_read_timeout {silence}s;
-            proxy_send_timeout {silence}s;
+            proxy_read_timeout {read}s;
+            proxy_send_timeout {read}s;
         }}
     }}
 }}
 """
 
 
-class Nginx(Process):
-    """nginx as a bare reverse proxy, for scale."""
+class NginxProcess(ServerProcess):
+    """nginx as a plain reverse proxy, for comparison."""
 
-    def __init__(self, reactor: Any, directory: Path, upstream: int, silence: int) -> None:
+    def __init__(self, reactor: Any, directory: Path, upstream: int, read_seconds: int) -> None:
         super().__init__(reactor, directory)
-        text = NGINX_CONF.format(upstream=upstream, port=self.port, connect=1, silence=silence)
+        text = NGINX_CONF.format(upstream=upstream, port=self.port, connect=1, read=read_seconds)
         (directory / "nginx.conf").write_text(text)
 
     def command(self) -> list[str]:
