@@ -1,4 +1,4 @@
-"""Bodies and what stands for one: streams, requests in flight, answers to CONNECT, the cache snapshot.
+"""Targets for bodies: event streams, request bodies, usage, prices, the cache snapshot.
 
 The oracle of each is a second, simpler implementation.
 """
@@ -210,70 +210,6 @@ PRICES = (
     b'{"gpt-4o":{"prompt":2.5,"cached":1.25,"completion":10}}', b'{"a":{"prompt":1}}', b"{", b"}",
     b'"prompt"', b'"cached"', b'"completion"', b":", b",", b"1e400", b"-0.0", b"NaN", b"1e6", b"0",
     b"999999.9", b"true", b"null", b"[[[[[[[[[", b'""', b'"m-1"', b"\xff", b"\xef\xbb\xbf", b" ",
-)  # fmt: skip
-
-
-# The egress proxy's answer to CONNECT.
-
-Outcome = tuple[str, int, bytes]
-
-
-def _tunnelled(data: bytes, size: int) -> Outcome:
-    tunnel = ConnectParser(b"api.openai.com:443")
-    tunnel.request_bytes()
-    try:
-        for begin in range(0, len(data), size):
-            beyond = tunnel.receive(data[begin : begin + size])
-            if beyond is not None:
-                return "open", 0, beyond + data[begin + size :]
-    except ConnectRefused as refused:
-        return "refused", refused.status, refused.reason
-    except ConnectMalformed as broken:
-        return "broken", 0, broken.reason.encode()
-    return "waiting", 0, b""
-
-
-def check_tunnel(data: bytes) -> None:
-    """However the answer is cut, it says the same; what is behind its head is the tunnel's."""
-    with linear(len(data), each=400):
-        whole = _tunnelled(data, len(data) or 1)
-    assert _tunnelled(data, 1) == whole, "the cut changes the outcome"
-    assert _tunnelled(data, 7) == whole, "the cut changes the outcome"
-    kind, status, rest = whole
-    if kind == "open":
-        head = data[: len(data) - len(rest)]
-        assert data.endswith(rest)
-        assert len(head) <= MAX_CONNECT_RESPONSE_BYTES
-        assert re.search(rb"(?:\A|\n)HTTP/1\.[0-9] 2[0-9][0-9][ \r\n]", head), "no 2xx"
-        assert head.endswith((b"\n\r\n", b"\n\n")), "its head has ended"
-        assert _status(data) == "2"
-    elif kind == "refused":
-        assert 300 <= status <= 999
-        assert len(rest) <= 256
-
-
-def _status(data: bytes) -> str:
-    """The class of the first answer that is not an interim one, found by looking at lines."""
-    at_head = True
-    for line in data.replace(b"\r\n", b"\n").split(b"\n"):
-        if at_head:
-            found = line.partition(b" ")[2][:1].decode("latin-1")
-            if found != "1":
-                return found
-            at_head = False
-        elif not line:
-            at_head = True
-    return ""
-
-
-TUNNEL = (
-    b"HTTP/1.1 200 Connection established\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
-    b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n", b"\r\n\r\n",
-    b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
-    b"HTTP/2.0 200\r\n", b"HTTP/1.1 204 X\r\nTransfer-Encoding: chunked\r\n\r\n", b"\x16\x03\x03",
-    b"HTTP/1.1 200", b"\r\n", b"Transfer-Encoding: chunked\r\n", b"Content-Length: x\r\n",
-    b"Upgrade: a\r\n", b"\n", b"\n\n", b"X: y", b"Connection: upgrade\r\n", b" ", b"\0",
-    b"HTTP/1.1 299 \r\n", b"HTTP/1.1 600 \r\n", b": ",
 )  # fmt: skip
 
 

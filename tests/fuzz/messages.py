@@ -10,7 +10,7 @@ from contextlib import suppress
 from fractions import Fraction
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from goproxyai.cache.directives import request_directives, requested_ttl
+from goproxyai.cache.directives import parse_cache_control, request_directives, requested_ttl
 from goproxyai.errors import ProxyError
 from goproxyai.messages.connect import (
     MAX_CONNECT_RESPONSE_BYTES,
@@ -26,6 +26,9 @@ from goproxyai.messages.headers import (
     is_forwarding_loop,
     is_list_member,
     nominated_fields,
+    request_headers_for_upstream,
+    response_headers_for_client,
+    serialize_headers,
 )
 from goproxyai.messages.targets import MAX_TARGET_BYTES, check_host, origin_form
 from tests.fuzz.texts import go_seconds, split_values
@@ -57,7 +60,7 @@ def check_directives(data: bytes) -> None:
     """Compare the parsing of ``Cache-Control`` and ``X-Cache-TTL`` with a simple parser."""
     control, ttl = split_values(data, 2)
     with linear(len(data)):
-        parsed_members = members(control)
+        parsed_members = parse_cache_control(control)
         parsed = request_directives({b"cache-control": control})
     expected = [member.partition(b"=") for member in _split_unquoted(control)]
     assert [name for name, _ in parsed_members] == [name.strip().lower() for name, _, _ in expected]
@@ -109,11 +112,14 @@ def check_headers(data: bytes) -> None:
     size = len(data)
     with linear(size):
         fields, repeated = index_fields(headers)
-        ours, back = forwarded(headers, fields), relayed(headers, fields)
+        ours, back = (
+            request_headers_for_upstream(headers, fields),
+            response_headers_for_client(headers, fields),
+        )
         template = HeaderTemplate(tuple(name for name, _ in headers))
-        by_template = template.lines(tuple(value for _, value in headers), fields)
+        by_template = template.serialize_headers(tuple(value for _, value in headers), fields)
     assert repeated == (len({name.lower() for name, _ in headers}) < len(headers))
-    assert by_template == lines(back), "the template and the function disagree"
+    assert by_template == serialize_headers(back), "the template and the function disagree"
     assert template.fields(tuple(value for _, value in headers)) == fields
     cached = template.shareable_lines(tuple(value for _, value in headers), fields)
     for dropped in (b"\r\nset-cookie:", b"\r\nage:", b"\r\ncontent-length:"):
@@ -126,8 +132,12 @@ def check_headers(data: bytes) -> None:
             assert name.lower() not in hop_by_hop, "a hop-by-hop field is forwarded"
             assert not name.lower().startswith(b"proxy-")
         assert nominated_fields(index_fields(passed)[0]) == frozenset()
-    assert forwarded(ours, index_fields(ours)[0]) == ours, "forwarding is not idempotent"
-    assert relayed(back, index_fields(back)[0]) == back, "relaying is not idempotent"
+    assert request_headers_for_upstream(ours, index_fields(ours)[0]) == ours, (
+        "forwarding is not idempotent"
+    )
+    assert response_headers_for_client(back, index_fields(back)[0]) == back, (
+        "relaying is not idempotent"
+    )
     with linear(size):
         looped = is_forwarding_loop(fields)
     assert looped == _via_names_us(fields.get(b"via", b""))

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from goproxyai.config.urls import UpstreamURL
 from goproxyai.config.variables import VARIABLES, SettingError
-from goproxyai.durations import UNITS, format_duration, parse_duration
+from goproxyai.durations import MAX_NANOSECONDS, UNITS, format_duration, parse_duration
 from goproxyai.messages.redaction import (
     MAX_LOGGED_PATH_CHARACTERS,
     mask_credentials,

@@ -14,7 +14,7 @@ PIECES = st.lists(st.tuples(st.floats(0, 1e4), st.integers(1, 10_000)), max_size
 
 @given(st.floats(0, 1e6), PIECES)
 def test_piece_times_are_exact_to_a_millisecond(
-    began: float, came: list[tuple[float, int]]
+    began: float, received: list[tuple[float, int]]
 ) -> None:
     recorded = StreamTiming(began)
     now, end, expected = began + 1.0, 0, []

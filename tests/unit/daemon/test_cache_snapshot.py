@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 
+from goproxyai.cache import snapshot_format, snapshot_stream
 from goproxyai.cache.entry import Entry
 from goproxyai.cache.snapshot_format import Record
-from goproxyai.cache.snapshot_stream import HEADER_BYTES, MAGIC
+from goproxyai.cache.snapshot_stream import CHUNK_BYTES, HEADER_BYTES, MAGIC
 from goproxyai.cache.store import Store
 from goproxyai.cache.write_log import UNOWNED
 from goproxyai.daemon.cache_snapshot import CacheSnapshot
@@ -32,7 +33,7 @@ TTL = 300.0
 @pytest.fixture(autouse=True)
 def low_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Derive keys at a cost that tests can afford."""
-    monkeypatch.setattr(sealed, "COST", 2)
+    monkeypatch.setattr(snapshot_stream, "KDF_MEMORY_BYTES", 8192)
 
 
 class Host:
@@ -343,8 +344,8 @@ def test_error_during_the_second_read_leaves_the_cache_empty(
             raise OSError(errno.EIO, "Input/output error")
         yield from records
 
-    original = sealed.opened
-    monkeypatch.setattr(sealed, "opened", failing)
+    original = snapshot_format.read_records
+    monkeypatch.setattr(snapshot_format, "read_records", failing)
     store = host.restart()
     host.snapshot.load()
     assert (len(store), store.stores) == (0, 1)
