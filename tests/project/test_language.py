@@ -25,11 +25,9 @@ SCOPES = {
 }  # fmt: skip
 
 PENDING = (
-    "goproxyai/cache/", "goproxyai/config/sources.py", "goproxyai/errors.py", "goproxyai/http11/",
-    "goproxyai/limits/", "goproxyai/messages/", "goproxyai/proxy/", "goproxyai/telemetry/",
-    "goproxyai/upstream/", "goproxyai/usage/",
-    "tests/e2e/", "tests/integration/", "tests/soak/", "tests/unit/",
-    "bench/", "examples/demo/", "docs/metrics.md",
+    "goproxyai/cache/", "goproxyai/config/sources.py", "goproxyai/http11/", "goproxyai/limits/",
+    "goproxyai/proxy/", "goproxyai/telemetry/",
+    "tests/e2e/", "tests/integration/", "tests/unit/", "bench/", "examples/demo/",
 )  # fmt: skip
 """Paths that are still being rewritten: their findings do not fail the suite yet."""
 
