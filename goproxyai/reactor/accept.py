@@ -62,14 +62,15 @@ class BoundedAccept:
         missing = missing_names(port, *PRIVATE_NAMES)
         if missing:
             _log.warn(
-                "{problem}, or expect slow streams in a connection storm: accepting is not bounded",
+                "{problem}; until then a connection storm delays streams: accepting is not bounded",
                 problem=describe_missing(port, missing),
             )
             return
         self._accept = port.doRead
-        ours: Any = port  # Port is typed without its logger
-        ours.doRead = self._bounded_accept
-        ours._logger = Logger(observer=self._observe)  # type: ignore[arg-type]  # any callable will do
+        untyped: Any = port  # Port is typed without its logger
+        untyped.doRead = self._bounded_accept
+        observer: Any = self._observe  # any callable observes
+        untyped._logger = Logger(observer=observer)
 
     def stop(self) -> None:
         """Cancel the retry; to be called before the port is closed."""

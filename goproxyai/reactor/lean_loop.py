@@ -52,19 +52,19 @@ def install_lean_poll(reactor: Any) -> bool:
     """
     if type(reactor) is not EPollReactor:
         return False
-    ours: Any = reactor  # EPollReactor is typed without its private attributes
-    if hasattr(ours, "_goproxyai_at_end"):
+    untyped: Any = reactor  # EPollReactor is typed without its private attributes
+    if hasattr(untyped, "_goproxyai_at_end"):
         return True
-    missing = missing_names(ours, *PRIVATE_NAMES)
+    missing = missing_names(untyped, *PRIVATE_NAMES)
     if missing:
         _log.warn(
-            "{problem}, or expect lower rates: the reactor keeps Twisted's own iteration",
-            problem=describe_missing(ours, missing),
+            "{problem}; until then the reactor keeps Twisted's own, slower iteration",
+            problem=describe_missing(untyped, missing),
         )
         return False
     at_end: list[Call] = []
-    ours.doIteration = _lean_iteration(ours, at_end)
-    ours._goproxyai_at_end = at_end.append
+    untyped.doIteration = _lean_iteration(untyped, at_end)
+    untyped._goproxyai_at_end = at_end.append
     return True
 
 

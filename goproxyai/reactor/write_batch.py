@@ -1,10 +1,10 @@
 """Batched writes: small writes of one reactor turn are sent together at the turn's end.
 
-A ``send`` to a socket whose reader sleeps wakes the reader, which costs more than answering a
-request. A turn that serves many connections of one reader would wake the reader for each. So the
-first write of a turn is sent at once, which adds no latency to a lone request, and the small writes
-after it are sent back to back when the turn ends. On one core, with the load generator on the next,
-the rate of small responses rose by a quarter.
+A ``send`` wakes the client process that waits for the socket, which costs more than answering a
+request. A turn that serves many connections of one client process would wake the process for each
+of them. So the first write of a turn is sent at once, which adds no latency to a lone request. The
+small writes after it are sent back to back when the turn ends. On one core, with the load generator
+on another, the rate of small responses rose by a quarter.
 
 1. The order of writes to a transport is kept: while small writes wait, all small writes wait.
 2. A write of :data:`MIN_UNBATCHED_BYTES` or more flushes the batch and is sent at once, so that
