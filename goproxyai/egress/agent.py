@@ -43,7 +43,8 @@ class _SingleConnectionFactory(Factory):
         self._connection: ClientConnection | None = connection
 
     def buildProtocol(self, addr: IAddress | None) -> ClientConnection | None:
-        # Dropping the reference here breaks a reference cycle through Twisted's connector.
+        # Twisted's connector and this factory form a reference cycle; the connection must not be
+        # part of it.
         connection, self._connection = self._connection, None
         return connection
 

@@ -109,7 +109,7 @@ def no_cycles() -> Iterator[None]:
             one
             for one in gc.garbage
             if type(one).__module__.startswith("goproxyai")
-            and type(one).__name__ != "_Factory"  # a connector of Twisted's keeps it in its own
+            and type(one).__name__ != "_SingleConnectionFactory"  # in a cycle of Twisted's
         ]
         assert left == []
     finally:

@@ -89,15 +89,15 @@ function show(now) {
 /** @param {any} now */
 function showTiles({ hour, requests, tokens, connections }) {
   put("hour-requests", count(hour.requests));
-  put("total", `${count(requests.total)} since the start`);
+  put("total", `${count(requests.total)} in total`);
   put("hour-ratio", percent(hour.hits, hour.lookups));
   put("hour-hits", `${count(hour.hits)} of ${counted(hour.lookups, "lookup")}`);
   put("hour-errors", count(hour.errors));
-  put("limited", `${count(requests.limited)} rate limited since the start`);
+  put("limited", `${count(requests.limited)} rate limited in total`);
   put("hour-p50", milliseconds(hour.p50_ms));
   put("hour-p95", milliseconds(hour.p95_ms));
   put("hour-p99", milliseconds(hour.p99_ms));
-  put("slow", `${count(requests.slow)} slow since the start`);
+  put("slow", `${count(requests.slow)} slow in total`);
   put("in-flight", count(requests.in_flight));
   put("connections", count(connections.open));
   put("connections-limit", `of at most ${count(connections.most)}`);
