@@ -1,9 +1,10 @@
-"""What a request costs in our own code: the daemon in memory, without a socket or a kernel.
+"""CPU time of a request in the project's own code: the daemon in memory, without sockets.
 
-``python -m bench.inside`` prints microseconds of CPU a request, for hits and misses, and how much
-of them is counting, what ``/metrics`` and ``/stats`` tell included. It is the least of many chunks,
-so it says the same on a busy machine as on a quiet one; with ``--tree`` that of another checkout,
-to be compared side by side.
+``python -m bench.inside`` prints microseconds of CPU time per request, for cache hits and misses,
+and the part of it that the access log and the counters take. Each figure is the minimum of many
+chunks of requests, so it hardly depends on other load on the machine. With ``--tree`` the script
+measures another checkout, for a comparison of two trees; it also supports the module layout of
+version 0.1.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.testing import MemoryReactorClock
 
 CHUNK = 2_048
-"""Requests between two looks at the clock."""
+"""Requests between two readings of the clock."""
 
 BATCH = 200
-"""Events that the log counts at a time."""
+"""Requests between two flushes of the access log, fewer than it holds at most."""
 
 ANSWER = (
     b'{"id":"chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT","object":"chat.completion",'
@@ -44,8 +46,8 @@ HEAD = (
 )
 
 
-class Line:
-    """A transport that the kernel has no part in."""
+class NullTransport:
+    """A TCP transport without a socket, with as little code as possible."""
 
     connected, disconnecting = True, False
     dataBuffer, offset, _tempDataLen, _tempDataBuffer = b"", 0, 0, ()
@@ -54,116 +56,151 @@ class Line:
         self.written: list[bytes] = []
 
     def write(self, data: bytes) -> None:
-        """Keep it."""
         self.written.append(data)
 
     def getPeer(self) -> IPv4Address:
-        """Somebody here."""
         return IPv4Address("TCP", "127.0.0.1", 50_000)
 
     getHost = getPeer
 
-    def nothing(self, *_: object) -> None:
-        """What has no meaning here."""
+    def ignore(self, *_: object) -> None:
+        pass
 
-    pauseProducing = resumeProducing = registerProducer = unregisterProducer = nothing
-    setTcpNoDelay = loseConnection = loseWriteConnection = abortConnection = nothing
+    pauseProducing = resumeProducing = registerProducer = unregisterProducer = ignore
+    setTcpNoDelay = loseConnection = loseWriteConnection = abortConnection = ignore
 
 
-class Inside:
-    """A daemon, a client's connection to it, and its connection to upstream."""
+def _import(*paths: str) -> Any:
+    """The first of *paths* that exists, as ``module:name``."""
+    for path in paths:
+        module, _, name = path.partition(":")
+        try:
+            return getattr(import_module(module), name)
+        except ModuleNotFoundError:
+            continue
+    raise ImportError(f"none of {', '.join(paths)}")
+
+
+def _access_log(daemon: Any) -> Any:
+    try:
+        return daemon.context.access_log
+    except AttributeError:
+        return daemon.system.relay.log  # version 0.1
+
+
+class InMemoryDaemon:
+    """A daemon, a client's connection to it, and its connection to the upstream.
+
+    :ivar log_seconds: CPU time of the access log's flushes so far.
+    """
 
     def __init__(self) -> None:
-        from goproxyai.config.settings import Settings
-        from goproxyai.daemon.build import make_daemon
-
-        reactor = MemoryReactorClock()
-        reactor.seconds = time.monotonic  # type: ignore[method-assign]  # as the plugin does
-        self._ends: list[Callable[[], None]] = []
-        reactor._goproxyai_at_end = self._ends.append  # type: ignore[attr-defined]  # a turn's end
-        settings = Settings.from_texts(
-            {"OPENAI_API_URL": "http://127.0.0.1:9", "RATE_LIMIT": "0", "PORT": "0"}
+        settings_class = _import(
+            "goproxyai.config.settings:Settings", "goproxyai.settings:Settings"
         )
-        daemon = make_daemon(reactor, settings)
-        self.log = daemon.context.access_log
-        self.count = True  # or else events are thrown away
-        self._client, self._upstream = Line(), Line()
-        self._protocol = daemon.listeners.factory.buildProtocol(self._client.getPeer())
-        self._protocol.makeConnection(self._client)
-        self._protocol.dataReceived(self._question(0))
-        self._turn()
-        connecting: Any = reactor.tcpClients[0][2]
-        self._above: Any = connecting.buildProtocol(None)
-        self._above.makeConnection(self._upstream)
+        make_daemon = _import("goproxyai.daemon.build:make_daemon", "goproxyai.service:make_daemon")
+        reactor: Any = MemoryReactorClock()
+        reactor.seconds = time.monotonic  # as the plugin does
+        self._at_end: list[Callable[[], None]] = []  # what runs at the end of an iteration
+        reactor._goproxyai_at_end = self._at_end.append
+        reactor._goproxyai_ends = self._at_end.append  # version 0.1
+        settings = settings_class.from_texts(
+            {
+                "OPENAI_API_URL": "http://127.0.0.1:9",
+                "RATE_LIMIT": "0",
+                "LISTEN": "tcp:0:interface=127.0.0.1",
+            }
+        )
+        self.daemon = make_daemon(reactor, settings)
+        self.daemon.startService()
+        self.log = _access_log(self.daemon)
+        self.log_seconds = 0.0
+        self._requests = 0
+        self._client, self._upstream = NullTransport(), NullTransport()
+        factory = reactor.tcpServers[0][1]
+        self._connection = factory.buildProtocol(self._client.getPeer())
+        self._connection.makeConnection(self._client)
+        self._connection.dataReceived(self._request(0))
+        self._end_iteration()
+        client_factory = reactor.tcpClients[0][2]
+        self._upstream_connection: Any = client_factory.buildProtocol(None)
+        self._upstream_connection.makeConnection(self._upstream)
         self._answer()
 
-    def _question(self, number: int) -> bytes:
+    def _request(self, number: int) -> bytes:
         body = QUESTION % number
         return HEAD % len(body) + body
 
-    def _turn(self) -> None:
-        while self._ends:
-            calls = self._ends.copy()
-            self._ends.clear()
+    def _end_iteration(self) -> None:
+        while self._at_end:
+            calls = self._at_end.copy()
+            self._at_end.clear()
             for call in calls:
                 call()
 
     def _answer(self) -> None:
-        self._turn()
+        self._end_iteration()
         if self._upstream.written:
             self._upstream.written.clear()
-            self._above.dataReceived(RESPONSE)
-            self._turn()
-        assert self._client.written, "it is not answered"
+            self._upstream_connection.dataReceived(RESPONSE)
+            self._end_iteration()
+        assert self._client.written, "the request was not answered"
         self._client.written.clear()
 
-    def ask(self, number: int) -> None:
-        """One request; the cache has the answers to numbers that were asked for before."""
-        self._protocol.dataReceived(self._question(number))
+    def send(self, number: int) -> None:
+        """Send one request; a repeated number is a cache hit."""
+        self._connection.dataReceived(self._request(number))
         self._answer()
-        if len(self.log._waiting) >= BATCH:
-            if self.count:
-                self.log.flush()
-            else:
-                self.log._waiting.clear()
+        self._requests += 1
+        if self._requests % BATCH == 0:
+            self.flush_log()
 
-    def spent(self, first: int, step: int, chunks: int) -> float:
-        """Microseconds a request, the least of so many *chunks*."""
-        least, number = float("inf"), first
+    def flush_log(self) -> None:
+        began = time.process_time()
+        self.log.flush()
+        self.log_seconds += time.process_time() - began
+
+    def measure(self, first: int, step: int, chunks: int) -> tuple[float, float]:
+        """Microseconds per request: the minimum of all *chunks*, in all and for the access log.
+
+        :param first: the number of the first request.
+        :param step: from one number to the next; 0 repeats the first.
+        """
+        total, log, number = float("inf"), float("inf"), first
         for _ in range(chunks):
+            self.log_seconds = 0.0
             began = time.process_time()
             for _ in range(CHUNK):
-                self.ask(number)
+                self.send(number)
                 number += step
-            least = min(least, time.process_time() - began)
-        return least / CHUNK * 1e6
+            total = min(total, time.process_time() - began)
+            log = min(log, self.log_seconds)
+        return total / CHUNK * 1e6, log / CHUNK * 1e6
 
 
-def measure(chunks: int) -> None:
-    """Print what there is to say."""
-    inside = Inside()
+def report(chunks: int) -> None:
+    """Measure hits and misses and print one line for each."""
+    daemon = InMemoryDaemon()
     number = 1
     for name, step in (("hit", 0), ("miss", 1)):
-        spent = {}
-        for inside.count in (True, False):
-            spent[inside.count] = inside.spent(number, step, chunks)
-            number += step * CHUNK * chunks + 1
-        counting = spent[True] - spent[False]
-        print(f"{name:5}{spent[True]:7.2f} us a request, of which counting {counting:5.2f} us")
+        total, log = daemon.measure(number, step, chunks)
+        number += step * CHUNK * chunks + 1
+        print(
+            f"{name:5}{total:7.2f} us per request, of which access log and counters {log:5.2f} us"
+        )
 
 
 def main() -> None:
-    """Of this checkout, or of another."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--chunks", type=int, default=20, help=f"of {CHUNK} requests each")
-    parser.add_argument("--tree", help="another checkout, in whose place this script runs")
-    asked = parser.parse_args()
-    if asked.tree is None:
-        gc.disable()  # the daemon's own comes some hundred requests apart
-        measure(asked.chunks)
+    parser.add_argument("--tree", help="another checkout to measure")
+    given = parser.parse_args()
+    if given.tree is None:
+        gc.disable()  # collections would take place in some chunks only
+        report(given.chunks)
         return
-    command = [sys.executable, __file__, "--chunks", str(asked.chunks)]
-    subprocess.run(command, cwd=asked.tree, env={"PYTHONPATH": asked.tree}, check=True)
+    command = [sys.executable, __file__, "--chunks", str(given.chunks)]
+    subprocess.run(command, cwd=given.tree, env={"PYTHONPATH": given.tree}, check=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A real Prometheus beside the real daemon, and what both are held against.
+"""A real Prometheus that scrapes the real daemon, and the counts to compare it with.
 
-* :mod:`.upstream`: an OpenAI that keeps books of the tokens that it has sold.
-* :mod:`.load`: requests of every kind, and the books of the clients that make them.
-* :mod:`.watch`: Prometheus, and promtool, as processes.
-* ``alerts_test.yml``: the alerts, by promtool's own tests.
+* :mod:`.upstream`: a fake OpenAI API that counts the tokens of its answers.
+* :mod:`.load`: requests of every kind, and the counts of the clients that send them.
+* :mod:`.processes`: Prometheus and promtool as processes.
+* ``alerts_test.yml``: promtool's unit tests of the alerts.
 """

@@ -1,4 +1,4 @@
-"""Requests of every kind, and the books of the clients that make them."""
+"""Requests of every kind, and the counts of the clients that send them."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tests.e2e.prometheus.upstream import UsageTotals, tokens_of
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
 THREADS = 8
-PATIENCE = 20.0
-GREEDY = "198.51.100.1"
-"""The address of a client that asks for more than it may."""
+TIMEOUT_SECONDS = 20.0
+LIMITED_CLIENT = "198.51.100.1"
+"""The address of a client that exceeds its rate limit."""
 
 LIMITED = "RATE_LIMIT_EXCEEDED"
 
 
 @attrs.frozen
-class Ask:
+class PlannedRequest:
     """One request.
 
-    :ivar route: what it is to be counted under.
-    :ivar leaves: the client goes when it has got the first bytes.
+    :ivar route: the value of the metrics' label ``route``.
+    :ivar leave_early: whether the client disconnects after the first bytes of the answer.
     """
 
     method: str
@@ -40,16 +40,18 @@ class Ask:
     route: str
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
-    leaves: bool = False
+    leave_early: bool = False
 
 
-def get(target: str, route: str, *headers: tuple[str, str], method: str = "GET") -> Ask:
-    return Ask(method, target, route, b"", headers)
+def get(target: str, route: str, *headers: tuple[str, str], method: str = "GET") -> PlannedRequest:
+    return PlannedRequest(method, target, route, b"", headers)
 
 
-def post(target: str, route: str, document: Any, *headers: tuple[str, str]) -> Ask:
+def post(target: str, route: str, document: Any, *headers: tuple[str, str]) -> PlannedRequest:
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
-    return Ask("POST", target, route, body, (("Content-Type", "application/json"), *headers))
+    return PlannedRequest(
+        "POST", target, route, body, (("Content-Type", "application/json"), *headers)
+    )
 
 
 def chat(content: str, **more: Any) -> dict[str, Any]:
@@ -61,10 +63,10 @@ ZIPPED = ("Accept-Encoding", "gzip")
 STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
 
 
-def plan(seed: int = 1) -> list[Ask]:
-    """Two thousand of them, in the order of *seed*."""
+def plan_requests(seed: int = 1) -> list[PlannedRequest]:
+    """The 2,000 requests of the load, in an order drawn from *seed*."""
     number = range
-    asks = [
+    planned_requests = [
         *[get("/v1/models", "/v1/models") for _ in number(230)],
         *[get("/v1/models/gpt-4o", "/v1/models", ZIPPED) for _ in number(150)],
         *[post(CHAT, CHAT, chat(f"{n % 40}", temperature=0)) for n in number(420)],
@@ -79,13 +81,13 @@ def plan(seed: int = 1) -> list[Ask]:
           for n in number(30)],
         *[post(EMBEDDINGS, EMBEDDINGS, {"model": "text-embedding-3-small", "input": f"{n % 30}"},
                *[ZIPPED] * (n % 2)) for n in number(140)],
-        # What the cache is left aside for.
+        # Requests that bypass the cache.
         *[get("/v1/models", "/v1/models", method="HEAD") for _ in number(40)],
         *[post("/v1/files", "/v1/files", b"x" * n) for n in number(30)],
         *[get(f"/v1/files/file-{n}", "/v1/files", method="DELETE") for n in number(20)],
         *[get("/v1/models", "/v1/models", ("Range", "bytes=0-9")) for _ in number(20)],
         *[get("/v1/models", "/v1/models", ("Cookie", f"a={n}")) for n in number(20)],
-        # What clients do wrong.
+        # Errors of clients.
         *[get("/nowhere", "other") for _ in number(30)],
         *[get(f"/v1/unknown/{n % 10}", "other") for n in number(30)],
         *[post("/health", "/health", b"") for _ in number(10)],
@@ -96,27 +98,31 @@ def plan(seed: int = 1) -> list[Ask]:
         *[get(f"/v1/batches/{n}", "/v1/batches", ("Cache-Control", "only-if-cached"))
           for n in number(10)],
         *[get("/health", "/health") for _ in number(20)],
-        *[get("/v1/models", "/v1/models", ("X-Forwarded-For", GREEDY)) for _ in number(100)],
-        # What upstream does wrong, and clients that go.
+        *[get("/v1/models", "/v1/models", ("X-Forwarded-For", LIMITED_CLIENT))
+          for _ in number(100)],
+        # Errors of the upstream, and clients that disconnect.
         *[get(f"/v1/batches/{n}?reset", "/v1/batches") for n in number(15)],
         *[get(f"/v1/batches/{n}?500", "/v1/batches") for n in number(15)],
         *[get(f"/v1/batches/{n}?429", "/v1/batches") for n in number(10)],
         *[post(f"{CHAT}?cut", CHAT, chat(f"{n}")) for n in number(6)],
-        *[attrs.evolve(post(f"{CHAT}?leave", CHAT, chat(f"{n}")), leaves=True) for n in number(4)],
+        *[attrs.evolve(post(f"{CHAT}?leave", CHAT, chat(f"{n}")), leave_early=True)
+          for n in number(4)],
     ]  # fmt: skip
-    Random(seed).shuffle(asks)
-    for group in number(5):  # at the same time, so that they share
+    Random(seed).shuffle(planned_requests)
+    for group in number(5):  # identical requests at the same time share one answer
         same = [get(f"/v1/batches/{group}?slowly", "/v1/batches")] * 6
-        asks[group * 300 : group * 300] = same
-    return asks
+        planned_requests[group * 300 : group * 300] = same
+    return planned_requests
 
 
-_TOLD = re.compile(r"goproxyai(?:; (hit))?(?:; fwd=(\w+))?(; collapsed)?(?:.*?; detail=([\w-]+))?")
+_CACHE_STATUS = re.compile(
+    r"goproxyai(?:; (hit))?(?:; fwd=(\w+))?(; collapsed)?(?:.*?; detail=([\w-]+))?"
+)
 
 
 def cache_of(status: str) -> str:
-    """What the proxy counts an answer with that ``Cache-Status`` under."""
-    match = _TOLD.match(status)
+    """The value of the metrics' label ``cache`` for an answer with that ``Cache-Status``."""
+    match = _CACHE_STATUS.match(status)
     assert match is not None, status
     hit, forwarded, collapsed, detail = match.groups()
     if hit:
@@ -129,12 +135,14 @@ def cache_of(status: str) -> str:
 
 
 @attrs.define
-class Books:
-    """What clients saw.
+class ClientCounts:
+    """What clients sent and received.
 
-    :ivar requests: by route, method, status and cache. :ivar errors: the proxy's own, by code.
-    :ivar saved: tokens of answers that upstream was not asked for.
-    :ivar cut: answers that broke off. :ivar left: answers that were not waited for.
+    :ivar requests: by route, method, status and cache.
+    :ivar errors: the proxy's errors by code.
+    :ivar saved: tokens of answers from the cache or from shared upstream requests.
+    :ivar cut: truncated answers.
+    :ivar left: answers during which the client disconnected.
     """
 
     requests: Counter[tuple[str, str, str, str]] = attrs.field(factory=Counter)
@@ -145,8 +153,8 @@ class Books:
     cut: int = 0
     left: int = 0
 
-    def add(self, other: Books) -> None:
-        """Those of another client, too."""
+    def add(self, other: ClientCounts) -> None:
+        """Add the counts of another client."""
         self.requests += other.requests
         self.errors += other.errors
         self.saved += other.saved
@@ -155,11 +163,11 @@ class Books:
         self.cut += other.cut
         self.left += other.left
 
-    def note(self, ask: Ask, answer: HTTPResponse, body: bytes) -> None:
-        """One answer."""
+    def note(self, planned: PlannedRequest, answer: HTTPResponse, body: bytes) -> None:
+        """Count one answer."""
         cache = cache_of(answer.headers["Cache-Status"] or "goproxyai")
-        self.requests[ask.route, ask.method, str(answer.status), cache] += 1
-        self.bytes_in += len(ask.body)
+        self.requests[planned.route, planned.method, str(answer.status), cache] += 1
+        self.bytes_in += len(planned.body)
         self.bytes_out += len(body)
         if answer.headers["Content-Encoding"] == "gzip":
             body = gzip.decompress(body)
@@ -167,14 +175,14 @@ class Books:
             error = json.loads(body)
             if b"proxy_error" in body or error.get("code") == LIMITED:
                 self.errors[error.get("code") or error["error"]["code"]] += 1
-        if cache in ("HIT", "COALESCED") and ask.method == "POST" and answer.status == 200:
-            for document in _documents(body):
+        if cache in ("HIT", "COALESCED") and planned.method == "POST" and answer.status == 200:
+            for document in _json_documents(body):
                 if "usage" in document:
                     self.saved += tokens_of(document["usage"], document["model"])
 
 
-def _documents(body: bytes) -> Iterator[Any]:
-    """The JSON of an answer, or of each event of a stream."""
+def _json_documents(body: bytes) -> Iterator[Any]:
+    """The document of an answer, or of each event of a stream."""
     if not body.startswith(b"data: "):
         yield json.loads(body)
         return
@@ -183,63 +191,63 @@ def _documents(body: bytes) -> Iterator[Any]:
             yield json.loads(line.removeprefix(b"data: "))
 
 
-class Client:
-    """One after the other, on a connection that is kept.
+class LoadClient:
+    """Sends requests one after the other on one connection.
 
-    :param number: makes the address that it claims to be at.
+    :param number: determines the client's address in ``X-Forwarded-For``.
     """
 
     def __init__(self, port: int, number: int) -> None:
-        self.books = Books()
-        self._connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        self.counts = ClientCounts()
+        self._connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)
         self._number = number
-        self._asked = 0
+        self._sent = 0
 
-    def work(self, asks: SimpleQueue[Ask]) -> Books:
+    def work(self, planned_requests: SimpleQueue[PlannedRequest]) -> ClientCounts:
         try:
             while True:
-                self._ask(asks.get_nowait())
+                self._send(planned_requests.get_nowait())
         except Empty:
-            return self.books
+            return self.counts
         finally:
             self._connection.close()
 
-    def _ask(self, ask: Ask) -> None:
-        self._asked += 1
+    def _send(self, planned: PlannedRequest) -> None:
+        self._sent += 1
         headers = {
             "Authorization": "Bearer sk-good",
             "Accept-Encoding": "identity",
-            # Never as many as may be, from one address.
-            "X-Forwarded-For": f"192.0.2.{self._number * 30 + self._asked // 20}",
-            **dict(ask.headers),
+            # Few enough requests of each address for its rate limit.
+            "X-Forwarded-For": f"192.0.2.{self._number * 30 + self._sent // 20}",
+            **dict(planned.headers),
         }
-        self._connection.request(ask.method, ask.target, ask.body or None, headers)
+        self._connection.request(planned.method, planned.target, planned.body or None, headers)
         answer = self._connection.getresponse()
         body = b""
         try:
             while data := answer.read1(65536):
                 body += data
-                if ask.leaves:
-                    self.books.left += 1
+                if planned.leave_early:
+                    self.counts.left += 1
                     answer.close()
                     self._connection.close()
                     break
             else:
-                answer.read()  # nothing, and knows that it is the end
+                answer.read()  # http.client notices the end of the answer here
         except (HTTPException, ConnectionError):
-            self.books.cut += 1
+            self.counts.cut += 1
             self._connection.close()
-        self.books.note(ask, answer, body)
+        self.counts.note(planned, answer, body)
 
 
-def drive(port: int, asks: list[Ask]) -> Books:
-    """Ask all of it, eight at a time."""
-    queue: SimpleQueue[Ask] = SimpleQueue()
-    for ask in asks:
-        queue.put(ask)
-    books = Books()
-    clients = [Client(port, number) for number in range(THREADS)]
+def run_load(port: int, planned_requests: list[PlannedRequest]) -> ClientCounts:
+    """Send all requests, with :data:`THREADS` clients."""
+    queue: SimpleQueue[PlannedRequest] = SimpleQueue()
+    for planned in planned_requests:
+        queue.put(planned)
+    counts = ClientCounts()
+    clients = [LoadClient(port, number) for number in range(THREADS)]
     with ThreadPoolExecutor(THREADS) as pool:
         for each in pool.map(lambda client: client.work(queue), clients):
-            books.add(each)
-    return books
+            counts.add(each)
+    return counts

@@ -1,4 +1,4 @@
-"""An OpenAI whose answers cost what depends on the question, and that keeps books."""
+"""A fake OpenAI API whose usage depends on the request, and which counts it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tests.support.steps import Answer, Close, Pause, Reset, Wait
 from tests.support.upstream import FakeUpstream
 
 UsageTotals = Counter[tuple[str, str]]
-"""Tokens, by model and kind."""
+"""Tokens by model and kind."""
 
 
 def tokens_of(usage: dict[str, Any], model: str) -> UsageTotals:
-    """What a ``usage`` object says, in the proxy's words."""
+    """The tokens of a ``usage`` object, by the metrics' labels."""
     return Counter(
         {
             (model, "prompt"): usage["prompt_tokens"],
@@ -31,32 +31,33 @@ def tokens_of(usage: dict[str, Any], model: str) -> UsageTotals:
 
 
 class Billing(OpenAI):
-    """Sells tokens.
+    """An API that counts tokens.
 
-    :ivar sold: of all answers that said so. :ivar silent: answers that sold some, and did not.
+    :ivar sold: tokens of all answers with ``usage``.
+    :ivar without_usage: the number of streams without ``usage``.
     """
 
     def __init__(self) -> None:
         super().__init__(frames=5, interval=0.002)
         self.gzip = True
         self.sold: UsageTotals = Counter()
-        self.silent = 0
+        self.without_usage = 0
 
     def _route(self, request: Request) -> Any:
         payload = super()._route(request)
         if isinstance(payload, dict) and "usage" in payload:
-            self._sell(payload, request)
+            self._add_usage(payload, request)
         elif isinstance(payload, list):
-            spoken = [n for n, data in enumerate(payload) if b'"usage"' in data]
-            for number in spoken:
+            with_usage = [n for n, data in enumerate(payload) if b'"usage"' in data]
+            for number in with_usage:
                 document = json.loads(payload[number].removeprefix(b"data: "))
-                self._sell(document, request)
+                self._add_usage(document, request)
                 payload[number] = event(document)
-            self.silent += not spoken
+            self.without_usage += not with_usage
         return payload
 
-    def _sell(self, document: dict[str, Any], request: Request) -> None:
-        """Let *document* say tokens of its own."""
+    def _add_usage(self, document: dict[str, Any], request: Request) -> None:
+        """Replace the usage of *document* and count it."""
         prompt = 3 + request.body_length
         usage: dict[str, Any] = {"prompt_tokens": prompt}
         if "completion_tokens" in document["usage"]:
@@ -75,12 +76,12 @@ class Billing(OpenAI):
 STREAM = head(
     200, [(b"Content-Type", b"text/event-stream"), (b"Transfer-Encoding", b"chunked")]
 ) + chunk(b"data: one\n\n")  # fmt: skip
-FIRST = len(b"data: one\n\n")
-"""Bytes of a stream that does not go on."""
+STREAM_BYTES = len(b"data: one\n\n")
+"""The body bytes of :data:`STREAM`."""
 
 
-def rehearse(upstream: FakeUpstream) -> Billing:
-    """Let *upstream* sell tokens, and fail those who ask for that."""
+def script_upstream(upstream: FakeUpstream) -> Billing:
+    """Make *upstream* count tokens, and fail for targets with a certain query."""
     api = upstream.api = Billing()
 
     def ends(query: bytes) -> Any:

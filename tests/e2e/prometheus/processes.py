@@ -1,4 +1,4 @@
-"""Prometheus and promtool, as processes."""
+"""Prometheus and promtool as processes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from urllib.parse import urlencode
 
 import pytest
 
-PATIENCE = 20.0
+TIMEOUT_SECONDS = 20.0
 Labels = dict[str, str]
 
 
-def is_there(name: str) -> bool:
+def is_installed(name: str) -> bool:
     """Whether *name* is installed."""
     return shutil.which(name) is not None
 
 
-def program(name: str) -> str:
-    """Where *name* is; skips the test where it is not, or fails it with ``CI_MONITORING=1``."""
+def require(name: str) -> str:
+    """The path of *name*; skips the test without it, or fails it if ``CI_MONITORING=1``."""
     found = shutil.which(name)
     if found is None:
         why = f"{name} is not installed"
@@ -36,29 +36,29 @@ def program(name: str) -> str:
 
 
 def promtool(*arguments: str | Path, given: bytes = b"") -> str:
-    """What it says; it must be content."""
-    done = subprocess.run(
-        [program("promtool"), *map(str, arguments)],
+    """The output of promtool, which must succeed."""
+    completed = subprocess.run(
+        [require("promtool"), *map(str, arguments)],
         input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, check=False,
     )  # fmt: skip
-    said = done.stdout.decode()
-    assert done.returncode == 0, said
-    return said
+    output = completed.stdout.decode()
+    assert completed.returncode == 0, output
+    return output
 
 
 class Prometheus:
-    """A running one; what it says goes to a file.
+    """A running Prometheus that logs to a file.
 
-    :param config: its configuration.
+    :param config: its configuration file.
     """
 
     def __init__(self, directory: Path, config: Path, port: int) -> None:
         self._port = port
-        self._said = directory / "prometheus.log"
-        with self._said.open("wb") as said:
+        self._log = directory / "prometheus.log"
+        with self._log.open("wb") as output:
             self._process = subprocess.Popen(
                 [
-                    program("prometheus"),
+                    require("prometheus"),
                     f"--config.file={config}",
                     f"--storage.tsdb.path={directory / 'series'}",
                     f"--web.listen-address=127.0.0.1:{port}",
@@ -67,44 +67,44 @@ class Prometheus:
                 ],
                 cwd=directory,
                 stdin=subprocess.DEVNULL,
-                stdout=said,
+                stdout=output,
                 stderr=subprocess.STDOUT,
             )
 
     def end(self) -> None:
-        """SIGTERM, and SIGKILL for who does not listen."""
+        """Send SIGTERM, and SIGKILL if that does not end the process."""
         self._process.terminate()
         try:
-            self._process.wait(PATIENCE)
+            self._process.wait(TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 
     @property
-    def said(self) -> str:
-        return self._said.read_text()
+    def output(self) -> str:
+        return self._log.read_text()
 
     def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until *condition* holds; what has no answer yet holds not."""
-        deadline = time.monotonic() + PATIENCE
+        """Wait until *condition* holds; a refused connection counts as false."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while True:
             try:
                 if condition():
                     return
             except ConnectionError:
                 pass
-            assert self._process.poll() is None, self.said
-            assert time.monotonic() < deadline, f"waited in vain: {self.said}"
+            assert self._process.poll() is None, self.output
+            assert time.monotonic() < deadline, f"the condition does not hold: {self.output}"
             time.sleep(0.05)
 
     def api(self, path: str, **query: str) -> Any:
-        """The ``data`` of an answer of its API."""
-        connection = HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
+        """The ``data`` of an API answer."""
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_SECONDS)
         try:
             connection.request("GET", f"/api/v1/{path}?{urlencode(query)}")
             answer = connection.getresponse()
             if answer.status == 503:
-                raise ConnectionError("it is not ready")
+                raise ConnectionError("Prometheus is not ready")
             document = json.loads(answer.read())
         finally:
             connection.close()
@@ -113,7 +113,7 @@ class Prometheus:
         return document["data"]
 
     def query(self, expression: str, at: float | None = None) -> list[tuple[Labels, float]]:
-        """Labels and value of each element of an instant vector."""
+        """The labels and value of each element of an instant vector."""
         query = {"query": expression} if at is None else {"query": expression, "time": repr(at)}
         found = self.api("query", **query)["result"]
         return [(each["metric"], float(each["value"][1])) for each in found]
