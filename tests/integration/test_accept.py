@@ -86,9 +86,9 @@ async def test_stream_continues_during_a_connection_storm(
     wire.send(request("/v1/stream"))
     await wire.until(lambda: len(wire.measured) == 1)
     (upstream,) = harness.upstream.connections
-    wire.send_next = upstream.wire.write
+    wire.send_next = upstream.transport.write
     connect(sockets, harness.port)
-    upstream.wire.write(chunk(b"frame"))
+    upstream.transport.write(chunk(b"frame"))
     await eventually(harness.reactor, lambda: counts.opened == STORM_CONNECTIONS + 1)
     wire.send_next = None
     # Two sockets take a turn each from one frame to the next; the bound allows for two more turns.

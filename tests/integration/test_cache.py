@@ -17,7 +17,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import Clock
 
-from goproxyai.daemon import service
+from goproxyai.daemon import maintenance
 from goproxyai.proxy.recorder import PIECE_OVERHEAD_BYTES
 from goproxyai.proxy.replay import TimedReplay
 from goproxyai.reactor.socket_write import unsent_bytes
@@ -535,7 +535,7 @@ async def test_an_answer_is_served_for_its_time_and_no_longer(skewed_harness: Pr
 async def test_what_nobody_asks_for_again_is_evicted_all_the_same(
     skewed_harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "EVICTION_INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(maintenance, "EVICTION_INTERVAL_SECONDS", 0.05)
     await started(skewed_harness, CACHE_TTL="1m")
     await skewed_harness.ask(request())
     assert len(store(skewed_harness)) == 1

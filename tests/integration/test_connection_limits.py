@@ -52,7 +52,7 @@ def pass_time(harness: ProxyHarness, seconds: float) -> None:
     """Let so much time pass, and the ticker look at every connection."""
     assert harness.daemon is not None
     harness.reactor.skew += seconds
-    harness.daemon.listeners.factory.ticker._tick()
+    harness.daemon.listeners.factory.ticker.check_deadlines()
 
 
 def counted(harness: ProxyHarness) -> Any:
@@ -372,7 +372,7 @@ async def connect_from(harness: ProxyHarness, address: str) -> RawClient:
         harness.reactor, "127.0.0.1", harness.port, bindAddress=(address, 0)
     )
     wire = await connectProtocol(endpoint, RawClient(harness.reactor))
-    harness._wires.append(wire)
+    harness.clients.append(wire)
     return wire
 
 
@@ -482,7 +482,7 @@ async def test_what_is_counted_returns_to_zero(harness: ProxyHarness) -> None:
     assert (slots.inside, slots.outside) == (2, counted(harness)["open"] - 2)
     for stream in streams:
         await stream.end()
-    for wire in harness._wires:
+    for wire in harness.clients:
         wire.abort()
     await eventually(harness.reactor, lambda: counted(harness)["open"] == 0)
     assert (slots.inside, slots.outside) == (0, 0)

@@ -12,7 +12,7 @@ from twisted.internet.task import deferLater
 
 from goproxyai.config import env_file as envfile
 from goproxyai.config.sources import VARIABLE_NAMES
-from goproxyai.daemon import service
+from goproxyai.daemon import maintenance
 from goproxyai.daemon.reload import apply_settings
 from goproxyai.limits.addresses import Networks
 from goproxyai.proxy import upstream_request as asking
@@ -210,7 +210,7 @@ async def test_who_joins_a_probe_keeps_it_alive_and_no_longer(skewed_harness: Pr
 async def test_failed_health_probes_in_a_row_open_the_circuit(harness: ProxyHarness) -> None:
     await harness.start(HEALTH_PROBE="/v1/models")
     assert harness.daemon is not None
-    probing = harness.daemon.maintenance.probing
+    probing = harness.daemon.maintenance.health_probe
     assert probing is not None
     harness.upstream.script(lambda _: True, response(b"{}", 500))
     breaker = upstreams(harness)[0].breaker
@@ -236,7 +236,7 @@ async def test_a_407_on_the_way_is_no_answer(harness: ProxyHarness) -> None:
 async def test_a_timeout_counts_for_nothing_where_others_are_answered(
     skewed_harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "BREAKER_INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(maintenance, "BREAKER_INTERVAL_SECONDS", 0.05)
     await skewed_harness.start()
     skewed_harness.upstream.script("/v1/slow", [Pause()])
     slow = [await skewed_harness.connect() for _ in range(MIN_REQUESTS)]

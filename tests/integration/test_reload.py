@@ -114,7 +114,7 @@ async def test_request_in_progress_when_the_cache_is_turned_off_is_not_stored(
 ) -> None:
     await harness.start()
     assert harness.daemon is not None
-    relay = harness.daemon.admin.relay
+    store = harness.daemon.context.store
     pause, body = Pause(), b"x" * 100_000
     harness.upstream.script("/v1/slow", [pause, response(body)])
     waiting, uploading = await harness.connect(), await harness.connect()
@@ -129,7 +129,7 @@ async def test_request_in_progress_when_the_cache_is_turned_off_is_not_stored(
     pause.release()
     answer = await waiting.answer()
     assert (answer.status, answer.body) == (200, body)
-    assert (len(relay.store), relay.store.reserved) == (0, 0)
+    assert (len(store), store.reserved) == (0, 0)
 
 
 @pytest_twisted.ensureDeferred

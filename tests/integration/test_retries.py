@@ -498,7 +498,7 @@ async def test_upstreams_are_asked_for_a_path_without_a_credential(harness: Prox
 async def test_an_answer_to_the_probe_closes_the_circuit(skewed_harness: ProxyHarness) -> None:
     await broken(skewed_harness, HEALTH_PROBE="/v1/models")
     assert skewed_harness.daemon is not None
-    probing = skewed_harness.daemon.maintenance.probing
+    probing = skewed_harness.daemon.maintenance.health_probe
     assert probing is not None
     skewed_harness.upstream.script(lambda _: True, response(b"{}", 401))
     probing.probe_all()
@@ -518,7 +518,7 @@ async def test_failed_probes_open_the_circuit(harness: ProxyHarness, failing: An
     harness.upstream.script(lambda _: True, failing)
     breaker = harness.daemon.context.upstreams.each[0].breaker
     for number in range(2 * MIN_REQUESTS):
-        assert maintenance.probing is not None
-        maintenance.probing.probe_all()
+        assert maintenance.health_probe is not None
+        maintenance.health_probe.probe_all()
         await harness.upstream.wait_until(lambda n=number: len(harness.upstream.requests) > n)  # type: ignore[misc]
     await eventually(harness.reactor, lambda: not breaker.closed)

@@ -16,6 +16,7 @@ from goproxyai.proxy.relayed_routes import RELAYED, RelayedRoutes
 from goproxyai.proxy.request_id import RequestIds
 from goproxyai.router import Router
 from goproxyai.telemetry.counters import Counters
+from goproxyai.telemetry.outcome import RequestOutcome
 
 UNUSED: Any = None
 
@@ -55,8 +56,8 @@ class AccessLog:
     tracer: None = None
     codes: list[str] = attrs.field(factory=list)
 
-    def over(self, *values: object, code: str = "", **fields: object) -> None:
-        self.codes.append(code)
+    def record(self, exchange: Exchange, client: str, outcome: RequestOutcome) -> None:
+        self.codes.append(outcome.code)
 
 
 @attrs.define(eq=False)

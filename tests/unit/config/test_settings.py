@@ -361,7 +361,7 @@ def test_proxy_url_has_address_and_optional_credentials(
 ) -> None:
     parsed = Settings.from_texts({"PROXY_URL": text}).proxy_url
     assert parsed == url
-    assert url.mask_credentials == shown
+    assert url.masked == shown
 
 
 def test_proxy_credentials_are_encoded_for_basic() -> None:
