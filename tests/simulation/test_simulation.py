@@ -106,7 +106,7 @@ DEFECTS = [
     (Recorder, "drop", do_nothing, "bytes reserved in the store are left"),
     (upstream_request, "may_retry", always, "unsafe retry"),
     (upstream_request, "MAX_ATTEMPTS", 9, " times"),
-    (Store, "is_outdated", never, "the wrong answer"),
+    (Store, "is_outdated", never, "the wrong"),
     (forward, "answer_stale", do_nothing, "events of"),
 ]
 """What is replaced, by what, and part of the check's message."""

@@ -64,7 +64,13 @@ class Host:
 
     def put(self, number: int, owner: bytes = ALICE, ttl: float = TTL, **more: Any) -> Entry:
         now = self.monotonic
-        fields = {"status": 200, "head": HEAD, "body": BODY, "initial_age": 0, "timing": None} | more
+        fields = {
+            "status": 200,
+            "head": HEAD,
+            "body": BODY,
+            "initial_age": 0,
+            "timing": None,
+        } | more
         entry = Entry(b"%032d" % number, stored_at=now, expires_at=now + ttl, **fields)
         assert self.store.put(entry, FILES, owner, self.store.generation())
         return entry

@@ -130,6 +130,9 @@ def test_changed_table_applies_after_reload() -> None:
         reload.run()
         reload.run()
     lines = [event["log_format"].format(**event) for event in events]
-    assert lines == ["configuration reloaded, changed: PRICES", "configuration reloaded, nothing changed"]
+    assert lines == [
+        "configuration reloaded, changed: PRICES",
+        "configuration reloaded, nothing changed",
+    ]
     tokens.add_used([Usage("gpt-4o", 1_000_000, 0, 0, 0)])
     assert tokens.money() == {"spent": 2.5, "saved": 0.0}
