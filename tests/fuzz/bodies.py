@@ -66,14 +66,14 @@ def _expected_ending(body: bytes) -> StreamEnd:
     if unfinished and events[-1][1].strip() != b"[DONE]":
         return StreamEnd.FAILED
     if not events:
-        return StreamEnd.OPEN
+        return StreamEnd.UNMARKED
     name, last_data = events[-1]
     if last_data.strip() == b"[DONE]" and name not in _FAILED:
         failed = len(events) > 1 and _is_failure(*events[-2])
-        return StreamEnd.BROKEN if failed else StreamEnd.DONE
+        return StreamEnd.FAILED if failed else StreamEnd.COMPLETE
     document = _json(last_data)
     if _is_failure(name, last_data) or (last_data.lstrip().startswith(b"{") and document is None):
-        return StreamEnd.BROKEN
+        return StreamEnd.FAILED
     completed = isinstance(document, dict) and document.get("type") == "response.completed"
     return StreamEnd.COMPLETE if completed or name == b"response.completed" else StreamEnd.UNMARKED
 

@@ -117,7 +117,7 @@ def check_headers(data: bytes) -> None:
             response_headers_for_client(headers, fields),
         )
         template = HeaderTemplate(tuple(name for name, _ in headers))
-        by_template = template.serialize_headers(tuple(value for _, value in headers), fields)
+        by_template = template.relayed_lines(tuple(value for _, value in headers), fields)
     assert repeated == (len({name.lower() for name, _ in headers}) < len(headers))
     assert by_template == serialize_headers(back), "the template and the function disagree"
     assert template.fields(tuple(value for _, value in headers)) == fields
@@ -233,7 +233,7 @@ Outcome = tuple[str, int, bytes]
 
 def _connect(data: bytes, size: int) -> Outcome:
     tunnel = ConnectParser(b"api.openai.com:443")
-    tunnel.hello()
+    tunnel.request_bytes()
     try:
         for begin in range(0, len(data), size):
             beyond = tunnel.receive(data[begin : begin + size])

@@ -124,7 +124,7 @@ def _check_url_secret(text: str) -> None:
         except SettingError as error:
             assert SECRET not in str(error)
         else:
-            assert SECRET not in url.mask_credentials
+            assert SECRET not in url.masked
             assert SECRET not in repr(url)
 
 

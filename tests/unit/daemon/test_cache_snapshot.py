@@ -64,7 +64,13 @@ class Host:
 
     def put(self, number: int, owner: bytes = ALICE, ttl: float = TTL, **more: Any) -> Entry:
         now = self.monotonic
-        fields = {"status": 200, "head": HEAD, "body": BODY, "initial_age": 0, "pace": None} | more
+        fields = {
+            "status": 200,
+            "head": HEAD,
+            "body": BODY,
+            "initial_age": 0,
+            "timing": None,
+        } | more
         entry = Entry(b"%032d" % number, stored_at=now, expires_at=now + ttl, **fields)
         assert self.store.put(entry, FILES, owner, self.store.generation())
         return entry
@@ -109,7 +115,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 
 def test_entry_survives_a_restart(host: Host) -> None:
-    host.put(1, status=404, pace=b"\0" * 8, initial_age=3, ttl=100.0)
+    host.put(1, status=404, timing=b"\0" * 8, initial_age=3, ttl=100.0)
     host.monotonic += 40
     host.wall += 40
     host.snapshot.save()
@@ -373,10 +379,10 @@ def test_file_of_another_program_is_never_changed(host: Host, data: bytes, linke
         host.path.symlink_to(target)
     before = sorted(host.directory.iterdir()), target.stat()
     host.snapshot.load()
-    host.assert_one_warning("cannot restore", "no file of ours")
+    host.assert_one_warning("cannot restore", "not a cache snapshot")
     for _ in range(2):
         host.snapshot.save()  # an empty store first, then one entry
-        host.assert_one_warning("cannot save", "no file of ours")
+        host.assert_one_warning("cannot save", "not a cache snapshot")
         host.put(1)
     assert len(host.store) == 1
     assert target.read_bytes() == data
