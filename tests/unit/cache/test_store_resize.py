@@ -12,7 +12,7 @@ def test_smaller_store_drops_the_surplus_in_slices_and_does_not_grow() -> None:
         put(store, numbered(number))
     before, count = store.bytes, len(store)
     store.resize(before // 4)
-    assert (len(store), store.largest) == (count, before // 40)
+    assert (len(store), store.max_entry_bytes) == (count, before // 40)
     while store.evict_excess(10):
         assert count - 10 <= len(store) <= count
         assert store.bytes <= before

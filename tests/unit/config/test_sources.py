@@ -28,7 +28,7 @@ def test_options_override_the_environment_which_overrides_the_file(tmp_path: Pat
     ).read()  # fmt: skip
     settings = config.settings
     assert (settings.rate_limit, settings.cache_ttl, settings.drain_timeout) == (3, 2.0, 1.0)
-    assert config.hidden == ("RATE_LIMIT", "CACHE_TTL")
+    assert config.overridden == ("RATE_LIMIT", "CACHE_TTL")
 
 
 def test_config_names_the_file(tmp_path: Path) -> None:
