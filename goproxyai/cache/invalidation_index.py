@@ -99,7 +99,7 @@ class InvalidationIndex:
         return self._remove_if_empty(path_index)
 
     def drop_path(self, path: bytes) -> None:
-        """Mark the entries of *path* as dropped, whoever their owner is."""
+        """Mark the entries of *path* of all owners as dropped."""
         path_index = self._shards[hash(path) % _SHARDS].pop(path, None)
         if path_index is not None:
             path_index.dropped = True

@@ -3,7 +3,7 @@
 1. A snapshot is restored once. The file is removed before its first entry is put into the store, so
    that a later crash does not restore entries that have been cleared or invalidated meanwhile.
 2. The whole file is authenticated before its first entry is put. The file is read twice for that,
-   rather than held in memory: reading and writing take the memory of some frames of 1 MiB and one
+   rather than held in memory: reading and writing take the memory of some chunks of 1 MiB and one
    entry.
 3. A failure costs the cache, never the start or the stop, and is logged as one line.
 4. A file that is not empty and does not begin as a snapshot does is never changed. A snapshot of

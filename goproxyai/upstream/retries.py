@@ -80,15 +80,15 @@ def may_retry(cause: RetryCause, method: bytes, replayable: bool) -> bool:
     return cause is RetryCause.CONNECT or (replayable and method in IDEMPOTENT_METHODS)
 
 
-def backoff_seconds(attempts: int, chance: float, parse_retry_after: float | None = None) -> float:
+def backoff_seconds(attempts: int, chance: float, retry_after: float | None = None) -> float:
     """Return the seconds to wait before the next attempt.
 
     :param attempts: attempts so far, at least 1.
     :param chance: a random number from 0 to 1.
-    :param parse_retry_after: seconds that the upstream asked for; the wait is added to them.
+    :param retry_after: seconds that the upstream asked for; the wait is added to them.
     """
     wait = chance * min(INITIAL_BACKOFF_SECONDS * 2.0 ** (attempts - 1), MAX_BACKOFF_SECONDS)
-    return wait if parse_retry_after is None else parse_retry_after + wait
+    return wait if retry_after is None else retry_after + wait
 
 
 def parse_retry_after(value: bytes | None) -> float | None:

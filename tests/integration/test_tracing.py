@@ -593,7 +593,7 @@ def test_the_model_is_found_at_either_end_of_a_large_body(size: int) -> None:
 def test_what_is_noted_of_a_request_is_bounded() -> None:
     followed = RequestTrace(CLIENTS, None, True, False)
     for number in range(MAX_ATTEMPTS + 5):
-        assert followed.forwarded(float(number), "http://a", None) == CLIENTS.line()
+        assert followed.forwarded(float(number), "http://a", None) == CLIENTS.header_line()
     assert len(followed.tries) == MAX_ATTEMPTS
 
 

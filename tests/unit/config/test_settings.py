@@ -115,7 +115,7 @@ def test_unknown_names_are_ignored() -> None:
     assert Settings.from_texts({"PATH": "/bin", "port": "x", "HOME": ""}) == DEFAULTS
 
 
-def test_empty_value_is_none_or_the_default() -> None:
+def test_empty_value_has_default_or_no_value() -> None:
     empty = Settings.from_texts(dict.fromkeys(NAMES, " "))
     assert empty == attrs.evolve(DEFAULTS, trusted_proxies=Networks(), admin_allow=Networks())
 

@@ -85,7 +85,7 @@ def test_canonical_address_of_each_notation(text: str, address: str) -> None:
         "192.0.2.1, 192.0.2.2",
     ],
 )
-def test_invalid_address_is_none(text: str) -> None:
+def test_invalid_text_has_no_canonical_address(text: str) -> None:
     assert canonical_address(text) is None
 
 

@@ -54,5 +54,5 @@ def test_wait_under_the_new_limit_ends_with_a_token() -> None:
 
 
 def test_limit_of_zero_is_rejected() -> None:
-    with pytest.raises(ValueError, match="tokens"):
+    with pytest.raises(ValueError, match="per_minute"):
         TokenBuckets(1).set_rate(0)
