@@ -43,6 +43,7 @@ class Store:
 
     :param max_bytes: the memory bound; 0 stores nothing.
     :param stale_seconds: time for which an expired entry is kept.
+    :ivar max_entry_bytes: the largest size of an entry: a tenth of the bound.
     :ivar bytes: memory of the entries and containers.
     :ivar reserved: memory of the responses that are being recorded.
     :ivar stores: entries stored since the start.
@@ -52,11 +53,12 @@ class Store:
 
     __slots__ = (
         "_bound", "_cleared", "_entries", "_index", "_wheel", "_writes", "bytes", "evictions",
-        "expirations", "max_bytes", "reserved", "stale_seconds", "stores",
+        "expirations", "max_bytes", "max_entry_bytes", "reserved", "stale_seconds", "stores",
     )  # fmt: skip
 
     def __init__(self, max_bytes: int, stale_seconds: float = 0.0) -> None:
         self.max_bytes = max_bytes
+        self.max_entry_bytes = max_bytes // 10
         self.stale_seconds = stale_seconds
         self.bytes = 0
         self.reserved = 0
@@ -69,11 +71,6 @@ class Store:
         self._index = InvalidationIndex()
         self._writes = WriteLog()
         self._cleared = DeferredFree()
-
-    @property
-    def max_entry_bytes(self) -> int:
-        """The largest size of an entry: a tenth of the bound."""
-        return self.max_bytes // 10
 
     def __len__(self) -> int:
         """The number of entries, including dropped ones that are still to be removed."""
@@ -208,6 +205,7 @@ class Store:
     def resize(self, max_bytes: int) -> None:
         """Set another bound; if it is smaller, :meth:`evict_excess` evicts the excess."""
         self.max_bytes = max_bytes
+        self.max_entry_bytes = max_bytes // 10
         self._bound = max(max_bytes, self.bytes + self.reserved)
 
     def evict_excess(self, budget: int = 100) -> bool:

