@@ -45,8 +45,9 @@ def proxy_error_for(failure: Failure) -> ProxyError:
     if isinstance(exception, ProxyError):
         return exception
     code, message = _classify(exception)
-    if code == "internal_error":
+    if code == "internal_error":  # the text of an unknown exception may quote the request
         _log.failure("a defect while handling a request", failure)
+        return ProxyError(code, message, detail=type(exception).__name__)
     detail = mask_credentials(f"{type(exception).__name__}: {exception}")[:MAX_DETAIL_LENGTH]
     return ProxyError(code, message, detail=detail)
 

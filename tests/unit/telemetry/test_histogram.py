@@ -51,7 +51,7 @@ def test_percentile_is_within_a_factor_of_two(durations: list[float], share: flo
     assert found * 2.000001 >= min(exact, upper) or exact <= 0.0001
 
 
-def test_percentile_without_durations_is_none() -> None:
+def test_percentile_of_no_durations() -> None:
     assert percentile(Histogram().counts(), 0.5) is None
 
 

@@ -1,0 +1,41 @@
+"""Events and finished exchanges for the unit tests of telemetry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from goproxyai.telemetry.events import Event
+from goproxyai.telemetry.outcome import CacheOutcome, Ending
+
+UNIX_TIME = 1_700_000_000.0
+
+
+def make_event(**fields: Any) -> Event:
+    """Return the event of a hit on ``/v1/models``, with other *fields*."""
+    defaults = {
+        "began": 0.25, "method": b"GET", "path": "/v1/models?limit", "status": 200,
+        "client": "192.0.2.1", "bytes_in": 1, "bytes_out": 2, "seconds": 0.00125,
+        "request_id": b"id-1", "trace": None, "cache": CacheOutcome.HIT, "bypass_reason": "",
+        "code": "", "detail": "", "ending": Ending.COMPLETE, "upstream_seconds": -1.0,
+        "upstream_request_id": b"", "first_byte_seconds": -1.0, "usage": None,
+    }  # fmt: skip
+    return Event(**(defaults | fields))
+
+
+class FinishedExchange:
+    """The part of an exchange, and of its body, that the access log reads."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.began = 0.0
+        self.method = b"GET"
+        self.target = b"/v1/models"
+        self.status = 200
+        self.sent = 5
+        self.received = 3
+        self.name = b"id-1"
+        self.trace: Any = None
+        vars(self).update(fields)
+
+    @property
+    def body(self) -> FinishedExchange:
+        return self

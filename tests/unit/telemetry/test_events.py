@@ -1,0 +1,85 @@
+"""The fields of a request's log line."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goproxyai.telemetry.events import MAX_UPSTREAM_ID_CHARACTERS, Batch, timestamp
+from goproxyai.telemetry.outcome import CacheOutcome, Ending
+from goproxyai.usage.usage import Usage
+from tests.unit.telemetry.samples import UNIX_TIME, make_event
+
+BATCH = Batch(UNIX_TIME)
+HIT_FIELDS = {
+    "time": UNIX_TIME + 0.25,
+    "method": "GET",
+    "path": "/v1/models?limit",
+    "status": 200,
+    "cache": "HIT",
+    "client": "192.0.2.1",
+    "bytes_in": 1,
+    "bytes_out": 2,
+    "ms": {"total": 1.25},
+    "ended": "ok",
+    "request_id": "id-1",
+}
+
+
+def test_fields_of_a_hit_are_the_required_ones() -> None:
+    assert make_event().fields(BATCH) == HIT_FIELDS
+
+
+def test_fields_of_a_failed_miss_have_all_optional_ones() -> None:
+    event = make_event(
+        cache=CacheOutcome.MISS, status=502, code="upstream_timeout", detail="d",
+        ending=Ending.CUT, seconds=2.0, upstream_seconds=0.5, first_byte_seconds=0.75,
+        upstream_request_id=b"req_1", usage=Usage("m", 1, 2, 3, 4),
+    )  # fmt: skip
+    assert event.fields(Batch(UNIX_TIME, slow=0.5, sample=0.1)) == HIT_FIELDS | {
+        "status": 502,
+        "cache": "MISS",
+        "ms": {"total": 2000.0, "upstream": 500.0, "proxy": 250.0, "first_byte": 750.0},
+        "ended": "cut",
+        "code": "upstream_timeout",
+        "detail": "d",
+        "upstream_request_id": "req_1",
+        "tokens": {"model": "m", "prompt": 1, "completion": 2, "cached": 3, "reasoning": 4},
+        "slow": True,
+    }
+
+
+@pytest.mark.parametrize(("status", "sample"), [(200, 0.1), (404, None), (502, None)])
+def test_sampled_event_carries_the_share_unless_notable(status: int, sample: float | None) -> None:
+    fields = make_event(status=status).fields(Batch(UNIX_TIME, sample=0.1))
+    assert fields.get("sample") == sample
+
+
+def test_cache_field_of_a_bypass_is_its_reason() -> None:
+    event = make_event(cache=CacheOutcome.BYPASS, bypass_reason="no-store")
+    assert event.fields(BATCH)["cache"] == "no-store"
+
+
+def test_upstream_request_id_is_bounded_text() -> None:
+    event = make_event(upstream_request_id=b"\xe9" * 1000)
+    assert event.fields(BATCH)["upstream_request_id"] == "\xe9" * MAX_UPSTREAM_ID_CHARACTERS
+
+
+@given(st.floats(0, 1e6))
+def test_milliseconds_are_rounded_to_microseconds(seconds: float) -> None:
+    total = make_event(seconds=seconds).fields(BATCH)["ms"]["total"]
+    assert total == pytest.approx(seconds * 1000, abs=0.00051)
+    assert total == round(total, 3)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "1970-01-01T00:00:00.000Z"),
+        (1_700_000_000.25, "2023-11-14T22:13:20.250Z"),
+        (1_700_000_000.9999, "2023-11-14T22:13:20.999Z"),
+    ],
+)
+def test_timestamp_is_rfc_3339_with_milliseconds(seconds: float, text: str) -> None:
+    assert timestamp(seconds) == text

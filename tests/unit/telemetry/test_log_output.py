@@ -1,0 +1,204 @@
+"""The log's lines: JSON or text, levels, and masked credentials."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
+
+from goproxyai.telemetry.events import Batch
+from goproxyai.telemetry.log_output import LogOutput, json_lines
+from goproxyai.telemetry.outcome import Ending
+from goproxyai.usage.usage import Usage
+from tests.unit.telemetry.samples import UNIX_TIME, make_event
+
+LEVELS = ["debug", "info", "warn", "error", "critical"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def open_output(
+    as_json: bool | None, level: str = "info", stream: Any = None
+) -> tuple[LogOutput, Any]:
+    stream = stream or io.StringIO()
+    return LogOutput(lambda: stream, as_json, level).open(), stream
+
+
+# Requests.
+
+
+def test_json_lines_have_the_fields_of_the_events() -> None:
+    output, stream = open_output(True)
+    hit = make_event()
+    failed = make_event(
+        status=502, code="upstream_unreachable", detail="a\nb", upstream_seconds=0.001,
+        upstream_request_id=b"req_1", usage=Usage("m", 1, 2, 3, 4),
+    )  # fmt: skip
+    output.requests([hit, failed], Batch(UNIX_TIME))
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    for line, event in zip(lines, (hit, failed), strict=True):
+        assert list(line)[:3] == ["time", "level", "event"]
+        assert (line.pop("time"), line.pop("level"), line.pop("event")) == (
+            "2023-11-14T22:13:20.250Z", "info", "request",
+        )  # fmt: skip
+        fields = event.fields(Batch(UNIX_TIME))
+        del fields["time"]
+        assert line == fields
+    assert (lines[1]["status"], lines[1]["detail"]) == (502, "a\nb")
+    assert lines[1]["ms"] == {"total": 1.25, "upstream": 1.0, "proxy": 0.25}
+
+
+def test_text_lines_are_readable() -> None:
+    output, stream = open_output(False)
+    cut = make_event(
+        ending=Ending.CUT, code="upstream_timeout", upstream_request_id=b"req_1",
+        usage=Usage("m", 1, 2, 3, 4),
+    )  # fmt: skip
+    output.requests([make_event(), cut], Batch(UNIX_TIME, sample=0.5))
+    first, second = stream.getvalue().splitlines()
+    assert first == (
+        "2023-11-14T22:13:20.250Z GET /v1/models?limit 200 HIT 1.2ms 192.0.2.1 in=1 out=2"
+        " request_id=id-1 sample=0.5"
+    )
+    assert second.endswith(
+        "out=2 (cut) code=upstream_timeout request_id=id-1 upstream_request_id=req_1"
+        " model=m tokens=1+2"
+    )
+
+
+@given(
+    st.dictionaries(st.sampled_from(["client", "detail", "code", "path"]), st.text(min_size=1)),
+    st.binary(min_size=1),
+    st.floats(0, 1e6),
+    st.integers(0, 1 << 62),
+)
+def test_json_line_of_any_event_is_ascii_and_has_its_fields(
+    texts: dict[str, str], upstream_id: bytes, seconds: float, count: int
+) -> None:
+    output, stream = open_output(True)
+    event = make_event(
+        seconds=seconds, upstream_seconds=seconds, bytes_in=count,
+        upstream_request_id=upstream_id, **texts,
+    )  # fmt: skip
+    output.requests([event, make_event()], Batch(UNIX_TIME))
+    first, second = stream.getvalue().splitlines()
+    assert stream.getvalue().isascii()
+    assert json.loads(second)["request_id"] == "id-1"
+    line, fields = json.loads(first), event.fields(Batch(UNIX_TIME))
+    assert (line.pop("time"), line.pop("level"), line.pop("event")) == (
+        "2023-11-14T22:13:20.250Z", "info", "request",
+    )  # fmt: skip
+    del fields["time"]
+    assert line == fields
+
+
+@pytest.mark.parametrize("text", ["é", "\udc80", "\x7f", "\n\x00"])
+def test_json_lines_escape_all_but_printable_ascii(text: str) -> None:
+    lines = json_lines([{"a": text}, {"a": "b"}])
+    assert lines == f'{{"a":{json.dumps(text)}}}\n{{"a":"b"}}\n'
+
+
+# Formats and levels.
+
+
+@pytest.mark.parametrize(
+    ("as_json", "stream", "expected"),
+    [
+        (None, Terminal(), False),
+        (None, io.StringIO(), True),
+        (True, Terminal(), True),
+        (False, io.StringIO(), False),
+    ],
+)
+def test_format_follows_the_stream_unless_configured(
+    as_json: bool | None, stream: Any, expected: bool
+) -> None:
+    output, _ = open_output(as_json, "info", stream)
+    Logger(namespace="a", observer=output).info("hello")
+    assert stream.getvalue().startswith("{") is expected
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_other_log_events_are_lines_with_level_and_source(as_json: bool) -> None:
+    output, stream = open_output(as_json)
+    Logger(namespace="some.where", observer=output).warn("it is {what}", what="odd")
+    (line,) = stream.getvalue().splitlines()
+    if as_json:
+        document = json.loads(line)
+        assert document.pop("time").endswith("Z")
+        assert document == {
+            "level": "warn", "event": "log", "source": "some.where", "message": "it is odd",
+        }  # fmt: skip
+    else:
+        assert line.endswith("Z warn [some.where] it is odd")
+
+
+@pytest.mark.parametrize(("level", "first"), [("debug", 0), ("info", 1), ("warn", 2), ("error", 3)])
+def test_events_below_the_level_are_not_written(level: str, first: int) -> None:
+    output, stream = open_output(True, level)
+    log = Logger(namespace="a", observer=output)
+    for name in LEVELS:
+        log.emit(LogLevel.levelWithName(name), "x")
+    written = [json.loads(line)["level"] for line in stream.getvalue().splitlines()]
+    assert written == LEVELS[first:]
+    assert output.wants_requests is (first <= 1)
+
+
+@pytest.mark.parametrize("message", ["boom", "two\nlines", "Bearer sk-secret1234 in it"])
+def test_failure_is_one_json_line_with_its_traceback(message: str) -> None:
+    output, stream = open_output(True)
+    log = Logger(namespace="a", observer=output)
+    try:
+        raise ValueError(message)
+    except ValueError:
+        log.failure("while {doing}", doing="this")
+    (line,) = stream.getvalue().splitlines()
+    document = json.loads(line)
+    assert document["level"] == "critical"
+    assert document["message"].startswith("while this")
+    assert "Traceback" in document["message"]
+    assert "ValueError: " in document["message"]
+    assert "secret1234" not in document["message"]
+
+
+def test_failure_in_text_has_its_traceback() -> None:
+    output, stream = open_output(False)
+    Logger(namespace="a", observer=output).failure("odd", Failure(ValueError("boom")))
+    assert "critical [a] odd" in stream.getvalue()
+    assert "ValueError: boom" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["http://user:pa55word@proxy:1", "Bearer pa55word", "Basic pa55word==", "sk-pa55word"],
+)
+@pytest.mark.parametrize("as_json", [True, False])
+def test_credentials_in_other_log_events_are_masked(text: str, as_json: bool) -> None:
+    output, stream = open_output(as_json)
+    Logger(namespace="a", observer=output).info("cannot reach {it}", it=text)
+    assert "cannot reach" in stream.getvalue()
+    assert "pa55word" not in stream.getvalue()
+
+
+def test_event_that_cannot_be_formatted_is_written() -> None:
+    output, stream = open_output(True)
+    Logger(namespace="a", observer=output).info("{a.b.c} {", a=1)
+    output({})
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["log"] * 2
+
+
+def test_nothing_is_written_before_the_log_is_open() -> None:
+    stream = io.StringIO()
+    output = LogOutput(lambda: stream, True, "info")
+    Logger(namespace="a", observer=output).info("early")
+    output.requests([make_event()], Batch(UNIX_TIME))
+    assert stream.getvalue() == ""
