@@ -100,7 +100,8 @@ def _read_prices(path: str) -> Prices:
 def _read(path: str, max_bytes: int) -> bytes:
     """Return at most *max_bytes* + 1 bytes of a regular file.
 
-    The open is non-blocking, and the type is checked before the read: a FIFO would block indefinitely.
+    The open is non-blocking, and the type is checked before the read: a FIFO would block
+    indefinitely.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:

@@ -12,7 +12,7 @@ import pytest_twisted
 from goproxyai.reactor.deadlines import Ticker
 from tests.support.agents import AgentHarness
 from tests.support.authority import Authority
-from tests.support.harness import ProxyHarness
+from tests.support.harness import ProxyHarness, SkewedReactor
 from tests.support.proxy import FakeProxy
 from tests.support.upstream import FakeUpstream
 
@@ -36,3 +36,10 @@ async def agents(harness: ProxyHarness, authority: Authority) -> AsyncIterator[A
     yield one
     await one.close()
     ticker.stop()
+
+
+@pytest.fixture
+def skewed_harness(harness: ProxyHarness) -> ProxyHarness:
+    """A harness whose clock can be set ahead."""
+    harness.reactor = SkewedReactor(harness.reactor)
+    return harness

@@ -1,4 +1,4 @@
-"""Every row of the table of errors, over a real socket: its status, its shape, its code."""
+"""Each error code over a real socket: status, code and JSON shape."""
 
 from __future__ import annotations
 
@@ -165,13 +165,13 @@ def name(row: Row) -> str:
     return row.__name__  # type: ignore[attr-defined,no-any-return]  # it is a function
 
 
-def test_there_is_a_row_for_each_code() -> None:
+def test_each_code_has_a_case() -> None:
     assert {name(row) for row in ROWS} == set(STATUS)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name)
 @pytest_twisted.ensureDeferred
-async def test_an_error_says_what_it_is_in_the_one_shape(
+async def test_error_response_has_status_code_and_shape(
     harness: ProxyHarness, failures: list[Any], row: Row
 ) -> None:
     answer = await row(harness)
@@ -190,7 +190,7 @@ async def test_an_error_says_what_it_is_in_the_one_shape(
 
 
 @pytest_twisted.ensureDeferred
-async def test_over_the_rate_is_the_one_exception(harness: ProxyHarness) -> None:
+async def test_rate_limit_response_has_its_own_shape(harness: ProxyHarness) -> None:
     await harness.start(RATE_LIMIT="1")
     await harness.ask(request())
     answer = await harness.ask(request())

@@ -1,4 +1,4 @@
-"""The rate limit: whom it counts, what it says, how it refills."""
+"""The rate limit: limited responses, the client of a request, and refilling."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def from_(address: str, target: str = "/v1/models") -> bytes:
     return request(target, headers=[("X-Forwarded-For", address)])
 
 
-# What a client over its rate is told.
+# Limited responses.
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_over_its_rate_is_told_when_to_come_back(harness: ProxyHarness) -> None:
+async def test_limited_response_states_the_wait(harness: ProxyHarness) -> None:
     await harness.start(RATE_LIMIT="2")
     assert await statuses(harness, request(), request()) == [200, 200]
     answer = await harness.ask(request())
@@ -51,7 +51,7 @@ async def test_a_client_over_its_rate_is_told_when_to_come_back(harness: ProxyHa
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_refusal_costs_nothing_and_the_connection_lives_on(harness: ProxyHarness) -> None:
+async def test_refusal_takes_no_token_and_keeps_connection_open(harness: ProxyHarness) -> None:
     await harness.start(RATE_LIMIT="1")
     wire = await harness.connect()
     wire.send(request())
@@ -68,7 +68,7 @@ async def test_a_refusal_costs_nothing_and_the_connection_lives_on(harness: Prox
 
 
 @pytest_twisted.ensureDeferred
-async def test_hits_and_refusals_at_upstream_count_as_every_other_request(
+async def test_hits_and_upstream_errors_take_tokens(
     harness: ProxyHarness,
 ) -> None:
     await harness.start(RATE_LIMIT="4")
@@ -78,7 +78,7 @@ async def test_hits_and_refusals_at_upstream_count_as_every_other_request(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_refused_head_request_gets_no_body(harness: ProxyHarness) -> None:
+async def test_refused_head_request_has_no_body(harness: ProxyHarness) -> None:
     await harness.start(RATE_LIMIT="1")
     wire = await harness.connect()
     wire.send(request() + request("/v1/models", "HEAD"))
@@ -91,7 +91,7 @@ async def test_a_refused_head_request_gets_no_body(harness: ProxyHarness) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_is_refused_is_not_asked_for_the_body(harness: ProxyHarness) -> None:
+async def test_refused_request_gets_no_100_continue(harness: ProxyHarness) -> None:
     await harness.start(RATE_LIMIT="1")
     await harness.ask(request())
     wire = await harness.connect()
@@ -105,7 +105,7 @@ async def test_who_is_refused_is_not_asked_for_the_body(harness: ProxyHarness) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_upstream_says_about_its_own_limits_passes(harness: ProxyHarness) -> None:
+async def test_rate_limit_fields_of_upstream_are_relayed(harness: ProxyHarness) -> None:
     await harness.start(RATE_LIMIT="2")
     theirs = [
         (b"x-ratelimit-limit-requests", b"10000"),
@@ -122,11 +122,11 @@ async def test_what_upstream_says_about_its_own_limits_passes(harness: ProxyHarn
         assert answer.all("RateLimit-Policy") == []
 
 
-# Who a client is.
+# The client of a request.
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_trusted_peer_speaks_for_its_clients(harness: ProxyHarness) -> None:
+async def test_clients_behind_trusted_peer_have_their_own_buckets(harness: ProxyHarness) -> None:
     await harness.start(RATE_LIMIT="1")
     one, other = from_("192.0.2.1"), from_("192.0.2.2")
     assert await statuses(harness, one, other, one, other) == [200, 200, 429, 429]
@@ -140,32 +140,28 @@ async def test_a_trusted_peer_speaks_for_its_clients(harness: ProxyHarness) -> N
     ["192.0.2.1:4711", "[::ffff:192.0.2.1]:80", "::ffff:c000:201", ' "192.0.2.1" ', "x, 192.0.2.1"],
 )
 @pytest_twisted.ensureDeferred
-async def test_an_address_is_one_client_in_every_form(harness: ProxyHarness, form: str) -> None:
+async def test_notations_of_an_address_share_a_bucket(harness: ProxyHarness, form: str) -> None:
     await harness.start(RATE_LIMIT="1")
     assert await statuses(harness, from_("192.0.2.1"), from_(form)) == [200, 429]
 
 
 @pytest.mark.parametrize("value", ["", "unknown", "192.0.2.1, junk", "_hidden"])
 @pytest_twisted.ensureDeferred
-async def test_an_entry_that_is_no_address_makes_the_peer_the_client(
-    harness: ProxyHarness, value: str
-) -> None:
+async def test_invalid_entry_makes_the_peer_the_client(harness: ProxyHarness, value: str) -> None:
     await harness.start(RATE_LIMIT="1")
     assert await statuses(harness, request(), from_(value)) == [200, 429]
 
 
 @pytest.mark.parametrize("trusted", ["", "192.0.2.0/24"])
 @pytest_twisted.ensureDeferred
-async def test_a_peer_that_is_not_trusted_speaks_for_itself_alone(
-    harness: ProxyHarness, trusted: str
-) -> None:
+async def test_untrusted_peer_is_the_client(harness: ProxyHarness, trusted: str) -> None:
     await harness.start(RATE_LIMIT="1", TRUSTED_PROXIES=trusted)
     assert await statuses(harness, from_("192.0.2.1"), from_("192.0.2.2")) == [200, 429]
     assert [event["client"] for event in await harness.logged(2)] == ["127.0.0.1"] * 2
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_ipv6_client_has_one_bucket_for_its_64(harness: ProxyHarness) -> None:
+async def test_ipv6_client_has_one_bucket_for_its_64(harness: ProxyHarness) -> None:
     await harness.start(RATE_LIMIT="1")
     same = [from_("2001:db8::1"), from_("[2001:db8::ffff:ffff:ffff:ffff]:443"), from_("2001:db8::")]
     assert await statuses(harness, *same) == [200, 429, 429]
@@ -181,7 +177,7 @@ async def test_health_is_never_limited(harness: ProxyHarness) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_limit_of_0_is_none(harness: ProxyHarness) -> None:
+async def test_limit_of_0_is_no_limit(harness: ProxyHarness) -> None:
     await harness.start(RATE_LIMIT="0")
     wire = await harness.connect()
     answers: list[Answer] = []
@@ -192,11 +188,11 @@ async def test_a_limit_of_0_is_none(harness: ProxyHarness) -> None:
     assert json.loads((await harness.ask(request("/stats"))).body)["rate_limit"] == 0
 
 
-# Time.
+# Refilling.
 
 
 class Jumpy:
-    """A clock whose time may be set, while what is due keeps coming.
+    """A clock whose time can be set while its delayed calls still run.
 
     :ivar off: seconds that it is wrong by.
     """
@@ -212,7 +208,7 @@ class Jumpy:
         return self.clock.callLater(delay, call, *args)
 
     def run(self, seconds: float) -> None:
-        """Let time pass, tick by tick."""
+        """Advance the clock tick by tick."""
         self.clock.pump([TICK_SECONDS] * round(seconds / TICK_SECONDS))
 
 
@@ -223,7 +219,7 @@ def admission(clock: Any, per_minute: int) -> Admission:
 
 
 def burst(one: Admission, client: str = "192.0.2.1") -> int:
-    """How many requests *client* may send right now."""
+    """Return how many requests of *client* are admitted now."""
     count = 0
     while one.wait(client) == 0:
         count += 1
@@ -231,7 +227,7 @@ def burst(one: Admission, client: str = "192.0.2.1") -> int:
 
 
 @pytest.mark.parametrize("per_minute", [1, 7, 60, 600, 6000])
-def test_a_bucket_refills_by_ticks_to_its_depth_and_no_further(per_minute: int) -> None:
+def test_bucket_refills_by_ticks_up_to_its_depth(per_minute: int) -> None:
     clock = Jumpy()
     one = admission(clock, per_minute)
     assert burst(one) == per_minute
@@ -243,7 +239,7 @@ def test_a_bucket_refills_by_ticks_to_its_depth_and_no_further(per_minute: int) 
 
 
 @pytest.mark.parametrize("per_minute", [1, 7, 60, 600, 6000])
-def test_who_waits_as_told_is_let_in_and_nobody_sooner(per_minute: int) -> None:
+def test_client_is_admitted_after_the_wait_and_not_sooner(per_minute: int) -> None:
     clock = Jumpy()
     one = admission(clock, per_minute)
     burst(one)
@@ -255,7 +251,7 @@ def test_who_waits_as_told_is_let_in_and_nobody_sooner(per_minute: int) -> None:
     one.stop()
 
 
-def test_between_ticks_nothing_is_minted() -> None:
+def test_bucket_does_not_refill_between_ticks() -> None:
     clock = Clock()
     one = admission(clock, 6000)
     burst(one)
@@ -282,7 +278,7 @@ def test_clock_jump_adds_no_tokens(jump: float) -> None:
     one.stop()
 
 
-def test_a_reactor_that_was_stopped_for_an_hour_mints_nothing() -> None:
+def test_stopped_reactor_adds_no_tokens() -> None:
     clock = Clock()
     one = admission(clock, 600)
     burst(one)
@@ -291,7 +287,7 @@ def test_a_reactor_that_was_stopped_for_an_hour_mints_nothing() -> None:
     one.stop()
 
 
-def test_idle_buckets_are_dropped_within_five_minutes_of_being_full() -> None:
+def test_full_bucket_is_removed_within_five_minutes() -> None:
     clock = Jumpy()
     one = admission(clock, 60)
     for number in range(SWEEP_SLICE * 2 + 10):
@@ -306,7 +302,7 @@ def test_idle_buckets_are_dropped_within_five_minutes_of_being_full() -> None:
     one.stop()
 
 
-def test_a_bucket_that_is_not_full_is_never_swept() -> None:
+def test_partial_bucket_is_never_removed() -> None:
     clock = Jumpy()
     one = admission(clock, 60)
     burst(one)
@@ -316,7 +312,7 @@ def test_a_bucket_that_is_not_full_is_never_swept() -> None:
     one.stop()
 
 
-def test_what_is_stopped_leaves_no_call_behind() -> None:
+def test_stop_cancels_the_delayed_call() -> None:
     clock = Clock()
     one = admission(clock, 60)
     assert len(clock.getDelayedCalls()) == 1
@@ -331,7 +327,7 @@ def test_what_is_stopped_leaves_no_call_behind() -> None:
     assert clock.getDelayedCalls() == []
 
 
-def test_a_tick_costs_one_call_whatever_the_number_of_clients() -> None:
+def test_tick_is_one_call_for_any_number_of_clients() -> None:
     clock = Clock()
     one = admission(clock, 60)
     for number in range(1000):

@@ -1,4 +1,4 @@
-"""Go's durations, read and written."""
+"""Durations in Go's syntax, parsed and formatted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request asks of the cache."""
+"""The cache directives of a request."""
 
 from __future__ import annotations
 

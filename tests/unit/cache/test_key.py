@@ -1,4 +1,4 @@
-"""Cache keys: equal for equal requests, and for no others."""
+"""Cache keys are equal for equal requests only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is answered from the cache, and what is put into it."""
+"""Which requests are looked up, and which responses are stored."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SDK = dict.fromkeys(
 )
 
 
-# Look-up
+# Requests
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_range_request_bypasses() -> None:
     assert bypass_reason(b"GET", b"/v1/x", {b"cookie": b"a", b"if-range": b"x"}) == "range"
 
 
-# Storing, by the head
+# Storing by status and header
 
 
 @pytest.mark.parametrize("status", [200, 201, 400, 401])
@@ -138,7 +138,7 @@ def test_response_that_varies_by_ignored_field_is_not_stored(vary: bytes, stored
     assert may_store(b"GET", 200, {b"vary": vary}, NO_DIRECTIVES) is stored
 
 
-# Sharing, now and later
+# Sharing and stale use
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 304])
@@ -197,7 +197,7 @@ def test_namespace_is_a_path_and_its_subpaths(path: bytes, shared: bool) -> None
     assert not in_namespace(path, ())
 
 
-# Answers about something under way
+# Operations in progress
 
 
 @pytest.mark.parametrize("status", ["queued", "in_progress", "validating", "Completed", "", "new"])

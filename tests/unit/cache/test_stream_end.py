@@ -1,4 +1,4 @@
-"""Whether a stream of events ended well, told from its last events."""
+"""Whether an event stream is complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When the pieces of a stream came."""
+"""The arrival times of a stream's pieces."""
 
 from __future__ import annotations
 

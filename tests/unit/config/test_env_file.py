@@ -44,7 +44,7 @@ def test_blank_lines_and_comments_are_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [
         (b"\nRATE_LIMIT", "line 2 is not NAME=value"),
         (b"=60", "line 1 is not NAME=value"),
@@ -63,11 +63,11 @@ def test_blank_lines_and_comments_are_ignored() -> None:
         (b"#" * (MAX_FILE_BYTES + 1), "it is larger than 64 KiB"),
     ],
 )
-def test_error_names_line_number_and_not_the_line(content: bytes, complaint: str) -> None:
+def test_error_names_line_number_and_not_the_line(content: bytes, message: str) -> None:
     with pytest.raises(EnvFileError) as caught:
         parse_env_file(content, NAMES)
-    assert str(caught.value) == complaint
-    assert SECRET not in complaint
+    assert str(caught.value) == message
+    assert SECRET not in message
     assert caught.value.__context__ is None
 
 
@@ -80,3 +80,9 @@ def test_quoted_text_is_the_value(text: str) -> None:
 def test_any_content_is_parsed_or_refused(content: bytes) -> None:
     with suppress(EnvFileError):
         assert set(parse_env_file(content, NAMES)) <= set(NAMES)
+
+
+def test_secret_on_a_line_of_its_own_is_not_in_the_error() -> None:
+    with pytest.raises(EnvFileError) as caught:
+        parse_env_file(b"ADMIN_TOKEN=\nc2VjcmV0c2VjcmV0c2VjcmV0==\n", NAMES)
+    assert "c2Vj" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The table of variables and what its texts become."""
+"""Settings from texts: defaults, valid and invalid values, secrets."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ NAMES = [variable.name for variable in VARIABLES]
 
 
 def with_text(name: str, text: str) -> object:
-    """The setting that *name* controls, set to *text*."""
+    """Return the setting of variable *name* for *text*."""
     return getattr(Settings.from_texts({name: text}), name.lower())
 
 
-def complaint_if_any(texts: dict[str, str]) -> str:
+def error_line_or_empty(texts: dict[str, str]) -> str:
     try:
         Settings.from_texts(texts)
     except SettingError as error:
@@ -32,7 +32,7 @@ def complaint_if_any(texts: dict[str, str]) -> str:
     return ""
 
 
-def complaint(name: str, text: str) -> str:
+def error_line(name: str, text: str) -> str:
     with pytest.raises(SettingError) as caught:
         Settings.from_texts({name: text})
     assert caught.value.__context__ is None
@@ -223,7 +223,7 @@ def test_valid_text_is_parsed(name: str, text: str, value: object) -> None:
     ],
 )
 def test_invalid_text_raises_one_line_with_expectation(name: str, text: str) -> None:
-    line = complaint(name, text)
+    line = error_line(name, text)
     assert line.startswith(f"{name} is '")
     assert ", expected " in line
     assert line.isascii()
@@ -237,18 +237,20 @@ def test_snapshot_requires_key() -> None:
     key = "sixteen-or-more!"
     kept = Settings.from_texts({"CACHE_SNAPSHOT": "/var/x y", "CACHE_SNAPSHOT_KEY": key})
     assert (kept.cache_snapshot, kept.cache_snapshot_key) == ("/var/x y", key)
-    assert complaint("CACHE_SNAPSHOT", "/var/x").startswith("CACHE_SNAPSHOT_KEY is not set, expect")
+    assert error_line("CACHE_SNAPSHOT", "/var/x").startswith(
+        "CACHE_SNAPSHOT_KEY is not set, expect"
+    )
 
 
 def test_error_line() -> None:
-    assert complaint("RATE_LIMIT", "many") == (
+    assert error_line("RATE_LIMIT", "many") == (
         "RATE_LIMIT is 'many', expected a whole number of requests a minute, 0 for no limit"
     )
 
 
 @given(st.sampled_from(NAMES), st.text())
 def test_any_text_is_parsed_or_raises_one_printable_line(name: str, text: str) -> None:
-    line = complaint_if_any({name: text})
+    line = error_line_or_empty({name: text})
     assert line.isascii()
     assert not line or line.isprintable()
 
@@ -285,7 +287,7 @@ def test_several_upstream_urls_keep_their_order() -> None:
     assert [url.host for url in settings.openai_api_url] == ["a.example", "b.example", "c.example"]
     assert settings.openai_url == "https://a.example/x, http://b.example, https://c.example"
     for wrong in ("https://a.example,https://a.example", "https://a.example b.example", ", "):
-        assert complaint("OPENAI_API_URL", wrong).startswith("OPENAI_API_URL is '")
+        assert error_line("OPENAI_API_URL", wrong).startswith("OPENAI_API_URL is '")
 
 
 @pytest.mark.parametrize(
@@ -327,7 +329,7 @@ def test_several_upstream_urls_keep_their_order() -> None:
     ],
 )
 def test_invalid_upstream_url_is_refused(text: str) -> None:
-    assert complaint("OPENAI_API_URL", text).startswith("OPENAI_API_URL is '")
+    assert error_line("OPENAI_API_URL", text).startswith("OPENAI_API_URL is '")
 
 
 @pytest.mark.parametrize(
@@ -387,7 +389,7 @@ def test_proxy_credentials_are_encoded_for_basic() -> None:
     ],
 )
 def test_invalid_proxy_url_is_refused(text: str) -> None:
-    line = complaint("PROXY_URL", text)
+    line = error_line("PROXY_URL", text)
     assert "pass" not in line.partition(", expected")[0]
 
 
@@ -443,11 +445,11 @@ def test_error_line_contains_no_secret(secret: str, name: str) -> None:
     if "@" not in secret:  # else what follows it reads as the host
         texts.append(f"http://user:{secret}")
     for text in texts:
-        line = complaint_if_any({name: text})
+        line = error_line_or_empty({name: text})
         assert "Zx" not in line
         assert "xZ" not in line
 
 
 def test_error_line_contains_no_token() -> None:
-    assert "swordfish" not in complaint("ADMIN_TOKEN", "sword fish swordfish")
-    assert "abcdefgh" not in complaint("RATE_LIMIT", "sk-abcdefgh")
+    assert "swordfish" not in error_line("ADMIN_TOKEN", "sword fish swordfish")
+    assert "abcdefgh" not in error_line("RATE_LIMIT", "sk-abcdefgh")

@@ -18,7 +18,7 @@ from goproxyai.limits.addresses import (
     client_address,
 )
 
-NOBODY = Networks()
+EMPTY = Networks()
 PRIVATE = Networks.parse("10.0.0.0/8 ::1 fd00::/8")
 
 v4 = st.ip_addresses(v=4).map(str)
@@ -135,9 +135,9 @@ def test_networks_are_separated_by_commas_or_spaces() -> None:
 
 
 def test_empty_networks_contain_nothing() -> None:
-    assert Networks.parse("") == Networks.parse(" , ") == NOBODY
-    assert not NOBODY.contains("127.0.0.1")
-    assert not NOBODY.contains("")
+    assert Networks.parse("") == Networks.parse(" , ") == EMPTY
+    assert not EMPTY.contains("127.0.0.1")
+    assert not EMPTY.contains("")
 
 
 def test_mapped_address_equals_ipv4_address() -> None:
@@ -166,12 +166,12 @@ def test_contains_agrees_with_ipaddress(nets: list[tuple[str, int]], address: st
     networks = Networks.parse(" ".join(map(str, parts)))
     expected = any(ip_address(address) in part for part in parts)
     assert networks.contains(address) is expected
-    assert networks.contains(address) is expected  # remembered
+    assert networks.contains(address) is expected  # from the cache
 
 
 def test_untrusted_peer_is_the_client() -> None:
     assert client_address("203.0.113.9", b"192.0.2.1", PRIVATE) == "203.0.113.9"
-    assert client_address("10.0.0.1", b"192.0.2.1", NOBODY) == "10.0.0.1"
+    assert client_address("10.0.0.1", b"192.0.2.1", EMPTY) == "10.0.0.1"
 
 
 def test_trusted_peer_without_header_is_the_client() -> None:

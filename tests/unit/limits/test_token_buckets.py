@@ -1,4 +1,4 @@
-"""Token buckets, against a naive model that refills every bucket at every tick."""
+"""Token buckets against a model that refills each bucket at each tick."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ TICK_SECONDS = Fraction(1, 10)
 CLIENTS = st.sampled_from("abcdef")
 
 
-class NaiveBuckets:
-    """One exact number of tokens a client; time passes in whole milliseconds."""
+class ModelBuckets:
+    """An exact number of tokens for each client; time passes in whole milliseconds."""
 
     def __init__(self, per_minute: int) -> None:
         self.depth = Fraction(per_minute)
@@ -43,30 +43,30 @@ class NaiveBuckets:
         return ceil((1 - tokens) / self.rate / TICK_SECONDS) * TICK_SECONDS
 
 
-class BucketsBehaveLikeTheNaiveOnes(RuleBasedStateMachine):
-    """Every answer is the model's; what was dropped was full; the bound on admissions holds."""
+class BucketsAgainstModel(RuleBasedStateMachine):
+    """The waits are those of the model, and only full buckets are removed."""
 
     @initialize(per_minute=st.integers(1, 200))
     def open(self, per_minute: int) -> None:
         self.per_minute = per_minute
         self.buckets = TokenBuckets(per_minute)
-        self.naive = NaiveBuckets(per_minute)
-        self.minted = Fraction(0)
+        self.model = ModelBuckets(per_minute)
+        self.refilled = Fraction(0)
         self.admitted: dict[str, int] = {}
 
     @rule(client=CLIENTS, times=st.integers(1, 250))
     def take(self, client: str, times: int) -> None:
         for _ in range(times):
             wait = self.buckets.take(client)
-            assert wait == pytest.approx(float(self.naive.take(client)), abs=1e-9)
+            assert wait == pytest.approx(float(self.model.take(client)), abs=1e-9)
             if wait == 0:
                 self.admitted[client] = self.admitted.get(client, 0) + 1
 
     @rule(milliseconds=st.integers(0, 1000))
     def pass_time(self, milliseconds: int) -> None:
         self.buckets.refill(milliseconds / 1000)
-        self.naive.refill(milliseconds)
-        self.minted += Fraction(milliseconds, 1000) * self.naive.rate
+        self.model.refill(milliseconds)
+        self.refilled += Fraction(milliseconds, 1000) * self.model.rate
 
     @rule(seconds=st.integers(2, 100))
     def pass_much_time(self, seconds: int) -> None:
@@ -85,20 +85,20 @@ class BucketsBehaveLikeTheNaiveOnes(RuleBasedStateMachine):
         assert not (more and len(self.buckets) == 0)
 
     @invariant()
-    def nobody_gets_more_than_the_depth_and_what_was_minted(self) -> None:
+    def admissions_are_bounded_by_depth_and_refills(self) -> None:
         for admitted in getattr(self, "admitted", {}).values():
-            assert admitted <= self.per_minute + self.minted
+            assert admitted <= self.per_minute + self.refilled
 
     @invariant()
     def only_full_buckets_are_missing(self) -> None:
-        if hasattr(self, "naive"):
-            tokens = self.naive.tokens.values()
-            assert len(self.buckets) >= sum(held < self.naive.depth for held in tokens)
+        if hasattr(self, "model"):
+            tokens = self.model.tokens.values()
+            assert len(self.buckets) >= sum(held < self.model.depth for held in tokens)
 
 
 def test_buckets_behave_as_the_model() -> None:
     few = settings(max_examples=40, deadline=None)
-    run_state_machine_as_test(BucketsBehaveLikeTheNaiveOnes, settings=few)
+    run_state_machine_as_test(BucketsAgainstModel, settings=few)
 
 
 def drained(per_minute: int, client: str = "a", max_clients: int = 1_000_000) -> TokenBuckets:
@@ -211,10 +211,10 @@ def test_number_of_buckets_is_bounded(clients: list[int], most: int) -> None:
 
 
 def test_refused_client_keeps_its_bucket() -> None:
-    buckets = drained(1, "loud", max_clients=2)
+    buckets = drained(1, "refused", max_clients=2)
     for number in range(50):
         buckets.take(str(number))
-        assert buckets.take("loud") > 0
+        assert buckets.take("refused") > 0
 
 
 def test_invalid_parameters_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""The client's side of CONNECT."""
+"""The client side of CONNECT."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def connecting() -> ConnectParser:
 
 
 def outcome(pieces: list[bytes]) -> tuple[object, ...]:
-    """What the answer led to, and, where that is a tunnel, all of its bytes."""
+    """Return the outcome, with all bytes of an open tunnel."""
     tunnel = connecting()
     for number, piece in enumerate(pieces):
         try:
@@ -119,7 +119,7 @@ def test_empty_read_is_ignored() -> None:
 
 
 def padded(length: int) -> bytes:
-    """A 2xx whose head is *length* bytes long."""
+    """Return a 2xx response whose header has *length* bytes."""
     start, end = b"HTTP/1.1 200 OK\r\nX-Pad: ", b"\r\n\r\n"
     return start + b"x" * (length - len(start) - len(end)) + end
 

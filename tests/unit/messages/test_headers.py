@@ -1,4 +1,4 @@
-"""Header hygiene: what stays on its hop, and what a list says."""
+"""Hop-by-hop fields, header templates, lists and Via."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LINES = st.lists(
 
 
 def expected(lines: Headers, also: set[bytes]) -> Headers:
-    """The rules, read literally and slowly."""
+    """A literal implementation of the rules."""
     gone = {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
     for name, value in lines:
         if name.lower() == b"connection":
@@ -83,7 +83,7 @@ def test_index_joins_repeated_lines_in_order(lines: Headers) -> None:
 def test_template_agrees_with_functions(lines: Headers) -> None:
     names, values = tuple(name for name, _ in lines), tuple(value for _, value in lines)
     fields, _ = index_fields(lines)
-    for _ in range(2):  # the second time from memory
+    for _ in range(2):  # the second time from the cache
         shape = template_of(names)
         assert shape.headers(values) == lines
         assert shape.fields(values) == fields

@@ -1,4 +1,4 @@
-"""What is written down, and what is not."""
+"""What may be logged."""
 
 from __future__ import annotations
 

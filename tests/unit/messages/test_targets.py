@@ -1,4 +1,4 @@
-"""Which targets and Hosts are served, and what goes upstream for them."""
+"""Validation of targets and Host."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ORIGINS = ("https://api.openai.com", "http://127.0.0.1:8080", "https://api.examp
 
 
 def refusal(target: bytes, host: bytes = HOST) -> tuple[int, str]:
-    """The status and code that *target* is refused with."""
+    """Return the status and code of the refusal of *target*."""
     with pytest.raises(ProxyError) as caught:
         origin_form(target, host)
     assert caught.value.message
@@ -93,7 +93,7 @@ def test_missing_or_repeated_host_is_refused(host: bytes | None, repeated: bool)
     assert "Host" in caught.value.message
 
 
-# What passes unchanged.
+# Valid targets.
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_dot_segments_are_refused_raw_and_encoded(shape: bytes, dots: bytes) -> 
     assert refusal(b"http://proxy.test" + target) == (400, "bad_request")
 
 
-# Bytes, forms, length.
+# Bytes, forms and length.
 
 
 @pytest.mark.parametrize("byte", [*range(0x21), *range(0x7F, 0x100)])
@@ -245,7 +245,7 @@ def test_target_is_limited_to_16_kib() -> None:
     assert refusal(longest + b"a") == (414, "target_too_long")
 
 
-# Whatever is served.
+# Properties of accepted targets.
 
 PIECES = st.sampled_from(
     b"/ // \\ . .. %2e %2E %2f %5c %00 %25 @ : ; ? # & = [ ] v1 v1/ models a evil.test proxy.test"
@@ -263,7 +263,7 @@ TARGETS = st.one_of(
 
 
 def decoded_segments(target: bytes) -> set[bytes]:
-    """The path's segments as the most lenient of servers would see them."""
+    """Return the segments of the path as a lenient server decodes them."""
     path = unquote_to_bytes(target.partition(b"?")[0])
     return set(re.split(rb"[/\\]", path))
 

@@ -1,4 +1,4 @@
-"""The circuit breaker, by its table and against a naive model that keeps every outcome."""
+"""The circuit breaker, by its table and against a model that keeps each outcome."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from goproxyai.upstream.breaker import (
 SLOT = WINDOW_SECONDS / WINDOW_SLOTS
 
 
-def times_opened(share: float = 0.5, now: float = 100.0) -> CircuitBreaker:
+def open_breaker(share: float = 0.5, now: float = 100.0) -> CircuitBreaker:
     breaker = CircuitBreaker(share)
     for _ in range(MIN_REQUESTS):
         breaker.record_failure(now)
@@ -74,11 +74,11 @@ def test_outcomes_outside_the_window_do_not_count() -> None:
     breaker.advance(5.0)
     for _ in range(MIN_REQUESTS):
         breaker.record_failure(5.0 + WINDOW_SECONDS)
-    assert not breaker.closed, "answers of long ago count for nothing"
+    assert not breaker.closed, "old successes do not count"
 
 
 def test_open_admits_none_and_half_open_admits_one() -> None:
-    breaker = times_opened()
+    breaker = open_breaker()
     assert not breaker.admit(100.0 + INITIAL_OPEN_SECONDS - 0.1)
     assert breaker.seconds_until_retry(101.0) == INITIAL_OPEN_SECONDS - 1
     assert breaker.state(100.0 + INITIAL_OPEN_SECONDS) is CircuitState.HALF_OPEN
@@ -89,14 +89,14 @@ def test_open_admits_none_and_half_open_admits_one() -> None:
 
 
 def test_probe_without_outcome_is_replaced() -> None:
-    breaker = times_opened()
+    breaker = open_breaker()
     assert breaker.admit(105.0)
     assert not breaker.admit(105.0 + PROBE_TIMEOUT_SECONDS - 0.1)
     assert [breaker.admit(105.0 + PROBE_TIMEOUT_SECONDS) for _ in range(2)] == [True, False]
 
 
 def test_success_closes_and_failed_probe_doubles_open_time() -> None:
-    breaker = times_opened()
+    breaker = open_breaker()
     now, waits = 100.0, []
     for _ in range(6):
         seconds_until_retry = breaker.seconds_until_retry(now)
@@ -120,13 +120,13 @@ def test_success_closes_and_failed_probe_doubles_open_time() -> None:
     assert breaker.times_opened == 7
     for _ in range(MIN_REQUESTS - 2):
         breaker.record_failure(now)
-    assert breaker.closed, "it begins anew"
+    assert breaker.closed, "the counts start at zero"
     breaker.record_failure(now)
     assert breaker.seconds_until_retry(now) == INITIAL_OPEN_SECONDS
 
 
 def test_failures_in_flight_do_not_extend_open_time() -> None:
-    breaker = times_opened()
+    breaker = open_breaker()
     for _ in range(50):
         breaker.record_failure(100.0 + INITIAL_OPEN_SECONDS)
     assert breaker.state(100.0 + INITIAL_OPEN_SECONDS) is CircuitState.HALF_OPEN
@@ -134,7 +134,7 @@ def test_failures_in_flight_do_not_extend_open_time() -> None:
 
 @pytest.mark.parametrize("late", [False, True])
 def test_success_in_flight_closes_circuit(late: bool) -> None:
-    breaker = times_opened()
+    breaker = open_breaker()
     breaker.record_success()
     assert breaker.admit(100.0 + late)
 

@@ -1,4 +1,4 @@
-"""Hosts that are reached without the egress proxy."""
+"""Hosts that are connected to without the egress proxy."""
 
 from __future__ import annotations
 
