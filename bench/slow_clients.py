@@ -1,9 +1,9 @@
 """Latency for an ordinary client while a thousand slow clients are connected.
 
-``python -m bench.slow_clients`` needs Debian's slowhttptest in addition to bench/install.sh. It runs
-attacks with slow headers, slow bodies and slow readers, one after the other. For each it prints the
-latency of the ordinary client before and during the attack, the number of slow clients that are
-still connected near its end, and the memory.
+``python -m bench.slow_clients`` needs Debian's slowhttptest in addition to bench/install.sh. It
+runs attacks with slow headers, slow bodies and slow readers, one after the other. For each it
+prints the latency of the ordinary client before and during the attack, the number of slow clients
+that are still connected near its end, and the memory.
 """
 
 from __future__ import annotations

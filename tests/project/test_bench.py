@@ -131,8 +131,8 @@ def test_powers_of_ten_are_formatted() -> None:
 
 def test_in_memory_requests_are_misses_then_hits() -> None:
     measured = InMemoryDaemon()
-    for number in (1, 1, 2, 1):
-        measured.send(number)
+    for question in (1, 1, 2, 1):
+        measured.send(question)
     measured.flush_log()
     counters = measured.daemon.context.counters
     assert (counters.misses, counters.hits) == (3, 2)
