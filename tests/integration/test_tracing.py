@@ -52,12 +52,12 @@ from tests.process.daemon_process import (
     Start,
     command,
     environment,
-    free_port,
     get,
     start,
 )
 from tests.support.answers import chunk, head, response
 from tests.support.harness import ProxyHarness, eventually, post, request
+from tests.support.ports import free_port
 from tests.support.serving import loopback
 from tests.support.steps import Close, Pause, Reset
 
