@@ -1,29 +1,32 @@
-"""The benchmark: goproxyai beside what a user would pick instead, on one machine, in one run.
+"""The benchmark: goproxyai compared with alternatives, on one machine, in one run.
 
-1. The measured daemon runs on core 0; load and upstream share core 1. Everything is on loopback,
-   and one daemon at a time is under load.
-2. Rounds are interleaved, so that a slow minute of the machine hits all peers; the median counts.
-3. Errors are never speed. A run counts only if the load tool saw no error and no other status, if
-   the answers were compared with what upstream sends, and if upstream's own counter says that
-   every miss reached it and that no hit did.
-4. A run that other processes disturbed, taking over a tenth of a core, is repeated, twice at
-   most (in a quick run: never), and left out where its cell has a quiet one; a cell without is
+1. The measured daemon runs on core 0; the load generator and the upstream share core 1. All traffic
+   is on loopback. One daemon at a time is under load.
+2. The rounds are interleaved, so that a slow minute of the machine affects all peers. The median
+   counts.
+3. A run counts only if all answers are correct: the load generator saw no error and no unexpected
+   status, the answers equal those of the upstream, and by the upstream's own counter every miss
+   reached it and no hit did.
+4. A run is disturbed if other processes use over a tenth of a core. It is repeated at most twice
+   (in a quick run: never), and left out if its cell has an undisturbed run. A cell without one is
    marked with ``!``.
-5. A cell that fails is shown as failed, and the exit status is 1.
+5. A failed cell is shown as failed, and the exit status is 1.
 
 ==============  ==================================================================================
-module          idea
+module          content
 ==============  ==================================================================================
-``machine``     cores, programs, and what processes use
-``daemons``     how a daemon is started on its core, and ended
-``peers``       what is compared; ``gateways`` and ``stock`` are peers too
-``stage``       the upstreams, and the daemons that stand before them
-``wrk``         requests as fast as they go, checked
-``gauge``       the tool for latency, streams, connections and transfers
-``workload``    what all workloads share; ``throughput``, ``latency``, ``streams``, ``memory``,
-                ``filling``, ``growth``, ``transfer`` are the workloads
-``results``     what was measured, medians, ratios
-``targets``     what the project set out to reach
-``report``      the page; ``plot`` draws its picture
+``machine``     cores, programs, and the CPU time and memory of processes
+``daemons``     starts a daemon on its core and ends it
+``peers``       the compared proxies; ``gateways`` and ``stock`` are peers as well
+``testbed``     the upstreams and the running daemons
+``wrk``         the load generator for maximum rates, with checks
+``gauge``       the load generator for latency, streams, connections and transfers
+``workload``    the base of the workloads: ``throughput``, ``latency``, ``streams``, ``memory``,
+                ``filling``, ``growth``, ``transfer``
+``results``     the measured values, medians and ratios
+``targets``     the project's performance targets
+``report``      the generated part of the page; ``plot`` draws its chart
+``inside``      CPU time without sockets, apart from the benchmark
+``slow_clients``  latency under an attack of slow clients, apart from the benchmark
 ==============  ==================================================================================
 """

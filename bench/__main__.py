@@ -28,8 +28,8 @@ from bench.latency import Latency
 from bench.machine import DAEMON_CORE, LOAD_CORE, allow_connections
 from bench.memory import Memory
 from bench.peers import PEERS
-from bench.stage import Stage
 from bench.streams import Paced, Saturated
+from bench.testbed import Testbed
 from bench.throughput import throughputs
 from bench.transfer import Transfer
 from bench.workload import FULL, QUICK, Scale, Workload, measure
@@ -53,22 +53,21 @@ def workloads(scale: Scale) -> list[Workload]:
 
 
 def chosen(parser: argparse.ArgumentParser, given: str, known: Sequence[str]) -> list[str]:
-    """The names in a comma-separated list, in the order of ``known``."""
+    """The names in the comma-separated list *given*, in the order of *known*."""
     names = given.split(",")
     if unknown := set(names) - set(known):
-        parser.error(f"{', '.join(sorted(unknown))}: not of {', '.join(known)}")
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
     return [name for name in known if name in names]
 
 
 def options() -> argparse.Namespace:
-    """The command line."""
     names = [workload.name for workload in workloads(QUICK)]
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.partition(":")[0])
-    parser.add_argument("--quick", action="store_true", help="short runs, under two minutes in all")
-    every = "peers: " + ", ".join(ALL) + "; all of them, in a quick run without the gateways"
-    parser.add_argument("--only", help=every)
+    parser.add_argument("--quick", action="store_true", help="short runs, within two minutes")
+    peers = "peers: " + ", ".join(ALL) + "; by default all, in a quick run without the gateways"
+    parser.add_argument("--only", help=peers)
     parser.add_argument("--workloads", default=",".join(names), help=", ".join(names))
-    parser.add_argument("--rounds", type=int, help="how often each cell is measured")
+    parser.add_argument("--rounds", type=int, help="measurements of each cell")
     parser.add_argument("--seconds", type=int, help="length of a run")
     given = parser.parse_args()
     given.partial = len(sys.argv) > 1 and sys.argv[1:] != ["--quick"]
@@ -76,44 +75,44 @@ def options() -> argparse.Namespace:
     given.only = chosen(parser, given.only or usual, list(ALL))
     given.workloads = chosen(parser, given.workloads, names)
     if not (1 <= (given.seconds or 1) <= 60 and 1 <= (given.rounds or 1) <= 20):
-        parser.error("--seconds is 1 to 60, --rounds is 1 to 20")
+        parser.error("--seconds must be 1 to 60, --rounds 1 to 20")
     if not {int(DAEMON_CORE), int(LOAD_CORE)} <= os.sched_getaffinity(0):
-        parser.error("needs cores 0 and 1")
+        parser.error("the benchmark needs CPU cores 0 and 1")
     return given
 
 
 def stop(_signum: int, _frame: FrameType | None) -> None:
-    """Ctrl-C and SIGTERM leave by the same way, once, so that nothing stays behind."""
+    """End the benchmark once on Ctrl-C or SIGTERM, so that all daemons are stopped."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
-def notes(stage: Stage) -> list[str]:
-    """What the daemons themselves tell once they were under load."""
+def notes(testbed: Testbed) -> list[str]:
+    """The log lines per request of the daemons that log."""
     lines = []
-    for name, role, running in stage.started():
+    for name, role, running in testbed.started():
         if name == "info" and running.sent:
             logged = sum(map(lines_in, running.directory.glob("log*"))) / running.sent
-            lines.append(f"{ALL[name].title}, {role.value}: {logged:.2f} lines a request.")
+            lines.append(f"{ALL[name].title}, {role.value}: {logged:.2f} lines per request.")
     return lines
 
 
 def lines_in(path: Path) -> int:
-    """Lines in a file that may be large."""
+    """The number of lines in a file of any size."""
     with path.open("rb") as stream:
         return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
 
 
 def command(given: argparse.Namespace) -> str:
-    """What to type to get the same."""
+    """The command that repeats this run."""
     if given.partial:
         return shlex.join(["python", "-m", "bench", *sys.argv[1:]])
     return "make bench QUICK=1" if given.quick else "make bench"
 
 
 def main() -> int:
-    """Run the bench; the exit status is 1 where a cell failed."""
+    """Run the benchmark; the exit status is 1 if a cell failed."""
     given = options()
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
@@ -125,19 +124,17 @@ def main() -> int:
         seconds=given.seconds or scale.seconds,
     )
     allow_connections()
-    asked = [workload for workload in workloads(scale) if workload.name in given.workloads]
+    selected = [workload for workload in workloads(scale) if workload.name in given.workloads]
     peers = {name: ALL[name] for name in given.only}
     began, start = datetime.datetime.now(datetime.UTC), time.monotonic()
     with contextlib.ExitStack() as stack:
         root = stack.enter_context(tempfile.TemporaryDirectory(prefix="goproxyai-bench-"))
-        stage = Stage(Path(root), stack)
-        results = measure(asked, peers, stage, scale.attempts)
+        testbed = Testbed(Path(root), stack)
+        results = measure(selected, peers, testbed, scale.attempts)
         set_up, measured = results.prepared - start, time.monotonic() - results.prepared
-        told = notes(stage)
-    circumstances = report.Circumstances(
-        command(given), began, set_up, measured, scale.summary, told
-    )
-    part = report.page_part(results, peers, circumstances)
+        lines = notes(testbed)
+    info = report.RunInfo(command(given), began, set_up, measured, scale.summary, lines)
+    part = report.page_part(results, peers, info)
     print(part)
     if not given.partial:
         report.write(part, report.groups(results, peers))

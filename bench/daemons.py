@@ -1,4 +1,4 @@
-"""How a daemon is started on its core, and ended."""
+"""Starts a daemon on its core, and ends it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from bench.machine import CHECKOUT, Failed, environment, pinned, tool
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """How one daemon is started: its arguments and what it needs in the environment."""
+    """The arguments of a daemon and its environment variables."""
 
     argv: list[str]
     env: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
-class OwnerBucket:
-    """What a daemon is told: its own port, the upstream's, and a directory of its own."""
+class Placement:
+    """The port of a daemon, that of its upstream, and the daemon's own directory."""
 
     port: int
     upstream: int
@@ -32,18 +32,18 @@ class OwnerBucket:
 
     @property
     def openai(self) -> str:
-        """The upstream's address."""
+        """The upstream's URL."""
         return f"http://127.0.0.1:{self.upstream}"
 
 
 def nginx_command(template: Path, values: dict[str, str], directory: Path) -> Command:
-    """Fill in a configuration and say how to start nginx with it, below ``directory``."""
+    """Fill in a configuration in *directory*, and return the command that starts nginx with it."""
     text = template.read_text()
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)
     (directory / "nginx.conf").write_text(text)
     argv = [tool("nginx"), "-p", str(directory), "-c", "nginx.conf", "-e", "stderr"]
-    # A worker of root's nginx becomes "nobody", who may not enter our private directory.
+    # nginx started by root changes its worker's user, which then cannot enter the directory.
     return Command([*argv, "-g", "user root;"] if os.geteuid() == 0 else argv)
 
 
@@ -51,26 +51,26 @@ def nginx_command(template: Path, values: dict[str, str], directory: Path) -> Co
 def daemon(
     command: Command,
     core: str,
-    place: OwnerBucket,
+    placement: Placement,
     ready: Callable[[int], bool],
     seconds: float = 20,
 ) -> Iterator[int]:
-    """Run a daemon on one core; yields its process id once it answers, and ends it after.
+    """Run a daemon on one core; yields its process ID when it is ready, and ends it afterwards.
 
-    ``ready`` is asked with the port, for so many seconds; what it raises counts as no.
+    *ready* is called with the port for at most *seconds*; an exception counts as false.
     """
-    with (place.directory / "output").open("wb") as sink:
+    with (placement.directory / "output").open("wb") as sink:
         process = subprocess.Popen(
             pinned(core, *command.argv),
-            env=environment(HOME=str(place.directory), **command.env),
+            env=environment(HOME=str(placement.directory), **command.env),
             cwd=CHECKOUT,
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is ours to pass on, once the load has ended
+            start_new_session=True,  # Ctrl-C must not end it before the load
         )
     try:
-        _wait_until_ready(process, place, ready, seconds)
+        _wait_until_ready(process, placement, ready, seconds)
         yield process.pid
     finally:
         _end(process)
@@ -78,24 +78,24 @@ def daemon(
 
 def _wait_until_ready(
     process: subprocess.Popen[bytes],
-    place: OwnerBucket,
+    placement: Placement,
     ready: Callable[[int], bool],
     seconds: float,
 ) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError, Failed):
-            if ready(place.port):
+            if ready(placement.port):
                 return
         time.sleep(0.05)
-    logs = [*place.directory.glob("log"), place.directory / "output"]
-    said = "".join(log.read_text(errors="replace") for log in logs)[-1500:].strip()
+    logs = [*placement.directory.glob("log"), placement.directory / "output"]
+    output = "".join(log.read_text(errors="replace") for log in logs)[-1500:].strip()
     state = f"exit status {process.returncode}" if process.poll() is not None else "no answer"
-    raise Failed(f"did not start ({state}): {said or 'it said nothing'}")
+    raise Failed(f"did not start ({state}): {output or 'no output'}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the daemon to stop; after five seconds, end the session that was started for it."""
+    """Terminate the daemon; after five seconds, kill its session."""
     process.terminate()
     try:
         process.wait(5)

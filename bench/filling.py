@@ -1,8 +1,9 @@
-"""A full cache: does it take what it says, and does anybody wait while it is emptied?
+"""A full cache: its memory compared with its accounting, and the pause when it is cleared.
 
-Filled with small answers and with large ones, up to its bound: what resident memory grew by, over
-what ``/stats`` accounts for. Then the small ones are dropped, while somebody asks for ``/health``
-again and again: the longest that an answer took is what the dropping held up, and a round trip.
+The cache is filled to its limit with small and with large answers. The growth of the resident
+memory is divided by the bytes that ``/stats`` accounts for. Then the small answers are deleted
+while another connection requests ``/health`` repeatedly: the longest wait for an answer is the
+pause, plus one round trip.
 """
 
 from __future__ import annotations
@@ -11,20 +12,20 @@ import dataclasses
 import socket
 import time
 
-from bench.growth import start, statistics_of, through
+from bench.growth import send_all, start, statistics_of
 from bench.machine import Failed, resident_bytes
 from bench.peers import Peer
 from bench.results import Measure, Run
-from bench.stage import Running, Stage
+from bench.testbed import Running, Testbed
 from bench.workload import Scale
 from bench.wrk import CONNECTIONS, LARGE, SMALL, Load, get
 
 MEGABYTES = 100
-"""The bound that is filled up to, the daemon's default."""
+"""The cache's limit, which is the daemon's default."""
 ENTRIES = {"small": 60_000, "large": 1_500}
-"""Answers that come near to the bound, or over it."""
-WATCH = 2.0
-"""Seconds for which round trips are watched while the cache is emptied."""
+"""The number of answers that fill the cache."""
+WATCH_SECONDS = 2.0
+"""The time of round trips, in the middle of which the cache is cleared."""
 
 _HEALTH = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 _CLEARINGS = {
@@ -35,7 +36,7 @@ _CLEARINGS = {
 
 @dataclasses.dataclass
 class Filling:
-    """Memory over accounted bytes, and the longest wait while all is dropped."""
+    """The memory per accounted byte, and the longest wait while the cache is cleared."""
 
     scale: Scale
     name: str = "filling"
@@ -44,7 +45,6 @@ class Filling:
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        """All that is looked at."""
         return (
             Measure("full_small", "memory / accounted bytes, 1 KB answers", "x"),
             Measure("full_large", "memory / accounted bytes, 64 KB answers", "x"),
@@ -52,62 +52,61 @@ class Filling:
             Measure("clear_path", "longest wait, a path cleared", "ms"),
         )
 
-    def prepare(self, stage: Stage, peer: Peer) -> None:
-        """Each fills a daemon of its own."""
+    def prepare(self, testbed: Testbed, peer: Peer) -> None:
+        """Do nothing: each measurement starts its own daemon."""
 
-    def run(self, stage: Stage, peer: Peer) -> Run:
-        """Fill, look, empty."""
+    def run(self, testbed: Testbed, peer: Peer) -> Run:
         values = {}
-        running = start(stage, peer, MAX_CACHE_SIZE=str(MEGABYTES))
-        values["full_small"] = filled(running, SMALL, ENTRIES["small"])
+        running = start(testbed, peer, MAX_CACHE_SIZE=str(MEGABYTES))
+        values["full_small"] = fill_ratio(running, SMALL, ENTRIES["small"])
         values["clear"] = longest_wait(running.port, _CLEARINGS["clear"])
         fill(running, SMALL, ENTRIES["small"])
         values["clear_path"] = longest_wait(running.port, _CLEARINGS["clear_path"])
-        running = start(stage, peer, MAX_CACHE_SIZE=str(MEGABYTES))
-        values["full_large"] = filled(running, LARGE, ENTRIES["large"])
+        running = start(testbed, peer, MAX_CACHE_SIZE=str(MEGABYTES))
+        values["full_large"] = fill_ratio(running, LARGE, ENTRIES["large"])
         return Run(values)
 
 
 def fill(running: Running, load: Load, count: int) -> None:
-    """Store so many answers, all different to the cache."""
+    """Store *count* different answers."""
     load = dataclasses.replace(load, vary="body", variants=count)
-    through(running, load, -CONNECTIONS)  # rather twice than not at all
+    send_all(running, load, -CONNECTIONS)  # repeats some requests rather than omit any
 
 
 def accounted(running: Running) -> int:
-    """Bytes that the cache says it takes."""
+    """The bytes of the cache by its own accounting."""
     cache = statistics_of(running)["cache"]
     if not isinstance(cache, dict):
-        raise Failed(f"statistics without a cache: {cache}")
+        raise Failed(f"/stats has no cache: {cache}")
     return int(cache["bytes"])
 
 
-def filled(running: Running, load: Load, count: int) -> float:
-    """What resident memory grew by, over what is accounted for, once the cache is full."""
+def fill_ratio(running: Running, load: Load, count: int) -> float:
+    """Fill the cache; the growth of the resident memory per accounted byte."""
     get(running.port, "/v1/models")
-    before, said = resident_bytes(running.pid), accounted(running)
+    before, accounted_before = resident_bytes(running.pid), accounted(running)
     fill(running, load, count)
-    said = accounted(running) - said
-    if said < 0.5 * MEGABYTES * 2**20:
-        raise Failed(f"only {said} bytes were stored")
-    return (resident_bytes(running.pid) - before) / said
+    stored = accounted(running) - accounted_before
+    if stored < 0.5 * MEGABYTES * 2**20:
+        raise Failed(f"only {stored} bytes were stored")
+    return (resident_bytes(running.pid) - before) / stored
 
 
 def longest_wait(port: int, clearing: bytes) -> float:
-    """Milliseconds that the slowest answer took while the cache was emptied."""
+    """The longest wait for an answer, in milliseconds, while the cache is cleared."""
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=10) as clears,
-        socket.create_connection(("127.0.0.1", port), timeout=10) as asks,
+        socket.create_connection(("127.0.0.1", port), timeout=10) as admin,
+        socket.create_connection(("127.0.0.1", port), timeout=10) as probe,
     ):
-        longest, ends, cleared = 0.0, time.monotonic() + WATCH, False
+        longest, ends, cleared = 0.0, time.monotonic() + WATCH_SECONDS, False
         while (now := time.monotonic()) < ends:
-            if not cleared and now > ends - WATCH / 2:
-                clears.sendall(clearing)
+            if not cleared and now > ends - WATCH_SECONDS / 2:
+                admin.sendall(clearing)
                 cleared = True
-            asks.sendall(_HEALTH)
-            if not asks.recv(4096).startswith(b"HTTP/1.1 200 "):
-                raise Failed("not healthy")
+            probe.sendall(_HEALTH)
+            if not probe.recv(4096).startswith(b"HTTP/1.1 200 "):
+                raise Failed("/health did not answer with 200")
             longest = max(longest, time.monotonic() - now)
-        if not clears.recv(4096).startswith(b"HTTP/1.1 200 "):
-            raise Failed("it was not cleared")
+        if not admin.recv(4096).startswith(b"HTTP/1.1 200 "):
+            raise Failed("DELETE /cache did not answer with 200")
     return longest * 1000

@@ -1,13 +1,13 @@
-"""Two gateways that people run before several providers: they do more, and have one cell.
+"""Two AI gateways for several providers, which have more features and one row in the table.
 
-Both are optional: ``bench/install.sh --gateways`` fetches them, each below a directory of its own.
+Both are optional: ``bench/install.sh --gateways`` installs each in its own directory.
 """
 
 from __future__ import annotations
 
 import json
 
-from bench.daemons import Command, OwnerBucket
+from bench.daemons import Command, Placement
 from bench.machine import BUILD, HERE, Failed
 from bench.peers import Peer, Role
 from bench.wrk import SMALL, exchange
@@ -18,36 +18,38 @@ TEXT = "Hello! How can I assist you today?"
 
 
 def completes(response: bytes) -> bool:
-    """Whether a response holds the completion, however its JSON is written."""
+    """Whether the response has the completion, in any JSON formatting."""
     document = json.loads(response.partition(b"\r\n\r\n")[2])
     return bool(document["choices"][0]["message"]["content"] == TEXT)
 
 
-def litellm(place: OwnerBucket, _role: Role) -> Command:
-    """LiteLLM's proxy with one worker, without keys of its own, a database or telemetry."""
+def litellm(placement: Placement, _role: Role) -> Command:
+    """LiteLLM's proxy with one worker, without virtual keys, a database or telemetry."""
     if not LITELLM.exists():
         raise Failed("not installed: bench/install.sh --gateways")
-    text = (HERE / "conf" / "litellm.yaml").read_text().replace("@UPSTREAM@", str(place.upstream))
-    config = place.directory / "litellm.yaml"
+    text = (
+        (HERE / "conf" / "litellm.yaml").read_text().replace("@UPSTREAM@", str(placement.upstream))
+    )
+    config = placement.directory / "litellm.yaml"
     config.write_text(text)
     argv = [str(LITELLM), "--config", str(config), "--host", "127.0.0.1"]
-    argv += ["--port", str(place.port), "--num_workers", "1", "--telemetry", "False"]
+    argv += ["--port", str(placement.port), "--num_workers", "1", "--telemetry", "False"]
     env = {
         "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # no download at the start
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # avoids a download at the start
     }
     return Command(argv, env)
 
 
-def portkey(place: OwnerBucket, _role: Role) -> Command:
+def portkey(placement: Placement, _role: Role) -> Command:
     """Portkey's gateway on Node, without its console."""
     if not PORTKEY.exists():
         raise Failed("not installed: bench/install.sh --gateways")
-    return Command([str(PORTKEY), f"--port={place.port}", "--headless"])
+    return Command([str(PORTKEY), f"--port={placement.port}", "--headless"])
 
 
 def portkey_headers(upstream: int) -> dict[str, str]:
-    """Where Portkey is told to relay to."""
+    """The headers that select Portkey's upstream."""
     host = f"http://127.0.0.1:{upstream}/v1"
     return {"X-Portkey-Provider": "openai", "X-Portkey-Custom-Host": host}
 
@@ -60,7 +62,7 @@ GATEWAYS = {
             "LiteLLM",
             litellm,
             ready=lambda port: completes(exchange(port, SMALL.one())),
-            patience=90,
+            timeout=90,
             optional=True,
         ),
         Peer(
@@ -68,7 +70,7 @@ GATEWAYS = {
             "Portkey",
             portkey,
             ready=lambda port: b"200" in exchange(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")[:15],
-            patience=30,
+            timeout=30,
             optional=True,
             headers=portkey_headers,
         ),

@@ -1,7 +1,7 @@
-"""The tool beside wrk: latency at a fixed rate, streams, held connections, transfers.
+"""Runs gauge, the load generator for latency, streams, held connections and transfers.
 
-It checks every byte that comes back and exits with status 1 where one is wrong, so that what it
-prints can be taken as it is. It runs on the load core, as its own upstream does.
+gauge checks every received byte and exits with status 1 if one is wrong. It runs on the load core,
+as does its own upstream.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def _figures(status: int, out: str, err: str) -> dict[str, float]:
     return found
 
 
-def gauge(mode: str, port: int, patience: float = 120, **flags: float) -> dict[str, float]:
-    """Run it to its end; the figures that it prints. It has ``patience`` seconds."""
+def gauge(mode: str, port: int, timeout: float = 120, **flags: float) -> dict[str, float]:
+    """Run gauge for at most *timeout* seconds and return its figures."""
     try:
         done = subprocess.run(
             _argv(mode, port, flags),
@@ -35,17 +35,17 @@ def gauge(mode: str, port: int, patience: float = 120, **flags: float) -> dict[s
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=patience,
+            timeout=timeout,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise Failed(f"gauge {mode} did not end in {patience:g} s") from None
+        raise Failed(f"gauge {mode} did not end in {timeout:g} s") from None
     return _figures(done.returncode, done.stdout, done.stderr)
 
 
 @contextlib.contextmanager
 def held(port: int, **flags: float) -> Iterator[None]:
-    """Hold ``idle`` connections or ``streams`` open; raises at the end where one did not hold."""
+    """Hold ``idle`` connections or ``streams`` open; raises at the end if one was closed."""
     process = subprocess.Popen(
         _argv("hold", port, flags),
         env=environment(),
@@ -67,7 +67,7 @@ def held(port: int, **flags: float) -> Iterator[None]:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Close its stdin, which ends it, and raise what it has to say against the peer."""
+    """End gauge by closing its standard input; raises if it reports an error."""
     try:
         out, err = process.communicate(timeout=60)
     except subprocess.TimeoutExpired:

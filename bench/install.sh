@@ -1,17 +1,17 @@
 #!/bin/sh
-# Installs what the benchmark needs, from Debian's own packages, and builds the Go original and the
-# gauge. Debian only; needs root. Takes about a minute. Nothing comes from the Go module proxy.
+# Installs the benchmark's tools from Debian's packages, and builds the Go original and gauge. Needs
+# Debian and root, and takes about a minute. Does not use the Go module proxy.
 #
-# With --gateways, LiteLLM (PyPI) and Portkey's gateway (npm) too, below bench/.build; they are
-# some hundred megabytes, and need Python 3 and Node 18 or newer. That alone needs no root:
-# --gateways-only.
+# --gateways also installs LiteLLM (PyPI) and Portkey's gateway (npm) below bench/.build: some
+# hundred megabytes, which need Python 3 and Node 18 or newer. --gateways-only installs nothing else
+# and does not need root.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$here/.build"
 
 tools() {
     if [ "$(id -u)" -ne 0 ]; then
-        echo "bench/install.sh: needs root, it installs Debian packages; run it with sudo" >&2
+        echo "bench/install.sh: needs root to install Debian packages; run it with sudo" >&2
         exit 1
     fi
     export DEBIAN_FRONTEND=noninteractive
@@ -34,7 +34,7 @@ gateways() {
         npm install --silent --no-fund --no-audit --prefix "$here/.build/portkey" \
             @portkey-ai/gateway
     else
-        echo "bench/install.sh: no npm, so Portkey's gateway is left out" >&2
+        echo "bench/install.sh: npm is missing, so Portkey's gateway is not installed" >&2
     fi
 }
 

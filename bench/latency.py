@@ -1,7 +1,7 @@
-"""Latency of a miss at a fixed rate, and what each peer adds to it.
+"""The latency of a miss at a fixed rate.
 
-Requests go by the clock, whether or not earlier ones were answered; waiting for a connection is
-part of a request's latency.
+Requests are sent at fixed times, whether or not earlier ones are answered. The wait for a free
+connection is part of the latency.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import dataclasses
 from bench.gauge import gauge
 from bench.peers import Peer, Role
 from bench.results import Measure, Run
-from bench.stage import Stage
-from bench.workload import Scale, watched
+from bench.testbed import Testbed
+from bench.workload import Scale, with_cpu_usage
 
 RATES = {1: 487, 16: 983}
-"""Requests a second by concurrency; every peer, the stock one too, is far from its limit.
+"""Requests per second by concurrency, far from every peer's limit.
 
-Primes, out of step with the ticks by which the kernel counts who used a core.
+The rates are primes, so that they do not coincide with the ticks in which the kernel counts CPU
+time.
 """
 
 
 @dataclasses.dataclass
 class Latency:
-    """The small completion, on 1 and on 16 connections."""
+    """The latency of the small completion, on 1 and on 16 connections."""
 
     scale: Scale
     name: str = "latency"
@@ -41,16 +42,14 @@ class Latency:
 
     @property
     def rounds(self) -> int:
-        """As many as there are."""
         return self.scale.rounds
 
-    def prepare(self, stage: Stage, peer: Peer) -> None:
-        """Start it; gauge itself warms up."""
-        stage.running(peer, Role.RELAYING, "fixed")
+    def prepare(self, testbed: Testbed, peer: Peer) -> None:
+        """Start the peer; gauge warms it up."""
+        testbed.running(peer, Role.RELAYING, "fixed")
 
-    def run(self, stage: Stage, peer: Peer) -> Run:
-        """Both percentiles at both concurrencies."""
-        running = stage.running(peer, Role.RELAYING, "fixed")
+    def run(self, testbed: Testbed, peer: Peer) -> Run:
+        running = testbed.running(peer, Role.RELAYING, "fixed")
         values: dict[str, float] = {}
         others = 0.0
         for concurrency, rate in RATES.items():
@@ -66,8 +65,8 @@ class Latency:
                     warm=seconds / 5,
                 )
 
-            told, use = watched(running, load)
-            running.sent += int(told["count"])
-            others = max(others, use.others)
-            values |= {f"{point}_{concurrency}": told[f"{point}_us"] for point in ("p50", "p99")}
+            result, usage = with_cpu_usage(running, load)
+            running.sent += int(result["count"])
+            others = max(others, usage.others)
+            values |= {f"{point}_{concurrency}": result[f"{point}_us"] for point in ("p50", "p99")}
         return Run(values, others)

@@ -1,4 +1,4 @@
-"""The machine: its cores and programs, and what processes use of it."""
+"""The machine: its cores and programs, and the CPU time and memory of processes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ DAEMON_CORE, LOAD_CORE = "0", "1"
 
 
 class Failed(Exception):
-    """A run that must not be counted; the text says why."""
+    """A run that must not count; the text says why."""
 
 
 def tool(name: str) -> str:
-    """Find a program, also where Debian keeps those of the administrator."""
+    """The path of a program in ``PATH`` or in Debian's directories for administrators."""
     found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if found is None:
         raise SystemExit(f"{name} is missing: run bench/install.sh first, as root")
@@ -29,7 +29,7 @@ def tool(name: str) -> str:
 
 
 def built(name: str) -> str:
-    """A program that install.sh has built."""
+    """The path of a program that install.sh has built."""
     binary = BUILD / name
     if not binary.exists():
         raise SystemExit(f"{binary} is missing: run bench/install.sh first, as root")
@@ -37,17 +37,17 @@ def built(name: str) -> str:
 
 
 def pinned(core: str, *argv: str) -> list[str]:
-    """The arguments that run a command on one core."""
+    """The arguments that run *argv* on one core."""
     return [tool("taskset"), "-c", core, *argv]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """What a child is given: the path, and nothing else of ours."""
+    """The environment of a child process: ``PATH`` and *more* only."""
     return {"PATH": os.environ.get("PATH", ""), **more}
 
 
 def free_port() -> int:
-    """A loopback port that is free now."""
+    """An unused loopback port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -55,20 +55,20 @@ def free_port() -> int:
 
 
 def allow_connections() -> int:
-    """Let children open as many files as the hard limit allows; how many that is."""
+    """Raise the limit of open files to the hard limit, and return it."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard if hard != resource.RLIM_INFINITY else 1 << 20
 
 
 def family(pid: int) -> list[int]:
-    """A process and its children."""
+    """The IDs of a process and its children."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *map(int, children)]
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that a process and its children (nginx's worker) have used so far."""
+    """The CPU time of a process and its children, such as nginx's worker."""
     ticks = 0
     for each in family(pid):
         fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
@@ -77,9 +77,9 @@ def cpu_seconds(pid: int) -> float:
 
 
 def others_seconds(pids: list[int]) -> float:
-    """Processor time on both cores that went to neither these processes, ended children, nor us.
+    """The CPU time of both cores used by other processes than *pids*, ended children and this one.
 
-    The kernel counts a core's time by ticks, so beside a load that often sleeps this is too low.
+    The kernel counts a core's time in ticks, so the value is too low if the load often sleeps.
     """
     busy = 0
     for line in Path("/proc/stat").read_text().splitlines():
@@ -93,7 +93,7 @@ def others_seconds(pids: list[int]) -> float:
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory of a daemon: its resident set; with children, the sum of their shares of it."""
+    """The memory of a daemon: its resident set, or with children the sum of proportional sets."""
     if len(processes := family(pid)) == 1:
         return _kibibytes(Path(f"/proc/{pid}/status"), "VmRSS:") * 1024
     return sum(_kibibytes(Path(f"/proc/{each}/smaps_rollup"), "Pss:") for each in processes) * 1024
@@ -103,11 +103,11 @@ def _kibibytes(path: Path, name: str) -> int:
     for line in path.read_text().splitlines():
         if line.startswith(name):
             return int(line.split()[1])
-    raise Failed(f"{path} has no {name}")
+    raise Failed(f"{path} has no line {name}")
 
 
 def first_line(*argv: str) -> str:
-    """The first line that a program prints about itself, or nothing."""
+    """The first line of a program's output; empty if the program is missing."""
     try:
         done = subprocess.run(
             argv, capture_output=True, text=True, timeout=30, check=False, cwd=CHECKOUT
@@ -118,7 +118,7 @@ def first_line(*argv: str) -> str:
 
 
 def processor() -> str:
-    """The processor's model, cores and clock, as the kernel tells them."""
+    """The processor's model, the number of cores and the memory."""
     text = Path("/proc/cpuinfo").read_text()
     model = text.partition("model name")[2].partition(":")[2].partition("\n")[0].strip()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

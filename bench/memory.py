@@ -1,7 +1,7 @@
-"""Memory of the daemon: at start, with connections and streams open, and after they have gone.
+"""The daemon's memory: at start, with open connections and streams, and after these have closed.
 
-A MB is 2**20 bytes, a KB 2**10. Idle connections and streams have a daemon of their own each, so
-that neither finds memory that the other has left.
+A MB is 2**20 bytes, a KB 2**10. Idle connections and streams are measured with a daemon each, so
+that neither reuses memory which the other has freed.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from bench.gauge import held
 from bench.machine import resident_bytes
 from bench.peers import Peer, Role
 from bench.results import Measure, Run
-from bench.stage import Running, Stage
+from bench.testbed import Running, Testbed
 from bench.workload import Scale
 
-SETTLE = 1.0
-"""Seconds until what was opened or closed has come to rest."""
+SETTLE_SECONDS = 1.0
+"""The wait after opening or closing connections."""
 
 MB, KB = 2**20, 2**10
 BUFFERING = {"original", "stock"}
-"""Peers that pass on nothing of a stream that does not end."""
+"""Peers that relay a stream only when it has ended."""
 
 
 @dataclasses.dataclass
 class Memory:
-    """Resident memory; connections have carried one request each, streams a frame a second."""
+    """Resident memory; each connection has had one request, each stream sends a frame a second."""
 
     scale: Scale
     name: str = "memory"
@@ -35,40 +35,38 @@ class Memory:
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        """All that is looked at."""
         idle, streams = f"{self.scale.idle:,}", f"{self.scale.held_streams:,}"
         return (
             Measure("start", "memory at start", "MB"),
             Measure("idle", f"memory per idle connection, of {idle}", "KB"),
-            Measure("after_idle", f"memory after {idle} idle connections have gone", "MB"),
+            Measure("after_idle", f"memory after {idle} idle connections have closed", "MB"),
             Measure("stream", f"memory per open stream, of {streams}", "KB"),
-            Measure("after_streams", f"memory after {streams} streams have gone", "MB"),
+            Measure("after_streams", f"memory after {streams} streams have closed", "MB"),
         )
 
-    def prepare(self, stage: Stage, peer: Peer) -> None:
-        """Nothing: what is measured must not have seen a load."""
+    def prepare(self, testbed: Testbed, peer: Peer) -> None:
+        """Do nothing: the daemons must start without any load."""
 
-    def run(self, stage: Stage, peer: Peer) -> Run:
-        """A look at each of them."""
+    def run(self, testbed: Testbed, peer: Peer) -> Run:
         values = {}
-        with stage.fresh(peer, Role.STREAMING, "moving") as running:
+        with testbed.fresh(peer, Role.STREAMING, "gauge") as running:
             values["start"] = resident_bytes(running.pid) / MB
             each, after = self._cost(running, idle=self.scale.idle)
             values |= {"idle": each, "after_idle": after}
         if peer.name not in BUFFERING:
-            with stage.fresh(peer, Role.STREAMING, "moving") as running:
+            with testbed.fresh(peer, Role.STREAMING, "gauge") as running:
                 each, after = self._cost(running, streams=self.scale.held_streams)
                 values |= {"stream": each, "after_streams": after}
         return Run(values)
 
     def _cost(self, running: Running, **what: int) -> tuple[float, float]:
-        """What each of so many costs in KB, and the daemon's memory in MB after they have gone."""
+        """KB per connection or stream, and the daemon's memory in MB after they have closed."""
         (count,) = what.values()
         with held(running.port, **dict.fromkeys(what, 1)):
-            pass  # the first of its kind brings in what all others share
+            pass  # the first one allocates what all others share
         before = resident_bytes(running.pid)
         with held(running.port, **what):
-            time.sleep(SETTLE)
+            time.sleep(SETTLE_SECONDS)
             during = resident_bytes(running.pid)
-        time.sleep(SETTLE)
+        time.sleep(SETTLE_SECONDS)
         return (during - before) / count / KB, resident_bytes(running.pid) / MB

@@ -1,8 +1,8 @@
-"""What is compared, and how each peer is started for a role.
+"""The compared proxies, and how each is started for a role.
 
-A role says what the peer has to do: answer repeats from its cache (``CACHING``), relay small
-answers as it would by default (``RELAYING``), or pass on what comes as it comes (``STREAMING``).
-Every rate limit is on, at a limit that is never reached.
+The role is the task of the peer: to answer repeated requests from its cache (``CACHING``), to relay
+small answers with its default settings (``RELAYING``), or to relay data immediately
+(``STREAMING``). Rate limits are on, but high enough never to refuse a request.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.daemons import Command, OwnerBucket, nginx_command
+from bench.daemons import Command, Placement, nginx_command
 from bench.machine import CHECKOUT, HERE, built
 from bench.wrk import relays
 
 
 class Role(enum.Enum):
-    """What a peer is started for."""
+    """The task of a peer."""
 
     CACHING = "caching"
     RELAYING = "relaying"
@@ -31,57 +31,57 @@ class Role(enum.Enum):
 class Peer:
     """One column of the table.
 
-    ``command`` is none for the upstream itself. ``ready`` is asked with the port, for
-    ``patience`` seconds. ``headers`` are those that this peer wants, with its upstream's port.
-    An ``optional`` peer that does not start is absent, not failed, and its answers need not be
-    upstream's, byte for byte.
+    ``command`` is ``None`` for the upstream itself. ``ready`` is called with the port for at most
+    ``timeout`` seconds. ``headers`` returns the headers that this peer needs, for the upstream's
+    port. An ``optional`` peer that does not start is missing, not failed, and its answers may
+    differ from the upstream's bytes.
     """
 
     name: str
     title: str
-    command: Callable[[OwnerBucket, Role], Command] | None = None
+    command: Callable[[Placement, Role], Command] | None = None
     ready: Callable[[int], bool] = relays
-    patience: float = 20
+    timeout: float = 20
     optional: bool = False
     headers: Callable[[int], dict[str, str]] = lambda _upstream: {}
 
 
-def nginx(place: OwnerBucket, role: Role) -> Command:
+def nginx(placement: Placement, role: Role) -> Command:
     """``proxy_pass``, with ``proxy_cache`` for hits and without buffering for streams."""
     values = {
-        "PORT": str(place.port),
-        "UPSTREAM": str(place.upstream),
+        "PORT": str(placement.port),
+        "UPSTREAM": str(placement.upstream),
         "CACHE": "completions" if role is Role.CACHING else "off",
         "BUFFERING": "off" if role is Role.STREAMING else "on",
         "FILES": str(min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 17)),
     }
-    return nginx_command(HERE / "conf" / "nginx.conf", values, place.directory)
+    return nginx_command(HERE / "conf" / "nginx.conf", values, placement.directory)
 
 
-def original(place: OwnerBucket, role: Role) -> Command:
-    """The Go original, with or without its cache; it always reads an answer whole."""
-    env = {"PORT": str(place.port), "OPENAI_API_URL": place.openai, "GOMAXPROCS": "1"}
+def original(placement: Placement, role: Role) -> Command:
+    """The Go original, with or without its cache; it always reads an answer completely."""
+    env = {"PORT": str(placement.port), "OPENAI_API_URL": placement.openai, "GOMAXPROCS": "1"}
     return Command([built("original")], env if role is Role.CACHING else {**env, "NOCACHE": "1"})
 
 
-def stock(place: OwnerBucket, role: Role) -> Command:
-    """The same service as Twisted's own parts make it; it too reads an answer whole."""
-    env = {"PORT": str(place.port), "OPENAI_API_URL": place.openai}
+def stock(placement: Placement, role: Role) -> Command:
+    """The same service built from stock Twisted; it also reads an answer completely."""
+    env = {"PORT": str(placement.port), "OPENAI_API_URL": placement.openai}
     argv = [sys.executable, "-m", "bench.stock"]
     return Command(argv, env if role is Role.CACHING else {**env, "NOCACHE": "1"})
 
 
-def goproxyai(place: OwnerBucket, role: Role, level: str = "warn", **settings: str) -> Command:
-    """This checkout, under the twistd beside the interpreter that runs the bench."""
+def goproxyai(placement: Placement, role: Role, level: str = "warn", **settings: str) -> Command:
+    """This checkout, with the twistd of the interpreter that runs the benchmark."""
     twistd = Path(sys.executable).with_name("twistd")
-    argv = [str(twistd), "--nodaemon", "--pidfile=", f"--logfile={place.directory / 'log'}"]
+    argv = [str(twistd), "--nodaemon", "--pidfile=", f"--logfile={placement.directory / 'log'}"]
     env = {
-        "LISTEN": f"tcp:{place.port}:interface=127.0.0.1:backlog=4096",
-        "OPENAI_API_URL": place.openai,
+        "LISTEN": f"tcp:{placement.port}:interface=127.0.0.1:backlog=4096",
+        "OPENAI_API_URL": placement.openai,
         "RATE_LIMIT": "10000000",
         "LOG_LEVEL": level,
         "CACHE_TTL": "1h" if role is Role.CACHING else "0",
-        "PYTHONPATH": str(CHECKOUT),  # even where another goproxyai is installed
+        "PYTHONPATH": str(CHECKOUT),  # takes precedence over an installed goproxyai
     }
     return Command([*argv, "goproxyai"], {**env, **settings})
 
@@ -94,6 +94,8 @@ PEERS = {
         Peer("original", "Go original", original),
         Peer("stock", "stock Twisted", stock),
         Peer("goproxyai", "goproxyai", goproxyai),
-        Peer("info", "goproxyai, logging", lambda place, role: goproxyai(place, role, "info")),
+        Peer(
+            "info", "goproxyai, logging", lambda placement, role: goproxyai(placement, role, "info")
+        ),
     )
 }

@@ -1,6 +1,6 @@
-"""A picture of ratios: bars left and right of 1, as an SVG that reads in light and in dark.
+"""A bar chart of ratios as SVG, with a light and a dark colour scheme.
 
-The scale is logarithmic, so that twice as fast and half as fast are equally long.
+The bars start at 1. The scale is logarithmic, so the bars of 2 and of 1/2 have equal length.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 
 WIDTH, LEFT, RIGHT = 760, 170, 60
 ROW, BAR, HEADING, GAP, AXIS = 20, 13, 26, 12, 34
-"""Pixels: a bar with its gap, a bar, a group's heading, between groups, below all of it."""
+"""Heights in pixels: a bar with its gap, a bar, a heading, a gap between groups, the axis."""
 
 STYLE = """
   svg { color-scheme: light dark; }
@@ -30,7 +30,7 @@ STYLE = """
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """One peer's ratio, above zero; ``ours`` is drawn so that it stands out."""
+    """The ratio of one peer, above zero; ``ours`` highlights it."""
 
     label: str
     ratio: float
@@ -47,27 +47,27 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Where a ratio stands; ``lowest`` and ``highest`` are powers of ten."""
+    """The horizontal axis from 10**``lowest`` to 10**``highest``."""
 
     lowest: int
     highest: int
 
     @classmethod
     def over(cls, ratios: Sequence[float]) -> Scale:
-        """The decades that hold all ratios, and 1 with room on both sides."""
+        """The smallest scale with all ratios, 1/10 and 10."""
         powers = [math.log10(ratio) for ratio in ratios]
         return cls(
             min(-1, math.floor(min(powers, default=0))), max(1, math.ceil(max(powers, default=0)))
         )
 
     def x(self, ratio: float) -> float:
-        """Pixels from the left."""
+        """The horizontal position of *ratio* in pixels."""
         share = (math.log10(ratio) - self.lowest) / (self.highest - self.lowest)
         return LEFT + share * (WIDTH - LEFT - RIGHT)
 
 
 def plot(groups: Sequence[Group], reference: str) -> str:
-    """The picture; bars begin at 1, which ``reference`` names."""
+    """The chart; *reference* names the ratio 1."""
     scale = Scale.over([bar.ratio for group in groups for bar in group.bars])
     rows, y = [], GAP
     for group in groups:
@@ -97,23 +97,23 @@ def _grid(scale: Scale, bottom: int, reference: str) -> list[str]:
     for power in range(scale.lowest, scale.highest + 1):
         x, kind = scale.x(10.0**power), "one" if power == 0 else "grid"
         parts.append(f'<line class="{kind}" x1="{x:.1f}" y1="{GAP}" x2="{x:.1f}" y2="{bottom}"/>')
-        named = f"1 = {reference}" if power == 0 else f"{10.0**power:g}"
-        parts.append(_text(x, bottom + 16, named, "faint", "middle"))
+        label = f"1 = {reference}" if power == 0 else f"{10.0**power:g}"
+        parts.append(_text(x, bottom + 16, label, "faint", "middle"))
     return parts
 
 
 def _bar(bar: Bar, y: int, scale: Scale) -> list[str]:
     one, end = scale.x(1), scale.x(bar.ratio)
     left, width = min(one, end), max(1.0, abs(end - one))
-    beside = (end + 5, "start") if end >= one else (end - 5, "end")
+    label_x, anchor = (end + 5, "start") if end >= one else (end - 5, "end")
     kind = "ours" if bar.ours else "bar"
     return [
         _text(LEFT - 12, y + BAR - 2, bar.label, "title" if bar.ours else "", "end"),
         f'<rect class="{kind}" x="{left:.1f}" y="{y}" width="{width:.1f}" height="{BAR}"/>',
-        _text(beside[0], y + BAR - 2, f"{bar.ratio:.3g}", "faint", beside[1]),
+        _text(label_x, y + BAR - 2, f"{bar.ratio:.3g}", "faint", anchor),
     ]
 
 
 def _text(x: float, y: float, text: str, kind: str, anchor: str = "start") -> str:
-    given = f' class="{kind}"' if kind else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{given}>{escape(text)}</text>'
+    css = f' class="{kind}"' if kind else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{css}>{escape(text)}</text>'

@@ -1,4 +1,4 @@
-"""The page: one table of figures, one of targets, what failed or is absent, and the machine."""
+"""The generated part of docs/performance.md: the machine, the figures, failures, the targets."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from bench.results import BARE, Cell, Results
 from bench.targets import OURS, TARGETS, Target
 
 PAGE = CHECKOUT / "docs" / "performance.md"
-PICTURE = PAGE.with_suffix(".svg")
+CHART = PAGE.with_suffix(".svg")
 BEGIN, END = "<!-- bench: begin -->\n", "<!-- bench: end -->\n"
 BASE = "original"
 PLOTTED = ("hit", "miss", "large", "frames", "up", "down")
-"""Rates, of which more is better."""
+"""The measures in the chart, all rates."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Circumstances:
-    """What a page says about the run itself; set-up and measuring in seconds."""
+class RunInfo:
+    """A run of the benchmark; the durations of preparation and measurement are in seconds."""
 
     command: str
     began: datetime.datetime
@@ -36,7 +36,7 @@ class Circumstances:
 
 
 def number(value: float) -> str:
-    """Three digits that count: 34,120 -> 34,100; 0.5123 -> 0.512."""
+    """*value* with three significant digits: 34,120 -> 34,100; 0.5123 -> 0.512."""
     if abs(value) >= 100:
         step = 10 ** max(0, len(str(int(abs(value)))) - 3)
         return f"{round(value / step) * step:,}"
@@ -44,7 +44,7 @@ def number(value: float) -> str:
 
 
 def cell_text(cell: Cell | None, failed: bool) -> str:
-    """One figure: its median, half its spread, and its marks."""
+    """The median, half the spread and the marks of a cell."""
     if failed:
         return "failed"
     if cell is None:
@@ -55,7 +55,7 @@ def cell_text(cell: Cell | None, failed: bool) -> str:
 
 
 def figures(results: Results, peers: Mapping[str, Peer]) -> str:
-    """The table of figures, a row for each measure and a column for each peer."""
+    """The table of figures, with a row for each measure and a column for each peer."""
     shown = [name for name in peers if any(name == peer for _, peer in _cells(results))]
     lines = [
         "| | " + " | ".join(["", *(peers[name].title for name in shown)]) + " |",
@@ -80,9 +80,9 @@ def verdict(target: Target, results: Results) -> str:
     """One row of the table of targets."""
     figure, reached = target.figure(results), target.reached(results)
     bound = f"{'at most' if target.at_most else 'at least'} {number(target.bound)} {target.unit}"
-    said = {True: "reached", False: "**not reached**", None: "not measured"}[reached]
-    got = "" if figure is None else f"{number(figure)} {target.unit}".rstrip()
-    return f"| {target.title} | {bound.rstrip()} | {got} | {said} |"
+    text = {True: "reached", False: "**not reached**", None: "not measured"}[reached]
+    measured = "" if figure is None else f"{number(figure)} {target.unit}".rstrip()
+    return f"| {target.title} | {bound.rstrip()} | {measured} | {text} |"
 
 
 def targets(results: Results) -> str:
@@ -92,7 +92,7 @@ def targets(results: Results) -> str:
 
 
 def groups(results: Results, peers: Mapping[str, Peer]) -> list[Group]:
-    """What the picture shows: for each rate, every other proxy over the Go original."""
+    """The bars of the chart: for each rate, the ratio of every proxy to the Go original."""
     found = []
     for key in PLOTTED:
         if key not in results.measures:
@@ -109,7 +109,7 @@ def groups(results: Results, peers: Mapping[str, Peer]) -> list[Group]:
 
 
 def machine() -> list[str]:
-    """Where it was measured, and with which versions."""
+    """The machine and the versions of all programs."""
     go, nginx = first_line("go", "version"), first_line(tool("nginx"), "-v")
     wrk = first_line(tool("wrk"), "-v").partition(" [")[0]
     names = ("twisted", "klein", "treq", "httptools")
@@ -130,17 +130,17 @@ def machine() -> list[str]:
     ]
 
 
-def remarks(results: Results, told: Circumstances) -> list[str]:
-    """What the reader has to know besides the figures."""
+def remarks(results: Results, info: RunInfo) -> list[str]:
+    """Disturbed runs, notes, absent peers and failures."""
     lines = []
     disturbed, runs, most = results.disturbed()
     if disturbed:
         lines.append(
-            f"{disturbed} of {runs} runs were disturbed at every attempt: other processes took up"
-            f" to {most:.0%} of a core. Where no quiet run was left, a figure has a `!`."
+            f"{disturbed} of {runs} runs were disturbed in every attempt: other processes used up"
+            f" to {most:.0%} of a core. A figure without an undisturbed run is marked with `!`."
         )
-    lines += told.notes
-    lines += [f"{peer} is absent: {reason}" for peer, reason in results.absent.items()]
+    lines += info.notes
+    lines += [f"{peer} is missing: {reason}" for peer, reason in results.absent.items()]
     lines += [
         f"Failed: {workload}, {peer}: {' '.join(reason.split())[:400]}"
         for (workload, peer), reason in results.failures.items()
@@ -148,19 +148,19 @@ def remarks(results: Results, told: Circumstances) -> list[str]:
     return lines
 
 
-def page_part(results: Results, peers: Mapping[str, Peer], told: Circumstances) -> str:
+def page_part(results: Results, peers: Mapping[str, Peer], info: RunInfo) -> str:
     """The generated part of the page."""
-    when = told.began.strftime("%Y-%m-%d %H:%M UTC")
+    when = info.began.strftime("%Y-%m-%d %H:%M UTC")
     about = [
-        f"Measured {when} with `{told.command}` ({told.scale}), in"
-        f" {told.measured:.0f} s after {told.set_up:.0f} s of set-up.",
+        f"Measured {when} with `{info.command}` ({info.scale}), in"
+        f" {info.measured:.0f} s after {info.set_up:.0f} s of preparation.",
         *machine(),
     ]
-    items = "".join(f"- {line}\n" for line in remarks(results, told))
+    items = "".join(f"- {line}\n" for line in remarks(results, info))
     return (
         "\n".join(about)
         + "\n\n![Rates as multiples of the Go original]("
-        + PICTURE.name
+        + CHART.name
         + ")\n\n"
         + figures(results, peers)
         + "\n"
@@ -171,15 +171,15 @@ def page_part(results: Results, peers: Mapping[str, Peer], told: Circumstances) 
 
 
 def replaced(page: str, part: str) -> str:
-    """The page with its generated part exchanged."""
+    """*page* with *part* as its generated part."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise SystemExit(f"{PAGE} has lost its markers")
+        raise SystemExit(f"{PAGE} has no markers {BEGIN.strip()} and {END.strip()}")
     return before + BEGIN + part + END + after
 
 
-def write(part: str, picture: list[Group]) -> None:
-    """Put the generated part between its markers, and the picture beside the page."""
+def write(part: str, chart: list[Group]) -> None:
+    """Write the generated part into the page, and the chart next to the page."""
     PAGE.write_text(replaced(PAGE.read_text("utf-8"), part), "utf-8")
-    PICTURE.write_text(plot(picture, "the Go original"), "utf-8")
+    CHART.write_text(plot(chart, "the Go original"), "utf-8")

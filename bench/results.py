@@ -1,4 +1,4 @@
-"""What was measured: runs, medians, differences and ratios. Nothing here measures."""
+"""The measured values of all runs, and their medians, differences and ratios."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import statistics
 from collections.abc import Sequence
 
 QUIET = 0.1
-"""How much of a core other processes may take during a run."""
+"""The share of a core that other processes may use during an undisturbed run."""
 
 SATURATED = 0.9
-"""How busy a daemon must be for its rate to be its own limit, and not the load's."""
+"""The share of its core that a daemon uses if its own speed limits the rate, not the load's."""
 
 
 BARE = "direct"
-"""The peer that is no proxy."""
+"""The peer without a proxy."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """One row of the table. ``added`` is what comes on top of the figure without a proxy."""
+    """One row of the table; ``added`` subtracts the figure without a proxy."""
 
     key: str
     title: str
@@ -29,10 +29,10 @@ class Measure:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What one verified run gave, by measure; and the shares of a core that were in use.
+    """The values of one verified run by measure, and the CPU usage as shares of a core.
 
-    ``busy`` is the measured daemon's, where its rate was asked for; ``others`` is what processes
-    took that are no part of the bench.
+    ``busy`` is that of the measured daemon, if the run measures its rate; ``others`` is that of
+    processes outside the benchmark.
     """
 
     values: dict[str, float]
@@ -41,13 +41,13 @@ class Run:
 
     @property
     def quiet(self) -> bool:
-        """Whether other processes left the machine to this run."""
+        """Whether no other process disturbed the run."""
         return self.others <= QUIET
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A figure: the median of what counted, half its spread as a share, and how sure it is."""
+    """The median of the counted runs, half their spread as a share, and their reliability."""
 
     value: float
     spread: float
@@ -56,9 +56,9 @@ class Cell:
 
 
 class Results:
-    """All runs and the cells that failed, by workload and peer; and the peers that are absent.
+    """All runs and failed cells by workload and peer, and the missing peers.
 
-    ``prepared`` is the monotonic time at which measuring began.
+    ``prepared`` is the monotonic time at which the measurement began.
     """
 
     def __init__(self, measures: Sequence[tuple[str, Measure]]) -> None:
@@ -70,11 +70,10 @@ class Results:
         self.prepared = 0.0
 
     def add(self, workload: str, peer: str, run: Run) -> None:
-        """Keep one run."""
         self.runs.setdefault((workload, peer), []).append(run)
 
     def failed(self, key: str, peer: str) -> bool:
-        """Whether a run of this cell failed, so that none of them counts."""
+        """Whether a run of this cell failed; then none of its runs counts."""
         return (self._workloads.get(key, ""), peer) in self.failures
 
     def _counted(self, key: str, peer: str) -> list[Run]:
@@ -84,7 +83,7 @@ class Results:
         return [run for run in runs if run.quiet] or runs
 
     def cell(self, key: str, peer: str) -> Cell | None:
-        """The figure of one cell, or none."""
+        """One cell; ``None`` without a counted run."""
         if not (runs := self._counted(key, peer)):
             return None
         values = [run.values[key] for run in runs]
@@ -106,16 +105,16 @@ class Results:
         return statistics.median(run.values[key] for run in runs) if runs else None
 
     def value(self, key: str, peer: str) -> float | None:
-        """The median of a cell, or none."""
+        """The median of a cell; ``None`` without a counted run."""
         return None if (cell := self.cell(key, peer)) is None else cell.value
 
     def ratio(self, key: str, peer: str, other: str) -> float | None:
-        """One peer's figure over another's; none where one is missing."""
+        """The ratio of two peers' medians; ``None`` if one is missing."""
         one, two = self.value(key, peer), self.value(key, other)
         return one / two if one is not None and two else None
 
     def disturbed(self) -> tuple[int, int, float]:
-        """Runs that other processes disturbed, of how many, and the most that they took."""
+        """The number of disturbed runs, of all runs, and the largest usage by other processes."""
         runs = [run for cell in self.runs.values() for run in cell]
         shares = [run.others for run in runs if not run.quiet]
         return len(shares), len(runs), max(shares, default=0.0)

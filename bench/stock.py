@@ -1,8 +1,8 @@
-"""A peer: the service as Twisted's own parts make it, the way one would write it at first.
+"""A peer: the same service built from stock Twisted, without optimisation.
 
-Klein on ``Site``, treq over a pool of persistent connections, a token bucket an address, a dict for
-a cache with the key of the Go original. Nothing is tuned, nothing is careless. PORT,
-OPENAI_API_URL and NOCACHE are read from the environment, as the Go original does.
+Klein on ``Site``, treq with a pool of persistent connections, a token bucket per address, and a
+dict as the cache, with the cache key of the Go original. The environment variables are those of the
+Go original: PORT, OPENAI_API_URL and NOCACHE.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ REFUSAL = {
 
 @attrs.define
 class Bucket:
-    """Tokens of one client; refilled when it is asked for one."""
+    """The tokens of one client, refilled on use."""
 
     tokens: float
-    touched: float
+    updated: float
 
     def take(self, now: float) -> bool:
-        """Take a token if there is one."""
-        gained = (now - self.touched) * PER_MINUTE / 60
-        self.tokens, self.touched = min(PER_MINUTE, self.tokens + gained), now
+        """Take a token; returns whether there was one."""
+        added = (now - self.updated) * PER_MINUTE / 60
+        self.tokens, self.updated = min(PER_MINUTE, self.tokens + added), now
         if self.tokens < 1:
             return False
         self.tokens -= 1
@@ -52,7 +52,7 @@ class Bucket:
 
 @attrs.frozen
 class Stored:
-    """An answer in the cache."""
+    """A cached answer."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -61,18 +61,18 @@ class Stored:
 
 
 def end_to_end(headers: Headers, *others: str) -> list[tuple[str, str]]:
-    """The fields that travel on, without those of the hop and ``others``."""
-    left = HOP_BY_HOP.union(others)
+    """The fields without the hop-by-hop ones and *others*."""
+    dropped = HOP_BY_HOP.union(others)
     return [
         (name.decode("ascii"), value.decode("latin-1"))
         for name, values in headers.getAllRawHeaders()
-        if name.lower().decode("ascii") not in left
+        if name.lower().decode("ascii") not in dropped
         for value in values
     ]
 
 
 def cache_key(request: Any, body: bytes) -> str:
-    """SHA-256 over the JSON of what matters in a request."""
+    """The SHA-256 of the method, path, some headers and the body as JSON."""
     parts = {
         "Method": request.method.decode("ascii"),
         "Path": request.uri.decode("ascii"),
@@ -87,7 +87,7 @@ def cache_key(request: Any, body: bytes) -> str:
 
 @attrs.define(eq=False)
 class Proxy:
-    """The service; ``caching`` is whether repeats are answered from memory."""
+    """The service; ``caching`` enables the cache."""
 
     client: HTTPClient
     upstream: str
@@ -98,31 +98,31 @@ class Proxy:
     app = Klein()
 
     @app.route("/v1/", branch=True, methods=["GET", "POST", "PUT", "DELETE", "PATCH"])
-    async def relay(self, request: IRequest) -> bytes:
-        """Rate limit, cache, forward, store, respond."""
-        asked: Any = request
+    async def relay(self, web_request: IRequest) -> bytes:
+        """Apply the rate limit, then answer from the cache or forward and store."""
+        request: Any = web_request
         now = time.time()
-        client = asked.getClientAddress().host
+        client = request.getClientAddress().host
         if not self.buckets.setdefault(client, Bucket(PER_MINUTE, now)).take(now):
-            asked.setResponseCode(429)
-            asked.setHeader("Content-Type", "application/json")
+            request.setResponseCode(429)
+            request.setHeader("Content-Type", "application/json")
             return json.dumps(REFUSAL).encode("utf-8")
-        body = asked.content.read()
-        key = cache_key(asked, body)
+        body = request.content.read()
+        key = cache_key(request, body)
         stored = self.cache.get(key) if self.caching else None
         if stored is not None and now - stored.at < TTL:
-            asked.setHeader("X-Cache-Timestamp", time.strftime("%FT%TZ", time.gmtime(stored.at)))
-            return self._respond(asked, stored, "HIT")
-        answer = await self._forward(asked, body)
+            request.setHeader("X-Cache-Timestamp", time.strftime("%FT%TZ", time.gmtime(stored.at)))
+            return self._respond(request, stored, "HIT")
+        answer = await self._forward(request, body)
         if self.caching and answer.status < 500:
             self.cache[key] = answer
-        return self._respond(asked, answer, "MISS")
+        return self._respond(request, answer, "MISS")
 
-    async def _forward(self, asked: Any, body: bytes) -> Stored:
+    async def _forward(self, request: Any, body: bytes) -> Stored:
         response = await self.client.request(
-            asked.method.decode("ascii"),
-            self.upstream + asked.uri.decode("ascii"),
-            headers=Headers(_grouped(end_to_end(asked.requestHeaders, "host", "content-length"))),
+            request.method.decode("ascii"),
+            self.upstream + request.uri.decode("ascii"),
+            headers=Headers(_grouped(end_to_end(request.requestHeaders, "host", "content-length"))),
             data=body or None,
             allow_redirects=False,
             timeout=30,
@@ -130,12 +130,12 @@ class Proxy:
         headers = end_to_end(response.headers, "content-length")
         return Stored(response.code, headers, await response.content(), time.time())
 
-    def _respond(self, asked: Any, answer: Stored, outcome: str) -> bytes:
-        asked.setResponseCode(answer.status)
+    def _respond(self, request: Any, answer: Stored, outcome: str) -> bytes:
+        request.setResponseCode(answer.status)
         for name, value in answer.headers:
-            asked.responseHeaders.addRawHeader(name, value)
-        asked.setHeader("X-Cache", outcome)
-        asked.setHeader("X-Proxy", "stock")
+            request.responseHeaders.addRawHeader(name, value)
+        request.setHeader("X-Cache", outcome)
+        request.setHeader("X-Proxy", "stock")
         return answer.body
 
 
@@ -147,7 +147,7 @@ def _grouped(fields: list[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 async def main(reactor: Any) -> None:
-    """Serve until a signal ends it."""
+    """Serve until a signal ends the process."""
     pool = HTTPConnectionPool(reactor)
     pool.maxPersistentPerHost = 256
     client = HTTPClient(Agent(reactor, pool=pool))

@@ -1,6 +1,6 @@
-"""Event streams: many at a pace, and as many frames as go through.
+"""Event streams: many at a fixed rate, and some at the maximum rate.
 
-Peers that read an answer whole before they pass it on have no figures at a pace.
+Peers that read an answer completely before they relay it have no figures at a fixed rate.
 """
 
 from __future__ import annotations
@@ -10,29 +10,28 @@ import dataclasses
 from bench.gauge import gauge
 from bench.peers import Peer
 from bench.results import Measure, Run
-from bench.stage import Stage
-from bench.workload import Moving, watched
+from bench.testbed import Testbed
+from bench.workload import StreamingWorkload, with_cpu_usage
 
 RATE = 20
-"""Frames a second of each stream."""
+"""Frames per second of each stream."""
 
-RAMP = 1
-"""Seconds in which they are opened."""
+RAMP_SECONDS = 1
+"""The time in which the streams are opened."""
 
-CROWD = 100
-"""Streams that run together where frames go as fast as they can."""
+SATURATED_STREAMS = 100
+"""Simultaneous streams at the maximum rate."""
 
 
 @dataclasses.dataclass
-class Paced(Moving):
-    """Many streams that are open at once, each at :data:`RATE`."""
+class Paced(StreamingWorkload):
+    """Many simultaneous streams, each at :data:`RATE`."""
 
     name: str = "streams"
     peers: tuple[str, ...] = ("direct", "nginx", "goproxyai")
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        """What a reader of a stream notices."""
         of = f"{self.scale.streams:,} streams at {RATE}/s"
         return (
             Measure("sustained", f"{of}, received", "frames/s"),
@@ -41,10 +40,10 @@ class Paced(Moving):
             Measure("first", f"{of}, first frame added, p50", "ms", added=True),
         )
 
-    def run(self, stage: Stage, peer: Peer) -> Run:
-        """One crowd of streams; gauge fails it where a frame is lost or differs."""
-        running = self.running(stage, peer)
-        told, use = watched(
+    def run(self, testbed: Testbed, peer: Peer) -> Run:
+        """Run all streams; gauge fails if a frame is wrong."""
+        running = self.running(testbed, peer)
+        result, usage = with_cpu_usage(
             running,
             lambda: gauge(
                 "streams",
@@ -52,34 +51,36 @@ class Paced(Moving):
                 streams=self.scale.streams,
                 rate=RATE,
                 seconds=self.scale.stream_seconds,
-                ramp=RAMP,
+                ramp=RAMP_SECONDS,
             ),
         )
         values = {
-            "sustained": told["frames_per_second"],
-            "lost": told["lost"],
-            "gap": told["gap_p99_us"] / 1000,
-            "first": told["first_frame_p50_us"] / 1000,
+            "sustained": result["frames_per_second"],
+            "lost": result["lost"],
+            "gap": result["gap_p99_us"] / 1000,
+            "first": result["first_frame_p50_us"] / 1000,
         }
-        return Run(values, use.others)
+        return Run(values, usage.others)
 
 
 @dataclasses.dataclass
-class Saturated(Moving):
-    """Frames a second where upstream does not pause between them."""
+class Saturated(StreamingWorkload):
+    """Frames per second if the upstream does not pause between them."""
 
     name: str = "frames"
     peers: tuple[str, ...] = ("direct", "nginx", "original", "stock", "goproxyai")
     measures: tuple[Measure, ...] = (
-        Measure("frames", f"{CROWD} streams, as fast as they go", "frames/s"),
+        Measure("frames", f"{SATURATED_STREAMS} streams, maximum rate", "frames/s"),
     )
 
-    def run(self, stage: Stage, peer: Peer) -> Run:
-        """From the first request to the last stream's end."""
-        running = self.running(stage, peer)
+    def run(self, testbed: Testbed, peer: Peer) -> Run:
+        """Measure from the first request to the end of the last stream."""
+        running = self.running(testbed, peer)
         frames = self.scale.frames
-        told, use = watched(
+        result, usage = with_cpu_usage(
             running,
-            lambda: gauge("streams", running.port, streams=CROWD, rate=0, frames=frames),
+            lambda: gauge(
+                "streams", running.port, streams=SATURATED_STREAMS, rate=0, frames=frames
+            ),
         )
-        return Run({"frames": told["frames_per_second"]}, use.others)
+        return Run({"frames": result["frames_per_second"]}, usage.others)

@@ -1,4 +1,4 @@
-"""What the project set out to reach, as ratios in one run on one core, and whether it did."""
+"""The project's performance targets, most of them ratios within one run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OURS = "goproxyai"
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A bound, and where the figure that it is held against comes from; none: not measured."""
+    """A bound for a figure; ``figure`` returns ``None`` if it was not measured."""
 
     title: str
     bound: float
@@ -21,7 +21,7 @@ class Target:
     at_most: bool = False
 
     def reached(self, results: Results) -> bool | None:
-        """Whether the figure is within the bound; none where it was not measured."""
+        """Whether the figure is within the bound; ``None`` if it was not measured."""
         figure = self.figure(results)
         if figure is None:
             return None

@@ -1,4 +1,4 @@
-"""One large body up, and one down; every byte is compared."""
+"""One large upload and one large download; every byte is compared."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import dataclasses
 from bench.gauge import gauge
 from bench.peers import Peer
 from bench.results import Measure, Run
-from bench.stage import Stage
-from bench.workload import Moving, watched
+from bench.testbed import Testbed
+from bench.workload import StreamingWorkload, with_cpu_usage
 
 WITHOUT_QUERY = {"original"}
-"""Peers that drop a target's query, in which a download says how long it is."""
+"""Peers that drop the query of the target, which has the length of the download."""
 
 
 @dataclasses.dataclass
-class Transfer(Moving):
+class Transfer(StreamingWorkload):
     """An upload and a download, one after the other."""
 
     name: str = "transfer"
@@ -23,20 +23,21 @@ class Transfer(Moving):
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        """Their speeds; a MB is a million bytes."""
+        """The rates; a MB is 10**6 bytes."""
         size = f"{self.scale.megabytes} MB"
         return (
             Measure("up", f"{size} up", "MB/s"),
             Measure("down", f"{size} down", "MB/s"),
         )
 
-    def run(self, stage: Stage, peer: Peer) -> Run:
-        """Both ways."""
-        running = self.running(stage, peer)
+    def run(self, testbed: Testbed, peer: Peer) -> Run:
+        running = self.running(testbed, peer)
         size = self.scale.megabytes * 1_000_000
-        up, use_up = watched(running, lambda: gauge("transfer", running.port, up=size))
+        up, use_up = with_cpu_usage(running, lambda: gauge("transfer", running.port, up=size))
         values, others = {"up": up["mb_per_second"]}, use_up.others
         if peer.name not in WITHOUT_QUERY:
-            down, use = watched(running, lambda: gauge("transfer", running.port, down=size))
-            values["down"], others = down["mb_per_second"], max(others, use.others)
+            down, usage = with_cpu_usage(
+                running, lambda: gauge("transfer", running.port, down=size)
+            )
+            values["down"], others = down["mb_per_second"], max(others, usage.others)
         return Run(values, others)

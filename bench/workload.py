@@ -1,4 +1,4 @@
-"""What all workloads share: how long they last, what they watch, and in which order they run."""
+"""The base of all workloads: their scale, the measured CPU usage, and the order of the runs."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Protocol, TypeVar
 from bench.machine import Failed, cpu_seconds, others_seconds
 from bench.peers import Peer, Role
 from bench.results import Measure, Results, Run
-from bench.stage import Running, Stage
+from bench.testbed import Running, Testbed
 
-PAUSE = 2.0
-"""Seconds for others to end, before a run is repeated."""
-ROUNDING = 0.03
-"""Seconds of processor time that the kernel's ticks may be off by, over a few processes."""
+PAUSE_SECONDS = 2.0
+"""Before a disturbed run is repeated, so that the other processes may end."""
+TICK_ERROR_SECONDS = 0.03
+"""The error of CPU times that the kernel counts in ticks, for a few processes."""
 
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """How long and how large: rounds, seconds of a run, and the sizes of what is held or sent.
+    """The number of rounds, the seconds of a run, and the sizes of the workloads.
 
-    ``attempts`` is how often a run is made, at most, until nothing disturbs it.
+    ``attempts`` is the maximum number of attempts at an undisturbed run.
     """
 
     rounds: int
@@ -43,9 +43,9 @@ class Scale:
 
     @property
     def summary(self) -> str:
-        """In words."""
+        """The scale in words."""
         return (
-            f"{self.rounds} x {self.seconds} s a cell, {self.streams:,} streams,"
+            f"{self.rounds} x {self.seconds} s per cell, {self.streams:,} streams,"
             f" {self.idle:,} idle connections, {self.many:,} entries and clients"
         )
 
@@ -79,23 +79,21 @@ QUICK = Scale(
 
 
 @dataclasses.dataclass
-class Moving:
-    """Workloads whose daemons pass on what comes as it comes, and are shared by all of them."""
+class StreamingWorkload:
+    """A workload whose daemons relay data immediately; all such workloads share the daemons."""
 
     scale: Scale
 
     @property
     def rounds(self) -> int:
-        """As many as there are."""
         return self.scale.rounds
 
-    def running(self, stage: Stage, peer: Peer) -> Running:
-        """The daemon, started if it is not running yet."""
-        return stage.running(peer, Role.STREAMING, "moving")
+    def running(self, testbed: Testbed, peer: Peer) -> Running:
+        """The shared daemon of *peer*."""
+        return testbed.running(peer, Role.STREAMING, "gauge")
 
-    def prepare(self, stage: Stage, peer: Peer) -> None:
-        """Start it."""
-        self.running(stage, peer)
+    def prepare(self, testbed: Testbed, peer: Peer) -> None:
+        self.running(testbed, peer)
 
 
 class Workload(Protocol):
@@ -103,65 +101,65 @@ class Workload(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called on the command line."""
+        """The name on the command line."""
 
     @property
     def peers(self) -> tuple[str, ...]:
-        """The names of those that it is for."""
+        """The names of the measured peers."""
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        """What it measures."""
+        """The rows of the table."""
 
     @property
     def rounds(self) -> int:
-        """How often each peer is measured."""
+        """The number of runs for each peer."""
 
-    def prepare(self, stage: Stage, peer: Peer) -> None:
-        """Start what is needed and warm it up; nothing of this counts."""
+    def prepare(self, testbed: Testbed, peer: Peer) -> None:
+        """Start the daemon and warm it up."""
 
-    def run(self, stage: Stage, peer: Peer) -> Run:
-        """One run, with everything checked that could make it look better than it was."""
+    def run(self, testbed: Testbed, peer: Peer) -> Run:
+        """Measure once; raises :class:`Failed` if an answer is wrong."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Use:
-    """Shares of a core in use while something was done: the daemon's, and other processes'."""
+class CpuUse:
+    """The CPU usage during a run, as shares of a core: of the daemon, and of other processes."""
 
     busy: float
     others: float
 
 
-def watched(running: Running, work: Callable[[], T]) -> tuple[T, Use]:
-    """Do some work and see who used the machine meanwhile."""
+def with_cpu_usage(running: Running, work: Callable[[], T]) -> tuple[T, CpuUse]:
+    """Call *work* and measure the CPU usage meanwhile."""
     start, cpu, others = time.monotonic(), cpu_seconds(running.pid), others_seconds(running.pids)
     done = work()
     elapsed = time.monotonic() - start
     cpu, others = cpu_seconds(running.pid) - cpu, others_seconds(running.pids) - others
-    return done, Use(cpu / elapsed, max(0.0, others - ROUNDING) / elapsed)
+    return done, CpuUse(cpu / elapsed, max(0.0, others - TICK_ERROR_SECONDS) / elapsed)
 
 
-def _quiet_run(workload: Workload, stage: Stage, peer: Peer, most: int) -> Run:
-    """A run that others left alone, or of so many the one that they disturbed least."""
-    attempts: list[Run] = []
-    while len(attempts) < most and not any(run.quiet for run in attempts):
-        time.sleep(PAUSE if attempts else 0)
-        attempts.append(workload.run(stage, peer))
-    return min(attempts, key=lambda run: run.others)
+def _quiet_run(workload: Workload, testbed: Testbed, peer: Peer, attempts: int) -> Run:
+    """An undisturbed run, or the least disturbed of all *attempts*."""
+    runs: list[Run] = []
+    while len(runs) < attempts and not any(run.quiet for run in runs):
+        time.sleep(PAUSE_SECONDS if runs else 0)
+        runs.append(workload.run(testbed, peer))
+    return min(runs, key=lambda run: run.others)
 
 
 def measure(
-    workloads: Sequence[Workload], peers: dict[str, Peer], stage: Stage, attempts: int
+    workloads: Sequence[Workload], peers: dict[str, Peer], testbed: Testbed, attempts: int
 ) -> Results:
-    """Prepare every cell, then run round after round; a cell that fails is out from then on.
+    """Prepare every cell, then run all rounds; a failed cell is skipped from then on.
 
-    An optional peer that does not start is absent from the results, which tell its reason.
+    An optional peer that does not start is missing; the results have the reason.
     """
     results = Results([(w.name, m) for w in workloads for m in w.measures])
     cells = [(w, peers[name]) for w in workloads for name in w.peers if name in peers]
     for workload, peer in cells:
-        _say(f"prepare {workload.name}: {peer.name}")
-        _guarded(results, workload, peer, functools.partial(workload.prepare, stage, peer))
+        _show(f"prepare {workload.name}: {peer.name}")
+        _guarded(results, workload, peer, functools.partial(workload.prepare, testbed, peer))
         if peer.optional and (workload.name, peer.name) in results.failures:
             results.absent[peer.name] = results.failures.pop((workload.name, peer.name))
     cells = [(workload, peer) for workload, peer in cells if peer.name not in results.absent]
@@ -170,19 +168,21 @@ def measure(
         for workload, peer in cells:
             if number >= workload.rounds or (workload.name, peer.name) in results.failures:
                 continue
-            _say(f"round {number + 1}, {workload.name}: {peer.name}")
+            _show(f"round {number + 1}, {workload.name}: {peer.name}")
             _guarded(
                 results,
                 workload,
                 peer,
-                functools.partial(_add_run, results, workload, stage, peer, attempts),
+                functools.partial(_add_run, results, workload, testbed, peer, attempts),
             )
-    _say("")
+    _show("")
     return results
 
 
-def _add_run(results: Results, workload: Workload, stage: Stage, peer: Peer, most: int) -> None:
-    results.add(workload.name, peer.name, _quiet_run(workload, stage, peer, most))
+def _add_run(
+    results: Results, workload: Workload, testbed: Testbed, peer: Peer, attempts: int
+) -> None:
+    results.add(workload.name, peer.name, _quiet_run(workload, testbed, peer, attempts))
 
 
 def _guarded(results: Results, workload: Workload, peer: Peer, work: Callable[[], None]) -> None:
@@ -192,6 +192,7 @@ def _guarded(results: Results, workload: Workload, peer: Peer, work: Callable[[]
         results.failures[workload.name, peer.name] = str(failure) or type(failure).__name__
 
 
-def _say(text: str) -> None:
+def _show(text: str) -> None:
+    """Replace the progress line of a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

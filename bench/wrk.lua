@@ -1,14 +1,13 @@
--- What wrk sends: the bytes before and after the part that differs from request to request, handed
--- over in the environment so that the harness's own probes send the very same. There is no
--- response(): it would cost wrk more than the daemon costs. done() runs once, after the clock has
--- stopped.
+-- The requests of wrk: the bytes before and after the part that varies. They are environment
+-- variables, because the benchmark's own probes send the same bytes. There is no response(), which
+-- would take more CPU time than the daemon. done() runs once, after the measurement.
 local before, after = os.getenv("BENCH_BEFORE"), os.getenv("BENCH_AFTER")
 local vary, variants = os.getenv("BENCH_VARY"), tonumber(os.getenv("BENCH_VARIANTS"))
 local shuffle = os.getenv("BENCH_ORDER") == "shuffle"
 local format, floor, random = string.format, math.floor, math.random
 local sent = tonumber(os.getenv("BENCH_FIRST"))
 
--- The same arithmetic whatever the number of variants, so that only the daemon's work differs.
+-- The arithmetic does not depend on the number of variants, so that only the daemon's work differs.
 local function variant()
     local index = shuffle and random(0, variants - 1) or sent % variants
     sent = sent + 1
@@ -19,7 +18,7 @@ local function variant()
 end
 
 if vary == "" then
-    wrk.format = function() return before end  -- called once: no Lua while the clock runs
+    wrk.format = function() return before end  -- called once: no Lua during the measurement
 else
     function init() math.randomseed(os.time()) end
     function request() return before .. variant() .. after end

@@ -1,4 +1,4 @@
-"""Requests as fast as they go: what wrk sends, and the checks without which nothing counts."""
+"""Runs wrk at the maximum rate, and checks the answers."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ MODELS = '{"object":"list","data":[{"id":"gpt-4.1","object":"model","owned_by":"
 HEADERS = {"Authorization": "Bearer sk-bench", "Content-Type": "application/json"}
 
 _VARIABLE = "\0"
-"""Stands for the part of a request that differs from one to the next."""
+"""The placeholder for the part of a request that varies."""
 
-_strangers = itertools.count()
+_new_clients = itertools.count()
 
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """One request, or a number of them that differ in one place.
+    """One request, or several variants of it.
 
-    ``answer`` is the body that must come back. With ``variants`` over one, requests differ in
-    ``vary``, the body or the client's address: one after the other from ``first`` on, over and
-    over, or (``shuffle``) at random.
+    ``answer`` is the expected body. With more than one of ``variants``, the requests differ in what
+    ``vary`` names, ``body`` or ``client`` (the client's address): in turn from ``first`` on, or in
+    random order with ``shuffle``.
     """
 
     target: str
@@ -48,7 +48,7 @@ class Load:
     shuffle: bool = False
 
     def text(self) -> str:
-        """The request; ``_VARIABLE`` stands where variants differ."""
+        """The request, with ``_VARIABLE`` as its varying part."""
         fields = {"Host": "127.0.0.1", **HEADERS, **self.headers}
         body = self.body
         if self.vary == "client":
@@ -62,10 +62,10 @@ class Load:
         return "\r\n".join(lines) + "\r\n\r\n" + body
 
     def one(self) -> bytes:
-        """The first variant's bytes; where clients vary, those of one that was not seen yet."""
-        number = next(_strangers) if self.vary == "client" else 0
-        stranger = f"10.255.{number // 256}.{number % 256}"
-        variant = stranger if self.vary == "client" else "0000000"
+        """The bytes of the first variant; if clients vary, with an unused client address."""
+        number = next(_new_clients) if self.vary == "client" else 0
+        address = f"10.255.{number // 256}.{number % 256}"
+        variant = address if self.vary == "client" else "0000000"
         return self.text().replace(_VARIABLE, variant).encode()
 
 
@@ -82,17 +82,17 @@ LARGE = Load(
 
 
 def exchange(port: int, request: bytes) -> bytes:
-    """One request on a connection of its own; the whole response, which must be a 200."""
+    """Send one request on a new connection and return the response, which must be a 200."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(request)
         with connection.makefile("rb") as stream:
             head = b""
             while not head.endswith(b"\r\n\r\n"):
                 if not (line := stream.readline()):
-                    raise Failed(f"closed before the end of the headers: {head[:300]!r}")
+                    raise Failed(f"the connection closed within the headers: {head[:300]!r}")
                 head += line
             if not head.startswith(b"HTTP/1.1 200 "):
-                raise Failed(f"not a 200: {head[:300]!r} {stream.read1(300)!r}")
+                raise Failed(f"the status is not 200: {head[:300]!r} {stream.read1(300)!r}")
             if length := re.search(rb"(?i)\r\ncontent-length: *(\d+)\r\n", head):
                 return head + stream.read(int(length[1]))
             body = b""
@@ -103,34 +103,34 @@ def exchange(port: int, request: bytes) -> bytes:
 
 
 def get(port: int, target: str) -> bytes:
-    """The body at a path."""
+    """The body of the answer to a GET."""
     return exchange(port, Load(target, "", "").one()).partition(b"\r\n\r\n")[2]
 
 
 def relays(port: int) -> bool:
-    """Whether a daemon is ready: the list of models comes through it."""
+    """Whether a daemon relays the list of models."""
     return get(port, "/v1/models") == MODELS.encode()
 
 
 def probe(port: int, load: Load) -> int:
-    """Send the measured request once, compare the answer's body; the response's size, bytes."""
+    """Send the request once, check the body, and return the size of the response in bytes."""
     response = exchange(port, load.one())
     if response.partition(b"\r\n\r\n")[2] != load.answer.encode():
-        raise Failed(f"a different body came back: {response[-700:]!r}")
+        raise Failed(f"a different body was received: {response[-700:]!r}")
     return len(response)
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
-    """What wrk saw: requests answered, bytes of their answers, seconds that it took."""
+class WrkResult:
+    """The number of answers, their bytes, and the duration in seconds."""
 
     requests: int
     bytes: int
     seconds: float
 
 
-def wrk(port: int, load: Load, seconds: int) -> Told:
-    """Load one port from the load core; raises where wrk saw an error or a status over 399."""
+def wrk(port: int, load: Load, seconds: int) -> WrkResult:
+    """Run wrk on the load core; raises if wrk counts an error or a status over 399."""
     argv = pinned(LOAD_CORE, tool("wrk"), "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s")
     before, _, after = load.text().partition(_VARIABLE)
     env = environment(
@@ -151,12 +151,12 @@ def wrk(port: int, load: Load, seconds: int) -> Told:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise Failed("wrk did not end in time") from None
+        raise Failed("wrk did not end within 15 s after the load") from None
     report = re.search(r"^BENCH (.*)$", done.stdout, re.MULTILINE)
     if done.returncode or report is None or "Non-2xx" in done.stdout:
         raise Failed(f"wrk: {done.stdout[-700:]}{done.stderr[-300:]}")
-    told = {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", report[1])}
-    errors = {k: told[k] for k in ("connect", "read", "write", "status", "timeout") if told[k]}
-    if errors or not told["requests"]:
-        raise Failed(f"{told['requests']} requests, with errors: {errors}")
-    return Told(told["requests"], told["bytes"], told["duration"] / 1e6)
+    result = {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", report[1])}
+    errors = {k: result[k] for k in ("connect", "read", "write", "status", "timeout") if result[k]}
+    if errors or not result["requests"]:
+        raise Failed(f"{result['requests']} requests, with errors: {errors}")
+    return WrkResult(result["requests"], result["bytes"], result["duration"] / 1e6)

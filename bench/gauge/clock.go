@@ -7,12 +7,12 @@ import (
 	"unsafe"
 )
 
-const clockMonotonic = 1 // CLOCK_MONOTONIC, which all processes of a machine read alike
+const clockMonotonic = 1 // CLOCK_MONOTONIC, which is the same for all processes of a machine
 
-// clockOffset turns Go's own reading of that clock, which costs no system call, into its value.
+// clockOffset converts Go's monotonic time, which needs no system call, to CLOCK_MONOTONIC.
 var clockStart, clockOffset = calibrate()
 
-// calibrate reads the clock by a system call between two readings of Go's, until these are close.
+// calibrate reads CLOCK_MONOTONIC between two readings of Go's clock, and keeps the closest pair.
 func calibrate() (time.Time, int64) {
 	start := time.Now()
 	best, offset := int64(1<<62), int64(0)
@@ -28,14 +28,14 @@ func calibrate() (time.Time, int64) {
 	return start, offset
 }
 
-// monotonic is now, in nanoseconds, comparable between processes.
+// monotonic returns the current time in nanoseconds, comparable between processes.
 func monotonic() int64 { return clockOffset + int64(time.Since(clockStart)) }
 
-// A Go timer is late by up to a millisecond; the kernel's timers, as files, by microseconds.
+// A Go timer is late by up to a millisecond, a timerfd of the kernel by microseconds.
 
 type timerSetting struct{ interval, first syscall.Timespec }
 
-// newTimer makes a timer that is readable once it has fired.
+// newTimer creates a timerfd, which is readable after the timer has fired.
 func newTimer() (int, error) {
 	fd, _, errno := syscall.RawSyscall(syscall.SYS_TIMERFD_CREATE, clockMonotonic,
 		syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
@@ -45,7 +45,7 @@ func newTimer() (int, error) {
 	return int(fd), nil
 }
 
-// setTimer lets a timer fire at a moment (ns), and then at each interval if that is not zero.
+// setTimer fires a timer at a time (ns), then at each interval unless that is zero.
 func setTimer(fd int, at, interval int64) {
 	const absolute = 1 // TFD_TIMER_ABSTIME
 	setting := timerSetting{syscall.NsecToTimespec(interval), syscall.NsecToTimespec(at)}
@@ -53,13 +53,13 @@ func setTimer(fd int, at, interval int64) {
 		uintptr(unsafe.Pointer(&setting)), 0, 0, 0)
 }
 
-// clearTimer makes a timer that has fired unreadable until it fires again.
+// clearTimer makes a fired timer unreadable until it fires again.
 func clearTimer(fd int) {
 	var count [8]byte
 	_, _ = rawRead(fd, count[:])
 }
 
-// ticker fires at an interval; unlike Go's it holds to one much below a millisecond.
+// ticker fires at an interval; unlike Go's ticker it supports intervals far below a millisecond.
 type ticker struct{ file *os.File }
 
 func newTicker(interval time.Duration) (*ticker, error) {
@@ -71,7 +71,7 @@ func newTicker(interval time.Duration) (*ticker, error) {
 	return &ticker{os.NewFile(uintptr(fd), "ticker")}, nil
 }
 
-// wait returns at the next tick, at once if one was missed; how many were, the clock tells.
+// wait returns at the next tick, or immediately if ticks were missed.
 func (t *ticker) wait() error {
 	var count [8]byte
 	_, err := t.file.Read(count[:])

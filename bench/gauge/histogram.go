@@ -5,16 +5,16 @@ import (
 	"math/bits"
 )
 
-// histogram counts durations (ns) in cells as wide as a thousandth of what is in them.
+// histogram counts durations (ns) in cells with a relative width of a thousandth.
 type histogram struct {
 	cells [(64 - fineBits) << fineBits]uint32
 	count int64
 	max   int64
 }
 
-const fineBits = 10 // 1024 cells for each doubling
+const fineBits = 10 // 1024 cells for each power of two
 
-// add counts one duration; one below zero, of two clocks' readings a hair apart, is zero.
+// add counts one duration; a negative one, from two clocks that differ slightly, counts as zero.
 func (h *histogram) add(ns int64) {
 	if ns < 0 {
 		ns = 0
@@ -26,7 +26,7 @@ func (h *histogram) add(ns int64) {
 	h.cells[cellOf(uint64(ns))]++
 }
 
-// cellOf is exact below 1024 ns; above, the leading 11 bits choose the cell.
+// cellOf returns the cell of a duration: exact below 1024 ns, the leading 11 bits above.
 func cellOf(ns uint64) int {
 	shift := bits.Len64(ns) - fineBits - 1
 	if shift <= 0 {
@@ -35,7 +35,7 @@ func cellOf(ns uint64) int {
 	return shift<<fineBits + int(ns>>uint(shift))
 }
 
-// middleOf is the value in the middle of a cell, the inverse of cellOf.
+// middleOf returns the value in the middle of a cell; it is the inverse of cellOf.
 func middleOf(cell int) float64 {
 	shift := cell>>fineBits - 1
 	if shift <= 0 {
@@ -45,7 +45,7 @@ func middleOf(cell int) float64 {
 	return float64(low) + float64(uint64(1)<<uint(shift))/2
 }
 
-// micros is the duration, in microseconds, that a share of all do not exceed.
+// micros returns the quantile for a share of all durations, in microseconds.
 func (h *histogram) micros(share float64) float64 {
 	rank := int64(share * float64(h.count))
 	if rank >= h.count {
@@ -59,13 +59,13 @@ func (h *histogram) micros(share float64) float64 {
 	return 0
 }
 
-// tenths rounds, so that the JSON reads well.
+// tenths rounds to one decimal, for the JSON output.
 func tenths(x float64) float64 { return float64(int64(x*10+0.5)) / 10 }
 
-// percentiles by the names that they have in a report; p999 is 99.9 %.
+// percentiles by their names in a report; p999 is 99.9 %.
 var percentiles = map[string]float64{"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 
-// describe adds NAME_us for each of the named percentiles, and for "max", behind a prefix.
+// describe adds NAME_us for each of the named percentiles, and for "max", with a prefix.
 func (h *histogram) describe(into report, prefix string, names ...string) {
 	for _, name := range names {
 		if name == "max" {

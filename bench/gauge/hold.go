@@ -7,22 +7,22 @@ import (
 	"time"
 )
 
-// maxHeld is what the usual range of ports has room for, with one source address.
+// maxHeld is the number of ports of one source address in the default range.
 const maxHeld = 20000
 
-// hold keeps connections or streams open until stdin is closed, while memory is looked at.
+// hold keeps connections or streams open until stdin is closed, so that memory can be measured.
 func hold(arguments []string) (report, error) {
 	flags := options("hold")
-	address := flags.String("url", "", "what to measure, http://127.0.0.1:PORT")
-	idle := flags.Int("idle", 0, "kept connections, each with one request behind it")
-	wanted := flags.Int("streams", 0, "open streams, instead")
-	rate := flags.Float64("rate", 1, "frames a second of each stream")
+	address := flags.String("url", "", "server to measure, http://127.0.0.1:PORT")
+	idle := flags.Int("idle", 0, "idle connections, each after one request")
+	wanted := flags.Int("streams", 0, "open streams, instead of idle connections")
+	rate := flags.Float64("rate", 1, "frames per second of each stream")
 	_ = flags.Parse(arguments)
 	if *idle < 0 || *wanted < 0 || (*idle == 0) == (*wanted == 0) || *idle+*wanted > maxHeld {
-		usage(flags, fmt.Sprintf("-idle or -streams is 1 to %d", maxHeld))
+		usage(flags, fmt.Sprintf("one of -idle and -streams must be 1 to %d", maxHeld))
 	}
 	if !validRate(*rate) || *rate == 0 {
-		usage(flags, rateRule+"; here not 0")
+		usage(flags, rateRule+", and not 0")
 	}
 	to, err := parseTarget(*address)
 	if err != nil {
@@ -39,15 +39,15 @@ func hold(arguments []string) (report, error) {
 	return holdStreams(f, to, *wanted, *rate)
 }
 
-// holdIdle opens one connection after the other, each with its answer read to the end: a relay
-// then has as few connections to the upstream as it likes.
+// holdIdle opens the connections one after the other, and reads each answer completely, so that
+// a relay may use as few connections to the upstream as it needs.
 func holdIdle(f *fleet, to target, wanted int) (report, error) {
 	request := post(to, question)
 	for number := 0; number < wanted; number++ {
 		if err := openIdle(f, to, request); err != nil {
 			return nil, fmt.Errorf("with %d connections open: %w", number, err)
 		}
-		f.sweep(0) // those closed by now are found out
+		f.sweep(0) // notices connections that were closed
 	}
 	start := monotonic()
 	if err := waitForStdin(f, wanted); err != nil {
@@ -74,12 +74,12 @@ func openIdle(f *fleet, to target, request []byte) error {
 		return errBody
 	}
 	if m.reply.closing {
-		return errors.New("the connection is not kept")
+		return errors.New("the connection is not keep-alive")
 	}
 	return f.add(m)
 }
 
-// holdStreams opens one stream after the other, each once the one before has sent a frame.
+// holdStreams opens the streams one after the other, each after the first frame of the previous.
 func holdStreams(f *fleet, to target, wanted int, rate float64) (report, error) {
 	f.endless = true
 	t := newTally(f)
@@ -126,15 +126,15 @@ func broken(f *fleet, wanted int) error {
 	if f.failures == 0 {
 		return nil
 	}
-	return fmt.Errorf("%d of %d did not hold, the first one: %w", f.failures, wanted, f.failure)
+	return fmt.Errorf("%d of %d were closed, the first one: %w", f.failures, wanted, f.failure)
 }
 
-// waitForStdin says that all is open, and reads what arrives until stdin is closed.
+// waitForStdin prints that all are open, and reads arriving data until stdin is closed.
 func waitForStdin(f *fleet, wanted int) error {
 	fmt.Printf("ready %d\n", wanted)
 	err := f.poll.add(syscall.Stdin, stdinNumber)
 	if errors.Is(err, syscall.EPERM) {
-		return nil // a file, or /dev/null: it has ended already
+		return nil // a file, or /dev/null: already at its end
 	}
 	for err == nil && !f.stdinClosed {
 		f.sweep(monotonic() + int64(time.Second))

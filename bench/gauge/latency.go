@@ -6,18 +6,18 @@ import (
 	"os"
 )
 
-// caller is a kept connection with at most one request on it.
+// caller is a keep-alive connection with at most one request on it.
 type caller struct {
 	fd       int
 	reply    reply
 	answer   exact
-	intended int64 // when its request should have been sent, by the schedule
-	sent     int64 // when it was
+	intended int64 // the scheduled time of its request
+	sent     int64 // the actual time
 }
 
-// schedule sends requests at fixed moments, whether or not earlier ones have been answered. Where
-// all connections are in use, a request waits for one, and the wait is part of its latency:
-// otherwise a relay that stalls would be measured less often just then.
+// schedule sends requests at fixed times, whether or not earlier ones have been answered. If all
+// connections are in use, a request waits for one, and its latency includes the wait. Otherwise
+// a stalled relay would get fewer requests, and so be measured less often, during the stall.
 type schedule struct {
 	poll    *poller
 	timer   int
@@ -28,34 +28,34 @@ type schedule struct {
 
 	start    int64
 	interval float64 // ns
-	warm     int     // requests at the start that do not count
+	warm     int     // requests at the start that are not counted
 	total    int
 	next     int
 	answered int
-	end      int64 // when the last answer came
+	end      int64 // time of the last answer
 
-	latency *histogram // from the intended moment
-	service *histogram // from the actual one
-	late    *histogram // from the one to the other
+	latency *histogram // from the scheduled time
+	service *histogram // from the actual time
+	late    *histogram // from the scheduled to the actual time
 }
 
 const timerNumber = -1
 
-// closeBy is how long before a request's moment the timer fires, ns; the rest is waited for with
-// open eyes, since waking up takes the kernel some of it.
+// closeBy is the time (ns) between the timer and a request's time; it is spent in a busy loop,
+// because the kernel needs part of it to wake the process up.
 const closeBy = 60_000
 
-// latency measures the small completion at a fixed rate.
+// latency measures the latency of the small completion at a fixed rate.
 func latency(arguments []string) (report, error) {
 	flags := options("latency")
-	address := flags.String("url", "", "what to measure, http://127.0.0.1:PORT")
-	concurrency := flags.Int("concurrency", 1, "kept connections")
-	rate := flags.Float64("rate", 1000, "requests a second")
-	seconds := flags.Float64("seconds", 5, "how long")
-	warm := flags.Float64("warm", 1, "seconds before that, which do not count")
+	address := flags.String("url", "", "server to measure, http://127.0.0.1:PORT")
+	concurrency := flags.Int("concurrency", 1, "keep-alive connections")
+	rate := flags.Float64("rate", 1000, "requests per second")
+	seconds := flags.Float64("seconds", 5, "duration of the measurement")
+	warm := flags.Float64("warm", 1, "seconds of warm-up before the measurement")
 	_ = flags.Parse(arguments)
 	if *concurrency < 1 || *rate <= 0 || *seconds <= 0 || *warm < 0 || *rate**seconds < 1 {
-		usage(flags, "concurrency, rate and seconds are above zero, and make at least one request")
+		usage(flags, "concurrency, rate and seconds must be above zero, with at least one request in all")
 	}
 	to, err := parseTarget(*address)
 	if err != nil {
@@ -81,7 +81,7 @@ func (s *schedule) describe(into report) {
 	counted := s.total - s.warm
 	elapsed := float64(s.end) - float64(s.moment(s.warm))
 	into["count"] = counted
-	// The last answer comes one latency after the last interval began, not at its end.
+	// The last answer arrives one latency after the beginning of the last interval, not at its end.
 	if elapsed < float64(counted)*s.interval {
 		elapsed = float64(counted) * s.interval
 	}
@@ -116,12 +116,12 @@ func (s *schedule) open(to target, concurrency int) (err error) {
 	return nil
 }
 
-// moment is when a request is to be sent.
+// moment returns the scheduled time of a request.
 func (s *schedule) moment(number int) int64 { return s.start + int64(float64(number)*s.interval) }
 
 func (s *schedule) run() error {
 	s.start = monotonic() + 10*int64(closeBy)
-	heard := s.start // when the last answer came, or the last request went
+	heard := s.start // time of the last answer or the last request
 	for s.answered < s.total {
 		now := monotonic()
 		for s.next < s.total && len(s.idle) > 0 && now >= s.moment(s.next) {
@@ -143,7 +143,7 @@ func (s *schedule) run() error {
 	return nil
 }
 
-// wait says how many milliseconds to wait for answers before the next request is to be sent.
+// wait returns how many milliseconds to wait for answers before the next request is due.
 func (s *schedule) wait(now int64) int {
 	if s.next == s.total || len(s.idle) == 0 {
 		return 1000
@@ -153,7 +153,7 @@ func (s *schedule) wait(now int64) int {
 		return 1000
 	}
 	if len(s.idle) < len(s.callers) {
-		giveWay() // somebody on this core may be busy with a request of ours
+		giveWay() // the relay's upstream on this core may have work to do
 	}
 	return 0
 }
@@ -168,7 +168,7 @@ func (s *schedule) send(now int64) error {
 	return send(c.fd, s.request)
 }
 
-// receive reads what has come within a time; the timer only ends the wait.
+// receive reads the answers that arrive within a time; the timer only ends the wait.
 func (s *schedule) receive(milliseconds int) error {
 	for _, event := range s.poll.wait(milliseconds) {
 		if event.Fd == timerNumber {
@@ -202,13 +202,13 @@ func (s *schedule) read(c *caller) error {
 		return errBody
 	}
 	if c.reply.closing {
-		return errors.New("the connection is not kept")
+		return errors.New("the connection is not keep-alive")
 	}
 	s.record(c, now)
 	return nil
 }
 
-// record counts an answer. The first ones sent warm up; those answered late count all the same.
+// record counts an answer, except those of the warm-up; late answers count.
 func (s *schedule) record(c *caller, now int64) {
 	if c.intended >= s.moment(s.warm) {
 		s.latency.add(now - c.intended)

@@ -1,31 +1,31 @@
-// Gauge is the bench's made-up OpenAI, and the clients that measure what wrk cannot: latency at
-// a fixed rate, many event streams, idle connections, and large bodies.
+// Gauge is the benchmark's fake OpenAI API, and a load generator for what wrk cannot measure:
+// latency at a fixed rate, many event streams, idle connections, and large bodies.
 //
 //	main.go       the command line; every subcommand prints one JSON object as its last line
-//	clock.go      one clock for both ends of a frame's way, and a ticker finer than Go's
-//	histogram.go  percentiles of any number of samples in fixed memory, to a thousandth
-//	wire.go       what is asked and answered; a frame's layout, and the test that it is whole
-//	reply.go      an HTTP/1.1 response read as it comes, without allocation
-//	poll.go       raw sockets under epoll: thousands of connections on one thread
-//	upstream.go   the made-up OpenAI
-//	wheel.go      its paced streams: one timer writes for all of them
-//	latency.go    requests sent by the clock, whether or not earlier ones have been answered
-//	streams.go    frames a second, lost ones, and the time that a relay adds to each
-//	hold.go       connections and streams held open while somebody else looks at memory
+//	clock.go      one clock for both ends of a stream, and a ticker finer than Go's
+//	histogram.go  percentiles of any number of samples in constant memory, within 0.1 %
+//	wire.go       requests and answers; the layout of a frame, and its check
+//	reply.go      an incremental parser of HTTP/1.1 responses, without allocation
+//	poll.go       raw sockets with epoll: thousands of connections on one thread
+//	upstream.go   the fake OpenAI API
+//	wheel.go      its streams with a rate: one timer writes for all of them
+//	latency.go    requests at fixed times, whether or not earlier ones have been answered
+//	streams.go    frames per second, lost frames, and the time that a relay adds to each
+//	hold.go       connections and streams held open while the benchmark measures memory
 //	transfer.go   one large upload or download
 //
-// What it refuses to count:
+// What it reports as an error:
 //
 //  1. An answer that is not a 200 with exactly the expected body, to the byte.
-//  2. A frame that differs in a byte, comes twice, or comes late. One that is missing is lost.
-//  3. A stream that ends early, and one that goes on behind its end.
-//  4. A connection that was closed although the answer said that it would be kept.
+//  2. A frame that differs in a byte, is repeated, or is out of order. A missing frame is lost.
+//  3. A stream that ends early, or that continues after its end.
+//  4. A connection that was closed although the answer was keep-alive.
 //
-// Any of these ends in exit status 1 and a line on stderr. Figures that were measured until then
-// are still printed, for the reader; they are no result.
+// Each ends in exit status 1 and a line on stderr. The figures measured until then are still
+// printed, for diagnosis only.
 //
-// Everything runs on one core, which it shares with the other end, so that the clients use no
-// goroutines and the processor is left alone where there is nothing to do. IPv4 loopback only.
+// The process shares one core with the upstream or the clients at the other end. So the clients
+// use no goroutines, and do not use the CPU while idle. IPv4 loopback only.
 package main
 
 import (
@@ -41,7 +41,7 @@ import (
 	"syscall"
 )
 
-// report is what a subcommand prints: names that JSON shows, and their figures.
+// report is the output of a subcommand: the figures by their names in the JSON.
 type report map[string]interface{}
 
 var subcommands = map[string]func(arguments []string) (report, error){
@@ -58,8 +58,8 @@ func main() {
 		os.Exit(2)
 	}
 	runtime.GOMAXPROCS(1)
-	// Clients allocate while they start and hardly afterwards; a collection would be measured
-	// as the relay's. The upstream, which runs for long, sets this anew.
+	// Clients allocate memory mostly while they start; a later garbage collection would be
+	// measured as latency of the relay. The upstream, which runs longer, overrides the setting.
 	debug.SetGCPercent(-1)
 	raiseFileLimit()
 
@@ -67,7 +67,7 @@ func main() {
 	if figures != nil {
 		line, err := json.Marshal(figures)
 		if err != nil {
-			panic(err) // only a NaN could do that
+			panic(err) // only for NaN
 		}
 		fmt.Printf("%s\n", line)
 	}
@@ -77,8 +77,8 @@ func main() {
 	}
 }
 
-// raiseFileLimit lets this process open as many sockets as it may; too few show as an error of
-// the call that wanted one more.
+// raiseFileLimit raises the limit of open sockets to the hard limit; if that is too low, the
+// call that opens a further socket fails.
 func raiseFileLimit() {
 	var limit syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil {
@@ -87,24 +87,24 @@ func raiseFileLimit() {
 	}
 }
 
-// options is a subcommand's command line; a mistake in it ends the process with status 2.
+// options returns a subcommand's flags; an invalid command line ends the process with status 2.
 func options(name string) *flag.FlagSet {
 	return flag.NewFlagSet("gauge "+name, flag.ExitOnError)
 }
 
-// usage ends the process over an option that parses and makes no sense.
+// usage ends the process because of an invalid combination of options.
 func usage(flags *flag.FlagSet, problem string) {
 	fmt.Fprintf(os.Stderr, "%s: %s\n", flags.Name(), problem)
 	os.Exit(2)
 }
 
-// target is what is measured: an IPv4 address and a port.
+// target is the measured server: an IPv4 address and a port.
 type target struct {
-	host    string // as the Host header says it
+	host    string // for the Host header
 	address syscall.SockaddrInet4
 }
 
-// parseTarget understands http://127.0.0.1:8080 and http://localhost:8080.
+// parseTarget accepts http://127.0.0.1:8080 and http://localhost:8080.
 func parseTarget(text string) (target, error) {
 	var to target
 	parsed, err := url.Parse(text)

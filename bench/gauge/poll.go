@@ -8,9 +8,9 @@ import (
 	"unsafe"
 )
 
-// The calls below that never wait, or that nothing else in this process waits for, go to the
-// kernel past Go's scheduler: its bookkeeping would cost as much as they do, and waking it up
-// after a wait would be measured as the relay's latency.
+// The system calls below never block, or block while this process has nothing else to do. They
+// bypass Go's scheduler, whose bookkeeping would take as long as they do, and whose wake-up after
+// a wait would be measured as latency of the relay.
 
 func rawRead(fd int, into []byte) (int, error) {
 	n, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(fd),
@@ -30,10 +30,10 @@ func rawWrite(fd int, from []byte) (int, error) {
 	return int(n), nil
 }
 
-// later says whether an error means only that a call has to be made again.
+// later returns whether an error only means that the call must be repeated.
 func later(err error) bool { return err == syscall.EAGAIN || err == syscall.EINTR }
 
-// blockingRead reads from a connection that waits; what it says when that took too long is clear.
+// blockingRead reads from a blocking connection, with a clear error for a timeout.
 func blockingRead(fd int, into []byte) (int, error) {
 	for {
 		n, err := rawRead(fd, into)
@@ -42,21 +42,21 @@ func blockingRead(fd int, into []byte) (int, error) {
 			return n, nil
 		case syscall.EINTR:
 		case syscall.EAGAIN:
-			return 0, errors.New("no answer in time")
+			return 0, errors.New("no answer before the timeout")
 		default:
 			return 0, os.NewSyscallError("read", err)
 		}
 	}
 }
 
-// giveWay lets another process of this core run, if one wants to.
+// giveWay lets another process of this core run, if one is ready.
 func giveWay() { syscall.RawSyscall(syscall.SYS_SCHED_YIELD, 0, 0, 0) }
 
-// patience is how long the other side may stay silent before that is an error.
+// patience is the time without data from the other side after which a call fails.
 const patience = 10 * time.Second
 
 // dial opens a blocking connection. On loopback that takes microseconds, unless the other side's
-// queue is full. Nothing on it waits for longer than patience.
+// backlog is full. No call on it blocks for longer than patience.
 func dial(to target, patience time.Duration) (int, error) {
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -75,19 +75,19 @@ func dial(to target, patience time.Duration) (int, error) {
 	return fd, nil
 }
 
-// send writes a request that a socket takes at once.
+// send writes a request that fits into the socket's buffer.
 func send(fd int, request []byte) error {
 	n, err := rawWrite(fd, request)
 	if err != nil {
 		return os.NewSyscallError("write", err)
 	}
 	if n < len(request) {
-		return errors.New("a request was taken only in part")
+		return errors.New("a request was written only in part")
 	}
 	return nil
 }
 
-// poller says which of many sockets have something to read, by the numbers given to them.
+// poller finds the readable ones of many sockets, by the numbers given to them.
 type poller struct {
 	fd    int
 	ready [256]syscall.EpollEvent
@@ -98,7 +98,7 @@ func newPoller() (*poller, error) {
 	return &poller{fd: fd}, os.NewSyscallError("epoll_create1", err)
 }
 
-// add watches a file that is then made not to block.
+// add watches a file and makes it non-blocking.
 func (p *poller) add(fd, number int) error {
 	if err := syscall.SetNonblock(fd, true); err != nil {
 		return os.NewSyscallError("fcntl", err)
@@ -107,11 +107,11 @@ func (p *poller) add(fd, number int) error {
 	return os.NewSyscallError("epoll_ctl", syscall.EpollCtl(p.fd, syscall.EPOLL_CTL_ADD, fd, &event))
 }
 
-// wait blocks for some milliseconds (-1: for ever) and returns the sockets that are ready.
+// wait blocks for some milliseconds (-1: indefinitely) and returns the readable sockets.
 func (p *poller) wait(milliseconds int) []syscall.EpollEvent {
 	n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(p.fd),
 		uintptr(unsafe.Pointer(&p.ready[0])), uintptr(len(p.ready)), uintptr(milliseconds), 0, 0)
-	if errno != 0 { // only EINTR: the runtime's signals
+	if errno != 0 { // only EINTR, because of the Go runtime's signals
 		return nil
 	}
 	return p.ready[:n]
@@ -124,23 +124,23 @@ type member struct {
 	gone  bool
 }
 
-// fleet is many connections that are read as something arrives on them.
+// fleet is a set of connections that are read when data arrives.
 type fleet struct {
 	poll     *poller
 	members  []*member
 	buffer   [64 << 10]byte
-	now      int64 // when what is being read was received
-	endless  bool  // an answer that comes to its end is a failure
-	ended    int   // answers that came to their end
+	now      int64 // time of receipt of the current data
+	endless  bool  // the end of an answer is a failure
+	ended    int   // answers that have ended
 	failures int
 	failure  error // the first
 
-	stdinClosed bool // for those who watch it
+	stdinClosed bool // if the fleet watches stdin
 }
 
 const stdinNumber = -1
 
-// readStdin throws away what is written to us: only the end of it says anything.
+// readStdin discards what is written to stdin, and notices its end.
 func (f *fleet) readStdin() {
 	n, err := rawRead(syscall.Stdin, f.buffer[:])
 	f.stdinClosed = n == 0 && (err == nil || !later(err))
@@ -160,9 +160,9 @@ func (f *fleet) add(m *member) error {
 	return nil
 }
 
-// sweep reads what has arrived, after waiting until a moment (monotonic ns) for something to.
+// sweep waits until a time (monotonic ns) for data, and reads what has arrived.
 func (f *fleet) sweep(until int64) {
-	// Rounded up: waiting for zero milliseconds over and over would take the core from the others.
+	// Rounded up: repeated waits of zero milliseconds would keep the core busy.
 	wait := (until - monotonic() + 999_999) / 1_000_000
 	if wait < 0 {
 		wait = 0
@@ -176,7 +176,7 @@ func (f *fleet) sweep(until int64) {
 	}
 }
 
-// sweepUntil reads what arrives up to a moment, and looks at least once.
+// sweepUntil reads arriving data until a time, and reads at least once.
 func (f *fleet) sweepUntil(moment int64) {
 	for f.sweep(moment); monotonic() < moment; {
 		f.sweep(moment)
@@ -210,7 +210,7 @@ func (f *fleet) read(m *member) {
 	}
 }
 
-// fail takes a connection out; the others go on.
+// fail removes a connection; the others continue.
 func (f *fleet) fail(m *member, err error) {
 	f.failures++
 	if f.failure == nil {
@@ -232,7 +232,7 @@ func (f *fleet) close() {
 	}
 }
 
-// readUntil reads from a blocking connection, one that is not watched yet.
+// readUntil reads from a blocking connection that is not watched yet.
 func (f *fleet) readUntil(m *member, done func() bool) error {
 	for !done() {
 		n, err := blockingRead(m.fd, f.buffer[:])
@@ -251,5 +251,5 @@ func (f *fleet) readUntil(m *member, done func() bool) error {
 	return nil
 }
 
-// readAnswer reads one whole answer from a blocking connection.
+// readAnswer reads one complete answer from a blocking connection.
 func (f *fleet) readAnswer(m *member) error { return f.readUntil(m, m.reply.ended) }

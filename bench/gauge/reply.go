@@ -6,10 +6,10 @@ import (
 	"fmt"
 )
 
-// sink is given a response's body as it comes, in runs of any length that it must not keep.
+// sink receives a response's body in pieces of any length, which it must not keep.
 type sink interface{ take(run []byte) error }
 
-// stage is where in a response the next byte belongs.
+// stage is the part of a response to which the next byte belongs.
 type stage int
 
 const (
@@ -19,7 +19,7 @@ const (
 	inSize       // of a chunk, hexadecimal
 	inExtension
 	inChunk
-	inBreak // behind a chunk
+	inBreak // after a chunk
 	inTrailer
 	atEnd
 )
@@ -27,14 +27,14 @@ const (
 const maxHead = 16 << 10
 
 var (
-	errChunk  = errors.New("chunks that do not follow the rules")
-	errBehind = errors.New("bytes behind the end of the answer")
+	errChunk  = errors.New("invalid chunked framing")
+	errBehind = errors.New("bytes after the end of the answer")
 	errClosed = errors.New("the other side closed the connection")
-	errShort  = errors.New("a stream came to its end before its time")
-	errEarly  = errors.New("the other side closed the connection before the answer's end")
+	errShort  = errors.New("a stream ended too early")
+	errEarly  = errors.New("the other side closed the connection within the answer")
 )
 
-// reply reads one response after the other. Only a 200 is taken; anything else is an error.
+// reply parses consecutive responses. Only a 200 is accepted.
 type reply struct {
 	body        sink
 	stage       stage
@@ -42,15 +42,15 @@ type reply struct {
 	digits      int   // of the chunk's size, or bytes of the trailer's line
 	head        []byte
 	eventStream bool
-	closing     bool // the other side said that it would not keep the connection
+	closing     bool // the other side will close the connection after the response
 }
 
-// next prepares for the response to another request on the same connection.
+// next prepares for the next response on the same connection.
 func (r *reply) next() { *r = reply{body: r.body, head: r.head[:0]} }
 
 func (r *reply) ended() bool { return r.stage == atEnd }
 
-// feed takes what was read from the connection.
+// feed parses data that was read from the connection.
 func (r *reply) feed(b []byte) (err error) {
 	for len(b) > 0 && err == nil {
 		switch r.stage {
@@ -70,7 +70,7 @@ func (r *reply) feed(b []byte) (err error) {
 	return err
 }
 
-// closed says what the connection's end means here; nothing where a body may end like that.
+// closed returns the error of a connection that ends here; nil if the end completes the body.
 func (r *reply) closed() error {
 	switch r.stage {
 	case atEnd:
@@ -98,7 +98,7 @@ func (r *reply) takeBody(b []byte) ([]byte, error) {
 	return b[len(run):], r.body.take(run)
 }
 
-// takeFraming takes one of the few bytes around a chunk.
+// takeFraming parses one of the bytes around a chunk.
 func (r *reply) takeFraming(c byte) error {
 	switch r.stage {
 	case inSize:
@@ -149,7 +149,7 @@ func (r *reply) takeSize(c byte) error {
 	return nil
 }
 
-// startChunk is for the end of the line with the size; a size of zero ends the body.
+// startChunk handles the end of a line with a chunk size; a size of zero ends the body.
 func (r *reply) startChunk() {
 	r.stage, r.digits = inChunk, 0
 	if r.left == 0 {
@@ -159,7 +159,7 @@ func (r *reply) startChunk() {
 
 var headEnd = []byte("\r\n\r\n")
 
-// takeHead parses the head where it is, if it came in one piece, as it nearly always does.
+// takeHead parses the head in place if it arrived in one read, as it nearly always does.
 func (r *reply) takeHead(b []byte) ([]byte, error) {
 	if end := bytes.Index(b, headEnd); len(r.head) == 0 && end >= 0 {
 		return b[end+len(headEnd):], r.parseHead(b[:end])
@@ -179,7 +179,7 @@ func (r *reply) takeHead(b []byte) ([]byte, error) {
 func (r *reply) parseHead(head []byte) error {
 	line, rest := cut(head)
 	if !bytes.HasPrefix(line, []byte("HTTP/1.")) || len(line) < 12 || string(line[8:12]) != " 200" {
-		return fmt.Errorf("an answer that is no 200: %.200q", head)
+		return fmt.Errorf("the status is not 200: %.200q", head)
 	}
 	length, chunked := int64(-1), false
 	for len(rest) > 0 {
@@ -188,7 +188,7 @@ func (r *reply) parseHead(head []byte) error {
 		switch {
 		case named(name, "content-length"):
 			if length = readDigits(value); length < 0 || len(value) == 0 || len(value) > 18 {
-				return errors.New("a Content-Length that is no number")
+				return errors.New("the Content-Length is not a number")
 			}
 		case named(name, "transfer-encoding"):
 			chunked = named(value, "chunked")
@@ -215,7 +215,7 @@ func (r *reply) start(length int64, chunked bool) {
 	}
 }
 
-// cut is the first line, without its end, and what follows.
+// cut returns the first line, without its line end, and the rest.
 func cut(text []byte) (line, rest []byte) {
 	end := bytes.IndexByte(text, '\n')
 	if end < 0 {
@@ -224,7 +224,7 @@ func cut(text []byte) (line, rest []byte) {
 	return bytes.TrimSuffix(text[:end], []byte("\r")), text[end+1:]
 }
 
-// field is a header's name and value; a line without a colon has no name.
+// field returns a header's name and value; a line without a colon has no name.
 func field(line []byte) (name, value []byte) {
 	colon := bytes.IndexByte(line, ':')
 	if colon < 0 {
@@ -233,7 +233,7 @@ func field(line []byte) (name, value []byte) {
 	return line[:colon], bytes.TrimSpace(line[colon+1:])
 }
 
-// named compares in lower case, without allocation.
+// named compares case-insensitively, without allocation.
 func named(text []byte, name string) bool {
 	if len(text) != len(name) {
 		return false

@@ -8,18 +8,18 @@ import (
 	"time"
 )
 
-// tally is what was seen on all streams together. Frames count from one moment to another;
-// what is missing or wrong does so always.
+// tally is the sum over all streams. Frames count within an interval of time; lost and wrong
+// frames always count.
 type tally struct {
 	fleet    *fleet
 	from     int64
 	to       int64
 	frames   int64
 	lost     int64
-	started  int        // streams whose first frame has come
-	complete int        // streams whose last frame has come
+	started  int        // streams whose first frame was received
+	complete int        // streams whose last frame was received
 	delay    *histogram // from the sending of a frame to its receipt
-	gap      *histogram // by how much an interval between two frames became longer or shorter
+	gap      *histogram // difference between the interval of two frames as received and as sent
 	first    *histogram // from the request to the first frame
 }
 
@@ -27,24 +27,24 @@ func newTally(f *fleet) *tally {
 	return &tally{fleet: f, delay: &histogram{}, gap: &histogram{}, first: &histogram{}}
 }
 
-// follower reads one stream's frames out of runs that may split and join them anywhere.
+// follower parses one stream's frames from pieces that may split and join them anywhere.
 type follower struct {
 	member
 	tally    *tally
 	asked    int64 // when the request was sent
 	sequence int64 // of the next frame
 	stamp    int64 // of the last frame, as it was sent
-	seen     int64 // and received
+	seen     int64 // frames received
 	partial  []byte
-	complete bool // the last frame has come
+	complete bool // the last frame was received
 }
 
-// maxFrame is more than any frame of ours; what is longer has lost its end.
+// maxFrame exceeds the length of every frame; a longer one has lost its end.
 const maxFrame = 512
 
 var (
 	frameEnd    = []byte("\n\n")
-	errSequence = errors.New("a frame that came twice or out of order")
+	errSequence = errors.New("a frame is repeated or out of order")
 )
 
 func newFollower(fd int, t *tally) *follower {
@@ -70,7 +70,7 @@ func (f *follower) take(run []byte) error {
 	return nil
 }
 
-// cut is the next whole frame, and what follows; without one, the run is kept for the next call.
+// cut returns the next complete frame and the rest; an incomplete frame is kept for the next call.
 func (f *follower) cut(run []byte) (frame, rest []byte) {
 	kept := len(f.partial)
 	if kept == 0 {
@@ -79,7 +79,7 @@ func (f *follower) cut(run []byte) (frame, rest []byte) {
 		}
 	}
 	f.partial = append(f.partial, run[:atMost(int64(len(run)), maxFrame-kept)]...)
-	from := kept - 1 // the end itself may be split
+	from := kept - 1 // the frame's end may itself be split
 	if from < 0 {
 		from = 0
 	}
@@ -108,7 +108,7 @@ func (f *follower) check(frame []byte) error {
 		return errSequence
 	}
 	if !f.reply.eventStream {
-		return errors.New("a stream without the Content-Type of one")
+		return errors.New("the Content-Type is not text/event-stream")
 	}
 	f.tally.lost += sequence - f.sequence
 	f.measure(stamp, f.tally.fleet.now)
@@ -136,32 +136,32 @@ func (f *follower) measure(stamp, now int64) {
 	}
 }
 
-// crowd opens streams and follows them.
-type crowd struct {
+// streamLoad opens streams and follows them.
+type streamLoad struct {
 	fleet  *fleet
 	tally  *tally
 	target target
 	wanted int
 	rate   float64
-	frames int // of each, 0: until we leave
+	frames int // of each stream, 0: until the client leaves
 	opened []*follower
 }
 
-// streams measures many open streams at a rate, or as fast as they go.
+// streams measures many open streams at a rate, or at the maximum rate.
 func streams(arguments []string) (report, error) {
 	flags := options("streams")
-	address := flags.String("url", "", "what to measure, http://127.0.0.1:PORT")
-	wanted := flags.Int("streams", 1000, "how many")
-	rate := flags.Float64("rate", 20, "frames a second of each, 0: as fast as they go")
-	frames := flags.Int("frames", 0, "frames of each; needed where the rate is 0, and only there")
-	seconds := flags.Float64("seconds", 5, "how long to measure, once all are open")
-	ramp := flags.Float64("ramp", 2, "seconds in which they are opened; unused where the rate is 0")
+	address := flags.String("url", "", "server to measure, http://127.0.0.1:PORT")
+	wanted := flags.Int("streams", 1000, "number of streams")
+	rate := flags.Float64("rate", 20, "frames per second of each, 0: the maximum")
+	frames := flags.Int("frames", 0, "frames of each stream; only with -rate 0, which needs it")
+	seconds := flags.Float64("seconds", 5, "duration of the measurement, after all are open")
+	ramp := flags.Float64("ramp", 2, "seconds in which the streams are opened; unused with -rate 0")
 	_ = flags.Parse(arguments)
 	if !validRate(*rate) {
 		usage(flags, rateRule)
 	}
 	if *wanted < 1 || *frames < 0 || *seconds <= 0 || *ramp < 0 || (*rate == 0) != (*frames > 0) {
-		usage(flags, "streams and seconds are above zero; -frames belongs to -rate 0")
+		usage(flags, "streams and seconds must be above zero; -frames needs -rate 0")
 	}
 	to, err := parseTarget(*address)
 	if err != nil {
@@ -172,7 +172,7 @@ func streams(arguments []string) (report, error) {
 		return nil, err
 	}
 	defer f.close()
-	c := &crowd{fleet: f, tally: newTally(f), target: to, wanted: *wanted, rate: *rate, frames: *frames}
+	c := &streamLoad{fleet: f, tally: newTally(f), target: to, wanted: *wanted, rate: *rate, frames: *frames}
 	if *rate == 0 {
 		return c.saturate()
 	}
@@ -181,8 +181,8 @@ func streams(arguments []string) (report, error) {
 
 func nanoseconds(seconds float64) int64 { return int64(seconds * float64(time.Second)) }
 
-// connect adds one more connection, with no request on it yet.
-func (c *crowd) connect() (*follower, error) {
+// connect adds a connection without a request.
+func (c *streamLoad) connect() (*follower, error) {
 	fd, err := dial(c.target, patience)
 	if err != nil {
 		return nil, err
@@ -192,14 +192,14 @@ func (c *crowd) connect() (*follower, error) {
 	return f, c.fleet.add(&f.member)
 }
 
-// ask sends the request for a stream on a connection of its own.
-func (c *crowd) ask(f *follower, user int) error {
+// ask sends the request for a stream on its connection.
+func (c *streamLoad) ask(f *follower, user int) error {
 	request := post(c.target, streamQuestion(user, c.frames, c.rate))
 	f.asked = monotonic()
 	return send(f.fd, request)
 }
 
-func (c *crowd) open(user int) error {
+func (c *streamLoad) open(user int) error {
 	f, err := c.connect()
 	if err != nil {
 		return err
@@ -207,8 +207,8 @@ func (c *crowd) open(user int) error {
 	return c.ask(f, user)
 }
 
-// sustain measures for a time in which all streams are open.
-func (c *crowd) sustain(ramp, window int64) (report, error) {
+// sustain measures an interval during which all streams are open.
+func (c *streamLoad) sustain(ramp, window int64) (report, error) {
 	c.fleet.endless = true
 	start := monotonic()
 	for user := 0; user < c.wanted; user++ {
@@ -221,7 +221,7 @@ func (c *crowd) sustain(ramp, window int64) (report, error) {
 	for c.tally.started+c.fleet.failures < c.wanted && monotonic() < deadline {
 		c.fleet.sweep(deadline)
 	}
-	// The rush of the opening must be over.
+	// The opening of the streams must not affect the measurement.
 	c.fleet.sweepUntil(monotonic() + int64(500*time.Millisecond))
 	c.tally.from = monotonic()
 	c.tally.to = c.tally.from + window
@@ -234,9 +234,9 @@ func (c *crowd) sustain(ramp, window int64) (report, error) {
 	return figures, c.verdict()
 }
 
-// saturate measures the time from the first request to the last stream's end. All connections
-// are open before, so that all streams run together.
-func (c *crowd) saturate() (report, error) {
+// saturate measures the time from the first request to the end of the last stream. All
+// connections are opened before, so that the streams run simultaneously.
+func (c *streamLoad) saturate() (report, error) {
 	for user := 0; user < c.wanted; user++ {
 		if _, err := c.connect(); err != nil {
 			return nil, fmt.Errorf("with %d connections open: %w", user, err)
@@ -256,7 +256,7 @@ func (c *crowd) saturate() (report, error) {
 		}
 	}
 	elapsed := float64(c.fleet.now-start) / 1e9
-	for _, f := range c.opened { // those missing at the end leave no gap behind
+	for _, f := range c.opened { // frames missing at the end of a stream leave no gap in its sequence
 		if f.complete {
 			c.tally.lost += int64(c.frames) - f.sequence
 		}
@@ -266,7 +266,7 @@ func (c *crowd) saturate() (report, error) {
 	return figures, c.verdict()
 }
 
-func (c *crowd) describe(seconds float64) report {
+func (c *streamLoad) describe(seconds float64) report {
 	figures := report{
 		"streams": c.wanted, "open": c.tally.started, "rate": c.rate, "seconds": math.Round(seconds*1e6) / 1e6,
 		"frames": c.tally.frames, "frames_per_second": tenths(float64(c.tally.frames) / seconds),
@@ -276,8 +276,8 @@ func (c *crowd) describe(seconds float64) report {
 	return figures
 }
 
-// verdict is what is wrong, if anything is.
-func (c *crowd) verdict() error {
+// verdict returns the first error, if any.
+func (c *streamLoad) verdict() error {
 	switch {
 	case c.fleet.failures > 0:
 		return fmt.Errorf("%d of %d streams failed, the first one: %w",

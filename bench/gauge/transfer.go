@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// transferPatience is longer than for other answers: a relay may put a large body aside first.
+// transferPatience exceeds patience, because a relay may buffer a large body first.
 const transferPatience = time.Minute
 
-// transfer measures one large body, up or down, of which every byte is compared.
+// transfer measures one large upload or download, and compares every byte.
 func transfer(arguments []string) (report, error) {
 	flags := options("transfer")
-	address := flags.String("url", "", "what to measure, http://127.0.0.1:PORT")
+	address := flags.String("url", "", "server to measure, http://127.0.0.1:PORT")
 	up := flags.Int64("up", 0, "bytes to send")
 	down := flags.Int64("down", 0, "bytes to receive, instead")
 	_ = flags.Parse(arguments)
 	if *up < 0 || *down < 0 || (*up == 0) == (*down == 0) {
-		usage(flags, "say either -up or -down")
+		usage(flags, "needs either -up or -down")
 	}
 	to, err := parseTarget(*address)
 	if err != nil {
@@ -50,7 +50,7 @@ func transfer(arguments []string) (report, error) {
 	}, nil
 }
 
-// upload is over once the other end has said that it has all of it, as it was.
+// upload ends when the other end has confirmed that it received all bytes unchanged.
 func upload(f *fleet, fd int, to target, size int64) error {
 	answer := &exact{text: receipt(size, true)}
 	m := &member{fd: fd, reply: reply{body: answer}}
@@ -60,7 +60,7 @@ func upload(f *fleet, fd int, to target, size int64) error {
 	for left := size; left > 0 && problem == nil; left -= int64(len(block)) {
 		problem = writeAll(fd, block[:atMost(left, len(block))])
 	}
-	// A refusal in the middle of the body says more than the failed write that comes of it.
+	// An error answer within the body explains more than the failed write that it causes.
 	if err := f.readAnswer(m); err != nil {
 		if problem != nil {
 			return fmt.Errorf("%w, after %v", err, problem)
@@ -93,7 +93,7 @@ func download(f *fleet, fd int, to target, size int64) error {
 	return nil
 }
 
-// writeAll writes to a connection that waits.
+// writeAll writes to a blocking connection.
 func writeAll(fd int, from []byte) error {
 	for len(from) > 0 {
 		n, err := rawWrite(fd, from)
@@ -101,7 +101,7 @@ func writeAll(fd int, from []byte) error {
 		case nil, syscall.EINTR:
 			from = from[n:]
 		case syscall.EAGAIN:
-			return errors.New("nothing was taken in time")
+			return errors.New("no byte was accepted before the timeout")
 		default:
 			return os.NewSyscallError("write", err)
 		}

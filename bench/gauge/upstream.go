@@ -16,25 +16,25 @@ import (
 	"syscall"
 )
 
-// counters are what /status shows, of the upstream's life so far.
+// counters are shown by /status; they cover the life of the upstream.
 type counters struct {
 	requests, frames, skipped, open int64
 }
 
 func (c *counters) report() report {
 	return report{
-		"requests":     atomic.LoadInt64(&c.requests), // but for those of /status
+		"requests":     atomic.LoadInt64(&c.requests), // without those for /status
 		"open_streams": atomic.LoadInt64(&c.open),
 		"frames":       atomic.LoadInt64(&c.frames),
-		"skipped":      atomic.LoadInt64(&c.skipped), // due, while the socket took no more
+		"skipped":      atomic.LoadInt64(&c.skipped), // frames that were due while the socket's buffer was full
 	}
 }
 
-// server is the made-up OpenAI. One goroutine a connection; paced frames come from the wheels.
+// server is the fake OpenAI API, with one goroutine per connection; wheels send the paced frames.
 type server struct {
 	counters counters
 	wheels   *wheels
-	frames   int     // of a stream that does not say how many it wants
+	frames   int     // of a stream whose request has no number of frames
 	rate     float64 // likewise
 }
 
@@ -42,8 +42,8 @@ type server struct {
 func upstream(arguments []string) (report, error) {
 	flags := options("upstream")
 	listen := flags.String("listen", "127.0.0.1:0", "address and port")
-	frames := flags.Int("frames", 0, "frames of a stream, 0: until the client leaves")
-	rate := flags.Float64("rate", 20, "frames a second of a stream, 0: without a pause")
+	frames := flags.Int("frames", 0, "frames of a stream, 0: until the client disconnects")
+	rate := flags.Float64("rate", 20, "frames per second of a stream, 0: the maximum")
 	_ = flags.Parse(arguments)
 	if !validRate(*rate) || *frames < 0 {
 		usage(flags, rateRule)
@@ -78,7 +78,7 @@ func (s *server) accept(listener net.Listener) error {
 	}
 }
 
-// exchange is a connection and the request on it that is being read or answered.
+// exchange is a connection with the request that is being read or answered.
 type exchange struct {
 	*server
 	conn   *net.TCPConn
@@ -89,7 +89,7 @@ type exchange struct {
 	length int64 // of the request's body; -1: chunked
 	keep   bool
 	http10 bool
-	body   []byte // of small requests, used again by the next
+	body   []byte // of small requests, reused by the next
 }
 
 const (
@@ -157,8 +157,8 @@ func (x *exchange) parseRequestLine(line []byte) error {
 	return nil
 }
 
-// known is a text as a string, the one of the request before if it is the same: it nearly always
-// is, and then costs nothing.
+// known returns a text as a string; it reuses the previous request's string if that is equal, as
+// it nearly always is, and then allocates nothing.
 func known(text []byte, before string) string {
 	if string(text) == before {
 		return before
@@ -230,7 +230,7 @@ func (x *exchange) refuse(status, reason string) error {
 	return x.write(jsonResponse(status, body))
 }
 
-// complete answers a question, at once or as a stream.
+// complete answers a completion request, with a document or a stream.
 func (x *exchange) complete() error {
 	x.body = x.body[:0]
 	err := x.readBody(func(run []byte) {
@@ -250,8 +250,8 @@ func (x *exchange) complete() error {
 	return x.stream()
 }
 
-// valueOf is the value of a name in a JSON text, if it is a number or a word. It is a search and
-// no parser: enough for questions that we wrote ourselves and that a relay may have spaced anew.
+// valueOf returns the value of a name in a JSON text, if it is a number or a word. It searches the
+// text without a parser, which suffices for gauge's own requests, reformatted or not.
 func valueOf(text []byte, name string) []byte {
 	at := bytes.Index(text, []byte(name))
 	if at < 0 {
@@ -267,7 +267,7 @@ func valueOf(text []byte, name string) []byte {
 const streamHead = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n" +
 	"Cache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n"
 
-// stream answers by frames, as many and as fast as the question says, or the command line.
+// stream answers with frames, as many and as fast as the request or the command line says.
 func (x *exchange) stream() error {
 	frames, rate := x.frames, x.rate
 	if text := valueOf(x.body, `"n_frames":`); text != nil {
@@ -297,7 +297,7 @@ func (x *exchange) stream() error {
 	return x.pace(frames, rate)
 }
 
-// pour sends frame after frame, as fast as the socket takes them.
+// pour sends frames at the maximum rate of the socket.
 func (x *exchange) pour(frames int) error {
 	atomic.AddInt64(&x.counters.open, 1)
 	defer atomic.AddInt64(&x.counters.open, -1)
@@ -312,8 +312,8 @@ func (x *exchange) pour(frames int) error {
 	return x.write(streamEnd)
 }
 
-// pace leaves the stream to a wheel. What is read meanwhile is the client's leaving, or its next
-// request, which waits until the stream has ended.
+// pace hands the stream over to a wheel. A read meanwhile returns the client's disconnection, or
+// its next request, which waits until the stream has ended.
 func (x *exchange) pace(frames int, rate float64) error {
 	s, err := x.wheels.start(x.conn, frames, rate)
 	if err != nil {
@@ -327,7 +327,7 @@ func (x *exchange) pace(frames int, rate float64) error {
 	return nil
 }
 
-// receive takes a body of any size and says how large it was, and whether it was the pattern.
+// receive reads a body of any size, and returns its size and whether it equals the pattern.
 func (x *exchange) receive() error {
 	var seen pattern
 	if err := x.readBody(func(run []byte) { _ = seen.take(run) }); err != nil {
@@ -360,7 +360,7 @@ func (x *exchange) sendBlob() error {
 	return nil
 }
 
-// readBody hands on a request's body, in runs that are gone after the call.
+// readBody passes on a request's body in pieces that are valid during the call only.
 func (x *exchange) readBody(take func(run []byte)) error {
 	if x.length >= 0 {
 		return x.readRun(x.length, take)
@@ -399,7 +399,7 @@ func (x *exchange) readTrailer() error {
 	}
 }
 
-// readRun takes what is buffered, and the rest past the small buffer while that is more than it.
+// readRun passes on buffered data, then reads the rest directly while it exceeds the buffer.
 func (x *exchange) readRun(length int64, take func(run []byte)) error {
 	var large []byte
 	for length > 0 {
@@ -421,7 +421,7 @@ func (x *exchange) readRun(length int64, take func(run []byte)) error {
 	return nil
 }
 
-// takeBuffered reads once, if nothing is buffered, and hands on what then is.
+// takeBuffered reads once if nothing is buffered, and passes on the buffered data.
 func (x *exchange) takeBuffered(length int64, take func(run []byte)) (int, error) {
 	if _, err := x.reader.Peek(1); err != nil {
 		return 0, err

@@ -9,22 +9,22 @@ import (
 	"time"
 )
 
-// A wheel turns once in the time between two frames of a stream, so that all streams of one rate
-// fit on one. Its slots are a tick apart; a stream sits in one of them and sends when that comes
-// by. One ticker turns all wheels, and rests while no stream is open.
+// A wheel turns once in the interval between two frames of a stream, so one wheel serves all
+// streams of a rate. Its slots are a tick apart; a stream is in one slot, and sends a frame when
+// the slot is due. One ticker turns all wheels, and stops while no stream is open.
 //
-// Streams take their places by the golden ratio, which spreads any number of them evenly. The
-// first frame of each is sent at once, as the time until it arrives is measured.
+// Streams are assigned to slots by the golden ratio, which spreads any number of them evenly. The
+// first frame of each is sent immediately, because its delay is measured.
 //
-// Writes never wait. Where a socket is full, the frame is not made at all: it is counted as
-// skipped, not as lost, and its number goes to the next one.
+// Writes never block. If a socket's buffer is full, no frame is made: it is counted as skipped, not
+// as lost, and the next frame gets its number.
 
 const tick = 500 * time.Microsecond
 
-// maxRate leaves two ticks for a turn.
+// maxRate leaves two ticks for a turn of the wheel.
 const maxRate = 1000
 
-var rateRule = fmt.Sprintf("a rate is 0 to %d frames a second, and if not 0 at least 0.01", maxRate)
+var rateRule = fmt.Sprintf("a rate must be 0, or 0.01 to %d frames per second", maxRate)
 
 func validRate(rate float64) bool { return rate == 0 || rate >= 0.01 && rate <= maxRate }
 
@@ -33,15 +33,15 @@ var streamEnd = []byte(fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(lastFrame), last
 // paced is one stream on a wheel.
 type paced struct {
 	raw      syscall.RawConn
-	push     func(fd uintptr) bool // made once: a closure for each frame would be garbage
+	push     func(fd uintptr) bool // made once, because a closure for each frame would be garbage
 	chunk    []byte
-	pending  []byte // of the chunk, or of the end: what the socket has not taken
+	pending  []byte // the rest of a chunk, or of the end, that the socket has not accepted
 	sequence int64
 	frames   int64 // 0: until the client leaves
 	wheel    *wheel
 	slot     int
 	place    int
-	closing  bool // the end is pending, or sent
+	closing  bool // the end is pending or sent
 	broken   bool
 	ended    chan struct{}
 }
@@ -56,12 +56,12 @@ func newPaced(conn *net.TCPConn, frames int) (*paced, error) {
 		n, err := rawWrite(int(fd), s.pending)
 		s.pending = s.pending[n:]
 		s.broken = s.broken || err != nil && !later(err)
-		return true // whatever is left waits for its next turn
+		return true // the rest is sent in the next turn
 	}
 	return s, nil
 }
 
-// flush is whether the socket has taken everything.
+// flush returns whether the socket has accepted everything.
 func (s *paced) flush() bool {
 	if len(s.pending) > 0 {
 		if err := s.raw.Write(s.push); err != nil {
@@ -71,7 +71,7 @@ func (s *paced) flush() bool {
 	return len(s.pending) == 0
 }
 
-// step sends a frame, or the end behind the last one; whether the stream is over.
+// step sends a frame, or the end after the last one; it returns whether the stream is over.
 func (s *paced) step(counters *counters) bool {
 	switch {
 	case !s.flush():
@@ -108,7 +108,7 @@ func newWheel(rate float64, now int64) *wheel {
 	return w
 }
 
-// due is how many slots should have come by, counted from the clock's zero.
+// due returns the number of slots that are due, from the clock's zero.
 func (w *wheel) due(now int64) int64 {
 	count := int64(len(w.slots))
 	return now/w.turn*count + now%w.turn*count/w.turn
@@ -133,8 +133,8 @@ func (w *wheel) remove(s *paced) {
 	w.count--
 }
 
-// advance lets each stream send whose slot has come by. Behind by more than a turn, the wheel
-// drops what it owes: the rate is too low then, and it shows.
+// advance lets the streams in all due slots send. If the wheel is late by more than a turn, it
+// skips frames: the rate is then visibly too low.
 func (w *wheel) advance(now int64, counters *counters) {
 	count, due := int64(len(w.slots)), w.due(now)
 	if due-w.passed > count {
@@ -143,7 +143,7 @@ func (w *wheel) advance(now int64, counters *counters) {
 	}
 	for ; w.passed < due; w.passed++ {
 		slot := w.slots[w.passed%count]
-		for i := len(slot) - 1; i >= 0; i-- { // backwards: remove moves the last one forwards
+		for i := len(slot) - 1; i >= 0; i-- { // backwards, because remove moves the last stream forwards
 			if s := slot[i]; s.step(counters) {
 				w.remove(s)
 				atomic.AddInt64(&counters.open, -1)
@@ -153,7 +153,7 @@ func (w *wheel) advance(now int64, counters *counters) {
 	}
 }
 
-// wheels are the wheels of all rates, and the ticker's goroutine while there are streams.
+// wheels are the wheels of all rates, and a goroutine for the ticker while there are streams.
 type wheels struct {
 	mutex    sync.Mutex
 	counters *counters
@@ -165,7 +165,7 @@ func newWheels(counters *counters) *wheels {
 	return &wheels{counters: counters, byRate: map[float64]*wheel{}}
 }
 
-// start sends a stream's first frame and puts it on the wheel of its rate.
+// start sends a stream's first frame and adds the stream to the wheel of its rate.
 func (all *wheels) start(conn *net.TCPConn, frames int, rate float64) (*paced, error) {
 	s, err := newPaced(conn, frames)
 	if err != nil {
@@ -192,7 +192,7 @@ func (all *wheels) start(conn *net.TCPConn, frames int, rate float64) (*paced, e
 	return s, nil
 }
 
-// end takes a stream off whose client has left.
+// end removes a stream whose client has disconnected.
 func (all *wheels) end(s *paced) {
 	all.mutex.Lock()
 	defer all.mutex.Unlock()
@@ -202,14 +202,14 @@ func (all *wheels) end(s *paced) {
 	}
 }
 
-// turn ends once all wheels are empty.
+// turn runs until all wheels are empty.
 func (all *wheels) turn(ticker *ticker) {
 	defer ticker.stop()
 	for ticker.wait() == nil && all.advance() {
 	}
 }
 
-// advance is whether there is anything left to turn.
+// advance turns all wheels; it returns whether a stream is left.
 func (all *wheels) advance() bool {
 	all.mutex.Lock()
 	defer all.mutex.Unlock()

@@ -17,22 +17,22 @@ const (
 	question = `{"model":"gpt-4.1","messages":[{"role":"user","content":"Hello!"}]}`
 )
 
-// streamQuestion asks for a number of frames (0: until we leave) at a rate (0: without a pause).
-// Each stream is of another user, so that nobody can answer two with one.
+// streamQuestion requests a number of frames (0: until the client leaves) at a rate (0: the maximum).
+// Each stream has another user, so that no relay can share one answer.
 func streamQuestion(user, frames int, rate float64) string {
 	return fmt.Sprintf(`{"model":"gpt-4.1","stream":true,"n_frames":%d,"frame_rate":%g,`+
 		`"user":"user-%d","messages":[{"role":"user","content":"Hello!"}]}`, frames, rate, user)
 }
 
-// post is a whole request for a chat completion, with the headers that the other loads send.
+// post returns a complete request for a chat completion, with the headers of the other loads.
 func post(to target, body string) []byte {
 	return []byte(fmt.Sprintf("POST /v1/chat/completions HTTP/1.1\r\nHost: %s\r\n"+
 		"Authorization: Bearer sk-bench\r\nContent-Type: application/json\r\n"+
 		"Content-Length: %d\r\n\r\n%s", to.host, len(body), body))
 }
 
-// A frame's content is its sequence number and the time of sending (monotonic ns), at places that
-// never move: all else in it is the same in every frame, and is compared.
+// A frame's content is its sequence number and the time of sending (monotonic ns), at constant
+// offsets: all other bytes are the same in every frame, and are compared.
 const (
 	frameHead = `data: {"id":"chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT","object":` +
 		`"chat.completion.chunk","created":1741569952,"model":"gpt-4.1-2025-04-14",` +
@@ -40,7 +40,7 @@ const (
 	frameTail      = "\"},\"finish_reason\":null}]}\n\n"
 	sequenceDigits = 10
 	stampDigits    = 19
-	frameStamp     = len(frameHead) + sequenceDigits + 1 // where the time is, behind a space
+	frameStamp     = len(frameHead) + sequenceDigits + 1 // offset of the time, after a space
 	frameLength    = frameStamp + stampDigits + len(frameTail)
 	lastFrame      = "data: [DONE]\n\n"
 )
@@ -48,15 +48,15 @@ const (
 var (
 	frameHeadBytes, frameTailBytes = []byte(frameHead), []byte(frameTail)
 	lastFrameBytes                 = []byte(lastFrame)
-	errFrame                       = errors.New("a frame with other bytes in it than were sent")
+	errFrame                       = errors.New("a frame differs from what was sent")
 )
 
-// chunkOverhead is what stands before a frame's chunk: its length in two hexadecimal digits.
+// chunkOverhead is the length of a chunk's size line: two hexadecimal digits and the line end.
 const chunkOverhead = 4
 
-const _ = uint(0xff - frameLength) // does not compile once two digits are too few
+const _ = uint(0xff - frameLength) // does not compile if the length needs more than two digits
 
-// newChunk is a frame in its chunk; stampChunk fills in what differs.
+// newChunk returns a chunk with one frame; stampChunk fills in the parts that differ.
 func newChunk() []byte {
 	blank := fmt.Sprintf("%0*d %0*d", sequenceDigits, 0, stampDigits, 0)
 	return []byte(fmt.Sprintf("%02x\r\n%s%s%s\r\n", frameLength, frameHead, blank, frameTail))
@@ -68,7 +68,7 @@ func stampChunk(chunk []byte, sequence, now int64) {
 	writeDigits(frame[frameStamp:frameStamp+stampDigits], now)
 }
 
-// readFrame takes a frame apart, and refuses one with a wrong byte anywhere.
+// readFrame parses a frame, and rejects it if any byte is wrong.
 func readFrame(frame []byte) (sequence, stamp int64, err error) {
 	if len(frame) != frameLength || !bytes.HasPrefix(frame, frameHeadBytes) ||
 		!bytes.HasSuffix(frame, frameTailBytes) || frame[frameStamp-1] != ' ' {
@@ -89,7 +89,7 @@ func writeDigits(into []byte, value int64) {
 	}
 }
 
-// readDigits is -1 where something else than digits stands.
+// readDigits returns -1 if a byte is not a digit.
 func readDigits(text []byte) int64 {
 	value := int64(0)
 	for _, c := range text {
@@ -101,7 +101,7 @@ func readDigits(text []byte) int64 {
 	return value
 }
 
-// block is what large bodies are made of, over and over: noise, the same in every run.
+// block is repeated in large bodies: pseudo-random bytes, the same in every run.
 var block = makeBlock()
 
 func makeBlock() []byte {
@@ -115,8 +115,8 @@ func makeBlock() []byte {
 	return noise
 }
 
-// pattern compares a body with as many repeated blocks as it goes along. It is much cheaper than
-// a hash, which would be slower than the relays, and it misses nothing.
+// pattern compares a body with repeated blocks. A hash would be slower than the relays; the
+// comparison is much cheaper and detects every difference.
 type pattern struct {
 	bytes int64
 	wrong bool
@@ -135,13 +135,13 @@ func (p *pattern) take(run []byte) error {
 	return nil
 }
 
-// exact compares a body with the one text that it must be.
+// exact compares a body with the one expected text.
 type exact struct {
 	text string
 	seen int
 }
 
-var errBody = errors.New("an answer with another body than was sent")
+var errBody = errors.New("the body differs from what was sent")
 
 func (e *exact) take(run []byte) error {
 	if len(run) > len(e.text)-e.seen || string(run) != e.text[e.seen:e.seen+len(run)] {

@@ -1,6 +1,6 @@
-"""The daemon at work, with nothing but this machine: ``python -m examples.demo``.
+"""A demonstration of the daemon on one machine, without a network: ``python -m examples.demo``.
 
-A fake OpenAI behind TLS, an egress proxy that wants credentials, the daemon as a process of its
-own between them and the official client. Each row of the table is checked; any wrong one makes the
-exit status 1.
+The official client talks to the daemon, which runs as a process of its own. The daemon connects to
+a fake OpenAI API with TLS, through an egress proxy with credentials. Each row of the printed table
+is checked; a wrong row makes the exit status 1.
 """

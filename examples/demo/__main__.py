@@ -1,4 +1,4 @@
-"""``python -m examples.demo``: one run, no network, one table."""
+"""``python -m examples.demo``: run all steps and print one table."""
 
 from __future__ import annotations
 
@@ -10,60 +10,61 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from twisted.internet import reactor as global_reactor  # a program of its own
+from twisted.internet import reactor as global_reactor
 
-from examples.demo.acts import perform
-from examples.demo.client import Client
+from examples.demo.client import TimedClient
 from examples.demo.daemon import Daemon
-from examples.demo.scene import PASSWORD, Scene
+from examples.demo.servers import PASSWORD, FakeServers
+from examples.demo.steps import run_steps
 from examples.demo.table import Table
 
-PATIENCE = 60.0
-"""Seconds that all of it may take."""
+MAX_SECONDS = 60.0
+"""The limit of the whole run."""
 
 
-def give_up(daemon: Daemon) -> None:
-    """The watchdog's end: nothing is waited for any more."""
-    print(f"\nNot done after {PATIENCE:.0f} s.")
+def abort(daemon: Daemon) -> None:
+    """End a run that takes too long."""
+    print(f"\nThe run did not end within {MAX_SECONDS:.0f} s.")
     daemon.kill()
     print(daemon.log())
     sys.stdout.flush()
     os._exit(2)
 
 
-def run(scene: Scene, daemon: Daemon, table: Table) -> None:
-    with Client(daemon.root) as client:
+def run(servers: FakeServers, daemon: Daemon, table: Table) -> None:
+    with TimedClient(daemon.root) as client:
         daemon.wait_until_listening()
-        perform(scene, client, table)
-        # The client's idle connection is still open: it must not hold the daemon up.
+        run_steps(servers, client, table)
+        # The client's idle connection is still open; it must not delay the end of the daemon.
         status = daemon.stop()
-        table.note("SIGTERM", status in (0, -15), f"exit status {status}")
-    told = [secret for secret in ("sk-good", "sk-wrong", PASSWORD) if secret in daemon.log()]
-    table.note("the log keeps secrets", not told, f"it tells {', '.join(told)}" if told else "")
+        table.add_note("SIGTERM", status in (0, -15), f"exit status {status}")
+    secrets = [secret for secret in ("sk-good", "sk-wrong", PASSWORD) if secret in daemon.log()]
+    text = f"it has {', '.join(secrets)}" if secrets else ""
+    table.add_note("no secret in the log", not secrets, text)
 
 
 def main() -> int:
     reactor: Any = global_reactor
     table = Table()
     with tempfile.TemporaryDirectory() as name:
-        scene = Scene(reactor, Path(name))
-        daemon = Daemon(Path(name), scene.settings())
-        watchdog = threading.Timer(PATIENCE, give_up, [daemon])
+        servers = FakeServers(reactor, Path(name))
+        daemon = Daemon(Path(name), servers.settings())
+        watchdog = threading.Timer(MAX_SECONDS, abort, [daemon])
         watchdog.daemon = True
         watchdog.start()
         try:
             daemon.start()
-            run(scene, daemon, table)
+            run(servers, daemon, table)
         except Exception:
-            table.note("the run", False, traceback.format_exc())
+            table.add_note("the run", False, traceback.format_exc())
         finally:
             daemon.kill()
-            scene.close()
+            servers.close()
             watchdog.cancel()
-        if table.wrong:
+        if table.problems:
             print(f"\nThe daemon's log:\n{daemon.log()}")
     print(f"\n{table.verdict}")
-    return 1 if table.wrong else 0
+    return 1 if table.problems else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The official client, and a watch that is held beside it."""
+"""The official client, with the times of each request."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ GOOD_KEY, WRONG_KEY = "sk-good-demo", "sk-wrong-demo"
 
 @attrs.frozen
 class Outcome:
-    """What came of a request.
+    """The answer to a request.
 
-    :ivar value: the parsed answer, the error that the client raised, or a stream's text.
-    :ivar first: seconds until the first event of a stream, or an answer's headers.
-    :ivar total: seconds until its end.
+    :ivar value: the parsed answer, the error that the client raised, or the text of a stream.
+    :ivar first: seconds until the first event of a stream, or the headers of another answer.
+    :ivar total: seconds until the end of the answer.
     """
 
     line: str
@@ -30,23 +30,23 @@ class Outcome:
     total: float
 
 
-class Client:
-    """Drives the daemon at *root*; nothing is retried, no proxy of the environment is used."""
+class TimedClient:
+    """Sends requests to the daemon at *root*, without retries or proxies from the environment."""
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._began = self._headed = 0.0
+        self._began_at = self._head_at = 0.0
         hooks: dict[str, list[Callable[..., Any]]] = {
-            "request": [self._asked],
-            "response": [self._answered],
+            "request": [self._request_sent],
+            "response": [self._head_received],
         }
         self._http = openai.DefaultHttpxClient(trust_env=False, timeout=10, event_hooks=hooks)
         self.api = openai.OpenAI(
             api_key=GOOD_KEY, base_url=f"{root}/v1", http_client=self._http, max_retries=0
         )
-        self.stranger = self.api.with_options(api_key=WRONG_KEY)
+        self.wrong_key_api = self.api.with_options(api_key=WRONG_KEY)
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> TimedClient:
         return self
 
     def __exit__(
@@ -57,10 +57,10 @@ class Client:
     ) -> None:
         self._http.close()
 
-    def ask(self, call: Callable[[], Any]) -> Outcome:
-        """The outcome of *call*, which is one of the API's ``with_raw_response`` methods."""
+    def call(self, method: Callable[[], Any]) -> Outcome:
+        """Call *method*, one of the API's ``with_raw_response`` methods."""
         try:
-            raw = call()
+            raw = method()
         except openai.APIStatusError as error:
             return self._outcome(error.response, error)
         value = raw.parse()
@@ -68,16 +68,16 @@ class Client:
             return self._read(raw.http_response, value)
         return self._outcome(raw.http_response, value)
 
-    def visit(self, method: str, path: str) -> Outcome:
-        """Ask the daemon itself for something."""
+    def request_daemon(self, method: str, path: str) -> Outcome:
+        """Send a request to one of the daemon's own endpoints."""
         response = self._http.request(method, self._root + path)
         return self._outcome(response, response.json())
 
-    def _asked(self, request: Any) -> None:
-        self._began = time.perf_counter()
+    def _request_sent(self, request: Any) -> None:
+        self._began_at = time.perf_counter()
 
-    def _answered(self, response: Any) -> None:
-        self._headed = time.perf_counter()
+    def _head_received(self, response: Any) -> None:
+        self._head_at = time.perf_counter()
 
     def _read(self, response: Any, stream: openai.Stream[Any]) -> Outcome:
         text, first = "", 0.0
@@ -92,6 +92,6 @@ class Client:
             status=response.status_code,
             headers=response.headers,
             value=value,
-            first=(first or self._headed) - self._began,
-            total=time.perf_counter() - self._began,
+            first=(first or self._head_at) - self._began_at,
+            total=time.perf_counter() - self._began_at,
         )

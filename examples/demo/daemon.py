@@ -1,4 +1,4 @@
-"""The daemon, as a process of its own."""
+"""The daemon as a process."""
 
 from __future__ import annotations
 
@@ -12,24 +12,19 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.support.ports import free_port
+
 CHECKOUT = Path(__file__).resolve().parents[2]
-PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR")
-"""What the daemon sees of our environment, besides coverage's: a stray setting would spoil it."""
+PASSED_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR")
+"""Environment variables that the daemon inherits, in addition to those of coverage."""
 
-STARTING, STOPPING = 20.0, 10.0
-"""Seconds that each may take."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+MAX_START_SECONDS, MAX_STOP_SECONDS = 20.0, 10.0
 
 
 class Daemon:
     """``twistd goproxyai`` with *settings* in its environment.
 
-    :ivar root: where it listens.
+    :ivar root: its URL.
     """
 
     def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
@@ -39,7 +34,7 @@ class Daemon:
         self._environment = {
             name: value
             for name, value in os.environ.items()
-            if name in PASSED_ON or name.startswith("COVERAGE")
+            if name in PASSED_VARIABLES or name.startswith("COVERAGE")
         }
         self._environment |= {
             "PORT": str(port),
@@ -50,8 +45,8 @@ class Daemon:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        beside = Path(sys.executable).parent
-        twistd = shutil.which("twistd", path=f"{beside}{os.pathsep}{os.environ.get('PATH', '')}")
+        scripts = Path(sys.executable).parent
+        twistd = shutil.which("twistd", path=f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}")
         assert twistd is not None, "twistd is not installed"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -64,9 +59,8 @@ class Daemon:
             )
 
     def wait_until_listening(self) -> None:
-        """Knock until somebody opens."""
         assert self._process is not None
-        deadline = time.monotonic() + STARTING
+        deadline = time.monotonic() + MAX_START_SECONDS
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 raise RuntimeError(f"the daemon ended with status {self._process.returncode}")
@@ -76,20 +70,20 @@ class Daemon:
                 time.sleep(0.05)
             else:
                 return
-        raise RuntimeError(f"the daemon does not listen after {STARTING:.0f} s")
+        raise RuntimeError(f"the daemon does not listen after {MAX_START_SECONDS:.0f} s")
 
     def stop(self) -> int:
-        """SIGTERM, and the exit status; negative for a signal."""
+        """Send SIGTERM and return the exit status, negative for a signal."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(STOPPING)
+        return self._process.wait(MAX_STOP_SECONDS)
 
     def kill(self) -> None:
-        """Make sure that nothing is left of it."""
+        """Kill the process if it still runs."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
-            self._process.wait(STOPPING)
+            self._process.wait(MAX_STOP_SECONDS)
 
     def log(self) -> str:
-        """Everything that it said."""
+        """The whole output."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""

@@ -1,4 +1,4 @@
-"""The table that is printed, row by row as it happens."""
+"""The printed table."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ WIDTHS = (22, 30, 6, 7, 8, 6, 8, 8)
 TITLES = (
     "step", "request", "status", "X-Cache", "upstream", "tunnel", "first ms", "total ms", "verdict"
 )  # fmt: skip
-NUMBERS = range(4, 8)
+RIGHT_ALIGNED = range(4, 8)
 
 
 @attrs.define
 class Table:
-    """Prints, and remembers what was wrong.
+    """Prints rows and collects problems.
 
-    :ivar wrong: one line for each complaint.
+    :ivar problems: one line for each.
     """
 
-    wrong: list[str] = attrs.Factory(list)
+    problems: list[str] = attrs.Factory(list)
     _rows: int = 0
 
-    def row(
+    def add_request(
         self,
         step: str,
         outcome: Outcome,
         upstream: int,
         tunnels: set[int | None],
-        complaints: list[str],
+        problems: list[str],
     ) -> None:
-        """A request: how many reached upstream by it, and through which tunnels."""
-        through = sorted("none" if each is None else f"#{each}" for each in tunnels)
+        """Add a request, the number of upstream requests that it caused, and their tunnels."""
+        names = sorted("none" if each is None else f"#{each}" for each in tunnels)
         self._print(
             (
                 step,
@@ -40,29 +40,33 @@ class Table:
                 str(outcome.status),
                 outcome.headers.get("x-cache", "-"),
                 f"+{upstream}" if upstream else "-",
-                ",".join(through) or "-",
+                ",".join(names) or "-",
                 f"{outcome.first * 1000:.1f}",
                 f"{outcome.total * 1000:.1f}",
             ),
-            complaints,
+            problems,
         )
 
-    def note(self, step: str, right: bool, what: str) -> None:
-        """Something that is not a request; *what* is shown beside it, or is the complaint."""
-        cells = (step, what if right else "", *[""] * (len(WIDTHS) - 2))
-        self._print(cells, [] if right else [what])
+    def add_note(self, step: str, right: bool, text: str) -> None:
+        """Add a check that is not a request; *text* is the result or the problem."""
+        cells = (step, text if right else "", *[""] * (len(WIDTHS) - 2))
+        self._print(cells, [] if right else [text])
 
     @property
     def verdict(self) -> str:
-        return f"{self._rows} rows, {len(self.wrong)} wrong" if self.wrong else "Everything is OK."
+        return (
+            f"{self._rows} rows, {len(self.problems)} wrong"
+            if self.problems
+            else "All rows are OK."
+        )
 
-    def _print(self, cells: tuple[str, ...], complaints: list[str]) -> None:
+    def _print(self, cells: tuple[str, ...], problems: list[str]) -> None:
         if not self._rows:
             print(_line(TITLES))
             print("-" * len(_line(TITLES)))
         self._rows += 1
-        self.wrong += complaints
-        verdict = f"WRONG: {'; '.join(complaints)}" if complaints else "OK"
+        self.problems += problems
+        verdict = f"WRONG: {'; '.join(problems)}" if problems else "OK"
         print(_line((*cells, verdict)), flush=True)
 
 
@@ -72,7 +76,7 @@ def _short(text: str, width: int) -> str:
 
 def _line(cells: tuple[str, ...]) -> str:
     padded = [
-        cell.rjust(width) if number in NUMBERS else cell.ljust(width)
+        cell.rjust(width) if number in RIGHT_ALIGNED else cell.ljust(width)
         for number, (cell, width) in enumerate(zip(cells, WIDTHS, strict=False))
     ]
     return "  ".join([*padded, *cells[len(WIDTHS) :]])

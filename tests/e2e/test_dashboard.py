@@ -21,7 +21,8 @@ import pytest
 
 from tests.e2e.browser.chromium import MissingTool, axe_source, launch
 from tests.e2e.browser.upstream import Upstream
-from tests.process.daemon_process import TIMEOUT_SECONDS, DaemonProcess, command, free_port
+from tests.process.daemon_process import TIMEOUT_SECONDS, DaemonProcess, command
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.process
 

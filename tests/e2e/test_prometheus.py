@@ -30,8 +30,8 @@ from tests.e2e.prometheus.load import LIMITED, ClientCounts, plan_requests, run_
 from tests.e2e.prometheus.processes import Labels, Prometheus, is_installed, promtool, require
 from tests.e2e.prometheus.upstream import Billing, UsageTotals, script_upstream
 from tests.process.daemon_process import FEW_CONNECTIONS, DaemonProcess, command
-from tests.process.test_twistd import free_port
 from tests.support.harness import ProxyHarness, post, request
+from tests.support.ports import free_port
 from tests.support.serving import loopback
 from tests.support.upstream import FakeUpstream
 

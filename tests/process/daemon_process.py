@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -162,12 +161,6 @@ def get(port: int, path: str) -> tuple[int, Any]:
         return answer.status, json.loads(answer.read())
     finally:
         connection.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def assert_clean(process: DaemonProcess) -> None:

@@ -24,12 +24,12 @@ from tests.process.daemon_process import (
     Start,
     assert_clean,
     eventually,
-    free_port,
     get,
     start,
     start_stream,
 )
 from tests.support.harness import ProxyHarness
+from tests.support.ports import free_port
 from tests.support.serving import loopback
 
 __all__ = ["start"]  # the fixture

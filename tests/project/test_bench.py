@@ -1,4 +1,4 @@
-"""What the benchmark makes of its figures; measuring itself is not tested here."""
+"""The evaluation of the benchmark's figures; the measurements themselves are not tested."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from bench import inside
 from bench.growth import powers
-from bench.inside import Inside
+from bench.inside import InMemoryDaemon
 from bench.peers import PEERS
 from bench.plot import Bar, Group, Scale, plot
 from bench.report import PAGE, cell_text, figures, number, replaced, verdict
@@ -32,33 +32,33 @@ def miss_target(bound: float) -> Target:
     return Target("miss", bound, lambda found: found.ratio("miss", "goproxyai", "original"))
 
 
-def test_a_cell_is_the_median_with_half_the_spread() -> None:
+def test_cell_is_median_with_half_the_spread() -> None:
     cell = results(original=[90.0, 100.0, 130.0]).cell("miss", "original")
     assert cell == Cell(value=100.0, spread=0.2, quiet=True, saturated=True)
 
 
-def test_a_disturbed_run_is_left_out_where_there_is_a_quiet_one() -> None:
+def test_disturbed_run_is_left_out_if_there_is_a_quiet_one() -> None:
     found = results(original=[100.0])
     found.add("miss", "original", Run({"miss": 10.0}, others=0.5))
     assert found.value("miss", "original") == 100.0
     assert found.disturbed() == (1, 2, 0.5)
 
 
-def test_a_cell_with_disturbed_runs_only_is_marked() -> None:
+def test_cell_with_disturbed_runs_only_is_marked() -> None:
     found = results()
     found.add("miss", "original", Run({"miss": 10.0}, others=0.5))
     assert cell_text(found.cell("miss", "original"), failed=False) == "10 !"
 
 
-def test_a_daemon_that_had_time_left_is_given_a_lower_bound() -> None:
+def test_rate_of_unsaturated_daemon_is_a_lower_bound() -> None:
     found = results()
     found.add("miss", "nginx", Run({"miss": 70_123.0}, busy=0.6))
     assert cell_text(found.cell("miss", "nginx"), failed=False) == "≥ 70,100"
 
 
-def test_one_failed_run_takes_the_whole_cell() -> None:
+def test_failed_run_fails_the_cell() -> None:
     found = results(original=[100.0], goproxyai=[200.0])
-    found.failures["miss", "goproxyai"] = "a different body came back"
+    found.failures["miss", "goproxyai"] = "a different body was received"
     assert found.value("miss", "goproxyai") is None
     assert "| failed |" in figures(found, PEERS)
     assert miss_target(1.2).reached(found) is None
@@ -73,18 +73,18 @@ def test_added_latency_is_relative_to_no_proxy() -> None:
     assert "| (100) | 150 |" in figures(found, PEERS)
 
 
-@pytest.mark.parametrize(("bound", "said"), [(1.2, "reached"), (2.5, "**not reached**")])
-def test_a_target_is_held_against_the_ratio_of_medians(bound: float, said: str) -> None:
+@pytest.mark.parametrize(("bound", "text"), [(1.2, "reached"), (2.5, "**not reached**")])
+def test_target_is_compared_with_ratio_of_medians(bound: float, text: str) -> None:
     found = results(original=[90.0, 100.0, 110.0], goproxyai=[210.0, 190.0, 200.0])
-    assert verdict(miss_target(bound), found) == f"| miss | at least {bound} | 2 | {said} |"
+    assert verdict(miss_target(bound), found) == f"| miss | at least {bound} | 2 | {text} |"
 
 
-def test_a_target_that_was_not_measured_is_neither_reached_nor_missed() -> None:
+def test_unmeasured_target_has_no_verdict() -> None:
     for target in TARGETS:
         assert verdict(target, results()).endswith("|  | not measured |")
 
 
-def test_an_upper_bound_is_reached_from_below() -> None:
+def test_upper_bound_is_reached_by_smaller_figure() -> None:
     lost = Target("lost", 0, lambda _found: 0.0, at_most=True)
     assert verdict(lost, results()) == "| lost | at most 0 | 0 | reached |"
 
@@ -93,11 +93,11 @@ def test_an_upper_bound_is_reached_from_below() -> None:
     ("value", "text"),
     [(34_123.0, "34,100"), (999.6, "1,000"), (126.0, "126"), (12.34, "12.3"), (0.5123, "0.512")],
 )
-def test_numbers_have_three_digits_that_count(value: float, text: str) -> None:
+def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
     assert number(value) == text
 
 
-def test_the_picture_is_well_formed_and_its_bars_begin_at_one() -> None:
+def test_chart_is_well_formed_and_its_bars_start_at_one() -> None:
     group = Group("miss <small>", [Bar("Go & co", 0.5), Bar("goproxyai", 2.0, ours=True)])
     root = ElementTree.fromstring(plot([group], "Go"))
     bars = [e for e in root.iter("{http://www.w3.org/2000/svg}rect") if e.get("y")]
@@ -107,42 +107,42 @@ def test_the_picture_is_well_formed_and_its_bars_begin_at_one() -> None:
     assert slow[0] + slow[1] == pytest.approx(fast[0], abs=0.2)
 
 
-def test_the_scale_holds_every_ratio() -> None:
+def test_scale_contains_every_ratio() -> None:
     scale = Scale.over([0.005, 58.0])
     assert (scale.lowest, scale.highest) == (-3, 2)
     assert scale.x(0.005) < scale.x(1) < scale.x(58.0)
 
 
-def test_only_the_part_between_the_markers_is_exchanged() -> None:
+def test_only_the_part_between_the_markers_is_replaced() -> None:
     page = "a\n<!-- bench: begin -->\nold\n<!-- bench: end -->\nz\n"
     assert replaced(page, "new\n") == page.replace("old", "new")
     assert replaced(PAGE.read_text("utf-8"), "new\n").startswith("# Performance")
 
 
-def test_the_large_exchange_is_as_large_as_it_says() -> None:
+def test_large_exchange_has_its_nominal_size() -> None:
     assert len(LARGE.body) == LARGE_IN
     assert len(LARGE.answer) == LARGE_OUT
     assert f"Content-Length: {len(SMALL.body)}\r\n" in SMALL.text()
 
 
-def test_counts_read_as_powers_of_ten() -> None:
+def test_powers_of_ten_are_formatted() -> None:
     assert [powers(100), powers(1_000_000)] == ["10^2", "10^6"]
 
 
-def test_requests_inside_are_answered_from_upstream_and_then_from_the_cache() -> None:
-    one = Inside()
-    for asked in (1, 1, 2, 1):
-        one.ask(asked)
-    one.log.flush()
-    counters = one.log._counters
+def test_in_memory_requests_are_misses_then_hits() -> None:
+    measured = InMemoryDaemon()
+    for question in (1, 1, 2, 1):
+        measured.send(question)
+    measured.flush_log()
+    counters = measured.daemon.context.counters
     assert (counters.misses, counters.hits) == (3, 2)
 
 
-def test_what_a_request_costs_inside_is_told_of_hits_and_of_misses(
+def test_inside_reports_hits_and_misses(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(inside, "CHUNK", 300)
-    inside.measure(1)
-    told = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in told] == ["hit", "miss"]
-    assert all("us a request, of which counting" in line for line in told)
+    inside.report(1)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["hit", "miss"]
+    assert all("us per request, of which" in line for line in lines)

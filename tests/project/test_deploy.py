@@ -17,8 +17,9 @@ from goproxyai.config import env_file
 from goproxyai.config.settings import Settings
 from goproxyai.config.sources import CONFIG, VARIABLE_NAMES
 from goproxyai.daemon.service import CLOSE_TIMEOUT_SECONDS
-from tests.process.daemon_process import TIMEOUT_SECONDS, Start, environment, free_port, start
+from tests.process.daemon_process import TIMEOUT_SECONDS, Start, environment, start
 from tests.process.test_restart import SocketUnit, unit, wait_until_listening
+from tests.support.ports import free_port
 
 __all__ = ["start", "unit"]  # fixtures
 

@@ -20,6 +20,7 @@ import attrs
 from twisted.internet.task import deferLater
 
 from goproxyai.config.variables import VARIABLES
+from tests.support.ports import free_port
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 INSTRUMENTATION = Path(__file__).with_name("instrumentation")
@@ -27,12 +28,6 @@ TWISTD = Path(sys.executable).with_name("twistd")
 NGINX = Path("/usr/sbin/nginx")
 
 MAX_START_SECONDS, MAX_STOP_SECONDS = 30.0, 15.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @attrs.frozen

@@ -10,6 +10,7 @@
 * :mod:`.upstream`: a fake OpenAI API server.
 * :mod:`.proxy`: a fake egress proxy.
 * :mod:`.memory_transport`: a socket in memory.
+* :mod:`.ports`: unused ports for processes.
 * :mod:`.raw_client`: a client of exact bytes.
 * :mod:`.harness`: the daemon between a raw client and a fake upstream.
 

@@ -229,12 +229,12 @@ class ProxyHarness:
         """
         self.reactor.skew += seconds
         assert self.daemon is not None
-        self.daemon.door.factory.ticker.now = self.reactor.seconds()
+        self.daemon.listeners.factory.ticker.now = self.reactor.seconds()
 
     def check_deadlines(self) -> None:
         """Run the deadlines of client connections that are due."""
         assert self.daemon is not None
-        self.daemon.door.factory.ticker.check_deadlines()
+        self.daemon.listeners.factory.ticker.check_deadlines()
 
     def _record(self, events: list[Event], batch: Batch) -> None:
         self.events += [event.fields(batch) for event in events]

@@ -1,4 +1,4 @@
-"""The upstreams, and the daemons that stand before them: started on first use, ended together."""
+"""The upstreams and the daemons under test: started on first use, ended together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench.daemons import Command, OwnerBucket, daemon, nginx_command
+from bench.daemons import Command, Placement, daemon, nginx_command
 from bench.machine import DAEMON_CORE, HERE, LOAD_CORE, Failed, built, free_port
 from bench.peers import Peer, Role
 from bench.wrk import COMPLETION, LARGE_ANSWER, MODELS, relays
@@ -16,9 +16,9 @@ from bench.wrk import COMPLETION, LARGE_ANSWER, MODELS, relays
 
 @dataclasses.dataclass
 class Running:
-    """A daemon under test: where it listens, its process, and its upstream's port and process.
+    """A daemon under test: its port and process, and those of its upstream.
 
-    ``sent`` counts the requests that were sent to it, where a workload keeps count.
+    ``sent`` is the number of requests sent to it by workloads that count them.
     """
 
     port: int
@@ -30,12 +30,12 @@ class Running:
 
     @property
     def pids(self) -> list[int]:
-        """Both processes; without a proxy they are one."""
+        """The IDs of both processes, which are one without a proxy."""
         return list({self.pid, self.upstream_pid})
 
 
-class Stage:
-    """Starts what a workload asks for, below ``root``; everything ends with ``stack``."""
+class Testbed:
+    """Starts daemons in directories below *root*; all end with *stack*."""
 
     def __init__(self, root: Path, stack: contextlib.ExitStack) -> None:
         self._root, self._stack = root, stack
@@ -43,21 +43,21 @@ class Stage:
         self._upstreams: dict[str, tuple[int, int, Path]] = {}
         self._kept: dict[tuple[str, Role, str], Running | Failed] = {}
 
-    def _place(self, name: str, upstream: int) -> OwnerBucket:
+    def _place(self, name: str, upstream: int) -> Placement:
         directory = self._root / f"{next(self._numbers)}-{name}"
         directory.mkdir()
-        return OwnerBucket(free_port(), upstream, directory)
+        return Placement(free_port(), upstream, directory)
 
     def _upstream(self, kind: str) -> tuple[int, int, Path]:
         if kind not in self._upstreams:
-            place = self._place(kind, 0)
-            command = fixed(place) if kind == "fixed" else moving(place)
-            running = daemon(command, LOAD_CORE, place, relays)
+            placement = self._place(kind, 0)
+            command = fixed_upstream(placement) if kind == "fixed" else gauge_upstream(placement)
+            running = daemon(command, LOAD_CORE, placement, relays)
             try:
                 pid = self._stack.enter_context(running)
             except Failed as failure:
                 raise SystemExit(f"the upstream {failure}") from None
-            self._upstreams[kind] = place.port, pid, place.directory
+            self._upstreams[kind] = placement.port, pid, placement.directory
         return self._upstreams[kind]
 
     @contextlib.contextmanager
@@ -66,24 +66,24 @@ class Stage:
         peer: Peer,
         role: Role,
         upstream: str,
-        command: Callable[[OwnerBucket], Command] | None = None,
+        command: Callable[[Placement], Command] | None = None,
     ) -> Iterator[Running]:
-        """A peer of one's own, before the named upstream; ``command`` overrides how it starts."""
+        """A new daemon of *peer* in front of the upstream; *command* replaces the peer's own."""
         port, pid, directory = self._upstream(upstream)
         if peer.command is None:
             yield Running(port, pid, directory, port, pid)
             return
-        place = self._place(f"{peer.name}-{role.value}", port)
-        asked = command(place) if command else peer.command(place, role)
-        with daemon(asked, DAEMON_CORE, place, peer.ready, peer.patience) as own:
-            yield Running(place.port, own, place.directory, port, pid)
+        placement = self._place(f"{peer.name}-{role.value}", port)
+        chosen = command(placement) if command else peer.command(placement, role)
+        with daemon(chosen, DAEMON_CORE, placement, peer.ready, peer.timeout) as own:
+            yield Running(placement.port, own, placement.directory, port, pid)
 
     def keep(self, context: contextlib.AbstractContextManager[Running]) -> Running:
-        """Have it last as long as the stage."""
+        """Keep a daemon running until the end of the testbed."""
         return self._stack.enter_context(context)
 
     def running(self, peer: Peer, role: Role, upstream: str) -> Running:
-        """The peer in this role, started where it is not; one that did not start stays so."""
+        """The shared daemon of *peer* in this role; a failed start is not repeated."""
         key = peer.name, role, upstream
         if key not in self._kept:
             try:
@@ -95,19 +95,19 @@ class Stage:
         return found
 
     def started(self) -> Iterator[tuple[str, Role, Running]]:
-        """What was started and kept."""
+        """The shared daemons that were started."""
         for (name, role, _), running in self._kept.items():
             if isinstance(running, Running):
                 yield name, role, running
 
 
-def fixed(place: OwnerBucket) -> Command:
-    """A bare nginx with answers that never change: the fastest upstream there is."""
-    values = {"PORT": str(place.port), "COMPLETION": COMPLETION, "MODELS": MODELS}
-    (place.directory / "large.json").write_text(LARGE_ANSWER)
-    return nginx_command(HERE / "conf" / "upstream.conf", values, place.directory)
+def fixed_upstream(placement: Placement) -> Command:
+    """Nginx with constant answers: the fastest available upstream."""
+    values = {"PORT": str(placement.port), "COMPLETION": COMPLETION, "MODELS": MODELS}
+    (placement.directory / "large.json").write_text(LARGE_ANSWER)
+    return nginx_command(HERE / "conf" / "upstream.conf", values, placement.directory)
 
 
-def moving(place: OwnerBucket) -> Command:
-    """The gauge's own upstream: streams, files, counters."""
-    return Command([built("gauge"), "upstream", "-listen", f"127.0.0.1:{place.port}"])
+def gauge_upstream(placement: Placement) -> Command:
+    """Gauge's own upstream: streams, files, counters."""
+    return Command([built("gauge"), "upstream", "-listen", f"127.0.0.1:{placement.port}"])

@@ -1,4 +1,4 @@
-"""The world around the daemon: upstream and egress proxy, in a thread of their own."""
+"""The fake upstream and the egress proxy, in a thread of their own."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.support.upstream import FakeUpstream
 T = TypeVar("T")
 
 HOST = "api.openai.test"
-USER, PASSWORD = "demo", "s3same-0pen"
+USER, PASSWORD = "demo", "demo-password"
 RATE_LIMIT = 30
 
 
-class Scene:
-    """Both fakes, listening.
+class FakeServers:
+    """A fake upstream with TLS and an egress proxy with credentials.
 
-    :param reactor: not running yet; it is run in a thread, and stopped by :meth:`close`.
+    :param reactor: must not run yet; it runs in a thread until :meth:`close`.
     """
 
     def __init__(self, reactor: Any, directory: Path) -> None:
@@ -48,7 +48,7 @@ class Scene:
         return await self.proxy.listen(loopback(self._reactor))
 
     def settings(self) -> dict[str, str]:
-        """The environment of a daemon that belongs here."""
+        """The settings of a daemon that uses these servers."""
         return {
             "OPENAI_API_URL": f"https://{HOST}",
             "PROXY_URL": f"http://{USER}:{PASSWORD}@127.0.0.1:{self._proxy_port}",
@@ -58,16 +58,16 @@ class Scene:
         }
 
     def requests(self) -> list[Request]:
-        """What upstream saw so far."""
+        """The requests that have reached the upstream."""
         return self._call(lambda: list(self.upstream.requests))
 
     def tunnel_of(self, request: Request) -> int | None:
-        """The number of the tunnel that *request* came through."""
+        """The number of the tunnel of *request*; ``None`` if it used none."""
         ends = self._call(lambda: {each.outgoing: each.number for each in self.proxy.tunnels})
         return ends.get(request.peer)
 
     def close(self) -> None:
-        """End the fakes, the reactor and its thread."""
+        """Stop the servers, the reactor and its thread."""
         self._await(self.upstream.close())
         self._await(self.proxy.close())
         self._reactor.callFromThread(self._reactor.stop)
@@ -76,8 +76,8 @@ class Scene:
     def _call(self, function: Callable[[], T]) -> T:
         return blockingCallFromThread(self._reactor, function)
 
-    def _await(self, steps: Coroutine[Deferred[Any], Any, T]) -> T:
+    def _await(self, coroutine: Coroutine[Deferred[Any], Any, T]) -> T:
         result: T = blockingCallFromThread(
-            self._reactor, lambda: cast("Any", Deferred.fromCoroutine(steps))
+            self._reactor, lambda: cast("Any", Deferred.fromCoroutine(coroutine))
         )
         return result
