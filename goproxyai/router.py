@@ -62,12 +62,12 @@ class Router:
         """Answer *exchange*, now or later."""
         self._counters.requests += 1
         has_id = REQUEST_ID_FIELD in exchange.head.fields
-        exchange.name = self._client_id(exchange) if has_id else self._new_id()
+        exchange.request_id = self._client_id(exchange) if has_id else self._new_id()
         if exchange.problem is not None:
             self._refuse(exchange, exchange.problem)
             return
         if not self._stats.ready:
-            exchange.keep = False
+            exchange.keep_alive = False
             if not (exchange.first or exchange.target.startswith(b"/health")):
                 self._refuse(exchange, draining())
                 return

@@ -103,7 +103,7 @@ class _DeferredReceiver:
     def failed(self, reason: Failure, cause: RetryCause | None = None) -> None:
         self.response.errback(reason)
 
-    def informed(self, status: int, reason: bytes, headers: Headers) -> None:
+    def interim_received(self, status: int, reason: bytes, headers: Headers) -> None:
         """Drop an interim response: ``IAgent`` cannot report one."""
 
 
@@ -210,13 +210,13 @@ class RelayAgent:
             self._ticker,
             self.timeouts,
             route.secured,
-            partial(pool.free, origin),
-            partial(pool.lost, origin),
+            partial(pool.release, origin),
+            partial(pool.remove, origin),
             self._writer,
         )
 
         def connected(_: object) -> Deferred[ClientConnection]:
-            pool.opened(connection)
+            pool.add(connection)
             return connection.ready
 
         connecting: Deferred[Any] = route.endpoint.connect(_SingleConnectionFactory(connection))

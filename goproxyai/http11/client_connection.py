@@ -448,7 +448,7 @@ class ClientConnection(TwistedProtocol):
         if status != 100 and self._receiver is not None:
             header = self._header
             headers = list(zip(header[::2], header[1::2], strict=True))
-            self._receiver.informed(status, self._reason, headers)
+            self._receiver.interim_received(status, self._reason, headers)
 
     def on_body(self, data: bytes) -> None:
         if self._ended:

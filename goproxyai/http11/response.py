@@ -47,7 +47,7 @@ class ResponseReceiver(Protocol):
         :param cause: why it may be worth while to ask again; ``None``: for nothing.
         """
 
-    def informed(self, status: int, reason: bytes, headers: Headers) -> None:
+    def interim_received(self, status: int, reason: bytes, headers: Headers) -> None:
         """An interim answer came (RFC 9110 §15.2)."""
 
 

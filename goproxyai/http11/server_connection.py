@@ -153,7 +153,7 @@ class ServerConnection(Protocol):
             return data
         begin, length, values = found
         factory = self.factory
-        if length > factory.most_body_bytes:
+        if length > factory.max_body_bytes:
             return data  # to be refused
         end = begin + length
         content = data[begin:end]
@@ -341,7 +341,7 @@ class ServerConnection(Protocol):
         exchange.first, self._fresh = self._fresh, False
         if self._outside:
             self._knock(exchange)
-        if length is not None and length > self.factory.most_body_bytes:
+        if length is not None and length > self.factory.max_body_bytes:
             exchange.problem = exchange.problem or _too_large()
         if exchange.problem is not None:
             self._deaf = True
@@ -361,7 +361,7 @@ class ServerConnection(Protocol):
         incoming = self._incoming
         if incoming is not None:
             _body_of(incoming).feed(data)
-            if incoming.body.received > self.factory.most_body_bytes and not isinstance(
+            if incoming.body.received > self.factory.max_body_bytes and not isinstance(
                 incoming.body.length, int
             ):  # a length that was told has been judged, by the limit of then
                 raise _too_large()
@@ -613,7 +613,7 @@ class ServerFactory(Factory[ServerConnection]):
     """Makes a :class:`ServerConnection` for each client.
 
     :ivar dispatch: gets every exchange, in order a connection; must see to it that it ends.
-    :ivar most_body_bytes: of a request body.
+    :ivar max_body_bytes: of a request body.
     :ivar writer: shared by all connections; writes at once where none is given.
     :ivar connections: those that are open.
     :ivar connection_limits: lets them in; all of them where none is given.
@@ -625,7 +625,7 @@ class ServerFactory(Factory[ServerConnection]):
         self,
         ticker: Ticker,
         dispatch: Callable[[Exchange], None],
-        most_body_bytes: int,
+        max_body_bytes: int,
         writer: Writer | None = None,
         connection_limits: ConnectionLimits | None = None,
     ) -> None:
@@ -633,7 +633,7 @@ class ServerFactory(Factory[ServerConnection]):
         self.connection_limits = connection_limits or ConnectionLimits(ticker)
         self.writer: Writer = writer or ImmediateWriter()
         self.dispatch = dispatch
-        self.most_body_bytes = most_body_bytes
+        self.max_body_bytes = max_body_bytes
         self.heads = RequestHeadCache()
         self.connections: set[ServerConnection] = set()
 

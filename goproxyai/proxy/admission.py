@@ -88,9 +88,9 @@ class Admission:
     def client(self, exchange: Exchange) -> str:
         """Return the client's address: the peer's, or the one that a trusted peer forwards."""
         if b"x-forwarded-for" not in exchange.head.fields:
-            return exchange.peer
+            return exchange.connection.peer
         forwarded_for = exchange.get(b"x-forwarded-for")
-        return client_address(exchange.peer, forwarded_for, self._trusted)
+        return client_address(exchange.connection.peer, forwarded_for, self._trusted)
 
     def wait(self, client: str) -> float:
         """Take a token for *client*; returns 0.0, or the seconds until there is a token."""

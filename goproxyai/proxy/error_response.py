@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from goproxyai.errors import ProxyError
-from goproxyai.http11.client_connection import ConnectionBroken, ProtocolViolation, UpstreamTimeout
+from goproxyai.http11.errors import ConnectionBroken, ProtocolViolation, UpstreamTimeout
 from goproxyai.http11.exchange import Exchange
 from goproxyai.messages.connect import ConnectMalformed, ConnectRefused
 from goproxyai.messages.headers import Headers
@@ -57,7 +57,7 @@ def _classify(exception: BaseException | None) -> tuple[str, str]:
     match exception:
         case UpstreamTimeout():
             return "upstream_timeout", (
-                f"Waiting for {exception} from upstream took too long; try again, "
+                f"Waiting for {exception} took too long; try again, "
                 "or raise REQUEST_TIMEOUT or CONNECT_TIMEOUT."
             )
         case ConnectTimeout() | DeferredTimeout():
@@ -99,7 +99,7 @@ def fail_exchange(exchange: Exchange, error: ProxyError, reason: str = "") -> En
 
     :param reason: as in :func:`send_error`.
     """
-    if exchange.answering:
+    if exchange.response_started:
         exchange.abort()
         return Ending.CUT
     send_error(exchange, error, reason)
@@ -113,18 +113,18 @@ def send_error(exchange: Exchange, error: ProxyError, reason: str = "") -> None:
     """
     headers = list(error.headers)
     if exchange.target.startswith(b"/v1/") or exchange.problem is not None:
-        lines = own_lines(exchange.name, headers, cache_lines(reason, error.code.replace("_", "-")))
+        lines = own_lines(exchange.request_id, headers, cache_lines(reason, error.code.replace("_", "-")))
     else:
-        lines = own_lines(exchange.name, headers)
+        lines = own_lines(exchange.request_id, headers)
     _send(exchange, error.status, lines, error.body())
 
 
 def send_rate_limited(exchange: Exchange, headers: Headers) -> None:
     """Answer *exchange* with the 429 of the rate limit; *headers* say when to retry."""
-    lines = own_lines(exchange.name, headers, cache_lines("", "rate-limit"))
+    lines = own_lines(exchange.request_id, headers, cache_lines("", "rate-limit"))
     _send(exchange, 429, lines, _RATE_LIMITED)
 
 
 def _send(exchange: Exchange, status: int, header_lines: bytes, body: bytes) -> None:
-    exchange.begin(status, own_status_line(status) + header_lines, len(body))
+    exchange.start_response(status, own_status_line(status) + header_lines, len(body))
     exchange.write(body, True)

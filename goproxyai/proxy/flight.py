@@ -122,7 +122,7 @@ class Flight:
     def interim_response(self, status: int, phrase: bytes, headers: Headers) -> None:
         head = interim_head(status, phrase, headers)
         for subscriber in self._subscribers:
-            subscriber.exchange.inform(head)
+            subscriber.exchange.send_interim(head)
 
     def response_began(self, response: Response) -> None:
         context = self._context
@@ -145,7 +145,7 @@ class Flight:
     def answer_stale(self, cause: str) -> bool:
         """Answer all subscribers with a stale entry, if there is one."""
         context = self._context
-        if any(subscriber.exchange.answering for subscriber in self._subscribers):
+        if any(subscriber.exchange.response_started for subscriber in self._subscribers):
             return False
         entry = context.lookup.find_stale(self._miss, context.seconds())
         if entry is None:
@@ -214,9 +214,9 @@ class Flight:
             shared.complete(self._miss, self._usage, True)
         for subscriber in self._detach_all():
             exchange = subscriber.exchange
-            if subscriber.is_leader and b"content-length" in response.fields and exchange.simple:
+            if subscriber.is_leader and b"content-length" in response.fields and exchange.keeps_connection():
                 head = subscriber.head(response, self._request.sent_at, self._upstream_seconds)
-                exchange.answer(response.code, head + b"\r\n" + body, len(body))
+                exchange.send_response(response.code, head + b"\r\n" + body, len(body))
             else:
                 self._begin(subscriber, response)
                 exchange.write(body, True)

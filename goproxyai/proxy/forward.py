@@ -82,7 +82,7 @@ class Forward:
     # The upstream's side: RequestOwner.
 
     def interim_response(self, status: int, phrase: bytes, headers: Headers) -> None:
-        self._exchange.inform(interim_head(status, phrase, headers))
+        self._exchange.send_interim(interim_head(status, phrase, headers))
 
     def response_began(self, response: Response) -> None:
         exchange, context, miss = self._exchange, self._context, self._miss
@@ -94,17 +94,17 @@ class Forward:
         if miss is None and 200 <= status < 300:
             self._drop_written_entries()
         head = forwarded_head(
-            response, exchange.name, self._reason, sent_at - exchange.began, upstream_seconds
+            response, exchange.request_id, self._reason, sent_at - exchange.began, upstream_seconds
         )
         has_length = b"content-length" in fields
-        if has_length and exchange.simple and exchange.method != b"HEAD":
+        if has_length and exchange.keeps_connection() and exchange.method != b"HEAD":
             body = response.take_whole()
             if body is not None:
                 self._answer_whole(response, head, body, now)
                 return
         if miss is not None:
             self._recorder = recorder_for(context.store, miss, response, context.seconds)
-        exchange.begin(status, head, response.length if has_length else None, has_length)
+        exchange.start_response(status, head, response.length if has_length else None, has_length)
         self._first_byte_seconds = now - exchange.began
         self._start_body(response)
         exchange.flush()
@@ -117,7 +117,7 @@ class Forward:
             source = usage_source_of(context.counters, response, body)
         if self._miss is not None:
             store_whole(context.store, self._miss, response, body, source, now)
-        exchange.answer(response.code, head + b"\r\n" + body, len(body))
+        exchange.send_response(response.code, head + b"\r\n" + body, len(body))
         self._end(_COMPLETE, None, source)
 
     def _start_body(self, response: Response) -> None:
@@ -125,7 +125,7 @@ class Forward:
         meter = self._meter = meter_of(context.counters, self._plan, response, context.seconds)
         if meter is not None:
             context.counters.open_streams += meter.streamed
-        self._exchange.source(response)
+        self._exchange.register_producer(response)
         response.deliver(self)
 
     def _drop_written_entries(self) -> None:
@@ -137,7 +137,7 @@ class Forward:
 
     def answer_stale(self, cause: str) -> bool:
         context, miss = self._context, self._miss
-        if miss is None or self._exchange.answering:
+        if miss is None or self._exchange.response_started:
             return False
         entry = context.lookup.find_stale(miss, context.seconds())
         if entry is None:

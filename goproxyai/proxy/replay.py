@@ -33,13 +33,13 @@ def answer_hit(
     now = context.seconds()
     lookup_seconds = now - exchange.began
     size = len(entry.body)
-    if entry.timing is None and size <= SLICE_BYTES and exchange.simple:
-        message = hit_message(entry, exchange.name, now, lookup_seconds)
-        exchange.answer(entry.status, message, size)
+    if entry.timing is None and size <= SLICE_BYTES and exchange.keeps_connection():
+        message = hit_message(entry, exchange.request_id, now, lookup_seconds)
+        exchange.send_response(entry.status, message, size)
         context.access_log.record(exchange, client, hit_outcome(entry))
     elif entry.timing and with_timing:
-        head = entry.head + hit_lines(entry, exchange.name, now, lookup_seconds, "paced")
-        exchange.begin(entry.status, head, None)
+        head = entry.head + hit_lines(entry, exchange.request_id, now, lookup_seconds, "paced")
+        exchange.start_response(entry.status, head, None)
         exchange.flush()
         timed = TimedReplay(exchange, entry.body, timed_pieces(entry.timing), context.clock)
         ReplayWatch(context, exchange, client, hit_outcome(entry), entry.is_event_stream).start(
@@ -71,8 +71,8 @@ def _replay_entry(
 ) -> None:
     now = context.seconds()
     body = entry.body
-    head = entry.head + hit_lines(entry, exchange.name, now, now - exchange.began, detail)
-    exchange.begin(entry.status, head, len(body) if entry.timing is None else None)
+    head = entry.head + hit_lines(entry, exchange.request_id, now, now - exchange.began, detail)
+    exchange.start_response(entry.status, head, len(body) if entry.timing is None else None)
     if len(body) <= SLICE_BYTES:
         exchange.write(body, True)
         context.access_log.record(exchange, client, outcome)
@@ -167,7 +167,7 @@ class Replay:
     def start(self, completed: Callable[[], None]) -> None:
         """Write the body; *completed* is called after the last byte."""
         self._completed = completed
-        self._exchange.source(self)
+        self._exchange.register_producer(self)
         self._write()
 
     def _write(self) -> None:

@@ -132,9 +132,9 @@ class RequestPlan:
 
 def plan_for(head: RequestHead, options: ProxyOptions) -> RequestPlan:
     """Return the plan of *head*, made anew where the options have changed."""
-    plan: RequestPlan | None = head.notes
-    if plan is None or plan.options is not options:
-        plan = head.notes = RequestPlan(head, options)
+    plan = head.plan
+    if not isinstance(plan, RequestPlan) or plan.options is not options:
+        plan = head.plan = RequestPlan(head, options)
     return plan
 
 
@@ -145,7 +145,7 @@ def _head_template(head: RequestHead, start: bytes, traces: bool) -> tuple[bytes
         (``Connection`` may keep some on this hop).
     """
     headers = head.headers
-    variable = {headers[position][0]: index for position, index in head.holes.items()}
+    variable = {headers[position][0]: index for position, index in head.variable_lines.items()}
     kept = request_headers_for_upstream(headers, head.fields)
     if traces:
         kept = [pair for pair in kept if pair[0].lower() != b"traceparent"]

@@ -85,7 +85,7 @@ def forwarded_head(
     has_id = has_request_id(response.fields)
     return (  # concatenation of bytes takes a quarter of the time of a format
         status_line(response.code, response.phrase)
-        + response.lines
+        + response.relayed_lines()
         + cache_lines(reason)
         + _timing_lines(request_id, has_id, proxy_seconds, upstream_seconds)
     )
@@ -136,11 +136,11 @@ def shared_lines(response: Response, across_credentials: bool) -> bytes:
     :param across_credentials: those clients may have other credentials.
     """
     if not across_credentials:
-        return response.shape.shareable_lines(response.values, response.fields)
+        return response.template.shareable_lines(response.values, response.fields)
     return serialize_headers(
         [
             (name, value)
-            for name, value in response_headers_for_client(response.raw, response.fields)
+            for name, value in response_headers_for_client(response.raw_headers, response.fields)
             if is_shareable(name.lower()) and not identifies_credential(name.lower())
         ]
     )

@@ -71,7 +71,7 @@ class ResumedForward:
     def start(self) -> None:
         """Send the request."""
         self._exchange.listener = self
-        self._exchange.source(None)
+        self._exchange.unregister_producer()
         try:
             self._request.send()
         except ProxyError as error:
@@ -94,7 +94,7 @@ class ResumedForward:
         meter = self._meter = meter_of(context.counters, self._plan, response, context.seconds)
         if meter is not None:
             context.counters.open_streams += meter.streamed
-        self._exchange.source(response)
+        self._exchange.register_producer(response)
         response.deliver(self)
 
     def answer_stale(self, cause: str) -> bool:

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from goproxyai.egress.agent import Cancellable
 from goproxyai.errors import ProxyError
-from goproxyai.http11.client_connection import UpstreamTimeout
+from goproxyai.http11.errors import UpstreamTimeout
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import RequestBody
 from goproxyai.http11.response import Response
@@ -187,7 +187,7 @@ class UpstreamRequest:
         if exchange.trace is not None:
             head += exchange.trace.forwarded(now, upstream.url, body)
         sending = context.client.relay(
-            upstream.route, exchange.method, head, body, exchange.head.length_hole >= 0, self
+            upstream.route, exchange.method, head, body, exchange.head.length_index >= 0, self
         )
         if self._sending is _SENDING:  # else the attempt has failed within the call
             self._sending = sending
@@ -221,7 +221,7 @@ class UpstreamRequest:
 
     # ResponseReceiver.
 
-    def informed(self, status: int, reason: bytes, headers: Headers) -> None:
+    def interim_received(self, status: int, reason: bytes, headers: Headers) -> None:
         self.owner.interim_response(status, reason, headers)
 
     def answered(self, response: Response) -> None:
@@ -332,7 +332,7 @@ class UpstreamRequest:
 
     def _time_out(self) -> None:
         self.cancel()
-        self._give_up(Failure(UpstreamTimeout("the response's head")))
+        self._give_up(Failure(UpstreamTimeout("the response head")))
 
 
 def _same_upstream_is_useless(reason: Failure) -> bool:

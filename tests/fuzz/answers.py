@@ -94,7 +94,7 @@ class ClientUnderTest:
         return Answer(
             response.code,
             response.phrase,
-            response.raw,
+            response.raw_headers,
             self._body,
             self._ending,
             self._end,
@@ -113,7 +113,7 @@ class ClientUnderTest:
         assert not self.failures, "a second failure"
         self.failures += 1
 
-    def informed(self, status: int, reason: bytes, headers: Headers) -> None:
+    def interim_received(self, status: int, reason: bytes, headers: Headers) -> None:
         assert self._response is None, "an interim response after the response"
 
     def received(self, data: bytes, ended: bool) -> None:

@@ -94,13 +94,13 @@ class ServerUnderTest:
         self.requests.append(
             Request(exchange.method, exchange.target, exchange.headers, body, self.bytes_read)
         )
-        exchange.begin(204, _NO_CONTENT, 0)
+        exchange.start_response(204, _NO_CONTENT, 0)
         exchange.finish()
 
     def _refuse(self, exchange: Exchange, problem: ProxyError) -> None:
         assert self.error_code is None, "a second error on the connection"
         self.error_code = problem.code
-        exchange.begin(problem.status, b"HTTP/1.1 400 X\r\n", 0, close=True)
+        exchange.start_response(problem.status, b"HTTP/1.1 400 X\r\n", 0, close=True)
         exchange.finish()
 
     def request_failed(self, problem: ProxyError) -> None:

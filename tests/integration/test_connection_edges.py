@@ -180,7 +180,7 @@ class Upstream:
     def failed(self, reason: Failure, cause: RetryCause | None = None) -> None:
         self.failures.append(reason.value)
 
-    def informed(self, status: int, reason: bytes, headers: Headers) -> None:
+    def interim_received(self, status: int, reason: bytes, headers: Headers) -> None:
         """What comes before an answer is not looked at here."""
 
     def wait(self, seconds: float) -> None:
@@ -255,9 +255,9 @@ def test_a_connection_that_has_said_something_is_not_used_again() -> None:
         pool, connection = ConnectionPool(), Upstream().connection
         connection.transport.fileno = ours.fileno
         for _ in range(2):
-            pool.free("place", connection)
+            pool.release("place", connection)
             assert pool.take("place") is connection
-        pool.free("place", connection)
+        pool.release("place", connection)
         theirs.send(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
         assert pool.take("place") is None
         assert connection.transport.aborted

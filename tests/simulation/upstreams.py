@@ -120,13 +120,13 @@ class Attempt:
         response = self.response
         if response is None:
             if self._rng.random() < 0.1:
-                self._waiting().informed(103, b"Early Hints", [(b"Link", b"x")])
+                self._waiting().interim_received(103, b"Early Hints", [(b"Link", b"x")])
             elif self.ending in CAUSES:
                 self._fail()
             else:
                 self._answer()
         elif self._at < self._end:
-            response.take(*self._read([1, 10, 300, 1000, 3000]))
+            response.receive(*self._read([1, 10, 300, 1000, 3000]))
         else:
             self._finish(response)
 
@@ -148,7 +148,7 @@ class Attempt:
         data, complete = self._read([0, 0, 1, 100])
         receiver, self._receiver = self._waiting(), None
         if data or complete:
-            response.take(data, complete)
+            response.receive(data, complete)
         receiver.answered(response)
         if not complete and response.unclaimed:
             self.hold()
@@ -193,4 +193,4 @@ class Attempt:
         elif self.framing == "close":
             response.end(lambda sink: sink.closed())
         else:
-            response.take(b"", True)
+            response.receive(b"", True)

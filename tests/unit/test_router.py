@@ -105,7 +105,7 @@ def test_relayed_request_goes_to_proxy_handler(method: str) -> None:
     assert fixture.dispatch(method, "/v1/models?x=%2f") == b""
     (exchange,) = fixture.handler.relayed
     assert exchange.target == b"/v1/models?x=%2f"
-    assert exchange.name.startswith(b"test-")
+    assert exchange.request_id.startswith(b"test-")
     assert fixture.stats.counters.requests == 1
 
 

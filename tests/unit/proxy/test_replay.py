@@ -150,7 +150,7 @@ def test_client_that_leaves_stops_a_timed_replay() -> None:
     entry = store_response(parts, [b"data: 1\n\n", b"data: [DONE]\n\n"], EVENT_STREAM, [60.0])
     exchange = replay(parts, client, entry, with_timing=True)
     assert parts.context.counters.open_streams == 1
-    exchange.lost()
+    exchange.connection_lost()
     assert [(event.cache, event.ending) for event in parts.recorded()] == [("HIT", "client_gone")]
     assert parts.context.counters.open_streams == 0
     assert parts.clock.getDelayedCalls() == []

@@ -37,8 +37,8 @@ def subscriber_of(
     subscriber = Subscriber(
         parts.context, owner, exchange, "192.0.2.1", miss_of(parts, head), is_leader
     )
-    exchange.begin(200, b"HTTP/1.1 200 OK\r\n", None)
-    exchange.source(subscriber)
+    exchange.start_response(200, b"HTTP/1.1 200 OK\r\n", None)
+    exchange.register_producer(subscriber)
     return subscriber, client
 
 
@@ -65,7 +65,7 @@ def test_paused_subscriber_receives_nothing_until_it_resumes() -> None:
 def test_leaving_client_is_recorded_before_it_leaves_the_flight() -> None:
     owner = Owner([])
     subscriber, _ = subscriber_of(proxy_parts(), owner)
-    subscriber.exchange.lost()
+    subscriber.exchange.connection_lost()
     assert owner.calls == ["recorded: client_gone", "left"]
 
 
