@@ -273,23 +273,24 @@ class Router:
     def dispatch(self, exchange: Exchange) -> None:
         """See to it that *exchange* is answered."""
         self._counters.requests += 1
-        named = GIVEN in exchange.head.fields
-        exchange.name = self._given(exchange) if named else self._name()
+        head = exchange.head
+        named = GIVEN in head.fields
+        exchange.request_id = self._given(exchange) if named else self._name()
         if exchange.problem is not None:
             self._refuse(exchange, exchange.problem)
             return
         if not self._stats.ready:
-            exchange.keep = False
-            if not (exchange.first or exchange.target.startswith(b"/health")):
+            exchange.keep_alive = False
+            if not (exchange.first or head.target.startswith(b"/health")):
                 self._refuse(exchange, draining())
                 return
-        if not exchange.target.startswith(self._prefix):
-            path = exchange.target.partition(b"?")[0]
+        if not head.target.startswith(self._prefix):
+            path = head.target.partition(b"?")[0]
             if b"%" in path or path.startswith(b"//"):  # which the tree would tidy up
                 self._refuse(exchange, nowhere())
             else:
                 self._serve(exchange)
-        elif exchange.method in self._methods:
+        elif head.method in self._methods:
             self._relay(exchange)
         else:
             allow = ", ".join(RELAYED).encode("ascii")

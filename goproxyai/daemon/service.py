@@ -263,7 +263,7 @@ class Daemon(MultiService):
         agent.connect_timeout = settings.connect_timeout
         agent.timeouts.head = settings.request_timeout
         agent.timeouts.silence = settings.idle_timeout
-        self.door.factory.most_body_bytes = settings.max_body_size
+        self.door.factory.max_body_bytes = settings.max_body_size
         if _kept(before) != _kept(settings):
             terms = relay.terms
             relay.terms = attrs.evolve(

@@ -31,7 +31,7 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
-from goproxyai.http11.framing import MOST_FIELDS, MOST_HEADER_BYTES
+from goproxyai.http11.framing import MAX_HEADER_BYTES, MAX_HEADER_FIELDS
 from goproxyai.http11.request_upload import RequestUpload
 from goproxyai.http11.response import Response, ResponseReceiver
 from goproxyai.messages.header_templates import template_of
@@ -325,7 +325,7 @@ class ClientConnection(TwistedProtocol):
             self._keep = False  # what follows a complete answer is nobody's
         if not self._body and not self._ended:
             self._head_bytes += size
-            if self._head_bytes > 2 * MOST_HEADER_BYTES:
+            if self._head_bytes > 2 * MAX_HEADER_BYTES:
                 self._violated("its header or framing has no end")
                 return
         else:
@@ -401,10 +401,10 @@ class ClientConnection(TwistedProtocol):
         parser = self._parser
         status = parser.get_status_code()
         header = self._header
-        if len(header) > 2 * MOST_FIELDS:
-            raise ProtocolViolation(f"its header exceeds {MOST_FIELDS} fields")
-        if self._head_bytes or self._read_bytes > MOST_HEADER_BYTES:  # else it cannot be too large
-            if sum(map(len, header)) + 2 * len(header) > MOST_HEADER_BYTES:
+        if len(header) > 2 * MAX_HEADER_FIELDS:
+            raise ProtocolViolation(f"its header exceeds {MAX_HEADER_FIELDS} fields")
+        if self._head_bytes or self._read_bytes > MAX_HEADER_BYTES:  # else it cannot be too large
+            if sum(map(len, header)) + 2 * len(header) > MAX_HEADER_BYTES:
                 raise ProtocolViolation("its header exceeds 64 KiB")
         if status < 100 or (self._reason != b"OK" and _PHRASE.fullmatch(self._reason) is None):
             raise ProtocolViolation("its status line is malformed")

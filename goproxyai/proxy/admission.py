@@ -90,8 +90,8 @@ class Admission:
         """The client's address, as contract and configuration have it."""
         forwarded_for = exchange.get(b"x-forwarded-for")
         if forwarded_for is None:
-            return exchange.peer
-        return client_address(exchange.peer, forwarded_for, self._trusted)
+            return exchange.connection.peer
+        return client_address(exchange.connection.peer, forwarded_for, self._trusted)
 
     def wait(self, client: str) -> float:
         """Take a token for *client*: 0, or the seconds until there is one again."""

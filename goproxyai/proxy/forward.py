@@ -89,7 +89,7 @@ class Forward(UpstreamRequest):
 
     def informed(self, status: int, reason: bytes, headers: Headers) -> None:
         """An interim answer is passed on."""
-        self._exchange.inform(respond.interim(status, reason, headers))
+        self._exchange.send_interim(respond.interim(status, reason, headers))
 
     def answered(self, response: Response) -> None:
         """The head is relayed, and the body asked for."""
@@ -121,12 +121,12 @@ class Forward(UpstreamRequest):
             respond.status_line(status, response.phrase)
             + response.lines
             + respond.forwarded_lines(
-                exchange.name, names_itself(fields), self._reason,
+                exchange.request_id, names_itself(fields), self._reason,
                 proxy_seconds, upstream_seconds,
             )
         )  # fmt: skip
         framed = b"content-length" in fields  # where it is not, no length is made up
-        plain = framed and exchange.simple and exchange.method != b"HEAD"
+        plain = framed and exchange.keeps_connection() and exchange.method != b"HEAD"
         whole = response.take_whole() if plain else None
         if whole is not None:
             bill: bytes | Usage | None = None
@@ -135,15 +135,15 @@ class Forward(UpstreamRequest):
             if wanted is not None:
                 usage = UNREAD if isinstance(bill, bytes) else bill
                 keep_whole(relay.store, wanted, response, whole, usage, now)
-            exchange.answer(status, head + b"\r\n" + whole, len(whole))
+            exchange.send_response(status, head + b"\r\n" + whole, len(whole))
             self._note("ok", None, bill)
             return
         if wanted is not None:
             self._recorder = recorder(relay.store, wanted, response, relay.seconds)
-        exchange.begin(status, head, response.length if framed else None, framed)
+        exchange.start_response(status, head, response.length if framed else None, framed)
         self._first_seconds = now - exchange.began
         self._watch(response)
-        exchange.source(response)
+        exchange.register_producer(response)
         response.deliver(self)
         exchange.flush()
 
@@ -207,7 +207,7 @@ class Forward(UpstreamRequest):
             _log.failure("a defect while forwarding", failure)
         if problem.status in respond.FAILURES and self._rescue(problem.code):
             return
-        if exchange.answering:
+        if exchange.response_started:
             exchange.abort()
             self._note("cut", problem)
         else:
@@ -218,7 +218,7 @@ class Forward(UpstreamRequest):
     def _rescue(self, why: str) -> bool:
         """Answer with a stored answer that has expired, if there is one."""
         wanted, relay = self._wanted, self._relay
-        if wanted is None or self._exchange.answering:
+        if wanted is None or self._exchange.response_started:
             return False
         entry = relay.stale(wanted)
         if entry is None:

@@ -85,7 +85,7 @@ class ProxyHandler:
         _log.failure("a defect while handling a request")
         if exchange.over:
             return
-        if exchange.answering:
+        if exchange.response_started:
             exchange.abort()
             self.log.over(exchange, client, "-", code="internal_error", ended="cut")
         else:
@@ -136,9 +136,9 @@ class ProxyHandler:
     def _notes(self, exchange: Exchange) -> RequestPlan:
         """The notes on the head of *exchange*, made if there are none yet by these terms."""
         head, terms = exchange.head, self.terms
-        notes: RequestPlan | None = head.notes
-        if notes is None or notes.terms is not terms:
-            notes = head.notes = RequestPlan(head, terms)
+        notes = head.plan
+        if not isinstance(notes, RequestPlan) or notes.terms is not terms:
+            notes = head.plan = RequestPlan(head, terms)
         return notes
 
     def _bypass(self, exchange: Exchange, client: str, notes: RequestPlan, reason: str) -> None:

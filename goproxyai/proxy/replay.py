@@ -134,12 +134,14 @@ def hit(exchange: Exchange, entry: Entry, now: float, detail: str = "") -> Repla
     body = entry.body
     size = len(body)
     age, ttl, spent = entry.age(now), entry.expires_at - now, (now - exchange.began) * 1000
-    if exchange.simple and size <= SLICE and entry.pace is None and not detail:
-        message = entry.head + _CHANGING_FRAMED % (exchange.name, age, ttl, spent, size) + body
-        exchange.answer(entry.status, message, size)
+    if exchange.keeps_connection() and size <= SLICE and entry.pace is None and not detail:
+        message = (
+            entry.head + _CHANGING_FRAMED % (exchange.request_id, age, ttl, spent, size) + body
+        )
+        exchange.send_response(entry.status, message, size)
         return None
-    head = entry.head + _changing(exchange.name, age, ttl, spent, detail)
-    exchange.begin(entry.status, head, size if entry.pace is None else None)
+    head = entry.head + _changing(exchange.request_id, age, ttl, spent, detail)
+    exchange.start_response(entry.status, head, size if entry.pace is None else None)
     if size <= SLICE:
         exchange.write(body, True)
         return None
@@ -149,9 +151,11 @@ def hit(exchange: Exchange, entry: Entry, now: float, detail: str = "") -> Repla
 def paced_hit(exchange: Exchange, entry: Entry, now: float, clock: IReactorTime) -> PacedReplay:
     """Answer from the cache with a stream, as it came the first time."""
     spent = (now - exchange.began) * 1000
-    changing = _changing(exchange.name, entry.age(now), entry.expires_at - now, spent, "paced")
+    changing = _changing(
+        exchange.request_id, entry.age(now), entry.expires_at - now, spent, "paced"
+    )
     head = entry.head + changing
-    exchange.begin(entry.status, head, None)
+    exchange.start_response(entry.status, head, None)
     exchange.flush()
     return PacedReplay(exchange, entry.body, pieces(entry.pace or b""), clock)
 
@@ -189,7 +193,7 @@ class Replay:
     def start(self, done: Callable[[], None]) -> None:
         """Begin to write; *done* is called once everything is."""
         self._done = done
-        self._exchange.source(self)
+        self._exchange.register_producer(self)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -299,7 +303,7 @@ def limited(exchange: Exchange, headers: Headers) -> None:
 
 
 def _whole(exchange: Exchange, status: int, header_lines: bytes, body: bytes) -> None:
-    if exchange.name:
-        header_lines += b"%b%b\r\n" % (_NAMED, exchange.name)
-    exchange.begin(status, status_line(status, _phrase(status)) + header_lines, len(body))
+    if exchange.request_id:
+        header_lines += b"%b%b\r\n" % (_NAMED, exchange.request_id)
+    exchange.start_response(status, status_line(status, _phrase(status)) + header_lines, len(body))
     exchange.write(body, True)

@@ -95,7 +95,7 @@ class RequestPlan:
         self.owner = self.writes_to[0] if self.is_get else COMPUTED
         self._key = begun_key(method, head.target, fields, headers, head.repeated, self.shared)
         self.looped = via_names_us(fields)
-        holes = {headers[position][0]: hole for position, hole in head.holes.items()}
+        holes = {headers[position][0]: hole for position, hole in head.variable_lines.items()}
         kept = forwarded(headers, fields)
         if terms.traced:
             kept = [pair for pair in kept if pair[0].lower() != b"traceparent"]

@@ -48,7 +48,7 @@ class ResumedForward(Forward):
         self._missing = size
         self._digest = digest
         self._got = type(digest)()
-        self._exchange.source(None)
+        self._exchange.unregister_producer()
         self.start()
 
     def _begin(self, response: Response) -> None:
@@ -61,7 +61,7 @@ class ResumedForward(Forward):
             self._differs()
             return
         self._watch(response)
-        self._exchange.source(response)
+        self._exchange.register_producer(response)
         response.deliver(self)
 
     def received(self, data: bytes, ended: bool) -> None:

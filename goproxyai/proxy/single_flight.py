@@ -125,7 +125,7 @@ class SingleFlight(UpstreamRequest):
         """An interim answer is passed on."""
         interim = respond.interim(status, reason, headers)
         for rider in tuple(self._riders):
-            rider.exchange.inform(interim)
+            rider.exchange.send_interim(interim)
 
     def answered(self, response: Response) -> None:
         """The head is relayed to everybody, and the body asked for."""
@@ -208,10 +208,10 @@ class SingleFlight(UpstreamRequest):
         exchange = rider.exchange
         framed = b"content-length" in response.fields
         head = self._head(rider, response)
-        exchange.begin(
+        exchange.start_response(
             response.code, head, response.length if framed else None, framed and rider.leads
         )
-        exchange.source(rider)
+        exchange.register_producer(rider)
         rider.first_seconds = self._relay.seconds() - exchange.began
         rider.streams = self._meter is not None and self._meter.streamed
         self._relay.counters.open_streams += rider.streams
@@ -223,14 +223,16 @@ class SingleFlight(UpstreamRequest):
         if rider.leads:
             seconds = self._upstream_seconds
             ours = respond.forwarded_lines(
-                rider.exchange.name, names_itself(response.fields), self._wanted.reason,
+                rider.exchange.request_id, names_itself(response.fields), self._wanted.reason,
                 self._sent_at - began, seconds,
             )  # fmt: skip
             return line + response.lines + ours
         waited = self._relay.seconds() - began
         shared = self._wanted.notes.shared
         named = names_itself(response.fields) and not shared
-        ours = respond.forwarded_lines(rider.exchange.name, named, respond.COALESCED, 0.0, waited)
+        ours = respond.forwarded_lines(
+            rider.exchange.request_id, named, respond.COALESCED, 0.0, waited
+        )
         age = response.fields.get(b"age")
         if age is not None:
             ours += b"Age: %b\r\n" % age
@@ -247,9 +249,9 @@ class SingleFlight(UpstreamRequest):
         riders = self._detach_all()
         for rider in riders:
             exchange = rider.exchange
-            if rider.leads and b"content-length" in response.fields and exchange.simple:
+            if rider.leads and b"content-length" in response.fields and exchange.keeps_connection():
                 head = self._head(rider, response)
-                exchange.answer(response.code, head + b"\r\n" + body, len(body))
+                exchange.send_response(response.code, head + b"\r\n" + body, len(body))
             else:
                 self._begin_for(rider, response)
                 exchange.write(body, True)
@@ -424,7 +426,7 @@ class SingleFlight(UpstreamRequest):
     def _rescue(self, why: str) -> bool:
         """Answer all with a stored answer that has expired, if there is one."""
         relay = self._relay
-        if any(rider.exchange.answering for rider in self._riders):
+        if any(rider.exchange.response_started for rider in self._riders):
             return False
         entry = relay.stale(self._wanted)
         if entry is None:
@@ -437,7 +439,7 @@ class SingleFlight(UpstreamRequest):
 
     def refuse(self, rider: Subscriber, problem: ProxyError) -> None:
         """Answer with an error of the proxy's own, or break off."""
-        if rider.exchange.answering:
+        if rider.exchange.response_started:
             rider.exchange.abort()
             self.note(rider, "cut", problem)
         else:

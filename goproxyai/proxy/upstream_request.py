@@ -136,7 +136,7 @@ class UpstreamRequest:
             asked.method,
             head,
             data,
-            asked.head.length_hole >= 0,
+            asked.head.length_index >= 0,
             self,
         )
         if self._sending is _SENDING:  # else it failed at once, and what is over holds nothing

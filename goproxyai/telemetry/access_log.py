@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from goproxyai.cache.store import Entry
-from goproxyai.http11.exchange import Exchange
+from goproxyai.http11.exchange import Exchange, Trace
 from goproxyai.messages.redaction import path_only
 from goproxyai.telemetry.aggregate import counted
 from goproxyai.telemetry.counters import CLIENT_GONE, Counters
@@ -87,7 +87,7 @@ class Event(NamedTuple):
     first_seconds: float
     bill: Bill
     name: bytes
-    trace: Any
+    trace: Trace | None
 
     @property
     def usage(self) -> Usage | None:
@@ -156,23 +156,6 @@ Write = Callable[[list[Event], Batch], None]
 """Gets events, oldest first."""
 
 
-class Trace(Protocol):
-    """One request that is followed; it holds on to nothing of the exchange whose it is."""
-
-    def read(self, now: float, body: bytes | None) -> None:
-        """The body that did not come with the head is here; ``None``: it is too large to keep."""
-
-    def forwarded(self, now: float, url: str, body: object) -> bytes:
-        """The request goes to an upstream, for the first time or again.
-
-        :param url: of the upstream. :param body: bytes, where it is here.
-        :returns: what is added to its head, whole lines.
-        """
-
-    def rides(self, leader: Any) -> None:
-        """It waits for the answer to another; *leader*: the trace of that."""
-
-
 class Tracer(Protocol):
     """Follows requests through more systems than this one."""
 
@@ -237,14 +220,14 @@ class AccessLog:
         bill: Bill = None,
     ) -> None:
         """*exchange* is over: note its event."""
-        began = exchange.began
+        began, head = exchange.began, exchange.head
         waiting = self._waiting
         waiting.append(
             [
-                began, exchange.method, exchange.target, exchange.status or CLIENT_GONE, cache,
-                client, exchange.body.received, exchange.sent, self._seconds() - began,
+                began, head.method, head.target, exchange.status or CLIENT_GONE, cache,
+                client, exchange.body.received, exchange.body_bytes_sent, self._seconds() - began,
                 upstream_seconds, code, detail, ended, upstream_request_id, first_seconds, bill,
-                exchange.name, exchange.trace,
+                exchange.request_id, exchange.trace,
             ]
         )  # fmt: skip
         if self._flushing is None:

@@ -120,7 +120,7 @@ class Tracing:
         """Requests are over: hand on the spans of those that have one."""
         for event in events:
             followed = event.trace
-            if followed is not None and followed.sampled:
+            if isinstance(followed, RequestTrace) and followed.sampled:
                 self.processor.on_end(span_of(event, followed, batch.offset, self._resource))
 
     def stop(self) -> Deferred[None]:

@@ -107,13 +107,13 @@ class Ours:
         self.seen.append(
             Request(exchange.method, exchange.target, exchange.headers, body, self.fed)
         )
-        exchange.begin(204, _NO_CONTENT, 0)
+        exchange.start_response(204, _NO_CONTENT, 0)
         exchange.finish()
 
     def _refuse(self, exchange: Exchange, problem: ProxyError) -> None:
         assert self.refused is None, "a connection is refused once"
         self.refused = problem.code
-        exchange.begin(problem.status, b"HTTP/1.1 400 X\r\n", 0, close=True)
+        exchange.start_response(problem.status, b"HTTP/1.1 400 X\r\n", 0, close=True)
         exchange.finish()
 
     def request_failed(self, problem: ProxyError) -> None:

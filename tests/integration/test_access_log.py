@@ -221,7 +221,7 @@ async def test_a_client_that_left_inside_its_request_is_noted(stand: Stand) -> N
     wire.send(request("/v1/embeddings", "POST", [("Content-Length", "100")]) + b"{")
     assert stand.daemon is not None
     connections = stand.daemon.door.factory.connections
-    await eventually(stand.reactor, lambda: any(c._active for c in connections))
+    await eventually(stand.reactor, lambda: any(not c.idle for c in connections))
     wire.abort()
     (event,) = await events_of(stand, 1)
     assert told(event, "status", "ended", "bytes_in") == [499, "client_gone", 1]
@@ -420,8 +420,12 @@ async def test_a_defect_of_ours_is_logged_with_its_place_and_without_secrets(
 class _Exchange:
     """What an access log looks at, its body included."""
 
-    began, method, target, status, sent, received = 0.0, b"GET", b"/v1/x", 200, 5, 3
-    name, trace = b"id-1", None
+    began, method, target, status, body_bytes_sent, received = 0.0, b"GET", b"/v1/x", 200, 5, 3
+    request_id, trace = b"id-1", None
+
+    @property
+    def head(self) -> _Exchange:
+        return self
 
     @property
     def body(self) -> _Exchange:

@@ -11,6 +11,7 @@ import pytest_twisted
 from twisted.internet import error
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 
+from goproxyai.http11.connection_states import InputState
 from goproxyai.proxy.recorder import PIECE_BYTES
 from tests.support.answers import chunk, head, response
 from tests.support.harness import Answer, Stand, Wire, eventually, post, request
@@ -386,7 +387,10 @@ async def test_what_is_in_flight_finishes_and_nothing_new_begins(stand: Stand) -
         wire.send(request(target)[:-2])
     assert stand.daemon is not None
     connections = stand.daemon.door.factory.connections
-    await eventually(stand.reactor, lambda: sum(c._in_head for c in connections) == len(asked))
+    await eventually(
+        stand.reactor,
+        lambda: sum(c.input_state is InputState.HEAD for c in connections) == len(asked),
+    )
     stopping = stand.daemon.stopService()
     await idle.until_closed()
 
@@ -511,7 +515,9 @@ async def test_a_request_whose_head_is_half_here_does_not_hold_up_the_end(stand:
     wire.send(request("/v1/models")[:20])
     assert stand.daemon is not None
     connections = stand.daemon.door.factory.connections
-    await eventually(stand.reactor, lambda: any(c._in_head for c in connections))
+    await eventually(
+        stand.reactor, lambda: any(c.input_state is InputState.HEAD for c in connections)
+    )
     began = time.monotonic()
     await stand.daemon.stopService()
     assert time.monotonic() - began < 3

@@ -111,18 +111,21 @@ def test_a_body_that_comes_fast_earns_no_long_silence() -> None:
 
 
 @attrs.define
-class Inlet:
+class Connection:
     reading: bool = True
 
     def send(self, data: bytes) -> None:
         pass
 
-    def flow(self, reading: bool) -> None:
-        self.reading = reading
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
 
 
 def test_a_body_in_tiny_pieces_takes_no_more_room_than_its_bytes() -> None:
-    body = RequestBody(Inlet(), None, 0.0, False)
+    body = RequestBody(Connection(), None, False)
     got: list[bytes | None] = []
     body.collect(1 << 20, got.append)
     tracemalloc.start()
@@ -332,4 +335,4 @@ def test_the_peer_behind_a_unix_socket_is_called_local() -> None:
     connection = server.factory.buildProtocol(UNIXAddress(b"/run/x.sock"))
     connection.makeConnection(StringTransport())
     connection.dataReceived(get())
-    assert server.exchanges[0].peer == "local"
+    assert server.exchanges[0].connection.peer == "local"

@@ -22,6 +22,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from goproxyai.http11.connection_limits import ConnectionLimits
+from goproxyai.http11.connection_states import InputState
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.server_connection import ServerFactory
 from goproxyai.limits.addresses import Networks
@@ -340,7 +341,7 @@ async def test_a_head_that_has_begun_keeps_its_connection(skewed: Stand) -> None
     slow = await skewed.connect()
     slow.send(request("/health")[:20])
     await opened(skewed, 1)
-    await eventually(skewed.reactor, lambda: _first(skewed)._in_head)
+    await eventually(skewed.reactor, lambda: _first(skewed).input_state is InputState.HEAD)
     pass_time(skewed, 0.0)
     pass_time(skewed, GRACE)
     assert_is_overloaded(await skewed.ask(request()))

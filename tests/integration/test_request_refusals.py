@@ -248,7 +248,7 @@ async def test_a_chunked_body_that_grows_too_large_is_refused(stand: Stand, path
 async def test_a_body_of_exactly_the_limit_is_served(stand: Stand) -> None:
     await stand.start(MAX_BODY_SIZE="0.005")
     assert stand.daemon is not None
-    most = stand.daemon.door.factory.most_body_bytes
+    most = stand.daemon.door.factory.max_body_bytes
     stand.upstream.script("/v1/files", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
     body = b"x" * most
     for raw in (
@@ -414,7 +414,7 @@ class Echo:
     def _echo(exchange: Exchange, body: bytes | None) -> None:
         status = exchange.problem.status if exchange.problem else 200
         told = repr((exchange.method, exchange.target, body)).encode()
-        exchange.begin(status, b"HTTP/1.1 %d Echo\r\n" % status, len(told))
+        exchange.start_response(status, b"HTTP/1.1 %d Echo\r\n" % status, len(told))
         exchange.write(told, True)
 
     def feed(self, data: bytes) -> None:

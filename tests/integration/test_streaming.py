@@ -237,7 +237,7 @@ async def test_a_client_that_leaves_inside_a_body_that_is_read_for_its_key_is_lo
     await stand.start()
     wire = await stand.connect()
     wire.send(request("/v1/embeddings", "POST", [("Content-Length", "1000")]) + b"{")
-    await eventually(stand.reactor, lambda: client_side(stand)._active is not None)
+    await eventually(stand.reactor, lambda: not client_side(stand).idle)
     wire.abort()
     await eventually(stand.reactor, lambda: not stand.daemon.door.factory.connections, 1.0)
     assert [each["ended"] for each in await stand.logged()] == ["client_gone"]
@@ -252,7 +252,9 @@ async def test_a_client_that_leaves_while_it_is_paused_ends_the_upstream_request
     stand.upstream.stop_reading()
     wire = await stand.connect()
     wire.send(request("/v1/files", "POST", body=bytes(32 * MIB)))
-    await eventually(stand.reactor, lambda: len(stand.pool) == 1 and client_side(stand)._paused)
+    await eventually(
+        stand.reactor, lambda: len(stand.pool) == 1 and client_side(stand).reading_paused
+    )
     wire.abort()
     await eventually(stand.reactor, lambda: len(stand.pool) == 0, 1.0)
     assert [each["ended"] for each in await stand.logged()] == ["client_gone"]
@@ -326,7 +328,7 @@ async def test_a_slow_upstream_pauses_the_upload_and_gets_every_byte(
     seen = await stand.upstream.wait_for(lambda one: True)
     stand.upstream.stop_reading()
     wire.send(framed)
-    await eventually(stand.reactor, lambda: client_side(stand)._paused)
+    await eventually(stand.reactor, lambda: client_side(stand).reading_paused)
     assert len(framed) - await settled(stand, lambda: parked(wire.transport)) < KERNEL
     assert parked(upstream_side(stand).transport) <= BUFFERED
     stand.upstream.resume_reading()

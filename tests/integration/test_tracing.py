@@ -145,7 +145,7 @@ async def at_work(stand: Stand) -> None:
     """Wait for the head of a request to be in."""
     assert stand.daemon is not None
     connections = stand.daemon.door.factory.connections
-    await eventually(stand.reactor, lambda: any(c._active for c in connections))
+    await eventually(stand.reactor, lambda: any(not c.idle for c in connections))
 
 
 # A span a request.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import attrs
+from twisted.internet.interfaces import IPushProducer
 
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import WholeBody
@@ -33,10 +34,13 @@ class Got:
 class Client:
     """One connection: the wire of its exchanges.
 
+    :ivar peer: its address.
     :param asks: what it asks, in order; ``None`` empties the cache in between.
     :ivar active: the exchange that is being answered.
     :ivar choked: whether it reads nothing for now.
     """
+
+    peer = "peer"
 
     def __init__(self, world: World, asks: list[Ask | None]) -> None:
         self._world = world
@@ -46,6 +50,7 @@ class Client:
         self._asked: Ask
         self._epoch = 0
         self._raw = b""
+        self._producer: IPushProducer | None = None
         self.active: Exchange | None = None
         self.choked = self.gone = self.aborted = self.closed = False
         self.got: list[Got] = []
@@ -76,7 +81,7 @@ class Client:
         keep = ask.version == "1.1" and ask.keep
         head = RequestHead(ask.method, ask.target, ask.version, lines, keep)
         now, values = self._world.clock.seconds(), head.values(head.headers)
-        exchange = Exchange(self, "peer", now, head, values, WholeBody(ask.body))
+        exchange = Exchange(self, now, head, values, WholeBody(ask.body))
         self._asked, self._epoch, self.active = ask, self._world.epoch, exchange
         self._world.exchanges += 1
         self._world.relay.handle(exchange)
@@ -95,13 +100,13 @@ class Client:
         world = self._world
         if self._slow and not self.choked and not world.ending and world.chance.random() < 0.5:
             self.choked = True
-            if self.active is not None:
-                self.active.pause()
+            if self._producer is not None:
+                self._producer.pauseProducing()
 
     def exchange_done(self, exchange: Exchange, keep: bool) -> None:
         if exchange is not self.active:
             return
-        self.active = None
+        self.active = self._producer = None
         self._note(True)
         if keep:
             self.advance()
@@ -110,6 +115,11 @@ class Client:
 
     def abort(self) -> None:
         self.aborted = True
+
+    def set_producer(self, producer: IPushProducer | None) -> None:
+        self._producer = producer
+        if producer is not None and self.choked:
+            producer.pauseProducing()
 
     def _note(self, done: bool) -> None:
         self.got.append(Got(self._asked, self._epoch, done, self._raw))
@@ -133,9 +143,9 @@ class Client:
             self.leave()
         elif self.choked and not self.gone:
             self.choked = False
-            if self.active is not None:
-                self.active.resume()
-            else:
+            if self._producer is not None:
+                self._producer.resumeProducing()
+            elif self.active is None:
                 self.advance()
         else:
             self.advance()
@@ -143,7 +153,7 @@ class Client:
     def leave(self) -> None:
         """Its connection is lost."""
         self.gone = True
-        active, self.active = self.active, None
+        active, self.active, self._producer = self.active, None, None
         if active is not None:
             self._note(False)
-            active.lost()
+            active.connection_lost()

@@ -19,7 +19,7 @@ from twisted.internet.tcp import Server as Socket
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import LogEvent
 
-from goproxyai.http11.framing import LAST_CHUNK, MOST_FIELDS, chunk, headers_too_large
+from goproxyai.http11.framing import LAST_CHUNK, MAX_HEADER_FIELDS, chunk, headers_too_large
 from goproxyai.messages.headers import lines
 from goproxyai.reactor.deadlines import TICK, Ticker
 from goproxyai.reactor.socket_write import (
@@ -65,7 +65,7 @@ def test_header_lines_keep_order_case_repeats_and_odd_bytes() -> None:
 def test_a_header_that_is_too_large_is_431() -> None:
     problem = headers_too_large()
     assert (problem.status, problem.code) == (431, "headers_too_large")
-    assert str(MOST_FIELDS) in problem.message
+    assert str(MAX_HEADER_FIELDS) in problem.message
 
 
 # Writing.

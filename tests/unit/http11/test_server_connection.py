@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.request_body import BUFFER, ClientGone
+from goproxyai.http11.request_body import MAX_UNREAD_BODY_BYTES, ClientGone
 from goproxyai.http11.server_connection import ServerFactory
 from goproxyai.messages.headers import fields_of
 from goproxyai.reactor.deadlines import TICK, Ticker
@@ -119,7 +119,7 @@ class Worker:
 
     def request_failed(self, problem: ProxyError) -> None:
         self.heard.append(problem.code)
-        if self.exchange.answering:
+        if self.exchange.response_started:
             self.exchange.abort()
         else:
             answer(self.exchange, b"", problem.status)
@@ -156,7 +156,7 @@ class Source:
 
 
 def answer(exchange: Exchange, body: bytes = b"ok", status: int = 200) -> None:
-    exchange.begin(status, b"HTTP/1.1 %d X\r\n" % status, len(body))
+    exchange.start_response(status, b"HTTP/1.1 %d X\r\n" % status, len(body))
     exchange.write(body, True)
 
 
@@ -330,7 +330,7 @@ def begun(server: Server, length: int) -> Exchange:
     """An answer that its reader does not take."""
     (exchange,) = server.send(get()).exchanges
     server.line.stalled = True
-    exchange.begin(200, OK, length)
+    exchange.start_response(200, OK, length)
     exchange.write(b"x" * 100)
     return exchange
 
@@ -424,7 +424,7 @@ def test_a_closed_connection_whose_reading_was_paused_is_broken_off_too() -> Non
     server = Server()
     server.send(get(b"/1") + get(b"/2"))
     assert not server.line.reading
-    server.exchanges[0].begin(200, OK, 0, close=True)
+    server.exchanges[0].start_response(200, OK, 0, close=True)
     server.exchanges[0].finish()
     assert server.line.reading
     assert server.line.half_closed
@@ -453,7 +453,7 @@ def test_answers_leave_in_the_order_of_the_requests() -> None:
     server = Server()
     server.send(get(b"/1") + get(b"/2"))
     first = server.exchanges[0]
-    first.begin(200, OK, None)
+    first.start_response(200, OK, None)
     first.write(b"a")
     assert len(server.exchanges) == 1
     first.finish()
@@ -496,7 +496,7 @@ def test_a_client_that_asks_to_close_gets_no_answer_to_what_it_sends_behind() ->
 def test_an_answer_that_closes_leaves_the_pipelined_rest_unanswered() -> None:
     server = Server()
     server.send(get(b"/1") + get(b"/2"))
-    server.exchanges[0].begin(200, OK, 0, close=True)
+    server.exchanges[0].start_response(200, OK, 0, close=True)
     server.exchanges[0].finish()
     assert server.came() == OK + b"Content-Length: 0\r\nConnection: close\r\n\r\n"
     assert len(server.exchanges) == 1
@@ -509,15 +509,17 @@ def test_an_answer_that_closes_leaves_the_pipelined_rest_unanswered() -> None:
 def test_an_unclaimed_body_is_read_up_to_64_kibibytes() -> None:
     server = Server()
     (exchange,) = server.send(post(length=1_000_000)).exchanges
-    server.send(b"x" * BUFFER)
-    assert BUFFER == 64 * 1024
+    server.send(b"x" * MAX_UNREAD_BODY_BYTES)
+    assert MAX_UNREAD_BODY_BYTES == 64 * 1024
     assert server.line.reading
     server.send(b"y")
     assert not server.line.reading
     got = collected(exchange)
     assert server.line.reading
-    server.send(b"z" * (1_000_000 - BUFFER - 1))
-    assert got == [b"x" * BUFFER + b"y" + b"z" * (1_000_000 - BUFFER - 1)]
+    server.send(b"z" * (1_000_000 - MAX_UNREAD_BODY_BYTES - 1))
+    assert got == [
+        b"x" * MAX_UNREAD_BODY_BYTES + b"y" + b"z" * (1_000_000 - MAX_UNREAD_BODY_BYTES - 1)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -601,11 +603,11 @@ def test_what_is_streamed_in_a_pause_is_bounded() -> None:
 def test_a_body_that_nobody_wants_any_more_is_thrown_away() -> None:
     server = Server()
     (exchange,) = server.send(post(length=1_000_000)).exchanges
-    server.send(b"x" * (BUFFER + 1))
+    server.send(b"x" * (MAX_UNREAD_BODY_BYTES + 1))
     assert not server.line.reading
     exchange.body.discard()
     assert server.line.reading
-    server.send(b"x" * (1_000_000 - BUFFER - 1))
+    server.send(b"x" * (1_000_000 - MAX_UNREAD_BODY_BYTES - 1))
     assert exchange.body.complete
     assert exchange.body.received == 1_000_000
     assert exchange.body.whole() == b""
@@ -703,7 +705,7 @@ def test_an_http_1_0_client_is_never_told_to_continue() -> None:
     raw = post(b"Expect: 100-continue", length=5, version=b"1.0")
     (exchange,) = server.send(raw).exchanges
     collected(exchange)
-    exchange.inform(b"HTTP/1.1 103 Early Hints\r\n")
+    exchange.send_interim(b"HTTP/1.1 103 Early Hints\r\n")
     assert server.came() == b""
 
 
@@ -717,13 +719,13 @@ def test_an_answer_of_known_length_leaves_in_one_piece() -> None:
     server.line.write = writes.append  # type: ignore[method-assign]
     answer(exchange, b"hello")
     assert writes == [b"HTTP/1.1 200 X\r\nContent-Length: 5\r\n\r\nhello"]
-    assert (exchange.status, exchange.sent) == (200, 5)
+    assert (exchange.status, exchange.body_bytes_sent) == (200, 5)
 
 
 def test_an_answer_of_unknown_length_is_chunked_and_empty_writes_do_not_end_it() -> None:
     server = Server()
     (exchange,) = server.send(get()).exchanges
-    exchange.begin(200, OK, None)
+    exchange.start_response(200, OK, None)
     assert server.came() == b""
     exchange.flush()
     assert server.came() == OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -734,7 +736,7 @@ def test_an_answer_of_unknown_length_is_chunked_and_empty_writes_do_not_end_it()
     assert server.came() == b"11\r\n" + b"a" * 17 + b"\r\n"
     exchange.write(b"b", True)
     assert server.came() == b"1\r\nb\r\n0\r\n\r\n"
-    assert exchange.sent == 18
+    assert exchange.body_bytes_sent == 18
     assert server.line.open
 
 
@@ -742,7 +744,7 @@ def test_an_answer_of_unknown_length_is_chunked_and_empty_writes_do_not_end_it()
 def test_an_http_1_0_client_gets_no_chunks_and_the_end_of_the_connection(line: bytes) -> None:
     server = Server()
     (exchange,) = server.send(get(b"/", line, version=b"1.0")).exchanges
-    exchange.begin(200, OK, None)
+    exchange.start_response(200, OK, None)
     exchange.write(b"hello")
     exchange.write(b" you", True)
     assert server.came() == OK + b"Connection: close\r\n\r\nhello you"
@@ -765,18 +767,18 @@ def test_some_answers_have_no_body_whatever_is_written(
 ) -> None:
     server = Server()
     (exchange,) = server.send(get().replace(b"GET", method, 1)).exchanges
-    exchange.begin(status, b"HTTP/1.1 %d X\r\n" % status, length)
+    exchange.start_response(status, b"HTTP/1.1 %d X\r\n" % status, length)
     exchange.write(b"hello")
     exchange.finish()
     assert server.came() == b"HTTP/1.1 %d X\r\n%b\r\n" % (status, framing)
-    assert exchange.sent == 0
+    assert exchange.body_bytes_sent == 0
     assert server.line.open
 
 
 def test_a_length_that_stands_in_the_head_is_not_said_twice() -> None:
     server = Server()
     (exchange,) = server.send(get()).exchanges
-    exchange.begin(200, OK + b"content-length: 2\r\n", 2, framed=True)
+    exchange.start_response(200, OK + b"content-length: 2\r\n", 2, has_length=True)
     exchange.write(b"ok", True)
     assert server.came() == OK + b"content-length: 2\r\n\r\nok"
 
@@ -784,10 +786,10 @@ def test_a_length_that_stands_in_the_head_is_not_said_twice() -> None:
 def test_interim_answers_pass_until_the_answer_begins() -> None:
     server = Server()
     (exchange,) = server.send(get()).exchanges
-    exchange.inform(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n")
+    exchange.send_interim(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n")
     assert server.came() == b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
-    exchange.begin(200, OK, 0)
-    exchange.inform(b"HTTP/1.1 103 Early Hints\r\n")
+    exchange.start_response(200, OK, 0)
+    exchange.send_interim(b"HTTP/1.1 103 Early Hints\r\n")
     assert server.came() == b""
     exchange.finish()
     assert server.came() == OK + b"Content-Length: 0\r\n\r\n"
@@ -1016,10 +1018,10 @@ def test_an_exchange_ends_exactly_once() -> None:
     first.finish()
     first.write(b"more", True)
     first.flush()
-    first.inform(b"HTTP/1.1 103 X\r\n")
+    first.send_interim(b"HTTP/1.1 103 X\r\n")
     first.abort()
     first.fail(ProxyError("bad_request", "late"))
-    first.lost()
+    first.connection_lost()
     assert worker.heard == []
     assert server.came() == b""
     assert server.line.open
@@ -1068,7 +1070,7 @@ def test_an_answer_that_cannot_be_completed_breaks_the_connection_off() -> None:
     server = Server()
     (exchange,) = server.send(get()).exchanges
     worker = Worker(exchange)
-    exchange.begin(200, OK, None)
+    exchange.start_response(200, OK, None)
     exchange.write(b"half")
     exchange.abort()
     assert server.line.aborted
@@ -1082,7 +1084,7 @@ def test_a_request_that_goes_wrong_under_its_answer_breaks_it_off() -> None:
     (exchange,) = server.send(post()).exchanges
     worker = Worker(exchange)
     exchange.body.discard()
-    exchange.begin(200, OK, None)
+    exchange.start_response(200, OK, None)
     exchange.write(b"half")
     server.send(b"zz\r\n")
     assert worker.heard == ["bad_request"]
@@ -1102,8 +1104,8 @@ def test_who_makes_the_answer_pauses_while_the_client_does_not_read() -> None:
     server = Server()
     (exchange,) = server.send(get()).exchanges
     source = Source()
-    exchange.begin(200, OK, None)
-    exchange.source(source)
+    exchange.start_response(200, OK, None)
+    exchange.register_producer(source)
     server.connection.pauseProducing()
     server.connection.resumeProducing()
     assert source.told == ["pause", "resume"]
@@ -1118,9 +1120,9 @@ def test_who_comes_to_make_the_answer_of_a_client_that_does_not_read_is_paused_a
     (exchange,) = server.send(get()).exchanges
     server.connection.pauseProducing()
     source = Source()
-    exchange.source(source)
+    exchange.register_producer(source)
     assert source.told == ["pause"]
-    exchange.source(None)
+    exchange.unregister_producer()
     server.connection.resumeProducing()
     assert source.told == ["pause"]
 
@@ -1138,7 +1140,7 @@ def test_an_exchange_knows_what_was_asked_by_whom_and_when() -> None:
         (b"Host", b"a"), (b"X-One", b"1"), (b"x-one", b"2"), (b"Accept", b"\xff"),
     ]  # fmt: skip
     assert fields_of(exchange.headers)[0] == {b"host": b"a", b"x-one": b"1, 2", b"accept": b"\xff"}
-    assert (exchange.peer, exchange.began) == ("192.0.2.7", 5.0)
+    assert (exchange.connection.peer, exchange.began) == ("192.0.2.7", 5.0)
     assert exchange.body.complete
 
 
@@ -1196,7 +1198,7 @@ def test_an_answer_that_begins_once_it_drains_is_the_last_and_says_so() -> None:
 def test_an_answer_that_had_begun_as_it_drains_is_the_last_too() -> None:
     server = Server()
     (exchange,) = server.send(get()).exchanges
-    exchange.begin(200, OK, 2)
+    exchange.start_response(200, OK, 2)
     exchange.write(b"a")
     server.connection.drain(True)
     assert server.line.open

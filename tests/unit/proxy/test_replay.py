@@ -46,6 +46,7 @@ class Wires:
         self.out = b""
         self.done = 0
         self.exchange: Exchange
+        self._producer: Any = None
         self._readiness = readiness
         self.full = False
 
@@ -53,7 +54,8 @@ class Wires:
         self.out += data
         if self._readiness and not self._readiness.pop():
             self.full = True
-            self.exchange.pause()
+            if self._producer is not None:
+                self._producer.pauseProducing()
 
     def exchange_done(self, exchange: Exchange, keep: bool) -> None:
         self.done += 1
@@ -61,10 +63,15 @@ class Wires:
     def abort(self) -> None:
         raise AssertionError("nothing is wrong")
 
+    def set_producer(self, producer: Any) -> None:
+        self._producer = producer
+        if producer is not None and self.full:
+            producer.pauseProducing()
+
     def drain(self) -> None:
         while self.full and not self.done:
             self.full = False
-            self.exchange.resume()
+            self._producer.resumeProducing()
 
 
 class Upstreams:
@@ -78,7 +85,7 @@ class Upstreams:
 
 
 def exchange_on(wire: Wires) -> Exchange:
-    wire.exchange = Exchange(wire, "127.0.0.1", 0.0, HEAD, (), WholeBody(b""))
+    wire.exchange = Exchange(wire, 0.0, HEAD, (), WholeBody(b""))
     return wire.exchange
 
 
