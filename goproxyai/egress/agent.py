@@ -18,12 +18,10 @@ from twisted.web.iweb import IAgent, IBodyProducer
 from zope.interface import implementer
 
 from goproxyai.egress.routes import Route, Routes
-from goproxyai.http11.client_connection import (
-    ClientConnection,
-    Timeouts,
-    UpstreamTimeout,
-)
+from goproxyai.http11.client_connection import ClientConnection
+from goproxyai.http11.connection_deadlines import Timeouts
 from goproxyai.http11.connection_pool import ConnectionPool
+from goproxyai.http11.errors import UpstreamTimeout
 from goproxyai.http11.response import Response, ResponseReceiver
 from goproxyai.messages.headers import Headers, lines
 from goproxyai.reactor.deadlines import Ticker
@@ -102,7 +100,7 @@ class _Promise:
     def failed(self, reason: Failure, cause: Cause | None = None) -> None:
         self.response.errback(reason)
 
-    def informed(self, status: int, reason: bytes, headers: Headers) -> None:
+    def interim_received(self, status: int, reason: bytes, headers: Headers) -> None:
         """``IAgent`` has no place for it."""
 
 
@@ -203,13 +201,13 @@ class RelayAgent:
             self._ticker,
             self.timeouts,
             route.secured,
-            partial(pool.free, origin),
-            partial(pool.lost, origin),
+            partial(pool.release, origin),
+            partial(pool.remove, origin),
             self._writer,
         )
 
         def connected(_: object) -> Deferred[ClientConnection]:
-            pool.opened(connection)
+            pool.add(connection)
             return connection.ready
 
         connecting: Deferred[Any] = route.endpoint.connect(_Factory(connection))
@@ -217,4 +215,4 @@ class RelayAgent:
         return connecting.addTimeout(self.connect_timeout, self._clock, self._late)
 
     def _late(self, result: object, seconds: float) -> object:
-        raise UpstreamTimeout("a connection")
+        raise UpstreamTimeout("a connection to the upstream")

@@ -1,10 +1,12 @@
-"""The deadlines of a connection to a client, as arithmetic: every time is passed in.
+"""The deadlines of connections, as arithmetic: every time is passed in.
 
-The connection is ticked a few times a second (:mod:`goproxyai.reactor.deadlines`) and asks what is
+A connection is ticked a few times a second (:mod:`goproxyai.reactor.deadlines`) and asks what is
 due. Times are seconds of the reactor's clock.
 """
 
 from __future__ import annotations
+
+import attrs
 
 from goproxyai.reactor.deadlines import NEVER
 
@@ -25,6 +27,12 @@ READER_STALL_SECONDS = 60.0
 
 LINGER_SECONDS = 2.0
 """In which input is discarded after the last response, so that a reset does not destroy it."""
+
+POOLED_SECONDS = 55.0
+"""For which an idle connection to an upstream is kept."""
+
+CLOSE_SECONDS = 2.0
+"""In which an upstream must agree to a close, which TLS waits for."""
 
 
 class ServerDeadlines:
@@ -88,3 +96,66 @@ class ServerDeadlines:
         changed = self.expires_at != self._reported
         self._reported = self.expires_at
         return changed
+
+
+@attrs.define(eq=False)
+class Timeouts:
+    """How long upstreams may take, in seconds. All connections share one object, which may change.
+
+    A change does not affect a wait that has begun.
+
+    :ivar head: from the last byte of the request, when the kernel has it, to the response head.
+    :ivar silence: without progress inside a body, of the request or of the response.
+    """
+
+    head: float
+    silence: float
+
+
+class ClientDeadlines:
+    """Deadlines of one connection to an upstream.
+
+    :ivar expires_at: end of the present wait, or :data:`.NEVER`.
+    :ivar awaited: what is waited for, to complete "waiting for ...".
+    :ivar bytes_written: to the transport.
+    :ivar sending: whether a part of the request may be in our buffers.
+    """
+
+    __slots__ = ("_bytes_taken", "_timeouts", "awaited", "bytes_written", "expires_at", "sending")
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._timeouts = timeouts
+        self._bytes_taken = 0
+        self.expires_at = NEVER
+        self.awaited = ""
+        self.bytes_written = 0
+        self.sending = False
+
+    def await_response_head(self, now: float) -> None:
+        """Give the upstream time to answer the complete request."""
+        self.awaited = "the response head"
+        self.expires_at = now + self._timeouts.head
+
+    def await_response_body(self, now: float) -> None:
+        """Give the upstream time to send more of the response."""
+        self.awaited = "more of the response body"
+        self.expires_at = now + self._timeouts.silence
+
+    def await_request_progress(self, now: float) -> None:
+        """Give the upstream time to take more of the request."""
+        self.awaited = "the upstream to read the request body"
+        self.expires_at = now + self._timeouts.silence
+
+    def check_request_progress(self, unsent: int, uploading: bool, now: float) -> None:
+        """Start the wait that the progress of the request asks for.
+
+        :param unsent: bytes that were written and that the kernel has not taken.
+        :param uploading: whether more of the request body will be written.
+        """
+        taken, before = self.bytes_written - unsent, self._bytes_taken
+        self._bytes_taken = taken
+        if not unsent and not uploading:
+            self.sending = False
+            self.await_response_head(now)
+        elif not unsent or taken != before:  # the pace of the client is checked on its connection
+            self.await_request_progress(now)

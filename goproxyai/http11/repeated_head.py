@@ -34,10 +34,6 @@ _VARIABLE = b"\0"  # stands for the value of a variable field; llhttp refuses a 
 _VALUE = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]{0,1022}[\x21-\x7e])?")
 
 
-HeadMatch = tuple[int, int, FieldValues]
-"""The offset and the length of the body, and the values of the variable fields."""
-
-
 class RepeatedHead:
     """A head, and the bytes around the values of its variable fields.
 
@@ -59,8 +55,12 @@ class RepeatedHead:
         only_length = len(self._between) == 1 and not self._text_indexes
         self._length_follows = self._between[0] if only_length else None
 
-    def match(self, data: bytes) -> HeadMatch | None:
-        """Return where the body is, or ``None`` if *data* does not begin with this head."""
+    def match(self, data: bytes) -> tuple[int, int, FieldValues] | None:
+        """Match the beginning of *data*.
+
+        :returns: the offset and the length of the body, and the values of the variable fields;
+            ``None`` if *data* does not begin with this head.
+        """
         prefix = self._prefix
         if not data.startswith(prefix):
             return None
@@ -78,7 +78,7 @@ class RepeatedHead:
             return end + len(follows), int(digits), (digits,)
         return self._match_values(data, at)
 
-    def _match_values(self, data: bytes, at: int) -> HeadMatch | None:
+    def _match_values(self, data: bytes, at: int) -> tuple[int, int, FieldValues] | None:
         values: list[bytes] = []
         for piece in self._between:
             end = data.find(b"\r", at)

@@ -16,14 +16,11 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
+from goproxyai.http11.errors import ClientGone
 from goproxyai.http11.framing import CONTINUE
 
 MAX_UNREAD_BODY_BYTES = 64 * 1024
 """Bytes of a body without a consumer that are buffered before reading pauses."""
-
-
-class ClientGone(Exception):
-    """The client closed its connection while its request body was being received."""
 
 
 class BodyConnection(Protocol):

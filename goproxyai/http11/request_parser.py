@@ -15,7 +15,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from goproxyai.errors import ProxyError
 from goproxyai.http11.connection_states import InputState
 from goproxyai.http11.framing import MAX_HEADER_BYTES, MAX_HEADER_FIELDS, headers_too_large
-from goproxyai.http11.repeated_head import HeadMatch, RepeatedHead, RepeatedHeadCache
+from goproxyai.http11.repeated_head import RepeatedHead, RepeatedHeadCache
 from goproxyai.http11.request_body import BodyConnection, RequestBody, WholeBody
 from goproxyai.http11.request_head import FieldValues, RequestHead
 from goproxyai.messages.headers import Headers
@@ -102,14 +102,10 @@ class RequestParser:
 
     def feed(self, data: bytes) -> None:
         """Parse *data*, which is the content of one read."""
-        if self.state is IDLE:
-            repeated = self._repeated
-            if repeated is not None:
-                found = repeated.match(data)
-                if found is not None:
-                    data = self._feed_repeated(repeated.head, data, found)
-        elif self._remaining:
+        if self._remaining:
             data = self._feed_body(data)
+        elif self._repeated is not None and self.state is IDLE:
+            data = self._feed_repeated(self._repeated, data)
         if data and self.state is not ENDED:
             self._feed_llhttp(data)
 
@@ -138,23 +134,28 @@ class RequestParser:
 
     # Without llhttp.
 
-    def _feed_repeated(self, head: RequestHead, data: bytes, found: HeadMatch) -> bytes:
-        """Receive the request that *data* begins with; return the bytes after it."""
+    def _feed_repeated(self, repeated: RepeatedHead, data: bytes) -> bytes:
+        """Receive the request that *data* begins with, if it repeats a head.
+
+        :returns: the bytes that are left for llhttp.
+        """
+        found = repeated.match(data)
+        if found is None:
+            return data
         begin, length, values = found
         if length > self._options.max_body_bytes:
-            return data  # llhttp's way refuses it
-        end = begin + length
-        if end <= len(data):
-            body = WholeBody(data[begin:end])
-            self._receiver.repeated_request_received(head, values, body)
-            return data[end:]
-        content = data[begin:]
-        streamed = self._start_body(length, False)
-        self._remaining = length - len(content)
-        if content:
-            streamed.feed(content)
-        self._receiver.repeated_request_received(head, values, streamed)
-        return b""
+            return data  # to be refused
+        content = data[begin : begin + length]
+        body: RequestBody | WholeBody
+        if len(content) == length:
+            body = WholeBody(content)
+        else:
+            body = self._start_body(length, False)
+            self._remaining = length - len(content)
+            if content:
+                body.feed(content)
+        self._receiver.repeated_request_received(repeated.head, values, body)
+        return data[begin + length :]
 
     def _feed_body(self, data: bytes) -> bytes:
         """Receive the body whose length is known; return the bytes after it."""

@@ -10,7 +10,7 @@ from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.python.failure import Failure
 
 from goproxyai.errors import ProxyError
-from goproxyai.http11.client_connection import ConnectionBroken, ProtocolViolation, UpstreamTimeout
+from goproxyai.http11.errors import ConnectionBroken, ProtocolViolation, UpstreamTimeout
 from goproxyai.messages.connect import ConnectMalformed, ConnectRefused
 from goproxyai.messages.redaction import masked
 
@@ -31,7 +31,7 @@ def _told(error: BaseException | None) -> tuple[str, str]:
     match error:
         case UpstreamTimeout():
             return "upstream_timeout", (
-                f"Waiting for {error} from upstream took too long; try again, "
+                f"Waiting for {error} took too long; try again, "
                 "or raise REQUEST_TIMEOUT or CONNECT_TIMEOUT."
             )
         case ConnectTimeout() | DeferredTimeout():

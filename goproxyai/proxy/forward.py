@@ -87,7 +87,7 @@ class Forward(UpstreamRequest):
 
     # Upstream's answer: Receiver.
 
-    def informed(self, status: int, reason: bytes, headers: Headers) -> None:
+    def interim_received(self, status: int, reason: bytes, headers: Headers) -> None:
         """An interim answer is passed on."""
         self._exchange.send_interim(respond.interim(status, reason, headers))
 
@@ -119,14 +119,14 @@ class Forward(UpstreamRequest):
         proxy_seconds = self._sent_at - exchange.began
         head = (  # sums of bytes: a format takes four times as long
             respond.status_line(status, response.phrase)
-            + response.lines
+            + response.relayed_lines()
             + respond.forwarded_lines(
                 exchange.request_id, names_itself(fields), self._reason,
                 proxy_seconds, upstream_seconds,
             )
         )  # fmt: skip
         framed = b"content-length" in fields  # where it is not, no length is made up
-        plain = framed and exchange.keeps_connection() and exchange.method != b"HEAD"
+        plain = framed and exchange.keeps_connection() and exchange.head.method != b"HEAD"
         whole = response.take_whole() if plain else None
         if whole is not None:
             bill: bytes | Usage | None = None

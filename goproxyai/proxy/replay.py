@@ -101,8 +101,8 @@ def kept_lines(response: Response, shared: bool) -> bytes:
     :param shared: whether they may hold another credential.
     """
     if not shared:
-        return response.shape.kept_lines(response.values, response.fields)
-    kept = relayed(response.raw, response.fields)
+        return response.template.kept_lines(response.values, response.fields)
+    kept = relayed(response.raw_headers, response.fields)
     names = [pair[0].lower() for pair in kept]
     return lines(
         [

@@ -121,7 +121,7 @@ class SingleFlight(UpstreamRequest):
 
     # Upstream's answer: Receiver.
 
-    def informed(self, status: int, reason: bytes, headers: Headers) -> None:
+    def interim_received(self, status: int, reason: bytes, headers: Headers) -> None:
         """An interim answer is passed on."""
         interim = respond.interim(status, reason, headers)
         for rider in tuple(self._riders):
@@ -226,7 +226,7 @@ class SingleFlight(UpstreamRequest):
                 rider.exchange.request_id, names_itself(response.fields), self._wanted.reason,
                 self._sent_at - began, seconds,
             )  # fmt: skip
-            return line + response.lines + ours
+            return line + response.relayed_lines() + ours
         waited = self._relay.seconds() - began
         shared = self._wanted.notes.shared
         named = names_itself(response.fields) and not shared

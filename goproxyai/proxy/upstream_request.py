@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from goproxyai.egress.agent import Cancellable
-from goproxyai.http11.client_connection import UpstreamTimeout
+from goproxyai.http11.errors import UpstreamTimeout
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import RequestBody
 from goproxyai.http11.response import Response
@@ -99,7 +99,7 @@ class UpstreamRequest:
         def answered(self, response: Response) -> None:
             """As a Receiver has it."""
 
-        def informed(self, status: int, reason: bytes, headers: Headers) -> None:
+        def interim_received(self, status: int, reason: bytes, headers: Headers) -> None:
             """As a Receiver has it."""
 
         def _lost(self, reason: Failure) -> None:
@@ -133,7 +133,7 @@ class UpstreamRequest:
             head += asked.trace.forwarded(now, upstream.url, data)
         sending = relay.client.relay(
             upstream.route,
-            asked.method,
+            asked.head.method,
             head,
             data,
             asked.head.length_index >= 0,
@@ -259,7 +259,7 @@ class UpstreamRequest:
     def _lose_patience(self) -> None:
         """The client has waited for as long as it would for one try."""
         self._take_back()
-        self._lost(Failure(UpstreamTimeout("the response's head")))
+        self._lost(Failure(UpstreamTimeout("the response head")))
 
     def _stop_clock(self) -> None:
         """There is an answer, or there will be none."""

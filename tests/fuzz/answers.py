@@ -18,7 +18,8 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from goproxyai.http11.client_connection import ClientConnection, Timeouts
+from goproxyai.http11.client_connection import ClientConnection
+from goproxyai.http11.connection_deadlines import Timeouts
 from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import Ticker
 from goproxyai.reactor.write_batch import ImmediateWriter
@@ -88,7 +89,9 @@ class Ours:
             return None
         assert not self.failures, "an answer or a failure"
         one = self._response
-        return Answer(one.code, one.phrase, one.raw, self._body, self._ending, self._end, kept)
+        return Answer(
+            one.code, one.phrase, one.raw_headers, self._body, self._ending, self._end, kept
+        )
 
     def _free(self, connection: ClientConnection) -> None:
         self.freed += 1
@@ -102,7 +105,7 @@ class Ours:
         assert not self.failures, "one failure"
         self.failures += 1
 
-    def informed(self, status: int, reason: bytes, headers: Headers) -> None:
+    def interim_received(self, status: int, reason: bytes, headers: Headers) -> None:
         assert self._response is None, "no interim answer behind the answer"
 
     def received(self, data: bytes, ended: bool) -> None:

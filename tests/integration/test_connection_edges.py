@@ -16,16 +16,12 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from goproxyai.http11.client_connection import (
-    CLOSE_SECONDS,
-    MOST_INTERIM,
-    ClientConnection,
-    ProtocolViolation,
-    Timeouts,
-    UpstreamTimeout,
-)
+from goproxyai.http11.client_connection import ClientConnection
+from goproxyai.http11.connection_deadlines import CLOSE_SECONDS, Timeouts
 from goproxyai.http11.connection_pool import ConnectionPool
+from goproxyai.http11.errors import ProtocolViolation, UpstreamTimeout
 from goproxyai.http11.request_body import RequestBody
+from goproxyai.http11.response_parser import MAX_INTERIM_RESPONSES
 from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import TICK, Ticker
 from goproxyai.reactor.write_batch import ImmediateWriter
@@ -206,7 +202,7 @@ class Upstream:
     def failed(self, reason: Failure, cause: Cause | None = None) -> None:
         self.failures.append(reason.value)
 
-    def informed(self, status: int, reason: bytes, headers: Headers) -> None:
+    def interim_received(self, status: int, reason: bytes, headers: Headers) -> None:
         """What comes before an answer is not looked at here."""
 
     def wait(self, seconds: float) -> None:
@@ -235,7 +231,7 @@ def test_a_request_that_upstream_takes_slowly_is_in_time() -> None:
     upstream.wait(1.75)
     assert upstream.failures == []
     upstream.wait(1)
-    assert [str(one) for one in upstream.failures] == ["the response's head"]
+    assert [str(one) for one in upstream.failures] == ["the response head"]
 
 
 def test_a_request_that_upstream_does_not_take_is_not() -> None:
@@ -264,7 +260,7 @@ def test_a_connection_that_is_to_close_is_broken_off_if_upstream_holds_on() -> N
         b"HTTP/1.1 000 X\r\n\r\n",
         b"HTTP/1.1 200 O\x01K\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 O\x7fK\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 103 Early Hints\r\n\r\n" * (MOST_INTERIM + 1),
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" * (MAX_INTERIM_RESPONSES + 1),
     ],
 )
 def test_a_status_line_that_may_not_be_relayed_is_a_violation(head: bytes) -> None:
@@ -281,9 +277,9 @@ def test_a_connection_that_has_said_something_is_not_used_again() -> None:
         pool, connection = ConnectionPool(), Upstream().connection
         connection.transport.fileno = ours.fileno
         for _ in range(2):
-            pool.free("place", connection)
+            pool.release("place", connection)
             assert pool.take("place") is connection
-        pool.free("place", connection)
+        pool.release("place", connection)
         theirs.send(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
         assert pool.take("place") is None
         assert connection.transport.aborted

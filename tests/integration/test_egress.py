@@ -39,12 +39,9 @@ from goproxyai.egress.routes import Routes
 from goproxyai.egress.tls import tls_to
 from goproxyai.egress.treq_client import RelayClient
 from goproxyai.http11 import connection_pool as pool
-from goproxyai.http11.client_connection import (
-    ClientConnection,
-    ConnectionBroken,
-    Timeouts,
-    UpstreamTimeout,
-)
+from goproxyai.http11.client_connection import ClientConnection
+from goproxyai.http11.connection_deadlines import Timeouts
+from goproxyai.http11.errors import ConnectionBroken, UpstreamTimeout
 from goproxyai.messages.connect import ConnectMalformed, ConnectRefused
 from goproxyai.reactor.deadlines import Ticker
 from goproxyai.upstream.no_proxy import parse_no_proxy
@@ -711,7 +708,7 @@ async def test_requests_at_the_same_time_do_not_wait_for_each_other(agency: Agen
 async def test_the_pool_keeps_no_more_than_its_bound(
     agency: Agency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "MOST_IDLE", 2)
+    monkeypatch.setattr(pool, "MAX_IDLE_CONNECTIONS", 2)
     origin = await agency.listen()
     agent, gate = agency.agent(), Pause()
     agency.upstream.script("/v1/a", [gate, response(b"a")])

@@ -273,7 +273,9 @@ async def test_a_client_that_leaves_while_it_does_not_read_ends_the_upstream_req
     wire = await stand.connect()
     wire.send(request("/v1/a"))
     wire.stop_reading()
-    await eventually(stand.reactor, lambda: len(stand.pool) == 1 and upstream_side(stand)._held)
+    await eventually(
+        stand.reactor, lambda: len(stand.pool) == 1 and upstream_side(stand).reading_paused
+    )
     wire.abort()
     await stand.upstream.wait_for(lambda one: one.lost, patience=1.0)
     assert [each["ended"] for each in await stand.logged()] == ["client_gone"]
@@ -297,7 +299,9 @@ async def test_a_slow_reader_pauses_upstream_and_gets_every_byte(stand: Stand, t
     assert isinstance(wire, Swallowing)
     wire.send(request("/v1/a"))
     wire.stop_reading()
-    await eventually(stand.reactor, lambda: len(stand.pool) == 1 and upstream_side(stand)._held)
+    await eventually(
+        stand.reactor, lambda: len(stand.pool) == 1 and upstream_side(stand).reading_paused
+    )
     stuck = await settled(stand, lambda: len(sent)) * len(piece)
     assert stuck < KERNEL
     assert parked(client_side(stand).transport) <= BUFFERED

@@ -88,10 +88,10 @@ class Asked:
     def cancel(self) -> None:
         self.done, self._receiver = True, None
 
-    def hold(self) -> None:
+    def pause_reading(self) -> None:
         self.held = True
 
-    def read_on(self) -> None:
+    def resume_reading(self) -> None:
         self.held = False
 
     def abort(self) -> None:
@@ -109,13 +109,13 @@ class Asked:
         response = self.response
         if response is None:
             if self._chance.random() < 0.1:
-                self._waiting().informed(103, b"Early Hints", [(b"Link", b"x")])
+                self._waiting().interim_received(103, b"Early Hints", [(b"Link", b"x")])
             elif self.ending in CAUSES:
                 self._fail()
             else:
                 self._answer()
         elif self._at < self._end:
-            response.take(*self._read([1, 10, 300, 1000, 3000]))
+            response.receive(*self._read([1, 10, 300, 1000, 3000]))
         else:
             self._finish(response)
 
@@ -137,10 +137,10 @@ class Asked:
         data, complete = self._read([0, 0, 1, 100])
         receiver, self._receiver = self._waiting(), None
         if data or complete:
-            response.take(data, complete)
+            response.receive(data, complete)
         receiver.answered(response)
         if not complete and response.unclaimed:
-            self.hold()
+            self.pause_reading()
 
     def _head(self) -> tuple[Headers, Any]:
         kind = b"text/event-stream" if self.plan.stream else b"text/plain"
@@ -182,4 +182,4 @@ class Asked:
         elif self.framing == "close":
             response.end(lambda sink: sink.closed())
         else:
-            response.take(b"", True)
+            response.receive(b"", True)

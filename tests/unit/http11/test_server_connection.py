@@ -16,8 +16,9 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from goproxyai.errors import ProxyError
+from goproxyai.http11.errors import ClientGone
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.request_body import MAX_UNREAD_BODY_BYTES, ClientGone
+from goproxyai.http11.request_body import MAX_UNREAD_BODY_BYTES
 from goproxyai.http11.server_connection import ServerFactory
 from goproxyai.messages.headers import fields_of
 from goproxyai.reactor.deadlines import TICK, Ticker
