@@ -23,7 +23,7 @@ from goproxyai.egress.agent import RelayAgent
 from goproxyai.egress.routes import Routes
 from goproxyai.egress.tls import tls_to
 from goproxyai.egress.treq_client import RelayClient
-from goproxyai.http11.client_connection import Timeouts
+from goproxyai.http11.connection_deadlines import Timeouts
 from goproxyai.http11.connection_limits import ConnectionLimits
 from goproxyai.http11.server_connection import ServerFactory
 from goproxyai.proxy.admission import Admission

@@ -18,12 +18,10 @@ from twisted.web.iweb import IAgent, IBodyProducer
 from zope.interface import implementer
 
 from goproxyai.egress.routes import Route, Routes
-from goproxyai.http11.client_connection import (
-    ClientConnection,
-    Timeouts,
-    UpstreamTimeout,
-)
+from goproxyai.http11.client_connection import ClientConnection
+from goproxyai.http11.connection_deadlines import Timeouts
 from goproxyai.http11.connection_pool import ConnectionPool
+from goproxyai.http11.errors import UpstreamTimeout
 from goproxyai.http11.response import Response, ResponseReceiver
 from goproxyai.messages.headers import Headers, serialize_headers
 from goproxyai.reactor.deadlines import Ticker

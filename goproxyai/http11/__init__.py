@@ -1,16 +1,18 @@
-"""An HTTP/1.1 engine over llhttp, for both sides of a relay.
+"""HTTP/1.1 over llhttp, for both sides of the proxy.
 
-* :mod:`.framing`: the bytes around a message: heads, chunks, what a head promises.
-* :mod:`.request_head`: what a request's head says, worked out once while a client repeats it.
-* :mod:`.socket_write`: hand bytes to the kernel at once, park only what it did not take.
-* :mod:`.lean_loop`: a turn of the reactor, lean, and with an end.
-* :mod:`.write_batch`: small writes of one turn leave together.
-* :mod:`.deadlines`: one coarse ticker keeps every deadline.
-* :mod:`.exchange`: a request and the answer to it, as the pipeline sees them; :mod:`.request_body`: what
-  it carries.
-* :mod:`.server_connection`: the connection that clients hold to us.
-* :mod:`.web_adapter`: an exchange dressed up for ``twisted.web`` resources (and so for Klein).
-* :mod:`.client_connection`: the connection that we hold to an upstream; :mod:`.request_upload`: a streamed body on its
-  way there; :mod:`.response`: what comes back.
-* :mod:`.connection_pool`: connections between requests.
+Towards clients:
+
+* :mod:`.server_connection` owns the transport; :mod:`.request_parser` parses what is received;
+  :mod:`.connection_deadlines` has the deadlines, :mod:`.connection_limits` the number of
+  connections.
+* :mod:`.exchange` is a request and its response: the interface to the proxy. :mod:`.request_head`,
+  :mod:`.repeated_head` and :mod:`.request_body` are the parts of the request.
+* :mod:`.web_adapter` serves an exchange by a ``twisted.web`` resource.
+
+Towards upstreams:
+
+* :mod:`.client_connection` owns the transport; :mod:`.request_upload` streams a request body.
+* :mod:`.response` is the response. :mod:`.connection_pool` keeps connections between requests.
+
+For both: :mod:`.connection_states` and :mod:`.framing`.
 """

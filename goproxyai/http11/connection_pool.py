@@ -1,22 +1,24 @@
-"""Connections between requests, by where they lead.
+"""A pool of connections to upstreams.
 
-The most recently used connection is taken first, so that a pool that grew in a burst shrinks
-again as the others run out of their idle time. At most :data:`MOST_IDLE` wait for each place;
-each costs about 10 KiB.
+The connection that was used last is taken first, so that a pool that grew in a burst shrinks again
+when the others reach the end of their idle time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 
 from goproxyai.http11.client_connection import ClientConnection
+from goproxyai.http11.connection_states import ClientState
 
-MOST_IDLE = 512
-"""Unused connections kept for one place."""
+MAX_IDLE_CONNECTIONS = 512
+"""Idle connections of one origin; each takes about 10 KiB."""
+
+IDLE = ClientState.IDLE
 
 
 class ConnectionPool:
-    """Unused connections, and a count of all."""
+    """The open connections, and which of them are idle, by origin."""
 
     def __init__(self) -> None:
         self._idle: dict[Hashable, list[ClientConnection]] = {}
@@ -24,48 +26,44 @@ class ConnectionPool:
         self._closed = False
 
     def __len__(self) -> int:
-        """Connections that are open, used or not."""
+        """Return the number of open connections, idle or not."""
         return len(self._open)
 
-    def __iter__(self) -> Iterator[ClientConnection]:
-        """Connections that are open, used or not."""
-        return iter(tuple(self._open))
-
-    def opened(self, connection: ClientConnection) -> None:
-        """A new connection is up."""
+    def add(self, connection: ClientConnection) -> None:
+        """Count a connection that was established."""
         self._open.add(connection)
 
-    def take(self, place: Hashable) -> ClientConnection | None:
-        """An unused connection to *place*, if there is one that still holds."""
-        idle = self._idle.get(place)
+    def take(self, origin: Hashable) -> ClientConnection | None:
+        """Return an idle connection to *origin* that can be used, if there is one."""
+        idle = self._idle.get(origin)
         while idle:
             connection = idle.pop()
-            if connection.doomed:  # broken off, but the reactor has not told us so yet
-                continue
-            if connection.quiet:
+            if connection.state is not IDLE:
+                continue  # aborted, and Twisted has not reported its end yet
+            if not connection.is_readable():
                 return connection
-            connection.abort()  # closed, or said what must not meet the next request
+            connection.abort()
         return None
 
-    def free(self, place: Hashable, connection: ClientConnection) -> None:
-        """*connection* can be used again."""
-        idle = self._idle.setdefault(place, [])
-        if self._closed or len(idle) >= MOST_IDLE:
+    def release(self, origin: Hashable, connection: ClientConnection) -> None:
+        """Keep *connection*, which has become idle, or abort it if there are too many."""
+        idle = self._idle.setdefault(origin, [])
+        if self._closed or len(idle) >= MAX_IDLE_CONNECTIONS:
             connection.abort()
         else:
             idle.append(connection)
 
-    def lost(self, place: Hashable, connection: ClientConnection) -> None:
-        """*connection* is gone."""
+    def remove(self, origin: Hashable, connection: ClientConnection) -> None:
+        """Forget *connection*, which was lost."""
         self._open.discard(connection)
-        idle = self._idle.get(place, [])
+        idle = self._idle.get(origin, [])
         if connection in idle:
             idle.remove(connection)
         if not idle:
-            self._idle.pop(place, None)
+            self._idle.pop(origin, None)
 
     def close(self) -> None:
-        """Break off every connection, and keep none from now on."""
+        """Abort every connection, and keep none from now on."""
         self._closed = True
         for connection in tuple(self._open):
             connection.abort()

@@ -1,13 +1,15 @@
-"""A request and the answer to it, as the pipeline sees them.
+"""A request and the response to it, as the proxy sees them.
 
-1. Every exchange ends exactly once: :meth:`Exchange.finish`, :meth:`Exchange.abort`, or the client
-   leaves (``client_gone``, told to whoever listens).
-2. The answer's framing is decided here, once, from its length and the client's version; an answer
-   that cannot be completed as promised is aborted, never ended early.
+1. Every exchange ends exactly once: by its last :meth:`Exchange.write`, by
+   :meth:`Exchange.send_response`, by :meth:`Exchange.abort`, or because the client leaves, of which
+   the listener is told.
+2. The framing of the response is decided once, from its length and the client's version. A
+   response that cannot be completed as announced is aborted, never ended early.
 """
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IPushProducer
@@ -19,241 +21,292 @@ from goproxyai.http11.request_head import FieldValues, RequestHead
 from goproxyai.messages.headers import Headers
 
 
+class ResponseState(Enum):
+    """How far the response is, and how its body is framed once it has started."""
+
+    PENDING = "not started"
+    IDENTITY = "the body is delimited by its length or by the end of the connection"
+    CHUNKED = "the body is sent in chunks"
+    BODILESS = "a response without a body: to HEAD, or 204, or 304"
+    DONE = "ended, in whatever way"
+
+
+PENDING, IDENTITY, CHUNKED, BODILESS, DONE = ResponseState
+
+
 class ExchangeListener(Protocol):
-    """Who works on an exchange and wants to know that it is over."""
+    """Handles an exchange and is told when it ends early."""
 
     def client_gone(self) -> None:
-        """The client's connection is lost; nothing can be answered any more."""
+        """The client's connection is lost; no response is possible."""
 
     def request_failed(self, problem: ProxyError) -> None:
-        """The rest of the request broke the rules: answer with *problem* where that is possible."""
+        """The rest of the request is invalid: respond with *problem*, or abort."""
 
 
-class Wire(Protocol):
-    """What an exchange asks of the connection that it came by."""
+class Trace(Protocol):
+    """The trace of one request; it holds no reference to the exchange."""
+
+    def read(self, now: float, body: bytes | None) -> None:
+        """Note that a body that did not arrive with the head is read.
+
+        :param body: ``None`` if it is too large to keep.
+        """
+
+    def forwarded(self, now: float, url: str, body: object) -> bytes:
+        """Note that the request is sent upstream, for the first time or again.
+
+        :param url: of the upstream. :param body: bytes, if it is complete.
+        :returns: header lines to add to the upstream request.
+        """
+
+    def coalesced(self, leader: Any) -> None:
+        """Note that the request waits for the answer to another.
+
+        :param leader: the other request's trace.
+        """
+
+
+class ExchangeConnection(Protocol):
+    """The connection that a request was received from.
+
+    :ivar peer: the address of the client, as text.
+    """
+
+    peer: str
 
     def send(self, data: bytes) -> None:
         """Write *data* to the client."""
 
-    def exchange_done(self, exchange: Exchange, keep: bool) -> None:
-        """The answer is complete; *keep* the connection if the request is complete too."""
+    def exchange_done(self, exchange: Exchange, keep_alive: bool) -> None:
+        """The response is complete; *keep_alive*: the connection may serve another request."""
 
     def abort(self) -> None:
-        """Break the connection off, so that the client sees that the answer was cut."""
+        """Reset the connection, so that the client sees an incomplete response."""
+
+    def set_producer(self, producer: IPushProducer | None) -> None:
+        """Pause and resume *producer*, which makes the body of the response, with the client."""
 
 
 class Exchange:
-    """One request, and the way to answer it.
+    """One request and its response.
 
-    :ivar head: what its head says; method, target, version and fields are the head's.
-    :ivar values: what fills the head's holes.
-    :ivar problem: why the request was refused at the door, if it was.
-    :ivar began: when the request's head was complete, in reactor seconds.
-    :ivar status: of the answer, 0 until there is one.
-    :ivar sent: bytes of answer body.
-    :ivar first: whether it is the first request of its connection.
-    :ivar keep: whether the connection is to live on behind this exchange.
-    :ivar name: that it has in the answer and in the log.
-    :ivar trace: what follows it through other systems, where somebody does.
+    :ivar connection: that the request was received from.
+    :ivar head: of the request.
+    :ivar values: of the variable fields of *head*.
+    :ivar body: of the request.
+    :ivar problem: why the request must be refused, if it must.
+    :ivar began: when the head was complete, in seconds of the reactor's clock.
+    :ivar first: whether the request is the first of its connection.
+    :ivar status: of the response, 0 before it has started.
+    :ivar body_bytes_sent: of the response.
+    :ivar keep_alive: whether the connection may serve another request.
+    :ivar request_id: the value of ``X-Request-Id`` in the response and in the log.
+    :ivar trace: of the request, if it is traced.
     """
 
     __slots__ = (
-        "_bodiless", "_chunked", "_paused", "_pending", "_source", "_wire", "answering", "began",
-        "body", "first", "head", "keep", "listener", "method", "name", "over", "peer", "problem",
-        "sent", "status", "target", "trace", "values",
+        "_pending", "_state", "began", "body", "body_bytes_sent", "connection", "first", "head",
+        "keep_alive", "listener", "problem", "request_id", "status", "trace", "values",
     )  # fmt: skip
 
     def __init__(
         self,
-        wire: Wire,
-        peer: str,
+        connection: ExchangeConnection,
         began: float,
         head: RequestHead,
         values: FieldValues,
         body: RequestBody | WholeBody,
         problem: ProxyError | None = None,
     ) -> None:
+        self.connection = connection
+        self._state = PENDING
+        self._pending = b""  # a response head that is sent with the first bytes of its body
         self.head = head
-        self.method = head.method
-        self.target = head.target
         self.values = values
         self.body = body
         self.problem = problem
-        self.peer = peer
         self.began = began
-        self.status = 0
-        self.sent = 0
-        self.listener: ExchangeListener | None = None
-        self.answering = False
-        self.over = False
         self.first = False
-        self.keep = head.keep
-        self.name = b""
-        self.trace: Any = None
-        self._wire = wire
-        self._chunked = False
-        self._bodiless = False
-        self._pending = b""
-        self._source: IPushProducer | None = None
-        self._paused = False
+        self.status = 0
+        self.body_bytes_sent = 0
+        self.keep_alive = head.keep_alive
+        self.listener: ExchangeListener | None = None
+        self.request_id = b""
+        self.trace: Trace | None = None
+
+    # The request.
+
+    @property
+    def method(self) -> bytes:
+        """Of the request."""
+        return self.head.method
+
+    @property
+    def target(self) -> bytes:
+        """Of the request, in origin-form."""
+        return self.head.target
 
     @property
     def version(self) -> str:
-        """``1.1`` or ``1.0``."""
+        """Of the request: ``1.1`` or ``1.0``."""
         return self.head.version
 
     @property
     def headers(self) -> Headers:
         """(name, value) in order, as received."""
         headers = self.head.headers.copy()
-        for position, hole in self.head.holes.items():
-            headers[position] = (headers[position][0], self.values[hole])
+        for line, index in self.head.variable_lines.items():
+            headers[line] = (headers[line][0], self.values[index])
         return headers
 
     def get(self, name: bytes) -> bytes | None:
-        """The value of a field, repeats joined; *name* in lower case."""
-        hole = self.head.named.get(name)
-        return self.head.fields.get(name) if hole is None else self.values[hole]
+        """Return the value of a request field, repeated lines joined.
 
-    # The answer.
+        :param name: in lower case.
+        """
+        index = self.head.variable_fields.get(name)
+        return self.head.fields.get(name) if index is None else self.values[index]
 
-    def begin(
+    # The response.
+
+    @property
+    def response_started(self) -> bool:
+        """Whether it is too late to choose the response."""
+        return self._state is not PENDING
+
+    @property
+    def over(self) -> bool:
+        """Whether the exchange has ended."""
+        return self._state is DONE
+
+    def keeps_connection(self) -> bool:
+        """Return whether the connection can serve another request after this exchange."""
+        return self.keep_alive and self.body.complete
+
+    def start_response(
         self,
         status: int,
         head: bytes,
         length: int | None,
-        framed: bool = False,
+        has_length: bool = False,
         close: bool = False,
     ) -> None:
-        """Start the answer; its head waits for the first body bytes or :meth:`flush`.
+        """Start the response. Its head is sent with the first body bytes or by :meth:`flush`.
 
-        :param head: status line and header lines, but for those that frame the body.
-        :param length: of the body; ``None`` where it is not known beforehand.
-        :param framed: *head* holds the ``Content-Length`` already.
-        :param close: end the connection with this answer.
+        :param head: status line and header lines, without ``Transfer-Encoding`` and ``Connection``.
+        :param length: of the body; ``None`` if it is not known.
+        :param has_length: whether *head* contains ``Content-Length``.
+        :param close: close the connection after the response.
         """
-        self.answering = True
         self.status = status
         if close or not self.body.complete:
-            self.keep = False
-        self._bodiless = self.method == b"HEAD" or status in (204, 304)
+            self.keep_alive = False
         framing = b""
-        if length is not None:
-            if not framed and status != 204:
-                framing = b"Content-Length: %d\r\n" % length
-        elif not self._bodiless:
-            if self.head.version == "1.1":
-                self._chunked = True
-                framing = b"Transfer-Encoding: chunked\r\n"
-            else:
-                self.keep = False
-        if not self.keep:
+        if self.head.method == b"HEAD" or status in (204, 304):
+            self._state = BODILESS
+        elif length is None and self.head.version == "1.1":
+            self._state = CHUNKED
+            framing = b"Transfer-Encoding: chunked\r\n"
+        else:
+            self._state = IDENTITY
+            if length is None:
+                self.keep_alive = False
+        if length is not None and not has_length and status != 204:
+            framing = b"Content-Length: %d\r\n" % length
+        if not self.keep_alive:
             framing += b"Connection: close\r\n"
         self._pending = head + framing + b"\r\n"
 
-    @property
-    def simple(self) -> bool:
-        """Whether :meth:`answer` will do: the request is here, and the connection goes on."""
-        return self.keep and self.body.complete
+    def send_response(self, status: int, message: bytes, body_bytes: int) -> None:
+        """Send a complete response in one write; :meth:`keeps_connection` must hold.
 
-    def answer(self, status: int, message: bytes, size: int) -> None:
-        """The whole answer to a :attr:`simple` exchange, in one write.
-
-        :param message: head and body, framed by a ``Content-Length``.
-        :param size: bytes of body in it.
+        :param message: head and body, with ``Content-Length``.
+        :param body_bytes: size of the body.
         """
-        self.answering = self.over = True
+        self._state = DONE
         self.status = status
-        self.sent = size
+        self.body_bytes_sent = body_bytes
         self.listener = None
-        self._wire.send(message)
-        self._wire.exchange_done(self, True)
+        connection = self.connection
+        connection.send(message)
+        connection.exchange_done(self, True)
 
-    def inform(self, head: bytes) -> None:
-        """Pass an interim answer on (RFC 9110 §15.2); HTTP/1.0 knows none."""
-        if self.version == "1.1" and not self.answering and not self.over:
-            self._wire.send(head + b"\r\n")
+    def send_interim(self, head: bytes) -> None:
+        """Send an interim response (RFC 9110 §15.2) before the response, not to HTTP/1.0."""
+        if self._state is PENDING and self.head.version == "1.1":
+            self.connection.send(head + b"\r\n")
 
     def write(self, data: bytes, last: bool = False) -> None:
-        """More of the answer's body; *last* ends the exchange with the same write."""
-        if self.over:
+        """Write bytes of the response body.
+
+        :param last: end the exchange with the same write.
+        """
+        state = self._state
+        if state is DONE:
             return
         out = self._pending
         self._pending = b""
-        if not self._bodiless:
-            self.sent += len(data)
-            if self._chunked:
+        if state is not BODILESS:
+            self.body_bytes_sent += len(data)
+            if state is CHUNKED:
                 out += chunk(data)
                 if last:
                     out += LAST_CHUNK
             else:
                 out = out + data if out else data
         if out:
-            self._wire.send(out)
+            self.connection.send(out)
         if last and not self.over:
-            self._close()
+            self._state = DONE
+            self.listener = None
+            self.connection.exchange_done(self, self.keep_alive)
 
     def flush(self) -> None:
-        """Let a head that waits for its body go now."""
+        """Send a response head that waits for body bytes."""
         if self._pending and not self.over:
             out, self._pending = self._pending, b""
-            self._wire.send(out)
+            self.connection.send(out)
 
     def finish(self) -> None:
-        """The answer is complete."""
+        """End the response."""
         self.write(b"", last=True)
 
-    def _close(self) -> None:
-        self.over = True
-        self.listener = None
-        self._source = None
-        self._wire.exchange_done(self, self.keep)
-
     def abort(self) -> None:
-        """The answer cannot be completed: break the connection off."""
+        """Reset the connection, because the response cannot be completed."""
         if not self.over:
-            self.over = True
+            self._state = DONE
             self.listener = None
-            self._source = None
-            self._wire.abort()
+            self.connection.set_producer(None)
+            self.connection.abort()
 
-    # Backpressure: the client's connection pauses whoever produces the answer.
+    def register_producer(self, producer: IPushProducer) -> None:
+        """Pause and resume *producer*, which makes the response body, with the client."""
+        if not self.over:
+            self.connection.set_producer(producer)
 
-    def source(self, producer: IPushProducer | None) -> None:
-        """*producer* makes the answer's body: it is paused while the client does not read."""
-        self._source = producer
-        if producer is not None and self._paused:
-            producer.pauseProducing()
+    def unregister_producer(self) -> None:
+        """Leave the producer alone from now on."""
+        if not self.over:
+            self.connection.set_producer(None)
 
-    def pause(self) -> None:
-        """The client's connection is full."""
-        self._paused = True
-        if self._source is not None:
-            self._source.pauseProducing()
+    # Called by the connection.
 
-    def resume(self) -> None:
-        """There is room again."""
-        self._paused = False
-        if self._source is not None:
-            self._source.resumeProducing()
-
-    # What the connection tells.
-
-    def lost(self) -> None:
-        """The client's connection is gone."""
+    def connection_lost(self) -> None:
+        """End the exchange, because the client is gone."""
         if self.over:
             return
-        self.over = True
-        listener, self.listener, self._source = self.listener, None, None
+        self._state = DONE
+        listener, self.listener = self.listener, None
         if listener is not None:
             listener.client_gone()
-        self.body.lost()
+        self.body.connection_lost()
 
     def fail(self, problem: ProxyError) -> None:
-        """The rest of the request broke the rules."""
+        """Have the listener end the exchange, because the rest of the request is invalid."""
         if self.over:
             return
-        self.keep = False
+        self.keep_alive = False
         if self.listener is not None:
             self.listener.request_failed(problem)
         else:

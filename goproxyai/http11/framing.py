@@ -1,14 +1,14 @@
-"""The bytes around a message: limits of a head, and chunks on the wire."""
+"""Limits of a message head, and the bytes that frame a body."""
 
 from __future__ import annotations
 
 from goproxyai.errors import ProxyError
 
-MOST_HEADER_BYTES = 64 * 1024
-"""Bytes of header lines in one head."""
+MAX_HEADER_BYTES = 64 * 1024
+"""Bytes of header lines in one head; for requests and for responses."""
 
-MOST_FIELDS = 200
-"""Header lines in one head."""
+MAX_HEADER_FIELDS = 200
+"""Header lines in one head; for requests and for responses."""
 
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -16,10 +16,16 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 def headers_too_large() -> ProxyError:
-    """The 431 of the contract."""
-    return ProxyError("headers_too_large", "The header exceeds 64 KiB or 200 fields; send less.")
+    """Return the 431 for a request head over the limits."""
+    return ProxyError(
+        "headers_too_large",
+        "The request header exceeds 64 KiB or 200 fields; send fewer or shorter fields.",
+    )
 
 
 def chunk(data: bytes) -> bytes:
-    """One chunk (RFC 9112 §7.1); nothing for no data, which would end the body."""
+    """Return *data* as one chunk (RFC 9112 §7.1).
+
+    Empty *data* gives no bytes at all, since an empty chunk would end the body.
+    """
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""

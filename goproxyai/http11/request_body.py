@@ -1,8 +1,8 @@
-"""The body of a request, on its way in.
+"""The body of a request while it is received.
 
-It waits in a buffer of at most :data:`BUFFER` bytes and one read until somebody claims it, by
-:meth:`RequestBody.collect`, :meth:`RequestBody.startProducing` or :meth:`RequestBody.discard`;
-meanwhile the connection is not read.
+A body is buffered, up to :data:`MAX_UNREAD_BODY_BYTES` and one read, until a consumer is chosen by
+:meth:`RequestBody.collect`, :meth:`RequestBody.startProducing` or :meth:`RequestBody.discard`.
+A full buffer pauses reading from the client.
 """
 
 from __future__ import annotations
@@ -16,109 +16,98 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
+from goproxyai.http11.errors import ClientGone
 from goproxyai.http11.framing import CONTINUE
 
-BUFFER = 64 * 1024
-"""Bytes of an unclaimed request body that are kept before reading pauses."""
+MAX_UNREAD_BODY_BYTES = 64 * 1024
+"""Bytes of a body without a consumer that are buffered before reading pauses."""
 
 
-class ClientGone(Exception):
-    """The client closed its connection while its request body was being read."""
-
-
-class Inlet(Protocol):
-    """What a body asks of the connection that it comes by."""
+class BodyConnection(Protocol):
+    """The connection that a request body is received from."""
 
     def send(self, data: bytes) -> None:
         """Write *data* to the client."""
 
-    def flow(self, reading: bool) -> None:
-        """Read from the client, or stop reading."""
+    def pause_reading(self) -> None:
+        """Stop reading from the client."""
+
+    def resume_reading(self) -> None:
+        """Read from the client again, unless something else keeps the connection from it."""
 
 
 class WholeBody:
-    """A body that came with its head, or no body: nothing is to be waited for.
+    """A body that was received with its head, or no body.
 
-    :ivar received: bytes. :ivar length: the same.
+    :ivar length: bytes. :ivar received: the same number.
     """
 
     __slots__ = ("_data", "length", "received")
 
     complete = True
-    waits = False
+    awaits_continue = False
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self.length = self.received = len(data)
 
     def whole(self) -> bytes:
-        """The bytes."""
+        """Return the bytes."""
         return self._data
 
     def collect(self, limit: int, done: Callable[[bytes | None], None]) -> None:
-        """As :meth:`RequestBody.collect`."""
+        """Call *done* as :meth:`RequestBody.collect` does; *limit* is ignored."""
         done(self._data)
 
     def discard(self) -> None:
-        """Nobody will read the body."""
+        """Release the bytes."""
         self._data = b""
 
-    def lost(self) -> None:
-        """The client left."""
+    def connection_lost(self) -> None:
+        """Release the bytes."""
         self._data = b""
 
 
 @implementer(IBodyProducer)
 class RequestBody:
-    """The body of a request, on its way in.
+    """The body of a request while it is received.
 
     :ivar length: bytes, or ``UNKNOWN_LENGTH`` for a chunked body.
     :ivar received: bytes so far.
-    :ivar complete: whether the last byte is here.
-    :ivar waits: whether the client waits to be told to continue.
-    :ivar streamed: whether any of it was handed to a producer's consumer, and is kept no longer.
+    :ivar complete: whether the last byte has been received.
+    :ivar awaits_continue: whether the client still waits for ``100 Continue``.
+    :ivar streamed: whether :meth:`startProducing` was called; these bytes are not kept.
     """
 
     __slots__ = (
-        "_buffer",
-        "_collected",
-        "_consumer",
-        "_done",
-        "_dropped",
-        "_inlet",
-        "_limit",
-        "_paused",
-        "complete",
-        "length",
-        "opened",
-        "received",
-        "streamed",
-        "waits",
+        "_buffer", "_collected", "_connection", "_consumer", "_discarding", "_done", "_limit",
+        "_paused", "awaits_continue", "complete", "length", "received", "streamed",
     )  # fmt: skip
 
-    def __init__(self, inlet: Inlet, length: int | None, now: float, awaits_continue: bool) -> None:
+    def __init__(
+        self, connection: BodyConnection, length: int | None, awaits_continue: bool
+    ) -> None:
         # IBodyProducer declares a union of int and a constant.
         self.length: Any = UNKNOWN_LENGTH if length is None else length
         self.received = 0
         self.complete = length == 0
-        self.opened = now
-        self._inlet = inlet
-        self._buffer: bytes | bytearray = b""  # of one piece, or of many
-        self._limit = BUFFER
+        self.awaits_continue = awaits_continue
+        self.streamed = False
+        self._connection = connection
+        self._buffer: bytes | bytearray = b""  # bytes while it is a single piece
+        self._limit = MAX_UNREAD_BODY_BYTES
         self._collected: Callable[[bytes | None], None] | None = None
         self._consumer: IConsumer | None = None
         self._done: Deferred[None] | None = None
         self._paused = False
-        self._dropped = False
-        self.waits = awaits_continue
-        self.streamed = False
+        self._discarding = False
 
-    # What the connection calls.
+    # Called by the parser and the connection.
 
     def feed(self, data: bytes) -> None:
-        """More of the body."""
+        """Take the next bytes of the body."""
         self.received += len(data)
-        if self._dropped:
+        if self._discarding:
             return
         if self._consumer is not None and not self._paused:
             self._consumer.write(data)
@@ -131,42 +120,39 @@ class RequestBody:
             self._buffer += data
         if len(self._buffer) > self._limit:
             if self._collected is not None:
-                self._hand_over(None)
+                self._finish_collecting(None)
             else:
-                self._inlet.flow(False)
+                self._connection.pause_reading()
 
     def end(self) -> None:
-        """The body is complete."""
+        """Mark the body as complete."""
         self.complete = True
-        self.waits = False
+        self.awaits_continue = False
         if self._collected is not None:
-            self._hand_over(self.whole())
+            self._finish_collecting(self.whole())
         else:
             self._finish_producing()
 
-    def lost(self) -> None:
-        """The client left: whoever reads learns that no more will come."""
-        self._dropped = True
-        self._buffer = b""
-        self._collected = None
-        self._consumer = None
+    def connection_lost(self) -> None:
+        """Fail the producer's Deferred with :class:`ClientGone`, and release the bytes."""
+        self._release()
         done, self._done = self._done, None
         if done is not None:
             done.errback(Failure(ClientGone()))
 
-    # What the pipeline calls.
+    # Called by the proxy.
 
     def whole(self) -> bytes:
-        """The whole of a complete body that was not streamed."""
+        """Return the bytes of a complete body that was not streamed."""
         if not isinstance(self._buffer, bytes):
             self._buffer = bytes(self._buffer)
         return self._buffer
 
     def collect(self, limit: int, done: Callable[[bytes | None], None]) -> None:
-        """Read the body whole, up to *limit* bytes.
+        """Receive the body into memory, up to *limit* bytes.
 
-        *done* gets the bytes, or ``None`` where they are more; the body can then still be streamed
-        from its start. It is not called if the client leaves.
+        :param done: called with the bytes, or with ``None`` if the body is larger. A larger body
+            can then be streamed from its start. Not called if the client leaves.
         """
         if self.complete:
             done(self.whole())
@@ -174,43 +160,49 @@ class RequestBody:
             done(None)
         else:
             self._limit, self._collected = limit, done
-            self._let_come()
+            self._receive()
 
     def discard(self) -> None:
-        """Nobody will read the body; what still comes is thrown away."""
-        self._dropped = True
+        """Receive the rest of the body and drop it."""
+        self._release()
+        self._connection.resume_reading()
+
+    def _release(self) -> None:
+        self._discarding = True
         self._buffer = b""
         self._collected = None
         self._consumer = None
-        self._inlet.flow(True)
 
-    def _hand_over(self, whole: bytes | None) -> None:
-        done, self._collected, self._limit = self._collected, None, BUFFER
+    def _finish_collecting(self, whole: bytes | None) -> None:
+        done, self._collected, self._limit = self._collected, None, MAX_UNREAD_BODY_BYTES
         if done is not None:
             if whole is None:
-                self._inlet.flow(False)
+                self._connection.pause_reading()
             done(whole)
 
-    def _let_come(self) -> None:
-        if self.waits:
-            self.waits = False
-            self._inlet.send(CONTINUE)
-        self._inlet.flow(True)
+    def _receive(self) -> None:
+        if self.awaits_continue:
+            self.awaits_continue = False
+            self._connection.send(CONTINUE)
+        self._connection.resume_reading()
 
-    # IBodyProducer, towards the upstream connection.
+    # IBodyProducer: the consumer is the upload to the upstream.
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        """Stream the body to *consumer*; fires when the last byte was handed over."""
+        """Stream the body to *consumer*.
+
+        :returns: fires when the last byte was written to *consumer*.
+        """
         self._consumer = consumer
         self.streamed = True
         done: Deferred[None] = Deferred()
         self._done = done
-        self._drain()
+        self._write_buffer()
         if not self.complete and not self._paused:
-            self._let_come()
+            self._receive()
         return done
 
-    def _drain(self) -> None:
+    def _write_buffer(self) -> None:
         buffer, self._buffer = self._buffer, b""
         if buffer and self._consumer is not None:
             self._consumer.write(bytes(buffer))
@@ -224,21 +216,21 @@ class RequestBody:
             done.callback(None)
 
     def pauseProducing(self) -> None:
-        """The upstream connection is full: stop reading from the client."""
+        """Stop reading from the client."""
         self._paused = True
         if not self.complete:
-            self._inlet.flow(False)
+            self._connection.pause_reading()
 
     def resumeProducing(self) -> None:
-        """There is room again."""
+        """Write what is buffered, then read from the client again."""
         self._paused = False
-        self._drain()
-        if not self.complete and not self._paused and not self._dropped:
-            self._let_come()
+        self._write_buffer()
+        if not self.complete and not self._paused and not self._discarding:
+            self._receive()
 
     def stopProducing(self) -> None:
-        """The upstream connection wants no more of it."""
-        if not self._dropped:
+        """Cancel the stream and drop the rest of the body."""
+        if not self._discarding:
             self.discard()
         done, self._done = self._done, None
         if done is not None:

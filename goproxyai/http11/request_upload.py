@@ -1,7 +1,4 @@
-"""The body of a request on its way to an upstream, from whoever produces it.
-
-It ends once: when the producer is done, when it fails, or by :meth:`RequestUpload.stop`.
-"""
+"""Stream the body of a request to an upstream."""
 
 from __future__ import annotations
 
@@ -16,66 +13,67 @@ from zope.interface import implementer
 from goproxyai.http11.framing import LAST_CHUNK, chunk
 
 
-class Outlet(Protocol):
-    """What an upload asks of the connection that it leaves by."""
+class UploadConnection(Protocol):
+    """The connection that a body is sent on."""
 
-    def put(self, data: bytes) -> None:
-        """Write *data* to upstream."""
+    def send_body(self, data: bytes) -> None:
+        """Write *data*, a part of the body with its framing."""
 
-    def uploaded(self, failure: Failure | None) -> None:
-        """The last byte was put, or there will be none: *failure* says why."""
+    def upload_finished(self, failure: Failure | None) -> None:
+        """The last byte was written, or none will follow because of *failure*."""
 
 
 @implementer(IConsumer)
 class RequestUpload:
-    """Takes a body from its producer and frames it.
+    """Consumes a body from its producer, and frames it.
 
-    :ivar on: whether more is to come.
+    An upload ends once: when the producer is done or fails, or by :meth:`stop`.
     """
 
-    __slots__ = ("_body", "_chunked", "_outlet", "on")
+    __slots__ = ("_active", "_body", "_chunked", "_connection")
 
-    def __init__(self, outlet: Outlet, body: IBodyProducer) -> None:
-        self._outlet = outlet
+    def __init__(self, connection: UploadConnection, body: IBodyProducer) -> None:
+        self._connection = connection
         self._body = body
         self._chunked = body.length is UNKNOWN_LENGTH
-        self.on = True
+        self._active = True
 
-    def framing(self, framed: bool) -> bytes:
-        """The header line that is still missing; *framed*: a ``Content-Length`` is there."""
+    def framing_line(self, has_length: bool) -> bytes:
+        """Return the header line that the head lacks.
+
+        :param has_length: whether the head contains ``Content-Length``.
+        """
         if self._chunked:
             return b"Transfer-Encoding: chunked\r\n"
-        return b"" if framed else b"Content-Length: %d\r\n" % self._body.length
+        return b"" if has_length else b"Content-Length: %d\r\n" % self._body.length
 
     def start(self) -> None:
-        """Let the body come."""
         self._body.startProducing(self).addCallbacks(self._done, self._failed)
 
     def stop(self) -> None:
-        """Nobody wants the rest."""
-        if self.on:
-            self.on = False
+        """Stop the producer; the connection is told nothing."""
+        if self._active:
+            self._active = False
             self._body.stopProducing()
 
     def write(self, data: bytes) -> None:
-        """More of the body, from its producer."""
-        if self.on:
-            self._outlet.put(chunk(data) if self._chunked else data)
+        if self._active:
+            self._connection.send_body(chunk(data) if self._chunked else data)
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Part of ``IConsumer``; the body's producer is known already."""
+        """Do nothing: the producer is the body."""
 
     def unregisterProducer(self) -> None:
-        """Part of ``IConsumer``; the producer's Deferred says when it is done."""
+        """Do nothing: the Deferred of the producer fires when it is done."""
 
     def _done(self, _: object) -> None:
-        if self.on:
-            self.on = False
+        if self._active:
+            self._active = False
             if self._chunked:
-                self._outlet.put(LAST_CHUNK)
-            self._outlet.uploaded(None)
+                self._connection.send_body(LAST_CHUNK)
+            self._connection.upload_finished(None)
 
     def _failed(self, reason: Failure) -> None:
-        if self.on and reason.check(CancelledError) is None:
-            self.on = False
-            self._outlet.uploaded(reason)
+        if self._active and reason.check(CancelledError) is None:
+            self._active = False
+            self._connection.upload_finished(reason)

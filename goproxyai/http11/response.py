@@ -1,8 +1,4 @@
-"""What an upstream answered: an ``IResponse`` whose header lines are also there as they came.
-
-A body ends in one of three ways, and the sink is told which: complete, closed (delimited by the end
-of the connection: relayed, never trusted), or broken.
-"""
+"""The response of an upstream: an ``IResponse`` that also has the header lines as received."""
 
 from __future__ import annotations
 
@@ -23,59 +19,61 @@ from goproxyai.upstream.retries import RetryCause
 
 
 class BodySink(Protocol):
-    """Where a response's body goes."""
+    """Receives the body of a response, and in which of three ways it ended."""
 
     def received(self, data: bytes, ended: bool) -> None:
         """The body bytes of one read; *ended*: they are the last, and the body is complete."""
 
     def closed(self) -> None:
-        """The connection ended the body: whether it is whole cannot be known."""
+        """The end of the connection delimits the body: whether it is complete is not known."""
 
     def broken(self, reason: Failure) -> None:
-        """The body was cut short."""
+        """The body is incomplete."""
 
 
 class ResponseReceiver(Protocol):
-    """Who waits for an answer: is told of it, or of the failure to get one, once."""
+    """Sent a request, and is told once of the response or of the failure."""
 
     def answered(self, response: Response) -> None:
-        """The head is here; the body waits to be asked for."""
+        """The response head was received; the body is read after :meth:`Response.deliver`."""
 
     def failed(self, reason: Failure, cause: RetryCause | None = None) -> None:
-        """There will be no answer.
+        """There will be no response.
 
-        :param cause: why it may be worth while to ask again; ``None``: for nothing.
+        :param cause: why a retry may succeed; ``None`` if it cannot.
         """
 
     def interim_received(self, status: int, reason: bytes, headers: Headers) -> None:
-        """An interim answer came (RFC 9110 §15.2)."""
+        """An interim response was received (RFC 9110 §15.2)."""
 
 
-class Source(Protocol):
-    """What a response asks of the connection that it comes by."""
+class ResponseConnection(Protocol):
+    """The connection that a response is received from."""
 
-    def hold(self) -> None:
-        """Do not read: the body has nowhere to go."""
+    def pause_reading(self) -> None:
+        """Stop reading from the upstream."""
 
-    def read_on(self) -> None:
-        """Read again."""
+    def resume_reading(self) -> None:
+        """Read from the upstream again."""
 
     def abort(self) -> None:
-        """Break the connection off."""
+        """Reset the connection."""
 
 
 @implementer(IResponse, IPushProducer)
 class Response:
-    """What came back: an ``IResponse`` whose header lines are also there as they came.
+    """The response of an upstream.
 
-    :ivar shape: the names of the header; :ivar values: what stands behind them.
-    :ivar fields: lower-cased name to value, repeats joined.
-    :ivar length: of the body; ``UNKNOWN_LENGTH`` where it is not said.
+    :ivar template: the names of the header, and what follows from them.
+    :ivar values: of the header, in the order of *template*.
+    :ivar fields: lower-cased name to value, repeated lines joined.
+    :ivar length: of the body in bytes; ``UNKNOWN_LENGTH`` if it is not announced.
+    :ivar over: whether nothing more will be delivered.
     """
 
     __slots__ = (
         "_connection", "_ending", "_held", "_paused", "_sink", "code", "fields", "length", "over",
-        "phrase", "shape", "values",
+        "phrase", "template", "values",
     )  # fmt: skip
 
     request = None
@@ -84,82 +82,85 @@ class Response:
 
     def __init__(
         self,
-        connection: Source,
+        connection: ResponseConnection,
         code: int,
         phrase: bytes,
-        shape: HeaderTemplate,
+        template: HeaderTemplate,
         values: tuple[bytes, ...],
         fields: Fields,
         length: Any,
     ) -> None:
         self.code = code
         self.phrase = phrase
-        self.shape = shape
+        self.template = template
         self.values = values
         self.fields = fields
         self.length = length
-        self._connection: Source = connection
-        self._sink: BodySink | None = None
-        self._held = b""  # what came with the head; see rule 4 of the connection
-        self._ending: Callable[[BodySink], None] | None = None
         self.over = False
+        self._connection: ResponseConnection = connection
+        self._sink: BodySink | None = None
+        self._held = b""  # received with the head, before there is a sink
+        self._ending: Callable[[BodySink], None] | None = None
         self._paused = False
 
-    @property
-    def raw(self) -> Headers:
-        """(name, value) in order, as they came."""
-        return self.shape.headers(self.values)
+    # The head.
 
     @property
-    def lines(self) -> bytes:
-        """The header lines that are relayed."""
-        return self.shape.relayed_lines(self.values, self.fields)
+    def raw_headers(self) -> Headers:
+        """(name, value) in order, as received."""
+        return self.template.headers(self.values)
+
+    def relayed_lines(self) -> bytes:
+        """Return the header lines that are relayed to the client."""
+        return self.template.relayed_lines(self.values, self.fields)
 
     @property
     def request_id(self) -> bytes:
-        """Upstream's ``X-Request-Id``; empty where it gives none."""
+        """The upstream's ``X-Request-Id``; empty if it gives none."""
         return self.fields.get(b"x-request-id", b"")
 
     @property
     def headers(self) -> WebHeaders:
-        """The header as ``twisted.web`` knows it; made when asked for."""
+        """The header in the type of ``twisted.web``."""
         headers = WebHeaders()
-        for name, value in self.raw:
+        for name, value in self.raw_headers:
             headers.addRawHeader(name, value)
         return headers
 
     def setPreviousResponse(self, previous: IResponse) -> None:
-        """Part of ``IResponse``; nothing is redirected here."""
+        """Do nothing: no redirect is followed."""
+
+    # The body, for the receiver.
 
     @property
     def unclaimed(self) -> bool:
-        """Whether nobody has asked for the body yet."""
+        """Whether :meth:`deliver` has not been called."""
         return self._sink is None
 
     def take_whole(self) -> bytes | None:
-        """The body, where all of it came with the head; nothing is then left to be delivered."""
+        """Return the body if it was received with the head, and end the response."""
         if self._ending is not _complete:
             return None
         self.over = True
         return self._held
 
     def deliverBody(self, protocol: IProtocol) -> None:
-        """As ``IResponse`` has it, for those who do not know :meth:`deliver`."""
+        """Deliver the body to *protocol*, as ``IResponse`` specifies."""
         self.deliver(_ProtocolSink(self, protocol))
 
     def deliver(self, sink: BodySink) -> None:
-        """Hand the body to *sink*: what is here at once, the rest as it comes."""
+        """Deliver the body to *sink*: what is held at once, the rest when it is received."""
         self._sink = sink
         held, self._held = self._held, b""
         if self._ending is not None:
-            self._end_with(held)
+            self._deliver_ending(held)
             return
         if held:
             sink.received(held, False)
         if not self.over and not self._paused:
-            self._connection.read_on()
+            self._connection.resume_reading()
 
-    def _end_with(self, held: bytes) -> None:
+    def _deliver_ending(self, held: bytes) -> None:
         sink, ending = self._sink, self._ending
         if sink is None or ending is None:
             return
@@ -172,52 +173,49 @@ class Response:
             sink.received(held, False)
         ending(sink)
 
-    # The connection's side.
+    # Called by the connection.
 
-    def take(self, data: bytes, complete: bool) -> None:
-        """What one read brought."""
-        if self._sink is None:
+    def receive(self, data: bytes, complete: bool) -> None:
+        """Take the body bytes of one read; *complete*: they are the last."""
+        sink = self._sink
+        if sink is None:
             self._held = self._held + data if self._held else data
             if complete:
                 self._ending = _complete
             return
-        sink = self._sink
         if complete:
             self.over = True
-            self._sink = None  # which knows us: no cycle is left to be collected
+            self._sink = None  # the sink refers to this response: a cycle
         sink.received(data, complete)
 
     def end(self, ending: Callable[[BodySink], None]) -> None:
-        """The body ended otherwise than complete."""
+        """End the body early; *ending* calls the method of the sink that says how."""
         if self.over or self._ending is not None:
             return
         self._ending = ending
         if self._sink is not None:
-            self._end_with(b"")
+            self._deliver_ending(b"")
 
-    # The sink's side.
+    # IPushProducer, for the sink.
 
     def abort(self) -> None:
-        """Break the connection off: nobody wants the rest."""
+        """Reset the connection: the rest of the body is not wanted."""
         if not self.over and self._ending is None:
             self.over = True
-            self._sink = None  # which knows us: no cycle is left to be collected
+            self._sink = None  # the sink refers to this response: a cycle
             self._connection.abort()
 
     def pauseProducing(self) -> None:
-        """Stop reading from upstream."""
         self._paused = True
         if not self.over and self._ending is None:
-            self._connection.hold()
+            self._connection.pause_reading()
 
     def resumeProducing(self) -> None:
-        """Read on."""
         self._paused = False
         if not self.over and self._ending is None:
-            self._connection.read_on()
+            self._connection.resume_reading()
 
     def stopProducing(self) -> None:
-        """As :meth:`abort`."""
         self.abort()
 
     abortConnection = abort
@@ -229,7 +227,7 @@ def _complete(sink: BodySink) -> None:
 
 
 class _ProtocolSink:
-    """A sink for ``deliverBody``: speaks to an ``IProtocol``."""
+    """Delivers a body to an ``IProtocol``."""
 
     def __init__(self, response: Response, protocol: IProtocol) -> None:
         self._protocol = protocol

@@ -113,7 +113,9 @@ def send_error(exchange: Exchange, error: ProxyError, reason: str = "") -> None:
     """
     headers = list(error.headers)
     if exchange.target.startswith(b"/v1/") or exchange.problem is not None:
-        lines = own_lines(exchange.request_id, headers, cache_lines(reason, error.code.replace("_", "-")))
+        lines = own_lines(
+            exchange.request_id, headers, cache_lines(reason, error.code.replace("_", "-"))
+        )
     else:
         lines = own_lines(exchange.request_id, headers)
     _send(exchange, error.status, lines, error.body())

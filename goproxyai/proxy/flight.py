@@ -214,7 +214,11 @@ class Flight:
             shared.complete(self._miss, self._usage, True)
         for subscriber in self._detach_all():
             exchange = subscriber.exchange
-            if subscriber.is_leader and b"content-length" in response.fields and exchange.keeps_connection():
+            if (
+                subscriber.is_leader
+                and b"content-length" in response.fields
+                and exchange.keeps_connection()
+            ):
                 head = subscriber.head(response, self._request.sent_at, self._upstream_seconds)
                 exchange.send_response(response.code, head + b"\r\n" + body, len(body))
             else:

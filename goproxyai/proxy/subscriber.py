@@ -91,7 +91,11 @@ class Subscriber:
         exchange, miss = self.exchange, self.miss
         if self.is_leader:
             return forwarded_head(
-                response, exchange.request_id, miss.reason, sent_at - exchange.began, upstream_seconds
+                response,
+                exchange.request_id,
+                miss.reason,
+                sent_at - exchange.began,
+                upstream_seconds,
             )
         waited = self._context.seconds() - exchange.began
         return coalesced_head(response, exchange.request_id, miss.plan.across_credentials, waited)
@@ -105,7 +109,9 @@ class Subscriber:
         exchange = self.exchange
         has_length = b"content-length" in response.fields
         framed = has_length and self.is_leader
-        exchange.start_response(response.code, head, response.length if has_length else None, framed)
+        exchange.start_response(
+            response.code, head, response.length if has_length else None, framed
+        )
         exchange.register_producer(self)
         self.first_byte_seconds = self._context.seconds() - exchange.began
         self.streams = streams

@@ -18,7 +18,8 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from goproxyai.http11.client_connection import ClientConnection, Timeouts
+from goproxyai.http11.client_connection import ClientConnection
+from goproxyai.http11.connection_deadlines import Timeouts
 from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import Ticker
 from goproxyai.reactor.write_batch import ImmediateWriter

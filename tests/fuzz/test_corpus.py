@@ -60,7 +60,7 @@ PLANTED_DEFECTS = [
     (
         "requests",
         RequestHead,
-        "_judge_coding",
+        "_check_transfer_encoding",
         b"\5POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     ),
     (

@@ -16,16 +16,12 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from goproxyai.http11.client_connection import (
-    CLOSE_SECONDS,
-    MOST_INTERIM,
-    ClientConnection,
-    ProtocolViolation,
-    Timeouts,
-    UpstreamTimeout,
-)
+from goproxyai.http11.client_connection import ClientConnection
+from goproxyai.http11.connection_deadlines import CLOSE_SECONDS, Timeouts
 from goproxyai.http11.connection_pool import ConnectionPool
+from goproxyai.http11.errors import ProtocolViolation, UpstreamTimeout
 from goproxyai.http11.request_body import RequestBody
+from goproxyai.http11.response_parser import MAX_INTERIM_RESPONSES
 from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import TICK_SECONDS, Ticker
 from goproxyai.reactor.write_batch import ImmediateWriter
@@ -112,18 +108,21 @@ def test_a_body_that_comes_fast_earns_no_long_silence() -> None:
 
 
 @attrs.define
-class Inlet:
+class Connection:
     reading: bool = True
 
     def send(self, data: bytes) -> None:
         pass
 
-    def flow(self, reading: bool) -> None:
-        self.reading = reading
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
 
 
 def test_a_body_in_tiny_pieces_takes_no_more_room_than_its_bytes() -> None:
-    body = RequestBody(Inlet(), None, 0.0, False)
+    body = RequestBody(Connection(), None, False)
     got: list[bytes | None] = []
     body.collect(1 << 20, got.append)
     tracemalloc.start()
@@ -209,7 +208,7 @@ def test_a_request_that_upstream_takes_slowly_is_in_time() -> None:
     upstream.wait(1.75)
     assert upstream.failures == []
     upstream.wait(1)
-    assert [str(one) for one in upstream.failures] == ["the response's head"]
+    assert [str(one) for one in upstream.failures] == ["the response head"]
 
 
 def test_a_request_that_upstream_does_not_take_is_not() -> None:
@@ -238,7 +237,7 @@ def test_a_connection_that_is_to_close_is_broken_off_if_upstream_holds_on() -> N
         b"HTTP/1.1 000 X\r\n\r\n",
         b"HTTP/1.1 200 O\x01K\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 O\x7fK\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 103 Early Hints\r\n\r\n" * (MOST_INTERIM + 1),
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" * (MAX_INTERIM_RESPONSES + 1),
     ],
 )
 def test_a_status_line_that_may_not_be_relayed_is_a_violation(head: bytes) -> None:
@@ -309,4 +308,4 @@ def test_the_peer_behind_a_unix_socket_is_called_local() -> None:
     connection = server.factory.buildProtocol(UNIXAddress(b"/run/x.sock"))
     connection.makeConnection(StringTransport())
     connection.dataReceived(get())
-    assert server.exchanges[0].peer == "local"
+    assert server.exchanges[0].connection.peer == "local"

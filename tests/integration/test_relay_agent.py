@@ -16,7 +16,7 @@ from twisted.web.iweb import IAgent, IResponse
 from zope.interface.verify import verifyObject
 
 from goproxyai.egress.treq_client import RelayClient
-from goproxyai.http11.client_connection import ConnectionBroken, UpstreamTimeout
+from goproxyai.http11.errors import ConnectionBroken, UpstreamTimeout
 from tests.support.agents import AgentHarness, Body
 from tests.support.answers import response
 from tests.support.harness import KEY

@@ -27,11 +27,11 @@ from tests.process.daemon_process import (
     Start,
     command,
     environment,
-    free_port,
     get,
     start,
 )
 from tests.support.harness import ProxyHarness, eventually
+from tests.support.ports import free_port
 from tests.support.serving import loopback
 
 __all__ = ["no_otel_variables", "start"]  # fixtures

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import attrs
+from twisted.internet.interfaces import IPushProducer
 
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import WholeBody
@@ -51,6 +52,7 @@ class SimulatedClient:
         self._request: ClientRequest
         self._epoch = 0
         self._raw = b""
+        self._producer: IPushProducer | None = None
         self.active: Exchange | None = None
         self.paused = self.gone = self.aborted = self.closed = False
         self.outcomes: list[Outcome] = []
@@ -148,7 +150,7 @@ class SimulatedClient:
     def leave(self) -> None:
         """Lose the connection."""
         self.gone = True
-        active, self.active = self.active, None
+        active, self.active, self._producer = self.active, None, None
         if active is not None:
             self._record(False)
             active.lost()

@@ -6,7 +6,7 @@ from twisted.internet.error import ConnectError, ConnectionLost
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.python.failure import Failure
 
-from goproxyai.http11.client_connection import ConnectionBroken, UpstreamTimeout
+from goproxyai.http11.errors import ConnectionBroken, UpstreamTimeout
 from goproxyai.upstream.retries import RetryCause
 
 WHOLE, BROKEN = "whole", "broken"

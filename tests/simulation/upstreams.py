@@ -100,10 +100,10 @@ class Attempt:
     def cancel(self) -> None:
         self.done, self._receiver = True, None
 
-    def hold(self) -> None:
+    def pause_reading(self) -> None:
         self.held = True
 
-    def read_on(self) -> None:
+    def resume_reading(self) -> None:
         self.held = False
 
     def abort(self) -> None:
@@ -151,7 +151,7 @@ class Attempt:
             response.receive(data, complete)
         receiver.answered(response)
         if not complete and response.unclaimed:
-            self.hold()
+            self.pause_reading()
 
     def _head(self) -> tuple[Headers, Any]:
         kind = b"text/event-stream" if self.plan.stream else b"text/plain"

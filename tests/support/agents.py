@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from goproxyai.config.urls import ProxyURL
 from goproxyai.egress.agent import RelayAgent
 from goproxyai.egress.routes import Routes
-from goproxyai.http11.client_connection import Timeouts
+from goproxyai.http11.connection_deadlines import Timeouts
 from goproxyai.reactor.deadlines import Ticker
 from tests.support.authority import Authority
 from tests.support.proxy import FakeProxy

@@ -11,7 +11,8 @@ from goproxyai.egress import agent as agent_module
 from goproxyai.egress.agent import RelayAgent
 from goproxyai.egress.routes import Routes
 from goproxyai.egress.tls import tls_to
-from goproxyai.http11.client_connection import Timeouts, UpstreamTimeout
+from goproxyai.http11.connection_deadlines import Timeouts
+from goproxyai.http11.errors import UpstreamTimeout
 from goproxyai.http11.response import Response
 from goproxyai.reactor.deadlines import Ticker
 

@@ -12,18 +12,63 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from goproxyai.errors import ProxyError
+from goproxyai.http11.errors import ClientGone
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.request_body import BUFFER, ClientGone
+from goproxyai.http11.request_body import MAX_UNREAD_BODY_BYTES
 from goproxyai.http11.server_connection import ServerFactory
 from goproxyai.messages.headers import index_fields
 from goproxyai.reactor.deadlines import TICK_SECONDS, Ticker
-from tests.support.memory_transport import MemoryTransport
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\n"
+
+
+class Line(StringTransport):
+    """A socket in memory whose other end may stop taking bytes.
+
+    :ivar dataBuffer: what was written but not taken.
+    """
+
+    offset = 0
+    aborted = False
+    half_closed = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dataBuffer = b""
+        self.stalled = False
+
+    def write(self, data: bytes) -> None:
+        assert not self.disconnecting
+        assert not self.half_closed
+        if self.stalled:
+            self.dataBuffer += data
+        else:
+            super().write(data)
+
+    def take(self, count: int) -> None:
+        """The other end reads some of what waits for it."""
+        taken, self.dataBuffer = self.dataBuffer[:count], self.dataBuffer[count:]
+        self.io.write(taken)
+
+    def loseWriteConnection(self) -> None:
+        self.half_closed = True
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+        super().abortConnection()
+
+    @property
+    def reading(self) -> bool:
+        return self.producerState == "producing"
+
+    @property
+    def open(self) -> bool:
+        return not (self.disconnecting or self.half_closed)
 
 
 class Server:
@@ -38,7 +83,7 @@ class Server:
         ticker.start()
         self.exchanges: list[Exchange] = []
         self.factory = ServerFactory(ticker, self.exchanges.append, most_body)
-        self.line = MemoryTransport()
+        self.line = Line()
         self.connection = self.factory.buildProtocol(IPv4Address("TCP", "192.0.2.7", 4))
         self.connection.makeConnection(self.line)
 
@@ -55,11 +100,11 @@ class Server:
         """The client leaves."""
         self.connection.connectionLost(Failure(ConnectionDone()))
 
-    def received(self) -> bytes:
+    def came(self) -> bytes:
         """What the client got since it was last asked."""
-        received = self.line.value()
+        came = self.line.value()
         self.line.clear()
-        return bytes(received)
+        return bytes(came)
 
 
 class Worker:
@@ -75,7 +120,7 @@ class Worker:
 
     def request_failed(self, problem: ProxyError) -> None:
         self.heard.append(problem.code)
-        if self.exchange.answering:
+        if self.exchange.response_started:
             self.exchange.abort()
         else:
             answer(self.exchange, b"", problem.status)
@@ -112,7 +157,7 @@ class Source:
 
 
 def answer(exchange: Exchange, body: bytes = b"ok", status: int = 200) -> None:
-    exchange.begin(status, b"HTTP/1.1 %d X\r\n" % status, len(body))
+    exchange.start_response(status, b"HTTP/1.1 %d X\r\n" % status, len(body))
     exchange.write(body, True)
 
 
@@ -154,7 +199,7 @@ def test_a_new_connection_that_says_nothing_is_closed_after_twenty_seconds() -> 
     assert server.line.open
     server.wait(1)
     assert server.line.disconnecting
-    assert server.received() == b""
+    assert server.came() == b""
 
 
 def test_a_head_has_twenty_seconds_from_its_first_byte_however_it_drips() -> None:
@@ -195,7 +240,7 @@ def test_an_unused_connection_is_closed_75_seconds_after_its_last_answer() -> No
     assert server.line.open
     server.wait(1)
     assert server.line.disconnecting
-    assert server.received().endswith(b"ok")
+    assert server.came().endswith(b"ok")
 
 
 def test_empty_lines_do_not_keep_an_unused_connection() -> None:
@@ -218,7 +263,7 @@ def test_a_body_that_stops_is_refused_after_thirty_seconds() -> None:
     server.wait(1)
     assert worker.heard == ["bad_request"]
     assert got == []
-    assert server.received().startswith(b"HTTP/1.1 400 ")
+    assert server.came().startswith(b"HTTP/1.1 400 ")
     assert server.line.half_closed
 
 
@@ -261,7 +306,7 @@ def test_a_body_that_waits_for_our_100_is_not_held_against_the_client() -> None:
     server.wait(100)
     assert worker.heard == []
     got = collected(exchange)
-    assert server.received() == CONTINUE
+    assert server.came() == CONTINUE
     server.wait(29.5)
     assert worker.heard == []
     server.send(b"hello")
@@ -286,7 +331,7 @@ def begun(server: Server, length: int) -> Exchange:
     """An answer that its reader does not take."""
     (exchange,) = server.send(get()).exchanges
     server.line.stalled = True
-    exchange.begin(200, OK, length)
+    exchange.start_response(200, OK, length)
     exchange.write(b"x" * 100)
     return exchange
 
@@ -362,7 +407,7 @@ def test_a_slow_reader_gets_the_whole_answer_before_its_connection_ends() -> Non
         assert not server.line.aborted
         server.line.take(10)
     server.wait(3)
-    assert server.received().endswith(b"\r\n\r\n" + b"x" * 50)
+    assert server.came().endswith(b"\r\n\r\n" + b"x" * 50)
     assert server.line.aborted
 
 
@@ -380,7 +425,7 @@ def test_a_closed_connection_whose_reading_was_paused_is_broken_off_too() -> Non
     server = Server()
     server.send(get(b"/1") + get(b"/2"))
     assert not server.line.reading
-    server.exchanges[0].begin(200, OK, 0, close=True)
+    server.exchanges[0].start_response(200, OK, 0, close=True)
     server.exchanges[0].finish()
     assert server.line.reading
     assert server.line.half_closed
@@ -409,12 +454,12 @@ def test_answers_leave_in_the_order_of_the_requests() -> None:
     server = Server()
     server.send(get(b"/1") + get(b"/2"))
     first = server.exchanges[0]
-    first.begin(200, OK, None)
+    first.start_response(200, OK, None)
     first.write(b"a")
     assert len(server.exchanges) == 1
     first.finish()
     answer(server.exchanges[1], b"b")
-    assert server.received() == (
+    assert server.came() == (
         OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"
         b"HTTP/1.1 200 X\r\nContent-Length: 1\r\n\r\nb"
     )
@@ -424,7 +469,7 @@ def test_answers_given_at_once_do_not_nest() -> None:
     server = Server()
     server.factory.dispatch = answer
     server.send(get() * 900)
-    assert server.received().count(b"HTTP/1.1 200") == 900
+    assert server.came().count(b"HTTP/1.1 200") == 900
     assert server.line.reading
 
 
@@ -444,7 +489,7 @@ def test_a_client_that_asks_to_close_gets_no_answer_to_what_it_sends_behind() ->
     server.send(get(b"/1", b"Connection: close") + get(b"/2"))
     (exchange,) = server.exchanges
     answer(exchange)
-    assert b"Connection: close\r\n" in server.received()
+    assert b"Connection: close\r\n" in server.came()
     assert len(server.exchanges) == 1
     assert not server.line.open
 
@@ -452,9 +497,9 @@ def test_a_client_that_asks_to_close_gets_no_answer_to_what_it_sends_behind() ->
 def test_an_answer_that_closes_leaves_the_pipelined_rest_unanswered() -> None:
     server = Server()
     server.send(get(b"/1") + get(b"/2"))
-    server.exchanges[0].begin(200, OK, 0, close=True)
+    server.exchanges[0].start_response(200, OK, 0, close=True)
     server.exchanges[0].finish()
-    assert server.received() == OK + b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+    assert server.came() == OK + b"Content-Length: 0\r\nConnection: close\r\n\r\n"
     assert len(server.exchanges) == 1
     assert not server.line.open
 
@@ -465,15 +510,17 @@ def test_an_answer_that_closes_leaves_the_pipelined_rest_unanswered() -> None:
 def test_an_unclaimed_body_is_read_up_to_64_kibibytes() -> None:
     server = Server()
     (exchange,) = server.send(post(length=1_000_000)).exchanges
-    server.send(b"x" * BUFFER)
-    assert BUFFER == 64 * 1024
+    server.send(b"x" * MAX_UNREAD_BODY_BYTES)
+    assert MAX_UNREAD_BODY_BYTES == 64 * 1024
     assert server.line.reading
     server.send(b"y")
     assert not server.line.reading
     got = collected(exchange)
     assert server.line.reading
-    server.send(b"z" * (1_000_000 - BUFFER - 1))
-    assert got == [b"x" * BUFFER + b"y" + b"z" * (1_000_000 - BUFFER - 1)]
+    server.send(b"z" * (1_000_000 - MAX_UNREAD_BODY_BYTES - 1))
+    assert got == [
+        b"x" * MAX_UNREAD_BODY_BYTES + b"y" + b"z" * (1_000_000 - MAX_UNREAD_BODY_BYTES - 1)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -557,11 +604,11 @@ def test_what_is_streamed_in_a_pause_is_bounded() -> None:
 def test_a_body_that_nobody_wants_any_more_is_thrown_away() -> None:
     server = Server()
     (exchange,) = server.send(post(length=1_000_000)).exchanges
-    server.send(b"x" * (BUFFER + 1))
+    server.send(b"x" * (MAX_UNREAD_BODY_BYTES + 1))
     assert not server.line.reading
     exchange.body.discard()
     assert server.line.reading
-    server.send(b"x" * (1_000_000 - BUFFER - 1))
+    server.send(b"x" * (1_000_000 - MAX_UNREAD_BODY_BYTES - 1))
     assert exchange.body.complete
     assert exchange.body.received == 1_000_000
     assert exchange.body.whole() == b""
@@ -623,15 +670,15 @@ def test_a_client_is_told_to_continue_once_and_only_when_its_body_is_wanted() ->
     server = Server()
     (exchange,) = server.send(post(b"Expect: 100-Continue", length=10)).exchanges
     server.wait(5)
-    assert server.received() == b""
+    assert server.came() == b""
     taker = Taker(exchange.body, 5)
     exchange.body.startProducing(taker)
-    assert server.received() == CONTINUE
+    assert server.came() == CONTINUE
     server.send(b"12345")
     taker.most = 20
     exchange.body.resumeProducing()
     server.send(b"67890")
-    assert server.received() == b""
+    assert server.came() == b""
     assert taker.taken == b"1234567890"
 
 
@@ -639,11 +686,11 @@ def test_a_client_is_not_told_to_continue_once_it_is_answered() -> None:
     server = Server()
     (exchange,) = server.send(post(b"Expect: 100-continue", length=10)).exchanges
     answer(exchange, b"no", 403)
-    received = server.received()
-    assert received == b"HTTP/1.1 403 X\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"
+    came = server.came()
+    assert came == b"HTTP/1.1 403 X\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"
     server.send(b"1234567890" + get())
     server.wait(3)
-    assert server.received() == b""
+    assert server.came() == b""
     assert len(server.exchanges) == 1
 
 
@@ -651,7 +698,7 @@ def test_a_client_that_did_not_wait_is_not_told_to_continue() -> None:
     server = Server()
     (exchange,) = server.send(post(b"Expect: 100-continue", length=5) + b"hello").exchanges
     assert collected(exchange) == [b"hello"]
-    assert server.received() == b""
+    assert server.came() == b""
 
 
 def test_an_http_1_0_client_is_never_told_to_continue() -> None:
@@ -659,8 +706,8 @@ def test_an_http_1_0_client_is_never_told_to_continue() -> None:
     raw = post(b"Expect: 100-continue", length=5, version=b"1.0")
     (exchange,) = server.send(raw).exchanges
     collected(exchange)
-    exchange.inform(b"HTTP/1.1 103 Early Hints\r\n")
-    assert server.received() == b""
+    exchange.send_interim(b"HTTP/1.1 103 Early Hints\r\n")
+    assert server.came() == b""
 
 
 # The answer's framing.
@@ -673,24 +720,24 @@ def test_an_answer_of_known_length_leaves_in_one_piece() -> None:
     server.line.write = writes.append  # type: ignore[method-assign]
     answer(exchange, b"hello")
     assert writes == [b"HTTP/1.1 200 X\r\nContent-Length: 5\r\n\r\nhello"]
-    assert (exchange.status, exchange.sent) == (200, 5)
+    assert (exchange.status, exchange.body_bytes_sent) == (200, 5)
 
 
 def test_an_answer_of_unknown_length_is_chunked_and_empty_writes_do_not_end_it() -> None:
     server = Server()
     (exchange,) = server.send(get()).exchanges
-    exchange.begin(200, OK, None)
-    assert server.received() == b""
+    exchange.start_response(200, OK, None)
+    assert server.came() == b""
     exchange.flush()
-    assert server.received() == OK + b"Transfer-Encoding: chunked\r\n\r\n"
+    assert server.came() == OK + b"Transfer-Encoding: chunked\r\n\r\n"
     exchange.flush()
     exchange.write(b"")
-    assert server.received() == b""
+    assert server.came() == b""
     exchange.write(b"a" * 17)
-    assert server.received() == b"11\r\n" + b"a" * 17 + b"\r\n"
+    assert server.came() == b"11\r\n" + b"a" * 17 + b"\r\n"
     exchange.write(b"b", True)
-    assert server.received() == b"1\r\nb\r\n0\r\n\r\n"
-    assert exchange.sent == 18
+    assert server.came() == b"1\r\nb\r\n0\r\n\r\n"
+    assert exchange.body_bytes_sent == 18
     assert server.line.open
 
 
@@ -698,10 +745,10 @@ def test_an_answer_of_unknown_length_is_chunked_and_empty_writes_do_not_end_it()
 def test_an_http_1_0_client_gets_no_chunks_and_the_end_of_the_connection(line: bytes) -> None:
     server = Server()
     (exchange,) = server.send(get(b"/", line, version=b"1.0")).exchanges
-    exchange.begin(200, OK, None)
+    exchange.start_response(200, OK, None)
     exchange.write(b"hello")
     exchange.write(b" you", True)
-    assert server.received() == OK + b"Connection: close\r\n\r\nhello you"
+    assert server.came() == OK + b"Connection: close\r\n\r\nhello you"
     assert server.line.half_closed
 
 
@@ -721,32 +768,32 @@ def test_some_answers_have_no_body_whatever_is_written(
 ) -> None:
     server = Server()
     (exchange,) = server.send(get().replace(b"GET", method, 1)).exchanges
-    exchange.begin(status, b"HTTP/1.1 %d X\r\n" % status, length)
+    exchange.start_response(status, b"HTTP/1.1 %d X\r\n" % status, length)
     exchange.write(b"hello")
     exchange.finish()
-    assert server.received() == b"HTTP/1.1 %d X\r\n%b\r\n" % (status, framing)
-    assert exchange.sent == 0
+    assert server.came() == b"HTTP/1.1 %d X\r\n%b\r\n" % (status, framing)
+    assert exchange.body_bytes_sent == 0
     assert server.line.open
 
 
 def test_a_length_that_stands_in_the_head_is_not_said_twice() -> None:
     server = Server()
     (exchange,) = server.send(get()).exchanges
-    exchange.begin(200, OK + b"content-length: 2\r\n", 2, framed=True)
+    exchange.start_response(200, OK + b"content-length: 2\r\n", 2, has_length=True)
     exchange.write(b"ok", True)
-    assert server.received() == OK + b"content-length: 2\r\n\r\nok"
+    assert server.came() == OK + b"content-length: 2\r\n\r\nok"
 
 
 def test_interim_answers_pass_until_the_answer_begins() -> None:
     server = Server()
     (exchange,) = server.send(get()).exchanges
-    exchange.inform(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n")
-    assert server.received() == b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
-    exchange.begin(200, OK, 0)
-    exchange.inform(b"HTTP/1.1 103 Early Hints\r\n")
-    assert server.received() == b""
+    exchange.send_interim(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n")
+    assert server.came() == b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    exchange.start_response(200, OK, 0)
+    exchange.send_interim(b"HTTP/1.1 103 Early Hints\r\n")
+    assert server.came() == b""
     exchange.finish()
-    assert server.received() == OK + b"Content-Length: 0\r\n\r\n"
+    assert server.came() == OK + b"Content-Length: 0\r\n\r\n"
 
 
 # Upgrades are declined.
@@ -786,7 +833,7 @@ def test_a_request_for_an_upgrade_is_served_as_http_1_1_and_so_is_what_follows(
         server.send(stream[start : start + step])
     assert [whole for _, whole in asked] == [body, b""]
     assert asked[1][0] == b"/next"
-    assert server.received().count(b"HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\nok") == 2
+    assert server.came().count(b"HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\nok") == 2
     assert server.line.open
 
 
@@ -794,7 +841,7 @@ def test_any_number_of_pipelined_requests_for_an_upgrade_is_served() -> None:
     server = Server()
     server.factory.dispatch = answer
     server.send(get(b"/up", b"Connection: upgrade", b"Upgrade: x") * 900)
-    assert server.received().count(b"HTTP/1.1 200 X") == 900
+    assert server.came().count(b"HTTP/1.1 200 X") == 900
     assert server.line.open
 
 
@@ -819,16 +866,14 @@ def test_an_answer_before_the_body_has_ended_closes_and_the_rest_is_no_request(
     server = Server()
     (exchange,) = server.send(post(length=length)).exchanges
     answer(exchange, b"no", 401)
-    assert (
-        server.received() == b"HTTP/1.1 401 X\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"
-    )
+    assert server.came() == b"HTTP/1.1 401 X\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"
     assert server.line.half_closed
     for _ in range(3):
         server.send(get(b"/smuggled") * 100)
     assert len(server.exchanges) == 1
     server.wait(3)
     assert server.line.aborted
-    assert server.received() == b""
+    assert server.came() == b""
 
 
 # A connection remembers the header of its last request.
@@ -946,7 +991,7 @@ def test_a_chunked_body_over_the_limit_fails_and_nothing_more_is_read() -> None:
     server = Server(most_body=1000)
     (exchange,) = server.send(post()).exchanges
     assert body_problem(server, exchange, lambda: chunks(b"x" * 100)) < 1200
-    assert server.received().startswith(b"HTTP/1.1 413 ")
+    assert server.came().startswith(b"HTTP/1.1 413 ")
     assert server.line.half_closed
 
 
@@ -970,16 +1015,16 @@ def test_an_exchange_ends_exactly_once() -> None:
     first = server.exchanges[0]
     worker = Worker(first)
     answer(first)
-    server.received()
+    server.came()
     first.finish()
     first.write(b"more", True)
     first.flush()
-    first.inform(b"HTTP/1.1 103 X\r\n")
+    first.send_interim(b"HTTP/1.1 103 X\r\n")
     first.abort()
     first.fail(ProxyError("bad_request", "late"))
-    first.lost()
+    first.connection_lost()
     assert worker.heard == []
-    assert server.received() == b""
+    assert server.came() == b""
     assert server.line.open
     assert len(server.exchanges) == 2
 
@@ -1026,11 +1071,11 @@ def test_an_answer_that_cannot_be_completed_breaks_the_connection_off() -> None:
     server = Server()
     (exchange,) = server.send(get()).exchanges
     worker = Worker(exchange)
-    exchange.begin(200, OK, None)
+    exchange.start_response(200, OK, None)
     exchange.write(b"half")
     exchange.abort()
     assert server.line.aborted
-    assert not server.received().endswith(b"0\r\n\r\n")
+    assert not server.came().endswith(b"0\r\n\r\n")
     server.lose()
     assert worker.heard == []
 
@@ -1040,7 +1085,7 @@ def test_a_request_that_goes_wrong_under_its_answer_breaks_it_off() -> None:
     (exchange,) = server.send(post()).exchanges
     worker = Worker(exchange)
     exchange.body.discard()
-    exchange.begin(200, OK, None)
+    exchange.start_response(200, OK, None)
     exchange.write(b"half")
     server.send(b"zz\r\n")
     assert worker.heard == ["bad_request"]
@@ -1060,8 +1105,8 @@ def test_who_makes_the_answer_pauses_while_the_client_does_not_read() -> None:
     server = Server()
     (exchange,) = server.send(get()).exchanges
     source = Source()
-    exchange.begin(200, OK, None)
-    exchange.source(source)
+    exchange.start_response(200, OK, None)
+    exchange.register_producer(source)
     server.connection.pauseProducing()
     server.connection.resumeProducing()
     assert source.told == ["pause", "resume"]
@@ -1076,9 +1121,9 @@ def test_who_comes_to_make_the_answer_of_a_client_that_does_not_read_is_paused_a
     (exchange,) = server.send(get()).exchanges
     server.connection.pauseProducing()
     source = Source()
-    exchange.source(source)
+    exchange.register_producer(source)
     assert source.told == ["pause"]
-    exchange.source(None)
+    exchange.unregister_producer()
     server.connection.resumeProducing()
     assert source.told == ["pause"]
 
@@ -1100,7 +1145,7 @@ def test_an_exchange_knows_what_was_asked_by_whom_and_when() -> None:
         b"x-one": b"1, 2",
         b"accept": b"\xff",
     }
-    assert (exchange.peer, exchange.began) == ("192.0.2.7", 5.0)
+    assert (exchange.connection.peer, exchange.began) == ("192.0.2.7", 5.0)
     assert exchange.body.complete
 
 
@@ -1151,19 +1196,19 @@ def test_an_answer_that_begins_once_it_drains_is_the_last_and_says_so() -> None:
     (exchange,) = server.send(get()).exchanges
     server.connection.drain(True)
     answer(exchange)
-    assert b"Connection: close\r\n" in server.received()
+    assert b"Connection: close\r\n" in server.came()
     assert server.line.half_closed
 
 
 def test_an_answer_that_had_begun_as_it_drains_is_the_last_too() -> None:
     server = Server()
     (exchange,) = server.send(get()).exchanges
-    exchange.begin(200, OK, 2)
+    exchange.start_response(200, OK, 2)
     exchange.write(b"a")
     server.connection.drain(True)
     assert server.line.open
     exchange.write(b"b", last=True)
-    assert server.received().endswith(b"\r\n\r\nab")
+    assert server.came().endswith(b"\r\n\r\nab")
     assert server.line.half_closed
 
 
@@ -1172,7 +1217,7 @@ def test_what_waits_behind_an_answer_as_it_drains_is_dispatched() -> None:
     (first,) = server.send(get() + get()).exchanges
     server.connection.drain(True)
     answer(first)
-    assert b"Connection" not in server.received()
+    assert b"Connection" not in server.came()
     assert len(server.exchanges) == 2
     answer(server.exchanges[1])
     assert server.line.half_closed

@@ -1,0 +1,161 @@
+"""The deadlines of connections, as arithmetic: every time is passed in.
+
+A connection is ticked a few times a second (:mod:`goproxyai.reactor.deadlines`) and asks what is
+due. Times are seconds of the reactor's clock.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from goproxyai.reactor.deadlines import NEVER
+
+HEAD_TIMEOUT_SECONDS = 20.0
+"""For a complete head, from its first byte; for the first one from the start of the connection."""
+
+KEEP_ALIVE_SECONDS = 75.0
+"""Between two requests of a connection."""
+
+BODY_GRACE_SECONDS = 30.0
+"""Of a request body in which its rate does not matter."""
+
+MIN_BODY_BYTES_PER_SECOND = 500.0
+"""Rate of a request body after the grace period."""
+
+READER_STALL_SECONDS = 60.0
+"""In which a client must take at least one of the bytes that were written to it."""
+
+LINGER_SECONDS = 2.0
+"""In which input is discarded after the last response, so that a reset does not destroy it."""
+
+POOLED_SECONDS = 55.0
+"""For which an idle connection to an upstream is kept."""
+
+CLOSE_SECONDS = 2.0
+"""In which an upstream must agree to a close, which TLS waits for."""
+
+
+class ServerDeadlines:
+    """Deadlines of one connection to a client.
+
+    :ivar expires_at: end of the wait for a head, for the next request or for the client's close;
+        :data:`.NEVER` while a request is handled.
+    :ivar bytes_written: to the transport.
+    """
+
+    __slots__ = (
+        "_body_started_at", "_bytes_taken", "_last_tick", "_reported", "_stalls_at",
+        "bytes_written", "expires_at",
+    )  # fmt: skip
+
+    def __init__(self, now: float) -> None:
+        self.expires_at = now + HEAD_TIMEOUT_SECONDS
+        self.bytes_written = 0
+        self._last_tick = now
+        self._body_started_at = now
+        self._bytes_taken = -1
+        self._stalls_at = NEVER
+        self._reported = NEVER
+
+    def tick(self, now: float) -> float:
+        """Return the seconds since the previous tick."""
+        passed, self._last_tick = now - self._last_tick, now
+        return passed
+
+    def start_body(self, now: float) -> None:
+        """Measure the rate of a request body from *now* on."""
+        self._body_started_at = now
+
+    def postpone_body(self, seconds: float) -> None:
+        """Do not count *seconds* in which the client could not send."""
+        self._body_started_at += seconds
+
+    def body_is_too_slow(self, received: int, now: float) -> bool:
+        """Return whether a body of which *received* bytes are here is below the lowest rate."""
+        seconds = received / MIN_BODY_BYTES_PER_SECOND
+        if now > self._body_started_at + BODY_GRACE_SECONDS + seconds:
+            return True
+        # A fast start earns no silence that is longer than another grace period.
+        self._body_started_at = min(self._body_started_at, now - seconds)
+        return False
+
+    def reader_is_stalled(self, unsent: int, now: float) -> bool:
+        """Return whether the client has taken nothing for too long.
+
+        :param unsent: bytes that were written and that the kernel has not taken.
+        """
+        taken = self.bytes_written - unsent
+        if not unsent or taken != self._bytes_taken:
+            self._bytes_taken = taken
+            self._stalls_at = now + READER_STALL_SECONDS
+            return False
+        return now >= self._stalls_at
+
+    def has_changed(self) -> bool:
+        """Return whether :attr:`expires_at` differs from what it was at the previous call."""
+        changed = self.expires_at != self._reported
+        self._reported = self.expires_at
+        return changed
+
+
+@attrs.define(eq=False)
+class Timeouts:
+    """How long upstreams may take, in seconds. All connections share one object, which may change.
+
+    A change does not affect a wait that has begun.
+
+    :ivar head: from the last byte of the request, when the kernel has it, to the response head.
+    :ivar silence: without progress inside a body, of the request or of the response.
+    """
+
+    head: float
+    silence: float
+
+
+class ClientDeadlines:
+    """Deadlines of one connection to an upstream.
+
+    :ivar expires_at: end of the present wait, or :data:`.NEVER`.
+    :ivar awaited: what is waited for, to complete "waiting for ...".
+    :ivar bytes_written: to the transport.
+    :ivar sending: whether a part of the request may be in our buffers.
+    """
+
+    __slots__ = ("_bytes_taken", "_timeouts", "awaited", "bytes_written", "expires_at", "sending")
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._timeouts = timeouts
+        self._bytes_taken = 0
+        self.expires_at = NEVER
+        self.awaited = ""
+        self.bytes_written = 0
+        self.sending = False
+
+    def await_response_head(self, now: float) -> None:
+        """Give the upstream time to answer the complete request."""
+        self.awaited = "the response head"
+        self.expires_at = now + self._timeouts.head
+
+    def await_response_body(self, now: float) -> None:
+        """Give the upstream time to send more of the response."""
+        self.awaited = "more of the response body"
+        self.expires_at = now + self._timeouts.silence
+
+    def await_request_progress(self, now: float) -> None:
+        """Give the upstream time to take more of the request."""
+        self.awaited = "the upstream to read the request body"
+        self.expires_at = now + self._timeouts.silence
+
+    def check_request_progress(self, unsent: int, uploading: bool, now: float) -> None:
+        """Start the wait that the progress of the request asks for.
+
+        :param unsent: bytes that were written and that the kernel has not taken.
+        :param uploading: whether more of the request body will be written.
+        """
+        taken, before = self.bytes_written - unsent, self._bytes_taken
+        self._bytes_taken = taken
+        if not unsent and not uploading:
+            self.sending = False
+            self.await_response_head(now)
+        elif not unsent or taken != before:  # the pace of the client is checked on its connection
+            self.await_request_progress(now)

@@ -1,0 +1,187 @@
+"""Parse the responses of one upstream: bytes in, a :class:`~.response.Response` and its body out.
+
+llhttp checks the syntax (RFC 9112) and calls the ``on_*`` methods. This module adds the limits that
+llhttp does not have, and decides how a body is delimited (RFC 9112 §6.3).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Protocol
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+from twisted.web.iweb import UNKNOWN_LENGTH
+
+from goproxyai.http11.connection_states import ResponseInputState
+from goproxyai.http11.errors import ProtocolViolation
+from goproxyai.http11.framing import MAX_HEADER_BYTES, MAX_HEADER_FIELDS
+from goproxyai.http11.response import Response, ResponseConnection
+from goproxyai.messages.header_templates import template_of
+from goproxyai.messages.headers import Fields, Headers
+
+MAX_REASON_BYTES = 1024
+"""Of a reason phrase."""
+
+MAX_INTERIM_RESPONSES = 32
+"""Interim responses (RFC 9110 §15.2) to one request."""
+
+HEAD, INTERIM, BODY, UNTIL_CLOSE, COMPLETE = ResponseInputState
+
+_REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+
+
+class InterimConnection(ResponseConnection, Protocol):
+    """The connection, as its parser sees it."""
+
+    def interim_received(self, status: int, reason: bytes, headers: Headers) -> None:
+        """An interim response other than 100 was received."""
+
+
+class ResponseParser:
+    """Parses what one upstream sends.
+
+    :ivar state: what the next byte belongs to.
+    :ivar response: the response whose head has been received.
+    :ivar keep_alive: whether another request may be sent after the response.
+    :ivar read_bytes: size of the last read; 0 before the first byte of the response.
+    """
+
+    __slots__ = (
+        "_body", "_connection", "_head_bytes", "_header", "_interims", "_llhttp", "_method",
+        "_reason", "keep_alive", "read_bytes", "response", "state",
+    )  # fmt: skip
+
+    def __init__(self, connection: InterimConnection) -> None:
+        self._connection = connection
+        self._llhttp = HttpResponseParser(self)
+        self.start(b"")
+
+    def start(self, method: bytes) -> None:
+        """Expect the response to a request with *method*."""
+        self._method = method
+        self.state = HEAD
+        self.response: Response | None = None
+        self.keep_alive = False
+        self.read_bytes = 0
+        self._interims = 0
+        self._reason = b""
+        self._header: list[bytes] = []  # name, value, name, value…
+        self._body: list[bytes] = []
+        self._head_bytes = 0  # of reads without a body byte
+
+    def feed(self, data: bytes) -> None:
+        """Parse *data*.
+
+        :raises ProtocolViolation: if it is invalid, unless it follows a complete response.
+        """
+        size = self.read_bytes = len(data)
+        violation: str | None = None
+        try:
+            self._llhttp.feed_data(data)
+        except HttpParserUpgrade:
+            violation = "it switched protocols without being asked"
+        except HttpParserError as error:
+            violation = str(error.__context__ or error)
+        if violation is not None:
+            if self.state is not COMPLETE:
+                raise ProtocolViolation(violation)
+            self.keep_alive = False  # the bytes after the response belong to no request
+        if self._body or self.state is COMPLETE:
+            self._head_bytes = 0
+            return
+        self._head_bytes += size
+        if self._head_bytes > 2 * MAX_HEADER_BYTES:
+            raise ProtocolViolation("its header or chunk framing exceeds 128 KiB")
+
+    def take_body(self) -> bytes:
+        """Return the bytes of the body that were received since the last call."""
+        body, self._body = self._body, []
+        return b"".join(body)
+
+    def close(self) -> None:
+        """Release the connection and llhttp, which refer to this parser and would form cycles."""
+        del self._connection, self._llhttp
+
+    # Called by llhttp. What is raised here ends its feed_data with an HttpParserError.
+
+    def on_message_begin(self) -> None:
+        if self.state is COMPLETE:
+            raise ProtocolViolation("it sent more than one response")
+
+    def on_status(self, reason: bytes) -> None:
+        self._reason += reason
+        if len(self._reason) > MAX_REASON_BYTES:
+            raise ProtocolViolation("its reason phrase exceeds 1 KiB")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._header += (name, value)
+
+    def on_headers_complete(self) -> None:
+        if self.state is not HEAD:
+            raise ProtocolViolation("it sent more than one response")
+        llhttp = self._llhttp
+        status = llhttp.get_status_code()
+        header = self._header
+        if len(header) > 2 * MAX_HEADER_FIELDS:
+            raise ProtocolViolation(f"its header exceeds {MAX_HEADER_FIELDS} fields")
+        if self._head_bytes or self.read_bytes > MAX_HEADER_BYTES:  # else it cannot be too large
+            if sum(map(len, header)) + 2 * len(header) > MAX_HEADER_BYTES:
+                raise ProtocolViolation("its header exceeds 64 KiB")
+        if status < 100 or (self._reason != b"OK" and _REASON.fullmatch(self._reason) is None):
+            raise ProtocolViolation("its status line is malformed")
+        if status < 200:
+            self._interim_response(status)
+            return
+        if status > 599:
+            raise ProtocolViolation(f"its status is {status}, which HTTP does not have")
+        self._header = []  # trailers, which are dropped, must not become header lines
+        template, values = template_of(tuple(header[::2])), tuple(header[1::2])
+        fields = template.fields(values)
+        length = self._start_body(status, fields)
+        self.keep_alive = llhttp.should_keep_alive() and self.state is not COMPLETE
+        self.response = Response(
+            self._connection, status, self._reason, template, values, fields, length
+        )
+
+    def _start_body(self, status: int, fields: Fields) -> Any:
+        """Decide how the body is delimited (RFC 9112 §6.3); return its length."""
+        coding = fields.get(b"transfer-encoding")
+        length = fields.get(b"content-length")
+        self.state = BODY
+        if self._method == b"HEAD":
+            self.state = COMPLETE  # llhttp expects a body: the connection cannot be kept
+        elif status in (204, 304):
+            return 0
+        elif coding is not None:
+            if coding.strip(b" \t").lower() != b"chunked":
+                raise ProtocolViolation("its Transfer-Encoding is not chunked")
+            return UNKNOWN_LENGTH
+        elif length is None:
+            self.state = UNTIL_CLOSE
+        return UNKNOWN_LENGTH if length is None else int(length)
+
+    def _interim_response(self, status: int) -> None:
+        if status == 101:
+            raise ProtocolViolation("it switched protocols without being asked")
+        self._interims += 1
+        if self._interims > MAX_INTERIM_RESPONSES:
+            raise ProtocolViolation(f"it sent more than {MAX_INTERIM_RESPONSES} interim responses")
+        self.state = INTERIM
+        if status != 100:
+            header = self._header
+            headers = list(zip(header[::2], header[1::2], strict=True))
+            self._connection.interim_received(status, self._reason, headers)
+
+    def on_body(self, data: bytes) -> None:
+        if self.state is COMPLETE:
+            raise ProtocolViolation("it sent a body with a response that has none")
+        self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        if self.state is INTERIM:
+            self.state = HEAD
+            self._reason = b""
+            self._header = []
+            self._head_bytes = 0
+        else:
+            self.state = COMPLETE
