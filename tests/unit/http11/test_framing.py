@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.http11.framing import LAST_CHUNK, MOST_FIELDS, chunk, headers_too_large
+from goproxyai.http11.framing import LAST_CHUNK, MAX_HEADER_FIELDS, chunk, headers_too_large
 from goproxyai.messages.headers import serialize_headers
 
 
@@ -39,4 +39,4 @@ def test_header_lines_keep_order_case_repeats_and_odd_bytes() -> None:
 def test_a_header_that_is_too_large_is_431() -> None:
     problem = headers_too_large()
     assert (problem.status, problem.code) == (431, "headers_too_large")
-    assert str(MOST_FIELDS) in problem.message
+    assert str(MAX_HEADER_FIELDS) in problem.message
