@@ -98,8 +98,8 @@ class ServerUnderTest:
         exchange.finish()
 
     def _refuse(self, exchange: Exchange, problem: ProxyError) -> None:
-        assert self.refused is None, "a connection is refused once"
-        self.refused = problem.code
+        assert self.error_code is None, "a connection is refused once"
+        self.error_code = problem.code
         exchange.start_response(problem.status, b"HTTP/1.1 400 X\r\n", 0, close=True)
         exchange.finish()
 

@@ -82,7 +82,7 @@ class SimulatedClient:
         keep = request.version == "1.1" and request.keep
         head = RequestHead(request.method, request.target, request.version, lines, keep)
         now, values = self._environment.clock.seconds(), head.values(head.headers)
-        exchange = Exchange(self, "peer", now, head, values, WholeBody(request.body))
+        exchange = Exchange(self, now, head, values, WholeBody(request.body))
         self._request, self._epoch, self.active = request, self._environment.epoch, exchange
         self._handle(exchange)
 
@@ -91,7 +91,7 @@ class SimulatedClient:
         active = self.active
         return active is not None and active.target == target and not (active.over or self.paused)
 
-    # The exchange's Wire.
+    # ExchangeConnection.
 
     def send(self, data: bytes) -> None:
         if self.gone:
@@ -101,15 +101,20 @@ class SimulatedClient:
         may_pause = self._slow and not self.paused and not environment.draining
         if may_pause and environment.rng.random() < 0.5:
             self.paused = True
-            if self.active is not None:
-                self.active.pause()
+            if self._producer is not None:
+                self._producer.pauseProducing()
 
-    def exchange_done(self, exchange: Exchange, keep: bool) -> None:
+    def set_producer(self, producer: IPushProducer | None) -> None:
+        self._producer = producer
+        if producer is not None and self.paused:
+            producer.pauseProducing()
+
+    def exchange_done(self, exchange: Exchange, keep_alive: bool) -> None:
         if exchange is not self.active:
             return
-        self.active = None
+        self.active = self._producer = None
         self._record(True)
-        if keep:
+        if keep_alive:
             self.advance()
         else:
             self.closed = True

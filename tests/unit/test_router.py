@@ -25,14 +25,18 @@ UNUSED: Any = None
 class Connection:
     """A client connection that keeps what is sent."""
 
+    peer: str = "127.0.0.1"
     sent: bytes = b""
     done: int = 0
 
     def send(self, data: bytes) -> None:
         self.sent += data
 
-    def exchange_done(self, exchange: Exchange, keep: bool) -> None:
+    def exchange_done(self, exchange: Exchange, keep_alive: bool) -> None:
         self.done += 1
+
+    def set_producer(self, producer: object) -> None:
+        pass
 
     def abort(self) -> None:
         raise AssertionError("the connection was aborted")
@@ -94,7 +98,7 @@ class Fixture:
         """Dispatch a request and return the response, if the router sent one."""
         connection = Connection()
         head = RequestHead(method.encode(), target.encode(), "1.1", [(b"Host", b"a")], True)
-        exchange = Exchange(connection, "127.0.0.1", 0.0, head, (), WholeBody(b""), problem)
+        exchange = Exchange(connection, 0.0, head, (), WholeBody(b""), problem)
         self.router.dispatch(exchange)
         return connection.sent
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 import h11
+from twisted.internet.interfaces import IPushProducer
 from twisted.internet.task import Clock
 from twisted.web.iweb import UNKNOWN_LENGTH
 
@@ -77,21 +78,40 @@ def proxy_parts(upstreams: int = 1) -> ProxyParts:
 class ClientConnection:
     """A client's connection that is full after the writes that *readiness* marks as ``False``."""
 
+    peer = "127.0.0.1"
+
     def __init__(self, readiness: list[bool] | None = None) -> None:
         self.written = b""
         self.completed = 0
         self.aborted = False
         self.full = False
         self.exchange: Exchange
+        self._producer: IPushProducer | None = None
         self._readiness = readiness or []
 
     def send(self, data: bytes) -> None:
         self.written += data
         if self._readiness and not self._readiness.pop():
-            self.full = True
-            self.exchange.pause()
+            self.pause()
 
-    def exchange_done(self, exchange: Exchange, keep: bool) -> None:
+    def set_producer(self, producer: IPushProducer | None) -> None:
+        self._producer = producer
+        if producer is not None and self.full:
+            producer.pauseProducing()
+
+    def pause(self) -> None:
+        """Accept no more data."""
+        self.full = True
+        if self._producer is not None:
+            self._producer.pauseProducing()
+
+    def resume(self) -> None:
+        """Accept data again."""
+        self.full = False
+        if self._producer is not None:
+            self._producer.resumeProducing()
+
+    def exchange_done(self, exchange: Exchange, keep_alive: bool) -> None:
         self.completed += 1
 
     def abort(self) -> None:
@@ -100,11 +120,10 @@ class ClientConnection:
     def read_all(self) -> None:
         """Accept data until the response is complete, or no more data follows."""
         while self.full and not self.completed:
-            self.full = False
-            self.exchange.resume()
+            self.resume()
 
     def open_exchange(self, head: RequestHead, clock: Clock) -> Exchange:
-        self.exchange = Exchange(self, "127.0.0.1", clock.seconds(), head, (), WholeBody(b""))
+        self.exchange = Exchange(self, clock.seconds(), head, (), WholeBody(b""))
         return self.exchange
 
     def response(self) -> tuple[list[tuple[bytes, bytes]], bytes]:
@@ -133,10 +152,10 @@ class UpstreamConnection:
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def hold(self) -> None:
+    def pause_reading(self) -> None:
         self.calls.append("pause")
 
-    def read_on(self) -> None:
+    def resume_reading(self) -> None:
         self.calls.append("resume")
 
     def abort(self) -> None:

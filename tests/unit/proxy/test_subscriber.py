@@ -53,10 +53,10 @@ def test_subscriber_receives_all_pieces_and_the_end() -> None:
 def test_paused_subscriber_receives_nothing_until_it_resumes() -> None:
     owner = Owner([b"a"])
     subscriber, client = subscriber_of(proxy_parts(), owner)
-    subscriber.exchange.pause()
+    client.pause()
     subscriber.write_pieces(ended=True)
     assert client.written == b""
-    subscriber.exchange.resume()
+    client.resume()
     subscriber.write_pieces(ended=True)
     assert client.response()[1] == b"a"
     assert owner.calls == ["paused", "resumed"]

@@ -30,9 +30,9 @@ class FinishedExchange:
         self.method = b"GET"
         self.target = b"/v1/models"
         self.status = 200
-        self.sent = 5
+        self.body_bytes_sent = 5
         self.received = 3
-        self.name = b"id-1"
+        self.request_id = b"id-1"
         self.trace: Any = None
         vars(self).update(fields)
 

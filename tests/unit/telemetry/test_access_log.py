@@ -111,7 +111,7 @@ def test_failed_requests_are_kept_without_a_writer() -> None:
     log = AccessLog(Clock(), Counters(), None)
     for number in range(MAX_FAILURES + 5):
         outcome = RequestOutcome(code="circuit_open")
-        log.record(FinishedExchange(status=503, sent=number), "c", outcome)
+        log.record(FinishedExchange(status=503, body_bytes_sent=number), "c", outcome)
         log.record(FinishedExchange(), "c", HIT)
     log.flush()
     kept = [event.bytes_out for event, _ in log.failures]

@@ -47,7 +47,7 @@ def requests(draw: Any) -> tuple[FinishedExchange, RequestOutcome]:
         method=draw(st.sampled_from([b"GET", b"POST", b"BREW"])),
         target=draw(st.sampled_from([b"/v1/models?a=1", b"/v1/models?a=2", b"/x", b"*"])),
         status=draw(st.sampled_from([0, 200, 404, 429, 502])),
-        sent=draw(st.integers(0, 9)),
+        body_bytes_sent=draw(st.integers(0, 9)),
         received=draw(st.integers(0, 9)),
     )
     return exchange, outcome
