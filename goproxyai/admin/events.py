@@ -202,7 +202,7 @@ class EventStream:
                 "tokens": _tokens(counters),
                 "connections": {
                     "open": counters.connections.opened - counters.connections.closed,
-                    "most": stats.slots.most,
+                    "most": stats.slots.max_connections,
                 },
                 "upstreams": stats.upstreams(),
                 "hour": _hour(hour),

@@ -222,7 +222,7 @@ class Metrics(Collector):
             {},
             counters.connections.opened - counters.connections.closed,
         )
-        yield _gauge("connections_limit", "Connections that there may be.", {}, self._crowd.most)
+        yield _gauge("connections_limit", "Connections that there may be.", {}, self._crowd.max_connections)
         yield _counter(
             "connections_opened", "Connections that clients made.", counters.connections.opened
         )

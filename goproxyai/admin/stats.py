@@ -46,7 +46,7 @@ class Stats:
         settings = self.settings
         self.relay.log.flush()  # which counts what has ended
         counted = self.counters.summary()
-        counted["connections"]["most"] = self.slots.most
+        counted["connections"]["most"] = self.slots.max_connections
         return {
             "cache": self.cache(),
             "rate_limit": settings.rate_limit,

@@ -22,7 +22,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.tcp import Port
 from twisted.logger import LogEvent, Logger
 
-from goproxyai.limits.connection_slots import ConnectionSlots, descriptors, places
+from goproxyai.limits.connection_slots import ConnectionSlots, connections_for, descriptors_for
 
 MOST_ACCEPTS = 32
 """Connections that a socket accepts in one turn of the reactor: about half a millisecond."""
@@ -103,7 +103,7 @@ class Accepting:
 
 
 def fit(slots: ConnectionSlots[Any]) -> None:
-    """Raise the limit on open files, and lower ``crowd.most`` to what it allows."""
+    """Raise the limit on open files, and lower ``slots.max_connections`` to what it allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
     if soft != hard:
@@ -114,14 +114,14 @@ def fit(slots: ConnectionSlots[Any]) -> None:
             pass
     if soft == unlimited:
         return
-    wanted = slots.most
-    slots.most = places(soft, wanted)
-    if slots.most < wanted:
+    wanted = slots.max_connections
+    slots.max_connections = connections_for(soft, wanted)
+    if slots.max_connections < wanted:
         _log.warn(
             "MAX_CONNECTIONS is {wanted}, for which {needed} file descriptors are needed, and "
             "{allowed} are allowed (ulimit -n): at most {most} connections are held",
             wanted=wanted,
-            needed=descriptors(wanted),
+            needed=descriptors_for(wanted),
             allowed=soft,
-            most=slots.most,
+            most=slots.max_connections,
         )

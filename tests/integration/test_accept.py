@@ -211,7 +211,7 @@ def fitted(most: int) -> tuple[int, list[str]]:
     slots: ConnectionSlots[int] = ConnectionSlots(most, 0, bool)
     with capturedLogs() as events:
         fit(slots)
-    return slots.most, lines(events)
+    return slots.max_connections, lines(events)
 
 
 def test_the_soft_limit_is_raised_to_the_hard_one(limits: Limits) -> None:

@@ -24,9 +24,9 @@ from twisted.internet.testing import StringTransport
 from goproxyai.http11.connection_limits import ConnectionLimits
 from goproxyai.http11.connection_states import InputState
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.server_connection import ServerFactory
+from goproxyai.http11.server_factory import ServerFactory
 from goproxyai.limits.addresses import Networks
-from goproxyai.limits.connection_slots import GRACE, RESERVE
+from goproxyai.limits.connection_slots import MAX_OVER_LIMIT, MIN_IDLE_SECONDS
 from goproxyai.reactor.deadlines import TICK, Ticker
 from tests.support.answers import chunk, head
 from tests.support.harness import Answer, Skewed, Stand, Wire, eventually, request
@@ -202,11 +202,11 @@ async def test_health_is_heard_behind_any_number_that_say_nothing(stand: Stand) 
     await stand.start(MAX_CONNECTIONS="1")
     stream = await Stream(stand, "a").begin()
     silent = []
-    for number in range(RESERVE + 3):
+    for number in range(MAX_OVER_LIMIT + 3):
         silent.append(await stand.connect())
         await opened(stand, number + 2)
     await silent[2].until_closed()
-    assert [wire.closed for wire in silent] == [True] * 3 + [False] * RESERVE
+    assert [wire.closed for wire in silent] == [True] * 3 + [False] * MAX_OVER_LIMIT
     assert (await stand.ask(request("/health"))).status == 200
     await silent[3].until_closed()
     assert counted(stand)["refused"]["dropped"] == 4
@@ -254,7 +254,7 @@ async def test_who_is_idle_longest_makes_room(skewed: Stand) -> None:
     pass_time(skewed, 0.5)
     second.send(request("/health"))
     await second.answer()
-    pass_time(skewed, GRACE)
+    pass_time(skewed, MIN_IDLE_SECONDS)
     newcomers = [await idle(skewed), await idle(skewed)]
     await third.until_closed()
     await first.until_closed()
@@ -272,7 +272,7 @@ async def test_a_stream_is_never_closed_to_make_room(skewed: Stand) -> None:
     stream = await Stream(skewed, "a").begin()
     idler = await idle(skewed)
     pass_time(skewed, 0.0)
-    pass_time(skewed, GRACE)
+    pass_time(skewed, MIN_IDLE_SECONDS)
     newcomer = await idle(skewed)
     await idler.until_closed()
     assert_is_overloaded(await skewed.ask(request()))
@@ -300,8 +300,8 @@ async def test_whose_request_is_on_its_way_does_not_make_room(skewed: Stand) -> 
     other.send(request("/health"))
     await other.answer()
     pass_time(skewed, 0.0)
-    pass_time(skewed, GRACE)
-    order = list(skewed.daemon.door.factory.connection_limits.slots._resting)  # type: ignore[union-attr]
+    pass_time(skewed, MIN_IDLE_SECONDS)
+    order = skewed.daemon.door.factory.connection_limits.slots.idle  # type: ignore[union-attr]
     peers = {wire.transport.getHost().port: wire for wire in (asking, other)}
     longest = peers[order[0].transport.getPeer().port]  # type: ignore[attr-defined]
     with socket.socket() as newcomer:  # both come before the daemon looks at either
@@ -320,7 +320,7 @@ def test_who_has_not_taken_its_answer_yet_does_not_rest() -> None:
     answer(server.exchanges[0])
     for taken, resting in ((10, False), (10_000, False), (0, True)):
         server.clock.advance(TICK)
-        assert bool(slots._resting) is resting
+        assert bool(slots.idle) is resting
         server.line.take(taken)
 
 
@@ -330,7 +330,7 @@ async def test_who_never_said_anything_makes_room_too(skewed: Stand) -> None:
     silent = await skewed.connect()
     await opened(skewed, 1)
     pass_time(skewed, 0.0)
-    pass_time(skewed, GRACE)
+    pass_time(skewed, MIN_IDLE_SECONDS)
     assert (await skewed.ask(request())).status == 200
     await silent.until_closed()
 
@@ -343,7 +343,7 @@ async def test_a_head_that_has_begun_keeps_its_connection(skewed: Stand) -> None
     await opened(skewed, 1)
     await eventually(skewed.reactor, lambda: _first(skewed).input_state is InputState.HEAD)
     pass_time(skewed, 0.0)
-    pass_time(skewed, GRACE)
+    pass_time(skewed, MIN_IDLE_SECONDS)
     assert_is_overloaded(await skewed.ask(request()))
     slow.send(request("/health")[20:])
     assert (await slow.answer()).status == 200
@@ -377,7 +377,7 @@ async def test_a_client_at_its_bound_is_told_so_and_the_others_are_served(skewed
         "full": 0, "per_client": 1, "dropped": 0, "no_descriptor": 0,
     }  # fmt: skip
     pass_time(skewed, 0.0)
-    pass_time(skewed, GRACE)
+    pass_time(skewed, MIN_IDLE_SECONDS)
     assert (await skewed.ask(request())).status == 200
     await idler.until_closed()
     assert not other.closed
@@ -424,7 +424,7 @@ async def test_an_ipv6_client_is_counted(stand: Stand) -> None:
 def came_in(*addresses: IAddress) -> list[bool]:
     """Which of connections from *addresses* have a place, one a client and none trusted but one."""
     ticker = Ticker(Clock())
-    connection_limits = ConnectionLimits(ticker, each=1, trusted=Networks.parse("192.0.2.0/24"))
+    connection_limits = ConnectionLimits(ticker, max_per_client=1, trusted=Networks.parse("192.0.2.0/24"))
     exchanges: list[Exchange] = []
     factory = ServerFactory(ticker, exchanges.append, 1000, connection_limits=connection_limits)
     for address in addresses:
@@ -465,12 +465,12 @@ async def test_what_is_counted_returns_to_zero(stand: Stand) -> None:
         await opened(stand, number + 3)
     assert_is_overloaded(await stand.ask(request()), "MAX_CONNECTIONS_PER_CLIENT")
     assert counted(stand)["most"] == 2
-    assert (slots.inside, slots.outside) == (2, counted(stand)["open"] - 2)
+    assert (slots.admitted, slots.over_limit) == (2, counted(stand)["open"] - 2)
     for stream in streams:
         await stream.end()
     for wire in stand._wires:
         wire.abort()
     await eventually(stand.reactor, lambda: counted(stand)["open"] == 0)
-    assert (slots.inside, slots.outside) == (0, 0)
-    assert (slots._resting, slots._clients) == ({}, {})
+    assert (slots.admitted, slots.over_limit) == (0, 0)
+    assert (slots.idle, slots.clients) == ([], 0)
     assert (await stand.ask(request())).status == 200

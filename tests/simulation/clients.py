@@ -91,7 +91,11 @@ class Client:
         active = self.active
         return active is not None and active.target == target and not (active.over or self.choked)
 
-    # The exchange's Wire.
+    @property
+    def output(self) -> Client:
+        return self
+
+    # The exchange's connection, and its output.
 
     def send(self, data: bytes) -> None:
         if self.gone:

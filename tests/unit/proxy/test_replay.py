@@ -50,6 +50,10 @@ class Wires:
         self._readiness = readiness
         self.full = False
 
+    @property
+    def output(self) -> Wires:
+        return self
+
     def send(self, data: bytes) -> None:
         self.out += data
         if self._readiness and not self._readiness.pop():
