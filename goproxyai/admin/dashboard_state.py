@@ -46,7 +46,7 @@ def state_document(
         "tokens": _tokens(counters),
         "connections": {
             "open": counters.connections.opened - counters.connections.closed,
-            "most": sources.slots.most,
+            "most": sources.slots.max_connections,
         },
         "upstreams": stats.upstreams(),
         "hour": _hour(hour),

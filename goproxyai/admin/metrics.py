@@ -224,7 +224,7 @@ class Metrics(Collector):
     def _connections(self) -> Iterator[Metric]:
         counts = self._sources.counters.connections
         yield _gauge("connections", "Open client connections.", {}, counts.opened - counts.closed)
-        limit = self._sources.slots.most
+        limit = self._sources.slots.max_connections
         yield _gauge("connections_limit", "Maximum number of client connections.", {}, limit)
         yield _counter("connections_opened", "Client connections accepted.", counts.opened)
         yield _counter(

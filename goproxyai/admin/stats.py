@@ -46,7 +46,7 @@ class Stats:
         settings, sources = self.settings, self.sources
         sources.refresh()
         summary = sources.counters.summary()
-        summary["connections"]["most"] = sources.slots.most
+        summary["connections"]["most"] = sources.slots.max_connections
         return {
             "cache": self.cache(),
             "rate_limit": settings.rate_limit,

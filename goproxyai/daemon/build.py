@@ -25,7 +25,7 @@ from goproxyai.egress.tls import tls_to
 from goproxyai.egress.treq_client import RelayClient
 from goproxyai.http11.connection_deadlines import Timeouts
 from goproxyai.http11.connection_limits import ConnectionLimits
-from goproxyai.http11.server_connection import ServerFactory
+from goproxyai.http11.server_factory import ServerFactory
 from goproxyai.proxy.admission import Admission
 from goproxyai.proxy.cache_lookup import CacheLookup
 from goproxyai.proxy.context import OptionsHolder, ProxyContext

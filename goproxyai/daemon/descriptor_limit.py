@@ -7,26 +7,26 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from goproxyai.limits.connection_slots import ConnectionSlots, descriptors, places
+from goproxyai.limits.connection_slots import ConnectionSlots, connections_for, descriptors_for
 
 _log = Logger(namespace="goproxyai")
 
 
 def fit_descriptor_limit(slots: ConnectionSlots[Any]) -> None:
-    """Raise the soft limit on open files to the hard limit, and lower ``slots.most`` to fit it."""
+    """Raise the soft limit on open files to the hard limit, and lower ``slots.max_connections`` to fit it."""
     limit = _raise_limit()
     if limit == resource.RLIM_INFINITY:
         return
-    wanted = slots.most
-    slots.most = places(limit, wanted)
-    if slots.most < wanted:
+    wanted = slots.max_connections
+    slots.max_connections = connections_for(limit, wanted)
+    if slots.max_connections < wanted:
         _log.warn(
             "MAX_CONNECTIONS is {wanted}, which needs {needed} file descriptors, but the limit is "
             "{limit}: at most {most} connections are accepted; raise the limit (ulimit -n)",
             wanted=wanted,
-            needed=descriptors(wanted),
+            needed=descriptors_for(wanted),
             limit=limit,
-            most=slots.most,
+            most=slots.max_connections,
         )
 
 

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from goproxyai.daemon.descriptor_limit import fit_descriptor_limit
 from goproxyai.daemon.endpoints import ListenError
-from goproxyai.http11.server_connection import ServerFactory
+from goproxyai.http11.server_factory import ServerFactory
 from goproxyai.reactor.accept import BoundedAccept
 
 _log = Logger(namespace="goproxyai")

@@ -40,17 +40,14 @@ class ServerDeadlines:
 
     :ivar expires_at: end of the wait for a head, for the next request or for the client's close;
         :data:`.NEVER` while a request is handled.
-    :ivar bytes_written: to the transport.
     """
 
     __slots__ = (
-        "_body_started_at", "_bytes_taken", "_last_tick", "_reported", "_stalls_at",
-        "bytes_written", "expires_at",
+        "_body_started_at", "_bytes_taken", "_last_tick", "_reported", "_stalls_at", "expires_at",
     )  # fmt: skip
 
     def __init__(self, now: float) -> None:
         self.expires_at = now + HEAD_TIMEOUT_SECONDS
-        self.bytes_written = 0
         self._last_tick = now
         self._body_started_at = now
         self._bytes_taken = -1
@@ -79,12 +76,13 @@ class ServerDeadlines:
         self._body_started_at = min(self._body_started_at, now - seconds)
         return False
 
-    def reader_is_stalled(self, unsent: int, now: float) -> bool:
+    def reader_is_stalled(self, written: int, unsent: int, now: float) -> bool:
         """Return whether the client has taken nothing for too long.
 
-        :param unsent: bytes that were written and that the kernel has not taken.
+        :param written: bytes that were written in all.
+        :param unsent: bytes of them that the kernel has not taken.
         """
-        taken = self.bytes_written - unsent
+        taken = written - unsent
         if not unsent or taken != self._bytes_taken:
             self._bytes_taken = taken
             self._stalls_at = now + READER_STALL_SECONDS

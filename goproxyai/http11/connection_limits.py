@@ -1,8 +1,8 @@
-"""Where connections come in: what :mod:`goproxyai.limits.connection_slots` decides is done here.
+"""Apply the limits of :mod:`goproxyai.limits.connection_slots` to the connections of clients.
 
-Who has no place may still ask. ``/health`` is answered, so that a balancer does not take a proxy
-that is full for one that is broken, and send its clients on to the next; anything else is 503
-``overloaded``. The connection ends with that answer.
+A connection over the limit can still send one request. ``/health`` is answered, so that a load
+balancer does not mistake a full proxy for a broken one and move all clients to the next; any other
+request gets 503 ``overloaded``. The connection is closed after the response.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from __future__ import annotations
 from typing import Protocol
 
 from goproxyai.errors import ProxyError
+from goproxyai.http11.exchange import Exchange
 from goproxyai.limits.addresses import Networks, bucket_key, canonical_address
-from goproxyai.limits.connection_slots import Bound, ConnectionSlots
+from goproxyai.limits.connection_slots import ConnectionSlots, Limit
 from goproxyai.reactor.deadlines import Ticker
 
-UNBOUNDED = 1 << 30
-"""More connections than there are."""
+UNLIMITED = 1 << 30
+"""More connections than a process can have."""
 
-HEALTH = b"/health"
-"""What is answered even so begins with this."""
-
+HEALTH_PREFIX = b"/health"
+"""Of the targets that are served on a connection over the limit."""
 
 REFUSALS = ("full", "per_client", "dropped", "no_descriptor")
-"""Reasons for refusing a connection: the first two are answered, the others closed unheard."""
+"""Reasons for refusing a connection: the first two are answered, the others closed unread."""
 
 
 class ConnectionCounts:
     """Counts of client connections.
 
-    :ivar opened: accepted. :ivar closed: of these, those that ended.
+    :ivar opened: accepted. :ivar closed: of these, those that have ended.
     :ivar refused: by reason, see :data:`REFUSALS`.
-    :ivar idle_closed: closed while idle to make room for another.
+    :ivar idle_closed: evicted while idle.
     """
 
     def __init__(self) -> None:
@@ -41,98 +41,114 @@ class ConnectionCounts:
 
 
 class LimitedConnection(Protocol):
-    """A connection, as seen from here."""
+    """A connection, as its limits see it."""
 
     def __hash__(self) -> int: ...
 
     @property
-    def resting(self) -> bool:
-        """Whether it has no request, and none on its way as far as the kernel knows."""
+    def peer(self) -> str:
+        """The address of the client, as text."""
+
+    @property
+    def evictable(self) -> bool:
+        """Whether it has no request, and the kernel holds no input from the client."""
 
     def shut(self) -> None:
-        """Close it, orderly."""
+        """Close it in an orderly way."""
 
     def abort(self) -> None:
-        """Break it off."""
+        """Reset it."""
 
 
 class ConnectionLimits:
-    """Lets connections in; one for all listening sockets.
+    """Admits connections; one object for all listeners.
 
-    :param most: connections in all.
-    :param each: connections of one client; 0 is no bound of its own.
-    :param trusted: peers that speak for many, and so are no one client.
+    :param max_connections: in all.
+    :param max_per_client: of one client; 0 for no such limit.
+    :param trusted: peers that connect for many clients, to which *max_per_client* does not apply.
     """
 
     def __init__(
         self,
         ticker: Ticker,
         counts: ConnectionCounts | None = None,
-        most: int = UNBOUNDED,
-        each: int = 0,
+        max_connections: int = UNLIMITED,
+        max_per_client: int = 0,
         trusted: Networks | None = None,
     ) -> None:
         self.counts = counts or ConnectionCounts()
-        self.slots: ConnectionSlots[LimitedConnection] = ConnectionSlots(most, each, _rests)
+        self.slots: ConnectionSlots[LimitedConnection] = ConnectionSlots(
+            max_connections, max_per_client, _is_evictable
+        )
         self._ticker = ticker
-        self._each = each
+        self._max_per_client = max_per_client
         self._trusted = trusted or Networks()
 
     def trust(self, trusted: Networks) -> None:
-        """Let other peers speak for many, from the next connection on."""
+        """Replace the trusted peers, for new connections."""
         self._trusted = trusted
 
-    def came(self, guest: LimitedConnection, peer: str) -> bool:
-        """*guest* is connected; whether there is a place for it."""
+    def connection_made(self, connection: LimitedConnection) -> bool:
+        """Count a new connection; return whether it is admitted, or else over the limit."""
         self.counts.opened += 1
-        if self._enter(guest, peer):
+        if self._admit(connection):
             return True
-        first = self.slots.wait(guest)
-        if first is not None:
+        dropped = self.slots.add_over_limit(connection)
+        if dropped is not None:
             self.counts.refused["dropped"] += 1
-            first.abort()
+            dropped.abort()
         return False
 
-    def asked(self, guest: LimitedConnection, peer: str) -> ProxyError | None:
-        """*guest*, which had no place, asks: it gets one by now, or what to answer."""
-        if self._enter(guest, peer):
-            return None
-        bound = self.slots.reached(self._client(peer))
-        self.counts.refused[bound] += 1
-        return overloaded(bound)
+    def admit_late(self, connection: LimitedConnection, exchange: Exchange) -> bool:
+        """Admit a connection over the limit with its first request, or refuse the request.
 
-    def left(self, guest: LimitedConnection) -> None:
-        """*guest* is no longer connected."""
+        :returns: whether the connection is admitted.
+        """
+        if not exchange.target.startswith(HEALTH_PREFIX):
+            if self._admit(connection):
+                return True
+            limit = self.slots.reached_limit(self._client(connection))
+            self.counts.refused[limit] += 1
+            exchange.problem = overloaded(limit)
+        exchange.keep_alive = False
+        return False
+
+    def connection_lost(self, connection: LimitedConnection) -> None:
+        """Count a connection that has ended."""
         self.counts.closed += 1
-        self.slots.leave(guest)
+        self.slots.remove(connection)
 
-    def _enter(self, guest: LimitedConnection, peer: str) -> bool:
-        inside, goes = self.slots.enter(guest, self._client(peer), self._ticker.now)
-        if goes is not None:
+    def _admit(self, connection: LimitedConnection) -> bool:
+        client = self._client(connection)
+        admitted, evicted = self.slots.admit(connection, client, self._ticker.now)
+        if evicted is not None:
             self.counts.idle_closed += 1
-            goes.shut()
-        return inside
+            evicted.shut()
+        return admitted
 
-    def _client(self, peer: str) -> str | None:
-        """Whose connections count together: nobody's where it cannot be told whose they are."""
-        if not self._each or canonical_address(peer) is None or self._trusted.contains(peer):
+    def _client(self, connection: LimitedConnection) -> str | None:
+        """Return whose connections are counted together; ``None`` for an unknown client."""
+        peer = connection.peer
+        if (
+            not self._max_per_client
+            or canonical_address(peer) is None
+            or self._trusted.contains(peer)
+        ):
             return None
         return bucket_key(peer)
 
 
-def _rests(guest: LimitedConnection) -> bool:
-    return guest.resting
+def _is_evictable(connection: LimitedConnection) -> bool:
+    return connection.evictable
 
 
-def overloaded(bound: Bound) -> ProxyError:
-    """The 503 of who has no place."""
-    if bound == "per_client":
+def overloaded(limit: Limit) -> ProxyError:
+    """Return the 503 for a connection over *limit*."""
+    if limit == "per_client":
         message = (
-            "This client has as many connections as it may (MAX_CONNECTIONS_PER_CLIENT); close "
+            "This client has reached its limit of connections (MAX_CONNECTIONS_PER_CLIENT); close "
             "some, or try again in a second."
         )
     else:
-        message = (
-            "The proxy has as many connections as it may (MAX_CONNECTIONS); try again in a second."
-        )
+        message = "The proxy has reached its limit of connections (MAX_CONNECTIONS); try again in a second."
     return ProxyError("overloaded", message, ((b"Retry-After", b"1"),))

@@ -67,6 +67,19 @@ class Trace(Protocol):
         """
 
 
+class ExchangeOutput(Protocol):
+    """What a response is written to: a :class:`~.response_output.ResponseOutput`."""
+
+    def send(self, data: bytes) -> None:
+        """Write *data* to the client."""
+
+    def abort(self) -> None:
+        """Reset the connection, so that the client sees an incomplete response."""
+
+    def set_producer(self, producer: IPushProducer | None) -> None:
+        """Pause and resume *producer*, which makes the body of the response, with the client."""
+
+
 class ExchangeConnection(Protocol):
     """The connection that a request was received from.
 
@@ -75,17 +88,12 @@ class ExchangeConnection(Protocol):
 
     peer: str
 
-    def send(self, data: bytes) -> None:
-        """Write *data* to the client."""
+    @property
+    def output(self) -> ExchangeOutput:
+        """What the response is written to."""
 
     def exchange_done(self, exchange: Exchange, keep_alive: bool) -> None:
         """The response is complete; *keep_alive*: the connection may serve another request."""
-
-    def abort(self) -> None:
-        """Reset the connection, so that the client sees an incomplete response."""
-
-    def set_producer(self, producer: IPushProducer | None) -> None:
-        """Pause and resume *producer*, which makes the body of the response, with the client."""
 
 
 class Exchange:
@@ -229,13 +237,13 @@ class Exchange:
         self.body_bytes_sent = body_bytes
         self.listener = None
         connection = self.connection
-        connection.send(message)
+        connection.output.send(message)
         connection.exchange_done(self, True)
 
     def send_interim(self, head: bytes) -> None:
         """Send an interim response (RFC 9110 §15.2) before the response, not to HTTP/1.0."""
         if self._state is PENDING and self.head.version == "1.1":
-            self.connection.send(head + b"\r\n")
+            self.connection.output.send(head + b"\r\n")
 
     def write(self, data: bytes, last: bool = False) -> None:
         """Write bytes of the response body.
@@ -256,7 +264,7 @@ class Exchange:
             else:
                 out = out + data if out else data
         if out:
-            self.connection.send(out)
+            self.connection.output.send(out)
         if last and not self.over:
             self._state = DONE
             self.listener = None
@@ -266,7 +274,7 @@ class Exchange:
         """Send a response head that waits for body bytes."""
         if self._pending and not self.over:
             out, self._pending = self._pending, b""
-            self.connection.send(out)
+            self.connection.output.send(out)
 
     def finish(self) -> None:
         """End the response."""
@@ -277,18 +285,18 @@ class Exchange:
         if not self.over:
             self._state = DONE
             self.listener = None
-            self.connection.set_producer(None)
-            self.connection.abort()
+            self.connection.output.set_producer(None)
+            self.connection.output.abort()
 
     def register_producer(self, producer: IPushProducer) -> None:
         """Pause and resume *producer*, which makes the response body, with the client."""
         if not self.over:
-            self.connection.set_producer(producer)
+            self.connection.output.set_producer(producer)
 
     def unregister_producer(self) -> None:
         """Leave the producer alone from now on."""
         if not self.over:
-            self.connection.set_producer(None)
+            self.connection.output.set_producer(None)
 
     # Called by the connection.
 

@@ -15,14 +15,12 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from twisted.internet.interfaces import IAddress, IProtocolNegotiationFactory, IPushProducer
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from goproxyai.errors import ProxyError
 from goproxyai.http11.connection_deadlines import (
@@ -31,114 +29,89 @@ from goproxyai.http11.connection_deadlines import (
     LINGER_SECONDS,
     ServerDeadlines,
 )
-from goproxyai.http11.connection_limits import HEALTH, ConnectionLimits
-from goproxyai.http11.connection_states import InputState, OutputState
+from goproxyai.http11.connection_limits import ConnectionLimits
+from goproxyai.http11.connection_states import InputState
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.repeated_head import RepeatedHeadCache
+from goproxyai.http11.exchange_queue import ExchangeQueue
 from goproxyai.http11.request_body import RequestBody, WholeBody
 from goproxyai.http11.request_head import FieldValues, RequestHead
-from goproxyai.http11.request_parser import BODY, ENDED, HEAD, RequestParser
-from goproxyai.limits.addresses import canonical_address
+from goproxyai.http11.request_parser import BODY, ENDED, HEAD, ParserOptions, RequestParser
+from goproxyai.http11.response_output import BLOCKED, CLOSED, CLOSING, WRITABLE, ResponseOutput
 from goproxyai.reactor.deadlines import NEVER, Ticker
-from goproxyai.reactor.socket_state import can_half_close, input_poll, peer_closed, set_no_delay
-from goproxyai.reactor.socket_write import unsent_bytes
-from goproxyai.reactor.write_batch import ImmediateWriter, Writer
-
-LOCAL_PEER = "local"
-"""Address of a client that has none, such as one over a Unix socket."""
-
-WRITABLE, BLOCKED, CLOSING, CLOSED = OutputState
+from goproxyai.reactor.socket_state import input_poll, peer_closed, set_no_delay
+from goproxyai.reactor.write_batch import Writer
 
 
-@implementer(IPushProducer)
-class ServerConnection(Protocol):
+class ServerContext(ParserOptions, Protocol):
+    """What all connections to clients share.
+
+    :ivar dispatch: is called with every exchange, and must end it.
+    :ivar connections: the open ones.
+    """
+
+    ticker: Ticker
+    dispatch: Callable[[Exchange], None]
+    writer: Writer
+    connection_limits: ConnectionLimits
+    connections: set[ServerConnection]
+
+
+class ServerConnection(TwistedProtocol):
     """One client's connection.
 
     :ivar peer: the address of the client, as text.
+    :ivar fresh: whether no request has been received.
     :ivar reading_paused: whether the transport is paused.
     """
 
     __slots__ = (
-        "_active", "_deadlines", "_dispatching", "_draining", "_fresh", "_output", "_over_limit",
-        "_parser", "_producer", "_waiting", "peer", "reading_paused",
+        "_context", "_deadlines", "_draining", "_over_limit", "_parser", "_queue", "fresh",
+        "output", "peer", "reading_paused",
     )  # fmt: skip
 
-    factory: ServerFactory
     transport: Any  # ITransport declares only a part of what transports have
+    output: ResponseOutput
 
-    def __init__(self, factory: ServerFactory, peer: str) -> None:
-        self.factory = factory
+    def __init__(self, context: ServerContext, peer: str) -> None:
         self.peer = peer
-        self._parser = RequestParser(self, factory)
-        self._deadlines = ServerDeadlines(factory.ticker.now)
-        self._active: Exchange | None = None
-        self._waiting: deque[Exchange] = deque()
-        self._dispatching = False
-        self._output = WRITABLE
-        self._producer: IPushProducer | None = None  # of the active exchange's response
+        self.fresh = True
         self.reading_paused = False
-        self._fresh = True  # no request has been received
+        self._context = context
+        self._parser = RequestParser(self, context)
+        self._deadlines = ServerDeadlines(context.ticker.now)
+        self._queue = ExchangeQueue()
         self._draining = False
         self._over_limit = False
 
     # Called by the transport.
 
     def connectionMade(self) -> None:
-        factory = self.factory
+        context = self._context
         set_no_delay(self.transport)
-        self.transport.registerProducer(self, True)
-        factory.ticker.watched.add(self)
-        factory.connections.add(self)
-        self._over_limit = not factory.connection_limits.came(self, self.peer)
+        self.output = ResponseOutput(self.transport, context.writer, self)
+        context.ticker.watched.add(self)
+        context.connections.add(self)
+        self._over_limit = not context.connection_limits.connection_made(self)
 
     def dataReceived(self, data: bytes) -> None:
         self._parser.feed(data)
-        if self._waiting:
+        if self._queue.waiting:
             self._dispatch_waiting()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End all exchanges of this connection."""
-        factory = self.factory
-        self._output = CLOSED
-        self._producer = None
+        context = self._context
+        self.output.connection_lost()
         self._parser.close()
-        factory.ticker.watched.discard(self)
-        factory.connections.discard(self)
-        factory.connection_limits.left(self)
-        active, self._active = self._active, None
-        waiting, self._waiting = self._waiting, deque()
-        for exchange in (active, *waiting):
-            if exchange is not None:
-                exchange.connection_lost()
-
-    def pauseProducing(self) -> None:
-        """Pause what makes the response: the client reads too slowly."""
-        if self._output is not WRITABLE:
-            return
-        self._output = BLOCKED
-        if self._active is None:
-            self.pause_reading()
-        elif self._producer is not None:
-            self._producer.pauseProducing()
-
-    def resumeProducing(self) -> None:
-        """Resume it."""
-        if self._output is not BLOCKED:
-            return
-        self._output = WRITABLE
-        if self._active is None:
-            self._dispatch_waiting()
-            self.resume_reading()
-        elif self._producer is not None:
-            self._producer.resumeProducing()
-
-    def stopProducing(self) -> None:
-        """Do nothing: Twisted calls ``connectionLost`` next."""
+        context.ticker.watched.discard(self)
+        context.connections.discard(self)
+        context.connection_limits.connection_lost(self)
+        self._queue.connection_lost()
 
     # Called by the parser.
 
     def head_started(self) -> None:
-        self._deadlines.expires_at = self.factory.ticker.now + HEAD_TIMEOUT_SECONDS
+        self._deadlines.expires_at = self._context.ticker.now + HEAD_TIMEOUT_SECONDS
 
     def request_received(
         self,
@@ -147,116 +120,95 @@ class ServerConnection(Protocol):
         body: RequestBody | WholeBody,
         problem: ProxyError | None,
     ) -> None:
-        ticker = self.factory.ticker
+        ticker = self._context.ticker
         exchange = Exchange(self, ticker.seconds(), head, values, body, problem)
-        exchange.first, self._fresh = self._fresh, False
+        exchange.first, self.fresh = self.fresh, False
         self._deadlines.expires_at = NEVER
         self._deadlines.start_body(ticker.now)
         if self._over_limit:
-            self._admit_over_limit(exchange)
+            self._over_limit = not self._context.connection_limits.admit_late(self, exchange)
         if exchange.problem is not None:
             self._parser.end()
-        self._waiting.append(exchange)
-
-    def _admit_over_limit(self, exchange: Exchange) -> None:
-        """Refuse a request of a connection over the limits, see :mod:`.connection_limits`."""
-        if not exchange.target.startswith(HEALTH):
-            problem = self.factory.connection_limits.asked(self, self.peer)
-            self._over_limit = problem is not None
-            exchange.problem = problem or exchange.problem
-        if self._over_limit:
-            exchange.keep_alive = False
+        self._queue.waiting.append(exchange)
 
     def repeated_request_received(
         self, head: RequestHead, values: FieldValues, body: RequestBody | WholeBody
     ) -> None:
-        ticker = self.factory.ticker
+        ticker = self._context.ticker
         exchange = Exchange(self, ticker.seconds(), head, values, body)
         self._deadlines.expires_at = NEVER
         if not body.complete:
             self._deadlines.start_body(ticker.now)
         # Past the queue: 0.15 us of the 11 us of a hit (bench/inside.py).
-        if self._active is None and self._output is WRITABLE and not self._waiting:
-            self._active = exchange
-            self.factory.dispatch(exchange)
+        queue = self._queue
+        if queue.active is None and not queue.waiting and self.output.state is WRITABLE:
+            queue.active = exchange
+            self._context.dispatch(exchange)
         else:
-            self._waiting.append(exchange)
+            queue.waiting.append(exchange)
 
     def request_refused(self, head: RequestHead, problem: ProxyError) -> None:
-        last = self._last_exchange
+        last = self._queue.last
         if last is not None and not last.keep_alive and last.body.complete:
             return  # its response closes the connection
         self._deadlines.expires_at = NEVER
-        began = self.factory.ticker.seconds()
-        self._waiting.append(Exchange(self, began, head, (), WholeBody(b""), problem))
+        began = self._context.ticker.seconds()
+        self._queue.waiting.append(Exchange(self, began, head, (), WholeBody(b""), problem))
 
     def body_refused(self, problem: ProxyError) -> None:
         self._deadlines.expires_at = NEVER
-        exchange = self._last_exchange
-        if exchange is None:
-            return
-        if exchange is self._active:
+        exchange = self._queue.last
+        if exchange is not None and exchange is self._queue.active:
             exchange.fail(problem)
-        else:
+        elif exchange is not None:
             exchange.problem = problem
 
-    @property
-    def _last_exchange(self) -> Exchange | None:
-        """The exchange whose request was received last, unless it has ended."""
-        return self._waiting[-1] if self._waiting else self._active
-
-    # Exchanges, in order.
-
     def _dispatch_waiting(self) -> None:
-        if self._dispatching:
-            return
-        self._dispatching = True
-        try:
-            while self._active is None and self._waiting and self._output is WRITABLE:
-                exchange = self._active = self._waiting.popleft()
-                self.factory.dispatch(exchange)
-        finally:
-            self._dispatching = False
-        if self._waiting:
+        if self._queue.dispatch_next(self._context.dispatch, self.output):
             self.pause_reading()
+
+    # Called by the output.
+
+    def output_blocked(self) -> None:
+        if self._queue.active is None:
+            self.pause_reading()
+
+    def output_writable(self) -> None:
+        if self._queue.active is None:
+            self._dispatch_waiting()
+            self.resume_reading()
 
     # Called by exchanges and bodies.
 
     def send(self, data: bytes) -> None:
-        if self._output is not CLOSED:
-            self._deadlines.bytes_written += len(data)
-            self.factory.writer.write(self.transport, data)
-
-    def set_producer(self, producer: IPushProducer | None) -> None:
-        self._producer = producer
-        if producer is not None and self._output is BLOCKED:
-            producer.pauseProducing()
+        self.output.send(data)
 
     def pause_reading(self) -> None:
-        if not self.reading_paused and self._output is not CLOSED:
+        if not self.reading_paused and self.output.state is not CLOSED:
             self.reading_paused = True
             self.transport.pauseProducing()
 
     def resume_reading(self) -> None:
         """Read again, unless requests wait or the client does not read its responses."""
-        if not self.reading_paused or self._output is CLOSED:
+        if not self.reading_paused or self.output.state is CLOSED:
             return
-        if self._parser.state is BODY or not (self._waiting or self._output is BLOCKED):
+        if self._parser.state is BODY or not (self._queue.waiting or self.output.state is BLOCKED):
             self.reading_paused = False
             self.transport.resumeProducing()
 
     def exchange_done(self, exchange: Exchange, keep_alive: bool) -> None:
-        if exchange is not self._active:
+        if exchange is not self._queue.active:
             return
-        self._active = self._producer = None
+        self._queue.active = None
+        self.output.producer = None
         if not keep_alive:
             self._close()
-        elif self._waiting:
+        elif self._queue.waiting:
             self._dispatch_waiting()
         else:
             state = self._parser.state
             if state is not HEAD:
-                self._deadlines.expires_at = self.factory.ticker.now + KEEP_ALIVE_SECONDS
+                self._deadlines.expires_at = self._context.ticker.now + KEEP_ALIVE_SECONDS
             if state is ENDED or (self._draining and state is not HEAD):
                 self._close()
             elif self.reading_paused:
@@ -264,31 +216,22 @@ class ServerConnection(Protocol):
 
     def abort(self) -> None:
         """Reset the connection."""
-        if self._output is not CLOSED and self.transport is not None:
-            self.factory.writer.flush()
-            self.transport.abortConnection()
+        self.output.abort()
 
     def _close(self, client_is_idle: bool = False) -> None:
         """Close the connection after everything is written.
 
         :param client_is_idle: the client is not sending, so that its input need not be discarded.
         """
-        transport = self.transport
-        if self._output is CLOSED or transport is None:
+        if self.output.state is CLOSED:
             return
         self._parser.end()
-        waiting, self._waiting = self._waiting, deque()
-        for exchange in waiting:
-            exchange.connection_lost()
-        self.factory.writer.flush()
-        transport.unregisterProducer()
-        self._output = CLOSING
-        self._deadlines.expires_at = self.factory.ticker.now + LINGER_SECONDS
-        self.resume_reading()
-        if client_is_idle or not can_half_close(transport):
-            transport.loseConnection()
-        else:
-            transport.loseWriteConnection()
+        self._queue.drop_waiting()
+        self._deadlines.expires_at = self._context.ticker.now + LINGER_SECONDS
+        if self.reading_paused:
+            self.reading_paused = False
+            self.transport.resumeProducing()
+        self.output.close(linger=not client_is_idle)
 
     # Deadlines.
 
@@ -300,7 +243,7 @@ class ServerConnection(Protocol):
             if peer_closed(self.transport):
                 self.abort()
                 return
-            if self._output is not CLOSING:
+            if self.output.state is not CLOSING:
                 deadlines.expires_at += passed
         body = self._parser.body
         if body is not None:
@@ -310,27 +253,25 @@ class ServerConnection(Protocol):
                 self._refuse("The request body was received at less than 500 bytes per second.")
         if now >= deadlines.expires_at:
             self._expire(now)
-        unsent = unsent_bytes(self.transport)
-        if deadlines.reader_is_stalled(unsent, now):
+        unsent = self.output.unsent()
+        if deadlines.reader_is_stalled(self.output.bytes_written, unsent, now):
             self.abort()
         if not unsent and deadlines.has_changed():
             self._report_idle(now)
 
     def _report_idle(self, now: float) -> None:
         """Tell the limits whether this connection may be closed in favour of a new one."""
-        slots = self.factory.connection_limits.slots
-        if self.idle and self._output is not CLOSING and self._parser.state is not HEAD:
-            slots.rests(self, now)
+        slots = self._context.connection_limits.slots
+        if self.idle and self.output.state is not CLOSING and self._parser.state is not HEAD:
+            slots.mark_idle(self, now)
         else:
-            slots.works(self)
+            slots.mark_busy(self)
 
     def _expire(self, now: float) -> None:
         deadlines = self._deadlines
         deadlines.expires_at = NEVER
-        if self._output is CLOSING:
-            if unsent_bytes(
-                self.transport
-            ):  # the response first; a stalled reader has its own deadline
+        if self.output.state is CLOSING:
+            if self.output.unsent():  # the response first; a stalled reader has its own deadline
                 deadlines.expires_at = now + LINGER_SECONDS
             else:
                 self.abort()
@@ -356,15 +297,15 @@ class ServerConnection(Protocol):
             reason to expect that an unused connection is closed.
         """
         self._draining = True
-        active = self._active
+        active = self._queue.active
         if active is not None:
-            if not (active.response_started or self._waiting):
+            if not (active.response_started or self._queue.waiting):
                 active.keep_alive = False
         elif not (
-            self._waiting
+            self._queue.waiting
             or self._parser.state in (HEAD, BODY)
-            or self._output is CLOSING
-            or (patient and self._fresh)
+            or self.output.state is CLOSING
+            or (patient and self.fresh)
         ):
             self._close()
 
@@ -373,7 +314,7 @@ class ServerConnection(Protocol):
 
         :param problem: the response to a request that has none yet; it closes the connection.
         """
-        active, answered = self._active, False
+        active, answered = self._queue.active, False
         if problem is not None and active is not None and not active.response_started:
             active.fail(problem)
             answered = True
@@ -388,65 +329,21 @@ class ServerConnection(Protocol):
         return self._parser.state
 
     @property
-    def fresh(self) -> bool:
-        """Whether no request has been received."""
-        return self._fresh
-
-    @property
     def idle(self) -> bool:
         """Whether no request is being received, handled or answered."""
         return (
-            self._active is None
-            and not self._waiting
+            self._queue.active is None
+            and not self._queue.waiting
             and self._parser.body is None
-            and not unsent_bytes(self.transport)
+            and not self.output.unsent()
         )
 
     @property
-    def resting(self) -> bool:
+    def evictable(self) -> bool:
         """Whether the connection is idle, and the kernel holds no input from the client."""
         return (
-            self._output not in (CLOSING, CLOSED)
+            self.output.state not in (CLOSING, CLOSED)
             and self._parser.state is not HEAD
             and self.idle
             and not input_poll(self.transport).poll(0)
         )
-
-
-@implementer(IProtocolNegotiationFactory)
-class ServerFactory(Factory[ServerConnection]):
-    """Makes a :class:`ServerConnection` for each client.
-
-    :param writer: shared by all connections; without one, connections write at once.
-    :param connection_limits: without them every connection is accepted.
-    :ivar dispatch: is called with every exchange, and must end it.
-    :ivar max_body_bytes: of a request body.
-    :ivar connections: the open ones.
-    :ivar heads: the heads that clients repeat.
-    """
-
-    noisy = False
-
-    def __init__(
-        self,
-        ticker: Ticker,
-        dispatch: Callable[[Exchange], None],
-        max_body_bytes: int,
-        writer: Writer | None = None,
-        connection_limits: ConnectionLimits | None = None,
-    ) -> None:
-        self.ticker = ticker
-        self.dispatch = dispatch
-        self.max_body_bytes = max_body_bytes
-        self.writer: Writer = writer or ImmediateWriter()
-        self.connection_limits = connection_limits or ConnectionLimits(ticker)
-        self.heads = RepeatedHeadCache()
-        self.connections: set[ServerConnection] = set()
-
-    def acceptableProtocols(self) -> list[bytes]:
-        """Return what ALPN offers on a TLS listener (RFC 7301)."""
-        return [b"http/1.1"]
-
-    def buildProtocol(self, addr: IAddress | None) -> ServerConnection:
-        host = getattr(addr, "host", "") or LOCAL_PEER
-        return ServerConnection(self, canonical_address(host) or host)

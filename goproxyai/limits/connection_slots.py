@@ -1,16 +1,17 @@
-"""Who may be connected, and who goes to make room.
+"""Limits on the number of connections, in all and of each client.
 
-1. A connection that finds a place is *inside*. There is a bound on all, and one on each client
-   where that is wanted; both hold at any time.
-2. Where there is no place, who has *rested* longest goes: of the same client where its own bound
-   is reached, of all where the other one is. To rest is to be open without a request, for
-   :data:`GRACE` seconds at least: a client that asks again and again is not cut off in between,
-   and a newcomer has time to ask.
-3. Where nobody rests, the newcomer waits *outside*, to be told so when it asks; it comes in if
-   there is a place by then. At most :data:`RESERVE` are outside, and who came first goes when
-   another comes: a health check is heard behind any number of connections that say nothing.
-4. Every step takes the same time for ten connections and ten thousand. Whether somebody still
-   rests is asked when it is to go, :data:`LOOKS` times at the most, and not noted at each request.
+1. A connection below the limits is *admitted*. Both limits hold at any time.
+2. At a limit, the connection that has been idle longest is evicted in favour of a new one: of the
+   same client at the limit of a client, of all at the other. Idle means open without a request, for
+   :data:`MIN_IDLE_SECONDS` at least, so that a client is not cut off between two requests and a new
+   connection has time to send its first.
+3. If no connection is idle, the new one is *over the limit*. It is admitted with its first request
+   if that is possible by then. At most :data:`MAX_OVER_LIMIT` connections are over the limit, and
+   the oldest of them is dropped for a new one, so that a health check is answered however many
+   connections are silent.
+4. The cost of each step does not depend on the number of connections. A connection is not marked
+   busy at each request: whether it is still idle is checked when it is to be evicted, for at most
+   :data:`MAX_IDLE_CHECKS` connections.
 """
 
 from __future__ import annotations
@@ -21,143 +22,162 @@ from typing import Generic, Literal, TypeVar
 
 import attrs
 
-RESERVE = 64
-"""Connections that are outside at a time."""
+MAX_OVER_LIMIT = 64
+"""Connections that are over the limit at a time."""
 
-GRACE = 1.0
-"""Seconds without a request, before which nobody makes room for another."""
+MIN_IDLE_SECONDS = 1.0
+"""Time without a request before a connection may be evicted."""
 
-LOOKS = 8
-"""Connections that are asked whether they still rest, a newcomer."""
+MAX_IDLE_CHECKS = 8
+"""Connections whose idleness is checked for one new connection."""
 
-BESIDE = 100
-"""Files that are open beside: listening sockets, the log, the reactor's own, name look-ups."""
+OTHER_DESCRIPTORS = 100
+"""Descriptors for other purposes: listening sockets, the log, the reactor, name look-ups."""
 
-M = TypeVar("M", bound=Hashable)
+C = TypeVar("C", bound=Hashable)
+"""A connection."""
 
-Bound = Literal["", "full", "per_client"]
-"""Which bound is reached; empty is none."""
+Limit = Literal["", "full", "per_client"]
+"""A limit that is reached; empty for none."""
 
 
 @attrs.define(eq=False)
-class _Client(Generic[M]):
-    """One client's connections: how many are inside, and which of them rest."""
+class _Client(Generic[C]):
+    """One client: the number of its admitted connections, and the idle ones of them."""
 
-    inside: int = 0
-    resting: OrderedDict[M, float] = attrs.field(factory=OrderedDict)
+    admitted: int = 0
+    idle: OrderedDict[C, float] = attrs.field(factory=OrderedDict)
 
 
-class ConnectionSlots(Generic[M]):
-    """Connections, inside and outside. Takes memory for ``most + RESERVE`` of them at the most.
+class ConnectionSlots(Generic[C]):
+    """Admits connections.
 
-    :ivar most: inside; may be lowered while nobody is.
-    :param each: inside, of one client; 0 is no bound of its own.
-    :param still_rests: whether one that rested when it was last looked at still does.
+    The memory is bounded by ``max_connections + MAX_OVER_LIMIT`` connections.
+
+    :ivar max_connections: admitted in all; may be lowered while none is.
+    :param max_per_client: admitted of one client; 0 for no such limit.
+    :param is_idle: whether a connection that was marked idle still is.
     """
 
-    def __init__(self, most: int, each: int, still_rests: Callable[[M], bool]) -> None:
-        self.most = most
-        self._each = each
-        self._still_rests = still_rests
-        self._inside: dict[M, str | None] = {}
-        self._outside: OrderedDict[M, None] = OrderedDict()
-        self._resting: OrderedDict[M, float] = OrderedDict()  # since when, the longest first
-        self._clients: dict[str, _Client[M]] = {}  # only where each client is bounded
+    def __init__(
+        self, max_connections: int, max_per_client: int, is_idle: Callable[[C], bool]
+    ) -> None:
+        self.max_connections = max_connections
+        self._max_per_client = max_per_client
+        self._is_idle = is_idle
+        self._admitted: dict[C, str | None] = {}  # the client of each
+        self._over_limit: OrderedDict[C, None] = OrderedDict()
+        self._idle: OrderedDict[C, float] = OrderedDict()  # since when, in that order
+        self._clients: dict[str, _Client[C]] = {}  # empty without a limit for each client
 
     @property
-    def inside(self) -> int:
-        """How many are inside."""
-        return len(self._inside)
+    def admitted(self) -> int:
+        """The number of admitted connections."""
+        return len(self._admitted)
 
     @property
-    def outside(self) -> int:
-        """How many are outside."""
-        return len(self._outside)
+    def over_limit(self) -> int:
+        """The number of connections over the limit."""
+        return len(self._over_limit)
 
-    def reached(self, client: str | None) -> Bound:
-        """The bound that keeps *client* from one more place."""
+    @property
+    def clients(self) -> int:
+        """The number of clients whose admitted connections are counted."""
+        return len(self._clients)
+
+    @property
+    def idle(self) -> list[C]:
+        """The connections that are marked idle, the longest idle first."""
+        return list(self._idle)
+
+    def reached_limit(self, client: str | None) -> Limit:
+        """Return the limit that keeps *client* from another connection."""
         if client is not None and client in self._clients:
-            if self._clients[client].inside >= self._each:
+            if self._clients[client].admitted >= self._max_per_client:
                 return "per_client"
-        return "full" if len(self._inside) >= self.most else ""
+        return "full" if len(self._admitted) >= self.max_connections else ""
 
-    def enter(self, one: M, client: str | None, now: float) -> tuple[bool, M | None]:
-        """Give *one* a place, from outside or as it comes.
+    def admit(self, connection: C, client: str | None, now: float) -> tuple[bool, C | None]:
+        """Admit *connection*, new or over the limit, if that is possible.
 
-        :param client: whose it is; ``None`` where no bound but that on all is to hold.
-        :param now: seconds, as in :meth:`rests`.
-        :returns: whether it is inside; and who is to be closed for that, and counts no more.
+        :param client: ``None`` if the limit of a client does not apply.
+        :param now: seconds, of the same clock as in :meth:`mark_idle`.
+        :returns: whether it is admitted, and the connection that is evicted for it. The caller
+            closes the evicted connection, which is counted no longer.
         """
-        bound, goes = self.reached(client), None
-        if bound:
-            goes = self._first_to_go(client if bound == "per_client" else None, now)
-            if goes is None:
+        limit, evicted = self.reached_limit(client), None
+        if limit:
+            evicted = self._find_idle(client if limit == "per_client" else None, now)
+            if evicted is None:
                 return False, None
-            self.leave(goes)
-        self._outside.pop(one, None)
-        if not self._each:
+            self.remove(evicted)
+        self._over_limit.pop(connection, None)
+        if not self._max_per_client:
             client = None
-        self._inside[one] = client
+        self._admitted[connection] = client
         if client is not None:
-            self._clients.setdefault(client, _Client()).inside += 1
-        return True, goes
+            self._clients.setdefault(client, _Client()).admitted += 1
+        return True, evicted
 
-    def wait(self, one: M) -> M | None:
-        """Let *one*, for whom there is no place, wait outside; gives who is to be closed for it."""
-        goes = None
-        if len(self._outside) >= RESERVE:
-            goes, _ = self._outside.popitem(last=False)
-        self._outside[one] = None
-        return goes
+    def add_over_limit(self, connection: C) -> C | None:
+        """Count *connection*, which cannot be admitted, as over the limit.
 
-    def leave(self, one: M) -> None:
-        """*one* is gone, wherever it was; once more does no harm."""
-        self.works(one)
-        self._outside.pop(one, None)
-        client = self._inside.pop(one, None)
+        :returns: the connection that is dropped for it; the caller closes that one.
+        """
+        dropped = None
+        if len(self._over_limit) >= MAX_OVER_LIMIT:
+            dropped, _ = self._over_limit.popitem(last=False)
+        self._over_limit[connection] = None
+        return dropped
+
+    def remove(self, connection: C) -> None:
+        """Count *connection*, in whatever state, no longer; may be repeated."""
+        self.mark_busy(connection)
+        self._over_limit.pop(connection, None)
+        client = self._admitted.pop(connection, None)
         if client is not None:
             row = self._clients[client]
-            row.inside -= 1
-            if not row.inside:
+            row.admitted -= 1
+            if not row.admitted:
                 del self._clients[client]
 
-    def rests(self, one: M, now: float) -> None:
-        """*one* has no request; *now* never goes back. Who is not inside is not noted."""
-        if one not in self._inside:
+    def mark_idle(self, connection: C, now: float) -> None:
+        """Mark *connection* as idle since *now*, which never decreases, if it is admitted."""
+        if connection not in self._admitted:
             return
-        self.works(one)
-        self._resting[one] = now
-        client = self._inside[one]
+        self.mark_busy(connection)
+        self._idle[connection] = now
+        client = self._admitted[connection]
         if client is not None:
-            self._clients[client].resting[one] = now
+            self._clients[client].idle[connection] = now
 
-    def works(self, one: M) -> None:
-        """*one* has a request."""
-        if self._resting.pop(one, None) is not None:
-            client = self._inside[one]
+    def mark_busy(self, connection: C) -> None:
+        """Mark *connection* as not idle."""
+        if self._idle.pop(connection, None) is not None:
+            client = self._admitted[connection]
             if client is not None:
-                del self._clients[client].resting[one]
+                del self._clients[client].idle[connection]
 
-    def _first_to_go(self, client: str | None, now: float) -> M | None:
-        resting = self._resting if client is None else self._clients[client].resting
-        for _ in range(LOOKS):
-            one, since = next(iter(resting.items()), (None, now))
-            if one is None or now - since < GRACE:
+    def _find_idle(self, client: str | None, now: float) -> C | None:
+        idle = self._idle if client is None else self._clients[client].idle
+        for _ in range(MAX_IDLE_CHECKS):
+            connection, since = next(iter(idle.items()), (None, now))
+            if connection is None or now - since < MIN_IDLE_SECONDS:
                 return None
-            if self._still_rests(one):
-                return one
-            self.works(one)  # until it is noted again
+            if self._is_idle(connection):
+                return connection
+            self.mark_busy(connection)  # until it is marked idle again
         return None
 
 
-def places(descriptors: int, wanted: int) -> int:
-    """How many of *wanted* connections *descriptors* files suffice for; 1 at the least."""
-    return max(1, min(wanted, (descriptors - RESERVE - BESIDE) * 2 // 3))
+def connections_for(descriptors: int, wanted: int) -> int:
+    """Return how many of *wanted* connections *descriptors* are enough for, at least 1."""
+    return max(1, min(wanted, (descriptors - MAX_OVER_LIMIT - OTHER_DESCRIPTORS) * 2 // 3))
 
 
-def descriptors(connections: int) -> int:
-    """Files that so many connections need, where every other one has one to upstream.
+def descriptors_for(connections: int) -> int:
+    """Return the descriptors for *connections* if every other one has one to an upstream.
 
-    Idle ones need none. Should more be at work, connecting to upstream fails.
+    Idle connections have none. If more are active, connecting to the upstream fails.
     """
-    return connections + -(-connections // 2) + RESERVE + BESIDE
+    return connections + -(-connections // 2) + MAX_OVER_LIMIT + OTHER_DESCRIPTORS

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.server_connection import ServerFactory
+from goproxyai.http11.server_factory import ServerFactory
 from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import Ticker
 from tests.support.memory_transport import MemoryTransport

@@ -38,11 +38,11 @@ from tests.unit.http11.test_server_connection import Server, answer, get, post
 def test_nothing_is_dispatched_or_read_while_answers_are_not_taken() -> None:
     server = Server()
     server.send(get(b"/1") + get(b"/2") + get(b"/3"))
-    server.connection.pauseProducing()
+    server.line.producer.pauseProducing()
     answer(server.exchanges[0])
     assert [one.target for one in server.exchanges] == [b"/1"]
     assert not server.line.reading
-    server.connection.resumeProducing()
+    server.line.producer.resumeProducing()
     assert [one.target for one in server.exchanges] == [b"/1", b"/2"]
     answer(server.exchanges[1])
     answer(server.exchanges[2])
@@ -52,9 +52,9 @@ def test_nothing_is_dispatched_or_read_while_answers_are_not_taken() -> None:
 def test_an_idle_connection_whose_answers_are_not_taken_is_not_read() -> None:
     server = Server()
     answer(server.send(get()).exchanges[0])
-    server.connection.pauseProducing()
+    server.line.producer.pauseProducing()
     assert not server.line.reading
-    server.connection.resumeProducing()
+    server.line.producer.resumeProducing()
     assert server.line.reading
 
 

@@ -22,10 +22,11 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from goproxyai.http11.connection_limits import ConnectionLimits
+from goproxyai.http11.connection_states import InputState
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.server_connection import ServerFactory
+from goproxyai.http11.server_factory import ServerFactory
 from goproxyai.limits.addresses import Networks
-from goproxyai.limits.connection_slots import GRACE, RESERVE
+from goproxyai.limits.connection_slots import MAX_OVER_LIMIT, MIN_IDLE_SECONDS
 from goproxyai.reactor.deadlines import TICK_SECONDS, Ticker
 from tests.support.answers import chunk, head
 from tests.support.harness import (
@@ -212,11 +213,11 @@ async def test_health_is_heard_behind_any_number_that_say_nothing(harness: Proxy
     await harness.start(MAX_CONNECTIONS="1")
     stream = await Stream(harness, "a").begin()
     silent = []
-    for number in range(RESERVE + 3):
+    for number in range(MAX_OVER_LIMIT + 3):
         silent.append(await harness.connect())
         await opened(harness, number + 2)
     await silent[2].wait_closed()
-    assert [wire.closed for wire in silent] == [True] * 3 + [False] * RESERVE
+    assert [wire.closed for wire in silent] == [True] * 3 + [False] * MAX_OVER_LIMIT
     assert (await harness.ask(request("/health"))).status == 200
     await silent[3].wait_closed()
     assert counted(harness)["refused"]["dropped"] == 4
@@ -264,7 +265,7 @@ async def test_who_is_idle_longest_makes_room(skewed_harness: ProxyHarness) -> N
     pass_time(skewed_harness, 0.5)
     second.send(request("/health"))
     await second.answer()
-    pass_time(skewed_harness, GRACE)
+    pass_time(skewed_harness, MIN_IDLE_SECONDS)
     newcomers = [await idle(skewed_harness), await idle(skewed_harness)]
     await third.wait_closed()
     await first.wait_closed()
@@ -282,7 +283,7 @@ async def test_a_stream_is_never_closed_to_make_room(skewed_harness: ProxyHarnes
     stream = await Stream(skewed_harness, "a").begin()
     idler = await idle(skewed_harness)
     pass_time(skewed_harness, 0.0)
-    pass_time(skewed_harness, GRACE)
+    pass_time(skewed_harness, MIN_IDLE_SECONDS)
     newcomer = await idle(skewed_harness)
     await idler.wait_closed()
     assert_is_overloaded(await skewed_harness.ask(request()))
@@ -310,8 +311,8 @@ async def test_whose_request_is_on_its_way_does_not_make_room(skewed_harness: Pr
     other.send(request("/health"))
     await other.answer()
     pass_time(skewed_harness, 0.0)
-    pass_time(skewed_harness, GRACE)
-    order = list(skewed_harness.daemon.listeners.factory.connection_limits.slots._resting)  # type: ignore[union-attr]
+    pass_time(skewed_harness, MIN_IDLE_SECONDS)
+    order = skewed_harness.daemon.listeners.factory.connection_limits.slots.idle  # type: ignore[union-attr]
     peers = {wire.transport.getHost().port: wire for wire in (asking, other)}
     longest = peers[order[0].transport.getPeer().port]  # type: ignore[attr-defined]
     with socket.socket() as newcomer:  # both come before the daemon looks at either
@@ -330,7 +331,7 @@ def test_who_has_not_taken_its_answer_yet_does_not_rest() -> None:
     answer(server.exchanges[0])
     for taken, resting in ((10, False), (10_000, False), (0, True)):
         server.clock.advance(TICK_SECONDS)
-        assert bool(slots._resting) is resting
+        assert bool(slots.idle) is resting
         server.line.take(taken)
 
 
@@ -340,7 +341,7 @@ async def test_who_never_said_anything_makes_room_too(skewed_harness: ProxyHarne
     silent = await skewed_harness.connect()
     await opened(skewed_harness, 1)
     pass_time(skewed_harness, 0.0)
-    pass_time(skewed_harness, GRACE)
+    pass_time(skewed_harness, MIN_IDLE_SECONDS)
     assert (await skewed_harness.ask(request())).status == 200
     await silent.wait_closed()
 
@@ -351,9 +352,11 @@ async def test_a_head_that_has_begun_keeps_its_connection(skewed_harness: ProxyH
     slow = await skewed_harness.connect()
     slow.send(request("/health")[:20])
     await opened(skewed_harness, 1)
-    await eventually(skewed_harness.reactor, lambda: _first(skewed_harness)._in_head)
+    await eventually(
+        skewed_harness.reactor, lambda: _first(skewed_harness).input_state is InputState.HEAD
+    )
     pass_time(skewed_harness, 0.0)
-    pass_time(skewed_harness, GRACE)
+    pass_time(skewed_harness, MIN_IDLE_SECONDS)
     assert_is_overloaded(await skewed_harness.ask(request()))
     slow.send(request("/health")[20:])
     assert (await slow.answer()).status == 200
@@ -391,7 +394,7 @@ async def test_a_client_at_its_bound_is_told_so_and_the_others_are_served(
         "full": 0, "per_client": 1, "dropped": 0, "no_descriptor": 0,
     }  # fmt: skip
     pass_time(skewed_harness, 0.0)
-    pass_time(skewed_harness, GRACE)
+    pass_time(skewed_harness, MIN_IDLE_SECONDS)
     assert (await skewed_harness.ask(request())).status == 200
     await idler.wait_closed()
     assert not other.closed
@@ -438,7 +441,9 @@ async def test_an_ipv6_client_is_counted(harness: ProxyHarness) -> None:
 def came_in(*addresses: IAddress) -> list[bool]:
     """Which of connections from *addresses* have a place, one a client and none trusted but one."""
     ticker = Ticker(Clock())
-    connection_limits = ConnectionLimits(ticker, each=1, trusted=Networks.parse("192.0.2.0/24"))
+    connection_limits = ConnectionLimits(
+        ticker, max_per_client=1, trusted=Networks.parse("192.0.2.0/24")
+    )
     exchanges: list[Exchange] = []
     factory = ServerFactory(ticker, exchanges.append, 1000, connection_limits=connection_limits)
     for address in addresses:
@@ -479,12 +484,12 @@ async def test_what_is_counted_returns_to_zero(harness: ProxyHarness) -> None:
         await opened(harness, number + 3)
     assert_is_overloaded(await harness.ask(request()), "MAX_CONNECTIONS_PER_CLIENT")
     assert counted(harness)["most"] == 2
-    assert (slots.inside, slots.outside) == (2, counted(harness)["open"] - 2)
+    assert (slots.admitted, slots.over_limit) == (2, counted(harness)["open"] - 2)
     for stream in streams:
         await stream.end()
     for wire in harness.clients:
         wire.abort()
     await eventually(harness.reactor, lambda: counted(harness)["open"] == 0)
-    assert (slots.inside, slots.outside) == (0, 0)
-    assert (slots._resting, slots._clients) == ({}, {})
+    assert (slots.admitted, slots.over_limit) == (0, 0)
+    assert (slots.idle, slots.clients) == ([], 0)
     assert (await harness.ask(request())).status == 200

@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.server_connection import ServerFactory
+from goproxyai.http11.server_factory import ServerFactory
 from goproxyai.reactor.deadlines import Ticker
 from tests.support.harness import Answer, ProxyHarness, RawClient, request
 from tests.support.steps import Pause

@@ -38,6 +38,8 @@ class SimulatedClient:
     :ivar paused: whether the client does not read at the moment.
     """
 
+    peer = "192.0.2.1"
+
     def __init__(
         self,
         environment: Environment,
@@ -91,7 +93,11 @@ class SimulatedClient:
         active = self.active
         return active is not None and active.target == target and not (active.over or self.paused)
 
-    # ExchangeConnection.
+    # ExchangeConnection and ExchangeOutput.
+
+    @property
+    def output(self) -> SimulatedClient:
+        return self
 
     def send(self, data: bytes) -> None:
         if self.gone:
@@ -145,9 +151,9 @@ class SimulatedClient:
             self.leave()
         elif self.paused and not self.gone:
             self.paused = False
-            if self.active is not None:
-                self.active.resume()
-            else:
+            if self._producer is not None:
+                self._producer.resumeProducing()
+            elif self.active is None:
                 self.advance()
         else:
             self.advance()
@@ -158,4 +164,4 @@ class SimulatedClient:
         active, self.active, self._producer = self.active, None, None
         if active is not None:
             self._record(False)
-            active.lost()
+            active.connection_lost()

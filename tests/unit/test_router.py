@@ -29,6 +29,10 @@ class Connection:
     sent: bytes = b""
     done: int = 0
 
+    @property
+    def output(self) -> Connection:
+        return self
+
     def send(self, data: bytes) -> None:
         self.sent += data
 

@@ -48,7 +48,7 @@ def fit(most: int) -> tuple[int, list[str]]:
     slots: ConnectionSlots[int] = ConnectionSlots(most, 0, bool)
     with capturedLogs() as events:
         fit_descriptor_limit(slots)
-    return slots.most, warnings(events)
+    return slots.max_connections, warnings(events)
 
 
 def test_soft_limit_is_raised_to_the_hard_limit(limits: Limits) -> None:

@@ -19,7 +19,7 @@ from goproxyai.errors import ProxyError
 from goproxyai.http11.errors import ClientGone
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import MAX_UNREAD_BODY_BYTES
-from goproxyai.http11.server_connection import ServerFactory
+from goproxyai.http11.server_factory import ServerFactory
 from goproxyai.messages.headers import index_fields
 from goproxyai.reactor.deadlines import TICK_SECONDS, Ticker
 
@@ -1107,24 +1107,24 @@ def test_who_makes_the_answer_pauses_while_the_client_does_not_read() -> None:
     source = Source()
     exchange.start_response(200, OK, None)
     exchange.register_producer(source)
-    server.connection.pauseProducing()
-    server.connection.resumeProducing()
+    server.line.producer.pauseProducing()
+    server.line.producer.resumeProducing()
     assert source.told == ["pause", "resume"]
     exchange.finish()
-    server.connection.pauseProducing()
-    server.connection.resumeProducing()
+    server.line.producer.pauseProducing()
+    server.line.producer.resumeProducing()
     assert source.told == ["pause", "resume"]
 
 
 def test_who_comes_to_make_the_answer_of_a_client_that_does_not_read_is_paused_at_once() -> None:
     server = Server()
     (exchange,) = server.send(get()).exchanges
-    server.connection.pauseProducing()
+    server.line.producer.pauseProducing()
     source = Source()
     exchange.register_producer(source)
     assert source.told == ["pause"]
     exchange.unregister_producer()
-    server.connection.resumeProducing()
+    server.line.producer.resumeProducing()
     assert source.told == ["pause"]
 
 

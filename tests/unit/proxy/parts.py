@@ -89,6 +89,10 @@ class ClientConnection:
         self._producer: IPushProducer | None = None
         self._readiness = readiness or []
 
+    @property
+    def output(self) -> ClientConnection:
+        return self
+
     def send(self, data: bytes) -> None:
         self.written += data
         if self._readiness and not self._readiness.pop():
