@@ -15,7 +15,8 @@ from twisted.python import usage
 from goproxyai import __version__
 from goproxyai.config.settings import Settings
 from goproxyai.config.sources import ConfigSources, LoadedConfig
-from goproxyai.config.variables import VARIABLES, SettingError
+from goproxyai.config.variable import SettingError
+from goproxyai.config.variables import VARIABLES
 from goproxyai.daemon.build import make_daemon
 from goproxyai.daemon.log_setup import choose_output, request_writer
 from goproxyai.daemon.memory import configure_gc

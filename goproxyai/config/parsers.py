@@ -1,7 +1,7 @@
 """Parsers from the text of a variable to its value.
 
 A parser takes stripped text and raises ``ValueError`` for an invalid one. The text of the exception
-is not shown: :class:`~goproxyai.config.variables.Variable` says what is expected.
+is not shown: :class:`~goproxyai.config.variable.Variable` says what is expected.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from goproxyai.config.variables import VARIABLES, Variable
+from goproxyai.config.variable import Variable
+from goproxyai.config.variables import VARIABLES
 
 _INTRODUCTION: Final = """\
 # Configuration

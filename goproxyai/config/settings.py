@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import attrs
 
 from goproxyai.config.urls import ProxyURL, UpstreamURL
-from goproxyai.config.variables import VARIABLES, SettingError
+from goproxyai.config.variable import SettingError
+from goproxyai.config.variables import VARIABLES
 from goproxyai.limits.addresses import Networks
 
 
@@ -77,7 +78,7 @@ class Settings:
         """Parse *texts* by variable name, such as ``os.environ``; other names are ignored.
 
         A variable that is not set has its default. A variable that is set but empty has its
-        default too, unless :attr:`~goproxyai.config.variables.Variable.allow_empty` is set: then
+        default too, unless :attr:`~goproxyai.config.variable.Variable.allow_empty` is set: then
         an empty list of networks, for example, allows no address.
 
         :raises SettingError: for the first invalid value.

@@ -14,7 +14,8 @@ import attrs
 
 from goproxyai.config import env_file
 from goproxyai.config.settings import Settings
-from goproxyai.config.variables import VARIABLES, SettingError
+from goproxyai.config.variable import SettingError
+from goproxyai.config.variables import VARIABLES
 from goproxyai.usage import prices
 from goproxyai.usage.prices import Prices
 

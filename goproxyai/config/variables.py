@@ -1,15 +1,10 @@
-"""The table of configuration variables.
+"""The table of configuration variables: one table, hence a long module.
 
 The environment, the options of ``twistd goproxyai``, the file that ``CONFIG`` names, the reload on
 SIGHUP and ``docs/configuration.md`` are all derived from :data:`VARIABLES`.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
-import attrs
 
 from goproxyai.cache.coalescing import COALESCE_MODES
 from goproxyai.config.parsers import (
@@ -27,67 +22,14 @@ from goproxyai.config.parsers import (
     whole_number,
 )
 from goproxyai.config.urls import parse_proxy_url, parse_upstream_urls, redact_url
+from goproxyai.config.variable import Variable
 from goproxyai.durations import parse_duration
 from goproxyai.limits.addresses import Networks
-from goproxyai.messages.redaction import mask_credentials
 from goproxyai.upstream.no_proxy import parse_no_proxy
-
-_MAX_SHOWN_CHARACTERS = 100
-
-
-class SettingError(ValueError):
-    """An invalid setting; ``str()`` is one line for the operator, without a secret."""
 
 
 def _redact_secret(_: str) -> str:
     return "***"
-
-
-@attrs.frozen
-class Variable:
-    """A row of the table.
-
-    :ivar name: the name of the environment variable.
-    :ivar default: the text that is parsed if the variable is not set.
-    :ivar help: one or more sentences for the manual, with units.
-    :ivar expected: describes a valid value, as in "expected ...".
-    :ivar parse: parses stripped text; raises ``ValueError`` if the text is invalid.
-    :ivar redact: returns the part of an invalid text that an error message may show.
-    :ivar allow_empty: whether an empty text is a value of its own instead of the default.
-    :ivar reloadable: whether SIGHUP applies a new value to a running daemon.
-    """
-
-    name: str
-    default: str
-    help: str
-    expected: str
-    parse: Callable[[str], Any]
-    redact: Callable[[str], str] = mask_credentials
-    allow_empty: bool = False
-    reloadable: bool = False
-
-    @property
-    def option(self) -> str:
-        """The name of the command-line option, without leading dashes."""
-        return self.name.lower().replace("_", "-")
-
-    def read(self, text: str | None) -> Any:
-        """Parse *text*, or the default if *text* is ``None``.
-
-        :raises SettingError: if the text is invalid.
-        """
-        given = self.default if text is None else text.strip()
-        if not given and not self.allow_empty:
-            given = self.default
-        try:
-            return self.parse(given)
-        except ValueError:
-            shown = self.redact(given)
-            if len(shown) > _MAX_SHOWN_CHARACTERS:
-                shown = shown[:_MAX_SHOWN_CHARACTERS] + "..."
-            line = f"{self.name} is {shown!a}, expected {self.expected}"
-        # Outside of the except block: a chained exception would show the text in a traceback.
-        raise SettingError(line)
 
 
 _DURATION = "a duration such as 30s, 1h30m or 250ms"

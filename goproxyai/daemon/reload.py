@@ -17,7 +17,8 @@ from twisted.logger import Logger
 
 from goproxyai.config.settings import Settings
 from goproxyai.config.sources import LoadedConfig
-from goproxyai.config.variables import VARIABLES, SettingError
+from goproxyai.config.variable import SettingError
+from goproxyai.config.variables import VARIABLES
 from goproxyai.daemon.proxy_options import make_proxy_options
 from goproxyai.daemon.service import Daemon
 from goproxyai.proxy.context import ProxyContext

@@ -10,7 +10,8 @@ import re
 from fractions import Fraction
 
 from goproxyai.config.urls import UpstreamURL
-from goproxyai.config.variables import VARIABLES, SettingError
+from goproxyai.config.variable import SettingError
+from goproxyai.config.variables import VARIABLES
 from goproxyai.durations import MAX_NANOSECONDS, UNITS, format_duration, parse_duration
 from goproxyai.messages.redaction import (
     MAX_LOGGED_PATH_CHARACTERS,

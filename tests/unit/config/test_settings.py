@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from goproxyai.config.parsers import MEGABYTE
 from goproxyai.config.settings import Settings
 from goproxyai.config.urls import ProxyURL, UpstreamURL
-from goproxyai.config.variables import VARIABLES, SettingError
+from goproxyai.config.variable import SettingError
+from goproxyai.config.variables import VARIABLES
 from goproxyai.limits.addresses import Networks
 
 DEFAULTS = Settings.from_texts({})

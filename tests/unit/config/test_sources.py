@@ -11,7 +11,7 @@ import pytest
 
 from goproxyai.config.settings import Settings
 from goproxyai.config.sources import ConfigSources
-from goproxyai.config.variables import SettingError
+from goproxyai.config.variable import SettingError
 
 
 def sources(directory: Path, content: str, options: Any = (), **environ: str) -> ConfigSources:

@@ -9,7 +9,7 @@ from twisted.logger import capturedLogs
 
 from goproxyai.config.settings import Settings
 from goproxyai.config.sources import LoadedConfig
-from goproxyai.config.variables import SettingError
+from goproxyai.config.variable import SettingError
 from goproxyai.daemon.build import make_daemon
 from goproxyai.daemon.reload import Reload, changed_names
 from goproxyai.daemon.service import Daemon

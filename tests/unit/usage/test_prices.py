@@ -13,7 +13,7 @@ from twisted.logger import capturedLogs
 
 from goproxyai.config.settings import Settings
 from goproxyai.config.sources import ConfigSources, LoadedConfig
-from goproxyai.config.variables import SettingError
+from goproxyai.config.variable import SettingError
 from goproxyai.daemon.build import make_daemon
 from goproxyai.daemon.reload import Reload
 from goproxyai.usage.prices import MAX_TABLE_BYTES, Prices, PricesError, parse
