@@ -36,7 +36,7 @@ async def events_of(harness: ProxyHarness, count: int) -> list[dict[str, Any]]:
     """The access log, once it holds *count* events, and never more."""
     assert harness.daemon is not None
     await eventually(harness.reactor, lambda: len(harness.events) >= count)
-    harness.daemon.context.access_log.flush()
+    harness.access_log.flush()
     assert len(harness.events) == count, harness.events
     return harness.events
 

@@ -505,28 +505,14 @@ async def test_only_if_cached_never_asks_upstream(
 # Size and time.
 
 
-@pytest.fixture
-def skewed_harness(harness: ProxyHarness) -> ProxyHarness:
-    """A stand whose clock can be set ahead."""
-    harness.reactor = SkewedReactor(harness.reactor)
-    return harness
-
-
-def jump(harness: ProxyHarness, seconds: float) -> None:
-    """Let time pass, for the connections too, which note their deadlines at the last tick."""
-    harness.reactor.skew += seconds
-    assert harness.daemon is not None
-    harness.daemon.listeners.factory.ticker.now = harness.reactor.seconds()
-
-
 @pytest_twisted.ensureDeferred
 async def test_an_answer_is_served_for_its_time_and_no_longer(skewed_harness: ProxyHarness) -> None:
     await started(skewed_harness)
     await skewed_harness.ask(request())
-    jump(skewed_harness, 299)
+    skewed_harness.advance(299)
     late = await skewed_harness.ask(request())
     assert (late.get("X-Cache"), late.get("Age")) == (b"HIT", b"299")
-    jump(skewed_harness, 1)
+    skewed_harness.advance(1)
     assert caches(await skewed_harness.ask(request())) == [b"MISS"]
     assert len(skewed_harness.upstream.requests) == 2
 
@@ -539,7 +525,7 @@ async def test_what_nobody_asks_for_again_is_evicted_all_the_same(
     await started(skewed_harness, CACHE_TTL="1m")
     await skewed_harness.ask(request())
     assert len(store(skewed_harness)) == 1
-    jump(skewed_harness, 60)
+    skewed_harness.advance(60)
     await eventually(skewed_harness.reactor, lambda: len(store(skewed_harness)) == 0)
     assert (store(skewed_harness).bytes, store(skewed_harness).expirations) == (0, 1)
 
@@ -548,7 +534,7 @@ async def test_what_nobody_asks_for_again_is_evicted_all_the_same(
 async def test_max_age_bounds_the_age_of_what_is_taken(skewed_harness: ProxyHarness) -> None:
     await started(skewed_harness)
     await skewed_harness.ask(request())
-    jump(skewed_harness, 10)
+    skewed_harness.advance(10)
     content = await skewed_harness.ask(request(headers=[("Cache-Control", "max-age=60")]))
     demanding = await skewed_harness.ask(request(headers=[("Cache-Control", "max-age=9")]))
     assert caches(content, demanding) == [b"HIT", b"MISS"]
@@ -566,7 +552,7 @@ async def test_a_hit_says_when_it_was_stored_how_old_it_is_and_how_long_it_lasts
     before = int(time.time())
     miss = await skewed_harness.ask(request())
     after = time.time()
-    jump(skewed_harness, 9)
+    skewed_harness.advance(9)
     hit = await skewed_harness.ask(request())
     assert miss.all("X-Cache") == [b"MISS"]
     assert miss.get("X-Cache-Timestamp") is None
@@ -815,10 +801,10 @@ async def test_a_request_says_how_long_its_own_answer_is_kept(
     other = request("/v1/other")
     for data in (asked, other):
         await skewed_harness.ask(data)
-    jump(skewed_harness, lives)
+    skewed_harness.advance(lives)
     assert caches(await skewed_harness.ask(request())) == [b"HIT"], "it is no part of the key"
     assert caches(await skewed_harness.ask(other)) == [b"HIT" if lives < 300 else b"MISS"]
-    jump(skewed_harness, until - lives)
+    skewed_harness.advance(until - lives)
     assert caches(await skewed_harness.ask(asked)) == [b"MISS"]
     sent = [name.lower() for name, _ in skewed_harness.upstream.requests[0].headers]
     assert b"x-cache-ttl" not in sent
@@ -838,7 +824,7 @@ async def test_max_stale_takes_what_has_expired_and_is_still_kept(
 ) -> None:
     await started(skewed_harness, CACHE_STALE="10m")
     await skewed_harness.ask(request())
-    jump(skewed_harness, 360.0)
+    skewed_harness.advance(360.0)
     for control in ("max-stale=100", "max-stale"):
         stale = await skewed_harness.ask(request(headers=[("Cache-Control", control)]))
         assert stale.get("X-Cache") == b"HIT"
@@ -868,7 +854,7 @@ async def test_what_has_expired_answers_when_upstream_fails(
 ) -> None:
     await started(skewed_harness, CACHE_STALE="10m")
     first = await skewed_harness.ask(asked)
-    jump(skewed_harness, 360.0)
+    skewed_harness.advance(360.0)
     skewed_harness.upstream.script(anything, failing)
     stale = await skewed_harness.ask(asked)
     assert (stale.status, stale.body, stale.get("X-Cache")) == (200, first.body, b"HIT")
@@ -880,7 +866,7 @@ async def test_what_has_expired_answers_when_upstream_fails(
     assert logged["detail"]
     stats = json.loads((await skewed_harness.ask(request("/stats"))).body)
     assert stats["cache"]["stale_if_error"] == 1
-    jump(skewed_harness, 600.0)
+    skewed_harness.advance(600.0)
     skewed_harness.upstream.script(anything, response(b"{}", 503))
     assert (await skewed_harness.ask(asked)).status == 503
 
@@ -892,7 +878,7 @@ async def test_what_has_expired_answers_the_same_requests_pipelined_behind_it_to
 ) -> None:
     await started(skewed_harness, CACHE_STALE="10m")
     first = await skewed_harness.ask(request())
-    jump(skewed_harness, 360.0)
+    skewed_harness.advance(360.0)
     skewed_harness.upstream.script(anything, failing)
     wire = await skewed_harness.connect()
     wire.send(request() * 3)
@@ -912,7 +898,7 @@ async def test_either_side_may_forbid_what_has_expired(
     await skewed_harness.start(CACHE_STALE="10m")
     skewed_harness.upstream.script(anything, response(b"{}", headers=fields), times=1)
     await skewed_harness.ask(request())
-    jump(skewed_harness, 360.0)
+    skewed_harness.advance(360.0)
     skewed_harness.upstream.script(anything, response(b"{}", 503))
     headers = [("Cache-Control", control)] if control else []
     assert (await skewed_harness.ask(request(headers=headers))).status == 503
@@ -925,7 +911,7 @@ async def test_max_age_holds_when_upstream_fails(
 ) -> None:
     await started(skewed_harness, CACHE_STALE="10m")
     await skewed_harness.ask(request())
-    jump(skewed_harness, later)
+    skewed_harness.advance(later)
     skewed_harness.upstream.script(anything, response(b"{}", 503))
     answer = await skewed_harness.ask(request(headers=[("Cache-Control", "max-age=10")]))
     assert answer.status == 503
@@ -946,7 +932,7 @@ async def test_without_being_told_nothing_is_kept_for_failures(
 ) -> None:
     await started(skewed_harness)
     await skewed_harness.ask(request())
-    jump(skewed_harness, 301.0)
+    skewed_harness.advance(301.0)
     skewed_harness.upstream.script(anything, response(b"{}", 503))
     answer = await skewed_harness.ask(request())
     assert (answer.status, answer.get("Cache-Status")) == (503, b"goproxyai; fwd=miss")
@@ -958,7 +944,7 @@ async def test_all_who_wait_are_answered_with_what_has_expired(
 ) -> None:
     await started(skewed_harness, CACHE_STALE="10m")
     first = await skewed_harness.ask(request())
-    jump(skewed_harness, 360.0)
+    skewed_harness.advance(360.0)
     gate = Pause()
     skewed_harness.upstream.script(anything, [gate, response(b"{}", 503)])
     wires = [await skewed_harness.connect() for _ in range(3)]
@@ -981,7 +967,7 @@ async def test_a_large_answer_that_has_expired_is_written_as_the_client_reads(
     body = b"x" * 3_000_000
     skewed_harness.upstream.script(anything, response(body), times=1)
     await skewed_harness.ask(request())
-    jump(skewed_harness, 360.0)
+    skewed_harness.advance(360.0)
     skewed_harness.upstream.script(anything, response(b"{}", 503))
     wire = await skewed_harness.connect()
     wire.send(request())

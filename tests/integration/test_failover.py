@@ -21,17 +21,11 @@ from goproxyai.proxy.upstreams import Upstream
 from goproxyai.upstream.breaker import MIN_REQUESTS
 from tests.integration.test_retries import broken, closed_port, code, counted
 from tests.support.answers import response
-from tests.support.harness import ProxyHarness, SkewedReactor, eventually, request
+from tests.support.harness import ProxyHarness, eventually, request
 from tests.support.serving import loopback
 from tests.support.steps import Pause, Reset
 
 DELETE = request("/v1/x", "DELETE")
-
-
-@pytest.fixture
-def skewed_harness(harness: ProxyHarness) -> ProxyHarness:
-    harness.reactor = SkewedReactor(harness.reactor)
-    return harness
 
 
 def upstreams(harness: ProxyHarness) -> tuple[Upstream, ...]:

@@ -26,7 +26,7 @@ from goproxyai.upstream.retries import (
     parse_retry_after,
 )
 from tests.support.answers import chunk, head, response
-from tests.support.harness import ProxyHarness, SkewedReactor, eventually, post, request
+from tests.support.harness import ProxyHarness, eventually, post, request
 from tests.support.requests import Request
 from tests.support.serving import loopback
 from tests.support.steps import Close, Pause, Reset
@@ -297,9 +297,8 @@ async def test_a_client_that_leaves_while_it_waits_is_not_asked_for_again(
     for wire in (flight, alone):
         wire.abort()
         await wire.wait_closed()
-    assert harness.daemon is not None
-    waiting = harness.daemon.context.access_log._waiting
-    await eventually(harness.reactor, lambda: len(waiting) + len(harness.events) == 2)
+    log = harness.access_log
+    await eventually(harness.reactor, lambda: log.pending + len(harness.events) == 2)
     assert [one["ended"] for one in await harness.logged(2)] == ["client_gone"] * 2
     assert len(harness.upstream.requests) == 2
 
@@ -373,12 +372,6 @@ async def test_once_its_circuit_is_open_the_first_is_left_alone(harness: ProxyHa
 
 
 # The circuit.
-
-
-@pytest.fixture
-def skewed_harness(harness: ProxyHarness) -> ProxyHarness:
-    harness.reactor = SkewedReactor(harness.reactor)
-    return harness
 
 
 async def broken(harness: ProxyHarness, **texts: str) -> None:

@@ -95,7 +95,7 @@ class Traced:
         harness = self.harness
         assert harness.daemon is not None
         await eventually(harness.reactor, lambda: len(harness.events) >= count)
-        harness.daemon.context.access_log.flush()
+        harness.access_log.flush()
         assert len(harness.events) == count, harness.events
         self.tracing.processor.force_flush()
         return list(self.exporter.get_finished_spans())
