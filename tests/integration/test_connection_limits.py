@@ -33,7 +33,6 @@ from tests.support.harness import (
     Answer,
     ProxyHarness,
     RawClient,
-    SkewedReactor,
     eventually,
     request,
 )
@@ -42,18 +41,10 @@ from tests.support.steps import Pause
 from tests.unit.http11.test_server_connection import Server, answer, get
 
 
-@pytest.fixture
-def skewed_harness(harness: ProxyHarness) -> ProxyHarness:
-    """A stand whose clock can be set ahead."""
-    harness.reactor = SkewedReactor(harness.reactor)
-    return harness
-
-
 def pass_time(harness: ProxyHarness, seconds: float) -> None:
-    """Let so much time pass, and the ticker look at every connection."""
-    assert harness.daemon is not None
-    harness.reactor.skew += seconds
-    harness.daemon.listeners.factory.ticker.check_deadlines()
+    """Move the clock ahead, and run the deadlines of all connections."""
+    harness.advance(seconds)
+    harness.check_deadlines()
 
 
 def counted(harness: ProxyHarness) -> Any:

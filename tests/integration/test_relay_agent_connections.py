@@ -95,7 +95,7 @@ async def test_closing_connection_is_not_reused(agents: AgentHarness, reason: st
     origin = await agents.listen()
     agent = agents.agent()
     await get(agent, origin + b"/v1/models")
-    (connection,) = agent.pool._open
+    (connection,) = agent.pool
     if reason == "unsolicited_response":
         connection.dataReceived(b"HTTP/1.1 200 OK\r\n")
     else:

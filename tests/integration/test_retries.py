@@ -208,9 +208,8 @@ async def test_client_that_disconnects_during_backoff_ends_retry(
     for wire in (flight, alone):
         wire.abort()
         await wire.wait_closed()
-    assert harness.daemon is not None
-    waiting = harness.daemon.context.access_log._waiting
-    await eventually(harness.reactor, lambda: len(waiting) + len(harness.events) == 2)
+    log = harness.access_log
+    await eventually(harness.reactor, lambda: log.pending + len(harness.events) == 2)
     assert [one["ended"] for one in await harness.logged(2)] == ["client_gone"] * 2
     assert len(harness.upstream.requests) == 2
 

@@ -152,9 +152,7 @@ async def test_a_leader_that_leaves_hurts_no_follower(harness: ProxyHarness, whe
     await paused(harness)
     leader.abort()
     await leader.wait_closed()
-    await eventually(
-        harness.reactor, lambda: len(harness.events) or harness.daemon.context.access_log._waiting
-    )
+    await eventually(harness.reactor, lambda: len(harness.events) or harness.access_log.pending)
     late = await harness.connect()
     late.send(request())
     gate.release()

@@ -78,7 +78,7 @@ def client_side(harness: ProxyHarness) -> ServerConnection:
 
 def upstream_side(harness: ProxyHarness) -> ClientConnection:
     """The daemon's one connection to upstream."""
-    (connection,) = harness.pool._open
+    (connection,) = harness.pool
     return connection
 
 

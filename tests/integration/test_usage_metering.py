@@ -40,7 +40,7 @@ def times(count: int) -> dict[str, int]:
 
 def counters(harness: ProxyHarness) -> Counters:
     assert harness.daemon is not None
-    harness.daemon.context.access_log.flush()
+    harness.access_log.flush()
     return harness.daemon.context.counters
 
 
