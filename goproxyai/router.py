@@ -68,7 +68,7 @@ class Router:
             return
         if not self._stats.ready:
             exchange.keep_alive = False
-            if not (exchange.first or exchange.target.startswith(b"/health")):
+            if not (exchange.is_first or exchange.target.startswith(b"/health")):
                 self._refuse(exchange, draining())
                 return
         if not exchange.target.startswith(self._prefixes):

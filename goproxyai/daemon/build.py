@@ -147,7 +147,7 @@ def _agent(
     reactor: Any, settings: Settings, ticker: Ticker, writer: Writer, tls: Callable[[str], Any]
 ) -> RelayAgent:
     routes = Routes(reactor, settings.proxy_url, settings.no_proxy, tls)
-    timeouts = Timeouts(head=settings.request_timeout, silence=settings.idle_timeout)
+    timeouts = Timeouts(head=settings.request_timeout, idle=settings.idle_timeout)
     return RelayAgent(reactor, ticker, routes, timeouts, settings.connect_timeout, writer)
 
 

@@ -67,7 +67,7 @@ def apply_settings(daemon: Daemon, settings: Settings, prices: Prices | None = N
     factory.max_body_bytes = settings.max_body_size
     agent.connect_timeout = settings.connect_timeout
     agent.timeouts.head = settings.request_timeout
-    agent.timeouts.silence = settings.idle_timeout
+    agent.timeouts.idle = settings.idle_timeout
     _apply_to_cache(daemon.context, daemon.settings, settings)
     admin.settings = admin.stats.settings = settings
 

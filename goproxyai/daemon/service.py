@@ -157,7 +157,7 @@ class Daemon(MultiService):
         """Close all connections, and abort those that do not close in time."""
         connections = self.listeners.factory.connections
         for connection in tuple(connections):
-            connection.shut(draining())
+            connection.shut_down(draining())
         self.agent.pool.close()
         await self._wait_for(
             lambda: not (connections or len(self.agent.pool)),

@@ -103,11 +103,11 @@ class Timeouts:
     A change does not affect a wait that has begun.
 
     :ivar head: from the last byte of the request, when the kernel has it, to the response head.
-    :ivar silence: without progress inside a body, of the request or of the response.
+    :ivar idle: without progress inside a body, of the request or of the response.
     """
 
     head: float
-    silence: float
+    idle: float
 
 
 class ClientDeadlines:
@@ -137,12 +137,12 @@ class ClientDeadlines:
     def await_response_body(self, now: float) -> None:
         """Give the upstream time to send more of the response."""
         self.awaited = "more of the response body"
-        self.expires_at = now + self._timeouts.silence
+        self.expires_at = now + self._timeouts.idle
 
     def await_request_progress(self, now: float) -> None:
         """Give the upstream time to take more of the request."""
         self.awaited = "the upstream to read the request body"
-        self.expires_at = now + self._timeouts.silence
+        self.expires_at = now + self._timeouts.idle
 
     def check_request_progress(self, unsent: int, uploading: bool, now: float) -> None:
         """Start the wait that the progress of the request asks for.

@@ -53,7 +53,7 @@ class LimitedConnection(Protocol):
     def evictable(self) -> bool:
         """Whether it has no request, and the kernel holds no input from the client."""
 
-    def shut(self) -> None:
+    def shut_down(self) -> None:
         """Close it in an orderly way."""
 
     def abort(self) -> None:
@@ -123,17 +123,13 @@ class ConnectionLimits:
         admitted, evicted = self.slots.admit(connection, client, self._ticker.now)
         if evicted is not None:
             self.counts.idle_closed += 1
-            evicted.shut()
+            evicted.shut_down()
         return admitted
 
     def _client(self, connection: LimitedConnection) -> str | None:
         """Return whose connections are counted together; ``None`` for an unknown client."""
         peer = connection.peer
-        if (
-            not self._max_per_client
-            or canonical_address(peer) is None
-            or self._trusted.contains(peer)
-        ):
+        if not self._max_per_client or canonical_address(peer) is None or self._trusted.contains(peer):
             return None
         return bucket_key(peer)
 
@@ -150,5 +146,8 @@ def overloaded(limit: Limit) -> ProxyError:
             "some, or try again in a second."
         )
     else:
-        message = "The proxy has reached its limit of connections (MAX_CONNECTIONS); try again in a second."
+        message = (
+            "The proxy has reached its limit of connections (MAX_CONNECTIONS); try again in a "
+            "second."
+        )
     return ProxyError("overloaded", message, ((b"Retry-After", b"1"),))

@@ -104,8 +104,8 @@ class Exchange:
     :ivar values: of the variable fields of *head*.
     :ivar body: of the request.
     :ivar problem: why the request must be refused, if it must.
-    :ivar began: when the head was complete, in seconds of the reactor's clock.
-    :ivar first: whether the request is the first of its connection.
+    :ivar started_at: when the head was complete, in seconds of the reactor's clock.
+    :ivar is_first: whether the request is the first of its connection.
     :ivar status: of the response, 0 before it has started.
     :ivar body_bytes_sent: of the response.
     :ivar keep_alive: whether the connection may serve another request.
@@ -114,14 +114,15 @@ class Exchange:
     """
 
     __slots__ = (
-        "_pending", "_state", "began", "body", "body_bytes_sent", "connection", "first", "head",
-        "keep_alive", "listener", "problem", "request_id", "status", "trace", "values",
+        "_pending", "_state", "body", "body_bytes_sent", "connection", "head", "is_first",
+        "keep_alive", "listener", "problem", "request_id", "started_at", "status", "trace",
+        "values",
     )  # fmt: skip
 
     def __init__(
         self,
         connection: ExchangeConnection,
-        began: float,
+        started_at: float,
         head: RequestHead,
         values: FieldValues,
         body: RequestBody | WholeBody,
@@ -134,8 +135,8 @@ class Exchange:
         self.values = values
         self.body = body
         self.problem = problem
-        self.began = began
-        self.first = False
+        self.started_at = started_at
+        self.is_first = False
         self.status = 0
         self.body_bytes_sent = 0
         self.keep_alive = head.keep_alive

@@ -94,7 +94,7 @@ class Forward:
         if miss is None and 200 <= status < 300:
             self._drop_written_entries()
         head = forwarded_head(
-            response, exchange.request_id, self._reason, sent_at - exchange.began, upstream_seconds
+            response, exchange.request_id, self._reason, sent_at - exchange.started_at, upstream_seconds
         )
         has_length = b"content-length" in fields
         if has_length and exchange.keeps_connection() and exchange.method != b"HEAD":
@@ -105,7 +105,7 @@ class Forward:
         if miss is not None:
             self._recorder = recorder_for(context.store, miss, response, context.seconds)
         exchange.start_response(status, head, response.length if has_length else None, has_length)
-        self._first_byte_seconds = now - exchange.began
+        self._first_byte_seconds = now - exchange.started_at
         self._start_body(response)
         exchange.flush()
 

@@ -31,7 +31,7 @@ def answer_hit(
     :param with_timing: replay a stored stream with its original timing.
     """
     now = context.seconds()
-    lookup_seconds = now - exchange.began
+    lookup_seconds = now - exchange.started_at
     size = len(entry.body)
     if entry.timing is None and size <= SLICE_BYTES and exchange.keeps_connection():
         message = hit_message(entry, exchange.request_id, now, lookup_seconds)
@@ -71,7 +71,7 @@ def _replay_entry(
 ) -> None:
     now = context.seconds()
     body = entry.body
-    head = entry.head + hit_lines(entry, exchange.request_id, now, now - exchange.began, detail)
+    head = entry.head + hit_lines(entry, exchange.request_id, now, now - exchange.started_at, detail)
     exchange.start_response(entry.status, head, len(body) if entry.timing is None else None)
     if len(body) <= SLICE_BYTES:
         exchange.write(body, True)
@@ -101,7 +101,7 @@ class ReplayWatch:
         done: Callable[[], None] | None = None,
     ) -> None:
         if outcome.first_byte_seconds < 0:
-            outcome = outcome._replace(first_byte_seconds=context.seconds() - exchange.began)
+            outcome = outcome._replace(first_byte_seconds=context.seconds() - exchange.started_at)
         self._context = context
         self._exchange = exchange
         self._client = client

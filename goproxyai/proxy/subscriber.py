@@ -94,10 +94,10 @@ class Subscriber:
                 response,
                 exchange.request_id,
                 miss.reason,
-                sent_at - exchange.began,
+                sent_at - exchange.started_at,
                 upstream_seconds,
             )
-        waited = self._context.seconds() - exchange.began
+        waited = self._context.seconds() - exchange.started_at
         return coalesced_head(response, exchange.request_id, miss.plan.across_credentials, waited)
 
     def begin(self, response: Response, head: bytes, streams: bool) -> None:
@@ -113,7 +113,7 @@ class Subscriber:
             response.code, head, response.length if has_length else None, framed
         )
         exchange.register_producer(self)
-        self.first_byte_seconds = self._context.seconds() - exchange.began
+        self.first_byte_seconds = self._context.seconds() - exchange.started_at
         self.streams = streams
         self._context.counters.open_streams += streams
 

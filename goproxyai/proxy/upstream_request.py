@@ -311,7 +311,7 @@ class UpstreamRequest:
         if upstream in retry.not_before:
             rest = max(0.0, retry.not_before[upstream] - now)
             wait = backoff_seconds(self.attempts, random(), rest)  # noqa: S311  # spreads the load
-        left = exchange.began + context.options.current.retry_seconds - now
+        left = exchange.started_at + context.options.current.retry_seconds - now
         if wait > left or not context.budget.try_spend(context.counters.forwarded):
             return False
         context.counters.retries[cause.value] += 1

@@ -77,7 +77,7 @@ class AccessLog:
 
         :param client: address.
         """
-        began = exchange.began
+        began = exchange.started_at
         waiting = self._waiting
         waiting.append(
             (

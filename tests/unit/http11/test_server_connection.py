@@ -1145,7 +1145,7 @@ def test_an_exchange_knows_what_was_asked_by_whom_and_when() -> None:
         b"x-one": b"1, 2",
         b"accept": b"\xff",
     }
-    assert (exchange.connection.peer, exchange.began) == ("192.0.2.7", 5.0)
+    assert (exchange.connection.peer, exchange.started_at) == ("192.0.2.7", 5.0)
     assert exchange.body.complete
 
 
@@ -1154,7 +1154,7 @@ def test_the_end_of_the_daemon_closes_what_is_idle_and_breaks_off_what_is_not() 
     answer(used.send(get()).exchanges[0])
     worker = Worker(busy.send(get()).exchanges[0])
     for server in (fresh, used, busy):
-        server.connection.shut()
+        server.connection.shut_down()
     assert (fresh.line.disconnecting, fresh.line.aborted) == (True, False)
     assert (used.line.disconnecting, used.line.aborted) == (True, False)
     assert busy.line.aborted
@@ -1178,7 +1178,7 @@ def test_a_connection_that_has_brought_nothing_yet_is_waited_for_as_it_drains() 
         assert one.line.open
         assert one.connection.fresh
     (exchange,) = server.send(get()).exchanges
-    assert exchange.first
+    assert exchange.is_first
     silent.connection.drain(False)
     assert silent.line.half_closed
 
@@ -1187,7 +1187,7 @@ def test_only_the_first_request_of_a_connection_is_its_first() -> None:
     server = Server()
     for _ in range(3):
         answer(server.send(get()).exchanges[-1])
-    assert [exchange.first for exchange in server.exchanges] == [True, False, False]
+    assert [exchange.is_first for exchange in server.exchanges] == [True, False, False]
     assert not server.connection.fresh
 
 
