@@ -129,7 +129,11 @@ class ConnectionLimits:
     def _client(self, connection: LimitedConnection) -> str | None:
         """Return whose connections are counted together; ``None`` for an unknown client."""
         peer = connection.peer
-        if not self._max_per_client or canonical_address(peer) is None or self._trusted.contains(peer):
+        if (
+            not self._max_per_client
+            or canonical_address(peer) is None
+            or self._trusted.contains(peer)
+        ):
             return None
         return bucket_key(peer)
 

@@ -94,7 +94,11 @@ class Forward:
         if miss is None and 200 <= status < 300:
             self._drop_written_entries()
         head = forwarded_head(
-            response, exchange.request_id, self._reason, sent_at - exchange.started_at, upstream_seconds
+            response,
+            exchange.request_id,
+            self._reason,
+            sent_at - exchange.started_at,
+            upstream_seconds,
         )
         has_length = b"content-length" in fields
         if has_length and exchange.keeps_connection() and exchange.method != b"HEAD":

@@ -71,7 +71,9 @@ def _replay_entry(
 ) -> None:
     now = context.seconds()
     body = entry.body
-    head = entry.head + hit_lines(entry, exchange.request_id, now, now - exchange.started_at, detail)
+    head = entry.head + hit_lines(
+        entry, exchange.request_id, now, now - exchange.started_at, detail
+    )
     exchange.start_response(entry.status, head, len(body) if entry.timing is None else None)
     if len(body) <= SLICE_BYTES:
         exchange.write(body, True)
