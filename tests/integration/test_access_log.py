@@ -193,7 +193,7 @@ async def test_client_gone_during_its_request_has_an_event(harness: ProxyHarness
     wire.send(request("/v1/embeddings", "POST", [("Content-Length", "100")]) + b"{")
     assert harness.daemon is not None
     connections = harness.daemon.listeners.factory.connections
-    await eventually(harness.reactor, lambda: any(c._active for c in connections))
+    await eventually(harness.reactor, lambda: any(not c.idle for c in connections))
     wire.abort()
     (event,) = await events_of(harness, 1)
     assert values(event, "status", "ended", "bytes_in") == [499, "client_gone", 1]

@@ -10,6 +10,7 @@ import pytest_twisted
 from twisted.internet import error
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 
+from goproxyai.http11.connection_states import InputState
 from tests.integration.admin_requests import error_of
 from tests.support.answers import chunk, head, response
 from tests.support.harness import ProxyHarness, RawClient, eventually, request
@@ -56,7 +57,10 @@ async def test_drain_finishes_stream_and_refuses_new_requests(harness: ProxyHarn
         client.send(request(target)[:-2])
     assert harness.daemon is not None
     connections = harness.daemon.listeners.factory.connections
-    await eventually(harness.reactor, lambda: sum(c._in_head for c in connections) == len(others))
+    await eventually(
+        harness.reactor,
+        lambda: sum(c.input_state is InputState.HEAD for c in connections) == len(others),
+    )
     stopping = harness.daemon.stopService()
     await idle.wait_closed()
 
@@ -177,7 +181,9 @@ async def test_incomplete_request_head_does_not_delay_drain(harness: ProxyHarnes
     client.send(request("/v1/models")[:20])
     assert harness.daemon is not None
     connections = harness.daemon.listeners.factory.connections
-    await eventually(harness.reactor, lambda: any(c._in_head for c in connections))
+    await eventually(
+        harness.reactor, lambda: any(c.input_state is InputState.HEAD for c in connections)
+    )
     began = time.monotonic()
     await harness.daemon.stopService()
     assert time.monotonic() - began < 3

@@ -65,7 +65,7 @@ async def test_concurrent_requests_use_separate_connections(agents: AgentHarness
 async def test_idle_connections_are_bounded(
     agents: AgentHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "MOST_IDLE", 2)
+    monkeypatch.setattr(pool, "MAX_IDLE_CONNECTIONS", 2)
     origin = await agents.listen()
     agent, gate = agents.agent(), Pause()
     agents.upstream.script("/v1/a", [gate, response(b"a")])

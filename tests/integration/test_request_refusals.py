@@ -254,7 +254,7 @@ async def test_a_chunked_body_that_grows_too_large_is_refused(
 async def test_a_body_of_exactly_the_limit_is_served(harness: ProxyHarness) -> None:
     await harness.start(MAX_BODY_SIZE="0.005")
     assert harness.daemon is not None
-    most = harness.daemon.door.factory.max_body_bytes
+    most = harness.daemon.listeners.factory.max_body_bytes
     harness.upstream.script("/v1/files", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
     body = b"x" * most
     for raw in (

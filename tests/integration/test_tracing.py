@@ -35,7 +35,7 @@ async def request_begun(harness: ProxyHarness) -> None:
     """Wait until the daemon has read the head of a request."""
     assert harness.daemon is not None
     connections = harness.daemon.listeners.factory.connections
-    await eventually(harness.reactor, lambda: any(c._active for c in connections))
+    await eventually(harness.reactor, lambda: any(not c.idle for c in connections))
 
 
 @pytest_twisted.ensureDeferred
