@@ -85,6 +85,13 @@ def test_reservations_are_limited_to_half_of_the_bound() -> None:
     assert store.reserved == 0
 
 
+def test_entry_without_room_besides_reservations_is_not_stored() -> None:
+    store = Store(10_000)
+    assert store.reserve(5_000)
+    assert not put(store, entry(), path=b"/v1/" + b"a" * 5_000)
+    assert (len(store), store.bytes) == (0, 0)
+
+
 # Expiry
 
 

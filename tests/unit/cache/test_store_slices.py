@@ -31,6 +31,17 @@ def test_write_to_a_path_of_many_entries_removes_them_in_slices() -> None:
     assert store.bytes == 0
 
 
+def test_dropped_entry_that_is_still_stored_is_not_returned() -> None:
+    store = large_store()
+    for n in range(1000):
+        put(store, numbered(n))
+    store.clear(FILES)
+    stored = store._entries.entries()
+    assert stored, "all entries were removed at once"
+    assert store.get(stored[0].key, 0.0) is None
+    assert len(store) == len(stored) - 1
+
+
 @pytest.mark.parametrize("spread", [False, True], ids=["one bucket", "many buckets"])
 def test_cleared_entries_are_freed_in_slices_and_bodies_first(spread: bool) -> None:
     store = large_store()
