@@ -83,7 +83,8 @@ class AccessLog:
             (
                 began, exchange.method, redacted_target(exchange.target),
                 exchange.status or CLIENT_CLOSED_REQUEST, client, exchange.body.received,
-                exchange.body_bytes_sent, self._seconds() - began, exchange.request_id, exchange.trace, outcome,
+                exchange.body_bytes_sent, self._seconds() - began, exchange.request_id,
+                exchange.trace, outcome,
             )
         )  # fmt: skip
         if self._flush_call is None:

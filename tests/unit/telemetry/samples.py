@@ -26,7 +26,7 @@ class FinishedExchange:
     """The part of an exchange, and of its body, that the access log reads."""
 
     def __init__(self, **fields: Any) -> None:
-        self.began = 0.0
+        self.started_at = 0.0
         self.method = b"GET"
         self.target = b"/v1/models"
         self.status = 200

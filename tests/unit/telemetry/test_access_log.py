@@ -125,8 +125,8 @@ def test_failed_requests_are_kept_without_a_writer() -> None:
         (FinishedExchange(status=404), HIT, True),
         (FinishedExchange(), RequestOutcome(ending=Ending.CUT), True),
         (FinishedExchange(), RequestOutcome(ending=Ending.CLIENT_GONE), True),
-        (FinishedExchange(began=-20.0), HIT, True),
-        (FinishedExchange(began=-20.0), RequestOutcome(first_byte_seconds=1.0), False),
+        (FinishedExchange(started_at=-20.0), HIT, True),
+        (FinishedExchange(started_at=-20.0), RequestOutcome(first_byte_seconds=1.0), False),
     ],
 )
 def test_sample_contains_all_notable_events(
@@ -147,7 +147,9 @@ def test_event_has_the_fields_of_exchange_and_outcome() -> None:
     clock.advance(5)
     batches: list[list[Event]] = []
     log = access_log(clock, batches)
-    exchange = FinishedExchange(began=2.0, method=b"POST", target=b"/v1/files?after=x", status=0)
+    exchange = FinishedExchange(
+        started_at=2.0, method=b"POST", target=b"/v1/files?after=x", status=0
+    )
     outcome = RequestOutcome(
         CacheOutcome.BYPASS, "path", "upstream_timeout", "detail", Ending.CLIENT_GONE, 0.5,
         b"req_1", 0.75, Usage("m", 1, 2, 3, 4),

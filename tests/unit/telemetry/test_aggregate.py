@@ -43,7 +43,7 @@ def requests(draw: Any) -> tuple[FinishedExchange, RequestOutcome]:
         source,
     )
     exchange = FinishedExchange(
-        began=-draw(seconds),
+        started_at=-draw(seconds),
         method=draw(st.sampled_from([b"GET", b"POST", b"BREW"])),
         target=draw(st.sampled_from([b"/v1/models?a=1", b"/v1/models?a=2", b"/x", b"*"])),
         status=draw(st.sampled_from([0, 200, 404, 429, 502])),
@@ -93,14 +93,14 @@ def one(outcome: RequestOutcome, **fields: Any) -> Counters:
 
 
 def test_bypass_is_counted_by_its_reason_and_timed_as_a_bypass() -> None:
-    counters = one(RequestOutcome(CacheOutcome.BYPASS, "header"), began=-1.0)
+    counters = one(RequestOutcome(CacheOutcome.BYPASS, "header"), started_at=-1.0)
     assert counters.finished.outcomes == {("/v1/models", "GET", 200, "header"): 1}
     assert counters.durations.request[CacheOutcome.BYPASS].count == 1
 
 
 def test_own_page_is_timed_until_its_first_byte() -> None:
     outcome = RequestOutcome(first_byte_seconds=0.25)
-    counters = one(outcome, began=-3600.0, target=b"/dashboard/events")
+    counters = one(outcome, started_at=-3600.0, target=b"/dashboard/events")
     assert counters.durations.request[CacheOutcome.NONE].longest == 0.25
     assert counters.finished.slow == 0
 
@@ -108,7 +108,9 @@ def test_own_page_is_timed_until_its_first_byte() -> None:
 def test_forwarded_times_leave_out_requests_without_an_upstream_answer() -> None:
     forwarded = RequestOutcome(CacheOutcome.MISS, upstream_seconds=0.5)
     refused = RequestOutcome(CacheOutcome.MISS, code="upstream_timeout")
-    counters = counted([[(FinishedExchange(began=-2.0), each) for each in (forwarded, refused)]])
+    counters = counted(
+        [[(FinishedExchange(started_at=-2.0), each) for each in (forwarded, refused)]]
+    )
     durations = counters.durations
     assert durations.first_byte.count == durations.upstream.count == durations.overhead.count == 1
     assert (durations.upstream.total, durations.overhead.total) == (0.5, 1.5)
