@@ -119,7 +119,7 @@ def test_requests_cut_anywhere_come_whole_and_in_order(
                 answer(exchange, exchange.body.whole())
     expected = [b"" if kind == 2 else body for body, kind in bodies]
     assert [exchange.body.whole() for exchange in server.exchanges] == expected
-    came = server.came()
+    came = server.received()
     assert came.count(b"HTTP/1.1 200 X\r\n") == len(bodies)
 
 

@@ -100,11 +100,11 @@ class Server:
         """The client leaves."""
         self.connection.connectionLost(Failure(ConnectionDone()))
 
-    def came(self) -> bytes:
+    def received(self) -> bytes:
         """What the client got since it was last asked."""
-        came = self.line.value()
+        data = self.line.value()
         self.line.clear()
-        return bytes(came)
+        return bytes(data)
 
 
 class Worker:
@@ -199,7 +199,7 @@ def test_a_new_connection_that_says_nothing_is_closed_after_twenty_seconds() -> 
     assert server.line.open
     server.wait(1)
     assert server.line.disconnecting
-    assert server.came() == b""
+    assert server.received() == b""
 
 
 def test_a_head_has_twenty_seconds_from_its_first_byte_however_it_drips() -> None:
@@ -240,7 +240,7 @@ def test_an_unused_connection_is_closed_75_seconds_after_its_last_answer() -> No
     assert server.line.open
     server.wait(1)
     assert server.line.disconnecting
-    assert server.came().endswith(b"ok")
+    assert server.received().endswith(b"ok")
 
 
 def test_empty_lines_do_not_keep_an_unused_connection() -> None:
@@ -263,7 +263,7 @@ def test_a_body_that_stops_is_refused_after_thirty_seconds() -> None:
     server.wait(1)
     assert worker.heard == ["bad_request"]
     assert got == []
-    assert server.came().startswith(b"HTTP/1.1 400 ")
+    assert server.received().startswith(b"HTTP/1.1 400 ")
     assert server.line.half_closed
 
 
@@ -306,7 +306,7 @@ def test_a_body_that_waits_for_our_100_is_not_held_against_the_client() -> None:
     server.wait(100)
     assert worker.heard == []
     got = collected(exchange)
-    assert server.came() == CONTINUE
+    assert server.received() == CONTINUE
     server.wait(29.5)
     assert worker.heard == []
     server.send(b"hello")
@@ -407,7 +407,7 @@ def test_a_slow_reader_gets_the_whole_answer_before_its_connection_ends() -> Non
         assert not server.line.aborted
         server.line.take(10)
     server.wait(3)
-    assert server.came().endswith(b"\r\n\r\n" + b"x" * 50)
+    assert server.received().endswith(b"\r\n\r\n" + b"x" * 50)
     assert server.line.aborted
 
 
@@ -459,7 +459,7 @@ def test_answers_leave_in_the_order_of_the_requests() -> None:
     assert len(server.exchanges) == 1
     first.finish()
     answer(server.exchanges[1], b"b")
-    assert server.came() == (
+    assert server.received() == (
         OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"
         b"HTTP/1.1 200 X\r\nContent-Length: 1\r\n\r\nb"
     )
@@ -469,7 +469,7 @@ def test_answers_given_at_once_do_not_nest() -> None:
     server = Server()
     server.factory.dispatch = answer
     server.send(get() * 900)
-    assert server.came().count(b"HTTP/1.1 200") == 900
+    assert server.received().count(b"HTTP/1.1 200") == 900
     assert server.line.reading
 
 
@@ -489,7 +489,7 @@ def test_a_client_that_asks_to_close_gets_no_answer_to_what_it_sends_behind() ->
     server.send(get(b"/1", b"Connection: close") + get(b"/2"))
     (exchange,) = server.exchanges
     answer(exchange)
-    assert b"Connection: close\r\n" in server.came()
+    assert b"Connection: close\r\n" in server.received()
     assert len(server.exchanges) == 1
     assert not server.line.open
 
@@ -499,7 +499,7 @@ def test_an_answer_that_closes_leaves_the_pipelined_rest_unanswered() -> None:
     server.send(get(b"/1") + get(b"/2"))
     server.exchanges[0].start_response(200, OK, 0, close=True)
     server.exchanges[0].finish()
-    assert server.came() == OK + b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+    assert server.received() == OK + b"Content-Length: 0\r\nConnection: close\r\n\r\n"
     assert len(server.exchanges) == 1
     assert not server.line.open
 
@@ -670,15 +670,15 @@ def test_a_client_is_told_to_continue_once_and_only_when_its_body_is_wanted() ->
     server = Server()
     (exchange,) = server.send(post(b"Expect: 100-Continue", length=10)).exchanges
     server.wait(5)
-    assert server.came() == b""
+    assert server.received() == b""
     taker = Taker(exchange.body, 5)
     exchange.body.startProducing(taker)
-    assert server.came() == CONTINUE
+    assert server.received() == CONTINUE
     server.send(b"12345")
     taker.most = 20
     exchange.body.resumeProducing()
     server.send(b"67890")
-    assert server.came() == b""
+    assert server.received() == b""
     assert taker.taken == b"1234567890"
 
 
@@ -686,11 +686,11 @@ def test_a_client_is_not_told_to_continue_once_it_is_answered() -> None:
     server = Server()
     (exchange,) = server.send(post(b"Expect: 100-continue", length=10)).exchanges
     answer(exchange, b"no", 403)
-    came = server.came()
+    came = server.received()
     assert came == b"HTTP/1.1 403 X\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"
     server.send(b"1234567890" + get())
     server.wait(3)
-    assert server.came() == b""
+    assert server.received() == b""
     assert len(server.exchanges) == 1
 
 
@@ -698,7 +698,7 @@ def test_a_client_that_did_not_wait_is_not_told_to_continue() -> None:
     server = Server()
     (exchange,) = server.send(post(b"Expect: 100-continue", length=5) + b"hello").exchanges
     assert collected(exchange) == [b"hello"]
-    assert server.came() == b""
+    assert server.received() == b""
 
 
 def test_an_http_1_0_client_is_never_told_to_continue() -> None:
@@ -707,7 +707,7 @@ def test_an_http_1_0_client_is_never_told_to_continue() -> None:
     (exchange,) = server.send(raw).exchanges
     collected(exchange)
     exchange.send_interim(b"HTTP/1.1 103 Early Hints\r\n")
-    assert server.came() == b""
+    assert server.received() == b""
 
 
 # The answer's framing.
@@ -727,16 +727,16 @@ def test_an_answer_of_unknown_length_is_chunked_and_empty_writes_do_not_end_it()
     server = Server()
     (exchange,) = server.send(get()).exchanges
     exchange.start_response(200, OK, None)
-    assert server.came() == b""
+    assert server.received() == b""
     exchange.flush()
-    assert server.came() == OK + b"Transfer-Encoding: chunked\r\n\r\n"
+    assert server.received() == OK + b"Transfer-Encoding: chunked\r\n\r\n"
     exchange.flush()
     exchange.write(b"")
-    assert server.came() == b""
+    assert server.received() == b""
     exchange.write(b"a" * 17)
-    assert server.came() == b"11\r\n" + b"a" * 17 + b"\r\n"
+    assert server.received() == b"11\r\n" + b"a" * 17 + b"\r\n"
     exchange.write(b"b", True)
-    assert server.came() == b"1\r\nb\r\n0\r\n\r\n"
+    assert server.received() == b"1\r\nb\r\n0\r\n\r\n"
     assert exchange.body_bytes_sent == 18
     assert server.line.open
 
@@ -748,7 +748,7 @@ def test_an_http_1_0_client_gets_no_chunks_and_the_end_of_the_connection(line: b
     exchange.start_response(200, OK, None)
     exchange.write(b"hello")
     exchange.write(b" you", True)
-    assert server.came() == OK + b"Connection: close\r\n\r\nhello you"
+    assert server.received() == OK + b"Connection: close\r\n\r\nhello you"
     assert server.line.half_closed
 
 
@@ -771,7 +771,7 @@ def test_some_answers_have_no_body_whatever_is_written(
     exchange.start_response(status, b"HTTP/1.1 %d X\r\n" % status, length)
     exchange.write(b"hello")
     exchange.finish()
-    assert server.came() == b"HTTP/1.1 %d X\r\n%b\r\n" % (status, framing)
+    assert server.received() == b"HTTP/1.1 %d X\r\n%b\r\n" % (status, framing)
     assert exchange.body_bytes_sent == 0
     assert server.line.open
 
@@ -781,19 +781,19 @@ def test_a_length_that_stands_in_the_head_is_not_said_twice() -> None:
     (exchange,) = server.send(get()).exchanges
     exchange.start_response(200, OK + b"content-length: 2\r\n", 2, has_length=True)
     exchange.write(b"ok", True)
-    assert server.came() == OK + b"content-length: 2\r\n\r\nok"
+    assert server.received() == OK + b"content-length: 2\r\n\r\nok"
 
 
 def test_interim_answers_pass_until_the_answer_begins() -> None:
     server = Server()
     (exchange,) = server.send(get()).exchanges
     exchange.send_interim(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n")
-    assert server.came() == b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    assert server.received() == b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
     exchange.start_response(200, OK, 0)
     exchange.send_interim(b"HTTP/1.1 103 Early Hints\r\n")
-    assert server.came() == b""
+    assert server.received() == b""
     exchange.finish()
-    assert server.came() == OK + b"Content-Length: 0\r\n\r\n"
+    assert server.received() == OK + b"Content-Length: 0\r\n\r\n"
 
 
 # Upgrades are declined.
@@ -833,7 +833,7 @@ def test_a_request_for_an_upgrade_is_served_as_http_1_1_and_so_is_what_follows(
         server.send(stream[start : start + step])
     assert [whole for _, whole in asked] == [body, b""]
     assert asked[1][0] == b"/next"
-    assert server.came().count(b"HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\nok") == 2
+    assert server.received().count(b"HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\nok") == 2
     assert server.line.open
 
 
@@ -841,7 +841,7 @@ def test_any_number_of_pipelined_requests_for_an_upgrade_is_served() -> None:
     server = Server()
     server.factory.dispatch = answer
     server.send(get(b"/up", b"Connection: upgrade", b"Upgrade: x") * 900)
-    assert server.came().count(b"HTTP/1.1 200 X") == 900
+    assert server.received().count(b"HTTP/1.1 200 X") == 900
     assert server.line.open
 
 
@@ -866,14 +866,14 @@ def test_an_answer_before_the_body_has_ended_closes_and_the_rest_is_no_request(
     server = Server()
     (exchange,) = server.send(post(length=length)).exchanges
     answer(exchange, b"no", 401)
-    assert server.came() == b"HTTP/1.1 401 X\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"
+    assert server.received() == b"HTTP/1.1 401 X\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"
     assert server.line.half_closed
     for _ in range(3):
         server.send(get(b"/smuggled") * 100)
     assert len(server.exchanges) == 1
     server.wait(3)
     assert server.line.aborted
-    assert server.came() == b""
+    assert server.received() == b""
 
 
 # A connection remembers the header of its last request.
@@ -991,7 +991,7 @@ def test_a_chunked_body_over_the_limit_fails_and_nothing_more_is_read() -> None:
     server = Server(most_body=1000)
     (exchange,) = server.send(post()).exchanges
     assert body_problem(server, exchange, lambda: chunks(b"x" * 100)) < 1200
-    assert server.came().startswith(b"HTTP/1.1 413 ")
+    assert server.received().startswith(b"HTTP/1.1 413 ")
     assert server.line.half_closed
 
 
@@ -1015,7 +1015,7 @@ def test_an_exchange_ends_exactly_once() -> None:
     first = server.exchanges[0]
     worker = Worker(first)
     answer(first)
-    server.came()
+    server.received()
     first.finish()
     first.write(b"more", True)
     first.flush()
@@ -1024,7 +1024,7 @@ def test_an_exchange_ends_exactly_once() -> None:
     first.fail(ProxyError("bad_request", "late"))
     first.connection_lost()
     assert worker.heard == []
-    assert server.came() == b""
+    assert server.received() == b""
     assert server.line.open
     assert len(server.exchanges) == 2
 
@@ -1075,7 +1075,7 @@ def test_an_answer_that_cannot_be_completed_breaks_the_connection_off() -> None:
     exchange.write(b"half")
     exchange.abort()
     assert server.line.aborted
-    assert not server.came().endswith(b"0\r\n\r\n")
+    assert not server.received().endswith(b"0\r\n\r\n")
     server.lose()
     assert worker.heard == []
 
@@ -1196,7 +1196,7 @@ def test_an_answer_that_begins_once_it_drains_is_the_last_and_says_so() -> None:
     (exchange,) = server.send(get()).exchanges
     server.connection.drain(True)
     answer(exchange)
-    assert b"Connection: close\r\n" in server.came()
+    assert b"Connection: close\r\n" in server.received()
     assert server.line.half_closed
 
 
@@ -1208,7 +1208,7 @@ def test_an_answer_that_had_begun_as_it_drains_is_the_last_too() -> None:
     server.connection.drain(True)
     assert server.line.open
     exchange.write(b"b", last=True)
-    assert server.came().endswith(b"\r\n\r\nab")
+    assert server.received().endswith(b"\r\n\r\nab")
     assert server.line.half_closed
 
 
@@ -1217,7 +1217,7 @@ def test_what_waits_behind_an_answer_as_it_drains_is_dispatched() -> None:
     (first,) = server.send(get() + get()).exchanges
     server.connection.drain(True)
     answer(first)
-    assert b"Connection" not in server.came()
+    assert b"Connection" not in server.received()
     assert len(server.exchanges) == 2
     answer(server.exchanges[1])
     assert server.line.half_closed
