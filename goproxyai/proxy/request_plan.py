@@ -53,6 +53,46 @@ class ProxyOptions:
     traces: bool = False
 
 
+class UpstreamHead:
+    """Makes the head that is sent upstream from the variable fields of a request's head."""
+
+    __slots__ = ("_request_line", "_start_bytes", "_template", "_used_fields")
+
+    def __init__(self, head: RequestHead, options: ProxyOptions) -> None:
+        self._request_line = head.method, head.target
+        start = self._start(options.first_upstream)
+        self._start_bytes = len(start)
+        headers = head.headers
+        variable = {headers[line][0]: index for line, index in head.variable_lines.items()}
+        kept = request_headers_for_upstream(headers, head.fields)
+        if options.traces:
+            kept = [pair for pair in kept if pair[0].lower() != b"traceparent"]
+        lines = [
+            b"%b: %b\r\n" % (_escaped(name), b"%b" if name in variable else _escaped(value))
+            for name, value in kept
+        ]
+        self._template = b"%b%b%b" % (start, b"".join(lines), _VIA)
+        # Indexes of the variable fields that are sent; `Connection` may keep some on this hop.
+        used = [variable[name] for name, _ in kept if name in variable]
+        self._used_fields = used if len(used) < len(variable) else None
+
+    def _start(self, upstream: Upstream) -> bytes:
+        """Return the part of the template that depends on the upstream."""
+        method, target = self._request_line
+        return _escaped(upstream.route.head(method, upstream.base + target))
+
+    def render(self, values: FieldValues, upstream: Upstream) -> bytes:
+        """Return the head that is sent to *upstream*, without the final blank line.
+
+        :param values: the variable fields of the request's head.
+        """
+        if self._used_fields is not None:
+            values = tuple([values[index] for index in self._used_fields])
+        if upstream.rank:
+            return (self._start(upstream) + self._template[self._start_bytes :]) % values
+        return self._template % values
+
+
 class RequestPlan:
     """What a request's head decides, for given options.
 
@@ -66,16 +106,17 @@ class RequestPlan:
     :ivar coalesces: the request may share an upstream request; ``None`` where its body decides.
     :ivar owner: the owner whose writes drop the entry: a credential, :data:`SHARED_OWNER`, or
         :data:`~goproxyai.cache.write_log.UNOWNED`.
-    :ivar written_owners: the owners whose entries a write with this head drops.
+    :ivar written_owners: the owners whose entries a successful request drops; none unless the
+        request changes what GETs return.
     :ivar generates: a successful response reports token usage.
-    :ivar is_write: a successful request changes what GETs return.
     :ivar is_loop: the request has passed through this proxy before.
+    :ivar upstream_head: makes the head that is sent upstream.
     """
 
     __slots__ = (
-        "_key", "_request_line", "_start_bytes", "_template", "_used_fields", "across_credentials",
-        "bypass_reason", "coalesces", "directives", "generates", "is_get", "is_loop", "is_write",
-        "options", "owner", "path", "replays_timing", "ttl", "written_owners",
+        "_key", "across_credentials", "bypass_reason", "coalesces", "directives", "generates",
+        "is_get", "is_loop", "options", "owner", "path", "replays_timing", "ttl", "upstream_head",
+        "written_owners",
     )  # fmt: skip
 
     def __init__(self, head: RequestHead, options: ProxyOptions) -> None:
@@ -91,20 +132,17 @@ class RequestPlan:
         self.replays_timing = wants_paced_replay(fields)
         self.generates = generates(method, path)
         self.is_get = method == b"GET"
-        self.is_write = is_write(method, path)
         self.across_credentials = in_namespace(path, options.shared_namespaces)
         self.coalesces = may_coalesce(options.coalesce, method, path)
         own = credential_id(fields)
-        self.written_owners = (SHARED_OWNER, own) if self.across_credentials else (own,)
-        self.owner = self.written_owners[0] if self.is_get else UNOWNED
+        owners = (SHARED_OWNER, own) if self.across_credentials else (own,)
+        self.owner = owners[0] if self.is_get else UNOWNED
+        self.written_owners = owners if is_write(method, path) else ()
         self._key = start_cache_key(
             method, head.target, fields, headers, head.repeated, self.across_credentials
         )
         self.is_loop = is_forwarding_loop(fields)
-        self._request_line = method, head.target
-        start = self._start(options.first_upstream)
-        self._start_bytes = len(start)
-        self._template, self._used_fields = _head_template(head, start, options.traces)
+        self.upstream_head = UpstreamHead(head, options)
 
     def key(self, body: bytes) -> bytes:
         """Return the cache key of a request with this head and *body*."""
@@ -113,22 +151,6 @@ class RequestPlan:
         key: bytes = digest.digest()
         return key
 
-    def _start(self, upstream: Upstream) -> bytes:
-        """Return the part of the template that depends on the upstream."""
-        method, target = self._request_line
-        return _escaped(upstream.route.head(method, upstream.base + target))
-
-    def upstream_head(self, values: FieldValues, upstream: Upstream) -> bytes:
-        """Return the head that is sent to *upstream*, without the final blank line.
-
-        :param values: the variable fields of the request's head.
-        """
-        if self._used_fields is not None:
-            values = tuple([values[index] for index in self._used_fields])
-        if upstream.rank:
-            return (self._start(upstream) + self._template[self._start_bytes :]) % values
-        return self._template % values
-
 
 def plan_for(head: RequestHead, options: ProxyOptions) -> RequestPlan:
     """Return the plan of *head*, made anew where the options have changed."""
@@ -136,26 +158,6 @@ def plan_for(head: RequestHead, options: ProxyOptions) -> RequestPlan:
     if not isinstance(plan, RequestPlan) or plan.options is not options:
         plan = head.plan = RequestPlan(head, options)
     return plan
-
-
-def _head_template(head: RequestHead, start: bytes, traces: bool) -> tuple[bytes, list[int] | None]:
-    """Return a ``%`` template of the head that is sent upstream.
-
-    :returns: the template, and the indexes of the variable fields in it; ``None`` for all of them
-        (``Connection`` may keep some on this hop).
-    """
-    headers = head.headers
-    variable = {headers[position][0]: index for position, index in head.variable_lines.items()}
-    kept = request_headers_for_upstream(headers, head.fields)
-    if traces:
-        kept = [pair for pair in kept if pair[0].lower() != b"traceparent"]
-    lines = [
-        b"%b: %b\r\n" % (_escaped(name), b"%b" if name in variable else _escaped(value))
-        for name, value in kept
-    ]
-    used = [variable[name] for name, _ in kept if name in variable]
-    template = b"%b%b%b" % (start, b"".join(lines), _VIA)
-    return template, used if len(used) < len(variable) else None
 
 
 def _escaped(text: bytes) -> bytes:
