@@ -76,6 +76,20 @@ async def test_client_disconnect_ends_the_upstream_request(
 
 
 @pytest_twisted.ensureDeferred
+async def test_client_disconnect_is_noticed_while_the_upstream_is_silent(
+    harness: ProxyHarness,
+) -> None:
+    await harness.start()
+    harness.upstream.script("/v1/slow", [Pause()])
+    client = await harness.connect()
+    client.send(request("/v1/slow"))
+    await harness.upstream.wait_for(lambda seen: seen.paused)
+    client.abort()
+    await harness.upstream.wait_for(lambda seen: seen.lost, timeout=1.0)
+    assert (await harness.logged())[0]["ended"] == "client_gone"
+
+
+@pytest_twisted.ensureDeferred
 async def test_client_disconnect_ends_a_connect_request(
     harness: ProxyHarness,
 ) -> None:
