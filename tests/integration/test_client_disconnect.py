@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 import pytest_twisted
 
@@ -19,16 +15,10 @@ from tests.support.harness import ProxyHarness, eventually, post, request
 from tests.support.steps import Answer as Script
 from tests.support.steps import Pause, Stream
 
+pytestmark = pytest.mark.usefixtures("collect_garbage")
+
 OK = b"HTTP/1.1 200 OK\r\n"
 SSE = OK + b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
-@pytest.fixture(autouse=True)
-def nothing_unhandled(failures: list[Any]) -> Iterator[None]:
-    """Collect garbage, so that an unhandled error in a Deferred is logged during the test."""
-    yield
-    gc.collect()
-
 
 PHASES: dict[str, tuple[bytes, Script]] = {
     "during_an_upload": (
