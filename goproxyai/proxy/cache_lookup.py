@@ -20,7 +20,8 @@ class CacheMiss(NamedTuple):
 
     :ivar reason: ``miss``; ``stale`` where the entry has expired; ``request`` where the request's
         ``Cache-Control`` refused the entry.
-    :ivar generation: the store's clock at the look-up. A write after it makes the response outdated.
+    :ivar generation: the store's generation at the look-up; a later write makes the response
+        outdated.
     """
 
     reason: str

@@ -135,9 +135,8 @@ class Forward:
     def _drop_written_entries(self) -> None:
         """Drop the entries that a write may have made outdated (RFC 9111 §4.4)."""
         plan, store = self._plan, self._context.store
-        if plan.is_write:
-            for owner in plan.written_owners:
-                store.invalidate(owner, parent_paths(plan.path))
+        for owner in plan.written_owners:
+            store.invalidate(owner, parent_paths(plan.path))
 
     def answer_stale(self, cause: str) -> bool:
         context, miss = self._context, self._miss

@@ -44,7 +44,7 @@ class ProxyOptions:
 
     first_upstream: Upstream
     shared_namespaces: tuple[str, ...] = ()
-    coalesce: str = "is_deterministic"
+    coalesce: str = "deterministic"
     ttl: float = 0.0
     max_ttl: float = 0.0
     retry_status: frozenset[int] = frozenset()
@@ -66,16 +66,15 @@ class RequestPlan:
     :ivar coalesces: the request may share an upstream request; ``None`` where its body decides.
     :ivar owner: the owner whose writes drop the entry: a credential, :data:`SHARED_OWNER`, or
         :data:`~goproxyai.cache.write_log.UNOWNED`.
-    :ivar written_owners: the owners whose entries a write with this head drops.
+    :ivar written_owners: the owners whose entries the request drops: none unless it is a write.
     :ivar generates: a successful response reports token usage.
-    :ivar is_write: a successful request changes what GETs return.
     :ivar is_loop: the request has passed through this proxy before.
     """
 
     __slots__ = (
-        "_key", "_request_line", "_start_bytes", "_template", "_used_fields", "across_credentials",
-        "bypass_reason", "coalesces", "directives", "generates", "is_get", "is_loop", "is_write",
-        "options", "owner", "path", "replays_timing", "ttl", "written_owners",
+        "_key", "_upstream_head", "across_credentials", "bypass_reason", "coalesces", "directives",
+        "generates", "is_get", "is_loop", "options", "owner", "path", "replays_timing", "ttl",
+        "written_owners",
     )  # fmt: skip
 
     def __init__(self, head: RequestHead, options: ProxyOptions) -> None:
@@ -91,20 +90,17 @@ class RequestPlan:
         self.replays_timing = wants_paced_replay(fields)
         self.generates = generates(method, path)
         self.is_get = method == b"GET"
-        self.is_write = is_write(method, path)
         self.across_credentials = in_namespace(path, options.shared_namespaces)
         self.coalesces = may_coalesce(options.coalesce, method, path)
         own = credential_id(fields)
-        self.written_owners = (SHARED_OWNER, own) if self.across_credentials else (own,)
-        self.owner = self.written_owners[0] if self.is_get else UNOWNED
+        owners = (SHARED_OWNER, own) if self.across_credentials else (own,)
+        self.owner = owners[0] if self.is_get else UNOWNED
+        self.written_owners = owners if is_write(method, path) else ()
         self._key = start_cache_key(
             method, head.target, fields, headers, head.repeated, self.across_credentials
         )
         self.is_loop = is_forwarding_loop(fields)
-        self._request_line = method, head.target
-        start = self._start(options.first_upstream)
-        self._start_bytes = len(start)
-        self._template, self._used_fields = _head_template(head, start, options.traces)
+        self._upstream_head = UpstreamHead(head, options.first_upstream, options.traces)
 
     def key(self, body: bytes) -> bytes:
         """Return the cache key of a request with this head and *body*."""
@@ -113,21 +109,12 @@ class RequestPlan:
         key: bytes = digest.digest()
         return key
 
-    def _start(self, upstream: Upstream) -> bytes:
-        """Return the part of the template that depends on the upstream."""
-        method, target = self._request_line
-        return _escaped(upstream.route.head(method, upstream.base + target))
-
     def upstream_head(self, values: FieldValues, upstream: Upstream) -> bytes:
         """Return the head that is sent to *upstream*, without the final blank line.
 
         :param values: the variable fields of the request's head.
         """
-        if self._used_fields is not None:
-            values = tuple([values[index] for index in self._used_fields])
-        if upstream.rank:
-            return (self._start(upstream) + self._template[self._start_bytes :]) % values
-        return self._template % values
+        return self._upstream_head.fill(values, upstream)
 
 
 def plan_for(head: RequestHead, options: ProxyOptions) -> RequestPlan:
@@ -138,24 +125,45 @@ def plan_for(head: RequestHead, options: ProxyOptions) -> RequestPlan:
     return plan
 
 
-def _head_template(head: RequestHead, start: bytes, traces: bool) -> tuple[bytes, list[int] | None]:
-    """Return a ``%`` template of the head that is sent upstream.
+class UpstreamHead:
+    """The head that is sent upstream, as a ``%`` template for the variable fields.
 
-    :returns: the template, and the indexes of the variable fields in it; ``None`` for all of them
-        (``Connection`` may keep some on this hop).
+    The request line and ``Host`` depend on the upstream; the template is that of *upstream*.
+
+    :param upstream: the preferred upstream.
+    :param traces: leave out the client's ``traceparent``.
     """
-    headers = head.headers
-    variable = {headers[position][0]: index for position, index in head.variable_lines.items()}
-    kept = request_headers_for_upstream(headers, head.fields)
-    if traces:
-        kept = [pair for pair in kept if pair[0].lower() != b"traceparent"]
-    lines = [
-        b"%b: %b\r\n" % (_escaped(name), b"%b" if name in variable else _escaped(value))
-        for name, value in kept
-    ]
-    used = [variable[name] for name, _ in kept if name in variable]
-    template = b"%b%b%b" % (start, b"".join(lines), _VIA)
-    return template, used if len(used) < len(variable) else None
+
+    __slots__ = ("_lines", "_request_line", "_template", "_used_fields")
+
+    def __init__(self, head: RequestHead, upstream: Upstream, traces: bool) -> None:
+        headers = head.headers
+        variable = {headers[position][0]: index for position, index in head.variable_lines.items()}
+        kept = request_headers_for_upstream(headers, head.fields)
+        if traces:
+            kept = [pair for pair in kept if pair[0].lower() != b"traceparent"]
+        lines = [
+            b"%b: %b\r\n" % (_escaped(name), b"%b" if name in variable else _escaped(value))
+            for name, value in kept
+        ]
+        used = [variable[name] for name, _ in kept if name in variable]
+        self._request_line = head.method, head.target
+        self._lines = b"".join(lines) + _VIA
+        self._template = self._first_lines(upstream) + self._lines
+        # None: all of them. `Connection` may keep some on this hop.
+        self._used_fields = used if len(used) < len(variable) else None
+
+    def _first_lines(self, upstream: Upstream) -> bytes:
+        method, target = self._request_line
+        return _escaped(upstream.route.head(method, upstream.base + target))
+
+    def fill(self, values: FieldValues, upstream: Upstream) -> bytes:
+        """Return the head for *upstream*, with the values of the variable fields."""
+        if self._used_fields is not None:
+            values = tuple([values[index] for index in self._used_fields])
+        if upstream.rank:
+            return (self._first_lines(upstream) + self._lines) % values
+        return self._template % values
 
 
 def _escaped(text: bytes) -> bytes:

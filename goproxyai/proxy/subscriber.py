@@ -55,8 +55,8 @@ class Subscriber:
     """
 
     __slots__ = (
-        "_context", "_owner", "_writing", "client", "exchange", "first_byte_seconds", "is_leader", "miss",
-        "position", "reading", "recorded", "streams",
+        "_context", "_owner", "_writing", "client", "exchange", "first_byte_seconds", "is_leader",
+        "miss", "position", "reading", "recorded", "streams",
     )  # fmt: skip
 
     def __init__(

@@ -194,7 +194,7 @@ async def test_a_client_that_retries_comes_back_when_it_was_told_to(
     await harness.start(RATE_LIMIT="240")  # a token each quarter of a second
     assert harness.daemon is not None
     admission = harness.daemon.admission
-    while admission.wait("127.0.0.1") == 0:
+    while admission.take_token("127.0.0.1") == 0:
         pass
     client = client_of(harness, retries=2)
     raw = await deferToThread(client.models.with_raw_response.list)
