@@ -61,7 +61,8 @@ class Router:
     def dispatch(self, exchange: Exchange) -> None:
         """Answer *exchange*, now or later."""
         self._counters.requests += 1
-        has_id = REQUEST_ID_FIELD in exchange.head.fields
+        head = exchange.head
+        has_id = REQUEST_ID_FIELD in head.fields
         exchange.request_id = self._client_id(exchange) if has_id else self._new_id()
         if exchange.problem is not None:
             self._refuse(exchange, exchange.problem)
@@ -71,9 +72,9 @@ class Router:
             if not (exchange.is_first or exchange.target.startswith(b"/health")):
                 self._refuse(exchange, draining())
                 return
-        if not exchange.target.startswith(self._prefixes):
+        if not head.target.startswith(self._prefixes):
             self._serve_admin(exchange)
-        elif exchange.method in self._methods:
+        elif head.method in self._methods:
             self._relay(exchange)
         else:
             message = "This method is not relayed; see the Allow header."

@@ -13,7 +13,7 @@ _log = Logger(namespace="goproxyai")
 
 
 def fit_descriptor_limit(slots: ConnectionSlots[Any]) -> None:
-    """Raise the soft limit on open files, and lower ``slots.max_connections`` to fit the limit."""
+    """Raise the soft limit on open files to the hard one, and lower the slots to fit it."""
     limit = _raise_limit()
     if limit == resource.RLIM_INFINITY:
         return

@@ -6,7 +6,7 @@ when the others reach the end of their idle time.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 
 from goproxyai.http11.client_connection import ClientConnection
 from goproxyai.http11.connection_states import ClientState
@@ -28,6 +28,10 @@ class ConnectionPool:
     def __len__(self) -> int:
         """Return the number of open connections, idle or not."""
         return len(self._open)
+
+    def __iter__(self) -> Iterator[ClientConnection]:
+        """Iterate over the open connections, idle or not."""
+        return iter(tuple(self._open))
 
     def add(self, connection: ClientConnection) -> None:
         """Count a connection that was established."""

@@ -1,112 +1,93 @@
-"""States of connections.
+"""States of connections, and their transitions.
 
 A connection to a client has two state machines:
 
-* input, kept by its :class:`~.request_parser.RequestParser`: what the next byte from the client
-  belongs to;
-* output, kept by its :class:`~.server_connection.ServerConnection`: whether responses can be
-  written.
+* input, kept by its :class:`~.request_parser.RequestParser`;
+* output, kept by its :class:`~.response_output.ResponseOutput`.
 
-A connection to an upstream has a state of its own, kept by its
-:class:`~.client_connection.ClientConnection`, and one of the response that it receives, kept by its
-:class:`~.response_parser.ResponseParser`.
+So has a connection to an upstream:
+
+* what it is used for, kept by its :class:`~.client_connection.ClientConnection`;
+* input, kept by its :class:`~.response_parser.ResponseParser`.
 
 The modules that use a state bind its members to names of their own, as in
-``IDLE, HEAD, BODY, REPLAY, ENDED = InputState``: until Python 3.12 a look-up such as
+``IDLE, HEAD, BODY, REPLAY, ENDED = InputState``: before Python 3.12 a look-up such as
 ``InputState.IDLE`` calls a function.
 """
 
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
 
 
 class InputState(Enum):
-    """What the next byte from a client belongs to.
+    """What the next byte from a client belongs to."""
 
-    ======  =======================================================  ====================
-    state   meaning                                                  next states
-    ======  =======================================================  ====================
-    IDLE    between two requests                                     HEAD, BODY, ENDED
-    HEAD    a part of a request head has been received               IDLE, BODY, ENDED
-    BODY    a part of a request body is still to come                IDLE, REPLAY, ENDED
-    REPLAY  llhttp reads a head that the client did not send, see    BODY
-            :meth:`.RequestParser._decline_upgrade`
-    ENDED   further bytes are discarded                              none
-    ======  =======================================================  ====================
-
-    A head that is received in one piece leads from IDLE to BODY without a read in HEAD.
-    """
-
-    IDLE = "idle"
-    HEAD = "head"
-    BODY = "body"
-    REPLAY = "replay"
-    ENDED = "ended"
+    IDLE = "between two requests"
+    HEAD = "a request head of which a part has been received"
+    BODY = "a request body"
+    REPLAY = "a head that the client did not send, see RequestParser._decline_upgrade"
+    ENDED = "nothing: it is discarded"
 
 
 class OutputState(Enum):
-    """Whether responses can be written to a client.
+    """Whether responses can be written to a client."""
 
-    ========  =========================================================  =========================
-    state     meaning                                                    next states
-    ========  =========================================================  =========================
-    WRITABLE  the client takes what is written                           BLOCKED, CLOSING, CLOSED
-    BLOCKED   the transport holds too many unsent bytes                  WRITABLE, CLOSING, CLOSED
-    CLOSING   the last response is written: the output is shut or will   CLOSED
-              be, and input is discarded until the client closes
-    CLOSED    the connection is lost                                     none
-    ========  =========================================================  =========================
-    """
-
-    WRITABLE = "writable"
-    BLOCKED = "blocked"
-    CLOSING = "closing"
-    CLOSED = "closed"
+    WRITABLE = "the client takes what is written"
+    BLOCKED = "the transport holds too many unsent bytes"
+    CLOSING = "the last response is written, and input is discarded until the client closes"
+    CLOSED = "the connection is lost"
 
 
 class ClientState(Enum):
-    """What a connection to an upstream is used for.
+    """What a connection to an upstream is used for."""
 
-    ==========  =======================================================  =========================
-    state       meaning                                                  next states
-    ==========  =======================================================  =========================
-    CONNECTING  TCP or TLS is being set up                               IDLE, ABORTED, CLOSED
-    IDLE        it can be used for a request                             ACTIVE, ABORTED, CLOSED
-    ACTIVE      a request is sent, or its response is received           IDLE, CLOSING, ABORTED,
-                                                                         CLOSED
-    CLOSING     it is closed after a complete response, and the          ABORTED, CLOSED
-                upstream has not agreed yet
-    ABORTED     it is reset, and Twisted has not reported the end yet    CLOSED
-    CLOSED      it is lost                                               none
-    ==========  =======================================================  =========================
-    """
-
-    CONNECTING = "connecting"
-    IDLE = "idle"
-    ACTIVE = "active"
-    CLOSING = "closing"
-    ABORTED = "aborted"
-    CLOSED = "closed"
+    CONNECTING = "TCP or TLS is being set up"
+    IDLE = "nothing: it can be used for a request"
+    ACTIVE = "a request is sent, or its response is received"
+    CLOSING = "nothing: it is closed after a response, and the upstream has not agreed yet"
+    ABORTED = "nothing: it is reset, and Twisted has not reported its end yet"
+    CLOSED = "nothing: it is lost"
 
 
 class ResponseInputState(Enum):
-    """What the next byte from an upstream belongs to.
+    """What the next byte from an upstream belongs to."""
 
-    ==========  =======================================================  =========================
-    state       meaning                                                  next states
-    ==========  =======================================================  =========================
-    HEAD        the head of the response, or of an interim response      INTERIM, BODY, UNTIL_CLOSE,
-                                                                         COMPLETE
-    INTERIM     the end of an interim response (RFC 9110 §15.2)          HEAD
-    BODY        a body with a length, or in chunks                       COMPLETE
-    UNTIL_CLOSE a body that the end of the connection delimits           none
-    COMPLETE    nothing: the response is complete                        HEAD, by the next request
-    ==========  =======================================================  =========================
-    """
+    HEAD = "the head of a response, or of an interim response"
+    INTERIM = "the end of an interim response (RFC 9110 §15.2)"
+    BODY = "a body with a length, or in chunks"
+    UNTIL_CLOSE = "a body that the end of the connection delimits"
+    COMPLETE = "nothing: the response is complete"
 
-    HEAD = "head"
-    INTERIM = "interim"
-    BODY = "body"
-    UNTIL_CLOSE = "until close"
-    COMPLETE = "complete"
+
+TRANSITIONS: Final[dict[Enum, set[Enum]]] = {
+    # A head that one read completes leads from IDLE to HEAD and on within that read.
+    InputState.IDLE: {InputState.HEAD, InputState.BODY, InputState.ENDED},
+    InputState.HEAD: {InputState.IDLE, InputState.BODY, InputState.ENDED},
+    InputState.BODY: {InputState.IDLE, InputState.REPLAY, InputState.ENDED},
+    InputState.REPLAY: {InputState.BODY},
+    InputState.ENDED: set(),
+    OutputState.WRITABLE: {OutputState.BLOCKED, OutputState.CLOSING, OutputState.CLOSED},
+    OutputState.BLOCKED: {OutputState.WRITABLE, OutputState.CLOSING, OutputState.CLOSED},
+    OutputState.CLOSING: {OutputState.CLOSED},
+    OutputState.CLOSED: set(),
+    ClientState.CONNECTING: {ClientState.IDLE, ClientState.ABORTED, ClientState.CLOSED},
+    ClientState.IDLE: {ClientState.ACTIVE, ClientState.ABORTED, ClientState.CLOSED},
+    ClientState.ACTIVE: {
+        ClientState.IDLE, ClientState.CLOSING, ClientState.ABORTED, ClientState.CLOSED,
+    },
+    ClientState.CLOSING: {ClientState.ABORTED, ClientState.CLOSED},
+    ClientState.ABORTED: {ClientState.CLOSED},
+    ClientState.CLOSED: set(),
+    # HEAD follows every state when the next request is sent, which ends a failed response as well.
+    ResponseInputState.HEAD: {
+        ResponseInputState.INTERIM, ResponseInputState.BODY, ResponseInputState.UNTIL_CLOSE,
+        ResponseInputState.COMPLETE,
+    },
+    ResponseInputState.INTERIM: {ResponseInputState.HEAD},
+    ResponseInputState.BODY: {ResponseInputState.COMPLETE},
+    ResponseInputState.UNTIL_CLOSE: set(),
+    ResponseInputState.COMPLETE: {ResponseInputState.HEAD},
+}  # fmt: skip
+"""The states that may follow each state. Tests hold the connections to this table."""

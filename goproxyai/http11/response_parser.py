@@ -147,17 +147,18 @@ class ResponseParser:
         """Decide how the body is delimited (RFC 9112 §6.3); return its length."""
         coding = fields.get(b"transfer-encoding")
         length = fields.get(b"content-length")
-        self.state = BODY
+        state = BODY
         if self._method == b"HEAD":
-            self.state = COMPLETE  # llhttp expects a body: the connection cannot be kept
+            state = COMPLETE  # llhttp expects a body: the connection cannot be kept
         elif status in (204, 304):
-            return 0
+            length = b"0"
         elif coding is not None:
             if coding.strip(b" \t").lower() != b"chunked":
                 raise ProtocolViolation("its Transfer-Encoding is not chunked")
-            return UNKNOWN_LENGTH
+            length = None
         elif length is None:
-            self.state = UNTIL_CLOSE
+            state = UNTIL_CLOSE
+        self.state = state
         return UNKNOWN_LENGTH if length is None else int(length)
 
     def _interim_response(self, status: int) -> None:

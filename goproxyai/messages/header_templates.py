@@ -12,6 +12,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from goproxyai.messages.headers import (
+    PLAIN_CONNECTION,
     Fields,
     Headers,
     index_fields,
@@ -62,14 +63,14 @@ class HeaderTemplate:
 
         :param fields: of the same *values*.
         """
-        if nominated_fields(fields):
+        if fields.get(b"connection") not in PLAIN_CONNECTION and nominated_fields(fields):
             return serialize_headers(response_headers_for_client(self.headers(values), fields))
         template, pick = self._relayed
         return template % pick(values)
 
     def shareable_lines(self, values: FieldValues, fields: Fields) -> bytes:
         """Return those of :meth:`relayed_lines` that are :func:`~.headers.is_shareable`."""
-        if nominated_fields(fields):
+        if fields.get(b"connection") not in PLAIN_CONNECTION and nominated_fields(fields):
             relayed = response_headers_for_client(self.headers(values), fields)
             return serialize_headers([pair for pair in relayed if is_shareable(pair[0].lower())])
         template, pick = self._shareable

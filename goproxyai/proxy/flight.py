@@ -239,7 +239,7 @@ class Flight:
                 self._pass_on(data, ended)
             else:
                 self._share(self._body, data, ended)
-        except Exception:  # a defect: the subscribers must not wait for ever
+        except Exception:  # a defect: the subscribers must not wait indefinitely
             self._give_up()
 
     def closed(self) -> None:
@@ -249,7 +249,7 @@ class Flight:
                 self._pass_on(b"", True)
             else:
                 self._complete(self._body, framed=False)
-        except Exception:  # a defect: the subscribers must not wait for ever
+        except Exception:  # a defect: the subscribers must not wait indefinitely
             self._give_up()
 
     def broken(self, reason: Failure) -> None:

@@ -30,6 +30,7 @@ from goproxyai.usage.usage import Usage, UsageSource
 
 # Python 3.11 takes 0.1 us to look up an enum member, and a miss needs three.
 _BYPASS, _MISS, _COMPLETE = CacheOutcome.BYPASS, CacheOutcome.MISS, Ending.COMPLETE
+_new_outcome = tuple.__new__  # takes 0.2 us, and `RequestOutcome(...)` takes 0.6 us
 
 
 class Forward:
@@ -122,7 +123,9 @@ class Forward:
         if self._miss is not None:
             store_whole(context.store, self._miss, response, body, source, now)
         exchange.send_response(response.code, head + b"\r\n" + body, len(body))
-        self._end(_COMPLETE, None, source)
+        self.ended = True
+        self._request.release()
+        self._record(_COMPLETE, None, source)
 
     def _start_body(self, response: Response) -> None:
         context = self._context
@@ -221,22 +224,24 @@ class Forward:
             return
         self.ended = True
         self._request.release()
-        context, response = self._context, self._response
         if self._recorder is not None:
             self._recorder.drop()
             self._recorder = None
         if self._meter is not None:
             self._meter.abandon("left" if ending is Ending.CLIENT_GONE else "cut")
-            context.counters.open_streams -= self._meter.streamed
+            self._context.counters.open_streams -= self._meter.streamed
         failed = error is not None or ending is not _COMPLETE
         if failed and self._request.attempts and not self._request.unsent:
             self._drop_written_entries()  # upstream may have done the write all the same
-        context.access_log.record(
-            self._exchange,
-            self._client,
-            RequestOutcome(  # by position: keywords take twice as long
-                _BYPASS if self._miss is None else _MISS,
-                self._reason if self._miss is None else "",
+        self._record(ending, error, usage)
+
+    def _record(self, ending: Ending, error: ProxyError | None, usage: UsageSource | None) -> None:
+        miss, response = self._miss, self._response
+        outcome = _new_outcome(
+            RequestOutcome,
+            (
+                _BYPASS if miss is None else _MISS,
+                self._reason if miss is None else "",
                 "" if error is None else error.code,
                 "" if error is None else error.detail,
                 ending,
@@ -246,3 +251,4 @@ class Forward:
                 usage,
             ),
         )
+        self._context.access_log.record(self._exchange, self._client, outcome)

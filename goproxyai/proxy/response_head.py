@@ -87,7 +87,13 @@ def forwarded_head(
         status_line(response.code, response.phrase)
         + response.relayed_lines()
         + cache_lines(reason)
-        + _timing_lines(request_id, has_id, proxy_seconds, upstream_seconds)
+        + _TIMING
+        % (
+            proxy_seconds * 1000,
+            upstream_seconds * 1000,
+            _PROXY_REQUEST_ID if has_id else _REQUEST_ID,
+            request_id,
+        )
     )
 
 
@@ -104,19 +110,9 @@ def coalesced_head(
         status_line(response.code, response.phrase)
         + shared_lines(response, across_credentials)
         + cache_lines(COALESCED)
-        + _timing_lines(request_id, has_id, 0.0, waited_seconds)
+        + _TIMING
+        % (0.0, waited_seconds * 1000, _PROXY_REQUEST_ID if has_id else _REQUEST_ID, request_id)
         + (b"" if age is None else b"Age: %b\r\n" % age)
-    )
-
-
-def _timing_lines(
-    request_id: bytes, upstream_has_id: bool, proxy_seconds: float, upstream_seconds: float
-) -> bytes:
-    return _TIMING % (
-        proxy_seconds * 1000,
-        upstream_seconds * 1000,
-        _PROXY_REQUEST_ID if upstream_has_id else _REQUEST_ID,
-        request_id,
     )
 
 

@@ -241,7 +241,7 @@ class UpstreamRequest:
         try:
             if response.code < 400 or not self._replace_error(response):
                 owner.response_began(response)
-        except Exception:  # a 407, or a defect: the client must not wait for ever
+        except Exception:  # a 407, or a defect: the client must not wait indefinitely
             response.abort()
             owner.upstream_failed(proxy_error_for(Failure()))
 
@@ -326,7 +326,7 @@ class UpstreamRequest:
             if not upstream.breaker.admit(now):  # the circuit opened during the wait
                 upstream = self._context.upstreams.choose(now)
             self.send(upstream)
-        except Exception:  # circuit_open, or a defect: the client must not wait for ever
+        except Exception:  # circuit_open, or a defect: the client must not wait indefinitely
             self._give_up(Failure())
 
     def _time_out(self) -> None:

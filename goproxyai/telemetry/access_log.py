@@ -77,11 +77,11 @@ class AccessLog:
 
         :param client: address.
         """
-        began = exchange.started_at
+        began, head = exchange.started_at, exchange.head
         waiting = self._waiting
         waiting.append(
             (
-                began, exchange.method, redacted_target(exchange.target),
+                began, head.method, redacted_target(head.target),
                 exchange.status or CLIENT_CLOSED_REQUEST, client, exchange.body.received,
                 exchange.body_bytes_sent, self._seconds() - began, exchange.request_id,
                 exchange.trace, outcome,

@@ -149,17 +149,24 @@ def find_model(text: bytes) -> str:
 def find_tokens(text: bytes) -> tuple[int, int, int, int] | None:
     """Return prompt, completion, cached and reasoning tokens of the last usage in *text*."""
     at = text.rfind(_USAGE)
+    if at < 0:
+        return None
+    match = _match_common_layout(text, at)
+    if match is None:
+        return _search_tokens(text, at)
+    prompt, completion, cached, reasoning = match.groups(b"0")
+    return int(prompt), int(completion), int(cached), int(reasoning)
+
+
+def _search_tokens(text: bytes, at: int) -> tuple[int, int, int, int] | None:
+    """Return the tokens of a usage in any layout: the last valid one up to *at*."""
     for _ in range(_MAX_CANDIDATES):
-        if at < 0:
-            return None
-        match = _match_common_layout(text, at)
-        if match is not None:
-            prompt, completion, cached, reasoning = match.groups(b"0")
-            return int(prompt), int(completion), int(cached), int(reasoning)
         tokens = _parse_tokens(text[at + len(_USAGE) : at + _MAX_OBJECT_BYTES])
         if tokens is not None:
             return tokens
         at = text.rfind(_USAGE, 0, at)
+        if at < 0:
+            break
     return None
 
 

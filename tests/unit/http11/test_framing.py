@@ -1,4 +1,4 @@
-"""The bytes around a message."""
+"""Chunks, header lines, and the error for a header over the limits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from goproxyai.messages.headers import serialize_headers
 
 
 @given(st.lists(st.binary(max_size=300), max_size=8))
-def test_chunks_decode_to_what_they_were_made_of(pieces: list[bytes]) -> None:
+def test_chunks_decode_to_their_content(pieces: list[bytes]) -> None:
     raw = b"".join(map(chunk, pieces)) + LAST_CHUNK
     decoded = b""
     while True:
@@ -25,18 +25,18 @@ def test_chunks_decode_to_what_they_were_made_of(pieces: list[bytes]) -> None:
     assert raw == b""
 
 
-def test_no_data_makes_no_chunk_which_would_end_the_body() -> None:
+def test_empty_data_makes_no_chunk() -> None:
     assert chunk(b"") == b""
     assert chunk(b"a" * 26) == b"1a\r\n" + b"a" * 26 + b"\r\n"
 
 
-def test_header_lines_keep_order_case_repeats_and_odd_bytes() -> None:
+def test_header_lines_keep_order_case_and_repeats() -> None:
     headers = [(b"X-b", b"1"), (b"x-A", b""), (b"X-b", b"\xff,  2")]
     assert serialize_headers(headers) == b"X-b: 1\r\nx-A: \r\nX-b: \xff,  2\r\n"
     assert serialize_headers([]) == b""
 
 
-def test_a_header_that_is_too_large_is_431() -> None:
+def test_header_over_the_limits_is_431() -> None:
     problem = headers_too_large()
     assert (problem.status, problem.code) == (431, "headers_too_large")
     assert str(MAX_HEADER_FIELDS) in problem.message

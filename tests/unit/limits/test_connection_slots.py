@@ -1,4 +1,7 @@
-"""Who may be connected, and who goes: the policy alone, beside a model that looks at everybody."""
+"""Connection slots: admission, eviction of idle connections, and connections over the limit.
+
+The last test compares them with a model that keeps one list and searches all of it at each step.
+"""
 
 from __future__ import annotations
 
@@ -7,139 +10,143 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxyai.limits.connection_slots import (
-    GRACE,
-    LOOKS,
-    RESERVE,
+    MAX_IDLE_CHECKS,
+    MAX_OVER_LIMIT,
+    MIN_IDLE_SECONDS,
     ConnectionSlots,
-    descriptors,
-    places,
+    connections_for,
+    descriptors_for,
 )
 
-
-def slots(most: int = 2, each: int = 0, busy: tuple[str, ...] = ()) -> ConnectionSlots[str]:
-    """One in which whoever is noted to rest does so, but for the *busy*."""
-    return ConnectionSlots(most, each, lambda one: one not in busy)
+ADMITTED = (True, None)
+REFUSED = (False, None)
 
 
-def enter(
-    slots: ConnectionSlots[str], *ones: str, now: float = 0.0
+def make_slots(
+    max_connections: int = 2, max_per_client: int = 0, busy: tuple[str, ...] = ()
+) -> ConnectionSlots[str]:
+    """Slots for connections that are idle if they were marked so, except *busy*."""
+    return ConnectionSlots(max_connections, max_per_client, lambda name: name not in busy)
+
+
+def admit(
+    slots: ConnectionSlots[str], *names: str, now: float = 0.0
 ) -> list[tuple[bool, str | None]]:
-    """Let them in; a connection's first letter is its client."""
-    return [slots.enter(one, one[0], now) for one in ones]
+    """Admit connections; the first letter of a name is the client."""
+    return [slots.admit(name, name[0], now) for name in names]
 
 
-IN = (True, None)
-NO_PLACE = (False, None)
+def test_connections_are_admitted_up_to_the_limit() -> None:
+    slots = make_slots(2)
+    assert admit(slots, "a1", "b1", "c1") == [ADMITTED, ADMITTED, REFUSED]
+    assert slots.reached_limit("c") == "full"
+    slots.remove("a1")
+    assert (slots.admitted, slots.reached_limit("c")) == (1, "")
+    assert admit(slots, "c1") == [ADMITTED]
 
 
-def test_so_many_come_in_and_no_more() -> None:
-    one = slots(2)
-    assert enter(one, "a1", "b1", "c1") == [IN, IN, NO_PLACE]
-    assert one.reached("c") == "full"
-    one.leave("a1")
-    assert (one.inside, one.reached("c")) == (1, "")
-    assert enter(one, "c1") == [IN]
+def test_longest_idle_connection_is_evicted() -> None:
+    slots = make_slots(3)
+    admit(slots, "a1", "b1", "c1")
+    for name, now in (("b1", 1.0), ("a1", 2.0), ("c1", 3.0)):
+        slots.mark_idle(name, now)
+    slots.mark_idle("b1", 4.0)  # after another request
+    assert admit(slots, "d1", "d2", "d3", now=9.0) == [(True, "a1"), (True, "c1"), (True, "b1")]
+    assert (slots.admitted, admit(slots, "d4", now=99.0)) == (3, [REFUSED])
 
 
-def test_who_rests_longest_makes_room() -> None:
-    one = slots(3)
-    enter(one, "a1", "b1", "c1")
-    for rested, now in (("b1", 1.0), ("a1", 2.0), ("c1", 3.0)):
-        one.rests(rested, now)
-    one.rests("b1", 4.0)  # it has asked again meanwhile
-    assert enter(one, "d1", "d2", "d3", now=9.0) == [(True, "a1"), (True, "c1"), (True, "b1")]
-    assert (one.inside, enter(one, "d4", now=99.0)) == (3, [NO_PLACE])
+def test_connection_is_not_evicted_before_the_minimum_idle_time() -> None:
+    slots = make_slots(1)
+    admit(slots, "a1")
+    slots.mark_idle("a1", 5.0)
+    assert admit(slots, "b1", now=5.0 + MIN_IDLE_SECONDS - 0.01) == [REFUSED]
+    assert admit(slots, "b1", now=5.0 + MIN_IDLE_SECONDS) == [(True, "a1")]
 
 
-def test_nobody_makes_room_who_has_rested_but_a_moment() -> None:
-    one = slots(1)
-    enter(one, "a1")
-    one.rests("a1", 5.0)
-    assert enter(one, "b1", now=5.0 + GRACE - 0.01) == [NO_PLACE]
-    assert enter(one, "b1", now=5.0 + GRACE) == [(True, "a1")]
+def test_busy_connection_is_not_evicted() -> None:
+    slots = make_slots(1)
+    admit(slots, "a1")
+    slots.mark_idle("a1", 0.0)
+    slots.mark_busy("a1")
+    assert admit(slots, "b1", now=9.0) == [REFUSED]
 
 
-def test_who_works_does_not_make_room() -> None:
-    one = slots(1)
-    enter(one, "a1")
-    one.rests("a1", 0.0)
-    one.works("a1")
-    assert enter(one, "b1", now=9.0) == [NO_PLACE]
+def test_connection_that_is_no_longer_idle_is_not_evicted() -> None:
+    slots = make_slots(2, busy=("a1",))
+    admit(slots, "a1", "b1")
+    slots.mark_idle("a1", 0.0)
+    slots.mark_idle("b1", 1.0)
+    assert admit(slots, "c1", now=9.0) == [(True, "b1")]
+    assert admit(slots, "c2", now=9.0) == [REFUSED]
 
 
-def test_who_was_noted_to_rest_is_asked_whether_it_still_does() -> None:
-    one = slots(2, busy=("a1",))
-    enter(one, "a1", "b1")
-    one.rests("a1", 0.0)
-    one.rests("b1", 1.0)
-    assert enter(one, "c1", now=9.0) == [(True, "b1")]
-    assert enter(one, "c2", now=9.0) == [NO_PLACE]
-
-
-def test_a_newcomer_costs_so_many_looks_at_the_most() -> None:
-    asked: list[int] = []
-    one: ConnectionSlots[int] = ConnectionSlots(
-        10_000, 0, lambda number: bool(asked.append(number))
+def test_idle_checks_are_bounded() -> None:
+    checked: list[int] = []
+    slots: ConnectionSlots[int] = ConnectionSlots(
+        10_000, 0, lambda number: bool(checked.append(number))
     )
     for number in range(10_000):
-        one.enter(number, None, 0.0)
-        one.rests(number, 0.0)
-    assert one.enter(-1, None, 9.0) == NO_PLACE
-    assert asked == list(range(LOOKS))
+        slots.admit(number, None, 0.0)
+        slots.mark_idle(number, 0.0)
+    assert slots.admit(-1, None, 9.0) == REFUSED
+    assert checked == list(range(MAX_IDLE_CHECKS))
 
 
-def test_a_client_at_its_bound_makes_room_for_itself_alone() -> None:
-    one = slots(9, each=2)
-    enter(one, "b1", "a1", "a2")
-    for each in ("b1", "a1"):
-        one.rests(each, 0.0)
-    assert one.reached("a") == "per_client"
-    assert enter(one, "a3", now=9.0) == [(True, "a1")]
-    assert enter(one, "a4", now=9.0) == [NO_PLACE]
-    assert enter(one, "b2", "c1", now=9.0) == [IN, IN]
+def test_client_at_its_limit_evicts_only_its_own_connections() -> None:
+    slots = make_slots(9, max_per_client=2)
+    admit(slots, "b1", "a1", "a2")
+    for name in ("b1", "a1"):
+        slots.mark_idle(name, 0.0)
+    assert slots.reached_limit("a") == "per_client"
+    assert admit(slots, "a3", now=9.0) == [(True, "a1")]
+    assert admit(slots, "a4", now=9.0) == [REFUSED]
+    assert admit(slots, "b2", "c1", now=9.0) == [ADMITTED, ADMITTED]
 
 
-def test_where_all_is_full_it_does_not_matter_whose_it_is() -> None:
-    one = slots(2, each=2)
-    enter(one, "a1", "b1")
-    one.rests("b1", 0.0)
-    assert enter(one, "a2", now=9.0) == [(True, "b1")]
-    assert one.reached("a") == "per_client"
+def test_full_slots_evict_connections_of_any_client() -> None:
+    slots = make_slots(2, max_per_client=2)
+    admit(slots, "a1", "b1")
+    slots.mark_idle("b1", 0.0)
+    assert admit(slots, "a2", now=9.0) == [(True, "b1")]
+    assert slots.reached_limit("a") == "per_client"
 
 
-def test_who_is_nobody_in_particular_has_no_bound_of_its_own() -> None:
-    one = slots(3, each=1)
-    assert [one.enter(f"x{number}", None, 0.0) for number in range(4)] == [IN, IN, IN, NO_PLACE]
+def test_unknown_client_has_no_limit_of_its_own() -> None:
+    slots = make_slots(3, max_per_client=1)
+    results = [slots.admit(f"x{number}", None, 0.0) for number in range(4)]
+    assert results == [ADMITTED, ADMITTED, ADMITTED, REFUSED]
 
 
-def test_outside_who_came_first_goes_first() -> None:
-    one: ConnectionSlots[int] = ConnectionSlots(1, 0, bool)
-    one.enter(-1, None, 0.0)
-    assert [one.wait(number) for number in range(RESERVE + 2)] == [None] * RESERVE + [0, 1]
-    assert one.outside == RESERVE
+def test_oldest_connection_over_the_limit_is_dropped_first() -> None:
+    slots: ConnectionSlots[int] = ConnectionSlots(1, 0, bool)
+    slots.admit(-1, None, 0.0)
+    dropped = [slots.add_over_limit(number) for number in range(MAX_OVER_LIMIT + 2)]
+    assert dropped == [None] * MAX_OVER_LIMIT + [0, 1]
+    assert slots.over_limit == MAX_OVER_LIMIT
 
 
-def test_who_waits_outside_comes_in_once_there_is_a_place() -> None:
-    one = slots(1)
-    enter(one, "a1")
-    one.wait("b1")
-    assert enter(one, "b1") == [NO_PLACE]
-    assert one.outside == 1
-    one.leave("a1")
-    assert enter(one, "b1") == [IN]
-    assert (one.inside, one.outside) == (1, 0)
+def test_connection_over_the_limit_is_admitted_when_a_slot_is_free() -> None:
+    slots = make_slots(1)
+    admit(slots, "a1")
+    slots.add_over_limit("b1")
+    assert admit(slots, "b1") == [REFUSED]
+    assert slots.over_limit == 1
+    slots.remove("a1")
+    assert admit(slots, "b1") == [ADMITTED]
+    assert (slots.admitted, slots.over_limit) == (1, 0)
 
 
-def test_who_is_outside_is_not_noted_to_rest() -> None:
-    one = slots(1)
-    enter(one, "a1")
-    one.wait("b1")
-    one.rests("b1", 0.0)
-    assert enter(one, "c1", now=9.0) == [NO_PLACE]
+def test_connection_over_the_limit_is_not_marked_idle() -> None:
+    slots = make_slots(1)
+    admit(slots, "a1")
+    slots.add_over_limit("b1")
+    slots.mark_idle("b1", 0.0)
+    assert slots.idle == []
+    assert admit(slots, "c1", now=9.0) == [REFUSED]
 
 
 @pytest.mark.parametrize(
-    ("allowed", "wanted", "held"),
+    ("descriptors", "wanted", "connections"),
     [
         (15_164, 10_000, 10_000),
         (15_163, 10_000, 9_999),
@@ -148,114 +155,113 @@ def test_who_is_outside_is_not_noted_to_rest() -> None:
         (9, 7, 1),
     ],
 )
-def test_as_many_are_held_as_files_suffice_for(allowed: int, wanted: int, held: int) -> None:
-    assert places(allowed, wanted) == held
-    assert held == 1 or descriptors(held) <= allowed
-
-
-# The model: one list, looked through from its beginning to its end each time.
-
-NUMBERS = st.integers(0, 7)
+def test_connections_for_descriptors(descriptors: int, wanted: int, connections: int) -> None:
+    assert connections_for(descriptors, wanted) == connections
+    assert connections == 1 or descriptors_for(connections) <= descriptors
 
 
 class Model:
-    """What the rules say, without a thought of what it costs."""
+    """The same rules, without regard to cost."""
 
-    def __init__(self, most: int, each: int) -> None:
-        self.most, self.each = most, each
-        self.inside: dict[int, int | None] = {}  # whose it is, in order of coming
-        self.since: dict[int, float] = {}
-        self.outside: list[int] = []
+    def __init__(self, max_connections: int, max_per_client: int) -> None:
+        self.max_connections, self.max_per_client = max_connections, max_per_client
+        self.admitted: dict[int, int | None] = {}  # the client of each, in order of admission
+        self.idle_since: dict[int, float] = {}
+        self.over_limit: list[int] = []
         self.busy: set[int] = set()
 
-    def enter(self, one: int, client: int | None, now: float) -> tuple[bool, int | None]:
-        own = [each for each, whose in self.inside.items() if whose == client]
-        goes = None
-        if self.each and client is not None and len(own) >= self.each:
-            goes = self.first(own, now)
-        elif len(self.inside) >= self.most:
-            goes = self.first(list(self.inside), now)
+    def admit(self, number: int, client: int | None, now: float) -> tuple[bool, int | None]:
+        own = [each for each, owner in self.admitted.items() if owner == client]
+        evicted = None
+        if self.max_per_client and client is not None and len(own) >= self.max_per_client:
+            evicted = self.find_idle(own, now)
+        elif len(self.admitted) >= self.max_connections:
+            evicted = self.find_idle(list(self.admitted), now)
         else:
-            goes = -1
-        if goes is None:
+            evicted = -1
+        if evicted is None:
             return False, None
-        self.leave(goes)
-        self.leave(one)
-        self.inside[one] = client
-        return True, None if goes < 0 else goes
+        self.remove(evicted)
+        self.remove(number)
+        self.admitted[number] = client
+        return True, None if evicted < 0 else evicted
 
-    def first(self, among: list[int], now: float) -> int | None:
-        order = sorted((since, each) for each, since in self.since.items() if each in among)
-        for since, each in order[:LOOKS]:
-            if now - since < GRACE:
+    def find_idle(self, among: list[int], now: float) -> int | None:
+        order = sorted((since, each) for each, since in self.idle_since.items() if each in among)
+        for since, each in order[:MAX_IDLE_CHECKS]:
+            if now - since < MIN_IDLE_SECONDS:
                 return None
             if each not in self.busy:
                 return each
-            del self.since[each]
+            del self.idle_since[each]
         return None
 
-    def wait(self, one: int) -> int | None:
-        goes = self.outside.pop(0) if len(self.outside) >= RESERVE else None
-        self.outside.append(one)
-        return goes
+    def add_over_limit(self, number: int) -> int | None:
+        dropped = self.over_limit.pop(0) if len(self.over_limit) >= MAX_OVER_LIMIT else None
+        self.over_limit.append(number)
+        return dropped
 
-    def leave(self, one: int) -> None:
-        self.inside.pop(one, None)
-        self.since.pop(one, None)
-        if one in self.outside:
-            self.outside.remove(one)
+    def remove(self, number: int) -> None:
+        self.admitted.pop(number, None)
+        self.idle_since.pop(number, None)
+        if number in self.over_limit:
+            self.over_limit.remove(number)
 
 
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("come"), st.one_of(st.none(), st.integers(0, 2))),
-        st.tuples(st.sampled_from(["leave", "rests", "works", "busy", "knock"]), NUMBERS),
+        st.tuples(st.just("connect"), st.one_of(st.none(), st.integers(0, 2))),
+        st.tuples(
+            st.sampled_from(["disconnect", "idle", "busy", "toggle", "request"]), st.integers(0, 7)
+        ),
     ),
     max_size=80,
 )
 
 
 @given(st.integers(1, 6), st.integers(0, 3), STEPS)
-def test_the_crowd_does_what_the_model_does(
-    most: int, each: int, steps: list[tuple[str, int | None]]
+def test_slots_agree_with_the_model(
+    max_connections: int, max_per_client: int, steps: list[tuple[str, int | None]]
 ) -> None:
-    model = Model(most, each)
-    ours: ConnectionSlots[int] = ConnectionSlots(most, each, lambda one: one not in model.busy)
+    model = Model(max_connections, max_per_client)
+    slots: ConnectionSlots[int] = ConnectionSlots(
+        max_connections, max_per_client, lambda number: number not in model.busy
+    )
     now, number = 0.0, 0
-    clients: dict[int, str | None] = {}
-    for what, which in steps:
+    clients: dict[int, int | None] = {}
+
+    def admit(one: int) -> bool:
+        client = clients[one]
+        expected = model.admit(one, client, now)
+        assert slots.admit(one, None if client is None else str(client), now) == expected
+        return expected[0]
+
+    for step, which in steps:
         now += 0.4
-        here = sorted({*model.inside, *model.outside})
-        if what == "come":
+        if step == "connect":
             number += 1
-            clients[number] = None if which is None else str(which)
-            entered = model.enter(number, which, now)
-            assert ours.enter(number, clients[number], now) == entered
-            if not entered[0]:
-                assert ours.wait(number) == model.wait(number)
-        elif not here:
-            continue
-        else:
-            one = here[(which or 0) % len(here)]
-            if what == "leave":
-                model.leave(one)
-                ours.leave(one)
-            elif what == "rests":
-                if one in model.inside:
-                    model.since[one] = now
-                ours.rests(one, now)
-            elif what == "works":
-                model.since.pop(one, None)
-                ours.works(one)
-            elif what == "busy":
+            clients[number] = which
+            if not admit(number):
+                assert slots.add_over_limit(number) == model.add_over_limit(number)
+        elif model.admitted or model.over_limit:
+            existing = sorted({*model.admitted, *model.over_limit})
+            one = existing[(which or 0) % len(existing)]
+            if step == "disconnect":
+                model.remove(one)
+                slots.remove(one)
+            elif step == "idle":
+                if one in model.admitted:
+                    model.idle_since[one] = now
+                slots.mark_idle(one, now)
+            elif step == "busy":
+                model.idle_since.pop(one, None)
+                slots.mark_busy(one)
+            elif step == "toggle":
                 model.busy ^= {one}
-            elif model.outside:
-                one = model.outside[(which or 0) % len(model.outside)]
-                client = clients[one]
-                entered = model.enter(one, None if client is None else int(client), now)
-                assert ours.enter(one, client, now) == entered
-        assert (ours.inside, ours.outside) == (len(model.inside), len(model.outside))
-        assert ours.inside <= most
-    for one in [*model.inside, *model.outside]:
-        ours.leave(one)
-    assert (ours.inside, ours.outside, ours._resting, ours._clients) == (0, 0, {}, {})
+            elif model.over_limit:
+                admit(model.over_limit[(which or 0) % len(model.over_limit)])
+        assert (slots.admitted, slots.over_limit) == (len(model.admitted), len(model.over_limit))
+        assert slots.admitted <= max_connections
+    for one in [*model.admitted, *model.over_limit]:
+        slots.remove(one)
+    assert (slots.admitted, slots.over_limit, slots.idle, slots.clients) == (0, 0, [], 0)

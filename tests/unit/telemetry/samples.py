@@ -39,3 +39,7 @@ class FinishedExchange:
     @property
     def body(self) -> FinishedExchange:
         return self
+
+    @property
+    def head(self) -> FinishedExchange:
+        return self

@@ -1,0 +1,191 @@
+"""The connection to an upstream: its deadlines, its states, and what ends it."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.error import ConnectionDone, ConnectionLost
+
+from goproxyai.http11.connection_deadlines import CLOSE_SECONDS, POOLED_SECONDS
+from goproxyai.http11.connection_states import ClientState
+from goproxyai.http11.errors import ConnectionBroken, ProtocolViolation, UpstreamTimeout
+from goproxyai.reactor.deadlines import TICK_SECONDS
+from goproxyai.upstream.retries import RetryCause
+from tests.support.memory_upstream import MemoryUpstream
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def test_response_timeout_counts_from_the_request_not_from_the_last_tick() -> None:
+    upstream = MemoryUpstream(head=0.75)
+    upstream.clock.advance(0.2)  # less than a tick
+    upstream.send()
+    upstream.transport.take(1_000)
+    upstream.clock.advance(0.6)
+    assert upstream.failures == []
+    upstream.advance(0.5)
+    assert [type(failure) for failure in upstream.failures] == [UpstreamTimeout]
+
+
+def test_response_timeout_starts_when_the_upstream_has_read_the_request() -> None:
+    upstream = MemoryUpstream().send(b"x" * 100_000)
+    for _ in range(20):
+        upstream.transport.take(5_000)
+        upstream.advance(1)
+    assert upstream.failures == []
+    upstream.transport.take(100_000)
+    upstream.advance(1.75)
+    assert upstream.failures == []
+    upstream.advance(1)
+    assert [str(failure) for failure in upstream.failures] == ["the response head"]
+
+
+def test_upstream_that_does_not_read_the_request_times_out() -> None:
+    upstream = MemoryUpstream().send(b"x" * 100_000)
+    upstream.advance(3)
+    assert [type(failure) for failure in upstream.failures] == [UpstreamTimeout]
+
+
+def test_stalled_response_body_times_out() -> None:
+    upstream = MemoryUpstream().send().receive(OK[:-1])
+    upstream.responses[0].deliver(upstream)
+    upstream.advance(1.75)
+    assert upstream.events == [(b"o", False)]
+    upstream.advance(0.5)
+    assert upstream.events[1:] == [UpstreamTimeout]
+    assert upstream.transport.aborted
+
+
+def test_paused_response_has_no_timeout() -> None:
+    upstream = MemoryUpstream().send().receive(OK[:-1])
+    upstream.responses[0].deliver(upstream)
+    upstream.responses[0].pauseProducing()
+    assert not upstream.transport.reading
+    upstream.advance(600)
+    assert upstream.events == [(b"o", False)]
+    upstream.responses[0].resumeProducing()
+    assert upstream.transport.reading
+    upstream.receive(b"k")
+    assert upstream.events == [(b"o", False), (b"k", True)]
+
+
+def test_response_without_sink_pauses_reading() -> None:
+    upstream = MemoryUpstream().send().receive(OK[:-1])
+    assert upstream.connection.reading_paused
+    upstream.responses[0].deliver(upstream)
+    assert not upstream.connection.reading_paused
+
+
+def test_complete_response_makes_the_connection_idle() -> None:
+    upstream = MemoryUpstream().send()
+    assert upstream.connection.state is ClientState.ACTIVE
+    upstream.receive(OK)
+    assert upstream.connection.state is ClientState.IDLE
+    assert upstream.idle_calls == [upstream.connection]
+    assert upstream.responses[0].take_whole() == b"ok"
+    upstream.send().receive(OK)
+    assert len(upstream.responses) == 2
+
+
+def test_idle_connection_is_reset_after_its_time() -> None:
+    upstream = MemoryUpstream().send().receive(OK)
+    upstream.advance(POOLED_SECONDS - 1)
+    assert not upstream.transport.aborted
+    upstream.advance(1.5)
+    assert upstream.transport.aborted
+
+
+def test_bytes_on_an_idle_connection_reset_it() -> None:
+    upstream = MemoryUpstream().send().receive(OK)
+    upstream.receive(OK)
+    assert upstream.connection.state is ClientState.ABORTED
+    assert len(upstream.responses) == 1
+
+
+def test_bytes_after_a_complete_response_close_the_connection() -> None:
+    upstream = MemoryUpstream().send().receive(OK + b"HTTP/1.1 200 OK\r\n")
+    assert upstream.responses[0].take_whole() == b"ok"
+    assert upstream.connection.state is ClientState.CLOSING
+    assert upstream.idle_calls == []
+
+
+def test_closing_connection_is_reset_if_the_upstream_stays() -> None:
+    upstream = MemoryUpstream().send()
+    upstream.receive(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+    assert upstream.transport.disconnecting
+    assert not upstream.transport.aborted
+    upstream.advance(CLOSE_SECONDS + TICK_SECONDS)
+    assert upstream.transport.aborted
+
+
+def test_body_without_length_is_closed_by_the_connection() -> None:
+    upstream = MemoryUpstream().send().receive(b"HTTP/1.1 200 OK\r\n\r\nok")
+    upstream.responses[0].deliver(upstream)
+    upstream.lose(ConnectionDone())
+    assert upstream.events == [(b"ok", False), "closed"]
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", ConnectionLost),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", ConnectionDone),
+    ],
+    ids=["reset", "shorter than its length"],
+)
+def test_lost_connection_breaks_the_body(head: bytes, reason: type[Exception]) -> None:
+    upstream = MemoryUpstream().send().receive(head + b"ok")
+    upstream.responses[0].deliver(upstream)
+    upstream.lose(reason())
+    assert upstream.events == [(b"ok", False), reason]
+
+
+def test_lost_connection_fails_the_request() -> None:
+    upstream = MemoryUpstream().send()
+    upstream.lose(ConnectionDone())
+    assert [type(failure) for failure in upstream.failures] == [ConnectionBroken]
+    assert upstream.causes == [None]
+
+
+def test_connection_lost_between_requests_may_be_retried() -> None:
+    upstream = MemoryUpstream().send().receive(OK).send()
+    upstream.lose(ConnectionLost())
+    assert upstream.causes == [RetryCause.RESET]
+
+
+def test_connection_lost_inside_a_second_response_may_not_be_retried() -> None:
+    upstream = MemoryUpstream().send().receive(OK).send().receive(OK[:5])
+    upstream.lose(ConnectionLost())
+    assert upstream.causes == [None]
+
+
+def test_cancelled_request_resets_the_connection_and_tells_nothing() -> None:
+    upstream = MemoryUpstream().send()
+    upstream.connection.cancel()
+    assert upstream.transport.aborted
+    upstream.lose(ConnectionLost())
+    assert (upstream.responses, upstream.failures) == ([], [])
+
+
+def test_aborted_response_resets_the_connection_and_tells_nothing() -> None:
+    upstream = MemoryUpstream().send().receive(OK[:-1])
+    upstream.responses[0].deliver(upstream)
+    upstream.responses[0].abort()
+    assert upstream.transport.aborted
+    upstream.lose(ConnectionLost())
+    assert upstream.events == [(b"o", False)]
+
+
+def test_violation_after_the_head_breaks_the_body() -> None:
+    upstream = MemoryUpstream().send()
+    upstream.receive(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\nzz")
+    upstream.responses[0].deliver(upstream)
+    assert upstream.events == [(b"ok", False), ProtocolViolation]
+    assert upstream.failures == []
+
+
+def test_tls_connection_is_ready_after_the_handshake() -> None:
+    upstream = MemoryUpstream(tls=True)
+    assert upstream.connection.state is ClientState.CONNECTING
+    upstream.connection.handshakeCompleted()
+    assert upstream.connection.state is ClientState.IDLE
+    assert upstream.connection.ready.called

@@ -1,0 +1,153 @@
+"""The parser of requests: its limits, and how it declines upgrades."""
+
+from __future__ import annotations
+
+import pytest
+
+from goproxyai.http11.exchange import Exchange
+from tests.support.memory_server import (
+    MemoryServer,
+    RecordingListener,
+    chunks,
+    collect,
+    get,
+    post,
+    respond,
+)  # fmt: skip
+
+UPGRADE = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk")
+CHUNKED_HELLO = chunks(b"hel", b"lo") + b"0\r\nX-Trailer: a\r\n\r\n"
+
+
+def send_until_refused(server: MemoryServer, exchange: Exchange, data: bytes) -> int:
+    """Send *data* again and again; return the number of bytes until the request fails."""
+    listener = RecordingListener(exchange)
+    exchange.body.discard()
+    sent = 0
+    while not listener.events:
+        sent += len(data)
+        assert sent < 10_000_000
+        server.send(data)
+    assert len(listener.events) == 1
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("raw", "body"),
+    [
+        (get(b"/up", *UPGRADE), b""),
+        (get(b"/up", b"Connection: upgrade", b"Upgrade: websocket"), b""),
+        (post(*UPGRADE, length=0), b""),
+        (post(*UPGRADE, length=5) + b"hello", b"hello"),
+        (post(*UPGRADE) + CHUNKED_HELLO, b"hello"),
+    ],
+    ids=["GET", "websocket", "empty", "Content-Length", "chunked"],
+)
+@pytest.mark.parametrize("step", [1, 7, 100_000])
+def test_upgrade_is_declined_and_the_request_served(raw: bytes, body: bytes, step: int) -> None:
+    server = MemoryServer()
+    served: list[tuple[bytes, bytes | None]] = []
+
+    def dispatch(exchange: Exchange) -> None:
+        def respond_to(body: bytes | None) -> None:
+            served.append((exchange.target, body))
+            respond(exchange)
+
+        exchange.body.collect(100, respond_to)
+
+    server.factory.dispatch = dispatch
+    stream = raw + get(b"/next")
+    for start in range(0, len(stream), step):
+        server.send(stream[start : start + step])
+    assert served == [(served[0][0], body), (b"/next", b"")]
+    assert server.received().count(b"HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\nok") == 2
+    assert server.transport.open
+
+
+def test_pipelined_upgrades_are_declined() -> None:
+    server = MemoryServer()
+    server.factory.dispatch = respond
+    server.send(get(b"/up", b"Connection: upgrade", b"Upgrade: x") * 900)
+    assert server.received().count(b"HTTP/1.1 200 X") == 900
+    assert server.transport.open
+
+
+def test_body_over_the_limit_is_refused_with_an_upgrade() -> None:
+    server = MemoryServer(max_body_bytes=10)
+    server.send(post(*UPGRADE, length=11) + get(b"/smuggled"))
+    (exchange,) = server.exchanges
+    assert exchange.problem is not None
+    assert exchange.problem.status == 413
+    respond(exchange, status=413)
+    assert len(server.exchanges) == 1
+    assert not server.transport.open
+
+
+@pytest.mark.parametrize(
+    ("start", "repeated"),
+    [
+        (b"5;", b"a" * 1000),
+        (b'5;a="', b"a" * 1000),
+        (b"0\r\nX-A: ", b"a" * 1000),
+        (b"0\r\n", b"X-A: b\r\n"),
+        (b"0\r\nX-", b"a" * 1000),
+        (b"0000", b"0"),
+        (b"", b"1;" + b"a" * 1000 + b"\r\nx\r\n"),
+        (b"", b"1;" + b"a" * 60_000 + b"\r\nx\r\n"),
+    ],
+    ids=[
+        "extension",
+        "quoted extension",
+        "trailer value",
+        "trailers",
+        "trailer name",
+        "zeros",
+        "extension for each byte",
+        "large extension for each byte",
+    ],
+)
+def test_endless_chunk_framing_is_refused(start: bytes, repeated: bytes) -> None:
+    server = MemoryServer()
+    (exchange,) = server.send(post()).exchanges
+    if start:
+        server.send(start)
+    assert send_until_refused(server, exchange, repeated) < 200_000
+
+
+def test_many_small_chunks_are_accepted() -> None:
+    server = MemoryServer()
+    (exchange,) = server.send(post()).exchanges
+    collected = collect(exchange)
+    for _ in range(200):
+        server.send(chunks(*[b"x"] * 500))
+    server.send(b"0\r\nX-Checksum: abc\r\n\r\n")
+    assert collected == [b"x" * 100_000]
+
+
+@pytest.mark.parametrize("split_at", [1, 100, 30_000, 60_000])
+def test_head_over_64_kib_is_refused_however_it_is_split(split_at: int) -> None:
+    server = MemoryServer()
+    raw = get(b"/", *[b"X-%d: %b" % (i, b"a" * 1000) for i in range(70)])
+    server.send(raw[:split_at]).send(raw[split_at:])
+    (exchange,) = server.exchanges
+    assert exchange.problem is not None
+    assert exchange.problem.code == "headers_too_large"
+
+
+def test_chunked_body_over_the_limit_is_refused() -> None:
+    server = MemoryServer(max_body_bytes=1000)
+    (exchange,) = server.send(post()).exchanges
+    assert send_until_refused(server, exchange, chunks(b"x" * 100)) < 1200
+    assert server.received().startswith(b"HTTP/1.1 413 ")
+    assert server.transport.half_closed
+
+
+def test_invalid_body_of_a_pipelined_request_is_refused_in_its_turn() -> None:
+    server = MemoryServer()
+    server.send(get(b"/1") + post() + b"zz\r\n")
+    respond(server.exchanges[0])
+    exchange = server.exchanges[1]
+    assert exchange.problem is not None
+    assert exchange.problem.code == "bad_request"
+    respond(exchange, status=400)
+    assert not server.transport.open
