@@ -53,6 +53,46 @@ class ProxyOptions:
     traces: bool = False
 
 
+class UpstreamHead:
+    """Makes the head that is sent upstream from the variable fields of a request's head."""
+
+    __slots__ = ("_request_line", "_start_bytes", "_template", "_used_fields")
+
+    def __init__(self, head: RequestHead, options: ProxyOptions) -> None:
+        self._request_line = head.method, head.target
+        start = self._start(options.first_upstream)
+        self._start_bytes = len(start)
+        headers = head.headers
+        variable = {headers[line][0]: index for line, index in head.variable_lines.items()}
+        kept = request_headers_for_upstream(headers, head.fields)
+        if options.traces:
+            kept = [pair for pair in kept if pair[0].lower() != b"traceparent"]
+        lines = [
+            b"%b: %b\r\n" % (_escaped(name), b"%b" if name in variable else _escaped(value))
+            for name, value in kept
+        ]
+        self._template = b"%b%b%b" % (start, b"".join(lines), _VIA)
+        # Indexes of the variable fields that are sent; `Connection` may keep some on this hop.
+        used = [variable[name] for name, _ in kept if name in variable]
+        self._used_fields = used if len(used) < len(variable) else None
+
+    def _start(self, upstream: Upstream) -> bytes:
+        """Return the part of the template that depends on the upstream."""
+        method, target = self._request_line
+        return _escaped(upstream.route.head(method, upstream.base + target))
+
+    def render(self, values: FieldValues, upstream: Upstream) -> bytes:
+        """Return the head that is sent to *upstream*, without the final blank line.
+
+        :param values: the variable fields of the request's head.
+        """
+        if self._used_fields is not None:
+            values = tuple([values[index] for index in self._used_fields])
+        if upstream.rank:
+            return (self._start(upstream) + self._template[self._start_bytes :]) % values
+        return self._template % values
+
+
 class RequestPlan:
     """What a request's head decides, for given options.
 
@@ -66,14 +106,16 @@ class RequestPlan:
     :ivar coalesces: the request may share an upstream request; ``None`` where its body decides.
     :ivar owner: the owner whose writes drop the entry: a credential, :data:`SHARED_OWNER`, or
         :data:`~goproxyai.cache.write_log.UNOWNED`.
-    :ivar written_owners: the owners whose entries the request drops: none unless it is a write.
+    :ivar written_owners: the owners whose entries a successful request drops; none unless the
+        request changes what GETs return.
     :ivar generates: a successful response reports token usage.
     :ivar is_loop: the request has passed through this proxy before.
+    :ivar upstream_head: makes the head that is sent upstream.
     """
 
     __slots__ = (
-        "_key", "_upstream_head", "across_credentials", "bypass_reason", "coalesces", "directives",
-        "generates", "is_get", "is_loop", "options", "owner", "path", "replays_timing", "ttl",
+        "_key", "across_credentials", "bypass_reason", "coalesces", "directives", "generates",
+        "is_get", "is_loop", "options", "owner", "path", "replays_timing", "ttl", "upstream_head",
         "written_owners",
     )  # fmt: skip
 
@@ -100,7 +142,7 @@ class RequestPlan:
             method, head.target, fields, headers, head.repeated, self.across_credentials
         )
         self.is_loop = is_forwarding_loop(fields)
-        self._upstream_head = UpstreamHead(head, options.first_upstream, options.traces)
+        self.upstream_head = UpstreamHead(head, options)
 
     def key(self, body: bytes) -> bytes:
         """Return the cache key of a request with this head and *body*."""
@@ -109,13 +151,6 @@ class RequestPlan:
         key: bytes = digest.digest()
         return key
 
-    def upstream_head(self, values: FieldValues, upstream: Upstream) -> bytes:
-        """Return the head that is sent to *upstream*, without the final blank line.
-
-        :param values: the variable fields of the request's head.
-        """
-        return self._upstream_head.fill(values, upstream)
-
 
 def plan_for(head: RequestHead, options: ProxyOptions) -> RequestPlan:
     """Return the plan of *head*, made anew where the options have changed."""
@@ -123,47 +158,6 @@ def plan_for(head: RequestHead, options: ProxyOptions) -> RequestPlan:
     if not isinstance(plan, RequestPlan) or plan.options is not options:
         plan = head.plan = RequestPlan(head, options)
     return plan
-
-
-class UpstreamHead:
-    """The head that is sent upstream, as a ``%`` template for the variable fields.
-
-    The request line and ``Host`` depend on the upstream; the template is that of *upstream*.
-
-    :param upstream: the preferred upstream.
-    :param traces: leave out the client's ``traceparent``.
-    """
-
-    __slots__ = ("_lines", "_request_line", "_template", "_used_fields")
-
-    def __init__(self, head: RequestHead, upstream: Upstream, traces: bool) -> None:
-        headers = head.headers
-        variable = {headers[position][0]: index for position, index in head.variable_lines.items()}
-        kept = request_headers_for_upstream(headers, head.fields)
-        if traces:
-            kept = [pair for pair in kept if pair[0].lower() != b"traceparent"]
-        lines = [
-            b"%b: %b\r\n" % (_escaped(name), b"%b" if name in variable else _escaped(value))
-            for name, value in kept
-        ]
-        used = [variable[name] for name, _ in kept if name in variable]
-        self._request_line = head.method, head.target
-        self._lines = b"".join(lines) + _VIA
-        self._template = self._first_lines(upstream) + self._lines
-        # None: all of them. `Connection` may keep some on this hop.
-        self._used_fields = used if len(used) < len(variable) else None
-
-    def _first_lines(self, upstream: Upstream) -> bytes:
-        method, target = self._request_line
-        return _escaped(upstream.route.head(method, upstream.base + target))
-
-    def fill(self, values: FieldValues, upstream: Upstream) -> bytes:
-        """Return the head for *upstream*, with the values of the variable fields."""
-        if self._used_fields is not None:
-            values = tuple([values[index] for index in self._used_fields])
-        if upstream.rank:
-            return (self._first_lines(upstream) + self._lines) % values
-        return self._template % values
 
 
 def _escaped(text: bytes) -> bytes:

@@ -183,7 +183,7 @@ class UpstreamRequest:
         self.attempts += 1
         self._sending = _SENDING
         body = self._body_to_send()
-        head = self._plan.upstream_head(exchange.values, upstream)
+        head = self._plan.upstream_head.render(exchange.values, upstream)
         if exchange.trace is not None:
             head += exchange.trace.forwarded(now, upstream.url, body)
         sending = context.client.relay(

@@ -1,7 +1,7 @@
-"""What becomes of a request whose upstream fails, in each way in which one can.
+"""Failures of the upstream, before and after the response head.
 
-Before the head a failure is one of the proxy's own errors; behind it, the client's connection is
-broken off, so that nobody takes a part for the whole. Nothing of either is stored.
+A failure before the response head is an error of the proxy. After it the client's connection is
+reset, so that an incomplete body is not mistaken for a complete one. Neither is stored.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import gc
 import json
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -29,19 +30,19 @@ OK = b"HTTP/1.1 200 OK\r\n"
 
 @pytest.fixture(autouse=True)
 def nothing_unhandled(failures: list[Any]) -> Iterator[None]:
-    """Collect what was forgotten, so that an error that nobody handled is logged now."""
+    """Collect garbage, so that an unhandled error in a Deferred is logged during the test."""
     yield
     gc.collect()
 
 
 @pytest.fixture(autouse=True)
-def close_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look at deadlines more often, so that none is late by a quarter of a second."""
+def short_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check deadlines more often, so that none is late by a quarter of a second."""
     monkeypatch.setattr(ticking, "TICK_SECONDS", 0.02)
 
 
 def assert_problem(answer: Answer, status: int, code: str) -> None:
-    """*answer* is the proxy's own error, in the one shape that it has."""
+    """Check the shape of an error of the proxy."""
     assert (answer.status, answer.cut) == (status, False)
     document = json.loads(answer.body)
     assert document == {
@@ -60,7 +61,7 @@ def assert_problem(answer: Answer, status: int, code: str) -> None:
 async def assert_logged(
     harness: ProxyHarness, code: str, ended: str = "ok", status: int = 502
 ) -> None:
-    """One event, which names *code*."""
+    """Check that the log has one event, with *code*."""
     events = await harness.logged()
     harness.events = harness.events[:0]
     assert [(each["code"], each["ended"], each["status"]) for each in events] == [
@@ -69,22 +70,22 @@ async def assert_logged(
     events.clear()
 
 
-async def assert_broken_off(wire: RawClient) -> None:
-    """The client saw its connection end, but not in an orderly way."""
-    await wire.wait_closed()
-    assert wire.reason is not None
-    assert not isinstance(wire.reason.value, ConnectionDone)
+async def assert_reset(client: RawClient) -> None:
+    """Check that the connection was reset."""
+    await client.wait_closed()
+    assert client.reason is not None
+    assert not isinstance(client.reason.value, ConnectionDone)
 
 
-# Before the head.
+# Before the response head.
 
 UNREACHABLE: dict[str, Script] = {
-    "closed_unanswered": [Close()],
-    "reset_unanswered": [Reset()],
+    "closed": [Close()],
+    "reset": [Reset()],
     "closed_inside_the_status_line": [b"HTTP/1.1 20", Close()],
     "closed_inside_the_head": [OK + b"Content-Length: 2\r\n", Close()],
     "reset_inside_the_head": [OK + b"Content-Length: 2\r\n", Reset()],
-    "closed_behind_an_interim_answer": [b"HTTP/1.1 103 Early Hints\r\n\r\n", Close()],
+    "closed_after_an_interim_response": [b"HTTP/1.1 103 Early Hints\r\n\r\n", Close()],
 }
 
 VIOLATIONS: dict[str, Script] = {
@@ -103,13 +104,13 @@ VIOLATIONS: dict[str, Script] = {
     "coding_and_length": OK + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
     "length_and_coding": OK + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "two_lengths": OK + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
-    "no_number_for_a_length": OK + b"Content-Length: five\r\n\r\nabcde",
+    "invalid_length": OK + b"Content-Length: five\r\n\r\nabcde",
     "negative_length": OK + b"Content-Length: -5\r\n\r\nabcde",
     "overflowing_length": OK + b"Content-Length: 99999999999999999999999\r\n\r\n",
     "space_before_a_colon": OK + b"X-A : a\r\nContent-Length: 0\r\n\r\n",
     "line_without_a_colon": OK + b"hello\r\nContent-Length: 0\r\n\r\n",
     "nul_in_a_value": OK + b"X-A: a\0b\r\nContent-Length: 0\r\n\r\n",
-    "another_protocol_by_101": (
+    "switching_protocols": (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x81"
     ),
 }
@@ -126,23 +127,23 @@ VIOLATIONS: dict[str, Script] = {
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_an_upstream_that_fails_before_its_head_is_a_502_and_the_client_may_go_on(
+async def test_failure_before_the_response_head_is_502_and_keeps_the_client(
     harness: ProxyHarness, answer: Script, code: str
 ) -> None:
     await harness.start()
     harness.upstream.script("/v1/models", answer, times=1)
-    wire = await harness.connect()
-    wire.send(request())
-    assert_problem(await wire.answer(), 502, code)
+    client = await harness.connect()
+    client.send(request())
+    assert_problem(await client.answer(), 502, code)
     await assert_logged(harness, code)
-    wire.send(request())
-    again = await wire.answer()
+    client.send(request())
+    again = await client.answer()
     assert (again.status, again.get("X-Cache")) == (200, b"MISS")
     assert [each.connection for each in harness.upstream.requests] == [1, 2]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_name_that_does_not_resolve_is_a_502(harness: ProxyHarness) -> None:
+async def test_unresolvable_name_is_502(harness: ProxyHarness) -> None:
     harness.names()
     await harness.start("http://nowhere.invalid")
     assert_problem(await harness.ask(request()), 502, "upstream_unreachable")
@@ -150,7 +151,7 @@ async def test_a_name_that_does_not_resolve_is_a_502(harness: ProxyHarness) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_name_that_resolves_is_connected_to_and_stands_in_host(
+async def test_resolved_name_is_connected_to_and_sent_in_host(
     harness: ProxyHarness,
 ) -> None:
     harness.names(api_openai_test="127.0.0.1")
@@ -161,7 +162,7 @@ async def test_a_name_that_resolves_is_connected_to_and_stands_in_host(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_port_on_which_nobody_listens_is_a_502(harness: ProxyHarness) -> None:
+async def test_refused_connection_is_502(harness: ProxyHarness) -> None:
     await harness.start()
     await harness.upstream.stop_listening()
     assert_problem(await harness.ask(request()), 502, "upstream_unreachable")
@@ -169,42 +170,40 @@ async def test_a_port_on_which_nobody_listens_is_a_502(harness: ProxyHarness) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upstream_that_resets_during_an_upload_is_a_502(harness: ProxyHarness) -> None:
+async def test_reset_during_an_upload_is_502(harness: ProxyHarness) -> None:
     await harness.start()
     harness.upstream.script("/v1/files", [AnswerBeforeBody(), Reset()])
-    wire = await harness.connect()
-    wire.send(request("/v1/files", "POST", [("Content-Length", "1000")]) + b"x")
-    assert_problem(await wire.answer(), 502, "upstream_unreachable")
+    client = await harness.connect()
+    client.send(request("/v1/files", "POST", [("Content-Length", "1000")]) + b"x")
+    assert_problem(await client.answer(), 502, "upstream_unreachable")
     await assert_logged(harness, "upstream_unreachable")
 
 
 SILENCES: dict[str, Script] = {
     "no_byte": [Pause()],
-    "half_a_head": [OK + b"Content-", Pause()],
-    "a_head_that_dribbles": [Dribble(OK + b"X-A: %b" % (b"a" * 200), 0.02)],
-    "interim_answers_for_ever": [Dribble(b"HTTP/1.1 102 Processing\r\n\r\n" * 200, 0.02, 27)],
+    "partial_head": [OK + b"Content-", Pause()],
+    "slow_head": [Dribble(OK + b"X-A: %b" % (b"a" * 200), 0.02)],
+    "endless_interim_responses": [Dribble(b"HTTP/1.1 102 Processing\r\n\r\n" * 200, 0.02, 27)],
 }
 
 
 @pytest.mark.parametrize("answer", SILENCES.values(), ids=SILENCES)
 @pytest_twisted.ensureDeferred
-async def test_an_upstream_whose_head_does_not_come_is_a_504(
-    harness: ProxyHarness, answer: Script
-) -> None:
+async def test_late_response_head_is_504(harness: ProxyHarness, answer: Script) -> None:
     await harness.start(REQUEST_TIMEOUT="300ms")
     harness.upstream.script("/v1/models", answer)
     assert_problem(await harness.ask(request()), 504, "upstream_timeout")
     await assert_logged(harness, "upstream_timeout", status=504)
-    await harness.upstream.wait_for(lambda one: one.lost, timeout=1.0)
+    await harness.upstream.wait_for(lambda seen: seen.lost, timeout=1.0)
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upstream_that_does_not_take_an_upload_is_a_504(harness: ProxyHarness) -> None:
+async def test_unread_upload_is_504(harness: ProxyHarness) -> None:
     await harness.start(IDLE_TIMEOUT="300ms")
     harness.upstream.pause_reading()
-    wire = await harness.connect()
-    wire.send(request("/v1/files", "POST", body=bytes(16 * 1024 * 1024)))
-    assert_problem(await wire.answer(), 504, "upstream_timeout")
+    client = await harness.connect()
+    client.send(request("/v1/files", "POST", body=bytes(16 * 1024 * 1024)))
+    assert_problem(await client.answer(), 504, "upstream_timeout")
     await assert_logged(harness, "upstream_timeout", status=504)
     harness.upstream.resume_reading()
     await harness.upstream.wait_closed()
@@ -213,45 +212,40 @@ async def test_an_upstream_that_does_not_take_an_upload_is_a_504(harness: ProxyH
 # Connecting.
 
 
+@contextmanager
+def full_backlog() -> Iterator[int]:
+    """A port whose backlog is full, so that the kernel ignores further connections."""
+    with ExitStack() as sockets:
+        listening = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        address = listening.getsockname()
+        for _ in range(3):
+            connecting = sockets.enter_context(socket.socket())
+            connecting.setblocking(False)
+            connecting.connect_ex(address)
+        yield int(address[1])
+
+
 @pytest_twisted.ensureDeferred
-async def test_a_host_that_does_not_accept_the_connection_is_a_504(harness: ProxyHarness) -> None:
-    with full_queue() as port:
+async def test_unanswered_tcp_connection_is_504(harness: ProxyHarness) -> None:
+    with full_backlog() as port:
         await harness.start(f"http://127.0.0.1:{port}", CONNECT_TIMEOUT="300ms")
         assert_problem(await harness.ask(request()), 504, "upstream_timeout")
     await assert_logged(harness, "upstream_timeout", status=504)
 
 
-class full_queue:  # noqa: N801  # it is used as a statement
-    """A port whose queue of connections is full, so that the kernel answers no more of them."""
-
-    def __enter__(self) -> int:
-        self._sockets = [socket.create_server(("127.0.0.1", 0), backlog=0)]
-        name = self._sockets[0].getsockname()
-        for _ in range(3):
-            one = socket.socket()
-            one.setblocking(False)
-            one.connect_ex(name)
-            self._sockets.append(one)
-        return int(name[1])
-
-    def __exit__(self, *_: object) -> None:
-        for one in self._sockets:
-            one.close()
-
-
 @pytest_twisted.ensureDeferred
-async def test_a_proxy_that_never_answers_connect_is_a_504(harness: ProxyHarness) -> None:
+async def test_unanswered_connect_request_is_504(harness: ProxyHarness) -> None:
     proxy, port = await harness.egress()
     proxy.script("api.openai.test:443", [Pause()])
     url = f"http://127.0.0.1:{port}"
     await harness.start("https://api.openai.test", PROXY_URL=url, CONNECT_TIMEOUT="300ms")
     assert_problem(await harness.ask(request()), 504, "upstream_timeout")
     await assert_logged(harness, "upstream_timeout", status=504)
-    await proxy.wait_for(lambda one: one.lost, timeout=1.0)
+    await proxy.wait_for(lambda seen: seen.lost, timeout=1.0)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_that_never_shakes_hands_is_a_504(harness: ProxyHarness) -> None:
+async def test_unanswered_tls_handshake_is_504(harness: ProxyHarness) -> None:
     port = await harness.listen_with_tls()
     harness.upstream.pause_reading()
     await harness.start(f"https://127.0.0.1:{port}", CONNECT_TIMEOUT="300ms")
@@ -267,7 +261,7 @@ async def test_a_server_that_never_shakes_hands_is_a_504(harness: ProxyHarness) 
     ids=["wrong_name", "expired", "self_signed"],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_certificate_that_does_not_hold_is_a_502_and_nothing_is_sent(
+async def test_invalid_certificate_is_502_and_nothing_is_sent(
     harness: ProxyHarness, authority: Authority, identity: Callable[[Authority], Identity]
 ) -> None:
     harness.names(localhost="127.0.0.1")
@@ -279,7 +273,7 @@ async def test_a_certificate_that_does_not_hold_is_a_502_and_nothing_is_sent(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_without_tls_behind_https_is_a_502(harness: ProxyHarness) -> None:
+async def test_https_upstream_without_tls_is_502(harness: ProxyHarness) -> None:
     port = await harness.upstream.listen(harness.loopback())
     await harness.start(f"https://127.0.0.1:{port}")
     assert_problem(await harness.ask(request()), 502, "upstream_tls_failed")
@@ -288,7 +282,7 @@ async def test_a_server_without_tls_behind_https_is_a_502(harness: ProxyHarness)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_proxy_whose_certificate_does_not_hold_is_a_502(harness: ProxyHarness) -> None:
+async def test_egress_proxy_with_invalid_certificate_is_502(harness: ProxyHarness) -> None:
     harness.names(localhost="127.0.0.1")
     proxy, _ = await harness.egress()
     port = await proxy.listen(harness.loopback(self_signed("localhost")))
@@ -298,14 +292,14 @@ async def test_a_proxy_whose_certificate_does_not_hold_is_a_502(harness: ProxyHa
     assert len(proxy.requests) == 0
 
 
-# Inside the body.
+# Inside the response body.
 
 SIZED = OK + b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n"
 CHUNKED = OK + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 CUTS: dict[str, tuple[Script, str]] = {
     "length_closed": ([SIZED + b"part", Close()], "upstream_unreachable"),
-    "length_closed_behind_the_head": ([SIZED, Close()], "upstream_unreachable"),
+    "length_closed_after_the_head": ([SIZED, Close()], "upstream_unreachable"),
     "length_reset": ([SIZED + b"part", Reset()], "upstream_unreachable"),
     "chunks_closed_between": ([CHUNKED + chunk(b"part"), Close()], "upstream_unreachable"),
     "chunks_closed_inside": ([CHUNKED + b"9\r\npart", Close()], "upstream_unreachable"),
@@ -314,14 +308,14 @@ CUTS: dict[str, tuple[Script, str]] = {
     "chunks_reset": ([CHUNKED + chunk(b"part"), Reset()], "upstream_unreachable"),
     "close_delimited_reset": ([OK + b"\r\npart", Reset()], "upstream_unreachable"),
     "bad_chunk": ([CHUNKED + b"zz\r\npart\r\n"], "upstream_protocol_error"),
-    "bad_chunk_behind_a_good_one": ([CHUNKED + chunk(b"part") + b"-1\r\n"],
+    "bad_chunk_after_a_good_one": ([CHUNKED + chunk(b"part") + b"-1\r\n"],
                                     "upstream_protocol_error"),
     "chunk_longer_than_it_says": ([CHUNKED + b"2\r\npart\r\n"], "upstream_protocol_error"),
     "endless_chunk_extension": ([CHUNKED + b"4;", Stream(b"a" * 65536, 80)],
                                 "upstream_protocol_error"),
     "endless_trailers": ([CHUNKED + chunk(b"part") + b"0\r\n", Stream(b"X-A: a\r\n" * 8192, 80)],
                          "upstream_protocol_error"),
-    "silence_behind_the_head": ([SIZED, Pause()], "upstream_timeout"),
+    "silence_after_the_head": ([SIZED, Pause()], "upstream_timeout"),
     "silence_inside": ([CHUNKED + chunk(b"part"), Pause()], "upstream_timeout"),
 }  # fmt: skip
 
@@ -329,33 +323,33 @@ CUTS: dict[str, tuple[Script, str]] = {
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 @pytest.mark.parametrize(("answer", "code"), CUTS.values(), ids=CUTS)
 @pytest_twisted.ensureDeferred
-async def test_an_answer_that_breaks_off_breaks_off_and_is_not_stored(
+async def test_broken_body_resets_the_client_and_is_not_stored(
     harness: ProxyHarness, answer: Script, code: str, version: str
 ) -> None:
     await harness.start(IDLE_TIMEOUT="300ms")
     harness.upstream.script("/v1/models", answer, times=1)
-    wire = await harness.connect()
-    wire.send(request().replace(b"HTTP/1.1", b"HTTP/" + version.encode()))
-    await assert_broken_off(wire)
-    assert not wire.received.endswith(b"\r\n0\r\n\r\n")
+    client = await harness.connect()
+    client.send(request().replace(b"HTTP/1.1", b"HTTP/" + version.encode()))
+    await assert_reset(client)
+    assert not client.received.endswith(b"\r\n0\r\n\r\n")
     await assert_logged(harness, code, "cut", 200)
     again = await harness.ask(request())
     assert (again.status, again.get("X-Cache")) == (200, b"MISS")
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_answer_over_tls_that_breaks_off_breaks_off(harness: ProxyHarness) -> None:
+async def test_broken_body_over_tls_resets_the_client(harness: ProxyHarness) -> None:
     port = await harness.listen_with_tls()
     await harness.start(f"https://127.0.0.1:{port}")
     harness.upstream.script("/v1/models", [OK + b"\r\npart", Reset()], times=1)
-    wire = await harness.connect()
-    wire.send(request())
-    await assert_broken_off(wire)
+    client = await harness.connect()
+    client.send(request())
+    await assert_reset(client)
     assert (await harness.ask(request())).get("X-Cache") == b"MISS"
 
 
 @pytest_twisted.ensureDeferred
-async def test_bytes_that_keep_coming_are_no_silence(harness: ProxyHarness) -> None:
+async def test_slow_body_is_not_a_timeout(harness: ProxyHarness) -> None:
     await harness.start(REQUEST_TIMEOUT="300ms", IDLE_TIMEOUT="300ms")
     body = bytes(range(65, 85))
     harness.upstream.script(
@@ -367,26 +361,26 @@ async def test_bytes_that_keep_coming_are_no_silence(harness: ProxyHarness) -> N
 
 @pytest.mark.parametrize("head", [OK, b"HTTP/1.0 200 OK\r\n", OK + b"Connection: close\r\n"])
 @pytest_twisted.ensureDeferred
-async def test_a_body_that_the_connection_ends_is_relayed_in_chunks_and_never_stored(
+async def test_body_without_length_is_chunked_and_not_stored(
     harness: ProxyHarness, head: bytes
 ) -> None:
     await harness.start()
     harness.upstream.script("/v1/models", [head + b"\r\nall of ", b"it", Close()])
-    wire = await harness.connect()
+    client = await harness.connect()
     for _ in range(2):
-        wire.send(request())
-        answer = await wire.answer()
+        client.send(request())
+        answer = await client.answer()
         assert (answer.status, answer.body, answer.cut) == (200, b"all of it", False)
         assert answer.all("Transfer-Encoding") == [b"chunked"]
         assert answer.get("X-Cache") == b"MISS"
     assert len(harness.upstream.requests) == 2
 
 
-# What must not reach the next request.
+# Reuse of connections.
 
 
 @pytest_twisted.ensureDeferred
-async def test_connections_are_used_again(harness: ProxyHarness) -> None:
+async def test_connections_are_reused(harness: ProxyHarness) -> None:
     await harness.start(CACHE_TTL="0")
     for _ in range(3):
         assert (await harness.ask(request())).status == 200
@@ -394,7 +388,7 @@ async def test_connections_are_used_again(harness: ProxyHarness) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_connection_that_upstream_closed_meanwhile_is_not_used_again(
+async def test_connection_closed_by_the_upstream_is_not_reused(
     harness: ProxyHarness,
 ) -> None:
     await harness.start(CACHE_TTL="0")
@@ -408,11 +402,11 @@ async def test_a_connection_that_upstream_closed_meanwhile_is_not_used_again(
 @pytest.mark.parametrize(
     "surplus",
     [b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", b"HTTP/1.1 103 Early\r\n\r\n"],
-    ids=["a_byte", "an_answer", "an_interim_answer"],
+    ids=["a_byte", "a_response", "an_interim_response"],
 )
 @pytest.mark.parametrize("later", [False, True], ids=["in_one_read", "later"])
 @pytest_twisted.ensureDeferred
-async def test_bytes_behind_an_answer_do_not_reach_the_next_request(
+async def test_bytes_after_a_response_do_not_reach_the_next_request(
     harness: ProxyHarness, surplus: bytes, later: bool
 ) -> None:
     await harness.start(CACHE_TTL="0")
@@ -420,40 +414,42 @@ async def test_bytes_behind_an_answer_do_not_reach_the_next_request(
     first = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
     script: Script = [first, pause, surplus] if later else first + surplus
     harness.upstream.script("/v1/models", script, times=1)
-    wire = await harness.connect()
-    wire.send(request())
-    assert (await wire.answer()).body == b"ok"
+    client = await harness.connect()
+    client.send(request())
+    assert (await client.answer()).body == b"ok"
     pause.release()
     await eventually(harness.reactor, lambda: len(harness.pool) == 0)
-    wire.send(request())
-    second = await wire.answer()
+    client.send(request())
+    second = await client.answer()
     assert json.loads(second.body)["object"] == "list"
     assert [each.connection for each in harness.upstream.requests] == [1, 2]
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_answer_to_a_head_request_may_not_smuggle_a_body(harness: ProxyHarness) -> None:
+async def test_body_of_a_head_response_does_not_reach_the_next_request(
+    harness: ProxyHarness,
+) -> None:
     await harness.start()
     harness.upstream.script("HEAD /v1/models", OK + b"Content-Length: 4\r\n\r\nevil")
-    wire = await harness.connect()
-    wire.send(request(method="HEAD"))
-    assert (await wire.answer(b"HEAD")).body == b""
-    wire.send(request())
-    assert json.loads((await wire.answer()).body)["object"] == "list"
+    client = await harness.connect()
+    client.send(request(method="HEAD"))
+    assert (await client.answer(b"HEAD")).body == b""
+    client.send(request())
+    assert json.loads((await client.answer()).body)["object"] == "list"
 
 
 @pytest_twisted.ensureDeferred
-async def test_ten_failures_leave_nothing_open(harness: ProxyHarness) -> None:
+async def test_failures_leave_no_connection_open(harness: ProxyHarness) -> None:
     await harness.start()
 
-    def alternate(one: Request) -> Script:
-        return [Close()] if one.number % 2 else [SIZED + b"part", Reset()]
+    def alternate(seen: Request) -> Script:
+        return [Close()] if seen.number % 2 else [SIZED + b"part", Reset()]
 
     harness.upstream.script("/v1/models", alternate)
     for _ in range(10):
-        wire = await harness.connect()
-        wire.send(request())
-        await wire.until(lambda wire=wire: bool(wire.received) or wire.closed)
-        wire.abort()
+        client = await harness.connect()
+        client.send(request())
+        await client.until(lambda client=client: bool(client.received) or client.closed)
+        client.abort()
     await eventually(harness.reactor, lambda: len(harness.pool) == 0)
     await harness.upstream.wait_closed()

@@ -25,7 +25,7 @@ SCOPES = {
 }  # fmt: skip
 
 PENDING = (
-    "goproxyai/cache/", "goproxyai/config/sources.py", "goproxyai/http11/", "goproxyai/limits/",
+    "goproxyai/cache/", "goproxyai/config/sources.py", "goproxyai/limits/",
     "goproxyai/proxy/",
     "tests/integration/", "tests/unit/",
 )  # fmt: skip

@@ -59,6 +59,7 @@ class Call:
 class LoadConnection(Protocol):
     """A connection to the daemon, or to nginx instead.
 
+    :ivar reusable: whether a further request may be sent (RFC 9112 §9.6).
     :ivar received: bytes of answers so far.
     :ivar disconnected: fires when the connection is closed.
     """
@@ -72,6 +73,7 @@ class LoadConnection(Protocol):
         self._pieces: list[bytes] = []
         self._left = False
         self.closed = False
+        self.reusable = True
         self.received = 0
         self.disconnected: Deferred[None] = Deferred()
 
@@ -128,7 +130,7 @@ class LoadConnection(Protocol):
             self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.closed = True
+        self.closed, self.reusable = True, False
         self._end_all("left" if self._left else "lost")
         del self._parser
         self.disconnected.callback(None)
@@ -172,6 +174,8 @@ class LoadConnection(Protocol):
     def on_message_complete(self) -> None:
         if self._calls and self._calls[0].status and not self._left:
             call = self._calls.popleft()
+            if call.headers.get("connection", "").lower() == "close":
+                self.reusable = False
             call.body = b"".join(self._pieces)
             call.size = len(call.body)
             self._end(call, "answered")

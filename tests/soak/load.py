@@ -46,9 +46,9 @@ class LoadClient:
         self._ordinal = ordinal
 
     async def connected(self, fresh: bool = False) -> LoadConnection | None:
-        """The open connection, or a new one; ``None`` if the connection is refused."""
+        """The reusable connection, or a new one; ``None`` if it is refused."""
         connection = self.connection
-        if fresh or connection is None or connection.closed:
+        if fresh or connection is None or not connection.reusable:
             if connection is not None:
                 connection.close(orderly=True)
             connection = self.connection = await connect(self.load.reactor, self.load.port)

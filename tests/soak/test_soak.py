@@ -11,6 +11,7 @@ import pytest
 import pytest_twisted
 
 import goproxyai
+from goproxyai.daemon.memory import collect_and_trim
 from goproxyai.errors import STATUS
 from tests.soak.answers import Info, Truncated, WrongAnswer, document, events, identity, verify
 from tests.soak.audit import Audit
@@ -48,6 +49,7 @@ def test_counted_classes_exist() -> None:
     for module in pkgutil.walk_packages(goproxyai.__path__, "goproxyai."):
         names |= vars(importlib.import_module(module.name)).keys()
     assert set(SHORT_LIVED) <= names
+    assert callable(collect_and_trim)  # called by name, by the instrumentation
 
 
 # The plan.

@@ -11,6 +11,7 @@
 * :mod:`.proxy`: a fake egress proxy.
 * :mod:`.memory_transport`: a socket in memory; :mod:`.memory_server`: a connection to a client over
   it; :mod:`.memory_upstream`: a connection to an upstream over it.
+* :mod:`.malformed_requests`: requests that are refused with 400.
 * :mod:`.ports`: unused ports for processes.
 * :mod:`.raw_client`: a client of exact bytes.
 * :mod:`.harness`: the daemon between a raw client and a fake upstream.

@@ -22,9 +22,10 @@ from typing import Any
 
 SHORT_LIVED = (
     "ServerConnection", "ClientConnection", "ConnectProtocol", "Exchange", "RequestBody",
-    "WholeBody", "Response", "RequestUpload", "SingleFlight", "Subscriber", "Forward",
-    "ResumedForward", "Recorder", "Replay", "PacedReplay", "ExchangeChannel", "AdminRequest",
-    "RequestTrace", "_PendingRequest", "_Reading", "_Replaying",
+    "WholeBody", "BodyCollection", "RequestUpload", "Response", "Forward", "UpstreamRequest",
+    "RetryState", "Flight", "SharedBody", "Subscriber", "SubscriberSet", "ResumedForward",
+    "Recorder", "Replay", "TimedReplay", "ReplayWatch", "ExchangeChannel", "AdminRequest",
+    "RequestTrace", "_PendingRequest", "_RetryTimer",
 )  # fmt: skip
 """Classes whose objects live no longer than a request or a connection."""
 
@@ -46,7 +47,7 @@ def planned_getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def write_counts(*_: object) -> None:
-    sys.modules["goproxyai.plugin"].tidy()  # as the daemon does every ten minutes
+    sys.modules["goproxyai.daemon.memory"].collect_and_trim()  # as the daemon does every 10 minutes
     counts = Counter(type(each).__name__ for each in gc.get_objects())
     reactor = sys.modules["twisted.internet.reactor"]
     calls = sorted(
