@@ -26,7 +26,7 @@ demo: $(VENV)/.dev ## Run the official client against goproxyai and a simulated 
 test: $(VENV)/.tox ## Run every check that CI runs, on every installed Python version
 	$(BIN)/tox run-parallel --parallel auto
 
-unit: $(VENV)/.dev ## Run the unit tests (under a minute)
+unit: $(VENV)/.dev ## Run the unit tests (about a minute)
 	$(BIN)/python -m pytest -q tests/unit tests/project
 
 lint: $(VENV)/.dev ## Check style and formatting

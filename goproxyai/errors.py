@@ -26,7 +26,7 @@ status code                     reason
 ====== ======================== =====================================================
 
 The response to a rate-limited request (429) has a JSON body of another shape, see
-:mod:`goproxyai.proxy.replay`.
+:mod:`goproxyai.proxy.error_response`.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def is_printable(encoded: bytes) -> bool:
-    """Whether JSON is printable ASCII: it has no control characters, but may have a DEL."""
+    """Whether JSON is printable ASCII. JSON escapes all control characters except DEL."""
     return encoded.isascii() and b"\x7f" not in encoded
 
 

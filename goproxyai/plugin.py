@@ -131,7 +131,7 @@ def makeService(options: Options) -> IService:
 def _reload_on_hangup(reactor: Any, daemon: Daemon, options: Options) -> None:
     def set_log_level(level: str) -> None:
         if options.output is not None:
-            options.output.limit(level)
+            options.output.set_level(level)
             daemon.write_requests(request_writer(options.output))
 
     call_on_hangup(reactor, Reload(daemon, options.sources.read, set_log_level).run)

@@ -33,7 +33,7 @@ def authorize(exchange: Exchange, client: str, settings: Settings) -> None:
 def _is_cross_site(exchange: Exchange) -> bool:
     """Whether a page of another site made the browser send this request (W3C Fetch Metadata).
 
-    A link from another site is a navigation and passes: its page cannot read the answer.
+    A link from another site is a navigation and passes: the other site cannot read the response.
     """
     site, mode = exchange.get(b"sec-fetch-site"), exchange.get(b"sec-fetch-mode")
     return site == b"cross-site" and mode != b"navigate"

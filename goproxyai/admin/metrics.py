@@ -174,7 +174,7 @@ class Metrics(Collector):
                 "hit": counters.hits,
                 "miss": counters.misses,
                 "coalesced": counters.coalesced,
-                "stale_if_error": counters.rescues,
+                "stale_if_error": counters.stale_served,
                 "bypass": counters.bypasses,
             },
         )
@@ -212,7 +212,7 @@ class Metrics(Collector):
         opened = CounterMetricFamily(
             PREFIX + "circuit_opened", "Times that the circuit opened.", labels=("upstream",)
         )
-        for upstream in self._sources.upstreams.each:
+        for upstream in self._sources.upstreams.all:
             circuits.add_metric((upstream.url,), CIRCUIT_VALUES[upstream.breaker.state(now)])
             opened.add_metric((upstream.url,), upstream.breaker.times_opened)
         yield circuits

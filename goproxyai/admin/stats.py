@@ -72,7 +72,7 @@ class Stats:
             "misses": counters.misses,
             "bypasses": counters.bypasses,
             "coalesced": counters.coalesced,
-            "stale_if_error": counters.rescues,
+            "stale_if_error": counters.stale_served,
             "flights": len(self.sources.flights),
             "stores": store.stores,
             "evictions": store.evictions,
@@ -88,5 +88,5 @@ class Stats:
                 "circuit": upstream.breaker.state(now).value,
                 "opened": upstream.breaker.times_opened,
             }
-            for upstream in self.sources.upstreams.each
+            for upstream in self.sources.upstreams.all
         ]

@@ -25,7 +25,7 @@ class Entry:
 
     :ivar key: 32 bytes, made by :func:`~.key.cache_key`.
     :ivar head: status line and header lines. The last line is the name of the request ID field
-        without a value, see :func:`goproxyai.proxy.replay.stored_lines`.
+        without a value, see :func:`goproxyai.proxy.response_head.stored_lines`.
     :ivar body: the whole body as received, possibly compressed.
     :ivar stored_at: monotonic seconds.
     :ivar expires_at: monotonic seconds.

@@ -78,7 +78,7 @@ class Maintenance(Service):
 
     def _step_breakers(self) -> None:
         now = self.clock.seconds()
-        for upstream in self.upstreams.each:
+        for upstream in self.upstreams.all:
             upstream.breaker.advance(now)
 
     def _evict(self) -> None:

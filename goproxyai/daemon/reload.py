@@ -2,7 +2,7 @@
 
 1. All or nothing: an invalid value leaves all settings as they are, and is logged as one line.
 2. The changes are applied in one turn of the reactor, from the next request on. Requests in
-   progress keep their settings; of the waits for upstream, those that start later are changed.
+   progress keep their settings, and a timeout that has started keeps its duration.
 3. Settings that cannot change without a restart are named at each reload until the restart.
 4. A reload during the stop is refused.
 """
@@ -59,7 +59,7 @@ def apply_settings(daemon: Daemon, settings: Settings, prices: Prices | None = N
     access_log = daemon.context.access_log
     if prices is not None:
         daemon.context.counters.tokens.prices = prices
-    daemon.admission.limit(settings.rate_limit)
+    daemon.admission.set_rate(settings.rate_limit)
     daemon.admission.trust(settings.trusted_proxies)
     access_log.slow = settings.log_slow
     access_log.sample = settings.log_sample

@@ -153,7 +153,7 @@ class RelayAgent:
         method: bytes,
         head: bytes,
         body: bytes | IBodyProducer | None,
-        framed: bool,
+        has_length: bool,
         receiver: ResponseReceiver,
     ) -> Cancellable:
         """Send a request, and report its response or failure to *receiver*.
@@ -163,13 +163,13 @@ class RelayAgent:
 
         :param route: from :meth:`route`.
         :param head: the result of :meth:`.Route.head` and further header lines, without the blank
-            line, and without the framing of a body whose *framed* is false.
-        :param framed: whether *head* contains the body's ``Content-Length``.
+            line, and without the framing of a body that has none yet.
+        :param has_length: whether *head* contains the ``Content-Length`` of *body*.
         """
         connection = self.pool.take(route.origin)
         if connection is None:
-            return _PendingRequest(self._connect(route), (method, head, body, framed, receiver))
-        connection.send(method, head, body, framed, receiver)
+            return _PendingRequest(self._connect(route), (method, head, body, has_length, receiver))
+        connection.send(method, head, body, has_length, receiver)
         return connection
 
     def request(  # type: ignore[override]  # accepts more types than IAgent
@@ -188,14 +188,14 @@ class RelayAgent:
         if isinstance(headers, WebHeaders):
             headers = [(n, v) for n, values in headers.getAllRawHeaders() for v in values]
         block = serialize_headers(headers or ())
-        framed = b"\r\ncontent-length:" in b"\r\n" + block.lower()
+        has_length = b"\r\ncontent-length:" in b"\r\n" + block.lower()
         receiver = _DeferredReceiver()
         end_of_origin = uri.find(b"/", len(b"https://"))
         if end_of_origin < 0:
             end_of_origin, uri = len(uri), uri + b"/"
         route = self.route(uri[:end_of_origin])
         head = route.head(method, uri[end_of_origin:]) + block
-        receiver.sending = self.relay(route, method, head, bodyProducer, framed, receiver)
+        receiver.sending = self.relay(route, method, head, bodyProducer, has_length, receiver)
         return receiver.response
 
     def _connect(self, route: Route) -> Deferred[Any]:

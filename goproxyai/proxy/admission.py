@@ -23,7 +23,7 @@ SWEEP_SLICE = 5_000
 
 
 class Admission:
-    """Names clients, and holds each to its rate.
+    """Finds the client of each request, and limits its rate.
 
     :param per_minute: tokens per minute and client; 0 turns the limit off.
     :param trusted: peers whose ``X-Forwarded-For`` is believed.
@@ -40,7 +40,7 @@ class Admission:
         self._sweeping = False
         self._started = False
 
-    def limit(self, per_minute: int) -> None:
+    def set_rate(self, per_minute: int) -> None:
         """Change the rate of every client; 0 turns the limit off.
 
         Without a limit the buckets are refilled as before until all are full and dropped.
@@ -92,8 +92,8 @@ class Admission:
         forwarded_for = exchange.get(b"x-forwarded-for")
         return client_address(exchange.connection.peer, forwarded_for, self._trusted)
 
-    def wait(self, client: str) -> float:
-        """Take a token for *client*; returns 0.0, or the seconds until there is a token."""
+    def take_token(self, client: str) -> float:
+        """Take a token; returns 0.0, or the seconds until *client* has a token again."""
         if not self.per_minute:
             return 0.0
         return self.buckets.take(bucket_key(client))

@@ -1,4 +1,4 @@
-"""What becomes of subscribers that a flight leaves behind."""
+"""Continue the responses of subscribers that have fallen behind their flight."""
 
 from __future__ import annotations
 

@@ -376,7 +376,7 @@ class Flight:
         self._end("left")
 
     def _detach_all(self) -> list[Subscriber]:
-        """End the flight; returns its subscribers, which the caller answers for good."""
+        """End the flight; returns its subscribers, whose responses the caller completes."""
         subscribers = self._subscribers.keep_only(None)
         self._end()
         return subscribers

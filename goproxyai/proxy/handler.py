@@ -44,7 +44,7 @@ class ProxyHandler:
         try:
             if context.access_log.tracer is not None:
                 exchange.trace = context.access_log.tracer.begin(exchange)
-            wait = admission.wait(client)
+            wait = admission.take_token(client)
             if wait:
                 context.counters.limited += 1
                 send_rate_limited(exchange, rate_limit_headers(admission.per_minute, wait))
@@ -84,7 +84,7 @@ class ProxyHandler:
             self.fail(exchange, client, proxy_error_for(Failure()))
 
     def fail(self, exchange: Exchange, client: str, error: ProxyError) -> None:
-        """Answer with one of the proxy's own errors, or break off an answer that has begun."""
+        """Answer with one of the proxy's own errors, or break off a response that has begun."""
         if exchange.over:
             return
         ending = fail_exchange(exchange, error)

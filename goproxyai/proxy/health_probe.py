@@ -42,7 +42,7 @@ class HealthProbe:
         self._upstreams = upstreams
         self._path = path
         self.pending: dict[Upstream, Deferred[Response]] = {}
-        self._failures = dict.fromkeys(upstreams.each, 0)
+        self._failures = dict.fromkeys(upstreams.all, 0)
         self._loop = LoopingCall(self.probe_all)
         self._loop.clock = clock
 
@@ -57,7 +57,7 @@ class HealthProbe:
 
     def probe_all(self) -> None:
         """Send a probe to each upstream; one that is still pending has failed."""
-        for upstream in self._upstreams.each:
+        for upstream in self._upstreams.all:
             late = self.pending.pop(upstream, None)
             if late is not None:
                 late.cancel()

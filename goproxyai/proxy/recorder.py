@@ -35,7 +35,7 @@ class Recorder:
     """
 
     __slots__ = (
-        "_max_bytes", "_pace", "_reserved", "_response", "_seconds", "_store", "active", "pieces",
+        "_max_bytes", "_reserved", "_response", "_seconds", "_store", "_timing", "active", "pieces",
         "size",
     )  # fmt: skip
 
@@ -43,7 +43,7 @@ class Recorder:
         self._store = store
         self._response = response
         self._seconds = seconds
-        self._pace = StreamTiming(seconds()) if is_event_stream(response.fields) else None
+        self._timing = StreamTiming(seconds()) if is_event_stream(response.fields) else None
         self._max_bytes = store.max_entry_bytes
         length = response.length
         self.active = not (isinstance(length, int) and length > self._max_bytes)
@@ -63,8 +63,8 @@ class Recorder:
         self.size += size
         self._reserved += size + PIECE_OVERHEAD_BYTES
         self.pieces.append(data)
-        if self._pace is not None:
-            self._pace.add(self._seconds(), size)
+        if self._timing is not None:
+            self._timing.add(self._seconds(), size)
         return True
 
     def drop(self) -> None:
@@ -91,11 +91,11 @@ class Recorder:
         :returns: whether the response is stored.
         """
         timing = None
-        if self._pace is not None:
+        if self._timing is not None:
             end = stream_end(self._response.fields, body)
             if end is StreamEnd.FAILED or (end is StreamEnd.UNMARKED and not framed):
                 return False
-            timing = self._pace.packed()
+            timing = self._timing.packed()
         elif not framed:
             return False
         return _store(self._store, miss, self._response, body, usage, self._seconds(), timing)

@@ -1,4 +1,4 @@
-"""Answers from the cache, and the rest of answers whose body is already complete."""
+"""Write stored responses, and the rest of responses whose body is already complete."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def answer_stale(
 
     :param cause: how upstream failed, for the log.
     """
-    context.counters.rescues += 1
+    context.counters.stale_served += 1
     outcome = RequestOutcome(CacheOutcome.STALE, detail=cause, usage_source=entry)
     _replay_entry(context, exchange, client, entry, outcome, "stale-if-error")
 

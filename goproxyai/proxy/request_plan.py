@@ -44,7 +44,7 @@ class ProxyOptions:
 
     first_upstream: Upstream
     shared_namespaces: tuple[str, ...] = ()
-    coalesce: str = "is_deterministic"
+    coalesce: str = "deterministic"
     ttl: float = 0.0
     max_ttl: float = 0.0
     retry_status: frozenset[int] = frozenset()

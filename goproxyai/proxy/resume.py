@@ -1,8 +1,8 @@
 """Continue a response in the middle of its body, with an upstream request of its own.
 
 A subscriber that single flight detaches has part of a body. The request is sent again; the part
-that the client has is compared by digest and skipped. If it differs, as a model's answer may, the
-client's connection is broken off: parts of different responses are never joined.
+that the client has is compared by digest and skipped. If it differs, as a model's completion may,
+the client's connection is broken off: parts of different responses are never joined.
 """
 
 from __future__ import annotations

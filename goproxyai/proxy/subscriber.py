@@ -108,9 +108,10 @@ class Subscriber:
         """
         exchange = self.exchange
         has_length = b"content-length" in response.fields
-        framed = has_length and self.is_leader
+        # Only the leader's head keeps the Content-Length line of the response.
+        head_has_length = has_length and self.is_leader
         exchange.start_response(
-            response.code, head, response.length if has_length else None, framed
+            response.code, head, response.length if has_length else None, head_has_length
         )
         exchange.register_producer(self)
         self.first_byte_seconds = self._context.seconds() - exchange.started_at

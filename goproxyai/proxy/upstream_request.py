@@ -1,8 +1,8 @@
 """One request to an upstream: sent, and sent again where a repetition is safe.
 
 :mod:`goproxyai.upstream.retries` decides what may be repeated, :mod:`.upstreams` chooses the
-upstream. The circuit breaker of an upstream is told here whether a response arrived. Clients'
-behaviour never counts.
+upstream. The circuit breaker of the upstream is told here whether a response arrived. A request
+that the client cancels counts neither as a success nor as a failure.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from goproxyai.upstream.retries import (
 STALE_IF_ERROR_STATUSES = frozenset((500, 502, 503, 504))
 """Statuses that a stale entry may replace (RFC 5861 §4)."""
 
-_SAME_UPSTREAM_IS_USELESS = (UpstreamTimeout, ConnectTimeout, DeferredTimeout, VerificationError)
+_RECURRING_FAILURES = (UpstreamTimeout, ConnectTimeout, DeferredTimeout, VerificationError)
 """Connect failures that the same upstream would repeat, or that have taken long enough."""
 
 
@@ -239,7 +239,7 @@ class UpstreamRequest:
             response.abort()
             return
         try:
-            if response.code < 400 or self._is_relayed(response):
+            if response.code < 400 or not self._replace_error(response):
                 owner.response_began(response)
         except Exception:  # a 407, or a defect: the client must not wait indefinitely
             response.abort()
@@ -259,16 +259,17 @@ class UpstreamRequest:
                 breaker.release_probe()  # the upstream answered other requests meanwhile
         else:
             breaker.record_failure(now, self._probe)
-        if cause is None or not self._repeat(cause, reason, now, None):
+        if cause is None or not self._schedule_retry(cause, reason, now, None):
             self._give_up(reason)
 
     def _give_up(self, reason: Failure) -> None:
         self._stop_retrying()
         self.owner.upstream_failed(proxy_error_for(reason))
 
-    def _is_relayed(self, response: Response) -> bool:
-        """Return whether an error response goes to the client.
+    def _replace_error(self, response: Response) -> bool:
+        """Retry after an error response, or answer with a stale entry instead.
 
+        :returns: whether the error response is replaced, and must not go to the client.
         :raises ConnectRefused: for a 407, which asks the proxy and not the client for credentials.
         """
         if response.code == 407:
@@ -276,18 +277,18 @@ class UpstreamRequest:
         context = self._context
         if response.code in context.options.current.retry_status:
             after = parse_retry_after(response.fields.get(b"retry-after"))
-            if self._repeat(RetryCause.STATUS, None, context.seconds(), after):
+            if self._schedule_retry(RetryCause.STATUS, None, context.seconds(), after):
                 response.abort()
-                return False
+                return True
         if response.code in STALE_IF_ERROR_STATUSES:
             if self.owner.answer_stale(f"upstream answered {response.code}"):
                 response.abort()
-                return False
-        return True
+                return True
+        return False
 
     # Retries.
 
-    def _repeat(
+    def _schedule_retry(
         self, cause: RetryCause, reason: Failure | None, now: float, after: float | None
     ) -> bool:
         """Schedule another attempt where it is safe; returns whether it did.
@@ -300,10 +301,8 @@ class UpstreamRequest:
         if self.attempts >= MAX_ATTEMPTS or not may_retry(cause, exchange.method, replayable):
             return False
         retry = self._retry = self._retry or RetryState()
-        useless = (
-            reason is not None and cause is RetryCause.CONNECT and _same_upstream_is_useless(reason)
-        )
-        retry.not_before[self._upstream] = inf if useless else now + (after or 0.0)
+        recurs = cause is RetryCause.CONNECT and reason is not None and _would_recur(reason)
+        retry.not_before[self._upstream] = inf if recurs else now + (after or 0.0)
         upstream = context.upstreams.choose_for_retry(retry.not_before)
         if upstream is None:
             return False
@@ -335,8 +334,9 @@ class UpstreamRequest:
         self._give_up(Failure(UpstreamTimeout("the response head")))
 
 
-def _same_upstream_is_useless(reason: Failure) -> bool:
+def _would_recur(reason: Failure) -> bool:
+    """Return whether the same upstream would fail to connect once more."""
     exception = reason.value
     if isinstance(exception, ConnectRefused):
         return exception.status < 500
-    return reason.check(*_SAME_UPSTREAM_IS_USELESS) is not None
+    return reason.check(*_RECURRING_FAILURES) is not None

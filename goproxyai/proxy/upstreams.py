@@ -38,26 +38,26 @@ class Upstream:
 class Upstreams:
     """All upstreams.
 
-    :ivar each: at least one, in order of preference.
+    :ivar all: at least one, in order of preference.
     :ivar first: the preferred one.
     """
 
-    __slots__ = ("each", "first")
+    __slots__ = ("all", "first")
 
-    def __init__(self, each: tuple[Upstream, ...]) -> None:
-        self.each = each
-        self.first = each[0]
+    def __init__(self, upstreams: tuple[Upstream, ...]) -> None:
+        self.all = upstreams
+        self.first = upstreams[0]
 
     def reachable(self, now: float) -> bool:
         """Return whether a request would be sent to any upstream now."""
-        return any(upstream.breaker.state(now) is not CircuitState.OPEN for upstream in self.each)
+        return any(upstream.breaker.state(now) is not CircuitState.OPEN for upstream in self.all)
 
     def choose(self, now: float) -> Upstream:
         """Return the upstream for a request.
 
         :raises ProxyError: ``circuit_open``.
         """
-        for upstream in self.each:
+        for upstream in self.all:
             if upstream.breaker.admit(now):
                 return upstream
         raise self.refusal(now)
@@ -68,7 +68,7 @@ class Upstreams:
         :param not_before: for each tried upstream, the earliest time of the next attempt; infinity
             forbids one.
         """
-        closed = [upstream for upstream in self.each if upstream.breaker.closed]
+        closed = [upstream for upstream in self.all if upstream.breaker.closed]
         untried = next((upstream for upstream in closed if upstream not in not_before), None)
         if untried is not None:
             return untried
@@ -77,7 +77,7 @@ class Upstreams:
 
     def refusal(self, now: float) -> ProxyError:
         """Return the error for a request while every circuit is open."""
-        wait = min(upstream.breaker.seconds_until_retry(now) for upstream in self.each)
+        wait = min(upstream.breaker.seconds_until_retry(now) for upstream in self.all)
         return ProxyError(
             "circuit_open",
             "Upstream has failed too often in the last seconds, so no requests are sent to it for "

@@ -1,4 +1,4 @@
-"""Meters upstream's answers: their token usage, and the gaps in event streams."""
+"""Measure upstream's responses: their token usage, and the gaps in event streams."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from goproxyai.http11.response import Response
 from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.telemetry.counters import Counters
 from goproxyai.usage.scanner import UsageScanner, usage_of
-from goproxyai.usage.usage import UnreadAnswer, Usage, UsageSource
+from goproxyai.usage.usage import UnreadResponse, Usage, UsageSource
 
 MAX_UNREAD_BYTES: Final = 8 * 1024
-"""The largest answer that is read with the batch of its event; a full batch holds 2 MB of them."""
+"""The largest response that is read with the batch of its event; a full batch holds 2 MB."""
 
 
 class UsageMeter:
-    """Meters one answer that arrives in pieces.
+    """Measures one response that arrives in pieces.
 
     :param seconds: the monotonic clock.
-    :param scanner: ``None`` if the answer reports no usage.
-    :ivar streamed: the answer is an event stream.
+    :param scanner: ``None`` if the response reports no usage.
+    :ivar streamed: the response is an event stream.
     """
 
     __slots__ = ("_counters", "_last_read", "_scanner", "_seconds", "streamed")
@@ -40,7 +40,7 @@ class UsageMeter:
         self._scanner = scanner
 
     def add(self, data: bytes) -> None:
-        """Meter the next piece of the answer."""
+        """Measure the next piece of the response."""
         if self.streamed:
             now, last = self._seconds(), self._last_read
             self._last_read = now
@@ -50,12 +50,12 @@ class UsageMeter:
             self._scanner.add(data)
 
     def finish(self) -> Usage | None:
-        """The answer is complete: count and return its usage, ``None`` if it reports none."""
+        """The response is complete: count and return its usage, ``None`` if it reports none."""
         scanner, self._scanner = self._scanner, None
         return None if scanner is None else _count(self._counters, scanner.usage())
 
     def abandon(self, reason: str) -> None:
-        """The answer will not complete; after :meth:`finish` this does nothing.
+        """The response will not complete; after :meth:`finish` this does nothing.
 
         :param reason: one of :data:`~goproxyai.usage.totals.UNKNOWN_REASONS`.
         """
@@ -65,14 +65,14 @@ class UsageMeter:
 
 
 def reports_usage(plan: RequestPlan, response: Response) -> bool:
-    """Whether the answer is one that upstream bills by usage."""
+    """Whether the response is one that upstream bills by usage."""
     return plan.generates and 200 <= response.code < 300
 
 
 def meter_of(
     counters: Counters, plan: RequestPlan, response: Response, seconds: Callable[[], float]
 ) -> UsageMeter | None:
-    """Return the meter of an answer that arrives in pieces, ``None`` if there is nothing to meter.
+    """Return the meter of a response that arrives in pieces, ``None`` if there is nothing to meter.
 
     :param seconds: the monotonic clock.
     """
@@ -84,18 +84,18 @@ def meter_of(
 
 
 def usage_source_of(counters: Counters, response: Response, body: bytes) -> UsageSource | None:
-    """Return the usage source of an answer that arrived in one read, and :func:`reports_usage`.
+    """Return the usage source of a response that arrived in one read, and :func:`reports_usage`.
 
-    A short answer is read and counted with the batch of its event
+    A short response is read and counted with the batch of its event
     (:mod:`goproxyai.telemetry.aggregate`); a long or coded one is read and counted now.
     """
     if len(body) <= MAX_UNREAD_BYTES and b"content-encoding" not in response.fields:
-        return UnreadAnswer(body)
+        return UnreadResponse(body)
     return record_usage(counters, response, body)
 
 
 def record_usage(counters: Counters, response: Response, body: bytes) -> Usage | None:
-    """Read, count and return the usage of a complete answer, ``None`` if it reports none."""
+    """Read, count and return the usage of a complete response, ``None`` if it reports none."""
     return _count(counters, usage_of(response.fields, body))
 
 

@@ -56,7 +56,7 @@ class Ticker:
             self._loop.stop()
 
     def check_deadlines(self) -> None:
-        """Call ``tick`` on everything watched; the loop does so every :data:`TICK` seconds."""
+        """Call ``tick`` on everything watched; the loop does so every :data:`TICK_SECONDS`."""
         now = self.now = self.clock.seconds()
         for each in tuple(self.watched):
             try:

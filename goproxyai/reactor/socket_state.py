@@ -1,4 +1,4 @@
-"""Questions to a transport's socket that Twisted's transports do not answer.
+"""The state of a transport's socket that Twisted's transports do not report.
 
 A TLS transport is a layer over the socket's transport. The functions here find the socket below.
 """

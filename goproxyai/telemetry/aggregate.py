@@ -15,7 +15,7 @@ from goproxyai.telemetry.counters import Counters, Durations, FinishedRequests
 from goproxyai.telemetry.outcome import SAVED_OUTCOMES, CacheOutcome, Ending
 from goproxyai.telemetry.records import Columns, OutcomeColumns
 from goproxyai.usage.totals import UsageTotals
-from goproxyai.usage.usage import UnreadAnswer
+from goproxyai.usage.usage import UnreadResponse
 
 
 class _Kind(NamedTuple):
@@ -110,15 +110,15 @@ def _count_forwarded_times(
 
 
 def _count_usage(totals: UsageTotals, outcomes: OutcomeColumns, caches: set[CacheOutcome]) -> None:
-    """Read and count the unread answers of upstream, and count what the cache saved.
+    """Read and count the unread responses of upstream, and count what the cache saved.
 
-    Other usage of forwarded requests was counted when their answers ended
+    Other usage of forwarded requests was counted when their responses ended
     (:mod:`goproxyai.proxy.usage_meter`).
     """
     saved = outcomes.usage_source
     if not caches <= SAVED_OUTCOMES:
-        unread = [source for source in outcomes.usage_source if type(source) is UnreadAnswer]
-        totals.add_used([answer.usage() for answer in unread])
+        unread = [source for source in outcomes.usage_source if type(source) is UnreadResponse]
+        totals.add_used([source.usage() for source in unread])
         each = zip(outcomes.usage_source, outcomes.cache, strict=True)
         saved = tuple([source for source, cache in each if cache in SAVED_OUTCOMES])
     for source, count in Counter(saved).items():

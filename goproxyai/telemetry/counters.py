@@ -27,7 +27,7 @@ MAX_OUTCOMES: Final = 2_000
 """Combinations of route, method, status and cache label that are counted separately."""
 
 CLIENT_CLOSED_REQUEST: Final = 499
-"""The status that is logged if the client left before the answer began."""
+"""The status that is logged if the client left before the response began."""
 
 _ROUTES: Final = frozenset(ROUTES)
 _METHODS: Final = {
@@ -53,11 +53,12 @@ class FinishedRequests:
     :ivar outcomes: by route, method, status and cache label; at most :data:`MAX_OUTCOMES`
         combinations.
     :ivar statuses: by the first digit of the status.
-    :ivar errors: the proxy's own answers, by code.
-    :ivar client_gone: clients that left before the end of their answer.
-    :ivar cut: answers that upstream broke off.
+    :ivar errors: the proxy's own error responses, by code.
+    :ivar client_gone: clients that left before the end of their response.
+    :ivar cut: responses that upstream broke off.
     :ivar slow: see :class:`~.access_log.AccessLog`.
-    :ivar bytes_in: of request bodies. :ivar bytes_out: of answer bodies.
+    :ivar bytes_in: of request bodies.
+    :ivar bytes_out: of response bodies.
     """
 
     def __init__(self) -> None:
@@ -86,9 +87,9 @@ class FinishedRequests:
 class Durations:
     """Durations of requests and their parts.
 
-    :ivar request: from the head of the request to the end of the answer, by cache outcome.
-    :ivar first_byte: from the head to the first byte of the answer, of forwarded requests.
-    :ivar upstream: from sending the request upstream to the head of upstream's answer.
+    :ivar request: from the head of the request to the end of the response, by cache outcome.
+    :ivar first_byte: from the head to the first byte of the response, of forwarded requests.
+    :ivar upstream: from sending the request upstream to the head of upstream's response.
     :ivar overhead: ``first_byte`` less ``upstream``.
     :ivar stream_gap: between two reads of an event stream from upstream.
     """
@@ -105,15 +106,17 @@ class Counters:
     """Everything that is counted.
 
     :ivar requests: received, system endpoints included.
-    :ivar hits: answered from the cache. :ivar misses: cacheable, but forwarded.
-    :ivar coalesced: answered by the upstream request of another.
-    :ivar rescues: answered with an expired entry, since upstream failed.
+    :ivar hits: answered from the cache.
+    :ivar misses: cacheable, but forwarded.
+    :ivar coalesced: answered by the upstream request of another client.
+    :ivar stale_served: answered with an expired entry, since upstream failed.
     :ivar bypasses: forwarded without a cache look-up.
-    :ivar forwarded: upstream requests, retries included. :ivar retries: by cause.
+    :ivar forwarded: upstream requests, retries included.
+    :ivar retries: by cause.
     :ivar limited: refused by the rate limit.
     :ivar open_streams: event streams that are being sent to clients.
     :ivar connections: of clients.
-    :ivar tokens: of answers.
+    :ivar tokens: of responses.
     """
 
     def __init__(self) -> None:
@@ -121,7 +124,7 @@ class Counters:
         self.hits = 0
         self.misses = 0
         self.coalesced = 0
-        self.rescues = 0
+        self.stale_served = 0
         self.bypasses = 0
         self.forwarded = 0
         self.retries = {cause.value: 0 for cause in RetryCause}

@@ -25,7 +25,8 @@ class Batch(NamedTuple):
     """What applies to all events that are written together.
 
     :ivar offset: reactor seconds + offset = Unix time.
-    :ivar slow: and :ivar sample: see :class:`~.access_log.AccessLog`.
+    :ivar slow: see :class:`~.access_log.AccessLog`.
+    :ivar sample: see :class:`~.access_log.AccessLog`.
     """
 
     offset: float
@@ -39,7 +40,7 @@ class Event(NamedTuple):
     The fields are those of :class:`~.records.RecordColumns` and :class:`~.outcome.RequestOutcome`;
     the usage stands in the place of its source.
 
-    :ivar usage: tokens of a complete answer, if the answer reports them.
+    :ivar usage: tokens of a complete response, if the response reports them.
     """
 
     began: float
@@ -69,7 +70,7 @@ class Event(NamedTuple):
 
     @property
     def waited(self) -> float:
-        """Seconds until the first byte of the answer, or until the end if there was none."""
+        """Seconds until the first byte of the response, or until the end if there was none."""
         return self.seconds if self.first_byte_seconds < 0 else self.first_byte_seconds
 
     @property
@@ -123,8 +124,8 @@ Write = Callable[[list[Event], Batch], None]
 class Milliseconds(msgspec.Struct, omit_defaults=True):
     """The log's field ``ms``.
 
-    :ivar upstream: to the head of upstream's answer. :ivar proxy: the rest of the time to the first
-        byte.
+    :ivar upstream: to the head of upstream's response.
+    :ivar proxy: the rest of the time to the first byte.
     """
 
     total: float

@@ -14,7 +14,9 @@ BOUNDS_SECONDS: Final = tuple(0.0001 * 2**step for step in range(24))
 class Histogram:
     """Durations in doubling buckets: a percentile is right within a factor of two.
 
-    :ivar count: of durations. :ivar total: their sum in seconds. :ivar longest: seconds.
+    :ivar count: number of durations.
+    :ivar total: their sum in seconds.
+    :ivar longest: the longest in seconds.
     """
 
     def __init__(self) -> None:
@@ -60,15 +62,15 @@ class Histogram:
         return merged
 
     def counts(self) -> tuple[int, ...]:
-        """Return the durations of each bucket; the last bucket has no upper bound."""
+        """Return the number of durations in each bucket; the last one has no upper bound."""
         return tuple(self._buckets)
 
     def cumulative(self) -> list[tuple[float, int]]:
-        """Return, of each bucket but the last, its upper bound and the durations up to it."""
+        """Return the upper bound and the cumulative count of each bucket except the last."""
         return list(zip(BOUNDS_SECONDS, accumulate(self._buckets), strict=False))
 
     def percentile(self, share: float) -> float:
-        """Return the bound in seconds up to which *share* (0 to 1) of the durations are."""
+        """Return the bound in seconds below which *share* (0 to 1) of the durations are."""
         wanted = share * self.count
         seen = 0
         for bound, number in zip(BOUNDS_SECONDS, self._buckets, strict=False):
@@ -90,7 +92,7 @@ class Histogram:
 
 
 def percentile(counts: Sequence[int], share: float) -> float | None:
-    """Return the seconds up to which *share* (0 to 1) of the durations are; ``None`` without any.
+    """Return the seconds below which *share* (0 to 1) of the durations are; ``None`` without any.
 
     The durations of a bucket are taken as evenly spread over it.
 

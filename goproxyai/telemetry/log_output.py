@@ -68,9 +68,9 @@ class LogOutput:
         self._opened = opened
         self._stream: TextIO | None = None
         self._as_json = as_json
-        self.limit(level)
+        self.set_level(level)
 
-    def limit(self, level: str) -> None:
+    def set_level(self, level: str) -> None:
         """Write only events of *level* and above from now on."""
         self._level = LogLevel.levelWithName(level)
         self.wants_requests = self._level <= LogLevel.info

@@ -7,23 +7,14 @@ from typing import Final, NamedTuple
 
 from goproxyai.usage.usage import UsageSource
 
-__all__ = [
-    "SAVED_OUTCOMES",
-    "CacheOutcome",
-    "Ending",
-    "RequestOutcome",
-    "UsageSource",
-    "hit_outcome",
-]
-
 
 class CacheOutcome(StrEnum):
     """How the cache took part in a request.
 
-    :cvar HIT: the answer is a fresh cache entry.
+    :cvar HIT: the response is a fresh cache entry.
     :cvar MISS: the request may be answered from the cache, and was forwarded.
-    :cvar COALESCED: the answer is that of another client's upstream request.
-    :cvar STALE: the answer is an expired cache entry, since upstream failed.
+    :cvar COALESCED: the response is that of another client's upstream request.
+    :cvar STALE: the response is an expired cache entry, since upstream failed.
     :cvar BYPASS: the request may not be answered from the cache, and was forwarded.
     :cvar NONE: the request never reached the cache.
     """
@@ -41,7 +32,7 @@ SAVED_OUTCOMES: Final = frozenset((CacheOutcome.HIT, CacheOutcome.COALESCED, Cac
 
 
 class Ending(StrEnum):
-    """How an answer ended.
+    """How a response ended.
 
     :cvar COMPLETE: the client got all of it.
     :cvar CLIENT_GONE: the client closed its connection before the end.
@@ -57,14 +48,14 @@ class RequestOutcome(NamedTuple):
     """What happened to a request.
 
     :ivar bypass_reason: why the cache was bypassed (``path``, ``header``, ...), else empty.
-    :ivar code: error code of the proxy's own answer, a key of :data:`goproxyai.errors.STATUS`.
+    :ivar code: error code of the proxy's own response, a key of :data:`goproxyai.errors.STATUS`.
     :ivar detail: cause of an error, for operators; contains no secret.
-    :ivar upstream_seconds: from sending the request upstream to the head of upstream's answer;
+    :ivar upstream_seconds: from sending the request upstream to the head of upstream's response;
         negative if there was none.
-    :ivar upstream_request_id: ``x-request-id`` of upstream's answer.
-    :ivar first_byte_seconds: from the head of the request to the first byte of the answer; negative
-        if the answer was written at once, or there was none.
-    :ivar usage_source: tells the tokens of a complete answer.
+    :ivar upstream_request_id: ``x-request-id`` of upstream's response.
+    :ivar first_byte_seconds: from the head of the request to the first byte of the response;
+        negative if the response was written at once, or there was none.
+    :ivar usage_source: tells the tokens of a complete response.
     """
 
     cache: CacheOutcome = CacheOutcome.NONE

@@ -20,8 +20,9 @@ class RecordColumns(NamedTuple):
     :ivar began: reactor seconds, when the head of the request was complete.
     :ivar path: redacted target, see :func:`goproxyai.messages.redaction.redacted_target`.
     :ivar client: address.
-    :ivar bytes_in: of the request's body. :ivar bytes_out: of the answer's body.
-    :ivar seconds: from the head of the request to the end of the answer.
+    :ivar bytes_in: of the request's body.
+    :ivar bytes_out: of the response's body.
+    :ivar seconds: from the head of the request to the end of the response.
     :ivar request_id: see :mod:`goproxyai.proxy.request_id`.
     :ivar trace: a :class:`~.trace_protocol.Trace`, if requests are traced.
     """

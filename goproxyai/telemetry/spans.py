@@ -7,7 +7,7 @@
    with ``goproxyai.``.
 3. A span contains nothing of headers and bodies but the model's name and the tokens, and of the
    target only the path.
-4. Tokens of forwarded requests are ``gen_ai.usage.*``. Tokens of answers without an upstream
+4. Tokens of forwarded requests are ``gen_ai.usage.*``. Tokens of responses without an upstream
    request are ``goproxyai.spared.*``, so that sums of the former match upstream's bill.
 """
 
@@ -76,13 +76,14 @@ def request_kind(method: bytes, path: str) -> RequestKind:
 class RequestTrace:
     """The trace of one request: a :class:`~.trace_protocol.Trace`.
 
-    :param span: of the request. :param parent: the client's span, if it sent one.
+    :param span: of the request.
+    :param parent: the client's span, if the client sent one.
     :param sampled: the request becomes a span.
     :param generates: the request asks for a model.
     :ivar model: that the request asks for.
     :ivar read_at: reactor seconds when the body was complete; negative if it came with the head.
     :ivar attempts: time and upstream URL of each upstream request.
-    :ivar leader: span of the request whose answer this one shares.
+    :ivar leader: span of the request whose response this one shares.
     """
 
     __slots__ = (
@@ -126,7 +127,7 @@ class RequestTrace:
         return header_line(self.span)
 
     def coalesced(self, leader: RequestTrace | None) -> None:
-        """Note that the request waits for the answer to another."""
+        """Note that the request waits for the response to another request."""
         if leader is not None:
             self.leader = leader.span
 
@@ -160,7 +161,7 @@ def _nanoseconds(seconds: float) -> int:
 
 
 def _is_unanswered(event: Event) -> bool:
-    """Whether the client left before the answer began."""
+    """Whether the client left before the response began."""
     return event.ending is Ending.CLIENT_GONE and event.status == CLIENT_CLOSED_REQUEST
 
 

@@ -92,7 +92,7 @@ def backoff_seconds(attempts: int, chance: float, retry_after: float | None = No
 
 
 def parse_retry_after(value: bytes | None) -> float | None:
-    """Return the seconds of ``Retry-After`` (RFC 9110 §10.2.3); ``None`` for a date or junk."""
+    """Return the seconds of ``Retry-After`` (RFC 9110 §10.2.3); ``None`` for a date."""
     if value is None or not value.strip().isdigit() or len(value) > 10:
         return None
     return float(value)

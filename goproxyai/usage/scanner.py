@@ -1,6 +1,6 @@
-"""Reads the usage of an answer while it passes, in any pieces and any content coding.
+"""Reads the usage of a response while it passes, in any pieces and any content coding.
 
-The scanner keeps less than twice :data:`~.usage.TAIL_BYTES` of an answer of any length.
+The scanner keeps less than twice :data:`~.usage.TAIL_BYTES` of a response of any length.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from goproxyai.usage.usage import (
 )
 
 MAX_INFLATED_BYTES: Final = 16 * 1024 * 1024
-"""A compressed answer that is longer has no usage."""
+"""A compressed response that is longer has no usage."""
 
 _OVERLAP_BYTES = MAX_MODEL_CHARACTERS + 24  # `"model": "..."` that is split between two pieces
 _MAX_PIECES = 256
@@ -30,9 +30,10 @@ _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 
 
 def usage_of(fields: Fields, body: bytes) -> Usage | None:
-    """Return the usage of a complete answer, ``None`` if it has none.
+    """Return the usage of a complete response, ``None`` if it has none.
 
-    :param fields: of the response. :param body: as received.
+    :param fields: of the response.
+    :param body: as received.
     """
     if b"content-encoding" in fields:
         scanner = UsageScanner(fields)
@@ -42,7 +43,7 @@ def usage_of(fields: Fields, body: bytes) -> Usage | None:
 
 
 class UsageScanner:
-    """Searches one answer, piece by piece.
+    """Searches one response, piece by piece.
 
     :param fields: of the response.
     """
@@ -66,7 +67,7 @@ class UsageScanner:
             self._gave_up = True
 
     def add(self, data: bytes) -> None:
-        """Search the next piece of the answer."""
+        """Search the next piece of the response."""
         if self._gave_up:
             return
         if self._inflater is None:

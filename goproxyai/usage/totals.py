@@ -1,4 +1,4 @@
-"""Totals of tokens and their cost: used by upstream's answers, and saved by the cache."""
+"""Totals of tokens and their cost: used by upstream's responses, and saved by the cache."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ MAX_MODELS: Final = 100
 OTHER: Final = "other"
 
 UNKNOWN_REASONS: Final = ("silent", "cut", "left")
-"""Why the usage of an answer is unknown.
+"""Why the usage of a response is unknown.
 
-``silent``: the answer has no usage, or none that can be read. ``cut``: upstream broke off the
-answer. ``left``: the client left before its end.
+``silent``: the response has no usage, or none that can be read. ``cut``: upstream broke off the
+response. ``left``: the client left before its end.
 """
 
 
 class ModelTokens:
     """Tokens of one model by kind, in the order of :data:`KINDS`.
 
-    :ivar used: of upstream's answers.
-    :ivar saved: of answers without an upstream request.
+    :ivar used: of upstream's responses.
+    :ivar saved: of responses without an upstream request.
     """
 
     __slots__ = ("saved", "used")
@@ -43,8 +43,9 @@ class UsageTotals:
 
     :ivar prices: of the tokens that are counted from now on.
     :ivar models: by name, at most :data:`MAX_MODELS` and :data:`OTHER`.
-    :ivar unknown: answers without usage, by :data:`UNKNOWN_REASONS`.
-    :ivar used_cost: of the used tokens of models that have a price. :ivar saved_cost: of the saved.
+    :ivar unknown: responses without usage, by :data:`UNKNOWN_REASONS`.
+    :ivar used_cost: cost of the used tokens, of models that have a price.
+    :ivar saved_cost: cost of the saved tokens, of models that have a price.
     """
 
     def __init__(self, prices: Prices | None = None) -> None:
@@ -55,7 +56,7 @@ class UsageTotals:
         self.saved_cost = 0.0
 
     def add_used(self, usages: Sequence[Usage | None]) -> None:
-        """Count complete answers of upstream; ``None``: an answer without usage."""
+        """Count complete responses of upstream; ``None``: a response without usage."""
         known = [usage for usage in usages if usage is not None]
         self.unknown["silent"] += len(usages) - len(known)
         for model in {usage[0] for usage in known}:
@@ -64,7 +65,7 @@ class UsageTotals:
             self.used_cost += self._add(self._tokens(model).used, Usage(model, *map(sum, numbers)))
 
     def add_saved(self, usage: Usage, count: int) -> None:
-        """Count *count* answers without an upstream request."""
+        """Count *count* responses without an upstream request."""
         model, *numbers = usage
         saved = Usage(model, *[number * count for number in numbers])
         self.saved_cost += self._add(self._tokens(model).saved, saved)
@@ -77,7 +78,7 @@ class UsageTotals:
         return 0.0 if price is None else price.cost(usage)
 
     def add_unknown(self, reason: str) -> None:
-        """Count an answer whose usage is unknown.
+        """Count a response whose usage is unknown.
 
         :param reason: one of :data:`UNKNOWN_REASONS`.
         """

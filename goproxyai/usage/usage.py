@@ -1,14 +1,14 @@
-"""Token usage: the ``usage`` object in OpenAI's JSON answers and event streams.
+"""Token usage: the ``usage`` object in OpenAI's JSON responses and event streams.
 
-1. Usage is read from 2xx answers to POSTs to :data:`GENERATING_PATHS`. A GET that returns a stored
-   completion is not billed again.
+1. Usage is read from 2xx responses to POSTs to :data:`GENERATING_PATHS`. A GET that returns a
+   stored completion is not billed again.
 2. The search starts at the end: the object stands at the end of the document, or in the last event
    of a stream. A ``"usage"`` inside of a string has escaped quotes and does not match. A value that
    is no object or has no counts is skipped.
 3. The names are those of Chat Completions (``prompt_tokens``, ``completion_tokens``) or Responses
    (``input_tokens``, ``output_tokens``). Cached tokens are part of the prompt tokens, reasoning
    tokens part of the completion tokens.
-4. Nothing is guessed: an answer that is cut, has no usage or cannot be read has no usage.
+4. Nothing is guessed: a response that is cut, has no usage or cannot be read has no usage.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import re
 from typing import Any, Final, NamedTuple, Protocol
 
 TAIL_BYTES: Final = 16 * 1024
-"""Bytes at the end of an answer that are searched for its usage."""
+"""Bytes at the end of a response that are searched for its usage."""
 
 MAX_MODEL_CHARACTERS: Final = 100
 
@@ -54,18 +54,20 @@ _decode = json.JSONDecoder().raw_decode
 
 
 class UsageSource(Protocol):
-    """Tells the usage of an answer: a :class:`Usage`, an :class:`UnreadAnswer`, a cache entry."""
+    """Has the usage of a response: a :class:`Usage`, :class:`UnreadResponse` or cache entry."""
 
     def usage(self) -> Usage | None:
-        """Return the usage, ``None`` if the answer has none."""
+        """Return the usage, ``None`` if the response has none."""
 
 
 class Usage(NamedTuple):
-    """The tokens of one answer.
+    """The tokens of one response.
 
-    :ivar model: as the answer names it, else empty.
-    :ivar prompt: tokens of the request. :ivar cached: the part of them that upstream had cached.
-    :ivar completion: tokens of the answer. :ivar reasoning: the part of them that is hidden.
+    :ivar model: as the response names it, else empty.
+    :ivar prompt: tokens of the request.
+    :ivar completion: tokens of the response.
+    :ivar cached: the part of the prompt tokens that upstream had cached.
+    :ivar reasoning: the hidden part of the completion tokens.
     """
 
     model: str
@@ -79,8 +81,8 @@ class Usage(NamedTuple):
         return self
 
 
-class UnreadAnswer:
-    """The body of a complete, uncoded answer whose usage is not read yet.
+class UnreadResponse:
+    """The body of a complete, uncoded response whose usage is not read yet.
 
     Reading waits for the next batch of the access log. The body is released once it is read.
     """
@@ -101,12 +103,12 @@ class UnreadAnswer:
 
 
 def generates(method: bytes, path: bytes) -> bool:
-    """Whether upstream bills the request by the usage in its answer."""
+    """Whether upstream bills the request by the usage in its response."""
     return method == b"POST" and path in GENERATING_PATHS
 
 
 def read_usage(body: bytes) -> Usage | None:
-    """Return the usage of a complete answer without content coding, ``None`` if it has none."""
+    """Return the usage of a complete response without content coding, ``None`` if it has none."""
     tokens = find_tokens(body)
     # `Usage(...)` takes three times as long.
     return None if tokens is None else tuple.__new__(Usage, (find_model(body), *tokens))

@@ -130,7 +130,7 @@ async def test_successful_health_probe_closes_circuit(skewed_harness: ProxyHarne
     probing.probe_all()
     await eventually(
         skewed_harness.reactor,
-        lambda: skewed_harness.daemon.context.upstreams.each[0].breaker.closed,
+        lambda: skewed_harness.daemon.context.upstreams.all[0].breaker.closed,
     )
     assert (await skewed_harness.ask(request("/v1/new"))).status == 401
 
@@ -142,7 +142,7 @@ async def test_failed_health_probes_open_circuit(harness: ProxyHarness, failing:
     assert harness.daemon is not None
     maintenance = harness.daemon.maintenance
     harness.upstream.script(lambda _: True, failing)
-    breaker = harness.daemon.context.upstreams.each[0].breaker
+    breaker = harness.daemon.context.upstreams.all[0].breaker
     for number in range(2 * MIN_REQUESTS):
         assert maintenance.health_probe is not None
         maintenance.health_probe.probe_all()

@@ -33,7 +33,7 @@ DELETE = request("/v1/x", "DELETE")
 
 def upstreams(harness: ProxyHarness) -> tuple[Upstream, ...]:
     assert harness.daemon is not None
-    return harness.daemon.context.upstreams.each
+    return harness.daemon.context.upstreams.all
 
 
 async def start_with_two_upstreams(harness: ProxyHarness, **texts: str) -> tuple[Upstream, ...]:

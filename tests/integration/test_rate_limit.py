@@ -221,7 +221,7 @@ def admission(clock: Any, per_minute: int) -> Admission:
 def burst(one: Admission, client: str = "192.0.2.1") -> int:
     """Return how many requests of *client* are admitted now."""
     count = 0
-    while one.wait(client) == 0:
+    while one.take_token(client) == 0:
         count += 1
     return count
 
@@ -243,11 +243,11 @@ def test_client_is_admitted_after_the_wait_and_not_sooner(per_minute: int) -> No
     clock = Jumpy()
     one = admission(clock, per_minute)
     burst(one)
-    wait = one.wait("192.0.2.1")
+    wait = one.take_token("192.0.2.1")
     clock.run(wait - TICK_SECONDS)
-    assert one.wait("192.0.2.1") == pytest.approx(TICK_SECONDS)
+    assert one.take_token("192.0.2.1") == pytest.approx(TICK_SECONDS)
     clock.run(TICK_SECONDS)
-    assert one.wait("192.0.2.1") == 0
+    assert one.take_token("192.0.2.1") == 0
     one.stop()
 
 
@@ -256,7 +256,7 @@ def test_bucket_does_not_refill_between_ticks() -> None:
     one = admission(clock, 6000)
     burst(one)
     clock.advance(TICK_SECONDS * 0.9)
-    assert one.wait("192.0.2.1") > 0
+    assert one.take_token("192.0.2.1") > 0
     clock.advance(TICK_SECONDS * 0.2)
     assert burst(one) in (9, 10, 11)
     one.stop()
@@ -291,10 +291,10 @@ def test_full_bucket_is_removed_within_five_minutes() -> None:
     clock = Jumpy()
     one = admission(clock, 60)
     for number in range(SWEEP_SLICE * 2 + 10):
-        one.wait(f"192.0.{number >> 8}.{number & 255}")
+        one.take_token(f"192.0.{number >> 8}.{number & 255}")
     assert len(one.buckets) == SWEEP_SLICE * 2 + 10
     clock.run(59)
-    one.wait("192.0.2.1")
+    one.take_token("192.0.2.1")
     clock.run(60)
     assert len(one.buckets) <= 1
     clock.run(240)
@@ -331,7 +331,7 @@ def test_tick_is_one_call_for_any_number_of_clients() -> None:
     clock = Clock()
     one = admission(clock, 60)
     for number in range(1000):
-        one.wait(f"192.0.{number >> 8}.{number & 255}")
+        one.take_token(f"192.0.{number >> 8}.{number & 255}")
     clock.advance(TICK_SECONDS)
     assert len(clock.getDelayedCalls()) == 1
     one.stop()
@@ -341,6 +341,6 @@ def test_no_limit_needs_no_ticks() -> None:
     clock = Clock()
     one = admission(clock, 0)
     assert clock.getDelayedCalls() == []
-    assert [one.wait("192.0.2.1") for _ in range(100)] == [0.0] * 100
+    assert [one.take_token("192.0.2.1") for _ in range(100)] == [0.0] * 100
     assert len(one.buckets) == 0
     one.stop()

@@ -270,7 +270,7 @@ async def test_upstream_with_open_circuit_is_skipped(harness: ProxyHarness) -> N
     for number in range(MIN_REQUESTS + 5):
         wire.send(request(f"/v1/{number}"))
         assert (await wire.answer()).status in (200, 502)  # 502 once the retry budget is used up
-    first, second = harness.daemon.context.upstreams.each
+    first, second = harness.daemon.context.upstreams.all
     assert (first.breaker.closed, second.breaker.closed) == (False, True)
     before = sum(retry_counts(harness).values())
     wire.send(request("/v1/last"))

@@ -213,7 +213,7 @@ def test_forbidden_import_is_reported(name: str, source: str) -> None:
     [
         ("goproxyai.cache.store", "from goproxyai.cache.key import cache_key"),
         ("goproxyai.cache.store", "from .key import cache_key\nfrom . import rules"),
-        ("goproxyai.messages.targets", "from goproxyai.errors import Problem"),
+        ("goproxyai.messages.targets", "from goproxyai.errors import ProxyError"),
         ("goproxyai.admin.app", "from goproxyai import __version__\nimport time"),
         ("goproxyai.router", "from goproxyai.admin.app import AdminApp"),
         ("goproxyai.plugin", "def make():\n    from twisted.internet import reactor"),

@@ -16,7 +16,7 @@ MAX_LINES = 150
 DEFAULTS = {variable.name: variable.default for variable in VARIABLES}
 STEPS = {
     "request_id", "handler", "admission", "request_plan", "cache_lookup", "forward",
-    "single_flight", "subscriber", "resume", "upstream_request", "replay", "recorder",
+    "single_flight", "flight", "subscriber", "resume", "upstream_request", "replay", "recorder",
     "error_response",
 }  # fmt: skip
 """Modules of goproxyai/proxy/ that a request passes, as the diagrams show them."""

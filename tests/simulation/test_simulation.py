@@ -51,7 +51,7 @@ def situations(simulation: Simulation) -> Counter[str]:
             "cache hit": counters.hits,
             "coalesced": counters.coalesced,
             "resumed": sum(isinstance(one.owner, ResumedForward) for one in attempts),
-            "stale if error": counters.rescues,
+            "stale if error": counters.stale_served,
             "paced replay": sum(b"detail=paced" in each for each in raw),
             "client gone": sum(event.ending == "client_gone" for event in simulation.events),
             "truncated": sum(event.ending == "cut" for event in simulation.events),

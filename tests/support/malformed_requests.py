@@ -6,7 +6,7 @@ from __future__ import annotations
 def head(
     *lines: bytes, line: bytes = b"GET /v1/models HTTP/1.1", host: bytes | None = b"a"
 ) -> bytes:
-    """Return a request head: the request line, ``Host`` unless *host* is ``None``, further lines."""
+    """Return a request head: request line, ``Host`` unless *host* is ``None``, further lines."""
     hosts = [] if host is None else [b"Host: " + host]
     return b"\r\n".join([line, *hosts, *lines, b"", b""])
 

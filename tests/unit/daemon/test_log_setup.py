@@ -110,9 +110,9 @@ def test_log_to_a_pipe_is_not_rotated(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_log_level_decides_whether_requests_are_written() -> None:
     output: Any = choose({"nodaemon": True})
     assert request_writer(output) == output.requests
-    output.limit("warn")
+    output.set_level("warn")
     assert request_writer(output) is None
-    output.limit("debug")
+    output.set_level("debug")
     assert request_writer(output) == output.requests
 
 

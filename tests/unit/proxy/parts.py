@@ -1,4 +1,4 @@
-"""Collaborators for the unit tests of the proxy: a context on a manual clock, an in-memory client."""
+"""Collaborators for the proxy's unit tests: a context on a manual clock, an in-memory client."""
 
 from __future__ import annotations
 

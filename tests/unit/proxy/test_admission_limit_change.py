@@ -25,9 +25,9 @@ def test_removed_limit_admits_all_and_drops_the_buckets_in_slices() -> None:
     admission = started(clock, 2)
     clients = [f"192.0.{number >> 8}.{number & 255}" for number in range(SWEEP_SLICE + 100)]
     for client in clients:
-        admission.wait(client)
-    admission.limit(0)
-    assert [admission.wait(clients[0]) for _ in range(5)] == [0.0] * 5
+        admission.take_token(client)
+    admission.set_rate(0)
+    assert [admission.take_token(clients[0]) for _ in range(5)] == [0.0] * 5
     counts = [len(admission.buckets)]
     for _ in range(1300):
         clock.advance(TICK_SECONDS)
@@ -40,14 +40,14 @@ def test_removed_limit_admits_all_and_drops_the_buckets_in_slices() -> None:
 def test_limit_that_is_set_again_holds_and_refills() -> None:
     clock = Clock()
     admission = started(clock, 0)
-    admission.limit(6)
-    assert [admission.wait("192.0.2.1") for _ in range(7)][:6] == [0.0] * 6
-    assert admission.wait("192.0.2.1") > 0
-    admission.limit(0)
-    admission.limit(6)
-    assert admission.wait("192.0.2.1") > 0
+    admission.set_rate(6)
+    assert [admission.take_token("192.0.2.1") for _ in range(7)][:6] == [0.0] * 6
+    assert admission.take_token("192.0.2.1") > 0
+    admission.set_rate(0)
+    admission.set_rate(6)
+    assert admission.take_token("192.0.2.1") > 0
     pump(clock, 10.1)
-    assert admission.wait("192.0.2.1") == 0
+    assert admission.take_token("192.0.2.1") == 0
     admission.stop()
     assert clock.getDelayedCalls() == []
 
@@ -55,9 +55,9 @@ def test_limit_that_is_set_again_holds_and_refills() -> None:
 def test_limit_that_is_set_outside_of_the_run_starts_no_refills() -> None:
     clock = Clock()
     admission = Admission(clock, 0, Networks.parse(""))
-    admission.limit(6)
+    admission.set_rate(6)
     assert clock.getDelayedCalls() == []
     admission.start()
     admission.stop()
-    admission.limit(7)
+    admission.set_rate(7)
     assert clock.getDelayedCalls() == []

@@ -1,4 +1,4 @@
-"""Replays of stored responses: byte-exact, at the client's pace, with or without original timing."""
+"""Replays of stored responses: byte-exact, at the client's pace, with or without timing."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_piece_due_within_the_clock_tolerance_is_written() -> None:
     parts, client = proxy_parts(), ClientConnection()
     entry = store_response(parts, [b"data: 1\n\n", b"data: [DONE]\n\n"], EVENT_STREAM, [0.001])
     parts.clock.rightNow = 1000.1  # 1000.1 + 0.001 - 1000.1 is less than 0.001
-    exchange = replay(parts, client, entry, with_timing=True)
+    replay(parts, client, entry, with_timing=True)
     client.pause()
     parts.clock.advance(0.001)
     client.resume()
@@ -166,4 +166,4 @@ def test_stale_answer_names_the_upstream_failure_in_the_log() -> None:
     assert b"detail=stale-if-error" in dict(headers)[b"Cache-Status"]
     (event,) = parts.recorded()
     assert (event.cache, event.detail) == ("STALE", "upstream answered 503")
-    assert parts.context.counters.rescues == 1
+    assert parts.context.counters.stale_served == 1

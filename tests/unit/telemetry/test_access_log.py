@@ -22,7 +22,7 @@ from goproxyai.telemetry.counters import CLIENT_CLOSED_REQUEST, Counters
 from goproxyai.telemetry.events import Batch, Event
 from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome, hit_outcome
 from goproxyai.telemetry.spans import RequestTrace
-from goproxyai.usage.usage import UnreadAnswer, Usage
+from goproxyai.usage.usage import UnreadResponse, Usage
 from tests.unit.telemetry.samples import FinishedExchange
 
 HIT = RequestOutcome(CacheOutcome.HIT)
@@ -188,8 +188,8 @@ def targets(draw: Any) -> bytes:
 
 
 sources = st.sampled_from([
-    UnreadAnswer(b'{"x":"%b"}' % SECRET.encode()),
-    UnreadAnswer(b'{"x":"%b","usage":{"prompt_tokens":1,"total_tokens":1}}' % SECRET.encode()),
+    UnreadResponse(b'{"x":"%b"}' % SECRET.encode()),
+    UnreadResponse(b'{"x":"%b","usage":{"prompt_tokens":1,"total_tokens":1}}' % SECRET.encode()),
     Entry(b"k", 200, SECRET.encode(), SECRET.encode(), 0.0, 1.0, 0, None),
     Usage("m", 1, 2, 0, 0),
     None,

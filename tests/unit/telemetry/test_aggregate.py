@@ -12,7 +12,7 @@ from goproxyai.cache.entry import Entry
 from goproxyai.telemetry.access_log import AccessLog
 from goproxyai.telemetry.counters import Counters
 from goproxyai.telemetry.outcome import SAVED_OUTCOMES, CacheOutcome, Ending, RequestOutcome
-from goproxyai.usage.usage import UnreadAnswer, Usage
+from goproxyai.usage.usage import UnreadResponse, Usage
 from tests.unit.telemetry.samples import FinishedExchange
 
 BODY = b'{"model":"m","usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}'
@@ -30,7 +30,7 @@ def requests(draw: Any) -> tuple[FinishedExchange, RequestOutcome]:
     else:
         # A fresh object: an unread answer is counted once.
         source = draw(st.sampled_from([BODY, b"{}", Usage("n", 1, 1, 0, 0), None]))
-        source = UnreadAnswer(source) if isinstance(source, bytes) else source
+        source = UnreadResponse(source) if isinstance(source, bytes) else source
     outcome = RequestOutcome(
         cache,
         draw(st.sampled_from(["path", "header"])) if cache is CacheOutcome.BYPASS else "",
@@ -69,8 +69,8 @@ def test_batch_counts_like_single_requests(
 ) -> None:
     together = counted([batch])
     alone = [
-        (exchange, outcome._replace(usage_source=UnreadAnswer(BODY)))
-        if isinstance(outcome.usage_source, UnreadAnswer) and outcome.usage_source.usage()
+        (exchange, outcome._replace(usage_source=UnreadResponse(BODY)))
+        if isinstance(outcome.usage_source, UnreadResponse) and outcome.usage_source.usage()
         else (exchange, outcome)
         for exchange, outcome in batch
     ]
@@ -117,7 +117,7 @@ def test_forwarded_times_leave_out_requests_without_an_upstream_answer() -> None
 
 
 def test_unread_answer_counts_as_used_and_entry_as_saved() -> None:
-    miss = RequestOutcome(CacheOutcome.MISS, usage_source=UnreadAnswer(BODY))
+    miss = RequestOutcome(CacheOutcome.MISS, usage_source=UnreadResponse(BODY))
     hit = RequestOutcome(CacheOutcome.HIT, usage_source=ENTRY)
     counters = counted([[(FinishedExchange(), each) for each in (miss, hit, hit)]])
     tokens = counters.tokens
@@ -131,5 +131,5 @@ def test_usage_of_a_forwarded_request_was_counted_by_its_meter() -> None:
 
 
 def test_unread_answer_without_usage_is_silent() -> None:
-    counters = one(RequestOutcome(CacheOutcome.MISS, usage_source=UnreadAnswer(b"{}")))
+    counters = one(RequestOutcome(CacheOutcome.MISS, usage_source=UnreadResponse(b"{}")))
     assert counters.tokens.unknown == {"silent": 1, "cut": 0, "left": 0}

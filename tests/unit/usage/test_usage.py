@@ -16,7 +16,7 @@ from goproxyai.usage.scanner import UsageScanner, usage_of
 from goproxyai.usage.usage import (
     MAX_MODEL_CHARACTERS,
     TAIL_BYTES,
-    UnreadAnswer,
+    UnreadResponse,
     Usage,
     generates,
 )
@@ -366,8 +366,8 @@ def test_model_is_found_after_null_model() -> None:
 
 
 def test_unread_answer_is_read_once_and_released() -> None:
-    answer = UnreadAnswer(json_bytes(COMPLETION))
+    answer = UnreadResponse(json_bytes(COMPLETION))
     assert answer.usage() == EXPECTED
     assert answer._body is None
     assert answer.usage() == EXPECTED
-    assert UnreadAnswer(b"{}").usage() is None
+    assert UnreadResponse(b"{}").usage() is None
