@@ -132,6 +132,7 @@ class UpstreamRequest:
     :param body: a collected request body that outlives *exchange*; ``None`` where the exchange's
         own body is sent.
     :ivar owner: receives the result.
+    :ivar response: the response that the owner has received.
     :ivar sent_at: when the last attempt was sent, in reactor seconds.
     :ivar attempts: how many were sent.
     :ivar unsent: no byte of any attempt has left the proxy.
@@ -139,7 +140,7 @@ class UpstreamRequest:
 
     __slots__ = (
         "_body", "_context", "_exchange", "_plan", "_probe", "_retry", "_sending",
-        "_upstream", "attempts", "owner", "sent_at", "unsent",
+        "_upstream", "attempts", "owner", "response", "sent_at", "unsent",
     )  # fmt: skip
 
     def __init__(
@@ -159,6 +160,7 @@ class UpstreamRequest:
         self._retry: RetryState | None = None
         self._probe = False
         self._upstream: Upstream
+        self.response: Response | None = None
         self.sent_at: float
         self.attempts = 0
         self.unsent = False
@@ -203,13 +205,21 @@ class UpstreamRequest:
         return body
 
     def cancel(self) -> None:
-        """Stop the request: the response is no longer wanted."""
+        """Stop the request, or the response to it, which is no longer wanted."""
         self._stop_retrying()
         sending, self._sending = self._sending, None
         if sending is not None:
             sending.cancel()
             if self._probe:
                 self._upstream.breaker.release_probe()
+        if self.response is not None:
+            self.response.abort()
+
+    def abandon(self) -> None:
+        """Cancel, because all clients have left; upstream may still bill the response."""
+        if self.response is None and self._plan.generates and self.attempts:
+            self._context.counters.tokens.add_unknown("left")
+        self.cancel()
 
     def release(self) -> None:
         """Forget the owner, which has ended; breaks a reference cycle."""
@@ -240,6 +250,7 @@ class UpstreamRequest:
             return
         try:
             if response.code < 400 or not self._replace_error(response):
+                self.response = response
                 owner.response_began(response)
         except Exception:  # a 407, or a defect: the client must not wait indefinitely
             response.abort()

@@ -43,7 +43,7 @@ class _Admission:
     def client(self, exchange: Exchange) -> str:
         return "client"
 
-    def wait(self, client: str) -> float:
+    def take_token(self, client: str) -> float:
         return 0.0
 
 
