@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 import pytest_twisted
 
@@ -19,16 +15,10 @@ from tests.support.harness import ProxyHarness, eventually, post, request
 from tests.support.steps import Answer as Script
 from tests.support.steps import Pause, Stream
 
+pytestmark = pytest.mark.usefixtures("collect_garbage")
+
 OK = b"HTTP/1.1 200 OK\r\n"
 SSE = OK + b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
-@pytest.fixture(autouse=True)
-def nothing_unhandled(failures: list[Any]) -> Iterator[None]:
-    """Collect garbage, so that an unhandled error in a Deferred is logged during the test."""
-    yield
-    gc.collect()
-
 
 PHASES: dict[str, tuple[bytes, Script]] = {
     "during_an_upload": (
@@ -73,6 +63,20 @@ async def test_client_disconnect_ends_the_upstream_request(
     await harness.upstream.wait_for(lambda seen: seen.lost, timeout=1.0)
     await eventually(harness.reactor, lambda: len(harness.pool) == 0, 1.0)
     assert [each["ended"] for each in await harness.logged()] == ["client_gone"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_client_disconnect_is_noticed_while_the_upstream_is_silent(
+    harness: ProxyHarness,
+) -> None:
+    await harness.start()
+    harness.upstream.script("/v1/slow", [Pause()])
+    client = await harness.connect()
+    client.send(request("/v1/slow"))
+    await harness.upstream.wait_for(lambda seen: seen.paused)
+    client.abort()
+    await harness.upstream.wait_for(lambda seen: seen.lost, timeout=1.0)
+    assert (await harness.logged())[0]["ended"] == "client_gone"
 
 
 @pytest_twisted.ensureDeferred

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest_twisted
 
-from tests.integration.test_single_flight import paused
+from tests.integration.concurrent_requests import wait_for_pauses
 from tests.integration.test_usage_metering import CHAT, DONE, LAST, PLAIN, WORD, counters, streamed
 from tests.support.answers import response
 from tests.support.harness import ProxyHarness, SkewedReactor, eventually, post, request
@@ -45,7 +45,7 @@ async def test_slow_request_is_marked_and_counted(harness: ProxyHarness) -> None
     harness.upstream.script("/v1/quick", response(b"{}"))
     wire = await harness.connect()
     wire.send(request())
-    await paused(harness)
+    await wait_for_pauses(harness)
     clock.skew += 6
     gate.release()
     await wire.answer()

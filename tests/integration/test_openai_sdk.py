@@ -1,9 +1,9 @@
-"""The official client of OpenAI, driven through the daemon."""
+"""The official OpenAI client against the daemon."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import openai
 import pytest
@@ -12,16 +12,19 @@ from twisted.internet.threads import deferToThread
 
 from tests.support.harness import ProxyHarness
 
-T = TypeVar("T")
+ClientFactory = Callable[..., openai.OpenAI]
 
 MESSAGES: Any = [{"role": "user", "content": "What is a relay?"}]
 CHAT: dict[str, Any] = {"model": "gpt-4o-mini", "messages": MESSAGES}
 
 
 @pytest.fixture
-def client_of() -> Iterator[Callable[..., openai.OpenAI]]:
-    """Makes clients of a stand that retry nothing unless told; closed with the test."""
-    made: list[openai.OpenAI] = []
+def make_client() -> Iterator[ClientFactory]:
+    """Return a function that makes OpenAI clients, which are closed after the test.
+
+    A client makes no retries by default.
+    """
+    clients: list[openai.OpenAI] = []
 
     def make(harness: ProxyHarness, key: str = "sk-good", retries: int = 0) -> openai.OpenAI:
         client = openai.OpenAI(
@@ -30,31 +33,29 @@ def client_of() -> Iterator[Callable[..., openai.OpenAI]]:
             http_client=openai.DefaultHttpxClient(trust_env=False, timeout=20),
             max_retries=retries,
         )
-        made.append(client)
+        clients.append(client)
         return client
 
     yield make
-    for client in made:
+    for client in clients:
         client.close()
 
 
-def cached(raw: Any) -> str:
-    """What an answer of ``with_raw_response`` says about the cache."""
+def x_cache(raw: Any) -> str:
+    """Return ``X-Cache`` of a response of ``with_raw_response``."""
     return str(raw.headers["x-cache"])
 
 
 @pytest_twisted.ensureDeferred
-async def test_models_are_listed_and_then_remembered(
-    harness: ProxyHarness, client_of: Callable[..., openai.OpenAI]
-) -> None:
+async def test_model_list_is_cached(harness: ProxyHarness, make_client: ClientFactory) -> None:
     await harness.start()
-    client = client_of(harness)
+    client = make_client(harness)
     first = await deferToThread(client.models.with_raw_response.list)
     second = await deferToThread(client.models.with_raw_response.list)
-    assert (cached(first), cached(second)) == ("MISS", "HIT")
+    assert (x_cache(first), x_cache(second)) == ("MISS", "HIT")
     assert [model.id for model in first.parse().data] == [model.id for model in second.parse().data]
-    one = await deferToThread(client.models.retrieve, "gpt-4o")
-    assert one.owned_by == "openai"
+    model = await deferToThread(client.models.retrieve, "gpt-4o")
+    assert model.owned_by == "openai"
     assert [request.line for request in harness.upstream.requests] == [
         "GET /v1/models",
         "GET /v1/models/gpt-4o",
@@ -62,71 +63,73 @@ async def test_models_are_listed_and_then_remembered(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_completion_is_remembered_whole(
-    harness: ProxyHarness, client_of: Callable[..., openai.OpenAI]
+async def test_completion_is_cached_unchanged(
+    harness: ProxyHarness, make_client: ClientFactory
 ) -> None:
     await harness.start()
     harness.upstream.api.gzip = True
-    create = client_of(harness).chat.completions.with_raw_response.create
+    create = make_client(harness).chat.completions.with_raw_response.create
     first = await deferToThread(lambda: create(**CHAT))
     second = await deferToThread(lambda: create(**CHAT))
-    assert (cached(first), cached(second)) == ("MISS", "HIT")
+    assert (x_cache(first), x_cache(second)) == ("MISS", "HIT")
     assert first.headers["content-encoding"] == second.headers["content-encoding"] == "gzip"
     assert first.headers["x-request-id"] == second.headers["x-request-id"]
     assert first.parse().choices[0].message.content
     assert first.parse().model_dump() == second.parse().model_dump()
     other = await deferToThread(lambda: create(**CHAT, temperature=1))
-    assert cached(other) == "MISS"
+    assert x_cache(other) == "MISS"
     assert len(harness.upstream.requests) == 2
 
 
-def read(client: openai.OpenAI) -> tuple[str, str, list[dict[str, Any]]]:
-    """A streamed completion: what the cache did, the type, and every event."""
+def read_stream(client: openai.OpenAI) -> tuple[str, str, list[dict[str, Any]]]:
+    """Request a streamed completion; returns ``X-Cache``, ``Content-Type`` and all events."""
     create = client.chat.completions.with_raw_response.create
     raw = create(**CHAT, stream=True, stream_options={"include_usage": True})
-    return cached(raw), raw.headers["content-type"], [event.model_dump() for event in raw.parse()]
+    return x_cache(raw), raw.headers["content-type"], [event.model_dump() for event in raw.parse()]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stream_is_remembered_event_for_event(
-    harness: ProxyHarness, client_of: Callable[..., openai.OpenAI]
+async def test_stream_is_cached_with_all_events(
+    harness: ProxyHarness, make_client: ClientFactory
 ) -> None:
     await harness.start()
     harness.upstream.api.interval = 0.001
-    client = client_of(harness)
-    first = await deferToThread(read, client)
-    second = await deferToThread(read, client)
+    client = make_client(harness)
+    first = await deferToThread(read_stream, client)
+    second = await deferToThread(read_stream, client)
     assert (first[0], second[0]) == ("MISS", "HIT")
     assert first[1:] == second[1:]
     events = first[2]
-    text = "".join(e["choices"][0]["delta"]["content"] or "" for e in events if e["choices"])
+    text = "".join(
+        each["choices"][0]["delta"]["content"] or "" for each in events if each["choices"]
+    )
     assert len(text.split()) == harness.upstream.api.frames
     assert events[-1]["usage"]["total_tokens"] > 0
     assert len(harness.upstream.requests) == 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stream_that_the_client_closes_early_ends_upstream(
-    harness: ProxyHarness, client_of: Callable[..., openai.OpenAI]
+async def test_closing_stream_early_ends_upstream_request(
+    harness: ProxyHarness, make_client: ClientFactory
 ) -> None:
     await harness.start()
     harness.upstream.api.interval = 1.0
-    client = client_of(harness)
+    client = make_client(harness)
 
-    def glance() -> str:
+    def read_first_event() -> str:
         with client.chat.completions.create(**CHAT, stream=True) as stream:
             return next(iter(stream)).id
 
-    assert (await deferToThread(glance)).startswith("chatcmpl-")
-    await harness.upstream.wait_for(lambda one: one.lost, timeout=1.0)
+    assert (await deferToThread(read_first_event)).startswith("chatcmpl-")
+    await harness.upstream.wait_for(lambda received: received.lost, timeout=1.0)
 
 
 @pytest_twisted.ensureDeferred
-async def test_embeddings_are_remembered_by_their_input(
-    harness: ProxyHarness, client_of: Callable[..., openai.OpenAI]
+async def test_embeddings_are_cached_by_input(
+    harness: ProxyHarness, make_client: ClientFactory
 ) -> None:
     await harness.start()
-    create = client_of(harness).embeddings.with_raw_response.create
+    create = make_client(harness).embeddings.with_raw_response.create
 
     def embed(*words: str) -> Any:
         return create(model="text-embedding-3-small", input=list(words))
@@ -134,38 +137,40 @@ async def test_embeddings_are_remembered_by_their_input(
     first = await deferToThread(embed, "one", "two")
     second = await deferToThread(embed, "one", "two")
     other = await deferToThread(embed, "one")
-    assert [cached(raw) for raw in (first, second, other)] == ["MISS", "HIT", "MISS"]
+    assert [x_cache(raw) for raw in (first, second, other)] == ["MISS", "HIT", "MISS"]
     vectors = [each.embedding for each in first.parse().data]
     assert vectors == [each.embedding for each in second.parse().data]
     assert [len(vector) for vector in vectors] == [16, 16]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_file_is_uploaded_listed_and_deleted(
-    harness: ProxyHarness, client_of: Callable[..., openai.OpenAI]
+async def test_file_is_uploaded_listed_and_deleted(
+    harness: ProxyHarness, make_client: ClientFactory
 ) -> None:
     await harness.start()
-    files = client_of(harness).files
+    files = make_client(harness).files
     content = b'{"n": 1}\n' * 100_000
     assert (await deferToThread(files.list)).data == []
-    made = await deferToThread(lambda: files.create(file=("lines.jsonl", content), purpose="batch"))
-    assert made.filename == "lines.jsonl"
-    assert made.bytes == harness.upstream.requests[1].body_length > len(content)
-    assert [each.id for each in (await deferToThread(files.list)).data] == [made.id]
-    assert (await deferToThread(files.retrieve, made.id)).id == made.id
-    assert (await deferToThread(files.delete, made.id)).deleted
+    created = await deferToThread(
+        lambda: files.create(file=("lines.jsonl", content), purpose="batch")
+    )
+    assert created.filename == "lines.jsonl"
+    assert created.bytes == harness.upstream.requests[1].body_length > len(content)
+    assert [each.id for each in (await deferToThread(files.list)).data] == [created.id]
+    assert (await deferToThread(files.retrieve, created.id)).id == created.id
+    assert (await deferToThread(files.delete, created.id)).deleted
     assert (await deferToThread(files.list)).data == []
     with pytest.raises(openai.NotFoundError):
-        await deferToThread(files.retrieve, made.id)
+        await deferToThread(files.retrieve, created.id)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_wrong_key_gets_nothing_of_a_right_one(
-    harness: ProxyHarness, client_of: Callable[..., openai.OpenAI]
+async def test_wrong_key_gets_no_response_of_valid_key(
+    harness: ProxyHarness, make_client: ClientFactory
 ) -> None:
     await harness.start()
-    await deferToThread(client_of(harness).models.list)
-    wrong = client_of(harness, "sk-wrong")
+    await deferToThread(make_client(harness).models.list)
+    wrong = make_client(harness, "sk-wrong")
     for expected in ("MISS", "HIT"):
         with pytest.raises(openai.AuthenticationError) as caught:
             await deferToThread(wrong.models.list)
@@ -174,11 +179,11 @@ async def test_a_wrong_key_gets_nothing_of_a_right_one(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_over_its_rate_gets_the_error_it_knows(
-    harness: ProxyHarness, client_of: Callable[..., openai.OpenAI]
+async def test_limited_request_raises_rate_limit_error(
+    harness: ProxyHarness, make_client: ClientFactory
 ) -> None:
     await harness.start(RATE_LIMIT="1")
-    client = client_of(harness)
+    client = make_client(harness)
     await deferToThread(client.models.list)
     with pytest.raises(openai.RateLimitError) as caught:
         await deferToThread(client.models.list)
@@ -188,10 +193,10 @@ async def test_a_client_over_its_rate_gets_the_error_it_knows(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_that_retries_comes_back_when_it_was_told_to(
-    harness: ProxyHarness, client_of: Callable[..., openai.OpenAI]
+async def test_client_retries_after_stated_wait(
+    harness: ProxyHarness, make_client: ClientFactory
 ) -> None:
-    await harness.start(RATE_LIMIT="240")  # a token each quarter of a second
+    await harness.start(RATE_LIMIT="240")  # a token every 250 ms
     assert harness.daemon is not None
     admission = harness.daemon.admission
     while admission.take_token("127.0.0.1") == 0:

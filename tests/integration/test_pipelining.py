@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import json
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import pytest_twisted
@@ -14,14 +11,9 @@ from tests.support.answers import response
 from tests.support.harness import ProxyHarness, request
 from tests.support.steps import Close, Pause
 
+pytestmark = pytest.mark.usefixtures("collect_garbage")
+
 OK = b"HTTP/1.1 200 OK\r\n"
-
-
-@pytest.fixture(autouse=True)
-def nothing_unhandled(failures: list[Any]) -> Iterator[None]:
-    """Collect garbage, so that an unhandled error in a Deferred is logged during the test."""
-    yield
-    gc.collect()
 
 
 @pytest_twisted.ensureDeferred

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import json
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import pytest_twisted
@@ -15,15 +12,10 @@ from tests.support.harness import KEY, ProxyHarness, request
 from tests.support.requests import Request
 from tests.support.steps import Pause
 
+pytestmark = pytest.mark.usefixtures("collect_garbage")
+
 OK = b"HTTP/1.1 200 OK\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-@pytest.fixture(autouse=True)
-def nothing_unhandled(failures: list[Any]) -> Iterator[None]:
-    """Collect garbage, so that an unhandled error in a Deferred is logged during the test."""
-    yield
-    gc.collect()
 
 
 @pytest_twisted.ensureDeferred

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import pytest_twisted
@@ -23,16 +20,11 @@ from tests.support.answers import chunk, response
 from tests.support.harness import ProxyHarness, eventually, post, request
 from tests.support.steps import AnswerBeforeBody, Close, Pause
 
+pytestmark = pytest.mark.usefixtures("collect_garbage")
+
 OK = b"HTTP/1.1 200 OK\r\n"
 SSE = OK + b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-@pytest.fixture(autouse=True)
-def nothing_unhandled(failures: list[Any]) -> Iterator[None]:
-    """Collect garbage, so that an unhandled error in a Deferred is logged during the test."""
-    yield
-    gc.collect()
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["content_length", "chunked"])

@@ -6,12 +6,10 @@ reset, so that an incomplete body is not mistaken for a complete one. Neither is
 
 from __future__ import annotations
 
-import gc
 import json
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import pytest
 import pytest_twisted
@@ -25,14 +23,9 @@ from tests.support.requests import Request
 from tests.support.steps import Answer as Script
 from tests.support.steps import AnswerBeforeBody, Close, Dribble, Pause, Reset, Stream
 
+pytestmark = pytest.mark.usefixtures("collect_garbage")
+
 OK = b"HTTP/1.1 200 OK\r\n"
-
-
-@pytest.fixture(autouse=True)
-def nothing_unhandled(failures: list[Any]) -> Iterator[None]:
-    """Collect garbage, so that an unhandled error in a Deferred is logged during the test."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(autouse=True)

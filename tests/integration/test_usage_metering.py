@@ -12,7 +12,12 @@ import pytest_twisted
 
 from goproxyai.proxy import shared_body
 from goproxyai.telemetry.counters import Counters
-from tests.integration.test_single_flight import ask_at_once, large, paused, stalled
+from tests.integration.concurrent_requests import (
+    large_answers,
+    send_concurrently,
+    stall,
+    wait_for_pauses,
+)
 from tests.support.answers import chunk, event, head, response
 from tests.support.harness import ProxyHarness, RawClient, SkewedReactor, eventually, post, request
 from tests.support.steps import Close, Pause, Reset, Stream
@@ -80,7 +85,7 @@ async def test_answer_in_pieces_is_counted_once(
     for number, gate in enumerate(gates if pieces > 1 else (), 1):
         piece = body[(number - 1) * size : number * size]
         await wire.until(lambda piece=piece: piece in wire.received)
-        await paused(harness)
+        await wait_for_pauses(harness)
         gate.release()
     answer = await wire.answer()
     assert answer.body == body
@@ -169,8 +174,8 @@ async def test_shared_answer_is_used_once_and_saved_for_the_others(
     await harness.start()
     gate = Pause()
     harness.upstream.script(target, [gate, response(ANSWER)])
-    wires = await ask_at_once(harness, [post(target, SEEDED)] * 5)
-    await paused(harness)
+    wires = await send_concurrently(harness, [post(target, SEEDED)] * 5)
+    await wait_for_pauses(harness)
     gate.release()
     for wire in wires:
         assert (await wire.answer()).body == ANSWER
@@ -182,7 +187,7 @@ async def test_leader_that_leaves_counts_as_used(harness: ProxyHarness) -> None:
     await harness.start()
     gate = Pause()
     harness.upstream.script(CHAT, streamed(WORD, gate, LAST, DONE, b""))
-    leader, follower = await ask_at_once(harness, [post(CHAT, SEEDED)] * 2)
+    leader, follower = await send_concurrently(harness, [post(CHAT, SEEDED)] * 2)
     await follower.until(lambda: b"word" in follower.received)
     assert counters(harness).open_streams == 2
     leader.abort()
@@ -241,7 +246,7 @@ async def test_stream_gaps_and_first_byte_are_timed(
     wire.send(post(CHAT, PLAIN))
     for count, gate in enumerate(gates, 1):
         await wire.until(lambda count=count: wire.received.count(b"word") == count)
-        await paused(harness)
+        await wait_for_pauses(harness)
         gate.release()
     await wire.answer()
     assert durations.stream_gap.count >= 2
@@ -258,8 +263,8 @@ async def with_slow_client(
     harness: ProxyHarness, count: int, which: int
 ) -> tuple[list[RawClient], RawClient]:
     """Start a stream to two clients; return the other clients, and client *which*, which stalls."""
-    wires = await ask_at_once(harness, [post(CHAT, SEEDED)] * 2)
-    await paused(harness)
+    wires = await send_concurrently(harness, [post(CHAT, SEEDED)] * 2)
+    await wait_for_pauses(harness)
     for wire in wires:
         await wire.until(lambda wire=wire: b"word" in wire.received)
     slow = wires.pop(which)
@@ -271,7 +276,7 @@ async def with_slow_client(
         if one.transport.getPeer().port == port
     ]
     connection_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
-    return wires, stalled(slow)
+    return wires, stall(slow)
 
 
 @pytest.mark.parametrize("leaves", [False, True])
@@ -287,13 +292,13 @@ async def test_slow_client_has_an_event_and_usage_as_the_others(
     harness.upstream.script(CHAT, [stream_head, chunk(WORD), gate, *rest])
     wires, slow = await with_slow_client(harness, count, 0 if leads else 1)
     gate.release()
-    await large(wires, count * len(BIG))
+    await large_answers(wires, count * len(BIG))
     assert counters(harness).open_streams == 1
     if leaves:
         slow.abort()
     else:
         slow.resume_reading()
-        await large([slow], count * len(BIG))
+        await large_answers([slow], count * len(BIG))
     await eventually(harness.reactor, lambda: counters(harness).finished.count == 2)
     events = await harness.logged(2)
     (event_of_slow,) = [one for one in events if one["cache"] == ("MISS" if leads else "COALESCED")]
@@ -335,7 +340,7 @@ async def test_restarted_answer_is_used_twice(
     harness.upstream.script(CHAT, answer)
     wires, slow = await with_slow_client(harness, count, 1)
     gate.release()
-    await large(wires, count * len(BIG))
+    await large_answers(wires, count * len(BIG))
     await harness.upstream.wait_until(lambda: len(harness.upstream.requests) == 2)
     if how == "left early":
         slow.abort()
@@ -363,7 +368,7 @@ async def test_client_gone_before_the_answer_is_unknown(
     for number, asked in enumerate((PLAIN, SEEDED), 1):
         wire = await harness.connect()
         wire.send(post(CHAT, asked))
-        await paused(harness)
+        await wait_for_pauses(harness)
         wire.abort()
         await eventually(
             harness.reactor, lambda n=number: counters(harness).finished.client_gone == n

@@ -1,4 +1,4 @@
-"""The counter history of the dashboard."""
+"""The counters of the last hour, in slots of ten seconds."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ def test_new_history_has_no_closed_slot() -> None:
     assert history.latest_slot() == history.slots() == []
 
 
-def test_intervals_match_those_of_the_page() -> None:
-    """`stream.js` expects an event within its silence limit, `history.js` an hour of slots."""
+def test_intervals_match_dashboard_scripts() -> None:
+    """``stream.js`` expects an event every second, ``history.js`` one hour of slots."""
     assert (STATE_SECONDS, SLOT_SECONDS * MAX_SLOTS) == (1.0, 3600)

@@ -65,7 +65,7 @@ any_record = st.builds(
 
 
 @given(st.lists(any_record, max_size=5), st.sampled_from([1, 7, 64, 2**20]))
-def test_records_that_are_read_are_those_written(records: list[Record], size: int) -> None:
+def test_written_records_are_read_unchanged(records: list[Record], size: int) -> None:
     with mock.patch.object(snapshot_stream, "CHUNK_BYTES", size):
         assert read(written(records)) == records
 

@@ -227,7 +227,7 @@ def test_forged_entries_never_count(written: bytes, client: str, hops: list[str]
 
 
 @given(insiders | outsiders, st.none() | st.binary(max_size=300))
-def test_the_client_is_always_an_address(peer: str, header: bytes | None) -> None:
+def test_client_is_always_a_valid_address(peer: str, header: bytes | None) -> None:
     assert canonical_address(client_address(peer, header, PRIVATE)) is not None
 
 
