@@ -11,10 +11,6 @@ from math import inf
 from random import random
 from typing import Protocol
 
-from service_identity import VerificationError
-from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.error import TimeoutError as ConnectTimeout
-from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from goproxyai.egress.agent import Cancellable
@@ -28,6 +24,7 @@ from goproxyai.messages.headers import Headers
 from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.error_response import proxy_error_for
 from goproxyai.proxy.request_plan import RequestPlan
+from goproxyai.proxy.retry_state import SENDING, RetryState, RetryTimer, would_recur
 from goproxyai.proxy.upstreams import Upstream
 from goproxyai.upstream.retries import (
     MAX_ATTEMPTS,
@@ -39,9 +36,6 @@ from goproxyai.upstream.retries import (
 
 STALE_IF_ERROR_STATUSES = frozenset((500, 502, 503, 504))
 """Statuses that a stale entry may replace (RFC 5861 §4)."""
-
-_RECURRING_FAILURES = (UpstreamTimeout, ConnectTimeout, DeferredTimeout, VerificationError)
-"""Connect failures that the same upstream would repeat, or that have taken long enough."""
 
 
 class RequestOwner(Protocol):
@@ -83,46 +77,6 @@ class _NoOwner:
 
 
 _NO_OWNER = _NoOwner()
-
-
-class _RetryTimer:
-    """A request that waits for its next attempt."""
-
-    def __init__(self, call: IDelayedCall) -> None:
-        self._call = call
-
-    def cancel(self) -> None:
-        self._call.cancel()
-
-
-class _Sending:
-    """A request that is inside the agent's call: there is nothing to cancel yet."""
-
-    def cancel(self) -> None:
-        pass
-
-
-_SENDING = _Sending()
-
-
-class RetryState:
-    """What earlier attempts left behind; created by the first failure.
-
-    :ivar not_before: for each upstream that was tried, the earliest time of the next attempt;
-        infinity forbids one.
-    :ivar deadline: ends the request when the client has waited as long as for one attempt.
-    """
-
-    __slots__ = ("deadline", "not_before")
-
-    def __init__(self) -> None:
-        self.not_before: dict[Upstream, float] = {}
-        self.deadline: IDelayedCall | None = None
-
-    def stop(self) -> None:
-        if self.deadline is not None and self.deadline.active():
-            self.deadline.cancel()
-        self.deadline = None
 
 
 class UpstreamRequest:
@@ -183,7 +137,7 @@ class UpstreamRequest:
         context.counters.forwarded += 1
         self._upstream = upstream
         self.attempts += 1
-        self._sending = _SENDING
+        self._sending = SENDING
         body = self._body_to_send()
         head = self._plan.upstream_head.render(exchange.values, upstream)
         if exchange.trace is not None:
@@ -191,7 +145,7 @@ class UpstreamRequest:
         sending = context.client.relay(
             upstream.route, exchange.method, head, body, exchange.head.length_index >= 0, self
         )
-        if self._sending is _SENDING:  # else the attempt has failed within the call
+        if self._sending is SENDING:  # else the attempt has failed within the call
             self._sending = sending
 
     def _body_to_send(self) -> bytes | RequestBody | None:
@@ -312,7 +266,7 @@ class UpstreamRequest:
         if self.attempts >= MAX_ATTEMPTS or not may_retry(cause, exchange.method, replayable):
             return False
         retry = self._retry = self._retry or RetryState()
-        recurs = cause is RetryCause.CONNECT and reason is not None and _would_recur(reason)
+        recurs = cause is RetryCause.CONNECT and reason is not None and would_recur(reason)
         retry.not_before[self._upstream] = inf if recurs else now + (after or 0.0)
         upstream = context.upstreams.choose_for_retry(retry.not_before)
         if upstream is None:
@@ -327,7 +281,7 @@ class UpstreamRequest:
         context.counters.retries[cause.value] += 1
         if retry.deadline is None:
             retry.deadline = context.clock.callLater(left, self._time_out)
-        self._sending = _RetryTimer(context.clock.callLater(wait, self._send_again, upstream))
+        self._sending = RetryTimer(context.clock.callLater(wait, self._send_again, upstream))
         return True
 
     def _send_again(self, upstream: Upstream) -> None:
@@ -343,11 +297,3 @@ class UpstreamRequest:
     def _time_out(self) -> None:
         self.cancel()
         self._give_up(Failure(UpstreamTimeout("the response head")))
-
-
-def _would_recur(reason: Failure) -> bool:
-    """Return whether the same upstream would fail to connect once more."""
-    exception = reason.value
-    if isinstance(exception, ConnectRefused):
-        return exception.status < 500
-    return reason.check(*_RECURRING_FAILURES) is not None
