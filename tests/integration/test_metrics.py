@@ -1,4 +1,4 @@
-"""The metrics endpoint: its numbers, its labels, and who may read it."""
+"""The metrics endpoint: authorization, format, and counts of mixed requests."""
 
 from __future__ import annotations
 

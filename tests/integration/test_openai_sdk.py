@@ -201,7 +201,7 @@ async def test_client_retries_after_stated_wait(
     admission = harness.daemon.admission
     while admission.take_token("127.0.0.1") == 0:
         pass
-    client = client_of(harness, retries=2)
+    client = make_client(harness, retries=2)
     raw = await deferToThread(client.models.with_raw_response.list)
     assert raw.retries_taken == 1
     assert [event["status"] for event in await harness.logged(2)] == [429, 200]

@@ -24,41 +24,26 @@ SCOPES = {
     "examples": ["examples/**/*.py"],
 }  # fmt: skip
 
-PENDING = (
-    "goproxyai/cache/", "goproxyai/config/sources.py", "goproxyai/limits/",
-    "goproxyai/proxy/",
-    "tests/integration/", "tests/unit/",
-)  # fmt: skip
-"""Paths that are still being rewritten: their findings do not fail the suite yet."""
-
 
 def files(scope: str) -> list[Path]:
     found = {path for pattern in SCOPES[scope] for path in ROOT.glob(pattern) if path.is_file()}
     return sorted(path for path in found - EXEMPT if "node_modules" not in path.parts)
 
 
-def report(scope: str, pending: bool) -> list[str]:
-    """Return one line for each finding in the finished, or the pending, files of *scope*."""
+def report(scope: str) -> list[str]:
+    """Return one line for each finding in the files of *scope*."""
     lines = []
     for path in files(scope):
         name = str(path.relative_to(ROOT))
-        if name.startswith(PENDING) is pending:
-            for found in findings_in(path, messages=scope == "package"):
-                lines.append(f"{name}:{found.line}: {found.words!r}: {found.advice}")
+        for found in findings_in(path, messages=scope == "package"):
+            lines.append(f"{name}:{found.line}: {found.words!r}: {found.advice}")
     return lines
 
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_text_uses_technical_language(scope: str) -> None:
-    found = report(scope, pending=False)
+    found = report(scope)
     assert found == [], "\n".join(found)
-
-
-@pytest.mark.xfail(strict=False, reason="these files are still being rewritten")
-@pytest.mark.parametrize("scope", SCOPES)
-def test_pending_text_uses_technical_language(scope: str) -> None:
-    found = report(scope, pending=True)
-    assert found == [], f"{len(found)} findings"
 
 
 @pytest.mark.parametrize("scope", SCOPES)

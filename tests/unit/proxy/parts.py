@@ -151,7 +151,7 @@ class ClientConnection:
 
 
 class UpstreamConnection:
-    """The connection that a response arrives on; notes what is asked of it."""
+    """The connection that a response arrives on; records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
