@@ -41,7 +41,7 @@ from goproxyai.http11.response import ResponseReceiver
 from goproxyai.http11.response_parser import COMPLETE, UNTIL_CLOSE, ResponseParser
 from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import NEVER, Ticker
-from goproxyai.reactor.socket_state import input_poll, set_no_delay
+from goproxyai.reactor.socket_state import input_poll, set_keep_alive, set_no_delay
 from goproxyai.reactor.socket_write import unsent_bytes
 from goproxyai.reactor.write_batch import MIN_UNBATCHED_BYTES, Writer
 from goproxyai.upstream.retries import RetryCause
@@ -98,6 +98,7 @@ class ClientConnection(TwistedProtocol):
 
     def connectionMade(self) -> None:
         set_no_delay(self.transport)
+        set_keep_alive(self.transport)
         self._ticker.watched.add(self)
         if not self._secured:
             self._become_ready()

@@ -38,7 +38,7 @@ from goproxyai.http11.request_head import FieldValues, RequestHead
 from goproxyai.http11.request_parser import BODY, ENDED, HEAD, ParserOptions, RequestParser
 from goproxyai.http11.response_output import BLOCKED, CLOSED, CLOSING, WRITABLE, ResponseOutput
 from goproxyai.reactor.deadlines import NEVER, Ticker
-from goproxyai.reactor.socket_state import input_poll, peer_closed, set_no_delay
+from goproxyai.reactor.socket_state import input_poll, peer_closed, set_keep_alive, set_no_delay
 from goproxyai.reactor.write_batch import Writer
 
 
@@ -88,6 +88,7 @@ class ServerConnection(TwistedProtocol):
     def connectionMade(self) -> None:
         context = self._context
         set_no_delay(self.transport)
+        set_keep_alive(self.transport)
         self.output = ResponseOutput(self.transport, context.writer, self)
         context.ticker.watched.add(self)
         context.connections.add(self)

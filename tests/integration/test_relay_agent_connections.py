@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 from typing import Any
 
 import pytest
@@ -118,6 +119,17 @@ async def test_closed_pool_keeps_no_connection(agents: AgentHarness) -> None:
     gate.release()
     assert await pending == b"a"
     await agents.upstream.wait_closed()
+
+
+@pytest_twisted.ensureDeferred
+async def test_keep_alive_is_on_towards_client_and_upstream(harness: ProxyHarness) -> None:
+    await harness.start()
+    assert (await harness.ask(request())).status == 200
+    daemon = harness.daemon
+    assert daemon is not None
+    (to_client,), (to_upstream,) = daemon.listeners.factory.connections, daemon.agent.pool
+    for transport in (to_client.transport, to_upstream.transport):
+        assert transport.getHandle().getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
 # Cancellation.
