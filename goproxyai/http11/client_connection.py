@@ -30,7 +30,6 @@ from zope.interface import implementer
 
 from goproxyai.http11.connection_deadlines import (
     CLOSE_SECONDS,
-    POOLED_SECONDS,
     ClientDeadlines,
     Timeouts,
 )
@@ -83,7 +82,7 @@ class ClientConnection(TwistedProtocol):
         self.state = CONNECTING
         self.reading_paused = False
         self._ticker = ticker
-        self._deadlines = ClientDeadlines(timeouts)
+        self._deadlines = ClientDeadlines(timeouts, ticker.now)
         self._secured = secured
         self._on_idle = on_idle
         self._on_lost = on_lost
@@ -135,6 +134,10 @@ class ClientConnection(TwistedProtocol):
         self._parser.close()
 
     # Called by the connection pool.
+
+    def is_expired(self) -> bool:
+        """Return whether the idle time is over; the next tick will abort the connection."""
+        return self._ticker.seconds() >= self._deadlines.expires_at
 
     def is_readable(self) -> bool:
         """Return whether the upstream has closed the connection or sent bytes.
@@ -244,7 +247,7 @@ class ClientConnection(TwistedProtocol):
         data = parser.take_body()
         receiver, self._receiver = self._receiver, None
         if complete:
-            self._finish()
+            self._finish(response.fields.get(b"keep-alive"))
         elif self._upload is None:
             self._deadlines.await_response_body(self._ticker.seconds())
         if data or complete:
@@ -254,8 +257,11 @@ class ClientConnection(TwistedProtocol):
             if not complete and response.unclaimed:
                 self.pause_reading()
 
-    def _finish(self) -> None:
-        """Keep or close the connection after a complete response."""
+    def _finish(self, announced: bytes | None) -> None:
+        """Keep or close the connection after a complete response.
+
+        :param announced: the ``Keep-Alive`` field of the response.
+        """
         parser, deadlines = self._parser, self._deadlines
         parser.response = None
         deadlines.expires_at = NEVER
@@ -264,10 +270,9 @@ class ClientConnection(TwistedProtocol):
             return
         if incomplete_request:
             self.abort()
-        elif parser.keep_alive:
+        elif parser.keep_alive and deadlines.await_next_request(announced, self._ticker.now):
             self.state = IDLE
             self._reused = True
-            deadlines.expires_at = self._ticker.now + POOLED_SECONDS
             self._on_idle(self)
         else:
             self.state = CLOSING
