@@ -39,8 +39,8 @@ from goproxyai.http11.request_upload import RequestUpload
 from goproxyai.http11.response import ResponseReceiver
 from goproxyai.http11.response_parser import COMPLETE, UNTIL_CLOSE, ResponseParser
 from goproxyai.messages.headers import Headers
-from goproxyai.reactor.deadlines import NEVER, Ticker
-from goproxyai.reactor.socket_state import input_poll, set_keep_alive, set_no_delay
+from goproxyai.reactor.deadlines import NEVER, Ticker, postponed
+from goproxyai.reactor.socket_state import input_poll, set_tcp_options
 from goproxyai.reactor.socket_write import unsent_bytes
 from goproxyai.reactor.write_batch import MIN_UNBATCHED_BYTES, Writer
 from goproxyai.upstream.retries import RetryCause
@@ -96,8 +96,7 @@ class ClientConnection(TwistedProtocol):
     # Called by the transport.
 
     def connectionMade(self) -> None:
-        set_no_delay(self.transport)
-        set_keep_alive(self.transport)
+        set_tcp_options(self.transport)
         self._ticker.watched.add(self)
         if not self._secured:
             self._become_ready()
@@ -338,6 +337,10 @@ class ClientConnection(TwistedProtocol):
                 self._fail(Failure(UpstreamTimeout(deadlines.awaited)))
             else:
                 self.abort()
+
+    def postpone(self, lost: float, now: float) -> None:
+        if self.state is ACTIVE:  # for an idle connection, the time of the upstream counts
+            self._deadlines.expires_at = postponed(self._deadlines.expires_at, lost, now)
 
 
 def _abort(connection: ClientConnection | None) -> None:

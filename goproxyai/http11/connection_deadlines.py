@@ -10,7 +10,7 @@ import re
 
 import attrs
 
-from goproxyai.reactor.deadlines import NEVER
+from goproxyai.reactor.deadlines import NEVER, postponed
 
 HEAD_TIMEOUT_SECONDS = 20.0
 """For a complete head, from its first byte; for the first one from the start of the connection."""
@@ -71,6 +71,13 @@ class ServerDeadlines:
         """Return the seconds since the previous tick."""
         passed, self._last_tick = now - self._last_tick, now
         return passed
+
+    def postpone(self, lost: float, now: float) -> None:
+        """Move the deadlines after a standstill of *lost* seconds that ended before *now*."""
+        self.expires_at = postponed(self.expires_at, lost, now)
+        self._stalls_at = postponed(self._stalls_at, lost, now)
+        self._body_started_at = min(self._body_started_at + lost, now)
+        self._last_tick = now
 
     def start_body(self, now: float) -> None:
         """Measure the rate of a request body from *now* on."""

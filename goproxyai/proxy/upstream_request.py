@@ -29,6 +29,7 @@ from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.error_response import proxy_error_for
 from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.proxy.upstreams import Upstream
+from goproxyai.reactor.deadlines import Deadline
 from goproxyai.upstream.retries import (
     MAX_ATTEMPTS,
     RetryCause,
@@ -117,10 +118,10 @@ class RetryState:
 
     def __init__(self) -> None:
         self.not_before: dict[Upstream, float] = {}
-        self.deadline: IDelayedCall | None = None
+        self.deadline: Deadline | None = None
 
     def stop(self) -> None:
-        if self.deadline is not None and self.deadline.active():
+        if self.deadline is not None:
             self.deadline.cancel()
         self.deadline = None
 
@@ -316,7 +317,7 @@ class UpstreamRequest:
             return False
         context.counters.retries[cause.value] += 1
         if retry.deadline is None:
-            retry.deadline = context.clock.callLater(left, self._time_out)
+            retry.deadline = Deadline(context.clock, left, self._time_out)
         self._sending = _RetryTimer(context.clock.callLater(wait, self._send_again, upstream))
         return True
 

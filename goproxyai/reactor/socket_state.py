@@ -72,6 +72,12 @@ def can_half_close(transport: Any) -> bool:
     return len(transport_layers(transport)) == 1 and hasattr(transport, "loseWriteConnection")
 
 
+def set_tcp_options(transport: Any) -> None:
+    """Set the options of a new connection, where *transport* is TCP."""
+    set_no_delay(transport)
+    set_keep_alive(transport)
+
+
 def set_no_delay(transport: Any) -> None:
     """Set TCP_NODELAY where *transport* is TCP, so that small writes are sent at once."""
     set_tcp_no_delay = getattr(transport, "setTcpNoDelay", None)

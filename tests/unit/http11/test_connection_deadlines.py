@@ -78,6 +78,19 @@ def test_change_is_reported_once() -> None:
     assert [deadlines.has_changed(), deadlines.has_changed()] == [True, False]
 
 
+def test_standstill_postpones_all_deadlines_of_a_client() -> None:
+    deadlines = ServerDeadlines(100.0)
+    deadlines.start_body(100.0)
+    assert not deadlines.reader_is_stalled(100, 60, 100.0)
+    deadlines.postpone(1000.0, 1100.25)
+    assert deadlines.expires_at == 100.0 + 1000.0 + HEAD_TIMEOUT_SECONDS
+    assert not deadlines.body_is_too_slow(0, 1100.0 + BODY_GRACE_SECONDS)
+    assert deadlines.body_is_too_slow(0, 1100.1 + BODY_GRACE_SECONDS)
+    assert not deadlines.reader_is_stalled(100, 60, 1129.0)
+    assert deadlines.reader_is_stalled(100, 60, 1131.0)
+    assert deadlines.tick(1100.5) == 0.25
+
+
 def test_request_progress_extends_the_wait() -> None:
     deadlines = ClientDeadlines(Timeouts(head=30.0, idle=5.0), 0.0)
     deadlines.sending, deadlines.bytes_written = True, 100
