@@ -24,7 +24,7 @@ SHORT_LIVED = (
     "ServerConnection", "ClientConnection", "ConnectProtocol", "Exchange", "RequestBody",
     "WholeBody", "Response", "RequestUpload", "SingleFlight", "Subscriber", "Forward",
     "ResumedForward", "Recorder", "Replay", "PacedReplay", "ExchangeChannel", "AdminRequest",
-    "RequestTrace", "_PendingRequest", "_Reading", "_Replaying",
+    "RequestTrace", "_PendingRequest", "_Reading", "_Replaying", "_Race",
 )  # fmt: skip
 """Classes whose objects live no longer than a request or a connection."""
 
