@@ -24,6 +24,7 @@ from goproxyai.daemon.reload import Reload, overridden_line
 from goproxyai.daemon.service import Daemon
 from goproxyai.daemon.signals import call_on_hangup, end_on_next_signal
 from goproxyai.daemon.tracer import make_tracer
+from goproxyai.egress.resolver import SharedResolver
 from goproxyai.reactor.lean_loop import install_lean_poll
 from goproxyai.telemetry.log_output import LogOutput
 
@@ -104,6 +105,9 @@ def makeService(options: Options) -> IService:
     # Timers must follow a monotonic clock, because the wall clock may be set.
     reactor.seconds = time.monotonic  # type: ignore[method-assign]  # Twisted allows a replacement
     install_lean_poll(reactor)
+    reactor.installNameResolver(  # type: ignore[attr-defined]  # missing in Twisted's annotation
+        SharedResolver(reactor)
+    )
     reactor.callWhenRunning(configure_gc, reactor)
     tracer = make_tracer(reactor, options.settings)
     if tracer is not None:

@@ -1,6 +1,8 @@
 """Connections and requests to upstreams, with or without an egress proxy.
 
 * :mod:`.tls`: verification of upstream certificates.
+* :mod:`.resolver`: shared and cached name resolution.
+* :mod:`.name_endpoint`: an endpoint that connects to the addresses of a name.
 * :mod:`.connect_endpoint`: an endpoint that connects through a CONNECT tunnel.
 * :mod:`.routes`: the endpoint and the request-target form for each origin.
 * :mod:`.agent`: an ``IAgent`` with a connection pool and one deadline for connecting.

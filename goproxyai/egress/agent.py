@@ -24,7 +24,7 @@ from goproxyai.http11.connection_pool import ConnectionPool
 from goproxyai.http11.errors import UpstreamTimeout
 from goproxyai.http11.response import Response, ResponseReceiver
 from goproxyai.messages.headers import Headers, serialize_headers
-from goproxyai.reactor.deadlines import Ticker
+from goproxyai.reactor.deadlines import Deadline, Ticker
 from goproxyai.reactor.write_batch import ImmediateWriter, Writer
 from goproxyai.upstream.retries import RetryCause
 
@@ -219,7 +219,24 @@ class RelayAgent:
 
         connecting: Deferred[Any] = route.endpoint.connect(_SingleConnectionFactory(connection))
         connecting.addCallback(connected)
-        return connecting.addTimeout(self.connect_timeout, self._clock, self._timed_out)
+        return _with_deadline(connecting, self.connect_timeout, self._clock)
 
-    def _timed_out(self, result: object, seconds: float) -> object:
-        raise UpstreamTimeout("a connection")
+
+def _with_deadline(connecting: Deferred[Any], seconds: float, clock: IReactorTime) -> Deferred[Any]:
+    """Cancel *connecting* after *seconds*; it then fails with :class:`.UpstreamTimeout`."""
+    expired = False
+
+    def expire() -> None:
+        nonlocal expired
+        expired = True
+        connecting.cancel()
+
+    deadline = Deadline(clock, seconds, expire)
+
+    def finished(result: object) -> object:
+        deadline.cancel()
+        if expired:
+            raise UpstreamTimeout("a connection")
+        return result
+
+    return connecting.addBoth(finished)

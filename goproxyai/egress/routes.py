@@ -19,16 +19,12 @@ from urllib.parse import urlsplit
 
 import attrs
 from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.endpoints import (
-    HostnameEndpoint,
-    TCP4ClientEndpoint,
-    TCP6ClientEndpoint,
-    wrapClientTLS,
-)
+from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 
 from goproxyai.config.urls import ProxyURL
 from goproxyai.egress.connect_endpoint import ConnectEndpoint
+from goproxyai.egress.name_endpoint import NameEndpoint, tcp_endpoint
 from goproxyai.upstream.no_proxy import bypasses_proxy
 
 
@@ -116,8 +112,7 @@ class Routes:
         return endpoint
 
     def _tcp(self, host: str, port: int) -> Any:
-        if isIPAddress(host):
-            return TCP4ClientEndpoint(self.reactor, host, port)
-        if isIPv6Address(host):
-            return TCP6ClientEndpoint(self.reactor, host, port)
-        return HostnameEndpoint(self.reactor, host, port)
+        ipv6 = isIPv6Address(host)
+        if ipv6 or isIPAddress(host):
+            return tcp_endpoint(self.reactor, host, port, ipv6)
+        return NameEndpoint(self.reactor, host, port)

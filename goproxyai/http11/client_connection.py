@@ -30,7 +30,6 @@ from zope.interface import implementer
 
 from goproxyai.http11.connection_deadlines import (
     CLOSE_SECONDS,
-    POOLED_SECONDS,
     ClientDeadlines,
     Timeouts,
 )
@@ -40,8 +39,8 @@ from goproxyai.http11.request_upload import RequestUpload
 from goproxyai.http11.response import ResponseReceiver
 from goproxyai.http11.response_parser import COMPLETE, UNTIL_CLOSE, ResponseParser
 from goproxyai.messages.headers import Headers
-from goproxyai.reactor.deadlines import NEVER, Ticker
-from goproxyai.reactor.socket_state import input_poll, set_no_delay
+from goproxyai.reactor.deadlines import NEVER, Ticker, postponed
+from goproxyai.reactor.socket_state import input_poll, set_tcp_options
 from goproxyai.reactor.socket_write import unsent_bytes
 from goproxyai.reactor.write_batch import MIN_UNBATCHED_BYTES, Writer
 from goproxyai.upstream.retries import RetryCause
@@ -83,7 +82,7 @@ class ClientConnection(TwistedProtocol):
         self.state = CONNECTING
         self.reading_paused = False
         self._ticker = ticker
-        self._deadlines = ClientDeadlines(timeouts)
+        self._deadlines = ClientDeadlines(timeouts, ticker.now)
         self._secured = secured
         self._on_idle = on_idle
         self._on_lost = on_lost
@@ -97,7 +96,7 @@ class ClientConnection(TwistedProtocol):
     # Called by the transport.
 
     def connectionMade(self) -> None:
-        set_no_delay(self.transport)
+        set_tcp_options(self.transport)
         self._ticker.watched.add(self)
         if not self._secured:
             self._become_ready()
@@ -134,6 +133,10 @@ class ClientConnection(TwistedProtocol):
         self._parser.close()
 
     # Called by the connection pool.
+
+    def is_expired(self) -> bool:
+        """Return whether the idle time is over; the next tick will abort the connection."""
+        return self._ticker.seconds() >= self._deadlines.expires_at
 
     def is_readable(self) -> bool:
         """Return whether the upstream has closed the connection or sent bytes.
@@ -243,7 +246,7 @@ class ClientConnection(TwistedProtocol):
         data = parser.take_body()
         receiver, self._receiver = self._receiver, None
         if complete:
-            self._finish()
+            self._finish(response.fields.get(b"keep-alive"))
         elif self._upload is None:
             self._deadlines.await_response_body(self._ticker.seconds())
         if data or complete:
@@ -253,8 +256,11 @@ class ClientConnection(TwistedProtocol):
             if not complete and response.unclaimed:
                 self.pause_reading()
 
-    def _finish(self) -> None:
-        """Keep or close the connection after a complete response."""
+    def _finish(self, announced: bytes | None) -> None:
+        """Keep or close the connection after a complete response.
+
+        :param announced: the ``Keep-Alive`` field of the response.
+        """
         parser, deadlines = self._parser, self._deadlines
         parser.response = None
         deadlines.expires_at = NEVER
@@ -263,10 +269,9 @@ class ClientConnection(TwistedProtocol):
             return
         if incomplete_request:
             self.abort()
-        elif parser.keep_alive:
+        elif parser.keep_alive and deadlines.await_next_request(announced, self._ticker.now):
             self.state = IDLE
             self._reused = True
-            deadlines.expires_at = self._ticker.now + POOLED_SECONDS
             self._on_idle(self)
         else:
             self.state = CLOSING
@@ -332,6 +337,10 @@ class ClientConnection(TwistedProtocol):
                 self._fail(Failure(UpstreamTimeout(deadlines.awaited)))
             else:
                 self.abort()
+
+    def postpone(self, lost: float, now: float) -> None:
+        if self.state is ACTIVE:  # for an idle connection, the time of the upstream counts
+            self._deadlines.expires_at = postponed(self._deadlines.expires_at, lost, now)
 
 
 def _abort(connection: ClientConnection | None) -> None:

@@ -6,9 +6,11 @@ due. Times are seconds of the reactor's clock.
 
 from __future__ import annotations
 
+import re
+
 import attrs
 
-from goproxyai.reactor.deadlines import NEVER
+from goproxyai.reactor.deadlines import NEVER, postponed
 
 HEAD_TIMEOUT_SECONDS = 20.0
 """For a complete head, from its first byte; for the first one from the start of the connection."""
@@ -29,10 +31,21 @@ LINGER_SECONDS = 2.0
 """In which input is discarded after the last response, so that a reset does not destroy it."""
 
 POOLED_SECONDS = 55.0
-"""For which an idle connection to an upstream is kept."""
+"""For which an idle connection to an upstream is kept, unless the upstream announces less."""
+
+KEEP_ALIVE_MARGIN_SECONDS = 1.0
+"""End of the upstream's announced idle time in which a connection is not used: a request that is on
+its way when the upstream closes gets no response."""
+
+MAX_CONNECTION_AGE_SECONDS = 600.0
+"""After which a connection to an upstream serves no further request, so that a change of the
+upstream's address is noticed."""
 
 CLOSE_SECONDS = 2.0
 """In which an upstream must agree to a close, which TLS waits for."""
+
+
+_KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:^|[\s,;])timeout\s*=\s*\"?([0-9]{1,9})", re.IGNORECASE)
 
 
 class ServerDeadlines:
@@ -58,6 +71,13 @@ class ServerDeadlines:
         """Return the seconds since the previous tick."""
         passed, self._last_tick = now - self._last_tick, now
         return passed
+
+    def postpone(self, lost: float, now: float) -> None:
+        """Move the deadlines after a standstill of *lost* seconds that ended before *now*."""
+        self.expires_at = postponed(self.expires_at, lost, now)
+        self._stalls_at = postponed(self._stalls_at, lost, now)
+        self._body_started_at = min(self._body_started_at + lost, now)
+        self._last_tick = now
 
     def start_body(self, now: float) -> None:
         """Measure the rate of a request body from *now* on."""
@@ -119,10 +139,14 @@ class ClientDeadlines:
     :ivar sending: whether a part of the request may be in our buffers.
     """
 
-    __slots__ = ("_bytes_taken", "_timeouts", "awaited", "bytes_written", "expires_at", "sending")
+    __slots__ = (
+        "_bytes_taken", "_retires_at", "_timeouts", "awaited", "bytes_written", "expires_at",
+        "sending",
+    )  # fmt: skip
 
-    def __init__(self, timeouts: Timeouts) -> None:
+    def __init__(self, timeouts: Timeouts, now: float) -> None:
         self._timeouts = timeouts
+        self._retires_at = now + MAX_CONNECTION_AGE_SECONDS
         self._bytes_taken = 0
         self.expires_at = NEVER
         self.awaited = ""
@@ -157,3 +181,17 @@ class ClientDeadlines:
             self.await_response_head(now)
         elif not unsent or taken != before:  # the pace of the client is checked on its connection
             self.await_request_progress(now)
+
+    def await_next_request(self, announced: bytes | None, now: float) -> bool:
+        """Start the idle time of a kept connection; return whether it can be kept.
+
+        :param announced: the ``Keep-Alive`` field of the response. Its ``timeout`` parameter is the
+            number of seconds for which the upstream keeps an idle connection.
+        """
+        seconds = POOLED_SECONDS
+        if announced is not None:
+            timeout = _KEEP_ALIVE_TIMEOUT.search(announced)
+            if timeout is not None:
+                seconds = min(seconds, int(timeout[1]) - KEEP_ALIVE_MARGIN_SECONDS)
+        self.expires_at = min(now + seconds, self._retires_at)
+        return self.expires_at > now

@@ -38,7 +38,7 @@ from goproxyai.http11.request_head import FieldValues, RequestHead
 from goproxyai.http11.request_parser import BODY, ENDED, HEAD, ParserOptions, RequestParser
 from goproxyai.http11.response_output import BLOCKED, CLOSED, CLOSING, WRITABLE, ResponseOutput
 from goproxyai.reactor.deadlines import NEVER, Ticker
-from goproxyai.reactor.socket_state import input_poll, peer_closed, set_no_delay
+from goproxyai.reactor.socket_state import input_poll, peer_closed, set_tcp_options
 from goproxyai.reactor.write_batch import Writer
 
 
@@ -87,7 +87,7 @@ class ServerConnection(TwistedProtocol):
 
     def connectionMade(self) -> None:
         context = self._context
-        set_no_delay(self.transport)
+        set_tcp_options(self.transport)
         self.output = ResponseOutput(self.transport, context.writer, self)
         context.ticker.watched.add(self)
         context.connections.add(self)
@@ -99,7 +99,6 @@ class ServerConnection(TwistedProtocol):
             self._dispatch_waiting()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """End all exchanges of this connection."""
         context = self._context
         self.output.connection_lost()
         self._parser.close()
@@ -215,7 +214,6 @@ class ServerConnection(TwistedProtocol):
                 self.resume_reading()
 
     def abort(self) -> None:
-        """Reset the connection."""
         self.output.abort()
 
     def _close(self, client_is_idle: bool = False) -> None:
@@ -235,8 +233,10 @@ class ServerConnection(TwistedProtocol):
 
     # Deadlines.
 
+    def postpone(self, lost: float, now: float) -> None:
+        self._deadlines.postpone(lost, now)
+
     def tick(self, now: float) -> None:
-        """Act on the deadlines that are due; called by the ticker."""
         deadlines = self._deadlines
         passed = deadlines.tick(now)
         if self.reading_paused:

@@ -11,6 +11,7 @@ from twisted.python.failure import Failure
 from goproxyai.http11.errors import UpstreamTimeout
 from goproxyai.messages.connect import ConnectRefused
 from goproxyai.proxy.upstreams import Upstream
+from goproxyai.reactor.deadlines import Deadline
 
 _RECURRING_FAILURES = (UpstreamTimeout, ConnectTimeout, DeferredTimeout, VerificationError)
 """Connect failures that the same upstream would repeat, or that have taken long enough."""
@@ -48,10 +49,10 @@ class RetryState:
 
     def __init__(self) -> None:
         self.not_before: dict[Upstream, float] = {}
-        self.deadline: IDelayedCall | None = None
+        self.deadline: Deadline | None = None
 
     def stop(self) -> None:
-        if self.deadline is not None and self.deadline.active():
+        if self.deadline is not None:
             self.deadline.cancel()
         self.deadline = None
 

@@ -26,6 +26,7 @@ from goproxyai.proxy.error_response import proxy_error_for
 from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.proxy.retry_state import SENDING, RetryState, RetryTimer, would_recur
 from goproxyai.proxy.upstreams import Upstream
+from goproxyai.reactor.deadlines import Deadline
 from goproxyai.upstream.retries import (
     MAX_ATTEMPTS,
     RetryCause,
@@ -280,7 +281,7 @@ class UpstreamRequest:
             return False
         context.counters.retries[cause.value] += 1
         if retry.deadline is None:
-            retry.deadline = context.clock.callLater(left, self._time_out)
+            retry.deadline = Deadline(context.clock, left, self._time_out)
         self._sending = RetryTimer(context.clock.callLater(wait, self._send_again, upstream))
         return True
 

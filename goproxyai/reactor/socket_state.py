@@ -5,10 +5,31 @@ A TLS transport is a layer over the socket's transport. The functions here find 
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from select import POLLIN, POLLRDHUP, poll
 from typing import Any
 
 from twisted.protocols.tls import TLSMemoryBIOProtocol
+
+KEEP_ALIVE_IDLE_SECONDS = 60
+"""Silence after which the kernel sends the first keep-alive probe. Linux's default is two hours;
+NAT gateways and load balancers forget a connection after some minutes of silence."""
+
+KEEP_ALIVE_INTERVAL_SECONDS = 15
+"""Interval between two keep-alive probes that are not acknowledged."""
+
+MAX_KEEP_ALIVE_PROBES = 4
+"""Unacknowledged probes after which the kernel reports the connection as lost."""
+
+_KEEP_ALIVE_OPTIONS = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+for _name, _value in (
+    ("TCP_KEEPIDLE", KEEP_ALIVE_IDLE_SECONDS),
+    ("TCP_KEEPINTVL", KEEP_ALIVE_INTERVAL_SECONDS),
+    ("TCP_KEEPCNT", MAX_KEEP_ALIVE_PROBES),
+):
+    if hasattr(socket, _name):  # not every system has all three
+        _KEEP_ALIVE_OPTIONS.append((socket.IPPROTO_TCP, getattr(socket, _name), _value))
 
 
 def transport_layers(transport: Any) -> list[Any]:
@@ -51,8 +72,27 @@ def can_half_close(transport: Any) -> bool:
     return len(transport_layers(transport)) == 1 and hasattr(transport, "loseWriteConnection")
 
 
+def set_tcp_options(transport: Any) -> None:
+    """Set the options of a new connection, where *transport* is TCP."""
+    set_no_delay(transport)
+    set_keep_alive(transport)
+
+
 def set_no_delay(transport: Any) -> None:
     """Set TCP_NODELAY where *transport* is TCP, so that small writes are sent at once."""
     set_tcp_no_delay = getattr(transport, "setTcpNoDelay", None)
     if set_tcp_no_delay is not None:
         set_tcp_no_delay(True)
+
+
+def set_keep_alive(transport: Any) -> None:
+    """Turn TCP keep-alive on where *transport* is TCP, so that a vanished peer is noticed.
+
+    A Unix socket has no keep-alive: its peer cannot vanish without a notice of the kernel.
+    """
+    get_handle = getattr(transport_layers(transport)[-1], "getHandle", None)
+    handle: Any = get_handle() if get_handle is not None else None
+    if getattr(handle, "family", None) in (socket.AF_INET, socket.AF_INET6):
+        with suppress(OSError):  # macOS refuses options of a socket that the peer has reset
+            for level, option, value in _KEEP_ALIVE_OPTIONS:
+                handle.setsockopt(level, option, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.web.client import FileBodyProducer
 
 from goproxyai.config.urls import ProxyURL
+from goproxyai.egress import name_endpoint
 from goproxyai.egress.agent import RelayAgent
 from goproxyai.http11 import connection_pool as pool
 from goproxyai.http11.client_connection import ClientConnection
@@ -118,6 +120,28 @@ async def test_closed_pool_keeps_no_connection(agents: AgentHarness) -> None:
     gate.release()
     assert await pending == b"a"
     await agents.upstream.wait_closed()
+
+
+@pytest_twisted.ensureDeferred
+async def test_refused_address_costs_no_delay(
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(name_endpoint, "ATTEMPT_DELAY_SECONDS", 1000.0)
+    harness.upstream_port = await harness.upstream.listen(harness.loopback())
+    harness.names(upstream_test="127.0.0.2 127.0.0.1")  # the upstream listens on the second one
+    await harness.start(f"http://upstream.test:{harness.upstream_port}")
+    assert (await harness.ask(request())).status == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_keep_alive_is_on_towards_client_and_upstream(harness: ProxyHarness) -> None:
+    await harness.start()
+    assert (await harness.ask(request())).status == 200
+    daemon = harness.daemon
+    assert daemon is not None
+    (to_client,), (to_upstream,) = daemon.listeners.factory.connections, daemon.agent.pool
+    for transport in (to_client.transport, to_upstream.transport):
+        assert transport.getHandle().getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
 # Cancellation.

@@ -86,7 +86,10 @@ class _Resolution:
 @attrs.frozen
 @implementer(IHostnameResolver)
 class FakeResolver:
-    """A resolver that knows *addresses* only."""
+    """A resolver that knows *addresses* only.
+
+    :ivar addresses: by name; several are separated by spaces.
+    """
 
     addresses: dict[str, str]
 
@@ -100,9 +103,8 @@ class FakeResolver:
     ) -> Any:
         resolution = _Resolution(hostName)
         resolutionReceiver.resolutionBegan(resolution)
-        if hostName in self.addresses:
-            address = IPv4Address("TCP", self.addresses[hostName], portNumber)
-            resolutionReceiver.addressResolved(address)
+        for address in self.addresses.get(hostName, "").split():
+            resolutionReceiver.addressResolved(IPv4Address("TCP", address, portNumber))
         resolutionReceiver.resolutionComplete()
         return resolution
 

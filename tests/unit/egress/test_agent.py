@@ -51,6 +51,17 @@ def test_connect_timeout_stops_connecting() -> None:
     assert IPv4Address("TCP", "192.0.2.1", 80) == reactor.connectors[0].getDestination()
 
 
+def test_connect_timeout_starts_again_after_a_standstill() -> None:
+    reactor = MemoryReactorClock()
+    failures = failures_of(agent_on(reactor).request(b"GET", URL))
+    reactor.advance(600)
+    assert failures == []
+    reactor.advance(5)
+    assert failures[0].check(UpstreamTimeout)
+    assert [each.stoppedConnecting for each in reactor.connectors] == [True]
+    assert reactor.getDelayedCalls() == []
+
+
 def test_cached_routes_are_bounded() -> None:
     agent = agent_on(MemoryReactorClock())
     first = agent.route(b"http://192.0.2.1:1")

@@ -55,6 +55,31 @@ def test_stalled_response_body_times_out() -> None:
     assert upstream.transport.aborted
 
 
+def test_response_that_was_received_during_a_standstill_is_not_thrown_away() -> None:
+    upstream = MemoryUpstream().send()
+    upstream.transport.take(1_000)
+    upstream.clock.advance(600)  # the reactor reads after the first timers
+    assert upstream.failures == []
+    upstream.receive(OK)
+    assert [response.code for response in upstream.responses] == [200]
+
+
+def test_upstream_that_is_silent_after_a_standstill_times_out() -> None:
+    upstream = MemoryUpstream().send()
+    upstream.transport.take(1_000)
+    upstream.clock.advance(600)
+    upstream.advance(2.5)
+    assert [str(failure) for failure in upstream.failures] == ["the response head"]
+
+
+def test_idle_connection_ends_in_a_standstill() -> None:
+    upstream = MemoryUpstream().send().receive(OK)
+    upstream.clock.advance(POOLED_SECONDS + 2)
+    assert upstream.connection.is_expired()
+    upstream.advance(TICK_SECONDS)
+    assert upstream.transport.aborted
+
+
 def test_paused_response_has_no_timeout() -> None:
     upstream = MemoryUpstream().send().receive(OK[:-1])
     upstream.responses[0].deliver(upstream)

@@ -7,7 +7,9 @@ import pytest
 from goproxyai.http11.connection_deadlines import (
     BODY_GRACE_SECONDS,
     HEAD_TIMEOUT_SECONDS,
+    MAX_CONNECTION_AGE_SECONDS,
     MIN_BODY_BYTES_PER_SECOND,
+    POOLED_SECONDS,
     READER_STALL_SECONDS,
     ClientDeadlines,
     ServerDeadlines,
@@ -76,8 +78,21 @@ def test_change_is_reported_once() -> None:
     assert [deadlines.has_changed(), deadlines.has_changed()] == [True, False]
 
 
+def test_standstill_postpones_all_deadlines_of_a_client() -> None:
+    deadlines = ServerDeadlines(100.0)
+    deadlines.start_body(100.0)
+    assert not deadlines.reader_is_stalled(100, 60, 100.0)
+    deadlines.postpone(1000.0, 1100.25)
+    assert deadlines.expires_at == 100.0 + 1000.0 + HEAD_TIMEOUT_SECONDS
+    assert not deadlines.body_is_too_slow(0, 1100.0 + BODY_GRACE_SECONDS)
+    assert deadlines.body_is_too_slow(0, 1100.1 + BODY_GRACE_SECONDS)
+    assert not deadlines.reader_is_stalled(100, 60, 1129.0)
+    assert deadlines.reader_is_stalled(100, 60, 1131.0)
+    assert deadlines.tick(1100.5) == 0.25
+
+
 def test_request_progress_extends_the_wait() -> None:
-    deadlines = ClientDeadlines(Timeouts(head=30.0, idle=5.0))
+    deadlines = ClientDeadlines(Timeouts(head=30.0, idle=5.0), 0.0)
     deadlines.sending, deadlines.bytes_written = True, 100
     deadlines.check_request_progress(60, True, 10.0)
     assert (deadlines.awaited, deadlines.expires_at) == (
@@ -90,7 +105,7 @@ def test_request_progress_extends_the_wait() -> None:
 
 
 def test_complete_request_waits_for_the_response_head() -> None:
-    deadlines = ClientDeadlines(Timeouts(head=30.0, idle=5.0))
+    deadlines = ClientDeadlines(Timeouts(head=30.0, idle=5.0), 0.0)
     deadlines.sending = True
     deadlines.check_request_progress(0, True, 10.0)
     assert (deadlines.sending, deadlines.expires_at) == (True, 15.0)
@@ -102,9 +117,46 @@ def test_complete_request_waits_for_the_response_head() -> None:
 
 def test_changed_timeouts_apply_to_the_next_wait() -> None:
     timeouts = Timeouts(head=30.0, idle=5.0)
-    deadlines = ClientDeadlines(timeouts)
+    deadlines = ClientDeadlines(timeouts, 0.0)
     deadlines.await_response_body(0.0)
     timeouts.idle = 7.0
     assert deadlines.expires_at == 5.0
     deadlines.await_response_body(0.0)
     assert deadlines.expires_at == 7.0
+
+
+@pytest.mark.parametrize(
+    ("announced", "seconds"),
+    [
+        (None, POOLED_SECONDS),
+        (b"timeout=5", 4.0),
+        (b"max=100, Timeout = 5", 4.0),
+        (b"max=100,timeout=5", 4.0),
+        (b'timeout="20", max=3', 19.0),
+        (b"timeout=600", POOLED_SECONDS),
+        (b"max=5", POOLED_SECONDS),
+        (b"xtimeout=5", POOLED_SECONDS),
+        (b"timeout=soon", POOLED_SECONDS),
+        (b"", POOLED_SECONDS),
+    ],
+)
+def test_idle_time_ends_a_second_before_the_announced_one(
+    announced: bytes | None, seconds: float
+) -> None:
+    deadlines = ClientDeadlines(Timeouts(head=30.0, idle=5.0), 100.0)
+    assert deadlines.await_next_request(announced, 200.0)
+    assert deadlines.expires_at == 200.0 + seconds
+
+
+@pytest.mark.parametrize("announced", [b"timeout=1", b"timeout=0"])
+def test_connection_is_not_kept_for_the_last_second(announced: bytes) -> None:
+    deadlines = ClientDeadlines(Timeouts(head=30.0, idle=5.0), 100.0)
+    assert not deadlines.await_next_request(announced, 200.0)
+
+
+def test_old_connection_is_not_kept() -> None:
+    deadlines = ClientDeadlines(Timeouts(head=30.0, idle=5.0), 100.0)
+    retires_at = 100.0 + MAX_CONNECTION_AGE_SECONDS
+    assert deadlines.await_next_request(None, retires_at - 10.0)
+    assert deadlines.expires_at == retires_at
+    assert not deadlines.await_next_request(None, retires_at)

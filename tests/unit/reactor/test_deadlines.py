@@ -6,12 +6,19 @@ import attrs
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent
 
-from goproxyai.reactor.deadlines import TICK_SECONDS, Ticker
+from goproxyai.reactor.deadlines import (
+    MAX_POSTPONED_SECONDS,
+    NEVER,
+    TICK_SECONDS,
+    Deadline,
+    Ticker,
+    postponed,
+)
 
 
 @attrs.define(eq=False)
 class Watched:
-    """Records its ticks.
+    """Records its ticks, and the length of each standstill.
 
     :ivar error: raised in each tick.
     :ivar clears: whose watched objects are removed in a tick.
@@ -20,6 +27,12 @@ class Watched:
     ticks: list[float] = attrs.field(factory=list)
     error: Exception | None = None
     clears: Ticker | None = None
+    standstills: list[float] = attrs.field(factory=list)
+
+    def postpone(self, lost: float, now: float) -> None:
+        self.standstills.append(lost)
+        if self.error is not None:
+            raise self.error
 
     def tick(self, now: float) -> None:
         self.ticks.append(now)
@@ -59,14 +72,75 @@ def test_now_is_the_time_of_the_last_tick() -> None:
     ticker.stop()
 
 
-def test_long_stall_causes_one_tick() -> None:
+def test_standstill_postpones_deadlines_and_skips_one_tick() -> None:
     clock, watched = Clock(), Watched()
     ticker = Ticker(clock)
     ticker.watched.add(watched)
     ticker.start()
     clock.advance(100)
-    assert watched.ticks == [100]
+    assert (watched.ticks, watched.standstills) == ([], [100 - TICK_SECONDS])
+    clock.advance(TICK_SECONDS)
+    assert (watched.ticks, len(watched.standstills)) == ([100 + TICK_SECONDS], 1)
     ticker.stop()
+
+
+def test_short_delay_is_no_standstill() -> None:
+    clock, watched = Clock(), Watched()
+    ticker = Ticker(clock)
+    ticker.watched.add(watched)
+    ticker.start()
+    clock.advance(1)
+    assert (watched.ticks, watched.standstills) == ([1], [])
+    ticker.stop()
+
+
+def test_reactor_that_is_always_late_skips_every_other_tick() -> None:
+    clock, watched = Clock(), Watched()
+    ticker = Ticker(clock)
+    ticker.watched.add(watched)
+    ticker.start()
+    clock.pump([2] * 6)
+    assert (watched.ticks, len(watched.standstills)) == ([4, 8, 12], 3)
+    ticker.stop()
+
+
+def test_standstill_moves_deadline_by_the_lost_time_within_bounds() -> None:
+    assert postponed(100.0, lost=50.0, now=145.0) == 150.0
+    assert postponed(100.0, lost=1000.0, now=1090.0) == 1100.0
+    assert postponed(100.0, lost=50.0, now=110.0) == 110.0 + MAX_POSTPONED_SECONDS
+    assert postponed(200.0, lost=50.0, now=110.0) == 200.0
+    assert postponed(NEVER, lost=50.0, now=110.0) == NEVER
+
+
+def test_deadline_expires_once() -> None:
+    clock, expired = Clock(), []
+    deadline = Deadline(clock, 5.0, lambda: expired.append(clock.seconds()))
+    clock.pump([2.5, 2.5, 5.0])
+    assert expired == [5.0]
+    deadline.cancel()
+    assert clock.getDelayedCalls() == []
+
+
+def test_cancelled_deadline_does_not_expire() -> None:
+    clock, expired = Clock(), []
+    Deadline(clock, 5.0, lambda: expired.append(True)).cancel()
+    clock.advance(5.0)
+    assert expired == []
+
+
+def test_standstill_restarts_a_deadline_once() -> None:
+    clock, expired = Clock(), []
+    deadline = Deadline(clock, 5.0, lambda: expired.append(True))
+    clock.advance(60.0)
+    assert expired == []
+    clock.advance(4.9)
+    assert expired == []
+    clock.advance(60.0)
+    assert expired == [True]
+    deadline = Deadline(clock, 5.0, lambda: expired.append(True))
+    clock.advance(60.0)
+    deadline.cancel()
+    assert clock.getDelayedCalls() == []
 
 
 def test_stopped_ticker_leaves_no_delayed_call_and_may_be_stopped_again() -> None:
@@ -104,5 +178,18 @@ def test_error_in_a_tick_is_logged_and_the_others_are_ticked(failures: list[LogE
     clock.pump([TICK_SECONDS] * 3)
     assert [len(watched.ticks) for watched in all_watched] == [3] * 5
     assert [event["log_failure"].value for event in failures] == [error] * 3
+    failures.clear()
+    ticker.stop()
+
+
+def test_error_in_postponing_is_logged(failures: list[LogEvent]) -> None:
+    clock, first, second = Clock(), Watched(), Watched()
+    error = first.error = RuntimeError("planted")
+    ticker = Ticker(clock)
+    ticker.watched |= {first, second}
+    ticker.start()
+    clock.advance(100)
+    assert len(second.standstills) == 1
+    assert [event["log_failure"].value for event in failures] == [error]
     failures.clear()
     ticker.stop()

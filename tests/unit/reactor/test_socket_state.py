@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import select
 import socket
+from collections.abc import Callable
+from typing import Any
 
+import pytest
 from twisted.internet.testing import StringTransport
 
-from goproxyai.reactor.socket_state import can_half_close, input_poll, peer_closed, set_no_delay
+from goproxyai.reactor.socket_state import (
+    KEEP_ALIVE_IDLE_SECONDS,
+    can_half_close,
+    input_poll,
+    peer_closed,
+    set_keep_alive,
+    set_no_delay,
+)
 from tests.unit.reactor.socket_pair import SocketPair, TLSLayer
 
 
@@ -17,6 +27,7 @@ def test_transport_without_a_socket_has_no_state() -> None:
     assert input_poll(transport).poll(0) == []
     assert not can_half_close(transport)
     set_no_delay(transport)
+    set_keep_alive(transport)
 
 
 def test_tls_cannot_half_close(pair: SocketPair) -> None:
@@ -27,6 +38,25 @@ def test_tls_cannot_half_close(pair: SocketPair) -> None:
 def test_no_delay_is_set_on_tcp(pair: SocketPair) -> None:
     set_no_delay(pair.transport)
     assert pair.transport.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.parametrize("layer", [lambda transport: transport, TLSLayer])
+def test_keep_alive_is_set_on_tcp(pair: SocketPair, layer: Callable[[Any], Any]) -> None:
+    handle = pair.transport.getHandle()
+    assert not handle.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    set_keep_alive(layer(pair.transport))
+    assert handle.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    idle = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+    assert idle == KEEP_ALIVE_IDLE_SECONDS
+
+
+def test_unix_socket_has_no_keep_alive() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        transport: Any = StringTransport()
+        transport.getHandle = lambda: ours
+        set_keep_alive(transport)
+        assert not ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
 def test_input_poll_reports_unread_input_and_close(pair: SocketPair) -> None:
