@@ -102,10 +102,21 @@ class RequestParser:
 
     def feed(self, data: bytes) -> None:
         """Parse *data*, which is the content of one read."""
+        repeated = self._repeated
         if self._remaining:
             data = self._feed_body(data)
-        elif self._repeated is not None and self.state is IDLE:
-            data = self._feed_repeated(self._repeated, data)
+        elif repeated is not None and self.state is IDLE:
+            match = repeated.match(data)
+            if match is not None and match[1] <= self._options.max_body_bytes:
+                begin, length, values = match
+                end = begin + length
+                body: RequestBody | WholeBody
+                if end <= len(data):
+                    body = WholeBody(data[begin:end])
+                else:
+                    body = self._start_partial_body(length, data[begin:])
+                self._receiver.repeated_request_received(repeated.head, values, body)
+                data = data[end:]
         if data and self.state is not ENDED:
             self._feed_llhttp(data)
 
@@ -134,28 +145,13 @@ class RequestParser:
 
     # Without llhttp.
 
-    def _feed_repeated(self, repeated: RepeatedHead, data: bytes) -> bytes:
-        """Receive the request that *data* begins with, if it repeats a head.
-
-        :returns: the bytes that are left for llhttp.
-        """
-        found = repeated.match(data)
-        if found is None:
-            return data
-        begin, length, values = found
-        if length > self._options.max_body_bytes:
-            return data  # to be refused
-        content = data[begin : begin + length]
-        body: RequestBody | WholeBody
-        if len(content) == length:
-            body = WholeBody(content)
-        else:
-            body = self._start_body(length, False)
-            self._remaining = length - len(content)
-            if content:
-                body.feed(content)
-        self._receiver.repeated_request_received(repeated.head, values, body)
-        return data[begin + length :]
+    def _start_partial_body(self, length: int, content: bytes) -> RequestBody:
+        """Start a body whose first bytes are *content*, and whose rest bypasses llhttp."""
+        body = self._start_body(length, False)
+        self._remaining = length - len(content)
+        if content:
+            body.feed(content)
+        return body
 
     def _feed_body(self, data: bytes) -> bytes:
         """Receive the body whose length is known; return the bytes after it."""

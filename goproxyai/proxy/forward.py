@@ -100,7 +100,7 @@ class Forward:
             upstream_seconds,
         )
         has_length = b"content-length" in fields
-        if has_length and exchange.keeps_connection() and exchange.method != b"HEAD":
+        if has_length and exchange.keeps_connection() and exchange.head.method != b"HEAD":
             body = response.take_whole()
             if body is not None:
                 self._answer_whole(response, head, body, now)

@@ -144,7 +144,7 @@ class UpstreamRequest:
         if exchange.trace is not None:
             head += exchange.trace.forwarded(now, upstream.url, body)
         sending = context.client.relay(
-            upstream.route, exchange.method, head, body, exchange.head.length_index >= 0, self
+            upstream.route, exchange.head.method, head, body, exchange.head.length_index >= 0, self
         )
         if self._sending is SENDING:  # else the attempt has failed within the call
             self._sending = sending
