@@ -153,10 +153,12 @@ class Flight:
             answer_stale(context, subscriber.exchange, subscriber.client, entry, cause)
         return True
 
-    def upstream_failed(self, error: ProxyError) -> None:
+    def upstream_failed(self, error: ProxyError, response: Response | None = None) -> None:
         """Answer all subscribers with the same error."""
         if self.ended:
             return
+        if response is not None and self._response is None:  # upstream's time is recorded
+            self._upstream_seconds = self._context.seconds() - self._request.sent_at
         if error.status in STALE_IF_ERROR_STATUSES and self.answer_stale(error.code):
             return
         for subscriber in self._detach_all():

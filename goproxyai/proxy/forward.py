@@ -151,9 +151,12 @@ class Forward:
         answer_stale(context, self._exchange, self._client, entry, cause)
         return True
 
-    def upstream_failed(self, error: ProxyError) -> None:
+    def upstream_failed(self, error: ProxyError, response: Response | None = None) -> None:
         if self.ended:
             return
+        if response is not None and self._response is None:  # upstream's time is recorded
+            self._response = response
+            self._upstream_seconds = self._context.seconds() - self._request.sent_at
         if error.status in STALE_IF_ERROR_STATUSES and self.answer_stale(error.code):
             return
         self._fail(error)

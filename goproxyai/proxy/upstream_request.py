@@ -52,8 +52,11 @@ class RequestOwner(Protocol):
     def interim_response(self, status: int, phrase: bytes, headers: Headers) -> None:
         """A 1xx response has arrived."""
 
-    def upstream_failed(self, error: ProxyError) -> None:
-        """The request failed, and is not repeated."""
+    def upstream_failed(self, error: ProxyError, response: Response | None = None) -> None:
+        """The request failed, and is not repeated.
+
+        :param response: the response that caused *error*, if there is one. It is not relayed.
+        """
 
     def answer_stale(self, cause: str) -> bool:
         """Answer with a stale entry in place of an upstream error; returns whether it did."""
@@ -70,7 +73,7 @@ class _NoOwner:
     def interim_response(self, status: int, phrase: bytes, headers: Headers) -> None:
         pass
 
-    def upstream_failed(self, error: ProxyError) -> None:
+    def upstream_failed(self, error: ProxyError, response: Response | None = None) -> None:
         pass
 
     def answer_stale(self, cause: str) -> bool:
@@ -209,7 +212,7 @@ class UpstreamRequest:
                 owner.response_began(response)
         except Exception:  # a 407, or a defect: the client must not wait indefinitely
             response.abort()
-            owner.upstream_failed(proxy_error_for(Failure()))
+            owner.upstream_failed(proxy_error_for(Failure()), response)
 
     def failed(self, reason: Failure, cause: RetryCause | None = None) -> None:
         self._sending = None

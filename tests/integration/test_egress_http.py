@@ -72,6 +72,17 @@ async def test_407_to_absolute_form_request_is_not_relayed(harness: ProxyHarness
     assert len(harness.upstream.requests) == 0
 
 
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/files"])
+@pytest_twisted.ensureDeferred
+async def test_407_to_absolute_form_request_is_timed(harness: ProxyHarness, path: str) -> None:
+    """The log has the time until the 407, as for any other response."""
+    await start_with_egress_proxy(harness, "", CREDENTIALS, "http://api.openai.test")
+    data = request(path) if path == "/v1/models" else request(path, "POST", body=b"x")
+    assert (await harness.ask(data)).status == 502
+    [event] = await harness.logged(1)
+    assert event["ms"].keys() == {"total", "upstream", "proxy"}
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest_twisted.ensureDeferred
 async def test_host_in_no_proxy_is_reached_directly(harness: ProxyHarness, scheme: str) -> None:
