@@ -139,7 +139,7 @@ async def upstream_timeout(harness: ProxyHarness) -> Answer:
     wire = await harness.connect()
     wire.send(request())
     await harness.upstream.wait_for(lambda one: one.paused)
-    harness.reactor.skew += 31.0
+    harness.advance(31.0)
     return await wire.answer()
 
 

@@ -244,11 +244,11 @@ async def test_timeout_is_no_failure_while_others_succeed(
     await skewed_harness.upstream.wait_until(
         lambda: sum(one.paused for one in skewed_harness.upstream.requests) == MIN_REQUESTS
     )
-    skewed_harness.reactor.skew += 5.0
+    skewed_harness.advance(5.0)
     assert (await skewed_harness.ask(request("/v1/models"))).status == 200
     breaker = upstreams(skewed_harness)[0].breaker
     await eventually(skewed_harness.reactor, lambda: not breaker.successes)
-    skewed_harness.reactor.skew += 30.0
+    skewed_harness.advance(30.0)
     for wire in slow:
         assert (await wire.answer()).status == 504
     assert breaker.closed

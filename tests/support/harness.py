@@ -227,6 +227,8 @@ class ProxyHarness:
     def advance(self, seconds: float) -> None:
         """Move the daemon's clock ahead, without running any deadline.
 
+        The daemon does not take the jump for a standstill of the process.
+
         Only with a :class:`SkewedReactor`, as the fixture ``skewed_harness`` has it.
         """
         self.reactor.skew += seconds
