@@ -54,8 +54,8 @@ class Flight:
     """
 
     __slots__ = (
-        "_body", "_close", "_context", "_exchange", "_meter", "_miss", "_request", "_response",
-        "_subscribers", "_upstream_seconds", "_usage", "ended", "upstream_paused",
+        "_body", "_close", "_context", "_exchange", "_meter", "_miss", "_request", "_subscribers",
+        "_upstream_seconds", "_usage", "ended", "upstream_paused",
     )  # fmt: skip
 
     def __init__(
@@ -75,7 +75,6 @@ class Flight:
         self.ended = False
         self.upstream_paused = False
         self._upstream_seconds = -1.0
-        self._response: Response | None = None
         self._body: SharedBody | None = None
         self._meter: UsageMeter | None = None
         self._usage: Usage | None = None
@@ -111,8 +110,9 @@ class Flight:
         self._subscribers.add(subscriber)
         if exchange.trace is not None:
             exchange.trace.coalesced(self._exchange.trace)
-        if self._response is not None:
-            self._begin(subscriber, self._response)
+        response = self._request.response
+        if response is not None:
+            self._begin(subscriber, response)
             subscriber.write_pieces(False)
             exchange.flush()
             self._adjust_flow()
@@ -127,7 +127,6 @@ class Flight:
     def response_began(self, response: Response) -> None:
         context = self._context
         self._upstream_seconds = context.seconds() - self._request.sent_at
-        self._response = response
         if not self._decide_sharing(response):
             return
         body = response.take_whole()
@@ -260,8 +259,7 @@ class Flight:
 
     def _give_up(self) -> None:
         error = proxy_error_for(Failure())
-        if self._response is not None:
-            self._response.abort()
+        self._request.cancel()
         self.upstream_failed(error)
 
     def _measure(self, data: bytes, ended: bool) -> None:
@@ -304,10 +302,11 @@ class Flight:
 
     def _split_slow(self, body: SharedBody) -> None:
         """Keep the subscriber that has received the most; the others restart."""
-        if len(self._subscribers) > 1 and self._response is not None:
+        response = self._request.response
+        if len(self._subscribers) > 1 and response is not None:
             detached = self._subscribers.keep_only(self._subscribers.furthest)
             self._adjust_flow()
-            restart(self._context, detached, self._response, body)
+            restart(self._context, detached, response, body)
 
     def _pass_on(self, data: bytes, ended: bool) -> None:
         """Write to the only subscriber, which may have left during an earlier write."""
@@ -355,7 +354,7 @@ class Flight:
 
     def _adjust_flow(self) -> None:
         """Read from upstream only while a subscriber accepts data."""
-        response, reading = self._response, self._subscribers.reading > 0
+        response, reading = self._request.response, self._subscribers.reading > 0
         if response is None or self.ended or self.upstream_paused is not reading:
             return
         self.upstream_paused = not reading
@@ -368,11 +367,7 @@ class Flight:
 
     def _abandon(self) -> None:
         """The last subscriber has left: stop the upstream request."""
-        self._request.cancel()
-        if self._response is not None:
-            self._response.abort()
-        elif self._miss.plan.generates and self._request.attempts:
-            self._context.counters.tokens.add_unknown("left")
+        self._request.abandon()
         self._end("left")
 
     def _detach_all(self) -> list[Subscriber]:
@@ -404,4 +399,5 @@ class Flight:
     ) -> RequestOutcome:
         complete = ending is Ending.COMPLETE and error is None
         usage = self._usage if complete else None
-        return subscriber.outcome(self._response, self._upstream_seconds, ending, error, usage)
+        response = self._request.response
+        return subscriber.outcome(response, self._upstream_seconds, ending, error, usage)

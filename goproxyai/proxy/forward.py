@@ -46,7 +46,7 @@ class Forward:
 
     __slots__ = (
         "_client", "_context", "_exchange", "_first_byte_seconds", "_meter", "_miss", "_plan",
-        "_reason", "_recorder", "_request", "_response", "_upstream_seconds", "_usage", "ended",
+        "_reason", "_recorder", "_request", "_upstream_seconds", "_usage", "ended",
     )  # fmt: skip
 
     def __init__(
@@ -65,7 +65,6 @@ class Forward:
         self._miss = miss
         self._reason = reason
         self._request = UpstreamRequest(context, self, exchange, plan)
-        self._response: Response | None = None
         self._recorder: Recorder | None = None
         self._meter: UsageMeter | None = None
         self._usage: Usage | None = None
@@ -87,7 +86,6 @@ class Forward:
 
     def response_began(self, response: Response) -> None:
         exchange, context, miss = self._exchange, self._context, self._miss
-        self._response = response
         now = context.seconds()
         sent_at = self._request.sent_at
         upstream_seconds = self._upstream_seconds = now - sent_at
@@ -199,20 +197,13 @@ class Forward:
     # The client's side: ExchangeListener.
 
     def client_gone(self) -> None:
-        if self._response is None and self._plan.generates and self._request.attempts:
-            self._context.counters.tokens.add_unknown("left")  # upstream may still bill it
-        self._stop()
+        self._request.abandon()
         self._end(Ending.CLIENT_GONE, None)
 
     def request_failed(self, error: ProxyError) -> None:
         """The rest of the client's request is invalid."""
-        self._stop()
-        self.upstream_failed(error)
-
-    def _stop(self) -> None:
         self._request.cancel()
-        if self._response is not None:
-            self._response.abort()
+        self.upstream_failed(error)
 
     # The end.
 
@@ -236,7 +227,7 @@ class Forward:
         self._record(ending, error, usage)
 
     def _record(self, ending: Ending, error: ProxyError | None, usage: UsageSource | None) -> None:
-        miss, response = self._miss, self._response
+        miss, response = self._miss, self._request.response
         outcome = _new_outcome(
             RequestOutcome,
             (

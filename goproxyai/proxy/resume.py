@@ -38,7 +38,7 @@ class ResumedForward:
 
     __slots__ = (
         "_actual", "_cache", "_client", "_context", "_digest", "_exchange", "_first",
-        "_first_byte_seconds", "_meter", "_missing", "_plan", "_request", "_response", "ended",
+        "_first_byte_seconds", "_meter", "_missing", "_plan", "_request", "ended",
     )  # fmt: skip
 
     def __init__(
@@ -64,7 +64,6 @@ class ResumedForward:
         self._actual = type(digest)()
         self._first_byte_seconds = first_byte_seconds
         self._request = UpstreamRequest(context, self, exchange, plan)
-        self._response: Response | None = None
         self._meter: UsageMeter | None = None
         self.ended = False
 
@@ -83,7 +82,6 @@ class ResumedForward:
         """Drop it: the final response has begun."""
 
     def response_began(self, response: Response) -> None:
-        self._response = response
         fields, first = response.fields, self._first
         if response.code != first.code or any(
             fields.get(name) != first.fields.get(name) for name in _EQUAL_FIELDS
@@ -105,8 +103,7 @@ class ResumedForward:
             self._end(fail_exchange(self._exchange, error), error)
 
     def _refuse_different_response(self) -> None:
-        if self._response is not None:
-            self._response.abort()
+        self._request.cancel()
         self.upstream_failed(
             ProxyError(
                 "upstream_protocol_error",
@@ -159,20 +156,13 @@ class ResumedForward:
     # The client's side: ExchangeListener.
 
     def client_gone(self) -> None:
-        if self._response is None and self._plan.generates and self._request.attempts:
-            self._context.counters.tokens.add_unknown("left")  # upstream may still bill it
-        self._stop()
+        self._request.abandon()
         self._end(Ending.CLIENT_GONE, None)
 
     def request_failed(self, error: ProxyError) -> None:
         """The rest of the client's request is invalid."""
-        self._stop()
-        self.upstream_failed(error)
-
-    def _stop(self) -> None:
         self._request.cancel()
-        if self._response is not None:
-            self._response.abort()
+        self.upstream_failed(error)
 
     # The end.
 
@@ -182,7 +172,7 @@ class ResumedForward:
             return
         self.ended = True
         self._request.release()
-        context, response = self._context, self._response
+        context, response = self._context, self._request.response
         if self._meter is not None:
             self._meter.abandon("left" if ending is Ending.CLIENT_GONE else "cut")
             context.counters.open_streams -= self._meter.streamed

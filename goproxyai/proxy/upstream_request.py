@@ -11,10 +11,6 @@ from math import inf
 from random import random
 from typing import Protocol
 
-from service_identity import VerificationError
-from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.error import TimeoutError as ConnectTimeout
-from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from goproxyai.egress.agent import Cancellable
@@ -28,6 +24,7 @@ from goproxyai.messages.headers import Headers
 from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.error_response import proxy_error_for
 from goproxyai.proxy.request_plan import RequestPlan
+from goproxyai.proxy.retry_state import SENDING, RetryState, RetryTimer, would_recur
 from goproxyai.proxy.upstreams import Upstream
 from goproxyai.upstream.retries import (
     MAX_ATTEMPTS,
@@ -39,9 +36,6 @@ from goproxyai.upstream.retries import (
 
 STALE_IF_ERROR_STATUSES = frozenset((500, 502, 503, 504))
 """Statuses that a stale entry may replace (RFC 5861 §4)."""
-
-_RECURRING_FAILURES = (UpstreamTimeout, ConnectTimeout, DeferredTimeout, VerificationError)
-"""Connect failures that the same upstream would repeat, or that have taken long enough."""
 
 
 class RequestOwner(Protocol):
@@ -85,46 +79,6 @@ class _NoOwner:
 _NO_OWNER = _NoOwner()
 
 
-class _RetryTimer:
-    """A request that waits for its next attempt."""
-
-    def __init__(self, call: IDelayedCall) -> None:
-        self._call = call
-
-    def cancel(self) -> None:
-        self._call.cancel()
-
-
-class _Sending:
-    """A request that is inside the agent's call: there is nothing to cancel yet."""
-
-    def cancel(self) -> None:
-        pass
-
-
-_SENDING = _Sending()
-
-
-class RetryState:
-    """What earlier attempts left behind; created by the first failure.
-
-    :ivar not_before: for each upstream that was tried, the earliest time of the next attempt;
-        infinity forbids one.
-    :ivar deadline: ends the request when the client has waited as long as for one attempt.
-    """
-
-    __slots__ = ("deadline", "not_before")
-
-    def __init__(self) -> None:
-        self.not_before: dict[Upstream, float] = {}
-        self.deadline: IDelayedCall | None = None
-
-    def stop(self) -> None:
-        if self.deadline is not None and self.deadline.active():
-            self.deadline.cancel()
-        self.deadline = None
-
-
 class UpstreamRequest:
     """One request to an upstream; the :class:`.ResponseReceiver` of its attempts.
 
@@ -132,6 +86,7 @@ class UpstreamRequest:
     :param body: a collected request body that outlives *exchange*; ``None`` where the exchange's
         own body is sent.
     :ivar owner: receives the result.
+    :ivar response: the response that the owner has received.
     :ivar sent_at: when the last attempt was sent, in reactor seconds.
     :ivar attempts: how many were sent.
     :ivar unsent: no byte of any attempt has left the proxy.
@@ -139,7 +94,7 @@ class UpstreamRequest:
 
     __slots__ = (
         "_body", "_context", "_exchange", "_plan", "_probe", "_retry", "_sending",
-        "_upstream", "attempts", "owner", "sent_at", "unsent",
+        "_upstream", "attempts", "owner", "response", "sent_at", "unsent",
     )  # fmt: skip
 
     def __init__(
@@ -159,6 +114,7 @@ class UpstreamRequest:
         self._retry: RetryState | None = None
         self._probe = False
         self._upstream: Upstream
+        self.response: Response | None = None
         self.sent_at: float
         self.attempts = 0
         self.unsent = False
@@ -181,7 +137,7 @@ class UpstreamRequest:
         context.counters.forwarded += 1
         self._upstream = upstream
         self.attempts += 1
-        self._sending = _SENDING
+        self._sending = SENDING
         body = self._body_to_send()
         head = self._plan.upstream_head.render(exchange.values, upstream)
         if exchange.trace is not None:
@@ -189,7 +145,7 @@ class UpstreamRequest:
         sending = context.client.relay(
             upstream.route, exchange.method, head, body, exchange.head.length_index >= 0, self
         )
-        if self._sending is _SENDING:  # else the attempt has failed within the call
+        if self._sending is SENDING:  # else the attempt has failed within the call
             self._sending = sending
 
     def _body_to_send(self) -> bytes | RequestBody | None:
@@ -203,13 +159,21 @@ class UpstreamRequest:
         return body
 
     def cancel(self) -> None:
-        """Stop the request: the response is no longer wanted."""
+        """Stop the request, or the response to it, which is no longer wanted."""
         self._stop_retrying()
         sending, self._sending = self._sending, None
         if sending is not None:
             sending.cancel()
             if self._probe:
                 self._upstream.breaker.release_probe()
+        if self.response is not None:
+            self.response.abort()
+
+    def abandon(self) -> None:
+        """Cancel, because all clients have left; upstream may still bill the response."""
+        if self.response is None and self._plan.generates and self.attempts:
+            self._context.counters.tokens.add_unknown("left")
+        self.cancel()
 
     def release(self) -> None:
         """Forget the owner, which has ended; breaks a reference cycle."""
@@ -240,6 +204,7 @@ class UpstreamRequest:
             return
         try:
             if response.code < 400 or not self._replace_error(response):
+                self.response = response
                 owner.response_began(response)
         except Exception:  # a 407, or a defect: the client must not wait indefinitely
             response.abort()
@@ -301,7 +266,7 @@ class UpstreamRequest:
         if self.attempts >= MAX_ATTEMPTS or not may_retry(cause, exchange.method, replayable):
             return False
         retry = self._retry = self._retry or RetryState()
-        recurs = cause is RetryCause.CONNECT and reason is not None and _would_recur(reason)
+        recurs = cause is RetryCause.CONNECT and reason is not None and would_recur(reason)
         retry.not_before[self._upstream] = inf if recurs else now + (after or 0.0)
         upstream = context.upstreams.choose_for_retry(retry.not_before)
         if upstream is None:
@@ -316,7 +281,7 @@ class UpstreamRequest:
         context.counters.retries[cause.value] += 1
         if retry.deadline is None:
             retry.deadline = context.clock.callLater(left, self._time_out)
-        self._sending = _RetryTimer(context.clock.callLater(wait, self._send_again, upstream))
+        self._sending = RetryTimer(context.clock.callLater(wait, self._send_again, upstream))
         return True
 
     def _send_again(self, upstream: Upstream) -> None:
@@ -332,11 +297,3 @@ class UpstreamRequest:
     def _time_out(self) -> None:
         self.cancel()
         self._give_up(Failure(UpstreamTimeout("the response head")))
-
-
-def _would_recur(reason: Failure) -> bool:
-    """Return whether the same upstream would fail to connect once more."""
-    exception = reason.value
-    if isinstance(exception, ConnectRefused):
-        return exception.status < 500
-    return reason.check(*_RECURRING_FAILURES) is not None

@@ -194,5 +194,5 @@ async def start_stream(harness: ProxyHarness, start: Start) -> StreamInProgress:
     (port,) = await deferToThread(process.listening)
     wire = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port), RawClient(reactor))
     wire.send(request("/v1/stream"))
-    await wire.until(lambda: b"one" in wire.came)
+    await wire.until(lambda: b"one" in wire.received)
     return StreamInProgress(process, wire, pause, port)

@@ -187,7 +187,7 @@ async def test_sigterm_lets_a_stream_finish(harness: ProxyHarness, start: Start)
     answer = await stream.wire.answer()
     assert (answer.body, answer.cut) == (b"onetwo", False)
     assert await deferToThread(process.ended) in (0, -signal.SIGTERM)
-    await stream.wire.until_closed()
+    await stream.wire.wait_closed()
     assert_clean(process)
     (line,) = process.requests
     assert (line["path"], line["ended"], line["bytes_out"]) == ("/v1/stream", "ok", 6)
@@ -203,7 +203,7 @@ async def test_second_sigterm_ends_the_process_at_once(harness: ProxyHarness, st
     process.send(signal.SIGTERM)
     assert await deferToThread(process.ended) == -signal.SIGTERM
     assert time.monotonic() - began < 2
-    await stream.wire.until_closed()
+    await stream.wire.wait_closed()
     assert (await stream.wire.answer()).cut
 
 
