@@ -22,7 +22,7 @@ from goproxyai.daemon.log_setup import choose_output, request_writer
 from goproxyai.daemon.memory import configure_gc
 from goproxyai.daemon.reload import Reload, overridden_line
 from goproxyai.daemon.service import Daemon
-from goproxyai.daemon.signals import call_on_hangup, end_on_next_signal
+from goproxyai.daemon.signals import call_on_hangup, call_on_usr1, end_on_next_signal
 from goproxyai.daemon.tracer import make_tracer
 from goproxyai.egress.resolver import SharedResolver
 from goproxyai.reactor.lean_loop import install_lean_poll
@@ -119,7 +119,10 @@ def makeService(options: Options) -> IService:
         end_on_next_signal,
         prices=options.config.prices,
         tracer=tracer,
+        dropped_log_lines=lambda: 0 if options.output is None else options.output.dropped,
     )
+    if options.output is not None:
+        _connect_output(reactor, options.output)
     _log.info(
         "goproxyai {version}, upstream {upstream}",
         version=__version__,
@@ -132,10 +135,24 @@ def makeService(options: Options) -> IService:
     return daemon
 
 
+def _connect_output(reactor: Any, output: LogOutput) -> None:
+    """Start the log's thread after twistd's fork, reopen the log on SIGUSR1, write its end."""
+    reactor.callWhenRunning(output.start)
+    reactor.addSystemEventTrigger("after", "shutdown", output.finish)
+    call_on_usr1(output.reopen)
+
+
 def _reload_on_hangup(reactor: Any, daemon: Daemon, options: Options) -> None:
     def set_log_level(level: str) -> None:
         if options.output is not None:
             options.output.set_level(level)
             daemon.write_requests(request_writer(options.output))
 
-    call_on_hangup(reactor, Reload(daemon, options.sources.read, set_log_level).run)
+    reload = Reload(daemon, options.sources.read, set_log_level)
+
+    def reopen_and_reload() -> None:
+        if options.output is not None:
+            options.output.reopen()
+        reload.run()
+
+    call_on_hangup(reactor, reopen_and_reload)

@@ -75,6 +75,11 @@ class Metrics(Collector):
         yield from self._cache()
         yield from self._upstreams()
         yield from self._connections()
+        yield _counter(
+            "log_lines_dropped",
+            "Log lines dropped because the log's reader or disk did not accept them.",
+            self._sources.dropped_log_lines(),
+        )
 
     def _requests(self) -> Iterator[Metric]:
         counters = self._sources.counters

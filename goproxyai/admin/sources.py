@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from typing import Any
 
 import attrs
@@ -24,6 +24,7 @@ class Sources:
     :ivar flights: the upstream requests in progress that several clients may share.
     :ivar pool: the open connections to upstreams.
     :ivar slots: the connections from clients.
+    :ivar dropped_log_lines: returns the number of log lines that were dropped.
     """
 
     clock: IReactorTime
@@ -35,6 +36,7 @@ class Sources:
     upstreams: Upstreams
     pool: Sized
     slots: ConnectionSlots[Any]
+    dropped_log_lines: Callable[[], int]
 
     def refresh(self) -> None:
         """Count the finished requests that still wait in the access log's batch."""

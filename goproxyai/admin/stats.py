@@ -56,6 +56,7 @@ class Stats:
             "upstreams": self.upstreams(),
             "uptime_seconds": self.uptime,
             "ready": self.ready,
+            "log": {"lines_dropped": sources.dropped_log_lines()},
             **summary,
         }
 

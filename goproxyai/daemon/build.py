@@ -54,6 +54,7 @@ def make_daemon(
     tls: Callable[[str], Any] = tls_to,
     prices: Prices | None = None,
     tracer: Tracer | None = None,
+    dropped_log_lines: Callable[[], int] = lambda: 0,
 ) -> Daemon:
     """Build the daemon; nothing runs before ``startService``.
 
@@ -63,6 +64,7 @@ def make_daemon(
     :param tls: makes the client's TLS options for a host name.
     :param prices: token prices; ``None`` for no prices.
     :param tracer: ``None`` where tracing is off.
+    :param dropped_log_lines: returns the number of log lines that were dropped.
     :raises ListenError: where an endpoint of ``LISTEN`` is invalid.
     """
     ticker = Ticker(reactor)
@@ -93,7 +95,7 @@ def make_daemon(
     )
     handler = ProxyHandler(context, admission)
     limits = _connection_limits(settings, ticker, counters)
-    admin = _admin_app(settings, context, handler, admission, limits)
+    admin = _admin_app(settings, context, handler, admission, limits, dropped_log_lines)
     request_ids = RequestIds(token_hex(6).encode("ascii"))
     router = Router(admin, handler, admin.stats, admission, access_log, request_ids)
     factory = ServerFactory(ticker, router.dispatch, settings.max_body_size, writer, limits)
@@ -118,6 +120,7 @@ def _admin_app(
     handler: ProxyHandler,
     admission: Admission,
     limits: ConnectionLimits,
+    dropped_log_lines: Callable[[], int],
 ) -> AdminApp:
     sources = Sources(
         context.clock,
@@ -129,6 +132,7 @@ def _admin_app(
         context.upstreams,
         context.client.pool,
         limits.slots,
+        dropped_log_lines,
     )
     stats = Stats(settings, sources)
     return AdminApp(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import MutableMapping
-from typing import Any, TextIO
+from collections.abc import Callable, MutableMapping
+from typing import Any
 
 from twisted.logger import Logger
-from twisted.python.logfile import LogFile
 
 from goproxyai.config.settings import Settings
 from goproxyai.telemetry.events import Batch, Event, Write
-from goproxyai.telemetry.log_output import LogOutput
+from goproxyai.telemetry.log_file import LogStream, open_log
+from goproxyai.telemetry.log_output import LogOutput, OpenedLog
+from goproxyai.telemetry.log_writer import LogWriter
 
 MAX_LOG_FILE_BYTES = 100 * 1024 * 1024
 """Size at which a log file is rotated."""
@@ -37,7 +38,9 @@ def choose_output(
     if twistd_options is None or twistd_options.get("logger") or twistd_options.get("syslog"):
         return None
     as_json = None if not settings.log_format else settings.log_format == "json"
-    output = LogOutput(lambda: _open_stream(twistd_options), as_json, settings.log_level)
+    output = LogOutput(
+        lambda report: _open_writer(twistd_options, report), as_json, settings.log_level
+    )
     _chosen.append(output)
     twistd_options["logger"] = f"{__name__}.open_output"  # twistd takes a name, not a callable
     return output
@@ -48,21 +51,40 @@ def open_output() -> LogOutput:
     return _chosen[-1].open()
 
 
-def _open_stream(twistd_options: MutableMapping[str, Any]) -> TextIO:
-    """Open the stream that twistd itself would log to: standard output, or a rotated file.
+def _open_writer(
+    twistd_options: MutableMapping[str, Any], report: Callable[[int], bytes]
+) -> OpenedLog:
+    """Open the log, and start to write it unless the process is still going to fork."""
+    stream = _open_stream(twistd_options)
+    writer = LogWriter(stream, report)
+    if twistd_options.get("nodaemon"):
+        writer.start()
+    return OpenedLog(writer, stream.isatty())
 
-    Only regular files are rotated: a rotation renames, and would remove ``/dev/null``.
+
+def _open_stream(twistd_options: MutableMapping[str, Any]) -> LogStream:
+    """Open what twistd itself would log to: standard output, or a file.
+
+    :raises SystemExit: with one line, where the file cannot be opened.
     """
     name, foreground = twistd_options.get("logfile"), twistd_options.get("nodaemon")
     if foreground and name in (None, "", "-"):
-        return sys.stdout
+        return _standard_output()
     path = name or "twistd.log"
-    if os.path.exists(path) and not os.path.isfile(path):
-        return open(path, "a", encoding="utf-8")
-    stream: Any = LogFile.fromFullPath(
-        path, rotateLength=MAX_LOG_FILE_BYTES, maxRotatedFiles=MAX_ROTATED_LOG_FILES
-    )
-    return stream  # type: ignore[no-any-return]  # LogOutput only calls write and flush
+    try:
+        return open_log(path, MAX_LOG_FILE_BYTES, MAX_ROTATED_LOG_FILES)
+    except OSError as error:
+        raise SystemExit(
+            f"goproxyai: --logfile is {path!r}, expected a file that can be opened for appending: "
+            f"{error.strerror}"
+        ) from None
+
+
+def _standard_output() -> LogStream:
+    if sys.stdout is None:  # the process was started with a closed descriptor 1
+        return LogStream(os.open(os.devnull, os.O_WRONLY))
+    sys.stdout.flush()
+    return LogStream(os.dup(sys.stdout.fileno()))
 
 
 def request_writer(output: LogOutput | None) -> Write | None:

@@ -17,6 +17,11 @@ def call_on_hangup(reactor: Any, call: Callable[[], None]) -> None:
     signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(call))
 
 
+def call_on_usr1(call: Callable[[], None]) -> None:
+    """Make *call* in the signal handler for each SIGUSR1, whose default action ends the process."""
+    signal.signal(signal.SIGUSR1, lambda *_: call())
+
+
 def end_on_next_signal() -> None:
     """Let the next SIGTERM or SIGINT end the process at once: the first one has begun the drain.
 

@@ -118,7 +118,7 @@ class AccessLog:
                 self._write(events if self.sample >= 1 else self._sampled(events), batch)
             if self.tracer is not None:
                 self.tracer.ended(events, batch)
-        except Exception:  # a full disk must not fail the request that filled the batch
+        except Exception:  # an error here must not fail the request that filled the batch
             _log.failure("{count} request events were not written", count=len(records))
 
     def _sampled(self, events: list[Event]) -> list[Event]:

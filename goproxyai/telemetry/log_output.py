@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TextIO
+from typing import NamedTuple, Protocol
 
 import msgspec
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText
@@ -23,15 +23,33 @@ from goproxyai.telemetry.outcome import Ending
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 
-def json_lines(documents: Sequence[object]) -> str:
+class LineWriter(Protocol):
+    """Writes lines without blocking; see :class:`.LogWriter`."""
+
+    dropped: int
+
+    def write(self, data: bytes) -> None: ...
+    def reopen(self) -> None: ...
+    def start(self) -> None: ...
+    def finish(self) -> None: ...
+
+
+class OpenedLog(NamedTuple):
+    """The writer of the lines, and whether it writes to a terminal."""
+
+    writer: LineWriter
+    is_terminal: bool
+
+
+def json_lines(documents: Sequence[object]) -> bytes:
     """Return *documents* as lines of JSON: printable ASCII."""
     try:
         encoded = _encode_lines(documents)
         if is_printable(encoded):
-            return encoded.decode("ascii")
+            return encoded
     except UnicodeEncodeError:  # a lone surrogate
         pass
-    return "".join([json_bytes(document).decode("ascii") + "\n" for document in documents])
+    return b"".join([json_bytes(document) + b"\n" for document in documents])
 
 
 def _as_text(event: Event, batch: Batch) -> str:
@@ -60,13 +78,19 @@ def _as_text(event: Event, batch: Batch) -> str:
 class LogOutput:
     """Writes events of *level* and above, one line each.
 
-    :param opened: returns the stream; called once, when Twisted starts to log.
-    :param as_json: ``None``: text if the stream is a terminal, else JSON.
+    :param opened: opens the log; called once, when Twisted starts to log. Its argument makes the
+        line that reports dropped lines.
+    :param as_json: ``None``: text if the log is a terminal, else JSON.
     """
 
-    def __init__(self, opened: Callable[[], TextIO], as_json: bool | None, level: str) -> None:
+    def __init__(
+        self,
+        opened: Callable[[Callable[[int], bytes]], OpenedLog],
+        as_json: bool | None,
+        level: str,
+    ) -> None:
         self._opened = opened
-        self._stream: TextIO | None = None
+        self._writer: LineWriter | None = None
         self._as_json = as_json
         self.set_level(level)
 
@@ -76,33 +100,63 @@ class LogOutput:
         self.wants_requests = self._level <= LogLevel.info
 
     def open(self) -> LogOutput:
-        """Open the stream, and choose the format if none is configured."""
-        stream = self._stream = self._opened()
+        """Open the log, and choose the format if none is configured."""
+        self._writer, is_terminal = self._opened(self._dropped_line)
         if self._as_json is None:
-            self._as_json = not (hasattr(stream, "isatty") and stream.isatty())
+            self._as_json = not is_terminal
         return self
 
-    def _write(self, text: str) -> None:
-        if self._stream is not None:
-            self._stream.write(text)
-            self._stream.flush()
+    def start(self) -> None:
+        """Start the thread that writes; to be called after the process has forked."""
+        if self._writer is not None:
+            self._writer.start()
+
+    def reopen(self) -> None:
+        """Reopen the log file; may be called by a signal handler."""
+        if self._writer is not None:
+            self._writer.reopen()
+
+    def finish(self) -> None:
+        """Wait, for a limited time, until all lines are written; see :class:`.LogWriter`."""
+        if self._writer is not None:
+            self._writer.finish()
+
+    @property
+    def dropped(self) -> int:
+        """Lines that were dropped since the start."""
+        return 0 if self._writer is None else self._writer.dropped
+
+    def _write(self, data: bytes) -> None:
+        if self._writer is not None:
+            self._writer.write(data)
 
     def __call__(self, event: LogEvent) -> None:
         level = event.get("log_level", LogLevel.info)
         if level < self._level:
             return
         text = mask_credentials(eventAsText(event, includeTimestamp=False, includeSystem=False))
-        when = timestamp(event.get("log_time", time.time()))
+        when = event.get("log_time", time.time())
         source = str(event.get("log_namespace", "-"))
+        self._write(self._line(when, level.name, source, text))
+
+    def _line(self, when: float, level: str, source: str, text: str) -> bytes:
+        stamp = timestamp(when)
         if self._as_json:
-            fields = {"time": when, "level": level.name, "event": "log", "source": source}
-            self._write(json_lines([fields | {"message": text}]))
-        else:
-            self._write(f"{when} {level.name} [{source}] {text}\n")
+            fields = {"time": stamp, "level": level, "event": "log", "source": source}
+            return json_lines([fields | {"message": text}])
+        return _encode(f"{stamp} {level} [{source}] {text}\n")
+
+    def _dropped_line(self, count: int) -> bytes:
+        text = f"{count} log lines were dropped: the log's reader or disk did not accept them"
+        return self._line(time.time(), "warn", "goproxyai.log", text)
 
     def requests(self, events: list[Event], batch: Batch) -> None:
         """Write the events of requests: a :data:`~.events.Write`."""
         if self._as_json:
             self._write(json_lines([event.line(batch) for event in events]))
         else:
-            self._write("".join([_as_text(event, batch) for event in events]))
+            self._write(_encode("".join([_as_text(event, batch) for event in events])))
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")

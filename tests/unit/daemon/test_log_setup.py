@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +34,19 @@ EVENT = Event(
 
 
 @pytest.fixture(autouse=True)
-def no_chosen_output(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_setup, "_chosen", [])
+def no_chosen_output(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    chosen: list[LogOutput] = []
+    monkeypatch.setattr(log_setup, "_chosen", chosen)
+    yield
+    for output in chosen:
+        close(output)
+
+
+def close(output: Any) -> None:
+    """Write the lines that wait, and end the thread."""
+    writer, output._writer = output._writer, None
+    if writer is not None:
+        writer.close()
 
 
 def choose(twistd_options: dict[str, Any] | None, **texts: str) -> LogOutput | None:
@@ -48,7 +62,7 @@ def test_logger_of_the_operator_stays(options: dict[str, Any] | None) -> None:
 
 @pytest.mark.parametrize("name", [None, "", "-"])
 def test_foreground_process_logs_to_standard_output(
-    name: str | None, capsys: pytest.CaptureFixture[str]
+    name: str | None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     options = {"nodaemon": True, "logfile": name}
     output = choose(options, LOG_FORMAT="text")
@@ -56,7 +70,8 @@ def test_foreground_process_logs_to_standard_output(
     assert options["logger"] == "goproxyai.daemon.log_setup.open_output"
     assert open_output() is output
     output.requests([EVENT], Batch(0.0))
-    assert "GET /v1/models?key 200 HIT" in capsys.readouterr().out
+    close(output)
+    assert "GET /v1/models?key 200 HIT" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -75,7 +90,7 @@ def test_background_process_or_logfile_option_logs_to_a_file(
     assert not (tmp_path / expected).exists()  # twistd changes its directory before it logs
     output: Any = open_output()
     output.requests([EVENT], Batch(0.0))
-    output._stream.close()
+    close(output)
     assert '"path":"/v1/models?key","status":200' in (tmp_path / expected).read_text()
 
 
@@ -87,7 +102,7 @@ def test_log_file_is_rotated_and_some_are_kept(
     output: Any = open_output()
     for _ in range(100):
         output.requests([EVENT] * 10, Batch(0.0))
-    output._stream.close()
+    close(output)
     kept = {f"own.log.{number}" for number in range(1, log_setup.MAX_ROTATED_LOG_FILES + 1)}
     assert {path.name for path in tmp_path.iterdir()} == {"own.log", *kept}
 
@@ -101,10 +116,41 @@ def test_log_to_a_pipe_is_not_rotated(tmp_path: Path, monkeypatch: pytest.Monkey
     output: Any = open_output()
     for _ in range(10):
         output.requests([EVENT], Batch(0.0))
-    output._stream.close()
+    close(output)
     with open(reader, "rb") as file:
         assert file.read().count(b'"event":"request"') == 10
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_closed_standard_output_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    choose({"nodaemon": True})
+    output = open_output()
+    output.requests([EVENT], Batch(0.0))
+    output.finish()
+    assert output.dropped == 0
+
+
+def test_background_process_writes_nothing_before_the_fork(tmp_path: Path) -> None:
+    log = tmp_path / "own.log"
+    choose({"nodaemon": False, "logfile": str(log)}, LOG_FORMAT="json")
+    output = open_output()
+    output.requests([EVENT], Batch(0.0))
+    assert [thread.name for thread in threading.enumerate() if thread.name == "goproxyai log"] == []
+    assert log.read_bytes() == b""
+    output.start()
+    close(output)
+    assert log.read_bytes().count(b'"event":"request"') == 1
+
+
+def test_log_file_that_cannot_be_opened_ends_the_start_with_one_line(tmp_path: Path) -> None:
+    choose({"nodaemon": True, "logfile": str(tmp_path / "absent" / "own.log")})
+    with pytest.raises(SystemExit) as caught:
+        open_output()
+    assert str(caught.value) == (
+        f"goproxyai: --logfile is '{tmp_path}/absent/own.log', expected a file that can be opened "
+        "for appending: No such file or directory"
+    )
 
 
 def test_log_level_decides_whether_requests_are_written() -> None:

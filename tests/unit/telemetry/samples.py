@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
 from typing import Any
 
 from goproxyai.telemetry.events import Event
@@ -43,3 +45,32 @@ class FinishedExchange:
     @property
     def head(self) -> FinishedExchange:
         return self
+
+
+class MemoryWriter:
+    """Takes the place of the log's writer, and writes at once.
+
+    :ivar report: makes the line that reports dropped lines.
+    :ivar calls: the names of the methods that were called without arguments.
+    """
+
+    def __init__(self) -> None:
+        self._stream = io.BytesIO()
+        self.dropped = 0
+        self.report: Callable[[int], bytes]
+        self.calls: list[str] = []
+
+    def write(self, data: bytes) -> None:
+        self._stream.write(data)
+
+    def getvalue(self) -> str:
+        return self._stream.getvalue().decode("utf-8")
+
+    def start(self) -> None:
+        self.calls.append("start")
+
+    def reopen(self) -> None:
+        self.calls.append("reopen")
+
+    def finish(self) -> None:
+        self.calls.append("finish")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -13,24 +12,24 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from goproxyai.telemetry.events import Batch
-from goproxyai.telemetry.log_output import LogOutput, json_lines
+from goproxyai.telemetry.log_output import LogOutput, OpenedLog, json_lines
 from goproxyai.telemetry.outcome import Ending
 from goproxyai.usage.usage import Usage
-from tests.unit.telemetry.samples import UNIX_TIME, make_event
+from tests.unit.telemetry.samples import UNIX_TIME, MemoryWriter, make_event
 
 LEVELS = ["debug", "info", "warn", "error", "critical"]
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 def open_output(
-    as_json: bool | None, level: str = "info", stream: Any = None
-) -> tuple[LogOutput, Any]:
-    stream = stream or io.StringIO()
-    return LogOutput(lambda: stream, as_json, level).open(), stream
+    as_json: bool | None, level: str = "info", is_terminal: bool = False
+) -> tuple[LogOutput, MemoryWriter]:
+    writer = MemoryWriter()
+
+    def opened(report: Callable[[int], bytes]) -> OpenedLog:
+        writer.report = report
+        return OpenedLog(writer, is_terminal)
+
+    return LogOutput(opened, as_json, level).open(), writer
 
 
 # Requests.
@@ -103,7 +102,7 @@ def test_json_line_of_any_event_is_ascii_and_has_its_fields(
 
 @pytest.mark.parametrize("text", ["é", "\udc80", "\x7f", "\n\x00"])
 def test_json_lines_escape_all_but_printable_ascii(text: str) -> None:
-    lines = json_lines([{"a": text}, {"a": "b"}])
+    lines = json_lines([{"a": text}, {"a": "b"}]).decode("ascii")
     assert lines == f'{{"a":{json.dumps(text)}}}\n{{"a":"b"}}\n'
 
 
@@ -111,18 +110,13 @@ def test_json_lines_escape_all_but_printable_ascii(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("as_json", "stream", "expected"),
-    [
-        (None, Terminal(), False),
-        (None, io.StringIO(), True),
-        (True, Terminal(), True),
-        (False, io.StringIO(), False),
-    ],
+    ("as_json", "is_terminal", "expected"),
+    [(None, True, False), (None, False, True), (True, True, True), (False, False, False)],
 )
 def test_format_follows_the_stream_unless_configured(
-    as_json: bool | None, stream: Any, expected: bool
+    as_json: bool | None, is_terminal: bool, expected: bool
 ) -> None:
-    output, _ = open_output(as_json, "info", stream)
+    output, stream = open_output(as_json, "info", is_terminal)
     Logger(namespace="a", observer=output).info("hello")
     assert stream.getvalue().startswith("{") is expected
 
@@ -197,8 +191,44 @@ def test_event_that_cannot_be_formatted_is_written() -> None:
 
 
 def test_nothing_is_written_before_the_log_is_open() -> None:
-    stream = io.StringIO()
-    output = LogOutput(lambda: stream, True, "info")
+    writer = MemoryWriter()
+    output = LogOutput(lambda _: OpenedLog(writer, False), True, "info")
     Logger(namespace="a", observer=output).info("early")
     output.requests([make_event()], Batch(UNIX_TIME))
-    assert stream.getvalue() == ""
+    output.start()
+    output.reopen()
+    output.finish()
+    assert (writer.getvalue(), writer.calls, output.dropped) == ("", [], 0)
+
+
+# The writer.
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_dropped_lines_are_reported_in_the_format_of_the_log(as_json: bool) -> None:
+    _, writer = open_output(as_json)
+    line = writer.report(12).decode("ascii")
+    text = "12 log lines were dropped: the log's reader or disk did not accept them"
+    if as_json:
+        document = json.loads(line)
+        assert document.pop("time").endswith("Z")
+        assert document == {
+            "level": "warn", "event": "log", "source": "goproxyai.log", "message": text,
+        }  # fmt: skip
+    else:
+        assert line.endswith(f"Z warn [goproxyai.log] {text}\n")
+
+
+def test_text_that_is_not_unicode_is_written_escaped() -> None:
+    output, writer = open_output(False)
+    Logger(namespace="a", observer=output).info("é \udc80")
+    assert writer.getvalue().endswith("é \\udc80\n")
+
+
+def test_output_controls_its_writer() -> None:
+    output, writer = open_output(True)
+    output.start()
+    output.reopen()
+    output.finish()
+    writer.dropped = 3
+    assert (writer.calls, output.dropped) == (["start", "reopen", "finish"], 3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -14,8 +13,9 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 
 from goproxyai.telemetry import sdk_log
-from goproxyai.telemetry.log_output import LogOutput
+from goproxyai.telemetry.log_output import LogOutput, OpenedLog
 from goproxyai.telemetry.sdk_log import MAX_KINDS, REPEAT_SECONDS, SdkLogHandler
+from tests.unit.telemetry.samples import MemoryWriter
 
 
 class OneThreadReactor(Clock):
@@ -31,7 +31,7 @@ class DaemonLog:
 
     reactor: OneThreadReactor
     handler: SdkLogHandler
-    stream: io.StringIO
+    stream: MemoryWriter
 
     def lines(self) -> list[str]:
         return self.stream.getvalue().splitlines()
@@ -39,8 +39,8 @@ class DaemonLog:
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[DaemonLog]:
-    stream, reactor = io.StringIO(), OneThreadReactor()
-    output = LogOutput(lambda: stream, False, "info").open()
+    stream, reactor = MemoryWriter(), OneThreadReactor()
+    output = LogOutput(lambda _: OpenedLog(stream, False), False, "info").open()
     monkeypatch.setattr(sdk_log, "_log", Logger(namespace="tracing", observer=output))
     handler = SdkLogHandler(reactor)
     handler.install()
