@@ -64,7 +64,7 @@ class Forward:
         self._plan = plan
         self._miss = miss
         self._reason = reason
-        self._request = UpstreamRequest(context, self, exchange, plan)
+        self._request = UpstreamRequest(context, self, exchange, client, plan)
         self._response: Response | None = None
         self._recorder: Recorder | None = None
         self._meter: UsageMeter | None = None
