@@ -5,6 +5,7 @@
    progress keep their settings; of the waits for upstream, those that start later are changed.
 3. Settings that cannot change without a restart are named at each reload until the restart.
 4. A reload during the stop is refused.
+5. Signals are coalesced (:class:`.CoalescedCall`): there is at most one reload per second.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ async def test_failures_of_one_client_leave_circuit_closed_for_others(
     harness.upstream.script(lambda one: one.path == "/v1/reset", [Reset()])
     harness.upstream.script(lambda one: one.path == "/v1/models", response(b"{}"))
     statuses: dict[str, list[int]] = {"192.0.2.1": [], "192.0.2.2": []}
-    for number in range(2 * MIN_REQUESTS):
+    for _ in range(2 * MIN_REQUESTS):
         for client, target in (
             ("192.0.2.2", "/v1/models"), ("192.0.2.1", "/v1/reset"), ("192.0.2.1", "/v1/reset"),
         ):  # fmt: skip
