@@ -9,8 +9,8 @@ import socket
 import pytest
 from twisted.internet.error import (
     ConnectBindError,
+    ConnectError,
     ConnectionLost,
-    ConnectionRefusedError,
     DNSLookupError,
     getConnectError,
 )
@@ -37,7 +37,7 @@ def test_shortage_of_the_process_is_local(exception: Exception) -> None:
 @pytest.mark.parametrize(
     "exception",
     [
-        ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+        ConnectError(errno.ECONNREFUSED, "Connection refused"),
         ConnectionLost(),
         ConnectionBroken(Failure(ConnectionLost())),
         OSError(errno.ENETUNREACH, "Network is unreachable"),
