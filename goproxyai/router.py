@@ -2,7 +2,8 @@
 
 A relayed request bypasses Klein and ``twisted.web``. A ``twisted.web`` request costs 45 us and
 Klein's ``render`` another 46 us, whereas a cache hit costs 11 us in all
-(``python -m bench.inside``). Refusals that need no endpoint bypass both as well.
+(``python -m bench.inside``). Refusals bypass both as well, and spend a token of the client's rate
+limit, as all requests do except for ``/health`` and those of operators.
 
 The router knows the relayed prefixes and methods from the table that the Klein tree is built from,
 :data:`goproxyai.proxy.relayed_routes.RELAYED`.
@@ -13,13 +14,15 @@ from __future__ import annotations
 from twisted.web.server import Site
 
 from goproxyai.admin.app import EVENTS_PATH, AdminApp
-from goproxyai.admin.refusals import draining, not_found
+from goproxyai.admin.refusals import draining, method_not_allowed, not_found
+from goproxyai.admin.routes import admin_routes
 from goproxyai.admin.stats import Stats
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.web_adapter import ExchangeChannel
+from goproxyai.limits.token_buckets import rate_limit_headers
 from goproxyai.proxy.admission import Admission
-from goproxyai.proxy.error_response import send_error
+from goproxyai.proxy.error_response import send_error, send_rate_limited
 from goproxyai.proxy.handler import ProxyHandler
 from goproxyai.proxy.relayed_routes import RELAYED, RelayedRoutes
 from goproxyai.proxy.request_id import REQUEST_ID_FIELD, RequestIds
@@ -33,7 +36,7 @@ class Router:
     """Routes each exchange of a listener.
 
     :param stats: holds the readiness and the request counter.
-    :param admission: finds the client's address for the access log.
+    :param admission: finds the client's address, and limits its rate of refusals.
     :param routes: the relayed routes; without prefixes, the admin app serves every path.
     """
 
@@ -47,6 +50,8 @@ class Router:
         request_ids: RequestIds,
         routes: RelayedRoutes = RELAYED,
     ) -> None:
+        self._admin = admin
+        self._admin_routes = admin_routes()
         self._site = Site(admin.app.resource())
         self._relay = handler.handle
         self._stats = stats
@@ -70,7 +75,7 @@ class Router:
         if not self._stats.ready:
             exchange.keep_alive = False
             if not (exchange.is_first or exchange.target.startswith(b"/health")):
-                self._refuse(exchange, draining())
+                self._answer(exchange, draining())
                 return
         if not head.target.startswith(self._prefixes):
             self._serve_admin(exchange)
@@ -82,6 +87,21 @@ class Router:
             self._refuse(exchange, error)
 
     def _refuse(self, exchange: Exchange, error: ProxyError) -> None:
+        """Answer with *error*, or with 429 if the client has used up its rate limit."""
+        if not self._is_limited(exchange):
+            self._answer(exchange, error)
+
+    def _is_limited(self, exchange: Exchange) -> bool:
+        """Take a token of the client; answer with 429 if there is none."""
+        admission = self._admission
+        wait = admission.take_token(admission.client(exchange))
+        if wait:
+            self._counters.limited += 1
+            send_rate_limited(exchange, rate_limit_headers(admission.per_minute, wait))
+            self._record(exchange, RequestOutcome())
+        return wait > 0
+
+    def _answer(self, exchange: Exchange, error: ProxyError) -> None:
         tracer = self._access_log.tracer
         if tracer is not None and exchange.target.startswith(self._prefixes):
             exchange.trace = tracer.begin(exchange)
@@ -89,12 +109,23 @@ class Router:
         self._record(exchange, RequestOutcome(code=error.code))
 
     def _serve_admin(self, exchange: Exchange) -> None:
+        # Paths are compared byte by byte: `/v1%2fmodels` must not be mistaken for `/v1/models`.
         path = exchange.target.partition(b"?")[0]
-        if b"%" in path or path.startswith(b"//"):
-            # Klein would decode the path or redirect to a normalized one. No endpoint has such a
-            # path, and `/v1%2fmodels` must not be mistaken for `/v1/models`.
-            self._refuse(exchange, not_found())
+        route = self._admin_routes.get(path)
+        if route is None:
+            self._refuse(exchange, not_found(path))
             return
+        if exchange.method not in route.methods:
+            self._refuse(exchange, method_not_allowed(route.methods))
+            return
+        if not route.free:
+            denial = self._admin.denial(exchange)
+            if denial is not None:
+                if route.refuses:
+                    self._refuse(exchange, denial)
+                    return
+                if self._is_limited(exchange):
+                    return
         # The first byte of the dashboard's event stream leaves at once. Otherwise, a dashboard
         # that stays open would be logged as a slow request.
         first_seconds = 0.0 if exchange.target.startswith(_EVENTS) else -1.0

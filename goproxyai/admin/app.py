@@ -24,11 +24,12 @@ from goproxyai.admin.assets import PAGE, SECURITY_HEADERS, assets
 from goproxyai.admin.authorization import authorize
 from goproxyai.admin.events import EventStream
 from goproxyai.admin.metrics import CONTENT_TYPE, Metrics
-from goproxyai.admin.refusals import draining, not_found
+from goproxyai.admin.refusals import draining, method_not_allowed, not_found
 from goproxyai.admin.stats import Stats
 from goproxyai.cache.store import Store
 from goproxyai.config.settings import Settings
 from goproxyai.errors import ProxyError, json_bytes
+from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.web_adapter import AdminRequest
 from goproxyai.proxy.admission import Admission
 from goproxyai.proxy.relayed_routes import RELAYED, RelayedRoutes
@@ -111,6 +112,7 @@ class AdminApp:
         raise not_found()
 
     @app.route("/health", methods=["GET"])
+    @app.route("/health/", methods=["GET"])
     def health(self, request: AdminRequest) -> bytes:
         """Tell load balancers that the process answers."""
         return _respond(
@@ -151,12 +153,11 @@ class AdminApp:
     @app.route("/dashboard", methods=["GET"])
     def dashboard(self, request: AdminRequest) -> bytes:
         """Serve the page; an unauthorized browser gets it with status 403, to ask for the token."""
-        try:
-            self._authorize(request)
-        except ProxyError as error:
+        error = self.denial(request.exchange)
+        if error is not None:
             accepted = request.exchange.get(b"accept") or b""
             if not self.settings.admin_token or b"text/html" not in accepted:
-                raise
+                raise error
             request.problem_code = error.code
             return _respond_with_asset(request, PAGE, error.status)
         return _respond_with_asset(request, PAGE)
@@ -190,9 +191,8 @@ class AdminApp:
     @app.handle_errors(MethodNotAllowed)  # type: ignore[arg-type]  # Klein types the request as an interface
     def method_not_allowed(self, request: AdminRequest, failure: Failure) -> bytes:
         allowed = getattr(failure.value, "valid_methods", None) or ()
-        request.setHeader(b"Allow", ", ".join(sorted(allowed)).encode("ascii"))
-        message = "This endpoint does not have that method; see the Allow header."
-        return self._respond_with_error(request, ProxyError("method_not_allowed", message))
+        error = method_not_allowed(method.encode("ascii") for method in allowed)
+        return self._respond_with_error(request, error)
 
     @app.handle_errors(RequestRedirect, HTTPException)  # type: ignore[arg-type]  # Klein types the request as an interface
     def no_such_endpoint(self, request: AdminRequest, failure: Failure) -> bytes:
@@ -219,9 +219,18 @@ class AdminApp:
         request.problem_code = error.code
         return _respond(request, error.status, error.body())
 
+    def denial(self, exchange: Exchange) -> ProxyError | None:
+        """Return the 403 for a client that is no operator; ``None`` for an operator."""
+        try:
+            authorize(exchange, self._admission.client(exchange), self.settings)
+        except ProxyError as error:
+            return error
+        return None
+
     def _authorize(self, request: AdminRequest) -> None:
-        exchange = request.exchange
-        authorize(exchange, self._admission.client(exchange), self.settings)
+        error = self.denial(request.exchange)
+        if error is not None:
+            raise error
 
 
 def _paths_to_clear(target: bytes) -> set[bytes | None]:

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Final
+
 from goproxyai.errors import ProxyError
+
+_NO_STORE: Final = (b"Cache-Control", b"no-store")
+"""Caches may store a 404 or 405 without it (RFC 9110 §15.1)."""
+
+_API_SEGMENTS: Final = frozenset(
+    b"assistants audio batches chat completions embeddings files fine_tuning images models "
+    b"moderations responses threads uploads vector_stores".split()
+)
+"""First segments of the API's paths after ``/v1/``."""
 
 
 def draining() -> ProxyError:
@@ -12,5 +24,19 @@ def draining() -> ProxyError:
     )
 
 
-def not_found() -> ProxyError:
-    return ProxyError("not_found", "There is no endpoint at this path. The API is under /v1/.")
+def not_found(path: bytes = b"") -> ProxyError:
+    """Return the 404 for *path*, which says if only ``/v1`` is missing."""
+    message = "There is no endpoint at this path. The API is under /v1/."
+    if path[1:].partition(b"/")[0] in _API_SEGMENTS:
+        message = (
+            "There is no endpoint at this path, but the API has one at the same path under /v1: "
+            "the base URL of the client must end in /v1."
+        )
+    return ProxyError("not_found", message, (_NO_STORE,))
+
+
+def method_not_allowed(methods: Iterable[bytes]) -> ProxyError:
+    """Return the 405 of an endpoint that has *methods*."""
+    allow = b", ".join(sorted(methods))
+    message = "This endpoint does not have that method; see the Allow header."
+    return ProxyError("method_not_allowed", message, ((b"Allow", allow), _NO_STORE))

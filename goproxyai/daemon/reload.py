@@ -5,6 +5,7 @@
    progress keep their settings, and a timeout that has started keeps its duration.
 3. Settings that cannot change without a restart are named at each reload until the restart.
 4. A reload during the stop is refused.
+5. Signals are coalesced (:class:`.CoalescedCall`): there is at most one reload per second.
 """
 
 from __future__ import annotations

@@ -5,16 +5,52 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
+
+MIN_CALL_INTERVAL_SECONDS: Final = 1.0
+"""From the end of a call for a signal to the next one."""
+
+
+class CoalescedCall:
+    """Makes a call for signals, at most one per :data:`MIN_CALL_INTERVAL_SECONDS`.
+
+    All signals between two calls are answered by the second one. A call that starts after a signal
+    is never omitted, so that the call sees what was changed before the signal.
+
+    :param reactor: its thread makes the call, and its clock measures the interval.
+    """
+
+    def __init__(self, reactor: Any, call: Callable[[], None]) -> None:
+        self._reactor = reactor
+        self._call = call
+        self._pending = False
+        self._not_before = float("-inf")
+
+    def signalled(self, number: int, frame: object) -> None:
+        """Request a call; a signal handler, which may interrupt any other code."""
+        if not self._pending:
+            self._pending = True
+            self._reactor.callFromThread(self._make_call)
+
+    def _make_call(self) -> None:
+        wait = self._not_before - self._reactor.seconds()
+        if wait > 0:
+            self._reactor.callLater(wait, self._make_call)
+            return
+        self._pending = False  # a signal from now on needs another call
+        try:
+            self._call()
+        finally:
+            self._not_before = self._reactor.seconds() + MIN_CALL_INTERVAL_SECONDS
 
 
 def call_on_hangup(reactor: Any, call: Callable[[], None]) -> None:
-    """Make *call* in the reactor for each SIGHUP.
+    """Make *call* in the reactor after SIGHUP, as :class:`CoalescedCall` does.
 
     To be used only where there is a configuration file to read again. Otherwise SIGHUP keeps its
     default action, which ends the process: a terminal sends SIGHUP when it is closed.
     """
-    signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(call))
+    signal.signal(signal.SIGHUP, CoalescedCall(reactor, call).signalled)
 
 
 def call_on_usr1(call: Callable[[], None]) -> None:

@@ -45,6 +45,8 @@ from goproxyai.usage.usage import Usage
 class Flight:
     """One upstream request and its subscribers; the sink of the response's body.
 
+    :param exchange: the leader's.
+    :param client: the leader's address.
     :param miss: the leader's cache miss.
     :param close: called when no more requests may join; may be called more than once.
     :ivar ended: the subscribers are detached, and a response is no longer wanted.
@@ -62,6 +64,7 @@ class Flight:
         self,
         context: ProxyContext,
         exchange: Exchange,
+        client: str,
         miss: CacheMiss,
         close: Callable[[Flight], None],
     ) -> None:
@@ -70,7 +73,7 @@ class Flight:
         self._miss = miss
         self._close = close
         body = exchange.body.whole()  # the leader's exchange may end before the flight
-        self._request = UpstreamRequest(context, self, exchange, miss.plan, body)
+        self._request = UpstreamRequest(context, self, exchange, client, miss.plan, body)
         self._subscribers = SubscriberSet()
         self.ended = False
         self.upstream_paused = False
@@ -78,6 +81,7 @@ class Flight:
         self._body: SharedBody | None = None
         self._meter: UsageMeter | None = None
         self._usage: Usage | None = None
+        self._subscribers.add(Subscriber(context, self, exchange, client, miss, True))
 
     def __len__(self) -> int:
         """The number of subscribers."""
@@ -88,10 +92,8 @@ class Flight:
         """The cache key of the requests."""
         return self._miss.key
 
-    def start(self, client: str) -> None:
-        """Send the request; *client* is the leader's address."""
-        leader = Subscriber(self._context, self, self._exchange, client, self._miss, True)
-        self._subscribers.add(leader)
+    def start(self) -> None:
+        """Send the request."""
         try:
             self._request.send()
         except ProxyError as error:
@@ -157,7 +159,7 @@ class Flight:
         """Answer all subscribers with the same error."""
         if self.ended:
             return
-        if response is not None and self._response is None:  # upstream's time is recorded
+        if response is not None and self._upstream_seconds < 0:  # a refusal took time, too
             self._upstream_seconds = self._context.seconds() - self._request.sent_at
         if error.status in STALE_IF_ERROR_STATUSES and self.answer_stale(error.code):
             return

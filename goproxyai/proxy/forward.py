@@ -64,7 +64,7 @@ class Forward:
         self._plan = plan
         self._miss = miss
         self._reason = reason
-        self._request = UpstreamRequest(context, self, exchange, plan)
+        self._request = UpstreamRequest(context, self, exchange, client, plan)
         self._recorder: Recorder | None = None
         self._meter: UsageMeter | None = None
         self._usage: Usage | None = None
@@ -154,8 +154,7 @@ class Forward:
     def upstream_failed(self, error: ProxyError, response: Response | None = None) -> None:
         if self.ended:
             return
-        if response is not None and self._response is None:  # upstream's time is recorded
-            self._response = response
+        if response is not None and self._upstream_seconds < 0:  # a refusal took time, too
             self._upstream_seconds = self._context.seconds() - self._request.sent_at
         if error.status in STALE_IF_ERROR_STATUSES and self.answer_stale(error.code):
             return

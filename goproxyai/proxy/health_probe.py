@@ -1,8 +1,8 @@
 """Probe upstreams periodically, independent of clients' requests.
 
 Every upstream is asked for one path without a credential. Any response but a 5xx and an egress
-proxy's 407 shows that the upstream is available, and closes its circuit.
-:data:`MAX_FAILURES_IN_A_ROW` failures open it.
+proxy's 407 shows that the upstream is available. :mod:`goproxyai.upstream.breaker` judges the
+results.
 """
 
 from __future__ import annotations
@@ -15,14 +15,11 @@ from twisted.python.failure import Failure
 
 from goproxyai.egress.treq_client import RelayClient
 from goproxyai.http11.response import Response
+from goproxyai.proxy.upstream_failure import is_local_error
 from goproxyai.proxy.upstreams import Upstream, Upstreams
-from goproxyai.upstream.breaker import CircuitState
 
 PROBE_INTERVAL_SECONDS = 5.0
 """Between two probes of an upstream; a probe that has no response by then has failed."""
-
-MAX_FAILURES_IN_A_ROW = 3
-"""Failed probes that open a circuit."""
 
 _log = Logger(namespace="goproxyai.health_probe")
 
@@ -42,7 +39,6 @@ class HealthProbe:
         self._upstreams = upstreams
         self._path = path
         self.pending: dict[Upstream, Deferred[Response]] = {}
-        self._failures = dict.fromkeys(upstreams.all, 0)
         self._loop = LoopingCall(self.probe_all)
         self._loop.clock = clock
 
@@ -61,7 +57,7 @@ class HealthProbe:
             late = self.pending.pop(upstream, None)
             if late is not None:
                 late.cancel()
-                self._failed(upstream)
+                self._record(upstream, False)
             pending = self._client.request(
                 b"GET", upstream.route.origin + upstream.base + self._path
             )
@@ -75,19 +71,11 @@ class HealthProbe:
         if self.pending.get(upstream) is pending:
             del self.pending[upstream]
         if isinstance(result, Failure):
-            if result.check(CancelledError) is None:
-                self._failed(upstream)
+            if result.check(CancelledError) is None and not is_local_error(result):
+                self._record(upstream, False)
             return
         result.abort()  # the status is enough
-        if result.code >= 500 or result.code == 407:
-            self._failed(upstream)
-        else:
-            self._failures[upstream] = 0
-            upstream.breaker.record_success()
+        self._record(upstream, result.code < 500 and result.code != 407)
 
-    def _failed(self, upstream: Upstream) -> None:
-        breaker, now = upstream.breaker, self._clock.seconds()
-        breaker.record_failure(now, breaker.state(now) is CircuitState.HALF_OPEN)
-        self._failures[upstream] += 1
-        if self._failures[upstream] >= MAX_FAILURES_IN_A_ROW:
-            breaker.trip(now)
+    def _record(self, upstream: Upstream, succeeded: bool) -> None:
+        upstream.breaker.record_probe(self._clock.seconds(), succeeded)

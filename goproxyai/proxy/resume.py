@@ -63,7 +63,7 @@ class ResumedForward:
         self._digest = digest
         self._actual = type(digest)()
         self._first_byte_seconds = first_byte_seconds
-        self._request = UpstreamRequest(context, self, exchange, plan)
+        self._request = UpstreamRequest(context, self, exchange, client, plan)
         self._meter: UsageMeter | None = None
         self.ended = False
 

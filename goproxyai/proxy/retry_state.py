@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from service_identity import VerificationError
-from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IDelayedCall
-from twisted.python.failure import Failure
 
-from goproxyai.http11.errors import UpstreamTimeout
-from goproxyai.messages.connect import ConnectRefused
 from goproxyai.proxy.upstreams import Upstream
 from goproxyai.reactor.deadlines import Deadline
-
-_RECURRING_FAILURES = (UpstreamTimeout, ConnectTimeout, DeferredTimeout, VerificationError)
-"""Connect failures that the same upstream would repeat, or that have taken long enough."""
 
 
 class RetryTimer:
@@ -55,11 +46,3 @@ class RetryState:
         if self.deadline is not None:
             self.deadline.cancel()
         self.deadline = None
-
-
-def would_recur(reason: Failure) -> bool:
-    """Return whether the same upstream would fail to connect once more."""
-    exception = reason.value
-    if isinstance(exception, ConnectRefused):
-        return exception.status < 500
-    return reason.check(*_RECURRING_FAILURES) is not None

@@ -40,9 +40,9 @@ class SingleFlight:
 
     def start(self, exchange: Exchange, client: str, miss: CacheMiss) -> None:
         """Send the request of *exchange* upstream, for itself and for those that join."""
-        flight = Flight(self._context, exchange, miss, self._close)
+        flight = Flight(self._context, exchange, client, miss, self._close)
         self._flights[miss.key] = flight
-        flight.start(client)
+        flight.start()
 
     def _close(self, flight: Flight) -> None:
         """Let no more requests join *flight*."""

@@ -19,12 +19,14 @@ from goproxyai.http11.errors import UpstreamTimeout
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import RequestBody
 from goproxyai.http11.response import Response
+from goproxyai.limits.addresses import bucket_key
 from goproxyai.messages.connect import ConnectRefused
 from goproxyai.messages.headers import Headers
 from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.error_response import proxy_error_for
 from goproxyai.proxy.request_plan import RequestPlan
-from goproxyai.proxy.retry_state import SENDING, RetryState, RetryTimer, would_recur
+from goproxyai.proxy.retry_state import SENDING, RetryState, RetryTimer
+from goproxyai.proxy.upstream_failure import is_local_error, would_recur
 from goproxyai.proxy.upstreams import Upstream
 from goproxyai.reactor.deadlines import Deadline
 from goproxyai.upstream.retries import (
@@ -87,6 +89,7 @@ class UpstreamRequest:
     """One request to an upstream; the :class:`.ResponseReceiver` of its attempts.
 
     :param exchange: the client's request that is forwarded.
+    :param client: its address.
     :param body: a collected request body that outlives *exchange*; ``None`` where the exchange's
         own body is sent.
     :ivar owner: receives the result.
@@ -97,7 +100,7 @@ class UpstreamRequest:
     """
 
     __slots__ = (
-        "_body", "_context", "_exchange", "_plan", "_probe", "_retry", "_sending",
+        "_body", "_client", "_context", "_exchange", "_plan", "_retry", "_sending", "_trial",
         "_upstream", "attempts", "owner", "response", "sent_at", "unsent",
     )  # fmt: skip
 
@@ -106,17 +109,19 @@ class UpstreamRequest:
         context: ProxyContext,
         owner: RequestOwner,
         exchange: Exchange,
+        client: str,
         plan: RequestPlan,
         body: bytes | None = None,
     ) -> None:
         self._context = context
         self.owner: RequestOwner = owner
         self._exchange = exchange
+        self._client = client
         self._plan = plan
         self._body = body
         self._sending: Cancellable | None = None
         self._retry: RetryState | None = None
-        self._probe = False
+        self._trial = False
         self._upstream: Upstream
         self.response: Response | None = None
         self.sent_at: float
@@ -131,18 +136,17 @@ class UpstreamRequest:
         """
         context, exchange = self._context, self._exchange
         self.sent_at = now = context.seconds()
+        body = self._body_to_send()
         if upstream is None:
             upstream = context.upstreams.first
             if not upstream.breaker.closed:
-                upstream = context.upstreams.choose(now)
-                self._probe = not upstream.breaker.closed
-        else:
-            self._probe = not upstream.breaker.closed
+                complete = not isinstance(body, RequestBody)
+                upstream = context.upstreams.choose(now, bucket_key(self._client), complete)
+        self._trial = not (upstream.breaker.closed or isinstance(body, RequestBody))
         context.counters.forwarded += 1
         self._upstream = upstream
         self.attempts += 1
         self._sending = SENDING
-        body = self._body_to_send()
         head = self._plan.upstream_head.render(exchange.values, upstream)
         if exchange.trace is not None:
             head += exchange.trace.forwarded(now, upstream.url, body)
@@ -168,8 +172,8 @@ class UpstreamRequest:
         sending, self._sending = self._sending, None
         if sending is not None:
             sending.cancel()
-            if self._probe:
-                self._upstream.breaker.release_probe()
+            if self._trial:
+                self._upstream.breaker.release_trial()
         if self.response is not None:
             self.response.abort()
 
@@ -197,7 +201,8 @@ class UpstreamRequest:
         self._stop_retrying()
         breaker = self._upstream.breaker
         if response.code == 407:  # the egress proxy refuses, and so the upstream is unreachable
-            breaker.record_failure(self._context.seconds(), self._probe)
+            now = self._context.seconds()
+            breaker.record_failure(now, bucket_key(self._client), self._trial)
         elif breaker.closed:
             breaker.successes += 1
         else:
@@ -218,18 +223,21 @@ class UpstreamRequest:
         self._sending = None
         self.unsent = cause is RetryCause.CONNECT and (self.attempts == 1 or self.unsent)
         now = self._context.seconds()
-        breaker = self._upstream.breaker
-        if (
-            reason.check(UpstreamTimeout)
-            and cause is None
-            and breaker.last_success_at >= self.sent_at
-        ):
-            if self._probe:
-                breaker.release_probe()  # the upstream answered other requests meanwhile
+        if not self._is_upstream_failure(reason, cause):
+            if self._trial:
+                self._upstream.breaker.release_trial()
         else:
-            breaker.record_failure(now, self._probe)
+            key = bucket_key(self._client)
+            self._upstream.breaker.record_failure(now, key, self._trial)
         if cause is None or not self._schedule_retry(cause, reason, now, None):
             self._give_up(reason)
+
+    def _is_upstream_failure(self, reason: Failure, cause: RetryCause | None) -> bool:
+        """Return whether the circuit breaker counts *reason*."""
+        if reason.check(UpstreamTimeout) is not None and cause is None:
+            # Otherwise the upstream has answered other requests meanwhile.
+            return self._upstream.breaker.last_success_at < self.sent_at
+        return not is_local_error(reason)
 
     def _give_up(self, reason: Failure) -> None:
         self._stop_retrying()
@@ -292,8 +300,9 @@ class UpstreamRequest:
         self._sending = None
         now = self._context.seconds()
         try:
-            if not upstream.breaker.admit(now):  # the circuit opened during the wait
-                upstream = self._context.upstreams.choose(now)
+            client, complete = bucket_key(self._client), self._exchange.body.complete
+            if not upstream.breaker.admit(now, client, complete):  # it opened during the wait
+                upstream = self._context.upstreams.choose(now, client, complete)
             self.send(upstream)
         except Exception:  # circuit_open, or a defect: the client must not wait indefinitely
             self._give_up(Failure())

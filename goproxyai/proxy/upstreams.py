@@ -1,7 +1,7 @@
 """The upstreams, in order of preference, each with a circuit breaker.
 
 All upstreams serve the same API. A request goes to the first one whose circuit is closed, or
-half-open without a probe under way. Where there is none, the request is refused at once. A probe
+half-open without a trial under way. Where there is none, the request is refused at once. A trial
 that cannot connect is retried with the next upstream, as any request is.
 """
 
@@ -52,13 +52,14 @@ class Upstreams:
         """Return whether a request would be sent to any upstream now."""
         return any(upstream.breaker.state(now) is not CircuitState.OPEN for upstream in self.all)
 
-    def choose(self, now: float) -> Upstream:
+    def choose(self, now: float, client: str, complete: bool) -> Upstream:
         """Return the upstream for a request.
 
+        :param client: and *complete* as in :meth:`.CircuitBreaker.admit`.
         :raises ProxyError: ``circuit_open``.
         """
         for upstream in self.all:
-            if upstream.breaker.admit(now):
+            if upstream.breaker.admit(now, client, complete):
                 return upstream
         raise self.refusal(now)
 

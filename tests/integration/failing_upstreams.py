@@ -7,7 +7,8 @@ from typing import Any
 
 from twisted.internet.defer import succeed
 
-from goproxyai.upstream.breaker import MIN_REQUESTS
+from goproxyai.proxy.upstreams import Upstream
+from goproxyai.upstream.breaker import MIN_REQUESTS, QUIET_SECONDS
 from tests.support.answers import response
 from tests.support.harness import ProxyHarness, post, request
 from tests.support.serving import loopback
@@ -34,12 +35,25 @@ async def closed_port(harness: ProxyHarness) -> int:
     return number
 
 
+def open_circuit(upstream: Upstream, now: float) -> None:
+    for number in range(2 * MIN_REQUESTS):
+        upstream.breaker.record_failure(now, f"client {number}")
+    assert not upstream.breaker.closed
+
+
 async def start_with_open_circuit(harness: ProxyHarness, **texts: str) -> None:
-    """Start a proxy, store a response to ``/v1/stored``, and open the circuit."""
+    """Start a proxy, store a response to ``/v1/stored``, and open the circuit.
+
+    All requests are of one client, so that the failures begin :data:`QUIET_SECONDS` after the
+    stored response.
+    """
     await harness.start(**texts)
     harness.upstream.script(lambda _: True, response(b"{}"))
     assert (await harness.ask(request("/v1/stored"))).status == 200
     harness.upstream.script(lambda _: True, [Reset()])
+    assert harness.daemon is not None
+    harness.daemon.context.upstreams.first.breaker.advance(harness.reactor.seconds())
+    harness.reactor.skew += QUIET_SECONDS
     wire = await harness.connect()
     for number in range(MIN_REQUESTS + 1):
         wire.send(post(CHAT, b"%d" % number))

@@ -14,12 +14,12 @@ from goproxyai.daemon import maintenance
 from goproxyai.daemon.reload import apply_settings
 from goproxyai.limits.addresses import Networks
 from goproxyai.proxy import upstream_request
-from goproxyai.proxy.health_probe import MAX_FAILURES_IN_A_ROW
 from goproxyai.proxy.upstreams import Upstream
-from goproxyai.upstream.breaker import MIN_REQUESTS
+from goproxyai.upstream.breaker import MAX_PROBE_FAILURES, MIN_REQUESTS
 from tests.integration.failing_upstreams import (
     closed_port,
     error_code,
+    open_circuit,
     retry_counts,
     start_with_open_circuit,
 )
@@ -43,12 +43,6 @@ async def start_with_two_upstreams(harness: ProxyHarness, **texts: str) -> tuple
     urls = f"http://127.0.0.1:{first}/a http://127.0.0.1:{second}/b"
     await harness.start(upstream=urls, **texts)
     return upstreams(harness)
-
-
-def open_circuit(upstream: Upstream, now: float) -> None:
-    for _ in range(2 * MIN_REQUESTS):
-        upstream.breaker.record_failure(now)
-    assert not upstream.breaker.closed
 
 
 @pytest.fixture
@@ -147,7 +141,7 @@ async def test_request_timeout_covers_all_attempts(
 
 
 @pytest_twisted.ensureDeferred
-async def test_retry_of_a_probe_is_no_longer_the_probe(skewed_harness: ProxyHarness) -> None:
+async def test_retry_of_a_trial_is_no_longer_the_trial(skewed_harness: ProxyHarness) -> None:
     await start_with_open_circuit(skewed_harness, RETRY_STATUS="503")
     skewed_harness.reactor.skew += 5.0
     asked = len(skewed_harness.upstream.requests)
@@ -170,22 +164,23 @@ async def test_retry_of_a_probe_is_no_longer_the_probe(skewed_harness: ProxyHarn
 
 
 @pytest_twisted.ensureDeferred
-async def test_probe_without_outcome_is_replaced(
+async def test_trial_without_outcome_is_replaced(
     skewed_harness: ProxyHarness,
 ) -> None:
     await start_with_open_circuit(skewed_harness)
     skewed_harness.upstream.script(lambda _: True, response(b"{}"))
     skewed_harness.reactor.skew += 5.0
+    skewed_harness.upstream.script("/v1/slow", [Pause()])
     slow = await skewed_harness.connect()
-    slow.send(request("/v1/files", "POST", [("Content-Length", "100000")]) + b"x" * 1000)
-    await skewed_harness.upstream.wait_for(lambda one: one.path == "/v1/files")
+    slow.send(request("/v1/slow"))
+    await skewed_harness.upstream.wait_for(lambda one: one.path == "/v1/slow")
     assert error_code(await skewed_harness.ask(request("/v1/other"))) == "circuit_open"
     skewed_harness.reactor.skew += 10.0
     assert (await skewed_harness.ask(request("/v1/other"))).status == 200
 
 
 @pytest_twisted.ensureDeferred
-async def test_subscriber_of_probe_keeps_it_alive(skewed_harness: ProxyHarness) -> None:
+async def test_subscriber_of_trial_keeps_it_alive(skewed_harness: ProxyHarness) -> None:
     await start_with_open_circuit(skewed_harness)
     skewed_harness.reactor.skew += 5.0
     skewed_harness.upstream.script("/v1/p", [Pause()])
@@ -213,7 +208,7 @@ async def test_consecutive_failed_health_probes_open_circuit(harness: ProxyHarne
     assert probing is not None
     harness.upstream.script(lambda _: True, response(b"{}", 500))
     breaker = upstreams(harness)[0].breaker
-    for _ in range(MAX_FAILURES_IN_A_ROW):
+    for _ in range(MAX_PROBE_FAILURES):
         probing.probe_all()
         await eventually(harness.reactor, lambda: not probing.pending)
     assert not breaker.closed

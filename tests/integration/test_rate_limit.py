@@ -177,6 +177,28 @@ async def test_health_is_never_limited(harness: ProxyHarness) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_refusals_and_requests_share_a_bucket(harness: ProxyHarness) -> None:
+    await harness.start(RATE_LIMIT="5", ADMIN_ALLOW="")
+    missing_host = b"GET /v1/models HTTP/1.1\r\n\r\n"
+    refused = [request("/nowhere"), request("/health", "POST"), request("/stats"), missing_host]
+    assert await statuses(harness, *refused) == [404, 405, 403, 400]
+    assert await statuses(harness, request(), request()) == [200, 429]
+    assert await statuses(harness, *refused) == [429] * 4
+    answer = await harness.ask(missing_host)
+    assert (answer.body, answer.all("Connection")) == (REFUSAL, [b"close"])
+    assert await statuses(harness, request("/health")) == [200]
+
+
+@pytest_twisted.ensureDeferred
+async def test_pages_of_operators_are_not_limited(harness: ProxyHarness) -> None:
+    await harness.start(RATE_LIMIT="1")
+    pages = ("/stats", "/metrics", "/dashboard", "/dashboard/app.js")
+    assert await statuses(harness, *[request(page) for page in pages * 2]) == [200] * 8
+    assert await statuses(harness, request(), request()) == [200, 429]
+    assert await statuses(harness, request("/cache", "DELETE")) == [200]
+
+
+@pytest_twisted.ensureDeferred
 async def test_limit_of_0_is_no_limit(harness: ProxyHarness) -> None:
     await harness.start(RATE_LIMIT="0")
     wire = await harness.connect()

@@ -111,6 +111,18 @@ def test_log_level_change_applies_to_the_access_log(start: Start, tmp_path: Path
     assert "/health?three" in paths
 
 
+def test_many_signals_are_answered_by_few_reloads(start: Start, tmp_path: Path) -> None:
+    daemon = ConfiguredDaemon(start, tmp_path, "RATE_LIMIT=5\n")
+    daemon.file.write_text("RATE_LIMIT=6\n")
+    for _ in range(200):
+        daemon.process.send(signal.SIGHUP)
+    daemon.file.write_text("RATE_LIMIT=7\n")
+    daemon.process.send(signal.SIGHUP)
+    daemon.process.until(lambda: daemon.stats()["rate_limit"] == 7)
+    assert daemon.process.out.count("configuration reloaded") <= 3
+    assert_clean(daemon.process)
+
+
 @pytest_twisted.ensureDeferred
 async def test_sighup_during_the_stop_changes_nothing(
     harness: ProxyHarness, start: Start, tmp_path: Path

@@ -124,7 +124,11 @@ class Plugin:
 
 @pytest.fixture
 def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plugin]:
-    """Replace the global reactor, and record signal handlers instead of installing them."""
+    """Replace the global reactor, and record signal handlers instead of installing them.
+
+    Reloads follow each other without an interval, since the reactor's clock is the real one.
+    """
+    monkeypatch.setattr(signals, "MIN_CALL_INTERVAL_SECONDS", 0.0)
     one = Plugin(Reactor(), {})
     monkeypatch.setattr(twisted.internet, "reactor", one.reactor)
     monkeypatch.setattr(signals.signal, "signal", one.handlers.__setitem__)

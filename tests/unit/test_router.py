@@ -8,6 +8,7 @@ import attrs
 import pytest
 
 from goproxyai.admin.app import AdminApp
+from goproxyai.config.settings import Settings
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import WholeBody
@@ -52,9 +53,19 @@ class Stats:
     counters: Counters = attrs.field(factory=Counters)
 
 
+@attrs.define(eq=False)
 class Admission:
+    """Limits clients when there are no tokens left."""
+
+    per_minute: int = 60
+    tokens: int = 1000
+
     def client(self, exchange: Exchange) -> str:
         return "192.0.2.1"
+
+    def take_token(self, client: str) -> float:
+        self.tokens -= 1
+        return 0.0 if self.tokens >= 0 else 1.5
 
 
 @attrs.define(eq=False)
@@ -84,15 +95,16 @@ class Fixture:
     stats: Any = attrs.field(factory=Stats)
     access_log: Any = attrs.field(factory=AccessLog)
     handler: Any = attrs.field(factory=Handler)
+    admission: Any = attrs.field(factory=Admission)
     router: Router = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        admission: Any = Admission()
+        settings = Settings.from_texts({"ADMIN_ALLOW": ""})
         self.router = Router(
-            AdminApp(*[UNUSED] * 8),
+            AdminApp(settings, UNUSED, UNUSED, UNUSED, self.admission, UNUSED, UNUSED, UNUSED),
             self.handler,
             self.stats,
-            admission,
+            self.admission,
             self.access_log,
             RequestIds(b"test"),
             self.routes,
@@ -148,6 +160,74 @@ def test_invalid_request_is_refused_without_routing(target: str) -> None:
     assert response.startswith(b"HTTP/1.1 400 ")
     assert fixture.handler.relayed == []
     assert fixture.access_log.codes == ["bad_request"]
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status"),
+    [
+        ("GET", "/nowhere", 404),
+        ("GET", "/v1%2fmodels", 404),
+        ("POST", "/health", 405),
+        ("GET", "/cache", 405),
+        ("TRACE", "/v1/models", 405),
+        ("GET", "/stats", 403),
+        ("GET", "/dashboard", 403),
+        ("DELETE", "/cache", 403),
+    ],
+)
+def test_refusal_takes_a_token(method: str, target: str, status: int) -> None:
+    fixture = Fixture(admission=Admission(tokens=1))
+    assert fixture.dispatch(method, target).startswith(b"HTTP/1.1 %d " % status)
+    limited = fixture.dispatch(method, target)
+    assert limited.startswith(b"HTTP/1.1 429 ")
+    assert b"\r\nRetry-After: 2\r\n" in limited
+    assert fixture.stats.counters.limited == 1
+
+
+def test_refused_invalid_request_takes_a_token() -> None:
+    fixture = Fixture(admission=Admission(tokens=1))
+    problem = ProxyError("bad_request", "The Host is missing.")
+    assert fixture.dispatch("GET", "/health", problem).startswith(b"HTTP/1.1 400 ")
+    assert fixture.dispatch("GET", "/health", problem).startswith(b"HTTP/1.1 429 ")
+
+
+@pytest.mark.parametrize("target", ["/health", "/health/", "/health/live", "/health?x"])
+def test_health_takes_no_token(target: str) -> None:
+    fixture = Fixture(admission=Admission(tokens=0))
+    for method in ("GET", "HEAD"):
+        assert fixture.dispatch(method, target).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert fixture.admission.tokens == 0
+
+
+def test_dashboard_file_takes_a_token() -> None:
+    fixture = Fixture(admission=Admission(tokens=1))
+    assert fixture.dispatch("GET", "/dashboard/style.css").startswith(b"HTTP/1.1 200 ")
+    assert fixture.dispatch("GET", "/dashboard/style.css").startswith(b"HTTP/1.1 429 ")
+
+
+def test_refusal_during_the_drain_takes_no_token() -> None:
+    fixture = Fixture(stats=Stats(ready=False), admission=Admission(tokens=0))
+    assert fixture.dispatch("GET", "/v1/models").startswith(b"HTTP/1.1 503 ")
+
+
+def test_refusal_bypasses_the_web_framework(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("goproxyai.router.ExchangeChannel", UNUSED)
+    fixture = Fixture()
+    for method, target, code in (
+        ("GET", "/nowhere", "not_found"),
+        ("GET", "/dashboard/index.html", "not_found"),
+        ("POST", "/health", "method_not_allowed"),
+        ("GET", "/stats", "admin_forbidden"),
+    ):
+        assert code.encode() in fixture.dispatch(method, target)
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/models", "/responses?x"])
+def test_api_path_without_v1_is_told_the_base_url(path: str) -> None:
+    response = Fixture().dispatch("POST", path)
+    assert response.startswith(b"HTTP/1.1 404 ")
+    assert b"must end in /v1" in response
+    assert b"must end in /v1" not in Fixture().dispatch("POST", "/modelsx")
 
 
 @pytest.mark.parametrize("prefix", RELAYED.prefixes)

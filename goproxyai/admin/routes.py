@@ -1,0 +1,48 @@
+"""The paths of the admin app, so that a request is refused without the web framework.
+
+The table is read from the Klein tree, with the existing files in place of ``/dashboard/<name>``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from goproxyai.admin.app import AdminApp
+from goproxyai.admin.assets import PAGE, assets
+
+_HEALTH: Final = b"/health"
+_PAGE: Final = b"/dashboard"
+"""Its endpoint asks browsers for the token."""
+
+
+@attrs.frozen
+class AdminRoute:
+    """One path.
+
+    :ivar methods: the methods that its endpoint has.
+    :ivar refuses: whether a client that is not an operator gets 403 without the endpoint.
+    :ivar free: whether requests for it spend no token of the rate limit.
+    """
+
+    methods: frozenset[bytes]
+    refuses: bool
+    free: bool
+
+
+def admin_routes() -> dict[bytes, AdminRoute]:
+    """Return the routes of all paths that the admin app serves."""
+    routes = {}
+    for rule in AdminApp.app.url_map.iter_rules():
+        methods = frozenset(method.encode("ascii") for method in rule.methods or ())
+        if rule.rule == "/dashboard/<name>":
+            for name in assets():
+                if name != PAGE:
+                    path = f"/dashboard/{name}".encode("ascii")
+                    routes[path] = AdminRoute(methods, refuses=False, free=False)
+        elif "<" not in rule.rule and not rule.endpoint.startswith("relayed"):
+            path = rule.rule.encode("ascii")
+            free = path == _HEALTH or path.startswith(_HEALTH + b"/")
+            routes[path] = AdminRoute(methods, refuses=not free and path != _PAGE, free=free)
+    return routes

@@ -1,0 +1,58 @@
+"""Which failures of upstream requests are local errors."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+import pytest
+from twisted.internet.error import (
+    ConnectBindError,
+    ConnectError,
+    ConnectionLost,
+    DNSLookupError,
+    getConnectError,
+)
+from twisted.python.failure import Failure
+
+from goproxyai.http11.errors import ConnectionBroken, UpstreamTimeout
+from goproxyai.proxy.upstream_failure import is_local_error
+
+
+@pytest.mark.parametrize(
+    "exception",
+    [
+        ConnectBindError(errno.EMFILE, "Too many open files"),
+        getConnectError(OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")),
+        OSError(errno.ENFILE, "Too many open files in system"),
+        ConnectionBroken(Failure(OSError(errno.ENOBUFS, "No buffer space available"))),
+        MemoryError(),
+    ],
+)
+def test_shortage_of_the_process_is_local(exception: Exception) -> None:
+    assert is_local_error(Failure(exception))
+
+
+@pytest.mark.parametrize(
+    "exception",
+    [
+        ConnectError(errno.ECONNREFUSED, "Connection refused"),
+        ConnectionLost(),
+        ConnectionBroken(Failure(ConnectionLost())),
+        OSError(errno.ENETUNREACH, "Network is unreachable"),
+        UpstreamTimeout("a connection"),
+        DNSLookupError("no results for hostname lookup: upstream"),
+        socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+    ],
+)
+def test_failure_of_the_upstream_is_not_local(exception: Exception) -> None:
+    assert not is_local_error(Failure(exception))
+
+
+def test_failed_name_lookup_without_descriptors_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert is_local_error(Failure(DNSLookupError()))
