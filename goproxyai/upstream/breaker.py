@@ -24,10 +24,10 @@ one was answered within                 if the window of :data:`.WINDOW_SECONDS`
 :data:`QUIET_SECONDS`                   failures of the client that has the most has at least
                                         :data:`MIN_REQUESTS` outcomes, and the configured share
                                         of them are failures
-none was answered                       if the window has at least :data:`MIN_REQUESTS`
-                                        failures, of one client or of many; or after
-                                        :data:`MAX_PROBE_FAILURES` failed health probes in a
-                                        row
+none was answered in that time          if the window has at least :data:`MIN_REQUESTS`
+                                        failures, of one client or of many
+none was answered within                after :data:`MAX_PROBE_FAILURES` failed health probes in
+:data:`PROBE_QUIET_SECONDS`             a row, too
 ======================================  =======================================================
 
 The trial of a half-open circuit is a request whose body is complete, so that no client can delay
@@ -48,8 +48,14 @@ from goproxyai.upstream.outcome_window import OutcomeWindow
 MIN_REQUESTS: Final = 20
 """Outcomes in the window without which requests do not open the circuit."""
 
-QUIET_SECONDS: Final = 30.0
+QUIET_SECONDS: Final = 10.0
 """Time without a response after which the failures of a single client open the circuit."""
+
+PROBE_QUIET_SECONDS: Final = 30.0
+"""Time without a response after which failed health probes open the circuit.
+
+It is longer than most completions take: slow probes say little while completions arrive.
+"""
 
 MAX_PROBE_FAILURES: Final = 3
 """Failed health probes in a row that open the circuit of an upstream that answers no request."""
@@ -182,7 +188,11 @@ class CircuitBreaker:
                 self._open_again(now)
             return
         self.advance(now)
-        if self._share and self._probe_failures >= MAX_PROBE_FAILURES and self._is_quiet(now):
+        if (
+            self._share
+            and self._probe_failures >= MAX_PROBE_FAILURES
+            and now - self.last_success_at >= PROBE_QUIET_SECONDS
+        ):
             self._open(now)
 
     def release_trial(self) -> None:
@@ -197,14 +207,11 @@ class CircuitBreaker:
             self._window.add_successes(self.successes)
             self.successes = 0
 
-    def _is_quiet(self, now: float) -> bool:
-        return now - self.last_success_at >= QUIET_SECONDS
-
     def _has_failed(self, now: float) -> bool:
         """Return whether the failures of the window open the circuit."""
         outcomes = self._window.outcomes()
         failures = outcomes.failures
-        if not self._is_quiet(now):
+        if now - self.last_success_at < QUIET_SECONDS:
             failures -= outcomes.most_of_one
         total = failures + outcomes.successes
         return total >= MIN_REQUESTS and failures >= self._share * total

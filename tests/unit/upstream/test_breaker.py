@@ -21,6 +21,7 @@ from goproxyai.upstream.breaker import (
     MAX_PROBE_FAILURES,
     MIN_REQUESTS,
     OTHERS_FIRST_SECONDS,
+    PROBE_QUIET_SECONDS,
     QUIET_SECONDS,
     STREAMED_INTERVAL_SECONDS,
     TRIAL_TIMEOUT_SECONDS,
@@ -136,11 +137,11 @@ def test_failed_probes_do_not_open_circuit_while_requests_are_answered() -> None
     breaker = CircuitBreaker(0.5)
     succeed(breaker, 5.0)
     for _ in range(100):
-        breaker.record_probe(5.0 + QUIET_SECONDS - 0.1, False)
+        breaker.record_probe(5.0 + PROBE_QUIET_SECONDS - 0.1, False)
     assert breaker.closed
     fail_many_clients(breaker, 5.0, MIN_REQUESTS)
     assert breaker.closed, "probes are no outcomes of requests"
-    breaker.record_probe(5.0 + QUIET_SECONDS, False)
+    breaker.record_probe(5.0 + PROBE_QUIET_SECONDS, False)
     assert not breaker.closed
 
 
@@ -272,9 +273,8 @@ class BreakerAgainstModel(RuleBasedStateMachine):
     def slot(self) -> int:
         return int(self.now * WINDOW_SLOTS / WINDOW_SECONDS)
 
-    @property
-    def quiet(self) -> bool:
-        return self.now - self.answered_at >= QUIET_SECONDS
+    def is_quiet(self, seconds: float) -> bool:
+        return self.now - self.answered_at >= seconds
 
     def advance(self) -> None:
         if self.new_successes:
@@ -292,7 +292,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
         self.open_seconds = min(2 * self.open_seconds, MAX_OPEN_SECONDS)
         self.until, self.trial_until = self.now + self.open_seconds, 0.0
 
-    @rule(seconds=st.sampled_from([0.0, 0.3, SLOT, 3.0, WINDOW_SECONDS, QUIET_SECONDS, 70.0]))
+    @rule(seconds=st.sampled_from([0.0, 0.3, SLOT, 3.0, WINDOW_SECONDS, PROBE_QUIET_SECONDS, 70.0]))
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
         self.breaker.advance(self.now)
@@ -316,7 +316,9 @@ class BreakerAgainstModel(RuleBasedStateMachine):
             self.outcomes.append((self.slot, client))
             seen = [client for slot, client in self.outcomes if slot > self.slot - WINDOW_SLOTS]
             failures = Counter(client for client in seen if client is not None)
-            count = failures.total() - (0 if self.quiet else max(failures.values()))
+            count = failures.total() - (
+                0 if self.is_quiet(QUIET_SECONDS) else max(failures.values())
+            )
             total = count + seen.count(None)
             if total >= MIN_REQUESTS and count >= 0.5 * total:
                 self.until = self.now + self.open_seconds
@@ -333,7 +335,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
         self.probe_failures += 1
         if self.until is None:
             self.advance()
-            if self.probe_failures >= MAX_PROBE_FAILURES and self.quiet:
+            if self.probe_failures >= MAX_PROBE_FAILURES and self.is_quiet(PROBE_QUIET_SECONDS):
                 self.until = self.now + self.open_seconds
         elif self.now >= max(self.until, self.trial_until):
             self.open_again()
