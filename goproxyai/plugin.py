@@ -130,8 +130,7 @@ def makeService(options: Options) -> IService:
     )
     if options.config.overridden:
         _log.warn("{line}", line=overridden_line(options.config.overridden))
-    if options.sources.path is not None:
-        _reload_on_hangup(reactor, daemon, options)
+    _reload_on_hangup(reactor, daemon, options)
     return daemon
 
 

@@ -27,8 +27,7 @@ file. An invalid value stops the start with one line that says what is expected.
   empty, an empty value is a value of its own: an empty list allows nothing.
 - **Reload**: on SIGHUP the daemon reads the file of `CONFIG` again. It applies the variables marked
   "on SIGHUP" to new requests. The other variables need a restart; the log names those that changed.
-  Several signals within a second are answered by one reload. Without `CONFIG`, SIGHUP ends the
-  process.
+  Several signals within a second are answered by one reload. SIGHUP never ends the process.
 """
 
 

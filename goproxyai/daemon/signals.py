@@ -47,8 +47,7 @@ class CoalescedCall:
 def call_on_hangup(reactor: Any, call: Callable[[], None]) -> None:
     """Make *call* in the reactor after SIGHUP, as :class:`CoalescedCall` does.
 
-    To be used only where there is a configuration file to read again. Otherwise SIGHUP keeps its
-    default action, which ends the process: a terminal sends SIGHUP when it is closed.
+    The default action of SIGHUP would end the process.
     """
     signal.signal(signal.SIGHUP, CoalescedCall(reactor, call).signalled)
 

@@ -196,12 +196,13 @@ def test_named_pipe_that_is_not_read_does_not_stop_the_start(start: Start, tmp_p
     assert process.ended() in (0, -signal.SIGTERM)
 
 
-def test_sigusr1_reopens_the_log_file(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
+def test_signal_reopens_the_log_file(start: Start, tmp_path: Path, number: signal.Signals) -> None:
     log, moved = tmp_path / "own.log", tmp_path / "moved.log"
     process = start(twistd=("--logfile=own.log",))
     (port,) = process.listening(text=lambda: log.read_text() if log.exists() else "")
     log.rename(moved)
-    process.send(signal.SIGUSR1)
+    process.send(number)
     process.until(lambda: get(port, "/health")[0] == 200 and log.exists())
     process.send(signal.SIGTERM)
     assert process.ended() in (0, -signal.SIGTERM)

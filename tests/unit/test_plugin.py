@@ -144,9 +144,9 @@ def test_service_uses_the_monotonic_clock_and_configures_the_collector(plugin: P
     assert lines(plugin.logged) == [f"info: goproxyai {__version__}, upstream https://up.test"]
 
 
-def test_sighup_keeps_its_default_action_without_a_configuration_file(plugin: Plugin) -> None:
+def test_sighup_changes_nothing_without_a_configuration_file(plugin: Plugin) -> None:
     plugin.make_service(parse())
-    assert plugin.handlers == {}
+    assert plugin.hang_up() == ["info: configuration reloaded, nothing changed"]
 
 
 def with_file(directory: Path, content: str, parent: Any = None, **environ: str) -> Options:
@@ -200,6 +200,6 @@ def test_log_level_does_not_concern_the_logger_of_the_operator(
 
 def test_drain_lets_the_next_signal_end_the_process(plugin: Plugin) -> None:
     daemon = plugin.make_service(parse())
-    assert plugin.handlers == {}
+    assert set(plugin.handlers) == {signal.SIGHUP}
     daemon._on_drain()
-    assert set(plugin.handlers) == {signal.SIGTERM, signal.SIGINT}
+    assert set(plugin.handlers) == {signal.SIGHUP, signal.SIGTERM, signal.SIGINT}
