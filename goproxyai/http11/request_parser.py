@@ -24,6 +24,9 @@ from goproxyai.messages.targets import MAX_TARGET_BYTES
 MAX_FRAMING_BYTES_PER_BODY_BYTE = 16
 """Bytes of chunk sizes, chunk extensions and trailers, above :data:`.MAX_HEADER_BYTES`."""
 
+FIELD_FRAMING_BYTES = 4
+"""Bytes of a header line besides name and value: colon, space and line end."""
+
 IDLE, HEAD, BODY, REPLAY, ENDED = InputState
 
 
@@ -82,8 +85,8 @@ class RequestParser:
     """
 
     __slots__ = (
-        "_framing_bytes", "_head_bytes", "_headers", "_llhttp", "_options", "_read", "_receiver",
-        "_remaining", "_repeated", "_target", "body", "state",
+        "_field_bytes", "_framing_bytes", "_head_bytes", "_headers", "_llhttp", "_options", "_read",
+        "_receiver", "_remaining", "_repeated", "_target", "body", "state",
     )  # fmt: skip
 
     def __init__(self, receiver: RequestReceiver, options: ParserOptions) -> None:
@@ -94,6 +97,7 @@ class RequestParser:
         self._llhttp = HttpRequestParser(self)
         self._target = b""
         self._headers: Headers = []
+        self._field_bytes = 0  # of the fields in _headers, as they are sent
         self._head_bytes = 0  # of all reads after the one in which the head began
         self._read = b""  # the read that llhttp parses, while a head may begin with its first byte
         self._repeated: RepeatedHead | None = None
@@ -247,7 +251,7 @@ class RequestParser:
             self.state = HEAD
             self._target = b""
             self._headers = []
-            self._head_bytes = 0
+            self._field_bytes = self._head_bytes = 0
             self._receiver.head_started()
 
     def on_url(self, url: bytes) -> None:
@@ -259,17 +263,17 @@ class RequestParser:
                 )
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name, value))  # in BODY a trailer, which is dropped with the list
+        if self.state is not HEAD:
+            return  # a trailer, which goes nowhere
+        self._headers.append((name, value))
+        self._field_bytes += len(name) + len(value) + FIELD_FRAMING_BYTES
+        if len(self._headers) > MAX_HEADER_FIELDS or self._field_bytes > MAX_HEADER_BYTES:
+            raise headers_too_large()
 
     def on_headers_complete(self) -> None:
         headers, self._headers = self._headers, []
         if self.state is not HEAD:
             return
-        if (
-            len(headers) > MAX_HEADER_FIELDS
-            or sum([len(name) + len(value) + 4 for name, value in headers]) > MAX_HEADER_BYTES
-        ):
-            raise headers_too_large()
         llhttp, options = self._llhttp, self._options
         version = llhttp.get_http_version()
         read, self._read = self._read, b""  # begins with the first head in it, and no other

@@ -114,7 +114,8 @@ class ResponseParser:
             raise ProtocolViolation("its reason phrase exceeds 1 KiB")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._header += (name, value)
+        if self.state is HEAD:  # otherwise a trailer, which goes nowhere
+            self._header += (name, value)
 
     def on_headers_complete(self) -> None:
         if self.state is not HEAD:
@@ -134,7 +135,7 @@ class ResponseParser:
             return
         if status > 599:
             raise ProtocolViolation(f"its status is {status}, which HTTP does not have")
-        self._header = []  # trailers, which are dropped, must not become header lines
+        self._header = []
         template, values = template_of(tuple(header[::2])), tuple(header[1::2])
         fields = template.fields(values)
         length = self._start_body(status, fields)

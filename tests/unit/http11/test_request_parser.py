@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from goproxyai.http11.exchange import Exchange
+from goproxyai.http11.framing import MAX_HEADER_FIELDS
 from tests.support.memory_server import (
     MemoryServer,
     RecordingListener,
@@ -132,6 +135,41 @@ def test_head_over_64_kib_is_refused_however_it_is_split(split_at: int) -> None:
     (exchange,) = server.exchanges
     assert exchange.problem is not None
     assert exchange.problem.code == "headers_too_large"
+
+
+def test_head_with_too_many_fields_is_refused_before_its_end() -> None:
+    server = MemoryServer()
+    server.send(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"a:\r\n" * (MAX_HEADER_FIELDS - 1))
+    assert server.exchanges == []
+    server.send(b"a:\r\nb")  # llhttp reports a field when the next one begins
+    (exchange,) = server.exchanges
+    assert exchange.problem is not None
+    assert exchange.problem.code == "headers_too_large"
+
+
+def test_head_over_64_kib_is_refused_before_its_end() -> None:
+    server = MemoryServer()
+    server.send(b"GET / HTTP/1.1\r\nHost: a\r\nX-A: %b\r\nX-B: b" % (b"a" * 65_500))
+    assert server.exchanges == []
+    server.send(b"b" * 30 + b"\r\nX")
+    (exchange,) = server.exchanges
+    assert exchange.problem is not None
+    assert exchange.problem.code == "headers_too_large"
+
+
+def test_trailers_take_no_memory() -> None:
+    server = MemoryServer()
+    (exchange,) = server.send(post()).exchanges
+    exchange.body.discard()
+    server.send(chunks(*[b"x" * 1000] * 1000) + b"0\r\n")
+    trailers = [b"x-%d:%d\r\n" % (number, number) * 100 for number in range(1000)]
+    tracemalloc.start()
+    for each in trailers:
+        server.send(each)
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert server.transport.open, "the trailers are within the bounds"
+    assert taken < 100_000  # collected, they would take 13 MB
 
 
 def test_chunked_body_over_the_limit_is_refused() -> None:
