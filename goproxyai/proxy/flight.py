@@ -57,7 +57,7 @@ class Flight:
 
     __slots__ = (
         "_body", "_close", "_context", "_exchange", "_meter", "_miss", "_request", "_subscribers",
-        "_upstream_seconds", "_usage", "ended", "upstream_paused",
+        "_usage", "ended", "upstream_paused",
     )  # fmt: skip
 
     def __init__(
@@ -77,7 +77,6 @@ class Flight:
         self._subscribers = SubscriberSet()
         self.ended = False
         self.upstream_paused = False
-        self._upstream_seconds = -1.0
         self._body: SharedBody | None = None
         self._meter: UsageMeter | None = None
         self._usage: Usage | None = None
@@ -128,7 +127,6 @@ class Flight:
 
     def response_began(self, response: Response) -> None:
         context = self._context
-        self._upstream_seconds = context.seconds() - self._request.sent_at
         if not self._decide_sharing(response):
             return
         body = response.take_whole()
@@ -155,12 +153,10 @@ class Flight:
             answer_stale(context, subscriber.exchange, subscriber.client, entry, cause)
         return True
 
-    def upstream_failed(self, error: ProxyError, response: Response | None = None) -> None:
+    def upstream_failed(self, error: ProxyError) -> None:
         """Answer all subscribers with the same error."""
         if self.ended:
             return
-        if response is not None and self._upstream_seconds < 0:  # a refusal took time, too
-            self._upstream_seconds = self._context.seconds() - self._request.sent_at
         if error.status in STALE_IF_ERROR_STATUSES and self.answer_stale(error.code):
             return
         for subscriber in self._detach_all():
@@ -204,7 +200,7 @@ class Flight:
     def _begin(self, subscriber: Subscriber, response: Response) -> None:
         """Begin the response of one subscriber."""
         streams = self._meter is not None and self._meter.streamed
-        head = subscriber.head(response, self._request.sent_at, self._upstream_seconds)
+        head = subscriber.head(response, self._request.sent_at, self._request.upstream_seconds)
         subscriber.begin(response, head, streams)
 
     def _answer_whole(self, response: Response, body: bytes) -> None:
@@ -222,7 +218,9 @@ class Flight:
                 and b"content-length" in response.fields
                 and exchange.keeps_connection()
             ):
-                head = subscriber.head(response, self._request.sent_at, self._upstream_seconds)
+                head = subscriber.head(
+                    response, self._request.sent_at, self._request.upstream_seconds
+                )
                 exchange.send_response(response.code, head + b"\r\n" + body, len(body))
             else:
                 self._begin(subscriber, response)
@@ -404,4 +402,4 @@ class Flight:
         complete = ending is Ending.COMPLETE and error is None
         usage = self._usage if complete else None
         response = self._request.response
-        return subscriber.outcome(response, self._upstream_seconds, ending, error, usage)
+        return subscriber.outcome(response, self._request.upstream_seconds, ending, error, usage)

@@ -46,7 +46,7 @@ class Forward:
 
     __slots__ = (
         "_client", "_context", "_exchange", "_first_byte_seconds", "_meter", "_miss", "_plan",
-        "_reason", "_recorder", "_request", "_upstream_seconds", "_usage", "ended",
+        "_reason", "_recorder", "_request", "_usage", "ended",
     )  # fmt: skip
 
     def __init__(
@@ -68,7 +68,7 @@ class Forward:
         self._recorder: Recorder | None = None
         self._meter: UsageMeter | None = None
         self._usage: Usage | None = None
-        self._upstream_seconds = self._first_byte_seconds = -1.0
+        self._first_byte_seconds = -1.0
         self.ended = False
 
     def start(self) -> None:
@@ -87,8 +87,6 @@ class Forward:
     def response_began(self, response: Response) -> None:
         exchange, context, miss = self._exchange, self._context, self._miss
         now = context.seconds()
-        sent_at = self._request.sent_at
-        upstream_seconds = self._upstream_seconds = now - sent_at
         status, fields = response.code, response.fields
         if miss is None and 200 <= status < 300:
             self._drop_written_entries()
@@ -96,8 +94,8 @@ class Forward:
             response,
             exchange.request_id,
             self._reason,
-            sent_at - exchange.started_at,
-            upstream_seconds,
+            self._request.sent_at - exchange.started_at,
+            self._request.upstream_seconds,
         )
         has_length = b"content-length" in fields
         if has_length and exchange.keeps_connection() and exchange.head.method != b"HEAD":
@@ -151,11 +149,9 @@ class Forward:
         answer_stale(context, self._exchange, self._client, entry, cause)
         return True
 
-    def upstream_failed(self, error: ProxyError, response: Response | None = None) -> None:
+    def upstream_failed(self, error: ProxyError) -> None:
         if self.ended:
             return
-        if response is not None and self._upstream_seconds < 0:  # a refusal took time, too
-            self._upstream_seconds = self._context.seconds() - self._request.sent_at
         if error.status in STALE_IF_ERROR_STATUSES and self.answer_stale(error.code):
             return
         self._fail(error)
@@ -238,7 +234,7 @@ class Forward:
                 "" if error is None else error.code,
                 "" if error is None else error.detail,
                 ending,
-                self._upstream_seconds,
+                self._request.upstream_seconds,
                 b"" if response is None else response.request_id,
                 self._first_byte_seconds,
                 usage,

@@ -98,7 +98,7 @@ class ResumedForward:
     def answer_stale(self, cause: str) -> bool:
         return False
 
-    def upstream_failed(self, error: ProxyError, response: Response | None = None) -> None:
+    def upstream_failed(self, error: ProxyError) -> None:
         if not self.ended:
             self._end(fail_exchange(self._exchange, error), error)
 

@@ -54,11 +54,8 @@ class RequestOwner(Protocol):
     def interim_response(self, status: int, phrase: bytes, headers: Headers) -> None:
         """A 1xx response has arrived."""
 
-    def upstream_failed(self, error: ProxyError, response: Response | None = None) -> None:
-        """The request failed, and is not repeated.
-
-        :param response: the response that caused *error*, if there is one. It is not relayed.
-        """
+    def upstream_failed(self, error: ProxyError) -> None:
+        """The request failed, and is not repeated."""
 
     def answer_stale(self, cause: str) -> bool:
         """Answer with a stale entry in place of an upstream error; returns whether it did."""
@@ -75,7 +72,7 @@ class _NoOwner:
     def interim_response(self, status: int, phrase: bytes, headers: Headers) -> None:
         pass
 
-    def upstream_failed(self, error: ProxyError, response: Response | None = None) -> None:
+    def upstream_failed(self, error: ProxyError) -> None:
         pass
 
     def answer_stale(self, cause: str) -> bool:
@@ -95,13 +92,15 @@ class UpstreamRequest:
     :ivar owner: receives the result.
     :ivar response: the response that the owner has received.
     :ivar sent_at: when the last attempt was sent, in reactor seconds.
+    :ivar upstream_seconds: from then to the head of its response; -1.0 before, and where the
+        response is replaced.
     :ivar attempts: how many were sent.
     :ivar unsent: no byte of any attempt has left the proxy.
     """
 
     __slots__ = (
         "_body", "_client", "_context", "_exchange", "_plan", "_retry", "_sending", "_trial",
-        "_upstream", "attempts", "owner", "response", "sent_at", "unsent",
+        "_upstream", "attempts", "owner", "response", "sent_at", "unsent", "upstream_seconds",
     )  # fmt: skip
 
     def __init__(
@@ -125,6 +124,7 @@ class UpstreamRequest:
         self._upstream: Upstream
         self.response: Response | None = None
         self.sent_at: float
+        self.upstream_seconds = -1.0
         self.attempts = 0
         self.unsent = False
 
@@ -211,13 +211,16 @@ class UpstreamRequest:
         if owner.ended:
             response.abort()
             return
+        self.upstream_seconds = self._context.seconds() - self.sent_at
         try:
-            if response.code < 400 or not self._replace_error(response):
-                self.response = response
-                owner.response_began(response)
+            if response.code >= 400 and self._replace_error(response):
+                self.upstream_seconds = -1.0
+                return
+            self.response = response
+            owner.response_began(response)
         except Exception:  # a 407, or a defect: the client must not wait indefinitely
             response.abort()
-            owner.upstream_failed(proxy_error_for(Failure()), response)
+            owner.upstream_failed(proxy_error_for(Failure()))
 
     def failed(self, reason: Failure, cause: RetryCause | None = None) -> None:
         self._sending = None
