@@ -24,7 +24,7 @@ from goproxyai.proxy.replay import answer_stale
 from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.proxy.response_head import forwarded_head, interim_head
 from goproxyai.proxy.upstream_request import STALE_IF_ERROR_STATUSES, UpstreamRequest
-from goproxyai.proxy.usage_meter import UsageMeter, meter_of, usage_source_of
+from goproxyai.proxy.usage_meter import UsageMeter, open_meter, usage_source_of
 from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome
 from goproxyai.usage.usage import Usage, UsageSource
 
@@ -124,10 +124,7 @@ class Forward:
         self._record(_COMPLETE, None, source)
 
     def _start_body(self, response: Response) -> None:
-        context = self._context
-        meter = self._meter = meter_of(context.counters, self._plan, response, context.seconds)
-        if meter is not None:
-            context.counters.open_streams += meter.streamed
+        self._meter = open_meter(self._context, self._plan, response)
         self._exchange.register_producer(response)
         response.deliver(self)
 
@@ -217,8 +214,7 @@ class Forward:
             self._recorder.drop()
             self._recorder = None
         if self._meter is not None:
-            self._meter.abandon("left" if ending is Ending.CLIENT_GONE else "cut")
-            self._context.counters.open_streams -= self._meter.streamed
+            self._meter.close(ending)
         failed = error is not None or ending is not _COMPLETE
         if failed and self._request.attempts and not self._request.unsent:
             self._drop_written_entries()  # upstream may have done the write all the same

@@ -19,7 +19,7 @@ from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.error_response import fail_exchange, proxy_error_for
 from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.proxy.upstream_request import UpstreamRequest
-from goproxyai.proxy.usage_meter import UsageMeter, meter_of
+from goproxyai.proxy.usage_meter import UsageMeter, open_meter
 from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome
 
 _EQUAL_FIELDS: Final = (b"content-length", b"content-type", b"content-encoding")
@@ -88,10 +88,7 @@ class ResumedForward:
         ):
             self._refuse_different_response()
             return
-        context = self._context
-        meter = self._meter = meter_of(context.counters, self._plan, response, context.seconds)
-        if meter is not None:
-            context.counters.open_streams += meter.streamed
+        self._meter = open_meter(self._context, self._plan, response)
         self._exchange.register_producer(response)
         response.deliver(self)
 
@@ -172,10 +169,9 @@ class ResumedForward:
             return
         self.ended = True
         self._request.release()
-        context, response = self._context, self._request.response
+        response = self._request.response
         if self._meter is not None:
-            self._meter.abandon("left" if ending is Ending.CLIENT_GONE else "cut")
-            context.counters.open_streams -= self._meter.streamed
+            self._meter.close(ending)
         outcome = RequestOutcome(
             self._cache,
             code="" if error is None else error.code,
@@ -184,4 +180,4 @@ class ResumedForward:
             upstream_request_id=b"" if response is None else response.request_id,
             first_byte_seconds=self._first_byte_seconds,
         )
-        context.access_log.record(self._exchange, self._client, outcome)
+        self._context.access_log.record(self._exchange, self._client, outcome)

@@ -7,8 +7,10 @@ from typing import Final
 
 from goproxyai.cache.stream_end import is_event_stream
 from goproxyai.http11.response import Response
+from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.telemetry.counters import Counters
+from goproxyai.telemetry.outcome import Ending
 from goproxyai.usage.scanner import UsageScanner, usage_of
 from goproxyai.usage.usage import UnreadResponse, Usage, UsageSource
 
@@ -63,6 +65,11 @@ class UsageMeter:
         if scanner is not None:
             self._counters.tokens.add_unknown(reason)
 
+    def close(self, ending: Ending) -> None:
+        """Abandon the response, unless it is finished, and end what :func:`open_meter` began."""
+        self.abandon("left" if ending is Ending.CLIENT_GONE else "cut")
+        self._counters.open_streams -= self.streamed
+
 
 def reports_usage(plan: RequestPlan, response: Response) -> bool:
     """Whether the response is one that upstream bills by usage."""
@@ -81,6 +88,17 @@ def meter_of(
     if scanner is None and not streamed:
         return None
     return UsageMeter(counters, seconds, streamed, scanner)
+
+
+def open_meter(context: ProxyContext, plan: RequestPlan, response: Response) -> UsageMeter | None:
+    """Return the meter of a response to one client, as :func:`meter_of` does.
+
+    An event stream is one of the open streams until :meth:`UsageMeter.close`.
+    """
+    meter = meter_of(context.counters, plan, response, context.seconds)
+    if meter is not None:
+        context.counters.open_streams += meter.streamed
+    return meter
 
 
 def usage_source_of(counters: Counters, response: Response, body: bytes) -> UsageSource | None:
