@@ -193,12 +193,18 @@ async def test_request_pipelined_after_failed_one_is_sent_upstream(harness: Prox
 # Stale responses after an upstream failure.
 
 
-async def start_with_stale_response(harness: ProxyHarness) -> None:
-    """Start a daemon that has a stale response to ``/v1/models`` for upstream failures."""
+async def start_with_stale_response(harness: ProxyHarness, failure: Any) -> Pause:
+    """Start a daemon that has a stale response to ``/v1/models``; upstream will send *failure*.
+
+    :returns: the pause before *failure*.
+    """
     await harness.start(CACHE_TTL="10s", CACHE_STALE="1h")
     harness.upstream.script("/v1/models", response(b'{"a":1}'), times=1)
     await harness.ask(request())
     harness.advance(15.0)
+    gate = Pause()
+    harness.upstream.script("/v1/models", [gate, failure])
+    return gate
 
 
 @pytest.mark.parametrize("failure", [response(b"{}", 500), Close()], ids=["status", "cut"])
@@ -207,9 +213,7 @@ async def test_request_pipelined_after_stale_response_also_gets_it(
     skewed_harness: ProxyHarness, failure: Any
 ) -> None:
     harness = skewed_harness
-    await start_with_stale_response(harness)
-    gate = Pause()
-    harness.upstream.script("/v1/models", [gate, failure])
+    gate = await start_with_stale_response(harness, failure)
     client = await harness.connect()
     client.send(request() + request())
     await wait_for_pauses(harness)
@@ -224,9 +228,7 @@ async def test_clearing_pipelined_after_stale_response_does_not_affect_follower(
     skewed_harness: ProxyHarness, failure: Any
 ) -> None:
     harness = skewed_harness
-    await start_with_stale_response(harness)
-    gate = Pause()
-    harness.upstream.script("/v1/models", [gate, failure])
+    gate = await start_with_stale_response(harness, failure)
     clients = await send_concurrently(harness, [request() + request("/cache", "DELETE"), request()])
     await wait_for_pauses(harness)
     await eventually(harness.reactor, lambda: harness.daemon.context.counters.coalesced)

@@ -121,23 +121,6 @@ class BodyConsumer:
         raise NotImplementedError
 
 
-@implementer(IPushProducer)
-class RecordingProducer:
-    """Makes a response body, and records the calls of its consumer."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-
-    def pauseProducing(self) -> None:
-        self.calls.append("pause")
-
-    def resumeProducing(self) -> None:
-        self.calls.append("resume")
-
-    def stopProducing(self) -> None:
-        self.calls.append("stop")
-
-
 def respond(exchange: Exchange, body: bytes = b"ok", status: int = 200) -> None:
     """Send a complete response with a length."""
     exchange.start_response(status, b"HTTP/1.1 %d X\r\n" % status, len(body))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from twisted.internet.interfaces import IPushProducer
 from twisted.internet.testing import StringTransport
+from zope.interface import implementer
 
 
 class MemoryTransport(StringTransport):
     """A TCP transport without a socket, whose peer may stop reading.
 
     ``dataBuffer``, ``offset`` and ``_tempDataLen`` are the names that
-    :func:`goproxyai.reactor.socket_write.parked` reads of Twisted's TCP transports.
+    :func:`goproxyai.reactor.socket_write.unsent_bytes` reads of Twisted's TCP transports.
 
     :param stalled: the peer does not read: written bytes stay in :attr:`dataBuffer`.
     :ivar dataBuffer: bytes that the peer has not read.
@@ -53,3 +55,20 @@ class MemoryTransport(StringTransport):
     @property
     def open(self) -> bool:
         return not (self.disconnecting or self.half_closed)
+
+
+@implementer(IPushProducer)
+class RecordingProducer:
+    """Records the calls of the transport that it is registered with."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def pauseProducing(self) -> None:
+        self.calls.append("pause")
+
+    def resumeProducing(self) -> None:
+        self.calls.append("resume")
+
+    def stopProducing(self) -> None:
+        self.calls.append("stop")

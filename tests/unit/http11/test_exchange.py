@@ -9,11 +9,11 @@ from goproxyai.messages.headers import index_fields
 from tests.support.memory_server import (
     MemoryServer,
     RecordingListener,
-    RecordingProducer,
     get,
     post,
     respond,
 )  # fmt: skip
+from tests.support.memory_transport import RecordingProducer
 
 OK = b"HTTP/1.1 200 OK\r\n"
 

@@ -20,23 +20,8 @@ from goproxyai.reactor.socket_write import (
     unsent_bytes,
     write_through,
 )
+from tests.support.memory_transport import RecordingProducer
 from tests.unit.reactor.socket_pair import TIMEOUT_MS, SocketPair, TLSLayer
-
-
-class RecordingProducer:
-    """Records the calls of the transport."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-
-    def pauseProducing(self) -> None:
-        self.calls.append("pause")
-
-    def resumeProducing(self) -> None:
-        self.calls.append("resume")
-
-    def stopProducing(self) -> None:
-        self.calls.append("stop")
 
 
 def test_write_that_the_kernel_takes_is_not_buffered(pair: SocketPair) -> None:
