@@ -1,0 +1,122 @@
+"""One budget for the memory that all requests and responses in progress hold.
+
+1. Each holder (a connection, a single flight) tells how many bytes it holds, through a
+   :class:`Holding`. Bytes are what was received or is to be sent, and estimates of what is derived
+   from them; the objects of a connection are not counted.
+2. From :data:`TIGHT_SHARE` of the budget on, request bodies are streamed past the cache instead of
+   being collected for a cache key. From :data:`FULL_SHARE` on, new requests are refused, and
+   connections whose clients have been reading slowly for :data:`PATIENCE_SECONDS` are broken off.
+   Above the budget, the connection whose client has been slow the longest is broken off at once.
+3. The sum is exact after each read from a client. Output and upstream connections are counted four
+   times a second, and when their transport's buffer is full.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+UNLIMITED = 1 << 62
+"""A budget that is never used up, in bytes."""
+
+TIGHT_SHARE = 0.75
+"""Share of the budget from which bodies are not collected."""
+
+FULL_SHARE = 0.9
+"""Share of the budget from which requests are refused."""
+
+PATIENCE_SECONDS = 5.0
+"""For which a client may read slowly while requests are refused for lack of memory."""
+
+
+class SlowReader(Protocol):
+    """A connection whose client reads more slowly than its response is made."""
+
+    def __hash__(self) -> int: ...
+
+    def break_off(self) -> None:
+        """Reset the connection, and release its holding."""
+
+
+class RequestMemory:
+    """The budget of all connections.
+
+    :ivar used: bytes that are held.
+    :ivar is_tight: whether request bodies are not collected.
+    :ivar is_full: whether new requests are refused. An attribute, since every request reads it.
+    :ivar broken_off: slow readers that were broken off since the start.
+    """
+
+    def __init__(self, max_bytes: int = UNLIMITED) -> None:
+        self.used = 0
+        self.is_tight = False
+        self.is_full = False
+        self.broken_off = 0
+        self.max_bytes = max_bytes
+        self._now = 0.0  # of the last tick
+        self._slow: dict[SlowReader, float] = {}  # since when, in that order
+
+    def resize(self, max_bytes: int) -> None:
+        """Change the budget."""
+        self.max_bytes = max_bytes
+        self.change(0)
+
+    def change(self, difference: int) -> None:
+        """Hold *difference* bytes more."""
+        self.used += difference
+        self.is_tight = self.used >= self.max_bytes * TIGHT_SHARE
+        self.is_full = self.is_tight and self.used >= self.max_bytes * FULL_SHARE
+
+    def mark_reader(self, reader: SlowReader, is_slow: bool) -> None:
+        """Note whether the client of *reader* has left a part of its response; may be repeated."""
+        if is_slow:
+            self._slow.setdefault(reader, self._now)
+        else:
+            self._slow.pop(reader, None)
+
+    def make_room(self) -> bool:
+        """Break off slow readers while more than the budget is held.
+
+        :returns: whether the budget suffices now.
+        """
+        while self.used > self.max_bytes and self._slow:
+            self._break_slowest()
+        return self.used <= self.max_bytes
+
+    def tick(self, now: float) -> None:
+        """Break off readers that are slow for too long while requests are refused."""
+        self._now = now
+        while self.is_full and self._slow:
+            since = next(iter(self._slow.values()))
+            if now - since < PATIENCE_SECONDS:
+                return
+            self._break_slowest()
+
+    def postpone(self, lost: float, now: float) -> None:
+        """Do not count a standstill as slowness."""
+        self._now = now
+        self._slow = dict.fromkeys(self._slow, now)
+
+    def _break_slowest(self) -> None:
+        reader = next(iter(self._slow))
+        del self._slow[reader]
+        self.broken_off += 1
+        reader.break_off()
+
+
+class Holding:
+    """What one holder holds of the budget.
+
+    :ivar held: bytes.
+    """
+
+    __slots__ = ("_memory", "held")
+
+    def __init__(self, memory: RequestMemory) -> None:
+        self._memory = memory
+        self.held = 0
+
+    def hold(self, count: int) -> None:
+        """Hold *count* bytes instead of those before."""
+        if count != self.held:
+            self._memory.change(count - self.held)
+            self.held = count
