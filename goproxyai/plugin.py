@@ -19,7 +19,7 @@ from goproxyai.config.variable import SettingError
 from goproxyai.config.variables import VARIABLES
 from goproxyai.daemon.build import make_daemon
 from goproxyai.daemon.log_setup import choose_output, request_writer
-from goproxyai.daemon.memory import configure_gc
+from goproxyai.daemon.memory import configure_memory
 from goproxyai.daemon.reload import Reload, overridden_line
 from goproxyai.daemon.service import Daemon
 from goproxyai.daemon.signals import call_on_hangup, call_on_usr1, end_on_next_signal
@@ -108,7 +108,7 @@ def makeService(options: Options) -> IService:
     reactor.installNameResolver(  # type: ignore[attr-defined]  # missing in Twisted's annotation
         SharedResolver(reactor)
     )
-    reactor.callWhenRunning(configure_gc, reactor)
+    reactor.callWhenRunning(configure_memory, reactor)
     tracer = make_tracer(reactor, options.settings)
     if tracer is not None:
         sys.setswitchinterval(THREAD_SWITCH_SECONDS)

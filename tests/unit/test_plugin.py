@@ -18,7 +18,7 @@ from twisted.python.usage import UsageError
 from goproxyai import __version__
 from goproxyai.daemon import log_setup, signals
 from goproxyai.daemon.log_setup import log_request_events
-from goproxyai.daemon.memory import configure_gc
+from goproxyai.daemon.memory import configure_memory
 from goproxyai.daemon.service import Daemon
 from goproxyai.plugin import Options, makeService
 from tests.support.harness import lines
@@ -140,7 +140,7 @@ def test_service_uses_the_monotonic_clock_and_configures_the_collector(plugin: P
     daemon = plugin.make_service(parse(OPENAI_API_URL="https://up.test"))
     assert daemon.settings.openai_url == "https://up.test"
     assert plugin.reactor.seconds is time.monotonic  # type: ignore[comparison-overlap]
-    assert plugin.reactor.whenRunningHooks == [(configure_gc, (plugin.reactor,), {})]
+    assert plugin.reactor.whenRunningHooks == [(configure_memory, (plugin.reactor,), {})]
     assert lines(plugin.logged) == [f"info: goproxyai {__version__}, upstream https://up.test"]
 
 
