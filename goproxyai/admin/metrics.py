@@ -75,6 +75,7 @@ class Metrics(Collector):
         yield from self._cache()
         yield from self._upstreams()
         yield from self._connections()
+        yield from self._memory()
         yield _counter(
             "log_lines_dropped",
             "Log lines dropped because the log's reader or disk did not accept them.",
@@ -241,6 +242,26 @@ class Metrics(Collector):
             "connections_refused", "Client connections refused, by reason.", "reason",
             counts.refused,
         )  # fmt: skip
+
+    def _memory(self) -> Iterator[Metric]:
+        memory = self._sources.memory
+        yield _gauge(
+            "request_memory_bytes",
+            "Memory that requests and responses in progress hold.",
+            {},
+            memory.used,
+        )
+        yield _gauge(
+            "request_memory_bytes_limit",
+            "Maximum memory of requests and responses in progress.",
+            {},
+            memory.max_bytes,
+        )
+        yield _counter(
+            "slow_readers_broken_off",
+            "Connections reset because their client read slowly while memory was short.",
+            memory.broken_off,
+        )
 
 
 def _counter(name: str, text: str, value: float) -> Metric:

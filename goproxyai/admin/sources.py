@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from goproxyai.cache.store import Store
 from goproxyai.limits.connection_slots import ConnectionSlots
+from goproxyai.limits.request_memory import RequestMemory
 from goproxyai.proxy.admission import Admission
 from goproxyai.proxy.upstreams import Upstreams
 from goproxyai.telemetry.access_log import AccessLog
@@ -24,6 +25,7 @@ class Sources:
     :ivar flights: the upstream requests in progress that several clients may share.
     :ivar pool: the open connections to upstreams.
     :ivar slots: the connections from clients.
+    :ivar memory: the budget of requests and responses in progress.
     :ivar dropped_log_lines: returns the number of log lines that were dropped.
     """
 
@@ -36,6 +38,7 @@ class Sources:
     upstreams: Upstreams
     pool: Sized
     slots: ConnectionSlots[Any]
+    memory: RequestMemory
     dropped_log_lines: Callable[[], int]
 
     def refresh(self) -> None:

@@ -54,6 +54,11 @@ class Stats:
             "proxy_url": "" if settings.proxy_url is None else settings.proxy_url.masked,
             "openai_url": settings.openai_url,
             "upstreams": self.upstreams(),
+            "request_memory": {
+                "bytes": sources.memory.used,
+                "max_bytes": sources.memory.max_bytes,
+                "slow_readers_broken_off": sources.memory.broken_off,
+            },
             "uptime_seconds": self.uptime,
             "ready": self.ready,
             "log": {"lines_dropped": sources.dropped_log_lines()},

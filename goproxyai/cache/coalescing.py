@@ -37,9 +37,9 @@ def may_coalesce(mode: str, method: bytes, path: bytes) -> bool | None:
 
 def is_deterministic(body: bytes) -> bool:
     """Whether the request body of a completion has a temperature of 0 or an integer seed."""
-    if b'"temperature"' not in body and b'"seed"' not in body:
-        return False
     if len(body) > MAX_PARSED_BODY_BYTES:
+        return False
+    if b'"temperature"' not in body and b'"seed"' not in body:
         return False
     try:
         document = json.loads(body)

@@ -29,6 +29,7 @@ from goproxyai.cache.invalidation_index import (
     PATH_OVERHEAD_BYTES,
     InvalidationIndex,
 )
+from goproxyai.cache.replayed_entries import ReplayedEntries
 from goproxyai.cache.write_log import WriteLog
 
 _MAX_CONTAINER_BYTES: Final = SLOT_OVERHEAD_BYTES + BUCKET_OVERHEAD_BYTES + PATH_OVERHEAD_BYTES
@@ -43,6 +44,7 @@ class Store:
 
     :param max_bytes: the memory bound; 0 stores nothing.
     :param stale_seconds: time for which an expired entry is kept.
+    :param replayed: is told of removed entries.
     :ivar max_entry_bytes: the largest size of an entry: a tenth of the bound.
     :ivar bytes: memory of the entries and containers.
     :ivar reserved: memory of the responses that are being recorded.
@@ -52,11 +54,17 @@ class Store:
     """
 
     __slots__ = (
-        "_bound", "_cleared", "_entries", "_index", "_wheel", "_writes", "bytes", "evictions",
-        "expirations", "max_bytes", "max_entry_bytes", "reserved", "stale_seconds", "stores",
+        "_bound", "_cleared", "_entries", "_index", "_replayed", "_wheel", "_writes", "bytes",
+        "evictions", "expirations", "max_bytes", "max_entry_bytes", "reserved", "stale_seconds",
+        "stores",
     )  # fmt: skip
 
-    def __init__(self, max_bytes: int, stale_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        stale_seconds: float = 0.0,
+        replayed: ReplayedEntries | None = None,
+    ) -> None:
         self.max_bytes = max_bytes
         self.max_entry_bytes = max_bytes // 10
         self.stale_seconds = stale_seconds
@@ -65,6 +73,7 @@ class Store:
         self.stores = 0
         self.evictions = 0
         self.expirations = 0
+        self._replayed = replayed
         self._bound = max_bytes  # above max_bytes only while the store shrinks
         self._entries = EntryTable()
         self._wheel = ExpiryWheel(stale_seconds)
@@ -143,6 +152,8 @@ class Store:
     def _remove(self, entry: Entry) -> None:
         self._entries.remove(entry)
         self.bytes -= entry.size + self._wheel.remove(entry) + self._index.remove(entry)
+        if self._replayed is not None:
+            self._replayed.entry_removed(entry)
 
     def invalidate(self, owner: bytes, paths: Iterable[bytes]) -> None:
         """Record a successful write: drop the owner's entries, refuse responses in flight.
@@ -168,6 +179,8 @@ class Store:
             containers = [*self._index.detach(), *self._wheel.detach(), *self._entries.detach()]
             self._cleared.add(containers)
             self.bytes = 0
+            if self._replayed is not None:
+                self._replayed.cache_cleared()
 
     def _remove_dropped(self, budget: int) -> int:
         """Remove dropped entries in at most *budget* steps; return the steps that are left."""

@@ -55,6 +55,7 @@ class Settings:
     breaker: float
     health_probe: bytes | None
     max_cache_size: int
+    max_request_memory: int
     max_body_size: int
     max_connections: int
     max_connections_per_client: int

@@ -224,6 +224,16 @@ VARIABLES: tuple[Variable, ...] = (
         reloadable=True,
     ),
     Variable(
+        "MAX_REQUEST_MEMORY",
+        "256",
+        "The memory in megabytes that requests and responses in progress may hold together, the "
+        "cache not included. Near the limit, requests are streamed past the cache; then new ones "
+        "get status 503; then the slowest readers are disconnected.",
+        "a number of megabytes such as 256 or 64, more than 0",
+        positive(megabytes),
+        reloadable=True,
+    ),
+    Variable(
         "MAX_BODY_SIZE",
         "512",
         "The largest request body in megabytes.",

@@ -11,12 +11,14 @@ from goproxyai.admin.events import EventStream
 from goproxyai.admin.metrics import Metrics
 from goproxyai.admin.sources import Sources
 from goproxyai.admin.stats import Stats
+from goproxyai.cache.replayed_entries import ReplayedEntries
 from goproxyai.cache.store import Store
 from goproxyai.config.settings import Settings
 from goproxyai.daemon.cache_snapshot import CacheSnapshot
 from goproxyai.daemon.endpoints import parse_endpoints
 from goproxyai.daemon.listeners import Listeners
 from goproxyai.daemon.maintenance import Maintenance
+from goproxyai.daemon.memory import ReleasedMemory
 from goproxyai.daemon.proxy_options import make_proxy_options
 from goproxyai.daemon.service import Daemon
 from goproxyai.egress.agent import RelayAgent
@@ -26,6 +28,7 @@ from goproxyai.egress.treq_client import RelayClient
 from goproxyai.http11.connection_deadlines import Timeouts
 from goproxyai.http11.connection_limits import ConnectionLimits
 from goproxyai.http11.server_factory import ServerFactory
+from goproxyai.limits.request_memory import RequestMemory
 from goproxyai.proxy.admission import Admission
 from goproxyai.proxy.cache_lookup import CacheLookup
 from goproxyai.proxy.context import OptionsHolder, ProxyContext
@@ -68,6 +71,7 @@ def make_daemon(
     :raises ListenError: where an endpoint of ``LISTEN`` is invalid.
     """
     ticker = Ticker(reactor)
+    memory = RequestMemory(settings.max_request_memory)
     writer = WriteBatcher(end_of_turn_scheduler(reactor))
     counters = Counters()
     counters.tokens.prices = prices or Prices()
@@ -75,9 +79,11 @@ def make_daemon(
         reactor, counters, write_requests, settings.log_slow, settings.log_sample
     )
     access_log.tracer = tracer
-    store = Store(settings.max_cache_size, settings.cache_stale)
+    replayed = ReplayedEntries(memory)
+    ticker.watched |= {memory, replayed, ReleasedMemory(memory)}
+    store = Store(settings.max_cache_size, settings.cache_stale, replayed)
     admission = Admission(reactor, settings.rate_limit, settings.trusted_proxies)
-    agent = _agent(reactor, settings, ticker, writer, tls)
+    agent = _agent(reactor, settings, ticker, writer, memory, tls)
     client = RelayClient(agent)
     upstreams = _upstreams(settings, client)
     options = make_proxy_options(settings, upstreams.first, traced=tracer is not None)
@@ -92,13 +98,15 @@ def make_daemon(
         RetryBudget(),
         counters,
         access_log,
+        memory,
+        replayed,
     )
     handler = ProxyHandler(context, admission)
     limits = _connection_limits(settings, ticker, counters)
     admin = _admin_app(settings, context, handler, admission, limits, dropped_log_lines)
     request_ids = RequestIds(token_hex(6).encode("ascii"))
     router = Router(admin, handler, admin.stats, admission, access_log, request_ids)
-    factory = ServerFactory(ticker, router.dispatch, settings.max_body_size, writer, limits)
+    factory = ServerFactory(ticker, router.dispatch, settings.max_body_size, writer, limits, memory)
     probe = _health_probe(reactor, settings, client, upstreams)
     return Daemon(
         reactor,
@@ -132,6 +140,7 @@ def _admin_app(
         context.upstreams,
         context.client.pool,
         limits.slots,
+        context.memory,
         dropped_log_lines,
     )
     stats = Stats(settings, sources)
@@ -148,11 +157,16 @@ def _admin_app(
 
 
 def _agent(
-    reactor: Any, settings: Settings, ticker: Ticker, writer: Writer, tls: Callable[[str], Any]
+    reactor: Any,
+    settings: Settings,
+    ticker: Ticker,
+    writer: Writer,
+    memory: RequestMemory,
+    tls: Callable[[str], Any],
 ) -> RelayAgent:
     routes = Routes(reactor, settings.proxy_url, settings.no_proxy, tls)
     timeouts = Timeouts(head=settings.request_timeout, idle=settings.idle_timeout)
-    return RelayAgent(reactor, ticker, routes, timeouts, settings.connect_timeout, writer)
+    return RelayAgent(reactor, ticker, routes, timeouts, settings.connect_timeout, writer, memory)
 
 
 def _upstreams(settings: Settings, client: RelayClient) -> Upstreams:

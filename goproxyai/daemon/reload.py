@@ -66,6 +66,7 @@ def apply_settings(daemon: Daemon, settings: Settings, prices: Prices | None = N
     access_log.sample = settings.log_sample
     factory.connection_limits.trust(settings.trusted_proxies)
     factory.max_body_bytes = settings.max_body_size
+    daemon.context.memory.resize(settings.max_request_memory)
     agent.connect_timeout = settings.connect_timeout
     agent.timeouts.head = settings.request_timeout
     agent.timeouts.idle = settings.idle_timeout

@@ -23,6 +23,7 @@ from goproxyai.http11.connection_deadlines import Timeouts
 from goproxyai.http11.connection_pool import ConnectionPool
 from goproxyai.http11.errors import UpstreamTimeout
 from goproxyai.http11.response import Response, ResponseReceiver
+from goproxyai.limits.request_memory import RequestMemory
 from goproxyai.messages.headers import Headers, serialize_headers
 from goproxyai.reactor.deadlines import Deadline, Ticker
 from goproxyai.reactor.write_batch import ImmediateWriter, Writer
@@ -113,6 +114,7 @@ class RelayAgent:
     :ivar connect_timeout: seconds for TCP, CONNECT and TLS together.
     :ivar timeouts: shared by all connections.
     :param writer: shared by all connections; by default each write is immediate.
+    :param memory: shared by all connections; without one, memory is not limited.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class RelayAgent:
         timeouts: Timeouts,
         connect_timeout: float,
         writer: Writer | None = None,
+        memory: RequestMemory | None = None,
     ) -> None:
         self.pool = ConnectionPool()
         self.timeouts = timeouts
@@ -131,6 +134,7 @@ class RelayAgent:
         self._ticker = ticker
         self._routes = routes
         self._writer = writer or ImmediateWriter()
+        self._memory = memory or RequestMemory()
         self._cached_routes: dict[bytes, Route] = {}
 
     def route(self, origin: bytes) -> Route:
@@ -211,6 +215,7 @@ class RelayAgent:
             partial(pool.release, origin),
             partial(pool.remove, origin),
             self._writer,
+            self._memory,
         )
 
         def connected(_: object) -> Deferred[ClientConnection]:

@@ -28,16 +28,13 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
-from goproxyai.http11.connection_deadlines import (
-    CLOSE_SECONDS,
-    ClientDeadlines,
-    Timeouts,
-)
+from goproxyai.http11.connection_deadlines import CLOSE_SECONDS, ClientDeadlines, Timeouts
 from goproxyai.http11.connection_states import ClientState
 from goproxyai.http11.errors import ConnectionBroken, ProtocolViolation, UpstreamTimeout
 from goproxyai.http11.request_upload import RequestUpload
 from goproxyai.http11.response import ResponseReceiver
 from goproxyai.http11.response_parser import COMPLETE, UNTIL_CLOSE, ResponseParser
+from goproxyai.limits.request_memory import Holding, RequestMemory
 from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import NEVER, Ticker, postponed
 from goproxyai.reactor.socket_state import input_poll, set_tcp_options
@@ -56,14 +53,15 @@ class ClientConnection(TwistedProtocol):
     :param on_idle: called when the connection can be used again.
     :param on_lost: called when it is lost.
     :param writer: shared by all connections.
+    :param memory: the budget in which unsent bytes are counted, shared by all connections.
     :ivar ready: fires with the connection when it can be used; cancelling resets the connection.
     :ivar state: what the connection is used for.
     :ivar reading_paused: whether the transport is paused.
     """
 
     __slots__ = (
-        "_deadlines", "_on_idle", "_on_lost", "_parser", "_poller", "_receiver", "_reused",
-        "_secured", "_ticker", "_upload", "_writer", "reading_paused", "ready", "state",
+        "_deadlines", "_holding", "_on_idle", "_on_lost", "_parser", "_poller", "_receiver",
+        "_reused", "_secured", "_ticker", "_upload", "_writer", "reading_paused", "ready", "state",
     )  # fmt: skip
 
     transport: Any  # ITransport declares only a part of what transports have
@@ -76,6 +74,7 @@ class ClientConnection(TwistedProtocol):
         on_idle: Callable[[ClientConnection], None],
         on_lost: Callable[[ClientConnection], None],
         writer: Writer,
+        memory: RequestMemory,
     ) -> None:
         this = ref(self)  # a strong reference would form a cycle
         self.ready: Deferred[ClientConnection] = Deferred(lambda _: _abort(this()))
@@ -83,6 +82,7 @@ class ClientConnection(TwistedProtocol):
         self.reading_paused = False
         self._ticker = ticker
         self._deadlines = ClientDeadlines(timeouts, ticker.now)
+        self._holding = Holding(memory)
         self._secured = secured
         self._on_idle = on_idle
         self._on_lost = on_lost
@@ -127,6 +127,7 @@ class ClientConnection(TwistedProtocol):
         self.state = CLOSED
         self._ticker.watched.discard(self)
         self._on_lost(self)
+        self._holding.hold(0)
         if not self.ready.called:
             self.ready.errback(reason)
         self._break(reason)
@@ -226,9 +227,9 @@ class ClientConnection(TwistedProtocol):
         return True
 
     def _check_request_progress(self) -> None:
-        self._deadlines.check_request_progress(
-            unsent_bytes(self.transport), self._upload is not None, self._ticker.seconds()
-        )
+        unsent, uploading = unsent_bytes(self.transport), self._upload is not None
+        self._holding.hold(unsent)
+        self._deadlines.check_request_progress(unsent, uploading, self._ticker.seconds())
 
     # The response.
 
@@ -263,6 +264,8 @@ class ClientConnection(TwistedProtocol):
         """
         parser, deadlines = self._parser, self._deadlines
         parser.response = None
+        if self._holding.held:
+            self._holding.hold(0)
         deadlines.expires_at = NEVER
         incomplete_request = self._upload is not None and self._stop_upload()
         if self.state is not ACTIVE:

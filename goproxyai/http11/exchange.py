@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IPushProducer
 
 from goproxyai.errors import ProxyError
 from goproxyai.http11.framing import LAST_CHUNK, chunk
-from goproxyai.http11.request_body import RequestBody, WholeBody
+from goproxyai.http11.request_body import SMALL_BODY_BYTES, RequestBody, WholeBody
 from goproxyai.http11.request_head import FieldValues, RequestHead
 from goproxyai.messages.headers import Headers
 
@@ -91,6 +91,9 @@ class ExchangeConnection(Protocol):
     @property
     def output(self) -> ExchangeOutput:
         """What the response is written to."""
+
+    def memory_changed(self) -> None:
+        """The exchange holds more or less memory than before."""
 
     def exchange_done(self, exchange: Exchange, keep_alive: bool) -> None:
         """The response is complete; *keep_alive*: the connection may serve another request."""
@@ -176,6 +179,17 @@ class Exchange:
         """
         index = self.head.variable_fields.get(name)
         return self.head.fields.get(name) if index is None else self.values[index]
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the request, as far as it is counted."""
+        return self.head.memory_bytes + self.body.buffered
+
+    def release_body(self) -> None:
+        """Release the request's body, which is not needed again."""
+        if self.body.received > SMALL_BODY_BYTES:
+            self.body.release()
+            self.connection.memory_changed()
 
     # The response.
 

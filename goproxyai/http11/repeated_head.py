@@ -19,13 +19,17 @@ A hit takes 11 µs with this module and 53 µs without, since all that is derive
 from __future__ import annotations
 
 import re
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, finalize
 
 from goproxyai.http11.request_head import FieldValues, RequestHead, variable_lines
+from goproxyai.limits.request_memory import RequestMemory
 from goproxyai.messages.headers import Headers
 
 MAX_REPEATED_HEAD_BYTES = 8 * 1024
 """Bytes of a head that is remembered."""
+
+MAX_UNCOUNTED_BYTES = 8 * 1024
+"""Memory of a head that is small enough not to be counted: that of an SDK takes 5 KB."""
 
 MAX_LENGTH_DIGITS = 15
 """Digits of a ``Content-Length`` that is read without llhttp."""
@@ -102,10 +106,13 @@ class RepeatedHead:
 class RepeatedHeadCache:
     """The repeated heads of all connections, by the bytes around their variable fields.
 
-    The cache keeps no head alive: the memory is that of the connections.
+    The cache keeps no head alive: the memory is that of the connections. A head that takes more
+    than :data:`MAX_UNCOUNTED_BYTES` is counted in the budget, and is not remembered while the
+    budget is tight.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, memory: RequestMemory) -> None:
+        self._memory = memory
         self._known: WeakValueDictionary[tuple[bytes, ...], RepeatedHead] = WeakValueDictionary()
 
     def __len__(self) -> int:
@@ -129,16 +136,34 @@ class RepeatedHeadCache:
         """
         pieces = _pieces(read, method, headers) if read and keep_alive else None
         if pieces is None:
-            return RequestHead.validated(method, target, version, headers, keep_alive), None
+            head = RequestHead.validated(method, target, version, headers, keep_alive)
+            head.memory_bytes = _counted_memory(head)
+            return head, None
         known = self._known.get(pieces)
         if known is not None:
             return known.head, known
         head = RequestHead.validated(method, target, version, headers, keep_alive)
-        if head.chunked or head.expects_continue or b"upgrade" in head.fields:
+        memory = self._memory
+        size = _counted_memory(head)
+        if (
+            head.chunked
+            or head.expects_continue
+            or b"upgrade" in head.fields
+            or (size and memory.is_tight)
+        ):
+            head.memory_bytes = size
             return head, None
         head.drop_values()
         known = self._known[pieces] = RepeatedHead(head, pieces)
+        if size:
+            memory.change(size)
+            finalize(known, memory.change, -size).atexit = False
         return head, known
+
+
+def _counted_memory(head: RequestHead) -> int:
+    size = head.estimated_memory()
+    return size if size > MAX_UNCOUNTED_BYTES else 0
 
 
 def _pieces(read: bytes, method: bytes, headers: Headers) -> tuple[bytes, ...] | None:

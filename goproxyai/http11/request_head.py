@@ -42,13 +42,15 @@ class RequestHead:
     :ivar variable_lines: index among the header lines to index among the variable fields.
     :ivar variable_fields: lower-cased name to index among the variable fields.
     :ivar length_index: index of ``Content-Length`` among the variable fields, -1 without one.
+    :ivar memory_bytes: memory of the head and its plan, as far as it is counted for each request.
     :ivar plan: what the user of the head has derived from it, computed once while clients repeat
         the head; must not depend on the values of variable fields. The type is the user's own.
     """
 
     __slots__ = (
-        "chunked", "expects_continue", "fields", "headers", "keep_alive", "length_index", "method",
-        "plan", "repeated", "target", "variable_fields", "variable_lines", "version",
+        "chunked", "expects_continue", "fields", "headers", "keep_alive", "length_index",
+        "memory_bytes", "method", "plan", "repeated", "target", "variable_fields",
+        "variable_lines", "version",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +69,7 @@ class RequestHead:
         self.length_index = self.variable_fields.get(b"content-length", -1)
         self.chunked = False
         self.expects_continue = False
+        self.memory_bytes = 0
         self.plan: object | None = None
 
     @classmethod
@@ -125,6 +128,14 @@ class RequestHead:
         if self.chunked:
             return None
         return int(values[self.length_index]) if self.length_index >= 0 else 0
+
+    def estimated_memory(self) -> int:
+        """Return the memory of the head and its plan in bytes, at least.
+
+        The factors were measured with ``tracemalloc``, for 5 to 195 fields of 10 to 700 bytes.
+        """
+        size = len(self.target) + sum([len(name) + len(value) for name, value in self.headers])
+        return 2_000 + 3 * size + 250 * len(self.headers)
 
     def drop_values(self) -> None:
         """Empty the values of variable fields, so that the head can be shared by requests."""

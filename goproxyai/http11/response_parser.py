@@ -22,6 +22,9 @@ from goproxyai.messages.headers import Fields, Headers
 MAX_REASON_BYTES = 1024
 """Of a reason phrase."""
 
+MAX_HEADER_TEXTS = 2 * MAX_HEADER_FIELDS
+"""Names and values of a header."""
+
 MAX_INTERIM_RESPONSES = 32
 """Interim responses (RFC 9110 §15.2) to one request."""
 
@@ -114,8 +117,12 @@ class ResponseParser:
             raise ProtocolViolation("its reason phrase exceeds 1 KiB")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.state is HEAD:  # otherwise a trailer, which goes nowhere
-            self._header += (name, value)
+        if self.state is not HEAD:
+            return  # a trailer, which goes nowhere
+        header = self._header
+        header += (name, value)
+        if len(header) > MAX_HEADER_TEXTS:
+            raise ProtocolViolation(f"its header exceeds {MAX_HEADER_FIELDS} fields")
 
     def on_headers_complete(self) -> None:
         if self.state is not HEAD:
@@ -123,8 +130,6 @@ class ResponseParser:
         llhttp = self._llhttp
         status = llhttp.get_status_code()
         header = self._header
-        if len(header) > 2 * MAX_HEADER_FIELDS:
-            raise ProtocolViolation(f"its header exceeds {MAX_HEADER_FIELDS} fields")
         if self._head_bytes or self.read_bytes > MAX_HEADER_BYTES:  # else it cannot be too large
             if sum(map(len, header)) + 2 * len(header) > MAX_HEADER_BYTES:
                 raise ProtocolViolation("its header exceeds 64 KiB")

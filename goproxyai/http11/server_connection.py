@@ -1,11 +1,9 @@
 """The connection to a client.
 
-1. :class:`~.request_parser.RequestParser` turns bytes into requests, and each request becomes an
-   exchange. Input that is refused becomes an exchange with a ``problem``, which is handled in its
-   turn and is the last one.
-2. Exchanges are dispatched one at a time, in order. While pipelined requests wait the connection
-   is not read, so at most one read (64 KiB) of them is parsed. While the client does not read its
-   responses nothing more is dispatched or read.
+1. :class:`~.request_pipeline.RequestPipeline` parses, queues and dispatches requests. While
+   requests wait, the connection is not read, so that at most one read (64 KiB) waits. While the
+   client does not read its responses, nothing more is dispatched or read.
+2. What the connection holds is counted in the budget (:mod:`goproxyai.limits.request_memory`).
 3. Deadlines (:mod:`.connection_deadlines`) are checked by the ticker.
 4. When the daemon drains, the current exchange is the last. An idle connection is closed at once; a
    new one gets a moment to send its first request.
@@ -15,7 +13,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.protocol import Protocol as TwistedProtocol
@@ -24,35 +21,35 @@ from twisted.python.failure import Failure
 
 from goproxyai.errors import ProxyError
 from goproxyai.http11.connection_deadlines import (
-    HEAD_TIMEOUT_SECONDS,
     KEEP_ALIVE_SECONDS,
     LINGER_SECONDS,
     ServerDeadlines,
 )
-from goproxyai.http11.connection_limits import ConnectionLimits
+from goproxyai.http11.connection_limits import out_of_memory
 from goproxyai.http11.connection_states import InputState
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.exchange_queue import ExchangeQueue
-from goproxyai.http11.request_body import RequestBody, WholeBody
-from goproxyai.http11.request_head import FieldValues, RequestHead
-from goproxyai.http11.request_parser import BODY, ENDED, HEAD, ParserOptions, RequestParser
-from goproxyai.http11.response_output import BLOCKED, CLOSED, CLOSING, WRITABLE, ResponseOutput
-from goproxyai.reactor.deadlines import NEVER, Ticker
+from goproxyai.http11.request_body import RequestBody
+from goproxyai.http11.request_parser import BODY, ENDED, HEAD, IDLE
+from goproxyai.http11.request_pipeline import PipelineContext, RequestPipeline
+from goproxyai.http11.response_output import BLOCKED, CLOSED, CLOSING, ResponseOutput
+from goproxyai.http11.turn_scheduler import TurnScheduler
+from goproxyai.limits.request_memory import Holding, RequestMemory
+from goproxyai.reactor.deadlines import NEVER
 from goproxyai.reactor.socket_state import input_poll, peer_closed, set_tcp_options
 from goproxyai.reactor.write_batch import Writer
 
 
-class ServerContext(ParserOptions, Protocol):
+class ServerContext(PipelineContext, Protocol):
     """What all connections to clients share.
 
-    :ivar dispatch: is called with every exchange, and must end it.
+    :ivar memory: the budget of all connections.
+    :ivar turns: continues connections that have used up their share of a turn.
     :ivar connections: the open ones.
     """
 
-    ticker: Ticker
-    dispatch: Callable[[Exchange], None]
     writer: Writer
-    connection_limits: ConnectionLimits
+    memory: RequestMemory
+    turns: TurnScheduler
     connections: set[ServerConnection]
 
 
@@ -60,13 +57,12 @@ class ServerConnection(TwistedProtocol):
     """One client's connection.
 
     :ivar peer: the address of the client, as text.
-    :ivar fresh: whether no request has been received.
     :ivar reading_paused: whether the transport is paused.
     """
 
     __slots__ = (
-        "_context", "_deadlines", "_draining", "_over_limit", "_parser", "_queue", "fresh",
-        "output", "peer", "reading_paused",
+        "_context", "_deadlines", "_draining", "_holding",
+        "_pipeline", "output", "peer", "reading_paused",
     )  # fmt: skip
 
     transport: Any  # ITransport declares only a part of what transports have
@@ -74,14 +70,12 @@ class ServerConnection(TwistedProtocol):
 
     def __init__(self, context: ServerContext, peer: str) -> None:
         self.peer = peer
-        self.fresh = True
         self.reading_paused = False
         self._context = context
-        self._parser = RequestParser(self, context)
         self._deadlines = ServerDeadlines(context.ticker.now)
-        self._queue = ExchangeQueue()
+        self._pipeline = RequestPipeline(self, context, self._deadlines)
+        self._holding = Holding(context.memory)
         self._draining = False
-        self._over_limit = False
 
     # Called by the transport.
 
@@ -91,91 +85,40 @@ class ServerConnection(TwistedProtocol):
         self.output = ResponseOutput(self.transport, context.writer, self)
         context.ticker.watched.add(self)
         context.connections.add(self)
-        self._over_limit = not context.connection_limits.connection_made(self)
+        self._pipeline.over_limit = not context.connection_limits.connection_made(self)
 
     def dataReceived(self, data: bytes) -> None:
-        self._parser.feed(data)
-        if self._queue.waiting:
-            self._dispatch_waiting()
+        pipeline = self._pipeline
+        if pipeline.active is None and not pipeline.unparsed:
+            # A request that repeats the previous one is dispatched at once. The way through
+            # the pipeline costs 5 % of a hit (bench/inside.py).
+            data = pipeline.parser.feed(data)
+            if not data and pipeline.parser.state is IDLE and not pipeline.waiting:
+                return
+        pipeline.unparsed += data
+        self._run()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         context = self._context
         self.output.connection_lost()
-        self._parser.close()
         context.ticker.watched.discard(self)
         context.connections.discard(self)
         context.connection_limits.connection_lost(self)
-        self._queue.connection_lost()
-
-    # Called by the parser.
-
-    def head_started(self) -> None:
-        self._deadlines.expires_at = self._context.ticker.now + HEAD_TIMEOUT_SECONDS
-
-    def request_received(
-        self,
-        head: RequestHead,
-        values: FieldValues,
-        body: RequestBody | WholeBody,
-        problem: ProxyError | None,
-    ) -> None:
-        ticker = self._context.ticker
-        exchange = Exchange(self, ticker.seconds(), head, values, body, problem)
-        exchange.is_first, self.fresh = self.fresh, False
-        self._deadlines.expires_at = NEVER
-        self._deadlines.start_body(ticker.now)
-        if self._over_limit:
-            self._over_limit = not self._context.connection_limits.admit_late(self, exchange)
-        if exchange.problem is not None:
-            self._parser.end()
-        self._queue.waiting.append(exchange)
-
-    def repeated_request_received(
-        self, head: RequestHead, values: FieldValues, body: RequestBody | WholeBody
-    ) -> None:
-        ticker = self._context.ticker
-        exchange = Exchange(self, ticker.seconds(), head, values, body)
-        self._deadlines.expires_at = NEVER
-        if not body.complete:
-            self._deadlines.start_body(ticker.now)
-        # The way through the queue costs 2 % of a hit (bench/inside.py).
-        queue = self._queue
-        if queue.active is None and not queue.waiting and self.output.state is WRITABLE:
-            queue.active = exchange
-            self._context.dispatch(exchange)
-        else:
-            queue.waiting.append(exchange)
-
-    def request_refused(self, head: RequestHead, problem: ProxyError) -> None:
-        last = self._queue.last
-        if last is not None and not last.keep_alive and last.body.complete:
-            return  # its response closes the connection
-        self._deadlines.expires_at = NEVER
-        now = self._context.ticker.seconds()
-        self._queue.waiting.append(Exchange(self, now, head, (), WholeBody(b""), problem))
-
-    def body_refused(self, problem: ProxyError) -> None:
-        self._deadlines.expires_at = NEVER
-        exchange = self._queue.last
-        if exchange is not None and exchange is self._queue.active:
-            exchange.fail(problem)
-        elif exchange is not None:
-            exchange.problem = problem
-
-    def _dispatch_waiting(self) -> None:
-        if self._queue.dispatch_next(self._context.dispatch, self.output):
-            self.pause_reading()
+        self._pipeline.connection_lost()
+        context.turns.discard(self)
+        context.memory.mark_reader(self, is_slow=False)
+        self._holding.hold(0)
 
     # Called by the output.
 
     def output_blocked(self) -> None:
-        if self._queue.active is None:
-            self.pause_reading()
+        self._context.memory.mark_reader(self, is_slow=True)
+        self._count_memory()
+        self._update_reading()
 
     def output_writable(self) -> None:
-        if self._queue.active is None:
-            self._dispatch_waiting()
-            self.resume_reading()
+        self._context.memory.mark_reader(self, is_slow=False)
+        self._run()
 
     # Called by exchanges and bodies.
 
@@ -183,38 +126,74 @@ class ServerConnection(TwistedProtocol):
         self.output.send(data)
 
     def pause_reading(self) -> None:
-        if not self.reading_paused and self.output.state is not CLOSED:
-            self.reading_paused = True
-            self.transport.pauseProducing()
+        self._pipeline.body_paused = True
+        self._update_reading()
 
     def resume_reading(self) -> None:
-        """Read again, unless requests wait or the client does not read its responses."""
-        if not self.reading_paused or self.output.state is CLOSED:
-            return
-        if self._parser.state is BODY or not (self._queue.waiting or self.output.state is BLOCKED):
-            self.reading_paused = False
-            self.transport.resumeProducing()
+        self._pipeline.body_paused = False
+        if self.reading_paused:
+            self._update_reading()
+
+    def continue_later(self, body: RequestBody) -> None:
+        self._context.turns.add(body)
+
+    def memory_changed(self) -> None:
+        self._count_memory()
 
     def exchange_done(self, exchange: Exchange, keep_alive: bool) -> None:
-        if exchange is not self._queue.active:
+        pipeline = self._pipeline
+        if exchange is not pipeline.active:
             return
-        self._queue.active = None
+        pipeline.active = None
+        pipeline.body_paused = False
         self.output.producer = None
+        state = pipeline.parser.state
+        if state is not HEAD:
+            self._deadlines.expires_at = self._context.ticker.now + KEEP_ALIVE_SECONDS
         if not keep_alive:
             self._close()
-        elif self._queue.waiting:
-            self._dispatch_waiting()
-        else:
-            state = self._parser.state
-            if state is not HEAD:
-                self._deadlines.expires_at = self._context.ticker.now + KEEP_ALIVE_SECONDS
-            if state is ENDED or (self._draining and state is not HEAD):
-                self._close()
-            elif self.reading_paused:
-                self.resume_reading()
+        elif pipeline.waiting or pipeline.unparsed:
+            self._run()
+        elif self.reading_paused or self._draining or state is ENDED:
+            self._update_reading()
+        if self._holding.held:
+            self._count_memory()
 
     def abort(self) -> None:
         self.output.abort()
+
+    # The flow of requests.
+
+    def _run(self) -> None:
+        """Handle what was received, for at most this connection's share of a turn."""
+        continues = self._pipeline.run()
+        if continues is None or self.output.state is CLOSED:
+            return
+        if continues:
+            self._context.turns.add(self)
+        self._count_memory()
+        self._update_reading()
+
+    def continue_input(self) -> None:
+        self._run()
+
+    def _update_reading(self) -> None:
+        """Pause or resume the transport, or close the connection if no request can follow."""
+        pipeline, output = self._pipeline, self.output
+        if output.state is CLOSING or output.state is CLOSED:
+            return
+        state = pipeline.parser.state
+        is_last = state is ENDED or (self._draining and state is IDLE and not pipeline.fresh)
+        if is_last and pipeline.active is None and not pipeline.pending:
+            self._close()
+            return
+        pauses = not pipeline.accepts_input(output.state is BLOCKED)
+        if pauses is not self.reading_paused:
+            self.reading_paused = pauses
+            if pauses:
+                self.transport.pauseProducing()
+            else:
+                self.transport.resumeProducing()
 
     def _close(self, client_is_idle: bool = False) -> None:
         """Close the connection after everything is written.
@@ -223,13 +202,35 @@ class ServerConnection(TwistedProtocol):
         """
         if self.output.state is CLOSED:
             return
-        self._parser.end()
-        self._queue.drop_waiting()
+        self._pipeline.end()
         self._deadlines.expires_at = self._context.ticker.now + LINGER_SECONDS
         if self.reading_paused:
             self.reading_paused = False
             self.transport.resumeProducing()
         self.output.close(linger=not client_is_idle)
+
+    def _refuse(self, problem: ProxyError) -> None:
+        self._pipeline.parser.refuse(problem)
+        self._run()
+
+    # The budget of memory.
+
+    def _count_memory(self) -> None:
+        """Count what the connection holds, and act where the budget does not suffice."""
+        memory, pipeline = self._context.memory, self._pipeline
+        self._holding.hold(pipeline.held_bytes + self.output.unsent())
+        if memory.is_tight:
+            pipeline.stop_collecting()
+            if not memory.make_room() and pipeline.drop_unfinished():
+                self._refuse(out_of_memory())
+
+    def break_off(self) -> None:
+        """Reset the connection, whose client reads too slowly, and release what it holds."""
+        active = self._pipeline.active
+        if active is not None:
+            active.fail(out_of_memory())
+        self._holding.hold(0)
+        self.output.abort()
 
     # Deadlines.
 
@@ -237,7 +238,7 @@ class ServerConnection(TwistedProtocol):
         self._deadlines.postpone(lost, now)
 
     def tick(self, now: float) -> None:
-        deadlines = self._deadlines
+        deadlines, memory = self._deadlines, self._context.memory
         passed = deadlines.tick(now)
         if self.reading_paused:
             if peer_closed(self.transport):
@@ -245,24 +246,33 @@ class ServerConnection(TwistedProtocol):
                 return
             if self.output.state is not CLOSING:
                 deadlines.expires_at += passed
-        body = self._parser.body
-        if body is not None:
-            if self.reading_paused or body.awaits_continue:
-                deadlines.postpone_body(passed)
-            elif deadlines.body_is_too_slow(body.received, now):
-                self._refuse("The request body was received at less than 500 bytes per second.")
+        self._check_body(passed, now)
         if now >= deadlines.expires_at:
             self._expire(now)
         unsent = self.output.unsent()
         if deadlines.reader_is_stalled(self.output.bytes_written, unsent, now):
             self.abort()
+        memory.mark_reader(self, is_slow=unsent > 0)
         if not unsent and deadlines.has_changed():
             self._report_idle(now)
+        if unsent or self._holding.held:
+            self._count_memory()
+
+    def _check_body(self, passed: float, now: float) -> None:
+        """Refuse a request body that is received too slowly."""
+        body = self._pipeline.parser.body
+        if body is None:
+            return
+        if self.reading_paused or body.awaits_continue:
+            self._deadlines.postpone_body(passed)
+        elif self._deadlines.body_is_too_slow(body.received, now):
+            message = "The request body was received at less than 500 bytes per second."
+            self._refuse(ProxyError("bad_request", message))
 
     def _report_idle(self, now: float) -> None:
         """Tell the limits whether this connection may be closed in favour of a new one."""
         slots = self._context.connection_limits.slots
-        if self.idle and self.output.state is not CLOSING and self._parser.state is not HEAD:
+        if self.idle and self.output.state is not CLOSING and self.input_state is not HEAD:
             slots.mark_idle(self, now)
         else:
             slots.mark_busy(self)
@@ -275,14 +285,11 @@ class ServerConnection(TwistedProtocol):
                 deadlines.expires_at = now + LINGER_SECONDS
             else:
                 self.abort()
-        elif self._parser.state is HEAD:
-            self._refuse("The request header was not complete within 20 seconds.")
+        elif self.input_state is HEAD:
+            message = "The request header was not complete within 20 seconds."
+            self._refuse(ProxyError("bad_request", message))
         else:
             self._close(client_is_idle=True)
-
-    def _refuse(self, message: str) -> None:
-        self._parser.refuse(ProxyError("bad_request", message))
-        self._dispatch_waiting()
 
     # Called by the daemon and the limits.
 
@@ -297,13 +304,13 @@ class ServerConnection(TwistedProtocol):
             reason to expect that an unused connection is closed.
         """
         self._draining = True
-        active = self._queue.active
+        active = self._pipeline.active
         if active is not None:
-            if not (active.response_started or self._queue.waiting):
+            if not (active.response_started or self._pipeline.pending):
                 active.keep_alive = False
         elif not (
-            self._queue.waiting
-            or self._parser.state in (HEAD, BODY)
+            self._pipeline.pending
+            or self.input_state in (HEAD, BODY)
             or self.output.state is CLOSING
             or (patient and self.fresh)
         ):
@@ -314,7 +321,7 @@ class ServerConnection(TwistedProtocol):
 
         :param problem: the response to a request that has none yet; it closes the connection.
         """
-        active, answered = self._queue.active, False
+        active, answered = self._pipeline.active, False
         if problem is not None and active is not None and not active.response_started:
             active.fail(problem)
             answered = True
@@ -324,17 +331,22 @@ class ServerConnection(TwistedProtocol):
             self.abort()
 
     @property
+    def fresh(self) -> bool:
+        """Whether no request has been received."""
+        return self._pipeline.fresh
+
+    @property
     def input_state(self) -> InputState:
         """What the next byte from the client belongs to."""
-        return self._parser.state
+        return self._pipeline.parser.state
 
     @property
     def idle(self) -> bool:
         """Whether no request is being received, handled or answered."""
         return (
-            self._queue.active is None
-            and not self._queue.waiting
-            and self._parser.body is None
+            self._pipeline.active is None
+            and not self._pipeline.pending
+            and self._pipeline.parser.body is None
             and not self.output.unsent()
         )
 
@@ -343,7 +355,7 @@ class ServerConnection(TwistedProtocol):
         """Whether the connection is idle, and the kernel holds no input from the client."""
         return (
             self.output.state not in (CLOSING, CLOSED)
-            and self._parser.state is not HEAD
+            and self.input_state is not HEAD
             and self.idle
             and not input_poll(self.transport).poll(0)
         )

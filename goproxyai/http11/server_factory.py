@@ -12,7 +12,9 @@ from goproxyai.http11.connection_limits import ConnectionLimits
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.repeated_head import RepeatedHeadCache
 from goproxyai.http11.server_connection import ServerConnection
+from goproxyai.http11.turn_scheduler import TurnScheduler
 from goproxyai.limits.addresses import canonical_address
+from goproxyai.limits.request_memory import RequestMemory
 from goproxyai.reactor.deadlines import Ticker
 from goproxyai.reactor.write_batch import ImmediateWriter, Writer
 
@@ -28,6 +30,7 @@ class ServerFactory(Factory[ServerConnection]):
 
     :param writer: without one, connections write at once.
     :param connection_limits: without them every connection is admitted.
+    :param memory: without one, the memory of requests in progress is not limited.
     """
 
     noisy = False
@@ -39,13 +42,16 @@ class ServerFactory(Factory[ServerConnection]):
         max_body_bytes: int,
         writer: Writer | None = None,
         connection_limits: ConnectionLimits | None = None,
+        memory: RequestMemory | None = None,
     ) -> None:
         self.ticker = ticker
         self.dispatch = dispatch
         self.max_body_bytes = max_body_bytes
         self.writer: Writer = writer or ImmediateWriter()
         self.connection_limits = connection_limits or ConnectionLimits(ticker)
-        self.heads = RepeatedHeadCache()
+        self.memory = memory or RequestMemory()
+        self.turns = TurnScheduler(ticker.clock)
+        self.heads = RepeatedHeadCache(self.memory)
         self.connections: set[ServerConnection] = set()
 
     def acceptableProtocols(self) -> list[bytes]:

@@ -14,6 +14,9 @@ from functools import lru_cache
 
 MAX_LOGGED_PATH_CHARACTERS = 512
 
+MAX_KEPT_TARGET_BYTES = 1024
+"""Size of a target whose redacted form is kept for the next request."""
+
 _ELLIPSIS = "..."
 _UNPRINTABLE = re.compile(rb"[^\x21-\x7e]")
 _USERINFO = re.compile(r'://[^\s/?#"<>]*@')
@@ -21,13 +24,18 @@ _AUTHORIZATION = re.compile(r"""\b(?:(bearer|basic)\s+)+[^\s"']+""", re.IGNORECA
 _KEY = re.compile(r"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f]{2}))((?:sk|sess)-|ek_)[A-Za-z0-9_-]{4,}")
 
 
-@lru_cache(maxsize=512)
 def redacted_target(target: bytes) -> str:
     """Return the path of *target* and the names in its query: ``/v1/files?limit&after``.
 
     :param target: as received in the request line, in any form.
     :returns: visible ASCII, at most :data:`MAX_LOGGED_PATH_CHARACTERS` characters.
     """
+    if len(target) > MAX_KEPT_TARGET_BYTES:
+        return _redacted_target(target)
+    return _kept_redacted_target(target)
+
+
+def _redacted_target(target: bytes) -> str:
     if not target.startswith(b"/"):
         target = _without_authority(target)
     path, mark, query = target.partition(b"#")[0].partition(b"?")
@@ -38,6 +46,9 @@ def redacted_target(target: bytes) -> str:
     if len(text) > MAX_LOGGED_PATH_CHARACTERS:
         text = text[: MAX_LOGGED_PATH_CHARACTERS - len(_ELLIPSIS)] + _ELLIPSIS
     return text
+
+
+_kept_redacted_target = lru_cache(maxsize=512)(_redacted_target)
 
 
 def _without_authority(target: bytes) -> bytes:

@@ -49,14 +49,14 @@ class CacheLookup:
             raise only_if_cached()
         return reason
 
-    def find(self, plan: RequestPlan, body: bytes, now: float) -> Entry | CacheMiss:
+    def find(self, plan: RequestPlan, key: bytes, now: float) -> Entry | CacheMiss:
         """Return the entry that answers the request, or the miss.
 
+        :param key: made by :meth:`.RequestPlan.key`.
         :raises ProxyError: ``only_if_cached``.
         """
         store = self._store
         directives = plan.directives
-        key = plan.key(body)
         reason = "miss"
         if directives.no_cache:
             reason = "request"

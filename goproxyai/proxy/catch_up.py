@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from goproxyai.http11.response import Response
+from goproxyai.limits.request_memory import Holding
 from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.replay import Replay, ReplayWatch
 from goproxyai.proxy.resume import ResumedForward
@@ -12,11 +13,16 @@ from goproxyai.telemetry.outcome import RequestOutcome
 
 
 def restart(
-    context: ProxyContext, detached: list[Subscriber], response: Response, body: SharedBody
+    context: ProxyContext,
+    detached: list[Subscriber],
+    response: Response,
+    body: SharedBody,
+    request_body: bytes | None,
 ) -> None:
     """Continue *detached* with their own upstream requests, since *body* is kept no longer.
 
     :param response: the response whose beginning they have received.
+    :param request_body: of all of them; ``None`` where each has its own.
     """
     detached.sort(key=lambda subscriber: subscriber.position)
     progress = body.digests([subscriber.position for subscriber in detached])
@@ -32,6 +38,7 @@ def restart(
             size,
             digest,
             subscriber.first_byte_seconds,
+            request_body,
         ).start()
 
 
@@ -44,18 +51,20 @@ def replay_rest(
 ) -> None:
     """Write the rest of a complete *body* to each subscriber, at its own pace.
 
-    A body that is not stored stays reserved until the last subscriber is done.
+    A body that is not stored is counted as memory in progress until the last subscriber is done.
 
     :param behind: the subscribers, with the outcome of a complete response.
     """
     left = len(behind)
-    reserved = len(body) if left and not stored and context.store.reserve(len(body)) else 0
+    holding = Holding(context.memory)
+    if left and not stored:
+        holding.hold(len(body))
 
     def done() -> None:
         nonlocal left
         left -= 1
         if not left:
-            context.store.release(reserved)
+            holding.hold(0)
 
     behind.sort(key=lambda each: each[0].position)
     offsets = pieces.offsets([subscriber.position for subscriber, _ in behind])

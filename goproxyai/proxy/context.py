@@ -7,8 +7,10 @@ from collections.abc import Callable
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
+from goproxyai.cache.replayed_entries import ReplayedEntries
 from goproxyai.cache.store import Store
 from goproxyai.egress.treq_client import RelayClient
+from goproxyai.limits.request_memory import RequestMemory
 from goproxyai.proxy.cache_lookup import CacheLookup
 from goproxyai.proxy.request_plan import ProxyOptions
 from goproxyai.proxy.upstreams import Upstreams
@@ -31,6 +33,8 @@ class ProxyContext:
     :ivar seconds: the monotonic clock, in seconds.
     :ivar budget: the retry budget of all requests.
     :ivar client: sends requests to upstreams.
+    :ivar memory: the budget of requests and responses in progress.
+    :ivar replayed: the entries that are being replayed.
     """
 
     clock: IReactorTime
@@ -43,3 +47,5 @@ class ProxyContext:
     budget: RetryBudget
     counters: Counters
     access_log: AccessLog
+    memory: RequestMemory
+    replayed: ReplayedEntries

@@ -74,6 +74,7 @@ class Flight:
         self._close = close
         body = exchange.body.whole()  # the leader's exchange may end before the flight
         self._request = UpstreamRequest(context, self, exchange, client, miss.plan, body)
+        exchange.release_body()
         self._subscribers = SubscriberSet()
         self.ended = False
         self.upstream_paused = False
@@ -109,6 +110,9 @@ class Flight:
         """Add a subscriber, and write the body so far to it."""
         subscriber = Subscriber(self._context, self, exchange, client, miss, False)
         self._subscribers.add(subscriber)
+        if self._request.body is None:
+            self._request.hold_body(exchange.body.whole())
+        exchange.release_body()  # the flight has the same
         if exchange.trace is not None:
             exchange.trace.coalesced(self._exchange.trace)
         response = self._request.response
@@ -135,6 +139,8 @@ class Flight:
             return
         self._meter = meter_of(context.counters, self._miss.plan, response, context.seconds)
         subscribers = tuple(self._subscribers)
+        if len(subscribers) == 1:
+            self._request.release_body()  # only a detached subscriber would need it
         for subscriber in subscribers:
             self._begin(subscriber, response)
         response.deliver(self)
@@ -184,7 +190,7 @@ class Flight:
 
         The response belongs to the leader's request: it is discarded if the leader has left.
         """
-        context = self._context
+        context, body = self._context, self._request.body
         leader = self._subscribers.leader
         others = self._subscribers.keep_only(leader)
         if leader is None:
@@ -194,7 +200,9 @@ class Flight:
             self._end()
         for other in others:
             miss = other.miss
-            Forward(context, other.exchange, other.client, miss.plan, miss, miss.reason).start()
+            Forward(
+                context, other.exchange, other.client, miss.plan, miss, miss.reason, body
+            ).start()
         return leader is not None and not self.ended
 
     def _begin(self, subscriber: Subscriber, response: Response) -> None:
@@ -308,7 +316,7 @@ class Flight:
         if len(self._subscribers) > 1 and response is not None:
             detached = self._subscribers.keep_only(self._subscribers.furthest)
             self._adjust_flow()
-            restart(self._context, detached, response, body)
+            restart(self._context, detached, response, body, self._request.body)
 
     def _pass_on(self, data: bytes, ended: bool) -> None:
         """Write to the only subscriber, which may have left during an earlier write."""

@@ -41,6 +41,7 @@ class Forward:
 
     :param miss: the cache miss; ``None`` where the cache is bypassed.
     :param reason: why the request is forwarded: the miss's reason, or the bypass reason.
+    :param body: of the request; ``None`` where the exchange has it.
     :ivar ended: the outcome is recorded.
     """
 
@@ -57,6 +58,7 @@ class Forward:
         plan: RequestPlan,
         miss: CacheMiss | None,
         reason: str,
+        body: bytes | None = None,
     ) -> None:
         self._context = context
         self._exchange = exchange
@@ -64,7 +66,7 @@ class Forward:
         self._plan = plan
         self._miss = miss
         self._reason = reason
-        self._request = UpstreamRequest(context, self, exchange, client, plan)
+        self._request = UpstreamRequest(context, self, exchange, client, plan, body)
         self._recorder: Recorder | None = None
         self._meter: UsageMeter | None = None
         self._usage: Usage | None = None

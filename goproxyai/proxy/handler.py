@@ -13,7 +13,9 @@ from twisted.python.failure import Failure
 
 from goproxyai.cache.coalescing import is_deterministic
 from goproxyai.errors import ProxyError
+from goproxyai.http11.connection_limits import out_of_memory
 from goproxyai.http11.exchange import Exchange
+from goproxyai.http11.request_body import SMALL_BODY_BYTES
 from goproxyai.limits.token_buckets import rate_limit_headers
 from goproxyai.proxy.admission import Admission
 from goproxyai.proxy.cache_lookup import MAX_KEYED_BODY_BYTES, CacheMiss
@@ -57,29 +59,44 @@ class ProxyHandler:
                     "This request has passed through goproxyai already: OPENAI_API_URL or "
                     "PROXY_URL leads back to the proxy itself.",
                 )
+            if context.memory.is_full:
+                raise out_of_memory()
             body = exchange.body
             if body.complete and plan.bypass_reason is None:
-                self._look_up(exchange, client, plan, body.whole())
+                whole = body.whole()
+                self._look_up(exchange, client, plan, whole, plan.key(whole))
                 return
             reason = context.lookup.bypass_reason(plan, exchange)
+            if reason is None and context.memory.is_tight and not body.complete:
+                reason = "memory"
             if reason is None:
-                BodyCollection(self, exchange, client).start()
+                BodyCollection(self, exchange, client, plan).start()
             else:
                 self._bypass(exchange, client, plan, reason)
         except Exception:
             self.fail(exchange, client, proxy_error_for(Failure()))
 
-    def body_collected(self, exchange: Exchange, client: str, body: bytes | None) -> None:
-        """Go on with *exchange* when its body is complete; ``None``: it is too large for a key."""
+    def body_collected(
+        self, exchange: Exchange, client: str, plan: RequestPlan, body: bytes | None, key: bytes
+    ) -> None:
+        """Go on with *exchange* when its body is complete.
+
+        :param plan: that *key* was made with; a reload may have changed the plan.
+        :param body: ``None`` if the body is too large for a key, or the memory does not suffice.
+        """
         context = self._context
         try:
             if exchange.trace is not None:
                 exchange.trace.read(context.seconds(), body)
-            plan = plan_for(exchange.head, context.options.current)  # a reload may have changed it
+            if plan.options is not context.options.current:
+                plan = plan_for(exchange.head, context.options.current)
+                key = b"" if body is None else plan.key(body)
             if body is None or plan.bypass_reason is not None:
-                self._bypass(exchange, client, plan, plan.bypass_reason or "size")
+                too_large = exchange.body.received > MAX_KEYED_BODY_BYTES
+                reason = plan.bypass_reason or ("size" if too_large else "memory")
+                self._bypass(exchange, client, plan, reason)
             else:
-                self._look_up(exchange, client, plan, body)
+                self._look_up(exchange, client, plan, body, key)
         except Exception:
             self.fail(exchange, client, proxy_error_for(Failure()))
 
@@ -99,13 +116,17 @@ class ProxyHandler:
         self._context.counters.bypasses += 1
         Forward(self._context, exchange, client, plan, None, reason).start()
 
-    def _look_up(self, exchange: Exchange, client: str, plan: RequestPlan, body: bytes) -> None:
+    def _look_up(
+        self, exchange: Exchange, client: str, plan: RequestPlan, body: bytes, key: bytes
+    ) -> None:
         """Answer from the cache, join a flight, or forward."""
         context = self._context
         counters = context.counters
-        found = context.lookup.find(plan, body, context.seconds())
+        found = context.lookup.find(plan, key, context.seconds())
         if not isinstance(found, CacheMiss):
             counters.hits += 1
+            if len(body) > SMALL_BODY_BYTES:
+                exchange.release_body()  # the client may take long to read the response
             answer_hit(context, exchange, client, found, plan.replays_timing)
             return
         coalesces = plan.coalesces
@@ -125,20 +146,28 @@ class ProxyHandler:
 
 
 class BodyCollection:
-    """Collects a request body for the cache key, and listens to the exchange meanwhile."""
+    """Collects a request body for the cache key, and listens to the exchange meanwhile.
 
-    def __init__(self, handler: ProxyHandler, exchange: Exchange, client: str) -> None:
+    The key is made as the body is received: hashing 10 MB at once would take 8 ms.
+    """
+
+    def __init__(
+        self, handler: ProxyHandler, exchange: Exchange, client: str, plan: RequestPlan
+    ) -> None:
         self._handler = handler
         self._exchange = exchange
         self._client = client
+        self._plan = plan
+        self._key = plan.start_key()
 
     def start(self) -> None:
         self._exchange.listener = self
-        self._exchange.body.collect(MAX_KEYED_BODY_BYTES, self._collected)
+        self._exchange.body.collect(MAX_KEYED_BODY_BYTES, self._collected, self._key.update)
 
     def _collected(self, body: bytes | None) -> None:
         self._exchange.listener = None
-        self._handler.body_collected(self._exchange, self._client, body)
+        handler, exchange = self._handler, self._exchange
+        handler.body_collected(exchange, self._client, self._plan, body, self._key.digest())
 
     def client_gone(self) -> None:
         self._handler.client_gone(self._exchange, self._client)

@@ -42,9 +42,7 @@ def answer_hit(
         exchange.start_response(entry.status, head, None)
         exchange.flush()
         timed = TimedReplay(exchange, entry.body, timed_pieces(entry.timing), context.clock)
-        ReplayWatch(context, exchange, client, hit_outcome(entry), entry.is_event_stream).start(
-            timed
-        )
+        _watch(context, exchange, client, hit_outcome(entry), entry, timed)
     else:
         _replay_entry(context, exchange, client, entry, hit_outcome(entry), "")
 
@@ -57,6 +55,7 @@ def answer_stale(
     :param cause: how upstream failed, for the log.
     """
     context.counters.stale_served += 1
+    exchange.release_body()  # the client may take long to read the response
     outcome = RequestOutcome(CacheOutcome.STALE, detail=cause, usage_source=entry)
     _replay_entry(context, exchange, client, entry, outcome, "stale-if-error")
 
@@ -79,8 +78,21 @@ def _replay_entry(
         exchange.write(body, True)
         context.access_log.record(exchange, client, outcome)
     else:
-        watch = ReplayWatch(context, exchange, client, outcome, entry.is_event_stream)
-        watch.start(Replay(exchange, body))
+        _watch(context, exchange, client, outcome, entry, Replay(exchange, body))
+
+
+def _watch(
+    context: ProxyContext,
+    exchange: Exchange,
+    client: str,
+    outcome: RequestOutcome,
+    entry: Entry,
+    replay: Replay,
+) -> None:
+    """Start a replay of *entry* that may take long."""
+    done = context.replayed.begin(entry, replay)
+    watch = ReplayWatch(context, exchange, client, outcome, entry.is_event_stream, done)
+    watch.start(replay)
 
 
 class ReplayWatch:
@@ -119,19 +131,23 @@ class ReplayWatch:
         replay.start(self._completed)
 
     def client_gone(self) -> None:
-        replay, self._replay = self._replay, None  # breaks the reference cycle
-        if replay is not None:
-            replay.stopProducing()
+        self._stop()
         self._record(self._outcome._replace(ending=Ending.CLIENT_GONE, usage_source=None))
 
     def request_failed(self, error: ProxyError) -> None:
-        """The rest of the client's request is invalid."""
+        """The rest of the client's request is invalid, or its connection is broken off."""
+        self._stop()
         ending = fail_exchange(self._exchange, error)
         self._record(
             self._outcome._replace(
                 ending=ending, code=error.code, detail=error.detail, usage_source=None
             )
         )
+
+    def _stop(self) -> None:
+        replay, self._replay = self._replay, None  # breaks the reference cycle
+        if replay is not None:
+            replay.stopProducing()
 
     def _completed(self) -> None:
         self._replay = None
@@ -196,6 +212,9 @@ class Replay:
     def stopProducing(self) -> None:
         self._paused = True
 
+    def hurry(self) -> None:
+        """Do nothing: the replay is as fast as its client."""
+
 
 class TimedReplay(Replay):
     """Writes the pieces of a stored stream no earlier than they arrived the first time.
@@ -245,6 +264,13 @@ class TimedReplay(Replay):
     def resumeProducing(self) -> None:
         self._paused = False
         if self._timer is None:
+            self._write()
+
+    def hurry(self) -> None:
+        """Write the rest without waiting for the times of the pieces."""
+        self._piece, self._pieces = None, iter(())
+        if self._timer is not None:
+            self._timer.cancel()
             self._write()
 
     def stopProducing(self) -> None:

@@ -6,7 +6,7 @@ all requests that differ only in the variable fields.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -143,6 +143,10 @@ class RequestPlan:
         )
         self.is_loop = is_forwarding_loop(fields)
         self.upstream_head = UpstreamHead(head, options)
+
+    def start_key(self) -> Any:
+        """Return a hash object; updated with the body, its digest is the cache key."""
+        return self._key.copy()
 
     def key(self, body: bytes) -> bytes:
         """Return the cache key of a request with this head and *body*."""

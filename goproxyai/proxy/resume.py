@@ -33,6 +33,7 @@ class ResumedForward:
     :param size: bytes of its body that the client has.
     :param digest: a hash object that was fed these bytes.
     :param first_byte_seconds: from the client's request to the first byte of its response.
+    :param body: of the request; ``None`` where the exchange has it.
     :ivar ended: the outcome is recorded.
     """
 
@@ -52,6 +53,7 @@ class ResumedForward:
         size: int,
         digest: Any,
         first_byte_seconds: float,
+        body: bytes | None,
     ) -> None:
         self._context = context
         self._exchange = exchange
@@ -63,7 +65,7 @@ class ResumedForward:
         self._digest = digest
         self._actual = type(digest)()
         self._first_byte_seconds = first_byte_seconds
-        self._request = UpstreamRequest(context, self, exchange, client, plan)
+        self._request = UpstreamRequest(context, self, exchange, client, plan, body)
         self._meter: UsageMeter | None = None
         self.ended = False
 

@@ -17,9 +17,11 @@ from goproxyai.egress.agent import Cancellable
 from goproxyai.errors import ProxyError
 from goproxyai.http11.errors import UpstreamTimeout
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.request_body import RequestBody
+from goproxyai.http11.request_body import SMALL_BODY_BYTES, RequestBody
 from goproxyai.http11.response import Response
+from goproxyai.http11.sliced_body import MIN_SLICED_BYTES, SlicedBody
 from goproxyai.limits.addresses import bucket_key
+from goproxyai.limits.request_memory import Holding
 from goproxyai.messages.connect import ConnectRefused
 from goproxyai.messages.headers import Headers
 from goproxyai.proxy.context import ProxyContext
@@ -87,8 +89,9 @@ class UpstreamRequest:
 
     :param exchange: the client's request that is forwarded.
     :param client: its address.
-    :param body: a collected request body that outlives *exchange*; ``None`` where the exchange's
-        own body is sent.
+    :param body: a collected request body that outlives *exchange*, and that is counted here as
+        memory in progress; ``None`` where the exchange's own body is sent.
+    :ivar body: the same.
     :ivar owner: receives the result.
     :ivar response: the response that the owner has received.
     :ivar sent_at: when the last attempt was sent, in reactor seconds.
@@ -99,8 +102,9 @@ class UpstreamRequest:
     """
 
     __slots__ = (
-        "_body", "_client", "_context", "_exchange", "_plan", "_retry", "_sending", "_trial",
-        "_upstream", "attempts", "owner", "response", "sent_at", "unsent", "upstream_seconds",
+        "_client", "_context", "_exchange", "_holding", "_plan", "_retry", "_sending", "_trial",
+        "_upstream", "attempts", "body", "owner", "response", "sent_at", "unsent",
+        "upstream_seconds",
     )  # fmt: skip
 
     def __init__(
@@ -117,7 +121,10 @@ class UpstreamRequest:
         self._exchange = exchange
         self._client = client
         self._plan = plan
-        self._body = body
+        self.body: bytes | None = None
+        self._holding: Holding | None = None
+        if body is not None:
+            self.hold_body(body)
         self._sending: Cancellable | None = None
         self._retry: RetryState | None = None
         self._trial = False
@@ -136,7 +143,7 @@ class UpstreamRequest:
         """
         context, exchange = self._context, self._exchange
         self.sent_at = now = context.seconds()
-        body = self._body_to_send()
+        body: bytes | RequestBody | SlicedBody | None = self._body_to_send()
         if upstream is None:
             upstream = context.upstreams.first
             if not upstream.breaker.closed:
@@ -146,10 +153,14 @@ class UpstreamRequest:
         context.counters.forwarded += 1
         self._upstream = upstream
         self.attempts += 1
+        if exchange.body.received > SMALL_BODY_BYTES:
+            exchange.connection.memory_changed()  # the body is counted while the request is handled
         self._sending = SENDING
         head = self._plan.upstream_head.render(exchange.values, upstream)
         if exchange.trace is not None:
             head += exchange.trace.forwarded(now, upstream.url, body)
+        if isinstance(body, bytes) and len(body) >= MIN_SLICED_BYTES:
+            body = SlicedBody(body, context.clock)
         sending = context.client.relay(
             upstream.route, exchange.head.method, head, body, exchange.head.length_index >= 0, self
         )
@@ -158,8 +169,8 @@ class UpstreamRequest:
 
     def _body_to_send(self) -> bytes | RequestBody | None:
         """Return the body: bytes where it is complete, ``None`` where the request has none."""
-        if self._body is not None:
-            return self._body or (b"" if self._exchange.head.chunked else None)
+        if self.body is not None:
+            return self.body or (b"" if self._exchange.head.chunked else None)
         body = self._exchange.body
         if body.complete:
             return body.whole() or (b"" if self._exchange.head.chunked else None)
@@ -186,6 +197,20 @@ class UpstreamRequest:
     def release(self) -> None:
         """Forget the owner, which has ended; breaks a reference cycle."""
         self.owner = _NO_OWNER
+        if self._holding is not None:
+            self.release_body()
+
+    def hold_body(self, body: bytes) -> None:
+        """Keep *body*, which the exchange may release."""
+        self.body = body
+        self._holding = self._holding or Holding(self._context.memory)
+        self._holding.hold(len(body))
+
+    def release_body(self) -> None:
+        """Release the body, which will not be sent again."""
+        self.body = None
+        if self._holding is not None:
+            self._holding.hold(0)
 
     def _stop_retrying(self) -> None:
         if self._retry is not None:
@@ -217,6 +242,8 @@ class UpstreamRequest:
                 self.upstream_seconds = -1.0
                 return
             self.response = response
+            if self._exchange.body.received > SMALL_BODY_BYTES:
+                self._exchange.release_body()
             owner.response_began(response)
         except Exception:  # a 407, or a defect: the client must not wait indefinitely
             response.abort()

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from goproxyai.http11.client_connection import ClientConnection
 from goproxyai.http11.connection_deadlines import Timeouts
+from goproxyai.limits.request_memory import RequestMemory
 from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import Ticker
 from goproxyai.reactor.write_batch import ImmediateWriter
@@ -68,6 +69,7 @@ class ClientUnderTest:
             self._release,
             lambda lost: None,
             ImmediateWriter(),
+            RequestMemory(),
         )
         self.connection.makeConnection(self.transport)
         self._response: Any = None

@@ -57,6 +57,8 @@ def flights_of(harness: ProxyHarness) -> list[Flight]:
 
 
 def assert_all_released(harness: ProxyHarness) -> None:
-    """Check that no flight is open and no memory is reserved for a recording."""
+    """Check that no flight is open and no memory is reserved or counted."""
     assert flights_of(harness) == []
     assert store_of(harness).reserved == 0
+    assert harness.daemon is not None
+    assert harness.daemon.context.memory.used == 0

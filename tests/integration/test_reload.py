@@ -32,6 +32,7 @@ CHANGED: dict[str, tuple[str, Callable[[Daemon], object], object]] = {
     "IDLE_TIMEOUT": ("7s", lambda d: d.agent.timeouts.idle, 7.0),
     "DRAIN_TIMEOUT": ("7s", lambda d: d.settings.drain_timeout, 7.0),
     "MAX_CACHE_SIZE": ("7", lambda d: d.context.store.max_bytes, 7 << 20),
+    "MAX_REQUEST_MEMORY": ("7", lambda d: d.context.memory.max_bytes, 7 << 20),
     "MAX_BODY_SIZE": ("7", lambda d: d.listeners.factory.max_body_bytes, 7 << 20),
     "TRUSTED_PROXIES": (
         "10.0.0.0/8",

@@ -115,6 +115,9 @@ class SimulatedClient:
         if producer is not None and self.paused:
             producer.pauseProducing()
 
+    def memory_changed(self) -> None:
+        pass
+
     def exchange_done(self, exchange: Exchange, keep_alive: bool) -> None:
         if exchange is not self.active:
             return

@@ -8,8 +8,10 @@ from typing import Any
 
 from twisted.logger import LogEvent
 
+from goproxyai.cache.replayed_entries import ReplayedEntries
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import ResponseReceiver
+from goproxyai.limits.request_memory import RequestMemory
 from goproxyai.proxy.cache_lookup import CacheLookup
 from goproxyai.proxy.context import OptionsHolder, ProxyContext
 from goproxyai.proxy.handler import ProxyHandler
@@ -112,6 +114,7 @@ class Simulation:
         )
         admission, client = _Admission(), _UpstreamClient(self._attempt)
         clock, store = self.environment.clock, self.environment.store
+        memory = RequestMemory()
         context = ProxyContext(
             clock,
             clock.seconds,
@@ -123,6 +126,8 @@ class Simulation:
             RetryBudget(),
             self.counters,
             self.log,
+            memory,
+            ReplayedEntries(memory),
         )
         return ProxyHandler(context, admission)  # type: ignore[arg-type]
 

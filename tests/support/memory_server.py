@@ -21,6 +21,7 @@ from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import RequestBody
 from goproxyai.http11.server_connection import ServerConnection
 from goproxyai.http11.server_factory import ServerFactory
+from goproxyai.limits.request_memory import UNLIMITED, RequestMemory
 from goproxyai.reactor.deadlines import TICK_SECONDS, Ticker
 from tests.support.memory_transport import MemoryTransport
 
@@ -28,15 +29,19 @@ from tests.support.memory_transport import MemoryTransport
 class MemoryServer:
     """One connection of a :class:`.ServerFactory`.
 
+    :param memory: the budget of requests and responses in progress, in bytes.
     :ivar exchanges: those that were dispatched, in order.
     """
 
-    def __init__(self, max_body_bytes: int = 1 << 20) -> None:
+    def __init__(self, max_body_bytes: int = 1 << 20, memory: int = UNLIMITED) -> None:
         self.clock = Clock()
         ticker = Ticker(self.clock)
         ticker.start()
         self.exchanges: list[Exchange] = []
-        self.factory = ServerFactory(ticker, self.exchanges.append, max_body_bytes)
+        self.memory = RequestMemory(memory)
+        self.factory = ServerFactory(
+            ticker, self.exchanges.append, max_body_bytes, memory=self.memory
+        )
         self.connection, self.transport = self.connect()
 
     def connect(self) -> tuple[ServerConnection, MemoryTransport]:
@@ -102,15 +107,18 @@ class BodyConsumer:
 
     :param pause_after: bytes after which each write pauses the body.
     :ivar data: what was written.
+    :ivar writes: the same, one item for each write.
     """
 
     def __init__(self, body: Any, pause_after: int = 1 << 30) -> None:
         self.body: RequestBody = body
         self.pause_after = pause_after
         self.data = b""
+        self.writes: list[bytes] = []
 
     def write(self, data: bytes) -> None:
         self.data += data
+        self.writes.append(data)
         if len(self.data) >= self.pause_after:
             self.body.pauseProducing()
 

@@ -9,6 +9,7 @@ from twisted.python.failure import Failure
 
 from goproxyai.http11.client_connection import ClientConnection
 from goproxyai.http11.connection_deadlines import Timeouts
+from goproxyai.limits.request_memory import RequestMemory
 from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import TICK_SECONDS, Ticker
 from goproxyai.reactor.write_batch import ImmediateWriter
@@ -41,6 +42,7 @@ class MemoryUpstream:
             self.idle_calls.append,
             lambda lost: None,
             ImmediateWriter(),
+            RequestMemory(),
         )
         self.connection.ready.addErrback(lambda _: None)
         self.connection.makeConnection(self.transport)

@@ -63,6 +63,7 @@ def test_defaults() -> None:
         breaker=0.5,
         health_probe=None,
         max_cache_size=100 * MEGABYTE,
+        max_request_memory=256 * MEGABYTE,
         max_body_size=512 * MEGABYTE,
         max_connections=12_000,
         max_connections_per_client=0,

@@ -13,7 +13,12 @@ from twisted.python.failure import Failure
 
 from goproxyai.http11.errors import ClientGone
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.request_body import MAX_UNREAD_BODY_BYTES, RequestBody
+from goproxyai.http11.request_body import (
+    LARGE_BODY_BYTES,
+    MAX_UNREAD_BODY_BYTES,
+    SLICE_BYTES,
+    RequestBody,
+)
 from tests.support.memory_server import (
     BodyConsumer,
     MemoryServer,
@@ -102,7 +107,8 @@ def test_consumer_pauses_and_resumes_a_streamed_body() -> None:
     consumer.pause_after = 7
     exchange.body.resumeProducing()
     assert server.transport.reading
-    server.send(chunks(b"two", b"three", b"four") + b"0\r\n\r\n")
+    server.send(chunks(b"two", b"three"))
+    server.connection.dataReceived(chunks(b"four") + b"0\r\n\r\n")  # as TLS does when paused
     assert consumer.data == b"onetwothree"
     assert result == []
     consumer.pause_after = 1 << 30
@@ -266,3 +272,81 @@ def test_body_in_small_pieces_takes_the_memory_of_its_bytes() -> None:
     assert size < 1_000_000
     body.end()
     assert collected == [b"ab" * 200_000]
+
+
+def test_large_body_is_handed_over_in_a_turn_of_its_own() -> None:
+    server = MemoryServer(max_body_bytes=1 << 22)
+    (exchange,) = server.send(post(length=LARGE_BODY_BYTES)).exchanges
+    collected = collect(exchange, LARGE_BODY_BYTES)
+    server.send(b"x" * LARGE_BODY_BYTES)
+    assert collected == []
+    server.clock.advance(0)
+    assert collected == [b"x" * LARGE_BODY_BYTES]
+
+
+def test_large_body_is_dropped_with_its_connection() -> None:
+    server = MemoryServer(max_body_bytes=1 << 22)
+    (exchange,) = server.send(post(length=LARGE_BODY_BYTES)).exchanges
+    collected = collect(exchange, LARGE_BODY_BYTES)
+    server.send(b"x" * LARGE_BODY_BYTES)
+    server.disconnect()
+    server.clock.advance(0)
+    assert collected == []
+    assert server.memory.used == 0
+
+
+def test_large_buffer_is_written_in_several_turns() -> None:
+    size = 2 * LARGE_BODY_BYTES + 5
+    server = MemoryServer(max_body_bytes=1 << 22)
+    (exchange,) = server.send(post(length=size)).exchanges
+    collected = collect(exchange, size - 2)
+    server.send(b"x" * (size - 3))
+    server.connection.dataReceived(b"yy")
+    assert collected == [None]
+    body = exchange.body
+    assert isinstance(body, RequestBody)
+    consumer = BodyConsumer(body)
+    results = results_of(body.startProducing(consumer))
+    assert len(consumer.data) == LARGE_BODY_BYTES
+    assert not server.transport.reading
+    server.connection.dataReceived(b"z")  # not before what is buffered
+    assert len(consumer.data) == LARGE_BODY_BYTES
+    server.clock.advance(0)
+    assert consumer.data == b"x" * (size - 3) + b"yyz"
+    assert results == [None]
+
+
+def test_client_is_read_again_when_a_large_buffer_is_written() -> None:
+    size = 2 * LARGE_BODY_BYTES
+    server = MemoryServer(max_body_bytes=1 << 22)
+    (exchange,) = server.send(post(length=size)).exchanges
+    collect(exchange, size // 2)
+    server.send(b"x" * (size - 100_000))
+    body = exchange.body
+    assert isinstance(body, RequestBody)
+    consumer = BodyConsumer(body)
+    results = results_of(body.startProducing(consumer))
+    assert not server.transport.reading
+    server.clock.advance(0)
+    server.send(b"y" * 100_000)
+    assert consumer.data == b"x" * (size - 100_000) + b"y" * 100_000
+    assert results == [None]
+
+
+def test_large_buffer_is_written_in_slices_while_the_consumer_takes_them() -> None:
+    server = MemoryServer()
+    (exchange,) = server.send(post(length=400_000)).exchanges
+    collected = collect(exchange, 300_000)
+    for _ in range(4):
+        server.connection.dataReceived(b"x" * 100_000)
+    assert collected == [None]
+    body = exchange.body
+    assert isinstance(body, RequestBody)
+    consumer = BodyConsumer(body, 1)
+    results = results_of(body.startProducing(consumer))
+    assert len(consumer.data) == SLICE_BYTES
+    consumer.pause_after = 1 << 30
+    body.resumeProducing()
+    assert consumer.data == b"x" * 400_000
+    assert max(map(len, consumer.writes)) == SLICE_BYTES
+    assert results == [None]

@@ -189,3 +189,20 @@ def test_invalid_body_of_a_pipelined_request_is_refused_in_its_turn() -> None:
     assert exchange.problem.code == "bad_request"
     respond(exchange, status=400)
     assert not server.transport.open
+
+
+def test_blank_lines_before_a_request_are_skipped_in_one_step() -> None:
+    server = MemoryServer()
+    assert server.connection._pipeline.parser.feed(b"\r\n" * 30_000) == b""
+    (exchange,) = server.send(b"\r\n" * 10_000 + get(b"/1")).exchanges
+    assert (exchange.target, exchange.problem) == (b"/1", None)
+
+
+def test_blank_lines_in_chunks_are_parsed_in_large_steps() -> None:
+    server = MemoryServer()
+    server.send(post())
+    parser = server.connection._pipeline.parser
+    data, steps = b"1000\r\n" + b"\r\n\r\n" * 1024 + b"\r\n", 0
+    while data:
+        data, steps = parser.feed(data), steps + 1
+    assert steps <= 9

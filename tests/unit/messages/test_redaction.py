@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from goproxyai.messages import redaction
 from goproxyai.messages.redaction import (
+    MAX_KEPT_TARGET_BYTES,
     MAX_LOGGED_PATH_CHARACTERS,
     mask_credentials,
     redacted_target,
@@ -107,3 +109,10 @@ def test_masking_is_idempotent(text: str) -> None:
 def test_plain_words_are_not_masked(text: str) -> None:
     if "basic" not in text and "bearer" not in text:
         assert mask_credentials(text) == text
+
+
+def test_long_target_is_not_kept() -> None:
+    redaction._kept_redacted_target.cache_clear()
+    for size in (MAX_KEPT_TARGET_BYTES, MAX_KEPT_TARGET_BYTES + 1, 80_000):
+        assert len(redacted_target(b"/" + b"x" * (size - 1))) <= MAX_LOGGED_PATH_CHARACTERS
+    assert redaction._kept_redacted_target.cache_info().currsize == 1

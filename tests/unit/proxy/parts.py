@@ -10,11 +10,13 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.internet.task import Clock
 from twisted.web.iweb import UNKNOWN_LENGTH
 
+from goproxyai.cache.replayed_entries import ReplayedEntries
 from goproxyai.cache.store import Store
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import WholeBody
 from goproxyai.http11.request_head import RequestHead
 from goproxyai.http11.response import Response
+from goproxyai.limits.request_memory import RequestMemory
 from goproxyai.messages.header_templates import template_of
 from goproxyai.messages.headers import Headers, index_fields
 from goproxyai.proxy.cache_lookup import CacheLookup, CacheMiss
@@ -60,6 +62,7 @@ def proxy_parts(upstreams: int = 1) -> ProxyParts:
     events: list[Event] = []
     each = Upstreams(tuple(upstream(rank) for rank in range(upstreams)))
     client: Any = None
+    memory = RequestMemory()
     context = ProxyContext(
         clock,
         clock.seconds,
@@ -71,6 +74,8 @@ def proxy_parts(upstreams: int = 1) -> ProxyParts:
         RetryBudget(),
         counters,
         AccessLog(clock, counters, lambda new, _: events.extend(new)),
+        memory,
+        ReplayedEntries(memory),
     )
     return ProxyParts(context, clock, events)
 
