@@ -23,6 +23,7 @@ from goproxyai.daemon.memory import configure_gc
 from goproxyai.daemon.reload import Reload, overridden_line
 from goproxyai.daemon.service import Daemon
 from goproxyai.daemon.signals import call_on_hangup, call_on_usr1, end_on_next_signal
+from goproxyai.daemon.start_failures import check_process_options, release_waiting_process
 from goproxyai.daemon.tracer import make_tracer
 from goproxyai.egress.resolver import SharedResolver
 from goproxyai.reactor.lean_loop import install_lean_poll
@@ -102,6 +103,8 @@ def makeService(options: Options) -> IService:
     """Return the daemon's service for twistd."""
     from twisted.internet import reactor  # noqa: TID251  # the only use of the global reactor
 
+    check_process_options(options.parent)
+    release_waiting_process(reactor, options.parent)
     # Timers must follow a monotonic clock, because the wall clock may be set.
     reactor.seconds = time.monotonic  # type: ignore[method-assign]  # Twisted allows a replacement
     install_lean_poll(reactor)
@@ -121,8 +124,7 @@ def makeService(options: Options) -> IService:
         tracer=tracer,
         dropped_log_lines=lambda: 0 if options.output is None else options.output.dropped,
     )
-    if options.output is not None:
-        _connect_output(reactor, options.output)
+    _connect_output(reactor, options.output)
     _log.info(
         "goproxyai {version}, upstream {upstream}",
         version=__version__,
@@ -131,11 +133,19 @@ def makeService(options: Options) -> IService:
     if options.config.overridden:
         _log.warn("{line}", line=overridden_line(options.config.overridden))
     _reload_on_hangup(reactor, daemon, options)
+    daemon.listeners.listen()
     return daemon
 
 
-def _connect_output(reactor: Any, output: LogOutput) -> None:
-    """Start the log's thread after twistd's fork, reopen the log on SIGUSR1, write its end."""
+def _connect_output(reactor: Any, output: LogOutput | None) -> None:
+    """Start the log's thread after twistd's fork, reopen the log on SIGUSR1, write its end.
+
+    :param output: ``None`` where twistd or the operator's own logger writes the log. SIGUSR1 then
+        has no effect, unless that logger handles the signal.
+    """
+    if output is None:
+        call_on_usr1(lambda: None)
+        return
     reactor.callWhenRunning(output.start)
     reactor.addSystemEventTrigger("after", "shutdown", output.finish)
     call_on_usr1(output.reopen)

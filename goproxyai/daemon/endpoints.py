@@ -1,5 +1,8 @@
 """Endpoint strings, and listening sockets that systemd passes to the process.
 
+``unix:`` replaces the socket of a process that was killed, see :mod:`goproxyai.reactor.unix_port`;
+its argument ``lockfile`` has no effect.
+
 A socket unit keeps its socket open while no daemon runs. Clients that connect meanwhile wait for
 the next daemon, so a restart refuses no connection. ``systemd:domain=INET6:index=0`` in ``LISTEN``
 adopts such a socket (``sd_listen_fds(3)``):
@@ -20,12 +23,16 @@ import socket
 from typing import Any
 
 import attrs
+from OpenSSL import SSL, crypto
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from zope.interface import implementer
 
-from goproxyai.reactor.unix_port import keep_socket_path
+from goproxyai.reactor.unix_port import UnixListeningReactor, keep_socket_path
+
+_TLS_EXAMPLE = "ssl:8443:privateKey=key.pem:certKey=cert.pem with PEM files"
 
 
 class ListenError(SystemExit):
@@ -44,7 +51,9 @@ def parse_endpoints(
 
 def _endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
     try:
-        endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
+        endpoint: IStreamServerEndpoint = serverFromString(
+            UnixListeningReactor(reactor), description
+        )
     except Exception as error:  # each kind of endpoint raises errors of its own
         if description.startswith("systemd:") and isinstance(error, LookupError):
             problem = (
@@ -52,9 +61,10 @@ def _endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
                 "which sets LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES"
             )
             raise ListenError(f"goproxyai: cannot listen on {description}: {problem}") from None
+        example = _TLS_EXAMPLE if description.startswith("ssl:") else "tcp:8080"
         raise ListenError(
             f"goproxyai: LISTEN is {description!r}, expected a Twisted endpoint such as "
-            f"tcp:8080 ({error})"
+            f"{example} ({describe_problem(error)})"
         ) from None
     if isinstance(endpoint, AdoptedStreamServerEndpoint):
         problem = _adoption_problem(endpoint)
@@ -62,6 +72,18 @@ def _endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
             raise ListenError(f"goproxyai: cannot listen on {description}: {problem}")
         return InheritedEndpoint(endpoint)
     return endpoint
+
+
+def describe_problem(error: BaseException) -> str:
+    """Return the cause of *error*, which an endpoint raised, as a part of a line."""
+    if isinstance(error, CannotListenError):
+        error = error.socketError
+    if isinstance(error, (SSL.Error, crypto.Error)) and error.args:
+        # The argument is a list of tuples of library, function and reason.
+        return f"OpenSSL: {', '.join([reason for *_, reason in error.args[0]])}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _adoption_problem(endpoint: AdoptedStreamServerEndpoint) -> str:

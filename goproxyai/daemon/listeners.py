@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from goproxyai.daemon.descriptor_limit import fit_descriptor_limit
-from goproxyai.daemon.endpoints import ListenError
+from goproxyai.daemon.endpoints import ListenError, describe_problem
 from goproxyai.http11.server_factory import ServerFactory
 from goproxyai.reactor.accept import BoundedAccept
 
@@ -37,12 +37,14 @@ class Listeners(Service):
         """The addresses of the open ports, with their port numbers."""
         return [port.getHost() for port in self._ports]
 
-    def startService(self) -> None:
-        """Listen on all endpoints.
+    def listen(self) -> None:
+        """Listen on all endpoints; no connection is accepted before the reactor runs.
+
+        To be called before twistd forks: an error line of the forked process would reach neither
+        the terminal nor the waiting process. Ports below 1024 are bound before ``--uid`` applies.
 
         :raises ListenError: with one line about the first endpoint that fails.
         """
-        super().startService()
         for description, endpoint in self.endpoints:
             listening = endpoint.listen(self.factory)
             results: list[Any] = []
@@ -52,6 +54,15 @@ class Listeners(Service):
                 raise ListenError(f"goproxyai: cannot listen on {description}: {problem}")
             self._ports.append(results[0])
             self._accepts.append(BoundedAccept(results[0], self.clock, self._count_refused))
+
+    def startService(self) -> None:
+        """Listen, unless :meth:`listen` has been called, and prepare for connections.
+
+        :raises ListenError: with one line about the first endpoint that fails.
+        """
+        super().startService()
+        if not self._ports:
+            self.listen()
         # No connection is accepted before the reactor's next turn.
         fit_descriptor_limit(self.factory.connection_limits.slots)
         for address in self.addresses:
@@ -72,4 +83,6 @@ class Listeners(Service):
 
 
 def _problem(results: list[Any]) -> str:
-    return results[0].getErrorMessage() if results else "the endpoint did not listen at once"
+    if not results:
+        return "the endpoint did not listen at once"
+    return describe_problem(results[0].value)
