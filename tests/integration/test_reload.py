@@ -28,6 +28,8 @@ CHANGED: dict[str, tuple[str, Callable[[Daemon], object], object]] = {
     "CACHE_TTL": ("7s", lambda d: d.context.options.current.ttl, 7.0),
     "CACHE_MAX_TTL": ("7s", lambda d: d.context.options.current.max_ttl, 7.0),
     "REQUEST_TIMEOUT": ("7s", lambda d: d.agent.timeouts.head, 7.0),
+    "GENERATION_TIMEOUT": ("7s", lambda d: d.agent.timeouts.generation, 7.0),
+    "KEEPALIVE_TIMEOUT": ("7s", lambda d: d.listeners.factory.keep_alive_seconds, 7.0),
     "CONNECT_TIMEOUT": ("7s", lambda d: d.agent.connect_timeout, 7.0),
     "IDLE_TIMEOUT": ("7s", lambda d: d.agent.timeouts.idle, 7.0),
     "DRAIN_TIMEOUT": ("7s", lambda d: d.settings.drain_timeout, 7.0),
