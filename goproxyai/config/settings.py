@@ -54,6 +54,7 @@ class Settings:
     connect_timeout: float
     idle_timeout: float
     keepalive_timeout: float
+    drain_delay: float
     drain_timeout: float
     retry_status: frozenset[int]
     breaker: float

@@ -200,9 +200,18 @@ VARIABLES: tuple[Variable, ...] = (
         reloadable=True,
     ),
     Variable(
+        "DRAIN_DELAY",
+        "0s",
+        "How long requests and connections are still accepted after SIGTERM, while /health/ready "
+        "answers 503. It should be longer than a load balancer needs to notice that.",
+        _DURATION,
+        parse_duration,
+        reloadable=True,
+    ),
+    Variable(
         "DRAIN_TIMEOUT",
         "30s",
-        "How long requests in flight may take to finish after SIGTERM.",
+        "How long requests in flight may take to finish after SIGTERM and DRAIN_DELAY.",
         _DURATION,
         parse_duration,
         reloadable=True,
