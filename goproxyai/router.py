@@ -35,7 +35,7 @@ _EVENTS = EVENTS_PATH.encode("ascii")
 class Router:
     """Routes each exchange of a listener.
 
-    :param stats: holds the readiness and the request counter.
+    :param stats: tells whether requests are refused, and counts them.
     :param admission: finds the client's address, and limits its rate of refusals.
     :param routes: the relayed routes; without prefixes, the admin app serves every path.
     """
@@ -72,7 +72,7 @@ class Router:
         if exchange.problem is not None:
             self._refuse(exchange, exchange.problem)
             return
-        if not self._stats.ready:
+        if self._stats.draining:
             exchange.keep_alive = False
             if not (exchange.is_first or exchange.target.startswith(b"/health")):
                 self._answer(exchange, draining())

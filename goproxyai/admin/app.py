@@ -132,7 +132,7 @@ class AdminApp:
 
     @app.route("/health/ready", methods=["GET"])
     def readiness(self, request: AdminRequest) -> bytes:
-        """Tell load balancers whether to send requests: 503 while draining or without upstream."""
+        """Tell load balancers whether to send requests: 503 while stopping or without upstream."""
         if not self.stats.ready:
             raise draining()
         now = self._clock.seconds()
@@ -165,7 +165,7 @@ class AdminApp:
     @app.route(EVENTS_PATH, methods=["GET"])
     def dashboard_events(self, request: AdminRequest) -> bytes | Deferred[bytes]:
         self._authorize(request)
-        if not self.stats.ready:
+        if self.stats.draining:
             raise draining()
         _begin(request, 200, b"text/event-stream")
         if request.method == b"HEAD":

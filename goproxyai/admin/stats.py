@@ -19,13 +19,15 @@ class Stats:
     """Reports the daemon's settings and counters.
 
     :ivar settings: the current settings; a reload replaces them.
-    :ivar ready: false while the daemon drains.
+    :ivar ready: false once stopping has begun.
+    :ivar draining: whether new requests are refused, which begins ``DRAIN_DELAY`` later.
     :ivar wall: returns Unix seconds.
     """
 
     settings: Settings
     sources: Sources
     ready: bool = True
+    draining: bool = False
     wall: Callable[[], float] = time.time
     _started: float = attrs.field(init=False)
 

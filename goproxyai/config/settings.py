@@ -24,6 +24,8 @@ class Settings:
     :ivar cache_shared: paths, without the leading ``/v1/``.
     :ivar coalesce: one of :data:`~goproxyai.cache.coalescing.COALESCE_MODES`.
     :ivar cache_snapshot_key: never ``None`` if ``cache_snapshot`` is set.
+    :ivar generation_timeout: for the response head of a POST; ``request_timeout`` is for the other
+        methods.
     :ivar retry_status: response statuses that cause a retry.
     :ivar breaker: share of failures, from 0 to 1, that opens a circuit; 0 disables the breaker.
     :ivar health_probe: target of the health probes.
@@ -48,8 +50,11 @@ class Settings:
     cache_snapshot: str | None
     cache_snapshot_key: str | None = attrs.field(repr=False)
     request_timeout: float
+    generation_timeout: float
     connect_timeout: float
     idle_timeout: float
+    keepalive_timeout: float
+    drain_delay: float
     drain_timeout: float
     retry_status: frozenset[int]
     breaker: float
@@ -84,6 +89,8 @@ class Settings:
         :raises SettingError: for the first invalid value.
         """
         values = {each.name.lower(): each.read(texts.get(each.name)) for each in VARIABLES}
+        if _is_set(texts, "REQUEST_TIMEOUT") and not _is_set(texts, "GENERATION_TIMEOUT"):
+            values["generation_timeout"] = values["request_timeout"]
         port = str(values.pop("port"))
         if values["cache_snapshot"] and not values["cache_snapshot_key"]:
             raise SettingError(
@@ -92,3 +99,7 @@ class Settings:
             )
         listen = tuple(endpoint.replace("$PORT", port) for endpoint in values.pop("listen"))
         return cls(listen=listen, **values)
+
+
+def _is_set(texts: Mapping[str, str], name: str) -> bool:
+    return bool(texts.get(name, "").strip())

@@ -158,7 +158,18 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "REQUEST_TIMEOUT",
         "30s",
-        "How long to wait for the response headers of the upstream, retries included.",
+        "How long to wait for the response headers of the upstream, retries included. For POST "
+        "requests see GENERATION_TIMEOUT.",
+        _POSITIVE_DURATION,
+        positive(parse_duration),
+        reloadable=True,
+    ),
+    Variable(
+        "GENERATION_TIMEOUT",
+        "10m",
+        "As REQUEST_TIMEOUT, for POST requests: a model may take minutes before it answers, and a "
+        "client that gets no answer repeats the request, and pays for it again. If only "
+        "REQUEST_TIMEOUT is set, that value applies to POST requests as well.",
         _POSITIVE_DURATION,
         positive(parse_duration),
         reloadable=True,
@@ -180,9 +191,27 @@ VARIABLES: tuple[Variable, ...] = (
         reloadable=True,
     ),
     Variable(
+        "KEEPALIVE_TIMEOUT",
+        "75s",
+        "The time after which an idle client connection is closed. It should be longer than the "
+        "idle timeout of a load balancer in front of the proxy.",
+        _POSITIVE_DURATION,
+        positive(parse_duration),
+        reloadable=True,
+    ),
+    Variable(
+        "DRAIN_DELAY",
+        "0s",
+        "How long requests and connections are still accepted after SIGTERM, while /health/ready "
+        "answers 503. It should be longer than a load balancer needs to notice that.",
+        _DURATION,
+        parse_duration,
+        reloadable=True,
+    ),
+    Variable(
         "DRAIN_TIMEOUT",
         "30s",
-        "How long requests in flight may take to finish after SIGTERM.",
+        "How long requests in flight may take to finish after SIGTERM and DRAIN_DELAY.",
         _DURATION,
         parse_duration,
         reloadable=True,

@@ -99,6 +99,7 @@ def make_daemon(
     request_ids = RequestIds(token_hex(6).encode("ascii"))
     router = Router(admin, handler, admin.stats, admission, access_log, request_ids)
     factory = ServerFactory(ticker, router.dispatch, settings.max_body_size, writer, limits)
+    factory.keep_alive_seconds = settings.keepalive_timeout
     probe = _health_probe(reactor, settings, client, upstreams)
     return Daemon(
         reactor,
@@ -151,7 +152,9 @@ def _agent(
     reactor: Any, settings: Settings, ticker: Ticker, writer: Writer, tls: Callable[[str], Any]
 ) -> RelayAgent:
     routes = Routes(reactor, settings.proxy_url, settings.no_proxy, tls)
-    timeouts = Timeouts(head=settings.request_timeout, idle=settings.idle_timeout)
+    timeouts = Timeouts(
+        settings.request_timeout, settings.idle_timeout, settings.generation_timeout
+    )
     return RelayAgent(reactor, ticker, routes, timeouts, settings.connect_timeout, writer)
 
 

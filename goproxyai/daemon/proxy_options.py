@@ -25,6 +25,7 @@ def make_proxy_options(settings: Settings, upstream: Upstream, traced: bool) -> 
         max_ttl=settings.cache_max_ttl,
         retry_status=settings.retry_status,
         retry_seconds=settings.request_timeout,
+        post_retry_seconds=settings.generation_timeout,
         caches=caching_enabled(settings),
         traces=traced,
     )

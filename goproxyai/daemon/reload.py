@@ -66,9 +66,11 @@ def apply_settings(daemon: Daemon, settings: Settings, prices: Prices | None = N
     access_log.sample = settings.log_sample
     factory.connection_limits.trust(settings.trusted_proxies)
     factory.max_body_bytes = settings.max_body_size
+    factory.keep_alive_seconds = settings.keepalive_timeout
     agent.connect_timeout = settings.connect_timeout
     agent.timeouts.head = settings.request_timeout
     agent.timeouts.idle = settings.idle_timeout
+    agent.timeouts.generation = settings.generation_timeout
     _apply_to_cache(daemon.context, daemon.settings, settings)
     admin.settings = admin.stats.settings = settings
 

@@ -25,7 +25,6 @@ from twisted.python.failure import Failure
 from goproxyai.errors import ProxyError
 from goproxyai.http11.connection_deadlines import (
     HEAD_TIMEOUT_SECONDS,
-    KEEP_ALIVE_SECONDS,
     LINGER_SECONDS,
     ServerDeadlines,
 )
@@ -51,6 +50,7 @@ class ServerContext(ParserOptions, Protocol):
 
     ticker: Ticker
     dispatch: Callable[[Exchange], None]
+    keep_alive_seconds: float
     writer: Writer
     connection_limits: ConnectionLimits
     connections: set[ServerConnection]
@@ -207,7 +207,8 @@ class ServerConnection(TwistedProtocol):
         else:
             state = self._parser.state
             if state is not HEAD:
-                self._deadlines.expires_at = self._context.ticker.now + KEEP_ALIVE_SECONDS
+                context = self._context
+                self._deadlines.expires_at = context.ticker.now + context.keep_alive_seconds
             if state is ENDED or (self._draining and state is not HEAD):
                 self._close()
             elif self.reading_paused:

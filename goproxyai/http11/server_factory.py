@@ -16,6 +16,9 @@ from goproxyai.limits.addresses import canonical_address
 from goproxyai.reactor.deadlines import Ticker
 from goproxyai.reactor.write_batch import ImmediateWriter, Writer
 
+DEFAULT_KEEP_ALIVE_SECONDS = 75.0
+"""Idle time of a connection, unless it is set."""
+
 LOCAL_PEER = "local"
 """Address of a client that has none, such as one over a Unix socket."""
 
@@ -28,6 +31,7 @@ class ServerFactory(Factory[ServerConnection]):
 
     :param writer: without one, connections write at once.
     :param connection_limits: without them every connection is admitted.
+    :ivar keep_alive_seconds: after which an idle connection is closed; may change.
     """
 
     noisy = False
@@ -44,6 +48,7 @@ class ServerFactory(Factory[ServerConnection]):
         self.dispatch = dispatch
         self.max_body_bytes = max_body_bytes
         self.writer: Writer = writer or ImmediateWriter()
+        self.keep_alive_seconds = DEFAULT_KEEP_ALIVE_SECONDS
         self.connection_limits = connection_limits or ConnectionLimits(ticker)
         self.heads = RepeatedHeadCache()
         self.connections: set[ServerConnection] = set()

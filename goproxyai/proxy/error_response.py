@@ -57,8 +57,8 @@ def _classify(exception: BaseException | None) -> tuple[str, str]:
     match exception:
         case UpstreamTimeout():
             return "upstream_timeout", (
-                f"Waiting for {exception} took too long; try again, "
-                "or raise REQUEST_TIMEOUT or CONNECT_TIMEOUT."
+                f"Waiting for {exception} took too long; try again, or raise "
+                "GENERATION_TIMEOUT (POST requests), REQUEST_TIMEOUT (others) or CONNECT_TIMEOUT."
             )
         case ConnectTimeout() | DeferredTimeout():
             return "upstream_timeout", "Connecting to upstream took too long; try again."

@@ -38,6 +38,7 @@ class ProxyOptions:
     :ivar max_ttl: longest lifetime in seconds that a request may ask for; 0 allows none.
     :ivar retry_status: statuses that are retried where that is safe.
     :ivar retry_seconds: seconds after a request's head within which it may be retried.
+    :ivar post_retry_seconds: the same for a POST.
     :ivar caches: responses are stored and looked up.
     :ivar traces: forwarded requests get a ``traceparent`` of the proxy's own.
     """
@@ -49,6 +50,7 @@ class ProxyOptions:
     max_ttl: float = 0.0
     retry_status: frozenset[int] = frozenset()
     retry_seconds: float = 30.0
+    post_retry_seconds: float = 600.0
     caches: bool = True
     traces: bool = False
 

@@ -290,7 +290,10 @@ class UpstreamRequest:
         if upstream in retry.not_before:
             rest = max(0.0, retry.not_before[upstream] - now)
             wait = backoff_seconds(self.attempts, random(), rest)  # noqa: S311  # spreads the load
-        left = exchange.started_at + context.options.current.retry_seconds - now
+        options = context.options.current
+        post = exchange.method == b"POST"
+        window = options.post_retry_seconds if post else options.retry_seconds
+        left = exchange.started_at + window - now
         if wait > left or not context.budget.try_spend(context.counters.forwarded):
             return False
         context.counters.retries[cause.value] += 1

@@ -113,7 +113,7 @@ async def draining(harness: ProxyHarness) -> Answer:
     assert harness.daemon is not None
     daemon = harness.daemon
     stopping = daemon.stopService()
-    await eventually(harness.reactor, lambda: not daemon.admin.stats.ready)
+    await eventually(harness.reactor, lambda: daemon.admin.stats.draining)
     gate.release()
     assert (await wire.answer()).status == 200
     answer = await wire.answer()

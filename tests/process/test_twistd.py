@@ -207,6 +207,30 @@ async def test_second_sigterm_ends_the_process_at_once(harness: ProxyHarness, st
     assert (await stream.wire.answer()).cut
 
 
+def test_second_sigterm_during_drain_delay_ends_the_process_at_once(start: Start) -> None:
+    process = start(DRAIN_DELAY="1h")
+    (port,) = process.listening()
+    assert get(port, "/health/ready")[0] == 200
+    process.send(signal.SIGTERM)
+    process.until(lambda: get(port, "/health/ready")[0] == 503)
+    assert get(port, "/stats")[0] == 200
+    process.send(signal.SIGTERM)
+    assert process.ended() == -signal.SIGTERM
+
+
+def test_listening_ends_after_drain_delay(start: Start) -> None:
+    process = start(DRAIN_DELAY="100ms")
+    (port,) = process.listening()
+    process.send(signal.SIGTERM)
+    assert process.ended() in (0, -signal.SIGTERM)
+    assert_clean(process)
+    assert process.messages("info").index("draining 0 connections") > process.messages(
+        "info"
+    ).index("stopping: /health/ready answers 503, listening ends in 100ms")
+    with pytest.raises(ConnectionRefusedError):
+        get(port, "/health")
+
+
 # The cache snapshot.
 
 

@@ -49,7 +49,7 @@ class Connection:
 
 @attrs.define(eq=False)
 class Stats:
-    ready: bool = True
+    draining: bool = False
     counters: Counters = attrs.field(factory=Counters)
 
 
@@ -206,7 +206,7 @@ def test_dashboard_file_takes_a_token() -> None:
 
 
 def test_refusal_during_the_drain_takes_no_token() -> None:
-    fixture = Fixture(stats=Stats(ready=False), admission=Admission(tokens=0))
+    fixture = Fixture(stats=Stats(draining=True), admission=Admission(tokens=0))
     assert fixture.dispatch("GET", "/v1/models").startswith(b"HTTP/1.1 503 ")
 
 

@@ -56,8 +56,11 @@ def test_defaults() -> None:
         cache_snapshot=None,
         cache_snapshot_key=None,
         request_timeout=30.0,
+        generation_timeout=600.0,
         connect_timeout=10.0,
         idle_timeout=300.0,
+        keepalive_timeout=75.0,
+        drain_delay=0.0,
         drain_timeout=30.0,
         retry_status=frozenset(),
         breaker=0.5,
@@ -108,8 +111,10 @@ def test_help_is_one_line_of_sentences() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_explicit_default_equals_default(name: str) -> None:
     default = next(variable.default for variable in VARIABLES if variable.name == name)
-    assert Settings.from_texts({name: default}) == DEFAULTS
-    assert Settings.from_texts({name: f" {default}\n"}) == DEFAULTS
+    changed = {"generation_timeout": 30.0} if name == "REQUEST_TIMEOUT" else {}
+    expected = attrs.evolve(DEFAULTS, **changed)
+    assert Settings.from_texts({name: default}) == expected
+    assert Settings.from_texts({name: f" {default}\n"}) == expected
 
 
 def test_unknown_names_are_ignored() -> None:
@@ -119,6 +124,25 @@ def test_unknown_names_are_ignored() -> None:
 def test_empty_value_has_default_or_no_value() -> None:
     empty = Settings.from_texts(dict.fromkeys(NAMES, " "))
     assert empty == attrs.evolve(DEFAULTS, trusted_proxies=Networks(), admin_allow=Networks())
+
+
+@pytest.mark.parametrize(
+    ("texts", "request_timeout", "generation_timeout"),
+    [
+        ({}, 30.0, 600.0),
+        ({"REQUEST_TIMEOUT": "90s"}, 90.0, 90.0),
+        ({"REQUEST_TIMEOUT": "90s", "GENERATION_TIMEOUT": " "}, 90.0, 90.0),
+        ({"REQUEST_TIMEOUT": "", "GENERATION_TIMEOUT": ""}, 30.0, 600.0),
+        ({"GENERATION_TIMEOUT": "5m"}, 30.0, 300.0),
+        ({"REQUEST_TIMEOUT": "90s", "GENERATION_TIMEOUT": "5m"}, 90.0, 300.0),
+    ],
+)
+def test_request_timeout_applies_to_posts_where_only_it_is_set(
+    texts: dict[str, str], request_timeout: float, generation_timeout: float
+) -> None:
+    settings = Settings.from_texts(texts)
+    assert settings.request_timeout == request_timeout
+    assert settings.generation_timeout == generation_timeout
 
 
 def test_port_is_used_in_listen() -> None:
@@ -190,8 +214,11 @@ def test_valid_text_is_parsed(name: str, text: str, value: object) -> None:
         ("CACHE_TTL", "300"),
         ("CACHE_TTL", "-5m"),
         ("REQUEST_TIMEOUT", "0"),
+        ("GENERATION_TIMEOUT", "0"),
+        ("KEEPALIVE_TIMEOUT", "0s"),
         ("CONNECT_TIMEOUT", "0s"),
         ("IDLE_TIMEOUT", "-1s"),
+        ("DRAIN_DELAY", "-1s"),
         ("DRAIN_TIMEOUT", "soon"),
         ("MAX_CACHE_SIZE", "100MB"),
         ("MAX_CACHE_SIZE", "1e3"),
