@@ -80,7 +80,8 @@ def make_daemon(
     agent = _agent(reactor, settings, ticker, writer, tls)
     client = RelayClient(agent)
     upstreams = _upstreams(settings, client)
-    options = make_proxy_options(settings, upstreams.first, traced=tracer is not None)
+    instance = token_hex(6).encode("ascii")
+    options = make_proxy_options(settings, upstreams.first, instance, traced=tracer is not None)
     context = ProxyContext(
         reactor,
         reactor.seconds,
@@ -96,7 +97,7 @@ def make_daemon(
     handler = ProxyHandler(context, admission)
     limits = _connection_limits(settings, ticker, counters)
     admin = _admin_app(settings, context, handler, admission, limits, dropped_log_lines)
-    request_ids = RequestIds(token_hex(6).encode("ascii"))
+    request_ids = RequestIds(instance)
     router = Router(admin, handler, admin.stats, admission, access_log, request_ids)
     factory = ServerFactory(ticker, router.dispatch, settings.max_body_size, writer, limits)
     factory.keep_alive_seconds = settings.keepalive_timeout

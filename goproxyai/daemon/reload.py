@@ -79,7 +79,7 @@ def _apply_to_cache(context: ProxyContext, before: Settings, after: Settings) ->
     if before.max_cache_size != after.max_cache_size:
         context.store.resize(after.max_cache_size)
     present = context.options.current
-    options = make_proxy_options(after, present.first_upstream, present.traces)
+    options = make_proxy_options(after, present.first_upstream, present.instance, present.traces)
     if options != present:  # new options invalidate the plans of all known request heads
         context.options.current = options
         if not options.caches:

@@ -14,6 +14,7 @@ from goproxyai.proxy.relayed_routes import RELAYED
 from tests.integration.admin_requests import FROM_ELSEWHERE, error_of
 from tests.support.answers import chunk, head
 from tests.support.harness import Answer, ProxyHarness, post, request
+from tests.support.raw_client import LOOPED_VIA
 from tests.support.steps import Pause, Reset
 
 COMPLETION = b'{"model":"gpt-4o-mini","messages":[]}'
@@ -178,7 +179,7 @@ async def test_stats_report_bytes_being_recorded(harness: ProxyHarness) -> None:
         request("/v1/nothing"),
         request("/v1/broken"),
         request("/v1/x", "TRACE"),
-        request("/v1/x", headers=[("Via", "1.1 goproxyai")]),
+        request("/v1/x", headers=[("Via", LOOPED_VIA)]),
         request("/v1/x", headers=[("Cache-Control", "only-if-cached")]),
         request("/v1/./x"),
         request("/v1/x", "POST", [("Content-Length", "99999999999")]),

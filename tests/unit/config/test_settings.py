@@ -292,6 +292,13 @@ def test_any_text_is_parsed_or_raises_one_printable_line(name: str, text: str) -
         ("http://localhost:80/base/", b"http://localhost", "localhost", b"/base"),
         ("http://localhost:443", b"http://localhost:443", "localhost", b""),
         ("http://my_host:8000/a/b", b"http://my_host:8000", "my_host", b"/a/b"),
+        ("http://a1--b.test", b"http://a1--b.test", "a1--b.test", b""),
+        (
+            "http://svc.ns.svc.cluster.local.:8000",
+            b"http://svc.ns.svc.cluster.local.:8000",
+            "svc.ns.svc.cluster.local.",
+            b"",
+        ),
         ("https://[2001:DB8::1]/v0", b"https://[2001:db8::1]", "2001:db8::1", b"/v0"),
         ("http://[::1]:8080", b"http://[::1]:8080", "::1", b""),
         ("http://192.0.2.1:1", b"http://192.0.2.1:1", "192.0.2.1", b""),
@@ -302,7 +309,7 @@ def test_upstream_url_has_origin_and_base_path(
 ) -> None:
     (url,) = Settings.from_texts({"OPENAI_API_URL": text}).openai_api_url
     assert (url.origin, url.host, url.base_path) == (origin, host, base_path)
-    assert url.host_header == origin.partition(b"://")[2]
+    assert url.authority == origin.partition(b"://")[2]
     assert url.text == (origin + base_path).decode()
     again = Settings.from_texts({"OPENAI_API_URL": url.text})
     assert again.openai_api_url == (url,)
