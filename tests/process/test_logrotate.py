@@ -8,7 +8,6 @@ import gzip
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,24 +19,24 @@ from pathlib import Path
 import pytest
 
 from tests.process.daemon_process import (
-    CHECKOUT,
     TIMEOUT_SECONDS,
     DaemonProcess,
     Start,
     eventually,
     start,
 )
+from tests.process.programs import DEPLOY, find, needs
 
 __all__ = ["start"]  # the fixture
 
-LOGROTATE = shutil.which("logrotate", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+LOGROTATE = find("logrotate")
 
 pytestmark = [
     pytest.mark.process,
-    pytest.mark.skipif(LOGROTATE is None, reason="logrotate is not installed"),
+    needs("logrotate"),
 ]
 
-CONFIGURATION = (CHECKOUT / "deploy" / "goproxyai.logrotate").read_text()
+CONFIGURATION = (DEPLOY / "goproxyai.logrotate").read_text()
 
 MORE = 500
 """Requests between two rotations."""
