@@ -109,6 +109,21 @@ def test_image_runs_as_an_unprivileged_user_and_stops_with_sigterm() -> None:
     assert stage["STOPSIGNAL"].rest == "SIGTERM"
 
 
+def test_pods_end_in_time_and_serve_operators_on_loopback() -> None:
+    text = (DEPLOY / "kubernetes.yaml").read_text()
+    values = re.findall(r"(?m)^ +#?- \{name: ([A-Z_]+), value: \"(.*)\"\}$", text)
+    texts = {name: value for name, value in values if name in VARIABLE_NAMES}
+    settings = Settings.from_texts(texts)
+    (grace,) = re.findall(r"terminationGracePeriodSeconds: (\d+)", text)
+    stop = settings.drain_delay + settings.drain_timeout + CLOSE_TIMEOUT_SECONDS
+    assert int(grace) > stop
+    assert dict(values)["ADMIN_LISTEN"].endswith(":interface=127.0.0.1")
+    assert re.findall(r"(?m)^ +(\w+)Probe:\n +httpGet: \{path: (\S+),", text) == [
+        ("readiness", "/health/ready"), ("liveness", "/health/live"),
+    ]  # fmt: skip
+    assert f"runAsUser: {last_stage()['USER'].rest.split(':')[0]}" in text
+
+
 def test_image_health_check_reports_the_health(start: Start) -> None:
     port = free_port()
     process = start(LISTEN=f"tcp:{port}:interface=127.0.0.1")
