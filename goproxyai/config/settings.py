@@ -9,7 +9,7 @@ import attrs
 from goproxyai.config.urls import ProxyURL, UpstreamURL
 from goproxyai.config.variable import SettingError
 from goproxyai.config.variables import VARIABLES
-from goproxyai.limits.addresses import Networks
+from goproxyai.limits.addresses import Networks, TrustedProxies
 
 
 @attrs.frozen
@@ -58,7 +58,7 @@ class Settings:
     max_body_size: int
     max_connections: int
     max_connections_per_client: int
-    trusted_proxies: Networks
+    trusted_proxies: TrustedProxies
     admin_allow: Networks
     admin_token: str | None = attrs.field(repr=False)
     log_format: str

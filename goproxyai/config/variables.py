@@ -24,7 +24,7 @@ from goproxyai.config.parsers import (
 from goproxyai.config.urls import parse_proxy_url, parse_upstream_urls, redact_url
 from goproxyai.config.variable import Variable
 from goproxyai.durations import parse_duration
-from goproxyai.limits.addresses import Networks
+from goproxyai.limits.addresses import Networks, TrustedProxies
 from goproxyai.upstream.no_proxy import parse_no_proxy
 
 
@@ -250,9 +250,10 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "TRUSTED_PROXIES",
         "127.0.0.0/8 ::1/128",
-        "The peers whose X-Forwarded-For header is trusted. If empty, no peer is trusted.",
-        _NETWORKS,
-        Networks.parse,
+        "The peers whose X-Forwarded-For header is trusted. The word unix stands for the peers of "
+        "Unix sockets. If empty, no peer is trusted.",
+        _NETWORKS + ", and the word unix",
+        TrustedProxies.parse,
         allow_empty=True,
         reloadable=True,
     ),

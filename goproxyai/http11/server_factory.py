@@ -12,12 +12,9 @@ from goproxyai.http11.connection_limits import ConnectionLimits
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.repeated_head import RepeatedHeadCache
 from goproxyai.http11.server_connection import ServerConnection
-from goproxyai.limits.addresses import canonical_address
+from goproxyai.limits.addresses import LOCAL_PEER, canonical_address
 from goproxyai.reactor.deadlines import Ticker
 from goproxyai.reactor.write_batch import ImmediateWriter, Writer
-
-LOCAL_PEER = "local"
-"""Address of a client that has none, such as one over a Unix socket."""
 
 
 @implementer(IProtocolNegotiationFactory)
@@ -28,6 +25,7 @@ class ServerFactory(Factory[ServerConnection]):
 
     :param writer: without one, connections write at once.
     :param connection_limits: without them every connection is admitted.
+    :param connections: the set of open connections, if several factories share it.
     """
 
     noisy = False
@@ -39,6 +37,7 @@ class ServerFactory(Factory[ServerConnection]):
         max_body_bytes: int,
         writer: Writer | None = None,
         connection_limits: ConnectionLimits | None = None,
+        connections: set[ServerConnection] | None = None,
     ) -> None:
         self.ticker = ticker
         self.dispatch = dispatch
@@ -46,7 +45,7 @@ class ServerFactory(Factory[ServerConnection]):
         self.writer: Writer = writer or ImmediateWriter()
         self.connection_limits = connection_limits or ConnectionLimits(ticker)
         self.heads = RepeatedHeadCache()
-        self.connections: set[ServerConnection] = set()
+        self.connections = set() if connections is None else connections
 
     def acceptableProtocols(self) -> list[bytes]:
         """Return what ALPN offers on a TLS listener (RFC 7301)."""

@@ -14,7 +14,7 @@ from goproxyai.config.settings import Settings
 from goproxyai.config.urls import ProxyURL, UpstreamURL
 from goproxyai.config.variable import SettingError
 from goproxyai.config.variables import VARIABLES
-from goproxyai.limits.addresses import Networks
+from goproxyai.limits.addresses import Networks, TrustedProxies
 
 DEFAULTS = Settings.from_texts({})
 NAMES = [variable.name for variable in VARIABLES]
@@ -66,7 +66,7 @@ def test_defaults() -> None:
         max_body_size=512 * MEGABYTE,
         max_connections=12_000,
         max_connections_per_client=0,
-        trusted_proxies=Networks.parse("127.0.0.0/8 ::1"),
+        trusted_proxies=TrustedProxies.parse("127.0.0.0/8 ::1"),
         admin_allow=DEFAULTS.admin_allow,
         admin_token=None,
         log_format="",
@@ -118,7 +118,7 @@ def test_unknown_names_are_ignored() -> None:
 
 def test_empty_value_has_default_or_no_value() -> None:
     empty = Settings.from_texts(dict.fromkeys(NAMES, " "))
-    assert empty == attrs.evolve(DEFAULTS, trusted_proxies=Networks(), admin_allow=Networks())
+    assert empty == attrs.evolve(DEFAULTS, trusted_proxies=TrustedProxies(), admin_allow=Networks())
 
 
 def test_port_is_used_in_listen() -> None:
@@ -144,7 +144,9 @@ def test_listen_is_a_list_of_endpoints_with_port() -> None:
         ("MAX_CACHE_SIZE", "0.5", MEGABYTE // 2),
         ("MAX_BODY_SIZE", "1.25", MEGABYTE * 5 // 4),
         ("NO_PROXY", "a.example, .b.example", ("a.example", ".b.example")),
-        ("TRUSTED_PROXIES", "10.0.0.0/8, ::1", Networks.parse("10.0.0.0/8 ::1/128")),
+        ("TRUSTED_PROXIES", "10.0.0.0/8, ::1", TrustedProxies.parse("10.0.0.0/8 ::1/128")),
+        ("TRUSTED_PROXIES", "unix", TrustedProxies(unix=True)),
+        ("TRUSTED_PROXIES", "10.0.0.5 unix", TrustedProxies(Networks.parse("10.0.0.5"), True)),
         ("ADMIN_ALLOW", "", Networks()),
         ("ADMIN_TOKEN", "s3cret!", "s3cret!"),
         ("CACHE_MAX_TTL", "0", 0.0),
