@@ -18,6 +18,7 @@ class Settings:
 
     :ivar config: path of the configuration file, if there is one.
     :ivar listen: Twisted endpoint strings, with ``$PORT`` replaced.
+    :ivar admin_listen: Twisted endpoint strings; if empty, *listen* serves all endpoints.
     :ivar openai_api_url: upstreams in order of preference, at least one.
     :ivar rate_limit: requests per minute and client; 0 disables the limit.
     :ivar cache_ttl: 0 disables the cache.
@@ -36,6 +37,7 @@ class Settings:
 
     config: str | None
     listen: tuple[str, ...]
+    admin_listen: tuple[str, ...]
     openai_api_url: tuple[UpstreamURL, ...]
     proxy_url: ProxyURL | None
     no_proxy: tuple[str, ...]

@@ -34,6 +34,7 @@ def _redact_secret(_: str) -> str:
 
 _DURATION = "a duration such as 30s, 1h30m or 250ms"
 _POSITIVE_DURATION = _DURATION + ", longer than 0"
+_ENDPOINTS = "Twisted endpoint strings such as tcp:8080:interface=127.0.0.1, separated by spaces"
 _NETWORKS = "IP addresses or networks such as 10.0.0.0/8, separated by spaces or commas"
 
 VARIABLES: tuple[Variable, ...] = (
@@ -58,8 +59,17 @@ VARIABLES: tuple[Variable, ...] = (
         "tcp:$PORT:backlog=1024",
         "Twisted endpoint strings to listen on, separated by spaces. $PORT stands for the value "
         "of PORT.",
-        "Twisted endpoint strings such as tcp:8080:interface=127.0.0.1, separated by spaces",
+        _ENDPOINTS,
         endpoints,
+    ),
+    Variable(
+        "ADMIN_LISTEN",
+        "",
+        "Twisted endpoint strings that serve all endpoints except the relayed ones. The endpoints "
+        "of LISTEN then serve only the relayed ones and /health. If empty, LISTEN serves all.",
+        _ENDPOINTS,
+        endpoints,
+        allow_empty=True,
     ),
     Variable(
         "OPENAI_API_URL",

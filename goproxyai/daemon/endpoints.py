@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any
+from typing import Any, Final
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -27,22 +27,34 @@ from zope.interface import implementer
 
 from goproxyai.reactor.unix_port import keep_socket_path
 
+_PROXY_PROTOCOL: Final = "haproxy:"
+
 
 class ListenError(SystemExit):
     """An address that cannot be listened on; ends the process with one line and status 1."""
 
 
 def parse_endpoints(
-    reactor: Any, descriptions: tuple[str, ...]
+    reactor: Any, descriptions: tuple[str, ...], variable: str = "LISTEN"
 ) -> tuple[tuple[str, IStreamServerEndpoint], ...]:
     """Return each of *descriptions* with its endpoint.
 
+    :param variable: the variable that has the descriptions.
     :raises ListenError: with one line about the first description that is invalid.
     """
-    return tuple([(description, _endpoint(reactor, description)) for description in descriptions])
+    return tuple(
+        [(description, _endpoint(reactor, description, variable)) for description in descriptions]
+    )
 
 
-def _endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
+def _endpoint(reactor: Any, description: str, variable: str) -> IStreamServerEndpoint:
+    if description.startswith(_PROXY_PROTOCOL):
+        # Twisted's wrapper makes the load balancer the peer of all connections.
+        raise ListenError(
+            f"goproxyai: {variable} is {description!r}, expected an endpoint without "
+            f"{_PROXY_PROTOCOL}: the PROXY protocol is not supported. Let the load balancer send "
+            "X-Forwarded-For, and add its address to TRUSTED_PROXIES"
+        )
     try:
         endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
     except Exception as error:  # each kind of endpoint raises errors of its own
@@ -53,7 +65,7 @@ def _endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
             )
             raise ListenError(f"goproxyai: cannot listen on {description}: {problem}") from None
         raise ListenError(
-            f"goproxyai: LISTEN is {description!r}, expected a Twisted endpoint such as "
+            f"goproxyai: {variable} is {description!r}, expected a Twisted endpoint such as "
             f"tcp:8080 ({error})"
         ) from None
     if isinstance(endpoint, AdoptedStreamServerEndpoint):

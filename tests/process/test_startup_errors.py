@@ -61,6 +61,8 @@ INVALID = [
     InvalidValue("PORT", "70000", "'70000'", "a port from 0 to 65535"),
     InvalidValue("LISTEN", "8080", "'8080'", "Twisted endpoint"),
     InvalidValue("LISTEN", "quic:80", "'quic:80'", "Twisted endpoint"),
+    InvalidValue("LISTEN", "haproxy:tcp:80", "'haproxy:tcp:80'", "without haproxy:"),
+    InvalidValue("ADMIN_LISTEN", "quic:80", "'quic:80'", "Twisted endpoint"),
     InvalidValue(
         "OPENAI_API_URL", "api.test", "'api.test'", "a URL such as https://api.openai.com"
     ),

@@ -44,6 +44,7 @@ def test_defaults() -> None:
     expected = Settings(
         config=None,
         listen=("tcp:8080:backlog=1024",),
+        admin_listen=(),
         openai_api_url=(UpstreamURL("https", "api.openai.com", 443),),
         proxy_url=None,
         no_proxy=(),
@@ -147,6 +148,7 @@ def test_listen_is_a_list_of_endpoints_with_port() -> None:
         ("TRUSTED_PROXIES", "10.0.0.0/8, ::1", TrustedProxies.parse("10.0.0.0/8 ::1/128")),
         ("TRUSTED_PROXIES", "unix", TrustedProxies(unix=True)),
         ("TRUSTED_PROXIES", "10.0.0.5 unix", TrustedProxies(Networks.parse("10.0.0.5"), True)),
+        ("ADMIN_LISTEN", "tcp:8081 unix:/run/a.sock", ("tcp:8081", "unix:/run/a.sock")),
         ("ADMIN_ALLOW", "", Networks()),
         ("ADMIN_TOKEN", "s3cret!", "s3cret!"),
         ("CACHE_MAX_TTL", "0", 0.0),
@@ -202,6 +204,7 @@ def test_valid_text_is_parsed(name: str, text: str, value: object) -> None:
         ("MAX_BODY_SIZE", "0.0000000001"),
         ("TRUSTED_PROXIES", "10.0.0.1/8"),
         ("ADMIN_ALLOW", "localhost"),
+        ("ADMIN_LISTEN", "8081"),
         ("CACHE_STALE", "-1s"),
         ("CACHE_SHARED", "models/"),
         ("CACHE_SHARED", "v1/models"),
