@@ -32,7 +32,6 @@ from goproxyai.config.settings import Settings
 from goproxyai.errors import ProxyError, json_bytes
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.web_adapter import AdminRequest
-from goproxyai.proxy.admission import Admission
 from goproxyai.proxy.relayed_routes import RELAYED, RelayedRoutes
 from goproxyai.proxy.upstreams import Upstreams
 
@@ -96,7 +95,6 @@ class AdminApp:
     stats: Stats
     events: EventStream
     _metrics: Metrics
-    _admission: Admission
     _store: Store
     _upstreams: Upstreams
     _clock: IReactorTime
@@ -237,7 +235,7 @@ class AdminApp:
     def denial(self, exchange: Exchange) -> ProxyError | None:
         """Return the 403 for a client that is no operator; ``None`` for an operator."""
         try:
-            authorize(exchange, self._admission.client(exchange), self.settings)
+            authorize(exchange, self.settings)
         except ProxyError as error:
             return error
         return None

@@ -29,6 +29,7 @@ class Settings:
     :ivar breaker: share of failures, from 0 to 1, that opens a circuit; 0 disables the breaker.
     :ivar health_probe: target of the health probes.
     :ivar max_connections_per_client: 0 disables the limit.
+    :ivar admin_hosts: host names in lower case.
     :ivar log_format: ``json``, ``text``, or empty: text on a terminal only.
     :ivar log_sample: share of requests that are logged, from 0 to 1.
     :ivar prices: path of a file that :mod:`goproxyai.usage.prices` parses.
@@ -62,6 +63,7 @@ class Settings:
     max_connections_per_client: int
     trusted_proxies: TrustedProxies
     admin_allow: Networks
+    admin_hosts: frozenset[str]
     admin_token: str | None = attrs.field(repr=False)
     log_format: str
     log_level: str

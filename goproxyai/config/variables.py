@@ -11,6 +11,7 @@ from goproxyai.config.parsers import (
     endpoints,
     error_statuses,
     file_path,
+    host_names,
     megabytes,
     namespaces,
     one_of,
@@ -269,20 +270,29 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable(
         "ADMIN_ALLOW",
-        "127.0.0.0/8 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 169.254.0.0/16"
-        " ::1/128 fc00::/7 fe80::/10",
-        "The clients that may read the statistics and clear the cache without ADMIN_TOKEN. If "
-        "empty, no client may.",
+        "127.0.0.0/8 ::1/128",
+        "The peers that may use the operator endpoints without ADMIN_TOKEN, in requests without a "
+        "header that proxies add, such as X-Forwarded-For. If empty, no peer may.",
         _NETWORKS,
         Networks.parse,
         allow_empty=True,
         reloadable=True,
     ),
     Variable(
+        "ADMIN_HOSTS",
+        "",
+        "The host names under which the peers in ADMIN_ALLOW may use the operator endpoints. IP "
+        "addresses and localhost are always allowed.",
+        "host names such as proxy.example, without ports, separated by spaces or commas",
+        host_names,
+        allow_empty=True,
+        reloadable=True,
+    ),
+    Variable(
         "ADMIN_TOKEN",
         "",
-        "The bearer token that clients outside ADMIN_ALLOW must present. If empty, they are always "
-        "refused.",
+        "The bearer token that other clients must present to use the operator endpoints. If empty, "
+        "they are always refused.",
         "visible ASCII characters without spaces",
         token,
         _redact_secret,

@@ -166,7 +166,6 @@ def _admin_app(
         stats,
         EventStream(sources, stats),
         Metrics(sources),
-        admission,
         context.store,
         context.upstreams,
         context.clock,

@@ -39,6 +39,11 @@ CHANGED: dict[str, tuple[str, Callable[[Daemon], object], object]] = {
         TrustedProxies.parse("10.0.0.0/8"),
     ),
     "ADMIN_ALLOW": ("", lambda d: d.admin.settings.admin_allow, Networks()),
+    "ADMIN_HOSTS": (
+        "proxy.example",
+        lambda d: d.admin.settings.admin_hosts,
+        frozenset(("proxy.example",)),
+    ),
     "ADMIN_TOKEN": ("t0ken", lambda d: d.admin.settings.admin_token, "t0ken"),
     "RETRY_STATUS": ("502", lambda d: d.context.options.current.retry_status, frozenset((502,))),
     "LOG_LEVEL": ("error", lambda d: d.settings.log_level, "error"),

@@ -68,7 +68,8 @@ def test_defaults() -> None:
         max_connections=12_000,
         max_connections_per_client=0,
         trusted_proxies=TrustedProxies.parse("127.0.0.0/8 ::1"),
-        admin_allow=DEFAULTS.admin_allow,
+        admin_allow=Networks.parse("127.0.0.0/8 ::1"),
+        admin_hosts=frozenset(),
         admin_token=None,
         log_format="",
         log_level="info",
@@ -78,13 +79,6 @@ def test_defaults() -> None:
         tracing="off",
     )
     assert expected == DEFAULTS
-
-
-def test_default_admin_allow_is_loopback_and_private_networks() -> None:
-    for address in ("127.0.0.1", "10.9.8.7", "172.31.0.1", "192.168.1.1", "::1", "fd00::1"):
-        assert DEFAULTS.admin_allow.contains(address)
-    for address in ("172.32.0.1", "203.0.113.9", "2001:db8::1"):
-        assert not DEFAULTS.admin_allow.contains(address)
 
 
 def test_each_variable_has_a_setting() -> None:
@@ -148,6 +142,11 @@ def test_listen_is_a_list_of_endpoints_with_port() -> None:
         ("TRUSTED_PROXIES", "10.0.0.0/8, ::1", TrustedProxies.parse("10.0.0.0/8 ::1/128")),
         ("TRUSTED_PROXIES", "unix", TrustedProxies(unix=True)),
         ("TRUSTED_PROXIES", "10.0.0.5 unix", TrustedProxies(Networks.parse("10.0.0.5"), True)),
+        (
+            "ADMIN_HOSTS",
+            "Proxy.Example. a_b--c,10.0.0.5",
+            frozenset(("proxy.example", "a_b--c", "10.0.0.5")),
+        ),
         ("ADMIN_LISTEN", "tcp:8081 unix:/run/a.sock", ("tcp:8081", "unix:/run/a.sock")),
         ("ADMIN_ALLOW", "", Networks()),
         ("ADMIN_TOKEN", "s3cret!", "s3cret!"),
@@ -204,6 +203,10 @@ def test_valid_text_is_parsed(name: str, text: str, value: object) -> None:
         ("MAX_BODY_SIZE", "0.0000000001"),
         ("TRUSTED_PROXIES", "10.0.0.1/8"),
         ("ADMIN_ALLOW", "localhost"),
+        ("ADMIN_ALLOW", "unix"),
+        ("ADMIN_HOSTS", "proxy.example:8080"),
+        ("ADMIN_HOSTS", "*"),
+        ("ADMIN_HOSTS", "http://proxy.example"),
         ("ADMIN_LISTEN", "8081"),
         ("CACHE_STALE", "-1s"),
         ("CACHE_SHARED", "models/"),
