@@ -53,7 +53,7 @@ class Options(usage.Options):
             f"{variable.help} ({variable.name}; default: {variable.default or 'none'})",
         ]
         for variable in VARIABLES
-        if variable.name != "LISTEN"
+        if variable.name not in ("LISTEN", "ADMIN_LISTEN")
     ]
     parent: usage.Options | None
 
@@ -61,6 +61,7 @@ class Options(usage.Options):
         super().__init__()
         self._environ = environ
         self._listen: list[str] = []
+        self._admin_listen: list[str] = []
         self.sources: ConfigSources
         self.config: LoadedConfig
         self.output: LogOutput | None = None
@@ -68,6 +69,10 @@ class Options(usage.Options):
     def opt_listen(self, endpoint: str) -> None:
         """A Twisted endpoint to listen on; may be repeated (LISTEN; default: tcp:$PORT)."""
         self._listen.append(endpoint)
+
+    def opt_admin_listen(self, endpoint: str) -> None:
+        """A Twisted endpoint for operators; may be repeated (ADMIN_LISTEN; default: none)."""
+        self._admin_listen.append(endpoint)
 
     def opt_version(self) -> None:
         """Show the version and exit."""
@@ -86,6 +91,8 @@ class Options(usage.Options):
         }
         if self._listen:
             options["LISTEN"] = " ".join(self._listen)
+        if self._admin_listen:
+            options["ADMIN_LISTEN"] = " ".join(self._admin_listen)
         self.sources = ConfigSources(options, dict(self._environ), os.getcwd())
         try:
             self.config = self.sources.read()

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any
+from typing import Any, Final
 
 import attrs
 from OpenSSL import SSL, crypto
@@ -34,22 +34,34 @@ from goproxyai.reactor.unix_port import UnixListeningReactor, keep_socket_path
 
 _TLS_EXAMPLE = "ssl:8443:privateKey=key.pem:certKey=cert.pem with PEM files"
 
+_PROXY_PROTOCOL: Final = "haproxy:"
+
 
 class ListenError(SystemExit):
     """An address that cannot be listened on; ends the process with one line and status 1."""
 
 
 def parse_endpoints(
-    reactor: Any, descriptions: tuple[str, ...]
+    reactor: Any, descriptions: tuple[str, ...], variable: str = "LISTEN"
 ) -> tuple[tuple[str, IStreamServerEndpoint], ...]:
     """Return each of *descriptions* with its endpoint.
 
+    :param variable: the variable that has the descriptions.
     :raises ListenError: with one line about the first description that is invalid.
     """
-    return tuple([(description, _endpoint(reactor, description)) for description in descriptions])
+    return tuple(
+        [(description, _endpoint(reactor, description, variable)) for description in descriptions]
+    )
 
 
-def _endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
+def _endpoint(reactor: Any, description: str, variable: str) -> IStreamServerEndpoint:
+    if description.startswith(_PROXY_PROTOCOL):
+        # Twisted's wrapper makes the load balancer the peer of all connections.
+        raise ListenError(
+            f"goproxyai: {variable} is {description!r}, expected an endpoint without "
+            f"{_PROXY_PROTOCOL}: the PROXY protocol is not supported. Let the load balancer send "
+            "X-Forwarded-For, and add its address to TRUSTED_PROXIES"
+        )
     try:
         endpoint: IStreamServerEndpoint = serverFromString(
             UnixListeningReactor(reactor), description
@@ -63,7 +75,7 @@ def _endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
             raise ListenError(f"goproxyai: cannot listen on {description}: {problem}") from None
         example = _TLS_EXAMPLE if description.startswith("ssl:") else "tcp:8080"
         raise ListenError(
-            f"goproxyai: LISTEN is {description!r}, expected a Twisted endpoint such as "
+            f"goproxyai: {variable} is {description!r}, expected a Twisted endpoint such as "
             f"{example} ({describe_problem(error)})"
         ) from None
     if isinstance(endpoint, AdoptedStreamServerEndpoint):

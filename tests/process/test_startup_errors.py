@@ -59,6 +59,9 @@ INVALID = [
     InvalidValue("PORT", "70000", "'70000'", "a port from 0 to 65535"),
     InvalidValue("LISTEN", "8080", "'8080'", "Twisted endpoint"),
     InvalidValue("LISTEN", "quic:80", "'quic:80'", "Twisted endpoint"),
+    InvalidValue("LISTEN", "haproxy:tcp:80", "'haproxy:tcp:80'", "without haproxy:"),
+    InvalidValue("ADMIN_LISTEN", "quic:80", "'quic:80'", "Twisted endpoint"),
+    InvalidValue("ADMIN_HOSTS", "a.test:80", "'a.test:80'", "host names", as_option=True),
     InvalidValue(
         "OPENAI_API_URL", "api.test", "'api.test'", "a URL such as https://api.openai.com"
     ),

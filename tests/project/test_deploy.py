@@ -85,10 +85,15 @@ def test_stop_timeouts_exceed_the_drain_timeout() -> None:
     assert int(docker_timeout) > MAX_STOP_SECONDS
 
 
-def test_example_configuration_sets_the_defaults() -> None:
+def test_example_configuration_sets_the_defaults_and_a_listener_for_operators() -> None:
     content = (DEPLOY / "goproxyai.env").read_bytes()
     texts = env_file.parse_env_file(content, VARIABLE_NAMES - {CONFIG})
-    assert Settings.from_texts(texts) == DEFAULTS
+    settings = Settings.from_texts(texts)
+    (admin_listen,) = settings.admin_listen
+    assert attrs.evolve(settings, admin_listen=()) == DEFAULTS
+    port = re.fullmatch(r"tcp:(\d+):interface=127\.0\.0\.1", admin_listen)
+    assert port is not None
+    assert f'targets: ["localhost:{port[1]}"]' in (DEPLOY / "prometheus.yml").read_text()
     uncommented = re.sub(rb"(?m)^#(?=[A-Z_]+=)", b"", content)
     Settings.from_texts(env_file.parse_env_file(uncommented, VARIABLE_NAMES - {CONFIG}))
 

@@ -180,6 +180,7 @@ class ProxyHarness:
             self.upstream_port = await self.upstream.listen(loopback(self.reactor))
         texts.setdefault("RATE_LIMIT", "0")
         texts.setdefault("LISTEN", "tcp:0:interface=127.0.0.1")
+        texts.setdefault("ADMIN_HOSTS", "proxy.test")  # the Host of request()
         texts["OPENAI_API_URL"] = upstream or f"http://127.0.0.1:{self.upstream_port}"
         settings = Settings.from_texts(texts)
         self.daemon = make_daemon(

@@ -14,7 +14,7 @@ from goproxyai.config.settings import Settings
 from goproxyai.config.urls import ProxyURL, UpstreamURL
 from goproxyai.config.variable import SettingError
 from goproxyai.config.variables import VARIABLES
-from goproxyai.limits.addresses import Networks
+from goproxyai.limits.addresses import Networks, TrustedProxies
 
 DEFAULTS = Settings.from_texts({})
 NAMES = [variable.name for variable in VARIABLES]
@@ -44,6 +44,7 @@ def test_defaults() -> None:
     expected = Settings(
         config=None,
         listen=("tcp:8080:backlog=1024",),
+        admin_listen=(),
         openai_api_url=(UpstreamURL("https", "api.openai.com", 443),),
         proxy_url=None,
         no_proxy=(),
@@ -69,8 +70,9 @@ def test_defaults() -> None:
         max_body_size=512 * MEGABYTE,
         max_connections=12_000,
         max_connections_per_client=0,
-        trusted_proxies=Networks.parse("127.0.0.0/8 ::1"),
-        admin_allow=DEFAULTS.admin_allow,
+        trusted_proxies=TrustedProxies.parse("127.0.0.0/8 ::1"),
+        admin_allow=Networks.parse("127.0.0.0/8 ::1"),
+        admin_hosts=frozenset(),
         admin_token=None,
         log_format="",
         log_level="info",
@@ -80,13 +82,6 @@ def test_defaults() -> None:
         tracing="off",
     )
     assert expected == DEFAULTS
-
-
-def test_default_admin_allow_is_loopback_and_private_networks() -> None:
-    for address in ("127.0.0.1", "10.9.8.7", "172.31.0.1", "192.168.1.1", "::1", "fd00::1"):
-        assert DEFAULTS.admin_allow.contains(address)
-    for address in ("172.32.0.1", "203.0.113.9", "2001:db8::1"):
-        assert not DEFAULTS.admin_allow.contains(address)
 
 
 def test_each_variable_has_a_setting() -> None:
@@ -123,7 +118,7 @@ def test_unknown_names_are_ignored() -> None:
 
 def test_empty_value_has_default_or_no_value() -> None:
     empty = Settings.from_texts(dict.fromkeys(NAMES, " "))
-    assert empty == attrs.evolve(DEFAULTS, trusted_proxies=Networks(), admin_allow=Networks())
+    assert empty == attrs.evolve(DEFAULTS, trusted_proxies=TrustedProxies(), admin_allow=Networks())
 
 
 @pytest.mark.parametrize(
@@ -168,7 +163,15 @@ def test_listen_is_a_list_of_endpoints_with_port() -> None:
         ("MAX_CACHE_SIZE", "0.5", MEGABYTE // 2),
         ("MAX_BODY_SIZE", "1.25", MEGABYTE * 5 // 4),
         ("NO_PROXY", "a.example, .b.example", ("a.example", ".b.example")),
-        ("TRUSTED_PROXIES", "10.0.0.0/8, ::1", Networks.parse("10.0.0.0/8 ::1/128")),
+        ("TRUSTED_PROXIES", "10.0.0.0/8, ::1", TrustedProxies.parse("10.0.0.0/8 ::1/128")),
+        ("TRUSTED_PROXIES", "unix", TrustedProxies(unix=True)),
+        ("TRUSTED_PROXIES", "10.0.0.5 unix", TrustedProxies(Networks.parse("10.0.0.5"), True)),
+        (
+            "ADMIN_HOSTS",
+            "Proxy.Example. a_b--c,10.0.0.5",
+            frozenset(("proxy.example", "a_b--c", "10.0.0.5")),
+        ),
+        ("ADMIN_LISTEN", "tcp:8081 unix:/run/a.sock", ("tcp:8081", "unix:/run/a.sock")),
         ("ADMIN_ALLOW", "", Networks()),
         ("ADMIN_TOKEN", "s3cret!", "s3cret!"),
         ("CACHE_MAX_TTL", "0", 0.0),
@@ -227,6 +230,11 @@ def test_valid_text_is_parsed(name: str, text: str, value: object) -> None:
         ("MAX_BODY_SIZE", "0.0000000001"),
         ("TRUSTED_PROXIES", "10.0.0.1/8"),
         ("ADMIN_ALLOW", "localhost"),
+        ("ADMIN_ALLOW", "unix"),
+        ("ADMIN_HOSTS", "proxy.example:8080"),
+        ("ADMIN_HOSTS", "*"),
+        ("ADMIN_HOSTS", "http://proxy.example"),
+        ("ADMIN_LISTEN", "8081"),
         ("CACHE_STALE", "-1s"),
         ("CACHE_SHARED", "models/"),
         ("CACHE_SHARED", "v1/models"),
