@@ -128,6 +128,9 @@ def makeService(options: Options) -> IService:
         version=__version__,
         upstream=options.settings.openai_url,
     )
+    daemon.admin.stats.config = options.config.shown
+    for line in options.config.warnings:
+        _log.warn("{line}", line=line)
     if options.config.overridden:
         _log.warn("{line}", line=overridden_line(options.config.overridden))
     _reload_on_hangup(reactor, daemon, options)

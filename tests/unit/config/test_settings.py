@@ -168,6 +168,7 @@ def test_listen_is_a_list_of_endpoints_with_port() -> None:
         ("MAX_CACHE_SIZE", "0.5", MEGABYTE // 2),
         ("MAX_BODY_SIZE", "1.25", MEGABYTE * 5 // 4),
         ("NO_PROXY", "a.example, .b.example", ("a.example", ".b.example")),
+        ("NO_PROXY", "a.example,a..b,10.0.0.0/99", ("a.example",)),
         ("TRUSTED_PROXIES", "10.0.0.0/8, ::1", Networks.parse("10.0.0.0/8 ::1/128")),
         ("ADMIN_ALLOW", "", Networks()),
         ("ADMIN_TOKEN", "s3cret!", "s3cret!"),
@@ -206,7 +207,6 @@ def test_valid_text_is_parsed(name: str, text: str, value: object) -> None:
         ("PORT", "\u0661"),
         ("LISTEN", "8080"),
         ("LISTEN", "tcp:80 :80"),
-        ("NO_PROXY", "http://example.com"),
         ("RATE_LIMIT", "-1"),
         ("RATE_LIMIT", "1.5"),
         ("RATE_LIMIT", "many"),
@@ -307,6 +307,25 @@ def test_upstream_url_has_origin_and_base_path(
     again = Settings.from_texts({"OPENAI_API_URL": url.text})
     assert again.openai_api_url == (url,)
     assert again.openai_url == url.text
+
+
+@pytest.mark.parametrize(
+    ("text", "base_path"),
+    [
+        ("https://api.openai.com/v1", b""),
+        ("https://api.openai.com/v1/", b""),
+        ("https://gateway.example/openai/v1", b"/openai"),
+        ("https://gateway.example//v1//", b""),
+        ("https://gateway.example/v1/v1", b"/v1"),
+        ("https://gateway.example/v1/team", b"/v1/team"),
+        ("https://gateway.example/xv1", b"/xv1"),
+        ("https://gateway.example/V1", b"/V1"),
+        ("https://v1", b""),
+    ],
+)
+def test_version_at_the_end_of_a_base_path_is_dropped(text: str, base_path: bytes) -> None:
+    (url,) = Settings.from_texts({"OPENAI_API_URL": text}).openai_api_url
+    assert url.base_path == base_path
 
 
 def test_several_upstream_urls_keep_their_order() -> None:
