@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from typing import Any, ClassVar
 
 from twisted.application.service import IService
@@ -25,6 +25,7 @@ from goproxyai.daemon.service import Daemon
 from goproxyai.daemon.signals import call_on_hangup, call_on_usr1, end_on_next_signal
 from goproxyai.daemon.tracer import make_tracer
 from goproxyai.egress.resolver import SharedResolver
+from goproxyai.egress.trust_roots import prepare_trust_roots
 from goproxyai.reactor.lean_loop import install_lean_poll
 from goproxyai.telemetry.log_output import LogOutput
 
@@ -56,7 +57,7 @@ class Options(usage.Options):
     ]
     parent: usage.Options | None
 
-    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
         super().__init__()
         self._environ = environ
         self._listen: list[str] = []
@@ -85,9 +86,11 @@ class Options(usage.Options):
         }
         if self._listen:
             options["LISTEN"] = " ".join(self._listen)
-        self.sources = ConfigSources(options, dict(self._environ), os.getcwd())
+        directory = os.getcwd()
+        self.sources = ConfigSources(options, dict(self._environ), directory)
         try:
             self.config = self.sources.read()
+            prepare_trust_roots(self._environ, directory)
         except SettingError as error:
             raise SystemExit(f"goproxyai: {error}") from None
         self.output = choose_output(self.parent, self.settings)

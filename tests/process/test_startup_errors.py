@@ -17,6 +17,7 @@ from tests.process.daemon_process import (
     ON_LOOPBACK,
     SECRET,
     TIMEOUT_SECONDS,
+    DaemonProcess,
     Start,
     command,
     environment,
@@ -153,6 +154,22 @@ def test_twistd_command_ends_with_one_line_for_an_invalid_value(start: Start) ->
     process = start(PORT="70000", LISTEN="")
     assert process.ended() == 1
     assert process.err == "goproxyai: PORT is '70000', expected a port from 0 to 65535\n"
+    assert process.out == ""
+
+
+@pytest.mark.parametrize("nodaemon", [True, False])
+def test_missing_root_certificates_end_the_start_with_one_line(
+    tmp_path: Path, nodaemon: bool
+) -> None:
+    arguments = command()
+    if not nodaemon:
+        arguments.remove("--nodaemon")
+    process = DaemonProcess(tmp_path, arguments, {"SSL_CERT_FILE": "missing.pem"})
+    assert process.ended() == 1
+    assert process.err == (
+        "goproxyai: SSL_CERT_FILE is 'missing.pem', expected a file of PEM certificates "
+        "(No such file or directory)\n"
+    )
     assert process.out == ""
 
 
