@@ -66,7 +66,7 @@ class Options(usage.Options):
         self.output: LogOutput | None = None
 
     def opt_listen(self, endpoint: str) -> None:
-        """A Twisted endpoint to listen on; may be repeated (LISTEN; default: tcp:$PORT)."""
+        """A Twisted endpoint to listen on; may be repeated (LISTEN; default: tcp46:$PORT)."""
         self._listen.append(endpoint)
 
     def opt_version(self) -> None:

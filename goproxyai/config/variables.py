@@ -64,9 +64,10 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable(
         "LISTEN",
-        "tcp:$PORT:backlog=1024",
+        "tcp46:$PORT:backlog=1024",
         "Twisted endpoint strings to listen on, separated by spaces. $PORT stands for the value "
-        "of PORT.",
+        "of PORT. tcp46 listens on IPv6 and IPv4, or on IPv4 alone where the host has no IPv6; tcp "
+        "is IPv4, tcp6 is IPv6.",
         "Twisted endpoint strings such as tcp:8080:interface=127.0.0.1, separated by spaces",
         endpoints,
     ),

@@ -25,6 +25,8 @@ from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromSt
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from zope.interface import implementer
 
+from goproxyai.daemon import dual_stack
+from goproxyai.daemon.dual_stack import DualStackEndpoint
 from goproxyai.reactor.unix_port import keep_socket_path
 
 
@@ -44,7 +46,11 @@ def parse_endpoints(
 
 def _endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
     try:
-        endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
+        endpoint: IStreamServerEndpoint
+        if description.startswith(dual_stack.PREFIX):
+            endpoint = DualStackEndpoint.parse(reactor, description)
+        else:
+            endpoint = serverFromString(reactor, description)
     except Exception as error:  # each kind of endpoint raises errors of its own
         if description.startswith("systemd:") and isinstance(error, LookupError):
             problem = (

@@ -62,6 +62,7 @@ INVALID = [
     InvalidValue("PORT", "70000", "'70000'", "a port from 0 to 65535"),
     InvalidValue("LISTEN", "8080", "'8080'", "Twisted endpoint"),
     InvalidValue("LISTEN", "quic:80", "'quic:80'", "Twisted endpoint"),
+    InvalidValue("LISTEN", "tcp46:http", "'tcp46:http'", "tcp46:PORT"),
     InvalidValue(
         "OPENAI_API_URL", "api.test", "'api.test'", "a URL such as https://api.openai.com"
     ),
@@ -202,5 +203,5 @@ def test_help_lists_every_option_with_variable_and_default(tmp_path: Path) -> No
     entries = [" ".join(entry.split()) for entry in re.split(r"\n +(?=--)", done.stdout)]
     for variable in VARIABLES:
         (entry,) = [entry for entry in entries if entry.startswith(f"--{variable.option}=")]
-        default = "tcp:$PORT" if variable.name == "LISTEN" else variable.default or "none"
+        default = "tcp46:$PORT" if variable.name == "LISTEN" else variable.default or "none"
         assert f"({variable.name}; default: {default})" in entry

@@ -43,7 +43,7 @@ def error_line(name: str, text: str) -> str:
 def test_defaults() -> None:
     expected = Settings(
         config=None,
-        listen=("tcp:8080:backlog=1024",),
+        listen=("tcp46:8080:backlog=1024",),
         openai_api_url=(UpstreamURL("https", "api.openai.com", 443),),
         proxy_url=None,
         no_proxy=(),
@@ -146,8 +146,8 @@ def test_request_timeout_applies_to_posts_where_only_it_is_set(
 
 
 def test_port_is_used_in_listen() -> None:
-    assert Settings.from_texts({"PORT": "0"}).listen == ("tcp:0:backlog=1024",)
-    assert Settings.from_texts({"PORT": "81", "LISTEN": ""}).listen == ("tcp:81:backlog=1024",)
+    assert Settings.from_texts({"PORT": "0"}).listen == ("tcp46:0:backlog=1024",)
+    assert Settings.from_texts({"PORT": "81", "LISTEN": ""}).listen == ("tcp46:81:backlog=1024",)
 
 
 def test_listen_is_a_list_of_endpoints_with_port() -> None:
