@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from typing import Any, ClassVar
 
 from twisted.application.service import IService
@@ -26,6 +26,7 @@ from goproxyai.daemon.signals import call_on_hangup, call_on_usr1, end_on_next_s
 from goproxyai.daemon.start_failures import check_process_options, release_waiting_process
 from goproxyai.daemon.tracer import make_tracer
 from goproxyai.egress.resolver import SharedResolver
+from goproxyai.egress.trust_roots import prepare_trust_roots
 from goproxyai.reactor.lean_loop import install_lean_poll
 from goproxyai.telemetry.log_output import LogOutput
 
@@ -57,7 +58,7 @@ class Options(usage.Options):
     ]
     parent: usage.Options | None
 
-    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
         super().__init__()
         self._environ = environ
         self._listen: list[str] = []
@@ -67,7 +68,7 @@ class Options(usage.Options):
         self.output: LogOutput | None = None
 
     def opt_listen(self, endpoint: str) -> None:
-        """A Twisted endpoint to listen on; may be repeated (LISTEN; default: tcp:$PORT)."""
+        """A Twisted endpoint to listen on; may be repeated (LISTEN; default: tcp46:$PORT)."""
         self._listen.append(endpoint)
 
     def opt_admin_listen(self, endpoint: str) -> None:
@@ -93,9 +94,11 @@ class Options(usage.Options):
             options["LISTEN"] = " ".join(self._listen)
         if self._admin_listen:
             options["ADMIN_LISTEN"] = " ".join(self._admin_listen)
-        self.sources = ConfigSources(options, dict(self._environ), os.getcwd())
+        directory = os.getcwd()
+        self.sources = ConfigSources(options, dict(self._environ), directory)
         try:
             self.config = self.sources.read()
+            prepare_trust_roots(self._environ, directory)
         except SettingError as error:
             raise SystemExit(f"goproxyai: {error}") from None
         self.output = choose_output(self.parent, self.settings)
@@ -137,6 +140,9 @@ def makeService(options: Options) -> IService:
         version=__version__,
         upstream=options.settings.openai_url,
     )
+    daemon.admin.stats.config = options.config.shown
+    for line in options.config.warnings:
+        _log.warn("{line}", line=line)
     if options.config.overridden:
         _log.warn("{line}", line=overridden_line(options.config.overridden))
     _reload_on_hangup(reactor, daemon, options)

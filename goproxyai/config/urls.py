@@ -20,6 +20,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _MAX_URL_CHARACTERS = 2048
 _MAX_HOST_CHARACTERS = 253
 _MAX_UPSTREAMS = 16
+_VERSION = "/v1"
 
 _URL = re.compile(
     r"(?P<scheme>https?)://(?:(?P<userinfo>[\x21-\x7e]*)@)?"
@@ -104,12 +105,21 @@ class ProxyURL:
 def parse_upstream_urls(text: str) -> tuple[UpstreamURL, ...]:
     """Parse one or more upstream URLs, separated by commas or spaces.
 
+    A base path that ends in ``/v1`` is that of an SDK's base URL. The ``/v1`` is dropped, because
+    the paths of requests begin with it.
+
     :raises ValueError: for an invalid URL, a repeated URL, no URL or more than 16 URLs.
     """
     urls = tuple(_upstream_url(url) for url in text.replace(",", " ").split())
     if not 0 < len(urls) <= _MAX_UPSTREAMS or len(set(urls)) < len(urls):
         raise ValueError("no URL, too many URLs or a repeated URL")
     return urls
+
+
+def upstreams_with_version(text: str) -> tuple[str, ...]:
+    """Return the valid URLs in *text* of which :func:`parse_upstream_urls` drops ``/v1``."""
+    urls = text.replace(",", " ").split()
+    return tuple(url for url in urls if _split(url).path.rstrip("/").endswith(_VERSION))
 
 
 def parse_proxy_url(text: str) -> ProxyURL | None:
@@ -188,7 +198,8 @@ def _upstream_url(text: str) -> UpstreamURL:
     url = _split(text)
     if url.userinfo is not None or set(url.path) & set('?#\\@"<>') or has_dot_segment(url.path):
         raise ValueError("an upstream URL has an origin and a path only")
-    return UpstreamURL(url.scheme, url.host, url.port, url.path.rstrip("/").encode("ascii"))
+    path = url.path.rstrip("/").removesuffix(_VERSION).rstrip("/")
+    return UpstreamURL(url.scheme, url.host, url.port, path.encode("ascii"))
 
 
 def _bracketed(host: str) -> str:

@@ -26,11 +26,20 @@ from goproxyai.config.urls import parse_proxy_url, parse_upstream_urls, redact_u
 from goproxyai.config.variable import Variable
 from goproxyai.durations import parse_duration
 from goproxyai.limits.addresses import Networks, TrustedProxies
+from goproxyai.messages.redaction import mask_credentials, redacted_target
 from goproxyai.upstream.no_proxy import parse_no_proxy
 
 
 def _redact_secret(_: str) -> str:
     return "***"
+
+
+def _show_no_proxy(text: str) -> str:
+    return ",".join(parse_no_proxy(text))  # a skipped entry may hold credentials
+
+
+def _show_target(text: str) -> str:
+    return redacted_target(text.encode())
 
 
 _DURATION = "a duration such as 30s, 1h30m or 250ms"
@@ -57,9 +66,10 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable(
         "LISTEN",
-        "tcp:$PORT:backlog=1024",
+        "tcp46:$PORT:backlog=1024",
         "Twisted endpoint strings to listen on, separated by spaces. $PORT stands for the value "
-        "of PORT.",
+        "of PORT. tcp46 listens on IPv6 and IPv4, or on IPv4 alone where the host has no IPv6; tcp "
+        "is IPv4, tcp6 is IPv6.",
         _ENDPOINTS,
         endpoints,
     ),
@@ -76,10 +86,12 @@ VARIABLES: tuple[Variable, ...] = (
         "OPENAI_API_URL",
         "https://api.openai.com",
         "The URL of the upstream, or several URLs in order of preference. A path in the URL is "
-        "put before the path of each request.",
+        "put before the path of each request. /v1 at its end is dropped, because the paths of "
+        "requests begin with it.",
         "a URL such as https://api.openai.com, without credentials, query or fragment, or several",
         parse_upstream_urls,
         redact_url,
+        show=mask_credentials,
     ),
     Variable(
         "PROXY_URL",
@@ -93,9 +105,11 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "NO_PROXY",
         "",
-        "Hosts that are connected to without the egress proxy.",
+        "Hosts that are connected to without the egress proxy. An invalid entry is skipped, with a "
+        "warning.",
         "hosts, .suffixes, addresses or networks, each with or without :port, separated by commas",
         parse_no_proxy,
+        show=_show_no_proxy,
         allow_empty=True,
     ),
     Variable(
@@ -252,6 +266,7 @@ VARIABLES: tuple[Variable, ...] = (
         "only clients' requests are counted.",
         "a path such as /v1/models",
         probe_target,
+        show=_show_target,
         allow_empty=True,
     ),
     Variable(

@@ -30,6 +30,8 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from zope.interface import implementer
 
+from goproxyai.daemon import dual_stack
+from goproxyai.daemon.dual_stack import DualStackEndpoint
 from goproxyai.reactor.unix_port import UnixListeningReactor, keep_socket_path
 
 _TLS_EXAMPLE = "ssl:8443:privateKey=key.pem:certKey=cert.pem with PEM files"
@@ -63,9 +65,11 @@ def _endpoint(reactor: Any, description: str, variable: str) -> IStreamServerEnd
             "X-Forwarded-For, and add its address to TRUSTED_PROXIES"
         )
     try:
-        endpoint: IStreamServerEndpoint = serverFromString(
-            UnixListeningReactor(reactor), description
-        )
+        endpoint: IStreamServerEndpoint
+        if description.startswith(dual_stack.PREFIX):
+            endpoint = DualStackEndpoint.parse(reactor, description)
+        else:
+            endpoint = serverFromString(UnixListeningReactor(reactor), description)
     except Exception as error:  # each kind of endpoint raises errors of its own
         if description.startswith("systemd:") and isinstance(error, LookupError):
             problem = (

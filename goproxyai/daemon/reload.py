@@ -130,4 +130,9 @@ class Reload:
         if config.prices.table != prices.table and "PRICES" not in reloadable:
             reloadable.append("PRICES")  # the same file with other contents
         apply_settings(self.daemon, attrs.evolve(before, **fields), config.prices)
+        stats = self.daemon.admin.stats
+        stats.config = {
+            name: shown if name in RELOADABLE else stats.config.get(name, shown)
+            for name, shown in config.shown.items()
+        }
         return reloadable, restart

@@ -18,6 +18,7 @@ import pytest
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.threads import deferToThread
 
+from goproxyai.config.likely_mistakes import PROXY_NAMES
 from goproxyai.config.variables import VARIABLES
 from tests.support.answers import chunk, head
 from tests.support.harness import ProxyHarness, request
@@ -38,8 +39,11 @@ SECRET = "hunter2"
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """Return this process's environment without settings, with the plugin's path and *settings*."""
-    names = {variable.name for variable in VARIABLES}
+    """Return this process's environment with the plugin's path and *settings*.
+
+    Settings and the proxies of other programs, which cause a warning, are not inherited.
+    """
+    names = {*(variable.name for variable in VARIABLES), *PROXY_NAMES}
     passed = {name: value for name, value in os.environ.items() if name not in names}
     return {**passed, "PYTHONPATH": f"{CHECKOUT}{os.pathsep}.", **settings}
 

@@ -14,6 +14,7 @@ from tests.process.daemon_process import (
     ON_LOOPBACK,
     SECRET,
     TIMEOUT_SECONDS,
+    DaemonProcess,
     Start,
     command,
     environment,
@@ -62,6 +63,7 @@ INVALID = [
     InvalidValue("LISTEN", "haproxy:tcp:80", "'haproxy:tcp:80'", "without haproxy:"),
     InvalidValue("ADMIN_LISTEN", "quic:80", "'quic:80'", "Twisted endpoint"),
     InvalidValue("ADMIN_HOSTS", "a.test:80", "'a.test:80'", "host names", as_option=True),
+    InvalidValue("LISTEN", "tcp46:http", "'tcp46:http'", "tcp46:PORT"),
     InvalidValue(
         "OPENAI_API_URL", "api.test", "'api.test'", "a URL such as https://api.openai.com"
     ),
@@ -69,7 +71,6 @@ INVALID = [
     InvalidValue(
         "PROXY_URL", f"ftp://me:{SECRET}@proxy", "'ftp://***", "http://user:password@proxy:8080"
     ),
-    InvalidValue("NO_PROXY", "ho st/x", "'ho st/x'", "hosts"),
     InvalidValue("RATE_LIMIT", "-1", "'-1'", "a whole number", as_option=True),
     InvalidValue("CACHE_TTL", "5 minutes", "'5 minutes'", "a duration such as 30s"),
     InvalidValue("REQUEST_TIMEOUT", "0", "'0'", "longer than 0"),
@@ -117,6 +118,22 @@ def test_twistd_command_ends_with_one_line_for_an_invalid_value(start: Start) ->
     assert process.out == ""
 
 
+@pytest.mark.parametrize("nodaemon", [True, False])
+def test_missing_root_certificates_end_the_start_with_one_line(
+    tmp_path: Path, nodaemon: bool
+) -> None:
+    arguments = command()
+    if not nodaemon:
+        arguments.remove("--nodaemon")
+    process = DaemonProcess(tmp_path, arguments, {"SSL_CERT_FILE": "missing.pem"})
+    assert process.ended() == 1
+    assert process.err == (
+        "goproxyai: SSL_CERT_FILE is 'missing.pem', expected a file of PEM certificates "
+        "(No such file or directory)\n"
+    )
+    assert process.out == ""
+
+
 def test_help_lists_every_option_with_variable_and_default(tmp_path: Path) -> None:
     done = subprocess.run(
         command("--help"),
@@ -132,5 +149,5 @@ def test_help_lists_every_option_with_variable_and_default(tmp_path: Path) -> No
     entries = [" ".join(entry.split()) for entry in re.split(r"\n +(?=--)", done.stdout)]
     for variable in VARIABLES:
         (entry,) = [entry for entry in entries if entry.startswith(f"--{variable.option}=")]
-        default = "tcp:$PORT" if variable.name == "LISTEN" else variable.default or "none"
+        default = "tcp46:$PORT" if variable.name == "LISTEN" else variable.default or "none"
         assert f"({variable.name}; default: {default})" in entry

@@ -146,6 +146,47 @@ def test_background_daemon_logs_to_a_file_and_ends_by_sigterm(tmp_path: Path) ->
     assert process.out == process.err == ""
 
 
+MISTAKES = {
+    "OPENAI_API_URL": "http://127.0.0.1:9/v1",
+    "NO_PROXY": "localhost,a..b",
+    "HTTPS_PROXY": f"http://me:{SECRET}@proxy:1",
+    "RATELIMIT": "7",
+}
+"""Likely mistakes, one warning each."""
+
+
+def warned_names(log: str) -> list[str]:
+    lines = [json.loads(line) for line in log.splitlines()]
+    return [line["message"].split()[0] for line in lines if line["level"] == "warn"]
+
+
+def test_likely_mistakes_are_logged_as_warnings(start: Start) -> None:
+    process = start(**MISTAKES)
+    (port,) = process.listening()
+    document = get(port, "/stats")[1]
+    assert document["openai_url"] == "http://127.0.0.1:9"
+    assert document["config"]["OPENAI_API_URL"]["source"] == "environment"
+    assert warned_names(process.out) == list(MISTAKES)
+    assert process.err == ""
+    assert SECRET not in process.out
+
+
+def test_background_daemon_logs_likely_mistakes_as_warnings(tmp_path: Path) -> None:
+    pid, log = tmp_path / "it.pid", tmp_path / "twistd.log"
+    arguments = [str(TWISTD), f"--pidfile={pid}", "goproxyai"]
+    settings = {"LISTEN": ON_LOOPBACK, "MAX_CONNECTIONS": FEW_CONNECTIONS, **MISTAKES}
+    process = DaemonProcess(tmp_path, arguments, settings)
+    assert process.ended() == 0
+    number = int(pid.read_text())
+    try:
+        eventually(lambda: "listening on" in log.read_text())
+        assert warned_names(log.read_text()) == list(MISTAKES)
+    finally:
+        os.kill(number, signal.SIGTERM)
+        eventually(lambda: not pid.exists())
+    assert process.out == process.err == ""
+
+
 def test_log_format_text_logs_readable_lines(start: Start) -> None:
     process = start(LOG_FORMAT="text")
     (port,) = process.listening()

@@ -16,6 +16,7 @@ from twisted.logger import LogEvent, LogLevel, capturedLogs
 from twisted.python.usage import UsageError
 
 from goproxyai import __version__
+from goproxyai.config.variables import VARIABLES
 from goproxyai.daemon import log_setup, signals
 from goproxyai.daemon.log_setup import log_request_events
 from goproxyai.daemon.memory import configure_gc
@@ -172,6 +173,59 @@ def test_overridden_settings_are_logged_at_the_start(plugin: Plugin, tmp_path: P
     assert lines(plugin.logged)[1:] == [
         "warn: CONFIG sets RATE_LIMIT without effect: an option or the environment takes precedence"
     ]
+
+
+def test_likely_mistakes_are_logged_at_the_start(plugin: Plugin) -> None:
+    plugin.make_service(
+        parse(
+            OPENAI_API_URL="https://up.test/v1",
+            NO_PROXY="localhost,a..b",
+            HTTPS_PROXY="http://me:hunter2@proxy:1",
+            RATELIMIT="7",
+        )
+    )
+    logged = lines(plugin.logged)
+    assert logged[0] == f"info: goproxyai {__version__}, upstream https://up.test"
+    assert [line.split()[:2] for line in logged[1:]] == [
+        ["warn:", "OPENAI_API_URL"],
+        ["warn:", "NO_PROXY"],
+        ["warn:", "HTTPS_PROXY"],
+        ["warn:", "RATELIMIT"],
+    ]
+    assert "hunter2" not in "".join(logged)
+
+
+def shown(daemon: Daemon, name: str) -> tuple[str, str]:
+    """Return the value and the source of a setting in the document of ``/stats``."""
+    setting = daemon.admin.stats.document()["config"][name]
+    return setting["value"], setting["source"]
+
+
+def test_stats_show_value_and_source_of_every_setting(plugin: Plugin, tmp_path: Path) -> None:
+    path = tmp_path / "own.env"
+    path.write_text("CACHE_TTL=90s\nADMIN_TOKEN=hunter2\n")
+    daemon = plugin.make_service(parse("--rate-limit=7", CONFIG=str(path), LOG_LEVEL="warn"))
+    config = daemon.admin.stats.document()["config"]
+    assert list(config) == [variable.name for variable in VARIABLES]
+    assert shown(daemon, "RATE_LIMIT") == ("7", "option")
+    assert shown(daemon, "LOG_LEVEL") == ("warn", "environment")
+    assert shown(daemon, "CACHE_TTL") == ("90s", "file")
+    assert shown(daemon, "ADMIN_TOKEN") == ("***", "file")
+    assert shown(daemon, "REQUEST_TIMEOUT") == ("30s", "default")
+    assert "hunter2" not in str(daemon.admin.stats.document())
+
+
+def test_stats_show_the_settings_in_effect_after_a_reload(plugin: Plugin, tmp_path: Path) -> None:
+    daemon = plugin.make_service(with_file(tmp_path, "RATE_LIMIT=5\nPORT=0\nCOALESCE=off\n"))
+    (tmp_path / "own.env").write_text("RATE_LIMIT=7\nPORT=1\nCACHE_TTL=5m\n")
+    plugin.hang_up()
+    assert shown(daemon, "RATE_LIMIT") == ("7", "file")
+    assert shown(daemon, "CACHE_TTL") == ("5m", "file")
+    assert shown(daemon, "PORT") == ("0", "file")
+    assert shown(daemon, "COALESCE") == ("off", "file")
+    (tmp_path / "own.env").write_text("RATE_LIMIT=x\n")
+    plugin.hang_up()
+    assert shown(daemon, "RATE_LIMIT") == ("7", "file")
 
 
 def test_log_level_decides_whether_requests_are_written(plugin: Plugin, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def error_line(name: str, text: str) -> str:
 def test_defaults() -> None:
     expected = Settings(
         config=None,
-        listen=("tcp:8080:backlog=1024",),
+        listen=("tcp46:8080:backlog=1024",),
         admin_listen=(),
         openai_api_url=(UpstreamURL("https", "api.openai.com", 443),),
         proxy_url=None,
@@ -141,8 +141,8 @@ def test_request_timeout_applies_to_posts_where_only_it_is_set(
 
 
 def test_port_is_used_in_listen() -> None:
-    assert Settings.from_texts({"PORT": "0"}).listen == ("tcp:0:backlog=1024",)
-    assert Settings.from_texts({"PORT": "81", "LISTEN": ""}).listen == ("tcp:81:backlog=1024",)
+    assert Settings.from_texts({"PORT": "0"}).listen == ("tcp46:0:backlog=1024",)
+    assert Settings.from_texts({"PORT": "81", "LISTEN": ""}).listen == ("tcp46:81:backlog=1024",)
 
 
 def test_listen_is_a_list_of_endpoints_with_port() -> None:
@@ -172,6 +172,7 @@ def test_listen_is_a_list_of_endpoints_with_port() -> None:
             frozenset(("proxy.example", "a_b--c", "10.0.0.5")),
         ),
         ("ADMIN_LISTEN", "tcp:8081 unix:/run/a.sock", ("tcp:8081", "unix:/run/a.sock")),
+        ("NO_PROXY", "a.example,a..b,10.0.0.0/99", ("a.example",)),
         ("ADMIN_ALLOW", "", Networks()),
         ("ADMIN_TOKEN", "s3cret!", "s3cret!"),
         ("CACHE_MAX_TTL", "0", 0.0),
@@ -209,7 +210,6 @@ def test_valid_text_is_parsed(name: str, text: str, value: object) -> None:
         ("PORT", "\u0661"),
         ("LISTEN", "8080"),
         ("LISTEN", "tcp:80 :80"),
-        ("NO_PROXY", "http://example.com"),
         ("RATE_LIMIT", "-1"),
         ("RATE_LIMIT", "1.5"),
         ("RATE_LIMIT", "many"),
@@ -322,6 +322,25 @@ def test_upstream_url_has_origin_and_base_path(
     again = Settings.from_texts({"OPENAI_API_URL": url.text})
     assert again.openai_api_url == (url,)
     assert again.openai_url == url.text
+
+
+@pytest.mark.parametrize(
+    ("text", "base_path"),
+    [
+        ("https://api.openai.com/v1", b""),
+        ("https://api.openai.com/v1/", b""),
+        ("https://gateway.example/openai/v1", b"/openai"),
+        ("https://gateway.example//v1//", b""),
+        ("https://gateway.example/v1/v1", b"/v1"),
+        ("https://gateway.example/v1/team", b"/v1/team"),
+        ("https://gateway.example/xv1", b"/xv1"),
+        ("https://gateway.example/V1", b"/V1"),
+        ("https://v1", b""),
+    ],
+)
+def test_version_at_the_end_of_a_base_path_is_dropped(text: str, base_path: bytes) -> None:
+    (url,) = Settings.from_texts({"OPENAI_API_URL": text}).openai_api_url
+    assert url.base_path == base_path
 
 
 def test_several_upstream_urls_keep_their_order() -> None:
