@@ -175,6 +175,7 @@ def _reload_on_hangup(reactor: Any, daemon: Daemon, options: Options) -> None:
     def reopen_and_reload() -> None:
         if options.output is not None:
             options.output.reopen()
+        daemon.listeners.renew_certificates()
         reload.run()
 
     call_on_hangup(reactor, reopen_and_reload)

@@ -30,8 +30,9 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from zope.interface import implementer
 
-from goproxyai.daemon import dual_stack
+from goproxyai.daemon import dual_stack, tls_endpoint
 from goproxyai.daemon.dual_stack import DualStackEndpoint
+from goproxyai.daemon.tls_endpoint import TLSEndpoint
 from goproxyai.reactor.unix_port import UnixListeningReactor, keep_socket_path
 
 _TLS_EXAMPLE = "ssl:8443:privateKey=key.pem:certKey=cert.pem with PEM files"
@@ -68,6 +69,8 @@ def _endpoint(reactor: Any, description: str, variable: str) -> IStreamServerEnd
         endpoint: IStreamServerEndpoint
         if description.startswith(dual_stack.PREFIX):
             endpoint = DualStackEndpoint.parse(reactor, description)
+        elif description.startswith(tls_endpoint.PREFIX):
+            endpoint = TLSEndpoint(reactor, description)
         else:
             endpoint = serverFromString(UnixListeningReactor(reactor), description)
     except Exception as error:  # each kind of endpoint raises errors of its own
@@ -77,7 +80,7 @@ def _endpoint(reactor: Any, description: str, variable: str) -> IStreamServerEnd
                 "which sets LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES"
             )
             raise ListenError(f"goproxyai: cannot listen on {description}: {problem}") from None
-        example = _TLS_EXAMPLE if description.startswith("ssl:") else "tcp:8080"
+        example = _TLS_EXAMPLE if description.startswith(tls_endpoint.PREFIX) else "tcp:8080"
         raise ListenError(
             f"goproxyai: {variable} is {description!r}, expected a Twisted endpoint such as "
             f"{example} ({describe_problem(error)})"

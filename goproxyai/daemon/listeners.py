@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 
 from goproxyai.daemon.descriptor_limit import fit_descriptor_limit
 from goproxyai.daemon.endpoints import ListenError, describe_problem
+from goproxyai.daemon.tls_endpoint import TLSEndpoint
 from goproxyai.http11.server_factory import ServerFactory
 from goproxyai.reactor.accept import BoundedAccept
 
@@ -69,6 +70,23 @@ class Listeners(Service):
         for number, address in enumerate(self.addresses):
             purpose = " for operators" if number >= len(self.endpoints) else ""
             _log.info("listening on {address}{purpose}", address=str(address), purpose=purpose)
+
+    def renew_certificates(self) -> None:
+        """Read the certificates of ``ssl:`` endpoints again; log what fails."""
+        for description, endpoint in (*self.endpoints, *self.admin_endpoints):
+            if not isinstance(endpoint, TLSEndpoint):
+                continue
+            try:
+                endpoint.renew()
+            except Exception as error:  # OpenSSL and Twisted raise errors of many classes
+                _log.error(
+                    "certificate not reloaded, the previous one stays in use: {problem} (in "
+                    "{endpoint})",
+                    problem=describe_problem(error),
+                    endpoint=description,
+                )
+            else:
+                _log.info("certificate reloaded for {endpoint}", endpoint=description)
 
     def limit_bodies(self, max_bytes: int) -> None:
         """Change the largest request body, for the requests to come."""
