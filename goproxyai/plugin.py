@@ -23,6 +23,7 @@ from goproxyai.daemon.memory import configure_gc
 from goproxyai.daemon.reload import Reload, overridden_line
 from goproxyai.daemon.service import Daemon
 from goproxyai.daemon.signals import call_on_hangup, call_on_usr1, end_on_next_signal
+from goproxyai.daemon.start_failures import check_process_options, release_waiting_process
 from goproxyai.daemon.tracer import make_tracer
 from goproxyai.egress.resolver import SharedResolver
 from goproxyai.egress.trust_roots import prepare_trust_roots
@@ -53,7 +54,7 @@ class Options(usage.Options):
             f"{variable.help} ({variable.name}; default: {variable.default or 'none'})",
         ]
         for variable in VARIABLES
-        if variable.name != "LISTEN"
+        if variable.name not in ("LISTEN", "ADMIN_LISTEN")
     ]
     parent: usage.Options | None
 
@@ -61,6 +62,7 @@ class Options(usage.Options):
         super().__init__()
         self._environ = environ
         self._listen: list[str] = []
+        self._admin_listen: list[str] = []
         self.sources: ConfigSources
         self.config: LoadedConfig
         self.output: LogOutput | None = None
@@ -68,6 +70,10 @@ class Options(usage.Options):
     def opt_listen(self, endpoint: str) -> None:
         """A Twisted endpoint to listen on; may be repeated (LISTEN; default: tcp46:$PORT)."""
         self._listen.append(endpoint)
+
+    def opt_admin_listen(self, endpoint: str) -> None:
+        """A Twisted endpoint for operators; may be repeated (ADMIN_LISTEN; default: none)."""
+        self._admin_listen.append(endpoint)
 
     def opt_version(self) -> None:
         """Show the version and exit."""
@@ -86,6 +92,8 @@ class Options(usage.Options):
         }
         if self._listen:
             options["LISTEN"] = " ".join(self._listen)
+        if self._admin_listen:
+            options["ADMIN_LISTEN"] = " ".join(self._admin_listen)
         directory = os.getcwd()
         self.sources = ConfigSources(options, dict(self._environ), directory)
         try:
@@ -105,6 +113,8 @@ def makeService(options: Options) -> IService:
     """Return the daemon's service for twistd."""
     from twisted.internet import reactor  # noqa: TID251  # the only use of the global reactor
 
+    check_process_options(options.parent)
+    release_waiting_process(reactor, options.parent)
     # Timers must follow a monotonic clock, because the wall clock may be set.
     reactor.seconds = time.monotonic  # type: ignore[method-assign]  # Twisted allows a replacement
     install_lean_poll(reactor)
@@ -124,8 +134,7 @@ def makeService(options: Options) -> IService:
         tracer=tracer,
         dropped_log_lines=lambda: 0 if options.output is None else options.output.dropped,
     )
-    if options.output is not None:
-        _connect_output(reactor, options.output)
+    _connect_output(reactor, options.output)
     _log.info(
         "goproxyai {version}, upstream {upstream}",
         version=__version__,
@@ -137,11 +146,19 @@ def makeService(options: Options) -> IService:
     if options.config.overridden:
         _log.warn("{line}", line=overridden_line(options.config.overridden))
     _reload_on_hangup(reactor, daemon, options)
+    daemon.listeners.listen()
     return daemon
 
 
-def _connect_output(reactor: Any, output: LogOutput) -> None:
-    """Start the log's thread after twistd's fork, reopen the log on SIGUSR1, write its end."""
+def _connect_output(reactor: Any, output: LogOutput | None) -> None:
+    """Start the log's thread after twistd's fork, reopen the log on SIGUSR1, write its end.
+
+    :param output: ``None`` where twistd or the operator's own logger writes the log. SIGUSR1 then
+        has no effect, unless that logger handles the signal.
+    """
+    if output is None:
+        call_on_usr1(lambda: None)
+        return
     reactor.callWhenRunning(output.start)
     reactor.addSystemEventTrigger("after", "shutdown", output.finish)
     call_on_usr1(output.reopen)

@@ -15,7 +15,7 @@ from twisted.web.server import Site
 
 from goproxyai.admin.app import EVENTS_PATH, AdminApp
 from goproxyai.admin.refusals import draining, method_not_allowed, not_found
-from goproxyai.admin.routes import admin_routes
+from goproxyai.admin.routes import AdminRoutes, admin_routes
 from goproxyai.admin.stats import Stats
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
@@ -37,7 +37,8 @@ class Router:
 
     :param stats: tells whether requests are refused, and counts them.
     :param admission: finds the client's address, and limits its rate of refusals.
-    :param routes: the relayed routes; without prefixes, the admin app serves every path.
+    :param routes: the relayed routes; without prefixes, no path is relayed.
+    :param served: the routes of the admin app that the listener serves.
     """
 
     def __init__(
@@ -49,9 +50,10 @@ class Router:
         access_log: AccessLog,
         request_ids: RequestIds,
         routes: RelayedRoutes = RELAYED,
+        served: AdminRoutes | None = None,
     ) -> None:
         self._admin = admin
-        self._admin_routes = admin_routes()
+        self._admin_routes = admin_routes() if served is None else served
         self._site = Site(admin.app.resource())
         self._relay = handler.handle
         self._stats = stats
@@ -113,7 +115,7 @@ class Router:
         path = exchange.target.partition(b"?")[0]
         route = self._admin_routes.get(path)
         if route is None:
-            self._refuse(exchange, not_found(path))
+            self._refuse(exchange, not_found(path, bool(self._prefixes)))
             return
         if exchange.method not in route.methods:
             self._refuse(exchange, method_not_allowed(route.methods))

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect
 
+from goproxyai import __version__
 from goproxyai.admin.assets import PAGE, SECURITY_HEADERS, assets
 from goproxyai.admin.authorization import authorize
 from goproxyai.admin.events import EventStream
@@ -31,7 +32,6 @@ from goproxyai.config.settings import Settings
 from goproxyai.errors import ProxyError, json_bytes
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.web_adapter import AdminRequest
-from goproxyai.proxy.admission import Admission
 from goproxyai.proxy.relayed_routes import RELAYED, RelayedRoutes
 from goproxyai.proxy.upstreams import Upstreams
 
@@ -95,7 +95,6 @@ class AdminApp:
     stats: Stats
     events: EventStream
     _metrics: Metrics
-    _admission: Admission
     _store: Store
     _upstreams: Upstreams
     _clock: IReactorTime
@@ -110,6 +109,20 @@ class AdminApp:
     def relayed(self, request: AdminRequest) -> bytes:
         """Answer 404: only a router without relayed routes takes such a request to the tree."""
         raise not_found()
+
+    @app.route("/", methods=["GET"])
+    def index(self, request: AdminRequest) -> bytes:
+        """Lead browsers to the dashboard, and tell other clients the endpoints."""
+        document = {
+            "name": "goproxyai",
+            "version": __version__,
+            "endpoints": _endpoints(relayed=not self.settings.admin_listen),
+        }
+        request.setHeader(b"Vary", b"Accept")
+        if b"text/html" not in (request.exchange.get(b"accept") or b""):
+            return _respond(request, 200, document)
+        request.setHeader(b"Location", b"/dashboard")
+        return _respond(request, 302, document)
 
     @app.route("/health", methods=["GET"])
     @app.route("/health/", methods=["GET"])
@@ -222,7 +235,7 @@ class AdminApp:
     def denial(self, exchange: Exchange) -> ProxyError | None:
         """Return the 403 for a client that is no operator; ``None`` for an operator."""
         try:
-            authorize(exchange, self._admission.client(exchange), self.settings)
+            authorize(exchange, self.settings)
         except ProxyError as error:
             return error
         return None
@@ -231,6 +244,19 @@ class AdminApp:
         error = self.denial(request.exchange)
         if error is not None:
             raise error
+
+
+def _endpoints(relayed: bool) -> dict[str, str]:
+    """Return the methods of each path that the app serves.
+
+    :param relayed: whether relayed paths are among them.
+    """
+    found = {}
+    for rule in AdminApp.app.url_map.iter_rules():
+        if "<" not in rule.rule and not rule.endpoint.startswith("relayed"):
+            found[rule.rule] = " ".join(sorted(rule.methods or ()))
+    prefixes = RELAYED.prefixes if relayed else ()
+    return dict.fromkeys(prefixes, " ".join(RELAYED.methods)) | dict(sorted(found.items()))
 
 
 def _paths_to_clear(target: bytes) -> set[bytes | None]:

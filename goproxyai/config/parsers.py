@@ -20,6 +20,7 @@ _MIN_SNAPSHOT_KEY_CHARACTERS = 16
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ENDPOINT = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*:[\x21-\x7e]+")
+_HOST_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?")
 _NAMESPACE = re.compile(r"(?!v1(?:/|$))[A-Za-z0-9_.:-]+(?:/[A-Za-z0-9_.:-]+)*")
 
 
@@ -78,6 +79,14 @@ def endpoints(text: str) -> tuple[str, ...]:
     if not all(_ENDPOINT.fullmatch(endpoint) for endpoint in found):
         raise ValueError("not an endpoint string")
     return found
+
+
+def host_names(text: str) -> frozenset[str]:
+    """Host names in lower case, without the trailing dot."""
+    names = [name.removesuffix(".") for name in text.lower().replace(",", " ").split()]
+    if not all(_HOST_NAME.fullmatch(name) for name in names):
+        raise ValueError("not a host name")
+    return frozenset(names)
 
 
 def namespaces(text: str) -> tuple[str, ...]:

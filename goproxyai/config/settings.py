@@ -9,7 +9,7 @@ import attrs
 from goproxyai.config.urls import ProxyURL, UpstreamURL
 from goproxyai.config.variable import SettingError
 from goproxyai.config.variables import VARIABLES
-from goproxyai.limits.addresses import Networks
+from goproxyai.limits.addresses import Networks, TrustedProxies
 
 
 @attrs.frozen
@@ -18,6 +18,7 @@ class Settings:
 
     :ivar config: path of the configuration file, if there is one.
     :ivar listen: Twisted endpoint strings, with ``$PORT`` replaced.
+    :ivar admin_listen: Twisted endpoint strings; if empty, *listen* serves all endpoints.
     :ivar openai_api_url: upstreams in order of preference, at least one.
     :ivar rate_limit: requests per minute and client; 0 disables the limit.
     :ivar cache_ttl: 0 disables the cache.
@@ -30,6 +31,7 @@ class Settings:
     :ivar breaker: share of failures, from 0 to 1, that opens a circuit; 0 disables the breaker.
     :ivar health_probe: target of the health probes.
     :ivar max_connections_per_client: 0 disables the limit.
+    :ivar admin_hosts: host names in lower case.
     :ivar log_format: ``json``, ``text``, or empty: text on a terminal only.
     :ivar log_sample: share of requests that are logged, from 0 to 1.
     :ivar prices: path of a file that :mod:`goproxyai.usage.prices` parses.
@@ -38,6 +40,7 @@ class Settings:
 
     config: str | None
     listen: tuple[str, ...]
+    admin_listen: tuple[str, ...]
     openai_api_url: tuple[UpstreamURL, ...]
     proxy_url: ProxyURL | None
     no_proxy: tuple[str, ...]
@@ -63,8 +66,9 @@ class Settings:
     max_body_size: int
     max_connections: int
     max_connections_per_client: int
-    trusted_proxies: Networks
+    trusted_proxies: TrustedProxies
     admin_allow: Networks
+    admin_hosts: frozenset[str]
     admin_token: str | None = attrs.field(repr=False)
     log_format: str
     log_level: str

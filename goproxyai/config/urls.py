@@ -45,7 +45,7 @@ class UpstreamURL:
     """The URL of an upstream.
 
     :ivar scheme: ``http`` or ``https``.
-    :ivar host: lower case; an IPv6 address has no brackets.
+    :ivar host: lower case; an IPv6 address has no brackets, a name may have a trailing dot.
     :ivar base_path: the prefix of every target: empty, or with a leading and no trailing slash.
     """
 
@@ -55,8 +55,8 @@ class UpstreamURL:
     base_path: bytes = b""
 
     @property
-    def host_header(self) -> bytes:
-        """The value of ``Host``: the authority without a default port (RFC 9110 §7.2)."""
+    def authority(self) -> bytes:
+        """The host as configured, and the port unless it is the default one."""
         host = _bracketed(self.host)
         if self.port != _DEFAULT_PORTS[self.scheme]:
             host = f"{host}:{self.port}"
@@ -65,7 +65,7 @@ class UpstreamURL:
     @property
     def origin(self) -> bytes:
         """Scheme and authority, such as ``https://api.openai.com``."""
-        return self.scheme.encode("ascii") + b"://" + self.host_header
+        return self.scheme.encode("ascii") + b"://" + self.authority
 
     @property
     def text(self) -> str:
@@ -78,7 +78,7 @@ class ProxyURL:
     """The URL of the egress proxy.
 
     :ivar scheme: ``http`` or ``https``, of the connection to the proxy itself.
-    :ivar host: lower case; an IPv6 address has no brackets.
+    :ivar host: lower case; an IPv6 address has no brackets, a name may have a trailing dot.
     :ivar username: percent-decoded; ``None`` without credentials.
     :ivar password: percent-decoded; ``None`` without a colon in the userinfo.
     """

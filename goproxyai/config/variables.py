@@ -11,6 +11,7 @@ from goproxyai.config.parsers import (
     endpoints,
     error_statuses,
     file_path,
+    host_names,
     megabytes,
     namespaces,
     one_of,
@@ -24,7 +25,7 @@ from goproxyai.config.parsers import (
 from goproxyai.config.urls import parse_proxy_url, parse_upstream_urls, redact_url
 from goproxyai.config.variable import Variable
 from goproxyai.durations import parse_duration
-from goproxyai.limits.addresses import Networks
+from goproxyai.limits.addresses import Networks, TrustedProxies
 from goproxyai.messages.redaction import mask_credentials, redacted_target
 from goproxyai.upstream.no_proxy import parse_no_proxy
 
@@ -43,6 +44,7 @@ def _show_target(text: str) -> str:
 
 _DURATION = "a duration such as 30s, 1h30m or 250ms"
 _POSITIVE_DURATION = _DURATION + ", longer than 0"
+_ENDPOINTS = "Twisted endpoint strings such as tcp:8080:interface=127.0.0.1, separated by spaces"
 _NETWORKS = "IP addresses or networks such as 10.0.0.0/8, separated by spaces or commas"
 
 VARIABLES: tuple[Variable, ...] = (
@@ -68,8 +70,17 @@ VARIABLES: tuple[Variable, ...] = (
         "Twisted endpoint strings to listen on, separated by spaces. $PORT stands for the value "
         "of PORT. tcp46 listens on IPv6 and IPv4, or on IPv4 alone where the host has no IPv6; tcp "
         "is IPv4, tcp6 is IPv6.",
-        "Twisted endpoint strings such as tcp:8080:interface=127.0.0.1, separated by spaces",
+        _ENDPOINTS,
         endpoints,
+    ),
+    Variable(
+        "ADMIN_LISTEN",
+        "",
+        "Twisted endpoint strings that serve all endpoints except the relayed ones. The endpoints "
+        "of LISTEN then serve only the relayed ones and /health. If empty, LISTEN serves all.",
+        _ENDPOINTS,
+        endpoints,
+        allow_empty=True,
     ),
     Variable(
         "OPENAI_API_URL",
@@ -294,28 +305,38 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "TRUSTED_PROXIES",
         "127.0.0.0/8 ::1/128",
-        "The peers whose X-Forwarded-For header is trusted. If empty, no peer is trusted.",
+        "The peers whose X-Forwarded-For header is trusted. The word unix stands for the peers of "
+        "Unix sockets. If empty, no peer is trusted.",
+        _NETWORKS + ", and the word unix",
+        TrustedProxies.parse,
+        allow_empty=True,
+        reloadable=True,
+    ),
+    Variable(
+        "ADMIN_ALLOW",
+        "127.0.0.0/8 ::1/128",
+        "The peers that may use the operator endpoints without ADMIN_TOKEN, in requests without a "
+        "header that proxies add, such as X-Forwarded-For. If empty, no peer may.",
         _NETWORKS,
         Networks.parse,
         allow_empty=True,
         reloadable=True,
     ),
     Variable(
-        "ADMIN_ALLOW",
-        "127.0.0.0/8 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 169.254.0.0/16"
-        " ::1/128 fc00::/7 fe80::/10",
-        "The clients that may read the statistics and clear the cache without ADMIN_TOKEN. If "
-        "empty, no client may.",
-        _NETWORKS,
-        Networks.parse,
+        "ADMIN_HOSTS",
+        "",
+        "The host names under which the peers in ADMIN_ALLOW may use the operator endpoints. IP "
+        "addresses and localhost are always allowed.",
+        "host names such as proxy.example, without ports, separated by spaces or commas",
+        host_names,
         allow_empty=True,
         reloadable=True,
     ),
     Variable(
         "ADMIN_TOKEN",
         "",
-        "The bearer token that clients outside ADMIN_ALLOW must present. If empty, they are always "
-        "refused.",
+        "The bearer token that other clients must present to use the operator endpoints. If empty, "
+        "they are always refused.",
         "visible ASCII characters without spaces",
         token,
         _redact_secret,

@@ -65,8 +65,8 @@ def apply_settings(daemon: Daemon, settings: Settings, prices: Prices | None = N
     access_log.slow = settings.log_slow
     access_log.sample = settings.log_sample
     factory.connection_limits.trust(settings.trusted_proxies)
-    factory.max_body_bytes = settings.max_body_size
-    factory.keep_alive_seconds = settings.keepalive_timeout
+    daemon.listeners.limit_bodies(settings.max_body_size)
+    daemon.listeners.keep_idle(settings.keepalive_timeout)
     agent.connect_timeout = settings.connect_timeout
     agent.timeouts.head = settings.request_timeout
     agent.timeouts.idle = settings.idle_timeout
@@ -79,7 +79,7 @@ def _apply_to_cache(context: ProxyContext, before: Settings, after: Settings) ->
     if before.max_cache_size != after.max_cache_size:
         context.store.resize(after.max_cache_size)
     present = context.options.current
-    options = make_proxy_options(after, present.first_upstream, present.traces)
+    options = make_proxy_options(after, present.first_upstream, present.instance, present.traces)
     if options != present:  # new options invalidate the plans of all known request heads
         context.options.current = options
         if not options.caches:

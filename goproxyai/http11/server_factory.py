@@ -12,15 +12,12 @@ from goproxyai.http11.connection_limits import ConnectionLimits
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.repeated_head import RepeatedHeadCache
 from goproxyai.http11.server_connection import ServerConnection
-from goproxyai.limits.addresses import canonical_address
+from goproxyai.limits.addresses import LOCAL_PEER, canonical_address
 from goproxyai.reactor.deadlines import Ticker
 from goproxyai.reactor.write_batch import ImmediateWriter, Writer
 
 DEFAULT_KEEP_ALIVE_SECONDS = 75.0
 """Idle time of a connection, unless it is set."""
-
-LOCAL_PEER = "local"
-"""Address of a client that has none, such as one over a Unix socket."""
 
 
 @implementer(IProtocolNegotiationFactory)
@@ -31,6 +28,7 @@ class ServerFactory(Factory[ServerConnection]):
 
     :param writer: without one, connections write at once.
     :param connection_limits: without them every connection is admitted.
+    :param connections: the set of open connections, if several factories share it.
     :ivar keep_alive_seconds: after which an idle connection is closed; may change.
     """
 
@@ -43,6 +41,7 @@ class ServerFactory(Factory[ServerConnection]):
         max_body_bytes: int,
         writer: Writer | None = None,
         connection_limits: ConnectionLimits | None = None,
+        connections: set[ServerConnection] | None = None,
     ) -> None:
         self.ticker = ticker
         self.dispatch = dispatch
@@ -51,7 +50,7 @@ class ServerFactory(Factory[ServerConnection]):
         self.keep_alive_seconds = DEFAULT_KEEP_ALIVE_SECONDS
         self.connection_limits = connection_limits or ConnectionLimits(ticker)
         self.heads = RepeatedHeadCache()
-        self.connections: set[ServerConnection] = set()
+        self.connections = set() if connections is None else connections
 
     def acceptableProtocols(self) -> list[bytes]:
         """Return what ALPN offers on a TLS listener (RFC 7301)."""

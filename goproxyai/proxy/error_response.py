@@ -7,7 +7,7 @@ that has begun cannot be replaced, so :func:`fail_exchange` breaks its connectio
 from __future__ import annotations
 
 from OpenSSL.SSL import Error as OpenSSLError
-from service_identity import VerificationError
+from service_identity import CertificateError, VerificationError
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
@@ -71,7 +71,7 @@ def _classify(exception: BaseException | None) -> tuple[str, str]:
             return "egress_proxy_refused", (
                 "The egress proxy's answer to CONNECT is not HTTP; check PROXY_URL."
             )
-        case OpenSSLError() | VerificationError():
+        case OpenSSLError() | VerificationError() | CertificateError():
             return "upstream_tls_failed", (
                 "TLS with upstream (or the egress proxy) failed: the certificate or the handshake "
                 "is invalid; check OPENAI_API_URL, PROXY_URL and SSL_CERT_FILE."

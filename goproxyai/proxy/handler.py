@@ -15,6 +15,7 @@ from goproxyai.cache.coalescing import is_deterministic
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.limits.token_buckets import rate_limit_headers
+from goproxyai.messages.headers import MAX_INSTANCES
 from goproxyai.proxy.admission import Admission
 from goproxyai.proxy.cache_lookup import MAX_KEYED_BODY_BYTES, CacheMiss
 from goproxyai.proxy.context import ProxyContext
@@ -54,8 +55,9 @@ class ProxyHandler:
             if plan.is_loop:
                 raise ProxyError(
                     "loop_detected",
-                    "This request has passed through goproxyai already: OPENAI_API_URL or "
-                    "PROXY_URL leads back to the proxy itself.",
+                    "This request has passed through this goproxyai already, or through "
+                    f"{MAX_INSTANCES} instances of it: OPENAI_API_URL or PROXY_URL leads back to "
+                    "the proxy itself.",
                 )
             body = exchange.body
             if body.complete and plan.bypass_reason is None:

@@ -27,3 +27,6 @@ RELAYED: Final = RelayedRoutes(
     prefixes=("/v1/",),
     methods=("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"),
 )
+
+NOT_RELAYED: Final = RelayedRoutes(prefixes=(), methods=())
+"""The routes of a listener for operators."""

@@ -216,6 +216,8 @@ class UpstreamRequest:
             if response.code >= 400 and self._replace_error(response):
                 self.upstream_seconds = -1.0
                 return
+            if response.template.locations:
+                response.localize(self._upstream.route.origin, self._upstream.base)
             self.response = response
             owner.response_began(response)
         except Exception:  # a 407, or a defect: the client must not wait indefinitely

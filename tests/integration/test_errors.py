@@ -13,6 +13,7 @@ from goproxyai.errors import STATUS
 from goproxyai.upstream.breaker import MIN_REQUESTS
 from tests.support.answers import response
 from tests.support.harness import Answer, ProxyHarness, SkewedReactor, eventually, post, request
+from tests.support.raw_client import LOOPED_VIA
 from tests.support.steps import Pause, Reset
 
 CHAT = "/v1/chat/completions"
@@ -150,7 +151,7 @@ async def only_if_cached(harness: ProxyHarness) -> Answer:
 
 async def loop_detected(harness: ProxyHarness) -> Answer:
     await harness.start()
-    return await harness.ask(request(headers=[("Via", "1.1 goproxyai")]))
+    return await harness.ask(request(headers=[("Via", LOOPED_VIA)]))
 
 
 ROWS: list[Row] = [

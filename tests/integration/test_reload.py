@@ -15,7 +15,7 @@ from goproxyai.config.settings import Settings
 from goproxyai.daemon import maintenance
 from goproxyai.daemon.reload import RELOADABLE, apply_settings
 from goproxyai.daemon.service import Daemon
-from goproxyai.limits.addresses import Networks
+from goproxyai.limits.addresses import Networks, TrustedProxies
 from tests.support.answers import response
 from tests.support.harness import ProxyHarness, eventually, request
 from tests.support.steps import Pause
@@ -39,9 +39,14 @@ CHANGED: dict[str, tuple[str, Callable[[Daemon], object], object]] = {
     "TRUSTED_PROXIES": (
         "10.0.0.0/8",
         lambda d: d.admission._trusted,
-        Networks.parse("10.0.0.0/8"),
+        TrustedProxies.parse("10.0.0.0/8"),
     ),
     "ADMIN_ALLOW": ("", lambda d: d.admin.settings.admin_allow, Networks()),
+    "ADMIN_HOSTS": (
+        "proxy.example",
+        lambda d: d.admin.settings.admin_hosts,
+        frozenset(("proxy.example",)),
+    ),
     "ADMIN_TOKEN": ("t0ken", lambda d: d.admin.settings.admin_token, "t0ken"),
     "RETRY_STATUS": ("502", lambda d: d.context.options.current.retry_status, frozenset((502,))),
     "LOG_LEVEL": ("error", lambda d: d.settings.log_level, "error"),

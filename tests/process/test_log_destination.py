@@ -210,6 +210,25 @@ def test_signal_reopens_the_log_file(start: Start, tmp_path: Path, number: signa
     assert "Server Shut Down." not in moved.read_text()
 
 
+def test_signals_do_not_end_a_process_that_logs_to_syslog(start: Start) -> None:
+    port = free_port()
+    process = start(twistd=("--syslog",), LISTEN=f"tcp:{port}:interface=127.0.0.1")
+
+    def answers() -> bool:
+        try:
+            return get(port, "/health/live")[0] == 200
+        except ConnectionRefusedError:
+            return False
+
+    process.until(answers)
+    for number in (signal.SIGUSR1, signal.SIGHUP):
+        process.send(number)
+        assert answers()
+    process.send(signal.SIGTERM)
+    assert process.ended() in (0, -signal.SIGTERM)
+    assert process.err == ""
+
+
 def test_truncated_log_file_has_no_gap(start: Start, tmp_path: Path) -> None:
     log = tmp_path / "own.log"
     process = start(twistd=("--logfile=own.log",))

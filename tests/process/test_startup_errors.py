@@ -1,12 +1,9 @@
-"""Errors that end the start of the daemon with one line, and ``--help``."""
+"""Invalid settings, which end the start of the daemon with one line, and ``--help``."""
 
 from __future__ import annotations
 
-import json
 import re
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import attrs
@@ -23,6 +20,7 @@ from tests.process.daemon_process import (
     environment,
     start,
 )
+from tests.process.start_outcomes import Outcome, outcomes_of
 
 __all__ = ["start"]  # the fixture
 
@@ -63,6 +61,9 @@ INVALID = [
     InvalidValue("LISTEN", "8080", "'8080'", "Twisted endpoint"),
     InvalidValue("LISTEN", "quic:80", "'quic:80'", "Twisted endpoint"),
     InvalidValue("LISTEN", "tcp46:http", "'tcp46:http'", "tcp46:PORT"),
+    InvalidValue("LISTEN", "haproxy:tcp:80", "'haproxy:tcp:80'", "without haproxy:"),
+    InvalidValue("ADMIN_LISTEN", "quic:80", "'quic:80'", "Twisted endpoint"),
+    InvalidValue("ADMIN_HOSTS", "a.test:80", "'a.test:80'", "host names", as_option=True),
     InvalidValue(
         "OPENAI_API_URL", "api.test", "'api.test'", "a URL such as https://api.openai.com"
     ),
@@ -87,53 +88,12 @@ INVALID = [
 ]
 
 
-RUN_ALL = """
-import json, os, sys
-from twisted.scripts import twistd
-import goproxyai.plugin
-
-for number, (arguments, settings) in enumerate(json.load(sys.stdin)):
-    if not os.fork():
-        for descriptor, name in (1, "out"), (2, "err"):
-            os.dup2(os.open(f"{number}.{name}", os.O_WRONLY | os.O_CREAT), descriptor)
-        sys.argv[:] = arguments
-        os.environ.update(settings)
-        sys.exit(twistd.run())
-    _, status = os.wait()
-    print(os.waitstatus_to_exitcode(status), flush=True)
-"""
-"""Runs twistd in a process for each command line; the imports, which take longest, happen once."""
-
-
-@attrs.frozen
-class Outcome:
-    """How a start ended."""
-
-    status: int
-    out: str
-    err: str
-
-
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[InvalidValue, Outcome]:
     """Start the daemon with each invalid value."""
     directory = tmp_path_factory.mktemp("invalid")
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_ALL],
-        input=json.dumps([(invalid.arguments, invalid.settings) for invalid in INVALID]),
-        env=environment(),
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS * len(INVALID),
-        check=True,
-    )
-    assert done.stderr == ""
-    found = {}
-    for number, (invalid, status) in enumerate(zip(INVALID, done.stdout.split(), strict=True)):
-        out, err = ((directory / f"{number}.{name}").read_text() for name in ("out", "err"))
-        found[invalid] = Outcome(int(status), out, err)
-    return found
+    starts = [(invalid.arguments, invalid.settings) for invalid in INVALID]
+    return dict(zip(INVALID, outcomes_of(directory, starts), strict=True))
 
 
 @pytest.mark.parametrize("invalid", INVALID, ids=str)
@@ -172,20 +132,6 @@ def test_missing_root_certificates_end_the_start_with_one_line(
         "(No such file or directory)\n"
     )
     assert process.out == ""
-
-
-def test_port_in_use_ends_the_start_with_one_line(start: Start) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        endpoint = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
-        process = start(LISTEN=endpoint)
-        assert process.ended() == 1
-    problems = [line["message"] for line in process.log if line["level"] != "info"]
-    (problem,) = problems + process.err.splitlines()
-    assert problem.startswith(f"goproxyai: cannot listen on {endpoint}: ")
-    assert "in use" in problem
-    assert "Traceback" not in process.out
 
 
 def test_help_lists_every_option_with_variable_and_default(tmp_path: Path) -> None:

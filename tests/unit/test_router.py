@@ -101,7 +101,7 @@ class Fixture:
     def __attrs_post_init__(self) -> None:
         settings = Settings.from_texts({"ADMIN_ALLOW": ""})
         self.router = Router(
-            AdminApp(settings, UNUSED, UNUSED, UNUSED, self.admission, UNUSED, UNUSED, UNUSED),
+            AdminApp(settings, UNUSED, UNUSED, UNUSED, UNUSED, UNUSED, UNUSED),
             self.handler,
             self.stats,
             self.admission,

@@ -14,7 +14,7 @@ from goproxyai.config.settings import Settings
 from goproxyai.config.urls import ProxyURL, UpstreamURL
 from goproxyai.config.variable import SettingError
 from goproxyai.config.variables import VARIABLES
-from goproxyai.limits.addresses import Networks
+from goproxyai.limits.addresses import Networks, TrustedProxies
 
 DEFAULTS = Settings.from_texts({})
 NAMES = [variable.name for variable in VARIABLES]
@@ -44,6 +44,7 @@ def test_defaults() -> None:
     expected = Settings(
         config=None,
         listen=("tcp46:8080:backlog=1024",),
+        admin_listen=(),
         openai_api_url=(UpstreamURL("https", "api.openai.com", 443),),
         proxy_url=None,
         no_proxy=(),
@@ -69,8 +70,9 @@ def test_defaults() -> None:
         max_body_size=512 * MEGABYTE,
         max_connections=12_000,
         max_connections_per_client=0,
-        trusted_proxies=Networks.parse("127.0.0.0/8 ::1"),
-        admin_allow=DEFAULTS.admin_allow,
+        trusted_proxies=TrustedProxies.parse("127.0.0.0/8 ::1"),
+        admin_allow=Networks.parse("127.0.0.0/8 ::1"),
+        admin_hosts=frozenset(),
         admin_token=None,
         log_format="",
         log_level="info",
@@ -80,13 +82,6 @@ def test_defaults() -> None:
         tracing="off",
     )
     assert expected == DEFAULTS
-
-
-def test_default_admin_allow_is_loopback_and_private_networks() -> None:
-    for address in ("127.0.0.1", "10.9.8.7", "172.31.0.1", "192.168.1.1", "::1", "fd00::1"):
-        assert DEFAULTS.admin_allow.contains(address)
-    for address in ("172.32.0.1", "203.0.113.9", "2001:db8::1"):
-        assert not DEFAULTS.admin_allow.contains(address)
 
 
 def test_each_variable_has_a_setting() -> None:
@@ -123,7 +118,7 @@ def test_unknown_names_are_ignored() -> None:
 
 def test_empty_value_has_default_or_no_value() -> None:
     empty = Settings.from_texts(dict.fromkeys(NAMES, " "))
-    assert empty == attrs.evolve(DEFAULTS, trusted_proxies=Networks(), admin_allow=Networks())
+    assert empty == attrs.evolve(DEFAULTS, trusted_proxies=TrustedProxies(), admin_allow=Networks())
 
 
 @pytest.mark.parametrize(
@@ -169,7 +164,15 @@ def test_listen_is_a_list_of_endpoints_with_port() -> None:
         ("MAX_BODY_SIZE", "1.25", MEGABYTE * 5 // 4),
         ("NO_PROXY", "a.example, .b.example", ("a.example", ".b.example")),
         ("NO_PROXY", "a.example,a..b,10.0.0.0/99", ("a.example",)),
-        ("TRUSTED_PROXIES", "10.0.0.0/8, ::1", Networks.parse("10.0.0.0/8 ::1/128")),
+        ("TRUSTED_PROXIES", "10.0.0.0/8, ::1", TrustedProxies.parse("10.0.0.0/8 ::1/128")),
+        ("TRUSTED_PROXIES", "unix", TrustedProxies(unix=True)),
+        ("TRUSTED_PROXIES", "10.0.0.5 unix", TrustedProxies(Networks.parse("10.0.0.5"), True)),
+        (
+            "ADMIN_HOSTS",
+            "Proxy.Example. a_b--c,10.0.0.5",
+            frozenset(("proxy.example", "a_b--c", "10.0.0.5")),
+        ),
+        ("ADMIN_LISTEN", "tcp:8081 unix:/run/a.sock", ("tcp:8081", "unix:/run/a.sock")),
         ("ADMIN_ALLOW", "", Networks()),
         ("ADMIN_TOKEN", "s3cret!", "s3cret!"),
         ("CACHE_MAX_TTL", "0", 0.0),
@@ -227,6 +230,11 @@ def test_valid_text_is_parsed(name: str, text: str, value: object) -> None:
         ("MAX_BODY_SIZE", "0.0000000001"),
         ("TRUSTED_PROXIES", "10.0.0.1/8"),
         ("ADMIN_ALLOW", "localhost"),
+        ("ADMIN_ALLOW", "unix"),
+        ("ADMIN_HOSTS", "proxy.example:8080"),
+        ("ADMIN_HOSTS", "*"),
+        ("ADMIN_HOSTS", "http://proxy.example"),
+        ("ADMIN_LISTEN", "8081"),
         ("CACHE_STALE", "-1s"),
         ("CACHE_SHARED", "models/"),
         ("CACHE_SHARED", "v1/models"),
@@ -292,6 +300,13 @@ def test_any_text_is_parsed_or_raises_one_printable_line(name: str, text: str) -
         ("http://localhost:80/base/", b"http://localhost", "localhost", b"/base"),
         ("http://localhost:443", b"http://localhost:443", "localhost", b""),
         ("http://my_host:8000/a/b", b"http://my_host:8000", "my_host", b"/a/b"),
+        ("http://a1--b.test", b"http://a1--b.test", "a1--b.test", b""),
+        (
+            "http://svc.ns.svc.cluster.local.:8000",
+            b"http://svc.ns.svc.cluster.local.:8000",
+            "svc.ns.svc.cluster.local.",
+            b"",
+        ),
         ("https://[2001:DB8::1]/v0", b"https://[2001:db8::1]", "2001:db8::1", b"/v0"),
         ("http://[::1]:8080", b"http://[::1]:8080", "::1", b""),
         ("http://192.0.2.1:1", b"http://192.0.2.1:1", "192.0.2.1", b""),
@@ -302,7 +317,7 @@ def test_upstream_url_has_origin_and_base_path(
 ) -> None:
     (url,) = Settings.from_texts({"OPENAI_API_URL": text}).openai_api_url
     assert (url.origin, url.host, url.base_path) == (origin, host, base_path)
-    assert url.host_header == origin.partition(b"://")[2]
+    assert url.authority == origin.partition(b"://")[2]
     assert url.text == (origin + base_path).decode()
     again = Settings.from_texts({"OPENAI_API_URL": url.text})
     assert again.openai_api_url == (url,)
