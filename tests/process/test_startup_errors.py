@@ -71,6 +71,7 @@ INVALID = [
     InvalidValue(
         "PROXY_URL", f"ftp://me:{SECRET}@proxy", "'ftp://***", "http://user:password@proxy:8080"
     ),
+    InvalidValue("RELAY_PATHS", "/v1/ /stats/", "'/v1/ /stats/'", "path prefixes"),
     InvalidValue("RATE_LIMIT", "-1", "'-1'", "a whole number", as_option=True),
     InvalidValue("CACHE_TTL", "5 minutes", "'5 minutes'", "a duration such as 30s"),
     InvalidValue("REQUEST_TIMEOUT", "0", "'0'", "longer than 0"),
