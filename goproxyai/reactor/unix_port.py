@@ -94,10 +94,22 @@ class UnixSocketPort(Port):
         try:
             with _locked(os.path.dirname(self._file)):
                 _remove_stale_socket(path)
-                super().startListening()
+                self._bind()
                 self._identity = _identity(self._file)
         except OSError as error:
             raise CannotListenError(None, path, error) from None
+
+    def _bind(self) -> None:
+        try:
+            super().startListening()
+        except CannotListenError:
+            self._created.close()  # Twisted leaves that to the garbage collector
+            raise
+
+    def createInternetSocket(self) -> socket.socket:
+        created: socket.socket = super().createInternetSocket()
+        self._created = created
+        return created
 
     def loseConnection(self, *args: Any) -> Any:
         """Remove the path, then close.
