@@ -5,8 +5,7 @@ Klein's ``render`` another 46 us, whereas a cache hit costs 11 us in all
 (``python -m bench.inside``). Refusals bypass both as well, and spend a token of the client's rate
 limit, as all requests do except for ``/health`` and those of operators.
 
-The router knows the relayed prefixes and methods from the table that the Klein tree is built from,
-:data:`goproxyai.proxy.relayed_routes.RELAYED`.
+The router knows the relayed prefixes and methods from :mod:`goproxyai.proxy.relayed_routes`.
 """
 
 from __future__ import annotations
@@ -107,7 +106,8 @@ class Router:
         tracer = self._access_log.tracer
         if tracer is not None and exchange.target.startswith(self._prefixes):
             exchange.trace = tracer.begin(exchange)
-        send_error(exchange, error)
+        relayed = exchange.problem is not None or exchange.target.startswith(self._prefixes)
+        send_error(exchange, error, relayed=relayed)
         self._record(exchange, RequestOutcome(code=error.code))
 
     def _serve_admin(self, exchange: Exchange) -> None:
@@ -115,7 +115,7 @@ class Router:
         path = exchange.target.partition(b"?")[0]
         route = self._admin_routes.get(path)
         if route is None:
-            self._refuse(exchange, not_found(path, bool(self._prefixes)))
+            self._refuse(exchange, not_found(path, self._prefixes))
             return
         if exchange.method not in route.methods:
             self._refuse(exchange, method_not_allowed(route.methods))

@@ -32,14 +32,12 @@ from goproxyai.config.settings import Settings
 from goproxyai.errors import ProxyError, json_bytes
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.web_adapter import AdminRequest
-from goproxyai.proxy.relayed_routes import RELAYED, RelayedRoutes
+from goproxyai.proxy.relayed_routes import METHODS, RELAYED, RelayedRoutes
 from goproxyai.proxy.upstreams import Upstreams
 
 EVENTS_PATH: Final = "/dashboard/events"
 
 _log = Logger(namespace="goproxyai.admin.app")
-
-_PREFIXES = tuple(prefix.encode("ascii") for prefix in RELAYED.prefixes)
 
 _Endpoint = Callable[..., Any]
 
@@ -116,7 +114,9 @@ class AdminApp:
         document = {
             "name": "goproxyai",
             "version": __version__,
-            "endpoints": _endpoints(relayed=not self.settings.admin_listen),
+            "endpoints": _endpoints(
+                () if self.settings.admin_listen else self.settings.relay_paths
+            ),
         }
         request.setHeader(b"Vary", b"Accept")
         if b"text/html" not in (request.exchange.get(b"accept") or b""):
@@ -197,7 +197,7 @@ class AdminApp:
     def clear_cache(self, request: AdminRequest) -> bytes:
         """Drop all cache entries, or those of the path that the query names."""
         self._authorize(request)
-        for path in _paths_to_clear(request.exchange.target):
+        for path in _paths_to_clear(request.exchange.target, self.settings.relay_paths):
             self._store.clear(path)
         return _respond(request, 200, {"message": "Cache cleared successfully"})
 
@@ -246,22 +246,19 @@ class AdminApp:
             raise error
 
 
-def _endpoints(relayed: bool) -> dict[str, str]:
-    """Return the methods of each path that the app serves.
-
-    :param relayed: whether relayed paths are among them.
-    """
+def _endpoints(relay_paths: tuple[str, ...]) -> dict[str, str]:
+    """Return the methods of each path that the app serves, and of the relayed prefixes."""
     found = {}
     for rule in AdminApp.app.url_map.iter_rules():
         if "<" not in rule.rule and not rule.endpoint.startswith("relayed"):
             found[rule.rule] = " ".join(sorted(rule.methods or ()))
-    prefixes = RELAYED.prefixes if relayed else ()
-    return dict.fromkeys(prefixes, " ".join(RELAYED.methods)) | dict(sorted(found.items()))
+    return dict.fromkeys(relay_paths, " ".join(METHODS)) | dict(sorted(found.items()))
 
 
-def _paths_to_clear(target: bytes) -> set[bytes | None]:
+def _paths_to_clear(target: bytes, relay_paths: tuple[str, ...]) -> set[bytes | None]:
     """Return the path in the query of *target*, both as sent and decoded; ``None`` is every path.
 
+    :param relay_paths: a path must start with one of these prefixes.
     :raises ProxyError: ``bad_request`` for any other query, because clearing the whole cache is
         not what such a request asks for.
     """
@@ -270,10 +267,12 @@ def _paths_to_clear(target: bytes) -> set[bytes | None]:
         return {None}
     name, _, raw = query.partition(b"=")
     decoded = unquote_to_bytes(raw)
-    if name != b"path" or not decoded.startswith(_PREFIXES) or set(raw + decoded) & set(b"&?"):
+    prefixes = tuple(prefix.encode("ascii") for prefix in relay_paths)
+    if name != b"path" or not decoded.startswith(prefixes) or set(raw + decoded) & set(b"&?"):
         raise ProxyError(
             "bad_request",
-            "The query of DELETE /cache must be a single path under /v1/, for example "
-            "?path=/v1/models. Without a query, the whole cache is cleared.",
+            f"The query of DELETE /cache must be a single path under {' or '.join(relay_paths)}, "
+            f"for example ?path={relay_paths[0]}models. Without a query, the whole cache is "
+            "cleared.",
         )
     return {raw, decoded}

@@ -20,6 +20,7 @@ class Settings:
     :ivar listen: Twisted endpoint strings, with ``$PORT`` replaced.
     :ivar admin_listen: Twisted endpoint strings; if empty, *listen* serves all endpoints.
     :ivar openai_api_url: upstreams in order of preference, at least one.
+    :ivar relay_paths: prefixes that start and end with ``/``, at least one.
     :ivar rate_limit: requests per minute and client; 0 disables the limit.
     :ivar cache_ttl: 0 disables the cache.
     :ivar cache_shared: paths, without the leading ``/v1/``.
@@ -42,6 +43,7 @@ class Settings:
     listen: tuple[str, ...]
     admin_listen: tuple[str, ...]
     openai_api_url: tuple[UpstreamURL, ...]
+    relay_paths: tuple[str, ...]
     proxy_url: ProxyURL | None
     no_proxy: tuple[str, ...]
     rate_limit: int

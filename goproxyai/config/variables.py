@@ -17,6 +17,7 @@ from goproxyai.config.parsers import (
     one_of,
     positive,
     probe_target,
+    relay_paths,
     share,
     snapshot_key,
     token,
@@ -92,6 +93,15 @@ VARIABLES: tuple[Variable, ...] = (
         parse_upstream_urls,
         redact_url,
         show=mask_credentials,
+    ),
+    Variable(
+        "RELAY_PATHS",
+        "/v1/",
+        "The path prefixes that are relayed, such as /v1/ /openai/. Requests to other paths are "
+        "answered by the proxy. POST requests under other prefixes than /v1/ bypass the cache.",
+        "path prefixes such as /v1/ /openai/, without the proxy's own endpoints, separated by "
+        "spaces or commas",
+        relay_paths,
     ),
     Variable(
         "PROXY_URL",

@@ -32,7 +32,7 @@ from goproxyai.proxy.cache_lookup import CacheLookup
 from goproxyai.proxy.context import OptionsHolder, ProxyContext
 from goproxyai.proxy.handler import ProxyHandler
 from goproxyai.proxy.health_probe import HealthProbe
-from goproxyai.proxy.relayed_routes import NOT_RELAYED, RELAYED, RelayedRoutes
+from goproxyai.proxy.relayed_routes import METHODS, NOT_RELAYED, RelayedRoutes
 from goproxyai.proxy.request_id import RequestIds
 from goproxyai.proxy.upstreams import Upstream, Upstreams
 from goproxyai.reactor.deadlines import Ticker
@@ -143,7 +143,8 @@ def _routers(
         )
 
     served = health_routes() if settings.admin_listen else admin_routes()
-    return router(RELAYED, served), router(NOT_RELAYED, admin_routes())
+    relayed = RelayedRoutes(settings.relay_paths, METHODS)
+    return router(relayed, served), router(NOT_RELAYED, admin_routes())
 
 
 def _admin_app(

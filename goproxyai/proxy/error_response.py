@@ -106,13 +106,16 @@ def fail_exchange(exchange: Exchange, error: ProxyError, reason: str = "") -> En
     return Ending.COMPLETE
 
 
-def send_error(exchange: Exchange, error: ProxyError, reason: str = "") -> None:
+def send_error(
+    exchange: Exchange, error: ProxyError, reason: str = "", relayed: bool = True
+) -> None:
     """Answer *exchange* with one of the proxy's own errors.
 
     :param reason: why the request was forwarded; empty for a request that was not.
+    :param relayed: whether the request was to be relayed; its response then has ``X-Cache``.
     """
     headers = list(error.headers)
-    if exchange.target.startswith(b"/v1/") or exchange.problem is not None:
+    if relayed:
         lines = own_lines(
             exchange.request_id, headers, cache_lines(reason, error.code.replace("_", "-"))
         )

@@ -70,10 +70,12 @@ async def test_ipv4_client_has_its_ipv4_address(harness: ProxyHarness) -> None:
 @pytest_twisted.ensureDeferred
 async def test_ipv4_client_outside_of_the_lists_is_refused(harness: ProxyHarness) -> None:
     await harness.start(LISTEN="tcp46:0", ADMIN_ALLOW="::/0", TRUSTED_PROXIES="::/0")
-    forwarded = [("X-Forwarded-For", "::1")]
-    answer = await ask(harness, "127.0.0.1", request("/stats", headers=forwarded))
+    answer = await ask(harness, "127.0.0.1", request("/stats"))
     assert answer.status == 403
     assert json.loads(answer.body)["error"]["code"] == "admin_forbidden"
+    forwarded = [("X-Forwarded-For", "2001:db8::1")]
+    await ask(harness, "127.0.0.1", request("/v1/models", headers=forwarded))
+    assert [event["client"] for event in await harness.logged(2)] == ["127.0.0.1"] * 2
 
 
 @pytest_twisted.ensureDeferred

@@ -60,10 +60,10 @@ INVALID = [
     InvalidValue("PORT", "70000", "'70000'", "a port from 0 to 65535"),
     InvalidValue("LISTEN", "8080", "'8080'", "Twisted endpoint"),
     InvalidValue("LISTEN", "quic:80", "'quic:80'", "Twisted endpoint"),
+    InvalidValue("LISTEN", "tcp46:http", "'tcp46:http'", "tcp46:PORT"),
     InvalidValue("LISTEN", "haproxy:tcp:80", "'haproxy:tcp:80'", "without haproxy:"),
     InvalidValue("ADMIN_LISTEN", "quic:80", "'quic:80'", "Twisted endpoint"),
     InvalidValue("ADMIN_HOSTS", "a.test:80", "'a.test:80'", "host names", as_option=True),
-    InvalidValue("LISTEN", "tcp46:http", "'tcp46:http'", "tcp46:PORT"),
     InvalidValue(
         "OPENAI_API_URL", "api.test", "'api.test'", "a URL such as https://api.openai.com"
     ),
@@ -71,6 +71,7 @@ INVALID = [
     InvalidValue(
         "PROXY_URL", f"ftp://me:{SECRET}@proxy", "'ftp://***", "http://user:password@proxy:8080"
     ),
+    InvalidValue("RELAY_PATHS", "/v1/ /stats/", "'/v1/ /stats/'", "path prefixes"),
     InvalidValue("RATE_LIMIT", "-1", "'-1'", "a whole number", as_option=True),
     InvalidValue("CACHE_TTL", "5 minutes", "'5 minutes'", "a duration such as 30s"),
     InvalidValue("REQUEST_TIMEOUT", "0", "'0'", "longer than 0"),

@@ -31,11 +31,11 @@ def no_chosen_output(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def parse(*arguments: str, parent: dict[str, Any] | None = None, **environ: str) -> Options:
-    """Parse as twistd does.
+    """Parse as twistd does, with an endpoint that does not open a socket by default.
 
     :param parent: twistd's own options.
     """
-    options = Options(environ)
+    options = Options({"LISTEN": "tcp:0", **environ})
     options.parent = parent  # type: ignore[assignment]  # a dict has the methods that are called
     options.parseOptions(list(arguments))
     return options
@@ -254,6 +254,8 @@ def test_log_level_does_not_concern_the_logger_of_the_operator(
 
 def test_drain_lets_the_next_signal_end_the_process(plugin: Plugin) -> None:
     daemon = plugin.make_service(parse())
-    assert set(plugin.handlers) == {signal.SIGHUP}
+    assert set(plugin.handlers) == {signal.SIGHUP, signal.SIGUSR1}
     daemon._on_drain()
-    assert set(plugin.handlers) == {signal.SIGHUP, signal.SIGTERM, signal.SIGINT}
+    assert set(plugin.handlers) == {
+        signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT,
+    }  # fmt: skip
