@@ -67,6 +67,15 @@ def test_port_sets_the_listener_and_options_override_variables(start: Start) -> 
         get(wrong, "/health")
 
 
+def test_operators_have_a_listener_of_their_own(start: Start) -> None:
+    process = start(f"--admin-listen={ON_LOOPBACK}", f"--admin-listen={ON_LOOPBACK}")
+    public, *operators = process.listening(3)
+    assert get(public, "/stats")[0] == 404
+    assert [get(port, "/stats")[0] for port in operators] == [200, 200]
+    assert [get(port, "/")[1]["name"] for port in operators] == ["goproxyai"] * 2
+    assert get(operators[0], "/v1/models")[0] == 404
+
+
 def test_daemon_listens_on_every_endpoint(start: Start) -> None:
     process = start(LISTEN=f"{ON_LOOPBACK} unix:daemon.sock {ON_LOOPBACK}")
     ports = process.listening(3)
