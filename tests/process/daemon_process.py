@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,14 @@ class DaemonProcess:
     def ended(self) -> int:
         """Wait for the end; return the exit status, negative for a signal."""
         return self._process.wait(TIMEOUT_SECONDS)
+
+    def terminate(self) -> None:
+        """End the process by SIGTERM, or by SIGKILL if that takes too long."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(TIMEOUT_SECONDS)
+        self.kill()
 
     def kill(self) -> None:
         if self._process.poll() is None:

@@ -43,7 +43,10 @@ Run = Callable[..., DaemonProcess]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
-    """Start programs, each in a directory with its name; kill them after the test."""
+    """Start programs, each in a directory with its name; end them after the test.
+
+    They get SIGTERM first: a killed master process leaves its workers.
+    """
     running: list[DaemonProcess] = []
 
     def started(name: str, *arguments: str, port: int | None = None) -> DaemonProcess:
@@ -60,7 +63,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
     yield started
     for process in running:
-        process.kill()
+        process.terminate()
 
 
 def accepts(port: int) -> bool:
