@@ -22,7 +22,7 @@ status code                     reason
 503    overloaded               the connection limit is reached
 504    upstream_timeout         connecting, or the response headers, took too long
 504    only_if_cached           the request allows only a stored response; there is none
-508    loop_detected            the proxy's own name is in ``Via``
+508    loop_detected            this instance, or too many instances, are in ``Via``
 ====== ======================== =====================================================
 
 The response to a rate-limited request (429) has a JSON body of another shape, see

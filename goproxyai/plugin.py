@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from typing import Any, ClassVar
 
 from twisted.application.service import IService
@@ -23,8 +23,10 @@ from goproxyai.daemon.memory import configure_memory
 from goproxyai.daemon.reload import Reload, overridden_line
 from goproxyai.daemon.service import Daemon
 from goproxyai.daemon.signals import call_on_hangup, call_on_usr1, end_on_next_signal
+from goproxyai.daemon.start_failures import check_process_options, release_waiting_process
 from goproxyai.daemon.tracer import make_tracer
 from goproxyai.egress.resolver import SharedResolver
+from goproxyai.egress.trust_roots import prepare_trust_roots
 from goproxyai.reactor.lean_loop import install_lean_poll
 from goproxyai.telemetry.log_output import LogOutput
 
@@ -52,21 +54,26 @@ class Options(usage.Options):
             f"{variable.help} ({variable.name}; default: {variable.default or 'none'})",
         ]
         for variable in VARIABLES
-        if variable.name != "LISTEN"
+        if variable.name not in ("LISTEN", "ADMIN_LISTEN")
     ]
     parent: usage.Options | None
 
-    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
         super().__init__()
         self._environ = environ
         self._listen: list[str] = []
+        self._admin_listen: list[str] = []
         self.sources: ConfigSources
         self.config: LoadedConfig
         self.output: LogOutput | None = None
 
     def opt_listen(self, endpoint: str) -> None:
-        """A Twisted endpoint to listen on; may be repeated (LISTEN; default: tcp:$PORT)."""
+        """A Twisted endpoint to listen on; may be repeated (LISTEN; default: tcp46:$PORT)."""
         self._listen.append(endpoint)
+
+    def opt_admin_listen(self, endpoint: str) -> None:
+        """A Twisted endpoint for operators; may be repeated (ADMIN_LISTEN; default: none)."""
+        self._admin_listen.append(endpoint)
 
     def opt_version(self) -> None:
         """Show the version and exit."""
@@ -85,9 +92,13 @@ class Options(usage.Options):
         }
         if self._listen:
             options["LISTEN"] = " ".join(self._listen)
-        self.sources = ConfigSources(options, dict(self._environ), os.getcwd())
+        if self._admin_listen:
+            options["ADMIN_LISTEN"] = " ".join(self._admin_listen)
+        directory = os.getcwd()
+        self.sources = ConfigSources(options, dict(self._environ), directory)
         try:
             self.config = self.sources.read()
+            prepare_trust_roots(self._environ, directory)
         except SettingError as error:
             raise SystemExit(f"goproxyai: {error}") from None
         self.output = choose_output(self.parent, self.settings)
@@ -102,6 +113,8 @@ def makeService(options: Options) -> IService:
     """Return the daemon's service for twistd."""
     from twisted.internet import reactor  # noqa: TID251  # the only use of the global reactor
 
+    check_process_options(options.parent)
+    release_waiting_process(reactor, options.parent)
     # Timers must follow a monotonic clock, because the wall clock may be set.
     reactor.seconds = time.monotonic  # type: ignore[method-assign]  # Twisted allows a replacement
     install_lean_poll(reactor)
@@ -121,21 +134,31 @@ def makeService(options: Options) -> IService:
         tracer=tracer,
         dropped_log_lines=lambda: 0 if options.output is None else options.output.dropped,
     )
-    if options.output is not None:
-        _connect_output(reactor, options.output)
+    _connect_output(reactor, options.output)
     _log.info(
         "goproxyai {version}, upstream {upstream}",
         version=__version__,
         upstream=options.settings.openai_url,
     )
+    daemon.admin.stats.config = options.config.shown
+    for line in options.config.warnings:
+        _log.warn("{line}", line=line)
     if options.config.overridden:
         _log.warn("{line}", line=overridden_line(options.config.overridden))
     _reload_on_hangup(reactor, daemon, options)
+    daemon.listeners.listen()
     return daemon
 
 
-def _connect_output(reactor: Any, output: LogOutput) -> None:
-    """Start the log's thread after twistd's fork, reopen the log on SIGUSR1, write its end."""
+def _connect_output(reactor: Any, output: LogOutput | None) -> None:
+    """Start the log's thread after twistd's fork, reopen the log on SIGUSR1, write its end.
+
+    :param output: ``None`` where twistd or the operator's own logger writes the log. SIGUSR1 then
+        has no effect, unless that logger handles the signal.
+    """
+    if output is None:
+        call_on_usr1(lambda: None)
+        return
     reactor.callWhenRunning(output.start)
     reactor.addSystemEventTrigger("after", "shutdown", output.finish)
     call_on_usr1(output.reopen)
@@ -152,6 +175,7 @@ def _reload_on_hangup(reactor: Any, daemon: Daemon, options: Options) -> None:
     def reopen_and_reload() -> None:
         if options.output is not None:
             options.output.reopen()
+        daemon.listeners.renew_certificates()
         reload.run()
 
     call_on_hangup(reactor, reopen_and_reload)

@@ -5,8 +5,7 @@ Klein's ``render`` another 46 us, whereas a cache hit costs 11 us in all
 (``python -m bench.inside``). Refusals bypass both as well, and spend a token of the client's rate
 limit, as all requests do except for ``/health`` and those of operators.
 
-The router knows the relayed prefixes and methods from the table that the Klein tree is built from,
-:data:`goproxyai.proxy.relayed_routes.RELAYED`.
+The router knows the relayed prefixes and methods from :mod:`goproxyai.proxy.relayed_routes`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from twisted.web.server import Site
 
 from goproxyai.admin.app import EVENTS_PATH, AdminApp
 from goproxyai.admin.refusals import draining, method_not_allowed, not_found
-from goproxyai.admin.routes import admin_routes
+from goproxyai.admin.routes import AdminRoutes, admin_routes
 from goproxyai.admin.stats import Stats
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
@@ -35,9 +34,10 @@ _EVENTS = EVENTS_PATH.encode("ascii")
 class Router:
     """Routes each exchange of a listener.
 
-    :param stats: holds the readiness and the request counter.
+    :param stats: tells whether requests are refused, and counts them.
     :param admission: finds the client's address, and limits its rate of refusals.
-    :param routes: the relayed routes; without prefixes, the admin app serves every path.
+    :param routes: the relayed routes; without prefixes, no path is relayed.
+    :param served: the routes of the admin app that the listener serves.
     """
 
     def __init__(
@@ -49,9 +49,10 @@ class Router:
         access_log: AccessLog,
         request_ids: RequestIds,
         routes: RelayedRoutes = RELAYED,
+        served: AdminRoutes | None = None,
     ) -> None:
         self._admin = admin
-        self._admin_routes = admin_routes()
+        self._admin_routes = admin_routes() if served is None else served
         self._site = Site(admin.app.resource())
         self._relay = handler.handle
         self._stats = stats
@@ -72,7 +73,7 @@ class Router:
         if exchange.problem is not None:
             self._refuse(exchange, exchange.problem)
             return
-        if not self._stats.ready:
+        if self._stats.draining:
             exchange.keep_alive = False
             if not (exchange.is_first or exchange.target.startswith(b"/health")):
                 self._answer(exchange, draining())
@@ -105,7 +106,8 @@ class Router:
         tracer = self._access_log.tracer
         if tracer is not None and exchange.target.startswith(self._prefixes):
             exchange.trace = tracer.begin(exchange)
-        send_error(exchange, error)
+        relayed = exchange.problem is not None or exchange.target.startswith(self._prefixes)
+        send_error(exchange, error, relayed=relayed)
         self._record(exchange, RequestOutcome(code=error.code))
 
     def _serve_admin(self, exchange: Exchange) -> None:
@@ -113,7 +115,7 @@ class Router:
         path = exchange.target.partition(b"?")[0]
         route = self._admin_routes.get(path)
         if route is None:
-            self._refuse(exchange, not_found(path))
+            self._refuse(exchange, not_found(path, self._prefixes))
             return
         if exchange.method not in route.methods:
             self._refuse(exchange, method_not_allowed(route.methods))

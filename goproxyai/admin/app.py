@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect
 
+from goproxyai import __version__
 from goproxyai.admin.assets import PAGE, SECURITY_HEADERS, assets
 from goproxyai.admin.authorization import authorize
 from goproxyai.admin.events import EventStream
@@ -31,15 +32,12 @@ from goproxyai.config.settings import Settings
 from goproxyai.errors import ProxyError, json_bytes
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.web_adapter import AdminRequest
-from goproxyai.proxy.admission import Admission
-from goproxyai.proxy.relayed_routes import RELAYED, RelayedRoutes
+from goproxyai.proxy.relayed_routes import METHODS, RELAYED, RelayedRoutes
 from goproxyai.proxy.upstreams import Upstreams
 
 EVENTS_PATH: Final = "/dashboard/events"
 
 _log = Logger(namespace="goproxyai.admin.app")
-
-_PREFIXES = tuple(prefix.encode("ascii") for prefix in RELAYED.prefixes)
 
 _Endpoint = Callable[..., Any]
 
@@ -95,7 +93,6 @@ class AdminApp:
     stats: Stats
     events: EventStream
     _metrics: Metrics
-    _admission: Admission
     _store: Store
     _upstreams: Upstreams
     _clock: IReactorTime
@@ -110,6 +107,22 @@ class AdminApp:
     def relayed(self, request: AdminRequest) -> bytes:
         """Answer 404: only a router without relayed routes takes such a request to the tree."""
         raise not_found()
+
+    @app.route("/", methods=["GET"])
+    def index(self, request: AdminRequest) -> bytes:
+        """Lead browsers to the dashboard, and tell other clients the endpoints."""
+        document = {
+            "name": "goproxyai",
+            "version": __version__,
+            "endpoints": _endpoints(
+                () if self.settings.admin_listen else self.settings.relay_paths
+            ),
+        }
+        request.setHeader(b"Vary", b"Accept")
+        if b"text/html" not in (request.exchange.get(b"accept") or b""):
+            return _respond(request, 200, document)
+        request.setHeader(b"Location", b"/dashboard")
+        return _respond(request, 302, document)
 
     @app.route("/health", methods=["GET"])
     @app.route("/health/", methods=["GET"])
@@ -132,7 +145,7 @@ class AdminApp:
 
     @app.route("/health/ready", methods=["GET"])
     def readiness(self, request: AdminRequest) -> bytes:
-        """Tell load balancers whether to send requests: 503 while draining or without upstream."""
+        """Tell load balancers whether to send requests: 503 while stopping or without upstream."""
         if not self.stats.ready:
             raise draining()
         now = self._clock.seconds()
@@ -165,7 +178,7 @@ class AdminApp:
     @app.route(EVENTS_PATH, methods=["GET"])
     def dashboard_events(self, request: AdminRequest) -> bytes | Deferred[bytes]:
         self._authorize(request)
-        if not self.stats.ready:
+        if self.stats.draining:
             raise draining()
         _begin(request, 200, b"text/event-stream")
         if request.method == b"HEAD":
@@ -184,7 +197,7 @@ class AdminApp:
     def clear_cache(self, request: AdminRequest) -> bytes:
         """Drop all cache entries, or those of the path that the query names."""
         self._authorize(request)
-        for path in _paths_to_clear(request.exchange.target):
+        for path in _paths_to_clear(request.exchange.target, self.settings.relay_paths):
             self._store.clear(path)
         return _respond(request, 200, {"message": "Cache cleared successfully"})
 
@@ -222,7 +235,7 @@ class AdminApp:
     def denial(self, exchange: Exchange) -> ProxyError | None:
         """Return the 403 for a client that is no operator; ``None`` for an operator."""
         try:
-            authorize(exchange, self._admission.client(exchange), self.settings)
+            authorize(exchange, self.settings)
         except ProxyError as error:
             return error
         return None
@@ -233,9 +246,19 @@ class AdminApp:
             raise error
 
 
-def _paths_to_clear(target: bytes) -> set[bytes | None]:
+def _endpoints(relay_paths: tuple[str, ...]) -> dict[str, str]:
+    """Return the methods of each path that the app serves, and of the relayed prefixes."""
+    found = {}
+    for rule in AdminApp.app.url_map.iter_rules():
+        if "<" not in rule.rule and not rule.endpoint.startswith("relayed"):
+            found[rule.rule] = " ".join(sorted(rule.methods or ()))
+    return dict.fromkeys(relay_paths, " ".join(METHODS)) | dict(sorted(found.items()))
+
+
+def _paths_to_clear(target: bytes, relay_paths: tuple[str, ...]) -> set[bytes | None]:
     """Return the path in the query of *target*, both as sent and decoded; ``None`` is every path.
 
+    :param relay_paths: a path must start with one of these prefixes.
     :raises ProxyError: ``bad_request`` for any other query, because clearing the whole cache is
         not what such a request asks for.
     """
@@ -244,10 +267,12 @@ def _paths_to_clear(target: bytes) -> set[bytes | None]:
         return {None}
     name, _, raw = query.partition(b"=")
     decoded = unquote_to_bytes(raw)
-    if name != b"path" or not decoded.startswith(_PREFIXES) or set(raw + decoded) & set(b"&?"):
+    prefixes = tuple(prefix.encode("ascii") for prefix in relay_paths)
+    if name != b"path" or not decoded.startswith(prefixes) or set(raw + decoded) & set(b"&?"):
         raise ProxyError(
             "bad_request",
-            "The query of DELETE /cache must be a single path under /v1/, for example "
-            "?path=/v1/models. Without a query, the whole cache is cleared.",
+            f"The query of DELETE /cache must be a single path under {' or '.join(relay_paths)}, "
+            f"for example ?path={relay_paths[0]}models. Without a query, the whole cache is "
+            "cleared.",
         )
     return {raw, decoded}

@@ -10,9 +10,11 @@ from goproxyai.errors import ProxyError
 _NO_STORE: Final = (b"Cache-Control", b"no-store")
 """Caches may store a 404 or 405 without it (RFC 9110 §15.1)."""
 
+_API: Final = b"/v1/"
 _API_SEGMENTS: Final = frozenset(
-    b"assistants audio batches chat completions embeddings files fine_tuning images models "
-    b"moderations responses threads uploads vector_stores".split()
+    b"assistants audio batches chat completions containers conversations embeddings engines evals "
+    b"files fine_tuning images models moderations organization realtime responses threads uploads "
+    b"vector_stores videos".split()
 )
 """First segments of the API's paths after ``/v1/``."""
 
@@ -24,10 +26,19 @@ def draining() -> ProxyError:
     )
 
 
-def not_found(path: bytes = b"") -> ProxyError:
-    """Return the 404 for *path*, which says if only ``/v1`` is missing."""
-    message = "There is no endpoint at this path. The API is under /v1/."
-    if path[1:].partition(b"/")[0] in _API_SEGMENTS:
+def not_found(path: bytes = b"", prefixes: tuple[bytes, ...] = (_API,)) -> ProxyError:
+    """Return the 404 for *path*, which says if only ``/v1`` is missing.
+
+    :param prefixes: of the relayed paths; empty if the listener does not serve the API.
+    """
+    api = b" or ".join(prefixes).decode("ascii")
+    message = f"There is no endpoint at this path. The API is under {api}."
+    if not prefixes:
+        message = (
+            "There is no endpoint at this path. This address (ADMIN_LISTEN) serves operators; the "
+            "API is served at the addresses in LISTEN."
+        )
+    elif _API in prefixes and path[1:].partition(b"/")[0] in _API_SEGMENTS:
         message = (
             "There is no endpoint at this path, but the API has one at the same path under /v1: "
             "the base URL of the client must end in /v1."

@@ -13,8 +13,8 @@ from goproxyai.admin.app import AdminApp
 from goproxyai.admin.assets import PAGE, assets
 
 _HEALTH: Final = b"/health"
-_PAGE: Final = b"/dashboard"
-"""Its endpoint asks browsers for the token."""
+_OPEN: Final = frozenset((b"/", b"/dashboard"))
+"""Paths that every client may request: the index, and the page that asks for the token."""
 
 
 @attrs.frozen
@@ -31,9 +31,18 @@ class AdminRoute:
     free: bool
 
 
-def admin_routes() -> dict[bytes, AdminRoute]:
+AdminRoutes = dict[bytes, AdminRoute]
+"""Routes by path."""
+
+
+def health_routes() -> AdminRoutes:
+    """Return the routes that a listener of clients serves if operators have their own listener."""
+    return {path: route for path, route in admin_routes().items() if route.free}
+
+
+def admin_routes() -> AdminRoutes:
     """Return the routes of all paths that the admin app serves."""
-    routes = {}
+    routes: AdminRoutes = {}
     for rule in AdminApp.app.url_map.iter_rules():
         methods = frozenset(method.encode("ascii") for method in rule.methods or ())
         if rule.rule == "/dashboard/<name>":
@@ -44,5 +53,5 @@ def admin_routes() -> dict[bytes, AdminRoute]:
         elif "<" not in rule.rule and not rule.endpoint.startswith("relayed"):
             path = rule.rule.encode("ascii")
             free = path == _HEALTH or path.startswith(_HEALTH + b"/")
-            routes[path] = AdminRoute(methods, refuses=not free and path != _PAGE, free=free)
+            routes[path] = AdminRoute(methods, refuses=not (free or path in _OPEN), free=free)
     return routes

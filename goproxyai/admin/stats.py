@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 
 from goproxyai.admin.sources import Sources
 from goproxyai.config.settings import Settings
+from goproxyai.config.shown_settings import ShownSetting
 from goproxyai.durations import format_duration
 from goproxyai.telemetry.counters import Counters
 
@@ -19,13 +20,17 @@ class Stats:
     """Reports the daemon's settings and counters.
 
     :ivar settings: the current settings; a reload replaces them.
-    :ivar ready: false while the daemon drains.
+    :ivar config: the settings as they are shown, by the names of their variables.
+    :ivar ready: false once stopping has begun.
+    :ivar draining: whether new requests are refused, which begins ``DRAIN_DELAY`` later.
     :ivar wall: returns Unix seconds.
     """
 
     settings: Settings
     sources: Sources
+    config: Mapping[str, ShownSetting] = attrs.field(factory=dict)
     ready: bool = True
+    draining: bool = False
     wall: Callable[[], float] = time.time
     _started: float = attrs.field(init=False)
 
@@ -62,6 +67,7 @@ class Stats:
             "uptime_seconds": self.uptime,
             "ready": self.ready,
             "log": {"lines_dropped": sources.dropped_log_lines()},
+            "config": {name: attrs.asdict(shown) for name, shown in self.config.items()},
             **summary,
         }
 

@@ -16,10 +16,15 @@ from goproxyai.config.urls import has_dot_segment
 MEGABYTE: Final = 1024 * 1024
 """Bytes in the unit of ``MAX_CACHE_SIZE`` and ``MAX_BODY_SIZE``."""
 
+OWN_SEGMENTS: Final = frozenset(("cache", "dashboard", "health", "metrics", "stats"))
+"""First segments of the paths of the proxy's own endpoints."""
+
 _MIN_SNAPSHOT_KEY_CHARACTERS = 16
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ENDPOINT = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*:[\x21-\x7e]+")
+_HOST_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?")
+_PREFIX = re.compile(r"(?:/[A-Za-z0-9_.~:@!$&'()*+=-]+)+/")
 _NAMESPACE = re.compile(r"(?!v1(?:/|$))[A-Za-z0-9_.:-]+(?:/[A-Za-z0-9_.:-]+)*")
 
 
@@ -80,12 +85,33 @@ def endpoints(text: str) -> tuple[str, ...]:
     return found
 
 
+def host_names(text: str) -> frozenset[str]:
+    """Host names in lower case, without the trailing dot."""
+    names = [name.removesuffix(".") for name in text.lower().replace(",", " ").split()]
+    if not all(_HOST_NAME.fullmatch(name) for name in names):
+        raise ValueError("not a host name")
+    return frozenset(names)
+
+
 def namespaces(text: str) -> tuple[str, ...]:
     """Paths under ``/v1/``, without that prefix."""
     names = tuple(text.replace(",", " ").split())
     if not all(_NAMESPACE.fullmatch(name) for name in names):
         raise ValueError("not a path under /v1/")
     return names
+
+
+def relay_paths(text: str) -> tuple[str, ...]:
+    """Path prefixes, each with a slash at both ends; the last slash may be missing in *text*."""
+    prefixes = tuple(
+        dict.fromkeys(path.rstrip("/") + "/" for path in text.replace(",", " ").split())
+    )
+    for prefix in prefixes:
+        if _PREFIX.fullmatch(prefix) is None or has_dot_segment(prefix):
+            raise ValueError("not a path prefix")
+        if prefix.split("/", 2)[1] in OWN_SEGMENTS:
+            raise ValueError("a path of the proxy's own endpoints")
+    return prefixes
 
 
 def error_statuses(text: str) -> frozenset[int]:

@@ -9,7 +9,7 @@ import attrs
 from goproxyai.config.urls import ProxyURL, UpstreamURL
 from goproxyai.config.variable import SettingError
 from goproxyai.config.variables import VARIABLES
-from goproxyai.limits.addresses import Networks
+from goproxyai.limits.addresses import Networks, TrustedProxies
 
 
 @attrs.frozen
@@ -18,16 +18,21 @@ class Settings:
 
     :ivar config: path of the configuration file, if there is one.
     :ivar listen: Twisted endpoint strings, with ``$PORT`` replaced.
+    :ivar admin_listen: Twisted endpoint strings; if empty, *listen* serves all endpoints.
     :ivar openai_api_url: upstreams in order of preference, at least one.
+    :ivar relay_paths: prefixes that start and end with ``/``, at least one.
     :ivar rate_limit: requests per minute and client; 0 disables the limit.
     :ivar cache_ttl: 0 disables the cache.
     :ivar cache_shared: paths, without the leading ``/v1/``.
     :ivar coalesce: one of :data:`~goproxyai.cache.coalescing.COALESCE_MODES`.
     :ivar cache_snapshot_key: never ``None`` if ``cache_snapshot`` is set.
+    :ivar generation_timeout: for the response head of a POST; ``request_timeout`` is for the other
+        methods.
     :ivar retry_status: response statuses that cause a retry.
     :ivar breaker: share of failures, from 0 to 1, that opens a circuit; 0 disables the breaker.
     :ivar health_probe: target of the health probes.
     :ivar max_connections_per_client: 0 disables the limit.
+    :ivar admin_hosts: host names in lower case.
     :ivar log_format: ``json``, ``text``, or empty: text on a terminal only.
     :ivar log_sample: share of requests that are logged, from 0 to 1.
     :ivar prices: path of a file that :mod:`goproxyai.usage.prices` parses.
@@ -36,7 +41,9 @@ class Settings:
 
     config: str | None
     listen: tuple[str, ...]
+    admin_listen: tuple[str, ...]
     openai_api_url: tuple[UpstreamURL, ...]
+    relay_paths: tuple[str, ...]
     proxy_url: ProxyURL | None
     no_proxy: tuple[str, ...]
     rate_limit: int
@@ -48,8 +55,11 @@ class Settings:
     cache_snapshot: str | None
     cache_snapshot_key: str | None = attrs.field(repr=False)
     request_timeout: float
+    generation_timeout: float
     connect_timeout: float
     idle_timeout: float
+    keepalive_timeout: float
+    drain_delay: float
     drain_timeout: float
     retry_status: frozenset[int]
     breaker: float
@@ -59,8 +69,9 @@ class Settings:
     max_body_size: int
     max_connections: int
     max_connections_per_client: int
-    trusted_proxies: Networks
+    trusted_proxies: TrustedProxies
     admin_allow: Networks
+    admin_hosts: frozenset[str]
     admin_token: str | None = attrs.field(repr=False)
     log_format: str
     log_level: str
@@ -85,6 +96,8 @@ class Settings:
         :raises SettingError: for the first invalid value.
         """
         values = {each.name.lower(): each.read(texts.get(each.name)) for each in VARIABLES}
+        if _is_set(texts, "REQUEST_TIMEOUT") and not _is_set(texts, "GENERATION_TIMEOUT"):
+            values["generation_timeout"] = values["request_timeout"]
         port = str(values.pop("port"))
         if values["cache_snapshot"] and not values["cache_snapshot_key"]:
             raise SettingError(
@@ -93,3 +106,7 @@ class Settings:
             )
         listen = tuple(endpoint.replace("$PORT", port) for endpoint in values.pop("listen"))
         return cls(listen=listen, **values)
+
+
+def _is_set(texts: Mapping[str, str], name: str) -> bool:
+    return bool(texts.get(name, "").strip())

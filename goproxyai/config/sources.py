@@ -13,7 +13,9 @@ from collections.abc import Mapping
 import attrs
 
 from goproxyai.config import env_file
+from goproxyai.config.likely_mistakes import likely_mistakes
 from goproxyai.config.settings import Settings
+from goproxyai.config.shown_settings import ShownSetting, shown_settings
 from goproxyai.config.variable import SettingError
 from goproxyai.config.variables import VARIABLES
 from goproxyai.usage import prices
@@ -31,11 +33,15 @@ class LoadedConfig:
 
     :ivar overridden: names in the file that an option or the environment sets to another value.
     :ivar prices: prices of tokens, from the file of ``PRICES``.
+    :ivar shown: all settings with their sources, by the names of their variables.
+    :ivar warnings: likely mistakes in the settings and in the environment, one line each.
     """
 
     settings: Settings
     overridden: tuple[str, ...] = ()
     prices: Prices = attrs.field(factory=Prices)
+    shown: Mapping[str, ShownSetting] = attrs.field(factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -63,18 +69,26 @@ class ConfigSources:
 
         :raises SettingError: if a file is unreadable or a value is invalid.
         """
-        fixed = {name: text for name, text in self.environ.items() if name in VARIABLE_NAMES}
-        fixed |= self.options
+        environ = {name: text for name, text in self.environ.items() if name in VARIABLE_NAMES}
+        fixed = {**environ, **self.options}
         path = self.path
         from_file = {} if path is None else _read_env_file(path)
         overridden = [
             name for name, text in from_file.items() if fixed.get(name, text).strip() != text
         ]
-        settings = Settings.from_texts({**from_file, **fixed})
+        texts = {**from_file, **fixed}
+        settings = Settings.from_texts(texts)
+        sources = (("option", self.options), ("environment", environ), ("file", from_file))
         table = Prices()
         if settings.prices is not None:
             table = _read_prices(os.path.join(self.directory, settings.prices))
-        return LoadedConfig(settings, tuple(overridden), table)
+        return LoadedConfig(
+            settings,
+            tuple(overridden),
+            table,
+            shown_settings(sources),
+            likely_mistakes(texts, self.environ),
+        )
 
 
 def _read_env_file(path: str) -> dict[str, str]:

@@ -20,6 +20,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _MAX_URL_CHARACTERS = 2048
 _MAX_HOST_CHARACTERS = 253
 _MAX_UPSTREAMS = 16
+_VERSION = "/v1"
 
 _URL = re.compile(
     r"(?P<scheme>https?)://(?:(?P<userinfo>[\x21-\x7e]*)@)?"
@@ -44,7 +45,7 @@ class UpstreamURL:
     """The URL of an upstream.
 
     :ivar scheme: ``http`` or ``https``.
-    :ivar host: lower case; an IPv6 address has no brackets.
+    :ivar host: lower case; an IPv6 address has no brackets, a name may have a trailing dot.
     :ivar base_path: the prefix of every target: empty, or with a leading and no trailing slash.
     """
 
@@ -54,8 +55,8 @@ class UpstreamURL:
     base_path: bytes = b""
 
     @property
-    def host_header(self) -> bytes:
-        """The value of ``Host``: the authority without a default port (RFC 9110 §7.2)."""
+    def authority(self) -> bytes:
+        """The host as configured, and the port unless it is the default one."""
         host = _bracketed(self.host)
         if self.port != _DEFAULT_PORTS[self.scheme]:
             host = f"{host}:{self.port}"
@@ -64,7 +65,7 @@ class UpstreamURL:
     @property
     def origin(self) -> bytes:
         """Scheme and authority, such as ``https://api.openai.com``."""
-        return self.scheme.encode("ascii") + b"://" + self.host_header
+        return self.scheme.encode("ascii") + b"://" + self.authority
 
     @property
     def text(self) -> str:
@@ -77,7 +78,7 @@ class ProxyURL:
     """The URL of the egress proxy.
 
     :ivar scheme: ``http`` or ``https``, of the connection to the proxy itself.
-    :ivar host: lower case; an IPv6 address has no brackets.
+    :ivar host: lower case; an IPv6 address has no brackets, a name may have a trailing dot.
     :ivar username: percent-decoded; ``None`` without credentials.
     :ivar password: percent-decoded; ``None`` without a colon in the userinfo.
     """
@@ -104,12 +105,21 @@ class ProxyURL:
 def parse_upstream_urls(text: str) -> tuple[UpstreamURL, ...]:
     """Parse one or more upstream URLs, separated by commas or spaces.
 
+    A base path that ends in ``/v1`` is that of an SDK's base URL. The ``/v1`` is dropped, because
+    the paths of requests begin with it.
+
     :raises ValueError: for an invalid URL, a repeated URL, no URL or more than 16 URLs.
     """
     urls = tuple(_upstream_url(url) for url in text.replace(",", " ").split())
     if not 0 < len(urls) <= _MAX_UPSTREAMS or len(set(urls)) < len(urls):
         raise ValueError("no URL, too many URLs or a repeated URL")
     return urls
+
+
+def upstreams_with_version(text: str) -> tuple[str, ...]:
+    """Return the valid URLs in *text* of which :func:`parse_upstream_urls` drops ``/v1``."""
+    urls = text.replace(",", " ").split()
+    return tuple(url for url in urls if _split(url).path.rstrip("/").endswith(_VERSION))
 
 
 def parse_proxy_url(text: str) -> ProxyURL | None:
@@ -188,7 +198,8 @@ def _upstream_url(text: str) -> UpstreamURL:
     url = _split(text)
     if url.userinfo is not None or set(url.path) & set('?#\\@"<>') or has_dot_segment(url.path):
         raise ValueError("an upstream URL has an origin and a path only")
-    return UpstreamURL(url.scheme, url.host, url.port, url.path.rstrip("/").encode("ascii"))
+    path = url.path.rstrip("/").removesuffix(_VERSION).rstrip("/")
+    return UpstreamURL(url.scheme, url.host, url.port, path.encode("ascii"))
 
 
 def _bracketed(host: str) -> str:

@@ -26,6 +26,7 @@ class Variable:
     :ivar expected: describes a valid value, as in "expected ...".
     :ivar parse: parses stripped text; raises ``ValueError`` if the text is invalid.
     :ivar redact: returns the part of an invalid text that an error message may show.
+    :ivar show: returns a valid text without its secrets; by default *redact* does.
     :ivar allow_empty: whether an empty text is a value of its own instead of the default.
     :ivar reloadable: whether SIGHUP applies a new value to a running daemon.
     """
@@ -36,6 +37,7 @@ class Variable:
     expected: str
     parse: Callable[[str], Any]
     redact: Callable[[str], str] = mask_credentials
+    show: Callable[[str], str] | None = None
     allow_empty: bool = False
     reloadable: bool = False
 
@@ -43,6 +45,11 @@ class Variable:
     def option(self) -> str:
         """The name of the command-line option, without leading dashes."""
         return self.name.lower().replace("_", "-")
+
+    def shown(self, text: str) -> str:
+        """Return the valid *text* without its secrets."""
+        show = self.show or self.redact
+        return show(text) if text else ""
 
     def read(self, text: str | None) -> Any:
         """Parse *text*, or the default if *text* is ``None``.

@@ -11,11 +11,13 @@ from goproxyai.config.parsers import (
     endpoints,
     error_statuses,
     file_path,
+    host_names,
     megabytes,
     namespaces,
     one_of,
     positive,
     probe_target,
+    relay_paths,
     share,
     snapshot_key,
     token,
@@ -24,7 +26,8 @@ from goproxyai.config.parsers import (
 from goproxyai.config.urls import parse_proxy_url, parse_upstream_urls, redact_url
 from goproxyai.config.variable import Variable
 from goproxyai.durations import parse_duration
-from goproxyai.limits.addresses import Networks
+from goproxyai.limits.addresses import Networks, TrustedProxies
+from goproxyai.messages.redaction import mask_credentials, redacted_target
 from goproxyai.upstream.no_proxy import parse_no_proxy
 
 
@@ -32,8 +35,17 @@ def _redact_secret(_: str) -> str:
     return "***"
 
 
+def _show_no_proxy(text: str) -> str:
+    return ",".join(parse_no_proxy(text))  # a skipped entry may hold credentials
+
+
+def _show_target(text: str) -> str:
+    return redacted_target(text.encode())
+
+
 _DURATION = "a duration such as 30s, 1h30m or 250ms"
 _POSITIVE_DURATION = _DURATION + ", longer than 0"
+_ENDPOINTS = "Twisted endpoint strings such as tcp:8080:interface=127.0.0.1, separated by spaces"
 _NETWORKS = "IP addresses or networks such as 10.0.0.0/8, separated by spaces or commas"
 
 VARIABLES: tuple[Variable, ...] = (
@@ -55,20 +67,41 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable(
         "LISTEN",
-        "tcp:$PORT:backlog=1024",
+        "tcp46:$PORT:backlog=1024",
         "Twisted endpoint strings to listen on, separated by spaces. $PORT stands for the value "
-        "of PORT.",
-        "Twisted endpoint strings such as tcp:8080:interface=127.0.0.1, separated by spaces",
+        "of PORT. tcp46 listens on IPv6 and IPv4, or on IPv4 alone where the host has no IPv6; tcp "
+        "is IPv4, tcp6 is IPv6.",
+        _ENDPOINTS,
         endpoints,
+    ),
+    Variable(
+        "ADMIN_LISTEN",
+        "",
+        "Twisted endpoint strings that serve all endpoints except the relayed ones. The endpoints "
+        "of LISTEN then serve only the relayed ones and /health. If empty, LISTEN serves all.",
+        _ENDPOINTS,
+        endpoints,
+        allow_empty=True,
     ),
     Variable(
         "OPENAI_API_URL",
         "https://api.openai.com",
         "The URL of the upstream, or several URLs in order of preference. A path in the URL is "
-        "put before the path of each request.",
+        "put before the path of each request. /v1 at its end is dropped, because the paths of "
+        "requests begin with it.",
         "a URL such as https://api.openai.com, without credentials, query or fragment, or several",
         parse_upstream_urls,
         redact_url,
+        show=mask_credentials,
+    ),
+    Variable(
+        "RELAY_PATHS",
+        "/v1/",
+        "The path prefixes that are relayed, such as /v1/ /openai/. Requests to other paths are "
+        "answered by the proxy. POST requests under other prefixes than /v1/ bypass the cache.",
+        "path prefixes such as /v1/ /openai/, without the proxy's own endpoints, separated by "
+        "spaces or commas",
+        relay_paths,
     ),
     Variable(
         "PROXY_URL",
@@ -82,9 +115,11 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "NO_PROXY",
         "",
-        "Hosts that are connected to without the egress proxy.",
+        "Hosts that are connected to without the egress proxy. An invalid entry is skipped, with a "
+        "warning.",
         "hosts, .suffixes, addresses or networks, each with or without :port, separated by commas",
         parse_no_proxy,
+        show=_show_no_proxy,
         allow_empty=True,
     ),
     Variable(
@@ -158,7 +193,18 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "REQUEST_TIMEOUT",
         "30s",
-        "How long to wait for the response headers of the upstream, retries included.",
+        "How long to wait for the response headers of the upstream, retries included. For POST "
+        "requests see GENERATION_TIMEOUT.",
+        _POSITIVE_DURATION,
+        positive(parse_duration),
+        reloadable=True,
+    ),
+    Variable(
+        "GENERATION_TIMEOUT",
+        "10m",
+        "As REQUEST_TIMEOUT, for POST requests: a model may take minutes before it answers, and a "
+        "client that gets no answer repeats the request, and pays for it again. If only "
+        "REQUEST_TIMEOUT is set, that value applies to POST requests as well.",
         _POSITIVE_DURATION,
         positive(parse_duration),
         reloadable=True,
@@ -180,9 +226,27 @@ VARIABLES: tuple[Variable, ...] = (
         reloadable=True,
     ),
     Variable(
+        "KEEPALIVE_TIMEOUT",
+        "75s",
+        "The time after which an idle client connection is closed. It should be longer than the "
+        "idle timeout of a load balancer in front of the proxy.",
+        _POSITIVE_DURATION,
+        positive(parse_duration),
+        reloadable=True,
+    ),
+    Variable(
+        "DRAIN_DELAY",
+        "0s",
+        "How long requests and connections are still accepted after SIGTERM, while /health/ready "
+        "answers 503. It should be longer than a load balancer needs to notice that.",
+        _DURATION,
+        parse_duration,
+        reloadable=True,
+    ),
+    Variable(
         "DRAIN_TIMEOUT",
         "30s",
-        "How long requests in flight may take to finish after SIGTERM.",
+        "How long requests in flight may take to finish after SIGTERM and DRAIN_DELAY.",
         _DURATION,
         parse_duration,
         reloadable=True,
@@ -212,6 +276,7 @@ VARIABLES: tuple[Variable, ...] = (
         "only clients' requests are counted.",
         "a path such as /v1/models",
         probe_target,
+        show=_show_target,
         allow_empty=True,
     ),
     Variable(
@@ -260,28 +325,38 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "TRUSTED_PROXIES",
         "127.0.0.0/8 ::1/128",
-        "The peers whose X-Forwarded-For header is trusted. If empty, no peer is trusted.",
+        "The peers whose X-Forwarded-For header is trusted. The word unix stands for the peers of "
+        "Unix sockets. If empty, no peer is trusted.",
+        _NETWORKS + ", and the word unix",
+        TrustedProxies.parse,
+        allow_empty=True,
+        reloadable=True,
+    ),
+    Variable(
+        "ADMIN_ALLOW",
+        "127.0.0.0/8 ::1/128",
+        "The peers that may use the operator endpoints without ADMIN_TOKEN, in requests without a "
+        "header that proxies add, such as X-Forwarded-For. If empty, no peer may.",
         _NETWORKS,
         Networks.parse,
         allow_empty=True,
         reloadable=True,
     ),
     Variable(
-        "ADMIN_ALLOW",
-        "127.0.0.0/8 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 169.254.0.0/16"
-        " ::1/128 fc00::/7 fe80::/10",
-        "The clients that may read the statistics and clear the cache without ADMIN_TOKEN. If "
-        "empty, no client may.",
-        _NETWORKS,
-        Networks.parse,
+        "ADMIN_HOSTS",
+        "",
+        "The host names under which the peers in ADMIN_ALLOW may use the operator endpoints. IP "
+        "addresses and localhost are always allowed.",
+        "host names such as proxy.example, without ports, separated by spaces or commas",
+        host_names,
         allow_empty=True,
         reloadable=True,
     ),
     Variable(
         "ADMIN_TOKEN",
         "",
-        "The bearer token that clients outside ADMIN_ALLOW must present. If empty, they are always "
-        "refused.",
+        "The bearer token that other clients must present to use the operator endpoints. If empty, "
+        "they are always refused.",
         "visible ASCII characters without spaces",
         token,
         _redact_secret,

@@ -9,6 +9,7 @@ from typing import Any
 from goproxyai.admin.app import AdminApp
 from goproxyai.admin.events import EventStream
 from goproxyai.admin.metrics import Metrics
+from goproxyai.admin.routes import AdminRoutes, admin_routes, health_routes
 from goproxyai.admin.sources import Sources
 from goproxyai.admin.stats import Stats
 from goproxyai.cache.replayed_entries import ReplayedEntries
@@ -34,6 +35,7 @@ from goproxyai.proxy.cache_lookup import CacheLookup
 from goproxyai.proxy.context import OptionsHolder, ProxyContext
 from goproxyai.proxy.handler import ProxyHandler
 from goproxyai.proxy.health_probe import HealthProbe
+from goproxyai.proxy.relayed_routes import METHODS, NOT_RELAYED, RelayedRoutes
 from goproxyai.proxy.request_id import RequestIds
 from goproxyai.proxy.upstreams import Upstream, Upstreams
 from goproxyai.reactor.deadlines import Ticker
@@ -68,7 +70,7 @@ def make_daemon(
     :param prices: token prices; ``None`` for no prices.
     :param tracer: ``None`` where tracing is off.
     :param dropped_log_lines: returns the number of log lines that were dropped.
-    :raises ListenError: where an endpoint of ``LISTEN`` is invalid.
+    :raises ListenError: where an endpoint of ``LISTEN`` or ``ADMIN_LISTEN`` is invalid.
     """
     ticker = Ticker(reactor)
     memory = RequestMemory(settings.max_request_memory)
@@ -86,7 +88,8 @@ def make_daemon(
     agent = _agent(reactor, settings, ticker, writer, memory, tls)
     client = RelayClient(agent)
     upstreams = _upstreams(settings, client)
-    options = make_proxy_options(settings, upstreams.first, traced=tracer is not None)
+    instance = token_hex(6).encode("ascii")
+    options = make_proxy_options(settings, upstreams.first, instance, traced=tracer is not None)
     context = ProxyContext(
         reactor,
         reactor.seconds,
@@ -104,9 +107,10 @@ def make_daemon(
     handler = ProxyHandler(context, admission)
     limits = _connection_limits(settings, ticker, counters)
     admin = _admin_app(settings, context, handler, admission, limits, dropped_log_lines)
-    request_ids = RequestIds(token_hex(6).encode("ascii"))
-    router = Router(admin, handler, admin.stats, admission, access_log, request_ids)
-    factory = ServerFactory(ticker, router.dispatch, settings.max_body_size, writer, limits, memory)
+    public, private = _routers(settings, admin, handler, admission, instance)
+    factory = ServerFactory(ticker, public.dispatch, settings.max_body_size, writer, limits, memory)
+    admin_factory = factory.sibling(private.dispatch)
+    factory.keep_alive_seconds = admin_factory.keep_alive_seconds = settings.keepalive_timeout
     probe = _health_probe(reactor, settings, client, upstreams)
     return Daemon(
         reactor,
@@ -116,10 +120,37 @@ def make_daemon(
         admission,
         handler,
         Maintenance(reactor, ticker, admission, store, upstreams, probe, admin.events),
-        Listeners(reactor, parse_endpoints(reactor, settings.listen), factory),
+        Listeners(
+            reactor,
+            parse_endpoints(reactor, settings.listen),
+            factory,
+            parse_endpoints(reactor, settings.admin_listen, "ADMIN_LISTEN"),
+            admin_factory,
+        ),
         _cache_snapshot(reactor, settings, store),
         on_drain,
     )
+
+
+def _routers(
+    settings: Settings,
+    admin: AdminApp,
+    handler: ProxyHandler,
+    admission: Admission,
+    instance: bytes,
+) -> tuple[Router, Router]:
+    """Return the routers of ``LISTEN`` and of ``ADMIN_LISTEN``."""
+    access_log = admin.stats.sources.access_log
+    request_ids = RequestIds(instance)
+
+    def router(routes: RelayedRoutes, served: AdminRoutes) -> Router:
+        return Router(
+            admin, handler, admin.stats, admission, access_log, request_ids, routes, served
+        )
+
+    served = health_routes() if settings.admin_listen else admin_routes()
+    relayed = RelayedRoutes(settings.relay_paths, METHODS)
+    return router(relayed, served), router(NOT_RELAYED, admin_routes())
 
 
 def _admin_app(
@@ -149,7 +180,6 @@ def _admin_app(
         stats,
         EventStream(sources, stats),
         Metrics(sources),
-        admission,
         context.store,
         context.upstreams,
         context.clock,
@@ -165,7 +195,9 @@ def _agent(
     tls: Callable[[str], Any],
 ) -> RelayAgent:
     routes = Routes(reactor, settings.proxy_url, settings.no_proxy, tls)
-    timeouts = Timeouts(head=settings.request_timeout, idle=settings.idle_timeout)
+    timeouts = Timeouts(
+        settings.request_timeout, settings.idle_timeout, settings.generation_timeout
+    )
     return RelayAgent(reactor, ticker, routes, timeouts, settings.connect_timeout, writer, memory)
 
 

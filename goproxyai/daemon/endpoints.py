@@ -1,5 +1,8 @@
 """Endpoint strings, and listening sockets that systemd passes to the process.
 
+``unix:`` replaces the socket of a process that was killed, see :mod:`goproxyai.reactor.unix_port`;
+its argument ``lockfile`` has no effect.
+
 A socket unit keeps its socket open while no daemon runs. Clients that connect meanwhile wait for
 the next daemon, so a restart refuses no connection. ``systemd:domain=INET6:index=0`` in ``LISTEN``
 adopts such a socket (``sd_listen_fds(3)``):
@@ -17,15 +20,24 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any
+from typing import Any, Final
 
 import attrs
+from OpenSSL import SSL, crypto
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from zope.interface import implementer
 
-from goproxyai.reactor.unix_port import keep_socket_path
+from goproxyai.daemon import dual_stack, tls_endpoint
+from goproxyai.daemon.dual_stack import DualStackEndpoint
+from goproxyai.daemon.tls_endpoint import TLSEndpoint
+from goproxyai.reactor.unix_port import UnixListeningReactor, keep_socket_path
+
+_TLS_EXAMPLE = "ssl:8443:privateKey=key.pem:certKey=cert.pem with PEM files"
+
+_PROXY_PROTOCOL: Final = "haproxy:"
 
 
 class ListenError(SystemExit):
@@ -33,18 +45,34 @@ class ListenError(SystemExit):
 
 
 def parse_endpoints(
-    reactor: Any, descriptions: tuple[str, ...]
+    reactor: Any, descriptions: tuple[str, ...], variable: str = "LISTEN"
 ) -> tuple[tuple[str, IStreamServerEndpoint], ...]:
     """Return each of *descriptions* with its endpoint.
 
+    :param variable: the variable that has the descriptions.
     :raises ListenError: with one line about the first description that is invalid.
     """
-    return tuple([(description, _endpoint(reactor, description)) for description in descriptions])
+    return tuple(
+        [(description, _endpoint(reactor, description, variable)) for description in descriptions]
+    )
 
 
-def _endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
+def _endpoint(reactor: Any, description: str, variable: str) -> IStreamServerEndpoint:
+    if description.startswith(_PROXY_PROTOCOL):
+        # Twisted's wrapper makes the load balancer the peer of all connections.
+        raise ListenError(
+            f"goproxyai: {variable} is {description!r}, expected an endpoint without "
+            f"{_PROXY_PROTOCOL}: the PROXY protocol is not supported. Let the load balancer send "
+            "X-Forwarded-For, and add its address to TRUSTED_PROXIES"
+        )
     try:
-        endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
+        endpoint: IStreamServerEndpoint
+        if description.startswith(dual_stack.PREFIX):
+            endpoint = DualStackEndpoint.parse(reactor, description)
+        elif description.startswith(tls_endpoint.PREFIX):
+            endpoint = TLSEndpoint(reactor, description)
+        else:
+            endpoint = serverFromString(UnixListeningReactor(reactor), description)
     except Exception as error:  # each kind of endpoint raises errors of its own
         if description.startswith("systemd:") and isinstance(error, LookupError):
             problem = (
@@ -52,9 +80,10 @@ def _endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
                 "which sets LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES"
             )
             raise ListenError(f"goproxyai: cannot listen on {description}: {problem}") from None
+        example = _TLS_EXAMPLE if description.startswith(tls_endpoint.PREFIX) else "tcp:8080"
         raise ListenError(
-            f"goproxyai: LISTEN is {description!r}, expected a Twisted endpoint such as "
-            f"tcp:8080 ({error})"
+            f"goproxyai: {variable} is {description!r}, expected a Twisted endpoint such as "
+            f"{example} ({describe_problem(error)})"
         ) from None
     if isinstance(endpoint, AdoptedStreamServerEndpoint):
         problem = _adoption_problem(endpoint)
@@ -62,6 +91,18 @@ def _endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
             raise ListenError(f"goproxyai: cannot listen on {description}: {problem}")
         return InheritedEndpoint(endpoint)
     return endpoint
+
+
+def describe_problem(error: BaseException) -> str:
+    """Return the cause of *error*, which an endpoint raised, as a part of a line."""
+    if isinstance(error, CannotListenError):
+        error = error.socketError
+    if isinstance(error, (SSL.Error, crypto.Error)) and error.args:
+        # The argument is a list of tuples of library, function and reason.
+        return f"OpenSSL: {', '.join([reason for *_, reason in error.args[0]])}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _adoption_problem(endpoint: AdoptedStreamServerEndpoint) -> str:

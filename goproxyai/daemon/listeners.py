@@ -11,7 +11,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from goproxyai.daemon.descriptor_limit import fit_descriptor_limit
-from goproxyai.daemon.endpoints import ListenError
+from goproxyai.daemon.endpoints import ListenError, describe_problem
+from goproxyai.daemon.tls_endpoint import TLSEndpoint
 from goproxyai.http11.server_factory import ServerFactory
 from goproxyai.reactor.accept import BoundedAccept
 
@@ -22,40 +23,94 @@ _log = Logger(namespace="goproxyai")
 class Listeners(Service):
     """Listens on every endpoint.
 
-    :param endpoints: each with its description.
-    :param factory: makes the protocol of each accepted connection.
+    :param endpoints: of ``LISTEN``, each with its description.
+    :param factory: makes the protocol of each connection that these accept.
+    :param admin_endpoints: of ``ADMIN_LISTEN``.
+    :param admin_factory: makes the protocol of each connection that these accept; has the same
+        set of connections and the same limits as *factory*.
     """
 
     clock: Any
     endpoints: tuple[tuple[str, IStreamServerEndpoint], ...]
     factory: ServerFactory
+    admin_endpoints: tuple[tuple[str, IStreamServerEndpoint], ...] = ()
+    admin_factory: ServerFactory | None = None
     _ports: list[IListeningPort] = attrs.field(factory=list)
     _accepts: list[BoundedAccept] = attrs.field(factory=list)
 
     @property
     def addresses(self) -> list[Any]:
-        """The addresses of the open ports, with their port numbers."""
+        """The addresses of the open ports, with their port numbers; those of operators last."""
         return [port.getHost() for port in self._ports]
 
+    def listen(self) -> None:
+        """Listen on all endpoints; no connection is accepted before the reactor runs.
+
+        To be called before twistd forks: an error line of the forked process would reach neither
+        the terminal nor the waiting process. Ports below 1024 are bound before ``--uid`` applies.
+
+        :raises ListenError: with one line about the first endpoint that fails.
+        """
+        for description, endpoint in self.endpoints:
+            self._listen(description, endpoint, self.factory)
+        for description, endpoint in self.admin_endpoints:
+            assert self.admin_factory is not None
+            self._listen(description, endpoint, self.admin_factory)
+
     def startService(self) -> None:
-        """Listen on all endpoints.
+        """Listen, unless :meth:`listen` has been called, and prepare for connections.
 
         :raises ListenError: with one line about the first endpoint that fails.
         """
         super().startService()
-        for description, endpoint in self.endpoints:
-            listening = endpoint.listen(self.factory)
-            results: list[Any] = []
-            listening.addBoth(results.append)  # listening endpoints fire at once
-            if not results or isinstance(results[0], Failure):
-                problem = _problem(results)
-                raise ListenError(f"goproxyai: cannot listen on {description}: {problem}")
-            self._ports.append(results[0])
-            self._accepts.append(BoundedAccept(results[0], self.clock, self._count_refused))
+        if not self._ports:
+            self.listen()
         # No connection is accepted before the reactor's next turn.
         fit_descriptor_limit(self.factory.connection_limits.slots)
-        for address in self.addresses:
-            _log.info("listening on {address}", address=str(address))
+        for number, address in enumerate(self.addresses):
+            purpose = " for operators" if number >= len(self.endpoints) else ""
+            _log.info("listening on {address}{purpose}", address=str(address), purpose=purpose)
+
+    def renew_certificates(self) -> None:
+        """Read the certificates of ``ssl:`` endpoints again; log what fails."""
+        for description, endpoint in (*self.endpoints, *self.admin_endpoints):
+            if not isinstance(endpoint, TLSEndpoint):
+                continue
+            try:
+                endpoint.renew()
+            except Exception as error:  # OpenSSL and Twisted raise errors of many classes
+                _log.error(
+                    "certificate not reloaded, the previous one stays in use: {problem} (in "
+                    "{endpoint})",
+                    problem=describe_problem(error),
+                    endpoint=description,
+                )
+            else:
+                _log.info("certificate reloaded for {endpoint}", endpoint=description)
+
+    def limit_bodies(self, max_bytes: int) -> None:
+        """Change the largest request body, for the requests to come."""
+        self.factory.max_body_bytes = max_bytes
+        if self.admin_factory is not None:
+            self.admin_factory.max_body_bytes = max_bytes
+
+    def keep_idle(self, seconds: float) -> None:
+        """Change the time after which an idle connection is closed."""
+        self.factory.keep_alive_seconds = seconds
+        if self.admin_factory is not None:
+            self.admin_factory.keep_alive_seconds = seconds
+
+    def _listen(
+        self, description: str, endpoint: IStreamServerEndpoint, factory: ServerFactory
+    ) -> None:
+        listening = endpoint.listen(factory)
+        results: list[Any] = []
+        listening.addBoth(results.append)  # listening endpoints fire at once
+        if not results or isinstance(results[0], Failure):
+            problem = _problem(results)
+            raise ListenError(f"goproxyai: cannot listen on {description}: {problem}")
+        self._ports.append(results[0])
+        self._accepts.append(BoundedAccept(results[0], self.clock, self._count_refused))
 
     def _count_refused(self, count: int) -> None:
         self.factory.connection_limits.counts.refused["no_descriptor"] += count
@@ -72,4 +127,6 @@ class Listeners(Service):
 
 
 def _problem(results: list[Any]) -> str:
-    return results[0].getErrorMessage() if results else "the endpoint did not listen at once"
+    if not results:
+        return "the endpoint did not listen at once"
+    return describe_problem(results[0].value)

@@ -11,20 +11,25 @@ def caching_enabled(settings: Settings) -> bool:
     return settings.cache_ttl > 0 and settings.max_cache_size > 0
 
 
-def make_proxy_options(settings: Settings, upstream: Upstream, traced: bool) -> ProxyOptions:
+def make_proxy_options(
+    settings: Settings, upstream: Upstream, instance: bytes, traced: bool
+) -> ProxyOptions:
     """Return the options of *settings*.
 
     :param upstream: the preferred upstream.
+    :param instance: unique to this process.
     :param traced: whether requests are sent with a ``traceparent`` of the proxy.
     """
     return ProxyOptions(
         first_upstream=upstream,
+        instance=instance,
         shared_namespaces=settings.cache_shared,
         coalesce=settings.coalesce,
         ttl=settings.cache_ttl,
         max_ttl=settings.cache_max_ttl,
         retry_status=settings.retry_status,
         retry_seconds=settings.request_timeout,
+        post_retry_seconds=settings.generation_timeout,
         caches=caching_enabled(settings),
         traces=traced,
     )

@@ -65,11 +65,13 @@ def apply_settings(daemon: Daemon, settings: Settings, prices: Prices | None = N
     access_log.slow = settings.log_slow
     access_log.sample = settings.log_sample
     factory.connection_limits.trust(settings.trusted_proxies)
-    factory.max_body_bytes = settings.max_body_size
+    daemon.listeners.limit_bodies(settings.max_body_size)
+    daemon.listeners.keep_idle(settings.keepalive_timeout)
     daemon.context.memory.resize(settings.max_request_memory)
     agent.connect_timeout = settings.connect_timeout
     agent.timeouts.head = settings.request_timeout
     agent.timeouts.idle = settings.idle_timeout
+    agent.timeouts.generation = settings.generation_timeout
     _apply_to_cache(daemon.context, daemon.settings, settings)
     admin.settings = admin.stats.settings = settings
 
@@ -78,7 +80,7 @@ def _apply_to_cache(context: ProxyContext, before: Settings, after: Settings) ->
     if before.max_cache_size != after.max_cache_size:
         context.store.resize(after.max_cache_size)
     present = context.options.current
-    options = make_proxy_options(after, present.first_upstream, present.traces)
+    options = make_proxy_options(after, present.first_upstream, present.instance, present.traces)
     if options != present:  # new options invalidate the plans of all known request heads
         context.options.current = options
         if not options.caches:
@@ -129,4 +131,9 @@ class Reload:
         if config.prices.table != prices.table and "PRICES" not in reloadable:
             reloadable.append("PRICES")  # the same file with other contents
         apply_settings(self.daemon, attrs.evolve(before, **fields), config.prices)
+        stats = self.daemon.admin.stats
+        stats.config = {
+            name: shown if name in RELOADABLE else stats.config.get(name, shown)
+            for name, shown in config.shown.items()
+        }
         return reloadable, restart

@@ -10,11 +10,12 @@ Start: the tracer starts, the cache snapshot is restored, then the services abov
 
 Stop (SIGTERM):
 
-1. The listeners close. ``/health/ready`` answers 503, and new requests on open connections are
-   refused.
-2. Drain: idle connections close. Requests in progress finish, for at most ``DRAIN_TIMEOUT``.
-3. The remaining connections are aborted, to clients and to upstreams.
-4. The cache snapshot is written, and the tracer sends the last spans.
+1. ``/health/ready`` answers 503. Connections and requests are served as before for
+   ``DRAIN_DELAY``, so that a load balancer notices the 503 before a connection is refused.
+2. The listeners close, and new requests on open connections are refused.
+3. Drain: idle connections close. Requests in progress finish, for at most ``DRAIN_TIMEOUT``.
+4. The remaining connections are aborted, to clients and to upstreams.
+5. The cache snapshot is written, and the tracer sends the last spans.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from goproxyai.daemon.cache_snapshot import CacheSnapshot
 from goproxyai.daemon.listeners import Listeners
 from goproxyai.daemon.maintenance import Maintenance
 from goproxyai.daemon.proxy_options import caching_enabled
+from goproxyai.durations import format_duration
 from goproxyai.egress.agent import RelayAgent
 from goproxyai.proxy.admission import Admission
 from goproxyai.proxy.context import ProxyContext
@@ -114,9 +116,17 @@ class Daemon(MultiService):
     async def _stop(self) -> None:
         self.stopping = True
         self._on_drain()
+        self.admin.stats.ready = False
+        delay = self.settings.drain_delay
+        if delay:
+            _log.info(
+                "stopping: /health/ready answers 503, listening ends in {delay}",
+                delay=format_duration(delay),
+            )
+            await deferLater(self._reactor, delay)
         await self.listeners.close()
         await deferLater(self._reactor, 0)  # requests that have arrived are read, and served
-        self.admin.stats.ready = False
+        self.admin.stats.draining = True
         self.admin.events.close()
         await self._drain()
         await self._close_connections()

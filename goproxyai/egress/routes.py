@@ -9,10 +9,14 @@ http   yes                  TCP or TLS to the proxy; absolute-form, credentials 
 https  yes                  TLS to the origin in a CONNECT tunnel through the proxy; origin-form
 any    bypassed (NO_PROXY)  as without an egress proxy
 ====== ==================== ======================================================================
+
+Host names are used as they are. A trailing dot makes a name absolute for the resolver, and is sent
+to no peer: not in ``Host``, nor in CONNECT, nor in SNI.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,7 +29,10 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStream
 from goproxyai.config.urls import ProxyURL
 from goproxyai.egress.connect_endpoint import ConnectEndpoint
 from goproxyai.egress.name_endpoint import NameEndpoint, tcp_endpoint
+from goproxyai.egress.tls import server_name
 from goproxyai.upstream.no_proxy import bypasses_proxy
+
+_TRAILING_DOT = re.compile(r"\.(?=(?::[0-9]*)?$)")
 
 
 @attrs.frozen(eq=False)
@@ -81,7 +88,7 @@ class Routes:
                 f"not an http origin: {parts.scheme}://{host}; expected http://host or https://host"
             )
         port = parts.port or (443 if secured else 80)
-        authority = parts.netloc.encode("ascii")
+        authority = _TRAILING_DOT.sub("", parts.netloc).encode("ascii")
         proxy = self.proxy
         if proxy is not None and bypasses_proxy(self.no_proxy, host, port):
             proxy = None
@@ -92,8 +99,8 @@ class Routes:
         else:
             credentials = proxy.basic_credentials()
             line = b"Proxy-Authorization: %b\r\n" % credentials if credentials else b""
-            tls_to_proxy = proxy.scheme == "https"
-            return Route(origin, authority, self._hop(proxy), tls_to_proxy, origin, line)
+            tls_to_proxy, prefix = proxy.scheme == "https", b"http://" + authority
+            return Route(origin, authority, self._hop(proxy), tls_to_proxy, prefix, line)
         if secured:
             endpoint = wrapClientTLS(self.tls(host), endpoint)
         return Route(origin, authority, endpoint, secured)
@@ -101,7 +108,7 @@ class Routes:
     def _tunnel(self, proxy: ProxyURL, host: str, port: int) -> ConnectEndpoint:
         credentials = proxy.basic_credentials()
         fields = ((b"Proxy-Authorization", credentials),) if credentials else ()
-        bracketed = f"[{host}]" if ":" in host else host
+        bracketed = f"[{host}]" if ":" in host else server_name(host)
         return ConnectEndpoint(self._hop(proxy), f"{bracketed}:{port}".encode("ascii"), fields)
 
     def _hop(self, proxy: ProxyURL) -> Any:

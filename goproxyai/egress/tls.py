@@ -3,22 +3,93 @@
 Certificates are verified with service-identity against the roots that OpenSSL finds: the system's,
 or those of ``SSL_CERT_FILE`` and ``SSL_CERT_DIR``. Connections use TLS 1.2 or later, SNI, and ALPN
 ``http/1.1``.
+
+Twisted's ``optionsForClientTLS`` is not used. It refuses host names that are no IDNA, such as those
+of Docker Compose (``my_service``) or ``a1--b``. It sends a trailing dot in SNI, and it accepts a
+certificate without any name for every host.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any, Final
+from weakref import ref
 
+from OpenSSL.SSL import VERIFY_FAIL_IF_NO_PEER_CERT, VERIFY_PEER, Connection
+from service_identity import CertificateError, VerificationError
+from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
+from service_identity.pyopenssl import extract_patterns
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
-from twisted.internet.ssl import optionsForClientTLS, platformTrust
+from twisted.internet.ssl import CertificateOptions, platformTrust
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+CERTIFICATE_ERRORS: Final = (VerificationError, CertificateError)
+"""The certificate is for another host, or for none."""
+
+
+def server_name(host: str) -> str:
+    """Return the name of *host* in ``Host``, SNI and certificates: without a trailing dot."""
+    return host.removesuffix(".")
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class ClientTLS:
+    """Creates the TLS connections to one host.
+
+    :param host: a name in ASCII, or an address.
+    :param trust_root: as in Twisted's ``CertificateOptions``.
+    :raises ValueError: if *host* is not a valid server name.
+    """
+
+    def __init__(self, host: str, trust_root: Any) -> None:
+        host = server_name(host)
+        is_address = isIPAddress(host) or isIPv6Address(host)
+        self._identity = IPAddress_ID(host) if is_address else DNS_ID(host)
+        self._sent_name = None if is_address else host.encode("ascii")  # RFC 6066 section 3
+        options = CertificateOptions(trustRoot=trust_root, acceptableProtocols=[b"http/1.1"])
+        self._context = options.getContext()
+
+    def clientConnectionForTLS(self, tlsProtocol: Any) -> Connection:
+        """Return a connection that accepts certificates of the host only."""
+        connection = Connection(self._context)
+        if self._sent_name is not None:
+            connection.set_tlsext_host_name(self._sent_name)
+        verify = _verify_callback(self._identity, ref(tlsProtocol))
+        connection.set_verify(VERIFY_PEER | VERIFY_FAIL_IF_NO_PEER_CERT, verify)
+        return connection
+
+
+def _verify_callback(
+    identity: DNS_ID | IPAddress_ID, protocol: Callable[[], Any]
+) -> Callable[[Connection, Any, int, int, int], bool]:
+    """Return what OpenSSL calls with each certificate of the chain, the host's own one last."""
+
+    def verify(_: Connection, certificate: Any, __: int, depth: int, trusted: int) -> bool:
+        if depth or not trusted:
+            return bool(trusted)
+        try:
+            verify_service_identity(extract_patterns(certificate), [identity], [])
+        except Exception as problem:  # OpenSSL would ignore an exception, and accept
+            if not isinstance(problem, CERTIFICATE_ERRORS):
+                problem = CertificateError(f"the certificate is unreadable: {type(problem)}")
+            tls = protocol()
+            if tls is not None:
+                tls.failVerification(Failure(problem))
+            return False
+        return True
+
+    return verify
 
 
 @lru_cache(maxsize=64)
 def tls_to(host: str) -> IOpenSSLClientConnectionCreator:
-    """Return client TLS for *host*, a name or an address.
+    """Return client TLS for *host* that trusts the roots of the system.
 
     Cached, because OpenSSL reads the root certificates for each new context.
 
     :raises ValueError: if *host* is not a valid server name.
     """
-    return optionsForClientTLS(host, trustRoot=platformTrust(), acceptableProtocols=[b"http/1.1"])
+    return ClientTLS(host, platformTrust())

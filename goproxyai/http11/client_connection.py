@@ -178,6 +178,7 @@ class ClientConnection(TwistedProtocol):
         self.reading_paused = False
         self._receiver = receiver
         self._parser.start(method)
+        self._deadlines.is_post = method == b"POST"
         if body is None or isinstance(body, bytes):
             self._deadlines.await_response_head(self._ticker.seconds())
             if body is None:

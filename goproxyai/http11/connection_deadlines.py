@@ -15,9 +15,6 @@ from goproxyai.reactor.deadlines import NEVER, postponed
 HEAD_TIMEOUT_SECONDS = 20.0
 """For a complete head, from its first byte; for the first one from the start of the connection."""
 
-KEEP_ALIVE_SECONDS = 75.0
-"""Between two requests of a connection."""
-
 BODY_GRACE_SECONDS = 30.0
 """Of a request body in which its rate does not matter."""
 
@@ -124,10 +121,12 @@ class Timeouts:
 
     :ivar head: from the last byte of the request, when the kernel has it, to the response head.
     :ivar idle: without progress inside a body, of the request or of the response.
+    :ivar generation: as *head*, for a POST; by default the same time.
     """
 
     head: float
     idle: float
+    generation: float = attrs.field(default=attrs.Factory(lambda self: self.head, takes_self=True))
 
 
 class ClientDeadlines:
@@ -136,12 +135,13 @@ class ClientDeadlines:
     :ivar expires_at: end of the present wait, or :data:`.NEVER`.
     :ivar awaited: what is waited for, to complete "waiting for ...".
     :ivar bytes_written: to the transport.
+    :ivar is_post: whether the request is a POST, which may generate its response for minutes.
     :ivar sending: whether a part of the request may be in our buffers.
     """
 
     __slots__ = (
         "_bytes_taken", "_retires_at", "_timeouts", "awaited", "bytes_written", "expires_at",
-        "sending",
+        "is_post", "sending",
     )  # fmt: skip
 
     def __init__(self, timeouts: Timeouts, now: float) -> None:
@@ -151,12 +151,14 @@ class ClientDeadlines:
         self.expires_at = NEVER
         self.awaited = ""
         self.bytes_written = 0
+        self.is_post = False
         self.sending = False
 
     def await_response_head(self, now: float) -> None:
         """Give the upstream time to answer the complete request."""
         self.awaited = "the response head"
-        self.expires_at = now + self._timeouts.head
+        timeouts = self._timeouts
+        self.expires_at = now + (timeouts.generation if self.is_post else timeouts.head)
 
     def await_response_body(self, now: float) -> None:
         """Give the upstream time to send more of the response."""

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
-from goproxyai.limits.addresses import Networks, bucket_key, canonical_address
+from goproxyai.limits.addresses import TrustedProxies, bucket_key, canonical_address
 from goproxyai.limits.connection_slots import ConnectionSlots, Limit
 from goproxyai.reactor.deadlines import Ticker
 
@@ -74,7 +74,7 @@ class ConnectionLimits:
         counts: ConnectionCounts | None = None,
         max_connections: int = UNLIMITED,
         max_per_client: int = 0,
-        trusted: Networks | None = None,
+        trusted: TrustedProxies | None = None,
     ) -> None:
         self.counts = counts or ConnectionCounts()
         self.slots: ConnectionSlots[LimitedConnection] = ConnectionSlots(
@@ -82,9 +82,9 @@ class ConnectionLimits:
         )
         self._ticker = ticker
         self._max_per_client = max_per_client
-        self._trusted = trusted or Networks()
+        self._trusted = trusted or TrustedProxies()
 
-    def trust(self, trusted: Networks) -> None:
+    def trust(self, trusted: TrustedProxies) -> None:
         """Replace the trusted peers, for new connections."""
         self._trusted = trusted
 

@@ -87,10 +87,11 @@ class RequestHead:
                 "bad_request", f"The version HTTP/{version} is not supported; send HTTP/1.1."
             )
         hosts = [name for name, _ in headers if name.lower() == b"host"] if head.repeated else ()
-        check_host(head.fields.get(b"host"), len(hosts) > 1)
+        host = head.fields.get(b"host")
+        check_host(host, len(hosts) > 1, required=version != "1.0")
         head._check_transfer_encoding()
         head._check_expectation()
-        head.target = origin_form(target, head.fields[b"host"])
+        head.target = origin_form(target, host)
         return head
 
     def _check_transfer_encoding(self) -> None:

@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from goproxyai.messages.header_templates import HeaderTemplate
 from goproxyai.messages.headers import Fields, Headers
+from goproxyai.messages.locations import local_reference
 from goproxyai.upstream.retries import RetryCause
 
 
@@ -113,6 +114,17 @@ class Response:
     def relayed_lines(self) -> bytes:
         """Return the header lines that are relayed to the client."""
         return self.template.relayed_lines(self.values, self.fields)
+
+    def localize(self, origin: bytes, base: bytes) -> None:
+        """Make references to the upstream lead through the proxy.
+
+        :param origin: and *base* as in :func:`.locations.local_reference`.
+        """
+        values = list(self.values)
+        for at in self.template.locations:
+            values[at] = local_reference(values[at], origin, base)
+        self.values = tuple(values)
+        self.fields = self.template.fields(self.values)
 
     @property
     def request_id(self) -> bytes:

@@ -21,7 +21,6 @@ from twisted.python.failure import Failure
 
 from goproxyai.errors import ProxyError
 from goproxyai.http11.connection_deadlines import (
-    KEEP_ALIVE_SECONDS,
     LINGER_SECONDS,
     ServerDeadlines,
 )
@@ -47,6 +46,7 @@ class ServerContext(PipelineContext, Protocol):
     :ivar connections: the open ones.
     """
 
+    keep_alive_seconds: float
     writer: Writer
     memory: RequestMemory
     turns: TurnScheduler
@@ -149,7 +149,8 @@ class ServerConnection(TwistedProtocol):
         self.output.producer = None
         state = pipeline.parser.state
         if state is not HEAD:
-            self._deadlines.expires_at = self._context.ticker.now + KEEP_ALIVE_SECONDS
+            context = self._context
+            self._deadlines.expires_at = context.ticker.now + context.keep_alive_seconds
         if not keep_alive:
             self._close()
         elif pipeline.waiting or pipeline.unparsed:

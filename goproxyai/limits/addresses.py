@@ -2,8 +2,8 @@
 
 1. Addresses are compared in their canonical text. An IPv4-mapped IPv6 address equals the IPv4
    address.
-2. ``X-Forwarded-For`` is used only if the peer is in the trusted networks. It is read from the
-   right up to the first untrusted address: entries to the left of it can be forged.
+2. ``X-Forwarded-For`` is used only if the peer is a trusted proxy. It is read from the right up to
+   the first untrusted address: entries to the left of it can be forged.
 3. If an entry is not an address (empty, ``unknown``), the peer is the client.
 4. The work is bounded: at most :data:`MAX_FORWARDED_FOR_ENTRIES` entries of the last
    :data:`MAX_FORWARDED_FOR_BYTES` bytes are read.
@@ -15,8 +15,12 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final
 
 import attrs
+
+LOCAL_PEER = "local"
+"""The peer of a connection without an IP address, such as one over a Unix socket."""
 
 MAX_FORWARDED_FOR_BYTES = 8 * 1024
 """Bytes at the end of ``X-Forwarded-For`` that are read."""
@@ -24,6 +28,7 @@ MAX_FORWARDED_FOR_BYTES = 8 * 1024
 MAX_FORWARDED_FOR_ENTRIES = 64
 """Entries at the end of ``X-Forwarded-For`` that are read."""
 
+_UNIX = "unix"  # in TRUSTED_PROXIES
 _MAX_ADDRESS_CHARACTERS = 128  # more than a scoped IPv6 address in brackets with a port has
 _CACHE_SIZE = 16 * 1024
 _IPV4 = re.compile(r"([0-9.]+)(?::([0-9]{1,5}))?")
@@ -98,7 +103,7 @@ def _cached_membership(networks: tuple[_Network, ...]) -> Callable[[str], bool]:
 
 @attrs.frozen
 class Networks:
-    """A set of IP networks, such as those of trusted proxies.
+    """A set of IP networks.
 
     An IPv4-mapped network equals the IPv4 network; ``::/0`` contains no IPv4 address.
     """
@@ -145,16 +150,42 @@ class Networks:
         return " ".join(str(network) for network in self.networks)
 
 
-def client_address(peer: str, forwarded_for: bytes | None, trusted: Networks) -> str:
+@attrs.frozen
+class TrustedProxies:
+    """The peers whose ``X-Forwarded-For`` is trusted.
+
+    :ivar unix: whether the peers of Unix sockets are trusted.
+    """
+
+    networks: Networks = attrs.field(factory=Networks)
+    unix: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> TrustedProxies:
+        """Parse networks and the word ``unix``, separated by commas or spaces.
+
+        :raises ValueError: as :meth:`Networks.parse`.
+        """
+        parts = text.replace(",", " ").split()
+        networks = [part for part in parts if part != _UNIX]
+        return cls(Networks.parse(" ".join(networks)), len(networks) < len(parts))
+
+    def contains(self, peer: str) -> bool:
+        """Whether *peer*, an address or :data:`LOCAL_PEER`, is a trusted proxy."""
+        return self.networks.contains(peer) or (self.unix and peer == LOCAL_PEER)
+
+    def __str__(self) -> str:
+        networks = str(self.networks)
+        return f"{networks} {_UNIX}".strip() if self.unix else networks
+
+
+def client_address(peer: str, forwarded_for: bytes | None, trusted: TrustedProxies) -> str:
     """Return the canonical address of the client, for limits and logs.
 
-    :param peer: the address of the connection's peer; returned as it is if it is not an address.
+    :param peer: the peer of the connection; returned as it is if it is not an address.
     :param forwarded_for: ``X-Forwarded-For``; the values of repeated lines are joined with ``, ``.
-    :param trusted: the networks of trusted proxies.
     """
-    peer_address = canonical_address(peer)
-    if peer_address is None:
-        return peer
+    peer_address = canonical_address(peer) or peer
     if forwarded_for is None or not trusted.contains(peer_address):
         return peer_address
     client = peer_address
@@ -166,6 +197,18 @@ def client_address(peer: str, forwarded_for: bytes | None, trusted: Networks) ->
         if not trusted.contains(client):
             break
     return client
+
+
+PRIVATE_NETWORKS: Final = Networks.parse(
+    "127.0.0.0/8 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 169.254.0.0/16 100.64.0.0/10 "
+    "::1/128 fc00::/7 fe80::/10"
+)
+"""Addresses that are not reachable from the Internet (RFC 1918, 3927, 4193, 4291, 6598)."""
+
+
+def is_private(peer: str) -> bool:
+    """Whether *peer* is a private address or the peer of a Unix socket."""
+    return peer == LOCAL_PEER or PRIVATE_NETWORKS.contains(peer)
 
 
 def _entries_from_the_right(forwarded_for: bytes) -> list[str]:
@@ -182,13 +225,13 @@ def bucket_key(address: str) -> str:
     """Return the key of the token bucket of *address*.
 
     An IPv6 client owns a /64 (RFC 6177), so that the /64 is the key. An IPv4 address is its own
-    key. The key is ``local`` if *address* is not an address, as on a Unix socket.
+    key. The key is :data:`LOCAL_PEER` if *address* is not an address, as on a Unix socket.
     """
     if _CANONICAL_IPV4.fullmatch(address) is not None:
         return address
     parsed = _parsed(address)
     if parsed is None:
-        return "local"
+        return LOCAL_PEER
     if isinstance(parsed, IPv4Address):
         return str(parsed)
     return str(IPv6Network((parsed, 64), strict=False))

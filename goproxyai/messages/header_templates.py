@@ -22,6 +22,7 @@ from goproxyai.messages.headers import (
     response_headers_for_client,
     serialize_headers,
 )
+from goproxyai.messages.locations import LOCATION_FIELDS
 
 MAX_TEMPLATES: Final = 512
 
@@ -36,14 +37,16 @@ class HeaderTemplate:
     """The field names of a header, in order.
 
     :param names: as received.
+    :ivar locations: positions of the fields in :data:`~.locations.LOCATION_FIELDS`.
     """
 
-    __slots__ = ("_has_repeats", "_lowered", "_names", "_relayed", "_shareable")
+    __slots__ = ("_has_repeats", "_lowered", "_names", "_relayed", "_shareable", "locations")
 
     def __init__(self, names: FieldNames) -> None:
         self._names = names
         lowered = self._lowered = tuple([name.lower() for name in names])
         self._has_repeats = len(set(lowered)) < len(lowered)
+        self.locations = tuple([at for at, name in enumerate(lowered) if name in LOCATION_FIELDS])
         relayed = [at for at, name in enumerate(lowered) if not is_never_relayed(name)]
         self._relayed = _template(names, relayed)
         self._shareable = _template(names, [at for at in relayed if is_shareable(lowered[at])])

@@ -5,6 +5,7 @@
    (RFC 9110 §7.6.1).
 2. ``Connection`` cannot nominate ``Content-Length`` or ``Host``, which frame and route the message.
 3. Forwarded fields keep their order, case and repetition.
+4. What infrastructure in front of the proxy says about the client's network is not sent upstream.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ Fields = dict[bytes, bytes]
 VIA_PSEUDONYM: Final = b"goproxyai"
 """The name of the proxy in ``Via``."""
 
+MAX_INSTANCES: Final = 8
+"""Instances of the proxy in the ``Via`` of a request; more are a loop through several instances."""
+
 HOP_BY_HOP: Final = frozenset(
     (b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade")
 )
@@ -35,7 +39,18 @@ A test for membership saves a miss two calls of :func:`nominated_fields`, 0.3 us
 """
 _NO_FIELDS: Final[frozenset[bytes]] = frozenset()
 
-_NOT_SENT_UPSTREAM: Final = frozenset((b"host", b"expect", b"x-cache-ttl", b"x-cache-replay"))
+_OF_CLIENT_NETWORK: Final = frozenset(
+    (
+        b"forwarded", b"x-real-ip", b"true-client-ip", b"cf-connecting-ip", b"cf-connecting-ipv6",
+        b"cf-pseudo-ipv4", b"cf-ipcountry", b"x-client-ip", b"x-cluster-client-ip",
+        b"x-original-forwarded-for", b"x-envoy-external-address", b"x-azure-clientip",
+        b"x-azure-socketip", b"fastly-client-ip", b"fly-client-ip",
+    )
+)  # fmt: skip
+_OF_CLIENT_NETWORK_PREFIX: Final = b"x-forwarded-"
+_NOT_SENT_UPSTREAM: Final = _OF_CLIENT_NETWORK | {
+    b"host", b"expect", b"x-cache-ttl", b"x-cache-replay",
+}  # fmt: skip
 _NOT_SENT_TO_CLIENT: Final = frozenset(
     (b"x-cache", b"x-cache-timestamp", b"x-proxy", b"x-proxy-request-id")
 )
@@ -81,9 +96,13 @@ def nominated_fields(fields: Fields) -> frozenset[bytes]:
 def request_headers_for_upstream(headers: Headers, fields: Fields) -> Headers:
     """Return the end-to-end fields of a request.
 
-    ``Host``, ``Expect`` and the proxy's own request fields are left out.
+    ``Host``, ``Expect``, the proxy's own request fields, and fields about the client's network are
+    left out.
     """
-    return _without(headers, nominated_fields(fields) | _NOT_SENT_UPSTREAM)
+    end_to_end = _without(headers, nominated_fields(fields) | _NOT_SENT_UPSTREAM)
+    return [
+        pair for pair in end_to_end if not pair[0].lower().startswith(_OF_CLIENT_NETWORK_PREFIX)
+    ]
 
 
 def response_headers_for_client(headers: Headers, fields: Fields) -> Headers:
@@ -141,13 +160,26 @@ def is_list_member(value: bytes, token: bytes) -> bool:
     return value == token or token in [member.strip(b" \t") for member in value.split(b",")]
 
 
-def is_forwarding_loop(fields: Fields) -> bool:
-    """Whether ``Via`` contains the proxy's own name (RFC 9110 §7.6.3)."""
+def via_value(instance: bytes) -> bytes:
+    """Return the element that *instance* adds to ``Via`` (RFC 9110 §7.6.3)."""
+    return b"1.1 %b (%b)" % (VIA_PSEUDONYM, instance)
+
+
+def is_forwarding_loop(fields: Fields, instance: bytes) -> bool:
+    """Whether ``Via`` contains *instance*, or :data:`MAX_INSTANCES` instances.
+
+    A recipient may remove comments from ``Via``, and with them the names of instances. Then, and in
+    a loop through several instances behind a load balancer, the number of instances ends the loop.
+
+    :param instance: the name of this instance, lower case and unguessable.
+    """
     via = fields.get(b"via")
     if via is None or VIA_PSEUDONYM not in (via := via.lower()):
         return False
+    if b"(%b)" % instance in via:
+        return True
     elements = _without_comments(via).split(b",")
-    return any(element.split()[1:2] == [VIA_PSEUDONYM] for element in elements)
+    return [element.split()[1:2] for element in elements].count([VIA_PSEUDONYM]) >= MAX_INSTANCES
 
 
 def _without_comments(value: bytes) -> bytes:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from goproxyai.http11.exchange import Exchange
-from goproxyai.limits.addresses import Networks, bucket_key, client_address
+from goproxyai.limits.addresses import TrustedProxies, bucket_key, client_address
 from goproxyai.limits.token_buckets import TokenBuckets
+from goproxyai.proxy.proxy_warning import warn_if_untrusted
 
 TICK_SECONDS = 0.1
 """Between two refills."""
@@ -29,10 +30,11 @@ class Admission:
     :param trusted: peers whose ``X-Forwarded-For`` is believed.
     """
 
-    def __init__(self, clock: IReactorTime, per_minute: int, trusted: Networks) -> None:
+    def __init__(self, clock: IReactorTime, per_minute: int, trusted: TrustedProxies) -> None:
         self.per_minute = per_minute
         self.buckets = TokenBuckets(max(per_minute, 1), TICK_SECONDS)  # unused without a limit
         self._trusted = trusted
+        self._warned = False
         self._clock = clock
         self._tick: IDelayedCall | None = None
         self._last_refill = 0.0
@@ -51,7 +53,7 @@ class Admission:
             if self._started and self._tick is None:
                 self._start_ticking()
 
-    def trust(self, trusted: Networks) -> None:
+    def trust(self, trusted: TrustedProxies) -> None:
         """Change the peers whose ``X-Forwarded-For`` is believed."""
         self._trusted = trusted
 
@@ -89,8 +91,11 @@ class Admission:
         """Return the client's address: the peer's, or the one that a trusted peer forwards."""
         if b"x-forwarded-for" not in exchange.head.fields:
             return exchange.connection.peer
-        forwarded_for = exchange.get(b"x-forwarded-for")
-        return client_address(exchange.connection.peer, forwarded_for, self._trusted)
+        peer, forwarded_for = exchange.connection.peer, exchange.get(b"x-forwarded-for")
+        client = client_address(peer, forwarded_for, self._trusted)
+        if client == peer and not self._warned:
+            self._warned = warn_if_untrusted(peer, self._trusted)
+        return client
 
     def take_token(self, client: str) -> float:
         """Take a token; returns 0.0, or the seconds until *client* has a token again."""

@@ -7,7 +7,7 @@ that has begun cannot be replaced, so :func:`fail_exchange` breaks its connectio
 from __future__ import annotations
 
 from OpenSSL.SSL import Error as OpenSSLError
-from service_identity import VerificationError
+from service_identity import CertificateError, VerificationError
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
@@ -57,8 +57,8 @@ def _classify(exception: BaseException | None) -> tuple[str, str]:
     match exception:
         case UpstreamTimeout():
             return "upstream_timeout", (
-                f"Waiting for {exception} took too long; try again, "
-                "or raise REQUEST_TIMEOUT or CONNECT_TIMEOUT."
+                f"Waiting for {exception} took too long; try again, or raise "
+                "GENERATION_TIMEOUT (POST requests), REQUEST_TIMEOUT (others) or CONNECT_TIMEOUT."
             )
         case ConnectTimeout() | DeferredTimeout():
             return "upstream_timeout", "Connecting to upstream took too long; try again."
@@ -71,7 +71,7 @@ def _classify(exception: BaseException | None) -> tuple[str, str]:
             return "egress_proxy_refused", (
                 "The egress proxy's answer to CONNECT is not HTTP; check PROXY_URL."
             )
-        case OpenSSLError() | VerificationError():
+        case OpenSSLError() | VerificationError() | CertificateError():
             return "upstream_tls_failed", (
                 "TLS with upstream (or the egress proxy) failed: the certificate or the handshake "
                 "is invalid; check OPENAI_API_URL, PROXY_URL and SSL_CERT_FILE."
@@ -106,13 +106,16 @@ def fail_exchange(exchange: Exchange, error: ProxyError, reason: str = "") -> En
     return Ending.COMPLETE
 
 
-def send_error(exchange: Exchange, error: ProxyError, reason: str = "") -> None:
+def send_error(
+    exchange: Exchange, error: ProxyError, reason: str = "", relayed: bool = True
+) -> None:
     """Answer *exchange* with one of the proxy's own errors.
 
     :param reason: why the request was forwarded; empty for a request that was not.
+    :param relayed: whether the request was to be relayed; its response then has ``X-Cache``.
     """
     headers = list(error.headers)
-    if exchange.target.startswith(b"/v1/") or exchange.problem is not None:
+    if relayed:
         lines = own_lines(
             exchange.request_id, headers, cache_lines(reason, error.code.replace("_", "-"))
         )

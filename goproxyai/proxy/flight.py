@@ -125,9 +125,10 @@ class Flight:
     # The upstream's side: RequestOwner.
 
     def interim_response(self, status: int, phrase: bytes, headers: Headers) -> None:
-        head = interim_head(status, phrase, headers)
-        for subscriber in self._subscribers:
-            subscriber.exchange.send_interim(head)
+        # It may have the cookies and the organization of the leader's credential.
+        leader = self._subscribers.leader
+        if leader is not None:
+            leader.exchange.send_interim(interim_head(status, phrase, headers))
 
     def response_began(self, response: Response) -> None:
         context = self._context

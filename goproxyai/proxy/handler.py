@@ -17,6 +17,7 @@ from goproxyai.http11.connection_limits import out_of_memory
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import SMALL_BODY_BYTES
 from goproxyai.limits.token_buckets import rate_limit_headers
+from goproxyai.messages.headers import MAX_INSTANCES
 from goproxyai.proxy.admission import Admission
 from goproxyai.proxy.cache_lookup import MAX_KEYED_BODY_BYTES, CacheMiss
 from goproxyai.proxy.context import ProxyContext
@@ -56,8 +57,9 @@ class ProxyHandler:
             if plan.is_loop:
                 raise ProxyError(
                     "loop_detected",
-                    "This request has passed through goproxyai already: OPENAI_API_URL or "
-                    "PROXY_URL leads back to the proxy itself.",
+                    "This request has passed through this goproxyai already, or through "
+                    f"{MAX_INSTANCES} instances of it: OPENAI_API_URL or PROXY_URL leads back to "
+                    "the proxy itself.",
                 )
             if context.memory.is_full:
                 raise out_of_memory()

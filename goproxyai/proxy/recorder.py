@@ -19,7 +19,7 @@ from goproxyai.cache.stream_timing import StreamTiming
 from goproxyai.http11.response import Response
 from goproxyai.messages.headers import has_request_id
 from goproxyai.proxy.cache_lookup import CacheMiss
-from goproxyai.proxy.response_head import shared_lines, status_line, stored_lines
+from goproxyai.proxy.response_head import shared_lines, status_line, stored_lines, stream_lines
 from goproxyai.usage.usage import UsageSource
 
 PIECE_OVERHEAD_BYTES = 60
@@ -151,6 +151,7 @@ def _store(
     head = (
         status_line(response.code, response.phrase)
         + shared_lines(response, plan.across_credentials)
+        + stream_lines(fields)
         + stored_lines(int(time.time()), upstream_has_id)
     )
     age = fields.get(b"age")

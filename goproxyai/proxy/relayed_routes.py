@@ -1,7 +1,7 @@
 """The routes that are relayed to the upstream.
 
-The Klein tree (:mod:`goproxyai.admin.app`) and the router (:mod:`goproxyai.router`) both read this
-table, so that the tree states every route of the daemon and the router needs no Klein.
+The router (:mod:`goproxyai.router`) compares targets with the prefixes of ``RELAY_PATHS`` and needs
+no Klein. The Klein tree (:mod:`goproxyai.admin.app`) states the default.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ class RelayedRoutes:
     methods: tuple[str, ...]
 
 
-RELAYED: Final = RelayedRoutes(
-    prefixes=("/v1/",),
-    methods=("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"),
-)
+METHODS: Final = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
+"""The methods that are relayed."""
+
+RELAYED: Final = RelayedRoutes(prefixes=("/v1/",), methods=METHODS)
+"""The routes of a daemon without ``RELAY_PATHS``."""
+
+NOT_RELAYED: Final = RelayedRoutes(prefixes=(), methods=())
+"""The routes of a listener for operators."""

@@ -16,11 +16,13 @@ from goproxyai.cache.key import credential_id, start_cache_key
 from goproxyai.cache.rules import bypass_reason, in_namespace, is_write
 from goproxyai.cache.write_log import UNOWNED
 from goproxyai.http11.request_head import FieldValues, RequestHead
-from goproxyai.messages.headers import is_forwarding_loop, request_headers_for_upstream
+from goproxyai.messages.headers import (
+    is_forwarding_loop,
+    request_headers_for_upstream,
+    via_value,
+)
 from goproxyai.proxy.upstreams import Upstream
 from goproxyai.usage.usage import generates
-
-_VIA = b"Via: 1.1 goproxyai\r\n"
 
 SHARED_OWNER: Final = b"shared"
 """The owner of the entries in a namespace that all credentials share."""
@@ -31,6 +33,7 @@ class ProxyOptions:
     """The settings that apply to every request.
 
     :ivar first_upstream: the preferred upstream, whose request line is prepared in the plan.
+    :ivar instance: names this process in the ``Via`` of forwarded requests; unique.
     :ivar shared_namespaces: paths below ``/v1/`` whose entries all credentials share.
     :ivar coalesce: which requests share an upstream request: see
         :data:`goproxyai.cache.coalescing.COALESCE_MODES`.
@@ -38,17 +41,20 @@ class ProxyOptions:
     :ivar max_ttl: longest lifetime in seconds that a request may ask for; 0 allows none.
     :ivar retry_status: statuses that are retried where that is safe.
     :ivar retry_seconds: seconds after a request's head within which it may be retried.
+    :ivar post_retry_seconds: the same for a POST.
     :ivar caches: responses are stored and looked up.
     :ivar traces: forwarded requests get a ``traceparent`` of the proxy's own.
     """
 
     first_upstream: Upstream
+    instance: bytes
     shared_namespaces: tuple[str, ...] = ()
     coalesce: str = "deterministic"
     ttl: float = 0.0
     max_ttl: float = 0.0
     retry_status: frozenset[int] = frozenset()
     retry_seconds: float = 30.0
+    post_retry_seconds: float = 600.0
     caches: bool = True
     traces: bool = False
 
@@ -71,7 +77,8 @@ class UpstreamHead:
             b"%b: %b\r\n" % (_escaped(name), b"%b" if name in variable else _escaped(value))
             for name, value in kept
         ]
-        self._template = b"%b%b%b" % (start, b"".join(lines), _VIA)
+        via = _escaped(via_value(options.instance))
+        self._template = b"%b%bVia: %b\r\n" % (start, b"".join(lines), via)
         # Indexes of the variable fields that are sent; `Connection` may keep some on this hop.
         used = [variable[name] for name, _ in kept if name in variable]
         self._used_fields = used if len(used) < len(variable) else None
@@ -109,7 +116,7 @@ class RequestPlan:
     :ivar written_owners: the owners whose entries a successful request drops; none unless the
         request changes what GETs return.
     :ivar generates: a successful response reports token usage.
-    :ivar is_loop: the request has passed through this proxy before.
+    :ivar is_loop: see :func:`~goproxyai.messages.headers.is_forwarding_loop`.
     :ivar upstream_head: makes the head that is sent upstream.
     """
 
@@ -141,7 +148,7 @@ class RequestPlan:
         self._key = start_cache_key(
             method, head.target, fields, headers, head.repeated, self.across_credentials
         )
-        self.is_loop = is_forwarding_loop(fields)
+        self.is_loop = is_forwarding_loop(fields, options.instance)
         self.upstream_head = UpstreamHead(head, options)
 
     def start_key(self) -> Any:

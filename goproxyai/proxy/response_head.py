@@ -11,8 +11,10 @@ from functools import lru_cache
 from http import HTTPStatus
 
 from goproxyai.cache.entry import Entry
+from goproxyai.cache.stream_end import is_event_stream
 from goproxyai.http11.response import Response
 from goproxyai.messages.headers import (
+    Fields,
     Headers,
     has_request_id,
     identifies_credential,
@@ -32,6 +34,7 @@ _REQUEST_ID = b"X-Request-Id: "
 _PROXY_REQUEST_ID = b"X-Proxy-Request-Id: "  # used where upstream's own X-Request-Id is relayed
 _HIT = b"%b\r\nAge: %d\r\nCache-Status: goproxyai; hit; ttl=%d\r\nServer-Timing: cache;dur=%.2f\r\n"
 _HIT_WITH_LENGTH = _HIT + b"Content-Length: %d\r\n\r\n"
+_UNBUFFERED = b"X-Accel-Buffering: no\r\n"
 _TIMING = b"Server-Timing: proxy;dur=%.2f, upstream;dur=%.2f\r\n%b%b\r\n"
 
 
@@ -69,6 +72,16 @@ def cache_lines(reason: str, detail: str = "") -> bytes:
     return b"X-Cache: MISS\r\nCache-Status: %b\r\n%b" % (status.encode("ascii"), _PROXY)
 
 
+def stream_lines(fields: Fields) -> bytes:
+    """Return the line that keeps nginx from buffering an event stream; empty for other responses.
+
+    :param fields: of the response; a field of upstream's own is kept instead.
+    """
+    if not is_event_stream(fields) or b"x-accel-buffering" in fields:
+        return b""
+    return _UNBUFFERED
+
+
 def forwarded_head(
     response: Response,
     request_id: bytes,
@@ -86,6 +99,7 @@ def forwarded_head(
     return (  # concatenation of bytes takes a quarter of the time of a format
         status_line(response.code, response.phrase)
         + response.relayed_lines()
+        + stream_lines(response.fields)
         + cache_lines(reason)
         + _TIMING
         % (
@@ -109,6 +123,7 @@ def coalesced_head(
     return (
         status_line(response.code, response.phrase)
         + shared_lines(response, across_credentials)
+        + stream_lines(response.fields)
         + cache_lines(COALESCED)
         + _TIMING
         % (0.0, waited_seconds * 1000, _PROXY_REQUEST_ID if has_id else _REQUEST_ID, request_id)

@@ -6,12 +6,12 @@ import errno
 import os
 from typing import Final
 
-from service_identity import VerificationError
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.python.failure import Failure
 
+from goproxyai.egress.tls import CERTIFICATE_ERRORS
 from goproxyai.http11.errors import ConnectionBroken, UpstreamTimeout
 from goproxyai.messages.connect import ConnectRefused
 
@@ -20,7 +20,7 @@ LOCAL_ERRNOS: Final = frozenset(
 )
 """Shortages of the own process or machine: descriptors, memory, ports."""
 
-_RECURRING_FAILURES = (UpstreamTimeout, ConnectTimeout, DeferredTimeout, VerificationError)
+_RECURRING_FAILURES = (UpstreamTimeout, ConnectTimeout, DeferredTimeout, *CERTIFICATE_ERRORS)
 """Connect failures that the same upstream would repeat, or that have taken long enough."""
 
 

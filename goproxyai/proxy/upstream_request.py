@@ -241,6 +241,8 @@ class UpstreamRequest:
             if response.code >= 400 and self._replace_error(response):
                 self.upstream_seconds = -1.0
                 return
+            if response.template.locations:
+                response.localize(self._upstream.route.origin, self._upstream.base)
             self.response = response
             if self._exchange.body.received > SMALL_BODY_BYTES:
                 self._exchange.release_body()
@@ -317,7 +319,10 @@ class UpstreamRequest:
         if upstream in retry.not_before:
             rest = max(0.0, retry.not_before[upstream] - now)
             wait = backoff_seconds(self.attempts, random(), rest)  # noqa: S311  # spreads the load
-        left = exchange.started_at + context.options.current.retry_seconds - now
+        options = context.options.current
+        post = exchange.method == b"POST"
+        window = options.post_retry_seconds if post else options.retry_seconds
+        left = exchange.started_at + window - now
         if wait > left or not context.budget.try_spend(context.counters.forwarded):
             return False
         context.counters.retries[cause.value] += 1

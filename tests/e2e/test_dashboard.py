@@ -143,6 +143,11 @@ class Daemon:
     def kill(self) -> None:
         self._process.kill()
 
+    @property
+    def requests(self) -> list[dict[str, Any]]:
+        """The lines of the access log."""
+        return self._process.requests
+
     def request(self, method: str, path: str, document: Any = None, token: str = "") -> Any:
         """Send a request and return the JSON of the answer, whatever its status."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
@@ -339,6 +344,7 @@ def test_token_signs_in_and_is_never_in_url(
     field = it.page.get_by_label("Admin token")
     field.wait_for()
     it.shows("#connection", "token required")
+    it.shows("#sign-in-reason", re.compile("This endpoint is for operators"))
     assert not it.page.locator("#content").is_visible()
     it.assert_accessible(axe)
     field.fill(WRONG_TOKEN)

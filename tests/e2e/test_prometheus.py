@@ -202,7 +202,7 @@ def started_prometheus(
     config = directory / "prometheus.yml"
     config.write_text(
         with_token(directory)
-        .replace("localhost:8080", f"127.0.0.1:{port}")
+        .replace("localhost:8081", f"127.0.0.1:{port}")
         .replace("interval: 15s", "interval: 1s")
     )
     (directory / RULES.name).write_bytes(RULES.read_bytes())

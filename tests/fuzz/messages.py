@@ -139,8 +139,8 @@ def check_headers(data: bytes) -> None:
         "relaying is not idempotent"
     )
     with linear(size):
-        looped = is_forwarding_loop(fields)
-    assert looped == _via_names_us(fields.get(b"via", b""))
+        looped = is_forwarding_loop(fields, b"i0")
+    assert looped == _is_loop(fields.get(b"via", b""))
     listed = fields.get(b"expect", b"")
     assert is_list_member(listed, b"x") == (
         b"x" in [s.strip(b" \t") for s in listed.lower().split(b",")]
@@ -152,8 +152,8 @@ def _connection_options(fields: Fields) -> set[bytes]:
     return names - {b"content-length", b"host", b"close", b""}
 
 
-def _via_names_us(via: bytes) -> bool:
-    """Whether *via*, without its comments, has an entry of this proxy; byte by byte."""
+def _is_loop(via: bytes) -> bool:
+    """Whether *via* has the instance ``i0``, or eight entries of the proxy; byte by byte."""
     kept, depth, escaped = bytearray(), 0, False
     for byte in via.lower():
         if escaped:
@@ -174,7 +174,9 @@ def _via_names_us(via: bytes) -> bool:
         if not depth:
             kept.append(byte)
     text = bytes(kept) if not depth else via.lower()
-    return any(element.split()[1:2] == [b"goproxyai"] for element in text.split(b","))
+    names = [element.split()[1:2] for element in text.split(b",")]
+    has_instance = b"(i0)" in via.lower() and b"goproxyai" in via.lower()
+    return has_instance or names.count([b"goproxyai"]) >= 8
 
 
 HEADERS = (
@@ -184,6 +186,7 @@ HEADERS = (
     b"Proxy-Authorization: x\n", b"X-Cache: HIT\n", b"Expect: x, y\n", b"Host: a\n",
     b"Upgrade: b\n", b"Transfer-Encoding: chunked\n", b"X-RateLimit-Limit: 5\n", b"%: %b\n", b"%s",
     b"%b", b",", b" ", b"\n", b":", b"(", b")", b"\\", b"goproxyai", b"connection", b"\t",
+    b"Via: 1.1 goproxyai (i0)\n", b"Via: " + b", ".join([b"1.1 goproxyai"] * 8) + b"\n",
     b"Keep-Alive: 5\n",
 )  # fmt: skip
 

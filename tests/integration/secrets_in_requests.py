@@ -8,6 +8,7 @@ import attrs
 
 from tests.support.answers import chunk, head, response
 from tests.support.harness import ProxyHarness, request
+from tests.support.raw_client import LOOPED_VIA
 from tests.support.steps import Close, Pause, Reset
 
 SECRETS = {
@@ -69,7 +70,7 @@ CASES = [
     Case(400, secretive("/v1/x").replace(b"Cookie:", b"Cookie :")),
     Case(431, secretive("/v1/x", "GET", ("X-Long", SECRETS["unmarked key"] * 4500))),
     Case(504, secretive("/v1/x", "GET", ("Cache-Control", "only-if-cached"))),
-    Case(508, secretive("/v1/x", "GET", ("Via", f"1.1 goproxyai ({SECRETS['unmarked key']})"))),
+    Case(508, secretive("/v1/x", "GET", ("Via", f"{LOOPED_VIA} ({SECRETS['unmarked key']})"))),
     Case(403, request("/stats", "GET", [("X-Forwarded-For", "203.0.113.9")],
                       key=f"Bearer {SECRETS['wrong token']}".encode())),
 ]  # fmt: skip

@@ -10,6 +10,7 @@ import pytest_twisted
 from tests.integration.logged_events import events_of, values
 from tests.support.answers import chunk, head
 from tests.support.harness import ProxyHarness, eventually, post, request
+from tests.support.raw_client import LOOPED_VIA
 from tests.support.steps import Close, Pause, Reset
 
 ASKED = b'{"model":"gpt-4o-mini","messages":[]}'
@@ -98,7 +99,7 @@ async def test_rate_limited_request_has_an_event(harness: ProxyHarness) -> None:
          "/stats"),
         (request(headers=[("Cache-Control", "only-if-cached")]), 504, "only_if_cached",
          "/v1/models"),
-        (request(headers=[("Via", "1.1 goproxyai")]), 508, "loop_detected", "/v1/models"),
+        (request(headers=[("Via", LOOPED_VIA)]), 508, "loop_detected", "/v1/models"),
         (b"GET /v1/models HTTP/1.1\r\n\r\n", 400, "bad_request", "/v1/models"),
         (b"GET /v1/../x HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_request", "/v1/../x"),
         (b"GET /v1/" + b"x" * 17_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414, "target_too_long",

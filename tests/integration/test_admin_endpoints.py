@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from goproxyai import __version__
 from goproxyai.proxy.recorder import PIECE_OVERHEAD_BYTES
 from goproxyai.proxy.relayed_routes import RELAYED
 from tests.integration.admin_requests import FROM_ELSEWHERE, error_of
 from tests.support.answers import chunk, head
 from tests.support.harness import Answer, ProxyHarness, post, request
+from tests.support.raw_client import LOOPED_VIA
 from tests.support.steps import Pause, Reset
 
 COMPLETION = b'{"model":"gpt-4o-mini","messages":[]}'
@@ -54,7 +56,7 @@ async def test_health_needs_no_authorization(harness: ProxyHarness, target: str)
     assert document_of(await harness.ask(request(target, headers=FROM_ELSEWHERE)))["status"]
     minimal = b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % target.encode()
     assert (await harness.ask(minimal)).status == 200
-    http_1_0 = await harness.ask(minimal.replace(b"HTTP/1.1", b"HTTP/1.0"))
+    http_1_0 = await harness.ask(b"GET %b HTTP/1.0\r\n\r\n" % target.encode())
     assert (http_1_0.status, http_1_0.get("Connection")) == (200, b"close")
 
 
@@ -178,7 +180,7 @@ async def test_stats_report_bytes_being_recorded(harness: ProxyHarness) -> None:
         request("/v1/nothing"),
         request("/v1/broken"),
         request("/v1/x", "TRACE"),
-        request("/v1/x", headers=[("Via", "1.1 goproxyai")]),
+        request("/v1/x", headers=[("Via", LOOPED_VIA)]),
         request("/v1/x", headers=[("Cache-Control", "only-if-cached")]),
         request("/v1/./x"),
         request("/v1/x", "POST", [("Content-Length", "99999999999")]),
@@ -200,9 +202,9 @@ async def test_relayed_path_always_gets_proxy_and_cache_headers(
 @pytest.mark.parametrize(
     "target",
     [
-        "/", "/v1", "/v2/models", "/healthz", "/Health", "/stats/", "/cache/x",
+        "/v1", "/v2/models", "/healthz", "/Health", "/stats/", "/cache/x",
         "//v1/models", "/v1%2fmodels", "/%761/models", "/V1/models", "//health", "/index.html",
-        "/?/v1/models", "/health%00", "/a%0d%0aX-Evil:1",
+        "/health%00", "/a%0d%0aX-Evil:1",
     ],
 )  # fmt: skip
 @pytest_twisted.ensureDeferred
@@ -228,6 +230,7 @@ ALLOW_RELAYED = ", ".join(RELAYED.methods).encode()
         ("PUT", "/health/ready", b"GET, HEAD"),
         ("PATCH", "/stats", b"GET, HEAD"),
         ("GET", "/cache", b"DELETE"),
+        ("POST", "/", b"GET, HEAD"),
         ("POST", "/cache", b"DELETE"),
         ("TRACE", "/v1/models", ALLOW_RELAYED),
         ("PROPFIND", "/v1/models", ALLOW_RELAYED),
@@ -251,6 +254,58 @@ async def test_head_of_unknown_path_has_no_body(harness: ProxyHarness) -> None:
     client.send(request("/nowhere", "HEAD") + request("/health"))
     assert (await client.answer(b"HEAD")).status == 404
     assert (await client.answer()).status == 200
+
+
+# The index.
+
+BROWSER = [("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")]
+
+
+@pytest.mark.parametrize("target", ["/", "/?x", "/?/v1/models"])
+@pytest_twisted.ensureDeferred
+async def test_index_tells_every_client_name_version_and_endpoints(
+    harness: ProxyHarness, target: str
+) -> None:
+    await harness.start(ADMIN_ALLOW="", PROXY_URL="http://user:hunter2@proxy.test:3128")
+    answer = await harness.ask(request(target, headers=FROM_ELSEWHERE))
+    assert document_of(answer) == {
+        "name": "goproxyai",
+        "version": __version__,
+        "endpoints": {
+            "/v1/": "GET POST PUT DELETE PATCH HEAD OPTIONS",
+            "/": "GET HEAD",
+            "/cache": "DELETE",
+            "/dashboard": "GET HEAD",
+            "/dashboard/events": "GET HEAD",
+            "/health": "GET HEAD",
+            "/health/": "GET HEAD",
+            "/health/live": "GET HEAD",
+            "/health/ready": "GET HEAD",
+            "/metrics": "GET HEAD",
+            "/stats": "GET HEAD",
+        },
+    }
+
+
+@pytest_twisted.ensureDeferred
+async def test_index_redirects_browsers_to_dashboard(harness: ProxyHarness) -> None:
+    await harness.start()
+    for method in ("GET", "HEAD"):
+        data = request("/", method, [*BROWSER, *FROM_ELSEWHERE])
+        answer = await harness.ask(data, method.encode())
+        assert (answer.status, answer.all("Location")) == (302, [b"/dashboard"])
+        assert answer.all("Vary") == [b"Accept"]
+        assert bool(answer.body) == (method == "GET")
+    other = await harness.ask(request("/", "HEAD"), b"HEAD")
+    assert (other.status, other.all("Location"), other.body) == (200, [], b"")
+
+
+@pytest_twisted.ensureDeferred
+async def test_index_spends_a_token_unless_an_operator_asks(harness: ProxyHarness) -> None:
+    await harness.start(RATE_LIMIT="1")
+    other = request("/", headers=FROM_ELSEWHERE)
+    assert [(await harness.ask(other)).status for _ in range(2)] == [200, 429]
+    assert [(await harness.ask(request("/"))).status for _ in range(3)] == [200] * 3
 
 
 @pytest_twisted.ensureDeferred

@@ -268,7 +268,7 @@ async def test_subscribe_is_refused_during_drain(harness: ProxyHarness) -> None:
     daemon, client = harness.daemon, await harness.connect()
     await eventually(harness.reactor, lambda: daemon.listeners.factory.connections)
     stopping = daemon.stopService()
-    await eventually(harness.reactor, lambda: not daemon.admin.stats.ready)
+    await eventually(harness.reactor, lambda: daemon.admin.stats.draining)
     client.send(request(EVENTS))
     answer = await client.answer()
     assert (answer.status, error_of(answer)["code"]) == (503, "draining")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet import error
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.task import deferLater
 
+from goproxyai.daemon import service
 from goproxyai.http11.connection_states import InputState
 from tests.integration.admin_requests import error_of
 from tests.support.answers import chunk, head, response
@@ -84,6 +88,58 @@ async def test_drain_finishes_stream_and_refuses_new_requests(harness: ProxyHarn
     assert [one.target for one in harness.upstream.requests] == [b"/v1/stream"]
 
 
+@pytest.fixture
+def delay(monkeypatch: pytest.MonkeyPatch) -> Deferred[None]:
+    """The wait of an hour, which the test ends."""
+    ended: Deferred[None] = Deferred()
+
+    def wait(clock: Any, seconds: float) -> Deferred[None]:
+        return ended if seconds == 3600.0 else deferLater(clock, seconds)
+
+    monkeypatch.setattr(service, "deferLater", wait)
+    return ended
+
+
+@pytest_twisted.ensureDeferred
+async def test_requests_are_served_during_drain_delay(
+    harness: ProxyHarness, delay: Deferred[None]
+) -> None:
+    await harness.start(DRAIN_DELAY="1h")
+    used, idle = await used_connections(harness, 2)
+    assert harness.daemon is not None
+    stopping, port = harness.daemon.stopService(), harness.port
+
+    async def ask(client: RawClient, target: str) -> tuple[int, bytes | None]:
+        client.send(request(target))
+        answer = await client.answer()
+        return answer.status, answer.get("Connection")
+
+    new = await harness.connect()
+    for client in (used, new):
+        assert await ask(client, "/health/ready") == (503, None)
+        assert await ask(client, "/v1/models") == (200, None)
+        assert await ask(client, "/stats") == (200, None)
+        assert await ask(client, "/health/live") == (200, None)
+    assert not idle.closed
+    assert not stopping.called
+
+    delay.callback(None)
+    await stopping
+    with pytest.raises(error.ConnectionRefusedError):
+        await connect_to(harness, port)
+    for client in (used, idle, new):
+        await client.wait_closed()
+
+
+@pytest_twisted.ensureDeferred
+async def test_readiness_is_503_as_soon_as_the_stop_begins(harness: ProxyHarness) -> None:
+    await harness.start()
+    assert harness.daemon is not None
+    stopping = harness.daemon.stopService()
+    assert not harness.daemon.admin.stats.ready
+    await stopping
+
+
 @pytest_twisted.ensureDeferred
 async def test_requests_sent_before_drain_are_served(harness: ProxyHarness) -> None:
     await harness.start()
@@ -96,7 +152,7 @@ async def test_requests_sent_before_drain_are_served(harness: ProxyHarness) -> N
     used.transport.socket.send(request("/v1/models"))
     stopping = harness.daemon.stopService()
     assert (await used.answer()).status == 200
-    await eventually(harness.reactor, lambda: not harness.daemon.admin.stats.ready)
+    await eventually(harness.reactor, lambda: harness.daemon.admin.stats.draining)
     fresh.send(request("/v1/models/gpt-4o"))
     answer = await fresh.answer()
     assert (answer.status, answer.get("Connection")) == (200, b"close")
@@ -115,7 +171,7 @@ async def test_answer_during_drain_says_connection_close(harness: ProxyHarness) 
     await harness.upstream.wait_for(lambda one: one.paused)
     assert harness.daemon is not None
     stopping = harness.daemon.stopService()
-    await eventually(harness.reactor, lambda: not harness.daemon.admin.stats.ready)
+    await eventually(harness.reactor, lambda: harness.daemon.admin.stats.draining)
     pause.release()
     answer = await client.answer()
     assert (answer.status, answer.get("Connection")) == (200, b"close")

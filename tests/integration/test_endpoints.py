@@ -10,10 +10,16 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 from twisted.internet.endpoints import _SystemdParser
+from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.python.systemd import ListenFDs
 
-from goproxyai.daemon.endpoints import InheritedEndpoint, ListenError, parse_endpoints
+from goproxyai.daemon.endpoints import (
+    InheritedEndpoint,
+    ListenError,
+    describe_problem,
+    parse_endpoints,
+)
 from goproxyai.daemon.listeners import Listeners
 from tests.support.harness import ProxyHarness
 
@@ -47,6 +53,58 @@ def test_invalid_endpoint_is_refused_with_one_line(description: str) -> None:
         f"goproxyai: LISTEN is {description!r}, expected a Twisted endpoint such as tcp:8080 ("
     )
     assert "\n" not in line
+
+
+@pytest.mark.parametrize("description", ["haproxy:tcp:8080", "haproxy:unix:/run/a.sock"])
+def test_proxy_protocol_is_refused_with_one_line(description: str) -> None:
+    line = refusal(description)
+    assert line.startswith(f"goproxyai: LISTEN is {description!r}, expected an endpoint without")
+    assert "X-Forwarded-For" in line
+    assert "\n" not in line
+
+
+def test_refusal_names_the_variable() -> None:
+    from twisted.internet import reactor
+
+    for description in ("quic:80", "haproxy:tcp:8080"):
+        with pytest.raises(ListenError, match=f"goproxyai: ADMIN_LISTEN is '{description}'"):
+            parse_endpoints(reactor, (description,), "ADMIN_LISTEN")
+
+
+@pytest.mark.parametrize(
+    ("key", "certificate", "problem"),
+    [
+        ("absent", "text", "No such file or directory: "),
+        ("text", ".", "Is a directory: "),
+        ("text", "text", "OpenSSL: "),
+    ],
+)
+def test_certificate_that_cannot_be_read_is_refused_with_one_line(
+    tmp_path: Path, key: str, certificate: str, problem: str
+) -> None:
+    (tmp_path / "text").write_text("text")
+    line = refusal(f"ssl:0:privateKey={tmp_path / key}:certKey={tmp_path / certificate}")
+    assert "expected a Twisted endpoint such as ssl:8443:privateKey=key.pem" in line
+    assert problem in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "problem"),
+    [
+        ("tcp:0:interface=192.0.2.1", "Cannot assign requested address"),
+        (f"unix:{'x' * 200}", "AF_UNIX path too long"),
+        ("unix:absent/web.sock", "No such file or directory: "),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_address_that_cannot_be_used_is_described(endpoint: str, problem: str) -> None:
+    from twisted.internet import reactor
+
+    ((_, parsed),) = parse_endpoints(reactor, (endpoint,))
+    with pytest.raises(CannotListenError) as caught:
+        await parsed.listen(Factory())
+    assert describe_problem(caught.value).startswith(problem)
 
 
 def test_endpoints_are_returned_with_their_descriptions() -> None:

@@ -13,6 +13,7 @@ from goproxyai.errors import STATUS
 from goproxyai.upstream.breaker import MIN_REQUESTS
 from tests.support.answers import response
 from tests.support.harness import Answer, ProxyHarness, SkewedReactor, eventually, post, request
+from tests.support.raw_client import LOOPED_VIA
 from tests.support.steps import Pause, Reset
 
 CHAT = "/v1/chat/completions"
@@ -113,7 +114,7 @@ async def draining(harness: ProxyHarness) -> Answer:
     assert harness.daemon is not None
     daemon = harness.daemon
     stopping = daemon.stopService()
-    await eventually(harness.reactor, lambda: not daemon.admin.stats.ready)
+    await eventually(harness.reactor, lambda: daemon.admin.stats.draining)
     gate.release()
     assert (await wire.answer()).status == 200
     answer = await wire.answer()
@@ -150,7 +151,7 @@ async def only_if_cached(harness: ProxyHarness) -> Answer:
 
 async def loop_detected(harness: ProxyHarness) -> Answer:
     await harness.start()
-    return await harness.ask(request(headers=[("Via", "1.1 goproxyai")]))
+    return await harness.ask(request(headers=[("Via", LOOPED_VIA)]))
 
 
 ROWS: list[Row] = [

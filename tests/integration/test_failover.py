@@ -12,7 +12,7 @@ from twisted.internet.task import deferLater
 
 from goproxyai.daemon import maintenance
 from goproxyai.daemon.reload import apply_settings
-from goproxyai.limits.addresses import Networks
+from goproxyai.limits.addresses import TrustedProxies
 from goproxyai.proxy import upstream_request
 from goproxyai.proxy.upstreams import Upstream
 from goproxyai.upstream.breaker import MAX_PROBE_FAILURES, MIN_REQUESTS
@@ -310,7 +310,9 @@ async def test_reload_of_trusted_proxies_applies_to_connection_limits(
 ) -> None:
     await harness.start(MAX_CONNECTIONS_PER_CLIENT="1", TRUSTED_PROXIES="")
     assert harness.daemon is not None
-    trusting = attrs.evolve(harness.daemon.settings, trusted_proxies=Networks.parse("127.0.0.0/8"))
+    trusting = attrs.evolve(
+        harness.daemon.settings, trusted_proxies=TrustedProxies.parse("127.0.0.0/8")
+    )
     apply_settings(harness.daemon, trusting)
     for wire in (await harness.connect(), await harness.connect()):
         wire.send(request())

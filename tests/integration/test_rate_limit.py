@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.endpoints import UNIXClientEndpoint, connectProtocol
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
+from twisted.logger import LogEvent, capturedLogs
 
-from goproxyai.limits.addresses import Networks
+from goproxyai.limits.addresses import TrustedProxies
 from goproxyai.proxy.admission import SWEEP_SLICE, TICK_SECONDS, Admission
 from tests.support.answers import response
-from tests.support.harness import KEY, Answer, ProxyHarness, post, request
+from tests.support.harness import KEY, Answer, ProxyHarness, RawClient, lines, post, request
 
 REFUSAL = b'{"error":"Rate limit exceeded. Please try again later.","code":"RATE_LIMIT_EXCEEDED"}'
 ASKED = b'{"model":"gpt-4o-mini","messages":[]}'
@@ -160,6 +163,58 @@ async def test_untrusted_peer_is_the_client(harness: ProxyHarness, trusted: str)
     assert [event["client"] for event in await harness.logged(2)] == ["127.0.0.1"] * 2
 
 
+@pytest.mark.parametrize(
+    ("trusted", "expected"), [("unix", [200, 200, 429]), ("127.0.0.1", [200, 429, 429])]
+)
+@pytest_twisted.ensureDeferred
+async def test_clients_of_unix_socket_share_a_bucket_unless_its_peers_are_trusted(
+    harness: ProxyHarness, tmp_path: Path, trusted: str, expected: list[int]
+) -> None:
+    path = str(tmp_path / "proxy.sock")
+    await harness.start(RATE_LIMIT="1", LISTEN=f"unix:{path}", TRUSTED_PROXIES=trusted)
+    client = await connectProtocol(
+        UNIXClientEndpoint(harness.reactor, path), RawClient(harness.reactor)
+    )
+    harness.clients.append(client)
+    seen = []
+    for address in ("192.0.2.1", "192.0.2.2", "192.0.2.1"):
+        client.send(from_(address))
+        seen.append((await client.answer()).status)
+    assert seen == expected
+    clients = {event["client"] for event in await harness.logged(3)}
+    assert clients == ({"192.0.2.1", "192.0.2.2"} if trusted == "unix" else {"local"})
+
+
+def warnings(events: list[LogEvent]) -> list[str]:
+    return [line for line in lines(events) if line.startswith("warn: ")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_forwarding_by_untrusted_private_peer_is_warned_about_once(
+    harness: ProxyHarness,
+) -> None:
+    await harness.start(TRUSTED_PROXIES="10.0.0.0/8")
+    with capturedLogs() as events:
+        await statuses(harness, request())
+        assert warnings(events) == []
+        await statuses(harness, from_("192.0.2.77"), from_("192.0.2.78"), from_("junk"))
+    (line,) = warnings(events)
+    assert "X-Forwarded-For from 127.0.0.1" in line
+    assert "TRUSTED_PROXIES" in line
+    assert "192.0.2" not in line
+
+
+@pytest.mark.parametrize("value", ["192.0.2.1", "junk", "127.0.0.1"])
+@pytest_twisted.ensureDeferred
+async def test_forwarding_by_trusted_peer_is_not_warned_about(
+    harness: ProxyHarness, value: str
+) -> None:
+    await harness.start()
+    with capturedLogs() as events:
+        await statuses(harness, from_(value))
+    assert warnings(events) == []
+
+
 @pytest_twisted.ensureDeferred
 async def test_ipv6_client_has_one_bucket_for_its_64(harness: ProxyHarness) -> None:
     await harness.start(RATE_LIMIT="1")
@@ -235,7 +290,7 @@ class Jumpy:
 
 
 def admission(clock: Any, per_minute: int) -> Admission:
-    one = Admission(clock, per_minute, Networks.parse(""))
+    one = Admission(clock, per_minute, TrustedProxies())
     one.start()
     return one
 

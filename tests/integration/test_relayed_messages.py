@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_twisted
 
 from tests.support.answers import chunk, response
 from tests.support.harness import KEY, ProxyHarness, request
+from tests.support.raw_client import LOOPED_VIA
 from tests.support.requests import Request
 from tests.support.steps import Pause
 
@@ -16,6 +18,20 @@ pytestmark = pytest.mark.usefixtures("collect_garbage")
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def own_via(harness: ProxyHarness) -> bytes:
+    """What the daemon adds to the ``Via`` of requests."""
+    assert harness.daemon is not None
+    return b"1.1 goproxyai (%b)" % harness.daemon.context.options.current.instance
+
+
+@pytest_twisted.async_yield_fixture
+async def second_harness(harness: ProxyHarness) -> AsyncIterator[ProxyHarness]:
+    """Another daemon with an upstream of its own, stopped after :func:`harness`."""
+    second = ProxyHarness(harness.reactor, harness.authority)
+    yield second
+    await second.stop()
 
 
 @pytest_twisted.ensureDeferred
@@ -118,6 +134,8 @@ async def test_hop_by_hop_fields_are_dropped_both_ways(harness: ProxyHarness) ->
         ("Upgrade", "h2c"),
         ("X-Kept", "1"),
         ("X-Forwarded-For", "192.0.2.7"),
+        ("Forwarded", "for=192.0.2.7"),
+        ("True-Client-IP", "192.0.2.7"),
         ("Via", "1.0 corner"),
     ]
     answer = await harness.ask(request("/v1/files", "POST", sent, b"body"))
@@ -126,10 +144,9 @@ async def test_hop_by_hop_fields_are_dropped_both_ways(harness: ProxyHarness) ->
         (b"Host", b"127.0.0.1:%d" % harness.upstream_port),
         (b"Authorization", KEY),
         (b"X-Kept", b"1"),
-        (b"X-Forwarded-For", b"192.0.2.7"),
         (b"Via", b"1.0 corner"),
         (b"Content-Length", b"4"),
-        (b"Via", b"1.1 goproxyai"),
+        (b"Via", own_via(harness)),
     ]
     assert seen.body == b"body"
     theirs = [pair for pair in answer.headers if pair[0] in (b"X-Kept", b"Via", b"Content-Length")]
@@ -144,10 +161,49 @@ async def test_hop_by_hop_fields_are_dropped_both_ways(harness: ProxyHarness) ->
     assert [name for name in gone if answer.all(name)] == []
 
 
-@pytest.mark.parametrize("via", ["1.1 goproxyai", "1.0 edge, HTTP/1.1 GoProxyAI (it is us)"])
 @pytest_twisted.ensureDeferred
-async def test_request_that_passed_the_proxy_before_is_508(harness: ProxyHarness, via: str) -> None:
+async def test_repeated_request_is_sent_without_the_network_of_the_client(
+    harness: ProxyHarness,
+) -> None:
+    await harness.start(CACHE_TTL="0")
+    client = await harness.connect()
+    for number in range(3):
+        network = [("X-Forwarded-For", f"192.0.2.{number}"), ("X-Real-IP", f"192.0.2.{number}")]
+        client.send(request(headers=[*network, ("X-Request-Id", f"id-{number}")]))
+        await client.answer()
+        seen = harness.upstream.requests[number]
+        assert seen.header(b"x-request-id") == b"id-%d" % number
+        assert b"192.0.2." not in b"".join(value for _, value in seen.headers)
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_instances_in_a_row_are_no_loop(
+    harness: ProxyHarness, second_harness: ProxyHarness
+) -> None:
+    await second_harness.start()
+    await harness.start(f"http://127.0.0.1:{second_harness.port}")
+    assert (await harness.ask(request())).status == 200
+    (seen,) = second_harness.upstream.requests
+    assert seen.all(b"via") == [own_via(harness), own_via(second_harness)]
+    assert own_via(harness) != own_via(second_harness)
+
+
+@pytest.mark.parametrize("via", ["1.1 goproxyai", "1.0 edge, HTTP/1.1 GoProxyAI (another)"])
+@pytest_twisted.ensureDeferred
+async def test_request_that_passed_another_instance_is_forwarded(
+    harness: ProxyHarness, via: str
+) -> None:
     await harness.start()
+    assert (await harness.ask(request(headers=[("Via", via)]))).status == 200
+
+
+@pytest.mark.parametrize("path", ["own instance", "many instances"])
+@pytest_twisted.ensureDeferred
+async def test_request_that_passed_the_proxy_before_is_508(
+    harness: ProxyHarness, path: str
+) -> None:
+    await harness.start()
+    via = own_via(harness).decode() if path == "own instance" else LOOPED_VIA
     answer = await harness.ask(request(headers=[("Via", via)]))
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (508, "loop_detected")
     assert (answer.get("X-Cache"), answer.get("X-Proxy")) == (b"MISS", b"goproxyai")

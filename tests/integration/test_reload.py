@@ -15,7 +15,7 @@ from goproxyai.config.settings import Settings
 from goproxyai.daemon import maintenance
 from goproxyai.daemon.reload import RELOADABLE, apply_settings
 from goproxyai.daemon.service import Daemon
-from goproxyai.limits.addresses import Networks
+from goproxyai.limits.addresses import Networks, TrustedProxies
 from tests.support.answers import response
 from tests.support.harness import ProxyHarness, eventually, request
 from tests.support.steps import Pause
@@ -28,8 +28,11 @@ CHANGED: dict[str, tuple[str, Callable[[Daemon], object], object]] = {
     "CACHE_TTL": ("7s", lambda d: d.context.options.current.ttl, 7.0),
     "CACHE_MAX_TTL": ("7s", lambda d: d.context.options.current.max_ttl, 7.0),
     "REQUEST_TIMEOUT": ("7s", lambda d: d.agent.timeouts.head, 7.0),
+    "GENERATION_TIMEOUT": ("7s", lambda d: d.agent.timeouts.generation, 7.0),
+    "KEEPALIVE_TIMEOUT": ("7s", lambda d: d.listeners.factory.keep_alive_seconds, 7.0),
     "CONNECT_TIMEOUT": ("7s", lambda d: d.agent.connect_timeout, 7.0),
     "IDLE_TIMEOUT": ("7s", lambda d: d.agent.timeouts.idle, 7.0),
+    "DRAIN_DELAY": ("7s", lambda d: d.settings.drain_delay, 7.0),
     "DRAIN_TIMEOUT": ("7s", lambda d: d.settings.drain_timeout, 7.0),
     "MAX_CACHE_SIZE": ("7", lambda d: d.context.store.max_bytes, 7 << 20),
     "MAX_REQUEST_MEMORY": ("7", lambda d: d.context.memory.max_bytes, 7 << 20),
@@ -37,9 +40,14 @@ CHANGED: dict[str, tuple[str, Callable[[Daemon], object], object]] = {
     "TRUSTED_PROXIES": (
         "10.0.0.0/8",
         lambda d: d.admission._trusted,
-        Networks.parse("10.0.0.0/8"),
+        TrustedProxies.parse("10.0.0.0/8"),
     ),
     "ADMIN_ALLOW": ("", lambda d: d.admin.settings.admin_allow, Networks()),
+    "ADMIN_HOSTS": (
+        "proxy.example",
+        lambda d: d.admin.settings.admin_hosts,
+        frozenset(("proxy.example",)),
+    ),
     "ADMIN_TOKEN": ("t0ken", lambda d: d.admin.settings.admin_token, "t0ken"),
     "RETRY_STATUS": ("502", lambda d: d.context.options.current.retry_status, frozenset((502,))),
     "LOG_LEVEL": ("error", lambda d: d.settings.log_level, "error"),

@@ -7,7 +7,7 @@ import json
 import pytest
 import pytest_twisted
 
-from tests.support.harness import Answer, ProxyHarness, RawClient, request
+from tests.support.harness import KEY, Answer, ProxyHarness, RawClient, request
 from tests.support.malformed_requests import CHUNKED, MALFORMED, head, upload
 from tests.support.steps import Pause
 
@@ -226,6 +226,20 @@ async def test_absolute_form_is_forwarded_in_origin_form(
     assert harness.upstream.requests[0].target == b"/v1/models?a=%2f"
     host = b"127.0.0.1:%d" % harness.upstream_port
     assert harness.upstream.requests[0].all(b"host") == [host]
+
+
+@pytest.mark.parametrize("target", [b"/v1/models", b"http://proxy.test/v1/models"])
+@pytest_twisted.ensureDeferred
+async def test_http_1_0_request_without_host_is_served_and_sent_with_host_of_upstream(
+    harness: ProxyHarness, target: bytes
+) -> None:
+    await harness.start()
+    answer = await harness.ask(b"GET %b HTTP/1.0\r\nAuthorization: %b\r\n\r\n" % (target, KEY))
+    assert (answer.status, answer.get("Connection")) == (200, b"close")
+    (sent,) = harness.upstream.requests
+    assert (sent.target, sent.all(b"host")) == (
+        b"/v1/models", [b"127.0.0.1:%d" % harness.upstream_port]
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

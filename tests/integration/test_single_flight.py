@@ -11,12 +11,13 @@ from tests.integration.cached_requests import CHAT, CHUNKED, SSE_TYPE
 from tests.integration.concurrent_requests import (
     answers_of,
     assert_all_released,
+    flights_of,
     send_concurrently,
     wait_for_pauses,
 )
 from tests.integration.reference_cycles import assert_no_cycles
 from tests.support.answers import chunk, event, head, response, sse
-from tests.support.harness import ProxyHarness, post, request
+from tests.support.harness import ProxyHarness, eventually, post, request
 from tests.support.requests import Request
 from tests.support.steps import Pause
 
@@ -189,19 +190,36 @@ async def test_http_1_0_follower_receives_same_body_unchunked(harness: ProxyHarn
 
 
 @pytest_twisted.ensureDeferred
-async def test_interim_response_reaches_all_subscribers(harness: ProxyHarness) -> None:
+async def test_interim_response_reaches_only_the_leader(harness: ProxyHarness) -> None:
     await harness.start()
     before_hints, before_response = Pause(), Pause()
-    hints = head(103, [(b"Link", b"</a>")])
+    hints = head(103, [(b"Set-Cookie", b"a=b"), (b"OpenAI-Organization", b"of-the-leader")])
     script = [before_hints, hints, before_response, response(b"{}")]
     harness.upstream.script("/v1/models", script)
-    clients = await send_concurrently(harness, [request()] * 2)
+    leader, follower = await send_concurrently(harness, [request()] * 2)
     await wait_for_pauses(harness)
     before_hints.release()
-    for client in clients:
-        await client.until(lambda client=client: b"103 Early Hints" in client.received)
+    await leader.until(lambda: b"of-the-leader" in leader.received)
     before_response.release()
-    assert [answer.status for answer in await answers_of(clients)] == [200, 200]
+    await follower.until(lambda: follower.received.endswith(b"{}"))
+    assert follower.received.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"103 Early Hints" not in follower.received
+    assert (await leader.answer()).status == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_interim_response_is_dropped_after_the_leader_left(harness: ProxyHarness) -> None:
+    await harness.start()
+    before_hints = Pause()
+    hints = head(103, [(b"Set-Cookie", b"a=b")])
+    harness.upstream.script("/v1/models", [before_hints, hints, response(b"{}")])
+    leader, follower = await send_concurrently(harness, [request()] * 2)
+    await wait_for_pauses(harness)
+    leader.abort()
+    await eventually(harness.reactor, lambda: [len(each) for each in flights_of(harness)] == [1])
+    before_hints.release()
+    await follower.until(lambda: follower.received.endswith(b"{}"))
+    assert follower.received.startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 @pytest_twisted.ensureDeferred

@@ -9,6 +9,8 @@ import pytest
 import pytest_twisted
 
 from goproxyai.reactor.socket_write import unsent_bytes
+from tests.integration.cached_requests import CHAT
+from tests.integration.concurrent_requests import answers_of, send_concurrently, wait_for_pauses
 from tests.integration.proxied_connections import (
     MAX_KERNEL_BYTES,
     MAX_UNSENT_BYTES,
@@ -16,7 +18,7 @@ from tests.integration.proxied_connections import (
     stable,
     upstream_side,
 )
-from tests.support.answers import chunk, event
+from tests.support.answers import chunk, event, sse
 from tests.support.harness import ProxyHarness, RawClient, eventually, post, request
 from tests.support.steps import Pause, Stream
 
@@ -120,3 +122,46 @@ async def test_slow_reader_pauses_the_upstream_and_loses_nothing(
     await client.until(lambda: client.count == size)
     assert client.sha256 == hashlib.sha256(piece * times).hexdigest()
     assert sent[-1] == times
+
+
+@pytest_twisted.ensureDeferred
+async def test_event_stream_tells_nginx_not_to_buffer(harness: ProxyHarness) -> None:
+    await harness.start(COALESCE="all")
+    gate = Pause()
+    events = [event({"choices": [{"finish_reason": "stop"}]}), b"data: [DONE]\n\n"]
+    harness.upstream.script(CHAT, [gate, *sse(events, 0)])
+    data = post(CHAT, b'{"stream":true}')
+    clients = await send_concurrently(harness, [data] * 2)
+    await wait_for_pauses(harness)
+    gate.release()
+    leader, follower = await answers_of(clients)
+    hit = await harness.ask(data)
+    paced = await harness.ask(post(CHAT, b'{"stream":true}', [("X-Cache-Replay", "timing")]))
+    for answer, status in (
+        (leader, b"goproxyai; fwd=miss"),
+        (follower, b"goproxyai; fwd=miss; collapsed"),
+        (hit, b"goproxyai; hit"),
+        (paced, b"goproxyai; hit"),
+    ):
+        assert (answer.get("Cache-Status") or b"").startswith(status)
+        assert answer.all("X-Accel-Buffering") == [b"no"]
+        assert answer.body == b"".join(events)
+
+
+@pytest_twisted.ensureDeferred
+async def test_upstreams_own_buffering_field_is_kept(harness: ProxyHarness) -> None:
+    await harness.start()
+    events = [event({"choices": [{"finish_reason": "stop"}]}), b"data: [DONE]\n\n"]
+    harness.upstream.script(CHAT, sse(events, 0, [(b"X-Accel-Buffering", b"yes")]))
+    for expected in (b"MISS", b"HIT"):
+        answer = await harness.ask(post(CHAT, b'{"stream":true}'))
+        assert answer.get("X-Cache") == expected
+        assert answer.all("X-Accel-Buffering") == [b"yes"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_other_response_leaves_buffering_to_nginx(harness: ProxyHarness) -> None:
+    await harness.start()
+    for expected in (b"MISS", b"HIT"):
+        answer = await harness.ask(request())
+        assert (answer.get("X-Cache"), answer.all("X-Accel-Buffering")) == (expected, [])

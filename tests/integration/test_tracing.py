@@ -23,6 +23,7 @@ from tests.integration.traced import (
 )
 from tests.support.answers import chunk, head, response
 from tests.support.harness import ProxyHarness, eventually, post, request
+from tests.support.raw_client import LOOPED_VIA
 from tests.support.steps import Close, Pause, Reset
 
 __all__ = ["no_otel_variables", "traced"]  # fixtures
@@ -232,7 +233,7 @@ async def test_server_failures_are_errors_and_client_failures_are_not(
     ("data", "status", "name"),
     [
         (request("/v1/models", "TRACE", [traceparent()]), 405, "HTTP /v1/models"),
-        (request("/v1/x", headers=[("Via", "1.1 goproxyai"), traceparent()]), 508, "GET other"),
+        (request("/v1/x", headers=[("Via", LOOPED_VIA), traceparent()]), 508, "GET other"),
         (request("/v1/files", "POST", [("Content-Length", "99999999999"), traceparent()]), 413,
          "POST /v1/files"),
         (request("/v1/models", headers=[traceparent(), ("Cache-Control", "only-if-cached")]), 504,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.threads import deferToThread
 
+from goproxyai.config.likely_mistakes import PROXY_NAMES
 from goproxyai.config.variables import VARIABLES
 from tests.support.answers import chunk, head
 from tests.support.harness import ProxyHarness, request
@@ -38,8 +40,11 @@ SECRET = "hunter2"
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """Return this process's environment without settings, with the plugin's path and *settings*."""
-    names = {variable.name for variable in VARIABLES}
+    """Return this process's environment with the plugin's path and *settings*.
+
+    Settings and the proxies of other programs, which cause a warning, are not inherited.
+    """
+    names = {*(variable.name for variable in VARIABLES), *PROXY_NAMES}
     passed = {name: value for name, value in os.environ.items() if name not in names}
     return {**passed, "PYTHONPATH": f"{CHECKOUT}{os.pathsep}.", **settings}
 
@@ -130,6 +135,14 @@ class DaemonProcess:
     def ended(self) -> int:
         """Wait for the end; return the exit status, negative for a signal."""
         return self._process.wait(TIMEOUT_SECONDS)
+
+    def terminate(self) -> None:
+        """End the process by SIGTERM, or by SIGKILL if that takes too long."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(TIMEOUT_SECONDS)
+        self.kill()
 
     def kill(self) -> None:
         if self._process.poll() is None:

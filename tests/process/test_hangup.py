@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from twisted.internet.threads import deferToThread
 
 from tests.process.daemon_process import (
     SECRET,
+    TIMEOUT_SECONDS,
     Start,
     assert_clean,
     get,
     start,
     start_stream,
 )
+from tests.support.authority import Authority
 from tests.support.harness import ProxyHarness
 
 __all__ = ["start"]  # the fixture
@@ -58,6 +61,21 @@ def test_sighup_applies_the_changed_file(start: Start, tmp_path: Path) -> None:
     assert daemon.process.messages("info")[-1] == "configuration reloaded, nothing changed"
     assert SECRET not in daemon.process.out
     assert_clean(daemon.process)
+
+
+def test_sighup_reads_the_certificate_again(
+    start: Start, tmp_path: Path, authority: Authority
+) -> None:
+    file = tmp_path / "own.pem"
+    file.write_bytes(authority.good().pem)
+    process = start(LISTEN="ssl:0:interface=127.0.0.1:privateKey=own.pem")
+    (port,) = process.listening()
+    before = ssl.get_server_certificate(("127.0.0.1", port), timeout=TIMEOUT_SECONDS)
+    file.write_bytes(authority.good().pem)
+    process.send(signal.SIGHUP)
+    process.until(lambda: "certificate reloaded" in process.out)
+    assert ssl.get_server_certificate(("127.0.0.1", port), timeout=TIMEOUT_SECONDS) != before
+    assert_clean(process)
 
 
 def test_invalid_value_changes_nothing_and_is_logged(start: Start, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_pipe_that_is_not_read_stops_nothing(piped: PipedDaemon) -> None:
     assert time.monotonic() - began < QUICK_SECONDS
     assert piped.dropped() > 0
     with socket.create_connection(("127.0.0.1", piped.port), TIMEOUT_SECONDS) as client:
-        client.sendall(b"GET /metrics HTTP/1.0\r\nHost: a\r\n\r\n")
+        client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         with client.makefile("rb") as response:
             (line,) = [line for line in response if line.startswith(b"goproxyai_log_lines_dropped")]
     assert float(line.split()[1]) > 0
@@ -208,6 +208,25 @@ def test_signal_reopens_the_log_file(start: Start, tmp_path: Path, number: signa
     assert process.ended() in (0, -signal.SIGTERM)
     assert "Server Shut Down." in log.read_text()
     assert "Server Shut Down." not in moved.read_text()
+
+
+def test_signals_do_not_end_a_process_that_logs_to_syslog(start: Start) -> None:
+    port = free_port()
+    process = start(twistd=("--syslog",), LISTEN=f"tcp:{port}:interface=127.0.0.1")
+
+    def answers() -> bool:
+        try:
+            return get(port, "/health/live")[0] == 200
+        except ConnectionRefusedError:
+            return False
+
+    process.until(answers)
+    for number in (signal.SIGUSR1, signal.SIGHUP):
+        process.send(number)
+        assert answers()
+    process.send(signal.SIGTERM)
+    assert process.ended() in (0, -signal.SIGTERM)
+    assert process.err == ""
 
 
 def test_truncated_log_file_has_no_gap(start: Start, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Restarts without refused requests: a listening socket that systemd keeps open."""
+"""Restarts: a listening socket that systemd keeps open, and a Unix socket that was left."""
 
 from __future__ import annotations
 
@@ -20,14 +20,18 @@ from twisted.internet.threads import deferToThread
 from tests.process.daemon_process import (
     TIMEOUT_SECONDS,
     DaemonProcess,
+    Start,
     assert_clean,
     command,
+    start,
 )
 from tests.support.answers import chunk, head
 from tests.support.harness import ProxyHarness, request
 from tests.support.raw_client import RawClient
 from tests.support.serving import loopback
 from tests.support.steps import Pause
+
+__all__ = ["start"]  # the fixture
 
 pytestmark = pytest.mark.process
 
@@ -154,6 +158,27 @@ def test_passed_socket_that_does_not_listen_ends_the_start_with_one_line(unit: S
         assert process.ended() == 1
     (line,) = process.err.splitlines()
     assert "does not listen; set Accept=no in its unit" in line
+
+
+# A Unix socket that a killed process has left.
+
+
+def test_socket_of_a_killed_process_is_replaced(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "web.sock"
+    killed = start(LISTEN="unix:web.sock")
+    wait_until_listening(killed)
+    killed.kill()
+    assert path.exists()
+    process = start(LISTEN="unix:web.sock")
+    wait_until_listening(process)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
+    process.send(signal.SIGTERM)
+    process.ended()
+    assert_clean(process)
+    assert not path.exists()
 
 
 # Restarts under load.

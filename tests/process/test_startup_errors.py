@@ -1,12 +1,9 @@
-"""Errors that end the start of the daemon with one line, and ``--help``."""
+"""Invalid settings, which end the start of the daemon with one line, and ``--help``."""
 
 from __future__ import annotations
 
-import json
 import re
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import attrs
@@ -17,11 +14,13 @@ from tests.process.daemon_process import (
     ON_LOOPBACK,
     SECRET,
     TIMEOUT_SECONDS,
+    DaemonProcess,
     Start,
     command,
     environment,
     start,
 )
+from tests.process.start_outcomes import Outcome, outcomes_of
 
 __all__ = ["start"]  # the fixture
 
@@ -61,6 +60,10 @@ INVALID = [
     InvalidValue("PORT", "70000", "'70000'", "a port from 0 to 65535"),
     InvalidValue("LISTEN", "8080", "'8080'", "Twisted endpoint"),
     InvalidValue("LISTEN", "quic:80", "'quic:80'", "Twisted endpoint"),
+    InvalidValue("LISTEN", "tcp46:http", "'tcp46:http'", "tcp46:PORT"),
+    InvalidValue("LISTEN", "haproxy:tcp:80", "'haproxy:tcp:80'", "without haproxy:"),
+    InvalidValue("ADMIN_LISTEN", "quic:80", "'quic:80'", "Twisted endpoint"),
+    InvalidValue("ADMIN_HOSTS", "a.test:80", "'a.test:80'", "host names", as_option=True),
     InvalidValue(
         "OPENAI_API_URL", "api.test", "'api.test'", "a URL such as https://api.openai.com"
     ),
@@ -68,7 +71,7 @@ INVALID = [
     InvalidValue(
         "PROXY_URL", f"ftp://me:{SECRET}@proxy", "'ftp://***", "http://user:password@proxy:8080"
     ),
-    InvalidValue("NO_PROXY", "ho st/x", "'ho st/x'", "hosts"),
+    InvalidValue("RELAY_PATHS", "/v1/ /stats/", "'/v1/ /stats/'", "path prefixes"),
     InvalidValue("RATE_LIMIT", "-1", "'-1'", "a whole number", as_option=True),
     InvalidValue("CACHE_TTL", "5 minutes", "'5 minutes'", "a duration such as 30s"),
     InvalidValue("REQUEST_TIMEOUT", "0", "'0'", "longer than 0"),
@@ -86,53 +89,12 @@ INVALID = [
 ]
 
 
-RUN_ALL = """
-import json, os, sys
-from twisted.scripts import twistd
-import goproxyai.plugin
-
-for number, (arguments, settings) in enumerate(json.load(sys.stdin)):
-    if not os.fork():
-        for descriptor, name in (1, "out"), (2, "err"):
-            os.dup2(os.open(f"{number}.{name}", os.O_WRONLY | os.O_CREAT), descriptor)
-        sys.argv[:] = arguments
-        os.environ.update(settings)
-        sys.exit(twistd.run())
-    _, status = os.wait()
-    print(os.waitstatus_to_exitcode(status), flush=True)
-"""
-"""Runs twistd in a process for each command line; the imports, which take longest, happen once."""
-
-
-@attrs.frozen
-class Outcome:
-    """How a start ended."""
-
-    status: int
-    out: str
-    err: str
-
-
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[InvalidValue, Outcome]:
     """Start the daemon with each invalid value."""
     directory = tmp_path_factory.mktemp("invalid")
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_ALL],
-        input=json.dumps([(invalid.arguments, invalid.settings) for invalid in INVALID]),
-        env=environment(),
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS * len(INVALID),
-        check=True,
-    )
-    assert done.stderr == ""
-    found = {}
-    for number, (invalid, status) in enumerate(zip(INVALID, done.stdout.split(), strict=True)):
-        out, err = ((directory / f"{number}.{name}").read_text() for name in ("out", "err"))
-        found[invalid] = Outcome(int(status), out, err)
-    return found
+    starts = [(invalid.arguments, invalid.settings) for invalid in INVALID]
+    return dict(zip(INVALID, outcomes_of(directory, starts), strict=True))
 
 
 @pytest.mark.parametrize("invalid", INVALID, ids=str)
@@ -157,18 +119,20 @@ def test_twistd_command_ends_with_one_line_for_an_invalid_value(start: Start) ->
     assert process.out == ""
 
 
-def test_port_in_use_ends_the_start_with_one_line(start: Start) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        endpoint = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
-        process = start(LISTEN=endpoint)
-        assert process.ended() == 1
-    problems = [line["message"] for line in process.log if line["level"] != "info"]
-    (problem,) = problems + process.err.splitlines()
-    assert problem.startswith(f"goproxyai: cannot listen on {endpoint}: ")
-    assert "in use" in problem
-    assert "Traceback" not in process.out
+@pytest.mark.parametrize("nodaemon", [True, False])
+def test_missing_root_certificates_end_the_start_with_one_line(
+    tmp_path: Path, nodaemon: bool
+) -> None:
+    arguments = command()
+    if not nodaemon:
+        arguments.remove("--nodaemon")
+    process = DaemonProcess(tmp_path, arguments, {"SSL_CERT_FILE": "missing.pem"})
+    assert process.ended() == 1
+    assert process.err == (
+        "goproxyai: SSL_CERT_FILE is 'missing.pem', expected a file of PEM certificates "
+        "(No such file or directory)\n"
+    )
+    assert process.out == ""
 
 
 def test_help_lists_every_option_with_variable_and_default(tmp_path: Path) -> None:
@@ -186,5 +150,5 @@ def test_help_lists_every_option_with_variable_and_default(tmp_path: Path) -> No
     entries = [" ".join(entry.split()) for entry in re.split(r"\n +(?=--)", done.stdout)]
     for variable in VARIABLES:
         (entry,) = [entry for entry in entries if entry.startswith(f"--{variable.option}=")]
-        default = "tcp:$PORT" if variable.name == "LISTEN" else variable.default or "none"
+        default = "tcp46:$PORT" if variable.name == "LISTEN" else variable.default or "none"
         assert f"({variable.name}; default: {default})" in entry

@@ -102,7 +102,7 @@ def collector() -> Iterator[Collector]:
 def tracing_to(port: int, upstream: str, **more: str) -> dict[str, str]:
     """Return settings with the collector at *port*, which no proxy of this machine is used for."""
     return {
-        "no_proxy": "127.0.0.1",
+        "NO_PROXY": "127.0.0.1",
         "TRACING": "otlp",
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
         "OPENAI_API_URL": upstream,

@@ -67,6 +67,15 @@ def test_port_sets_the_listener_and_options_override_variables(start: Start) -> 
         get(wrong, "/health")
 
 
+def test_operators_have_a_listener_of_their_own(start: Start) -> None:
+    process = start(f"--admin-listen={ON_LOOPBACK}", f"--admin-listen={ON_LOOPBACK}")
+    public, *operators = process.listening(3)
+    assert get(public, "/stats")[0] == 404
+    assert [get(port, "/stats")[0] for port in operators] == [200, 200]
+    assert [get(port, "/")[1]["name"] for port in operators] == ["goproxyai"] * 2
+    assert get(operators[0], "/v1/models")[0] == 404
+
+
 def test_daemon_listens_on_every_endpoint(start: Start) -> None:
     process = start(LISTEN=f"{ON_LOOPBACK} unix:daemon.sock {ON_LOOPBACK}")
     ports = process.listening(3)
@@ -146,6 +155,47 @@ def test_background_daemon_logs_to_a_file_and_ends_by_sigterm(tmp_path: Path) ->
     assert process.out == process.err == ""
 
 
+MISTAKES = {
+    "OPENAI_API_URL": "http://127.0.0.1:9/v1",
+    "NO_PROXY": "localhost,a..b",
+    "HTTPS_PROXY": f"http://me:{SECRET}@proxy:1",
+    "RATELIMIT": "7",
+}
+"""Likely mistakes, one warning each."""
+
+
+def warned_names(log: str) -> list[str]:
+    lines = [json.loads(line) for line in log.splitlines()]
+    return [line["message"].split()[0] for line in lines if line["level"] == "warn"]
+
+
+def test_likely_mistakes_are_logged_as_warnings(start: Start) -> None:
+    process = start(**MISTAKES)
+    (port,) = process.listening()
+    document = get(port, "/stats")[1]
+    assert document["openai_url"] == "http://127.0.0.1:9"
+    assert document["config"]["OPENAI_API_URL"]["source"] == "environment"
+    assert warned_names(process.out) == list(MISTAKES)
+    assert process.err == ""
+    assert SECRET not in process.out
+
+
+def test_background_daemon_logs_likely_mistakes_as_warnings(tmp_path: Path) -> None:
+    pid, log = tmp_path / "it.pid", tmp_path / "twistd.log"
+    arguments = [str(TWISTD), f"--pidfile={pid}", "goproxyai"]
+    settings = {"LISTEN": ON_LOOPBACK, "MAX_CONNECTIONS": FEW_CONNECTIONS, **MISTAKES}
+    process = DaemonProcess(tmp_path, arguments, settings)
+    assert process.ended() == 0
+    number = int(pid.read_text())
+    try:
+        eventually(lambda: "listening on" in log.read_text())
+        assert warned_names(log.read_text()) == list(MISTAKES)
+    finally:
+        os.kill(number, signal.SIGTERM)
+        eventually(lambda: not pid.exists())
+    assert process.out == process.err == ""
+
+
 def test_log_format_text_logs_readable_lines(start: Start) -> None:
     process = start(LOG_FORMAT="text")
     (port,) = process.listening()
@@ -205,6 +255,30 @@ async def test_second_sigterm_ends_the_process_at_once(harness: ProxyHarness, st
     assert time.monotonic() - began < 2
     await stream.wire.wait_closed()
     assert (await stream.wire.answer()).cut
+
+
+def test_second_sigterm_during_drain_delay_ends_the_process_at_once(start: Start) -> None:
+    process = start(DRAIN_DELAY="1h")
+    (port,) = process.listening()
+    assert get(port, "/health/ready")[0] == 200
+    process.send(signal.SIGTERM)
+    process.until(lambda: get(port, "/health/ready")[0] == 503)
+    assert get(port, "/stats")[0] == 200
+    process.send(signal.SIGTERM)
+    assert process.ended() == -signal.SIGTERM
+
+
+def test_listening_ends_after_drain_delay(start: Start) -> None:
+    process = start(DRAIN_DELAY="100ms")
+    (port,) = process.listening()
+    process.send(signal.SIGTERM)
+    assert process.ended() in (0, -signal.SIGTERM)
+    assert_clean(process)
+    assert process.messages("info").index("draining 0 connections") > process.messages(
+        "info"
+    ).index("stopping: /health/ready answers 503, listening ends in 100ms")
+    with pytest.raises(ConnectionRefusedError):
+        get(port, "/health")
 
 
 # The cache snapshot.

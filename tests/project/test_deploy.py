@@ -85,10 +85,15 @@ def test_stop_timeouts_exceed_the_drain_timeout() -> None:
     assert int(docker_timeout) > MAX_STOP_SECONDS
 
 
-def test_example_configuration_sets_the_defaults() -> None:
+def test_example_configuration_sets_the_defaults_and_a_listener_for_operators() -> None:
     content = (DEPLOY / "goproxyai.env").read_bytes()
     texts = env_file.parse_env_file(content, VARIABLE_NAMES - {CONFIG})
-    assert Settings.from_texts(texts) == DEFAULTS
+    settings = Settings.from_texts(texts)
+    (admin_listen,) = settings.admin_listen
+    assert attrs.evolve(settings, admin_listen=()) == DEFAULTS
+    port = re.fullmatch(r"tcp:(\d+):interface=127\.0\.0\.1", admin_listen)
+    assert port is not None
+    assert f'targets: ["localhost:{port[1]}"]' in (DEPLOY / "prometheus.yml").read_text()
     uncommented = re.sub(rb"(?m)^#(?=[A-Z_]+=)", b"", content)
     Settings.from_texts(env_file.parse_env_file(uncommented, VARIABLE_NAMES - {CONFIG}))
 
@@ -107,6 +112,21 @@ def test_image_runs_as_an_unprivileged_user_and_stops_with_sigterm() -> None:
     assert stage["FROM"].rest.endswith("-slim")
     assert stage["USER"].rest == "10001:10001"
     assert stage["STOPSIGNAL"].rest == "SIGTERM"
+
+
+def test_pods_end_in_time_and_serve_operators_on_loopback() -> None:
+    text = (DEPLOY / "kubernetes.yaml").read_text()
+    values = re.findall(r"(?m)^ +#?- \{name: ([A-Z_]+), value: \"(.*)\"\}$", text)
+    texts = {name: value for name, value in values if name in VARIABLE_NAMES}
+    settings = Settings.from_texts(texts)
+    (grace,) = re.findall(r"terminationGracePeriodSeconds: (\d+)", text)
+    stop = settings.drain_delay + settings.drain_timeout + CLOSE_TIMEOUT_SECONDS
+    assert int(grace) > stop
+    assert dict(values)["ADMIN_LISTEN"].endswith(":interface=127.0.0.1")
+    assert re.findall(r"(?m)^ +(\w+)Probe:\n +httpGet: \{path: (\S+),", text) == [
+        ("readiness", "/health/ready"), ("liveness", "/health/live"),
+    ]  # fmt: skip
+    assert f"runAsUser: {last_stage()['USER'].rest.split(':')[0]}" in text
 
 
 def test_image_health_check_reports_the_health(start: Start) -> None:

@@ -106,6 +106,7 @@ class Simulation:
         )
         options = ProxyOptions(
             upstreams[0],
+            b"instance",
             ("models",) if self.environment.shared else (),
             rng.choice(["deterministic", "all"]),
             rng.choice([0.5, 2.0, 30.0]),

@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 
 from tests.soak.audit import Audit
 from tests.soak.connection import Call, connect
-from tests.soak.load import Load
+from tests.soak.load import ADMIN_TOKEN, Load
 from tests.soak.process import DaemonProcess, Measurement, ServerProcess
 
 MAX_RSS_GROWTH = 0.10
@@ -78,7 +78,7 @@ class Deployment:
         load = self.load
         connection = await connect(load.reactor, load.port)
         assert connection is not None, "the idle process refuses a connection"
-        call, head, _ = load.operator().begin(method, target)
+        call, head, _ = load.operator().begin(method, target, b"Bearer " + ADMIN_TOKEN.encode())
         answered: Call = await connection.send(call, head)
         document = json.loads(answered.body)
         connection.close(orderly=True)

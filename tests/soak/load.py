@@ -25,6 +25,7 @@ MAX_CALL_SECONDS = 30.0
 """Far longer than every deadline of the daemon under test."""
 
 CREDENTIALS = (b"Bearer sk-faults-one", b"Bearer sk-faults-two")
+ADMIN_TOKEN = "the-token-of-the-operator"
 """Both send the same requests and must get different answers."""
 
 

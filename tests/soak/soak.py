@@ -24,7 +24,7 @@ from tests.soak.client_kinds import KINDS
 from tests.soak.deployment import Deployment
 from tests.soak.environment import HOST, PROXY, Environment
 from tests.soak.faults import PLAIN, TUNNEL
-from tests.soak.load import Load
+from tests.soak.load import ADMIN_TOKEN, Load
 from tests.soak.log_check import check_levels, check_log, check_stats
 from tests.soak.plan import Cycle, Plan, Window
 from tests.soak.process import DaemonProcess, NginxProcess, ServerProcess
@@ -42,6 +42,7 @@ SETTINGS = {
     "CACHE_TTL": "3s",
     "MAX_CACHE_SIZE": "16",
     "LOG_FORMAT": "json",
+    "ADMIN_TOKEN": ADMIN_TOKEN,
 }
 """Deadlines that expire within a soak, and a cache that overflows."""
 

@@ -7,12 +7,12 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
 
 from goproxyai.config.urls import ProxyURL
 from goproxyai.egress.agent import RelayAgent
 from goproxyai.egress.routes import Routes
+from goproxyai.egress.tls import ClientTLS
 from goproxyai.http11.connection_deadlines import Timeouts
 from goproxyai.reactor.deadlines import Ticker
 from tests.support.authority import Authority
@@ -42,7 +42,7 @@ class AgentHarness:
         return agent
 
     def _tls(self, host: str) -> Any:
-        return optionsForClientTLS(host, trustRoot=self.authority.trust_root())
+        return ClientTLS(host, self.authority.trust_root())
 
     async def listen(self, tls: bool = False) -> bytes:
         """Start the upstream and return its origin."""

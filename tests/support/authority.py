@@ -66,6 +66,17 @@ class Authority:
         leaf = self._ca.issue_cert(*names, not_after=not_after)
         return Identity(leaf.private_key_and_cert_chain_pem.bytes())
 
+    def issue_unchecked(self, *names: str) -> Identity:
+        """A certificate for *names*, which need be no IDNA; without any for no host."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        ca = load_pem_x509_certificate(self._ca.cert_pem.bytes())
+        builder = _builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "leaf")]), ca.subject)
+        if names:
+            alternatives = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+            builder = builder.add_extension(alternatives, critical=False)
+        ca_key: Any = load_pem_private_key(self._ca.private_key_pem.bytes(), None)
+        return _identity(key, builder.public_key(key.public_key()).sign(ca_key, hashes.SHA256()))
+
     def good(self) -> Identity:
         """A certificate for all of :data:`NAMES`."""
         return self.issue(*NAMES)
@@ -83,16 +94,23 @@ def self_signed(name: str = "localhost") -> Identity:
     """A self-signed certificate for *name*."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    certificate = (
+    alternatives = x509.SubjectAlternativeName([x509.DNSName(name)])
+    builder = _builder(subject, subject).public_key(key.public_key())
+    certificate = builder.add_extension(alternatives, critical=False).sign(key, hashes.SHA256())
+    return _identity(key, certificate)
+
+
+def _builder(subject: x509.Name, issuer: x509.Name) -> x509.CertificateBuilder:
+    return (
         x509.CertificateBuilder()
         .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
+        .issuer_name(issuer)
         .serial_number(x509.random_serial_number())
         .not_valid_before(datetime.datetime(2000, 1, 1))
         .not_valid_after(datetime.datetime(2100, 1, 1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .sign(key, hashes.SHA256())
     )
+
+
+def _identity(key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> Identity:
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return Identity(private + certificate.public_bytes(Encoding.PEM))

@@ -9,7 +9,6 @@ import attrs
 from twisted.internet.address import IPv4Address
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.interfaces import IHostnameResolver, IHostResolution
-from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, eventAsText
 from zope.interface import implementer
@@ -17,6 +16,7 @@ from zope.interface import implementer
 from goproxyai.config.settings import Settings
 from goproxyai.daemon.build import make_daemon
 from goproxyai.daemon.service import Daemon
+from goproxyai.egress.tls import ClientTLS
 from goproxyai.http11.connection_pool import ConnectionPool
 from goproxyai.telemetry.access_log import AccessLog
 from goproxyai.telemetry.events import Batch, Event
@@ -133,8 +133,11 @@ class ProxyHarness:
 
     def names(self, **addresses: str) -> None:
         """Resolve only the names in *addresses*, in which an underscore stands for a dot."""
-        known = {name.replace("_", "."): address for name, address in addresses.items()}
-        previous = self.reactor.installNameResolver(FakeResolver(known))
+        self.resolve({name.replace("_", "."): address for name, address in addresses.items()})
+
+    def resolve(self, addresses: dict[str, str]) -> None:
+        """Resolve only the names in *addresses*, as a :class:`FakeResolver` does."""
+        previous = self.reactor.installNameResolver(FakeResolver(addresses))
         self._real_resolver = self._real_resolver or previous
 
     async def listen_with_tls(self, identity: Identity | None = None) -> int:
@@ -151,14 +154,21 @@ class ProxyHarness:
         return loopback(self.reactor, identity.options() if identity else None)
 
     async def egress(
-        self, credentials: tuple[str, str] | None = None, tls: bool = False
+        self,
+        credentials: tuple[str, str] | None = None,
+        tls: bool = False,
+        identity: Identity | None = None,
     ) -> tuple[FakeProxy, int]:
-        """An egress proxy that can reach ``api.openai.test``, and its port for ``PROXY_URL``."""
+        """An egress proxy that can reach ``api.openai.test``, and its port for ``PROXY_URL``.
+
+        :param identity: the proxy's with TLS, if not a valid one.
+        """
         proxy = FakeProxy(self.reactor, credentials=credentials)
         self._egress_proxies.append(proxy)
         for port in (80, 443):
             proxy.names[f"api.openai.test:{port}"] = ("127.0.0.1", self.upstream_port)
-        return proxy, await proxy.listen(self.loopback(self.authority.good() if tls else None))
+        identity = identity or (self.authority.good() if tls else None)
+        return proxy, await proxy.listen(self.loopback(identity))
 
     async def start(self, upstream: str | None = None, **texts: str) -> ProxyHarness:
         """Start the daemon.
@@ -170,6 +180,7 @@ class ProxyHarness:
             self.upstream_port = await self.upstream.listen(loopback(self.reactor))
         texts.setdefault("RATE_LIMIT", "0")
         texts.setdefault("LISTEN", "tcp:0:interface=127.0.0.1")
+        texts.setdefault("ADMIN_HOSTS", "proxy.test")  # the Host of request()
         texts["OPENAI_API_URL"] = upstream or f"http://127.0.0.1:{self.upstream_port}"
         settings = Settings.from_texts(texts)
         self.daemon = make_daemon(
@@ -179,11 +190,7 @@ class ProxyHarness:
         return self
 
     def _tls(self, host: str) -> Any:
-        return optionsForClientTLS(
-            host,
-            trustRoot=self.authority.trust_root(),
-            acceptableProtocols=[b"http/1.1"],
-        )
+        return ClientTLS(host, self.authority.trust_root())
 
     # While the daemon runs.
 

@@ -21,7 +21,6 @@ CHUNK = b"5\r\nhello\r\n0\r\n\r\n"
 
 MALFORMED = {
     "no Host": head(host=None),
-    "no Host in HTTP/1.0": head(line=b"GET /v1/models HTTP/1.0", host=None),
     "two Hosts": head(b"Host: b"),
     "two equal Hosts": head(b"host: a"),
     "an empty Host": head(host=b""),

@@ -16,6 +16,9 @@ from tests.support.steps import StreamTransport
 
 KEY = b"Bearer sk-good"
 
+LOOPED_VIA = ", ".join(["1.1 goproxyai"] * 8)
+"""The ``Via`` of a request that is refused as a loop."""
+
 
 @attrs.frozen
 class Answer:

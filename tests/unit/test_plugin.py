@@ -16,6 +16,7 @@ from twisted.logger import LogEvent, LogLevel, capturedLogs
 from twisted.python.usage import UsageError
 
 from goproxyai import __version__
+from goproxyai.config.variables import VARIABLES
 from goproxyai.daemon import log_setup, signals
 from goproxyai.daemon.log_setup import log_request_events
 from goproxyai.daemon.memory import configure_memory
@@ -30,11 +31,11 @@ def no_chosen_output(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def parse(*arguments: str, parent: dict[str, Any] | None = None, **environ: str) -> Options:
-    """Parse as twistd does.
+    """Parse as twistd does, with an endpoint that does not open a socket by default.
 
     :param parent: twistd's own options.
     """
-    options = Options(environ)
+    options = Options({"LISTEN": "tcp:0", **environ})
     options.parent = parent  # type: ignore[assignment]  # a dict has the methods that are called
     options.parseOptions(list(arguments))
     return options
@@ -174,6 +175,59 @@ def test_overridden_settings_are_logged_at_the_start(plugin: Plugin, tmp_path: P
     ]
 
 
+def test_likely_mistakes_are_logged_at_the_start(plugin: Plugin) -> None:
+    plugin.make_service(
+        parse(
+            OPENAI_API_URL="https://up.test/v1",
+            NO_PROXY="localhost,a..b",
+            HTTPS_PROXY="http://me:hunter2@proxy:1",
+            RATELIMIT="7",
+        )
+    )
+    logged = lines(plugin.logged)
+    assert logged[0] == f"info: goproxyai {__version__}, upstream https://up.test"
+    assert [line.split()[:2] for line in logged[1:]] == [
+        ["warn:", "OPENAI_API_URL"],
+        ["warn:", "NO_PROXY"],
+        ["warn:", "HTTPS_PROXY"],
+        ["warn:", "RATELIMIT"],
+    ]
+    assert "hunter2" not in "".join(logged)
+
+
+def shown(daemon: Daemon, name: str) -> tuple[str, str]:
+    """Return the value and the source of a setting in the document of ``/stats``."""
+    setting = daemon.admin.stats.document()["config"][name]
+    return setting["value"], setting["source"]
+
+
+def test_stats_show_value_and_source_of_every_setting(plugin: Plugin, tmp_path: Path) -> None:
+    path = tmp_path / "own.env"
+    path.write_text("CACHE_TTL=90s\nADMIN_TOKEN=hunter2\n")
+    daemon = plugin.make_service(parse("--rate-limit=7", CONFIG=str(path), LOG_LEVEL="warn"))
+    config = daemon.admin.stats.document()["config"]
+    assert list(config) == [variable.name for variable in VARIABLES]
+    assert shown(daemon, "RATE_LIMIT") == ("7", "option")
+    assert shown(daemon, "LOG_LEVEL") == ("warn", "environment")
+    assert shown(daemon, "CACHE_TTL") == ("90s", "file")
+    assert shown(daemon, "ADMIN_TOKEN") == ("***", "file")
+    assert shown(daemon, "REQUEST_TIMEOUT") == ("30s", "default")
+    assert "hunter2" not in str(daemon.admin.stats.document())
+
+
+def test_stats_show_the_settings_in_effect_after_a_reload(plugin: Plugin, tmp_path: Path) -> None:
+    daemon = plugin.make_service(with_file(tmp_path, "RATE_LIMIT=5\nPORT=0\nCOALESCE=off\n"))
+    (tmp_path / "own.env").write_text("RATE_LIMIT=7\nPORT=1\nCACHE_TTL=5m\n")
+    plugin.hang_up()
+    assert shown(daemon, "RATE_LIMIT") == ("7", "file")
+    assert shown(daemon, "CACHE_TTL") == ("5m", "file")
+    assert shown(daemon, "PORT") == ("0", "file")
+    assert shown(daemon, "COALESCE") == ("off", "file")
+    (tmp_path / "own.env").write_text("RATE_LIMIT=x\n")
+    plugin.hang_up()
+    assert shown(daemon, "RATE_LIMIT") == ("7", "file")
+
+
 def test_log_level_decides_whether_requests_are_written(plugin: Plugin, tmp_path: Path) -> None:
     options = with_file(tmp_path, "LOG_LEVEL=warn\n", {"nodaemon": True})
     daemon = plugin.make_service(options)
@@ -200,6 +254,8 @@ def test_log_level_does_not_concern_the_logger_of_the_operator(
 
 def test_drain_lets_the_next_signal_end_the_process(plugin: Plugin) -> None:
     daemon = plugin.make_service(parse())
-    assert set(plugin.handlers) == {signal.SIGHUP}
+    assert set(plugin.handlers) == {signal.SIGHUP, signal.SIGUSR1}
     daemon._on_drain()
-    assert set(plugin.handlers) == {signal.SIGHUP, signal.SIGTERM, signal.SIGINT}
+    assert set(plugin.handlers) == {
+        signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT,
+    }  # fmt: skip

@@ -49,7 +49,7 @@ class Connection:
 
 @attrs.define(eq=False)
 class Stats:
-    ready: bool = True
+    draining: bool = False
     counters: Counters = attrs.field(factory=Counters)
 
 
@@ -101,7 +101,7 @@ class Fixture:
     def __attrs_post_init__(self) -> None:
         settings = Settings.from_texts({"ADMIN_ALLOW": ""})
         self.router = Router(
-            AdminApp(settings, UNUSED, UNUSED, UNUSED, self.admission, UNUSED, UNUSED, UNUSED),
+            AdminApp(settings, UNUSED, UNUSED, UNUSED, UNUSED, UNUSED, UNUSED),
             self.handler,
             self.stats,
             self.admission,
@@ -206,7 +206,7 @@ def test_dashboard_file_takes_a_token() -> None:
 
 
 def test_refusal_during_the_drain_takes_no_token() -> None:
-    fixture = Fixture(stats=Stats(ready=False), admission=Admission(tokens=0))
+    fixture = Fixture(stats=Stats(draining=True), admission=Admission(tokens=0))
     assert fixture.dispatch("GET", "/v1/models").startswith(b"HTTP/1.1 503 ")
 
 

@@ -59,6 +59,7 @@ function onPhase(phase) {
       byId("sign-in").hidden = false;
       put("announcement", "");
       put("about", "");
+      put("sign-in-reason", phase.why);
       token.refused();
   }
 }

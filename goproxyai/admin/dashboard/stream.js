@@ -7,7 +7,7 @@
  * 3. An event may have at most MAX_EVENT_CHARACTERS.
  */
 
-/** @typedef {{name: "connecting"} | {name: "live"} | {name: "refused"} |
+/** @typedef {{name: "connecting"} | {name: "live"} | {name: "refused", why: string} |
  *            {name: "waiting", seconds: number, why: string}} Phase */
 
 const SILENCE_MS = 15_000; // the daemon sends an event every second
@@ -16,10 +16,19 @@ const MAX_EVENT_CHARACTERS = 4_000_000;
 
 /** A response without an event stream. */
 class Refusal extends Error {
-  /** @param {number} status */
-  constructor(status) {
-    super(`the daemon answered ${status}`);
+  /**
+   * @param {number} status
+   * @param {string} message of the daemon
+   */
+  constructor(status, message) {
+    super(message || `the daemon answered ${status}`);
     this.status = status;
+  }
+
+  /** @param {Response} response */
+  static async of(response) {
+    const document = await response.json().catch(() => null);
+    return new Refusal(response.status, document?.error?.message ?? "");
   }
 }
 
@@ -55,7 +64,7 @@ export class Stream {
       const failure = await this.#connection(ended, () => (wait = 1));
       if (ended.aborted) return;
       if (failure instanceof Refusal && [401, 403].includes(failure.status)) {
-        this.onPhase({ name: "refused" });
+        this.onPhase({ name: "refused", why: failure.message });
         return;
       }
       await this.#pause(ended, wait, failure.message);
@@ -84,7 +93,7 @@ export class Stream {
         redirect: "error",
         signal: AbortSignal.any([ended, silence.signal]),
       });
-      if (!response.ok || !response.body) throw new Refusal(response.status);
+      if (!response.ok || !response.body) throw await Refusal.of(response);
       await this.#read(response.body, ended, onData, onFirst);
       return new Error("the daemon ended the connection");
     } catch (error) {

@@ -16,6 +16,7 @@ FLAGS = (
     "--no-sandbox",  # the sandbox needs kernel features that containers lack
     "--disable-gpu",
     "--disable-quic",
+    "--host-resolver-rules=MAP *.test 127.0.0.1",
     # No requests but those of the test.
     "--no-first-run",
     "--disable-background-networking",

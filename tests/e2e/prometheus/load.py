@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 
 from tests.e2e.prometheus.upstream import UsageTotals, tokens_of
+from tests.support.raw_client import LOOPED_VIA
 
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
@@ -94,7 +95,7 @@ def plan_requests(seed: int = 1) -> list[PlannedRequest]:
         *[post(CHAT, CHAT, b"{" * (1 + n % 3)) for n in number(20)],
         *[get("/v1/models", "/v1/models", ("Authorization", "Bearer sk-bad")) for _ in number(10)],
         *[get("/stats", "/stats") for _ in number(10)],
-        *[get("/v1/models", "/v1/models", ("Via", "1.1 goproxyai")) for _ in number(10)],
+        *[get("/v1/models", "/v1/models", ("Via", LOOPED_VIA)) for _ in number(10)],
         *[get(f"/v1/batches/{n}", "/v1/batches", ("Cache-Control", "only-if-cached"))
           for n in number(10)],
         *[get("/health", "/health") for _ in number(20)],

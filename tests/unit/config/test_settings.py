@@ -14,7 +14,7 @@ from goproxyai.config.settings import Settings
 from goproxyai.config.urls import ProxyURL, UpstreamURL
 from goproxyai.config.variable import SettingError
 from goproxyai.config.variables import VARIABLES
-from goproxyai.limits.addresses import Networks
+from goproxyai.limits.addresses import Networks, TrustedProxies
 
 DEFAULTS = Settings.from_texts({})
 NAMES = [variable.name for variable in VARIABLES]
@@ -43,8 +43,10 @@ def error_line(name: str, text: str) -> str:
 def test_defaults() -> None:
     expected = Settings(
         config=None,
-        listen=("tcp:8080:backlog=1024",),
+        listen=("tcp46:8080:backlog=1024",),
+        admin_listen=(),
         openai_api_url=(UpstreamURL("https", "api.openai.com", 443),),
+        relay_paths=("/v1/",),
         proxy_url=None,
         no_proxy=(),
         rate_limit=60,
@@ -56,8 +58,11 @@ def test_defaults() -> None:
         cache_snapshot=None,
         cache_snapshot_key=None,
         request_timeout=30.0,
+        generation_timeout=600.0,
         connect_timeout=10.0,
         idle_timeout=300.0,
+        keepalive_timeout=75.0,
+        drain_delay=0.0,
         drain_timeout=30.0,
         retry_status=frozenset(),
         breaker=0.5,
@@ -67,8 +72,9 @@ def test_defaults() -> None:
         max_body_size=512 * MEGABYTE,
         max_connections=12_000,
         max_connections_per_client=0,
-        trusted_proxies=Networks.parse("127.0.0.0/8 ::1"),
-        admin_allow=DEFAULTS.admin_allow,
+        trusted_proxies=TrustedProxies.parse("127.0.0.0/8 ::1"),
+        admin_allow=Networks.parse("127.0.0.0/8 ::1"),
+        admin_hosts=frozenset(),
         admin_token=None,
         log_format="",
         log_level="info",
@@ -78,13 +84,6 @@ def test_defaults() -> None:
         tracing="off",
     )
     assert expected == DEFAULTS
-
-
-def test_default_admin_allow_is_loopback_and_private_networks() -> None:
-    for address in ("127.0.0.1", "10.9.8.7", "172.31.0.1", "192.168.1.1", "::1", "fd00::1"):
-        assert DEFAULTS.admin_allow.contains(address)
-    for address in ("172.32.0.1", "203.0.113.9", "2001:db8::1"):
-        assert not DEFAULTS.admin_allow.contains(address)
 
 
 def test_each_variable_has_a_setting() -> None:
@@ -109,8 +108,10 @@ def test_help_is_one_line_of_sentences() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_explicit_default_equals_default(name: str) -> None:
     default = next(variable.default for variable in VARIABLES if variable.name == name)
-    assert Settings.from_texts({name: default}) == DEFAULTS
-    assert Settings.from_texts({name: f" {default}\n"}) == DEFAULTS
+    changed = {"generation_timeout": 30.0} if name == "REQUEST_TIMEOUT" else {}
+    expected = attrs.evolve(DEFAULTS, **changed)
+    assert Settings.from_texts({name: default}) == expected
+    assert Settings.from_texts({name: f" {default}\n"}) == expected
 
 
 def test_unknown_names_are_ignored() -> None:
@@ -119,12 +120,31 @@ def test_unknown_names_are_ignored() -> None:
 
 def test_empty_value_has_default_or_no_value() -> None:
     empty = Settings.from_texts(dict.fromkeys(NAMES, " "))
-    assert empty == attrs.evolve(DEFAULTS, trusted_proxies=Networks(), admin_allow=Networks())
+    assert empty == attrs.evolve(DEFAULTS, trusted_proxies=TrustedProxies(), admin_allow=Networks())
+
+
+@pytest.mark.parametrize(
+    ("texts", "request_timeout", "generation_timeout"),
+    [
+        ({}, 30.0, 600.0),
+        ({"REQUEST_TIMEOUT": "90s"}, 90.0, 90.0),
+        ({"REQUEST_TIMEOUT": "90s", "GENERATION_TIMEOUT": " "}, 90.0, 90.0),
+        ({"REQUEST_TIMEOUT": "", "GENERATION_TIMEOUT": ""}, 30.0, 600.0),
+        ({"GENERATION_TIMEOUT": "5m"}, 30.0, 300.0),
+        ({"REQUEST_TIMEOUT": "90s", "GENERATION_TIMEOUT": "5m"}, 90.0, 300.0),
+    ],
+)
+def test_request_timeout_applies_to_posts_where_only_it_is_set(
+    texts: dict[str, str], request_timeout: float, generation_timeout: float
+) -> None:
+    settings = Settings.from_texts(texts)
+    assert settings.request_timeout == request_timeout
+    assert settings.generation_timeout == generation_timeout
 
 
 def test_port_is_used_in_listen() -> None:
-    assert Settings.from_texts({"PORT": "0"}).listen == ("tcp:0:backlog=1024",)
-    assert Settings.from_texts({"PORT": "81", "LISTEN": ""}).listen == ("tcp:81:backlog=1024",)
+    assert Settings.from_texts({"PORT": "0"}).listen == ("tcp46:0:backlog=1024",)
+    assert Settings.from_texts({"PORT": "81", "LISTEN": ""}).listen == ("tcp46:81:backlog=1024",)
 
 
 def test_listen_is_a_list_of_endpoints_with_port() -> None:
@@ -135,6 +155,8 @@ def test_listen_is_a_list_of_endpoints_with_port() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
+        ("RELAY_PATHS", "/v1/, /openai/deployments", ("/v1/", "/openai/deployments/")),
+        ("RELAY_PATHS", "/v1//", ("/v1/",)),
         ("RATE_LIMIT", "0", 0),
         ("RATE_LIMIT", "1000", 1000),
         ("CACHE_TTL", "0", 0.0),
@@ -145,7 +167,16 @@ def test_listen_is_a_list_of_endpoints_with_port() -> None:
         ("MAX_CACHE_SIZE", "0.5", MEGABYTE // 2),
         ("MAX_BODY_SIZE", "1.25", MEGABYTE * 5 // 4),
         ("NO_PROXY", "a.example, .b.example", ("a.example", ".b.example")),
-        ("TRUSTED_PROXIES", "10.0.0.0/8, ::1", Networks.parse("10.0.0.0/8 ::1/128")),
+        ("NO_PROXY", "a.example,a..b,10.0.0.0/99", ("a.example",)),
+        ("TRUSTED_PROXIES", "10.0.0.0/8, ::1", TrustedProxies.parse("10.0.0.0/8 ::1/128")),
+        ("TRUSTED_PROXIES", "unix", TrustedProxies(unix=True)),
+        ("TRUSTED_PROXIES", "10.0.0.5 unix", TrustedProxies(Networks.parse("10.0.0.5"), True)),
+        (
+            "ADMIN_HOSTS",
+            "Proxy.Example. a_b--c,10.0.0.5",
+            frozenset(("proxy.example", "a_b--c", "10.0.0.5")),
+        ),
+        ("ADMIN_LISTEN", "tcp:8081 unix:/run/a.sock", ("tcp:8081", "unix:/run/a.sock")),
         ("ADMIN_ALLOW", "", Networks()),
         ("ADMIN_TOKEN", "s3cret!", "s3cret!"),
         ("CACHE_MAX_TTL", "0", 0.0),
@@ -183,7 +214,14 @@ def test_valid_text_is_parsed(name: str, text: str, value: object) -> None:
         ("PORT", "\u0661"),
         ("LISTEN", "8080"),
         ("LISTEN", "tcp:80 :80"),
-        ("NO_PROXY", "http://example.com"),
+        ("RELAY_PATHS", "/"),
+        ("RELAY_PATHS", "v1/"),
+        ("RELAY_PATHS", "//v1/"),
+        ("RELAY_PATHS", "/v1/../x/"),
+        ("RELAY_PATHS", "/v1%2f/"),
+        ("RELAY_PATHS", "/v1/?x"),
+        ("RELAY_PATHS", "/v1/ /stats/"),
+        ("RELAY_PATHS", "/health"),
         ("RATE_LIMIT", "-1"),
         ("RATE_LIMIT", "1.5"),
         ("RATE_LIMIT", "many"),
@@ -191,8 +229,11 @@ def test_valid_text_is_parsed(name: str, text: str, value: object) -> None:
         ("CACHE_TTL", "300"),
         ("CACHE_TTL", "-5m"),
         ("REQUEST_TIMEOUT", "0"),
+        ("GENERATION_TIMEOUT", "0"),
+        ("KEEPALIVE_TIMEOUT", "0s"),
         ("CONNECT_TIMEOUT", "0s"),
         ("IDLE_TIMEOUT", "-1s"),
+        ("DRAIN_DELAY", "-1s"),
         ("DRAIN_TIMEOUT", "soon"),
         ("MAX_CACHE_SIZE", "100MB"),
         ("MAX_CACHE_SIZE", "1e3"),
@@ -201,6 +242,11 @@ def test_valid_text_is_parsed(name: str, text: str, value: object) -> None:
         ("MAX_BODY_SIZE", "0.0000000001"),
         ("TRUSTED_PROXIES", "10.0.0.1/8"),
         ("ADMIN_ALLOW", "localhost"),
+        ("ADMIN_ALLOW", "unix"),
+        ("ADMIN_HOSTS", "proxy.example:8080"),
+        ("ADMIN_HOSTS", "*"),
+        ("ADMIN_HOSTS", "http://proxy.example"),
+        ("ADMIN_LISTEN", "8081"),
         ("CACHE_STALE", "-1s"),
         ("CACHE_SHARED", "models/"),
         ("CACHE_SHARED", "v1/models"),
@@ -266,6 +312,13 @@ def test_any_text_is_parsed_or_raises_one_printable_line(name: str, text: str) -
         ("http://localhost:80/base/", b"http://localhost", "localhost", b"/base"),
         ("http://localhost:443", b"http://localhost:443", "localhost", b""),
         ("http://my_host:8000/a/b", b"http://my_host:8000", "my_host", b"/a/b"),
+        ("http://a1--b.test", b"http://a1--b.test", "a1--b.test", b""),
+        (
+            "http://svc.ns.svc.cluster.local.:8000",
+            b"http://svc.ns.svc.cluster.local.:8000",
+            "svc.ns.svc.cluster.local.",
+            b"",
+        ),
         ("https://[2001:DB8::1]/v0", b"https://[2001:db8::1]", "2001:db8::1", b"/v0"),
         ("http://[::1]:8080", b"http://[::1]:8080", "::1", b""),
         ("http://192.0.2.1:1", b"http://192.0.2.1:1", "192.0.2.1", b""),
@@ -276,11 +329,30 @@ def test_upstream_url_has_origin_and_base_path(
 ) -> None:
     (url,) = Settings.from_texts({"OPENAI_API_URL": text}).openai_api_url
     assert (url.origin, url.host, url.base_path) == (origin, host, base_path)
-    assert url.host_header == origin.partition(b"://")[2]
+    assert url.authority == origin.partition(b"://")[2]
     assert url.text == (origin + base_path).decode()
     again = Settings.from_texts({"OPENAI_API_URL": url.text})
     assert again.openai_api_url == (url,)
     assert again.openai_url == url.text
+
+
+@pytest.mark.parametrize(
+    ("text", "base_path"),
+    [
+        ("https://api.openai.com/v1", b""),
+        ("https://api.openai.com/v1/", b""),
+        ("https://gateway.example/openai/v1", b"/openai"),
+        ("https://gateway.example//v1//", b""),
+        ("https://gateway.example/v1/v1", b"/v1"),
+        ("https://gateway.example/v1/team", b"/v1/team"),
+        ("https://gateway.example/xv1", b"/xv1"),
+        ("https://gateway.example/V1", b"/V1"),
+        ("https://v1", b""),
+    ],
+)
+def test_version_at_the_end_of_a_base_path_is_dropped(text: str, base_path: bytes) -> None:
+    (url,) = Settings.from_texts({"OPENAI_API_URL": text}).openai_api_url
+    assert url.base_path == base_path
 
 
 def test_several_upstream_urls_keep_their_order() -> None:

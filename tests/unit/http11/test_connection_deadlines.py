@@ -115,6 +115,18 @@ def test_complete_request_waits_for_the_response_head() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(("is_post", "seconds"), [(False, 30.0), (True, 600.0)])
+def test_post_waits_for_the_generation_of_its_response(is_post: bool, seconds: float) -> None:
+    deadlines = ClientDeadlines(Timeouts(head=30.0, idle=5.0, generation=600.0), 0.0)
+    deadlines.is_post = is_post
+    deadlines.await_response_head(10.0)
+    assert deadlines.expires_at == 10.0 + seconds
+
+
+def test_generation_takes_as_long_as_a_head_unless_it_is_set() -> None:
+    assert Timeouts(head=30.0, idle=5.0).generation == 30.0
+
+
 def test_changed_timeouts_apply_to_the_next_wait() -> None:
     timeouts = Timeouts(head=30.0, idle=5.0)
     deadlines = ClientDeadlines(timeouts, 0.0)

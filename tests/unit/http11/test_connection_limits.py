@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from goproxyai.http11.connection_limits import ConnectionLimits
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.server_factory import ServerFactory
-from goproxyai.limits.addresses import Networks
+from goproxyai.limits.addresses import TrustedProxies
 from goproxyai.reactor.deadlines import TICK_SECONDS, Ticker
 from tests.support.memory_server import MemoryServer, get, respond
 from tests.support.memory_transport import MemoryTransport
@@ -17,7 +17,7 @@ from tests.support.memory_transport import MemoryTransport
 
 def admitted(*addresses: IAddress) -> list[bool]:
     """Connect from *addresses*, one connection a client; return which are admitted."""
-    ticker, trusted = Ticker(Clock()), Networks.parse("192.0.2.0/24")
+    ticker, trusted = Ticker(Clock()), TrustedProxies.parse("192.0.2.0/24")
     limits = ConnectionLimits(ticker, max_per_client=1, trusted=trusted)
     exchanges: list[Exchange] = []
     factory = ServerFactory(ticker, exchanges.append, 1000, connection_limits=limits)

@@ -10,16 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxyai.limits.addresses import (
+    LOCAL_PEER,
     MAX_FORWARDED_FOR_BYTES,
     MAX_FORWARDED_FOR_ENTRIES,
     Networks,
+    TrustedProxies,
     bucket_key,
     canonical_address,
     client_address,
+    is_private,
 )
 
-EMPTY = Networks()
-PRIVATE = Networks.parse("10.0.0.0/8 ::1 fd00::/8")
+EMPTY = TrustedProxies()
+PRIVATE = TrustedProxies.parse("10.0.0.0/8 ::1 fd00::/8")
 
 v4 = st.ip_addresses(v=4).map(str)
 v6 = st.ip_addresses(v=6).map(str).filter(lambda text: IPv6Address(text).ipv4_mapped is None)
@@ -135,7 +138,7 @@ def test_networks_are_separated_by_commas_or_spaces() -> None:
 
 
 def test_empty_networks_contain_nothing() -> None:
-    assert Networks.parse("") == Networks.parse(" , ") == EMPTY
+    assert Networks.parse("") == Networks.parse(" , ") == EMPTY.networks
     assert not EMPTY.contains("127.0.0.1")
     assert not EMPTY.contains("")
 
@@ -157,7 +160,27 @@ def test_invalid_address_is_in_no_network() -> None:
 
 def test_networks_are_immutable() -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        PRIVATE.networks = ()  # type: ignore[misc]
+        PRIVATE.networks.networks = ()  # type: ignore[misc]
+
+
+def test_peer_of_unix_socket_is_trusted_only_by_the_word_unix() -> None:
+    header = b"203.0.113.9, 10.0.0.2"
+    trusting = TrustedProxies.parse("10.0.0.0/8, unix")
+    assert str(trusting) == "10.0.0.0/8 unix"
+    assert client_address(LOCAL_PEER, header, trusting) == "203.0.113.9"
+    assert client_address(LOCAL_PEER, b"unix:", trusting) == LOCAL_PEER
+    assert client_address(LOCAL_PEER, None, trusting) == LOCAL_PEER
+    assert client_address(LOCAL_PEER, header, PRIVATE) == LOCAL_PEER
+    assert not TrustedProxies.parse("unix").contains("127.0.0.1")
+    with pytest.raises(ValueError, match="network"):
+        Networks.parse("unix")
+
+
+def test_private_peers_are_those_of_private_networks_and_unix_sockets() -> None:
+    for peer in ("127.0.0.1", "10.9.8.7", "172.31.0.1", "::1", "fd00::1", "fe80::1", LOCAL_PEER):
+        assert is_private(peer)
+    for peer in ("172.32.0.1", "203.0.113.9", "2001:db8::1", ""):
+        assert not is_private(peer)
 
 
 @given(st.lists(st.tuples(v4, st.integers(0, 32)), max_size=4), v4)

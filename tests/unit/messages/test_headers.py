@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from goproxyai.messages import header_templates as shapes
 from goproxyai.messages.header_templates import template_of
 from goproxyai.messages.headers import (
+    MAX_INSTANCES,
     Headers,
     index_fields,
     is_forwarding_loop,
@@ -16,6 +17,7 @@ from goproxyai.messages.headers import (
     nominated_fields,
     request_headers_for_upstream,
     response_headers_for_client,
+    via_value,
 )
 
 NAMES = st.sampled_from(
@@ -136,18 +138,33 @@ def test_list_member_in_any_case(value: bytes, found: bool) -> None:
 @pytest.mark.parametrize(
     "via",
     [
+        b"1.1 goproxyai (i0)",
+        b"HTTP/1.1 GoProxyAI (I0)",
+        b"1.1 goproxyai (other), 1.0 fred, 1.1 goproxyai (i0), 1.1 z",
+        b"1.1 a (never ends, 1.1 goproxyai (i0)",
+        via_value(b"i0"),
+    ],
+)
+def test_own_instance_in_via_is_a_loop(via: bytes) -> None:
+    assert is_forwarding_loop({b"via": via}, b"i0")
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
         b"1.1 goproxyai",
         b"HTTP/1.1 GoProxyAI",
         b"1.0 fred, 1.1\tgoproxyai (x)",
         b"1.1 a (comment, with comma), 1.1 goproxyai",
         b"1.1 a (nested (one) \\) still), 1.1 goproxyai",
         b"1.1 (why not) goproxyai, 1.1 z",
-        b"1.1 a (never ends, 1.1 goproxyai",
-        b"1.1 a ) (, 1.1 goproxyai",
+        b"1.1 a ) goproxyai, 1.1 goproxyai",
     ],
 )
-def test_own_name_in_via_is_a_loop(via: bytes) -> None:
-    assert is_forwarding_loop({b"via": via})
+def test_too_many_instances_in_via_are_a_loop(element: bytes) -> None:
+    for count in range(MAX_INSTANCES + 2):
+        via = b", ".join([element] * count)
+        assert is_forwarding_loop({b"via": via}, b"i0") is (count >= MAX_INSTANCES)
 
 
 @pytest.mark.parametrize(
@@ -165,13 +182,30 @@ def test_own_name_in_via_is_a_loop(via: bytes) -> None:
     ],
 )
 def test_other_names_in_via_are_no_loop(via: bytes) -> None:
-    assert not is_forwarding_loop({b"via": via})
+    assert not is_forwarding_loop({b"via": b", ".join([via] * 2 * MAX_INSTANCES)}, b"i0")
 
 
 def test_missing_via_is_no_loop() -> None:
-    assert not is_forwarding_loop({})
+    assert not is_forwarding_loop({}, b"i0")
 
 
 @given(st.text("1.() \\,goproxyai", max_size=60))
 def test_junk_in_via_hides_no_later_element(junk: str) -> None:
-    assert is_forwarding_loop({b"via": junk.encode() + b", 1.1 goproxyai"})
+    assert is_forwarding_loop({b"via": junk.encode() + b", 1.1 goproxyai" * MAX_INSTANCES}, b"i0")
+    assert is_forwarding_loop({b"via": junk.encode() + b", 1.1 goproxyai (i0)"}, b"i0")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"Forwarded", b"X-Forwarded-For", b"x-forwarded-proto", b"X-FORWARDED-HOST",
+        b"X-Forwarded-Anything", b"X-Real-IP", b"True-Client-IP", b"CF-Connecting-IP",
+        b"CF-Connecting-IPv6", b"X-Client-IP", b"X-Envoy-External-Address",
+    ],
+)  # fmt: skip
+def test_field_about_the_network_of_the_client_is_not_sent_upstream(name: bytes) -> None:
+    headers = [(b"X-Kept", b"1"), (name, b"192.0.2.7"), (b"X-Forward", b"2")]
+    assert request_headers_for_upstream(headers, index_fields(headers)[0]) == [
+        (b"X-Kept", b"1"),
+        (b"X-Forward", b"2"),
+    ]

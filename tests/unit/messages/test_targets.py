@@ -93,6 +93,13 @@ def test_missing_or_repeated_host_is_refused(host: bytes | None, repeated: bool)
     assert "Host" in caught.value.message
 
 
+def test_host_may_be_missing_where_it_is_not_required() -> None:
+    check_host(None, False, required=False)
+    for host, repeated in ((b"a.test, a.test", True), (b"a b", False)):
+        with pytest.raises(ProxyError):
+            check_host(host, repeated, required=False)
+
+
 # Valid targets.
 
 
@@ -208,10 +215,15 @@ def test_fragment_is_refused(target: bytes) -> None:
         (b"http://proxy.test?a=b", b"proxy.test", b"/?a=b"),
         (b"http://proxy.test//v1/models", b"proxy.test", b"//v1/models"),
         (b"http://proxy.test/v1/models?", b" proxy.test\t", b"/v1/models?"),
+        (b"http://proxy.test:80/v1/models", b"proxy.test", b"/v1/models"),
+        (b"http://proxy.test:/v1/models", b"proxy.test:0080", b"/v1/models"),
+        (b"HTTPS://proxy.test/v1/models", b"PROXY.test:443", b"/v1/models"),
+        (b"https://[::1]/v1/models", b"[::1]:443", b"/v1/models"),
+        (b"http://proxy.test/v1/models", None, b"/v1/models"),
     ],
 )
 def test_absolute_form_with_same_authority_becomes_origin_form(
-    target: bytes, host: bytes, served: bytes
+    target: bytes, host: bytes | None, served: bytes
 ) -> None:
     assert origin_form(target, host) == served
 
@@ -221,12 +233,15 @@ def test_absolute_form_with_same_authority_becomes_origin_form(
     [
         b"http://other.test/v1/models",
         b"http://proxy.test.evil.test/v1/models",
-        b"http://proxy.test:80/v1/models",
+        b"http://proxy.test:443/v1/models",
+        b"http://proxy.test:0/v1/models",
+        b"https://proxy.test:80/v1/models",
         b"http://user@proxy.test/v1/models",
         b"http://proxy.test@evil.test/v1/models",
         b"http://proxy.test\\@evil.test/v1/models",
         b"http://proxy.test%2f@evil.test/v1/models",
         b"http:///v1/models",
+        b"http://:80/v1/models",
         b"http:/v1/models",
         b"http:proxy.test/v1/models",
         b"ftp://proxy.test/v1/models",
@@ -236,6 +251,13 @@ def test_absolute_form_with_same_authority_becomes_origin_form(
 )
 def test_absolute_form_with_another_authority_is_refused(target: bytes) -> None:
     assert refusal(target) == (400, "bad_request")
+
+
+@pytest.mark.parametrize("authority", [b"", b"user@proxy.test", b"a b", b"a:b:c"])
+def test_absolute_form_without_host_field_needs_a_valid_authority(authority: bytes) -> None:
+    with pytest.raises(ProxyError) as caught:
+        origin_form(b"http://%b/v1/models" % authority, None)
+    assert caught.value.code == "bad_request"
 
 
 def test_target_is_limited_to_16_kib() -> None:

@@ -66,7 +66,7 @@ def proxy_parts(upstreams: int = 1) -> ProxyParts:
     context = ProxyContext(
         clock,
         clock.seconds,
-        OptionsHolder(ProxyOptions(each.first, ttl=300.0)),
+        OptionsHolder(ProxyOptions(each.first, b"instance", ttl=300.0)),
         store,
         CacheLookup(store),
         each,

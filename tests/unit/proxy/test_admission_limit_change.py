@@ -6,12 +6,12 @@ from itertools import pairwise
 
 from twisted.internet.task import Clock
 
-from goproxyai.limits.addresses import Networks
+from goproxyai.limits.addresses import TrustedProxies
 from goproxyai.proxy.admission import SWEEP_SLICE, TICK_SECONDS, Admission
 
 
 def started(clock: Clock, per_minute: int) -> Admission:
-    admission = Admission(clock, per_minute, Networks.parse(""))
+    admission = Admission(clock, per_minute, TrustedProxies())
     admission.start()
     return admission
 
@@ -54,7 +54,7 @@ def test_limit_that_is_set_again_holds_and_refills() -> None:
 
 def test_limit_that_is_set_outside_of_the_run_starts_no_refills() -> None:
     clock = Clock()
-    admission = Admission(clock, 0, Networks.parse(""))
+    admission = Admission(clock, 0, TrustedProxies())
     admission.set_rate(6)
     assert clock.getDelayedCalls() == []
     admission.start()
