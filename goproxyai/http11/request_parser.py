@@ -18,6 +18,7 @@ from goproxyai.http11.framing import MAX_HEADER_BYTES, MAX_HEADER_FIELDS, header
 from goproxyai.http11.repeated_head import RepeatedHead, RepeatedHeadCache
 from goproxyai.http11.request_body import BodyConnection, RequestBody, WholeBody
 from goproxyai.http11.request_head import FieldValues, RequestHead
+from goproxyai.messages.foreign_protocols import foreign_protocol
 from goproxyai.messages.headers import Headers
 from goproxyai.messages.targets import MAX_TARGET_BYTES
 
@@ -85,8 +86,9 @@ class RequestParser:
     """
 
     __slots__ = (
-        "_field_bytes", "_framing_bytes", "_head_bytes", "_headers", "_llhttp", "_options", "_read",
-        "_receiver", "_remaining", "_repeated", "_target", "body", "state",
+        "_field_bytes", "_framing_bytes", "_head_bytes", "_headers", "_llhttp",
+        "_multipart_framing_bytes", "_options", "_read", "_receiver", "_remaining", "_repeated",
+        "_target", "body", "state",
     )  # fmt: skip
 
     def __init__(self, receiver: RequestReceiver, options: ParserOptions) -> None:
@@ -94,7 +96,7 @@ class RequestParser:
         self.body: RequestBody | None = None
         self._receiver = receiver
         self._options = options
-        self._llhttp = HttpRequestParser(self)
+        self._llhttp = _new_llhttp(self)
         self._target = b""
         self._headers: Headers = []
         self._field_bytes = 0  # of the fields in _headers, as they are sent
@@ -103,6 +105,7 @@ class RequestParser:
         self._repeated: RepeatedHead | None = None
         self._remaining = 0  # bytes of the body that bypass llhttp
         self._framing_bytes = 0
+        self._multipart_framing_bytes = 0  # allowed in the body beyond MAX_BODY_SIZE
 
     def feed(self, data: bytes) -> None:
         """Parse *data*, which is the content of one read."""
@@ -195,7 +198,8 @@ class RequestParser:
                 if self.state is not ENDED:
                     cause = error.__context__
                     if not isinstance(cause, ProxyError):
-                        cause = ProxyError("bad_request", f"The request is malformed: {error}.")
+                        begins = not self._head_bytes and self.state is not BODY
+                        cause = _malformed(data if begins else b"", error)
                     self.refuse(cause)
                 return
 
@@ -221,7 +225,7 @@ class RequestParser:
         llhttp does not parse the body of a request that asks for an upgrade. A new llhttp parser
         does, after a head with the same framing, whose events are ignored.
         """
-        self._llhttp = HttpRequestParser(self)
+        self._llhttp = _new_llhttp(self)
         body = self.body
         if body is not None:
             length = body.length
@@ -276,6 +280,8 @@ class RequestParser:
             return
         llhttp, options = self._llhttp, self._options
         version = llhttp.get_http_version()
+        if version.startswith("1.") and version != "1.0":
+            version = "1.1"
         read, self._read = self._read, b""  # begins with the first head in it, and no other
         head, self._repeated = options.heads.validated(
             read, llhttp.get_method(), self._target, version, headers,
@@ -287,7 +293,8 @@ class RequestParser:
             self.state = IDLE
             self._receiver.request_received(head, values, WholeBody(b""), None)
             return
-        too_large = length is not None and length > options.max_body_bytes
+        framing = self._multipart_framing_bytes = head.max_framing_bytes
+        too_large = length is not None and length > options.max_body_bytes + framing
         body = self._start_body(length, head.expects_continue)
         problem = _body_too_large() if too_large else None
         self._receiver.request_received(head, values, body, problem)
@@ -296,7 +303,8 @@ class RequestParser:
         body = self.body
         if body is not None:
             body.feed(data)
-            if body.received > self._options.max_body_bytes and not isinstance(body.length, int):
+            limit = self._options.max_body_bytes + self._multipart_framing_bytes
+            if body.received > limit and not isinstance(body.length, int):
                 raise _body_too_large()  # a length that was announced was checked with the head
 
     def on_message_complete(self) -> None:
@@ -305,6 +313,26 @@ class RequestParser:
             if self._llhttp.should_upgrade() and not body.received:
                 return  # llhttp skips the body: see _decline_upgrade
             self._finish_body(body)
+
+
+def _new_llhttp(parser: RequestParser) -> HttpRequestParser:
+    """Return llhttp in strict mode, but for versions: the head is checked for them."""
+    llhttp = HttpRequestParser(parser)
+    llhttp.set_dangerous_leniencies(lenient_version=True)
+    return llhttp
+
+
+def _malformed(data: bytes, error: HttpParserError) -> ProxyError:
+    """Return the 400 for input that llhttp refuses.
+
+    :param data: begins with the refused request; empty if its beginning is not known.
+    """
+    foreign = foreign_protocol(data)
+    if foreign is None:
+        return ProxyError("bad_request", f"The request is malformed: {error}.")
+    name, advice = foreign
+    message = f"The request is not HTTP/1.1 but {name}; {advice}."
+    return ProxyError("bad_request", message, detail=f"the client sent {name}")
 
 
 def _body_too_large() -> ProxyError:
