@@ -71,9 +71,9 @@ def _as_text(event: Event, batch: Batch) -> str:
         more += f" model={_value(tokens.model)} tokens={tokens.prompt}+{tokens.completion}"
     ended = "" if event.ending is Ending.COMPLETE else f" ({line.ended})"
     return (
-        f"{line.time} {_value(line.method)} {_value(line.path)} {line.status} {line.cache} "
-        f"{line.ms.total:.1f}ms {_value(line.client)} in={line.bytes_in} out={line.bytes_out}"
-        f"{ended}{more}\n"
+        f"{line.time} {_value(line.method)} {_value(line.path)} {line.status} "
+        f"{_value(line.cache)} {line.ms.total:.1f}ms {_value(line.client)} "
+        f"in={line.bytes_in} out={line.bytes_out}{ended}{more}\n"
     )
 
 

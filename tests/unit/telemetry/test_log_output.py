@@ -88,6 +88,7 @@ def test_value_in_text_line_is_one_quoted_word(text: str) -> None:
     output, stream = open_output(False)
     event = make_event(
         method=text.encode("utf-8", "replace"), path=text, client=text, code=text, detail=text,
+        bypass_reason=text,
         upstream_request_id=text.encode("latin-1", "replace"), usage=Usage(text, 1, 2, 3, 4),
     )  # fmt: skip
     output.requests([event, make_event()], Batch(UNIX_TIME))
