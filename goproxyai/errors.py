@@ -19,7 +19,8 @@ status code                     reason
 502    upstream_protocol_error  the response is not valid HTTP/1.1
 503    circuit_open             the circuit breaker of each upstream is open
 503    draining                 the process is stopping
-503    overloaded               the connection limit is reached
+503    overloaded               the connection limit is reached, or the process or its machine
+                                is short of descriptors, ports or memory
 504    upstream_timeout         connecting, or the response headers, took too long
 504    only_if_cached           the request allows only a stored response; there is none
 508    loop_detected            this instance, or too many instances, are in ``Via``

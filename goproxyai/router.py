@@ -62,7 +62,7 @@ class Router:
         self._new_id, self._client_id = request_ids.generate, request_ids.of
         self._prefixes = tuple(prefix.encode("ascii") for prefix in routes.prefixes)
         self._methods = frozenset(method.encode("ascii") for method in routes.methods)
-        self._allow = ", ".join(routes.methods).encode("ascii")
+        self._allow = ((b"Allow", ", ".join(routes.methods).encode("ascii")),)
 
     def dispatch(self, exchange: Exchange) -> None:
         """Answer *exchange*, now or later."""
@@ -70,8 +70,11 @@ class Router:
         head = exchange.head
         has_id = REQUEST_ID_FIELD in head.fields
         exchange.request_id = self._client_id(exchange) if has_id else self._new_id()
-        if exchange.problem is not None:
-            self._refuse(exchange, exchange.problem)
+        problem = exchange.problem
+        if problem is not None:
+            if problem.code == "method_not_allowed":  # the parser does not know the methods
+                problem = ProxyError(problem.code, problem.message, self._allow)
+            self._refuse(exchange, problem)
             return
         if self._stats.draining:
             exchange.keep_alive = False
@@ -84,8 +87,7 @@ class Router:
             self._relay(exchange)
         else:
             message = "This method is not relayed; see the Allow header."
-            error = ProxyError("method_not_allowed", message, ((b"Allow", self._allow),))
-            self._refuse(exchange, error)
+            self._refuse(exchange, ProxyError("method_not_allowed", message, self._allow))
 
     def _refuse(self, exchange: Exchange, error: ProxyError) -> None:
         """Answer with *error*, or with 429 if the client has used up its rate limit."""
@@ -108,7 +110,7 @@ class Router:
             exchange.trace = tracer.begin(exchange)
         relayed = exchange.problem is not None or exchange.target.startswith(self._prefixes)
         send_error(exchange, error, relayed=relayed)
-        self._record(exchange, RequestOutcome(code=error.code))
+        self._record(exchange, RequestOutcome(code=error.code, detail=error.detail))
 
     def _serve_admin(self, exchange: Exchange) -> None:
         # Paths are compared byte by byte: `/v1%2fmodels` must not be mistaken for `/v1/models`.

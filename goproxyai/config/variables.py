@@ -301,7 +301,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "MAX_BODY_SIZE",
         "512",
-        "The largest request body in megabytes.",
+        "The largest request body in megabytes. A multipart/form-data body may exceed it by 64 "
+        "KiB, the framing of its parts.",
         "a number of megabytes such as 512 or 0.5, more than 0",
         positive(megabytes),
         reloadable=True,

@@ -49,12 +49,12 @@ class ClientTLS:
         is_address = isIPAddress(host) or isIPv6Address(host)
         self._identity = IPAddress_ID(host) if is_address else DNS_ID(host)
         self._sent_name = None if is_address else host.encode("ascii")  # RFC 6066 section 3
-        options = CertificateOptions(trustRoot=trust_root, acceptableProtocols=[b"http/1.1"])
-        self._context = options.getContext()
+        self._context = CertificateOptions(trustRoot=trust_root).getContext()
 
     def clientConnectionForTLS(self, tlsProtocol: Any) -> Connection:
         """Return a connection that accepts certificates of the host only."""
         connection = Connection(self._context)
+        connection.set_alpn_protos([b"http/1.1"])
         if self._sent_name is not None:
             connection.set_tlsext_host_name(self._sent_name)
         verify = _verify_callback(self._identity, ref(tlsProtocol))

@@ -10,6 +10,12 @@ MAX_HEADER_BYTES = 64 * 1024
 MAX_HEADER_FIELDS = 200
 """Header lines in one head; for requests and for responses."""
 
+MAX_MULTIPART_FRAMING_BYTES = 64 * 1024
+"""Bytes by which a ``multipart/form-data`` body may exceed ``MAX_BODY_SIZE``.
+
+They are for boundaries and part headers: 300 parts have room. Parts are not parsed.
+"""
+
 LAST_CHUNK = b"0\r\n\r\n"
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

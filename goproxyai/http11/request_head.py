@@ -10,7 +10,10 @@ requests that repeat it, and each request carries the values (:data:`FieldValues
 
 from __future__ import annotations
 
+import re
+
 from goproxyai.errors import ProxyError
+from goproxyai.http11.framing import MAX_MULTIPART_FRAMING_BYTES
 from goproxyai.messages.headers import Headers, index_fields
 from goproxyai.messages.targets import check_host, origin_form
 
@@ -22,6 +25,7 @@ VARIABLE_FIELDS = frozenset(
 )  # fmt: skip
 """Lower-cased names of fields that concern one request, and nothing that is decided from a head."""
 
+_FORM_DATA = re.compile(rb"multipart/form-data[ \t]*(?:;|$)", re.IGNORECASE)
 _LENGTH_ONLY = frozenset((b"content-length",))
 
 FieldValues = tuple[bytes, ...]
@@ -32,7 +36,7 @@ class RequestHead:
     """A request line and header lines.
 
     :ivar target: in origin-form, validated; of a refused request the part that was received.
-    :ivar version: ``1.1`` or ``1.0``.
+    :ivar version: ``1.1`` or ``1.0``; a later minor version is ``1.1`` (RFC 9110 §6.2).
     :ivar headers: (name, value) in order.
     :ivar keep_alive: whether the client allows another request on the connection.
     :ivar fields: lower-cased name to value, repeated lines joined.
@@ -79,7 +83,8 @@ class RequestHead:
         """Return the head of a request that may be served.
 
         :param target: as received, in any form.
-        :raises ProxyError: if the request must be refused.
+        :raises ProxyError: if the request must be refused; a ``method_not_allowed`` without the
+            ``Allow`` that its response must have.
         """
         head = cls(method, target, version, headers, keep_alive)
         if version not in ("1.1", "1.0"):
@@ -89,10 +94,31 @@ class RequestHead:
         hosts = [name for name, _ in headers if name.lower() == b"host"] if head.repeated else ()
         host = head.fields.get(b"host")
         check_host(host, len(hosts) > 1, required=version != "1.0")
+        head._check_form()
         head._check_transfer_encoding()
         head._check_expectation()
         head.target = origin_form(target, host)
         return head
+
+    def _check_form(self) -> None:
+        """Refuse the forms of targets for servers and forward proxies (RFC 9112 §3.2)."""
+        if self.method == b"CONNECT":
+            raise ProxyError(
+                "method_not_allowed",
+                "The proxy opens no tunnels with CONNECT; make it the base URL of the client, not "
+                "the HTTPS proxy.",
+            )
+        if self.method == b"OPTIONS" and self.target == b"*":
+            raise ProxyError(
+                "method_not_allowed",
+                "The proxy does not answer OPTIONS for the whole server; send it for a path.",
+            )
+
+    @property
+    def max_framing_bytes(self) -> int:
+        """Bytes of the body that do not count towards its limit."""
+        form_data = _FORM_DATA.match(self.fields.get(b"content-type", b"")) is not None
+        return MAX_MULTIPART_FRAMING_BYTES if form_data else 0
 
     def _check_transfer_encoding(self) -> None:
         coding = self.fields.get(b"transfer-encoding")

@@ -21,6 +21,7 @@ from goproxyai.http11.repeated_head import RepeatedHead
 from goproxyai.http11.request_body import BodyConnection, RequestBody, WholeBody
 from goproxyai.http11.request_head import RequestHead
 from goproxyai.http11.request_receiver import ParserOptions, RequestReceiver
+from goproxyai.messages.foreign_protocols import foreign_protocol
 from goproxyai.messages.headers import Headers
 from goproxyai.messages.targets import MAX_TARGET_BYTES
 
@@ -61,8 +62,8 @@ class RequestParser:
 
     __slots__ = (
         "_connection", "_field_bytes", "_framing_bytes", "_head_bytes", "_headers", "_llhttp",
-        "_options", "_piece_bytes", "_pieces", "_read", "_receiver", "_remaining", "_repeated",
-        "_target", "body", "state",
+        "_multipart_framing_bytes", "_options", "_piece_bytes", "_pieces", "_read", "_receiver",
+        "_remaining", "_repeated", "_target", "body", "state",
     )  # fmt: skip
 
     def __init__(
@@ -73,7 +74,7 @@ class RequestParser:
         self._receiver = receiver
         self._connection = connection
         self._options = options
-        self._llhttp = HttpRequestParser(self)
+        self._llhttp = _new_llhttp(self)
         self._target = b""
         self._headers: Headers = []
         self._field_bytes = 0  # of the fields in _headers, as they are sent
@@ -82,6 +83,7 @@ class RequestParser:
         self._repeated: RepeatedHead | None = None
         self._remaining = 0  # bytes of the body that bypass llhttp
         self._framing_bytes = 0
+        self._multipart_framing_bytes = 0  # allowed in the body beyond MAX_BODY_SIZE
         self._pieces: list[bytes] = []  # of the body, for deliver_body
         self._piece_bytes = 0
 
@@ -134,7 +136,8 @@ class RequestParser:
         self._piece_bytes = 0
         body.feed(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         # A length that was announced was checked with the head.
-        if body.received > self._options.max_body_bytes and not isinstance(body.length, int):
+        limit = self._options.max_body_bytes + self._multipart_framing_bytes
+        if body.received > limit and not isinstance(body.length, int):
             raise _body_too_large()
 
     def refuse(self, problem: ProxyError) -> None:
@@ -233,7 +236,7 @@ class RequestParser:
                 if self.state is not ENDED:
                     cause = error.__context__
                     if not isinstance(cause, ProxyError):
-                        cause = ProxyError("bad_request", f"The request is malformed: {error}.")
+                        cause = _malformed(self._read, error)
                     self.refuse(cause)
                 return
 
@@ -259,7 +262,7 @@ class RequestParser:
         llhttp does not parse the body of a request that asks for an upgrade. A new llhttp parser
         does, after a head with the same framing, whose events are ignored.
         """
-        self._llhttp = HttpRequestParser(self)
+        self._llhttp = _new_llhttp(self)
         body = self.body
         if body is not None:
             length = body.length
@@ -314,6 +317,8 @@ class RequestParser:
             return
         llhttp, options = self._llhttp, self._options
         version = llhttp.get_http_version()
+        if version.startswith("1.") and version != "1.0":
+            version = "1.1"
         read, self._read = self._read, b""  # begins with the first head in it, and no other
         head, self._repeated = options.heads.validated(
             read, llhttp.get_method(), self._target, version, headers,
@@ -325,7 +330,8 @@ class RequestParser:
             self.state = IDLE
             self._receiver.request_received(head, values, WholeBody(b""), None)
             return
-        too_large = length is not None and length > options.max_body_bytes
+        framing = self._multipart_framing_bytes = head.max_framing_bytes
+        too_large = length is not None and length > options.max_body_bytes + framing
         body = self._start_body(length, head.expects_continue)
         problem = _body_too_large() if too_large else None
         self._receiver.request_received(head, values, body, problem)
@@ -348,6 +354,26 @@ def _without_blank_lines(data: bytes) -> bytes:
     """Return *data* without the blank lines before a request, which are ignored (RFC 9112 §2.2)."""
     count = (len(data) - len(data.lstrip(b"\r\n"))) // 2
     return data[2 * count :] if data.startswith(b"\r\n" * count) else data
+
+
+def _new_llhttp(parser: RequestParser) -> HttpRequestParser:
+    """Return llhttp in strict mode, but for versions: the head is checked for them."""
+    llhttp = HttpRequestParser(parser)
+    llhttp.set_dangerous_leniencies(lenient_version=True)
+    return llhttp
+
+
+def _malformed(data: bytes, error: HttpParserError) -> ProxyError:
+    """Return the 400 for input that llhttp refuses.
+
+    :param data: begins with the refused request; empty if its beginning is not known.
+    """
+    foreign = foreign_protocol(data)
+    if foreign is None:
+        return ProxyError("bad_request", f"The request is malformed: {error}.")
+    name, advice = foreign
+    message = f"The request is not HTTP/1.1 but {name}; {advice}."
+    return ProxyError("bad_request", message, detail=f"the client sent {name}")
 
 
 def _body_too_large() -> ProxyError:

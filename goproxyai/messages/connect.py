@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import h11
@@ -20,6 +21,9 @@ MAX_CONNECT_RESPONSE_BYTES = 16 * 1024
 """Bytes of the response headers, those of interim responses included."""
 
 _MAX_REASON_BYTES = 256
+_QUOTED = re.compile(rb'"(?:\\.|[^"\\])*"', re.DOTALL)
+_SCHEMES = ("NTLM", "Negotiate", "Kerberos", "Digest", "Bearer")
+"""Schemes of egress proxies that are named in errors; the text of a challenge is untrusted."""
 
 
 class ConnectRefused(Exception):
@@ -27,12 +31,36 @@ class ConnectRefused(Exception):
 
     :ivar status: the status code; 407 asks for credentials.
     :ivar reason: the reason phrase as received, untrusted.
+    :ivar schemes: returned by :func:`unsupported_schemes`; empty unless Basic is refused.
     """
 
-    def __init__(self, status: int, reason: bytes) -> None:
+    def __init__(self, status: int, reason: bytes, schemes: tuple[str, ...] = ()) -> None:
         super().__init__(status, reason)
         self.status = status
         self.reason = reason
+        self.schemes = schemes
+
+    def __str__(self) -> str:
+        text = f"{self.status} {self.reason!r}"
+        if self.schemes:
+            asked = " or ".join(self.schemes)
+            text += f", it asks for {asked}, but goproxyai speaks no scheme but Basic"
+        return text
+
+
+def unsupported_schemes(challenges: Iterable[bytes]) -> tuple[str, ...]:
+    """Return the authentication schemes of a 407 that does not offer Basic, if they are known.
+
+    :param challenges: the values of ``Proxy-Authenticate`` (RFC 9110 §11.7.1).
+    :returns: names of :data:`_SCHEMES`; none if Basic is offered.
+    """
+    offered = set()
+    for value in challenges:
+        for member in _QUOTED.sub(b"", value).split(b","):
+            offered.add(member.strip().partition(b" ")[0].lower())  # parameters are no schemes
+    if b"basic" in offered:
+        return ()
+    return tuple([name for name in _SCHEMES if name.lower().encode("ascii") in offered])
 
 
 class ConnectMalformed(Exception):
@@ -90,7 +118,7 @@ class ConnectParser:
             if isinstance(event, h11.Response):
                 if 200 <= event.status_code < 300:
                     return self._connection.trailing_data[0] + excess
-                raise ConnectRefused(event.status_code, event.reason[:_MAX_REASON_BYTES])
+                raise _refusal(event)
             if event is h11.NEED_DATA:
                 break
         if excess:
@@ -106,3 +134,9 @@ class ConnectParser:
             if not event.http_version.startswith(b"1."):  # h11 accepts other versions
                 raise ConnectMalformed("its answer to CONNECT is not HTTP/1.1")
         return event
+
+
+def _refusal(response: h11.Response) -> ConnectRefused:
+    challenges = [value for name, value in response.headers if name == b"proxy-authenticate"]
+    schemes = unsupported_schemes(challenges) if response.status_code == 407 else ()
+    return ConnectRefused(response.status_code, response.reason[:_MAX_REASON_BYTES], schemes)

@@ -21,6 +21,7 @@ from goproxyai.messages.connect import ConnectMalformed, ConnectRefused
 from goproxyai.messages.headers import Headers
 from goproxyai.messages.redaction import mask_credentials
 from goproxyai.proxy.response_head import cache_lines, own_lines, own_status_line
+from goproxyai.proxy.upstream_failure import is_local_error
 from goproxyai.telemetry.outcome import Ending
 
 MAX_DETAIL_LENGTH = 500
@@ -29,6 +30,12 @@ MAX_DETAIL_LENGTH = 500
 _RATE_LIMITED = (
     b'{"error":"Rate limit exceeded. Please try again later.","code":"RATE_LIMIT_EXCEEDED"}'
 )
+
+_OVERLOADED = (
+    "The machine of the proxy is short of file descriptors, ports or memory for a connection to "
+    "upstream; try again in a second."
+)
+_RETRY_SOON = ((b"Retry-After", b"1"),)
 
 _log = Logger(namespace="goproxyai.proxy")
 
@@ -44,12 +51,18 @@ def proxy_error_for(failure: Failure) -> ProxyError:
         exception = exception.reason.value
     if isinstance(exception, ProxyError):
         return exception
+    if is_local_error(failure):
+        return ProxyError("overloaded", _OVERLOADED, _RETRY_SOON, _detail(exception))
     code, message = _classify(exception)
     if code == "internal_error":  # the text of an unknown exception may quote the request
         _log.failure("a defect while handling a request", failure)
         return ProxyError(code, message, detail=type(exception).__name__)
-    detail = mask_credentials(f"{type(exception).__name__}: {exception}")[:MAX_DETAIL_LENGTH]
-    return ProxyError(code, message, detail=detail)
+    return ProxyError(code, message, detail=_detail(exception))
+
+
+def _detail(exception: BaseException | None) -> str:
+    """Return the text of *exception* for the log."""
+    return mask_credentials(f"{type(exception).__name__}: {exception}")[:MAX_DETAIL_LENGTH]
 
 
 def _classify(exception: BaseException | None) -> tuple[str, str]:
@@ -62,6 +75,12 @@ def _classify(exception: BaseException | None) -> tuple[str, str]:
             )
         case ConnectTimeout() | DeferredTimeout():
             return "upstream_timeout", "Connecting to upstream took too long; try again."
+        case ConnectRefused(schemes=(_, *_)):
+            return "egress_proxy_refused", (
+                f"The egress proxy asks for {' or '.join(exception.schemes)} authentication, but "
+                "goproxyai speaks no scheme but Basic; allow Basic for it on the egress proxy, or "
+                "put a local proxy that speaks the scheme between them."
+            )
         case ConnectRefused():
             return "egress_proxy_refused", (
                 f"The egress proxy answered with status {exception.status}; "

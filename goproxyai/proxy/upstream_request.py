@@ -22,7 +22,7 @@ from goproxyai.http11.response import Response
 from goproxyai.http11.sliced_body import MIN_SLICED_BYTES, SlicedBody
 from goproxyai.limits.addresses import bucket_key
 from goproxyai.limits.request_memory import Holding
-from goproxyai.messages.connect import ConnectRefused
+from goproxyai.messages.connect import ConnectRefused, unsupported_schemes
 from goproxyai.messages.headers import Headers
 from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.error_response import proxy_error_for
@@ -282,7 +282,9 @@ class UpstreamRequest:
         :raises ConnectRefused: for a 407, which asks the proxy and not the client for credentials.
         """
         if response.code == 407:
-            raise ConnectRefused(response.code, response.phrase)
+            challenges = response.fields.get(b"proxy-authenticate", b"")
+            schemes = unsupported_schemes([challenges])
+            raise ConnectRefused(response.code, response.phrase, schemes)
         context = self._context
         if response.code in context.options.current.retry_status:
             after = parse_retry_after(response.fields.get(b"retry-after"))

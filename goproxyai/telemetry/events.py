@@ -14,11 +14,12 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from goproxyai.messages.redaction import mask_credentials
 from goproxyai.telemetry.outcome import CacheOutcome, Ending
 from goproxyai.telemetry.records import Columns
 from goproxyai.usage.usage import Usage
 
-MAX_UPSTREAM_ID_CHARACTERS: Final = 200
+MAX_UPSTREAM_ID_BYTES: Final = 200
 
 
 class Batch(NamedTuple):
@@ -40,6 +41,7 @@ class Event(NamedTuple):
     The fields are those of :class:`~.records.RecordColumns` and :class:`~.outcome.RequestOutcome`;
     the usage stands in the place of its source.
 
+    :ivar upstream_request_id: at most :data:`MAX_UPSTREAM_ID_BYTES`, without credentials.
     :ivar usage: tokens of a complete response, if the response reports them.
     """
 
@@ -100,7 +102,7 @@ class Event(NamedTuple):
             timestamp(began + batch.offset), "info", "request",
             method.decode("ascii", "replace"), path, status, bypass_reason or cache, client,
             bytes_in, bytes_out, ms, ending, request_id.decode("ascii"), code, detail,
-            upstream_request_id[:MAX_UPSTREAM_ID_CHARACTERS].decode("latin-1"),
+            upstream_request_id.decode("latin-1"),
         )  # fmt: skip
         if usage is not None:
             line.tokens = Tokens(*usage)
@@ -173,9 +175,17 @@ _event: Callable[[tuple[Any, ...]], Event] = partial(tuple.__new__, Event)  # ha
 
 def finished_events(columns: Columns) -> list[Event]:
     """Return the events of a batch, in order."""
-    usages = [source and source.usage() for source in columns.outcome.usage_source]
-    rows = zip(*columns.request[:-1], *columns.outcome[:-1], usages, strict=True)
+    outcome = columns.outcome
+    usages = [source and source.usage() for source in outcome.usage_source]
+    ids = [each and _masked(each[:MAX_UPSTREAM_ID_BYTES]) for each in outcome.upstream_request_id]
+    outcome = outcome._replace(upstream_request_id=tuple(ids))
+    rows = zip(*columns.request[:-1], *outcome[:-1], usages, strict=True)
     return list(map(_event, rows))
+
+
+def _masked(upstream_request_id: bytes) -> bytes:
+    """Return an ID without credentials: an upstream may echo what a client sent as its ID."""
+    return mask_credentials(upstream_request_id.decode("latin-1")).encode("latin-1")
 
 
 def timestamp(seconds: float) -> str:

@@ -7,6 +7,7 @@ requests contain none.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
@@ -19,6 +20,8 @@ from goproxyai.errors import is_printable, json_bytes
 from goproxyai.messages.redaction import mask_credentials
 from goproxyai.telemetry.events import Batch, Event, timestamp
 from goproxyai.telemetry.outcome import Ending
+
+_WORD = re.compile(r"[!#-\[\]-~]+")
 
 _encode_lines = msgspec.json.Encoder().encode_lines
 
@@ -59,19 +62,42 @@ def _as_text(event: Event, batch: Batch) -> str:
         "detail": line.detail,
         "request_id": line.request_id,
         "upstream_request_id": line.upstream_request_id,
-        "slow": line.slow,
-        "sample": line.sample,
+        "slow": str(line.slow) if line.slow else "",
+        "sample": "" if line.sample is None else str(line.sample),
     }
-    more = "".join([f" {name}={value}" for name, value in optional.items() if value])
+    more = "".join([f" {name}={_value(text)}" for name, text in optional.items() if text])
     if line.tokens is not None:
         tokens = line.tokens
-        more += f" model={tokens.model} tokens={tokens.prompt}+{tokens.completion}"
+        more += f" model={_value(tokens.model)} tokens={tokens.prompt}+{tokens.completion}"
     ended = "" if event.ending is Ending.COMPLETE else f" ({line.ended})"
     return (
-        f"{line.time} {line.method} {line.path} {line.status} {line.cache} "
-        f"{line.ms.total:.1f}ms {line.client} in={line.bytes_in} out={line.bytes_out}"
-        f"{ended}{more}\n"
+        f"{line.time} {_value(line.method)} {_value(line.path)} {line.status} "
+        f"{_value(line.cache)} {line.ms.total:.1f}ms {_value(line.client)} "
+        f"in={line.bytes_in} out={line.bytes_out}{ended}{more}\n"
     )
+
+
+def _value(text: str) -> str:
+    """Return *text* as one word: as it is, quoted if it is not plain ASCII, or ``-`` if empty.
+
+    Clients and upstreams choose some values, and must not be able to write another field or line.
+    """
+    if _WORD.fullmatch(text) is not None:
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{_printable(escaped)}"' if text else "-"
+
+
+def _printable(text: str) -> str:
+    """Return *text* with escapes for characters that control a terminal or the text's direction."""
+    if text.isprintable():
+        return text
+    return "".join([each if each.isprintable() else ascii(each)[1:-1] for each in text])
+
+
+def _indented(text: str) -> str:
+    """Return a message of several lines, in which only the first line begins in column 0."""
+    return "\n    ".join([_printable(line) for line in text.expandtabs().split("\n")])
 
 
 @implementer(ILogObserver)
@@ -144,7 +170,7 @@ class LogOutput:
         if self._as_json:
             fields = {"time": stamp, "level": level, "event": "log", "source": source}
             return json_lines([fields | {"message": text}])
-        return _encode(f"{stamp} {level} [{source}] {text}\n")
+        return _encode(f"{stamp} {level} [{_printable(source)}] {_indented(text)}\n")
 
     def _dropped_line(self, count: int) -> bytes:
         text = f"{count} log lines were dropped: the log's reader or disk did not accept them"

@@ -24,7 +24,6 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 
 from goproxyai import __version__
-from goproxyai.messages.redaction import mask_credentials
 from goproxyai.telemetry.counters import CLIENT_CLOSED_REQUEST, route_of
 from goproxyai.telemetry.events import Event
 from goproxyai.telemetry.outcome import SAVED_OUTCOMES, Ending
@@ -106,7 +105,7 @@ class RequestTrace:
         """Look for the model in *body*, if it is bytes, once."""
         if self._wants_model and isinstance(body, bytes):
             self._wants_model = False
-            self.model = mask_credentials(requested_model(body))
+            self.model = requested_model(body)
 
     def read(self, now: float, body: bytes | None) -> None:
         """Note that a body that did not arrive with the head is read.
@@ -209,7 +208,7 @@ def _attributes(event: Event, trace: RequestTrace, kind: RequestKind, error: str
 def _usage_attributes(usage: Usage, saved: bool) -> dict[str, Any]:
     attributes: dict[str, Any] = {}
     if usage.model:
-        attributes["gen_ai.response.model"] = mask_credentials(usage.model)
+        attributes["gen_ai.response.model"] = usage.model
     if saved:
         attributes["goproxyai.spared.input_tokens"] = usage.prompt
         attributes["goproxyai.spared.output_tokens"] = usage.completion

@@ -17,6 +17,8 @@ import json
 import re
 from typing import Any, Final, NamedTuple, Protocol
 
+from goproxyai.messages.redaction import mask_credentials
+
 TAIL_BYTES: Final = 16 * 1024
 """Bytes at the end of a response that are searched for its usage."""
 
@@ -126,7 +128,10 @@ def requested_model(body: bytes) -> str:
 
 
 def find_model(text: bytes) -> str:
-    """Return the value of the first ``"model"`` in *text*, empty if there is none."""
+    """Return the value of the first ``"model"`` in *text*, empty if there is none.
+
+    Logs, traces and metrics name the model, so that credentials in it are masked.
+    """
     at = text.find(_MODEL)
     if at < 0:
         return ""
@@ -138,7 +143,7 @@ def find_model(text: bytes) -> str:
     match = _MODEL_NAME.search(text, at)
     if match is None:
         return ""
-    name = match[1].decode("ascii")
+    name = mask_credentials(match[1].decode("ascii"))
     if match.start() == at and match.end() == end + 1:
         if len(_models) >= _MAX_MODELS:
             _models.clear()

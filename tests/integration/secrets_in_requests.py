@@ -56,6 +56,14 @@ class Case:
 CASES = [
     Case(200, secretive("/v1/fine")),
     Case(404, secretive("/v1/nothing")),
+    Case(404, secretive(f"/v1/nothing;api-key={SECRETS['unmarked key']}")),
+    Case(404, secretive(f"/v1/nothing%3Fapi-key%3D{SECRETS['unmarked key']}")),
+    Case(404, secretive(f"/v1/nothing?api-key%3D{SECRETS['unmarked key']}&a")),
+    Case(404, secretive(f"/nowhere;%61pi-key={SECRETS['unmarked key']}")),
+    Case(404, secretive(f"/v1/nothing/{SECRETS['key']}/x")),
+    Case(404, secretive(f"/v1/nothing/{SECRETS['key'].replace('-', '%2D')}/x")),
+    Case(404, secretive(f"/v1/nothing/%2573%6b{SECRETS['key'][2:]}/x")),
+    Case(200, secretive("/v1/echo", "POST", ("X-Request-Id", SECRETS["key"]))),
     Case(502, secretive("/v1/broken")),
     Case(502, secretive("/v1/garbage")),
     Case(504, secretive("/v1/slow")),
@@ -79,6 +87,8 @@ CASES = [
 def script_upstream(harness: ProxyHarness) -> None:
     """Let the upstream answer the paths of :data:`CASES`, with secrets."""
     answer = SECRETS["answer"].encode()
+    echoed = (b"X-Request-Id", SECRETS["key"].encode())  # to the client that has sent it
+    harness.upstream.script("/v1/echo", response(answer, 200, [echoed]))
     harness.upstream.script("/v1/fine", response(answer, 200, [(b"Set-Cookie", answer)]))
     harness.upstream.script("/v1/broken", [Reset()])
     harness.upstream.script("/v1/garbage", b"HTTP/1.1 2x0 " + answer + b"\r\n\r\n")

@@ -7,11 +7,13 @@ import time
 import pytest
 import pytest_twisted
 
+from goproxyai.telemetry.log_output import LogOutput, OpenedLog
 from tests.integration.logged_events import events_of, values
-from tests.support.answers import chunk, head
+from tests.support.answers import chunk, head, response
 from tests.support.harness import ProxyHarness, eventually, post, request
 from tests.support.raw_client import LOOPED_VIA
 from tests.support.steps import Close, Pause, Reset
+from tests.unit.telemetry.samples import MemoryWriter
 
 ASKED = b'{"model":"gpt-4o-mini","messages":[]}'
 CHUNKED = (b"Transfer-Encoding", b"chunked")
@@ -220,3 +222,29 @@ async def test_each_pipelined_request_has_one_event(harness: ProxyHarness) -> No
     for _ in paths:
         await wire.answer()
     assert sorted(event["path"] for event in await events_of(harness, 4)) == paths
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (b"id status=500 code=draining", '"id status=500 code=draining"'),
+        (b"\x9b2J\x85", '"\\x9b2J\\x85"'),
+        (b"\xe2\x80\xae", '"\xe2\\x80\xae"'),
+        (b'"', '"\\""'),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_request_id_forges_nothing_in_a_text_log(
+    harness: ProxyHarness, given: bytes, shown: str
+) -> None:
+    await harness.start()
+    writer = MemoryWriter()
+    output = LogOutput(lambda _: OpenedLog(writer, False), False, "info").open()
+    harness.access_log.write_to(output.requests)
+    harness.upstream.script("/v1/x", response(b"{}", headers=[(b"X-Request-Id", given)]))
+    await harness.ask(request("/v1/x", headers=[("X-Request-Id", given.decode("latin-1"))]))
+    harness.access_log.flush()
+    line = writer.getvalue()
+    assert line.count("\n") == 1
+    assert line.removesuffix("\n").isprintable()
+    assert line.endswith(f" upstream_request_id={shown}\n")

@@ -177,7 +177,7 @@ async def test_successful_upload_closes_circuit(skewed_harness: ProxyHarness) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_lack_of_descriptors_leaves_circuit_closed(
+async def test_lack_of_descriptors_is_a_503_and_leaves_circuit_closed(
     harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: object) -> None:
@@ -190,7 +190,12 @@ async def test_lack_of_descriptors_leaves_circuit_closed(
         patch.setattr(tcp.Client, "createInternetSocket", refuse)
         for number in range(MIN_REQUESTS + 1):
             client.send(request(f"/v1/{number}", "POST", body=b"{}"))
-            assert error_code(await client.answer()) == "upstream_unreachable"
+            answer = await client.answer()
+            assert (answer.status, error_code(answer)) == (503, "overloaded")
+            assert answer.get("Retry-After") == b"1"
+    events = await harness.logged()
+    assert [each["code"] for each in events] == ["overloaded"] * (MIN_REQUESTS + 1)
+    assert "Too many open files" in events[0]["detail"]
     assert harness.daemon.context.upstreams.first.breaker.closed
     client.send(request())
     assert (await client.answer()).status == 200

@@ -15,7 +15,7 @@ from tests.integration.egress_proxy import (
     proxy_refusal,
     start_with_egress_proxy,
 )
-from tests.support.answers import chunk
+from tests.support.answers import chunk, response
 from tests.support.harness import KEY, Answer, ProxyHarness, post, request
 from tests.support.proxy import ESTABLISHED, Splice
 from tests.support.steps import Answer as Script
@@ -105,6 +105,31 @@ async def test_log_of_refused_tunnel_has_no_credentials(harness: ProxyHarness) -
     assert "407" in event["detail"]
     assert "wr0ng" not in repr(event)
     assert base64.b64encode(b"user:wr0ng").decode() not in repr(event)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(
+    ("offered", "named"),
+    [
+        ([b"Negotiate", b"NTLM"], "NTLM or Negotiate"),
+        ([b'Digest realm="x", qop="auth"'], "Digest"),
+        ([b"NTLM", b'Basic realm="x"'], ""),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_proxy_without_basic_authentication_is_named_in_error_and_log(
+    harness: ProxyHarness, scheme: str, offered: list[bytes], named: str
+) -> None:
+    proxy = await start_with_egress_proxy(harness, upstream=f"{scheme}://api.openai.test")
+    challenges = [(b"Proxy-Authenticate", value) for value in offered]
+    refused = response(b"no", 407, [*challenges, (b"Connection", b"close")])
+    proxy.script(lambda _: True, [refused, Close()])
+    answer = await harness.ask(request())
+    assert (answer.status, error_code(answer)) == (502, "egress_proxy_refused")
+    (event,) = await harness.logged()
+    for text in (json.loads(answer.body)["error"]["message"], event["detail"]):
+        assert ("no scheme but Basic" in text) is bool(named)
+        assert named in text
 
 
 @pytest_twisted.ensureDeferred

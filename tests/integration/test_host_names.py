@@ -35,9 +35,11 @@ def sent(name: str) -> str:
 
 
 def server_names(server: FakeServer) -> list[bytes]:
-    """The SNI of the open connections to *server*."""
-    handles: list[Any] = [each.transport for each in server.connections]
-    return [handle.getHandle().get_servername() for handle in handles]
+    """The SNI of the open connections to *server*, which must have agreed on HTTP/1.1."""
+    transports: list[Any] = [each.transport for each in server.connections]
+    handles = [transport.getHandle() for transport in transports]
+    assert {handle.get_alpn_proto_negotiated() for handle in handles} == {b"http/1.1"}
+    return [handle.get_servername() for handle in handles]
 
 
 def error_code(answer: Answer) -> str:

@@ -188,6 +188,23 @@ async def test_two_instances_in_a_row_are_no_loop(
     assert own_via(harness) != own_via(second_harness)
 
 
+@pytest_twisted.ensureDeferred
+async def test_loop_through_two_instances_is_508(
+    harness: ProxyHarness, second_harness: ProxyHarness
+) -> None:
+    proxy, port = await harness.egress()
+    await harness.start("http://api.openai.test", PROXY_URL=f"http://127.0.0.1:{port}")
+    await second_harness.start(f"http://127.0.0.1:{harness.port}")
+    proxy.names["api.openai.test:80"] = ("127.0.0.1", second_harness.port)
+    answer = await harness.ask(request())
+    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (508, "loop_detected")
+    assert [each["status"] for each in await harness.logged(2)] == [508, 508]
+    assert [each["status"] for each in await second_harness.logged()] == [508]
+    harness.pool.close()
+    second_harness.pool.close()
+    await proxy.wait_closed()
+
+
 @pytest.mark.parametrize("via", ["1.1 goproxyai", "1.0 edge, HTTP/1.1 GoProxyAI (another)"])
 @pytest_twisted.ensureDeferred
 async def test_request_that_passed_another_instance_is_forwarded(

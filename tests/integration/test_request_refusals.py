@@ -6,13 +6,19 @@ import json
 
 import pytest
 import pytest_twisted
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
 
+from goproxyai.egress.tls import ClientTLS
+from goproxyai.http11.framing import MAX_MULTIPART_FRAMING_BYTES
+from tests.support.answers import chunk
 from tests.support.harness import KEY, Answer, ProxyHarness, RawClient, request
 from tests.support.malformed_requests import CHUNKED, MALFORMED, head, upload
 from tests.support.steps import Pause
 
 SMALL = "0.01"
 """``MAX_BODY_SIZE`` in megabytes: less than 11,000 bytes."""
+
+SMALL_BYTES = 10_485
 
 TOO_LARGE = b"x" * 11_000
 
@@ -54,6 +60,96 @@ async def test_refused_request_is_logged(harness: ProxyHarness) -> None:
     await refused(harness, head(host=None), 400, "bad_request")
     (event,) = await harness.logged()
     assert (event["status"], event["code"]) == (400, "bad_request")
+
+
+ALLOW = b"GET, POST, PUT, DELETE, PATCH, HEAD, OPTIONS"
+
+
+@pytest.mark.parametrize(
+    ("line", "host"),
+    [
+        (b"OPTIONS * HTTP/1.1", b"a"),
+        (b"OPTIONS * HTTP/1.0", b"a"),
+        (b"CONNECT api.openai.com:443 HTTP/1.1", b"api.openai.com:443"),
+        (b"CONNECT a:80 HTTP/1.1", b"a:80"),
+        (b"CONNECT [::1]:443 HTTP/1.1", b"[::1]:443"),
+        (b"CONNECT /v1/models HTTP/1.1", b"a"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_target_for_a_server_or_a_forward_proxy_is_405(
+    harness: ProxyHarness, line: bytes, host: bytes
+) -> None:
+    await harness.start()
+    client = await harness.connect()
+    client.send(head(line=line, host=host) + b"bytes of a tunnel")
+    answer = await client.answer()
+    assert_is_refusal(answer, 405, "method_not_allowed")
+    assert answer.all("Allow") == [ALLOW]
+    await client.wait_closed()
+    assert client.received == b""
+    (event,) = await harness.logged()
+    assert (event["status"], event["code"]) == (405, "method_not_allowed")
+    assert harness.upstream.connections_made == 0
+
+
+@pytest.mark.parametrize("version", [b"1.2", b"1.9"])
+@pytest_twisted.ensureDeferred
+async def test_later_minor_version_is_read_as_1_1(harness: ProxyHarness, version: bytes) -> None:
+    await harness.start()
+    client = await harness.connect()
+    key = b"Authorization: Bearer sk-good"
+    framed = upload(key, CHUNKED, version=version, body=b"5\r\nhello\r\n0\r\n\r\n")
+    for raw in (head(key, line=b"GET /v1/models HTTP/" + version), framed) * 2:
+        client.send(raw)
+        answer = await client.answer()
+        assert (answer.status, answer.get("Connection")) == (200, None)
+    assert {seen.version for seen in harness.upstream.requests} == {"1.1"}
+    client.send(head(key, b"Connection: close", line=b"GET /v1/models HTTP/" + version))
+    assert (await client.answer()).get("Connection") == b"close"
+    await client.wait_closed()
+
+
+FOREIGN = {
+    "a TLS handshake": bytes.fromhex("16030100a5010000a10303") + b"\x00" * 32,
+    "the preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00" * 9,
+    "a header of the PROXY protocol": b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + head(),
+}
+
+
+@pytest.mark.parametrize(("name", "raw"), FOREIGN.items(), ids=FOREIGN)
+@pytest_twisted.ensureDeferred
+async def test_other_protocol_is_logged_as_what_it_is(
+    harness: ProxyHarness, name: str, raw: bytes
+) -> None:
+    await harness.start()
+    await refused(harness, raw, 400, "bad_request")
+    (event,) = await harness.logged()
+    assert (event["status"], event["client"]) == (400, "127.0.0.1")
+    assert event["detail"] == f"the client sent {name}"
+
+
+@pytest_twisted.ensureDeferred
+async def test_real_tls_client_on_a_plain_port_is_logged(harness: ProxyHarness) -> None:
+    await harness.start()
+    endpoint = TCP4ClientEndpoint(harness.reactor, "127.0.0.1", harness.port)
+    tls = ClientTLS("localhost", harness.authority.trust_root())
+    client = RawClient(harness.reactor)
+    await connectProtocol(wrapClientTLS(tls, endpoint), client)
+    await client.wait_closed()
+    (event,) = await harness.logged()
+    assert (event["status"], event["detail"]) == (400, "the client sent a TLS handshake")
+
+
+@pytest_twisted.ensureDeferred
+async def test_foreign_bytes_in_a_body_are_no_other_protocol(harness: ProxyHarness) -> None:
+    await harness.start()
+    client = await harness.connect()
+    client.send(upload(CHUNKED))
+    await harness.upstream.wait_for(lambda seen: seen.path == "/v1/files")
+    client.send(FOREIGN["a TLS handshake"])
+    assert b"TLS" not in (await client.answer()).body
+    await harness.upstream.wait_closed()
 
 
 # Limits of size.
@@ -109,6 +205,42 @@ async def test_announced_body_over_the_limit_is_refused_at_once(
     await harness.start(MAX_BODY_SIZE=SMALL)
     await refused(harness, upload(b"Content-Length: 11000"), 413, "request_too_large")
     await refused(harness, upload(b"Content-Length: 9999999999999"), 413, "request_too_large")
+
+
+FORM = b"Content-Type: multipart/form-data; boundary=x"
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(
+    ("content_type", "size", "status"),
+    [
+        (FORM, SMALL_BYTES + MAX_MULTIPART_FRAMING_BYTES, 200),
+        (FORM, SMALL_BYTES + MAX_MULTIPART_FRAMING_BYTES + 1, 413),
+        (b"Content-Type: Multipart/Form-Data", 11_000, 200),
+        (b"Content-Type: multipart/form-database", 11_000, 413),
+        (b"Content-Type: multipart/mixed; boundary=x", 11_000, 413),
+        (b"X-Type: multipart/form-data", 11_000, 413),
+        (b"Content-Type: application/json", SMALL_BYTES, 200),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_framing_of_form_data_does_not_count_towards_the_limit(
+    harness: ProxyHarness, content_type: bytes, size: int, status: int, chunked: bool
+) -> None:
+    await harness.start(MAX_BODY_SIZE=SMALL)
+    body = b"x" * size
+    key = b"Authorization: Bearer sk-good"
+    client = await harness.connect()
+    for _ in range(2 if status == 200 else 1):  # the second head repeats the first
+        if chunked:
+            client.send(upload(key, content_type, CHUNKED) + chunk(body) + chunk(b""))
+        else:
+            client.send(upload(key, content_type, b"Content-Length: %d" % size, body=body))
+        assert (await client.answer()).status == status
+    if status == 200:
+        assert [seen.body_length for seen in harness.upstream.requests] == [size] * 2
+    harness.pool.close()
+    await harness.upstream.wait_closed()
 
 
 @pytest_twisted.ensureDeferred
@@ -277,7 +409,7 @@ async def test_method_that_is_not_relayed_is_405_with_allow(
 
 
 @pytest.mark.parametrize(
-    "case", ["no Host", "a folded line", "HTTP/2.0", "a TLS ClientHello", "CONNECT"]
+    "case", ["no Host", "a folded line", "HTTP/2.0", "a TLS ClientHello", "CONNECT without Host"]
 )
 @pytest_twisted.ensureDeferred
 async def test_refusal_follows_the_responses_to_earlier_requests(

@@ -13,6 +13,7 @@ from goproxyai.messages.connect import (
     ConnectMalformed,
     ConnectParser,
     ConnectRefused,
+    unsupported_schemes,
 )
 
 AUTHORITY = b"api.openai.com:443"
@@ -162,3 +163,33 @@ def test_outcome_does_not_depend_on_reads(answer: bytes, rest: bytes, places: li
 @given(st.binary(max_size=300))
 def test_any_bytes_have_an_outcome(data: bytes) -> None:
     assert outcome([data])[0] in {"open", "refused", "broken", "waiting"}
+
+
+@pytest.mark.parametrize(
+    ("challenges", "schemes"),
+    [
+        ([b"NTLM"], ("NTLM",)),
+        ([b"Negotiate", b"NTLM"], ("NTLM", "Negotiate")),
+        ([b"negotiate, NTLM TlRMTVNTUAAB"], ("NTLM", "Negotiate")),
+        ([b'Digest realm="a, Basic", qop="auth", nonce="x\\" Basic"'], ("Digest",)),
+        ([b"Kerberos", b'Basic realm="x"'], ()),
+        ([b'basic realm="x", NTLM'], ()),
+        ([b"NTLM", b"Digest realm=x, BASIC"], ()),
+        ([b"Unheard-Of"], ()),
+        ([b""], ()),
+        ([], ()),
+    ],
+)
+def test_schemes_of_a_challenge_without_basic(
+    challenges: list[bytes], schemes: tuple[str, ...]
+) -> None:
+    assert unsupported_schemes(challenges) == schemes
+
+
+def test_refusal_names_the_schemes_of_a_407() -> None:
+    for status, schemes in ((407, ("NTLM",)), (403, ())):
+        answer = b"HTTP/1.1 %d No\r\nProxy-Authenticate: NTLM\r\n\r\n" % status
+        with pytest.raises(ConnectRefused) as refused:
+            connecting().receive(answer)
+        assert refused.value.schemes == schemes
+        assert ("but Basic" in str(refused.value)) is (status == 407)

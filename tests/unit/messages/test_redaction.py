@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,6 +38,24 @@ AROUND = st.text("abc \"',;:/?&=@#.()[]{}\n%", max_size=20)
         (b"user:pass@host:443", ""),
         (b"/v1/x?sk-abcdefgh", "/v1/x?sk-***"),
         (b"/v1/sk-abcdefgh/x", "/v1/sk-***/x"),
+        (b"/v1/x;api-key=abcdefgh", "/v1/x;api-key=***"),
+        (b"/v1/x;api-key=abc/def/y?limit=1", "/v1/x;api-key=***?limit"),
+        (b"/v1/x%3Fapi-key=abcdefgh", "/v1/x%3Fapi-key=***"),
+        (b"/v1/x%3Fapi-key%3Dabcdefgh&y=1", "/v1/x%3Fapi-key%3D***"),
+        (b"/v1/x%253fapi-key%253dabcdefgh", "/v1/x%253fapi-key%253d***"),
+        (b"/v1/x;%61pi%2Dkey=abcdefgh", "/v1/x;%61pi%2Dkey=***"),
+        (b"/v1/x?%61pi-key=abcdefgh", "/v1/x?%61pi-key"),
+        (b"/v1/x?api-key%3Dabcdefgh&b", "/v1/x?api-key&b"),
+        (b"/v1/x?a&api-key%25253dabcdefgh", "/v1/x?a&api-key"),
+        (b"/v1/api-key:abcdefgh/x", "/v1/api-key:***"),
+        (b"/v1/%73k-abcdefgh/x", "/v1/sk-***/x"),
+        (b"/v1/sk%2Dabcdefgh/x", "/v1/sk-***/x"),
+        (b"/v1/%2573%256b%252dabcdefgh", "/v1/sk-***"),
+        (b"/v1/sk-proj%2Dabcd%65fgh", "/v1/sk-***"),
+        (b"/v1/sk%2dproj-abcdefgh?%73k-abcdefgh", "/v1/sk-***?sk-***"),
+        (b"/v1/%41Iza" + b"x" * 35, "/v1/AIza***"),
+        (b"/v1/a%20b/%2573", "/v1/a%20b/%2573"),
+        (b"/v1/%20sk%2Dabcdefgh%FF/x", "/v1/%20sk-***%FF/x"),
     ],
 )
 def test_redacted_target_has_path_and_parameter_names(target: bytes, path: str) -> None:
@@ -55,6 +75,23 @@ def test_redacted_target_has_no_query_value(pairs: list[tuple[str, str]]) -> Non
     query = "&".join(f"{name}={secret}" for name, secret in pairs)
     text = redacted_target(f"/v1/files?{query}".encode())
     assert "Zq" not in text
+
+
+@settings(max_examples=100)
+@given(SECRETS, st.data())
+def test_redacted_target_has_no_key_however_it_is_encoded(secret: str, data: st.DataObject) -> None:
+    def encoded(text: str) -> str:
+        depth = data.draw(st.sampled_from(["", "25", "2525"]))
+        which = data.draw(st.lists(st.booleans(), min_size=len(text), max_size=len(text)))
+        pairs = zip(text, which, strict=True)
+        return "".join(f"%{depth}{ord(one):02x}" if escape else one for one, escape in pairs)
+
+    prefix = data.draw(st.sampled_from(["/v1/", "/v1/files/", "/v1/x;", "/v1/x?a&", "/v1/x%3F"]))
+    for key in (f"sk-{secret}", f"sess-{secret}", f"api-key={secret}"):
+        text = redacted_target((prefix + encoded(key) + "/content").encode())
+        plain = re.sub(r"%(?:25)*([0-9a-fA-F]{2})", lambda match: chr(int(match[1], 16)), text)
+        assert secret not in plain
+        assert secret[:6] not in plain
 
 
 def test_long_redacted_target_ends_in_ellipsis() -> None:
@@ -79,6 +116,15 @@ def test_long_redacted_target_ends_in_ellipsis() -> None:
         ("key=sk-svcacct-abc123", "key=sk-***"),
         ("key%3Dsk-abcdefgh", "key%3Dsk-***"),
         ("ek_0123456789", "ek_***"),
+        ("key%3Dsk%2Dabcdefgh", "key%3Dsk%2D***"),
+        ("sk-proj%2Dabc%5FDEF%2d123 x", "sk-*** x"),
+        ("AIza" + "Sy" * 17, "AIza***"),
+        ("an AIza is short", "an AIza is short"),
+        ("api-key: abcdefgh, and more", "api-key: ***, and more"),
+        ('{"x-goog-api-key": "abcdefgh", "a": 1}', '{"x-goog-api-key": "***", "a": 1}'),
+        ("OPENAI_API_KEY=abc/def==", "OPENAI_API_KEY=***"),
+        ("GET /v1/x%3Fapi%2Dkey%3Dabcdefgh&b", "GET /v1/x%3Fapi%2Dkey%3D***&b"),
+        ("api_key is not set", "api_key is not set"),
         ("a task-force and a disk-drive", "a task-force and a disk-drive"),
         ("http://host/path@version", "http://host/path@version"),
     ],
@@ -96,6 +142,10 @@ def test_secret_is_masked_in_all_forms(before: str, secret: str, after: str) -> 
         f"sk-proj-{secret}",
         f"http://user:{secret}@proxy:8080",
         f"https://{secret}@proxy",
+        f"api-key={secret}",
+        f"X-Goog-Api-Key: {secret}",
+        f"sk%2Dproj%2D{secret}",
+        f"sk%252D{secret}",
     ):
         assert secret not in mask_credentials(f"{before} {form} {after}")
 

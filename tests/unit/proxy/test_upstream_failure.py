@@ -17,6 +17,7 @@ from twisted.internet.error import (
 from twisted.python.failure import Failure
 
 from goproxyai.http11.errors import ConnectionBroken, UpstreamTimeout
+from goproxyai.proxy.error_response import proxy_error_for
 from goproxyai.proxy.upstream_failure import is_local_error
 
 
@@ -32,6 +33,9 @@ from goproxyai.proxy.upstream_failure import is_local_error
 )
 def test_shortage_of_the_process_is_local(exception: Exception) -> None:
     assert is_local_error(Failure(exception))
+    error = proxy_error_for(Failure(exception))
+    assert (error.code, error.status) == ("overloaded", 503)
+    assert type(exception).__name__ in error.detail or isinstance(exception, ConnectionBroken)
 
 
 @pytest.mark.parametrize(

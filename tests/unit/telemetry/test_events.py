@@ -6,8 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.telemetry.events import MAX_UPSTREAM_ID_CHARACTERS, Batch, timestamp
-from goproxyai.telemetry.outcome import CacheOutcome, Ending
+from goproxyai.telemetry.events import (
+    MAX_UPSTREAM_ID_BYTES,
+    Batch,
+    finished_events,
+    timestamp,
+)
+from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome
+from goproxyai.telemetry.records import Columns
 from goproxyai.usage.usage import Usage
 from tests.unit.telemetry.samples import UNIX_TIME, make_event
 
@@ -61,9 +67,21 @@ def test_cache_field_of_a_bypass_is_its_reason() -> None:
     assert event.fields(BATCH)["cache"] == "no-store"
 
 
-def test_upstream_request_id_is_bounded_text() -> None:
-    event = make_event(upstream_request_id=b"\xe9" * 1000)
-    assert event.fields(BATCH)["upstream_request_id"] == "\xe9" * MAX_UPSTREAM_ID_CHARACTERS
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (b"", b""),
+        (b"req_1", b"req_1"),
+        (b"\xe9" * 1000, b"\xe9" * MAX_UPSTREAM_ID_BYTES),
+        (b"echo of sk-abcdefgh", b"echo of sk-***"),
+    ],
+)
+def test_upstream_request_id_is_bounded_and_has_no_credential(given: bytes, kept: bytes) -> None:
+    outcome = RequestOutcome(upstream_request_id=given)
+    record = (0.0, b"GET", "/", 200, "192.0.2.1", 0, 0, 0.0, b"id", None, outcome)
+    (event,) = finished_events(Columns.of([record]))
+    assert event.upstream_request_id == kept
+    assert event.fields(BATCH).get("upstream_request_id", "") == kept.decode("latin-1")
 
 
 @given(st.floats(0, 1e6))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from goproxyai.telemetry.events import Batch
+from goproxyai.telemetry.events import Batch, Event
 from goproxyai.telemetry.log_output import LogOutput, OpenedLog, json_lines
 from goproxyai.telemetry.outcome import Ending
 from goproxyai.usage.usage import Usage
@@ -72,6 +73,56 @@ def test_text_lines_are_readable() -> None:
         "out=2 (cut) code=upstream_timeout request_id=id-1 upstream_request_id=req_1"
         " model=m tokens=1+2"
     )
+
+
+FORGERIES = [
+    "a\nb", "a\r\nb", "\x1b[2J", "\x9b2J", "\x85", "\u2028", "\u2029", "\u202e", "\u2066",
+    "\u200f", "\ufeff", "\x00", "\x7f", "\udc80", "\xa0", "x status=500", 'x" code=draining "',
+    "a\\",
+]  # fmt: skip
+"""Texts that would control a terminal, or add a field or a line, if they were not escaped."""
+
+
+@pytest.mark.parametrize("text", FORGERIES)
+def test_value_in_text_line_is_one_quoted_word(text: str) -> None:
+    output, stream = open_output(False)
+    event = make_event(
+        method=text.encode("utf-8", "replace"), path=text, client=text, code=text, detail=text,
+        bypass_reason=text,
+        upstream_request_id=text.encode("latin-1", "replace"), usage=Usage(text, 1, 2, 3, 4),
+    )  # fmt: skip
+    output.requests([event, make_event()], Batch(UNIX_TIME))
+    line, last, end = stream.getvalue().split("\n")
+    assert (last, end) == (text_line(make_event()), "")
+    assert line.isprintable()
+    words = re.findall(r'(?:[^ "]|"(?:[^"\\]|\\.)*")+', line)
+    names = [word.partition("=")[0] for word in words[7:]]
+    assert names == [
+        "in", "out", "code", "detail", "request_id", "upstream_request_id", "model", "tokens",
+    ]  # fmt: skip
+    assert words[3] == "200"
+
+
+def text_line(event: Event) -> str:
+    output, stream = open_output(False)
+    output.requests([event], Batch(UNIX_TIME))
+    return stream.getvalue().removesuffix("\n")
+
+
+def test_text_line_has_a_dash_for_an_empty_value() -> None:
+    assert " CONNECT - 405 " in text_line(make_event(method=b"CONNECT", path="", status=405))
+
+
+@pytest.mark.parametrize("text", FORGERIES)
+def test_message_in_text_forges_no_line_and_controls_no_terminal(text: str) -> None:
+    output, stream = open_output(False)
+    log = Logger(namespace="a", observer=output)
+    log.info("first {text} last", text=text)
+    first, *rest = stream.getvalue().removesuffix("\n").split("\n")
+    assert first.partition(" ")[2].startswith("info [a] first ")
+    assert all(line.startswith("    ") for line in rest)
+    assert all(line.isprintable() for line in (first, *rest))
+    assert "last" in (rest or [first])[-1]
 
 
 @given(
