@@ -15,18 +15,16 @@ from __future__ import annotations
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from goproxyai.errors import ProxyError
+from goproxyai.http11.body_reception import BodyReception, body_too_large
 from goproxyai.http11.connection_states import InputState
 from goproxyai.http11.framing import MAX_HEADER_BYTES, MAX_HEADER_FIELDS, headers_too_large
 from goproxyai.http11.repeated_head import RepeatedHead
 from goproxyai.http11.request_body import BodyConnection, RequestBody, WholeBody
 from goproxyai.http11.request_head import RequestHead
 from goproxyai.http11.request_receiver import ParserOptions, RequestReceiver
-from goproxyai.messages.foreign_protocols import foreign_protocol
+from goproxyai.messages.foreign_protocols import FOREIGN_START_BYTES, foreign_protocol
 from goproxyai.messages.headers import Headers
 from goproxyai.messages.targets import MAX_TARGET_BYTES
-
-MAX_FRAMING_BYTES_PER_BODY_BYTE = 16
-"""Bytes of chunk sizes, chunk extensions and trailers, above :data:`.MAX_HEADER_BYTES`."""
 
 MAX_CHUNKED_STEP_BYTES = 8 * 1024
 """Bytes of a chunked body that are parsed in one step. Chunks of one byte take 0.5 ms."""
@@ -61,9 +59,9 @@ class RequestParser:
     """
 
     __slots__ = (
-        "_connection", "_field_bytes", "_framing_bytes", "_head_bytes", "_headers", "_llhttp",
-        "_multipart_framing_bytes", "_options", "_piece_bytes", "_pieces", "_read", "_receiver",
-        "_remaining", "_repeated", "_target", "body", "state",
+        "_connection", "_field_bytes", "_head_bytes", "_head_start", "_headers", "_llhttp",
+        "_options", "_read", "_receiver", "_reception", "_remaining", "_repeated", "_target",
+        "body", "state",
     )  # fmt: skip
 
     def __init__(
@@ -79,13 +77,11 @@ class RequestParser:
         self._headers: Headers = []
         self._field_bytes = 0  # of the fields in _headers, as they are sent
         self._head_bytes = 0  # of the steps of the present head
+        self._head_start = b""  # its first step, shortened
         self._read = b""  # the step that llhttp parses, while a head may begin with its first byte
         self._repeated: RepeatedHead | None = None
         self._remaining = 0  # bytes of the body that bypass llhttp
-        self._framing_bytes = 0
-        self._multipart_framing_bytes = 0  # allowed in the body beyond MAX_BODY_SIZE
-        self._pieces: list[bytes] = []  # of the body, for deliver_body
-        self._piece_bytes = 0
+        self._reception: BodyReception | None = None  # of a body that llhttp parses
 
     @property
     def held_bytes(self) -> int:
@@ -123,22 +119,11 @@ class RequestParser:
 
     def deliver_body(self) -> None:
         """Feed the body with the bytes of all steps since the last call."""
-        try:
-            self._take_pieces()
-        except ProxyError as error:
-            self.refuse(error)
-
-    def _take_pieces(self) -> None:
-        pieces, body = self._pieces, self.body
-        if not pieces or body is None:
-            return
-        self._pieces = []
-        self._piece_bytes = 0
-        body.feed(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        # A length that was announced was checked with the head.
-        limit = self._options.max_body_bytes + self._multipart_framing_bytes
-        if body.received > limit and not isinstance(body.length, int):
-            raise _body_too_large()
+        if self._reception is not None:
+            try:
+                self._reception.deliver()
+            except ProxyError as error:
+                self.refuse(error)
 
     def refuse(self, problem: ProxyError) -> None:
         """End the input, and have the receiver answer with *problem*."""
@@ -155,8 +140,8 @@ class RequestParser:
         """Discard all further bytes."""
         self.state = ENDED
         self.body = None
-        self._remaining = self._piece_bytes = 0
-        self._pieces = []
+        self._remaining = 0
+        self._reception = None
         self._headers = []
         self._target = b""
 
@@ -194,10 +179,11 @@ class RequestParser:
             data = _without_blank_lines(data)
         size = self._step_size(data)
         step, rest = (data, b"") if size >= len(data) else (data[:size], data[size:])
-        size, body = len(step), self.body
-        received = self._body_bytes()
+        size, reception = len(step), self._reception
+        received = 0 if reception is None else reception.received
         if self.state is IDLE:
             self._head_bytes = size
+            self._head_start = step[:FOREIGN_START_BYTES]
         elif self.state is HEAD:
             self._head_bytes += size
         self._read = step if self.state is IDLE else b""
@@ -206,23 +192,21 @@ class RequestParser:
         if self.state is HEAD:
             if self._head_bytes > MAX_HEADER_BYTES + MAX_TARGET_BYTES + REQUEST_LINE_BYTES:
                 self.refuse(headers_too_large())
-        elif body is not None and body is self.body:
-            self._check_framing(body, size - (self._body_bytes() - received))
+        elif reception is not None and reception is self._reception:
+            try:
+                reception.count_framing(size - (reception.received - received))
+            except ProxyError as error:
+                self.refuse(error)
         return b"" if self.state is ENDED else rest
 
     def _step_size(self, data: bytes) -> int:
         """Return how many bytes of *data* the next step parses, at most."""
-        body = self.body
-        if body is not None and isinstance(body.length, int):
-            return body.length - self._body_bytes()
+        body, reception = self.body, self._reception
+        if body is not None and reception is not None and isinstance(body.length, int):
+            return body.length - reception.received
         end = data.find(_BLANK_LINE, 0 if body is None else MIN_CHUNKED_STEP_BYTES)
         size = len(data) if end < 0 else end + len(_BLANK_LINE)
         return size if body is None else min(size, MAX_CHUNKED_STEP_BYTES)
-
-    def _body_bytes(self) -> int:
-        """Return the bytes of the body so far, delivered or not."""
-        body = self.body
-        return 0 if body is None else body.received + self._piece_bytes
 
     def _run_llhttp(self, data: bytes) -> None:
         while data and self.state is not ENDED:
@@ -236,25 +220,10 @@ class RequestParser:
                 if self.state is not ENDED:
                     cause = error.__context__
                     if not isinstance(cause, ProxyError):
-                        cause = _malformed(self._read, error)
+                        start = b"" if self.state is BODY else self._head_start
+                        cause = _malformed(start, error)
                     self.refuse(cause)
                 return
-
-    def _check_framing(self, body: RequestBody, size: int) -> None:
-        """Limit the bytes of a chunked body that are not content; llhttp does not.
-
-        :param size: of these bytes in this read.
-        """
-        self._framing_bytes += size
-        limit = MAX_HEADER_BYTES + MAX_FRAMING_BYTES_PER_BODY_BYTE * self._body_bytes()
-        if self._framing_bytes > limit:
-            self.refuse(
-                ProxyError(
-                    "bad_request",
-                    "The chunk framing and trailers of the request body are too large for its "
-                    "content; send larger chunks.",
-                )
-            )
 
     def _decline_upgrade(self) -> None:
         """Go on in HTTP/1.1 (RFC 9110 §7.8).
@@ -276,13 +245,12 @@ class RequestParser:
 
     def _start_body(self, length: int | None, awaits_continue: bool) -> RequestBody:
         self.state = BODY
-        self._framing_bytes = 0
         body = self.body = RequestBody(self._connection, length, awaits_continue)
         return body
 
     def _finish_body(self, body: RequestBody) -> None:
         self.state = IDLE
-        self.body = None
+        self.body = self._reception = None
         body.end()
 
     # Called by llhttp. What is raised here ends its feed_data with an HttpParserError.
@@ -330,19 +298,19 @@ class RequestParser:
             self.state = IDLE
             self._receiver.request_received(head, values, WholeBody(b""), None)
             return
-        framing = self._multipart_framing_bytes = head.max_framing_bytes
-        too_large = length is not None and length > options.max_body_bytes + framing
+        limit = options.max_body_bytes + head.max_framing_bytes
         body = self._start_body(length, head.expects_continue)
-        problem = _body_too_large() if too_large else None
+        self._reception = BodyReception(body, limit if length is None else None)
+        problem = body_too_large() if length is not None and length > limit else None
         self._receiver.request_received(head, values, body, problem)
 
     def on_body(self, data: bytes) -> None:
-        if self.body is not None:
-            self._pieces.append(data)
-            self._piece_bytes += len(data)
+        if self._reception is not None:
+            self._reception.add(data)
 
     def on_message_complete(self) -> None:
-        self._take_pieces()
+        if self._reception is not None:
+            self._reception.deliver()
         body = self.body
         if body is not None:
             if self._llhttp.should_upgrade() and not body.received:
@@ -374,9 +342,3 @@ def _malformed(data: bytes, error: HttpParserError) -> ProxyError:
     name, advice = foreign
     message = f"The request is not HTTP/1.1 but {name}; {advice}."
     return ProxyError("bad_request", message, detail=f"the client sent {name}")
-
-
-def _body_too_large() -> ProxyError:
-    return ProxyError(
-        "request_too_large", "The request body exceeds MAX_BODY_SIZE; send less or raise the limit."
-    )

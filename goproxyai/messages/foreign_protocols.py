@@ -19,6 +19,9 @@ _PROTOCOLS: Final = (
 )
 """First bytes, what they are, and what to do."""
 
+FOREIGN_START_BYTES: Final = max(len(first_bytes) for first_bytes, _, _ in _PROTOCOLS)
+"""Bytes that :func:`foreign_protocol` needs."""
+
 
 def foreign_protocol(data: bytes) -> tuple[str, str] | None:
     """Return what *data* begins with, and what to do; ``None`` if it is no known protocol.
