@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ class SlowUpstream:
 
     port: int = attrs.field(init=False)
     _listener: socket.socket = attrs.field(init=False)
-    _connections: list[socket.socket] = attrs.field(init=False, factory=list)
+    _connections: set[socket.socket] = attrs.field(init=False, factory=set)
 
     def __attrs_post_init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -28,7 +29,7 @@ class SlowUpstream:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        for each in [self._listener, *self._connections]:
+        for each in (self._listener, *tuple(self._connections)):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
@@ -37,10 +38,20 @@ class SlowUpstream:
         with suppress(OSError):
             while True:
                 connection, _ = self._listener.accept()
-                self._connections.append(connection)
+                self._connections.add(connection)
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
+        self._answer(connection)
+        with suppress(OSError, ValueError):
+            closed = select.poll()
+            closed.register(connection, select.POLLRDHUP)
+            closed.poll()
+        self._connections.discard(connection)
+        connection.close()
+
+    def _answer(self, connection: socket.socket) -> None:
+        """Answer requests until one is to be stalled, or the daemon closes the connection."""
         with suppress(OSError, ValueError):
             file = connection.makefile("rb")
             while line := file.readline():
