@@ -72,7 +72,7 @@ class Clients:
 
     def start(self) -> None:
         for target in (self._probe, self._ask, self._ask, self._post):
-            thread = threading.Thread(target=self._repeat, args=(target,))
+            thread = threading.Thread(target=self._repeat, args=(target,), daemon=True)
             thread.start()
             self._threads.append(thread)
 
