@@ -88,8 +88,8 @@ def _classify(exception: BaseException | None) -> tuple[str, str]:
         case ConnectRefused(schemes=(_, *_)):
             return "egress_proxy_refused", (
                 f"The egress proxy asks for {' or '.join(exception.schemes)} authentication, but "
-                "goproxyai speaks no scheme but Basic; allow Basic for it on the egress proxy, or "
-                "put a local proxy that speaks the scheme between them."
+                "goproxyai supports only Basic; allow Basic for it on the egress proxy, or put a "
+                "local proxy that supports the scheme between them."
             )
         case ConnectRefused():
             return "egress_proxy_refused", (

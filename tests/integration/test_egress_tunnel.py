@@ -128,7 +128,7 @@ async def test_proxy_without_basic_authentication_is_named_in_error_and_log(
     assert (answer.status, error_code(answer)) == (502, "egress_proxy_refused")
     (event,) = await harness.logged()
     for text in (json.loads(answer.body)["error"]["message"], event["detail"]):
-        assert ("no scheme but Basic" in text) is bool(named)
+        assert ("supports only Basic" in text) is bool(named)
         assert named in text
 
 
