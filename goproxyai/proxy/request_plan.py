@@ -14,6 +14,7 @@ from goproxyai.cache.coalescing import may_coalesce
 from goproxyai.cache.directives import request_directives, requested_ttl, wants_paced_replay
 from goproxyai.cache.key import credential_id, start_cache_key
 from goproxyai.cache.rules import bypass_reason, in_namespace, is_write
+from goproxyai.cache.verdict import answer_check
 from goproxyai.cache.write_log import UNOWNED
 from goproxyai.http11.request_head import FieldValues, RequestHead
 from goproxyai.messages.headers import (
@@ -113,6 +114,7 @@ class RequestPlan:
     :ivar coalesces: the request may share an upstream request; ``None`` where its body decides.
     :ivar owner: the owner whose writes drop the entry: a credential, :data:`SHARED_OWNER`, or
         :data:`~goproxyai.cache.write_log.UNOWNED`.
+    :ivar answer_check: checks the shape that an answer must have to be stored.
     :ivar written_owners: the owners whose entries a successful request drops; none unless the
         request changes what GETs return.
     :ivar generates: a successful response reports token usage.
@@ -121,9 +123,9 @@ class RequestPlan:
     """
 
     __slots__ = (
-        "_key", "across_credentials", "bypass_reason", "coalesces", "directives", "generates",
-        "is_get", "is_loop", "options", "owner", "path", "replays_timing", "ttl", "upstream_head",
-        "written_owners",
+        "_key", "across_credentials", "answer_check", "bypass_reason", "coalesces", "directives",
+        "generates", "is_get", "is_loop", "options", "owner", "path", "replays_timing", "ttl",
+        "upstream_head", "written_owners",
     )  # fmt: skip
 
     def __init__(self, head: RequestHead, options: ProxyOptions) -> None:
@@ -139,6 +141,7 @@ class RequestPlan:
         self.replays_timing = wants_paced_replay(fields)
         self.generates = generates(method, path)
         self.is_get = method == b"GET"
+        self.answer_check = answer_check(self.is_get, path)
         self.across_credentials = in_namespace(path, options.shared_namespaces)
         self.coalesces = may_coalesce(options.coalesce, method, path)
         own = credential_id(fields)
