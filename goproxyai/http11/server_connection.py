@@ -97,6 +97,7 @@ class ServerConnection(TwistedProtocol):
                 return
         pipeline.unparsed += data
         self._run()
+        self._limit_memory()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         context = self._context
@@ -112,8 +113,11 @@ class ServerConnection(TwistedProtocol):
     # Called by the output.
 
     def output_blocked(self) -> None:
-        self._context.memory.mark_reader(self, is_slow=True)
+        context = self._context
+        context.memory.mark_reader(self, is_slow=True)
         self._count_memory()
+        if context.memory.is_exceeded:
+            context.turns.add(self)
         self._update_reading()
 
     def output_writable(self) -> None:
@@ -177,6 +181,7 @@ class ServerConnection(TwistedProtocol):
 
     def continue_input(self) -> None:
         self._run()
+        self._limit_memory()
 
     def _update_reading(self) -> None:
         """Pause or resume the transport, or close the connection if no request can follow."""
@@ -217,10 +222,17 @@ class ServerConnection(TwistedProtocol):
     # The budget of memory.
 
     def _count_memory(self) -> None:
-        """Count what the connection holds, and act where the budget does not suffice."""
+        """Count what the connection holds. A lost connection holds nothing."""
+        if self.output.state is not CLOSED:
+            self._holding.hold(self._pipeline.held_bytes + self.output.unsent())
+
+    def _limit_memory(self) -> None:
+        """Act where the budget does not suffice.
+
+        An exchange may end by this, so the caller is not an exchange, nor what writes to one.
+        """
         memory, pipeline = self._context.memory, self._pipeline
-        self._holding.hold(pipeline.held_bytes + self.output.unsent())
-        if memory.is_tight:
+        if memory.is_tight and self.output.state is not CLOSED:
             pipeline.stop_collecting()
             if not memory.make_room() and pipeline.drop_unfinished():
                 self._refuse(out_of_memory())
@@ -258,6 +270,7 @@ class ServerConnection(TwistedProtocol):
             self._report_idle(now)
         if unsent or self._holding.held:
             self._count_memory()
+            self._limit_memory()
 
     def _check_body(self, passed: float, now: float) -> None:
         """Refuse a request body that is received too slowly."""

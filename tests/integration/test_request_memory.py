@@ -64,6 +64,25 @@ async def test_body_that_is_being_collected_is_streamed_when_memory_becomes_tigh
 
 
 @pytest_twisted.ensureDeferred
+async def test_request_that_is_refused_while_its_body_is_collected_is_not_forwarded(
+    harness: ProxyHarness,
+) -> None:
+    await start_numbered(harness, MAX_REQUEST_MEMORY="4")
+    assert (await harness.ask(request("/v1/models"))).status == 200  # leaves a pooled connection
+    client = await harness.connect()
+    data = post(CHAT, LARGE_BODY)
+    client.send(data[:150_000])
+    await eventually(harness.reactor, lambda: memory_of(harness).used > 100_000)
+    use_share(harness, 1.1)
+    client.send(data[150_000:151_000])
+    answer = await client.answer()
+    assert (answer.status, answer.get("Connection")) == (503, b"close")
+    await eventually(harness.reactor, lambda: not len(harness.pool), 2.0)
+    _, refusal = await harness.logged(2)
+    assert (refusal["status"], refusal["code"]) == (503, "overloaded")
+
+
+@pytest_twisted.ensureDeferred
 async def test_requests_are_refused_when_memory_is_full(harness: ProxyHarness) -> None:
     await start_numbered(harness)
     holding = use_share(harness, 0.95)

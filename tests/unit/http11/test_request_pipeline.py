@@ -164,6 +164,16 @@ def test_lost_connection_holds_nothing() -> None:
     assert server.memory.used == 0
 
 
+def test_lost_connection_holds_nothing_of_its_unsent_response() -> None:
+    server = MemoryServer()
+    server.transport.stalled = True
+    (exchange,) = server.send(get()).exchanges
+    respond(exchange, b"x" * 10 * KIB)
+    server.disconnect()
+    server.connection.memory_changed()  # a single flight goes on after its leader has left
+    assert server.memory.used == 0
+
+
 def test_collected_body_is_streamed_when_memory_is_tight() -> None:
     server = MemoryServer(memory=100 * KIB)
     (exchange,) = server.send(post(length=200 * KIB) + b"x" * KIB).exchanges
@@ -206,6 +216,20 @@ def test_slow_reader_is_broken_off_for_another_request() -> None:
     assert server.transport.aborted
     assert not transport.aborted
     assert server.memory.broken_off == 1
+
+
+def test_write_to_a_slow_reader_is_completed_before_the_reader_is_broken_off() -> None:
+    server = MemoryServer(memory=100 * KIB)
+    server.transport.stalled = True
+    (exchange,) = server.send(get()).exchanges
+    listener = RecordingListener(exchange)
+    exchange.start_response(200, b"HTTP/1.1 200 OK\r\n", None)
+    exchange.write(b"x" * 150 * KIB)
+    server.block()
+    assert not exchange.over
+    server.clock.advance(0)
+    assert listener.events == ["overloaded"]
+    assert server.transport.aborted
 
 
 def test_large_heads_are_not_remembered_while_memory_is_tight() -> None:
