@@ -330,7 +330,7 @@ class Flight:
 
     def _complete(self, shared: SharedBody, framed: bool) -> None:
         """The body is complete: store it, and write the rest of it to each subscriber."""
-        body, stored = shared.complete(self._miss, self._usage, framed)
+        body, entry = shared.complete(self._miss, self._usage, framed)
         behind = []
         for subscriber in self._detach_all():
             subscriber.write_pieces(True)
@@ -338,7 +338,7 @@ class Flight:
                 self.record(subscriber)
             else:
                 behind.append((subscriber, self._outcome(subscriber, Ending.COMPLETE, None)))
-        replay_rest(self._context, behind, shared, body, stored)
+        replay_rest(self._context, behind, shared, body, entry)
 
     # The subscribers' side: SubscriptionOwner.
 

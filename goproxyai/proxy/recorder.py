@@ -84,20 +84,20 @@ class Recorder:
 
     def store(
         self, body: bytes, miss: CacheMiss, usage: UsageSource | None, framed: bool = True
-    ) -> bool:
+    ) -> Entry | None:
         """Store the response with its complete *body*, if it may be stored.
 
         :param framed: the body was ended by its framing, not by the end of the connection.
-        :returns: whether the response is stored.
+        :returns: the entry; ``None`` if the response is not stored.
         """
         timing = None
         if self._timing is not None:
             end = stream_end(self._response.fields, body)
             if end is StreamEnd.FAILED or (end is StreamEnd.UNMARKED and not framed):
-                return False
+                return None
             timing = self._timing.packed()
         elif not framed:
-            return False
+            return None
         return _store(self._store, miss, self._response, body, usage, self._seconds(), timing)
 
 
@@ -143,10 +143,10 @@ def _store(
     usage: UsageSource | None,
     now: float,
     timing: bytes | None,
-) -> bool:
+) -> Entry | None:
     plan, fields = miss.plan, response.fields
     if plan.is_get and is_in_progress(fields, body):
-        return False
+        return None
     upstream_has_id = has_request_id(fields) and not plan.across_credentials
     head = (
         status_line(response.code, response.phrase)
@@ -166,7 +166,8 @@ def _store(
         timing,
         usage,
     )
-    return store.put(entry, plan.path.rstrip(b"/"), plan.owner, miss.generation)
+    stored = store.put(entry, plan.path.rstrip(b"/"), plan.owner, miss.generation)
+    return entry if stored else None
 
 
 def _age(text: bytes) -> int:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import gc
 import json
 
+import pytest
 import pytest_twisted
 
 from goproxyai.limits.request_memory import Holding, RequestMemory
+from goproxyai.proxy import shared_body
 from tests.integration.cached_requests import CHAT, start_numbered, x_cache
 from tests.integration.concurrent_requests import (
     assert_all_released,
+    large_answers,
     send_concurrently,
+    stall,
     wait_for_pauses,
 )
 from tests.support.answers import chunk, head, response
@@ -153,4 +157,31 @@ async def test_requests_that_cannot_share_are_sent_with_their_body(harness: Prox
     assert sorted(answer.body for answer in answers) == [b"1", b"2", b"3"]
     assert [each.body for each in harness.upstream.requests] == [LARGE_BODY] * 3
     gc.collect()
+    assert_all_released(harness)
+
+
+@pytest_twisted.ensureDeferred
+async def test_shared_body_is_counted_when_the_cache_removes_it_before_a_subscriber_has_read_it(
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The kernel's socket buffers take 4 MiB, the default limit.
+    monkeypatch.setattr(shared_body, "MAX_SHARED_BYTES", 9 * MIB)
+    await harness.start()
+    gate = Pause()
+    size = 8 * MIB
+    harness.upstream.script(
+        "/v1/models", [head(200, [CHUNKED]), chunk(b"-"), gate, chunk(b"x" * size), chunk(b"")]
+    )
+    slow, fast = await send_concurrently(harness, [request()] * 2)
+    await wait_for_pauses(harness)
+    stall(slow)
+    gate.release()
+    await large_answers([fast], size)
+    assert memory_of(harness).used < MIB
+    assert harness.daemon is not None
+    harness.daemon.context.store.clear()
+    assert memory_of(harness).used > size
+    slow.resume_reading()
+    (answer,) = await large_answers([slow], size)
+    assert len(answer.body) == size + 1
     assert_all_released(harness)
