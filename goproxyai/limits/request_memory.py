@@ -127,3 +127,29 @@ class Holding:
         if count != self.held:
             self._memory.change(count - self.held)
             self.held = count
+
+
+class HeldBytes:
+    """Bytes that several holders share, and that are counted once.
+
+    :ivar data: the bytes.
+    """
+
+    __slots__ = ("_holders", "_memory", "data")
+
+    def __init__(self, memory: RequestMemory, data: bytes) -> None:
+        self._memory = memory
+        self._holders = 0
+        self.data = data
+
+    def hold(self) -> None:
+        """Count one more holder."""
+        self._holders += 1
+        if self._holders == 1 and self.data:
+            self._memory.change(len(self.data))
+
+    def release(self) -> None:
+        """Count one holder less."""
+        self._holders -= 1
+        if not self._holders and self.data:
+            self._memory.change(-len(self.data))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from goproxyai.cache.entry import Entry
 from goproxyai.http11.response import Response
-from goproxyai.limits.request_memory import Holding
+from goproxyai.limits.request_memory import HeldBytes, Holding
 from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.replay import Replay, ReplayWatch
 from goproxyai.proxy.resume import ResumedForward
@@ -18,7 +18,7 @@ def restart(
     detached: list[Subscriber],
     response: Response,
     body: SharedBody,
-    request_body: bytes | None,
+    request_body: HeldBytes | None,
 ) -> None:
     """Continue *detached* with their own upstream requests, since *body* is kept no longer.
 

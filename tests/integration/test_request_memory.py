@@ -141,11 +141,11 @@ async def test_request_body_is_not_held_while_a_client_reads_a_hit(harness: Prox
 @pytest_twisted.ensureDeferred
 async def test_requests_that_cannot_share_are_sent_with_their_body(harness: ProxyHarness) -> None:
     await harness.start(COALESCE="all")
-    pause = Pause()
+    pause, others = Pause(), Pause()
 
     def script(asked: Request) -> Answer:
         answer = response(b"%d" % asked.number, headers=[(b"Cache-Control", b"no-store")])
-        return [pause, answer] if asked.number == 1 else [answer]
+        return [pause if asked.number == 1 else others, answer]
 
     harness.upstream.script(CHAT, script)
     clients = await send_concurrently(harness, [post(CHAT, LARGE_BODY)] * 3)
@@ -153,6 +153,9 @@ async def test_requests_that_cannot_share_are_sent_with_their_body(harness: Prox
     shared = memory_of(harness)  # the three share one body
     await eventually(harness.reactor, lambda: 0 < shared.used < 2 * len(LARGE_BODY))
     pause.release()
+    await wait_for_pauses(harness, 2)
+    assert len(LARGE_BODY) <= shared.used < 2 * len(LARGE_BODY)
+    others.release()
     answers = [await client.answer() for client in clients]
     assert sorted(answer.body for answer in answers) == [b"1", b"2", b"3"]
     assert [each.body for each in harness.upstream.requests] == [LARGE_BODY] * 3
