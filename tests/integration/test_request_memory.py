@@ -8,6 +8,9 @@ import json
 import pytest
 import pytest_twisted
 
+from goproxyai.admin.refusals import draining
+from goproxyai.http11.request_body import LARGE_BODY_BYTES, RequestBody
+from goproxyai.http11.server_connection import ServerConnection
 from goproxyai.limits.request_memory import Holding, RequestMemory
 from goproxyai.proxy import shared_body
 from tests.integration.cached_requests import CHAT, start_numbered, x_cache
@@ -188,3 +191,25 @@ async def test_shared_body_is_counted_when_the_cache_removes_it_before_a_subscri
     (answer,) = await large_answers([slow], size)
     assert len(answer.body) == size + 1
     assert_all_released(harness)
+
+
+@pytest_twisted.ensureDeferred
+async def test_request_that_fails_before_the_turn_of_its_large_body_is_not_forwarded(
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await start_numbered(harness)
+    continue_later = ServerConnection.continue_later
+
+    def end_in_between(connection: ServerConnection, body: RequestBody) -> None:
+        continue_later(connection, body)
+        connection.shut_down(draining())
+
+    monkeypatch.setattr(ServerConnection, "continue_later", end_in_between)
+    client = await harness.connect()
+    client.send(post(CHAT, b"x" * LARGE_BODY_BYTES))
+    assert (await client.answer()).status == 503
+    await client.wait_closed()
+    assert (await harness.ask(request("/v1/models"))).status == 200
+    assert [each.method for each in harness.upstream.requests] == [b"GET"]
+    refusal, _ = await harness.logged(2)
+    assert refusal["code"] == "draining"
