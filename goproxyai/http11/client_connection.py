@@ -53,7 +53,8 @@ class ClientConnection(TwistedProtocol):
     :param on_idle: called when the connection can be used again.
     :param on_lost: called when it is lost.
     :param writer: shared by all connections.
-    :param memory: the budget in which unsent bytes are counted, shared by all connections.
+    :param memory: the budget in which unsent bytes and large response heads are counted, shared by
+        all connections.
     :ivar ready: fires with the connection when it can be used; cancelling resets the connection.
     :ivar state: what the connection is used for.
     :ivar reading_paused: whether the transport is paused.
@@ -229,7 +230,7 @@ class ClientConnection(TwistedProtocol):
 
     def _check_request_progress(self) -> None:
         unsent, uploading = unsent_bytes(self.transport), self._upload is not None
-        self._holding.hold(unsent)
+        self._holding.hold(unsent + self._parser.head_memory)
         self._deadlines.check_request_progress(unsent, uploading, self._ticker.seconds())
 
     # The response.
@@ -242,6 +243,8 @@ class ClientConnection(TwistedProtocol):
         """Deliver what the last read brought."""
         parser = self._parser
         response = parser.response
+        if parser.head_memory:
+            self._holding.hold(unsent_bytes(self.transport) + parser.head_memory)
         if response is None:
             return
         complete = parser.state is COMPLETE

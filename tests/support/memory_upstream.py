@@ -35,6 +35,7 @@ class MemoryUpstream:
         self.causes: list[RetryCause | None] = []
         self.responses: list[Any] = []
         self.events: list[object] = []
+        self.memory = RequestMemory()
         self.connection = ClientConnection(
             self.ticker,
             Timeouts(head, idle),
@@ -42,7 +43,7 @@ class MemoryUpstream:
             self.idle_calls.append,
             lambda lost: None,
             ImmediateWriter(),
-            RequestMemory(),
+            self.memory,
         )
         self.connection.ready.addErrback(lambda _: None)
         self.connection.makeConnection(self.transport)

@@ -214,3 +214,30 @@ def test_tls_connection_is_ready_after_the_handshake() -> None:
     upstream.connection.handshakeCompleted()
     assert upstream.connection.state is ClientState.IDLE
     assert upstream.connection.ready.called
+
+
+@pytest.mark.parametrize("ending", ["complete", "lost", "cancelled"])
+def test_large_response_head_is_counted_until_the_response_ends(ending: str) -> None:
+    fields = b"".join(b"X-%d: %b\r\n" % (number, b"x" * 500) for number in range(100))
+    upstream = MemoryUpstream().send()
+    upstream.transport.take(1_000)
+    upstream.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + fields)
+    assert 50_000 < upstream.memory.used < 70_000  # a head that is being received
+    upstream.receive(b"\r\n")
+    assert 50_000 < upstream.memory.used < 70_000
+    if ending == "complete":
+        upstream.responses[0].deliver(upstream)
+        upstream.receive(b"ok")
+        assert upstream.events == [(b"ok", True)]
+    else:
+        if ending == "cancelled":
+            upstream.responses[0].abort()
+        upstream.lose(ConnectionLost())
+    assert upstream.memory.used == 0
+
+
+def test_small_response_head_is_not_counted() -> None:
+    upstream = MemoryUpstream().send()
+    upstream.transport.take(1_000)
+    upstream.receive(OK[:-1])
+    assert upstream.memory.used == 0
