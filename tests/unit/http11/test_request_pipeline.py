@@ -200,6 +200,7 @@ def test_requests_beyond_the_budget_are_dropped_after_the_present_one() -> None:
     assert server.memory.used < 10 * KIB
     respond(server.exchanges[0])
     assert [each.problem is None for each in server.exchanges] == [True, False]
+    assert server.exchanges[1].target == b""  # not that of the previous request
 
 
 def test_slow_reader_is_broken_off_for_another_request() -> None:
