@@ -27,6 +27,7 @@ from goproxyai.http11.connection_deadlines import (
 from goproxyai.http11.connection_limits import out_of_memory
 from goproxyai.http11.connection_states import InputState
 from goproxyai.http11.exchange import Exchange
+from goproxyai.http11.framing import CONTINUE
 from goproxyai.http11.request_body import RequestBody
 from goproxyai.http11.request_parser import BODY, ENDED, HEAD, IDLE
 from goproxyai.http11.request_pipeline import PipelineContext, RequestPipeline
@@ -126,8 +127,10 @@ class ServerConnection(TwistedProtocol):
 
     # Called by exchanges and bodies.
 
-    def send(self, data: bytes) -> None:
-        self.output.send(data)
+    def send_continue(self) -> None:
+        active = self._pipeline.active
+        if active is not None:
+            active.send_interim(CONTINUE)
 
     def pause_reading(self) -> None:
         self._pipeline.body_paused = True
