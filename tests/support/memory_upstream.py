@@ -48,7 +48,7 @@ class MemoryUpstream:
         self.connection.ready.addErrback(lambda _: None)
         self.connection.makeConnection(self.transport)
 
-    def send(self, body: bytes | None = None, method: bytes = b"GET") -> MemoryUpstream:
+    def send(self, body: Any = None, method: bytes = b"GET") -> MemoryUpstream:
         head = b"%b /v1/models HTTP/1.1\r\nHost: a\r\n" % method
         self.connection.send(method, head, body, False, self)
         return self
