@@ -12,6 +12,7 @@ import pytest_twisted
 
 from goproxyai.proxy import shared_body
 from goproxyai.telemetry.counters import Counters
+from goproxyai.usage.totals import KINDS
 from tests.integration.concurrent_requests import (
     large_answers,
     send_concurrently,
@@ -28,14 +29,19 @@ RESPONSES = "/v1/responses"
 CHUNKED = (b"Transfer-Encoding", b"chunked")
 SSE = (b"Content-Type", b"text/event-stream")
 GZIP = (b"Content-Encoding", b"gzip")
-PLAIN = b'{"model":"gpt-4o","messages":[]}'
-SEEDED = b'{"model":"gpt-4o","messages":[],"seed":1}'
-USED = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
-ANSWER = json.dumps({"model": "gpt-4o-2024", "choices": [], "usage": USED}).encode()
-ONCE = {"prompt": 100, "completion": 20, "cached": 0, "reasoning": 0}
+PLAIN = b'{"model":"gpt-6.2-sol","messages":[]}'
+SEEDED = b'{"model":"gpt-6.2-sol","messages":[],"seed":1}'
+USED = {
+    "prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120,
+    "prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 60},
+}  # fmt: skip
+ANSWER = json.dumps({"model": "gpt-6.2-sol-2026", "choices": [], "usage": USED}).encode()
+ONCE = {"prompt": 100, "completion": 20, "cached": 0, "reasoning": 0, "cache_write": 60}
 NONE = dict.fromkeys(ONCE, 0)
-WORD = event({"model": "gpt-4o-2024", "choices": [{"delta": {"content": "word"}}], "usage": None})
-LAST = event({"model": "gpt-4o-2024", "choices": [], "usage": USED})
+WORD = event(
+    {"model": "gpt-6.2-sol-2026", "choices": [{"delta": {"content": "word"}}], "usage": None}
+)
+LAST = event({"model": "gpt-6.2-sol-2026", "choices": [], "usage": USED})
 DONE = b"data: [DONE]\n\n"
 
 
@@ -53,7 +59,9 @@ def usage_counts(harness: ProxyHarness) -> tuple[dict[str, int], dict[str, int],
     """Return used tokens, saved tokens, and the answers without usage by reason."""
     tokens = counters(harness).tokens
     unknown = {reason: count for reason, count in tokens.unknown.items() if count}
-    return tokens.total("used"), tokens.total("saved"), unknown
+    used, saved = tokens.total("used"), tokens.total("saved")
+    assert all(used.pop(kind) == saved.pop(kind) == 0 for kind in KINDS if kind not in ONCE)
+    return used, saved, unknown
 
 
 def streamed(*parts: Any, fields: tuple[Any, ...] = ()) -> list[Any]:
@@ -90,11 +98,11 @@ async def test_answer_in_pieces_is_counted_once(
     answer = await wire.answer()
     assert answer.body == body
     assert usage_counts(harness) == (ONCE, NONE, {})
-    assert (await harness.logged())[0]["tokens"] == {"model": "gpt-4o-2024", **ONCE}
+    assert (await harness.logged())[0]["tokens"] == {"model": "gpt-6.2-sol-2026", **ONCE}
     if target != RESPONSES:
         assert (await harness.ask(post(target, PLAIN))).get("X-Cache") == b"HIT"
         assert usage_counts(harness) == (ONCE, ONCE, {})
-        assert (await harness.logged(2))[1]["tokens"] == {"model": "gpt-4o-2024", **ONCE}
+        assert (await harness.logged(2))[1]["tokens"] == {"model": "gpt-6.2-sol-2026", **ONCE}
 
 
 @pytest.mark.parametrize("asked", [PLAIN, SEEDED], ids=["alone", "shared"])
