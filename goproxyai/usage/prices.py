@@ -29,7 +29,7 @@ from typing import Any, Final
 
 import attrs
 
-from goproxyai.usage.usage import Usage
+from goproxyai.usage.usage import NO_DETAILS, Usage
 
 MAX_TABLE_BYTES: Final = 1024 * 1024
 
@@ -64,29 +64,23 @@ class Price:
 
     def cost(self, usage: Usage) -> float:
         """Return what *usage* costs."""
-        details = usage.details
-        return _cost(
-            usage.prompt,
-            self.prompt,
-            (usage.cached, self.cached),
-            (details.cache_write_12h, self.cache_write_12h),
-            (details.cache_write - details.cache_write_12h, self.cache_write),
-            (details.audio_prompt, self.audio_prompt),
-        ) + _cost(
-            usage.completion,
-            self.completion,
-            (details.audio_completion, self.audio_completion),
-        )
-
-
-def _cost(count: int, price: float, *parts: tuple[int, float]) -> float:
-    """Return the cost of *count* tokens, of which *parts* have prices of their own."""
-    cost = 0.0
-    for number, own_price in parts:
-        part = max(0, min(number, count))
-        cost += part * own_price
-        count -= part
-    return cost + count * price
+        _, prompt, completion, cached, _, details = usage
+        cached = min(cached, prompt)
+        prompt -= cached
+        cost = cached * self.cached
+        if details is not NO_DETAILS:
+            for number, price in (
+                (details.cache_write_12h, self.cache_write_12h),
+                (details.cache_write - details.cache_write_12h, self.cache_write),
+                (details.audio_prompt, self.audio_prompt),
+            ):
+                part = max(0, min(number, prompt))
+                prompt -= part
+                cost += part * price
+            part = min(details.audio_completion, completion)
+            completion -= part
+            cost += part * self.audio_completion
+        return cost + prompt * self.prompt + completion * self.completion
 
 
 @attrs.define(eq=False)

@@ -12,6 +12,7 @@ import pytest_twisted
 
 from goproxyai.proxy import shared_body
 from goproxyai.telemetry.counters import Counters
+from goproxyai.usage.prices import parse
 from goproxyai.usage.totals import KINDS
 from tests.integration.concurrent_requests import (
     large_answers,
@@ -122,6 +123,28 @@ async def test_stream_is_counted_by_its_last_event(
     assert (await harness.ask(post(CHAT, asked))).get("X-Cache") == b"HIT"
     assert usage_counts(harness) == (ONCE, ONCE, {})
     assert counters(harness).open_streams == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_cache_writes_are_priced_and_exported(harness: ProxyHarness) -> None:
+    await harness.start()
+    counters(harness).tokens.prices = parse(
+        b'{"gpt-6.2-sol": {"prompt": 2, "cache_write": 2.5, "completion": 10}}'
+    )
+    harness.upstream.script(CHAT, response(ANSWER))
+    assert b"goproxyai_tokens_total{" not in (await harness.ask(request("/metrics"))).body
+    await harness.ask(post(CHAT, PLAIN))
+    await harness.ask(post(CHAT, PLAIN))
+    cost = (40 * 2 + 60 * 2.5 + 20 * 10) / 1e6
+    stats = json.loads((await harness.ask(request("/stats"))).body)["tokens"]
+    assert stats["money"] == {"spent": cost, "saved": cost}
+    assert stats["models"]["gpt-6.2-sol-2026"]["cache"]["cache_write"] == 60
+    text = (await harness.ask(request("/metrics"))).body
+    for kind, number in ONCE.items():
+        for source in ("upstream", "cache"):
+            name = f'kind="{kind}",model="gpt-6.2-sol-2026",source="{source}"'
+            assert f"goproxyai_tokens_total{{{name}}} {number}.0\n".encode() in text
+    assert b'kind="audio_prompt"' not in text
 
 
 @pytest_twisted.ensureDeferred

@@ -427,6 +427,17 @@ def test_stream_has_the_usage_that_a_naive_reader_finds_however_it_is_cut(
     assert scan(gzip.compress(body), pieces, content_encoding="gzip") == expected
 
 
+@pytest.mark.parametrize("coding", ["", "gzip"])
+@pytest.mark.parametrize("usage", [CHAT_USAGE, RESPONSE_USAGE])
+def test_usage_is_the_same_wherever_a_stream_is_cut(usage: dict[str, Any], coding: str) -> None:
+    body = events({"model": "gpt-6-luna", "usage": None}, {"model": "gpt-6-luna", "usage": usage})
+    expected = usage_of({}, body)
+    assert expected is not None
+    coded = gzip.compress(body) if coding else body
+    for at in range(1, len(coded)):
+        assert scan(coded, [at, len(coded) - at], content_encoding=coding) == expected
+
+
 def test_complete_gzip_answer_is_decoded() -> None:
     coded = gzip.compress(json_bytes(COMPLETION))
     assert usage_of({b"content-encoding": b"gzip"}, coded) == EXPECTED
