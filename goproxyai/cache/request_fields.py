@@ -31,7 +31,9 @@ from goproxyai.messages.headers import HOP_BY_HOP, Fields, is_sent_upstream, nom
 MAX_NEUTRAL_BYTES: Final = 1024
 """Largest size of the neutral fields that are sent upstream.
 
-Counted are the values, and the names that are not in :data:`NEUTRAL_NAMES`.
+Counted are the values, and the names that are not in :data:`NEUTRAL_NAMES`. Short values that
+differ from request to request, such as those of ``traceparent``, are not counted: a head is judged
+without them (``VARIABLE_FIELDS`` in :mod:`goproxyai.http11.request_head`).
 """
 
 NEUTRAL_NAMES: Final = frozenset(
@@ -50,20 +52,22 @@ NEUTRAL_NAMES: Final = frozenset(
         # IDs of requests
         b"x-request-id", b"x-client-request-id", b"x-correlation-id", b"x-unique-id",
         b"x-trace-id", b"request-id", b"idempotency-key", b"x-ms-client-request-id",
+        b"x-ms-return-client-request-id", b"x-ms-useragent",
         # load balancers, CDNs and platforms
         b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host",
         b"x-forwarded-port", b"x-real-ip", b"true-client-ip", b"client-ip", b"x-client-ip",
         b"x-cluster-client-ip", b"x-scheme", b"x-request-start", b"x-queue-start", b"cdn-loop",
         b"x-amzn-trace-id", b"x-amzn-tls-version", b"x-amzn-tls-cipher-suite",
-        b"x-amzn-requestid", b"x-cloud-trace-context", b"x-varnish", b"x-timer",
-        b"surrogate-capability", b"x-appgw-trace-id", b"x-arr-log-id", b"x-arr-ssl",
+        b"x-amzn-requestid", b"x-amzn-apigateway-api-id", b"x-cloud-trace-context",
+        b"x-varnish", b"x-timer", b"surrogate-capability", b"x-appgw-trace-id",
+        b"x-arr-log-id", b"x-arr-ssl",
         b"x-site-deployment-id", b"x-waws-unencoded-url", b"disguised-host",
         b"was-default-hostname", b"connect-time", b"total-route-time", b"x-matched-path",
         # tracers
         b"traceparent", b"tracestate", b"baggage", b"b3", b"sentry-trace", b"newrelic",
         b"uber-trace-id", b"jaeger-debug-id", b"jaeger-baggage", b"elastic-apm-traceparent",
         b"x-ot-span-context", b"grpc-trace-bin", b"x-dynatrace", b"x-honeycomb-trace", b"sw8",
-        b"request-context", b"correlation-context", b"x-cloud-trace",
+        b"request-context", b"correlation-context",
     )
 )  # fmt: skip
 """Lower-cased names."""

@@ -19,8 +19,11 @@ from typing import Any, Final
 
 RESPONSES_PATH: Final = b"/v1/responses"
 
-MAX_PARSED_BODY_BYTES: Final = 1024 * 1024
-"""A longer request body is not parsed, and bypasses the cache."""
+MAX_PARSED_BODY_BYTES: Final = 128 * 1024
+"""A longer request body is not parsed, and bypasses the cache.
+
+The reactor stands still meanwhile: for 0.4 ms with 128 KiB of messages, 5 ms with empty objects.
+"""
 
 STATE_REASONS: Final = (
     "body", "store", "background", "previous_response_id", "conversation", "prompt", "tools",
