@@ -170,25 +170,27 @@ def fields_bypass(
     """Return why the fields of a request bypass the cache, or ``None``.
 
     :param uncounted: lower-cased names of short fields that do not count as neutral bytes.
-    :returns: ``range``, ``header`` or ``header-size``, and the name of the field; of several, the
-        first in the request. No name for ``header-size``.
+    :returns: ``range`` without a name; ``header`` and the name of the first such field;
+        ``header-size`` and the name of the largest neutral field.
     """
     nominated = nominated_fields(fields)
-    size = 0
+    sizes: dict[bytes, int] = {}
     found: bytes | None = None
     for name, value in fields.items():
         if name in _NOT_CHECKED or name in nominated:
             continue
         if name in NEUTRAL_NAMES:
             if name not in uncounted and is_sent_upstream(name):
-                size += len(value)
+                sizes[name] = len(value)
         elif is_neutral(name) or ignored.ignores(name, value):
             if is_sent_upstream(name):
-                size += len(name) + len(value)
+                sizes[name] = len(name) + len(value)
         elif name in RANGE_FIELDS:
-            return "range", name
+            return "range", b""
         elif found is None:
             found = name
     if found is not None:
         return "header", found
-    return ("header-size", b"") if size > MAX_NEUTRAL_BYTES else None
+    if sum(sizes.values()) > MAX_NEUTRAL_BYTES:
+        return "header-size", max(sizes, key=sizes.__getitem__)
+    return None

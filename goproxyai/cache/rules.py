@@ -74,7 +74,8 @@ class Bypass(NamedTuple):
     """Why a request may not be served from the cache.
 
     :ivar reason: ``method``, ``path``, ``range``, ``header`` or ``header-size``.
-    :ivar field: lower-cased name of the field that is the reason; empty for other reasons.
+    :ivar field: lower-cased name of the field that is the reason ``header``, or of the largest one
+        for ``header-size``; empty for other reasons.
     """
 
     reason: str

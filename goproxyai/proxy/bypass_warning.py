@@ -11,6 +11,7 @@ import re
 
 from twisted.logger import Logger
 
+from goproxyai.cache.request_fields import MAX_NEUTRAL_BYTES, is_neutral
 from goproxyai.messages.redaction import mask_credentials
 from goproxyai.telemetry.counters import Counters
 
@@ -81,6 +82,11 @@ def _warn(name: bytes, count: int, total: int) -> None:
         advice = "If its cookies do not change responses, add their names to CACHE_IGNORE_COOKIES"
     elif name == b"x-stainless-poll-helper":
         advice = "The OpenAI library sends it when it polls, and needs the present state"
+    elif is_neutral(name):
+        advice = (
+            "It does not change responses, but is the largest of such headers, which may have "
+            f"{MAX_NEUTRAL_BYTES} bytes together. Let the sender or a load balancer shorten it"
+        )
     else:
         advice = "If it does not change responses, add it to CACHE_IGNORE_HEADERS"
     _log.warn(

@@ -116,7 +116,7 @@ class ProxyHandler:
 
     def _bypass(self, exchange: Exchange, client: str, plan: RequestPlan, reason: str) -> None:
         self._context.counters.bypass_reasons[reason] += 1
-        if plan.bypass_field and reason == "header":
+        if plan.bypass_field:
             self._context.bypass_warning.count(plan.bypass_field)
         Forward(self._context, exchange, client, plan, None, reason).start()
 

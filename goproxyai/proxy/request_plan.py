@@ -120,7 +120,7 @@ class RequestPlan:
     :ivar options: the options that the plan was made for.
     :ivar path: the target's path, without the query.
     :ivar bypass_reason: why the cache is bypassed; ``None`` where it is used.
-    :ivar bypass_field: lower-cased name of the field that is the reason; empty for other reasons.
+    :ivar bypass_field: see :class:`~goproxyai.cache.rules.Bypass`.
     :ivar body_decides: the body may be a reason to bypass the cache:
         :func:`~goproxyai.cache.stateless_responses.state_bypass` says so.
     :ivar directives: the request's ``Cache-Control``.

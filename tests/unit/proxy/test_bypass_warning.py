@@ -125,6 +125,7 @@ def test_name_is_short_printable_and_no_credential(
         (b"cookie", "CACHE_IGNORE_COOKIES"),
         (b"x-stainless-poll-helper", "when it polls"),
         (b"x-team", "CACHE_IGNORE_HEADERS"),
+        (b"baggage", "1024 bytes together"),
     ],
 )
 def test_advice_suits_the_header(traffic: Traffic, name: bytes, advice: str) -> None:
