@@ -143,7 +143,7 @@ def store_whole(
 def _may_store(miss: CacheMiss, response: Response) -> bool:
     plan = miss.plan
     method = b"GET" if plan.is_get else b"POST"
-    return plan.ttl > 0 and may_store(
+    return plan.ttl_of(response.code) > 0 and may_store(
         method, response.code, response.fields, plan.directives, plan.across_credentials
     )
 
@@ -176,7 +176,7 @@ def _store(
         head,
         body,
         now,
-        now + plan.ttl,
+        now + plan.ttl_of(response.code),
         0 if age is None else _age(age),
         timing,
         usage,
