@@ -21,8 +21,10 @@ THEIRS = b"Bearer theirs"
 def numbered_response(request: Request) -> bytes:
     """Return a different body for each request: an equal body comes from the cache."""
     body = b'{"n":%d}' % request.number
-    if request.target.startswith(b"/v1/embeddings"):
+    if b"/embeddings" in request.target:
         body = b'{"n":%d,"data":[0]}' % request.number  # without data, the answer has failed
+    elif request.target.endswith(b"/responses"):
+        body = b'{"n":%d,"status":"completed"}' % request.number
     answer = response(body)
     return answer[: -len(body)] if request.method == b"HEAD" else answer
 

@@ -154,7 +154,7 @@ class Attempt:
             self.pause_reading()
 
     def _head(self) -> tuple[Headers, Any]:
-        kind = b"text/event-stream" if self.plan.stream else b"text/plain"
+        kind = b"text/event-stream" if self.plan.stream else b"application/json; charset=utf-8"
         pairs: Headers = [
             (b"Content-Type", kind),
             (b"Set-Cookie", b"by=" + self.key),
