@@ -45,7 +45,6 @@ TERMINAL_STATUSES: Final = frozenset(
 )  # fmt: skip
 """Values of ``status`` that are final; any other value may change without a request."""
 
-_WRITE_METHODS = frozenset((b"PUT", b"PATCH", b"DELETE"))
 _STANDARD_NEUTRAL = frozenset(
     (
         b"host", b"user-agent", b"content-length", b"date", b"via", b"forwarded",
@@ -75,8 +74,6 @@ _FORBIDS_STALE = frozenset((b"must-revalidate", b"proxy-revalidate", b"no-cache"
 _ESCAPED_STATUS = re.compile(
     rb'"(?:s|\\u0073)(?:t|\\u0074)(?:a|\\u0061)(?:t|\\u0074)(?:u|\\u0075)(?:s|\\u0073)"'
 )
-_MAX_PARENTS = 32
-_SLASH = ord("/")
 
 
 def bypass_reason(method: bytes, path: bytes, fields: Fields) -> str | None:
@@ -206,26 +203,6 @@ def _may_have_status(body: bytes) -> bool:
     )
 
 
-def parent_paths(path: bytes) -> list[bytes]:
-    """Return a path and its parents, longest first: a write to the path may change all of them.
-
-    ``/v1/files/abc`` gives ``/v1/files/abc``, ``/v1/files``, ``/v1``. Trailing and doubled slashes
-    do not count as parents. A deep path gives the 32 parents nearest to the root.
-
-    :param path: without the query.
-    """
-    paths: list[bytes] = []
-    end = 0
-    while len(paths) < _MAX_PARENTS and (end := path.find(b"/", end + 1)) > 0:
-        if path[end - 1] != _SLASH:
-            paths.append(path[:end])
-    whole = path.rstrip(b"/")
-    if whole and paths[-1:] != [whole]:
-        paths.append(whole)
-    paths.reverse()
-    return paths
-
-
 def in_namespace(path: bytes, names: tuple[str, ...]) -> bool:
     """Whether *path* is one of *names* under ``/v1/``, such as ``models``, or is below one.
 
@@ -236,8 +213,3 @@ def in_namespace(path: bytes, names: tuple[str, ...]) -> bool:
         if path.startswith(root) and path[len(root) : len(root) + 1] in (b"", b"/"):
             return True
     return False
-
-
-def is_write(method: bytes, path: bytes) -> bool:
-    """Whether a request may change the responses to GETs of its path and the parents."""
-    return method in _WRITE_METHODS or (method == b"POST" and path not in CACHEABLE_POST_PATHS)

@@ -13,8 +13,16 @@ import attrs
 from goproxyai.cache.coalescing import may_coalesce
 from goproxyai.cache.directives import request_directives, requested_ttl, wants_paced_replay
 from goproxyai.cache.key import credential_id, start_cache_key
-from goproxyai.cache.rules import bypass_reason, in_namespace, is_write
+from goproxyai.cache.rules import bypass_reason, in_namespace
 from goproxyai.cache.write_log import UNOWNED
+from goproxyai.cache.writes import (
+    asks_to_store,
+    is_write,
+    owner_of,
+    stores_by_default,
+    written_owners,
+)
+from goproxyai.http11.request_body import RequestBody, WholeBody
 from goproxyai.http11.request_head import FieldValues, RequestHead
 from goproxyai.messages.headers import (
     is_forwarding_loop,
@@ -25,7 +33,7 @@ from goproxyai.proxy.upstreams import Upstream
 from goproxyai.usage.usage import generates
 
 SHARED_OWNER: Final = b"shared"
-"""The owner of the entries in a namespace that all credentials share."""
+"""Stands for the credential of the entries in a namespace that all credentials share."""
 
 
 @attrs.frozen
@@ -111,19 +119,19 @@ class RequestPlan:
     :ivar replays_timing: a stored stream is replayed with its original timing.
     :ivar across_credentials: all credentials share the entry.
     :ivar coalesces: the request may share an upstream request; ``None`` where its body decides.
-    :ivar owner: the owner whose writes drop the entry: a credential, :data:`SHARED_OWNER`, or
+    :ivar owner: the owner whose writes drop the entry, or
         :data:`~goproxyai.cache.write_log.UNOWNED`.
-    :ivar written_owners: the owners whose entries a successful request drops; none unless the
-        request changes what GETs return.
+    :ivar stores_by_default: whether upstream keeps the response if the body does not have
+        ``store``; ``None`` where that is not for the body to decide.
     :ivar generates: a successful response reports token usage.
     :ivar is_loop: see :func:`~goproxyai.messages.headers.is_forwarding_loop`.
     :ivar upstream_head: makes the head that is sent upstream.
     """
 
     __slots__ = (
-        "_key", "across_credentials", "bypass_reason", "coalesces", "directives", "generates",
-        "is_get", "is_loop", "options", "owner", "path", "replays_timing", "ttl", "upstream_head",
-        "written_owners",
+        "_key", "_written_owners", "across_credentials", "bypass_reason", "coalesces",
+        "directives", "generates", "is_get", "is_loop", "options", "owner", "path",
+        "replays_timing", "stores_by_default", "ttl", "upstream_head",
     )  # fmt: skip
 
     def __init__(self, head: RequestHead, options: ProxyOptions) -> None:
@@ -142,14 +150,29 @@ class RequestPlan:
         self.across_credentials = in_namespace(path, options.shared_namespaces)
         self.coalesces = may_coalesce(options.coalesce, method, path)
         own = credential_id(fields)
-        owners = (SHARED_OWNER, own) if self.across_credentials else (own,)
-        self.owner = owners[0] if self.is_get else UNOWNED
-        self.written_owners = owners if is_write(method, path) else ()
+        entry_owner = SHARED_OWNER if self.across_credentials else own
+        self.owner = owner_of(entry_owner, path) if self.is_get else UNOWNED
+        self.stores_by_default = stores_by_default(method, path)
+        self._written_owners: tuple[bytes, ...] = ()
+        if is_write(method, path):
+            self._written_owners = written_owners(own, path)
+            if options.shared_namespaces:
+                self._written_owners += written_owners(SHARED_OWNER, path)
         self._key = start_cache_key(
             method, head.target, fields, headers, head.repeated, self.across_credentials
         )
         self.is_loop = is_forwarding_loop(fields, options.instance)
         self.upstream_head = UpstreamHead(head, options)
+
+    def written_owners(self, body: RequestBody | WholeBody) -> tuple[bytes, ...]:
+        """Return the owners whose entries a successful request drops; none unless it is a write.
+
+        :param body: of the request; it counts as that of a write if it is not complete.
+        """
+        default = self.stores_by_default
+        if default is None or not body.complete or asks_to_store(body.whole(), default):
+            return self._written_owners
+        return ()
 
     def start_key(self) -> Any:
         """Return a hash object; updated with the body, its digest is the cache key."""

@@ -17,11 +17,9 @@ from goproxyai.cache.rules import (
     bypass_reason,
     in_namespace,
     is_in_progress,
-    is_write,
     may_serve_stale,
     may_share,
     may_store,
-    parent_paths,
 )
 from goproxyai.messages.decoding import MAX_DECODED_BYTES
 
@@ -338,43 +336,3 @@ def test_result_agrees_with_plain_parsing(value: dict[str, object]) -> None:
         )
         is plain
     )
-
-
-# Writes
-
-
-@pytest.mark.parametrize(
-    ("path", "paths"),
-    [
-        (b"/v1/files/abc", [b"/v1/files/abc", b"/v1/files", b"/v1"]),
-        (b"/v1/files/abc/", [b"/v1/files/abc", b"/v1/files", b"/v1"]),
-        (b"/v1/files//abc//", [b"/v1/files//abc", b"/v1/files", b"/v1"]),
-        (b"/v1/files", [b"/v1/files", b"/v1"]),
-        (b"/v1/", [b"/v1"]),
-        (b"/v1", [b"/v1"]),
-        (b"/", []),
-        (b"", []),
-    ],
-)
-def test_parent_paths(path: bytes, paths: list[bytes]) -> None:
-    assert parent_paths(path) == paths
-
-
-def test_number_of_parent_paths_is_bounded() -> None:
-    path = b"/v1" + b"/a" * 8000
-    paths = parent_paths(path)
-    assert paths[0] == path
-    assert paths[-2:] == [b"/v1/a", b"/v1"]
-    assert len(paths) <= 33
-
-
-def test_is_write() -> None:
-    assert [method for method in (b"PUT", b"PATCH", b"DELETE") if is_write(method, CHAT)] == [
-        b"PUT",
-        b"PATCH",
-        b"DELETE",
-    ]
-    assert is_write(b"POST", b"/v1/files")
-    assert not is_write(b"POST", CHAT)
-    assert not is_write(b"GET", b"/v1/files")
-    assert not is_write(b"HEAD", b"/v1/files")
