@@ -15,19 +15,16 @@ conditional requests, ``X-Anything``,
 ================================================ ==========================================
 
 A response may be stored if it is complete (which the caller checks), its status is one of
-:data:`STORABLE_STATUSES`, neither side sent ``no-store``, it does not vary by a field that the
-look-up ignores, and, for a GET, it does not describe an operation in progress.
+:data:`STORABLE_STATUSES`, neither side sent ``no-store``, and it does not vary by a field that the
+look-up ignores. :mod:`.freshness` has further conditions for a GET.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from typing import Final
 
 from goproxyai.cache.directives import Directives, parse_cache_control
 from goproxyai.cache.key import IDENTITY_FIELDS, KEY_FIELDS
-from goproxyai.messages.decoding import MAX_DECODED_BYTES, decode_body
 from goproxyai.messages.headers import HOP_BY_HOP, Fields
 
 CACHEABLE_POST_PATHS: Final = frozenset(
@@ -36,14 +33,6 @@ CACHEABLE_POST_PATHS: Final = frozenset(
 """Paths of POST requests that change nothing upstream, and whose responses may be stored."""
 
 STORABLE_STATUSES: Final = frozenset((200, 201, 400, 401))
-
-TERMINAL_STATUSES: Final = frozenset(
-    (
-        "completed", "failed", "cancelled", "canceled", "expired", "incomplete", "succeeded",
-        "processed", "error", "deleted", "ready", "active", "archived", "paused",
-    )
-)  # fmt: skip
-"""Values of ``status`` that are final; any other value may change without a request."""
 
 _STANDARD_NEUTRAL = frozenset(
     (
@@ -71,9 +60,6 @@ _KEY_FIELDS = frozenset(KEY_FIELDS)
 _FORBIDS_STORING = frozenset((b"no-store",))
 _FORBIDS_SHARING = frozenset((b"no-store", b"private"))
 _FORBIDS_STALE = frozenset((b"must-revalidate", b"proxy-revalidate", b"no-cache", b"s-maxage"))
-_ESCAPED_STATUS = re.compile(
-    rb'"(?:s|\\u0073)(?:t|\\u0074)(?:a|\\u0061)(?:t|\\u0074)(?:u|\\u0075)(?:s|\\u0073)"'
-)
 
 
 def bypass_reason(method: bytes, path: bytes, fields: Fields) -> str | None:
@@ -159,48 +145,6 @@ def _varies_by_ignored_field(vary: bytes, shared: bool) -> bool:
         if name == b"*" or _is_neutral(name) or (shared and name in IDENTITY_FIELDS):
             return True
     return False
-
-
-def is_in_progress(fields: Fields, body: bytes) -> bool:
-    """Whether the JSON response to a GET describes an operation in progress.
-
-    It does if the top-level object has a string ``status`` that is not in
-    :data:`TERMINAL_STATUSES`. An unreadable body counts as in progress: clients that poll must see
-    progress, and a miss costs little.
-
-    :param fields: of the response.
-    :param body: the whole body, as received.
-    """
-    media_type = fields.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if media_type != b"application/json" and not media_type.endswith(b"+json"):
-        return False
-    coding = fields.get(b"content-encoding")
-    if coding is not None:
-        plain = decode_body(coding, body)
-        if plain is None:
-            return True
-        body = plain
-    if not _may_have_status(body):
-        return False
-    if len(body) > MAX_DECODED_BYTES:
-        return True
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return True
-    if not isinstance(value, dict):
-        return False
-    status = value.get("status")
-    return isinstance(status, str) and status not in TERMINAL_STATUSES
-
-
-def _may_have_status(body: bytes) -> bool:
-    """Whether ``"status"`` occurs, also escaped, or in UTF-16 or UTF-32, which contain NULs."""
-    return (
-        b'"status"' in body
-        or (b"\\u00" in body and _ESCAPED_STATUS.search(body) is not None)
-        or b"\0" in body
-    )
 
 
 def in_namespace(path: bytes, names: tuple[str, ...]) -> bool:

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from goproxyai.cache.directives import NO_DIRECTIVES, Directives
 from goproxyai.cache.key import IDENTITY_FIELDS, KEY_FIELDS
 from goproxyai.cache.rules import (
-    TERMINAL_STATUSES,
     bypass_reason,
     in_namespace,
-    is_in_progress,
     may_serve_stale,
     may_share,
     may_store,
 )
-from goproxyai.messages.decoding import MAX_DECODED_BYTES
 
 CHAT = b"/v1/chat/completions"
 JSON = {b"content-type": b"application/json"}
@@ -193,146 +184,3 @@ def test_response_may_forbid_stale_use(line: bytes, may: bool) -> None:
 def test_namespace_is_a_path_and_its_subpaths(path: bytes, shared: bool) -> None:
     assert in_namespace(path, ("models", "chat/completions")) is shared
     assert not in_namespace(path, ())
-
-
-# Operations in progress
-
-
-@pytest.mark.parametrize("status", ["queued", "in_progress", "validating", "Completed", "", "new"])
-def test_non_terminal_status_is_in_progress(status: str) -> None:
-    assert is_in_progress(JSON, json.dumps({"id": 1, "status": status}).encode())
-
-
-@pytest.mark.parametrize("status", sorted(TERMINAL_STATUSES))
-def test_terminal_status_is_not_in_progress(status: str) -> None:
-    assert not is_in_progress(JSON, json.dumps({"status": status}).encode())
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"{}",
-        b"",
-        b"junk",
-        b"[" * 100_000,
-        b'{"status_details":"queued"}',
-        b'{"status":null}',
-        b'{"status":{"status":"queued"}}',
-        b'[{"status":"queued"}]',
-        b'{"data":[{"status":"queued"}]}',
-        b'"status"',
-        b'{"text":"\\u0041"}',
-        b'{"status":"queued","status":"completed"}',
-        '{"a":"x"}'.encode("utf-16"),
-    ],
-)
-def test_only_top_level_string_status_is_in_progress(body: bytes) -> None:
-    assert not is_in_progress(JSON, body)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b'{"\\u0073tatus":"queued"}',
-        b'{"st\\u0061t\\u0075s" : "\\u0071ueued"}',
-        '{"status":"queued"}'.encode("utf-16"),
-        '{"status":"queued"}'.encode("utf-32-le"),
-        '{"status":"queued"}'.encode("utf-8-sig"),
-        b'{"status":"completed"',
-        b'{"status":"completed","x":\xff}',
-        b'{"status":"completed","x":' + b"1" * 10_000 + b"}",
-        b'{"status":"completed","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-        b'{"status":"completed","x":"' + b"x" * MAX_DECODED_BYTES + b'"}',
-    ],
-)
-def test_escaped_encoded_malformed_deep_or_large_body_is_in_progress(body: bytes) -> None:
-    assert is_in_progress(JSON, body)
-
-
-def test_large_body_without_status_is_not_in_progress() -> None:
-    assert not is_in_progress(JSON, b'{"x":"' + b"x" * MAX_DECODED_BYTES + b'\\u0041"}')
-
-
-@pytest.mark.parametrize(
-    ("media_type", "changing"),
-    [
-        (b"application/json", True),
-        (b"Application/JSON; charset=utf-8", True),
-        (b"application/problem+json ;x=y", True),
-        (b"text/plain", False),
-        (b"text/event-stream", False),
-        (b"application/jsonl", False),
-        (b"", False),
-    ],
-)
-def test_only_json_is_parsed(media_type: bytes, changing: bool) -> None:
-    assert is_in_progress({b"content-type": media_type}, b'{"status":"queued"}') is changing
-    assert not is_in_progress({}, b'{"status":"queued"}')
-
-
-def bare_deflate(body: bytes) -> bytes:
-    squeeze = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    return squeeze.compress(body) + squeeze.flush()
-
-
-def two_members(body: bytes) -> bytes:
-    return gzip.compress(body[:5]) + gzip.compress(body[5:])
-
-
-@pytest.mark.parametrize(
-    ("coding", "encode"),
-    [
-        (b"identity", bytes),
-        (b" GZIP ", gzip.compress),
-        (b"x-gzip", gzip.compress),
-        (b"gzip", two_members),
-        (b"deflate", zlib.compress),
-        (b"deflate", bare_deflate),
-    ],
-)
-def test_supported_codings_are_decoded(coding: bytes, encode: object) -> None:
-    assert callable(encode)
-    fields = {**JSON, b"content-encoding": coding}
-    assert is_in_progress(fields, encode(b'{"id":"batch","status":"queued"}'))
-    assert not is_in_progress(fields, encode(b'{"id":"batch","status":"completed"}'))
-    assert not is_in_progress(fields, encode(b'{"id":"batch","object":"batch"}'))
-
-
-@pytest.mark.parametrize(
-    ("coding", "body"),
-    [
-        (b"br", b"{}"),
-        (b"zstd", b"{}"),
-        (b"gzip, gzip", gzip.compress(gzip.compress(b"{}"))),
-        (b"gzip", b"{}"),
-        (b"gzip", b""),
-        (b"gzip", gzip.compress(b"{}" + b" " * 100)[:-4]),
-        (b"gzip", gzip.compress(b"{}") + b"junk"),
-        (b"gzip", gzip.compress(b"{}") * 1000),
-        (b"deflate", b"\xff\xff"),
-        (b"gzip", gzip.compress(b" " * (MAX_DECODED_BYTES + 1))),
-        (b"gzip", gzip.compress(b" " * 600_000) * 2),
-    ],
-)
-def test_undecodable_body_is_in_progress(coding: bytes, body: bytes) -> None:
-    assert is_in_progress({**JSON, b"content-encoding": coding}, body)
-    assert not is_in_progress({b"content-type": b"text/plain", b"content-encoding": coding}, body)
-
-
-def test_body_that_decodes_to_the_limit_is_parsed() -> None:
-    fields = {**JSON, b"content-encoding": b"gzip"}
-    body = b'{"status":"completed"}'
-    assert not is_in_progress(fields, gzip.compress(body + b" " * (MAX_DECODED_BYTES - len(body))))
-
-
-@given(st.dictionaries(st.sampled_from(["status", "a"]), st.sampled_from(["queued", "failed", 1])))
-def test_result_agrees_with_plain_parsing(value: dict[str, object]) -> None:
-    status = value.get("status")
-    plain = status == "queued"
-    assert is_in_progress(JSON, json.dumps(value).encode()) is plain
-    assert (
-        is_in_progress(
-            {**JSON, b"content-encoding": b"gzip"}, gzip.compress(json.dumps(value).encode())
-        )
-        is plain
-    )
