@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import pytest_twisted
 
@@ -17,7 +19,13 @@ from tests.integration.cached_requests import (
 from tests.support.answers import event, response
 from tests.support.harness import ProxyHarness, post, request
 
-COMPLETED = {"type": "response.completed", "response": {}}
+COMPLETED = {"type": "response.completed", "response": {"status": "completed"}}
+COMPLETION = {
+    "object": "chat.completion",
+    "choices": [
+        {"index": 0, "message": {"role": "assistant", "content": "a"}, "finish_reason": "stop"}
+    ],
+}
 
 
 @pytest.mark.parametrize(
@@ -94,5 +102,5 @@ async def test_get_is_served_for_the_lesser_of_ttl_and_its_own_lifetime(
 async def test_lifetime_of_a_completion_is_ignored(harness: ProxyHarness, control: bytes) -> None:
     await harness.start()
     headers = [(b"Cache-Control", control), (b"Expires", b"0")]
-    harness.upstream.script(any_request, response(b"{}", 200, headers))
+    harness.upstream.script(any_request, response(json.dumps(COMPLETION).encode(), 200, headers))
     assert x_cache(*await ask_twice(harness, post(CHAT, QUESTION))) == [b"MISS", b"HIT"]
