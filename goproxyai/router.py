@@ -23,7 +23,7 @@ from goproxyai.limits.token_buckets import rate_limit_headers
 from goproxyai.proxy.admission import Admission
 from goproxyai.proxy.error_response import send_error, send_rate_limited
 from goproxyai.proxy.handler import ProxyHandler
-from goproxyai.proxy.relayed_routes import RELAYED, RelayedRoutes
+from goproxyai.proxy.relayed_routes import METHODS, RELAYED, RelayedRoutes
 from goproxyai.proxy.request_id import REQUEST_ID_FIELD, RequestIds
 from goproxyai.telemetry.access_log import AccessLog
 from goproxyai.telemetry.outcome import Ending, RequestOutcome
@@ -52,7 +52,9 @@ class Router:
         served: AdminRoutes | None = None,
     ) -> None:
         self._admin = admin
-        self._admin_routes = admin_routes() if served is None else served
+        every = admin_routes()
+        self._admin_routes = every if served is None else served
+        self._paths_elsewhere = every.keys() - self._admin_routes.keys()
         self._site = Site(admin.app.resource())
         self._relay = handler.handle
         self._stats = stats
@@ -63,6 +65,14 @@ class Router:
         self._prefixes = tuple(prefix.encode("ascii") for prefix in routes.prefixes)
         self._methods = frozenset(method.encode("ascii") for method in routes.methods)
         self._allow = ((b"Allow", ", ".join(routes.methods).encode("ascii")),)
+        self._allow_of_server = ((b"Allow", b", ".join(self._supported_methods())),)
+
+    def _supported_methods(self) -> list[bytes]:
+        """Return the methods that any path of the listener has."""
+        served = [route.methods for route in self._admin_routes.values()]
+        methods = self._methods.union(*served)
+        order = [method.encode("ascii") for method in METHODS]
+        return [method for method in order if method in methods]
 
     def dispatch(self, exchange: Exchange) -> None:
         """Answer *exchange*, now or later."""
@@ -73,7 +83,7 @@ class Router:
         problem = exchange.problem
         if problem is not None:
             if problem.code == "method_not_allowed":  # the parser does not know the methods
-                problem = ProxyError(problem.code, problem.message, self._allow)
+                problem = ProxyError(problem.code, problem.message, self._allow_of_server)
             self._refuse(exchange, problem)
             return
         if self._stats.draining:
@@ -117,7 +127,8 @@ class Router:
         path = exchange.target.partition(b"?")[0]
         route = self._admin_routes.get(path)
         if route is None:
-            self._refuse(exchange, not_found(path, self._prefixes))
+            elsewhere = path in self._paths_elsewhere
+            self._refuse(exchange, not_found(path, self._prefixes, elsewhere=elsewhere))
             return
         if exchange.method not in route.methods:
             self._refuse(exchange, method_not_allowed(route.methods))

@@ -110,7 +110,7 @@ class AdminApp:
 
     @app.route("/", methods=["GET"])
     def index(self, request: AdminRequest) -> bytes:
-        """Lead browsers to the dashboard, and tell other clients the endpoints."""
+        """Redirect browsers to the dashboard, and send the endpoints to other clients."""
         document = {
             "name": "goproxyai",
             "version": __version__,

@@ -16,18 +16,13 @@ from __future__ import annotations
 
 import hmac
 import re
-from typing import Final
 
 from goproxyai.config.settings import Settings
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.limits.addresses import canonical_address
+from goproxyai.messages.headers import is_of_client_network
 from goproxyai.messages.targets import is_same_authority
-
-_FORWARDING_FIELDS: Final = frozenset(
-    (b"forwarded", b"x-real-ip", b"via", b"true-client-ip", b"cf-connecting-ip")
-)
-_FORWARDING_PREFIX: Final = b"x-forwarded-"
 
 _ORIGIN = re.compile(rb"(https?)://([^/?#@]+)(?:[/?#].*)?", re.IGNORECASE)
 _PORT = re.compile(r":[0-9]*$")
@@ -73,10 +68,7 @@ def _has_token(exchange: Exchange, token: str) -> bool:
 
 
 def _is_forwarded(exchange: Exchange) -> bool:
-    return any(
-        name in _FORWARDING_FIELDS or name.startswith(_FORWARDING_PREFIX)
-        for name in exchange.head.fields
-    )
+    return any(name == b"via" or is_of_client_network(name) for name in exchange.head.fields)
 
 
 def is_operators_host(host: bytes, names: frozenset[str]) -> bool:

@@ -26,10 +26,13 @@ def draining() -> ProxyError:
     )
 
 
-def not_found(path: bytes = b"", prefixes: tuple[bytes, ...] = (_API,)) -> ProxyError:
+def not_found(
+    path: bytes = b"", prefixes: tuple[bytes, ...] = (_API,), *, elsewhere: bool = False
+) -> ProxyError:
     """Return the 404 for *path*, which says if only ``/v1`` is missing.
 
     :param prefixes: of the relayed paths; empty if the listener does not serve the API.
+    :param elsewhere: whether the listener for operators serves *path*.
     """
     api = b" or ".join(prefixes).decode("ascii")
     message = f"There is no endpoint at this path. The API is under {api}."
@@ -37,6 +40,11 @@ def not_found(path: bytes = b"", prefixes: tuple[bytes, ...] = (_API,)) -> Proxy
         message = (
             "There is no endpoint at this path. This address (ADMIN_LISTEN) serves operators; the "
             "API is served at the addresses in LISTEN."
+        )
+    elif elsewhere:
+        message = (
+            "There is no endpoint at this path. This address (LISTEN) serves the API and health "
+            "checks; the endpoints of operators are at the addresses in ADMIN_LISTEN."
         )
     elif _API in prefixes and path[1:].partition(b"/")[0] in _API_SEGMENTS:
         message = (

@@ -70,7 +70,7 @@ def changes_by_itself(path: bytes, fields: Fields, body: bytes) -> bool:
     :param path: of the request, without the query.
     :param fields: of the response.
     :param body: the whole body, as received. The end of an event stream is not judged here, see
-        :mod:`.stream_end`.
+        :mod:`.verdict`.
     """
     if path == _ORGANIZATION or path.startswith(_ORGANIZATION + b"/"):
         return True

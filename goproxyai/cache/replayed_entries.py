@@ -1,4 +1,4 @@
-"""The memory of cache entries that are replayed although the cache holds them no longer."""
+"""The memory of cache entries that are still replayed after the cache has removed them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from goproxyai.cache.entry import Entry
 from goproxyai.limits.request_memory import Holding, RequestMemory
 
 MAX_PACED_SHARE = 0.25
-"""Share of the budget that such entries may hold before their replays are paced no more."""
+"""Share of the budget that such entries may hold; above it, their replays are not paced."""
 
 
 class Pacing(Protocol):

@@ -51,7 +51,7 @@ def parse_env_file(content: bytes, names: Collection[str]) -> dict[str, str]:
             raise EnvFileError(f"line {number} is not NAME=value")
         if name not in names:
             shown = name if _SHOWABLE_NAME.fullmatch(name) else "that name"
-            raise EnvFileError(f"line {number}: {shown} cannot be set there")
+            raise EnvFileError(f"line {number}: {shown} is not a setting for this file")
         if name in values:
             raise EnvFileError(f"line {number}: {name} is set before")
         values[name] = _unquoted(value.strip(), number)

@@ -46,7 +46,9 @@ def _show_target(text: str) -> str:
 _DURATION = "a duration such as 30s, 1h30m or 250ms"
 _POSITIVE_DURATION = _DURATION + ", longer than 0"
 _ENDPOINTS = "Twisted endpoint strings such as tcp:8080:interface=127.0.0.1, separated by spaces"
-_NETWORKS = "IP addresses or networks such as 10.0.0.0/8, separated by spaces or commas"
+_NETWORKS = (
+    "IP addresses or networks such as 10.0.0.0/8, without host bits, separated by spaces or commas"
+)
 
 VARIABLES: tuple[Variable, ...] = (
     Variable(

@@ -2,7 +2,7 @@
 
 One IPv6 socket accepts both, if ``IPV6_V6ONLY`` is off. The kernel's default for that is the sysctl
 ``net.ipv6.bindv6only``, so the option is set here. Twisted has no endpoint that sets it. An IPv4
-client then has an IPv4-mapped address, which :class:`.ServerFactory` makes an IPv4 address again.
+client then has an IPv4-mapped address, which :class:`.ServerFactory` converts back.
 
 A host without IPv6 gets an IPv4 socket.
 """

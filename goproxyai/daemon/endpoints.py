@@ -62,8 +62,8 @@ def _endpoint(reactor: Any, description: str, variable: str) -> IStreamServerEnd
         # Twisted's wrapper makes the load balancer the peer of all connections.
         raise ListenError(
             f"goproxyai: {variable} is {description!r}, expected an endpoint without "
-            f"{_PROXY_PROTOCOL}: the PROXY protocol is not supported. Let the load balancer send "
-            "X-Forwarded-For, and add its address to TRUSTED_PROXIES"
+            f"{_PROXY_PROTOCOL!r}, because the PROXY protocol is not supported; let the load "
+            "balancer send X-Forwarded-For, and add its address to TRUSTED_PROXIES"
         )
     try:
         endpoint: IStreamServerEndpoint

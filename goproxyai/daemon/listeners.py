@@ -89,7 +89,7 @@ class Listeners(Service):
                 _log.info("certificate reloaded for {endpoint}", endpoint=description)
 
     def limit_bodies(self, max_bytes: int) -> None:
-        """Change the largest request body, for the requests to come."""
+        """Change the largest request body, for later requests."""
         self.factory.max_body_bytes = max_bytes
         if self.admin_factory is not None:
             self.admin_factory.max_body_bytes = max_bytes

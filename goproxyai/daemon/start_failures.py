@@ -1,4 +1,4 @@
-"""Failures of a start that twistd handles badly.
+"""Start failures that twistd does not report.
 
 twistd forks after ``makeService``. Afterwards only an ``Exception`` reaches the process that waits
 for the result of the start, cut to 100 bytes. A ``SystemExit`` does not reach it, and it waits

@@ -85,7 +85,7 @@ class TLSEndpoint:
         return self._endpoint.listen(protocolFactory)
 
     def renew(self) -> None:
-        """Read the files again, for the connections to come.
+        """Read the files again, for later connections.
 
         :raises Exception: where a file cannot be read; the previous certificate stays in use.
         """

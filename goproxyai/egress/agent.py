@@ -21,7 +21,7 @@ from goproxyai.egress.routes import Route, Routes
 from goproxyai.http11.client_connection import ClientConnection
 from goproxyai.http11.connection_deadlines import Timeouts
 from goproxyai.http11.connection_pool import ConnectionPool
-from goproxyai.http11.errors import UpstreamTimeout
+from goproxyai.http11.errors import Awaited, UpstreamTimeout
 from goproxyai.http11.response import Response, ResponseReceiver
 from goproxyai.limits.request_memory import RequestMemory
 from goproxyai.messages.headers import Headers, serialize_headers
@@ -241,7 +241,7 @@ def _with_deadline(connecting: Deferred[Any], seconds: float, clock: IReactorTim
     def finished(result: object) -> object:
         deadline.cancel()
         if expired:
-            raise UpstreamTimeout("a connection")
+            raise UpstreamTimeout(Awaited.CONNECTION)
         return result
 
     return connecting.addBoth(finished)

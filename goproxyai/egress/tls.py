@@ -4,9 +4,9 @@ Certificates are verified with service-identity against the roots that OpenSSL f
 or those of ``SSL_CERT_FILE`` and ``SSL_CERT_DIR``. Connections use TLS 1.2 or later, SNI, and ALPN
 ``http/1.1``.
 
-Twisted's ``optionsForClientTLS`` is not used. It refuses host names that are no IDNA, such as those
-of Docker Compose (``my_service``) or ``a1--b``. It sends a trailing dot in SNI, and it accepts a
-certificate without any name for every host.
+Twisted's ``optionsForClientTLS`` is not used. It refuses host names that are not valid IDNA, such
+as those of Docker Compose (``my_service``) or ``a1--b``. It sends a trailing dot in SNI, and it
+accepts a certificate without any name for every host.
 """
 
 from __future__ import annotations

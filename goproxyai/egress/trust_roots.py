@@ -1,7 +1,7 @@
 """The root certificates that ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` name for OpenSSL.
 
 OpenSSL ignores a file or directory that it cannot read. Every TLS connection would then fail, and
-the first request would be the first to notice.
+only the first request would show that.
 """
 
 from __future__ import annotations

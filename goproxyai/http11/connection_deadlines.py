@@ -10,6 +10,7 @@ import re
 
 import attrs
 
+from goproxyai.http11.errors import Awaited
 from goproxyai.reactor.deadlines import NEVER, postponed
 
 HEAD_TIMEOUT_SECONDS = 20.0
@@ -133,7 +134,7 @@ class ClientDeadlines:
     """Deadlines of one connection to an upstream.
 
     :ivar expires_at: end of the present wait, or :data:`.NEVER`.
-    :ivar awaited: what is waited for, to complete "waiting for ...".
+    :ivar awaited: what the present wait is for.
     :ivar bytes_written: to the transport.
     :ivar is_post: whether the request is a POST, which may generate its response for minutes.
     :ivar sending: whether a part of the request may be in our buffers.
@@ -149,25 +150,25 @@ class ClientDeadlines:
         self._retires_at = now + MAX_CONNECTION_AGE_SECONDS
         self._bytes_taken = 0
         self.expires_at = NEVER
-        self.awaited = ""
+        self.awaited = Awaited.CONNECTION
         self.bytes_written = 0
         self.is_post = False
         self.sending = False
 
     def await_response_head(self, now: float) -> None:
         """Give the upstream time to answer the complete request."""
-        self.awaited = "the response head"
+        self.awaited = Awaited.RESPONSE_HEAD
         timeouts = self._timeouts
         self.expires_at = now + (timeouts.generation if self.is_post else timeouts.head)
 
     def await_response_body(self, now: float) -> None:
         """Give the upstream time to send more of the response."""
-        self.awaited = "more of the response body"
+        self.awaited = Awaited.RESPONSE_BODY
         self.expires_at = now + self._timeouts.idle
 
     def await_request_progress(self, now: float) -> None:
         """Give the upstream time to take more of the request."""
-        self.awaited = "the upstream to read the request body"
+        self.awaited = Awaited.REQUEST_PROGRESS
         self.expires_at = now + self._timeouts.idle
 
     def check_request_progress(self, unsent: int, uploading: bool, now: float) -> None:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from twisted.python.failure import Failure
+
+
+class Awaited(StrEnum):
+    """What is waited for when a timeout expires; completes "waiting for ..."."""
+
+    CONNECTION = "a connection"
+    RESPONSE_HEAD = "the response head"
+    RESPONSE_BODY = "more of the response body"
+    REQUEST_PROGRESS = "the upstream to read the request body"
 
 
 class ClientGone(Exception):
@@ -10,7 +21,11 @@ class ClientGone(Exception):
 
 
 class UpstreamTimeout(Exception):
-    """The upstream took too long. The argument completes "waiting for ..."."""
+    """The upstream took too long."""
+
+    def __init__(self, awaited: Awaited) -> None:
+        super().__init__(awaited)
+        self.awaited = awaited
 
 
 class ProtocolViolation(Exception):

@@ -105,8 +105,8 @@ class RequestHead:
         if self.method == b"CONNECT":
             raise ProxyError(
                 "method_not_allowed",
-                "The proxy opens no tunnels with CONNECT; make it the base URL of the client, not "
-                "the HTTPS proxy.",
+                "The proxy does not support CONNECT; set its URL as the base URL of the client, "
+                "not as its HTTPS proxy.",
             )
         if self.method == b"OPTIONS" and self.target == b"*":
             raise ProxyError(

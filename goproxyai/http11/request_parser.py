@@ -190,7 +190,7 @@ class RequestParser:
         self._run_llhttp(step)
         self._read = b""
         if self.state is HEAD:
-            if self._head_bytes > MAX_HEADER_BYTES + MAX_TARGET_BYTES + REQUEST_LINE_BYTES:
+            if self._head_bytes > MAX_HEADER_BYTES + len(self._target) + REQUEST_LINE_BYTES:
                 self.refuse(headers_too_large())
         elif reception is not None and reception is self._reception:
             try:

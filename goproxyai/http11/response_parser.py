@@ -118,7 +118,7 @@ class ResponseParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.state is not HEAD:
-            return  # a trailer, which goes nowhere
+            return  # a trailer, which is dropped
         header = self._header
         header += (name, value)
         if len(header) > MAX_HEADER_TEXTS:

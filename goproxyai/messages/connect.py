@@ -44,7 +44,7 @@ class ConnectRefused(Exception):
         text = f"{self.status} {self.reason!r}"
         if self.schemes:
             asked = " or ".join(self.schemes)
-            text += f", it asks for {asked}, but goproxyai speaks no scheme but Basic"
+            text += f", it asks for {asked}, but goproxyai supports only Basic"
         return text
 
 
@@ -57,7 +57,7 @@ def unsupported_schemes(challenges: Iterable[bytes]) -> tuple[str, ...]:
     offered = set()
     for value in challenges:
         for member in _QUOTED.sub(b"", value).split(b","):
-            offered.add(member.strip().partition(b" ")[0].lower())  # parameters are no schemes
+            offered.add(member.strip().partition(b" ")[0].lower())  # parameters are not schemes
     if b"basic" in offered:
         return ()
     return tuple([name for name in _SCHEMES if name.lower().encode("ascii") in offered])

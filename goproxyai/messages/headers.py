@@ -105,6 +105,14 @@ def request_headers_for_upstream(headers: Headers, fields: Fields) -> Headers:
     ]
 
 
+def is_of_client_network(name: bytes) -> bool:
+    """Whether the field says something about the client's network: a reverse proxy has added it.
+
+    :param name: lower-cased.
+    """
+    return name in _OF_CLIENT_NETWORK or name.startswith(_OF_CLIENT_NETWORK_PREFIX)
+
+
 def response_headers_for_client(headers: Headers, fields: Fields) -> Headers:
     """Return the end-to-end fields of a response, without those that the proxy sets itself."""
     return _without(headers, nominated_fields(fields) | _NOT_SENT_TO_CLIENT)

@@ -6,6 +6,9 @@ that has begun cannot be replaced, so :func:`fail_exchange` breaks its connectio
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 from OpenSSL.SSL import Error as OpenSSLError
 from service_identity import CertificateError, VerificationError
 from twisted.internet.defer import TimeoutError as DeferredTimeout
@@ -15,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from goproxyai.errors import ProxyError
-from goproxyai.http11.errors import ConnectionBroken, ProtocolViolation, UpstreamTimeout
+from goproxyai.http11.errors import Awaited, ConnectionBroken, ProtocolViolation, UpstreamTimeout
 from goproxyai.http11.exchange import Exchange
 from goproxyai.messages.connect import ConnectMalformed, ConnectRefused
 from goproxyai.messages.headers import Headers
@@ -30,6 +33,13 @@ MAX_DETAIL_LENGTH = 500
 _RATE_LIMITED = (
     b'{"error":"Rate limit exceeded. Please try again later.","code":"RATE_LIMIT_EXCEEDED"}'
 )
+
+_TIMEOUT_SETTINGS: Final[Mapping[Awaited, str]] = {
+    Awaited.CONNECTION: "CONNECT_TIMEOUT",
+    Awaited.RESPONSE_HEAD: "GENERATION_TIMEOUT (POST requests) or REQUEST_TIMEOUT (others)",
+    Awaited.RESPONSE_BODY: "IDLE_TIMEOUT",
+    Awaited.REQUEST_PROGRESS: "IDLE_TIMEOUT",
+}
 
 _OVERLOADED = (
     "The machine of the proxy is short of file descriptors, ports or memory for a connection to "
@@ -71,15 +81,15 @@ def _classify(exception: BaseException | None) -> tuple[str, str]:
         case UpstreamTimeout():
             return "upstream_timeout", (
                 f"Waiting for {exception} took too long; try again, or raise "
-                "GENERATION_TIMEOUT (POST requests), REQUEST_TIMEOUT (others) or CONNECT_TIMEOUT."
+                f"{_TIMEOUT_SETTINGS[exception.awaited]}."
             )
         case ConnectTimeout() | DeferredTimeout():
             return "upstream_timeout", "Connecting to upstream took too long; try again."
         case ConnectRefused(schemes=(_, *_)):
             return "egress_proxy_refused", (
                 f"The egress proxy asks for {' or '.join(exception.schemes)} authentication, but "
-                "goproxyai speaks no scheme but Basic; allow Basic for it on the egress proxy, or "
-                "put a local proxy that speaks the scheme between them."
+                "goproxyai supports only Basic; allow Basic for it on the egress proxy, or put a "
+                "local proxy that supports the scheme between them."
             )
         case ConnectRefused():
             return "egress_proxy_refused", (

@@ -15,10 +15,11 @@ from goproxyai.cache.entry import Entry
 from goproxyai.cache.freshness import age_seconds, allowed_lifetime, changes_by_itself
 from goproxyai.cache.rules import may_store
 from goproxyai.cache.store import Store
-from goproxyai.cache.stream_end import StreamEnd, is_event_stream, stream_end
 from goproxyai.cache.stream_timing import StreamTiming
+from goproxyai.cache.verdict import StreamJudge, coded_stream_succeeded, succeeded
 from goproxyai.http11.response import Response
 from goproxyai.messages.headers import has_request_id
+from goproxyai.messages.media_types import is_event_stream
 from goproxyai.proxy.cache_lookup import CacheMiss
 from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.proxy.response_head import shared_lines, status_line, stored_lines, stream_lines
@@ -37,7 +38,8 @@ class Recorder:
     """
 
     __slots__ = (
-        "_max_bytes", "_reserved", "_response", "_seconds", "_store", "_timing", "active", "pieces",
+        "_judge", "_max_bytes", "_reserved", "_response", "_seconds", "_store", "_timing", "active",
+        "pieces",
         "size",
     )  # fmt: skip
 
@@ -45,7 +47,12 @@ class Recorder:
         self._store = store
         self._response = response
         self._seconds = seconds
-        self._timing = StreamTiming(seconds()) if is_event_stream(response.fields) else None
+        self._timing: StreamTiming | None = None
+        self._judge: StreamJudge | None = None  # of a stream without content coding
+        if is_event_stream(response.fields):
+            self._timing = StreamTiming(seconds())
+            if b"content-encoding" not in response.fields:
+                self._judge = StreamJudge()
         self._max_bytes = store.max_entry_bytes
         length = response.length
         self.active = not (isinstance(length, int) and length > self._max_bytes)
@@ -67,6 +74,8 @@ class Recorder:
         self.pieces.append(data)
         if self._timing is not None:
             self._timing.add(self._seconds(), size)
+        if self._judge is not None:
+            self._judge.add(data)
         return True
 
     def drop(self) -> None:
@@ -92,17 +101,19 @@ class Recorder:
         :param framed: the body was ended by its framing, not by the end of the connection.
         :returns: whether the response is stored.
         """
-        timing = None
-        if self._timing is not None:
-            end = stream_end(self._response.fields, body)
-            if end is StreamEnd.FAILED:
+        response = self._response
+        if self._timing is None:
+            if not framed:
                 return False
-            if end is StreamEnd.UNMARKED and (miss.plan.is_get or not framed):
-                return False
-            timing = self._timing.packed()
-        elif not framed:
+            return _store(self._store, miss, response, body, usage, self._seconds(), None)
+        if self._judge is not None:
+            complete = self._judge.succeeded()
+        else:
+            complete = coded_stream_succeeded(response.fields[b"content-encoding"], body)
+        if not complete:
             return False
-        return _store(self._store, miss, self._response, body, usage, self._seconds(), timing)
+        timing = self._timing.packed()
+        return _store(self._store, miss, response, body, usage, self._seconds(), timing)
 
 
 def recorder_for(
@@ -157,6 +168,8 @@ def _store(
 ) -> bool:
     plan, fields = miss.plan, response.fields
     if plan.is_get and changes_by_itself(plan.path, fields, body):
+        return False
+    if timing is None and response.code < 300 and not succeeded(plan.answer_check, fields, body):
         return False
     upstream_has_id = has_request_id(fields) and not plan.across_credentials
     head = (

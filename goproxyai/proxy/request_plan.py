@@ -14,6 +14,7 @@ from goproxyai.cache.coalescing import may_coalesce
 from goproxyai.cache.directives import request_directives, requested_ttl, wants_paced_replay
 from goproxyai.cache.key import credential_id, start_cache_key
 from goproxyai.cache.rules import bypass_reason, in_namespace
+from goproxyai.cache.verdict import answer_check
 from goproxyai.cache.write_log import UNOWNED
 from goproxyai.cache.writes import (
     asks_to_store,
@@ -121,6 +122,7 @@ class RequestPlan:
     :ivar coalesces: the request may share an upstream request; ``None`` where its body decides.
     :ivar owner: the owner whose writes drop the entry, or
         :data:`~goproxyai.cache.write_log.UNOWNED`.
+    :ivar answer_check: checks the shape that an answer must have to be stored.
     :ivar stores_by_default: whether upstream keeps the response if the body does not have
         ``store``; ``None`` where that is not for the body to decide.
     :ivar generates: a successful response reports token usage.
@@ -129,8 +131,8 @@ class RequestPlan:
     """
 
     __slots__ = (
-        "_key", "_written_owners", "across_credentials", "bypass_reason", "coalesces",
-        "directives", "generates", "is_get", "is_loop", "options", "owner", "path",
+        "_key", "_written_owners", "across_credentials", "answer_check", "bypass_reason",
+        "coalesces", "directives", "generates", "is_get", "is_loop", "options", "owner", "path",
         "replays_timing", "stores_by_default", "ttl", "upstream_head",
     )  # fmt: skip
 
@@ -147,6 +149,7 @@ class RequestPlan:
         self.replays_timing = wants_paced_replay(fields)
         self.generates = generates(method, path)
         self.is_get = method == b"GET"
+        self.answer_check = answer_check(self.is_get, path)
         self.across_credentials = in_namespace(path, options.shared_namespaces)
         self.coalesces = may_coalesce(options.coalesce, method, path)
         own = credential_id(fields)

@@ -11,7 +11,6 @@ from functools import lru_cache
 from http import HTTPStatus
 
 from goproxyai.cache.entry import Entry
-from goproxyai.cache.stream_end import is_event_stream
 from goproxyai.http11.response import Response
 from goproxyai.messages.headers import (
     Fields,
@@ -23,6 +22,7 @@ from goproxyai.messages.headers import (
     response_headers_for_client,
     serialize_headers,
 )
+from goproxyai.messages.media_types import is_event_stream
 
 COALESCED = "coalesced"
 """The forwarding reason of a response that another client's upstream request delivered."""

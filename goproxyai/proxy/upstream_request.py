@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from goproxyai.egress.agent import Cancellable
 from goproxyai.errors import ProxyError
-from goproxyai.http11.errors import UpstreamTimeout
+from goproxyai.http11.errors import Awaited, UpstreamTimeout
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import SMALL_BODY_BYTES, RequestBody
 from goproxyai.http11.response import Response
@@ -346,4 +346,4 @@ class UpstreamRequest:
 
     def _time_out(self) -> None:
         self.cancel()
-        self._give_up(Failure(UpstreamTimeout("the response head")))
+        self._give_up(Failure(UpstreamTimeout(Awaited.RESPONSE_HEAD)))

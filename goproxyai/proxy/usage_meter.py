@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from goproxyai.cache.stream_end import is_event_stream
 from goproxyai.http11.response import Response
+from goproxyai.messages.media_types import is_event_stream
 from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.telemetry.counters import Counters

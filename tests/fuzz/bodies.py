@@ -15,7 +15,7 @@ from goproxyai.cache import snapshot_stream
 from goproxyai.cache.coalescing import MAX_PARSED_BODY_BYTES, is_deterministic
 from goproxyai.cache.snapshot_format import Record, read_records, write_records
 from goproxyai.cache.snapshot_stream import SnapshotError
-from goproxyai.cache.stream_end import MAX_SEARCHED_BLOCKS, MAX_TAIL_BYTES, StreamEnd, stream_end
+from goproxyai.cache.verdict import StreamJudge, coded_stream_succeeded
 from goproxyai.usage.prices import PricesError, parse
 from goproxyai.usage.scanner import UsageScanner, usage_of
 from goproxyai.usage.usage import TAIL_BYTES, Usage
@@ -25,57 +25,47 @@ from tests.fuzz.work import linear
 
 
 def check_streams(data: bytes) -> None:
-    """Compare the ending of a stream with the ending by its parsed events."""
-    with linear(len(data), base=20_000):
-        found = stream_end({b"content-type": b"text/event-stream"}, data)
-    if (
-        data.count(b"\n") + data.count(b"\r") < MAX_SEARCHED_BLOCKS
-    ):  # the number of events that it parses
-        assert found is _expected_ending(data)
-    with linear(len(data), base=20_000):
-        assert stream_end({b"content-encoding": b"gzip"}, data) in StreamEnd
+    """Compare the verdict on a stream with that on its pieces, and with its events.
+
+    :param data: the size of a piece, less 1, in its first byte; the rest is the stream.
+    """
+    first, body = data[:1], data[1:]
+    size = 1 + (first[0] if first else 0)
+    whole, cut = StreamJudge(), StreamJudge()
+    with linear(len(body), base=20_000):
+        whole.add(body)
+    for at in range(0, len(body), size):
+        cut.add(body[at : at + size])
+    found = whole.succeeded()
+    assert cut.succeeded() is found
+    if found:
+        _check_success(body)
+    with linear(len(body), base=20_000):
+        assert coded_stream_succeeded(b"gzip", body) in (True, False)
 
 
-def _expected_ending(body: bytes) -> StreamEnd:
-    """The ending, by a parser that reads line by line."""
-    assert len(body) <= MAX_TAIL_BYTES
-    body = body.removeprefix(b"\xef\xbb\xbf")
-    events: list[tuple[bytes, bytes]] = []
-    name, has_fields = b"", False
-    data: list[bytes] = []
-    lines = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-    # The last line has no line end. Empty, it does not end an event.
-    last_line, unfinished = lines.pop(), False
-    for number, line in enumerate([*lines, last_line]):
-        is_last = number == len(lines)
-        if not line and not is_last:
-            if data or name in _FAILED:
-                events.append((name, b"\n".join(data)))
-            name, data, has_fields = b"", [], False
-            continue
-        if line and not line.startswith(b":"):
-            has_fields = True
+def _check_success(body: bytes) -> None:
+    """Assert that no event of a stream is a failure, and that the last one is an end."""
+    text = body.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    ended = False
+    for block in text.split(b"\n\n"):
+        name, data = b"", []
+        for line in block.split(b"\n"):
             field, _, value = line.partition(b":")
             if field == b"event":
                 name = value.removeprefix(b" ")
             elif field == b"data":
                 data.append(value.removeprefix(b" "))
-        if is_last and has_fields:
-            unfinished = True
-            events.append((name, b"\n".join(data)))
-    if unfinished and events[-1][1].strip() != b"[DONE]":
-        return StreamEnd.FAILED
-    if not events:
-        return StreamEnd.UNMARKED
-    name, last_data = events[-1]
-    if last_data.strip() == b"[DONE]" and name not in _FAILED:
-        failed = len(events) > 1 and _is_failure(*events[-2])
-        return StreamEnd.FAILED if failed else StreamEnd.COMPLETE
-    document = _json(last_data)
-    if _is_failure(name, last_data) or (last_data.lstrip().startswith(b"{") and document is None):
-        return StreamEnd.FAILED
-    completed = isinstance(document, dict) and document.get("type") == "response.completed"
-    return StreamEnd.COMPLETE if completed or name == b"response.completed" else StreamEnd.UNMARKED
+        joined = b"\n".join(data)
+        assert not _is_failure(name, joined)
+        if joined:
+            document = _json(joined)
+            kind = document.get("type") if isinstance(document, dict) else None
+            ended = joined.strip() == b"[DONE]" or b"response.completed" in (
+                name,
+                str(kind).encode(),
+            )
+    assert ended
 
 
 _FAILED = (b"error", b"response.failed")
@@ -104,6 +94,8 @@ STREAMS = (
     b"data:x\ndata:y\n\n", b"\r\n\r\n", b"\r\r", b"\n", b"\r", b"\n\n", b"data", b"data:",
     b"event:", b"id: 1\n", b"retry: 1\n", b"[DONE]", b"\xef\xbb\xbf", b"\0", b":", b" ",
     b'{"type":["error"]}', b"\x1f\x8b\x08", b"[[[[[[[[",
+    b'data: {"choices":[{"index":0,"finish_reason":"stop"}]}\n\n', b'"finish_reason":null',
+    b'data: {"choices":[{"index":1,"finish_reason":null}]}\n\n',
 )  # fmt: skip
 
 

@@ -20,8 +20,11 @@ THEIRS = b"Bearer theirs"
 
 def numbered_response(request: Request) -> bytes:
     """Return a different body for each request: an equal body comes from the cache."""
-    answer = response(b'{"n":%d}' % request.number)
-    return answer[: -len(b'{"n":1}')] if request.method == b"HEAD" else answer
+    body = b'{"n":%d}' % request.number
+    if request.target.startswith(b"/v1/embeddings"):
+        body = b'{"n":%d,"data":[0]}' % request.number  # without data, the answer has failed
+    answer = response(body)
+    return answer[: -len(body)] if request.method == b"HEAD" else answer
 
 
 def any_request(_: Request) -> bool:

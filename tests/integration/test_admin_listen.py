@@ -56,6 +56,9 @@ async def test_listener_of_clients_serves_relay_and_health_alone(harness: ProxyH
         for key in (b"Bearer sk-good", b"Bearer t0ken"):
             answer = await harness.ask(request(target, method, key=key), method.encode())
             assert (answer.status, error_of(answer)["code"]) == (404, "not_found")
+            assert "ADMIN_LISTEN" in error_of(answer)["message"]
+    unknown = await harness.ask(request("/unknown"))
+    assert "ADMIN_LISTEN" not in error_of(unknown)["message"]
     assert (await harness.ask(request("/health", "POST"))).status == 405
     assert (await harness.ask(request("/v1/models", "TRACE"))).status == 405
 
@@ -72,6 +75,17 @@ async def test_listener_of_operators_serves_all_but_the_relay(harness: ProxyHarn
     assert harness.upstream.connections_made == 0
     index = await ask_as_operator(harness, request("/"))
     assert "/v1/" not in json.loads(index.body)["endpoints"]
+
+
+@pytest.mark.parametrize("line", ["OPTIONS *", "CONNECT proxy.example:443"])
+@pytest_twisted.ensureDeferred
+async def test_listener_of_operators_allows_the_methods_of_its_endpoints(
+    harness: ProxyHarness, line: str
+) -> None:
+    await harness.start(ADMIN_LISTEN=LISTEN)
+    host = line.partition(" ")[2].strip("*") or "localhost"
+    answer = await ask_as_operator(harness, f"{line} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    assert (answer.status, answer.all("Allow")) == (405, [b"GET, DELETE, HEAD"])
 
 
 @pytest_twisted.ensureDeferred

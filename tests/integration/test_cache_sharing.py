@@ -31,7 +31,7 @@ async def test_namespace_is_shared_by_all_credentials(harness: ProxyHarness) -> 
         (b"Set-Cookie", b"a=b"),
         (b"X-Other", b"kept"),
     ]
-    harness.upstream.script(any_request, response(b"{}", headers=fields))
+    harness.upstream.script(any_request, response(b'{"data":[0]}', headers=fields))
     for one, other in (
         (request("/v1/models", key=MINE), request("/v1/models", key=THEIRS)),
         (

@@ -6,9 +6,12 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable
+from typing import Any
 
+import brotli
 import pytest
 import pytest_twisted
+import zstandard
 
 from goproxyai.proxy.recorder import PIECE_OVERHEAD_BYTES
 from tests.integration.cached_requests import (
@@ -67,6 +70,7 @@ async def test_cookies_are_sent_only_to_the_client_they_were_set_for(harness: Pr
 
 
 FAILED = event({"error": {"message": "overloaded"}})
+UNFINISHED = event({"choices": [{"index": 0, "finish_reason": None}]})
 
 
 @pytest_twisted.ensureDeferred
@@ -86,14 +90,13 @@ async def test_complete_stream_is_replayed_byte_for_byte(
 @pytest.mark.parametrize(
     "answer",
     [
-        [head(200, [SSE_TYPE, CHUNKED]), chunk(EVENTS[0]), chunk(b"")],
         [head(200, [SSE_TYPE]), *EVENTS, Close()],
         [head(200, [SSE_TYPE]), b'data: {"type":"response.completed"}\n\n', Close()],
     ],
-    ids=["framing", "done", "completed"],
+    ids=["done", "completed"],
 )
 @pytest_twisted.ensureDeferred
-async def test_stream_is_complete_by_framing_or_end_marker(
+async def test_stream_is_complete_by_its_last_event(
     harness: ProxyHarness, answer: list[bytes]
 ) -> None:
     await harness.start()
@@ -134,6 +137,8 @@ async def test_stored_stream_ends_with_the_connection_for_http_1_0(
         [head(200, [SSE_TYPE]), EVENTS[0], Close()],
         [head(200, [(b"Content-Type", b"text/plain")]), b"data: [DONE]\n\n", Close()],
         [head(200, [SSE_TYPE, CHUNKED]), chunk(EVENTS[0]), chunk(b'data: {"a'), chunk(b"")],
+        [head(200, [SSE_TYPE, CHUNKED]), chunk(EVENTS[0]), chunk(b"")],
+        [head(200, [SSE_TYPE, CHUNKED]), chunk(UNFINISHED), chunk(EVENTS[-1]), chunk(b"")],
         [head(200, [SSE_TYPE, CHUNKED]), chunk(EVENTS[0]), chunk(FAILED), chunk(b"")],
         [head(200, [SSE_TYPE, CHUNKED]), chunk(FAILED), chunk(EVENTS[-1]), chunk(b"")],
     ],
@@ -144,6 +149,8 @@ async def test_stored_stream_ends_with_the_connection_for_http_1_0(
         "closed by the connection",
         "no stream, closed by the connection",
         "within an event",
+        "no last event",
+        "no finish reason",
         "error",
         "error before done",
     ],
@@ -240,3 +247,33 @@ async def test_response_about_operation_in_progress_is_not_stored(
     assert miss.body == again.body == body
     completion = await ask_twice(harness, post(CHAT, QUESTION))
     assert x_cache(*completion) == [b"MISS", b"HIT"]
+
+
+@pytest.mark.parametrize(
+    ("target", "body"),
+    [
+        (CHAT, b'{"error":{"message":"overloaded"}}'),
+        (CHAT, b'{"choices":[{"index":0,"finish_reason":null}]}'),
+        (CHAT, b'{"choices":[{"index":0,"finish_reason":"error"}]}'),
+        (CHAT, b'{"choices":['),
+        ("/v1/completions", b'{"choices":[{"index":0,"text":"x"}]}'),
+        ("/v1/embeddings", b'{"object":"list"}'),
+        ("/v1/embeddings", b'{"data":[]}'),
+    ],
+)
+@pytest.mark.parametrize(
+    ("coding", "compress"), [(b"", bytes), (b"br", brotli.compress), (b"zstd", zstandard.compress)]
+)
+@pytest_twisted.ensureDeferred
+async def test_failed_answer_with_status_200_is_not_stored(
+    harness: ProxyHarness, target: str, body: bytes, coding: bytes, compress: Any
+) -> None:
+    await harness.start()
+    headers = [(b"Content-Encoding", coding)] if coding else []
+    harness.upstream.script(target, response(compress(body), headers=headers))
+    answers = await ask_twice(harness, post(target, QUESTION))
+    assert x_cache(*answers) == [b"MISS", b"MISS"]
+    assert answers[0].body == compress(body)
+    right = b'{"choices":[{"index":0,"finish_reason":"stop"}],"data":[0]}'
+    harness.upstream.script(target, response(compress(right), headers=headers))
+    assert x_cache(*await ask_twice(harness, post(target, QUESTION))) == [b"MISS", b"HIT"]

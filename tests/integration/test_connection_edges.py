@@ -17,7 +17,7 @@ async def test_pipelining_client_that_does_not_read_is_not_served_further(
     harness: ProxyHarness,
 ) -> None:
     await harness.start()
-    harness.upstream.script("/v1/large", response(b"x" * 60_000))
+    harness.upstream.script("/v1/large", response(b"x" * 60_000, content_type=b"text/plain"))
     await harness.ask(request("/v1/large"))
     assert harness.daemon is not None
     counters = harness.daemon.context.counters

@@ -128,7 +128,7 @@ async def test_proxy_without_basic_authentication_is_named_in_error_and_log(
     assert (answer.status, error_code(answer)) == (502, "egress_proxy_refused")
     (event,) = await harness.logged()
     for text in (json.loads(answer.body)["error"]["message"], event["detail"]):
-        assert ("no scheme but Basic" in text) is bool(named)
+        assert ("supports only Basic" in text) is bool(named)
         assert named in text
 
 
@@ -183,6 +183,7 @@ async def test_connect_timeout_covers_tcp_connect_and_tls(harness: ProxyHarness)
     proxy.script(TARGET, [Dribble(b"HTTP/1.1 100 Continue\r\n\r\n" * 100, 0.02, 25)])
     answer = await harness.ask(request())
     assert (answer.status, error_code(answer)) == (504, "upstream_timeout")
+    assert b"raise CONNECT_TIMEOUT." in answer.body
     await proxy.wait_closed(timeout=1.0)
 
 

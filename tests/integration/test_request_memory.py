@@ -99,7 +99,7 @@ async def test_request_body_is_released_at_the_response_head(harness: ProxyHarne
 @pytest_twisted.ensureDeferred
 async def test_request_body_is_not_held_while_a_client_reads_a_hit(harness: ProxyHarness) -> None:
     await harness.start()
-    answer = response(b"y" * 5 * MIB)
+    answer = response(b'{"x":"' + b"y" * 5 * MIB + b'"}')
     harness.upstream.script(CHAT, answer)
     data = post(CHAT, LARGE_BODY)
     assert (await harness.ask(data)).status == 200

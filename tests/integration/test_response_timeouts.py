@@ -55,6 +55,7 @@ async def test_post_times_out_after_10_minutes(skewed_harness: ProxyHarness) -> 
     answer = await answer_after(skewed_harness, 600.0 + TICK_SECONDS, COMPLETION)
     assert (answer.status, error_of(answer)["code"]) == (504, "upstream_timeout")
     assert "GENERATION_TIMEOUT" in error_of(answer)["message"]
+    assert "CONNECT_TIMEOUT" not in error_of(answer)["message"]
 
 
 @pytest_twisted.ensureDeferred

@@ -32,7 +32,7 @@ async def test_disconnect_of_leader_does_not_affect_followers(
     await harness.start()
     gate = Pause()
     if when == "before the header":
-        script = [gate, response(b"abcdef")]
+        script = [gate, response(b"abcdef", content_type=b"text/plain")]
     else:
         script = [head(200, [(b"Content-Length", b"6")]), b"abc", gate, b"def"]
     harness.upstream.script("/v1/models", script)

@@ -206,7 +206,8 @@ async def test_large_expired_response_is_written_as_the_client_reads(
 ) -> None:
     await skewed_harness.start(CACHE_STALE="10m")
     body = b"x" * 3_000_000
-    skewed_harness.upstream.script(any_request, response(body), times=1)
+    answer = response(body, content_type=b"text/plain")
+    skewed_harness.upstream.script(any_request, answer, times=1)
     await skewed_harness.ask(request())
     advance(skewed_harness, 360.0)
     skewed_harness.upstream.script(any_request, response(b"{}", 503))

@@ -196,7 +196,9 @@ async def test_unread_upload_is_504(harness: ProxyHarness) -> None:
     harness.upstream.pause_reading()
     client = await harness.connect()
     client.send(request("/v1/files", "POST", body=bytes(16 * 1024 * 1024)))
-    assert_problem(await client.answer(), 504, "upstream_timeout")
+    answer = await client.answer()
+    assert_problem(answer, 504, "upstream_timeout")
+    assert b"raise IDLE_TIMEOUT." in answer.body
     await assert_logged(harness, "upstream_timeout", status=504)
     harness.upstream.resume_reading()
     await harness.upstream.wait_closed()

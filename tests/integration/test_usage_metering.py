@@ -28,14 +28,16 @@ RESPONSES = "/v1/responses"
 CHUNKED = (b"Transfer-Encoding", b"chunked")
 SSE = (b"Content-Type", b"text/event-stream")
 GZIP = (b"Content-Encoding", b"gzip")
+JSON_TYPE = (b"Content-Type", b"application/json")
 PLAIN = b'{"model":"gpt-4o","messages":[]}'
 SEEDED = b'{"model":"gpt-4o","messages":[],"seed":1}'
 USED = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
-ANSWER = json.dumps({"model": "gpt-4o-2024", "choices": [], "usage": USED}).encode()
+ANSWER = json.dumps({"model": "gpt-4o-2024", "choices": [], "data": [0], "usage": USED}).encode()
 ONCE = {"prompt": 100, "completion": 20, "cached": 0, "reasoning": 0}
 NONE = dict.fromkeys(ONCE, 0)
 WORD = event({"model": "gpt-4o-2024", "choices": [{"delta": {"content": "word"}}], "usage": None})
-LAST = event({"model": "gpt-4o-2024", "choices": [], "usage": USED})
+STOP = event({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+LAST = STOP + event({"model": "gpt-4o-2024", "choices": [], "usage": USED})
 DONE = b"data: [DONE]\n\n"
 
 
@@ -76,7 +78,8 @@ async def test_answer_in_pieces_is_counted_once(
     else:
         size = len(body) // pieces + 1
         gates = [Pause() for _ in range(pieces - 1)]
-        steps: list[Any] = [head(200, [*fields, (b"Content-Length", b"%d" % len(body))])]
+        headers = [*fields, JSON_TYPE, (b"Content-Length", b"%d" % len(body))]
+        steps: list[Any] = [head(200, headers)]
         for number in range(pieces):
             steps += [body[number * size : (number + 1) * size], *gates[number : number + 1]]
         harness.upstream.script(target, steps)
@@ -119,7 +122,7 @@ async def test_stream_is_counted_by_its_last_event(
 @pytest_twisted.ensureDeferred
 async def test_stream_without_usage_is_silent(harness: ProxyHarness) -> None:
     await harness.start()
-    harness.upstream.script(CHAT, streamed(WORD, WORD, DONE, b""))
+    harness.upstream.script(CHAT, streamed(WORD, WORD, STOP, DONE, b""))
     await harness.ask(post(CHAT, PLAIN))
     assert usage_counts(harness) == (NONE, NONE, {"silent": 1})
     await harness.ask(post(CHAT, PLAIN))

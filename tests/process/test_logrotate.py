@@ -34,6 +34,7 @@ LOGROTATE = find("logrotate")
 pytestmark = [
     pytest.mark.process,
     needs("logrotate"),
+    needs("pkill"),
 ]
 
 CONFIGURATION = (DEPLOY / "goproxyai.logrotate").read_text()
@@ -168,6 +169,20 @@ def test_rotation_with_copytruncate_leaves_no_nul(start: Start, tmp_path: Path) 
         assert content != b""
         assert b"\0" not in content
     assert json.loads(contents[-1].splitlines()[-1])["message"] == "Server Shut Down."
+
+
+def test_process_that_has_got_the_id_of_a_stopped_daemon_gets_no_signal(
+    start: Start, tmp_path: Path
+) -> None:
+    daemon = RotatedDaemon(start, tmp_path)
+    daemon.stop()
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as other:
+        (tmp_path / "own.pid").write_text(str(other.pid))
+        daemon.rotate(CONFIGURATION, "--force")
+        assert other.poll() is None
+        other.communicate(timeout=TIMEOUT_SECONDS)
+    assert other.returncode == 0
+    assert len(daemon.contents()) == 2
 
 
 def test_deployed_configuration_is_valid_and_rotates_only_when_due(

@@ -61,7 +61,7 @@ INVALID = [
     InvalidValue("LISTEN", "8080", "'8080'", "Twisted endpoint"),
     InvalidValue("LISTEN", "quic:80", "'quic:80'", "Twisted endpoint"),
     InvalidValue("LISTEN", "tcp46:http", "'tcp46:http'", "tcp46:PORT"),
-    InvalidValue("LISTEN", "haproxy:tcp:80", "'haproxy:tcp:80'", "without haproxy:"),
+    InvalidValue("LISTEN", "haproxy:tcp:80", "'haproxy:tcp:80'", "without 'haproxy:'"),
     InvalidValue("ADMIN_LISTEN", "quic:80", "'quic:80'", "Twisted endpoint"),
     InvalidValue("ADMIN_HOSTS", "a.test:80", "'a.test:80'", "host names", as_option=True),
     InvalidValue(
@@ -77,6 +77,7 @@ INVALID = [
     InvalidValue("REQUEST_TIMEOUT", "0", "'0'", "longer than 0"),
     InvalidValue("MAX_CACHE_SIZE", "1G", "'1G'", "a number of megabytes"),
     InvalidValue("TRUSTED_PROXIES", "10.0.0.0/33", "'10.0.0.0/33'", "networks such as 10.0.0.0/8"),
+    InvalidValue("ADMIN_ALLOW", "10.0.0.1/8", "'10.0.0.1/8'", "without host bits"),
     InvalidValue("ADMIN_TOKEN", f"two {SECRET}", "***", "visible ASCII", as_option=True),
     InvalidValue(
         "CACHE_SHARED", "/v1/models", "'/v1/models'", "paths under /v1/ such as embeddings"

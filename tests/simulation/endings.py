@@ -6,7 +6,7 @@ from twisted.internet.error import ConnectError, ConnectionLost
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.python.failure import Failure
 
-from goproxyai.http11.errors import ConnectionBroken, UpstreamTimeout
+from goproxyai.http11.errors import Awaited, ConnectionBroken, UpstreamTimeout
 from goproxyai.upstream.retries import RetryCause
 
 WHOLE, BROKEN = "whole", "broken"
@@ -32,5 +32,5 @@ def failure(ending: str) -> Failure:
         case "slow to connect":
             return Failure(ConnectTimeout())
         case "silent":
-            return Failure(UpstreamTimeout("an answer"))
+            return Failure(UpstreamTimeout(Awaited.RESPONSE_HEAD))
     return Failure(ConnectionBroken(Failure(ConnectionLost())))

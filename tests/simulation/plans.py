@@ -37,7 +37,7 @@ _SAMPLED = b'{"model":"m"}'
 class AnswerPlan:
     """The usual answer to a target.
 
-    :ivar size: bytes of the body.
+    :ivar size: bytes of the text in the body.
     :ivar framing: ``length``, ``chunked`` or ``close``.
     :ivar extra: header fields that restrict caching.
     """
@@ -51,7 +51,7 @@ class AnswerPlan:
     def body(self, parts: tuple[bytes, ...]) -> bytes:
         """The body derived from *parts*."""
         text = shake_128(b" ".join(parts)).hexdigest(self.size // 2 + 1).encode()[: self.size]
-        return b"data: %b\n\ndata: [DONE]\n\n" % text if self.stream else text
+        return b"data: %b\n\ndata: [DONE]\n\n" % text if self.stream else b'{"data":["%b"]}' % text
 
 
 @attrs.frozen

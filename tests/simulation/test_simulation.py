@@ -107,7 +107,7 @@ DEFECTS = [
     (upstream_request, "may_retry", always, "unsafe retry"),
     (upstream_request, "MAX_ATTEMPTS", 9, " times"),
     (Store, "is_outdated", never, "the wrong"),
-    (forward, "answer_stale", do_nothing, "events of"),
+    (forward, "answer_stale", do_nothing, "requests without an answer"),
 ]
 """What is replaced, by what, and part of the check's message."""
 

@@ -7,7 +7,9 @@ import json
 import zlib
 from collections.abc import Callable
 
+import brotli
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -233,6 +235,8 @@ def two_members(body: bytes) -> bytes:
         (b"gzip", two_members),
         (b"deflate", zlib.compress),
         (b"deflate", bare_deflate),
+        (b"br", brotli.compress),
+        (b"zstd", zstandard.compress),
     ],
 )
 def test_supported_codings_are_decoded(coding: bytes, encode: Callable[[bytes], bytes]) -> None:

@@ -157,6 +157,18 @@ def test_head_over_64_kib_is_refused_before_its_end() -> None:
     assert exchange.problem.code == "headers_too_large"
 
 
+def test_unfinished_field_over_64_kib_is_refused() -> None:
+    server = MemoryServer()
+    server.send(b"GET /%b HTTP/1.1\r\nHost: a\r\nX-A: " % (b"t" * 10_000))
+    for _ in range(6):
+        server.send(b"a" * 10_900)
+    assert server.exchanges == []
+    server.send(b"a" * 500)
+    (exchange,) = server.exchanges
+    assert exchange.problem is not None
+    assert exchange.problem.code == "headers_too_large"
+
+
 def test_trailers_take_no_memory() -> None:
     server = MemoryServer()
     (exchange,) = server.send(post()).exchanges

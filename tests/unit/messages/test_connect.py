@@ -192,4 +192,4 @@ def test_refusal_names_the_schemes_of_a_407() -> None:
         with pytest.raises(ConnectRefused) as refused:
             connecting().receive(answer)
         assert refused.value.schemes == schemes
-        assert ("but Basic" in str(refused.value)) is (status == 407)
+        assert ("supports only Basic" in str(refused.value)) is (status == 407)

@@ -16,7 +16,7 @@ from twisted.internet.error import (
 )
 from twisted.python.failure import Failure
 
-from goproxyai.http11.errors import ConnectionBroken, UpstreamTimeout
+from goproxyai.http11.errors import Awaited, ConnectionBroken, UpstreamTimeout
 from goproxyai.proxy.error_response import proxy_error_for
 from goproxyai.proxy.upstream_failure import is_local_error
 
@@ -45,7 +45,7 @@ def test_shortage_of_the_process_is_local(exception: Exception) -> None:
         ConnectionLost(),
         ConnectionBroken(Failure(ConnectionLost())),
         OSError(errno.ENETUNREACH, "Network is unreachable"),
-        UpstreamTimeout("a connection"),
+        UpstreamTimeout(Awaited.CONNECTION),
         DNSLookupError("no results for hostname lookup: upstream"),
         socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
     ],

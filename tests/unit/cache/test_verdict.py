@@ -1,0 +1,279 @@
+"""Which answers succeeded, however they are cut."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from itertools import pairwise
+from typing import Any
+
+import brotli
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goproxyai.cache.event_lines import MAX_EVENT_BYTES
+from goproxyai.cache.verdict import (
+    MAX_CHOICES,
+    AnswerCheck,
+    StreamJudge,
+    answer_check,
+    coded_stream_succeeded,
+    has_embeddings,
+    has_no_error,
+    is_completed_response,
+    is_completion,
+    succeeded,
+)
+
+JSON = {b"content-type": b"application/json; charset=utf-8"}
+COMPLETION, EMBEDDINGS = is_completion, has_embeddings
+RESPONSE, OTHER = is_completed_response, has_no_error
+
+DONE = b"data: [DONE]\n\n"
+DELTA = b'data: {"choices":[{"index":0,"delta":{"content":"error"},"finish_reason":null}]}\n\n'
+STOP = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+USAGE = b'data: {"choices":[],"usage":{"total_tokens":1}}\n\n'
+ERROR = b'data: {"error":{"message":"overloaded"}}\n\n'
+COMPLETED = b'event: response.completed\ndata: {"type":"response.completed"}\n\n'
+
+CODINGS = {
+    b"gzip": gzip.compress,
+    b"deflate": zlib.compress,
+    b"br": brotli.compress,
+    b"zstd": zstandard.compress,
+}
+
+
+def event(document: object, name: str = "") -> bytes:
+    prefix = f"event: {name}\n" if name else ""
+    return f"{prefix}data: {json.dumps(document)}\n\n".encode()
+
+
+def choice(index: int, reason: str | None) -> dict[str, object]:
+    return {"index": index, "delta": {}, "finish_reason": reason}
+
+
+def judge(*pieces: bytes) -> bool:
+    judged = StreamJudge()
+    for piece in pieces:
+        judged.add(piece)
+    return judged.succeeded()
+
+
+# Whole answers.
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "check"),
+    [
+        ("POST", b"/v1/chat/completions", COMPLETION),
+        ("POST", b"/v1/completions", COMPLETION),
+        ("POST", b"/v1/embeddings", EMBEDDINGS),
+        ("POST", b"/v1/responses", RESPONSE),
+        ("POST", b"/openai/deployments/x/chat/completions", COMPLETION),
+        ("POST", b"/v1/moderations", OTHER),
+        ("GET", b"/v1/chat/completions", OTHER),
+        ("GET", b"/v1/models", OTHER),
+    ],
+)
+def test_check_follows_method_and_path(method: str, path: bytes, check: AnswerCheck) -> None:
+    assert answer_check(method == "GET", path) is check
+
+
+@pytest.mark.parametrize(
+    ("check", "document", "right"),
+    [
+        (COMPLETION, {"choices": [choice(0, "stop"), choice(1, "length")]}, True),
+        (COMPLETION, {"choices": [choice(0, "stop")], "error": None}, True),
+        (COMPLETION, {"choices": [choice(0, "tool_calls")], "error": {}}, True),
+        (COMPLETION, {"choices": [choice(0, "stop")], "error": {"message": "x"}}, False),
+        (COMPLETION, {"choices": [choice(0, "stop")], "error": "x"}, False),
+        (COMPLETION, {"choices": [choice(0, "stop"), choice(1, None)]}, False),
+        (COMPLETION, {"choices": [{"index": 0, "text": "x"}]}, False),
+        (COMPLETION, {"choices": [choice(0, "error")]}, False),
+        (COMPLETION, {"choices": [choice(0, "")]}, False),
+        (COMPLETION, {"choices": [{"index": 0, "finish_reason": {"type": "stop"}}]}, False),
+        (COMPLETION, ["stop"], False),
+        (EMBEDDINGS, {"data": [{"embedding": [0.1]}]}, True),
+        (EMBEDDINGS, {"data": []}, False),
+        (EMBEDDINGS, {"data": None}, False),
+        (EMBEDDINGS, {"object": "list"}, False),
+        (EMBEDDINGS, {"data": [{"embedding": [0.1]}], "error": {"code": 1}}, False),
+        (RESPONSE, {"status": "completed", "error": None}, True),
+        (RESPONSE, {"status": "incomplete"}, False),
+        (RESPONSE, {"status": "failed", "error": {"code": "x"}}, False),
+        (RESPONSE, {}, False),
+        (OTHER, {"data": [{"id": "gpt"}]}, True),
+        (OTHER, [1, 2], True),
+        (OTHER, {"error": {"message": "x"}}, False),
+        (OTHER, {"error": {"message": "x"}, "choices": 1}, False),
+    ],
+)
+def test_whole_answer_is_judged_by_its_shape(
+    check: AnswerCheck, document: Any, right: bool
+) -> None:
+    body = json.dumps(document).encode()
+    assert succeeded(check, JSON, body) is right
+    for coding, compress in CODINGS.items():
+        assert succeeded(check, {**JSON, b"content-encoding": coding}, compress(body)) is right
+
+
+@pytest.mark.parametrize("check", [COMPLETION, EMBEDDINGS, RESPONSE, OTHER])
+def test_unreadable_json_did_not_succeed(check: AnswerCheck) -> None:
+    for body in (b"", b"{", b'{"choices":[', b"<html>", b'{"error":' + b"[" * 100_000):
+        assert not succeeded(check, JSON, body)
+    coded = {**JSON, b"content-encoding": b"br"}
+    assert not succeeded(check, coded, b'{"data":[1]}')
+    assert not succeeded(check, {**JSON, b"content-encoding": b"x"}, b'{"data":[1]}')
+
+
+def test_only_a_get_may_have_another_content_type() -> None:
+    for fields in ({}, {b"content-type": b"text/html"}):
+        assert succeeded(OTHER, fields, b"<html>")
+        assert not succeeded(COMPLETION, fields, b"<html>")
+        assert not succeeded(EMBEDDINGS, fields, b"")
+
+
+# Event streams.
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        DELTA + STOP + DONE,
+        DELTA + STOP + USAGE + DONE,
+        DONE,
+        DELTA + STOP + b"data: [DONE]\n",
+        DELTA + STOP + b"data: [DONE]",
+        DELTA + STOP + b"data:[DONE]\n\n",
+        DELTA + STOP + DONE + b": bye\n\n",
+        DELTA + STOP + DONE + b": bye",
+        DELTA + STOP + DONE + b"\n\n\n",
+        b"\xef\xbb\xbf" + DELTA + STOP + DONE,
+        b": ping\n\n" + DELTA + b"retry: 3\n\n" + STOP + DONE,
+        event({"choices": [choice(0, "stop"), choice(1, None)]})
+        + event({"choices": [choice(1, "length")]})
+        + DONE,
+        COMPLETED,
+        b'data: {"type":"response.completed","response":{"error":null}}\n\n',
+        b"event: response.completed\ndata: junk\n\n",
+        b'data: {"n":1}\n\n' + DONE,
+        b"data: junk\n\n" + DONE,
+        b'data: {"choices":[{"index":0,\ndata: "finish_reason":"stop"}]}\n\n' + DONE,
+    ],
+)
+def test_stream_with_its_proper_end_succeeded(body: bytes) -> None:
+    for line_end in (b"\n", b"\r\n", b"\r"):
+        text = body.replace(b"\n", line_end)
+        assert judge(text)
+        assert judge(*[text[at : at + 1] for at in range(len(text))])
+        for coding, compress in CODINGS.items():
+            assert coded_stream_succeeded(coding, compress(text))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b": nothing\n\n",
+        b": ping\n\n: ping\n\n",
+        DELTA,
+        DELTA + STOP,
+        DELTA + DONE,
+        event({"choices": [choice(0, None), choice(1, "stop")]}) + DONE,
+        event({"choices": [choice(0, "error")]}) + DONE,
+        ERROR + DELTA + STOP + DONE,
+        DELTA + ERROR + STOP + DONE,
+        DELTA + STOP + ERROR + DONE,
+        DELTA + STOP + DONE + ERROR,
+        DELTA + STOP + DONE + DELTA,
+        DELTA + b'data: {"type":"error","message":"x"}\n\n' + STOP + DONE,
+        DELTA + b"event: error\ndata: {}\n\n" + STOP + DONE,
+        DELTA + b"event: error\n\n" + STOP + DONE,
+        b'event: response.failed\ndata: {"type":"response.failed"}\n\n' + DONE,
+        COMPLETED + event({"type": "response.created"}),
+        event({"type": "response.incomplete"}),
+        DELTA + STOP + DONE + b"data: {",
+        DELTA + STOP + b"data: {\n\n" + DONE,
+        DELTA + STOP + DONE[:-5],
+        b'data: {"choices":"x"}\n\n' + DONE,
+        b'data: {"error":"x",\ndata: "code":1}\n\n' + DONE,
+        event({"choices": [choice(n, "stop") for n in range(MAX_CHOICES + 1)]}) + DONE,
+        b"data: " + b"x" * MAX_EVENT_BYTES + b"\n\n" + DONE,
+        (b"data: " + b"x" * 1000 + b"\n") * (MAX_EVENT_BYTES // 1000) + b"\n" + DONE,
+    ],
+)
+def test_failed_or_unfinished_stream_did_not_succeed(body: bytes) -> None:
+    assert not judge(body)
+    for coding, compress in CODINGS.items():
+        assert not coded_stream_succeeded(coding, compress(body))
+
+
+def test_truncated_coding_did_not_succeed() -> None:
+    for coding, compress in CODINGS.items():
+        assert not coded_stream_succeeded(coding, compress((DELTA + STOP + DONE) * 9)[:-1])
+
+
+EVENTS = st.one_of(
+    st.sampled_from([DELTA, STOP, USAGE, DONE, ERROR, COMPLETED, b": ping\n\n", b"id: 7\n\n"]),
+    st.builds(
+        lambda index, reason: event({"choices": [choice(index, reason)]}),
+        st.integers(0, 2),
+        st.sampled_from([None, "stop", "error"]),
+    ),
+    st.builds(
+        event,
+        st.dictionaries(
+            st.sampled_from(["type", "error", "n"]), st.sampled_from(["error", "x", None])
+        ),
+        st.sampled_from(["", "error", "x"]),
+    ),
+)
+
+
+def naive_verdict(body: bytes) -> bool:
+    """Judge a stream whose lines end with LF by reading all of it."""
+    ended, begun, finished = False, set(), set()
+    for block in body.decode().split("\n\n")[:-1]:
+        lines = [line.split(": ", 1) for line in block.split("\n") if ": " in line]
+        name = next((value for field, value in lines if field == "event"), "")
+        data = "\n".join(value for field, value in lines if field == "data")
+        if name == "error":
+            return False
+        if not data:
+            continue
+        if data == "[DONE]":
+            if begun > finished or begun - finished:
+                return False
+            ended = True
+            continue
+        document = json.loads(data)
+        kind = document.get("type") or name
+        if kind in ("error", "response.failed") or document.get("error"):
+            return False
+        ended = kind == "response.completed"
+        for each in document.get("choices", ()):
+            begun.add(each["index"])
+            if each["finish_reason"] == "error":
+                return False
+            if each["finish_reason"]:
+                finished.add(each["index"])
+    return ended
+
+
+@given(st.lists(EVENTS, max_size=12), st.lists(st.integers(0, 1500), max_size=8))
+def test_verdict_is_that_of_a_naive_reader_however_the_stream_is_cut(
+    events: list[bytes], cuts: list[int]
+) -> None:
+    body = b"".join(events)
+    bounds = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
+    pieces = [body[begin:end] for begin, end in pairwise(bounds)]
+    assert judge(*pieces) is naive_verdict(body)
+
+
+@given(st.binary() | st.text('data: {}"eror[DONE]\n\r').map(str.encode))
+def test_any_stream_is_judged(body: bytes) -> None:
+    assert judge(body) in (True, False)
