@@ -7,8 +7,9 @@ const client = new OpenAI({
 
 const { data, response } = await client.chat.completions
   .create({
-    model: "gpt-4o-mini",
+    model: "gpt-6-luna",
     messages: [{ role: "user", content: "Say hello." }],
+    reasoning_effort: "none",
     temperature: 0,
   })
   .withResponse();

@@ -11,8 +11,9 @@ from openai import AsyncOpenAI
 
 async def complete(client: AsyncOpenAI) -> str:
     response = await client.chat.completions.with_raw_response.create(
-        model="gpt-4o-mini",
+        model="gpt-6-luna",
         messages=[{"role": "user", "content": "Say hello."}],
+        reasoning_effort="none",
         temperature=0,
     )
     print("X-Cache:", response.headers["x-cache"])

@@ -124,7 +124,7 @@ def _models(runner: StepRunner, client: TimedClient) -> None:
 def _chat(runner: StepRunner, client: TimedClient) -> None:
     def send() -> Outcome:
         create = client.api.chat.completions.with_raw_response.create
-        return client.call(lambda: create(model="gpt-4o-mini", messages=MESSAGES))
+        return client.call(lambda: create(model="gpt-6-luna", messages=MESSAGES))
 
     miss = runner.run("chat", send, cache="MISS", upstream=1, check=lambda outcome: [
         (bool(outcome.value.choices[0].message.content), "no content"),
@@ -135,7 +135,7 @@ def _chat(runner: StepRunner, client: TimedClient) -> None:
 def _stream(runner: StepRunner, client: TimedClient) -> None:
     def send() -> Outcome:
         create = client.api.chat.completions.with_raw_response.create
-        return client.call(lambda: create(model="gpt-4o-mini", messages=MESSAGES, stream=True))
+        return client.call(lambda: create(model="gpt-6-luna", messages=MESSAGES, stream=True))
 
     miss = runner.run("streamed chat", send, cache="MISS", upstream=1, check=lambda outcome: [
         (bool(outcome.value), "no content"),

@@ -28,7 +28,7 @@ from goproxyai.admin.sources import Sources
 from goproxyai.errors import OWNER
 from goproxyai.telemetry.histogram import Histogram
 from goproxyai.upstream.breaker import CircuitState
-from goproxyai.usage.totals import KINDS
+from goproxyai.usage.totals import ALWAYS_SHOWN, KINDS
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode("ascii")
 
@@ -147,14 +147,15 @@ class Metrics(Collector):
         tokens = self._sources.counters.tokens
         counted = CounterMetricFamily(
             PREFIX + "tokens",
-            "Tokens of responses, by source. Cached tokens are part of the prompt tokens, "
-            "reasoning tokens are part of the completion tokens.",
+            "Tokens of responses, by source. All kinds but prompt and completion are parts of "
+            "these two.",
             labels=("model", "kind", "source"),
         )
         for model, tally in tokens.models.items():
             for source, numbers in (("upstream", tally.used), ("cache", tally.saved)):
                 for kind, number in zip(KINDS, numbers, strict=True):
-                    counted.add_metric((model, kind, source), number)
+                    if number or kind in ALWAYS_SHOWN:
+                        counted.add_metric((model, kind, source), number)
         yield counted
         yield _counters(
             "answers_without_usage",

@@ -23,7 +23,9 @@ class ReplayedEntries:
     """Counts the entries that clients read slowly and that the cache has removed meanwhile.
 
     An entry is counted once, however many clients read it, from its removal to the end of its last
-    replay. Entries that a write dropped are counted at the next tick.
+    replay. Entries that a write dropped are counted at the next tick. The tick also makes room for
+    what was counted: a removal happens within an operation of the store, which must not be entered
+    again by the end of a request.
     """
 
     def __init__(self, memory: RequestMemory) -> None:
@@ -56,7 +58,6 @@ class ReplayedEntries:
         if entry in self._replays and entry not in self._removed:
             self._removed.add(entry)
             self._holding.hold(self._holding.held + entry.size)
-            self._memory.make_room()
 
     def cache_cleared(self) -> None:
         """Count all entries that are being replayed."""
@@ -64,7 +65,7 @@ class ReplayedEntries:
             self.entry_removed(entry)
 
     def tick(self, now: float) -> None:
-        """Count the entries that were dropped, and end the pacing where much is held."""
+        """Count the entries that were dropped, and act where much is held."""
         for entry in tuple(self._replays):
             if entry.is_dropped:
                 self.entry_removed(entry)
@@ -72,6 +73,8 @@ class ReplayedEntries:
             for entry in tuple(self._removed):
                 for replay in tuple(self._replays.get(entry, ())):
                     replay.hurry()
+        if self._removed:
+            self._memory.make_room()
 
     def postpone(self, lost: float, now: float) -> None:
         """Do nothing: there are no deadlines."""

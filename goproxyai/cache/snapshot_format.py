@@ -16,14 +16,14 @@ import attrs
 
 from goproxyai.cache.entry import Entry
 from goproxyai.cache.snapshot_stream import DAMAGED, SnapshotError, decrypt, encrypt
-from goproxyai.usage.usage import Usage
+from goproxyai.usage.usage import COUNTS, Usage
 
 MAX_CLOCK_SKEW_SECONDS: Final = 60.0
 """An entry that was stored further in the future is not restored: the wall clock was set back."""
 
-_NUMBERS = Struct("<32sHQddQQQQQQ4Q")
+_NUMBERS = Struct(f"<32sHQddQQQQQQ{COUNTS}Q")
 _NONE = 2**64 - 1
-_NO_USAGE = ("", _NONE, _NONE, _NONE, _NONE)
+_NO_TOKENS = (_NONE,) * COUNTS
 
 
 @attrs.frozen
@@ -132,7 +132,8 @@ def _encode(records: Iterable[Record]) -> Iterator[bytes]:
     """Yield two parts for each record: the body is large and is not copied here."""
     for one in records:
         timing = b"" if one.timing is None else one.timing
-        model, *tokens = _NO_USAGE if one.usage is None else one.usage
+        model = "" if one.usage is None else one.usage.model
+        tokens = _NO_TOKENS if one.usage is None else one.usage.counts()
         numbers = _NUMBERS.pack(
             one.key,
             one.status,
@@ -172,7 +173,7 @@ def _decode(content: _Content) -> Record:
 
 
 def _usage(model: bytes, tokens: tuple[int, ...]) -> Usage | None:
-    return None if tokens == _NO_USAGE[1:] else Usage(model.decode("ascii", "replace"), *tokens)
+    return None if tokens == _NO_TOKENS else Usage.of(model.decode("ascii", "replace"), tokens)
 
 
 class _Content:

@@ -36,7 +36,7 @@ from nacl.pwhash import argon2id
 MAGIC: Final = b"goproxyai cache\0"
 """The first bytes of a snapshot of any version."""
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Covers the format of the records and the way in which :mod:`~.key` makes cache keys too."""
 
 CHUNK_BYTES: Final = 2**20

@@ -53,7 +53,8 @@ class ClientConnection(TwistedProtocol):
     :param on_idle: called when the connection can be used again.
     :param on_lost: called when it is lost.
     :param writer: shared by all connections.
-    :param memory: the budget in which unsent bytes are counted, shared by all connections.
+    :param memory: the budget in which unsent bytes, large response heads, and bodies that upstream
+        does not read before it answers are counted, shared by all connections.
     :ivar ready: fires with the connection when it can be used; cancelling resets the connection.
     :ivar state: what the connection is used for.
     :ivar reading_paused: whether the transport is paused.
@@ -218,6 +219,8 @@ class ClientConnection(TwistedProtocol):
             self.transport.unregisterProducer()
             if self._parser.response is None:
                 self._check_request_progress()
+            elif self._holding.held:
+                self._count_memory()
 
     def _stop_upload(self) -> bool:
         """Stop the upload; return whether there was one."""
@@ -229,8 +232,14 @@ class ClientConnection(TwistedProtocol):
 
     def _check_request_progress(self) -> None:
         unsent, uploading = unsent_bytes(self.transport), self._upload is not None
-        self._holding.hold(unsent)
+        self._count_memory()
         self._deadlines.check_request_progress(unsent, uploading, self._ticker.seconds())
+
+    def _count_memory(self) -> None:
+        held = unsent_bytes(self.transport) + self._parser.head_memory
+        if self._upload is not None and self._parser.response is not None:
+            held += self._upload.held_bytes  # the request counted its body until the response head
+        self._holding.hold(held)
 
     # The response.
 
@@ -242,6 +251,8 @@ class ClientConnection(TwistedProtocol):
         """Deliver what the last read brought."""
         parser = self._parser
         response = parser.response
+        if parser.head_memory or self._upload is not None:
+            self._count_memory()
         if response is None:
             return
         complete = parser.state is COMPLETE

@@ -18,7 +18,8 @@ They are for boundaries and part headers: 300 parts have room. Parts are not par
 
 LAST_CHUNK = b"0\r\n\r\n"
 
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n"
+"""The head of an interim response, without its blank line."""
 
 
 def headers_too_large() -> ProxyError:

@@ -17,7 +17,6 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
 from goproxyai.http11.errors import ClientGone
-from goproxyai.http11.framing import CONTINUE
 
 MAX_UNREAD_BODY_BYTES = 64 * 1024
 """Bytes of a body without a consumer that are buffered before reading pauses."""
@@ -37,8 +36,8 @@ SMALL_BODY_BYTES = 2 * 1024
 class BodyConnection(Protocol):
     """The connection that a request body is received from."""
 
-    def send(self, data: bytes) -> None:
-        """Write *data* to the client."""
+    def send_continue(self) -> None:
+        """Send ``100 Continue``, unless the response has begun."""
 
     def pause_reading(self) -> None:
         """Stop reading from the client."""
@@ -250,7 +249,7 @@ class RequestBody:
     def _receive(self) -> None:
         if self.awaits_continue:
             self.awaits_continue = False
-            self._connection.send(CONTINUE)
+            self._connection.send_continue()
         self._connection.resume_reading()
 
     # IBodyProducer: the consumer is the upload to the upstream.

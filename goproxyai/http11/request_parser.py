@@ -127,7 +127,8 @@ class RequestParser:
 
     def refuse(self, problem: ProxyError) -> None:
         """End the input, and have the receiver answer with *problem*."""
-        in_body, target = self.state is BODY, self._target[:MAX_REFUSED_TARGET_BYTES]
+        in_body = self.state is BODY
+        target = self._target[:MAX_REFUSED_TARGET_BYTES] if self.state is HEAD else b""
         self.end()
         if in_body:
             self._receiver.body_refused(problem)

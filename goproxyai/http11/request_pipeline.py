@@ -155,10 +155,10 @@ class RequestPipeline:
     def stop_collecting(self) -> None:
         """Have a body that is being received into memory streamed instead.
 
-        Does nothing for a body that takes no more memory than a streamed one.
+        Does nothing for a body that is no larger than what is buffered of a streamed one.
         """
         body = self.parser.body
-        if body is not None and body.is_collected and body.buffered > MAX_UNREAD_BODY_BYTES:
+        if body is not None and body.is_collected and body.received > MAX_UNREAD_BODY_BYTES:
             body.stop_collecting()
 
     def drop_unfinished(self) -> bool:

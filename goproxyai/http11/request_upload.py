@@ -11,6 +11,7 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
 from goproxyai.http11.framing import LAST_CHUNK, chunk
+from goproxyai.http11.sliced_body import SlicedBody
 
 
 class UploadConnection(Protocol):
@@ -46,6 +47,11 @@ class RequestUpload:
         if self._chunked:
             return b"Transfer-Encoding: chunked\r\n"
         return b"" if has_length else b"Content-Length: %d\r\n" % self._body.length
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of a complete body; one that is being received is counted where it is."""
+        return self._body.length if isinstance(self._body, SlicedBody) else 0
 
     def start(self) -> None:
         self._body.startProducing(self).addCallbacks(self._done, self._failed)

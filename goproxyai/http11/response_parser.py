@@ -25,6 +25,12 @@ MAX_REASON_BYTES = 1024
 MAX_HEADER_TEXTS = 2 * MAX_HEADER_FIELDS
 """Names and values of a header."""
 
+MAX_UNCOUNTED_HEAD_BYTES = 8 * 1024
+"""Bytes of a response head that is small enough not to be counted as memory in progress."""
+
+TEXT_MEMORY_BYTES = 50
+"""Memory of a name or a value besides its bytes: a bytes object in a list or tuple."""
+
 MAX_INTERIM_RESPONSES = 32
 """Interim responses (RFC 9110 §15.2) to one request."""
 
@@ -45,13 +51,14 @@ class ResponseParser:
 
     :ivar state: what the next byte belongs to.
     :ivar response: the response whose head has been received.
+    :ivar head_memory: bytes that a large response head takes, complete or not; 0 for a small one.
     :ivar keep_alive: whether another request may be sent after the response.
     :ivar read_bytes: size of the last read; 0 before the first byte of the response.
     """
 
     __slots__ = (
         "_body", "_connection", "_head_bytes", "_header", "_interims", "_llhttp", "_method",
-        "_reason", "keep_alive", "read_bytes", "response", "state",
+        "_reason", "head_memory", "keep_alive", "read_bytes", "response", "state",
     )  # fmt: skip
 
     def __init__(self, connection: InterimConnection) -> None:
@@ -66,6 +73,7 @@ class ResponseParser:
         self.response: Response | None = None
         self.keep_alive = False
         self.read_bytes = 0
+        self.head_memory = 0
         self._interims = 0
         self._reason = b""
         self._header: list[bytes] = []  # name, value, name, value…
@@ -95,6 +103,8 @@ class ResponseParser:
         self._head_bytes += size
         if self._head_bytes > 2 * MAX_HEADER_BYTES:
             raise ProtocolViolation("its header or chunk framing exceeds 128 KiB")
+        if self.state is HEAD:
+            self._count_head()
 
     def take_body(self) -> bytes:
         """Return the bytes of the body that were received since the last call."""
@@ -138,6 +148,8 @@ class ResponseParser:
         if status < 200:
             self._interim_response(status)
             return
+        if self._head_bytes or self.read_bytes > MAX_UNCOUNTED_HEAD_BYTES:
+            self._count_head()
         if status > 599:
             raise ProtocolViolation(f"its status is {status}, which HTTP does not have")
         self._header = []
@@ -148,6 +160,12 @@ class ResponseParser:
         self.response = Response(
             self._connection, status, self._reason, template, values, fields, length
         )
+
+    def _count_head(self) -> None:
+        header = self._header
+        size = sum(map(len, header))
+        if size > MAX_UNCOUNTED_HEAD_BYTES:
+            self.head_memory = size + TEXT_MEMORY_BYTES * len(header)
 
     def _start_body(self, status: int, fields: Fields) -> Any:
         """Decide how the body is delimited (RFC 9112 §6.3); return its length."""

@@ -27,6 +27,7 @@ from goproxyai.http11.connection_deadlines import (
 from goproxyai.http11.connection_limits import out_of_memory
 from goproxyai.http11.connection_states import InputState
 from goproxyai.http11.exchange import Exchange
+from goproxyai.http11.framing import CONTINUE
 from goproxyai.http11.request_body import RequestBody
 from goproxyai.http11.request_parser import BODY, ENDED, HEAD, IDLE
 from goproxyai.http11.request_pipeline import PipelineContext, RequestPipeline
@@ -97,6 +98,7 @@ class ServerConnection(TwistedProtocol):
                 return
         pipeline.unparsed += data
         self._run()
+        self._limit_memory()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         context = self._context
@@ -112,8 +114,11 @@ class ServerConnection(TwistedProtocol):
     # Called by the output.
 
     def output_blocked(self) -> None:
-        self._context.memory.mark_reader(self, is_slow=True)
+        context = self._context
+        context.memory.mark_reader(self, is_slow=True)
         self._count_memory()
+        if context.memory.is_exceeded:
+            context.turns.add(self)
         self._update_reading()
 
     def output_writable(self) -> None:
@@ -122,8 +127,10 @@ class ServerConnection(TwistedProtocol):
 
     # Called by exchanges and bodies.
 
-    def send(self, data: bytes) -> None:
-        self.output.send(data)
+    def send_continue(self) -> None:
+        active = self._pipeline.active
+        if active is not None:
+            active.send_interim(CONTINUE)
 
     def pause_reading(self) -> None:
         self._pipeline.body_paused = True
@@ -177,6 +184,7 @@ class ServerConnection(TwistedProtocol):
 
     def continue_input(self) -> None:
         self._run()
+        self._limit_memory()
 
     def _update_reading(self) -> None:
         """Pause or resume the transport, or close the connection if no request can follow."""
@@ -217,10 +225,17 @@ class ServerConnection(TwistedProtocol):
     # The budget of memory.
 
     def _count_memory(self) -> None:
-        """Count what the connection holds, and act where the budget does not suffice."""
+        """Count what the connection holds. A lost connection holds nothing."""
+        if self.output.state is not CLOSED:
+            self._holding.hold(self._pipeline.held_bytes + self.output.unsent())
+
+    def _limit_memory(self) -> None:
+        """Act where the budget does not suffice.
+
+        An exchange may end by this, so the caller is not an exchange, nor what writes to one.
+        """
         memory, pipeline = self._context.memory, self._pipeline
-        self._holding.hold(pipeline.held_bytes + self.output.unsent())
-        if memory.is_tight:
+        if memory.is_tight and self.output.state is not CLOSED:
             pipeline.stop_collecting()
             if not memory.make_room() and pipeline.drop_unfinished():
                 self._refuse(out_of_memory())
@@ -258,6 +273,7 @@ class ServerConnection(TwistedProtocol):
             self._report_idle(now)
         if unsent or self._holding.held:
             self._count_memory()
+            self._limit_memory()
 
     def _check_body(self, passed: float, now: float) -> None:
         """Refuse a request body that is received too slowly."""

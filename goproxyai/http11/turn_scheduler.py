@@ -44,11 +44,13 @@ class TurnScheduler:
         self._call = None
         seconds = self._clock.seconds
         ends_at = seconds() + CONTINUED_SECONDS
-        for each in tuple(self._waiting):
-            if each in self._waiting:
-                del self._waiting[each]
-                each.continue_input()
-            if seconds() >= ends_at:
-                break
-        if self._waiting and self._call is None:
-            self._call = self._clock.callLater(0, self._run)
+        try:
+            for each in tuple(self._waiting):
+                if each in self._waiting:
+                    del self._waiting[each]
+                    each.continue_input()
+                if seconds() >= ends_at:
+                    break
+        finally:  # a defect in one connection must not keep the others waiting
+            if self._waiting and self._call is None:
+                self._call = self._clock.callLater(0, self._run)

@@ -9,6 +9,8 @@
    Above the budget, the connection whose client has been slow the longest is broken off at once.
 3. The sum is exact after each read from a client. Output and upstream connections are counted four
    times a second, and when their transport's buffer is full.
+4. Counting ends no request: it may happen in the middle of a write to the very client that would be
+   broken off. Connections act after a read, at a tick, or in the next turn.
 """
 
 from __future__ import annotations
@@ -66,6 +68,11 @@ class RequestMemory:
         self.is_tight = self.used >= self.max_bytes * TIGHT_SHARE
         self.is_full = self.is_tight and self.used >= self.max_bytes * FULL_SHARE
 
+    @property
+    def is_exceeded(self) -> bool:
+        """Whether more than the budget is held."""
+        return self.used > self.max_bytes
+
     def mark_reader(self, reader: SlowReader, is_slow: bool) -> None:
         """Note whether the client of *reader* has left a part of its response; may be repeated."""
         if is_slow:
@@ -78,9 +85,9 @@ class RequestMemory:
 
         :returns: whether the budget suffices now.
         """
-        while self.used > self.max_bytes and self._slow:
+        while self.is_exceeded and self._slow:
             self._break_slowest()
-        return self.used <= self.max_bytes
+        return not self.is_exceeded
 
     def tick(self, now: float) -> None:
         """Break off readers that are slow for too long while requests are refused."""
@@ -120,3 +127,29 @@ class Holding:
         if count != self.held:
             self._memory.change(count - self.held)
             self.held = count
+
+
+class HeldBytes:
+    """Bytes that several holders share, and that are counted once.
+
+    :ivar data: the bytes.
+    """
+
+    __slots__ = ("_holders", "_memory", "data")
+
+    def __init__(self, memory: RequestMemory, data: bytes) -> None:
+        self._memory = memory
+        self._holders = 0
+        self.data = data
+
+    def hold(self) -> None:
+        """Count one more holder."""
+        self._holders += 1
+        if self._holders == 1 and self.data:
+            self._memory.change(len(self.data))
+
+    def release(self) -> None:
+        """Count one holder less."""
+        self._holders -= 1
+        if not self._holders and self.data:
+            self._memory.change(-len(self.data))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from goproxyai.cache.entry import Entry
 from goproxyai.http11.response import Response
-from goproxyai.limits.request_memory import Holding
+from goproxyai.limits.request_memory import HeldBytes, Holding
 from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.replay import Replay, ReplayWatch
 from goproxyai.proxy.resume import ResumedForward
@@ -17,7 +18,7 @@ def restart(
     detached: list[Subscriber],
     response: Response,
     body: SharedBody,
-    request_body: bytes | None,
+    request_body: HeldBytes | None,
 ) -> None:
     """Continue *detached* with their own upstream requests, since *body* is kept no longer.
 
@@ -47,17 +48,19 @@ def replay_rest(
     behind: list[tuple[Subscriber, RequestOutcome]],
     pieces: SharedBody,
     body: bytes,
-    stored: bool,
+    entry: Entry | None,
 ) -> None:
     """Write the rest of a complete *body* to each subscriber, at its own pace.
 
-    A body that is not stored is counted as memory in progress until the last subscriber is done.
+    The body is counted as memory in progress until the last subscriber is done: from now on if it
+    is not stored, or else from the time when the cache removes *entry*.
 
     :param behind: the subscribers, with the outcome of a complete response.
+    :param entry: in which *body* is stored, if it is.
     """
     left = len(behind)
     holding = Holding(context.memory)
-    if left and not stored:
+    if left and entry is None:
         holding.hold(len(body))
 
     def done() -> None:
@@ -70,6 +73,10 @@ def replay_rest(
     offsets = pieces.offsets([subscriber.position for subscriber, _ in behind])
     for (subscriber, outcome), offset in zip(behind, offsets, strict=True):
         exchange = subscriber.exchange
-        watch = ReplayWatch(context, exchange, subscriber.client, outcome, subscriber.streams, done)
-        watch.start(Replay(exchange, body, offset))
+        replay = Replay(exchange, body, offset)
+        ended = done if entry is None else context.replayed.begin(entry, replay)
+        watch = ReplayWatch(
+            context, exchange, subscriber.client, outcome, subscriber.streams, ended
+        )
+        watch.start(replay)
         subscriber.leave_streams()  # the replay counts the stream

@@ -26,6 +26,7 @@ from goproxyai.cache.rules import may_share
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
+from goproxyai.limits.request_memory import HeldBytes
 from goproxyai.messages.headers import Headers
 from goproxyai.proxy.cache_lookup import CacheMiss
 from goproxyai.proxy.catch_up import replay_rest, restart
@@ -72,7 +73,8 @@ class Flight:
         self._exchange = exchange
         self._miss = miss
         self._close = close
-        body = exchange.body.whole()  # the leader's exchange may end before the flight
+        # The leader's exchange may end before the flight.
+        body = HeldBytes(context.memory, exchange.body.whole())
         self._request = UpstreamRequest(context, self, exchange, client, miss.plan, body)
         exchange.release_body()
         self._subscribers = SubscriberSet()
@@ -111,7 +113,7 @@ class Flight:
         subscriber = Subscriber(self._context, self, exchange, client, miss, False)
         self._subscribers.add(subscriber)
         if self._request.body is None:
-            self._request.hold_body(exchange.body.whole())
+            self._request.hold_body(HeldBytes(self._context.memory, exchange.body.whole()))
         exchange.release_body()  # the flight has the same
         if exchange.trace is not None:
             exchange.trace.coalesced(self._exchange.trace)
@@ -330,7 +332,7 @@ class Flight:
 
     def _complete(self, shared: SharedBody, framed: bool) -> None:
         """The body is complete: store it, and write the rest of it to each subscriber."""
-        body, stored = shared.complete(self._miss, self._usage, framed)
+        body, entry = shared.complete(self._miss, self._usage, framed)
         behind = []
         for subscriber in self._detach_all():
             subscriber.write_pieces(True)
@@ -338,7 +340,7 @@ class Flight:
                 self.record(subscriber)
             else:
                 behind.append((subscriber, self._outcome(subscriber, Ending.COMPLETE, None)))
-        replay_rest(self._context, behind, shared, body, stored)
+        replay_rest(self._context, behind, shared, body, entry)
 
     # The subscribers' side: SubscriptionOwner.
 

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
+from goproxyai.limits.request_memory import HeldBytes
 from goproxyai.messages.headers import Headers
 from goproxyai.proxy.cache_lookup import CacheMiss
 from goproxyai.proxy.context import ProxyContext
@@ -58,7 +59,7 @@ class Forward:
         plan: RequestPlan,
         miss: CacheMiss | None,
         reason: str,
-        body: bytes | None = None,
+        body: HeldBytes | None = None,
         written: tuple[bytes, ...] = (),
     ) -> None:
         self._context = context

@@ -180,5 +180,9 @@ class BodyCollection:
         self._handler.client_gone(self._exchange, self._client)
 
     def request_failed(self, error: ProxyError) -> None:
-        """The rest of the client's request is invalid."""
+        """The rest of the client's request is invalid, or the request is given up.
+
+        A large body that is complete still waits for its own turn: its collection ends as well.
+        """
+        self._exchange.body.discard()
         self._handler.fail(self._exchange, self._client, error)

@@ -95,23 +95,23 @@ class Recorder:
 
     def store(
         self, body: bytes, miss: CacheMiss, usage: UsageSource | None, framed: bool = True
-    ) -> bool:
+    ) -> Entry | None:
         """Store the response with its complete *body*, if it may be stored.
 
         :param framed: the body was ended by its framing, not by the end of the connection.
-        :returns: whether the response is stored.
+        :returns: the entry; ``None`` if the response is not stored.
         """
         response = self._response
         if self._timing is None:
             if not framed:
-                return False
+                return None
             return _store(self._store, miss, response, body, usage, self._seconds(), None)
         if self._judge is not None:
             complete = self._judge.succeeded()
         else:
             complete = coded_stream_succeeded(response.fields[b"content-encoding"], body)
         if not complete:
-            return False
+            return None
         timing = self._timing.packed()
         return _store(self._store, miss, response, body, usage, self._seconds(), timing)
 
@@ -165,12 +165,12 @@ def _store(
     usage: UsageSource | None,
     now: float,
     timing: bytes | None,
-) -> bool:
+) -> Entry | None:
     plan, fields = miss.plan, response.fields
     if plan.is_get and changes_by_itself(plan.path, fields, body):
-        return False
+        return None
     if timing is None and response.code < 300 and not succeeded(plan.answer_check, fields, body):
-        return False
+        return None
     upstream_has_id = has_request_id(fields) and not plan.across_credentials
     head = (
         status_line(response.code, response.phrase)
@@ -189,4 +189,5 @@ def _store(
         timing,
         usage,
     )
-    return store.put(entry, plan.path.rstrip(b"/"), plan.owner, miss.generation)
+    stored = store.put(entry, plan.path.rstrip(b"/"), plan.owner, miss.generation)
+    return entry if stored else None

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
+from goproxyai.limits.request_memory import HeldBytes
 from goproxyai.messages.headers import Headers
 from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.error_response import fail_exchange, proxy_error_for
@@ -53,7 +54,7 @@ class ResumedForward:
         size: int,
         digest: Any,
         first_byte_seconds: float,
-        body: bytes | None,
+        body: HeldBytes | None,
     ) -> None:
         self._context = context
         self._exchange = exchange

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import Any, Final
 
+from goproxyai.cache.entry import Entry
 from goproxyai.http11.response import Response
 from goproxyai.proxy.cache_lookup import CacheMiss
 from goproxyai.proxy.context import ProxyContext
@@ -61,14 +62,16 @@ class SharedBody:
         """The body is larger than what is kept for subscribers."""
         return too_large_to_share(self._recorder.size)
 
-    def complete(self, miss: CacheMiss, usage: Usage | None, framed: bool) -> tuple[bytes, bool]:
-        """End the body; returns all of it, and whether it is stored.
+    def complete(
+        self, miss: CacheMiss, usage: Usage | None, framed: bool
+    ) -> tuple[bytes, Entry | None]:
+        """End the body; returns all of it, and the entry in which it is stored, if it is.
 
         :param framed: the body was ended by its framing, not by the end of the connection.
         """
         body = self._recorder.take()
-        stored = self.storable and self._recorder.store(body, miss, usage, framed)
-        return body, stored
+        entry = self._recorder.store(body, miss, usage, framed) if self.storable else None
+        return body, entry
 
     def drop(self) -> None:
         """Release the recorder; the pieces stay until the last subscriber has read them."""

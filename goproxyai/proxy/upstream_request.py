@@ -21,7 +21,7 @@ from goproxyai.http11.request_body import SMALL_BODY_BYTES, RequestBody
 from goproxyai.http11.response import Response
 from goproxyai.http11.sliced_body import MIN_SLICED_BYTES, SlicedBody
 from goproxyai.limits.addresses import bucket_key
-from goproxyai.limits.request_memory import Holding
+from goproxyai.limits.request_memory import HeldBytes
 from goproxyai.messages.connect import ConnectRefused, unsupported_schemes
 from goproxyai.messages.headers import Headers
 from goproxyai.proxy.context import ProxyContext
@@ -89,8 +89,8 @@ class UpstreamRequest:
 
     :param exchange: the client's request that is forwarded.
     :param client: its address.
-    :param body: a collected request body that outlives *exchange*, and that is counted here as
-        memory in progress; ``None`` where the exchange's own body is sent.
+    :param body: a collected request body that outlives *exchange*, and that is held until the
+        request ends; ``None`` where the exchange's own body is sent.
     :ivar body: the same.
     :ivar owner: receives the result.
     :ivar response: the response that the owner has received.
@@ -102,7 +102,7 @@ class UpstreamRequest:
     """
 
     __slots__ = (
-        "_client", "_context", "_exchange", "_holding", "_plan", "_retry", "_sending", "_trial",
+        "_client", "_context", "_exchange", "_plan", "_retry", "_sending", "_trial",
         "_upstream", "attempts", "body", "owner", "response", "sent_at", "unsent",
         "upstream_seconds",
     )  # fmt: skip
@@ -114,15 +114,14 @@ class UpstreamRequest:
         exchange: Exchange,
         client: str,
         plan: RequestPlan,
-        body: bytes | None = None,
+        body: HeldBytes | None = None,
     ) -> None:
         self._context = context
         self.owner: RequestOwner = owner
         self._exchange = exchange
         self._client = client
         self._plan = plan
-        self.body: bytes | None = None
-        self._holding: Holding | None = None
+        self.body: HeldBytes | None = None
         if body is not None:
             self.hold_body(body)
         self._sending: Cancellable | None = None
@@ -170,7 +169,7 @@ class UpstreamRequest:
     def _body_to_send(self) -> bytes | RequestBody | None:
         """Return the body: bytes where it is complete, ``None`` where the request has none."""
         if self.body is not None:
-            return self.body or (b"" if self._exchange.head.chunked else None)
+            return self.body.data or (b"" if self._exchange.head.chunked else None)
         body = self._exchange.body
         if body.complete:
             return body.whole() or (b"" if self._exchange.head.chunked else None)
@@ -197,20 +196,19 @@ class UpstreamRequest:
     def release(self) -> None:
         """Forget the owner, which has ended; breaks a reference cycle."""
         self.owner = _NO_OWNER
-        if self._holding is not None:
+        if self.body is not None:
             self.release_body()
 
-    def hold_body(self, body: bytes) -> None:
+    def hold_body(self, body: HeldBytes) -> None:
         """Keep *body*, which the exchange may release."""
         self.body = body
-        self._holding = self._holding or Holding(self._context.memory)
-        self._holding.hold(len(body))
+        body.hold()
 
     def release_body(self) -> None:
         """Release the body, which will not be sent again."""
-        self.body = None
-        if self._holding is not None:
-            self._holding.hold(0)
+        body, self.body = self.body, None
+        if body is not None:
+            body.release()
 
     def _stop_retrying(self) -> None:
         if self._retry is not None:

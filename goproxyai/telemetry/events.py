@@ -105,7 +105,7 @@ class Event(NamedTuple):
             upstream_request_id.decode("latin-1"),
         )  # fmt: skip
         if usage is not None:
-            line.tokens = Tokens(*usage)
+            line.tokens = Tokens(usage.model, *usage.counts())
         if waited >= batch.slow:
             line.slow = True
         if batch.sample < 1 and not self.is_notable(batch.slow):
@@ -136,14 +136,22 @@ class Milliseconds(msgspec.Struct, omit_defaults=True):
     first_byte: float | None = None
 
 
-class Tokens(msgspec.Struct):
-    """The log's field ``tokens``: a :class:`~goproxyai.usage.usage.Usage`."""
+class Tokens(msgspec.Struct, omit_defaults=True):
+    """The log's field ``tokens``: a :class:`~goproxyai.usage.usage.Usage` and its details."""
 
     model: str
     prompt: int
     completion: int
     cached: int
     reasoning: int
+    cache_write: int = 0
+    cache_write_12h: int = 0
+    audio_prompt: int = 0
+    audio_completion: int = 0
+    image_prompt: int = 0
+    image_completion: int = 0
+    accepted_prediction: int = 0
+    rejected_prediction: int = 0
 
 
 class RequestLine(msgspec.Struct, omit_defaults=True):

@@ -7,7 +7,8 @@
    with ``goproxyai.``.
 3. A span contains nothing of headers and bodies but the model's name and the tokens, and of the
    target only the path.
-4. Tokens of forwarded requests are ``gen_ai.usage.*``. Tokens of responses without an upstream
+4. Tokens of forwarded requests are ``gen_ai.usage.*``, and ``goproxyai.usage.*`` for kinds that
+   the conventions do not name. Tokens of responses without an upstream
    request are ``goproxyai.spared.*``, so that sums of the former match upstream's bill.
 """
 
@@ -28,7 +29,7 @@ from goproxyai.telemetry.counters import CLIENT_CLOSED_REQUEST, route_of
 from goproxyai.telemetry.events import Event
 from goproxyai.telemetry.outcome import SAVED_OUTCOMES, Ending
 from goproxyai.telemetry.propagation import header_line
-from goproxyai.usage.usage import Usage, generates, requested_model
+from goproxyai.usage.usage import NO_DETAILS, Details, Usage, generates, requested_model
 
 OPERATIONS: Final = {
     "/v1/chat/completions": "chat",
@@ -40,6 +41,12 @@ OPERATIONS: Final = {
 
 MAX_ATTEMPTS: Final = 8
 """Upstream requests of one request that its span shows: three, and three after a restart."""
+
+_DETAIL_ATTRIBUTES: Final = (
+    "gen_ai.usage.cache_creation.input_tokens",
+    *(f"goproxyai.usage.{kind}" for kind in Details._fields[1:]),
+)
+"""Names of :class:`~goproxyai.usage.usage.Details`; the conventions have only one of them."""
 
 _METHODS: Final = frozenset((b"GET", b"POST", b"PUT", b"DELETE", b"PATCH", b"HEAD", b"OPTIONS"))
 _ERROR = Status(StatusCode.ERROR)
@@ -219,6 +226,10 @@ def _usage_attributes(usage: Usage, saved: bool) -> dict[str, Any]:
         attributes["gen_ai.usage.cache_read.input_tokens"] = usage.cached
     if usage.reasoning:
         attributes["gen_ai.usage.reasoning.output_tokens"] = usage.reasoning
+    if usage.details is not NO_DETAILS:
+        for name, count in zip(_DETAIL_ATTRIBUTES, usage.details, strict=True):
+            if count:
+                attributes[name] = count
     return attributes
 
 

@@ -6,10 +6,15 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from goproxyai.usage.prices import Prices
-from goproxyai.usage.usage import Usage
+from goproxyai.usage.usage import NO_DETAILS, Details, Usage
 
-KINDS: Final = ("prompt", "completion", "cached", "reasoning")
-"""Kinds of tokens, in the order of :class:`~.usage.Usage`; the last two are parts of the others."""
+KINDS: Final = ("prompt", "completion", "cached", "reasoning", *Details._fields)
+"""Kinds of tokens, in the order of :class:`~.usage.Usage`; all but two are parts of the others."""
+
+ALWAYS_SHOWN: Final = KINDS[: -len(Details._fields)]
+"""Kinds that have a metric even if no response reports them."""
+
+_DETAILS_AT = len(ALWAYS_SHOWN)
 
 MAX_MODELS: Final = 100
 """Models that are counted by name, in order of appearance; the others count as :data:`OTHER`."""
@@ -61,19 +66,29 @@ class UsageTotals:
         self.unknown["silent"] += len(usages) - len(known)
         for model in {usage[0] for usage in known}:
             alike = [usage for usage in known if usage[0] == model]
-            _, *numbers = zip(*alike, strict=True)
-            self.used_cost += self._add(self._tokens(model).used, Usage(model, *map(sum, numbers)))
+            _, prompt, completion, cached, reasoning, details = zip(*alike, strict=True)
+            used = Usage(
+                model, sum(prompt), sum(completion), sum(cached), sum(reasoning), _sum(details)
+            )
+            self.used_cost += self._add(self._tokens(model).used, used)
 
     def add_saved(self, usage: Usage, count: int) -> None:
         """Count *count* responses without an upstream request."""
-        model, *numbers = usage
-        saved = Usage(model, *[number * count for number in numbers])
+        model, prompt, completion, cached, reasoning, details = usage
+        if details is not NO_DETAILS:
+            details = Details(*[number * count for number in details])
+        saved = Usage(
+            model, prompt * count, completion * count, cached * count, reasoning * count, details
+        )
         self.saved_cost += self._add(self._tokens(model).saved, saved)
 
     def _add(self, to: list[int], usage: Usage) -> float:
         """Add *usage* to the counts *to*; return its cost."""
-        for kind, number in enumerate(usage[1:]):
+        for kind, number in enumerate(usage[1:-1]):
             to[kind] += number
+        if usage.details is not NO_DETAILS:
+            for kind, number in enumerate(usage.details, _DETAILS_AT):
+                to[kind] += number
         price = self.prices.price(usage.model) if self.prices else None
         return 0.0 if price is None else price.cost(usage)
 
@@ -114,6 +129,11 @@ class UsageTotals:
         if not self.prices:
             return None
         return {"spent": round(self.used_cost, 9), "saved": round(self.saved_cost, 9)}
+
+
+def _sum(details: Sequence[Details]) -> Details:
+    given = [each for each in details if each is not NO_DETAILS]
+    return Details(*map(sum, zip(*given, strict=True))) if given else NO_DETAILS
 
 
 def _by_kind(counts: list[int]) -> dict[str, int]:

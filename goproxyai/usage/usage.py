@@ -3,19 +3,24 @@
 1. Usage is read from 2xx responses to POSTs to :data:`GENERATING_PATHS`. A GET that returns a
    stored completion is not billed again.
 2. The search starts at the end: the object stands at the end of the document, or in the last event
-   of a stream. A ``"usage"`` inside of a string has escaped quotes and does not match. A value that
-   is no object or has no counts is skipped.
-3. The names are those of Chat Completions (``prompt_tokens``, ``completion_tokens``) or Responses
-   (``input_tokens``, ``output_tokens``). Cached tokens are part of the prompt tokens, reasoning
-   tokens part of the completion tokens.
-4. Nothing is guessed: a response that is cut, has no usage or cannot be read has no usage.
+   of a stream. Only the last :data:`TAIL_BYTES` are searched, so that the result is the same for a
+   whole response and for a response in any pieces. A ``"usage"`` inside of a string has escaped
+   quotes and does not match. A value that is no object or has no counts is skipped.
+3. The names are those of Chat Completions (``prompt_tokens``, ``completion_tokens``), Responses
+   (``input_tokens``, ``output_tokens``) or transcriptions (``input_token_details``). Details that
+   cannot be read count as absent.
+4. Cached and cache-write tokens are disjoint parts of the prompt tokens. Reasoning and prediction
+   tokens are parts of the completion tokens. Audio and image tokens are parts of either.
+5. Nothing is guessed: a response that is cut, has no usage or cannot be read has no usage.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Annotated, Final, NamedTuple, Protocol
+
+import msgspec
 
 from goproxyai.messages.redaction import mask_credentials
 
@@ -27,32 +32,23 @@ MAX_MODEL_CHARACTERS: Final = 100
 GENERATING_PATHS: Final = frozenset(
     (
         b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings", b"/v1/responses",
+        b"/v1/responses/compact", b"/v1/decisions",
         b"/v1/images/generations", b"/v1/images/edits", b"/v1/images/variations",
         b"/v1/audio/transcriptions", b"/v1/audio/translations", b"/v1/audio/speech",
     )
 )  # fmt: skip
-"""Paths whose POSTs upstream bills by usage."""
+"""Paths whose POSTs upstream bills by usage; under another prefix than ``/v1``, their ends."""
 
-_MAX_OBJECT_BYTES = 4 * 1024
-_MAX_COUNT = 10**12
+_GENERATING_ENDS = tuple(path.removeprefix(b"/v1") for path in sorted(GENERATING_PATHS))
+_MAX_OBJECTS = 8  # in a usage, itself included; upstream sends at most four
 _MAX_CANDIDATES = 8
 _MAX_MODELS = 256
 
 _USAGE = b'"usage"'
 _MODEL = b'"model"'
-# OpenAI's own layout, indented or not. The match takes a third of a JSON parser's time, and every
-# miss pays for it.
-_COMMON_LAYOUT = re.compile(
-    rb'"usage": ?+\{\s*+"prompt_tokens": ?+(\d{1,12}+),\s*+'
-    rb'(?:"completion_tokens": ?+(\d{1,12}+),\s*+)?"total_tokens": ?+\d{1,12}+(?:\s*+\}|'
-    rb',\s*+"prompt_tokens_details": ?+\{\s*+"cached_tokens": ?+(\d{1,12}+)[^{}]*+\}(?:\s*+\}|'
-    rb',\s*+"completion_tokens_details": ?+\{\s*+"reasoning_tokens": ?+(\d{1,12}+)[,\s}]))'
-)
 _MODEL_NAME = re.compile(rb'"model"\s{0,4}:\s{0,4}"([\x21\x23-\x5b\x5d-\x7e]{1,100})"')
-_BEFORE_OBJECT = re.compile(r"\s{0,8}:\s{0,8}(?=\{)")
-_match_common_layout = _COMMON_LAYOUT.match
+_match_object_start = re.compile(rb"\s{0,8}:\s{0,8}(?=\{)").match
 _models: dict[bytes, str] = {}  # by the text from the colon to the end of the name
-_decode = json.JSONDecoder().raw_decode
 
 
 class UsageSource(Protocol):
@@ -60,6 +56,37 @@ class UsageSource(Protocol):
 
     def usage(self) -> Usage | None:
         """Return the usage, ``None`` if the response has none."""
+
+
+class Details(NamedTuple):
+    """Parts of the tokens of one response, apart from cached and reasoning tokens.
+
+    :ivar cache_write: the part of the prompt tokens that upstream wrote to its cache.
+    :ivar cache_write_12h: the part of those that upstream keeps for 12 hours.
+    :ivar audio_prompt: the part of the prompt tokens that is audio.
+    :ivar audio_completion: the part of the completion tokens that is audio.
+    :ivar image_prompt: the part of the prompt tokens that is images.
+    :ivar image_completion: the part of the completion tokens that is images.
+    :ivar accepted_prediction: tokens of a predicted output that are in the completion.
+    :ivar rejected_prediction: tokens of a predicted output that are billed as completion tokens
+        without being in the completion.
+    """
+
+    cache_write: int = 0
+    cache_write_12h: int = 0
+    audio_prompt: int = 0
+    audio_completion: int = 0
+    image_prompt: int = 0
+    image_completion: int = 0
+    accepted_prediction: int = 0
+    rejected_prediction: int = 0
+
+
+NO_DETAILS: Final = Details()
+"""Shared by all usages without details, so that counting may skip it by identity."""
+
+COUNTS: Final = 4 + len(Details._fields)
+"""Length of :meth:`Usage.counts`."""
 
 
 class Usage(NamedTuple):
@@ -70,6 +97,7 @@ class Usage(NamedTuple):
     :ivar completion: tokens of the response.
     :ivar cached: the part of the prompt tokens that upstream had cached.
     :ivar reasoning: the hidden part of the completion tokens.
+    :ivar details: further parts of the tokens.
     """
 
     model: str
@@ -77,10 +105,29 @@ class Usage(NamedTuple):
     completion: int
     cached: int
     reasoning: int
+    details: Details = NO_DETAILS
+
+    @classmethod
+    def of(cls, model: str, counts: Sequence[int]) -> Usage:
+        """Return the usage whose :meth:`counts` are *counts*."""
+        prompt, completion, cached, reasoning, *details = counts
+        return cls(
+            model, prompt, completion, cached, reasoning,
+            Details(*details) if any(details) else NO_DETAILS,
+        )  # fmt: skip
+
+    def counts(self) -> tuple[int, ...]:
+        """Return the numbers of tokens: those of the fields, then those of the details."""
+        _, prompt, completion, cached, reasoning, details = self
+        return prompt, completion, cached, reasoning, *details
 
     def usage(self) -> Usage:
         """Return itself: a usage is a :class:`UsageSource`."""
         return self
+
+
+Tokens = tuple[int, int, int, int, Details]
+"""The fields of a :class:`Usage` after the model."""
 
 
 class UnreadResponse:
@@ -106,7 +153,10 @@ class UnreadResponse:
 
 def generates(method: bytes, path: bytes) -> bool:
     """Whether upstream bills the request by the usage in its response."""
-    return method == b"POST" and path in GENERATING_PATHS
+    return method == b"POST" and (
+        path in GENERATING_PATHS
+        or (not path.startswith(b"/v1/") and path.endswith(_GENERATING_ENDS))
+    )
 
 
 def read_usage(body: bytes) -> Usage | None:
@@ -137,6 +187,8 @@ def find_model(text: bytes) -> str:
         return ""
     # A name that was seen before needs no regular expression: 0.7 us less on each miss.
     end = text.find(b'"', at + len(_MODEL) + 3)  # after `:"` or `: "`, and at least one character
+    if end < 0:  # the text may end within the name
+        return ""
     known = _models.get(text[at + len(_MODEL) : end])
     if known is not None:
         return known
@@ -151,62 +203,150 @@ def find_model(text: bytes) -> str:
     return name
 
 
-def find_tokens(text: bytes) -> tuple[int, int, int, int] | None:
-    """Return prompt, completion, cached and reasoning tokens of the last usage in *text*."""
-    at = text.rfind(_USAGE)
-    if at < 0:
-        return None
-    match = _match_common_layout(text, at)
-    if match is None:
-        return _search_tokens(text, at)
-    prompt, completion, cached, reasoning = match.groups(b"0")
-    return int(prompt), int(completion), int(cached), int(reasoning)
-
-
-def _search_tokens(text: bytes, at: int) -> tuple[int, int, int, int] | None:
-    """Return the tokens of a usage in any layout: the last valid one up to *at*."""
+def find_tokens(text: bytes) -> Tokens | None:
+    """Return the tokens of the last usage in the last :data:`TAIL_BYTES` of *text*."""
+    first = max(0, len(text) - TAIL_BYTES)
+    at = len(text)
     for _ in range(_MAX_CANDIDATES):
-        tokens = _parse_tokens(text[at + len(_USAGE) : at + _MAX_OBJECT_BYTES])
-        if tokens is not None:
-            return tokens
-        at = text.rfind(_USAGE, 0, at)
+        at = text.rfind(_USAGE, first, at)
         if at < 0:
             break
+        usage = _read_rest(text, at) or _read_object(text, at)
+        tokens = None if usage is None else _tokens(usage)
+        if tokens is not None:
+            return tokens
     return None
 
 
-def _parse_tokens(text: bytes) -> tuple[int, int, int, int] | None:
-    """Return the tokens of a usage in any layout; *text* starts after the name ``"usage"``."""
-    plain = text.decode("utf-8", "replace")
-    start = _BEFORE_OBJECT.match(plain)
-    if start is None:
-        return None
-    try:
-        usage, _ = _decode(plain, start.end())
-    except (ValueError, RecursionError):
-        return None
-    prompt = _count(usage, "prompt_tokens", "input_tokens")
-    completion = _count(usage, "completion_tokens", "output_tokens")
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=10**12)] | None
+
+
+class _CacheWrites(msgspec.Struct, frozen=True, gc=False):
+    ttl_12h_tokens: _Count = 0
+
+
+class _PromptDetails(msgspec.Struct, frozen=True, gc=False):
+    cached_tokens: _Count = 0
+    cache_write_tokens: _Count = 0
+    cache_write_tokens_details: _CacheWrites | None = None
+    audio_tokens: _Count = 0
+    image_tokens: _Count = 0
+
+
+class _CompletionDetails(msgspec.Struct, frozen=True, gc=False):
+    reasoning_tokens: _Count = 0
+    audio_tokens: _Count = 0
+    image_tokens: _Count = 0
+    accepted_prediction_tokens: _Count = 0
+    rejected_prediction_tokens: _Count = 0
+
+
+class _Counts(msgspec.Struct, frozen=True, gc=False):
+    """A usage object without its details."""
+
+    prompt_tokens: _Count = None
+    input_tokens: _Count = None
+    completion_tokens: _Count = None
+    output_tokens: _Count = None
+
+
+class _UsageObject(_Counts, frozen=True, gc=False):
+    prompt_tokens_details: _PromptDetails | None = None
+    input_tokens_details: _PromptDetails | None = None
+    input_token_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+    output_tokens_details: _CompletionDetails | None = None
+    output_token_details: _CompletionDetails | None = None
+
+
+class _Rest(msgspec.Struct, frozen=True, gc=False):
+    """The rest of a document, from its usage."""
+
+    usage: _UsageObject | None = None
+
+
+_NO_PROMPT_DETAILS = _PromptDetails()
+_NO_COMPLETION_DETAILS = _CompletionDetails()
+_NO_CACHE_WRITES = _CacheWrites()
+_decode_rest = msgspec.json.Decoder(_Rest).decode
+_decode_object = msgspec.json.Decoder(_UsageObject).decode
+_decode_counts = msgspec.json.Decoder(_Counts).decode
+_INVALID = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def _tokens(usage: _UsageObject) -> Tokens | None:
+    """Return the tokens of a usage object, ``None`` if it has no counts."""
+    prompt = usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens
+    completion = usage.completion_tokens
+    if completion is None:
+        completion = usage.output_tokens
     if prompt is None and completion is None:
         return None
-    cached = _detail(usage, ("prompt_tokens_details", "input_tokens_details"), "cached_tokens")
-    reasoning = _detail(
-        usage, ("completion_tokens_details", "output_tokens_details"), "reasoning_tokens"
-    )
-    return prompt or 0, completion or 0, cached, reasoning
+    before = (
+        usage.prompt_tokens_details or usage.input_tokens_details or usage.input_token_details
+        or _NO_PROMPT_DETAILS
+    )  # fmt: skip
+    after = (
+        usage.completion_tokens_details or usage.output_tokens_details or usage.output_token_details
+        or _NO_COMPLETION_DETAILS
+    )  # fmt: skip
+    return (
+        prompt or 0, completion or 0, before.cached_tokens or 0, after.reasoning_tokens or 0,
+        _details(before, after),
+    )  # fmt: skip
 
 
-def _count(document: dict[str, Any], *names: str) -> int | None:
-    for name in names:
-        value = document.get(name)
-        if type(value) is int and 0 <= value < _MAX_COUNT:
-            return value
-    return None
+def _read_rest(text: bytes, at: int) -> _UsageObject | None:
+    """Return the usage object whose name begins at *at*, if *text* ends with its document.
+
+    Most responses are whole documents, and the end of the object need not be found: 1 us less.
+    """
+    try:
+        return _decode_rest(b"{" + text[at:]).usage
+    except _INVALID:
+        return None
 
 
-def _detail(usage: dict[str, Any], names: tuple[str, ...], name: str) -> int:
-    for each in names:
-        details = usage.get(each)
-        if isinstance(details, dict):
-            return _count(details, name) or 0
-    return 0
+def _read_object(text: bytes, at: int) -> _UsageObject | None:
+    """Return the usage object whose name begins at *at*, without its details if invalid."""
+    match = _match_object_start(text, at + len(_USAGE))
+    if match is None:
+        return None
+    start = match.end()
+    document = text[start : _object_end(text, start)]
+    try:
+        return _decode_object(document)
+    except _INVALID:
+        pass
+    try:
+        return _UsageObject(*msgspec.structs.astuple(_decode_counts(document)))
+    except _INVALID:
+        return None
+
+
+def _object_end(text: bytes, start: int) -> int:
+    """Return the end of the JSON object that begins at *start*, *start* if it is not found.
+
+    Braces in strings mislead the search, and the object is then no JSON. Upstream has none there.
+    """
+    end = start
+    for closed in range(1, _MAX_OBJECTS + 1):
+        end = text.find(b"}", end) + 1
+        if not end:
+            break
+        if text.count(b"{", start, end) == closed:
+            return end
+    return start
+
+
+def _details(before: _PromptDetails, after: _CompletionDetails) -> Details:
+    """Return the details of prompt and completion tokens."""
+    if before is _NO_PROMPT_DETAILS and after is _NO_COMPLETION_DETAILS:
+        return NO_DETAILS
+    writes = before.cache_write_tokens_details or _NO_CACHE_WRITES
+    counts = (
+        before.cache_write_tokens, writes.ttl_12h_tokens,
+        before.audio_tokens, after.audio_tokens, before.image_tokens, after.image_tokens,
+        after.accepted_prediction_tokens, after.rejected_prediction_tokens,
+    )  # fmt: skip
+    return Details(*[count or 0 for count in counts]) if any(counts) else NO_DETAILS

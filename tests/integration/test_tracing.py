@@ -149,7 +149,8 @@ async def test_cached_and_reasoning_tokens_have_conventional_names(
 ) -> None:
     harness = await traced.harness.start()
     usage = {
-        "input_tokens": 9, "input_tokens_details": {"cached_tokens": 4},
+        "input_tokens": 9,
+        "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 3},
         "output_tokens": 7, "output_tokens_details": {"reasoning_tokens": 5}, "total_tokens": 16,
     }  # fmt: skip
     document = json.dumps({"model": "o9-2030", "usage": usage}).encode()
@@ -163,6 +164,7 @@ async def test_cached_and_reasoning_tokens_have_conventional_names(
         "gen_ai.usage.input_tokens": 9,
         "gen_ai.usage.output_tokens": 7,
         "gen_ai.usage.cache_read.input_tokens": 4,
+        "gen_ai.usage.cache_creation.input_tokens": 3,
         "gen_ai.usage.reasoning.output_tokens": 5,
     }
 

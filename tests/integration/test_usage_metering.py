@@ -12,6 +12,8 @@ import pytest_twisted
 
 from goproxyai.proxy import shared_body
 from goproxyai.telemetry.counters import Counters
+from goproxyai.usage.prices import parse
+from goproxyai.usage.totals import KINDS
 from tests.integration.concurrent_requests import (
     large_answers,
     send_concurrently,
@@ -29,15 +31,22 @@ CHUNKED = (b"Transfer-Encoding", b"chunked")
 SSE = (b"Content-Type", b"text/event-stream")
 GZIP = (b"Content-Encoding", b"gzip")
 JSON_TYPE = (b"Content-Type", b"application/json")
-PLAIN = b'{"model":"gpt-4o","messages":[]}'
-SEEDED = b'{"model":"gpt-4o","messages":[],"seed":1}'
-USED = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
-ANSWER = json.dumps({"model": "gpt-4o-2024", "choices": [], "data": [0], "usage": USED}).encode()
-ONCE = {"prompt": 100, "completion": 20, "cached": 0, "reasoning": 0}
+PLAIN = b'{"model":"gpt-6.2-sol","messages":[]}'
+SEEDED = b'{"model":"gpt-6.2-sol","messages":[],"seed":1}'
+USED = {
+    "prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120,
+    "prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 60},
+}  # fmt: skip
+ANSWER = json.dumps(
+    {"model": "gpt-6.2-sol-2026", "choices": [], "data": [0], "usage": USED}
+).encode()
+ONCE = {"prompt": 100, "completion": 20, "cached": 0, "reasoning": 0, "cache_write": 60}
 NONE = dict.fromkeys(ONCE, 0)
-WORD = event({"model": "gpt-4o-2024", "choices": [{"delta": {"content": "word"}}], "usage": None})
+WORD = event(
+    {"model": "gpt-6.2-sol-2026", "choices": [{"delta": {"content": "word"}}], "usage": None}
+)
 STOP = event({"choices": [{"delta": {}, "finish_reason": "stop"}]})
-LAST = STOP + event({"model": "gpt-4o-2024", "choices": [], "usage": USED})
+LAST = STOP + event({"model": "gpt-6.2-sol-2026", "choices": [], "usage": USED})
 DONE = b"data: [DONE]\n\n"
 
 
@@ -55,7 +64,9 @@ def usage_counts(harness: ProxyHarness) -> tuple[dict[str, int], dict[str, int],
     """Return used tokens, saved tokens, and the answers without usage by reason."""
     tokens = counters(harness).tokens
     unknown = {reason: count for reason, count in tokens.unknown.items() if count}
-    return tokens.total("used"), tokens.total("saved"), unknown
+    used, saved = tokens.total("used"), tokens.total("saved")
+    assert all(used.pop(kind) == saved.pop(kind) == 0 for kind in KINDS if kind not in ONCE)
+    return used, saved, unknown
 
 
 def streamed(*parts: Any, fields: tuple[Any, ...] = ()) -> list[Any]:
@@ -93,11 +104,11 @@ async def test_answer_in_pieces_is_counted_once(
     answer = await wire.answer()
     assert answer.body == body
     assert usage_counts(harness) == (ONCE, NONE, {})
-    assert (await harness.logged())[0]["tokens"] == {"model": "gpt-4o-2024", **ONCE}
+    assert (await harness.logged())[0]["tokens"] == {"model": "gpt-6.2-sol-2026", **ONCE}
     if target != RESPONSES:
         assert (await harness.ask(post(target, PLAIN))).get("X-Cache") == b"HIT"
         assert usage_counts(harness) == (ONCE, ONCE, {})
-        assert (await harness.logged(2))[1]["tokens"] == {"model": "gpt-4o-2024", **ONCE}
+        assert (await harness.logged(2))[1]["tokens"] == {"model": "gpt-6.2-sol-2026", **ONCE}
 
 
 @pytest.mark.parametrize("asked", [PLAIN, SEEDED], ids=["alone", "shared"])
@@ -117,6 +128,28 @@ async def test_stream_is_counted_by_its_last_event(
     assert (await harness.ask(post(CHAT, asked))).get("X-Cache") == b"HIT"
     assert usage_counts(harness) == (ONCE, ONCE, {})
     assert counters(harness).open_streams == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_cache_writes_are_priced_and_exported(harness: ProxyHarness) -> None:
+    await harness.start()
+    counters(harness).tokens.prices = parse(
+        b'{"gpt-6.2-sol": {"prompt": 2, "cache_write": 2.5, "completion": 10}}'
+    )
+    harness.upstream.script(CHAT, response(ANSWER))
+    assert b"goproxyai_tokens_total{" not in (await harness.ask(request("/metrics"))).body
+    await harness.ask(post(CHAT, PLAIN))
+    await harness.ask(post(CHAT, PLAIN))
+    cost = (40 * 2 + 60 * 2.5 + 20 * 10) / 1e6
+    stats = json.loads((await harness.ask(request("/stats"))).body)["tokens"]
+    assert stats["money"] == {"spent": cost, "saved": cost}
+    assert stats["models"]["gpt-6.2-sol-2026"]["cache"]["cache_write"] == 60
+    text = (await harness.ask(request("/metrics"))).body
+    for kind, number in ONCE.items():
+        for source in ("upstream", "cache"):
+            name = f'kind="{kind}",model="gpt-6.2-sol-2026",source="{source}"'
+            assert f"goproxyai_tokens_total{{{name}}} {number}.0\n".encode() in text
+    assert b'kind="audio_prompt"' not in text
 
 
 @pytest_twisted.ensureDeferred

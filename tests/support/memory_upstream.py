@@ -35,6 +35,7 @@ class MemoryUpstream:
         self.causes: list[RetryCause | None] = []
         self.responses: list[Any] = []
         self.events: list[object] = []
+        self.memory = RequestMemory()
         self.connection = ClientConnection(
             self.ticker,
             Timeouts(head, idle),
@@ -42,12 +43,12 @@ class MemoryUpstream:
             self.idle_calls.append,
             lambda lost: None,
             ImmediateWriter(),
-            RequestMemory(),
+            self.memory,
         )
         self.connection.ready.addErrback(lambda _: None)
         self.connection.makeConnection(self.transport)
 
-    def send(self, body: bytes | None = None, method: bytes = b"GET") -> MemoryUpstream:
+    def send(self, body: Any = None, method: bytes = b"GET") -> MemoryUpstream:
         head = b"%b /v1/models HTTP/1.1\r\nHost: a\r\n" % method
         self.connection.send(method, head, body, False, self)
         return self

@@ -92,3 +92,22 @@ def test_replays_are_hurried_when_evicted_entries_hold_a_quarter_of_the_budget()
     cache.replayed.tick(0.5)
     assert first.hurried
     assert second.hurried
+
+
+class SlowReader:
+    def __init__(self) -> None:
+        self.broken_off = False
+
+    def break_off(self) -> None:
+        self.broken_off = True
+
+
+def test_slow_reader_is_broken_off_at_the_tick_after_a_removal() -> None:
+    cache = Cache(budget=SIZE)
+    cache.replayed.begin(cache.put(1), Replay())
+    reader = SlowReader()
+    cache.memory.mark_reader(reader, is_slow=True)
+    cache.evict_all()
+    assert not reader.broken_off  # the store has not returned
+    cache.replayed.tick(0.25)
+    assert reader.broken_off

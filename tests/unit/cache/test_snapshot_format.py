@@ -19,7 +19,7 @@ from goproxyai.cache.snapshot_format import (
     write_records,
 )
 from goproxyai.cache.snapshot_stream import CHUNK_BYTES, HEADER_BYTES, SnapshotError, encrypt
-from goproxyai.usage.usage import Usage
+from goproxyai.usage.usage import NO_DETAILS, Details, Usage
 from tests.unit.cache.snapshots import (
     BODY,
     CONTEXT,
@@ -31,15 +31,16 @@ from tests.unit.cache.snapshots import (
     written,
 )
 
-VERSION_3 = (
-    "676f70726f7879616920636163686500030201300000000102030405060708090a0b0c0d0e0f65c379906a43ba"
-    "c5372659baf6ab8be1f0b728f750dcf4199704ea2f9e87cb6d8cc6551282af6a0396ae888271f1be1edd35f479"
-    "81597b86b37d391649dc1827717568a0b670226ce788485bb0e688c10ebb5ac1a77f1dab9804e0278e4beec227"
-    "8df0eacee5c3145a3150abe918f2074cddd0f8aaff6ccfb41843350f7e1b35be36cce5063fb9ffd560acc1c239"
-    "bfaa9b9a08df741c831226cdb976cf581ed1dcaf1edc6231b12340f691db745e65eea557888fa00e58b975da32"
-    "7b5ccd17da18315d28b179e8b299069f6b8dc559"
+VERSION_4 = (
+    "676f70726f7879616920636163686500040201300000000102030405060708090a0b0c0d0e0f0318b215d4a03e"
+    "d9de77c4375de7a6096cddd64a14acc602fdca0830701caf28cea99cf4f77e871016afd24b7490f1ffde2577e0"
+    "8cabab67db80240439fa9dcc8eb7b052e5910641f54ae8bf00626b6c41ecbb3d8c22777b6d1f23fbd4768e1ad1"
+    "563288676d74d890155ede15bd242170f9885ac8cc537592fdeef0c7c7b8c631452d3271fa357c4cabe73e0212"
+    "32987a8b2a4223d5457824ae6e96c71ea66e5a204f0fcb3628daf496832a14478c5e4133147649d826d6adb01e"
+    "b9600afc78c5f6ca99b2fe0863ad9776ca27b8479f5e70c85f95e68a2c9d8b3ec33ce74a7a54a6e5b1deb97979"
+    "f75bd72ae1914a3b20cecc81e0de5750e09054a7e2171a506fb0583e2fddb93c63388a976ef6e6"
 )
-"""A file of one record, of the real cost, that a release wrote as version 3."""
+"""A file of one record, of the real cost, of version 4."""
 
 times = st.floats(allow_nan=False)
 texts = st.binary(max_size=40)
@@ -60,6 +61,7 @@ any_record = st.builds(
         Usage,
         st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20),
         *[st.integers(0, 10**12)] * 4,
+        st.just(NO_DETAILS) | st.builds(Details, *[st.integers(0, 10**12)] * 8),
     ),
 )
 
@@ -85,16 +87,16 @@ def test_record_may_end_at_the_end_of_a_chunk(more: int) -> None:
 
 
 def test_file_of_this_version_stays_readable() -> None:
-    usage = Usage("m", 1, 2, 3, 4)
+    usage = Usage("m", 1, 2, 3, 4, Details(5, 6, 7, 8, 9, 10, 11, 12))
     kept = record(0, head=b"h", body=b"b", timing=b"", initial_age=7, usage=usage)
-    assert with_passphrase(bytes.fromhex(VERSION_3)) == [kept]
+    assert with_passphrase(bytes.fromhex(VERSION_4)) == [kept]
 
 
 def with_lengths(**lengths: int) -> bytes:
     """An authentic file with a record that claims *lengths*."""
     names = ("head", "timing", "path", "owner", "model", "body")
     claimed = [lengths.get(name, 0) for name in names]
-    none = snapshot_format._NO_USAGE[1:]
+    none = snapshot_format._NO_TOKENS
     numbers = snapshot_format._NUMBERS.pack(bytes(32), 200, 0, 0.0, 0.0, *claimed, *none)
     return HEADER + b"".join(encrypt([numbers, BODY], HEADER, KEY, CONTEXT))
 

@@ -14,6 +14,7 @@ from goproxyai.cache import snapshot_stream
 from goproxyai.cache.snapshot_stream import (
     HEADER_BYTES,
     MAGIC,
+    VERSION,
     SnapshotError,
     decrypt,
     derive_key,
@@ -132,10 +133,10 @@ def test_another_passphrase_or_context_is_refused(passphrase: bytes, context: by
         with_passphrase(small_file(), passphrase, context)
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 4, 255])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 5, 255])
 @pytest.mark.parametrize("rest", [b"", b"\n", small_file()[len(MAGIC) + 1 :]])
 def test_another_version_is_refused(version: int, rest: bytes) -> None:
-    with pytest.raises(SnapshotError, match=f"its format version is {version}, expected 3"):
+    with pytest.raises(SnapshotError, match=f"its format version is {version}, expected 4"):
         with_passphrase(MAGIC + bytes([version]) + rest)
 
 
@@ -147,7 +148,7 @@ def test_file_without_magic_is_refused(data: bytes) -> None:
 
 @pytest.mark.parametrize(("passes", "memory"), [(9, 8192), (0, 8192), (1, 2**27), (1, 0)])
 def test_excessive_or_invalid_cost_is_refused(passes: int, memory: int) -> None:
-    header = snapshot_stream._HEADER.pack(MAGIC, 3, passes, memory, bytes(16))
+    header = snapshot_stream._HEADER.pack(MAGIC, VERSION, passes, memory, bytes(16))
     with pytest.raises(SnapshotError, match="damaged"):
         derive_key(header, b"passphrase")
 

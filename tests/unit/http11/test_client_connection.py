@@ -8,6 +8,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from goproxyai.http11.connection_deadlines import CLOSE_SECONDS, POOLED_SECONDS
 from goproxyai.http11.connection_states import ClientState
 from goproxyai.http11.errors import ConnectionBroken, ProtocolViolation, UpstreamTimeout
+from goproxyai.http11.sliced_body import TURN_BYTES, SlicedBody
 from goproxyai.reactor.deadlines import TICK_SECONDS
 from goproxyai.upstream.retries import RetryCause
 from tests.support.memory_upstream import MemoryUpstream
@@ -214,3 +215,52 @@ def test_tls_connection_is_ready_after_the_handshake() -> None:
     upstream.connection.handshakeCompleted()
     assert upstream.connection.state is ClientState.IDLE
     assert upstream.connection.ready.called
+
+
+@pytest.mark.parametrize("ending", ["complete", "lost", "cancelled"])
+def test_large_response_head_is_counted_until_the_response_ends(ending: str) -> None:
+    fields = b"".join(b"X-%d: %b\r\n" % (number, b"x" * 500) for number in range(100))
+    upstream = MemoryUpstream().send()
+    upstream.transport.take(1_000)
+    upstream.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + fields)
+    assert 50_000 < upstream.memory.used < 70_000  # a head that is being received
+    upstream.receive(b"\r\n")
+    assert 50_000 < upstream.memory.used < 70_000
+    if ending == "complete":
+        upstream.responses[0].deliver(upstream)
+        upstream.receive(b"ok")
+        assert upstream.events == [(b"ok", True)]
+    else:
+        if ending == "cancelled":
+            upstream.responses[0].abort()
+        upstream.lose(ConnectionLost())
+    assert upstream.memory.used == 0
+
+
+def test_small_response_head_is_not_counted() -> None:
+    upstream = MemoryUpstream().send()
+    upstream.transport.take(1_000)
+    upstream.receive(OK[:-1])
+    assert upstream.memory.used == 0
+
+
+def test_body_that_upstream_has_not_read_is_counted_after_an_early_response() -> None:
+    upstream = MemoryUpstream()
+    body = SlicedBody(b"x" * 2 * TURN_BYTES, upstream.clock)
+    upstream.send(body, b"POST").receive(OK[:-1])
+    assert upstream.memory.used >= TURN_BYTES + body.length  # the unsent half twice
+    upstream.clock.advance(0)
+    upstream.transport.take(3 * TURN_BYTES)
+    upstream.responses[0].deliver(upstream)
+    upstream.receive(b"k")
+    assert upstream.memory.used == 0
+
+
+def test_sent_body_is_not_counted_while_the_response_goes_on() -> None:
+    upstream = MemoryUpstream()
+    upstream.transport.stalled = False
+    body = SlicedBody(b"x" * 2 * TURN_BYTES, upstream.clock)
+    upstream.send(body, b"POST").receive(OK[:-1])
+    assert upstream.memory.used == body.length
+    upstream.clock.advance(0)
+    assert upstream.memory.used == 0

@@ -350,3 +350,16 @@ def test_large_buffer_is_written_in_slices_while_the_consumer_takes_them() -> No
     assert consumer.data == b"x" * 400_000
     assert max(map(len, consumer.writes)) == SLICE_BYTES
     assert results == [None]
+
+
+def test_continue_is_not_sent_into_a_response() -> None:
+    server = MemoryServer()
+    (exchange,) = server.send(post(b"Expect: 100-continue", length=4) + b"ab").exchanges
+    consumer = BodyConsumer(exchange.body, pause_after=1)
+    consumer.body.startProducing(consumer)
+    exchange.start_response(200, b"HTTP/1.1 200 OK\r\n", 10)
+    exchange.write(b"early")
+    consumer.body.resumeProducing()
+    assert b"100 Continue" not in server.received()
+    server.send(b"cd")
+    assert consumer.data == b"abcd"

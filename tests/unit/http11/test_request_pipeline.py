@@ -164,6 +164,16 @@ def test_lost_connection_holds_nothing() -> None:
     assert server.memory.used == 0
 
 
+def test_lost_connection_holds_nothing_of_its_unsent_response() -> None:
+    server = MemoryServer()
+    server.transport.stalled = True
+    (exchange,) = server.send(get()).exchanges
+    respond(exchange, b"x" * 10 * KIB)
+    server.disconnect()
+    server.connection.memory_changed()  # a single flight goes on after its leader has left
+    assert server.memory.used == 0
+
+
 def test_collected_body_is_streamed_when_memory_is_tight() -> None:
     server = MemoryServer(memory=100 * KIB)
     (exchange,) = server.send(post(length=200 * KIB) + b"x" * KIB).exchanges
@@ -173,6 +183,17 @@ def test_collected_body_is_streamed_when_memory_is_tight() -> None:
     server.send(b"x" * 10 * KIB)
     assert collected == [None]
     assert not server.transport.reading
+
+
+def test_small_body_is_collected_when_memory_is_tight() -> None:
+    server = MemoryServer(memory=80 * KIB)
+    (exchange,) = server.send(post(length=63 * KIB) + b"x" * KIB).exchanges
+    collected = collect(exchange, 64 * KIB)
+    server.send(b"x" * 55 * KIB).send(b"x" * 6 * KIB)
+    assert server.memory.used > 64 * KIB  # the buffer of a body that grows exceeds its content
+    assert server.memory.is_tight
+    server.send(b"x" * KIB)
+    assert collected == [b"x" * 63 * KIB]
 
 
 def test_head_beyond_the_budget_is_answered_with_503() -> None:
@@ -190,6 +211,7 @@ def test_requests_beyond_the_budget_are_dropped_after_the_present_one() -> None:
     assert server.memory.used < 10 * KIB
     respond(server.exchanges[0])
     assert [each.problem is None for each in server.exchanges] == [True, False]
+    assert server.exchanges[1].target == b""  # not that of the previous request
 
 
 def test_slow_reader_is_broken_off_for_another_request() -> None:
@@ -206,6 +228,20 @@ def test_slow_reader_is_broken_off_for_another_request() -> None:
     assert server.transport.aborted
     assert not transport.aborted
     assert server.memory.broken_off == 1
+
+
+def test_write_to_a_slow_reader_is_completed_before_the_reader_is_broken_off() -> None:
+    server = MemoryServer(memory=100 * KIB)
+    server.transport.stalled = True
+    (exchange,) = server.send(get()).exchanges
+    listener = RecordingListener(exchange)
+    exchange.start_response(200, b"HTTP/1.1 200 OK\r\n", None)
+    exchange.write(b"x" * 150 * KIB)
+    server.block()
+    assert not exchange.over
+    server.clock.advance(0)
+    assert listener.events == ["overloaded"]
+    assert server.transport.aborted
 
 
 def test_large_heads_are_not_remembered_while_memory_is_tight() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from twisted.internet.task import Clock
 
 from goproxyai.http11.turn_scheduler import CONTINUED_SECONDS, TurnScheduler
@@ -28,6 +29,17 @@ def test_connections_are_continued_in_turn() -> None:
     clock.advance(0)
     assert [each.continued for each in connections] == [3, 1, 2]
     assert clock.getDelayedCalls() == []
+
+
+def test_defect_in_a_connection_does_not_keep_the_others_waiting() -> None:
+    clock = Clock()
+    turns = TurnScheduler(clock)
+    broken, other = [Connection(clock, turns, 1, 0.0) for _ in range(2)]
+    broken._seconds = None  # type: ignore[assignment]
+    with pytest.raises(TypeError):
+        clock.advance(0)
+    clock.advance(0)
+    assert other.continued == 1
 
 
 def test_rest_is_continued_in_the_next_turn_when_the_time_is_used() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.limits.request_memory import Holding, RequestMemory
+from goproxyai.limits.request_memory import HeldBytes, Holding, RequestMemory
 
 
 class Reader:
@@ -91,3 +91,13 @@ def test_sum_is_that_of_the_holdings(steps: list[tuple[int, int]]) -> None:
     for number, count in steps:
         holdings[number].hold(count)
         assert memory.used == sum(holding.held for holding in holdings)
+
+
+def test_bytes_of_several_holders_are_counted_once() -> None:
+    memory = RequestMemory(100)
+    data = HeldBytes(memory, b"x" * 30)
+    counts = []
+    for change in (data.hold, data.hold, data.release, data.release, data.hold):
+        change()
+        counts.append(memory.used)
+    assert counts == [30, 30, 30, 0, 30]

@@ -54,9 +54,11 @@ def test_complete_body_is_stored_and_its_reservation_released() -> None:
     assert body is not None
     assert body.add(b"data")
     assert parts.context.store.reserved > 0
-    assert body.complete(miss, None, framed=True) == (b"data", True)
+    content, entry = body.complete(miss, None, framed=True)
+    assert content == b"data"
     assert parts.context.store.reserved == 0
-    assert parts.context.store.get(KEY, 0.0) is not None
+    assert entry is not None
+    assert parts.context.store.get(KEY, 0.0) is entry
 
 
 def test_unstorable_response_is_collected_only_where_it_is_shared() -> None:

@@ -14,7 +14,8 @@ from goproxyai.telemetry.events import (
 )
 from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome
 from goproxyai.telemetry.records import Columns
-from goproxyai.usage.usage import Usage
+from goproxyai.usage.totals import KINDS
+from goproxyai.usage.usage import Details, Usage
 from tests.unit.telemetry.samples import UNIX_TIME, make_event
 
 BATCH = Batch(UNIX_TIME)
@@ -54,6 +55,17 @@ def test_fields_of_a_failed_miss_have_all_optional_ones() -> None:
         "tokens": {"model": "m", "prompt": 1, "completion": 2, "cached": 3, "reasoning": 4},
         "slow": True,
     }
+
+
+def test_log_line_has_only_the_details_that_are_reported() -> None:
+    usage = Usage("m", 9, 2, 3, 0, Details(cache_write=4, accepted_prediction=1))
+    assert make_event(usage=usage).fields(Batch(UNIX_TIME))["tokens"] == {
+        "model": "m", "prompt": 9, "completion": 2, "cached": 3, "reasoning": 0,
+        "cache_write": 4, "accepted_prediction": 1,
+    }  # fmt: skip
+    everything = Usage("m", 9, 2, 3, 0, Details(*range(1, len(Details._fields) + 1)))
+    tokens = make_event(usage=everything).fields(Batch(UNIX_TIME))["tokens"]
+    assert tuple(tokens) == ("model", *KINDS)
 
 
 @pytest.mark.parametrize(("status", "sample"), [(200, 0.1), (404, None), (502, None)])

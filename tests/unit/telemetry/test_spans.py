@@ -16,7 +16,7 @@ from goproxyai.telemetry.counters import ROUTES
 from goproxyai.telemetry.outcome import CacheOutcome, Ending
 from goproxyai.telemetry.propagation import header_line
 from goproxyai.telemetry.spans import MAX_ATTEMPTS, RequestTrace, request_kind, span_of
-from goproxyai.usage.usage import Usage, requested_model
+from goproxyai.usage.usage import Details, Usage, requested_model
 from tests.unit.telemetry.samples import make_event
 
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "_OTHER")
@@ -92,6 +92,20 @@ def test_tokens_are_named_by_whether_upstream_bills_them(cache: CacheOutcome, pr
     attributes = span_of(event, trace, 0.0, Resource.get_empty()).attributes or {}
     tokens = {name: value for name, value in attributes.items() if name.endswith("_tokens")}
     assert tokens == {f"{prefix}input_tokens": 5, f"{prefix}output_tokens": 7}
+
+
+def test_details_of_billed_tokens_are_attributes() -> None:
+    trace = RequestTrace(SPAN, None, True, True)
+    usage = Usage("m", 90, 70, 0, 0, Details(cache_write=5, audio_prompt=6, rejected_prediction=7))
+    event = make_event(cache=CacheOutcome.MISS, usage=usage, trace=trace)
+    attributes = span_of(event, trace, 0.0, Resource.get_empty()).attributes or {}
+    assert {name: value for name, value in attributes.items() if ".usage." in name} == {
+        "gen_ai.usage.input_tokens": 90,
+        "gen_ai.usage.output_tokens": 70,
+        "gen_ai.usage.cache_creation.input_tokens": 5,
+        "goproxyai.usage.audio_prompt": 6,
+        "goproxyai.usage.rejected_prediction": 7,
+    }
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,23 @@ from goproxyai.config.variable import SettingError
 from goproxyai.daemon.build import make_daemon
 from goproxyai.daemon.reload import Reload
 from goproxyai.usage.prices import MAX_TABLE_BYTES, Prices, PricesError, parse
-from goproxyai.usage.usage import Usage
+from goproxyai.usage.usage import Details, Usage
 
 TABLE = {
-    "gpt-4o": {"prompt": 2.5, "cached": 1.25, "completion": 10},
-    "gpt-4o-mini": {"prompt": 0.15, "completion": 0.6},
+    "gpt-5.4": {"prompt": 2.5, "cached": 1.25, "completion": 10},
+    "gpt-5.4-mini": {"prompt": 0.15, "completion": 0.6},
+    "gpt-6.2-sol": {
+        "prompt": 2, "cached": 0.1, "cache_write": 2.5, "cache_write_12h": 5, "completion": 10,
+    },
+    "gpt-6-sol": {"prompt": 2, "cached": 0.2, "cache_write": 2.5, "completion": 10},
+    "gpt-audio-1.5": {
+        "prompt": 2.5, "completion": 10, "audio_prompt": 32, "audio_completion": 64,
+    },
     "text-embedding-3-small": {"prompt": 0.02},
     "free": {"prompt": 0},
-}
+}  # fmt: skip
+
+EXAMPLE = Path(__file__).resolve().parents[3] / "deploy" / "prices.json"
 
 
 def prices(table: Any = TABLE) -> Prices:
@@ -34,11 +43,11 @@ def prices(table: Any = TABLE) -> Prices:
 @pytest.mark.parametrize(
     ("model", "cost"),
     [
-        ("gpt-4o", 70 * 2.5 + 30 * 1.25 + 10 * 10),
-        ("gpt-4o-2024-08-06", 70 * 2.5 + 30 * 1.25 + 10 * 10),
-        ("gpt-4o-mini", 100 * 0.15 + 10 * 0.6),
-        ("gpt-4o-mini-2024-07-18", 100 * 0.15 + 10 * 0.6),
-        ("gpt-4o:ft-us", 70 * 2.5 + 30 * 1.25 + 10 * 10),
+        ("gpt-5.4", 70 * 2.5 + 30 * 1.25 + 10 * 10),
+        ("gpt-5.4-2026-03-05", 70 * 2.5 + 30 * 1.25 + 10 * 10),
+        ("gpt-5.4-mini", 100 * 0.15 + 10 * 0.6),
+        ("gpt-5.4-mini-2026-03-17", 100 * 0.15 + 10 * 0.6),
+        ("gpt-5.4:ft-us", 70 * 2.5 + 30 * 1.25 + 10 * 10),
         ("text-embedding-3-small", 100 * 0.02),
         ("free", 0),
     ],
@@ -49,15 +58,60 @@ def test_longest_applicable_name_gives_the_price(model: str, cost: float) -> Non
     assert price.cost(Usage(model, 100, 10, 30, 5)) == pytest.approx(cost / 1e6)
 
 
-@pytest.mark.parametrize("model", ["", "gpt", "gpt-4", "gpt-4omega", "ft:gpt-4o", "GPT-4o"])
+@pytest.mark.parametrize("model", ["", "gpt", "gpt-5", "gpt-5.4omega", "ft:gpt-5.4", "GPT-5.4"])
 def test_model_without_applicable_name_has_no_price(model: str) -> None:
     assert prices().price(model) is None
 
 
 def test_cached_tokens_beyond_the_prompt_are_ignored() -> None:
-    price = prices().price("gpt-4o")
+    price = prices().price("gpt-5.4")
     assert price is not None
-    assert price.cost(Usage("gpt-4o", 10, 0, 50, 0)) == pytest.approx(10 * 1.25 / 1e6)
+    assert price.cost(Usage("gpt-5.4", 10, 0, 50, 0)) == pytest.approx(10 * 1.25 / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("model", "details", "cost"),
+    [
+        ("gpt-6.2-sol", Details(cache_write=20), 50 * 2 + 30 * 0.1 + 20 * 2.5 + 10 * 10),
+        ("gpt-6.2-sol", Details(20, 15), 50 * 2 + 30 * 0.1 + 5 * 2.5 + 15 * 5 + 10 * 10),
+        ("gpt-6-sol", Details(20, 15), 50 * 2 + 30 * 0.2 + 20 * 2.5 + 10 * 10),
+        ("gpt-5.4", Details(20, 15), 70 * 2.5 + 30 * 1.25 + 10 * 10),
+        ("gpt-6.2-sol", Details(cache_write=900), 30 * 0.1 + 70 * 2.5 + 10 * 10),
+        (
+            "gpt-audio-1.5",
+            Details(audio_prompt=25, audio_completion=8),
+            75 * 2.5 + 25 * 32 + 2 * 10 + 8 * 64,
+        ),
+        (
+            "gpt-audio-1.5",
+            Details(audio_prompt=900, audio_completion=900),
+            30 * 2.5 + 70 * 32 + 10 * 64,
+        ),
+        ("gpt-5.4", Details(0, 0, 25, 8, 5, 4, 3, 2), 70 * 2.5 + 30 * 1.25 + 10 * 10),
+    ],
+)
+def test_part_of_the_tokens_has_its_own_price_or_that_of_the_whole(
+    model: str, details: Details, cost: float
+) -> None:
+    price = prices().price(model)
+    assert price is not None
+    usage = Usage(model, 100, 10, 30, 5, details)
+    assert price.cost(usage) == pytest.approx(cost / 1e6)
+
+
+def test_table_of_earlier_releases_has_the_same_costs() -> None:
+    price = prices({"m": {"prompt": 3, "cached": 1, "completion": 5}}).price("m")
+    assert price is not None
+    assert price.cost(Usage("m", 10, 2, 4, 1)) == pytest.approx((6 * 3 + 4 * 1 + 2 * 5) / 1e6)
+
+
+def test_example_has_prices_of_the_current_models() -> None:
+    table = parse(EXAMPLE.read_bytes())
+    for model in ("gpt-6.2-astra", "gpt-6.2-sol", "gpt-6.1-terra", "text-embedding-3-small"):
+        price = table.price(model)
+        assert price is not None
+        assert price.cached <= price.prompt <= price.cache_write <= price.cache_write_12h
+    assert table.price("gpt-4o") is None
 
 
 @pytest.mark.parametrize(
@@ -108,7 +162,7 @@ def test_invalid_file_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text('{"m": {"input": 1}}')
     os.mkfifo(tmp_path / "pipe")
     for name, why in (
-        ("bad.json", "must have only the keys prompt, cached, completion"),
+        ("bad.json", "must have only the keys prompt, completion, cached, cache_write, "),
         ("none.json", "No such file or directory"),
         ("pipe", "Not a regular file"),
         (".", "Is a directory"),
@@ -122,7 +176,7 @@ def test_invalid_file_is_reported_in_one_line(tmp_path: Path) -> None:
 def test_changed_table_applies_after_reload() -> None:
     daemon = make_daemon(MemoryReactorClock(), Settings.from_texts({"PRICES": "p.json"}))
     tokens = daemon.context.counters.tokens
-    tokens.add_used([Usage("gpt-4o", 1_000_000, 0, 0, 0)])
+    tokens.add_used([Usage("gpt-5.4", 1_000_000, 0, 0, 0)])
     settings = Settings.from_texts({"PRICES": "p.json"})
     loaded = [LoadedConfig(settings, (), prices()), LoadedConfig(settings, (), prices())]
     with capturedLogs() as events:
@@ -134,5 +188,5 @@ def test_changed_table_applies_after_reload() -> None:
         "configuration reloaded, changed: PRICES",
         "configuration reloaded, nothing changed",
     ]
-    tokens.add_used([Usage("gpt-4o", 1_000_000, 0, 0, 0)])
+    tokens.add_used([Usage("gpt-5.4", 1_000_000, 0, 0, 0)])
     assert tokens.money() == {"spent": 2.5, "saved": 0.0}

@@ -5,17 +5,26 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.audio.transcription import UsageTokens
+from openai.types.completion_usage import CompletionUsage
+from openai.types.create_embedding_response import Usage as EmbeddingsUsage
+from openai.types.decision import Usage as DecisionUsage
+from openai.types.images_response import Usage as ImagesUsage
+from openai.types.responses.response_usage import ResponseUsage
+from pydantic import BaseModel
 
 from goproxyai.usage import scanner as scanner_module
 from goproxyai.usage.scanner import UsageScanner, usage_of
 from goproxyai.usage.usage import (
     MAX_MODEL_CHARACTERS,
+    NO_DETAILS,
     TAIL_BYTES,
+    Details,
     UnreadResponse,
     Usage,
     generates,
@@ -24,7 +33,7 @@ from goproxyai.usage.usage import (
 COMPLETION = {
     "id": "chatcmpl-1",
     "object": "chat.completion",
-    "model": "gpt-4o-mini-2024-07-18",
+    "model": "gpt-5.4-mini-2026-03-17",
     "choices": [
         {
             "index": 0,
@@ -44,12 +53,14 @@ COMPLETION = {
     },
     "service_tier": "default",
 }
-EXPECTED = Usage("gpt-4o-mini-2024-07-18", 19, 10, 4, 3)
+EXPECTED = Usage(
+    "gpt-5.4-mini-2026-03-17", 19, 10, 4, 3, Details(audio_prompt=1, accepted_prediction=7)
+)
 RESPONSE = {
     "id": "resp_1",
     "status": "completed",
     "instructions": 'Say "usage" and "model".',
-    "model": "gpt-5",
+    "model": "gpt-6.1-terra",
     "output": [{"type": "message", "content": [{"type": "output_text", "text": "hello"}]}],
     "tools": [{"parameters": {"properties": {"usage": {"type": "object"}}}}],
     "usage": {
@@ -96,7 +107,7 @@ def scan(body: bytes, pieces: list[int] | None = None, **fields: str) -> Usage |
     ("document", "expected"),
     [
         (COMPLETION, EXPECTED),
-        (RESPONSE, Usage("gpt-5", 36, 87, 8, 64)),
+        (RESPONSE, Usage("gpt-6.1-terra", 36, 87, 8, 64)),
         (EMBEDDINGS, Usage("text-embedding-3-small", 8, 0, 0, 0)),
     ],
     ids=["completion", "response", "embeddings"],
@@ -134,12 +145,15 @@ def test_usage_is_read_in_any_indentation(
                 prompt_tokens=9,
                 completion_tokens=5,
                 total_tokens=14,
-                prompt_tokens_details={"audio_tokens": 1, "cached_tokens": 2},
+                prompt_tokens_details={"text_tokens": 1, "cached_tokens": 2},
             ),
             (9, 5, 2, 0),
         ),
         (with_usage(prompt_tokens=9, total_tokens=9, prompt_tokens_details=None), (9, 0, 0, 0)),
         (with_usage(prompt_tokens=9, prompt_tokens_details={"cached_tokens": "x"}), (9, 0, 0, 0)),
+        (with_usage(prompt_tokens=9, prompt_tokens_details=[1]), (9, 0, 0, 0)),
+        (with_usage(prompt_tokens=9, prompt_tokens_details={"cached_tokens": None}), (9, 0, 0, 0)),
+        (b'{"model":"m","usage":{"prompt_tokens":9}, "usage":null}', (9, 0, 0, 0)),
     ],
 )
 def test_usage_is_read_in_any_key_order(body: bytes, expected: tuple[int, ...]) -> None:
@@ -171,7 +185,7 @@ def test_usage_is_read_in_any_key_order(body: bytes, expected: tuple[int, ...]) 
         with_usage(prompt_tokens=10**12),
         with_usage(prompt_tokens=10**400),
         b'{"usage":' + b'{"a":' * 3_000 + b"1" + b"}" * 3_001,
-        b'{"usage":{"prompt_tokens":1,"x":"' + b"x" * 10_000 + b'"}}',
+        b'{"usage":{"prompt_tokens":1,"x":"' + b"x" * TAIL_BYTES + b'"}}',
         b'{"usage":"a",' * 1_000,
     ],
 )
@@ -180,14 +194,127 @@ def test_answer_without_valid_usage_has_none(body: bytes) -> None:
     assert scan(body) is None
 
 
+CHAT_USAGE = {
+    "prompt_tokens": 900,
+    "completion_tokens": 80,
+    "total_tokens": 980,
+    "prompt_tokens_details": {
+        "audio_tokens": 5, "cache_write_tokens": 300, "cached_tokens": 200, "image_tokens": 6,
+        "text_tokens": 889,
+    },
+    "completion_tokens_details": {
+        "accepted_prediction_tokens": 7, "audio_tokens": 8, "reasoning_tokens": 9,
+        "rejected_prediction_tokens": 10, "text_tokens": 63,
+    },
+}  # fmt: skip
+RESPONSE_USAGE = {
+    "input_tokens": 900,
+    "input_tokens_details": {
+        "cached_tokens": 200, "cache_write_tokens": 300,
+        "cache_write_tokens_details": {"ttl_12h_tokens": 100, "ttl_30m_tokens": 200},
+    },
+    "output_tokens": 80,
+    "output_tokens_details": {"reasoning_tokens": 9},
+    "total_tokens": 980,
+}  # fmt: skip
+TRANSCRIPTION_USAGE = {
+    "type": "tokens",
+    "input_tokens": 14,
+    "input_token_details": {"text_tokens": 2, "audio_tokens": 12},
+    "output_tokens": 45,
+    "total_tokens": 59,
+}
+IMAGE_USAGE = {
+    "input_tokens": 50,
+    "input_tokens_details": {"text_tokens": 10, "image_tokens": 40},
+    "output_tokens": 196,
+    "output_tokens_details": {"text_tokens": 0, "image_tokens": 196},
+    "total_tokens": 246,
+}
+ALL_CHAT = Details(
+    cache_write=300, audio_prompt=5, audio_completion=8, image_prompt=6,
+    accepted_prediction=7, rejected_prediction=10,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "document", "expected"),
+    [
+        (CompletionUsage, CHAT_USAGE, (900, 80, 200, 9, ALL_CHAT)),
+        (ResponseUsage, RESPONSE_USAGE, (900, 80, 200, 9, Details(300, 100))),
+        (DecisionUsage, RESPONSE_USAGE, (900, 80, 200, 9, Details(300, 100))),
+        (UsageTokens, TRANSCRIPTION_USAGE, (14, 45, 0, 0, Details(audio_prompt=12))),
+        (
+            ImagesUsage,
+            IMAGE_USAGE,
+            (50, 196, 0, 0, Details(image_prompt=40, image_completion=196)),
+        ),
+        (EmbeddingsUsage, {"prompt_tokens": 8, "total_tokens": 8}, (8, 0, 0, 0, NO_DETAILS)),
+    ],
+)
+def test_every_count_that_the_sdk_names_is_read(
+    model: type[BaseModel], document: dict[str, Any], expected: tuple[Any, ...]
+) -> None:
+    assert sdk_counts(model) <= COUNTED | DERIVED
+    model.model_validate(document, strict=True)
+    for indent in (None, 2):
+        body = json.dumps({"model": "m", "usage": document}, indent=indent).encode()
+        assert usage_of({}, body) == Usage("m", *expected)
+        streamed = b"data: " + body + b"\n\ndata: [DONE]\n\n"
+        assert scan(streamed, [7]) == Usage("m", *expected)
+
+
+COUNTED = {
+    "prompt_tokens", "input_tokens", "completion_tokens", "output_tokens", "cached_tokens",
+    "reasoning_tokens", "cache_write_tokens", "ttl_12h_tokens", "audio_tokens", "image_tokens",
+    "accepted_prediction_tokens", "rejected_prediction_tokens",
+}  # fmt: skip
+DERIVED = {"total_tokens", "text_tokens", "ttl_30m_tokens"}
+"""Counts that are sums or differences of others."""
+
+
+def sdk_counts(model: Any) -> set[str]:
+    """Return the names of all counts in a model of the SDK, at any depth."""
+    found = set()
+    for name, field in getattr(model, "model_fields", {}).items():
+        if name.endswith("_tokens"):
+            found.add(name)
+        for inner in (field.annotation, *get_args(field.annotation)):
+            found |= sdk_counts(inner)
+    return found
+
+
+def test_usage_far_from_the_end_is_found_in_no_pieces() -> None:
+    usage = b'"usage":{"prompt_tokens":1}'
+    for behind in (TAIL_BYTES - len(usage), TAIL_BYTES - len(usage) + 1, 2 * TAIL_BYTES):
+        body = b'{"model":"m",' + usage + b" " * (behind - 1) + b"}"
+        expected = Usage("m", 1, 0, 0, 0) if behind == TAIL_BYTES - len(usage) else None
+        assert usage_of({}, body) == expected
+        for size in (1, 1000, TAIL_BYTES - 1, 10 * TAIL_BYTES):
+            assert scan(body, [size]) == expected
+
+
+def test_model_name_is_read_to_its_end_in_any_pieces() -> None:
+    known = b'{"model":"gpt-6","usage":{"prompt_tokens":1}}'
+    assert scan(known) == Usage("gpt-6", 1, 0, 0, 0)
+    longer = b'{"model":"gpt-6-luna","usage":{"prompt_tokens":1}}'
+    for at in range(len(longer)):
+        assert scan(longer, [at + 1, len(longer)]) == Usage("gpt-6-luna", 1, 0, 0, 0)
+
+
 def events(*documents: Any) -> bytes:
     return (
         b"".join(b"data: " + json_bytes(each) + b"\n\n" for each in documents) + b"data: [DONE]\n\n"
     )
 
 
-CHUNK = {"id": "c", "model": "gpt-4o", "choices": [{"delta": {"content": "word "}}], "usage": None}
-LAST = {"id": "c", "model": "gpt-4o", "choices": [], "usage": COMPLETION["usage"]}
+CHUNK = {
+    "id": "c",
+    "model": "gpt-6.2-sol",
+    "choices": [{"delta": {"content": "word "}}],
+    "usage": None,
+}
+LAST = {"id": "c", "model": "gpt-6.2-sol", "choices": [], "usage": COMPLETION["usage"]}
 STREAM = events(*[CHUNK] * 700, LAST)
 COMPLETED = (
     b"event: response.created\ndata: "
@@ -207,8 +334,8 @@ COMPLETED = (
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        (STREAM, Usage("gpt-4o", 19, 10, 4, 3)),
-        (COMPLETED, Usage("gpt-5", 36, 87, 8, 64)),
+        (STREAM, EXPECTED._replace(model="gpt-6.2-sol")),
+        (COMPLETED, Usage("gpt-6.1-terra", 36, 87, 8, 64)),
         (events(*[CHUNK] * 200), None),
     ],
     ids=["chat", "responses", "none"],
@@ -229,7 +356,86 @@ def test_coded_stream_usage_is_read_in_any_pieces(pieces: list[int], coding: str
     coded = {"gzip": gzip.compress, "x-gzip": gzip.compress, "deflate": zlib.compress}.get(
         coding.strip().lower(), bytes
     )(text)
-    assert scan(coded, pieces, content_encoding=coding) == Usage("gpt-4o", 19, 10, 4, 3)
+    assert scan(coded, pieces, content_encoding=coding) == EXPECTED._replace(model="gpt-6.2-sol")
+
+
+details = st.dictionaries(
+    st.sampled_from(sorted(COUNTED | DERIVED)), st.none() | st.integers(0, 10**9), max_size=5
+)
+usages = st.none() | st.fixed_dictionaries(
+    {"total_tokens": st.integers(0, 10**9)},
+    optional={
+        "prompt_tokens": st.integers(0, 10**9),
+        "output_tokens": st.integers(0, 10**9),
+        "prompt_tokens_details": st.none() | details,
+        "input_tokens_details": st.none() | details,
+        "output_tokens_details": details,
+    },
+)
+texts = st.text(st.characters(codec="utf-8"), max_size=30) | st.just('"usage":{"prompt_tokens":9}')
+event = st.one_of(
+    st.builds(lambda text: {"model": "m", "choices": [{"delta": {"content": text}}]}, texts),
+    st.builds(lambda usage: {"model": "gpt-6-luna", "choices": [], "usage": usage}, usages),
+    st.builds(
+        lambda usage, text: {"response": {"model": "n", "usage": usage, "user": text}},
+        usages,
+        texts,
+    ),
+)
+framings = st.sampled_from(
+    [b"data: %b\n\n", b"event: x\ndata: %b\r\n\r\n", b": ping\n\ndata:%b\n\n"]
+)
+
+
+def naive_usage(documents: list[dict[str, Any]]) -> Usage | None:
+    """Return the usage of a stream of *documents*, with the parsed documents at hand."""
+    bodies = [each.get("response", each) for each in documents]
+    for usage in reversed([body["usage"] for body in bodies if body.get("usage")]):
+        prompt, completion = usage.get("prompt_tokens"), usage.get("output_tokens")
+        if prompt is None and completion is None:
+            continue
+        before = usage.get("prompt_tokens_details")
+        before = usage.get("input_tokens_details") if before is None else before
+        before, after = before or {}, usage.get("output_tokens_details") or {}
+        return Usage(
+            bodies[0]["model"], prompt or 0, completion or 0,
+            before.get("cached_tokens") or 0, after.get("reasoning_tokens") or 0,
+            Details(
+                before.get("cache_write_tokens") or 0, 0,
+                before.get("audio_tokens") or 0, after.get("audio_tokens") or 0,
+                before.get("image_tokens") or 0, after.get("image_tokens") or 0,
+                after.get("accepted_prediction_tokens") or 0,
+                after.get("rejected_prediction_tokens") or 0,
+            ),
+        )  # fmt: skip
+    return None
+
+
+@given(
+    st.lists(event, min_size=1, max_size=6), framings,
+    st.booleans(), st.lists(st.integers(1, 400), min_size=1, max_size=8),
+)  # fmt: skip
+def test_stream_has_the_usage_that_a_naive_reader_finds_however_it_is_cut(
+    documents: list[dict[str, Any]], framing: bytes, ascii_only: bool, pieces: list[int]
+) -> None:
+    body = b"".join(
+        framing % json.dumps(each, ensure_ascii=ascii_only).encode() for each in documents
+    )
+    expected = naive_usage(documents)
+    assert usage_of({}, body) == expected
+    assert scan(body, pieces) == expected
+    assert scan(gzip.compress(body), pieces, content_encoding="gzip") == expected
+
+
+@pytest.mark.parametrize("coding", ["", "gzip"])
+@pytest.mark.parametrize("usage", [CHAT_USAGE, RESPONSE_USAGE])
+def test_usage_is_the_same_wherever_a_stream_is_cut(usage: dict[str, Any], coding: str) -> None:
+    body = events({"model": "gpt-6-luna", "usage": None}, {"model": "gpt-6-luna", "usage": usage})
+    expected = usage_of({}, body)
+    assert expected is not None
+    coded = gzip.compress(body) if coding else body
+    for at in range(1, len(coded)):
+        assert scan(coded, [at, len(coded) - at], content_encoding=coding) == expected
 
 
 def test_complete_gzip_answer_is_decoded() -> None:
@@ -330,7 +536,14 @@ def test_invalid_model_name_is_empty(name: str) -> None:
     [
         (b"POST", b"/v1/chat/completions", True),
         (b"POST", b"/v1/responses", True),
+        (b"POST", b"/v1/responses/compact", True),
+        (b"POST", b"/v1/decisions", True),
         (b"POST", b"/v1/embeddings", True),
+        (b"POST", b"/openai/deployments/sol/chat/completions", True),
+        (b"POST", b"/openai/v1/responses", True),
+        (b"GET", b"/openai/v1/responses", False),
+        (b"POST", b"/openai/v1/responses/resp_1/cancel", False),
+        (b"POST", b"/v1/threads/responses", False),
         (b"GET", b"/v1/chat/completions", False),
         (b"GET", b"/v1/responses/resp_1", False),
         (b"POST", b"/v1/responses/resp_1/cancel", False),
@@ -360,9 +573,13 @@ def test_gzip_padding_is_ignored_and_members_are_limited() -> None:
 
 
 def test_model_is_found_after_null_model() -> None:
-    body = b'{"model":null,"x":"' + b"x" * 400 + b'","model":"gpt-4o","usage":{"prompt_tokens":1}}'
+    body = (
+        b'{"model":null,"x":"'
+        + b"x" * 400
+        + b'","model":"gpt-6.2-sol","usage":{"prompt_tokens":1}}'
+    )
     for pieces in ([1], [50], [420], [427], [431], [1000]):
-        assert scan(body, pieces).model == "gpt-4o"
+        assert scan(body, pieces).model == "gpt-6.2-sol"
 
 
 def test_unread_answer_is_read_once_and_released() -> None:
