@@ -185,6 +185,12 @@ class Metrics(Collector):
                 "bypass": counters.bypasses,
             },
         )
+        yield _counters(
+            "cache_bypasses",
+            "Requests that bypassed the cache, by reason.",
+            "reason",
+            counters.bypass_reasons,
+        )
         yield _gauge("cache_entries", "Cache entries.", {}, len(store))
         yield _gauge("cache_bytes", "Size of the cache in bytes.", {}, store.bytes)
         yield _gauge(

@@ -83,6 +83,9 @@ class Stats:
             "hits": counters.hits,
             "misses": counters.misses,
             "bypasses": counters.bypasses,
+            "bypass_reasons": {
+                reason: number for reason, number in counters.bypass_reasons.items() if number
+            },
             "coalesced": counters.coalesced,
             "stale_if_error": counters.stale_served,
             "flights": len(self.sources.flights),

@@ -16,8 +16,13 @@ from typing import Any, Final
 
 from goproxyai.messages.headers import Fields, Headers, nominated_fields
 
+CREDENTIAL_FIELDS: Final = (b"authorization", b"api-key", b"x-api-key", b"x-goog-api-key")
+"""Lower-cased names of the request fields that hold a credential."""
+
 KEY_FIELDS: Final = (
-    b"authorization",
+    *CREDENTIAL_FIELDS,
+    b"anthropic-version",
+    b"x-cache-namespace",
     b"content-type",
     b"accept",
     b"accept-encoding",
@@ -30,7 +35,7 @@ KEY_FIELDS: Final = (
 """Lower-cased names of the request fields that are part of the key."""
 
 IDENTITY_FIELDS: Final = frozenset(
-    (b"authorization", b"openai-organization", b"x-openai-organization", b"openai-project")
+    (*CREDENTIAL_FIELDS, b"openai-organization", b"x-openai-organization", b"openai-project")
 )
 """Key fields that identify the caller; not part of the key of a shared response."""
 
@@ -105,12 +110,11 @@ def _values_by_line(
 
 
 def credential_id(fields: Fields) -> bytes:
-    """Return 16 bytes that identify the value of ``Authorization``.
+    """Return 16 bytes that identify the credentials of a request: :data:`CREDENTIAL_FIELDS`.
 
     The ID is an index, not a secret and not a check. Organization and project are left out: a write
     for one of them may change the responses to requests that do not name it.
     """
-    value = None
-    if b"authorization" not in nominated_fields(fields):
-        value = fields.get(b"authorization")
-    return blake2b(dumps(value, 2), digest_size=16).digest()
+    nominated = nominated_fields(fields)
+    values = tuple([None if name in nominated else fields.get(name) for name in CREDENTIAL_FIELDS])
+    return blake2b(dumps(values, 2), digest_size=16).digest()

@@ -3,16 +3,16 @@
 A request may be served from the cache if only the parts of its cache key can affect the response:
 
 ================================================ ==========================================
-GET; POST to one of                              looked up
-:data:`CACHEABLE_POST_PATHS`
+GET; POST to a path of                           looked up
+:class:`~goproxyai.cache.post_paths.PostPaths`
 another method, another POST                     bypass: ``method``, ``path``
 ``Range``, ``If-Range``                          bypass: ``range``
-a field of the key, a field without effect on    looked up
-the response
-any other field (``Cookie``, ``Origin``,         bypass: ``header``
-conditional requests, ``X-Anything``,
-``X-Stainless-Poll-Helper``)
+a field that may affect the response             bypass: ``header``
+fields without effect that are too large         bypass: ``header-size``
 ================================================ ==========================================
+
+:mod:`goproxyai.cache.request_fields` has the tables of fields. Of requests to ``/v1/responses``,
+the body is judged as well (:mod:`goproxyai.cache.stateless_responses`).
 
 A response may be stored if it is complete (which the caller checks), its status is one of
 :data:`STORABLE_STATUSES`, neither side sent ``no-store``, and it does not vary by a field that the
@@ -21,73 +21,65 @@ look-up ignores. :mod:`.freshness` has further conditions for a GET.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Container
+from typing import Final, NamedTuple
 
 from goproxyai.cache.directives import Directives, parse_cache_control
-from goproxyai.cache.key import IDENTITY_FIELDS, KEY_FIELDS
-from goproxyai.messages.headers import HOP_BY_HOP, Fields
-
-CACHEABLE_POST_PATHS: Final = frozenset(
-    (b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings")
+from goproxyai.cache.key import IDENTITY_FIELDS
+from goproxyai.cache.post_paths import STANDARD_POST_PATHS, PostPaths
+from goproxyai.cache.request_fields import (
+    NOTHING_IGNORED,
+    IgnoredFields,
+    fields_bypass,
+    is_left_out_of_key,
 )
-"""Paths of POST requests that change nothing upstream, and whose responses may be stored."""
+from goproxyai.messages.headers import Fields
 
 STORABLE_STATUSES: Final = frozenset((200, 201, 400, 401))
 
-_STANDARD_NEUTRAL = frozenset(
-    (
-        b"host", b"user-agent", b"content-length", b"date", b"via", b"forwarded",
-        b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port",
-        b"x-real-ip", b"x-request-id", b"traceparent", b"tracestate", b"referer", b"dnt",
-        b"priority", b"upgrade-insecure-requests", b"cache-control", b"pragma", b"expect",
-        b"x-cache-ttl", b"x-cache-replay",
-    )
-)  # fmt: skip
-_NEUTRAL_PREFIXES = (b"proxy-", b"sec-fetch-", b"x-stainless-")
-_COMMON_PREFIXED = frozenset(
-    (
-        b"proxy-connection", b"proxy-authorization",
-        b"sec-fetch-mode", b"sec-fetch-site", b"sec-fetch-dest",
-        b"x-stainless-lang", b"x-stainless-package-version", b"x-stainless-os",
-        b"x-stainless-arch", b"x-stainless-runtime", b"x-stainless-runtime-version",
-        b"x-stainless-async", b"x-stainless-retry-count", b"x-stainless-read-timeout",
-        b"x-stainless-timeout", b"x-stainless-helper-method", b"x-stainless-raw-response",
-    )
-)  # fmt: skip
-_CACHEABLE_FIELDS = frozenset(KEY_FIELDS) | HOP_BY_HOP | _STANDARD_NEUTRAL | _COMMON_PREFIXED
-_KEY_FIELDS = frozenset(KEY_FIELDS)
+ERROR_STATUSES: Final = frozenset((400, 401))
+"""Storable statuses of errors, which are stored as JSON only, and for ``CACHE_ERROR_TTL`` at most.
+
+An error in another format was not made by the API but by a server in front of it.
+"""
 
 _FORBIDS_STORING = frozenset((b"no-store",))
 _FORBIDS_SHARING = frozenset((b"no-store", b"private"))
 _FORBIDS_STALE = frozenset((b"must-revalidate", b"proxy-revalidate", b"no-cache", b"s-maxage"))
 
 
-def bypass_reason(method: bytes, path: bytes, fields: Fields) -> str | None:
+class Bypass(NamedTuple):
+    """Why a request may not be served from the cache.
+
+    :ivar reason: ``method``, ``path``, ``range``, ``header`` or ``header-size``.
+    :ivar field: lower-cased name of the field that is the reason ``header``, or of the largest one
+        for ``header-size``; empty for other reasons.
+    """
+
+    reason: str
+    field: bytes = b""
+
+
+def request_bypass(
+    method: bytes,
+    path: bytes,
+    fields: Fields,
+    posts: PostPaths = STANDARD_POST_PATHS,
+    ignored: IgnoredFields = NOTHING_IGNORED,
+    uncounted: Container[bytes] = (),
+) -> Bypass | None:
     """Return why a request may not be served from the cache, or ``None`` if it may.
 
     :param path: without the query.
-    :returns: ``None``, ``"method"``, ``"path"``, ``"range"`` or ``"header"``.
+    :param uncounted: see :func:`~goproxyai.cache.request_fields.fields_bypass`.
     """
     if method != b"GET":
         if method != b"POST":
-            return "method"
-        if path not in CACHEABLE_POST_PATHS:
-            return "path"
-    if _CACHEABLE_FIELDS.issuperset(fields):
-        return None
-    if b"range" in fields or b"if-range" in fields:
-        return "range"
-    for name in fields.keys() - _CACHEABLE_FIELDS:
-        if not _is_neutral(name):
-            return "header"
-    return None
-
-
-def _is_neutral(name: bytes) -> bool:
-    """Whether a request field is neither part of the key nor a reason to bypass the cache."""
-    if name in _CACHEABLE_FIELDS:
-        return name not in _KEY_FIELDS
-    return name.startswith(_NEUTRAL_PREFIXES) and name != b"x-stainless-poll-helper"
+            return Bypass("method")
+        if posts.standard_path(path) is None:
+            return Bypass("path")
+    found = fields_bypass(fields, ignored, uncounted)
+    return None if found is None else Bypass(*found)
 
 
 def may_store(
@@ -95,12 +87,14 @@ def may_store(
 ) -> bool:
     """Whether the status and header of a response allow storing the response.
 
-    :param fields: of the response, to a request without a :func:`bypass_reason`.
+    :param fields: of the response, to a request without a :func:`request_bypass`.
     :param directives: of the request.
     :param shared: whether all credentials would share the response. Errors are not shared, because
         they may be due to the credential.
     """
     if status not in STORABLE_STATUSES or directives.no_store or method not in (b"GET", b"POST"):
+        return False
+    if status in ERROR_STATUSES and not is_json(fields):
         return False
     return may_share(status, fields, shared)
 
@@ -142,9 +136,15 @@ def _varies_by_ignored_field(vary: bytes, shared: bool) -> bool:
     """
     for member in vary.split(b","):
         name = member.strip(b" \t")
-        if name == b"*" or _is_neutral(name) or (shared and name in IDENTITY_FIELDS):
+        if name == b"*" or is_left_out_of_key(name) or (shared and name in IDENTITY_FIELDS):
             return True
     return False
+
+
+def is_json(fields: Fields) -> bool:
+    """Whether the media type of a response is JSON."""
+    media_type = fields.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    return media_type == b"application/json" or media_type.endswith(b"+json")
 
 
 def in_namespace(path: bytes, names: tuple[str, ...]) -> bool:

@@ -11,6 +11,9 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, Final
 
+from goproxyai.cache.key import KEY_FIELDS
+from goproxyai.cache.post_paths import ALWAYS_CACHED
+from goproxyai.cache.request_fields import NEVER_IGNORED
 from goproxyai.config.urls import has_dot_segment
 
 MEGABYTE: Final = 1024 * 1024
@@ -25,6 +28,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ENDPOINT = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*:[\x21-\x7e]+")
 _HOST_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?")
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9_.~:@!$&'()*+=-]+)+/")
+# A name of a field or a cookie (RFC 9110 §5.1), or the beginning of one with an asterisk.
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9!#$%&'+.^_`|~-]+\*?")
 _NAMESPACE = re.compile(r"(?!v1(?:/|$))[A-Za-z0-9_.:-]+(?:/[A-Za-z0-9_.:-]+)*")
 
 
@@ -99,6 +104,29 @@ def namespaces(text: str) -> tuple[str, ...]:
     if not all(_NAMESPACE.fullmatch(name) for name in names):
         raise ValueError("not a path under /v1/")
     return names
+
+
+def cache_paths(text: str) -> tuple[str, ...]:
+    """Paths under ``/v1/``, without that prefix; those that are always cached are added."""
+    return tuple(dict.fromkeys((*ALWAYS_CACHED, *namespaces(text))))
+
+
+def name_patterns(text: str) -> tuple[str, ...]:
+    """Names, or prefixes that end in an asterisk, in their order."""
+    patterns = tuple(dict.fromkeys(text.replace(",", " ").split()))
+    if not all(_NAME_PATTERN.fullmatch(pattern) for pattern in patterns):
+        raise ValueError("not a name or prefix")
+    return patterns
+
+
+def ignored_headers(text: str) -> tuple[str, ...]:
+    """Patterns of header names in lower case, without the names that cannot be ignored."""
+    patterns = name_patterns(text.lower())
+    for pattern in patterns:
+        name = pattern.encode("ascii")
+        if name in KEY_FIELDS or name in NEVER_IGNORED or name == b"cookie":
+            raise ValueError("a header that may change a response")
+    return patterns
 
 
 def relay_paths(text: str) -> tuple[str, ...]:

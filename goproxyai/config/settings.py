@@ -23,6 +23,10 @@ class Settings:
     :ivar relay_paths: prefixes that start and end with ``/``, at least one.
     :ivar rate_limit: requests per minute and client; 0 disables the limit.
     :ivar cache_ttl: 0 disables the cache.
+    :ivar cache_error_ttl: longest lifetime of an error; 0 stores none.
+    :ivar cache_paths: paths of POSTs, without the leading ``/v1/``.
+    :ivar cache_ignore_headers: lower-cased names, or prefixes that end in ``*``.
+    :ivar cache_ignore_cookies: names, or prefixes that end in ``*``.
     :ivar cache_shared: paths, without the leading ``/v1/``.
     :ivar coalesce: one of :data:`~goproxyai.cache.coalescing.COALESCE_MODES`.
     :ivar cache_snapshot_key: never ``None`` if ``cache_snapshot`` is set.
@@ -49,6 +53,10 @@ class Settings:
     rate_limit: int
     cache_ttl: float
     cache_max_ttl: float
+    cache_error_ttl: float
+    cache_paths: tuple[str, ...]
+    cache_ignore_headers: tuple[str, ...]
+    cache_ignore_cookies: tuple[str, ...]
     cache_stale: float
     cache_shared: tuple[str, ...]
     coalesce: str

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from goproxyai.cache.coalescing import COALESCE_MODES
 from goproxyai.config.parsers import (
+    cache_paths,
     endpoints,
     error_statuses,
     file_path,
     host_names,
+    ignored_headers,
     megabytes,
+    name_patterns,
     namespaces,
     one_of,
     positive,
@@ -100,7 +103,7 @@ VARIABLES: tuple[Variable, ...] = (
         "RELAY_PATHS",
         "/v1/",
         "The path prefixes that are relayed, such as /v1/ /openai/. Requests to other paths are "
-        "answered by the proxy. POST requests under other prefixes than /v1/ bypass the cache.",
+        "answered by the proxy.",
         "path prefixes such as /v1/ /openai/, without the proxy's own endpoints, separated by "
         "spaces or commas",
         relay_paths,
@@ -148,6 +151,47 @@ VARIABLES: tuple[Variable, ...] = (
         "ignores X-Cache-TTL.",
         _DURATION,
         parse_duration,
+        reloadable=True,
+    ),
+    Variable(
+        "CACHE_ERROR_TTL",
+        "10s",
+        "The longest time that a response with status 400 or 401 stays fresh, whatever "
+        "X-Cache-TTL says. 0 stores none.",
+        _DURATION + ", 0 to store none",
+        parse_duration,
+        reloadable=True,
+    ),
+    Variable(
+        "CACHE_PATHS",
+        "chat/completions completions embeddings",
+        "The POST requests that may be answered from the cache, by their paths as they follow "
+        "/v1/, or as they end under another prefix of RELAY_PATHS. Those of the default always "
+        "may. See docs/caching.md before adding a path.",
+        "paths under /v1/ such as responses moderations, separated by spaces or commas",
+        cache_paths,
+        allow_empty=True,
+        reloadable=True,
+    ),
+    Variable(
+        "CACHE_IGNORE_HEADERS",
+        "",
+        "Request headers that do not change a response: names such as x-team, or prefixes such as "
+        "x-corp-*. A request with another header that the proxy does not know bypasses the cache.",
+        "header names or prefixes such as x-team x-corp-*, without Cookie, Range, If-Range, "
+        "X-Stainless-Poll-Helper and those of the cache key, separated by spaces or commas",
+        ignored_headers,
+        allow_empty=True,
+        reloadable=True,
+    ),
+    Variable(
+        "CACHE_IGNORE_COOKIES",
+        "",
+        "Cookies that do not change a response: names such as AWSALB, or prefixes such as "
+        "incap_ses_*. A request with another cookie bypasses the cache.",
+        "cookie names or prefixes such as AWSALB incap_ses_*, separated by spaces or commas",
+        name_patterns,
+        allow_empty=True,
         reloadable=True,
     ),
     Variable(

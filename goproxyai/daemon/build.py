@@ -31,6 +31,7 @@ from goproxyai.http11.connection_limits import ConnectionLimits
 from goproxyai.http11.server_factory import ServerFactory
 from goproxyai.limits.request_memory import RequestMemory
 from goproxyai.proxy.admission import Admission
+from goproxyai.proxy.bypass_warning import BypassWarning
 from goproxyai.proxy.cache_lookup import CacheLookup
 from goproxyai.proxy.context import OptionsHolder, ProxyContext
 from goproxyai.proxy.handler import ProxyHandler
@@ -82,7 +83,8 @@ def make_daemon(
     )
     access_log.tracer = tracer
     replayed = ReplayedEntries(memory)
-    ticker.watched |= {memory, replayed, ReleasedMemory(memory)}
+    bypass_warning = BypassWarning(counters, ticker.now)
+    ticker.watched |= {memory, replayed, ReleasedMemory(memory), bypass_warning}
     store = Store(settings.max_cache_size, settings.cache_stale, replayed)
     admission = Admission(reactor, settings.rate_limit, settings.trusted_proxies)
     agent = _agent(reactor, settings, ticker, writer, memory, tls)
@@ -103,6 +105,7 @@ def make_daemon(
         access_log,
         memory,
         replayed,
+        bypass_warning,
     )
     handler = ProxyHandler(context, admission)
     limits = _connection_limits(settings, ticker, counters)

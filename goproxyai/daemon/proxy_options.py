@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from goproxyai.cache.post_paths import PostPaths
+from goproxyai.cache.request_fields import IgnoredFields, NamePatterns
 from goproxyai.config.settings import Settings
 from goproxyai.proxy.request_plan import ProxyOptions
 from goproxyai.proxy.upstreams import Upstream
@@ -32,4 +34,10 @@ def make_proxy_options(
         post_retry_seconds=settings.generation_timeout,
         caches=caching_enabled(settings),
         traces=traced,
+        error_ttl=settings.cache_error_ttl,
+        post_paths=PostPaths(settings.cache_paths, settings.relay_paths),
+        ignored_fields=IgnoredFields(
+            NamePatterns.of(settings.cache_ignore_headers),
+            NamePatterns.of(settings.cache_ignore_cookies),
+        ),
     )

@@ -21,7 +21,12 @@ from __future__ import annotations
 import re
 from weakref import WeakValueDictionary, finalize
 
-from goproxyai.http11.request_head import FieldValues, RequestHead, variable_lines
+from goproxyai.http11.request_head import (
+    MAX_VARIABLE_BYTES,
+    FieldValues,
+    RequestHead,
+    variable_lines,
+)
 from goproxyai.limits.request_memory import RequestMemory
 from goproxyai.messages.headers import Headers
 
@@ -35,8 +40,8 @@ MAX_LENGTH_DIGITS = 15
 """Digits of a ``Content-Length`` that is read without llhttp."""
 
 _VARIABLE = b"\0"  # stands for the value of a variable field; llhttp refuses a NUL in a head
-# A value that is read without llhttp: at most 1 KiB.
-_VALUE = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]{0,1022}[\x21-\x7e])?")
+# A value that is read without llhttp: at most MAX_VARIABLE_BYTES.
+_VALUE = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]{0,%d}[\x21-\x7e])?" % (MAX_VARIABLE_BYTES - 2))
 
 
 class RepeatedHead:

@@ -25,6 +25,12 @@ VARIABLE_FIELDS = frozenset(
 )  # fmt: skip
 """Lower-cased names of fields that concern one request, and nothing that is decided from a head."""
 
+MAX_VARIABLE_BYTES = 128
+"""Size of the largest value of a variable field; a field with a larger one is a fixed field.
+
+The cache counts the bytes of fixed fields (:mod:`goproxyai.cache.request_fields`).
+"""
+
 _FORM_DATA = re.compile(rb"multipart/form-data[ \t]*(?:;|$)", re.IGNORECASE)
 _LENGTH_ONLY = frozenset((b"content-length",))
 
@@ -180,5 +186,9 @@ def variable_lines(headers: Headers, repeated: bool) -> dict[int, int]:
         variable: llhttp refuses a second one, so that name cannot be the repeated one.
     """
     names = _LENGTH_ONLY if repeated else VARIABLE_FIELDS
-    lines = [line for line, (name, _) in enumerate(headers) if name.lower() in names]
+    lines = [
+        line
+        for line, (name, value) in enumerate(headers)
+        if name.lower() in names and len(value) <= MAX_VARIABLE_BYTES
+    ]
     return {line: index for index, line in enumerate(lines)}

@@ -44,12 +44,13 @@ _OF_CLIENT_NETWORK: Final = frozenset(
         b"forwarded", b"x-real-ip", b"true-client-ip", b"cf-connecting-ip", b"cf-connecting-ipv6",
         b"cf-pseudo-ipv4", b"cf-ipcountry", b"x-client-ip", b"x-cluster-client-ip",
         b"x-original-forwarded-for", b"x-envoy-external-address", b"x-azure-clientip",
-        b"x-azure-socketip", b"fastly-client-ip", b"fly-client-ip",
+        b"x-azure-socketip", b"fastly-client-ip", b"fly-client-ip", b"x-envoy-peer-metadata",
+        b"x-envoy-peer-metadata-id",
     )
 )  # fmt: skip
-_OF_CLIENT_NETWORK_PREFIX: Final = b"x-forwarded-"
+_OF_CLIENT_NETWORK_PREFIXES: Final = (b"x-forwarded-", b"cloudfront-viewer-", b"x-vercel-ip-")
 _NOT_SENT_UPSTREAM: Final = _OF_CLIENT_NETWORK | {
-    b"host", b"expect", b"x-cache-ttl", b"x-cache-replay",
+    b"host", b"expect", b"x-cache-ttl", b"x-cache-replay", b"x-cache-namespace",
 }  # fmt: skip
 _NOT_SENT_TO_CLIENT: Final = frozenset(
     (b"x-cache", b"x-cache-timestamp", b"x-proxy", b"x-proxy-request-id")
@@ -101,7 +102,7 @@ def request_headers_for_upstream(headers: Headers, fields: Fields) -> Headers:
     """
     end_to_end = _without(headers, nominated_fields(fields) | _NOT_SENT_UPSTREAM)
     return [
-        pair for pair in end_to_end if not pair[0].lower().startswith(_OF_CLIENT_NETWORK_PREFIX)
+        pair for pair in end_to_end if not pair[0].lower().startswith(_OF_CLIENT_NETWORK_PREFIXES)
     ]
 
 
@@ -110,7 +111,17 @@ def is_of_client_network(name: bytes) -> bool:
 
     :param name: lower-cased.
     """
-    return name in _OF_CLIENT_NETWORK or name.startswith(_OF_CLIENT_NETWORK_PREFIX)
+    return name in _OF_CLIENT_NETWORK or name.startswith(_OF_CLIENT_NETWORK_PREFIXES)
+
+
+def is_sent_upstream(name: bytes) -> bool:
+    """Whether a request field is sent upstream unless ``Connection`` nominates it.
+
+    :param name: lower-cased.
+    """
+    if name.startswith(_OF_CLIENT_NETWORK_PREFIXES):
+        return False
+    return not _is_excluded(name, _NOT_SENT_UPSTREAM)
 
 
 def response_headers_for_client(headers: Headers, fields: Fields) -> Headers:

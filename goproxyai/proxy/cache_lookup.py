@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from goproxyai.cache.entry import Entry
-from goproxyai.cache.rules import may_serve_stale
+from goproxyai.cache.rules import ERROR_STATUSES, may_serve_stale
+from goproxyai.cache.stateless_responses import state_bypass
 from goproxyai.cache.store import Store
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
@@ -49,6 +50,16 @@ class CacheLookup:
             raise only_if_cached()
         return reason
 
+    def state_bypass(self, plan: RequestPlan, body: bytes) -> str | None:
+        """Return why the cache is bypassed, judged by the request's body; ``None``: it is used.
+
+        :raises ProxyError: ``only_if_cached``.
+        """
+        reason = state_bypass(body)
+        if reason is not None and plan.directives.only_if_cached:
+            raise only_if_cached()
+        return reason
+
     def find(self, plan: RequestPlan, key: bytes, now: float) -> Entry | CacheMiss:
         """Return the entry that answers the request, or the miss.
 
@@ -67,7 +78,7 @@ class CacheLookup:
                 if max_age is not None and entry.initial_age + now - entry.stored_at > max_age:
                     reason = "request"
                 elif entry.expires_at > now or (
-                    now - entry.expires_at <= directives.max_stale and may_serve_stale(entry.head)
+                    now - entry.expires_at <= directives.max_stale and _may_be_stale(entry)
                 ):
                     return entry
                 else:
@@ -83,12 +94,17 @@ class CacheLookup:
         if directives.no_cache or not store.stale_seconds:
             return None
         entry = store.get(miss.key, now)
-        if entry is None or not may_serve_stale(entry.head):
+        if entry is None or not _may_be_stale(entry):
             return None
         max_age = directives.max_age
         if max_age is not None and entry.initial_age + now - entry.stored_at > max_age:
             return None
         return entry
+
+
+def _may_be_stale(entry: Entry) -> bool:
+    """Whether an expired entry may be served. An error may not: ``CACHE_ERROR_TTL`` is its end."""
+    return entry.status not in ERROR_STATUSES and may_serve_stale(entry.head)
 
 
 def only_if_cached() -> ProxyError:

@@ -11,6 +11,7 @@ from goproxyai.cache.replayed_entries import ReplayedEntries
 from goproxyai.cache.store import Store
 from goproxyai.egress.treq_client import RelayClient
 from goproxyai.limits.request_memory import RequestMemory
+from goproxyai.proxy.bypass_warning import BypassWarning
 from goproxyai.proxy.cache_lookup import CacheLookup
 from goproxyai.proxy.request_plan import ProxyOptions
 from goproxyai.proxy.upstreams import Upstreams
@@ -35,6 +36,7 @@ class ProxyContext:
     :ivar client: sends requests to upstreams.
     :ivar memory: the budget of requests and responses in progress.
     :ivar replayed: the entries that are being replayed.
+    :ivar bypass_warning: warns about a header that makes most requests bypass the cache.
     """
 
     clock: IReactorTime
@@ -49,3 +51,4 @@ class ProxyContext:
     access_log: AccessLog
     memory: RequestMemory
     replayed: ReplayedEntries
+    bypass_warning: BypassWarning

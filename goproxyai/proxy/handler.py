@@ -116,16 +116,26 @@ class ProxyHandler:
         self._context.access_log.record(exchange, client, RequestOutcome(ending=Ending.CLIENT_GONE))
 
     def _bypass(self, exchange: Exchange, client: str, plan: RequestPlan, reason: str) -> None:
-        self._context.counters.bypasses += 1
+        self._context.counters.bypass_reasons[reason] += 1
+        if plan.bypass_field:
+            self._context.bypass_warning.count(plan.bypass_field)
         written = plan.written_owners(exchange.body)
         Forward(self._context, exchange, client, plan, None, reason, written=written).start()
 
     def _look_up(
         self, exchange: Exchange, client: str, plan: RequestPlan, body: bytes, key: bytes
     ) -> None:
-        """Answer from the cache, join a flight, or forward."""
+        """Answer from the cache, join a flight, or forward.
+
+        :raises ProxyError: ``only_if_cached``.
+        """
         context = self._context
         counters = context.counters
+        if plan.body_decides:
+            reason = context.lookup.state_bypass(plan, body)
+            if reason is not None:
+                self._bypass(exchange, client, plan, reason)
+                return
         found = context.lookup.find(plan, key, context.seconds())
         if not isinstance(found, CacheMiss):
             counters.hits += 1

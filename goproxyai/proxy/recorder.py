@@ -144,17 +144,20 @@ def store_whole(
 
 def _may_store(miss: CacheMiss, response: Response) -> bool:
     plan = miss.plan
-    lifetime = _lifetime(plan, response) if plan.is_get else plan.ttl
     method = b"GET" if plan.is_get else b"POST"
-    return lifetime > 0 and may_store(
+    return _lifetime(plan, response) > 0 and may_store(
         method, response.code, response.fields, plan.directives, plan.across_credentials
     )
 
 
 def _lifetime(plan: RequestPlan, response: Response) -> float:
-    """Return the seconds for which the response to a GET may be served."""
-    allowed = allowed_lifetime(response.fields, time.time())
-    return plan.ttl if allowed is None else min(plan.ttl, allowed)
+    """Return the seconds for which the response may be served."""
+    ttl = plan.ttl_of(response.code)
+    if plan.is_get:
+        allowed = allowed_lifetime(response.fields, time.time())
+        if allowed is not None:
+            return min(ttl, allowed)
+    return ttl
 
 
 def _store(
@@ -184,7 +187,7 @@ def _store(
         head,
         body,
         now,
-        now + (_lifetime(plan, response) if plan.is_get else plan.ttl),
+        now + _lifetime(plan, response),
         age_seconds(fields) if b"age" in fields else 0,
         timing,
         usage,

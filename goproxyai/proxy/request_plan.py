@@ -11,9 +11,17 @@ from typing import Any, Final
 import attrs
 
 from goproxyai.cache.coalescing import may_coalesce
-from goproxyai.cache.directives import request_directives, requested_ttl, wants_paced_replay
+from goproxyai.cache.directives import (
+    Directives,
+    request_directives,
+    requested_ttl,
+    wants_paced_replay,
+)
 from goproxyai.cache.key import credential_id, start_cache_key
-from goproxyai.cache.rules import bypass_reason, in_namespace
+from goproxyai.cache.post_paths import STANDARD_POST_PATHS, PostPaths
+from goproxyai.cache.request_fields import NOTHING_IGNORED, IgnoredFields
+from goproxyai.cache.rules import ERROR_STATUSES, in_namespace, request_bypass
+from goproxyai.cache.stateless_responses import RESPONSES_PATH
 from goproxyai.cache.verdict import answer_check
 from goproxyai.cache.write_log import UNOWNED
 from goproxyai.cache.writes import (
@@ -48,6 +56,9 @@ class ProxyOptions:
         :data:`goproxyai.cache.coalescing.COALESCE_MODES`.
     :ivar ttl: lifetime of an entry in seconds.
     :ivar max_ttl: longest lifetime in seconds that a request may ask for; 0 allows none.
+    :ivar error_ttl: longest lifetime in seconds of an error's entry; 0 stores none.
+    :ivar post_paths: the POSTs that may be answered from the cache.
+    :ivar ignored_fields: request fields that the operator declared as without effect.
     :ivar retry_status: statuses that are retried where that is safe.
     :ivar retry_seconds: seconds after a request's head within which it may be retried.
     :ivar post_retry_seconds: the same for a POST.
@@ -66,6 +77,9 @@ class ProxyOptions:
     post_retry_seconds: float = 600.0
     caches: bool = True
     traces: bool = False
+    error_ttl: float = 10.0
+    post_paths: PostPaths = STANDARD_POST_PATHS
+    ignored_fields: IgnoredFields = NOTHING_IGNORED
 
 
 class UpstreamHead:
@@ -115,6 +129,9 @@ class RequestPlan:
     :ivar options: the options that the plan was made for.
     :ivar path: the target's path, without the query.
     :ivar bypass_reason: why the cache is bypassed; ``None`` where it is used.
+    :ivar bypass_field: see :class:`~goproxyai.cache.rules.Bypass`.
+    :ivar body_decides: the body may be a reason to bypass the cache:
+        :func:`~goproxyai.cache.stateless_responses.state_bypass` says so.
     :ivar directives: the request's ``Cache-Control``.
     :ivar ttl: lifetime of the entry in seconds.
     :ivar replays_timing: a stored stream is replayed with its original timing.
@@ -131,27 +148,31 @@ class RequestPlan:
     """
 
     __slots__ = (
-        "_key", "_written_owners", "across_credentials", "answer_check", "bypass_reason",
-        "coalesces", "directives", "generates", "is_get", "is_loop", "options", "owner", "path",
-        "replays_timing", "stores_by_default", "ttl", "upstream_head",
+        "_key", "_written_owners", "across_credentials", "answer_check", "body_decides",
+        "bypass_field", "bypass_reason", "coalesces", "directives", "generates", "is_get",
+        "is_loop", "options", "owner", "path", "replays_timing", "stores_by_default", "ttl",
+        "upstream_head",
     )  # fmt: skip
 
     def __init__(self, head: RequestHead, options: ProxyOptions) -> None:
         self.options = options
         headers, fields, method = head.headers, head.fields, head.method
         path = self.path = head.target.partition(b"?")[0]
-        self.bypass_reason = bypass_reason(method, path, fields) if options.caches else "off"
+        # A POST under another prefix than /v1/ is judged as the one that it corresponds to.
+        api_path = path
+        if method == b"POST":
+            api_path = options.post_paths.standard_path(path) or path
+        self.body_decides = api_path == RESPONSES_PATH and method == b"POST"
         self.directives = request_directives(fields)
-        if self.bypass_reason is None and self.directives.no_store:
-            self.bypass_reason = "no-store"
+        self.bypass_reason, self.bypass_field = _bypass(head, path, options, self.directives)
         ttl = requested_ttl(fields)
         self.ttl = min(ttl, options.max_ttl) if ttl is not None and options.max_ttl else options.ttl
         self.replays_timing = wants_paced_replay(fields)
-        self.generates = generates(method, path)
+        self.generates = generates(method, api_path)
         self.is_get = method == b"GET"
-        self.answer_check = answer_check(self.is_get, path)
+        self.answer_check = answer_check(self.is_get, api_path)
         self.across_credentials = in_namespace(path, options.shared_namespaces)
-        self.coalesces = may_coalesce(options.coalesce, method, path)
+        self.coalesces = may_coalesce(options.coalesce, method, api_path)
         own = credential_id(fields)
         entry_owner = SHARED_OWNER if self.across_credentials else own
         self.owner = owner_of(entry_owner, path) if self.is_get else UNOWNED
@@ -177,6 +198,12 @@ class RequestPlan:
             return self._written_owners
         return ()
 
+    def ttl_of(self, status: int) -> float:
+        """Return the lifetime in seconds of an entry with *status*."""
+        if status in ERROR_STATUSES:
+            return min(self.ttl, self.options.error_ttl)
+        return self.ttl
+
     def start_key(self) -> Any:
         """Return a hash object; updated with the body, its digest is the cache key."""
         return self._key.copy()
@@ -195,6 +222,25 @@ def plan_for(head: RequestHead, options: ProxyOptions) -> RequestPlan:
     if not isinstance(plan, RequestPlan) or plan.options is not options:
         plan = head.plan = RequestPlan(head, options)
     return plan
+
+
+def _bypass(
+    head: RequestHead, path: bytes, options: ProxyOptions, directives: Directives
+) -> tuple[str | None, bytes]:
+    """Return why a head bypasses the cache, and the name of the field that is the reason."""
+    if not options.caches:
+        return "off", b""
+    bypass = request_bypass(
+        head.method,
+        path,
+        head.fields,
+        options.post_paths,
+        options.ignored_fields,
+        head.variable_fields,
+    )
+    if bypass is not None:
+        return bypass
+    return ("no-store" if directives.no_store else None), b""
 
 
 def _escaped(text: bytes) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from goproxyai.cache.stateless_responses import STATE_REASONS
 from goproxyai.errors import STATUS
 from goproxyai.http11.connection_limits import ConnectionCounts
 from goproxyai.telemetry.histogram import Histogram
@@ -25,6 +26,12 @@ ROUTES: Final = (
 
 MAX_OUTCOMES: Final = 2_000
 """Combinations of route, method, status and cache label that are counted separately."""
+
+BYPASS_REASONS: Final = (
+    "method", "path", "range", "header", "header-size", "no-store", "size", "memory", "off",
+    *STATE_REASONS,
+)  # fmt: skip
+"""Why requests bypass the cache."""
 
 CLIENT_CLOSED_REQUEST: Final = 499
 """The status that is logged if the client left before the response began."""
@@ -110,7 +117,7 @@ class Counters:
     :ivar misses: cacheable, but forwarded.
     :ivar coalesced: answered by the upstream request of another client.
     :ivar stale_served: answered with an expired entry, since upstream failed.
-    :ivar bypasses: forwarded without a cache look-up.
+    :ivar bypass_reasons: requests forwarded without a cache look-up, by :data:`BYPASS_REASONS`.
     :ivar forwarded: upstream requests, retries included.
     :ivar retries: by cause.
     :ivar limited: refused by the rate limit.
@@ -125,7 +132,7 @@ class Counters:
         self.misses = 0
         self.coalesced = 0
         self.stale_served = 0
-        self.bypasses = 0
+        self.bypass_reasons = dict.fromkeys(BYPASS_REASONS, 0)
         self.forwarded = 0
         self.retries = {cause.value: 0 for cause in RetryCause}
         self.limited = 0
@@ -134,6 +141,16 @@ class Counters:
         self.tokens = UsageTotals()
         self.finished = FinishedRequests()
         self.durations = Durations()
+
+    @property
+    def bypasses(self) -> int:
+        """Requests forwarded without a cache look-up."""
+        return sum(self.bypass_reasons.values())
+
+    @property
+    def looked_up(self) -> int:
+        """Requests that the cache was used for."""
+        return self.hits + self.misses + self.coalesced
 
     @property
     def in_flight(self) -> int:

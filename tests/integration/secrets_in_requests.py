@@ -36,7 +36,8 @@ def secretive(target: str, method: str = "POST", *headers: tuple[str, str]) -> b
     cookie = ("Cookie", f"a={SECRETS['cookie']}")
     body = json.dumps({"prompt": SECRETS["body"]}).encode()
     key = f"Bearer {SECRETS['key']}".encode()
-    return request(target + query, method, [cookie, *headers], body, key)
+    keys = [(name, SECRETS["unmarked key"]) for name in ("api-key", "x-api-key", "x-goog-api-key")]
+    return request(target + query, method, [cookie, *keys, *headers], body, key)
 
 
 def assert_no_secret(*values: object) -> None:

@@ -11,6 +11,7 @@ import attrs
 import pytest
 import pytest_twisted
 
+from goproxyai.cache.request_fields import NamePatterns
 from goproxyai.config.settings import Settings
 from goproxyai.daemon import maintenance
 from goproxyai.daemon.reload import RELOADABLE, apply_settings
@@ -27,6 +28,22 @@ CHANGED: dict[str, tuple[str, Callable[[Daemon], object], object]] = {
     "RATE_LIMIT": ("7", lambda d: d.admission.per_minute, 7),
     "CACHE_TTL": ("7s", lambda d: d.context.options.current.ttl, 7.0),
     "CACHE_MAX_TTL": ("7s", lambda d: d.context.options.current.max_ttl, 7.0),
+    "CACHE_ERROR_TTL": ("7s", lambda d: d.context.options.current.error_ttl, 7.0),
+    "CACHE_PATHS": (
+        "responses",
+        lambda d: d.context.options.current.post_paths.names[-1],
+        "responses",
+    ),
+    "CACHE_IGNORE_HEADERS": (
+        "X-Team x-corp-*",
+        lambda d: d.context.options.current.ignored_fields.headers,
+        NamePatterns(frozenset((b"x-team",)), (b"x-corp-",)),
+    ),
+    "CACHE_IGNORE_COOKIES": (
+        "AWSALB",
+        lambda d: d.context.options.current.ignored_fields.cookies,
+        NamePatterns(frozenset((b"AWSALB",))),
+    ),
     "REQUEST_TIMEOUT": ("7s", lambda d: d.agent.timeouts.head, 7.0),
     "GENERATION_TIMEOUT": ("7s", lambda d: d.agent.timeouts.generation, 7.0),
     "KEEPALIVE_TIMEOUT": ("7s", lambda d: d.listeners.factory.keep_alive_seconds, 7.0),

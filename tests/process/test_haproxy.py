@@ -12,8 +12,10 @@ from pathlib import Path
 import attrs
 import pytest
 import pytest_twisted
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.threads import deferToThread
 
+from tests.integration.infrastructure_headers import headers_behind
 from tests.process.daemon_process import (
     FEW_CONNECTIONS,
     TIMEOUT_SECONDS,
@@ -23,8 +25,9 @@ from tests.process.daemon_process import (
 )
 from tests.process.programs import Run, deployed, find, needs, run
 from tests.process.test_restart import Client, ask, eventually_more, load, wait_until_listening
-from tests.support.harness import ProxyHarness
+from tests.support.harness import ProxyHarness, request
 from tests.support.ports import free_port
+from tests.support.raw_client import RawClient
 from tests.support.serving import loopback
 
 __all__ = ["run"]  # the fixture
@@ -167,4 +170,30 @@ async def test_rolling_restart_refuses_nothing(
         assert served != []
         assert {line["status"] for line in served} == {200}
     for process in balanced.started[:2]:
+        assert_clean(process)
+
+
+def start_one(run: Run, balanced: Balanced) -> None:
+    """Start one of the daemons behind HAProxy."""
+    balanced.start("a")
+    start_haproxy(run, balanced)
+    balanced.until_up("a")
+
+
+@pytest_twisted.ensureDeferred
+async def test_second_request_is_a_hit(harness: ProxyHarness, run: Run, balanced: Balanced) -> None:
+    upstream_port = await harness.upstream.listen(loopback(harness.reactor))
+    balanced.settings["OPENAI_API_URL"] = f"http://127.0.0.1:{upstream_port}"
+    await deferToThread(start_one, run, balanced)
+    endpoint = TCP4ClientEndpoint(harness.reactor, "127.0.0.1", balanced.port)
+    for name in ("haproxy", "cloudflare", "java-http-client", "curl-http2"):
+        client = await connectProtocol(endpoint, RawClient(harness.reactor))
+        labels = []
+        for number in range(2):
+            headers = [("X-Cache-Namespace", name), *headers_behind(name, number)]
+            client.send(request("/v1/models", headers=headers))
+            labels.append((await client.answer()).get("X-Cache"))
+        assert (name, labels) == (name, [b"MISS", b"HIT"])
+        client.abort()
+    for process in balanced.started:
         assert_clean(process)

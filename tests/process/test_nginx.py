@@ -13,6 +13,7 @@ import pytest_twisted
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.threads import deferToThread
 
+from tests.integration.infrastructure_headers import headers_behind
 from tests.process.daemon_process import (
     TIMEOUT_SECONDS,
     DaemonProcess,
@@ -143,4 +144,25 @@ async def test_deployed_file_keeps_connections_and_names_the_client(
     assert stats["connections"]["opened"] == 2  # nginx's, and that of this request
     clients = {line["client"] for line in process.requests if line["path"] == "/v1/models"}
     assert clients == {"203.0.113.9"}
+    assert_clean(process)
+
+
+@pytest_twisted.ensureDeferred
+async def test_second_request_is_a_hit(
+    harness: ProxyHarness, start: Start, run: Run, tmp_path: Path
+) -> None:
+    upstream_port = await harness.upstream.listen(loopback(harness.reactor))
+    process = start(OPENAI_API_URL=f"http://127.0.0.1:{upstream_port}")
+    (port,) = await deferToThread(process.listening)
+    nginx = await deferToThread(start_nginx, run, tmp_path, port)
+    for each in (nginx.deployed, nginx.defaults):
+        for name in ("cloudflare", "w3c", "java-http-client", "curl-http2"):
+            client = await connect(harness, each)
+            labels = []
+            for number in range(2):
+                headers = [("X-Cache-Namespace", f"{each}{name}"), *headers_behind(name, number)]
+                client.send(request("/v1/models", headers=headers))
+                labels.append((await client.answer()).get("X-Cache"))
+            assert (name, labels) == (name, [b"MISS", b"HIT"])
+            client.abort()
     assert_clean(process)

@@ -12,6 +12,7 @@ from goproxyai.cache.replayed_entries import ReplayedEntries
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import ResponseReceiver
 from goproxyai.limits.request_memory import RequestMemory
+from goproxyai.proxy.bypass_warning import BypassWarning
 from goproxyai.proxy.cache_lookup import CacheLookup
 from goproxyai.proxy.context import OptionsHolder, ProxyContext
 from goproxyai.proxy.handler import ProxyHandler
@@ -129,6 +130,7 @@ class Simulation:
             self.log,
             memory,
             ReplayedEntries(memory),
+            BypassWarning(self.counters, clock.seconds()),
         )
         return ProxyHandler(context, admission)  # type: ignore[arg-type]
 

@@ -3,6 +3,15 @@
 import { count, counted, percent, size } from "./format.js";
 import { byId, put, set } from "./page.js";
 
+/**
+ * Return the bypasses by reason, the most frequent first.
+ * @param {Record<string, number>} reasons
+ */
+function byReason(reasons) {
+  const sorted = Object.entries(reasons).sort((one, other) => other[1] - one[1]);
+  return sorted.map(([reason, number]) => `${reason} ${count(number)}`).join(", ") || "–";
+}
+
 export class Cache {
   #dialog = /** @type {HTMLDialogElement} */ (byId("confirm"));
   #clearing = false;
@@ -35,6 +44,7 @@ export class Cache {
     put("cache-misses", count(cache.misses));
     put("cache-coalesced", count(cache.coalesced));
     put("cache-bypasses", count(cache.bypasses));
+    put("cache-bypass-reasons", byReason(cache.bypass_reasons));
     put("cache-stale", count(cache.stale_if_error));
   }
 

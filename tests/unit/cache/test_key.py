@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.cache.key import KEY_FIELDS, cache_key, credential_id
+from goproxyai.cache.key import CREDENTIAL_FIELDS, KEY_FIELDS, cache_key, credential_id
 from goproxyai.messages.headers import Headers, index_fields
 
 VALUES = st.sampled_from([b"", b"a", b"b", b"a, b", b"a,b", b"b, a"])
@@ -121,11 +121,19 @@ def test_lengths_of_key_and_credential_id() -> None:
     assert len(credential_id({})) == 16
 
 
-def test_credential_id_depends_on_authorization_only() -> None:
-    named = [{}, {b"authorization": b""}, {b"authorization": b"a"}, {b"authorization": b"b"}]
+def test_credential_id_depends_on_the_credentials_only() -> None:
+    named = [{}, {b"authorization": b""}]
+    named += [{name: value} for name in CREDENTIAL_FIELDS for value in (b"a", b"b")]
+    named += [{b"authorization": b"a", b"api-key": b"a"}]
     assert len({credential_id(fields) for fields in named}) == len(named)
-    for other in (b"accept", b"openai-organization", b"openai-project"):
-        assert credential_id({other: b"x", b"authorization": b"a"}) == credential_id(named[2])
-    assert credential_id(
-        {b"connection": b"authorization", b"authorization": b"a"}
-    ) == credential_id({})
+    for fields in named:
+        for other in set(KEY_FIELDS) - set(CREDENTIAL_FIELDS):
+            assert credential_id({other: b"x", **fields}) == credential_id(fields)
+    for name in CREDENTIAL_FIELDS:
+        hidden = {b"connection": name, name: b"a"}
+        assert credential_id(hidden) == credential_id({})
+
+
+def test_equal_values_of_different_credential_fields_have_different_keys() -> None:
+    keys = {key(b"GET", b"/v1/x", [(name, b"a")]) for name in CREDENTIAL_FIELDS}
+    assert len(keys) == len(CREDENTIAL_FIELDS) == 4

@@ -1,13 +1,12 @@
-"""Which requests are looked up, and which responses are stored."""
+"""Which responses are stored."""
 
 from __future__ import annotations
 
 import pytest
 
 from goproxyai.cache.directives import NO_DIRECTIVES, Directives
-from goproxyai.cache.key import IDENTITY_FIELDS, KEY_FIELDS
+from goproxyai.cache.key import IDENTITY_FIELDS
 from goproxyai.cache.rules import (
-    bypass_reason,
     in_namespace,
     may_serve_stale,
     may_share,
@@ -16,68 +15,6 @@ from goproxyai.cache.rules import (
 
 CHAT = b"/v1/chat/completions"
 JSON = {b"content-type": b"application/json"}
-SDK = dict.fromkeys(
-    b"host accept-encoding connection accept content-type user-agent x-stainless-lang"
-    b" x-stainless-package-version x-stainless-os x-stainless-arch x-stainless-runtime"
-    b" x-stainless-runtime-version x-stainless-async x-stainless-retry-count"
-    b" x-stainless-read-timeout authorization content-length openai-organization".split(),
-    b"x",
-)
-
-
-# Requests
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "reason"),
-    [
-        (b"GET", b"/v1/models", None),
-        (b"GET", CHAT, None),
-        (b"POST", CHAT, None),
-        (b"POST", b"/v1/completions", None),
-        (b"POST", b"/v1/embeddings", None),
-        (b"POST", b"/v1/embeddings/", "path"),
-        (b"POST", b"/v1/files", "path"),
-        (b"PUT", CHAT, "method"),
-        (b"DELETE", b"/v1/files/a", "method"),
-        (b"PATCH", CHAT, "method"),
-        (b"HEAD", b"/v1/models", "method"),
-        (b"OPTIONS", CHAT, "method"),
-        (b"get", CHAT, "method"),
-    ],
-)
-def test_gets_and_cacheable_posts_are_looked_up(
-    method: bytes, path: bytes, reason: str | None
-) -> None:
-    assert bypass_reason(method, path, SDK) == reason
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *KEY_FIELDS,
-        *b"te trailer upgrade keep-alive transfer-encoding proxy-anything date via forwarded"
-        b" x-forwarded-for x-real-ip x-request-id traceparent tracestate referer dnt priority"
-        b" upgrade-insecure-requests sec-fetch-user cache-control pragma expect"
-        b" x-cache-ttl x-cache-replay x-stainless-something-new".split(),
-    ],
-)
-def test_key_fields_and_neutral_fields_do_not_bypass(name: bytes) -> None:
-    assert bypass_reason(b"GET", b"/v1/models", {**SDK, name: b"x"}) is None
-
-
-@pytest.mark.parametrize(
-    "name",
-    b"cookie origin if-none-match if-modified-since if-match x-stainless-poll-helper x-anything"
-    b" idempotency-key content-encoding proxy sec-fetch x-stainless openai-other".split(),
-)
-def test_other_field_bypasses(name: bytes) -> None:
-    assert bypass_reason(b"POST", CHAT, {**SDK, name: b"x"}) == "header"
-
-
-def test_range_request_bypasses() -> None:
-    assert bypass_reason(b"GET", b"/v1/files/a/content", {b"range": b"bytes=0-1"}) == "range"
-    assert bypass_reason(b"GET", b"/v1/x", {b"cookie": b"a", b"if-range": b"x"}) == "range"
 
 
 # Storing by status and header
@@ -86,7 +23,26 @@ def test_range_request_bypasses() -> None:
 @pytest.mark.parametrize("status", [200, 201, 400, 401])
 def test_storable_statuses(status: int) -> None:
     assert may_store(b"GET", status, JSON, NO_DIRECTIVES)
-    assert may_store(b"POST", status, {}, NO_DIRECTIVES)
+    assert may_store(b"POST", status, JSON, NO_DIRECTIVES)
+
+
+@pytest.mark.parametrize(
+    ("media_type", "stored"),
+    [
+        (b"application/json", True),
+        (b"Application/JSON; charset=utf-8", True),
+        (b"application/problem+json", True),
+        (b"text/html", False),
+        (b"text/event-stream", False),
+        (b"", False),
+        (None, False),
+    ],
+)
+@pytest.mark.parametrize("status", [400, 401])
+def test_error_is_stored_as_json_only(status: int, media_type: bytes | None, stored: bool) -> None:
+    fields = {} if media_type is None else {b"content-type": media_type}
+    assert may_store(b"POST", status, fields, NO_DIRECTIVES) is stored
+    assert may_store(b"POST", 200, fields, NO_DIRECTIVES)
 
 
 @pytest.mark.parametrize("status", [100, 202, 204, 206, 301, 304, 403, 404, 408, 429, 500, 503])

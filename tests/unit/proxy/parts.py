@@ -19,6 +19,7 @@ from goproxyai.http11.response import Response
 from goproxyai.limits.request_memory import RequestMemory
 from goproxyai.messages.header_templates import template_of
 from goproxyai.messages.headers import Headers, index_fields
+from goproxyai.proxy.bypass_warning import BypassWarning
 from goproxyai.proxy.cache_lookup import CacheLookup, CacheMiss
 from goproxyai.proxy.context import OptionsHolder, ProxyContext
 from goproxyai.proxy.request_plan import ProxyOptions, RequestPlan
@@ -76,6 +77,7 @@ def proxy_parts(upstreams: int = 1) -> ProxyParts:
         AccessLog(clock, counters, lambda new, _: events.extend(new)),
         memory,
         ReplayedEntries(memory),
+        BypassWarning(counters, clock.seconds()),
     )
     return ProxyParts(context, clock, events)
 
