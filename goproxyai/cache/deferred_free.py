@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from goproxyai.cache.entry import Entry, OwnerBucket
+from goproxyai.cache.entry import Entry, OwnerBucket, OwnerGroup
 
 
 class DeferredFree:
@@ -33,8 +33,11 @@ class DeferredFree:
             container = containers[-1]
             if not container:
                 containers.pop()
-                if isinstance(container, OwnerBucket) and container.previous is not None:
-                    # A chain of buckets would otherwise be freed at once with its first bucket.
+                if (
+                    isinstance(container, OwnerBucket | OwnerGroup)
+                    and container.previous is not None
+                ):
+                    # A chain would otherwise be freed at once with its first container.
                     containers.append(container.previous)
                     container.previous = None
                 continue

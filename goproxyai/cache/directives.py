@@ -63,9 +63,9 @@ def request_directives(fields: Fields) -> Directives:
             return NO_DIRECTIVES
         return _NO_CACHE
     found = parse_cache_control(control)
-    ages = [_delta_seconds(value) for name, value in found if name == b"max-age"]
+    ages = [delta_seconds(value) for name, value in found if name == b"max-age"]
     stales = [
-        _delta_seconds(value) if value else _MAX_DELTA_SECONDS
+        delta_seconds(value) if value else _MAX_DELTA_SECONDS
         for name, value in found
         if name == b"max-stale"
     ]
@@ -91,7 +91,7 @@ def parse_cache_control(control: bytes) -> list[tuple[bytes, bytes]]:
     return found
 
 
-def _delta_seconds(value: bytes) -> int:
+def delta_seconds(value: bytes) -> int:
     """Parse delta-seconds (RFC 9111 §1.2.2): at most 2**31, and 0 if invalid."""
     if not value.isdigit():
         return 0
@@ -106,7 +106,7 @@ def requested_ttl(fields: Fields) -> float | None:
         return None
     given = given.strip()
     if given.isdigit():
-        return float(_delta_seconds(given))
+        return float(delta_seconds(given))
     try:
         return parse_duration(given.decode("ascii"))
     except ValueError:

@@ -1,7 +1,8 @@
-"""A stored response, and the two containers that invalidation finds it by.
+"""A stored response, and the containers that invalidation finds it by.
 
-The three classes refer to each other, hence one module: an :class:`Entry` is in the
-:class:`OwnerBucket` of its path and owner, and the buckets of a path are in its :class:`PathIndex`.
+The classes refer to each other, hence one module: an :class:`Entry` is in an :class:`OwnerBucket`
+of its path and owner. A bucket is in the :class:`PathIndex` of its path, which a clearing drops,
+and in the :class:`OwnerGroup` of its owner, which a write drops.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Entry:
     def is_dropped(self) -> bool:
         """Whether an invalidation dropped the entry, which may still be in the store."""
         bucket = self.bucket
-        return bucket is None or bucket.dropped or bucket.path_index.dropped
+        return bucket is None or bucket.group.dropped or bucket.path_index.dropped
 
     def age(self, now: float) -> int:
         """Seconds since the upstream generated the response (RFC 9111 §4.2.3)."""
@@ -90,25 +91,36 @@ class Entry:
 
 
 class OwnerBucket(set[Entry]):
-    """The entries of one path and owner.
+    """Entries of one path and owner.
 
-    :ivar previous: a full bucket of the same path and owner, if there is one.
-    :ivar dropped: whether a write invalidated the entries.
+    :ivar path_index: the buckets of the path.
+    :ivar group: the buckets of the owner.
+    :ivar previous: an older bucket of the same path and owner, if there is one.
     """
 
-    __slots__ = ("dropped", "owner", "path_index", "previous")
+    __slots__ = ("group", "path_index", "previous")
 
-    def __init__(self, path_index: PathIndex, owner: bytes, previous: OwnerBucket | None) -> None:
+    # A bucket is an element of its group, and two buckets are never equal.
+    __hash__ = object.__hash__  # type: ignore[assignment]
+    __eq__ = object.__eq__
+
+    def __init__(
+        self, path_index: PathIndex, group: OwnerGroup, previous: OwnerBucket | None
+    ) -> None:
         super().__init__()
         self.path_index = path_index
-        self.owner = owner
+        self.group = group
         self.previous = previous
-        self.dropped = False
 
     @property
     def path(self) -> bytes:
         """The path of the entries' requests, without the query."""
         return self.path_index.path
+
+    @property
+    def owner(self) -> bytes:
+        """The owner of the entries."""
+        return self.group.owner
 
 
 class PathIndex(dict[bytes, OwnerBucket]):
@@ -122,4 +134,20 @@ class PathIndex(dict[bytes, OwnerBucket]):
     def __init__(self, path: bytes) -> None:
         super().__init__()
         self.path = path
+        self.dropped = False
+
+
+class OwnerGroup(set[OwnerBucket]):
+    """Buckets of one owner, of any paths.
+
+    :ivar previous: a full group of the same owner, if there is one.
+    :ivar dropped: whether a write invalidated the entries.
+    """
+
+    __slots__ = ("dropped", "owner", "previous")
+
+    def __init__(self, owner: bytes, previous: OwnerGroup | None) -> None:
+        super().__init__()
+        self.owner = owner
+        self.previous = previous
         self.dropped = False

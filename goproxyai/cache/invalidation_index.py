@@ -1,40 +1,44 @@
-"""The entries by path and owner: the index that a write or a clearing finds entries by.
+"""The entries by owner and by path: the index that a write or a clearing finds entries by.
 
-An invalidation marks a whole bucket, or a whole path, as dropped, which takes constant time. The
-entries in it are then removed in slices: :meth:`InvalidationIndex.next_dropped` returns them one by
-one. A bucket holds at most :data:`MAX_BUCKET_ENTRIES`, because growing a large set takes long; a
-full bucket is followed by another one.
+1. An entry is in a bucket of its path and owner. A write drops all buckets of an owner, a clearing
+   all buckets of a path.
+2. An invalidation marks a whole :class:`~.entry.OwnerGroup`, or a whole :class:`~.entry.PathIndex`,
+   as dropped, which takes constant time. The entries in it are then removed in slices:
+   :meth:`InvalidationIndex.next_dropped` returns them one by one.
+3. A bucket holds at most :data:`MAX_BUCKET_ENTRIES`, and a group as many buckets, because growing a
+   large set takes long. A full one is followed by another one.
+4. A dropped bucket gets no more entries.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from goproxyai.cache.entry import Entry, OwnerBucket, PathIndex
+from goproxyai.cache.entry import Entry, OwnerBucket, OwnerGroup, PathIndex
 
 MAX_BUCKET_ENTRIES: Final = 4096
 
-BUCKET_OVERHEAD_BYTES: Final = 320
+BUCKET_OVERHEAD_BYTES: Final = 380
 PATH_OVERHEAD_BYTES: Final = 330
+GROUP_OVERHEAD_BYTES: Final = 400
 
 _SHARDS = 256
 
+_Chained = TypeVar("_Chained", OwnerBucket, OwnerGroup)
+
 
 class InvalidationIndex:
-    """Buckets by path and owner.
+    """Buckets by path and by owner.
 
-    :ivar pending: dropped buckets and paths whose entries are still stored.
+    :ivar pending: dropped containers whose entries are still stored.
     """
 
-    __slots__ = ("_shards", "pending")
+    __slots__ = ("_groups", "_shards", "pending")
 
     def __init__(self) -> None:
-        self._shards = _empty_shards()
-        self.pending: list[OwnerBucket | PathIndex] = []
-
-    def find(self, path: bytes) -> PathIndex | None:
-        """Return the buckets of *path*."""
-        return self._shards[hash(path) % _SHARDS].get(path)
+        self._shards: list[dict[bytes, PathIndex]] = _empty_shards()
+        self._groups: list[dict[bytes, OwnerGroup]] = _empty_shards()
+        self.pending: list[OwnerBucket | OwnerGroup | PathIndex] = []
 
     def add(self, entry: Entry, path: bytes, owner: bytes) -> int:
         """Add an entry; return the bytes of overhead that were added."""
@@ -45,8 +49,14 @@ class InvalidationIndex:
             path_index = shard[path] = PathIndex(path)
             added += PATH_OVERHEAD_BYTES + len(path)
         bucket = path_index.get(owner)
-        if bucket is None or len(bucket) >= MAX_BUCKET_ENTRIES:
-            bucket = path_index[owner] = OwnerBucket(path_index, owner, bucket)
+        if bucket is None or len(bucket) >= MAX_BUCKET_ENTRIES or bucket.group.dropped:
+            groups = self._groups[hash(owner) % _SHARDS]
+            group = groups.get(owner)
+            if group is None or len(group) >= MAX_BUCKET_ENTRIES:
+                group = groups[owner] = OwnerGroup(owner, group)
+                added += GROUP_OVERHEAD_BYTES
+            bucket = path_index[owner] = OwnerBucket(path_index, group, bucket)
+            group.add(bucket)
             added += BUCKET_OVERHEAD_BYTES
         bucket.add(entry)
         entry.bucket = bucket
@@ -58,45 +68,31 @@ class InvalidationIndex:
         assert bucket is not None, "a stored entry is in a bucket"
         entry.bucket = None
         bucket.discard(entry)
-        if bucket:
-            return 0
-        if bucket.dropped or bucket.path_index.dropped:
-            return BUCKET_OVERHEAD_BYTES
-        return BUCKET_OVERHEAD_BYTES + self._unlink(bucket)
+        return 0 if bucket else BUCKET_OVERHEAD_BYTES + self._remove_bucket(bucket)
 
-    def _unlink(self, empty: OwnerBucket) -> int:
-        """Take an empty bucket out of its path; return the bytes freed besides the bucket's."""
-        path_index, owner = empty.path_index, empty.owner
-        newer = path_index[owner]
-        if newer is not empty:
-            while newer.previous is not None and newer.previous is not empty:
-                newer = newer.previous
-            newer.previous = empty.previous
-        elif empty.previous is not None:
-            path_index[owner] = empty.previous
-        else:
-            del path_index[owner]
-            return self._remove_if_empty(path_index)
-        return 0
+    def _remove_bucket(self, empty: OwnerBucket) -> int:
+        """Take an empty bucket out of its containers; return the bytes freed of these."""
+        freed = 0
+        group, path_index = empty.group, empty.path_index
+        group.discard(empty)
+        if not group and not group.dropped:
+            _unlink(self._groups[hash(group.owner) % _SHARDS], group.owner, group)
+            freed += GROUP_OVERHEAD_BYTES
+        if not path_index.dropped:
+            _unlink(path_index, group.owner, empty)
+            if not path_index:
+                del self._shards[hash(path_index.path) % _SHARDS][path_index.path]
+                freed += PATH_OVERHEAD_BYTES + len(path_index.path)
+        return freed
 
-    def _remove_if_empty(self, path_index: PathIndex) -> int:
-        if path_index:
-            return 0
-        del self._shards[hash(path_index.path) % _SHARDS][path_index.path]
-        return PATH_OVERHEAD_BYTES + len(path_index.path)
-
-    def drop(self, path: bytes, owner: bytes) -> int:
-        """Mark the entries of *path* and *owner* as dropped; return the bytes freed at once."""
-        path_index = self.find(path)
-        bucket = None if path_index is None else path_index.pop(owner, None)
-        if path_index is None or bucket is None:
-            return 0
-        self.pending.append(bucket)
-        each: OwnerBucket | None = bucket
-        while each is not None:
-            each.dropped = True
-            each = each.previous
-        return self._remove_if_empty(path_index)
+    def drop_owner(self, owner: bytes) -> None:
+        """Mark the entries of *owner* as dropped."""
+        group = self._groups[hash(owner) % _SHARDS].pop(owner, None)
+        if group is not None:
+            self.pending.append(group)
+        while group is not None:
+            group.dropped = True
+            group = group.previous
 
     def drop_path(self, path: bytes) -> None:
         """Mark the entries of *path* of all owners as dropped."""
@@ -108,29 +104,49 @@ class InvalidationIndex:
     def next_dropped(self) -> tuple[Entry | None, int]:
         """Do one step towards the next dropped entry; :attr:`pending` must not be empty.
 
+        A bucket may be found twice, by its path and by its owner.
+
         :returns: the entry, which the caller passes to :meth:`remove`, if the step found one; and
             the bytes that the step freed.
         """
         last = self.pending[-1]
+        if isinstance(last, OwnerBucket) and last:
+            return last.pop(), 0
+        if isinstance(last, OwnerGroup) and last:
+            self.pending.append(last.pop())
+            return None, 0
         if isinstance(last, PathIndex):
             if last:
                 self.pending.append(last.popitem()[1])
                 return None, 0
             self.pending.pop()
             return None, PATH_OVERHEAD_BYTES + len(last.path)
-        if last:
-            return last.pop(), 0
         self.pending.pop()
-        if last.previous is not None:
+        # The older buckets of a dropped owner are in its groups as well.
+        follows = isinstance(last, OwnerGroup) or last.path_index.dropped
+        if follows and last.previous is not None:
             self.pending.append(last.previous)
-        return None, 0
+        return None, GROUP_OVERHEAD_BYTES if isinstance(last, OwnerGroup) else 0
 
     def detach(self) -> list[Any]:
         """Become empty; return the containers that hold the entries."""
-        containers = [self.pending, self._shards]
-        self.pending, self._shards = [], _empty_shards()
+        containers = [self.pending, self._shards, self._groups]
+        self.pending, self._shards, self._groups = [], _empty_shards(), _empty_shards()
         return containers
 
 
-def _empty_shards() -> list[dict[bytes, PathIndex]]:
+def _empty_shards() -> list[dict[bytes, Any]]:
     return [{} for _ in range(_SHARDS)]
+
+
+def _unlink(newest: dict[bytes, _Chained], owner: bytes, empty: _Chained) -> None:
+    """Take an empty container out of the chain of *owner*."""
+    newer = newest[owner]
+    if newer is not empty:
+        while newer.previous is not None and newer.previous is not empty:
+            newer = newer.previous
+        newer.previous = empty.previous
+    elif empty.previous is not None:
+        newest[owner] = empty.previous
+    else:
+        del newest[owner]

@@ -15,14 +15,12 @@ fields without effect that are too large         bypass: ``header-size``
 the body is judged as well (:mod:`goproxyai.cache.stateless_responses`).
 
 A response may be stored if it is complete (which the caller checks), its status is one of
-:data:`STORABLE_STATUSES`, neither side sent ``no-store``, it does not vary by a field that the
-look-up ignores, and, for a GET, it does not describe an operation in progress.
+:data:`STORABLE_STATUSES`, neither side sent ``no-store``, and it does not vary by a field that the
+look-up ignores. :mod:`.freshness` has further conditions for a GET.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Container
 from typing import Final, NamedTuple
 
@@ -35,13 +33,7 @@ from goproxyai.cache.request_fields import (
     fields_bypass,
     is_left_out_of_key,
 )
-from goproxyai.messages.decoding import MAX_DECODED_BYTES, decode_body
 from goproxyai.messages.headers import Fields
-
-CACHEABLE_POST_PATHS: Final = frozenset(
-    (b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings")
-)
-"""Paths of POST requests that change nothing upstream, and whose responses may be stored."""
 
 STORABLE_STATUSES: Final = frozenset((200, 201, 400, 401))
 
@@ -51,23 +43,9 @@ ERROR_STATUSES: Final = frozenset((400, 401))
 An error in another format was not made by the API but by a server in front of it.
 """
 
-TERMINAL_STATUSES: Final = frozenset(
-    (
-        "completed", "failed", "cancelled", "canceled", "expired", "incomplete", "succeeded",
-        "processed", "error", "deleted", "ready", "active", "archived", "paused",
-    )
-)  # fmt: skip
-"""Values of ``status`` that are final; any other value may change without a request."""
-
-_WRITE_METHODS = frozenset((b"PUT", b"PATCH", b"DELETE"))
 _FORBIDS_STORING = frozenset((b"no-store",))
 _FORBIDS_SHARING = frozenset((b"no-store", b"private"))
 _FORBIDS_STALE = frozenset((b"must-revalidate", b"proxy-revalidate", b"no-cache", b"s-maxage"))
-_ESCAPED_STATUS = re.compile(
-    rb'"(?:s|\\u0073)(?:t|\\u0074)(?:a|\\u0061)(?:t|\\u0074)(?:u|\\u0075)(?:s|\\u0073)"'
-)
-_MAX_PARENTS = 32
-_SLASH = ord("/")
 
 
 class Bypass(NamedTuple):
@@ -169,67 +147,6 @@ def is_json(fields: Fields) -> bool:
     return media_type == b"application/json" or media_type.endswith(b"+json")
 
 
-def is_in_progress(fields: Fields, body: bytes) -> bool:
-    """Whether the JSON response to a GET describes an operation in progress.
-
-    It does if the top-level object has a string ``status`` that is not in
-    :data:`TERMINAL_STATUSES`. An unreadable body counts as in progress: clients that poll must see
-    progress, and a miss costs little.
-
-    :param fields: of the response.
-    :param body: the whole body, as received.
-    """
-    if not is_json(fields):
-        return False
-    coding = fields.get(b"content-encoding")
-    if coding is not None:
-        plain = decode_body(coding, body)
-        if plain is None:
-            return True
-        body = plain
-    if not _may_have_status(body):
-        return False
-    if len(body) > MAX_DECODED_BYTES:
-        return True
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return True
-    if not isinstance(value, dict):
-        return False
-    status = value.get("status")
-    return isinstance(status, str) and status not in TERMINAL_STATUSES
-
-
-def _may_have_status(body: bytes) -> bool:
-    """Whether ``"status"`` occurs, also escaped, or in UTF-16 or UTF-32, which contain NULs."""
-    return (
-        b'"status"' in body
-        or (b"\\u00" in body and _ESCAPED_STATUS.search(body) is not None)
-        or b"\0" in body
-    )
-
-
-def parent_paths(path: bytes) -> list[bytes]:
-    """Return a path and its parents, longest first: a write to the path may change all of them.
-
-    ``/v1/files/abc`` gives ``/v1/files/abc``, ``/v1/files``, ``/v1``. Trailing and doubled slashes
-    do not count as parents. A deep path gives the 32 parents nearest to the root.
-
-    :param path: without the query.
-    """
-    paths: list[bytes] = []
-    end = 0
-    while len(paths) < _MAX_PARENTS and (end := path.find(b"/", end + 1)) > 0:
-        if path[end - 1] != _SLASH:
-            paths.append(path[:end])
-    whole = path.rstrip(b"/")
-    if whole and paths[-1:] != [whole]:
-        paths.append(whole)
-    paths.reverse()
-    return paths
-
-
 def in_namespace(path: bytes, names: tuple[str, ...]) -> bool:
     """Whether *path* is one of *names* under ``/v1/``, such as ``models``, or is below one.
 
@@ -240,8 +157,3 @@ def in_namespace(path: bytes, names: tuple[str, ...]) -> bool:
         if path.startswith(root) and path[len(root) : len(root) + 1] in (b"", b"/"):
             return True
     return False
-
-
-def is_write(method: bytes, path: bytes) -> bool:
-    """Whether a request may change the responses to GETs of its path and the parents."""
-    return method in _WRITE_METHODS or (method == b"POST" and path not in CACHEABLE_POST_PATHS)

@@ -7,7 +7,7 @@
    :attr:`Store.reserved`, the bodies that are being recorded, never exceeds ``max_bytes``. After
    :meth:`Store.resize` to a smaller bound, the sum does not grow until it is below the bound.
    Cleared entries are no longer counted; :meth:`Store.put` frees at least as many as it adds.
-3. No call takes long. Clearing the store and invalidating a path take effect at once, and their
+3. No call takes long. Clearing the store and invalidating an owner take effect at once, and their
    entries are removed in slices by :meth:`Store.remove_expired` and :meth:`Store.free_cleared`.
    Room for a large response is made with each read of it (:meth:`Store.reserve`), so that storing
    the response does not evict a thousand small entries at once.
@@ -17,7 +17,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from goproxyai.cache.deferred_free import DeferredFree
@@ -26,13 +26,16 @@ from goproxyai.cache.entry_table import EntryTable
 from goproxyai.cache.expiry_wheel import SLOT_OVERHEAD_BYTES, ExpiryWheel
 from goproxyai.cache.invalidation_index import (
     BUCKET_OVERHEAD_BYTES,
+    GROUP_OVERHEAD_BYTES,
     PATH_OVERHEAD_BYTES,
     InvalidationIndex,
 )
 from goproxyai.cache.replayed_entries import ReplayedEntries
 from goproxyai.cache.write_log import WriteLog
 
-_MAX_CONTAINER_BYTES: Final = SLOT_OVERHEAD_BYTES + BUCKET_OVERHEAD_BYTES + PATH_OVERHEAD_BYTES
+_MAX_CONTAINER_BYTES: Final = (
+    SLOT_OVERHEAD_BYTES + BUCKET_OVERHEAD_BYTES + PATH_OVERHEAD_BYTES + GROUP_OVERHEAD_BYTES
+)
 """The most that the containers grow by for one entry, besides the length of its path."""
 
 _FREED_PER_PUT = 8
@@ -155,14 +158,10 @@ class Store:
         if self._replayed is not None:
             self._replayed.entry_removed(entry)
 
-    def invalidate(self, owner: bytes, paths: Iterable[bytes]) -> None:
-        """Record a successful write: drop the owner's entries, refuse responses in flight.
-
-        :param paths: made by :func:`~.rules.parent_paths`.
-        """
+    def invalidate(self, owner: bytes) -> None:
+        """Record a successful write: drop the owner's entries, refuse responses in flight."""
         self._writes.record_write(owner)
-        for path in paths:
-            self.bytes -= self._index.drop(path.rstrip(b"/"), owner)
+        self._index.drop_owner(owner)
         self._remove_dropped(_REMOVED_PER_INVALIDATION)
 
     def clear(self, path: bytes | None = None) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from twisted.python.failure import Failure
 
-from goproxyai.cache.rules import parent_paths
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
@@ -43,12 +42,13 @@ class Forward:
     :param miss: the cache miss; ``None`` where the cache is bypassed.
     :param reason: why the request is forwarded: the miss's reason, or the bypass reason.
     :param body: of the request; ``None`` where the exchange has it.
+    :param written: the owners whose entries a successful request drops; empty for a cache miss.
     :ivar ended: the outcome is recorded.
     """
 
     __slots__ = (
         "_client", "_context", "_exchange", "_first_byte_seconds", "_meter", "_miss", "_plan",
-        "_reason", "_recorder", "_request", "_usage", "ended",
+        "_reason", "_recorder", "_request", "_usage", "_written", "ended",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +60,7 @@ class Forward:
         miss: CacheMiss | None,
         reason: str,
         body: HeldBytes | None = None,
+        written: tuple[bytes, ...] = (),
     ) -> None:
         self._context = context
         self._exchange = exchange
@@ -67,6 +68,7 @@ class Forward:
         self._plan = plan
         self._miss = miss
         self._reason = reason
+        self._written = written
         self._request = UpstreamRequest(context, self, exchange, client, plan, body)
         self._recorder: Recorder | None = None
         self._meter: UsageMeter | None = None
@@ -91,7 +93,8 @@ class Forward:
         exchange, context, miss = self._exchange, self._context, self._miss
         now = context.seconds()
         status, fields = response.code, response.fields
-        if miss is None and 200 <= status < 300:
+        if self._written:
+            self._written = self._written if 200 <= status < 300 else ()
             self._drop_written_entries()
         head = forwarded_head(
             response,
@@ -133,9 +136,8 @@ class Forward:
 
     def _drop_written_entries(self) -> None:
         """Drop the entries that a write may have made outdated (RFC 9111 §4.4)."""
-        plan, store = self._plan, self._context.store
-        for owner in plan.written_owners:
-            store.invalidate(owner, parent_paths(plan.path))
+        for owner in self._written:
+            self._context.store.invalidate(owner)
 
     def answer_stale(self, cause: str) -> bool:
         context, miss = self._context, self._miss
@@ -189,6 +191,7 @@ class Forward:
         recorder, self._recorder = self._recorder, None
         if recorder is not None and recorder.active and self._miss is not None:
             recorder.store(recorder.take(), self._miss, self._usage, framed)
+        self._drop_written_entries()  # upstream's state may change while a response is streamed
         self._exchange.write(data, True)
         self._end(_COMPLETE, None, self._usage)
 

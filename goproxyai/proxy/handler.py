@@ -12,6 +12,7 @@ from __future__ import annotations
 from twisted.python.failure import Failure
 
 from goproxyai.cache.coalescing import is_deterministic
+from goproxyai.cache.writes import asks_to_store
 from goproxyai.errors import ProxyError
 from goproxyai.http11.connection_limits import out_of_memory
 from goproxyai.http11.exchange import Exchange
@@ -118,7 +119,8 @@ class ProxyHandler:
         self._context.counters.bypass_reasons[reason] += 1
         if plan.bypass_field:
             self._context.bypass_warning.count(plan.bypass_field)
-        Forward(self._context, exchange, client, plan, None, reason).start()
+        written = plan.written_owners(exchange.body)
+        Forward(self._context, exchange, client, plan, None, reason, written=written).start()
 
     def _look_up(
         self, exchange: Exchange, client: str, plan: RequestPlan, body: bytes, key: bytes
@@ -140,6 +142,9 @@ class ProxyHandler:
             if len(body) > SMALL_BODY_BYTES:
                 exchange.release_body()  # the client may take long to read the response
             answer_hit(context, exchange, client, found, plan.replays_timing)
+            return
+        if plan.stores_by_default is not None and asks_to_store(body, plan.stores_by_default):
+            self._bypass(exchange, client, plan, "store")  # after the look-up: a hit costs nothing
             return
         coalesces = plan.coalesces
         if coalesces is None:

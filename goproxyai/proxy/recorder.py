@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 
 from goproxyai.cache.entry import Entry
-from goproxyai.cache.rules import is_in_progress, may_store
+from goproxyai.cache.freshness import age_seconds, allowed_lifetime, changes_by_itself
+from goproxyai.cache.rules import may_store
 from goproxyai.cache.store import Store
 from goproxyai.cache.stream_timing import StreamTiming
 from goproxyai.cache.verdict import StreamJudge, coded_stream_succeeded, succeeded
@@ -20,6 +21,7 @@ from goproxyai.http11.response import Response
 from goproxyai.messages.headers import has_request_id
 from goproxyai.messages.media_types import is_event_stream
 from goproxyai.proxy.cache_lookup import CacheMiss
+from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.proxy.response_head import shared_lines, status_line, stored_lines, stream_lines
 from goproxyai.usage.usage import UsageSource
 
@@ -143,9 +145,19 @@ def store_whole(
 def _may_store(miss: CacheMiss, response: Response) -> bool:
     plan = miss.plan
     method = b"GET" if plan.is_get else b"POST"
-    return plan.ttl_of(response.code) > 0 and may_store(
+    return _lifetime(plan, response) > 0 and may_store(
         method, response.code, response.fields, plan.directives, plan.across_credentials
     )
+
+
+def _lifetime(plan: RequestPlan, response: Response) -> float:
+    """Return the seconds for which the response may be served."""
+    ttl = plan.ttl_of(response.code)
+    if plan.is_get:
+        allowed = allowed_lifetime(response.fields, time.time())
+        if allowed is not None:
+            return min(ttl, allowed)
+    return ttl
 
 
 def _store(
@@ -158,7 +170,7 @@ def _store(
     timing: bytes | None,
 ) -> Entry | None:
     plan, fields = miss.plan, response.fields
-    if plan.is_get and is_in_progress(fields, body):
+    if plan.is_get and changes_by_itself(plan.path, fields, body):
         return None
     if timing is None and response.code < 300 and not succeeded(plan.answer_check, fields, body):
         return None
@@ -169,23 +181,16 @@ def _store(
         + stream_lines(fields)
         + stored_lines(int(time.time()), upstream_has_id)
     )
-    age = fields.get(b"age")
     entry = Entry(
         miss.key,
         response.code,
         head,
         body,
         now,
-        now + plan.ttl_of(response.code),
-        0 if age is None else _age(age),
+        now + _lifetime(plan, response),
+        age_seconds(fields) if b"age" in fields else 0,
         timing,
         usage,
     )
     stored = store.put(entry, plan.path.rstrip(b"/"), plan.owner, miss.generation)
     return entry if stored else None
-
-
-def _age(text: bytes) -> int:
-    """Return the seconds of an ``Age`` field; 0 where it is invalid (RFC 9111 §5.1)."""
-    text = text.strip()
-    return int(text) if text.isdigit() and len(text) < 10 else 0

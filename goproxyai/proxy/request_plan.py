@@ -20,10 +20,18 @@ from goproxyai.cache.directives import (
 from goproxyai.cache.key import credential_id, start_cache_key
 from goproxyai.cache.post_paths import STANDARD_POST_PATHS, PostPaths
 from goproxyai.cache.request_fields import NOTHING_IGNORED, IgnoredFields
-from goproxyai.cache.rules import ERROR_STATUSES, in_namespace, is_write, request_bypass
+from goproxyai.cache.rules import ERROR_STATUSES, in_namespace, request_bypass
 from goproxyai.cache.stateless_responses import RESPONSES_PATH
 from goproxyai.cache.verdict import answer_check
 from goproxyai.cache.write_log import UNOWNED
+from goproxyai.cache.writes import (
+    asks_to_store,
+    is_write,
+    owner_of,
+    stores_by_default,
+    written_owners,
+)
+from goproxyai.http11.request_body import RequestBody, WholeBody
 from goproxyai.http11.request_head import FieldValues, RequestHead
 from goproxyai.messages.headers import (
     is_forwarding_loop,
@@ -34,7 +42,7 @@ from goproxyai.proxy.upstreams import Upstream
 from goproxyai.usage.usage import generates
 
 SHARED_OWNER: Final = b"shared"
-"""The owner of the entries in a namespace that all credentials share."""
+"""Stands for the credential of the entries in a namespace that all credentials share."""
 
 
 @attrs.frozen
@@ -129,20 +137,21 @@ class RequestPlan:
     :ivar replays_timing: a stored stream is replayed with its original timing.
     :ivar across_credentials: all credentials share the entry.
     :ivar coalesces: the request may share an upstream request; ``None`` where its body decides.
-    :ivar owner: the owner whose writes drop the entry: a credential, :data:`SHARED_OWNER`, or
+    :ivar owner: the owner whose writes drop the entry, or
         :data:`~goproxyai.cache.write_log.UNOWNED`.
     :ivar answer_check: checks the shape that an answer must have to be stored.
-    :ivar written_owners: the owners whose entries a successful request drops; none unless the
-        request changes what GETs return.
+    :ivar stores_by_default: whether upstream keeps the response if the body does not have
+        ``store``; ``None`` where that is not for the body to decide.
     :ivar generates: a successful response reports token usage.
     :ivar is_loop: see :func:`~goproxyai.messages.headers.is_forwarding_loop`.
     :ivar upstream_head: makes the head that is sent upstream.
     """
 
     __slots__ = (
-        "_key", "across_credentials", "answer_check", "body_decides", "bypass_field",
-        "bypass_reason", "coalesces", "directives", "generates", "is_get", "is_loop", "options",
-        "owner", "path", "replays_timing", "ttl", "upstream_head", "written_owners",
+        "_key", "_written_owners", "across_credentials", "answer_check", "body_decides",
+        "bypass_field", "bypass_reason", "coalesces", "directives", "generates", "is_get",
+        "is_loop", "options", "owner", "path", "replays_timing", "stores_by_default", "ttl",
+        "upstream_head",
     )  # fmt: skip
 
     def __init__(self, head: RequestHead, options: ProxyOptions) -> None:
@@ -165,14 +174,29 @@ class RequestPlan:
         self.across_credentials = in_namespace(path, options.shared_namespaces)
         self.coalesces = may_coalesce(options.coalesce, method, api_path)
         own = credential_id(fields)
-        owners = (SHARED_OWNER, own) if self.across_credentials else (own,)
-        self.owner = owners[0] if self.is_get else UNOWNED
-        self.written_owners = owners if is_write(method, api_path) else ()
+        entry_owner = SHARED_OWNER if self.across_credentials else own
+        self.owner = owner_of(entry_owner, path) if self.is_get else UNOWNED
+        self.stores_by_default = stores_by_default(method, path)
+        self._written_owners: tuple[bytes, ...] = ()
+        if is_write(method, path):
+            self._written_owners = written_owners(own, path)
+            if options.shared_namespaces:
+                self._written_owners += written_owners(SHARED_OWNER, path)
         self._key = start_cache_key(
             method, head.target, fields, headers, head.repeated, self.across_credentials
         )
         self.is_loop = is_forwarding_loop(fields, options.instance)
         self.upstream_head = UpstreamHead(head, options)
+
+    def written_owners(self, body: RequestBody | WholeBody) -> tuple[bytes, ...]:
+        """Return the owners whose entries a successful request drops; none unless it is a write.
+
+        :param body: of the request; it counts as that of a write if it is not complete.
+        """
+        default = self.stores_by_default
+        if default is None or not body.complete or asks_to_store(body.whole(), default):
+            return self._written_owners
+        return ()
 
     def ttl_of(self, status: int) -> float:
         """Return the lifetime in seconds of an entry with *status*."""

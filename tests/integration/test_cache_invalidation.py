@@ -26,12 +26,12 @@ from tests.support.steps import Pause
 
 @pytest.mark.parametrize("method", ["DELETE", "POST", "PUT", "PATCH"])
 @pytest_twisted.ensureDeferred
-async def test_write_drops_path_and_parents_of_its_credential(
+async def test_write_drops_all_gets_of_its_credential_but_models(
     harness: ProxyHarness, method: str
 ) -> None:
     await start_numbered(harness)
-    dropped = ["/v1/files/x", "/v1/files/x?a=1", "/v1/files", "/v1/files?limit=2", "/v1/files/"]
-    kept = ["/v1/files/y", "/v1/files/x/content", "/v1/models"]
+    dropped = ["/v1/files/x", "/v1/files?limit=2", "/v1/files/x/content", "/v1/batches/y"]
+    kept = ["/v1/models", "/v1/models/gpt-4o"]
     for key in (MINE, THEIRS):
         for target in dropped + kept:
             await harness.ask(request(target, key=key))

@@ -25,7 +25,7 @@ from tests.support.answers import chunk, head
 from tests.support.harness import ProxyHarness, request
 from tests.support.raw_client import RawClient
 from tests.support.serving import loopback
-from tests.support.steps import Pause
+from tests.support.steps import Pause, Step
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TWISTD = Path(sys.executable).with_name("twistd")
@@ -205,7 +205,11 @@ async def start_stream(harness: ProxyHarness, start: Start) -> StreamInProgress:
     reactor, upstream = harness.reactor, harness.upstream
     upstream_port = await upstream.listen(loopback(reactor))
     pause = Pause()
-    stream = [head(200, [(b"Transfer-Encoding", b"chunked")]), chunk(b"one"), pause]
+    stream: list[bytes | Step] = [
+        head(200, [(b"Transfer-Encoding", b"chunked")]),
+        chunk(b"one"),
+        pause,
+    ]
     upstream.script("/v1/stream", [*stream, chunk(b"two"), chunk(b"")])
     process = start(OPENAI_API_URL=f"http://127.0.0.1:{upstream_port}")
     (port,) = await deferToThread(process.listening)

@@ -9,7 +9,7 @@ TTL = 300.0
 ALICE, BOB = b"\0\0alice-alice-al", b"\0\1bob-bob-bob-bo"
 FILES = b"/v1/files"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nx-request-id: req_1\r\n"
-CONTAINER_BYTES = 2_000
+CONTAINER_BYTES = 3_000
 """More than the containers grow by for one entry."""
 
 

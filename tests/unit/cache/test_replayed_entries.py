@@ -72,7 +72,7 @@ def test_entry_that_a_write_dropped_is_counted_at_the_next_tick() -> None:
     cache = Cache()
     entry = cache.put(1)
     end = cache.replayed.begin(entry, Replay())
-    cache.store.invalidate(UNOWNED, [b"/v1/models"])
+    cache.store.invalidate(UNOWNED)
     for now in (0.25, 0.5):
         cache.replayed.tick(now)
         assert cache.memory.used == entry.size

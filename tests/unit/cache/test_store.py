@@ -134,7 +134,7 @@ def test_get_returns_an_entry_until_it_expired_and_was_stale(stale_seconds: floa
 def test_response_after_a_write_of_its_owner_is_refused() -> None:
     store = large_store()
     early = store.generation()
-    store.invalidate(ALICE, [b"/v1/other"])
+    store.invalidate(ALICE)
     assert not store.put(entry(), FILES, ALICE, early)
     assert put(store, entry())
 
@@ -142,7 +142,7 @@ def test_response_after_a_write_of_its_owner_is_refused() -> None:
 def test_response_of_another_owner_or_unowned_survives_a_write() -> None:
     store = large_store()
     early = store.generation()
-    store.invalidate(ALICE, [])
+    store.invalidate(ALICE)
     assert store.put(entry(b"p" * 32), FILES, UNOWNED, early)
     assert store.put(entry(b"b" * 32), FILES, BOB, early)
 
@@ -150,7 +150,7 @@ def test_response_of_another_owner_or_unowned_survives_a_write() -> None:
 def test_write_of_a_colliding_owner_refuses_the_response() -> None:
     store = large_store()
     early = store.generation()
-    store.invalidate(ALICE[:2] + b"another owner!", [])
+    store.invalidate(ALICE[:2] + b"another owner!")
     assert not store.put(entry(), FILES, ALICE, early)
 
 
@@ -164,19 +164,31 @@ def test_response_after_a_clearing_is_refused(path: bytes | None) -> None:
     assert put(store, entry())
 
 
-def test_write_drops_only_entries_of_its_owner_and_paths() -> None:
+def test_write_drops_all_entries_of_its_owner_only() -> None:
     store = large_store()
-    kept = [
-        (numbered(1), FILES, BOB),
-        (numbered(2), FILES, UNOWNED),
-        (numbered(3), b"/v1/models", ALICE),
-        (numbered(4), b"/v1/files/a/content", ALICE),
-    ]
-    dropped = [(numbered(n), FILES if n < 8 else b"/v1/files/a", ALICE) for n in range(5, 10)]
+    kept = [(numbered(1), FILES, BOB), (numbered(2), FILES, UNOWNED)]
+    paths = [FILES, b"/v1/files/a/content", b"/v1/batches"]
+    dropped = [(numbered(n), paths[n % 3], ALICE) for n in range(5, 10)]
     for one, path, owner in kept + dropped:
         put(store, one, path, owner)
-    store.invalidate(ALICE, [b"/v1/files/a", b"/v1/files/", b"/v1"])
+    store.invalidate(ALICE)
     assert list(store) == [one for one, _, _ in kept]
+
+
+def test_entry_stored_after_a_write_survives_the_removal_of_dropped_entries() -> None:
+    store = large_store()
+    for n in range(500):
+        put(store, numbered(n))
+    store.invalidate(ALICE)
+    new = [numbered(n) for n in range(1000, 1003)]
+    for one in new:
+        put(store, one)
+    assert store.get(b"%032d" % 1, 0.0) is None
+    while store.remove_expired(0.0):
+        pass
+    assert list(store) == new
+    store.invalidate(ALICE)
+    assert (len(store), store.bytes) == (0, 0)
 
 
 def test_clearing_a_path_keeps_other_paths() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import pytest
 from hypothesis import settings
@@ -11,14 +12,31 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from goproxyai.cache import invalidation_index
 from goproxyai.cache import store as store_module
-from goproxyai.cache.entry import Entry, OwnerBucket
-from goproxyai.cache.expiry_wheel import SLOTS_PER_SECOND
+from goproxyai.cache.entry import Entry, OwnerBucket, OwnerGroup, PathIndex
+from goproxyai.cache.expiry_wheel import SLOT_OVERHEAD_BYTES, SLOTS_PER_SECOND
+from goproxyai.cache.invalidation_index import (
+    BUCKET_OVERHEAD_BYTES,
+    GROUP_OVERHEAD_BYTES,
+    PATH_OVERHEAD_BYTES,
+)
 from goproxyai.cache.store import Store
 from goproxyai.cache.write_log import UNOWNED
-from tests.unit.cache.stored import ALICE, BOB, CONTAINER_BYTES, FILES, TTL, entry
+from tests.unit.cache.stored import ALICE, BOB, FILES, TTL, entry
 
 MAX_BYTES = 60_000
 STALE_SECONDS = 30.0
+
+
+_Chained = TypeVar("_Chained", OwnerBucket, OwnerGroup)
+
+
+def chain(*newest: _Chained) -> Iterator[_Chained]:
+    """The members of chains of full buckets or groups."""
+    for one in newest:
+        member: _Chained | None = one
+        while member is not None:
+            yield member
+            member = member.previous
 
 
 def is_due(one: Entry, now: float) -> bool:
@@ -109,12 +127,11 @@ class StoreAgainstModel(RuleBasedStateMachine):
                 self.model.append(found)
         assert self.store.get(key, self.now) is found
 
-    @rule(owner=st.sampled_from([ALICE, BOB]), paths=st.lists(PATHS, max_size=3))
-    def write(self, owner: bytes, paths: list[bytes]) -> None:
-        hit = [old for old in self.model if self.where[old] in [(path, owner) for path in paths]]
+    @rule(owner=st.sampled_from([ALICE, BOB]))
+    def write(self, owner: bytes) -> None:
+        hit = [old for old in self.model if self.where[old][1] == owner]
         self.log.append(owner)
-        slashed = [path + b"/" * (n % 2) for n, path in enumerate(paths)]
-        self.store.invalidate(owner, slashed)
+        self.store.invalidate(owner)
         self.forget(hit)
 
     @rule(budget=st.sampled_from([1, 3, 100_000]))
@@ -171,12 +188,21 @@ class StoreAgainstModel(RuleBasedStateMachine):
         assert counted == self.removed or (counted > self.removed and self.counts_dropped)
 
     @invariant()
-    def bytes_cover_the_entries_and_are_within_the_bound(self) -> None:
-        store = self.store
+    def bytes_are_those_of_entries_and_containers_and_within_the_bound(self) -> None:
+        store, index = self.store, self.store._index
         assert 0 <= store.bytes <= MAX_BYTES - store.reserved
-        if not store._index.pending:
-            entries = sum(old.size for old in self.model)
-            assert entries <= store.bytes <= entries + CONTAINER_BYTES * len(self.model)
+        entries = store._entries.entries()
+        paths = [path for shard in index._shards for path in shard.values()]
+        paths += [one for one in index.pending if isinstance(one, PathIndex)]
+        groups = [group for shard in index._groups for group in chain(*shard.values())]
+        groups += chain(*[one for one in index.pending if isinstance(one, OwnerGroup)])
+        assert store.bytes == (
+            sum(one.size for one in entries)
+            + SLOT_OVERHEAD_BYTES * len(store._wheel._slots)
+            + BUCKET_OVERHEAD_BYTES * len({one.bucket for one in entries})
+            + sum(PATH_OVERHEAD_BYTES + len(path.path) for path in paths)
+            + GROUP_OVERHEAD_BYTES * len(groups)
+        )
 
     @invariant()
     def table_and_wheel_hold_the_same_entries(self) -> None:
@@ -202,12 +228,26 @@ class StoreAgainstModel(RuleBasedStateMachine):
         for shard in self.store._index._shards:
             for path, path_index in shard.items():
                 for owner, newest in path_index.items():
-                    bucket: OwnerBucket | None = newest
-                    while bucket is not None:
+                    for bucket in chain(newest):
+                        if bucket.group.dropped:
+                            assert self.store._index.pending
+                            continue
                         assert bucket, "an empty bucket is left"
                         assert all(one.bucket is bucket for one in bucket)
                         found.setdefault(path, {}).setdefault(owner, set()).update(bucket)
-                        bucket = bucket.previous
+        assert found == expected
+
+    @invariant()
+    def groups_have_the_buckets_of_their_owner(self) -> None:
+        expected = {old.bucket for old in self.model}
+        found: set[OwnerBucket | None] = set()
+        for shard in self.store._index._groups:
+            for owner, newest in shard.items():
+                for group in chain(newest):
+                    assert group, "an empty group is left"
+                    assert not group.dropped
+                    assert all(one.group is group and one.owner == owner for one in group)
+                    found.update(one for one in group if not one.path_index.dropped)
         assert found == expected
 
 

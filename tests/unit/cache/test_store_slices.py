@@ -10,12 +10,16 @@ from goproxyai.cache.expiry_wheel import SLOTS_PER_SECOND
 from tests.unit.cache.stored import ALICE, FILES, TTL, large_store, numbered, put
 
 
-def test_write_to_a_path_of_many_entries_removes_them_in_slices() -> None:
+@pytest.mark.parametrize("spread", [False, True], ids=["one path", "many paths"])
+def test_write_of_an_owner_with_many_entries_removes_them_in_slices(
+    spread: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(invalidation_index, "MAX_BUCKET_ENTRIES", 300)
     store = large_store()
     for n in range(1000):
-        put(store, numbered(n))
+        put(store, numbered(n), b"/v1/files/%d" % n if spread else FILES)
     full = store.bytes
-    store.invalidate(ALICE, [FILES])
+    store.invalidate(ALICE)
     assert full * 0.8 < store.bytes < full, "the entries were removed at once"
     assert all(store.get(b"%032d" % n, 0.0) is None for n in range(900))
     assert list(store) == []
@@ -110,7 +114,7 @@ def test_clearing_includes_entries_that_a_write_dropped() -> None:
     store = large_store()
     for n in range(500):
         put(store, numbered(n))
-    store.invalidate(ALICE, [FILES])
+    store.invalidate(ALICE)
     store.clear()
     assert put(store, numbered(1))
     while store.free_cleared() or store.remove_expired(0.0):

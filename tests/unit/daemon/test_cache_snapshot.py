@@ -218,7 +218,7 @@ def test_write_after_a_restart_keeps_computed_entries(host: Host) -> None:
     host.snapshot.save()
     store = host.restart()
     host.snapshot.load()
-    store.invalidate(ALICE, [FILES])
+    store.invalidate(ALICE)
     assert numbers(store) == [1, 2]
 
 
@@ -273,7 +273,7 @@ def test_cleared_or_invalidated_entries_are_not_saved(host: Host) -> None:
     for number in range(100):
         host.put(number)
     host.put(100, BOB)
-    host.store.invalidate(ALICE, [FILES])  # dropped in slices
+    host.store.invalidate(ALICE)  # dropped in slices
     host.snapshot.save()
     host.restart()
     host.snapshot.load()
