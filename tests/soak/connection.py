@@ -23,8 +23,8 @@ from tests.soak.answers import Info
 class Call:
     """One request and how it ended.
 
-    :ivar number: identifies the request in ``X-Forwarded-For``, so in the daemon's log and at the
-        upstream.
+    :ivar number: identifies the request: in ``X-Forwarded-For`` for the daemon's log, and in
+        ``X-Request-Id`` for the upstream.
     :ivar kind: of the client.
     :ivar identity: that the answer must have; empty if the request must not reach the upstream.
     :ivar min_version: that the answer must have.

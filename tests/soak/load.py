@@ -74,6 +74,7 @@ class LoadClient:
         address = ipaddress.IPv6Address((0xFD00 << 112) | (self._ordinal << 64) | number)
         head = (
             f"{method} {target} HTTP/1.1\r\nHost: proxy.test\r\nX-Forwarded-For: {address}\r\n"
+            f"X-Request-Id: {address}\r\n"
             f"Authorization: {credential.decode()}\r\n{more}"
         )
         if body:

@@ -66,8 +66,8 @@ def count_requests_only(server: FakeServer) -> None:
 
 def request_number(request: Request) -> int:
     """The number that the client gave the request."""
-    address = (request.header(b"x-forwarded-for") or b"::").decode("latin-1")
-    return int(ipaddress.IPv6Address(address.split(",")[0])) & (2**64 - 1)
+    address = (request.header(b"x-request-id") or b"::").decode("latin-1")
+    return int(ipaddress.IPv6Address(address)) & (2**64 - 1)
 
 
 class UpstreamState:
