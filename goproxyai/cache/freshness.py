@@ -38,6 +38,7 @@ from goproxyai.cache.directives import delta_seconds, parse_cache_control
 from goproxyai.cache.writes import has_escaped_letters
 from goproxyai.messages.decoding import MAX_DECODED_BYTES, decode_body
 from goproxyai.messages.headers import Fields
+from goproxyai.messages.media_types import is_json, media_type
 
 TERMINAL_STATUSES: Final = (
     "completed", "failed", "cancelled", "canceled", "expired", "incomplete", "succeeded",
@@ -74,7 +75,7 @@ def changes_by_itself(path: bytes, fields: Fields, body: bytes) -> bool:
     """
     if path == _ORGANIZATION or path.startswith(_ORGANIZATION + b"/"):
         return True
-    if not _is_json(fields):
+    if not (is_json(fields) or media_type(fields) == b"text/json"):
         return False
     coding = fields.get(b"content-encoding")
     if coding is not None:
@@ -90,11 +91,6 @@ def changes_by_itself(path: bytes, fields: Fields, body: bytes) -> bool:
     if len(body) > MAX_DECODED_BYTES or _CHANGING_STATUS.search(body) is not None:
         return True
     return lists and _number_of_lists(body) > (1 if is_collection(path) else 0)
-
-
-def _is_json(fields: Fields) -> bool:
-    media_type = fields.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    return media_type in (b"application/json", b"text/json") or media_type.endswith(b"+json")
 
 
 def is_collection(path: bytes) -> bool:

@@ -34,6 +34,7 @@ from goproxyai.cache.request_fields import (
     is_left_out_of_key,
 )
 from goproxyai.messages.headers import Fields
+from goproxyai.messages.media_types import is_json
 
 STORABLE_STATUSES: Final = frozenset((200, 201, 400, 401))
 
@@ -139,12 +140,6 @@ def _varies_by_ignored_field(vary: bytes, shared: bool) -> bool:
         if name == b"*" or is_left_out_of_key(name) or (shared and name in IDENTITY_FIELDS):
             return True
     return False
-
-
-def is_json(fields: Fields) -> bool:
-    """Whether the media type of a response is JSON."""
-    media_type = fields.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    return media_type == b"application/json" or media_type.endswith(b"+json")
 
 
 def in_namespace(path: bytes, names: tuple[str, ...]) -> bool:

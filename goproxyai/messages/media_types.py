@@ -7,9 +7,19 @@ from goproxyai.messages.headers import Fields
 _JSON_TYPE = b"application/json"
 
 
+def media_type(fields: Fields) -> bytes:
+    """Return the media type without parameters, lower-cased; empty if there is none."""
+    return fields.get(b"content-type", b"").partition(b";")[0].strip().lower()
+
+
+def is_json(fields: Fields) -> bool:
+    """Whether the media type is JSON (RFC 6839 §3.1 for the suffix)."""
+    name = media_type(fields)
+    return name == _JSON_TYPE or name.endswith(b"+json")
+
+
 def is_event_stream(fields: Fields) -> bool:
     """Whether a response has the media type ``text/event-stream``."""
-    media_type = fields.get(b"content-type")
-    if media_type is None or media_type == _JSON_TYPE:
-        return False
-    return media_type.partition(b";")[0].strip().lower() == b"text/event-stream"
+    if fields.get(b"content-type") == _JSON_TYPE:
+        return False  # most responses
+    return media_type(fields) == b"text/event-stream"
