@@ -14,7 +14,6 @@ MIN_SLICED_BYTES = 256 * 1024
 """Size from which a body is written in slices. A body in one write is copied twice: after its head,
 and into the buffer of the transport."""
 
-
 TURN_BYTES = 1024 * 1024
 """Bytes that are written in one reactor turn: 10 MB take 4 to 8 ms."""
 

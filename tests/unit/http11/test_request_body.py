@@ -16,9 +16,9 @@ from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import (
     LARGE_BODY_BYTES,
     MAX_UNREAD_BODY_BYTES,
-    SLICE_BYTES,
     RequestBody,
 )
+from goproxyai.http11.sliced_body import SLICE_BYTES
 from tests.support.memory_server import (
     BodyConsumer,
     MemoryServer,
