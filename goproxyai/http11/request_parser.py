@@ -185,9 +185,9 @@ class RequestParser:
         if self.state is IDLE:
             self._head_bytes = size
             self._head_start = step[:FOREIGN_START_BYTES]
+            self._read = step
         elif self.state is HEAD:
             self._head_bytes += size
-        self._read = step if self.state is IDLE else b""
         self._run_llhttp(step)
         self._read = b""
         if self.state is HEAD:

@@ -20,10 +20,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from goproxyai.errors import ProxyError
-from goproxyai.http11.connection_deadlines import (
-    LINGER_SECONDS,
-    ServerDeadlines,
-)
+from goproxyai.http11.connection_deadlines import LINGER_SECONDS, ServerDeadlines
 from goproxyai.http11.connection_limits import out_of_memory
 from goproxyai.http11.connection_states import InputState
 from goproxyai.http11.exchange import Exchange
@@ -62,8 +59,8 @@ class ServerConnection(TwistedProtocol):
     """
 
     __slots__ = (
-        "_context", "_deadlines", "_draining", "_holding",
-        "_pipeline", "output", "peer", "reading_paused",
+        "_context", "_deadlines", "_draining", "_holding", "_pipeline", "output", "peer",
+        "reading_paused",
     )  # fmt: skip
 
     transport: Any  # ITransport declares only a part of what transports have
@@ -116,7 +113,7 @@ class ServerConnection(TwistedProtocol):
     def output_blocked(self) -> None:
         context = self._context
         context.memory.mark_reader(self, is_slow=True)
-        self._count_memory()
+        self.memory_changed()
         if context.memory.is_exceeded:
             context.turns.add(self)
         self._update_reading()
@@ -144,9 +141,6 @@ class ServerConnection(TwistedProtocol):
     def continue_later(self, body: RequestBody) -> None:
         self._context.turns.add(body)
 
-    def memory_changed(self) -> None:
-        self._count_memory()
-
     def exchange_done(self, exchange: Exchange, keep_alive: bool) -> None:
         pipeline = self._pipeline
         if exchange is not pipeline.active:
@@ -165,7 +159,7 @@ class ServerConnection(TwistedProtocol):
         elif self.reading_paused or self._draining or state is ENDED:
             self._update_reading()
         if self._holding.held:
-            self._count_memory()
+            self.memory_changed()
 
     def abort(self) -> None:
         self.output.abort()
@@ -179,7 +173,7 @@ class ServerConnection(TwistedProtocol):
             return
         if continues:
             self._context.turns.add(self)
-        self._count_memory()
+        self.memory_changed()
         self._update_reading()
 
     def continue_input(self) -> None:
@@ -224,7 +218,7 @@ class ServerConnection(TwistedProtocol):
 
     # The budget of memory.
 
-    def _count_memory(self) -> None:
+    def memory_changed(self) -> None:
         """Count what the connection holds. A lost connection holds nothing."""
         if self.output.state is not CLOSED:
             self._holding.hold(self._pipeline.held_bytes + self.output.unsent())
@@ -272,7 +266,7 @@ class ServerConnection(TwistedProtocol):
         if not unsent and deadlines.has_changed():
             self._report_idle(now)
         if unsent or self._holding.held:
-            self._count_memory()
+            self.memory_changed()
             self._limit_memory()
 
     def _check_body(self, passed: float, now: float) -> None:

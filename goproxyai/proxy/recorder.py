@@ -39,8 +39,7 @@ class Recorder:
 
     __slots__ = (
         "_judge", "_max_bytes", "_reserved", "_response", "_seconds", "_store", "_timing", "active",
-        "pieces",
-        "size",
+        "pieces", "size",
     )  # fmt: skip
 
     def __init__(self, store: Store, response: Response, seconds: Callable[[], float]) -> None:
