@@ -98,8 +98,12 @@ class DaemonProcess:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """The JSON lines of the standard output."""
-        return [json.loads(line) for line in self.out.splitlines()]
+        """The JSON lines of the standard output.
+
+        The daemon writes them from a thread of its own, in order but later than what they tell
+        about: see :meth:`caught_up`. A line that is written in part is left out.
+        """
+        return [json.loads(line) for line in self.out.splitlines(True) if line.endswith("\n")]
 
     @property
     def requests(self) -> list[dict[str, Any]]:
@@ -127,6 +131,12 @@ class DaemonProcess:
         read = text or (lambda: self.out)
         self.until(lambda: read().count("listening on") >= count)
         return [int(port) for port in re.findall(r"listening on [^\n]*?port=(\d+)", read())]
+
+    def caught_up(self, port: int) -> None:
+        """Wait until everything that was logged before this call is in the standard output."""
+        marker = f"/health?{time.monotonic_ns()}"
+        get(port, marker)
+        self.until(lambda: marker in self.out)
 
     def send(self, number: int) -> None:
         """Send signal *number*."""

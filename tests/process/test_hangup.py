@@ -43,7 +43,6 @@ class ConfiguredDaemon:
         before = self.process.out.count("reloaded, ")
         self.process.send(signal.SIGHUP)
         self.process.until(lambda: self.process.out.count("reloaded, ") > before)
-        get(self.port, "/health")  # the other lines of the reload are logged in the same turn
 
     def stats(self) -> Any:
         return get(self.port, "/stats")[1]
@@ -104,6 +103,7 @@ def test_settings_that_need_a_restart_and_overridden_settings_are_logged(
     assert daemon.stats()["cache"]["ttl"] == "5s"
     assert daemon.stats()["openai_url"] == "https://api.openai.com"
     assert daemon.stats()["rate_limit"] == 9
+    daemon.process.caught_up(daemon.port)
     assert daemon.process.messages("warn") == [
         "restart the proxy to apply: OPENAI_API_URL, COALESCE",
         "CONFIG sets CACHE_TTL without effect: an option or the environment takes precedence",

@@ -142,6 +142,7 @@ async def test_deployed_file_keeps_connections_and_names_the_client(
     client.abort()
     _, stats = await deferToThread(get, port, "/stats")
     assert stats["connections"]["opened"] == 2  # nginx's, and that of this request
+    await deferToThread(process.caught_up, port)
     clients = {line["client"] for line in process.requests if line["path"] == "/v1/models"}
     assert clients == {"203.0.113.9"}
     assert_clean(process)
