@@ -262,7 +262,7 @@ class Metrics(Collector):
             "request_memory_bytes_limit",
             "Maximum memory of requests and responses in progress.",
             {},
-            memory.max_bytes,
+            memory.limit,
         )
         yield _counter(
             "slow_readers_broken_off",

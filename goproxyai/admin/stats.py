@@ -61,7 +61,7 @@ class Stats:
             "upstreams": self.upstreams(),
             "request_memory": {
                 "bytes": sources.memory.used,
-                "max_bytes": sources.memory.max_bytes,
+                "max_bytes": sources.memory.limit,
                 "slow_readers_broken_off": sources.memory.broken_off,
             },
             "uptime_seconds": self.uptime,

@@ -69,7 +69,7 @@ class ReplayedEntries:
         for entry in tuple(self._replays):
             if entry.is_dropped:
                 self.entry_removed(entry)
-        if self._holding.held > self._memory.max_bytes * MAX_PACED_SHARE:
+        if self._holding.held > self._memory.limit * MAX_PACED_SHARE:
             for entry in tuple(self._removed):
                 for replay in tuple(self._replays.get(entry, ())):
                     replay.hurry()

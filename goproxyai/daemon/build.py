@@ -19,8 +19,8 @@ from goproxyai.daemon.cache_snapshot import CacheSnapshot
 from goproxyai.daemon.endpoints import parse_endpoints
 from goproxyai.daemon.listeners import Listeners
 from goproxyai.daemon.maintenance import Maintenance
-from goproxyai.daemon.memory import ReleasedMemory
 from goproxyai.daemon.proxy_options import make_proxy_options
+from goproxyai.daemon.resident_memory import ResidentMemory
 from goproxyai.daemon.service import Daemon
 from goproxyai.egress.agent import RelayAgent
 from goproxyai.egress.routes import Routes
@@ -84,7 +84,7 @@ def make_daemon(
     access_log.tracer = tracer
     replayed = ReplayedEntries(memory)
     bypass_warning = BypassWarning(counters, ticker.now)
-    ticker.watched |= {memory, replayed, ReleasedMemory(memory), bypass_warning}
+    ticker.watched |= {memory, replayed, bypass_warning}
     store = Store(settings.max_cache_size, settings.cache_stale, replayed)
     admission = Admission(reactor, settings.rate_limit, settings.trusted_proxies)
     agent = _agent(reactor, settings, ticker, writer, memory, tls)
@@ -109,6 +109,7 @@ def make_daemon(
     )
     handler = ProxyHandler(context, admission)
     limits = _connection_limits(settings, ticker, counters)
+    ticker.watched.add(ResidentMemory(memory, store, lambda: limits.slots.admitted))
     admin = _admin_app(settings, context, handler, admission, limits, dropped_log_lines)
     public, private = _routers(settings, admin, handler, admission, instance)
     factory = ServerFactory(ticker, public.dispatch, settings.max_body_size, writer, limits, memory)

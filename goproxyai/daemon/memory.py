@@ -9,8 +9,6 @@ from typing import Any
 
 from twisted.internet.task import LoopingCall
 
-from goproxyai.limits.request_memory import RequestMemory
-
 COLLECTION_INTERVAL_SECONDS = 600.0
 """Interval between two calls of :func:`collect_and_trim`."""
 
@@ -35,36 +33,10 @@ KEPT_TOP_BYTES = 4 * 1024 * 1024
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 
 _libc = ctypes.CDLL(None)  # malloc_trim and mallopt are glibc's own
-_malloc_trim: Callable[[int], int] = getattr(_libc, "malloc_trim", lambda _: 0)
+malloc_trim: Callable[[int], int] = getattr(_libc, "malloc_trim", lambda _: 0)
+"""Returns unused memory to the system; the argument is the size of the top to keep."""
+
 _mallopt: Callable[[int, int], int] = getattr(_libc, "mallopt", lambda *_: 0)
-
-
-TRIMMED_BYTES = 1024 * 1024
-"""Memory that requests in progress have held, after which unused memory is returned."""
-
-TRIM_INTERVAL_SECONDS = 1.0
-"""Between two such returns; each took 0.3 to 5 ms in a process of 200 MB."""
-
-
-class ReleasedMemory:
-    """Returns unused memory to the system while requests in progress hold much of it, or did."""
-
-    def __init__(self, memory: RequestMemory, trim: Callable[[int], int] = _malloc_trim) -> None:
-        self._memory = memory
-        self._trim = trim
-        self._peak = 0  # since the last return
-        self._not_before = 0.0
-
-    def tick(self, now: float) -> None:
-        used = self._memory.used
-        self._peak = max(self._peak, used)
-        if self._peak >= TRIMMED_BYTES and now >= self._not_before:
-            self._peak = used
-            self._not_before = now + TRIM_INTERVAL_SECONDS
-            self._trim(0)
-
-    def postpone(self, lost: float, now: float) -> None:
-        """Do nothing: there are no deadlines."""
 
 
 def collect_and_trim() -> None:
@@ -75,7 +47,7 @@ def collect_and_trim() -> None:
     cache of 100 MB.
     """
     gc.collect()
-    _malloc_trim(0)
+    malloc_trim(0)
 
 
 def configure_memory(clock: Any) -> None:

@@ -11,6 +11,8 @@
    times a second, and when their transport's buffer is full.
 4. Counting ends no request: it may happen in the middle of a write to the very client that would be
    broken off. Connections act after a read, at a tick, or in the next turn.
+5. Allocators do not return all the memory that is freed. The budget shrinks while the process has
+   more memory than its accounts explain, see :func:`affordable_bytes`.
 """
 
 from __future__ import annotations
@@ -29,6 +31,42 @@ FULL_SHARE = 0.9
 PATIENCE_SECONDS = 5.0
 """For which a client may read slowly while requests are refused for lack of memory."""
 
+CACHE_OVERHEAD_SHARE = 0.2
+"""Memory that the process may have besides the accounts, as a share of ``MAX_CACHE_SIZE``."""
+
+REQUEST_OVERHEAD_SHARE = 0.5
+"""The same, as a share of ``MAX_REQUEST_MEMORY``."""
+
+COPIES_SHARE = 0.25
+"""Memory of short-lived copies and of allocation overhead, as a share of what requests hold."""
+
+CONNECTION_BYTES = 12 * 1024
+"""Memory of a connection besides what it holds."""
+
+MIN_SHARE = 0.25
+"""Share of ``MAX_REQUEST_MEMORY`` that the budget never falls below."""
+
+
+def affordable_bytes(
+    max_request_bytes: int, max_cache_bytes: int, connections: int, unexplained: int
+) -> int:
+    """Return the budget with which the resident memory stays within its bound.
+
+    The bound, above the resident memory at the start, is 1.2 x ``MAX_CACHE_SIZE`` + 1.5 x
+    ``MAX_REQUEST_MEMORY`` + :data:`CONNECTION_BYTES` a connection, with a full cache.
+
+    :param unexplained: resident memory in bytes above that of the start, without the accounted
+        bytes of the cache and of requests.
+    """
+    allowed = (
+        CACHE_OVERHEAD_SHARE * max_cache_bytes
+        + REQUEST_OVERHEAD_SHARE * max_request_bytes
+        + CONNECTION_BYTES * connections
+    )
+    room = max_request_bytes + allowed - unexplained
+    affordable = int(room / (1 + COPIES_SHARE))
+    return min(max_request_bytes, max(affordable, int(max_request_bytes * MIN_SHARE)))
+
 
 class SlowReader(Protocol):
     """A connection whose client reads more slowly than its response is made."""
@@ -46,6 +84,8 @@ class RequestMemory:
     :ivar is_tight: whether request bodies are not collected.
     :ivar is_full: whether new requests are refused. An attribute, since every request reads it.
     :ivar broken_off: slow readers that were broken off since the start.
+    :ivar max_bytes: the configured budget.
+    :ivar limit: the budget at present, at most :attr:`max_bytes`.
     """
 
     def __init__(self, max_bytes: int = UNLIMITED) -> None:
@@ -53,25 +93,30 @@ class RequestMemory:
         self.is_tight = False
         self.is_full = False
         self.broken_off = 0
-        self.max_bytes = max_bytes
+        self.max_bytes = self.limit = max_bytes
         self._now = 0.0  # of the last tick
         self._slow: dict[SlowReader, float] = {}  # since when, in that order
 
     def resize(self, max_bytes: int) -> None:
-        """Change the budget."""
-        self.max_bytes = max_bytes
+        """Change the configured budget."""
+        self.max_bytes = self.limit = max_bytes
+        self.change(0)
+
+    def restrict(self, limit: int) -> None:
+        """Change the budget at present."""
+        self.limit = min(limit, self.max_bytes)
         self.change(0)
 
     def change(self, difference: int) -> None:
         """Hold *difference* bytes more."""
         self.used += difference
-        self.is_tight = self.used >= self.max_bytes * TIGHT_SHARE
-        self.is_full = self.is_tight and self.used >= self.max_bytes * FULL_SHARE
+        self.is_tight = self.used >= self.limit * TIGHT_SHARE
+        self.is_full = self.is_tight and self.used >= self.limit * FULL_SHARE
 
     @property
     def is_exceeded(self) -> bool:
         """Whether more than the budget is held."""
-        return self.used > self.max_bytes
+        return self.used > self.limit
 
     def mark_reader(self, reader: SlowReader, is_slow: bool) -> None:
         """Note whether the client of *reader* has left a part of its response; may be repeated."""

@@ -137,6 +137,7 @@ class AttackedDaemon:
 
     process: DaemonProcess
     port: int
+    verbose: bool
     problems: list[str] = attrs.field(factory=list)
     worst: float = 0.0
     connections: int = 0
@@ -159,8 +160,11 @@ class AttackedDaemon:
         reset_peak(self.process.pid)
         return int(self._stats()["connections"]["opened"])
 
-    def end_round(self, name: str, opened_before: int) -> None:
-        """Check memory and leftovers after the round *name*."""
+    def end_round(self, name: str, opened_before: int, longest: float) -> None:
+        """Check memory and leftovers after the round *name*.
+
+        :param longest: seconds that ``/health/live`` took at most.
+        """
         stats = self._stats()
         opened = stats["connections"]["opened"] - opened_before
         self.connections = max(self.connections, min(MAX_CONNECTIONS, opened))
@@ -168,6 +172,13 @@ class AttackedDaemon:
         bound += BYTES_PER_CONNECTION * self.connections
         peak = memory_of(self.process.pid, "VmHWM")
         self.worst = max(self.worst, peak / bound)
+        if self.verbose:
+            limit = stats["request_memory"]["max_bytes"]
+            print(
+                f"{peak / bound:.0%} of {bound / MIB:.0f} MB, budget {limit / MIB:.0f} MB, "
+                f"/health/live {longest * 1000:.0f} ms: {name}",
+                flush=True,
+            )
         if peak > bound:
             self.problems.append(f"{name}: {peak / MIB:.1f} MB, the bound is {bound / MIB:.1f}")
         deadline = time.monotonic() + RELEASE_SECONDS
@@ -207,7 +218,7 @@ def choose(port: int, rng: random.Random) -> tuple[str, list[BaseProcess]]:
     return " + ".join(names), list[BaseProcess](processes)
 
 
-def run(seconds: float, seed: int, directory: Path, upstream: SlowUpstream) -> int:
+def run(seconds: float, seed: int, verbose: bool, directory: Path, upstream: SlowUpstream) -> int:
     settings = {
         "LISTEN": "tcp:0:interface=127.0.0.1:backlog=1024",
         "OPENAI_API_URL": f"http://127.0.0.1:{upstream.port}",
@@ -227,7 +238,7 @@ def run(seconds: float, seed: int, directory: Path, upstream: SlowUpstream) -> i
     rounds: Counter[str] = Counter()
     try:
         (port,) = process.listening()
-        daemon = AttackedDaemon(process, port)
+        daemon = AttackedDaemon(process, port, verbose)
         ends_at = time.monotonic() + seconds
         while time.monotonic() < ends_at:
             opened, clients = daemon.begin_round(), Clients(port)
@@ -238,7 +249,7 @@ def run(seconds: float, seed: int, directory: Path, upstream: SlowUpstream) -> i
             for each in processes:
                 each.join()
             clients.stop()
-            daemon.end_round(name, opened)
+            daemon.end_round(name, opened, max(clients.latencies, default=0.0))
             latencies += clients.latencies
             outcomes += clients.outcomes
             rounds.update(name.split(" + "))
@@ -266,9 +277,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--verbose", action="store_true", help="print a line for each round")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, slow_upstream() as upstream:
-        return run(given.seconds, given.seed, Path(name), upstream)
+        return run(given.seconds, given.seed, given.verbose, Path(name), upstream)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,182 @@
+"""The return of unused memory, and the budget that the rest leaves to requests in progress."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.logger import capturedLogs
+
+from goproxyai.cache.store import Store
+from goproxyai.daemon import resident_memory
+from goproxyai.daemon.resident_memory import (
+    INTERVAL_SECONDS,
+    TRIMMED_BYTES,
+    WARNING_INTERVAL_SECONDS,
+    ResidentMemory,
+    resident_bytes,
+)
+from goproxyai.limits.request_memory import (
+    CONNECTION_BYTES,
+    COPIES_SHARE,
+    MIN_SHARE,
+    Holding,
+    RequestMemory,
+    affordable_bytes,
+)
+from tests.support.harness import lines
+
+MIB = 1024 * 1024
+START = 60 * MIB
+
+
+@attrs.define(eq=False)
+class Process:
+    """A process whose resident memory is what a test says.
+
+    :ivar extra: bytes that no account explains.
+    """
+
+    memory: RequestMemory = attrs.field(factory=lambda: RequestMemory(64 * MIB))
+    store: Store = attrs.field(factory=lambda: Store(50 * MIB))
+    connections: int = 0
+    extra: int = 0
+    trims: list[int] = attrs.field(factory=list)
+    now: float = 0.0
+    resident: ResidentMemory = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.resident = ResidentMemory(
+            self.memory, self.store, lambda: self.connections, self._bytes, self._trim
+        )
+
+    def _bytes(self) -> int:
+        return START + self.memory.used + self.store.bytes + self.extra
+
+    def _trim(self, pad: int) -> int:
+        self.trims.append(pad)
+        return 1
+
+    def tick(self, seconds: float = INTERVAL_SECONDS) -> None:
+        self.now += seconds
+        self.resident.tick(self.now)
+
+
+def test_memory_is_returned_while_requests_hold_much_of_it_and_once_after() -> None:
+    process = Process()
+    holding = Holding(process.memory)
+    for count in (TRIMMED_BYTES - 1, TRIMMED_BYTES, 0, 0):
+        holding.hold(count)
+        process.tick()
+    assert process.trims == [0, 0]
+
+
+def test_memory_is_returned_at_intervals() -> None:
+    process = Process()
+    holding = Holding(process.memory)
+    for step in range(9):  # each second step releases much
+        holding.hold(TRIMMED_BYTES * ((step + 1) % 2))
+        process.tick(INTERVAL_SECONDS / 4)
+    assert process.trims == [0, 0, 0]
+
+
+def test_accounted_memory_leaves_the_budget_as_configured() -> None:
+    process = Process()
+    process.tick()
+    Holding(process.memory).hold(60 * MIB)
+    process.tick()
+    assert process.resident.unexplained == 0
+    assert process.memory.limit == process.memory.max_bytes
+
+
+def test_budget_shrinks_and_recovers_with_memory_that_no_account_explains() -> None:
+    process = Process()
+    process.tick()
+    process.extra = 46 * MIB
+    process.tick()
+    assert process.resident.unexplained == 46 * MIB
+    assert process.memory.limit == int((64 + 10 + 32 - 46) * MIB / (1 + COPIES_SHARE))
+    process.extra = 0
+    process.tick()
+    assert process.memory.limit == 64 * MIB
+
+
+def test_requests_are_refused_by_the_budget_at_present() -> None:
+    process = Process()
+    process.tick()
+    Holding(process.memory).hold(50 * MIB)
+    assert not process.memory.is_full
+    process.extra = 46 * MIB
+    process.tick()
+    assert process.memory.is_full
+    assert process.memory.is_exceeded
+
+
+def test_open_connections_explain_memory() -> None:
+    process = Process()
+    process.tick()
+    process.extra = 46 * MIB
+    process.connections = 46 * MIB // CONNECTION_BYTES
+    process.tick()
+    assert process.memory.limit == 64 * MIB
+
+
+def test_unknown_resident_memory_changes_nothing() -> None:
+    process = Process()
+    resident = ResidentMemory(process.memory, process.store, lambda: 0, lambda: 0, lambda _: 0)
+    resident.tick(1.0)
+    assert process.memory.limit == process.memory.max_bytes
+
+
+def test_small_budget_is_logged_once_an_hour() -> None:
+    process = Process()
+    process.tick()
+    process.extra = 90 * MIB
+    with capturedLogs() as events:
+        for _ in range(3):
+            process.tick()
+        (warning,) = lines(list(events))
+        assert "may hold 16 MB instead of MAX_REQUEST_MEMORY" in warning
+        process.tick(WARNING_INTERVAL_SECONDS)
+        assert len(events) == 2
+
+
+def test_standstill_postpones_nothing() -> None:
+    process = Process()
+    process.resident.postpone(60.0, 60.0)
+    process.tick()
+    assert process.memory.limit == process.memory.max_bytes
+
+
+def test_new_configuration_replaces_the_budget() -> None:
+    memory = RequestMemory(64)
+    memory.restrict(10)
+    memory.resize(32)
+    assert memory.limit == 32
+    memory.restrict(100)
+    assert memory.limit == 32
+
+
+def test_resident_memory_of_this_process_is_known_on_linux(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert 5 * MIB < resident_bytes() < 100_000 * MIB
+    monkeypatch.setattr(resident_memory, "_STATM", tmp_path / "missing")
+    assert resident_bytes() == 0
+
+
+sizes = st.integers(min_value=0, max_value=1 << 34)
+
+
+@given(sizes, sizes, st.integers(min_value=0, max_value=10_000), sizes)
+def test_affordable_budget_keeps_the_bound_or_is_the_smallest(
+    requests: int, cache: int, connections: int, unexplained: int
+) -> None:
+    budget = affordable_bytes(requests, cache, connections, unexplained)
+    bound = 1.2 * cache + 1.5 * requests + CONNECTION_BYTES * connections
+    held = cache + unexplained + budget * (1 + COPIES_SHARE)
+    assert budget <= requests
+    assert held <= bound + 1 or budget == int(requests * MIN_SHARE)
