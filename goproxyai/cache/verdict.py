@@ -32,6 +32,7 @@ import msgspec
 from goproxyai.cache.event_lines import EventLines, EventTooLarge
 from goproxyai.messages.decoding import DecodingFailed, decoded_pieces
 from goproxyai.messages.headers import Fields
+from goproxyai.usage.usage import UnreadResponse, UsageObject
 
 MAX_JUDGED_BYTES: Final = 16 * 1024 * 1024
 """Of an answer without its content coding; a longer one is not stored."""
@@ -44,10 +45,11 @@ _ERROR_TYPES = frozenset(("error", "response.failed"))
 _COMPLETED = "response.completed"
 
 
-# A miss pays for the parsing: the structs name only what decides, and skip the rest unread.
+# A miss pays for the parsing: the structs name only what decides and what tells the usage, and skip
+# the rest unread. A response whose usage or model cannot be read is decoded again without them.
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     index: int = 0
     finish_reason: str | None = None
 
@@ -74,44 +76,84 @@ class _Other(msgspec.Struct):
     error: Any = None
 
 
+class _MeteredCompletion(_Completion):
+    model: str = ""
+    usage: UsageObject | None = None
+
+
+class _MeteredEmbeddings(_Embeddings):
+    model: str = ""
+    usage: UsageObject | None = None
+
+
+class _MeteredResponse(_Response):
+    model: str = ""
+    usage: UsageObject | None = None
+
+
 _decode_completion = msgspec.json.Decoder(_Completion).decode
 _decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
 _decode_response = msgspec.json.Decoder(_Response).decode
 _decode_other = msgspec.json.Decoder(_Other).decode
+_decode_metered_completion = msgspec.json.Decoder(_MeteredCompletion).decode
+_decode_metered_embeddings = msgspec.json.Decoder(_MeteredEmbeddings).decode
+_decode_metered_response = msgspec.json.Decoder(_MeteredResponse).decode
 
 
-AnswerCheck = Callable[[bytes], bool]
-"""Returns whether JSON has the shape of a successful answer; raises what ``msgspec`` does."""
+AnswerCheck = Callable[[bytes, UnreadResponse | None], bool]
+"""Returns whether JSON has the shape of a successful answer; raises what ``msgspec`` does.
+
+The second argument is the response whose usage is to be read: it gets the decoded document.
+"""
 
 
-def is_completion(body: bytes) -> bool:
+def is_completion(body: bytes, unread: UnreadResponse | None = None) -> bool:
     """Check a chat completion or a completion."""
-    answer = _decode_completion(body)
-    choices = answer.choices or ()
-    # A generator takes 0.2 us longer, on each miss.
-    return not answer.error and all(
-        [each.finish_reason not in _UNFINISHED for each in choices]  # noqa: C419
-    )
+    answer: _Completion
+    try:
+        answer = document = _decode_metered_completion(body)
+    except msgspec.ValidationError:
+        answer = _decode_completion(body)
+    else:
+        if unread is not None:
+            unread.document = document
+    for choice in answer.choices or ():
+        if not choice.finish_reason or choice.finish_reason == "error":
+            return False
+    return not answer.error
 
 
-def has_embeddings(body: bytes) -> bool:
+def has_embeddings(body: bytes, unread: UnreadResponse | None = None) -> bool:
     """Check embeddings."""
-    answer = _decode_embeddings(body)
+    answer: _Embeddings
+    try:
+        answer = document = _decode_metered_embeddings(body)
+    except msgspec.ValidationError:
+        answer = _decode_embeddings(body)
+    else:
+        if unread is not None:
+            unread.document = document
     return bool(answer.data) and not answer.error
 
 
-def is_completed_response(body: bytes) -> bool:
+def is_completed_response(body: bytes, unread: UnreadResponse | None = None) -> bool:
     """Check a response of the Responses API."""
-    answer = _decode_response(body)
+    answer: _Response
+    try:
+        answer = document = _decode_metered_response(body)
+    except msgspec.ValidationError:
+        answer = _decode_response(body)
+    else:
+        if unread is not None:
+            unread.document = document
     return answer.status == "completed" and not answer.error
 
 
-def has_no_error(body: bytes) -> bool:
+def has_no_error(body: bytes, _unread: UnreadResponse | None = None) -> bool:
     """Check any other answer."""
     return not _decode_other(body).error
 
 
-_UNFINISHED = (None, "", "error")
 _CHECKS: Final[dict[bytes, AnswerCheck]] = {
     b"/chat/completions": is_completion,
     b"/completions": is_completion,
@@ -132,12 +174,15 @@ def answer_check(is_get: bool, path: bytes) -> AnswerCheck:
     return has_no_error
 
 
-def succeeded(check: AnswerCheck, fields: Fields, body: bytes) -> bool:
+def succeeded(
+    check: AnswerCheck, fields: Fields, body: bytes, unread: UnreadResponse | None = None
+) -> bool:
     """Return whether a complete answer with status 200 or 201 succeeded; no event stream.
 
     :param check: from :func:`answer_check`.
     :param fields: of the response.
     :param body: as received.
+    :param unread: gets the decoded document, so that its usage is read by the same pass.
     """
     media_type = fields.get(b"content-type", b"")
     if media_type != b"application/json" and b"json" not in media_type.lower():
@@ -146,7 +191,7 @@ def succeeded(check: AnswerCheck, fields: Fields, body: bytes) -> bool:
     try:
         if coding is not None:
             body = b"".join(decoded_pieces(coding, body, MAX_JUDGED_BYTES))
-        return check(body)
+        return check(body, unread)
     except msgspec.ValidationError:  # JSON of another shape: a list, or members of other types
         return check is has_no_error
     except (DecodingFailed, ValueError, RecursionError):

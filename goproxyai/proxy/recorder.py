@@ -12,7 +12,12 @@ import time
 from collections.abc import Callable
 
 from goproxyai.cache.entry import Entry
-from goproxyai.cache.freshness import age_seconds, allowed_lifetime, changes_by_itself
+from goproxyai.cache.freshness import (
+    age_seconds,
+    allowed_lifetime,
+    changes_by_itself,
+    is_of_organization,
+)
 from goproxyai.cache.rules import may_store
 from goproxyai.cache.store import Store
 from goproxyai.cache.stream_timing import StreamTiming
@@ -23,7 +28,7 @@ from goproxyai.messages.media_types import is_event_stream
 from goproxyai.proxy.cache_lookup import CacheMiss
 from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.proxy.response_head import shared_lines, status_line, stored_lines, stream_lines
-from goproxyai.usage.usage import UsageSource
+from goproxyai.usage.usage import UnreadResponse, UsageSource
 
 PIECE_OVERHEAD_BYTES = 60
 """Memory that a piece takes besides its bytes."""
@@ -32,19 +37,23 @@ PIECE_OVERHEAD_BYTES = 60
 class Recorder:
     """Collects the body of one response.
 
+    :param lifetime: seconds for which the response may be served; 0 if it is not to be stored.
     :param seconds: the monotonic clock.
     :ivar active: the body so far is complete in :attr:`pieces`.
     :ivar size: bytes of the body so far.
     """
 
     __slots__ = (
-        "_judge", "_max_bytes", "_reserved", "_response", "_seconds", "_store", "_timing", "active",
-        "pieces", "size",
+        "_judge", "_lifetime", "_max_bytes", "_reserved", "_response", "_seconds", "_store",
+        "_timing", "active", "pieces", "size",
     )  # fmt: skip
 
-    def __init__(self, store: Store, response: Response, seconds: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, response: Response, lifetime: float, seconds: Callable[[], float]
+    ) -> None:
         self._store = store
         self._response = response
+        self._lifetime = lifetime
         self._seconds = seconds
         self._timing: StreamTiming | None = None
         self._judge: StreamJudge | None = None  # of a stream without content coding
@@ -100,26 +109,30 @@ class Recorder:
         :param framed: the body was ended by its framing, not by the end of the connection.
         :returns: the entry; ``None`` if the response is not stored.
         """
-        response = self._response
+        response, timing = self._response, None
         if self._timing is None:
-            if not framed:
+            if not (framed and _is_storable(miss.plan, response, body, usage)):
                 return None
-            return _store(self._store, miss, response, body, usage, self._seconds(), None)
-        if self._judge is not None:
-            complete = self._judge.succeeded()
+        elif self._stream_succeeded(body) and not is_of_organization(miss.plan.path):
+            timing = self._timing.packed()
         else:
-            complete = coded_stream_succeeded(response.fields[b"content-encoding"], body)
-        if not complete:
             return None
-        timing = self._timing.packed()
-        return _store(self._store, miss, response, body, usage, self._seconds(), timing)
+        now = self._seconds()
+        entry = _make_entry(miss, response, body, usage, now, self._lifetime, timing)
+        return entry if _put(self._store, miss, entry) else None
+
+    def _stream_succeeded(self, body: bytes) -> bool:
+        if self._judge is not None:
+            return self._judge.succeeded()
+        return coded_stream_succeeded(self._response.fields[b"content-encoding"], body)
 
 
 def recorder_for(
     store: Store, miss: CacheMiss, response: Response, seconds: Callable[[], float]
 ) -> Recorder | None:
     """Return a recorder for *response*; ``None`` where its head forbids storing it."""
-    return Recorder(store, response, seconds) if _may_store(miss, response) else None
+    lifetime = _lifetime(miss.plan, response)
+    return Recorder(store, response, lifetime, seconds) if lifetime > 0 else None
 
 
 def store_whole(
@@ -131,27 +144,25 @@ def store_whole(
     now: float,
 ) -> None:
     """Store a response whose *body* arrived together with its head, if it may be stored."""
-    if not _may_store(miss, response):
+    lifetime = _lifetime(miss.plan, response)
+    if lifetime <= 0:
         return
     if is_event_stream(response.fields):
-        recorder = Recorder(store, response, lambda: now)
+        recorder = Recorder(store, response, lifetime, lambda: now)
         if recorder.add(body):
             recorder.store(recorder.take(), miss, usage)
-    else:
-        _store(store, miss, response, body, usage, now, None)
-
-
-def _may_store(miss: CacheMiss, response: Response) -> bool:
-    plan = miss.plan
-    method = b"GET" if plan.is_get else b"POST"
-    return _lifetime(plan, response) > 0 and may_store(
-        method, response.code, response.fields, plan.directives, plan.across_credentials
-    )
+    elif _is_storable(miss.plan, response, body, usage):
+        _put(store, miss, _make_entry(miss, response, body, usage, now, lifetime, None))
 
 
 def _lifetime(plan: RequestPlan, response: Response) -> float:
-    """Return the seconds for which the response may be served."""
+    """Return the seconds for which the response may be served; 0 if it must not be stored."""
     ttl = plan.ttl_of(response.code)
+    method = b"GET" if plan.is_get else b"POST"
+    if ttl <= 0 or not may_store(
+        method, response.code, response.fields, plan.directives, plan.across_credentials
+    ):
+        return 0.0
     if plan.is_get:
         allowed = allowed_lifetime(response.fields, time.time())
         if allowed is not None:
@@ -159,37 +170,40 @@ def _lifetime(plan: RequestPlan, response: Response) -> float:
     return ttl
 
 
-def _store(
-    store: Store,
+def _is_storable(
+    plan: RequestPlan, response: Response, body: bytes, usage: UsageSource | None
+) -> bool:
+    """Whether the body of a response that is no event stream permits storing it."""
+    fields = response.fields
+    if plan.is_get and changes_by_itself(plan.path, fields, body):
+        return False
+    if response.code >= 300:
+        return True
+    unread = usage if type(usage) is UnreadResponse else None
+    return succeeded(plan.answer_check, fields, body, unread)
+
+
+def _make_entry(
     miss: CacheMiss,
     response: Response,
     body: bytes,
     usage: UsageSource | None,
     now: float,
+    lifetime: float,
     timing: bytes | None,
-) -> Entry | None:
+) -> Entry:
     plan, fields = miss.plan, response.fields
-    if plan.is_get and changes_by_itself(plan.path, fields, body):
-        return None
-    if timing is None and response.code < 300 and not succeeded(plan.answer_check, fields, body):
-        return None
     upstream_has_id = has_request_id(fields) and not plan.across_credentials
-    head = (
-        status_line(response.code, response.phrase)
-        + shared_lines(response, plan.across_credentials)
-        + stream_lines(fields)
-        + stored_lines(int(time.time()), upstream_has_id)
+    head = status_line(response.code, response.phrase) + shared_lines(
+        response, plan.across_credentials
     )
-    entry = Entry(
-        miss.key,
-        response.code,
-        head,
-        body,
-        now,
-        now + _lifetime(plan, response),
-        age_seconds(fields) if b"age" in fields else 0,
-        timing,
-        usage,
-    )
-    stored = store.put(entry, plan.path.rstrip(b"/"), plan.owner, miss.generation)
-    return entry if stored else None
+    if timing is not None:
+        head += stream_lines(fields)
+    head += stored_lines(int(time.time()), upstream_has_id)
+    age = age_seconds(fields) if b"age" in fields else 0
+    return Entry(miss.key, response.code, head, body, now, now + lifetime, age, timing, usage)
+
+
+def _put(store: Store, miss: CacheMiss, entry: Entry) -> bool:
+    plan = miss.plan
+    return store.put(entry, plan.entry_path, plan.owner, miss.generation)

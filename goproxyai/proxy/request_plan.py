@@ -128,6 +128,8 @@ class RequestPlan:
 
     :ivar options: the options that the plan was made for.
     :ivar path: the target's path, without the query.
+    :ivar entry_path: the path that a clearing finds the entry by, see
+        :meth:`goproxyai.cache.store.Store.put`.
     :ivar bypass_reason: why the cache is bypassed; ``None`` where it is used.
     :ivar bypass_field: see :class:`~goproxyai.cache.rules.Bypass`.
     :ivar body_decides: the body may be a reason to bypass the cache:
@@ -149,15 +151,16 @@ class RequestPlan:
 
     __slots__ = (
         "_key", "_written_owners", "across_credentials", "answer_check", "body_decides",
-        "bypass_field", "bypass_reason", "coalesces", "directives", "generates", "is_get",
-        "is_loop", "options", "owner", "path", "replays_timing", "stores_by_default", "ttl",
-        "upstream_head",
+        "bypass_field", "bypass_reason", "coalesces", "directives", "entry_path", "generates",
+        "is_get", "is_loop", "options", "owner", "path", "replays_timing", "stores_by_default",
+        "ttl", "upstream_head",
     )  # fmt: skip
 
     def __init__(self, head: RequestHead, options: ProxyOptions) -> None:
         self.options = options
         headers, fields, method = head.headers, head.fields, head.method
         path = self.path = head.target.partition(b"?")[0]
+        self.entry_path = path.rstrip(b"/")
         # A POST under another prefix than /v1/ is judged as the one that it corresponds to.
         api_path = path
         if method == b"POST":

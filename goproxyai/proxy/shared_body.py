@@ -32,7 +32,7 @@ def shared_body_for(
     recorder = recorder_for(store, miss, response, seconds)
     storable = recorder is not None
     if recorder is None and shareable:
-        recorder = Recorder(store, response, seconds)
+        recorder = Recorder(store, response, 0.0, seconds)
     return SharedBody(recorder, storable) if recorder is not None and recorder.active else None
 
 

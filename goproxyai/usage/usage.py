@@ -49,6 +49,7 @@ _MODEL = b'"model"'
 _MODEL_NAME = re.compile(rb'"model"\s{0,4}:\s{0,4}"([\x21\x23-\x5b\x5d-\x7e]{1,100})"')
 _match_object_start = re.compile(rb"\s{0,8}:\s{0,8}(?=\{)").match
 _models: dict[bytes, str] = {}  # by the text from the colon to the end of the name
+_masked_models: dict[str, str] = {}  # by the name itself
 
 
 class UsageSource(Protocol):
@@ -130,24 +131,38 @@ Tokens = tuple[int, int, int, int, Details]
 """The fields of a :class:`Usage` after the model."""
 
 
+class MeteredDocument(Protocol):
+    """A decoded response: the members that tell its usage.
+
+    :ivar model: empty if the response does not name its model.
+    """
+
+    model: str
+    usage: UsageObject | None
+
+
 class UnreadResponse:
     """The body of a complete, uncoded response whose usage is not read yet.
 
     Reading waits for the next batch of the access log. The body is released once it is read.
+
+    :ivar document: the decoded body, where the cache has judged it, so that it is decoded once.
     """
 
-    __slots__ = ("_body", "_usage")
+    __slots__ = ("_body", "_usage", "document")
 
     def __init__(self, body: bytes) -> None:
         self._body: bytes | None = body
         self._usage: Usage | None = None
+        self.document: MeteredDocument | None = None
 
     def usage(self) -> Usage | None:
         """Return the usage that the body reports, ``None`` if it reports none."""
         body = self._body
         if body is not None:
-            self._body = None
-            self._usage = read_usage(body)
+            document, self.document, self._body = self.document, None, None
+            usage = None if document is None else _usage_of_document(document)
+            self._usage = usage or read_usage(body)
         return self._usage
 
 
@@ -164,6 +179,27 @@ def read_usage(body: bytes) -> Usage | None:
     tokens = find_tokens(body)
     # `Usage(...)` takes three times as long.
     return None if tokens is None else tuple.__new__(Usage, (find_model(body), *tokens))
+
+
+def _usage_of_document(document: MeteredDocument) -> Usage | None:
+    """Return the usage of a decoded response, ``None`` if its members do not tell it."""
+    tokens = None if document.usage is None else _tokens(document.usage)
+    if tokens is None:
+        return None
+    return tuple.__new__(Usage, (_masked_model(document.model), *tokens))
+
+
+def _masked_model(model: str) -> str:
+    """Return the name of a model without credentials; empty for what :func:`find_model` skips."""
+    known = _masked_models.get(model)
+    if known is None:
+        valid = _MODEL_NAME.fullmatch(b'"model":"%b"' % model.encode()) is not None
+        known = mask_credentials(model) if valid else ""
+        if len(_masked_models) >= _MAX_MODELS:
+            _masked_models.clear()
+        if len(model) <= MAX_MODEL_CHARACTERS:
+            _masked_models[model] = known
+    return known
 
 
 def requested_model(body: bytes) -> str:
@@ -250,7 +286,9 @@ class _Counts(msgspec.Struct, frozen=True, gc=False):
     output_tokens: _Count = None
 
 
-class _UsageObject(_Counts, frozen=True, gc=False):
+class UsageObject(_Counts, frozen=True, gc=False):
+    """The value of ``usage`` in a response, under all names that the API has for its counts."""
+
     prompt_tokens_details: _PromptDetails | None = None
     input_tokens_details: _PromptDetails | None = None
     input_token_details: _PromptDetails | None = None
@@ -262,19 +300,19 @@ class _UsageObject(_Counts, frozen=True, gc=False):
 class _Rest(msgspec.Struct, frozen=True, gc=False):
     """The rest of a document, from its usage."""
 
-    usage: _UsageObject | None = None
+    usage: UsageObject | None = None
 
 
 _NO_PROMPT_DETAILS = _PromptDetails()
 _NO_COMPLETION_DETAILS = _CompletionDetails()
 _NO_CACHE_WRITES = _CacheWrites()
 _decode_rest = msgspec.json.Decoder(_Rest).decode
-_decode_object = msgspec.json.Decoder(_UsageObject).decode
+_decode_object = msgspec.json.Decoder(UsageObject).decode
 _decode_counts = msgspec.json.Decoder(_Counts).decode
 _INVALID = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def _tokens(usage: _UsageObject) -> Tokens | None:
+def _tokens(usage: UsageObject) -> Tokens | None:
     """Return the tokens of a usage object, ``None`` if it has no counts."""
     prompt = usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens
     completion = usage.completion_tokens
@@ -296,7 +334,7 @@ def _tokens(usage: _UsageObject) -> Tokens | None:
     )  # fmt: skip
 
 
-def _read_rest(text: bytes, at: int) -> _UsageObject | None:
+def _read_rest(text: bytes, at: int) -> UsageObject | None:
     """Return the usage object whose name begins at *at*, if *text* ends with its document.
 
     Most responses are whole documents, and the end of the object need not be found: 1 us less.
@@ -307,7 +345,7 @@ def _read_rest(text: bytes, at: int) -> _UsageObject | None:
         return None
 
 
-def _read_object(text: bytes, at: int) -> _UsageObject | None:
+def _read_object(text: bytes, at: int) -> UsageObject | None:
     """Return the usage object whose name begins at *at*, without its details if invalid."""
     match = _match_object_start(text, at + len(_USAGE))
     if match is None:
@@ -319,7 +357,7 @@ def _read_object(text: bytes, at: int) -> _UsageObject | None:
     except _INVALID:
         pass
     try:
-        return _UsageObject(*msgspec.structs.astuple(_decode_counts(document)))
+        return UsageObject(*msgspec.structs.astuple(_decode_counts(document)))
     except _INVALID:
         return None
 

@@ -15,7 +15,7 @@ PLAIN = [(b"Content-Type", b"text/plain")]
 def body_of(pieces: list[bytes], storable: bool = True) -> SharedBody:
     parts = proxy_parts()
     body = SharedBody(
-        Recorder(parts.context.store, response_of(PLAIN), parts.clock.seconds), storable
+        Recorder(parts.context.store, response_of(PLAIN), 60.0, parts.clock.seconds), storable
     )
     for piece in pieces:
         assert body.add(piece)
