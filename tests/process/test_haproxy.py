@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,12 +17,11 @@ from twisted.internet.threads import deferToThread
 from tests.integration.infrastructure_headers import headers_behind
 from tests.process.daemon_process import (
     FEW_CONNECTIONS,
-    TIMEOUT_SECONDS,
     DaemonProcess,
     assert_clean,
     command,
 )
-from tests.process.programs import Run, deployed, find, needs, run
+from tests.process.programs import Run, check_configuration, deployed, needs, run
 from tests.process.test_restart import Client, ask, eventually_more, load, wait_until_listening
 from tests.support.harness import ProxyHarness, request
 from tests.support.ports import free_port
@@ -116,15 +114,7 @@ def balanced(tmp_path: Path) -> Iterator[Balanced]:
 def start_haproxy(run: Run, balanced: Balanced) -> DaemonProcess:
     file = balanced.directory / "haproxy.cfg"
     file.write_text(balanced.configuration())
-    done = subprocess.run(
-        [str(find("haproxy")), "-c", "-f", str(file)],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "WARNING" not in done.stderr
+    check_configuration("haproxy", "-c", "-f", str(file), warning="WARNING")
     return run("haproxy", "-db", "-f", str(file), port=balanced.port)
 
 
