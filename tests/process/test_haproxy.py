@@ -83,6 +83,14 @@ class Balanced:
             + PLAIN_CHECK.format(port=self.ports["a"])
         )
 
+    def has_statistics(self) -> bool:
+        """Return whether HAProxy listens on its socket for statistics."""
+        try:
+            self.checks()
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        return True
+
     def checks(self) -> dict[tuple[str, str], tuple[str, str]]:
         """Return the state and the last check's result of each server, by backend and server."""
         with socket.socket(socket.AF_UNIX) as client:
@@ -115,7 +123,9 @@ def start_haproxy(run: Run, balanced: Balanced) -> DaemonProcess:
     file = balanced.directory / "haproxy.cfg"
     file.write_text(balanced.configuration())
     check_configuration("haproxy", "-c", "-f", str(file), warning="WARNING")
-    return run("haproxy", "-db", "-f", str(file), port=balanced.port)
+    haproxy = run("haproxy", "-db", "-f", str(file), port=balanced.port)
+    haproxy.until(balanced.has_statistics)  # their socket may listen later than the frontend
+    return haproxy
 
 
 def test_plain_check_keeps_the_daemon_up(run: Run, balanced: Balanced) -> None:
