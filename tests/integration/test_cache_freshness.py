@@ -97,10 +97,10 @@ async def test_get_is_served_for_the_lesser_of_ttl_and_its_own_lifetime(
     assert x_cache(await harness.ask(request())) == [b"MISS"]
 
 
-@pytest.mark.parametrize("control", [b"no-cache", b"private", b"max-age=0"])
+@pytest.mark.parametrize("control", [b"no-cache", b"private", b"max-age=0", b"s-maxage=0"])
 @pytest_twisted.ensureDeferred
 async def test_lifetime_of_a_completion_is_ignored(harness: ProxyHarness, control: bytes) -> None:
     await harness.start()
-    headers = [(b"Cache-Control", control), (b"Expires", b"0")]
+    headers = [(b"Cache-Control", control), (b"Expires", b"0"), (b"Age", b"9")]
     harness.upstream.script(any_request, response(json.dumps(COMPLETION).encode(), 200, headers))
     assert x_cache(*await ask_twice(harness, post(CHAT, QUESTION))) == [b"MISS", b"HIT"]

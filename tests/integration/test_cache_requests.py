@@ -117,6 +117,7 @@ async def test_chunked_request_has_same_key_as_request_with_length(harness: Prox
         post(CHAT, QUESTION, [("Accept", "b")]),
         post(CHAT, QUESTION),
         post(CHAT, QUESTION, [("Accept", "a"), ("Accept-Encoding", "gzip")]),
+        post(CHAT, QUESTION, [("Accept", "a"), ("Accept-Language", "de")]),
         post(CHAT, QUESTION, [("Accept", "a"), ("OpenAI-Organization", "org-1")]),
         post(CHAT, QUESTION, [("Accept", "a"), ("X-OpenAI-Organization", "org-1")]),
         post(CHAT, QUESTION, [("Accept", "a"), ("OpenAI-Project", "proj-1")]),

@@ -62,6 +62,30 @@ async def test_post_drops_what_it_may_change(
     assert x_cache(*answers) == [files, models]
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "models"),
+    [
+        ("DELETE", "/v1/models/ft:gpt-4o-mini", b"MISS"),
+        ("POST", "/v1/fine_tuning/jobs/ft/cancel", b"MISS"),
+        ("DELETE", "/v1/fine_tuning/checkpoints/ft/permissions/p", b"MISS"),
+        ("DELETE", "/v1/files/x", b"HIT"),
+        ("PUT", "/v1/modelsx", b"HIT"),
+        ("PATCH", "/v1/batches/models-of-mine", b"HIT"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_only_write_about_models_drops_models(
+    harness: ProxyHarness, method: str, target: str, models: bytes
+) -> None:
+    await start_numbered(harness)
+    model = request("/v1/models/gpt-4o")
+    for data in (FILES, MODELS, model):
+        await harness.ask(data)
+    await harness.ask(request(target, method), method.encode())
+    answers = [await harness.ask(data) for data in (FILES, MODELS, model)]
+    assert x_cache(*answers) == [b"MISS", models, models]
+
+
 @pytest.mark.parametrize("target", [CHAT, "/v1/completions"])
 @pytest_twisted.ensureDeferred
 async def test_request_to_store_is_never_answered_from_the_cache(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,8 +16,11 @@ from tests.process.daemon_process import CHECKOUT, TIMEOUT_SECONDS, DaemonProces
 
 DEPLOY = CHECKOUT / "deploy"
 
-_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-"""Debian installs servers where only root looks for programs."""
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:{Path(sys.executable).parent}"
+"""Where programs are.
+
+Debian installs servers where only root looks for programs; pip installs Envoy alongside Python.
+"""
 
 
 def find(name: str) -> str | None:
@@ -36,6 +41,20 @@ def deployed(name: str, replaced: dict[str, str]) -> str:
         assert old in text, (name, old)
         text = text.replace(old, new)
     return text
+
+
+def check_configuration(name: str, *arguments: str, warning: str) -> None:
+    """Run a program's check of its configuration, which must find nothing.
+
+    :param warning: what marks a warning in the program's standard error.
+    """
+    path = find(name)
+    assert path is not None
+    done = subprocess.run(
+        [path, *arguments], capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert warning not in done.stderr
 
 
 Run = Callable[..., DaemonProcess]

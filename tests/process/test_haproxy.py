@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,12 +17,11 @@ from twisted.internet.threads import deferToThread
 from tests.integration.infrastructure_headers import headers_behind
 from tests.process.daemon_process import (
     FEW_CONNECTIONS,
-    TIMEOUT_SECONDS,
     DaemonProcess,
     assert_clean,
     command,
 )
-from tests.process.programs import Run, deployed, find, needs, run
+from tests.process.programs import Run, check_configuration, deployed, needs, run
 from tests.process.test_restart import Client, ask, eventually_more, load, wait_until_listening
 from tests.support.harness import ProxyHarness, request
 from tests.support.ports import free_port
@@ -85,6 +83,14 @@ class Balanced:
             + PLAIN_CHECK.format(port=self.ports["a"])
         )
 
+    def has_statistics(self) -> bool:
+        """Return whether HAProxy listens on its socket for statistics."""
+        try:
+            self.checks()
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        return True
+
     def checks(self) -> dict[tuple[str, str], tuple[str, str]]:
         """Return the state and the last check's result of each server, by backend and server."""
         with socket.socket(socket.AF_UNIX) as client:
@@ -116,16 +122,10 @@ def balanced(tmp_path: Path) -> Iterator[Balanced]:
 def start_haproxy(run: Run, balanced: Balanced) -> DaemonProcess:
     file = balanced.directory / "haproxy.cfg"
     file.write_text(balanced.configuration())
-    done = subprocess.run(
-        [str(find("haproxy")), "-c", "-f", str(file)],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "WARNING" not in done.stderr
-    return run("haproxy", "-db", "-f", str(file), port=balanced.port)
+    check_configuration("haproxy", "-c", "-f", str(file), warning="WARNING")
+    haproxy = run("haproxy", "-db", "-f", str(file), port=balanced.port)
+    haproxy.until(balanced.has_statistics)  # their socket may listen later than the frontend
+    return haproxy
 
 
 def test_plain_check_keeps_the_daemon_up(run: Run, balanced: Balanced) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -15,14 +13,13 @@ from twisted.internet.threads import deferToThread
 
 from tests.integration.infrastructure_headers import headers_behind
 from tests.process.daemon_process import (
-    TIMEOUT_SECONDS,
     DaemonProcess,
     Start,
     assert_clean,
     get,
     start,
 )
-from tests.process.programs import Run, deployed, find, needs, run
+from tests.process.programs import Run, check_configuration, deployed, needs, run
 from tests.support.answers import chunk, head
 from tests.support.harness import ProxyHarness, request
 from tests.support.ports import free_port
@@ -79,17 +76,8 @@ def start_nginx(run: Run, tmp_path: Path, daemon: int) -> Nginx:
     text = MAIN.format(user=user, defaults=defaults, daemon=daemon)
     (directory / "main.conf").write_text(text)
     arguments = ("-p", f"{directory}/", "-c", "main.conf", "-e", "stderr")
-    check([str(find("nginx")), *arguments, "-t"])
+    check_configuration("nginx", *arguments, "-t", warning="[warn]")
     return Nginx(run("nginx", *arguments, port=port), port, defaults)
-
-
-def check(arguments: Sequence[str]) -> None:
-    """Run a program's check of its configuration, which must find nothing."""
-    done = subprocess.run(
-        arguments, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "[warn]" not in done.stderr
 
 
 async def connect(harness: ProxyHarness, port: int) -> RawClient:

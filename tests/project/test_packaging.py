@@ -34,7 +34,8 @@ def test_requirement_is_locked(requirement: str) -> None:
     assert match is not None
     name = re.sub(r"[._-]+", "-", match.group()).lower()
     assert name in LOCKED, "run `make lock`"
-    pinned = requirement.partition("==")[2]
+    version, _, _ = requirement.partition(";")
+    pinned = version.partition("==")[2]
     assert not pinned or LOCKED[name] == pinned
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import marshal
 import random
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -114,6 +117,16 @@ def test_nominated_field_does_not_change_key() -> None:
     assert key(b"GET", b"/v1/x", plain) == key(b"GET", b"/v1/x", named[:1])
     upgrade = [named[0], (b"Connection", b"Upgrade, close")]
     assert key(b"GET", b"/v1/x", upgrade) == key(b"GET", b"/v1/x", named[:1])
+
+
+def test_key_is_the_sha_256_of_delimited_parts() -> None:
+    lines = [(b"Authorization", b"Bearer a"), (b"Accept", b"b"), (b"Accept", b"c")]
+    values: list[Any] = [None] * len(KEY_FIELDS)
+    values[KEY_FIELDS.index(b"authorization")] = b"Bearer a"
+    values[KEY_FIELDS.index(b"accept")] = (b"b", b"c")
+    encoded = marshal.dumps((b"POST", b"/v1/x?y", tuple(values)), 2)
+    expected = hashlib.sha256(encoded + b"body").digest()
+    assert key(b"POST", b"/v1/x?y", lines, b"body") == expected
 
 
 def test_lengths_of_key_and_credential_id() -> None:

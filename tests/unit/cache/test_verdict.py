@@ -14,6 +14,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from goproxyai.cache import verdict
 from goproxyai.cache.event_lines import MAX_EVENT_BYTES
 from goproxyai.cache.verdict import (
     MAX_CHOICES,
@@ -215,6 +216,18 @@ def test_failed_or_unfinished_stream_did_not_succeed(body: bytes) -> None:
 def test_truncated_coding_did_not_succeed() -> None:
     for coding, compress in CODINGS.items():
         assert not coded_stream_succeeded(coding, compress((DELTA + STOP + DONE) * 9)[:-1])
+
+
+def test_answer_over_the_bound_did_not_succeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdict, "MAX_JUDGED_BYTES", 1000)
+    document, stream = b'{"choices":[]}', DELTA + STOP + DONE
+    for coding, compress in CODINGS.items():
+        fields = {**JSON, b"content-encoding": coding}
+        for over in (False, True):
+            body = document + b" " * (1000 - len(document) + over)
+            assert succeeded(COMPLETION, fields, compress(body)) is (not over)
+            body = b":" * (999 - len(stream) + over) + b"\n" + stream
+            assert coded_stream_succeeded(coding, compress(body)) is (not over)
 
 
 EVENTS = st.one_of(
