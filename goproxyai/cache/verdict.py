@@ -10,15 +10,15 @@ chat completion, completion            JSON without ``error``; each choice has a
 embeddings                             JSON without ``error``, with ``data``
 response (``/v1/responses``)           JSON without ``error``, ``status`` is ``completed``
 other JSON                             without ``error``
-other, to a GET                        any
+other, no HTML page                    any; not a completion, embeddings or response
 event stream                           no event reports an error (``event: error``, data with
                                        ``error``, of type ``error`` or ``response.failed``);
                                        it ends with ``[DONE]``, after a ``finish_reason`` of
                                        each choice that began, or with ``response.completed``
 ====================================== =====================================================
 
-A body that cannot be decoded or parsed has none of these shapes. Nothing here depends on how a
-stream is cut into pieces.
+An empty body, and a body that cannot be decoded or parsed, have none of these shapes. Nothing here
+depends on how a stream is cut into pieces.
 """
 
 from __future__ import annotations
@@ -184,9 +184,11 @@ def succeeded(
     :param body: as received.
     :param unread: gets the decoded document, so that its usage is read by the same pass.
     """
+    if not body:
+        return False
     media_type = fields.get(b"content-type", b"")
     if media_type != b"application/json" and b"json" not in media_type.lower():
-        return check is has_no_error
+        return check is has_no_error and b"html" not in media_type.lower()
     coding = fields.get(b"content-encoding")
     try:
         if coding is not None:

@@ -24,7 +24,6 @@ from goproxyai.cache.stream_timing import StreamTiming
 from goproxyai.cache.verdict import StreamJudge, coded_stream_succeeded, succeeded
 from goproxyai.http11.response import Response
 from goproxyai.messages.headers import has_request_id
-from goproxyai.messages.media_types import is_event_stream
 from goproxyai.proxy.cache_lookup import CacheMiss
 from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.proxy.response_head import shared_lines, status_line, stored_lines, stream_lines
@@ -57,7 +56,7 @@ class Recorder:
         self._seconds = seconds
         self._timing: StreamTiming | None = None
         self._judge: StreamJudge | None = None  # of a stream without content coding
-        if is_event_stream(response.fields):
+        if response.is_event_stream:
             self._timing = StreamTiming(seconds())
             if b"content-encoding" not in response.fields:
                 self._judge = StreamJudge()
@@ -119,7 +118,9 @@ class Recorder:
             return None
         now = self._seconds()
         entry = _make_entry(miss, response, body, usage, now, self._lifetime, timing)
-        return entry if _put(self._store, miss, entry) else None
+        plan = miss.plan
+        stored = self._store.put(entry, plan.entry_path, plan.owner, miss.generation)
+        return entry if stored else None
 
     def _stream_succeeded(self, body: bytes) -> bool:
         if self._judge is not None:
@@ -147,12 +148,13 @@ def store_whole(
     lifetime = _lifetime(miss.plan, response)
     if lifetime <= 0:
         return
-    if is_event_stream(response.fields):
+    if response.is_event_stream:
         recorder = Recorder(store, response, lifetime, lambda: now)
         if recorder.add(body):
             recorder.store(recorder.take(), miss, usage)
     elif _is_storable(miss.plan, response, body, usage):
-        _put(store, miss, _make_entry(miss, response, body, usage, now, lifetime, None))
+        entry, plan = _make_entry(miss, response, body, usage, now, lifetime, None), miss.plan
+        store.put(entry, plan.entry_path, plan.owner, miss.generation)
 
 
 def _lifetime(plan: RequestPlan, response: Response) -> float:
@@ -178,7 +180,7 @@ def _is_storable(
     if plan.is_get and changes_by_itself(plan.path, fields, body):
         return False
     if response.code >= 300:
-        return True
+        return body != b""
     unread = usage if type(usage) is UnreadResponse else None
     return succeeded(plan.answer_check, fields, body, unread)
 
@@ -197,13 +199,8 @@ def _make_entry(
     head = status_line(response.code, response.phrase) + shared_lines(
         response, plan.across_credentials
     )
-    if timing is not None:
+    if response.is_event_stream:
         head += stream_lines(fields)
     head += stored_lines(int(time.time()), upstream_has_id)
     age = age_seconds(fields) if b"age" in fields else 0
     return Entry(miss.key, response.code, head, body, now, now + lifetime, age, timing, usage)
-
-
-def _put(store: Store, miss: CacheMiss, entry: Entry) -> bool:
-    plan = miss.plan
-    return store.put(entry, plan.entry_path, plan.owner, miss.generation)

@@ -47,6 +47,35 @@ async def test_empty_json_or_stream_is_not_stored(
     assert len(store_of(harness)) == 0
 
 
+@pytest.mark.parametrize("status", [200, 201, 400, 401])
+@pytest.mark.parametrize(
+    ("data", "media_type"),
+    [
+        (request("/v1/files/f/content"), b"text/plain"),
+        (request("/v1/files/f/content"), b"application/octet-stream"),
+        (request("/v1/files/f/content"), b"application/json"),
+        (post("/v1/moderations", b"{}"), b"text/plain"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_empty_answer_of_any_type_is_not_stored(
+    harness: ProxyHarness, status: int, data: bytes, media_type: bytes
+) -> None:
+    await harness.start(CACHE_PATHS="moderations")
+    harness.upstream.script(any_request, response(b"", status, content_type=media_type))
+    assert x_cache(*await ask_twice(harness, data)) == [b"MISS", b"MISS"]
+    assert len(store_of(harness)) == 0
+
+
+@pytest.mark.parametrize("data", [request(), post(CHAT, QUESTION), post("/v1/moderations", b"{}")])
+@pytest_twisted.ensureDeferred
+async def test_html_page_is_not_stored(harness: ProxyHarness, data: bytes) -> None:
+    await harness.start(CACHE_PATHS="moderations")
+    page = response(b"<html>", content_type=b"text/html; charset=utf-8")
+    harness.upstream.script(any_request, page)
+    assert x_cache(*await ask_twice(harness, data)) == [b"MISS", b"MISS"]
+
+
 @pytest.mark.parametrize("status", [200, 201])
 @pytest.mark.parametrize(
     "data",

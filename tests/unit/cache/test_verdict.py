@@ -132,7 +132,8 @@ def test_unreadable_json_did_not_succeed(check: AnswerCheck) -> None:
 
 
 def test_only_a_get_may_have_another_content_type() -> None:
-    for fields in ({}, {b"content-type": b"text/html"}):
+    assert not succeeded(OTHER, {b"content-type": b"text/html"}, b"<html>")
+    for fields in ({}, {b"content-type": b"text/plain"}):
         assert succeeded(OTHER, fields, b"<html>")
         assert not succeeded(COMPLETION, fields, b"<html>")
         assert not succeeded(EMBEDDINGS, fields, b"")

@@ -20,7 +20,7 @@ from tests.unit.proxy.parts import (
     response_of,
 )
 
-PIECES = st.lists(st.binary(min_size=1, max_size=300), max_size=12)
+PIECES = st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=12)
 SIZE_FACTORS = st.sampled_from([1, 1, 700])  # some bodies span many slices
 EVENTS = st.lists(st.binary(max_size=40).map(lambda raw: b"data: " + raw.hex().encode() + b"\n\n"))
 READINESS = st.lists(st.booleans(), max_size=8)
