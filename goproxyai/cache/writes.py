@@ -89,8 +89,9 @@ def asks_to_store(body: bytes, default: bool) -> bool:
 
     :param default: of the endpoint, made by :func:`stores_by_default`.
     """
-    if b'"store"' not in body and _NUL not in body and not has_escaped_letters(body):
-        return default
+    if b'"store"' not in body and _NUL not in body:
+        if _BACKSLASH not in body or not has_escaped_letters(body):
+            return default
     if len(body) > MAX_PARSED_BODY_BYTES:
         return True
     try:

@@ -136,19 +136,18 @@ class ClientConnection(TwistedProtocol):
 
     # Called by the connection pool.
 
-    def is_expired(self) -> bool:
-        """Return whether the idle time is over; the next tick will abort the connection."""
-        return self._ticker.seconds() >= self._deadlines.expires_at
+    def is_usable(self) -> bool:
+        """Return whether an idle connection can send another request.
 
-    def is_readable(self) -> bool:
-        """Return whether the upstream has closed the connection or sent bytes.
-
-        The kernel is asked, since the reactor may not have reached the event in this turn. A
-        readable connection must not be used: what was sent would become the next response.
+        The idle time may be over before the next tick aborts the connection. Whether the upstream
+        has closed the connection or sent bytes, the kernel is asked, since the reactor may not have
+        reached the event in this turn: what was sent would become the next response.
         """
+        if self._ticker.seconds() >= self._deadlines.expires_at:
+            return False
         if self._poller is None:
             self._poller = input_poll(self.transport)
-        return bool(self._poller.poll(0))
+        return not self._poller.poll(0)
 
     def abort(self) -> None:
         """Reset the connection."""

@@ -196,5 +196,6 @@ class ClientDeadlines:
             timeout = _KEEP_ALIVE_TIMEOUT.search(announced)
             if timeout is not None:
                 seconds = min(seconds, int(timeout[1]) - KEEP_ALIVE_MARGIN_SECONDS)
-        self.expires_at = min(now + seconds, self._retires_at)
+        expires_at = now + seconds
+        self.expires_at = expires_at if expires_at < self._retires_at else self._retires_at
         return self.expires_at > now

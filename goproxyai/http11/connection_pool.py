@@ -44,7 +44,7 @@ class ConnectionPool:
             connection = idle.pop()
             if connection.state is not IDLE:
                 continue  # aborted, and Twisted has not reported its end yet
-            if not (connection.is_expired() or connection.is_readable()):
+            if connection.is_usable():
                 return connection
             connection.abort()
         return None

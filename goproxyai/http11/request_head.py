@@ -53,13 +53,14 @@ class RequestHead:
     :ivar variable_fields: lower-cased name to index among the variable fields.
     :ivar length_index: index of ``Content-Length`` among the variable fields, -1 without one.
     :ivar memory_bytes: memory of the head and its plan, as far as it is counted for each request.
+    :ivar logged_target: the redacted target for the access log; empty until one is made.
     :ivar plan: what the user of the head has derived from it, computed once while clients repeat
         the head; must not depend on the values of variable fields. The type is the user's own.
     """
 
     __slots__ = (
         "chunked", "expects_continue", "fields", "headers", "keep_alive", "length_index",
-        "memory_bytes", "method", "plan", "repeated", "target", "variable_fields",
+        "logged_target", "memory_bytes", "method", "plan", "repeated", "target", "variable_fields",
         "variable_lines", "version",
     )  # fmt: skip
 
@@ -80,6 +81,7 @@ class RequestHead:
         self.chunked = False
         self.expects_continue = False
         self.memory_bytes = 0
+        self.logged_target = ""
         self.plan: object | None = None
 
     @classmethod

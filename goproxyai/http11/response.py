@@ -16,6 +16,7 @@ from zope.interface import implementer
 from goproxyai.messages.header_templates import HeaderTemplate
 from goproxyai.messages.headers import Fields, Headers
 from goproxyai.messages.locations import local_reference
+from goproxyai.messages.media_types import is_event_stream
 from goproxyai.upstream.retries import RetryCause
 
 
@@ -68,13 +69,14 @@ class Response:
     :ivar template: the names of the header, and what follows from them.
     :ivar values: of the header, in the order of *template*.
     :ivar fields: lower-cased name to value, repeated lines joined.
+    :ivar is_event_stream: whether the media type is ``text/event-stream``.
     :ivar length: of the body in bytes; ``UNKNOWN_LENGTH`` if it is not announced.
     :ivar over: whether nothing more will be delivered.
     """
 
     __slots__ = (
-        "_connection", "_ending", "_held", "_paused", "_sink", "code", "fields", "length", "over",
-        "phrase", "template", "values",
+        "_connection", "_ending", "_held", "_paused", "_sink", "code", "fields", "is_event_stream",
+        "length", "over", "phrase", "template", "values",
     )  # fmt: skip
 
     request = None
@@ -96,6 +98,7 @@ class Response:
         self.template = template
         self.values = values
         self.fields = fields
+        self.is_event_stream = is_event_stream(fields)
         self.length = length
         self.over = False
         self._connection: ResponseConnection = connection

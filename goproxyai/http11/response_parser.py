@@ -25,6 +25,9 @@ MAX_REASON_BYTES = 1024
 MAX_HEADER_TEXTS = 2 * MAX_HEADER_FIELDS
 """Names and values of a header."""
 
+TOO_MANY_FIELDS = f"its header exceeds {MAX_HEADER_FIELDS} fields"
+"""The number is checked after each read, and when the header is complete."""
+
 MAX_UNCOUNTED_HEAD_BYTES = 8 * 1024
 """Bytes of a response head that is small enough not to be counted as memory in progress."""
 
@@ -104,7 +107,11 @@ class ResponseParser:
         if self._head_bytes > 2 * MAX_HEADER_BYTES:
             raise ProtocolViolation("its header or chunk framing exceeds 128 KiB")
         if self.state is HEAD:
+            if len(self._header) > MAX_HEADER_TEXTS:
+                raise ProtocolViolation(TOO_MANY_FIELDS)
             self._count_head()
+        else:
+            self._header.clear()  # trailers, which are dropped
 
     def take_body(self) -> bytes:
         """Return the bytes of the body that were received since the last call."""
@@ -127,12 +134,8 @@ class ResponseParser:
             raise ProtocolViolation("its reason phrase exceeds 1 KiB")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.state is not HEAD:
-            return  # a trailer, which is dropped
         header = self._header
         header += (name, value)
-        if len(header) > MAX_HEADER_TEXTS:
-            raise ProtocolViolation(f"its header exceeds {MAX_HEADER_FIELDS} fields")
 
     def on_headers_complete(self) -> None:
         if self.state is not HEAD:
@@ -140,6 +143,8 @@ class ResponseParser:
         llhttp = self._llhttp
         status = llhttp.get_status_code()
         header = self._header
+        if len(header) > MAX_HEADER_TEXTS:
+            raise ProtocolViolation(TOO_MANY_FIELDS)
         if self._head_bytes or self.read_bytes > MAX_HEADER_BYTES:  # else it cannot be too large
             if sum(map(len, header)) + 2 * len(header) > MAX_HEADER_BYTES:
                 raise ProtocolViolation("its header exceeds 64 KiB")
@@ -210,3 +215,5 @@ class ResponseParser:
             self._head_bytes = 0
         else:
             self.state = COMPLETE
+            if self._header:
+                self._header = []  # trailers, which are dropped

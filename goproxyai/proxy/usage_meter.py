@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Final
 
 from goproxyai.http11.response import Response
-from goproxyai.messages.media_types import is_event_stream
 from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.telemetry.counters import Counters
@@ -83,7 +82,7 @@ def meter_of(
 
     :param seconds: the monotonic clock.
     """
-    streamed = is_event_stream(response.fields)
+    streamed = response.is_event_stream
     scanner = UsageScanner(response.fields) if reports_usage(plan, response) else None
     if scanner is None and not streamed:
         return None

@@ -78,10 +78,13 @@ class AccessLog:
         :param client: address.
         """
         began, head = exchange.started_at, exchange.head
+        target = head.logged_target
+        if not target:
+            target = head.logged_target = redacted_target(head.target)
         waiting = self._waiting
         waiting.append(
             (
-                began, head.method, redacted_target(head.target),
+                began, head.method, target,
                 exchange.status or CLIENT_CLOSED_REQUEST, client, exchange.body.received,
                 exchange.body_bytes_sent, self._seconds() - began, exchange.request_id,
                 exchange.trace, outcome,

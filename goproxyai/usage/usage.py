@@ -382,9 +382,15 @@ def _details(before: _PromptDetails, after: _CompletionDetails) -> Details:
     if before is _NO_PROMPT_DETAILS and after is _NO_COMPLETION_DETAILS:
         return NO_DETAILS
     writes = before.cache_write_tokens_details or _NO_CACHE_WRITES
+    if not (
+        before.cache_write_tokens or before.audio_tokens or before.image_tokens
+        or after.audio_tokens or after.image_tokens or after.accepted_prediction_tokens
+        or after.rejected_prediction_tokens or writes.ttl_12h_tokens
+    ):  # fmt: skip  # most responses
+        return NO_DETAILS
     counts = (
         before.cache_write_tokens, writes.ttl_12h_tokens,
         before.audio_tokens, after.audio_tokens, before.image_tokens, after.image_tokens,
         after.accepted_prediction_tokens, after.rejected_prediction_tokens,
     )  # fmt: skip
-    return Details(*[count or 0 for count in counts]) if any(counts) else NO_DETAILS
+    return Details(*[count or 0 for count in counts])

@@ -76,7 +76,7 @@ def test_upstream_that_is_silent_after_a_standstill_times_out() -> None:
 def test_idle_connection_ends_in_a_standstill() -> None:
     upstream = MemoryUpstream().send().receive(OK)
     upstream.clock.advance(POOLED_SECONDS + 2)
-    assert upstream.connection.is_expired()
+    assert not upstream.connection.is_usable()
     upstream.advance(TICK_SECONDS)
     assert upstream.transport.aborted
 
