@@ -31,6 +31,7 @@ class FinishedExchange:
         self.started_at = 0.0
         self.method = b"GET"
         self.target = b"/v1/models"
+        self.logged_target = ""
         self.status = 200
         self.body_bytes_sent = 5
         self.received = 3
