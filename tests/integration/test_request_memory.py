@@ -163,7 +163,7 @@ async def test_requests_that_cannot_share_are_sent_with_their_body(harness: Prox
     assert sorted(answer.body for answer in answers) == [b"1", b"2", b"3"]
     assert [each.body for each in harness.upstream.requests] == [LARGE_BODY] * 3
     gc.collect()
-    assert_all_released(harness)
+    await assert_all_released(harness)
 
 
 @pytest_twisted.ensureDeferred
@@ -190,7 +190,7 @@ async def test_shared_body_is_counted_when_the_cache_removes_it_before_a_subscri
     slow.resume_reading()
     (answer,) = await large_answers([slow], size)
     assert len(answer.body) == size + 1
-    assert_all_released(harness)
+    await assert_all_released(harness)
 
 
 @pytest_twisted.ensureDeferred

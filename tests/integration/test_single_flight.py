@@ -44,7 +44,7 @@ async def test_identical_requests_share_one_upstream_request(harness: ProxyHarne
     assert [answer.get("X-Cache") for answer in answers] == [b"MISS"] * 200
     with_cookie = [answer for answer in answers if answer.get("Set-Cookie")]
     assert [answer.get("Cache-Status") for answer in with_cookie] == [MISS]
-    assert_all_released(harness)
+    await assert_all_released(harness)
     assert (await harness.ask(post(EMBEDDINGS, b'{"input":"x"}'))).get("X-Cache") == b"HIT"
     events = await harness.logged(201)
     assert sorted({each["cache"] for each in events}) == ["COALESCED", "HIT", "MISS"]
@@ -77,7 +77,7 @@ async def test_late_subscribers_receive_whole_stream(harness: ProxyHarness) -> N
     assert {answer.body for answer in answers} == {b"".join([*events, DONE])}
     assert {answer.cut for answer in answers} == {False}
     assert [answer.get("Transfer-Encoding") for answer in answers] == [b"chunked"] * 50
-    assert_all_released(harness)
+    await assert_all_released(harness)
     hit = await harness.ask(data)
     assert (hit.get("X-Cache"), hit.body) == (b"HIT", answers[0].body)
 
@@ -108,7 +108,7 @@ async def test_only_requests_with_reproducible_response_share(
     gate.release()
     assert [answer.status for answer in await answers_of(clients)] == [200, 200]
     assert len(harness.upstream.requests) == (1 if shared else 2)
-    assert_all_released(harness)
+    await assert_all_released(harness)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ async def test_request_after_write_or_clearing_does_not_join_older_flight(
     assert (await earlier.answer()).body == b"old"
     assert (await later.answer()).body == b"new"
     assert (await harness.ask(request("/v1/files"))).get("X-Cache") in (b"HIT", b"MISS")
-    assert_all_released(harness)
+    await assert_all_released(harness)
 
 
 @pytest_twisted.ensureDeferred

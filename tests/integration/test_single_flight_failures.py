@@ -49,7 +49,7 @@ async def test_disconnect_of_leader_does_not_affect_followers(
     assert len(harness.upstream.requests) == 1
     assert not harness.upstream.requests[0].lost
     assert (await harness.ask(request())).get("X-Cache") == b"HIT"
-    assert_all_released(harness)
+    await assert_all_released(harness)
     assert (await harness.logged())[0]["ended"] == "client_gone"
 
 
@@ -68,7 +68,7 @@ async def test_disconnect_of_last_subscriber_aborts_upstream_request(
         client.abort()
         await client.wait_closed()
     await harness.upstream.wait_for(lambda received: received.lost)
-    assert_all_released(harness)
+    await assert_all_released(harness)
     assert [each["ended"] for each in await harness.logged(3)] == ["client_gone"] * 3
 
 
@@ -102,7 +102,7 @@ async def test_response_for_disconnected_leader_is_not_sent_to_follower(
     await eventually(harness.reactor, lambda: len(flight) == 1)
     gate.release()
     assert (await follower.answer()).body == b'{"for":"B"}'
-    assert_all_released(harness)
+    await assert_all_released(harness)
 
 
 # Upstream failures.
@@ -120,7 +120,7 @@ async def test_truncated_response_is_cut_for_all_and_not_stored(harness: ProxyHa
     answers = await answers_of(clients)
     assert [(answer.body, answer.cut) for answer in answers] == [(b"abc", True)] * 3
     assert len(store_of(harness)) == 0
-    assert_all_released(harness)
+    await assert_all_released(harness)
     assert [each["ended"] for each in await harness.logged(3)] == ["cut"] * 3
 
 
@@ -136,7 +136,7 @@ async def test_failure_before_header_is_answered_to_all(harness: ProxyHarness) -
     assert {(answer.status, answer.body) for answer in answers} == {(502, answers[0].body)}
     assert b"upstream_unreachable" in answers[0].body
     assert len(harness.upstream.requests) == 1
-    assert_all_released(harness)
+    await assert_all_released(harness)
 
 
 @pytest_twisted.ensureDeferred
@@ -145,7 +145,7 @@ async def test_unreachable_upstream_is_a_502_for_all(harness: ProxyHarness) -> N
     # Not `send_concurrently`: the first request may fail before the last one is sent.
     answers = await gatherResults([ensureDeferred(harness.ask(request())) for _ in range(3)])
     assert [answer.status for answer in answers] == [502] * 3
-    assert_all_released(harness)
+    await assert_all_released(harness)
 
 
 @pytest.mark.parametrize("status", [404, 429, 500])
@@ -163,7 +163,7 @@ async def test_error_status_of_upstream_is_shared_and_not_stored(
     assert [(answer.status, answer.body) for answer in answers] == [(status, b'{"error":1}')] * 3
     assert len(harness.upstream.requests) == 1
     assert len(store_of(harness)) == 0
-    assert_all_released(harness)
+    await assert_all_released(harness)
 
 
 @pytest_twisted.ensureDeferred
@@ -177,7 +177,7 @@ async def test_407_of_upstream_is_a_502_for_all(harness: ProxyHarness) -> None:
     answers = await answers_of(clients)
     assert [answer.status for answer in answers] == [502, 502]
     assert b"egress_proxy_refused" in answers[0].body
-    assert_all_released(harness)
+    await assert_all_released(harness)
 
 
 @pytest_twisted.ensureDeferred
@@ -187,7 +187,7 @@ async def test_request_pipelined_after_failed_one_is_sent_upstream(harness: Prox
     client = await harness.connect()
     client.send(request() * 2)
     assert [(await client.answer()).status for _ in range(2)] == [502, 200]
-    assert_all_released(harness)
+    await assert_all_released(harness)
 
 
 # Stale responses after an upstream failure.
@@ -219,7 +219,7 @@ async def test_request_pipelined_after_stale_response_also_gets_it(
     await wait_for_pauses(harness)
     gate.release()
     assert [(await client.answer()).body for _ in range(2)] == [b'{"a":1}'] * 2
-    assert_all_released(harness)
+    await assert_all_released(harness)
 
 
 @pytest.mark.parametrize("failure", [response(b"{}", 500), Close()], ids=["status", "cut"])
@@ -235,4 +235,4 @@ async def test_clearing_pipelined_after_stale_response_does_not_affect_follower(
     gate.release()
     assert [answer.body for answer in await answers_of(clients)] == [b'{"a":1}'] * 2
     assert (await clients[0].answer()).body == b'{"message":"Cache cleared successfully"}'
-    assert_all_released(harness)
+    await assert_all_released(harness)

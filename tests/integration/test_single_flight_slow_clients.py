@@ -61,7 +61,7 @@ async def test_slow_client_delays_no_other_and_receives_whole_body(
     answers = await large_answers(clients, count * len(PIECE))
     assert [answer.body == body for answer in answers] == [True] * 2
     assert max_unsent_bytes(harness) <= MAX_UNSENT_BYTES
-    assert_all_released(harness)
+    await assert_all_released(harness)
     slow_client.resume_reading()
     (answer,) = await large_answers([slow_client], count * len(PIECE))
     assert answer.body == body
@@ -127,7 +127,7 @@ async def test_slow_subscriber_over_limit_continues_with_own_request(
         assert body.startswith(resumed.body)
     assert len(harness.upstream.requests) == 2
     assert [each["cache"] for each in await harness.logged(2)].count("MISS") <= 1
-    assert_all_released(harness)
+    await assert_all_released(harness)
 
 
 @pytest_twisted.ensureDeferred
@@ -145,7 +145,7 @@ async def test_single_slow_client_pauses_upstream(harness: ProxyHarness) -> None
     client.resume_reading()
     (answer,) = await large_answers([client], 240 * len(BLOCK))
     assert len(answer.body) == 240 * len(BLOCK)
-    assert_all_released(harness)
+    await assert_all_released(harness)
 
 
 def shrink_send_buffer(connection: ServerConnection) -> None:
@@ -183,7 +183,7 @@ async def test_fast_client_joining_paused_flight_is_not_delayed(harness: ProxyHa
     slow.resume_reading()
     (slow_answer,) = await large_answers([slow], size)
     assert slow_answer.body == fast_answer.body
-    assert_all_released(harness)
+    await assert_all_released(harness)
 
 
 @pytest_twisted.ensureDeferred
@@ -209,7 +209,7 @@ async def test_body_is_counted_until_slow_client_has_it(harness: ProxyHarness) -
     assert harness.daemon.context.memory.used >= size + 5
     slow.resume_reading()
     assert len((await large_answers([slow], size))[0].body) == size + 5
-    assert_all_released(harness)
+    await assert_all_released(harness)
 
 
 # Responses that are not shared.
@@ -243,7 +243,7 @@ async def test_unshareable_response_goes_to_leader_only(
     assert sorted(answer.body[:1] for answer in answers) == [b"1", b"2", b"3"]
     assert {len(answer.body) for answer in answers} == {size}
     assert [answer.get("Cache-Status") for answer in answers] == [b"goproxyai; fwd=miss"] * 3
-    assert_all_released(harness)
+    await assert_all_released(harness)
 
 
 @pytest_twisted.ensureDeferred
@@ -258,7 +258,7 @@ async def test_response_over_cache_size_is_not_shared(harness: ProxyHarness) -> 
     answers = await large_answers(clients, len(body))
     assert [answer.body == body for answer in answers] == [True] * 3
     assert len(harness.upstream.requests) == 3
-    assert_all_released(harness)
+    await assert_all_released(harness)
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["joined before header", "joined inside body"])
@@ -279,4 +279,4 @@ async def test_response_too_large_to_keep_is_not_shared(harness: ProxyHarness, l
     gate.release()
     answers = await large_answers(clients, len(body))
     assert [answer.body == body for answer in answers] == [True, True]
-    assert_all_released(harness)
+    await assert_all_released(harness)
