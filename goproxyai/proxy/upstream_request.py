@@ -221,7 +221,8 @@ class UpstreamRequest:
 
     def answered(self, response: Response) -> None:
         self._sending = None
-        self._stop_retrying()
+        if self._retry is not None:
+            self._retry.stop()
         breaker = self._upstream.breaker
         if response.code == 407:  # the egress proxy refuses, and so the upstream is unreachable
             now = self._context.seconds()

@@ -12,7 +12,6 @@ from goproxyai.errors import STATUS
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
 DOCS = ROOT / "docs"
-SECURITY = (DOCS / "security.md").read_text("utf-8")
 
 PAGES = sorted(
     str(path.relative_to(ROOT))
@@ -77,8 +76,9 @@ def test_classes_named_on_architecture_page_exist() -> None:
     assert [name for name in named if not re.search(rf"(?m)^class {name}\b", package)] == []
 
 
-def test_tests_named_in_security_page_exist() -> None:
-    named = NAMED_TEST.findall(SECURITY)
+@pytest.mark.parametrize("page", ["docs/security.md", "docs/cache-rules.md"])
+def test_tests_named_on_page_exist(page: str) -> None:
+    named = NAMED_TEST.findall(read(page))
     assert named
     missing = [
         f"{file}::{name}"
@@ -88,9 +88,12 @@ def test_tests_named_in_security_page_exist() -> None:
     assert missing == []
 
 
-def test_every_row_of_security_page_names_a_test() -> None:
-    rows = [line for line in SECURITY.splitlines() if line.startswith("| ")]
-    without = [row for row in rows if not row.startswith("| attack") and not NAMED_TEST.search(row)]
+@pytest.mark.parametrize(
+    ("page", "heading"), [("docs/security.md", "| attack"), ("docs/cache-rules.md", "| rule")]
+)
+def test_every_row_of_page_names_a_test(page: str, heading: str) -> None:
+    rows = [line for line in read(page).splitlines() if line.startswith("| ")]
+    without = [row for row in rows if not row.startswith(heading) and not NAMED_TEST.search(row)]
     assert without == []
 
 
