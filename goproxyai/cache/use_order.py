@@ -24,7 +24,7 @@ from goproxyai.cache.entry import Entry
 from goproxyai.cache.segments import Segments
 
 EPOCHS: Final = 128
-"""Searching all epochs of a million entries in vain takes 4 ms."""
+"""To search all epochs of a million entries, and to find none, takes 4 ms."""
 
 _MIN_EPOCHS: Final = 32
 _EPOCHS_IN_STORE: Final = 1024
