@@ -91,10 +91,11 @@ def _access_log(daemon: Any) -> Any:
 class InMemoryDaemon:
     """A daemon, a client's connection to it, and its connection to the upstream.
 
+    :param more: settings of the daemon.
     :ivar log_seconds: CPU time of the access log's flushes so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, **more: str) -> None:
         settings_class = _import(
             "goproxyai.config.settings:Settings", "goproxyai.settings:Settings"
         )
@@ -109,6 +110,7 @@ class InMemoryDaemon:
                 "OPENAI_API_URL": "http://127.0.0.1:9",
                 "RATE_LIMIT": "0",
                 "LISTEN": "tcp:0:interface=127.0.0.1",
+                **more,
             }
         )
         self.daemon = make_daemon(reactor, settings)

@@ -43,8 +43,7 @@ class DeferredFree:
                 continue
             item = container.popitem()[1] if isinstance(container, dict) else container.pop()
             if isinstance(item, Entry):
-                item.bucket = None
-                item.head = item.body = b""
+                item.free()
             elif item:
                 containers.append(item)
         return bool(containers)

@@ -18,9 +18,9 @@ from goproxyai.cache.entry import Entry, OwnerBucket, OwnerGroup, PathIndex
 
 MAX_BUCKET_ENTRIES: Final = 4096
 
-BUCKET_OVERHEAD_BYTES: Final = 380
-PATH_OVERHEAD_BYTES: Final = 330
-GROUP_OVERHEAD_BYTES: Final = 400
+BUCKET_OVERHEAD_BYTES: Final = 200
+PATH_OVERHEAD_BYTES: Final = 300
+GROUP_OVERHEAD_BYTES: Final = 360
 
 _SHARDS = 256
 
@@ -59,14 +59,12 @@ class InvalidationIndex:
             group.add(bucket)
             added += BUCKET_OVERHEAD_BYTES
         bucket.add(entry)
-        entry.bucket = bucket
         return added
 
     def remove(self, entry: Entry) -> int:
         """Remove an entry, which :meth:`next_dropped` may have taken; return the bytes freed."""
         bucket = entry.bucket
         assert bucket is not None, "a stored entry is in a bucket"
-        entry.bucket = None
         bucket.discard(entry)
         return 0 if bucket else BUCKET_OVERHEAD_BYTES + self._remove_bucket(bucket)
 

@@ -32,7 +32,7 @@ class ReplayedEntries:
         self._memory = memory
         self._holding = Holding(memory)
         self._replays: dict[Entry, set[Pacing]] = {}
-        self._removed: set[Entry] = set()
+        self._removed: dict[Entry, int] = {}  # the bytes that are counted
 
     def __len__(self) -> int:
         """The number of entries that are being replayed."""
@@ -47,16 +47,14 @@ class ReplayedEntries:
             replays.discard(replay)
             if not replays:
                 del self._replays[entry]
-                if entry in self._removed:
-                    self._removed.discard(entry)
-                    self._holding.hold(self._holding.held - entry.size)
+                self._holding.hold(self._holding.held - self._removed.pop(entry, 0))
 
         return end
 
     def entry_removed(self, entry: Entry) -> None:
         """Count *entry*, which the cache has removed, if it is being replayed."""
         if entry in self._replays and entry not in self._removed:
-            self._removed.add(entry)
+            self._removed[entry] = entry.size
             self._holding.hold(self._holding.held + entry.size)
 
     def cache_cleared(self) -> None:

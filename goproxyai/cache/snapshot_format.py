@@ -14,7 +14,7 @@ from typing import Final
 
 import attrs
 
-from goproxyai.cache.entry import Entry
+from goproxyai.cache.entry import Entry, new_entry
 from goproxyai.cache.snapshot_stream import DAMAGED, SnapshotError, decrypt, encrypt
 from goproxyai.usage.usage import COUNTS, Usage
 
@@ -83,16 +83,16 @@ def restored_entry(
     """
     age = unix_now - record.stored
     stored_at = now - max(age, 0.0)
-    expires_at = stored_at + (record.expires - record.stored)
-    if age < -MAX_CLOCK_SKEW_SECONDS or expires_at + stale_seconds <= now:
+    lifetime = record.expires - record.stored
+    if age < -MAX_CLOCK_SKEW_SECONDS or stored_at + lifetime + stale_seconds <= now:
         return None
-    return Entry(
+    return new_entry(
         record.key,
         record.status,
         record.head,
         record.body,
         stored_at,
-        expires_at,
+        lifetime,
         record.initial_age,
         record.timing,
         record.usage,

@@ -1,8 +1,7 @@
-"""The cache: entries in memory, bounded in bytes, evicted in the order of their last use.
+"""The cache: entries in memory, bounded in bytes, the least recently used evicted first.
 
-1. A stored entry is in three containers: the :class:`~.entry_table.EntryTable`, the
-   :class:`~.expiry_wheel.ExpiryWheel` and the :class:`~.invalidation_index.InvalidationIndex`. An
-   entry that is not stored is in none of them.
+1. A stored entry is in two containers: the :class:`~.entry_table.EntryTable` and the
+   :class:`~.invalidation_index.InvalidationIndex`. An entry that is not stored is in neither.
 2. Memory bound: :attr:`Store.bytes`, which counts texts, containers and overhead, plus
    :attr:`Store.reserved`, the bodies that are being recorded, never exceeds ``max_bytes``. After
    :meth:`Store.resize` to a smaller bound, the sum does not grow until it is below the bound.
@@ -23,7 +22,6 @@ from typing import Final
 from goproxyai.cache.deferred_free import DeferredFree
 from goproxyai.cache.entry import Entry
 from goproxyai.cache.entry_table import EntryTable
-from goproxyai.cache.expiry_wheel import SLOT_OVERHEAD_BYTES, ExpiryWheel
 from goproxyai.cache.invalidation_index import (
     BUCKET_OVERHEAD_BYTES,
     GROUP_OVERHEAD_BYTES,
@@ -33,9 +31,7 @@ from goproxyai.cache.invalidation_index import (
 from goproxyai.cache.replayed_entries import ReplayedEntries
 from goproxyai.cache.write_log import WriteLog
 
-_MAX_CONTAINER_BYTES: Final = (
-    SLOT_OVERHEAD_BYTES + BUCKET_OVERHEAD_BYTES + PATH_OVERHEAD_BYTES + GROUP_OVERHEAD_BYTES
-)
+_MAX_CONTAINER_BYTES: Final = BUCKET_OVERHEAD_BYTES + PATH_OVERHEAD_BYTES + GROUP_OVERHEAD_BYTES
 """The most that the containers grow by for one entry, besides the length of its path."""
 
 _FREED_PER_PUT = 8
@@ -57,9 +53,8 @@ class Store:
     """
 
     __slots__ = (
-        "_bound", "_cleared", "_entries", "_index", "_replayed", "_wheel", "_writes", "bytes",
-        "evictions", "expirations", "max_bytes", "max_entry_bytes", "reserved", "stale_seconds",
-        "stores",
+        "_bound", "_cleared", "_entries", "_index", "_replayed", "_writes", "bytes", "evictions",
+        "expirations", "max_bytes", "max_entry_bytes", "reserved", "stale_seconds", "stores",
     )  # fmt: skip
 
     def __init__(
@@ -78,8 +73,7 @@ class Store:
         self.expirations = 0
         self._replayed = replayed
         self._bound = max_bytes  # above max_bytes only while the store shrinks
-        self._entries = EntryTable()
-        self._wheel = ExpiryWheel(stale_seconds)
+        self._entries = EntryTable(stale_seconds)
         self._index = InvalidationIndex()
         self._writes = WriteLog()
         self._cleared = DeferredFree()
@@ -90,8 +84,7 @@ class Store:
 
     def __iter__(self) -> Iterator[Entry]:
         """The entries, least recently used first, without dropped ones."""
-        entries = [entry for entry in self._entries.entries() if not entry.is_dropped]
-        return iter(sorted(entries, key=lambda entry: entry.last_use))
+        return iter([entry for entry in self._entries.entries() if not entry.is_dropped])
 
     def get(self, key: bytes, now: float) -> Entry | None:
         """Return the entry, now the most recently used.
@@ -101,7 +94,7 @@ class Store:
         entry = self._entries.use(key)
         if entry is None:
             return None
-        if entry.expires_at <= now and entry.expires_at + self.stale_seconds <= now:
+        if entry.stored_at + entry.lifetime + self.stale_seconds <= now:
             self._remove(entry)
             self.expirations += 1
             return None
@@ -127,17 +120,18 @@ class Store:
         :param generation: the :meth:`generation` when the request was sent.
         :returns: ``False`` if the entry is too large or outdated.
         """
-        if entry.size > self.max_entry_bytes or self._writes.is_outdated(owner, generation):
+        size = entry.size
+        if size > self.max_entry_bytes or self._writes.is_outdated(owner, generation):
             return False
         if self._cleared.pending:
             self._cleared.free(_FREED_PER_PUT)
         previous = self._entries.find(entry.key)
         if previous is not None:
             self._remove(previous)
-        if not self._make_room(entry.size + len(path) + _MAX_CONTAINER_BYTES):
+        if not self._make_room(size + len(path) + _MAX_CONTAINER_BYTES):
             return False
         self._entries.add(entry)
-        self.bytes += entry.size + self._wheel.add(entry) + self._index.add(entry, path, owner)
+        self.bytes += size + self._index.add(entry, path, owner)
         self.stores += 1
         return True
 
@@ -154,7 +148,7 @@ class Store:
 
     def _remove(self, entry: Entry) -> None:
         self._entries.remove(entry)
-        self.bytes -= entry.size + self._wheel.remove(entry) + self._index.remove(entry)
+        self.bytes -= entry.size + self._index.remove(entry)
         if self._replayed is not None:
             self._replayed.entry_removed(entry)
 
@@ -175,7 +169,7 @@ class Store:
             self._remove_dropped(_REMOVED_PER_INVALIDATION)
         elif self._entries:
             # The table of entries is freed first: the entries hold the bodies.
-            containers = [*self._index.detach(), *self._wheel.detach(), *self._entries.detach()]
+            containers = [*self._index.detach(), *self._entries.detach()]
             self._cleared.add(containers)
             self.bytes = 0
             if self._replayed is not None:
@@ -198,10 +192,10 @@ class Store:
         :returns: whether there are more to remove.
         """
         budget = self._remove_dropped(budget)
-        wheel = self._wheel
+        wheel = self._entries.wheel
         while budget > 0 and wheel.has_due(now):
-            budget -= 1
-            entry = wheel.next_due()
+            entry, steps = wheel.next_due(now)
+            budget -= steps
             if entry is not None:
                 self._remove(entry)
                 self.expirations += 1

@@ -74,11 +74,12 @@ class CacheLookup:
         else:
             entry = store.get(key, now)
             if entry is not None:
+                passed = now - entry.stored_at
                 max_age = directives.max_age  # compared with fractions: 0 accepts no entry
-                if max_age is not None and entry.initial_age + now - entry.stored_at > max_age:
+                if max_age is not None and entry.initial_age + passed > max_age:
                     reason = "request"
-                elif entry.expires_at > now or (
-                    now - entry.expires_at <= directives.max_stale and _may_be_stale(entry)
+                elif passed < entry.lifetime or (
+                    passed - entry.lifetime <= directives.max_stale and _may_be_stale(entry)
                 ):
                     return entry
                 else:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from goproxyai.cache.entry import Entry
+from goproxyai.cache.entry import Entry, new_entry
 from goproxyai.cache.freshness import (
     age_seconds,
     allowed_lifetime,
@@ -203,4 +203,5 @@ def _make_entry(
         head += stream_lines(fields)
     head += stored_lines(int(time.time()), upstream_has_id)
     age = age_seconds(fields) if b"age" in fields else 0
-    return Entry(miss.key, response.code, head, body, now, now + lifetime, age, timing, usage)
+    read = None if usage is None else usage.usage()
+    return new_entry(miss.key, response.code, head, body, now, lifetime, age, timing, read)

@@ -32,9 +32,11 @@ def answer_hit(
     """
     now = context.seconds()
     lookup_seconds = now - exchange.started_at
-    size = len(entry.body)
-    if entry.timing is None and size <= SLICE_BYTES and exchange.keeps_connection():
+    extra = entry.extra
+    small = extra is None or (extra.timing is None and entry.body_size <= SLICE_BYTES)
+    if small and exchange.keeps_connection():
         message = hit_message(entry, exchange.request_id, now, lookup_seconds)
+        size = len(entry.text) - entry.head_end if extra is None else entry.body_size
         exchange.send_response(entry.status, message, size)
         context.access_log.record(exchange, client, hit_outcome(entry))
     elif entry.timing and with_timing:

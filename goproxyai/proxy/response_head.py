@@ -10,7 +10,7 @@ import time
 from functools import lru_cache
 from http import HTTPStatus
 
-from goproxyai.cache.entry import Entry
+from goproxyai.cache.entry import HEAD_AT, Entry
 from goproxyai.http11.response import Response
 from goproxyai.messages.headers import (
     Fields,
@@ -185,10 +185,19 @@ def hit_lines(
 
 def hit_message(entry: Entry, request_id: bytes, now: float, lookup_seconds: float) -> bytes:
     """Return *entry* as one complete message, framed by its length."""
+    # Attributes instead of properties and methods: 0.4 us less, of the 5.5 us of a hit.
+    passed = now - entry.stored_at
+    age = entry.initial_age + int(passed) if passed > 0 else entry.initial_age
+    extra = entry.extra
+    if extra is None:
+        text, end = entry.text, entry.head_end
+        changing = _HIT_WITH_LENGTH % (
+            request_id, age, entry.lifetime - passed, lookup_seconds * 1000, len(text) - end,
+        )  # fmt: skip
+        return text[HEAD_AT:end] + changing + text[end:]
     body = entry.body
-    ttl = entry.expires_at - now
     changing = _HIT_WITH_LENGTH % (
-        request_id, entry.age(now), ttl, lookup_seconds * 1000, len(body),
+        request_id, age, entry.lifetime - passed, lookup_seconds * 1000, len(body),
     )  # fmt: skip
     return entry.head + changing + body
 

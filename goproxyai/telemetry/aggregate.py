@@ -121,7 +121,9 @@ def _count_usage(totals: UsageTotals, outcomes: OutcomeColumns, caches: set[Cach
         totals.add_used([source.usage() for source in unread])
         each = zip(outcomes.usage_source, outcomes.cache, strict=True)
         saved = tuple([source for source, cache in each if cache in SAVED_OUTCOMES])
-    for source, count in Counter(saved).items():
-        usage = None if source is None else source.usage()
-        if usage is not None:
-            totals.add_saved(usage, count)
+    counted = [
+        (usage, count)
+        for source, count in Counter(saved).items()
+        if source is not None and (usage := source.usage()) is not None
+    ]
+    totals.add_saved(counted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from goproxyai.usage.prices import Prices
@@ -64,23 +64,17 @@ class UsageTotals:
         """Count complete responses of upstream; ``None``: a response without usage."""
         known = [usage for usage in usages if usage is not None]
         self.unknown["silent"] += len(usages) - len(known)
-        for model in {usage[0] for usage in known}:
-            alike = [usage for usage in known if usage[0] == model]
-            _, prompt, completion, cached, reasoning, details = zip(*alike, strict=True)
-            used = Usage(
-                model, sum(prompt), sum(completion), sum(cached), sum(reasoning), _sum(details)
-            )
-            self.used_cost += self._add(self._tokens(model).used, used)
+        for used in _by_model(known):
+            self.used_cost += self._add(self._tokens(used.model).used, used)
 
-    def add_saved(self, usage: Usage, count: int) -> None:
-        """Count *count* responses without an upstream request."""
-        model, prompt, completion, cached, reasoning, details = usage
-        if details is not NO_DETAILS:
-            details = Details(*[number * count for number in details])
-        saved = Usage(
-            model, prompt * count, completion * count, cached * count, reasoning * count, details
-        )
-        self.saved_cost += self._add(self._tokens(model).saved, saved)
+    def add_saved(self, counted: Sequence[tuple[Usage, int]]) -> None:
+        """Count responses without an upstream request.
+
+        :param counted: usages, each with the number of its responses.
+        """
+        usages = [usage if count == 1 else _times(usage, count) for usage, count in counted]
+        for saved in _by_model(usages):
+            self.saved_cost += self._add(self._tokens(saved.model).saved, saved)
 
     def _add(self, to: list[int], usage: Usage) -> float:
         """Add *usage* to the counts *to*; return its cost."""
@@ -129,6 +123,23 @@ class UsageTotals:
         if not self.prices:
             return None
         return {"spent": round(self.used_cost, 9), "saved": round(self.saved_cost, 9)}
+
+
+def _by_model(usages: Sequence[Usage]) -> Iterator[Usage]:
+    """Yield the sum of *usages* for each model."""
+    for model in {usage[0] for usage in usages}:
+        alike = [usage for usage in usages if usage[0] == model]
+        _, prompt, completion, cached, reasoning, details = zip(*alike, strict=True)
+        yield Usage(model, sum(prompt), sum(completion), sum(cached), sum(reasoning), _sum(details))
+
+
+def _times(usage: Usage, count: int) -> Usage:
+    model, prompt, completion, cached, reasoning, details = usage
+    if details is not NO_DETAILS:
+        details = Details(*[number * count for number in details])
+    return Usage(
+        model, prompt * count, completion * count, cached * count, reasoning * count, details
+    )
 
 
 def _sum(details: Sequence[Details]) -> Details:

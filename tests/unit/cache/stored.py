@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from goproxyai.cache.entry import Entry
+from goproxyai.cache.entry import Entry, new_entry
 from goproxyai.cache.store import Store
 
 TTL = 300.0
@@ -23,7 +23,7 @@ def entry(
     age: int = 0,
     timing: bytes | None = None,
 ) -> Entry:
-    return Entry(key, 200, head, body, now, now + ttl, age, timing)
+    return new_entry(key, 200, head, body, now, ttl, age, timing)
 
 
 def numbered(number: int, body: bytes = b"{}", **more: float) -> Entry:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from goproxyai.cache.entry import Entry
+from goproxyai.cache.entry import Entry, new_entry
 from goproxyai.cache.replayed_entries import ReplayedEntries
 from goproxyai.cache.store import Store
 from goproxyai.cache.write_log import UNOWNED
@@ -27,7 +27,7 @@ class Cache:
 
     def put(self, number: int) -> Entry:
         key = bytes([number]) * 32
-        entry = Entry(key, 200, b"", b"x" * SIZE * 10, 0.0, 1e9, 0, None)
+        entry = new_entry(key, 200, b"", b"x" * SIZE * 10, 0.0, 1e9, 0, None)
         assert self.store.put(entry, b"/v1/models", UNOWNED, self.store.generation())
         return entry
 

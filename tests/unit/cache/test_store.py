@@ -8,8 +8,10 @@ import tracemalloc
 
 import pytest
 
+from goproxyai.cache.entry import new_entry
 from goproxyai.cache.store import Store
 from goproxyai.cache.write_log import UNOWNED
+from goproxyai.usage.usage import Usage
 from tests.unit.cache.stored import (
     ALICE,
     BOB,
@@ -107,7 +109,8 @@ def test_remove_expired_stays_within_its_budget() -> None:
     assert (len(store), store.expirations) == (3, 7)
     assert removed(store, TTL + 9.5) == 3
     assert (len(store), store.bytes) == (0, 0)
-    assert (store._wheel._slots, any(store._index._shards)) == ({}, False)
+    assert not any(store._index._shards)
+    assert not any(segment.entries for segment in store._entries._segments.all)
 
 
 def test_entries_expire_after_their_own_lifetime() -> None:
@@ -186,7 +189,7 @@ def test_entry_stored_after_a_write_survives_the_removal_of_dropped_entries() ->
     assert store.get(b"%032d" % 1, 0.0) is None
     while store.remove_expired(0.0):
         pass
-    assert list(store) == new
+    assert set(store) == set(new)
     store.invalidate(ALICE)
     assert (len(store), store.bytes) == (0, 0)
 
@@ -230,3 +233,22 @@ def test_accounted_bytes_are_within_30_percent_of_allocated_bytes(
     finally:
         tracemalloc.stop()
     assert store.bytes / 1.3 < allocated < store.bytes * 1.3
+
+
+def test_entry_with_usage_takes_at_most_350_bytes_besides_its_texts() -> None:
+    count, head, body = 5_000, 300, 600
+    gc.collect()
+    tracemalloc.start()
+    try:
+        store = Store(10**12)
+        before = tracemalloc.get_traced_memory()[0]
+        for n in range(count):
+            usage = Usage("gpt-4.1", 1000 + n, 2000 + n, 300, 400)
+            key = os.urandom(32)
+            one = new_entry(key, 200, b"h" * head, b"b" * body, n / 700, TTL, 0, None, usage)
+            store.put(one, FILES, ALICE, store.generation())
+        allocated = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert allocated / count - 32 - head - body <= 350
+    assert store.bytes / count - 32 - head - body <= 350

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from goproxyai.cache import invalidation_index
+from goproxyai.cache import invalidation_index, segments
 from goproxyai.cache.entry import OwnerBucket
-from goproxyai.cache.expiry_wheel import SLOTS_PER_SECOND
+from goproxyai.cache.expiry_wheel import SLOTS_PER_SECOND, WHEEL_SLOTS
 from tests.unit.cache.stored import ALICE, FILES, TTL, large_store, numbered, put
 
 
@@ -122,12 +122,40 @@ def test_clearing_includes_entries_that_a_write_dropped() -> None:
     assert len(list(store)) == len(store) == 1
 
 
-def test_remove_expired_visits_empty_slots_within_its_budget() -> None:
+def test_remove_expired_visits_each_slot_once_within_its_budget() -> None:
     store = large_store()
     put(store, numbered(1))
     put(store, numbered(2, ttl=86_400.0))
     slices = 0
-    while store.remove_expired(TTL + 3600.0, 100):
+    while store.remove_expired(TTL + 3600.0, 10):
         slices += 1
-    assert slices >= 3600 * SLOTS_PER_SECOND // 100
+    assert WHEEL_SLOTS // 10 <= slices <= WHEEL_SLOTS // 10 + 1
     assert len(store) == 1
+
+
+def test_entries_that_stay_count_towards_the_budget() -> None:
+    store = large_store()
+    turn = WHEEL_SLOTS / SLOTS_PER_SECOND
+    for n in range(800):  # all of them are in one slot of the wheel
+        put(store, numbered(n, ttl=turn if n % 2 else 2 * turn))
+    slices = 0
+    while store.remove_expired(turn + 1.0, 50):
+        slices += 1
+    assert slices >= 400 // 50
+    assert len(store) == 400
+    while store.remove_expired(2 * turn + 1.0, 50):
+        pass
+    assert len(store) == 0
+
+
+def test_entries_that_expire_late_are_found_in_any_segment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "SEGMENT_ENTRIES", 8)
+    store = large_store()
+    for n in range(100):
+        put(store, numbered(n, ttl=1.0 + n % 5 * 100))
+    for passed in (2.0, 102.0, 202.0, 302.0, 402.0):
+        while store.remove_expired(passed, 3):
+            store.get(b"%032d" % 99, passed)
+        assert len(store) == sum(one.expires_at > passed - 1 for one in store)
+        assert all(one.expires_at > passed - 1 for one in store)
+    assert len(store) == 0

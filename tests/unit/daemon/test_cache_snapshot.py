@@ -15,7 +15,7 @@ import pytest
 from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 
 from goproxyai.cache import snapshot_format, snapshot_stream
-from goproxyai.cache.entry import Entry
+from goproxyai.cache.entry import Entry, new_entry
 from goproxyai.cache.snapshot_format import Record
 from goproxyai.cache.snapshot_stream import CHUNK_BYTES, HEADER_BYTES, MAGIC
 from goproxyai.cache.store import Store
@@ -71,7 +71,7 @@ class Host:
             "initial_age": 0,
             "timing": None,
         } | more
-        entry = Entry(b"%032d" % number, stored_at=now, expires_at=now + ttl, **fields)
+        entry = new_entry(b"%032d" % number, stored_at=now, lifetime=ttl, **fields)
         assert self.store.put(entry, FILES, owner, self.store.generation())
         return entry
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs
 
-from goproxyai.cache.entry import Entry
+from goproxyai.cache.entry import new_entry
 from goproxyai.daemon.log_setup import log_request_events
 from goproxyai.telemetry.access_log import (
     FLUSH_SECONDS,
@@ -167,7 +167,7 @@ def test_event_has_the_fields_of_exchange_and_outcome() -> None:
 
 
 def test_hit_outcome_equals_the_outcome_by_keywords() -> None:
-    entry = Entry(b"k", 200, b"", b"{}", 0.0, 1.0, 0, None)
+    entry = new_entry(b"k", 200, b"", b"{}", 0.0, 1.0, 0, None)
     outcome = hit_outcome(entry)
     assert outcome == RequestOutcome(CacheOutcome.HIT, usage_source=entry)
     assert type(outcome) is RequestOutcome
@@ -190,7 +190,7 @@ def targets(draw: Any) -> bytes:
 sources = st.sampled_from([
     UnreadResponse(b'{"x":"%b"}' % SECRET.encode()),
     UnreadResponse(b'{"x":"%b","usage":{"prompt_tokens":1,"total_tokens":1}}' % SECRET.encode()),
-    Entry(b"k", 200, SECRET.encode(), SECRET.encode(), 0.0, 1.0, 0, None),
+    new_entry(b"k", 200, SECRET.encode(), SECRET.encode(), 0.0, 1.0, 0, None),
     Usage("m", 1, 2, 0, 0),
     None,
 ])  # fmt: skip

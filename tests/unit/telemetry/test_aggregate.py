@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from goproxyai.cache.entry import Entry
+from goproxyai.cache.entry import new_entry
 from goproxyai.telemetry.access_log import AccessLog
 from goproxyai.telemetry.counters import Counters
 from goproxyai.telemetry.outcome import SAVED_OUTCOMES, CacheOutcome, Ending, RequestOutcome
@@ -16,7 +16,7 @@ from goproxyai.usage.usage import UnreadResponse, Usage
 from tests.unit.telemetry.samples import FinishedExchange
 
 BODY = b'{"model":"m","usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}'
-ENTRY = Entry(b"k", 200, b"", b"{}", 0.0, 1.0, 0, None, Usage("m", 3, 2, 0, 0))
+ENTRY = new_entry(b"k", 200, b"", b"{}", 0.0, 1.0, 0, None, Usage("m", 3, 2, 0, 0))
 
 seconds = st.sampled_from([0.0, 0.0002, 0.02, 3.0, 50.0])
 unknown_or_seconds = st.just(-1.0) | seconds

@@ -22,8 +22,8 @@ def test_tokens_are_added_by_model_and_kind() -> None:
     totals = UsageTotals(PRICES)
     totals.add_used([Usage("gpt-6.2-sol", 100, 10, 30, 5)])
     totals.add_used([Usage("gpt-6.2-sol", 1, 2, 0, 1)])
-    totals.add_saved(Usage("gpt-6.2-sol", 100, 10, 30, 5), 3)
-    totals.add_saved(Usage("elsewhere", 7, 7, 0, 0), 1)
+    totals.add_saved([(Usage("gpt-6.2-sol", 100, 10, 30, 5), 3)])
+    totals.add_saved([(Usage("elsewhere", 7, 7, 0, 0), 1)])
     totals.add_used([None])
     totals.add_unknown("cut")
     assert totals.models["gpt-6.2-sol"].used == list(by_kind(101, 12, 30, 6).values())
@@ -42,7 +42,7 @@ def test_details_are_added_by_kind() -> None:
     details = Details(1, 2, 3, 4, 5, 6, 7, 8)
     totals.add_used([Usage("m", 10, 10, 0, 0, details), Usage("m", 10, 10, 0, 0), None])
     totals.add_used([Usage("m", 10, 10, 0, 0, details)])
-    totals.add_saved(Usage("m", 10, 10, 0, 0, details), 3)
+    totals.add_saved([(Usage("m", 10, 10, 0, 0, details), 3)])
     assert list(totals.total("used").values()) == [30, 30, 0, 0, 2, 4, 6, 8, 10, 12, 14, 16]
     assert list(totals.total("saved").values()) == [30, 30, 0, 0, 3, 6, 9, 12, 15, 18, 21, 24]
     assert totals.summary()["models"]["m"]["cache"]["rejected_prediction"] == 24
@@ -60,7 +60,7 @@ def test_models_beyond_the_limit_count_as_other() -> None:
     totals = UsageTotals()
     for number in range(3 * MAX_MODELS):
         totals.add_used([Usage(f"m{number}", 1, 0, 0, 0)])
-        totals.add_saved(Usage(f"n{number}", 1, 0, 0, 0), 1)
+        totals.add_saved([(Usage(f"n{number}", 1, 0, 0, 0), 1)])
     assert len(totals.models) == MAX_MODELS + 1
     assert totals.models[OTHER].saved[0] > 0
     assert totals.total("used")["prompt"] == totals.total("saved")["prompt"] == 3 * MAX_MODELS
@@ -81,7 +81,7 @@ def test_totals_equal_the_sums(usages: list[tuple[Usage, int]]) -> None:
     totals = UsageTotals(PRICES)
     for usage, count in usages:
         totals.add_used([usage])
-        totals.add_saved(usage, count)
+        totals.add_saved([(usage, count)])
     used, saved = totals.total("used"), totals.total("saved")
     counted = [(usage.counts(), count) for usage, count in usages]
     for position, kind in enumerate(KINDS):
