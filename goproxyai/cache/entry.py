@@ -34,19 +34,16 @@ MAX_PACKED_BODY_BYTES: Final = 4096
 INDEXES: Final = tuple(range(8192))
 """Shared numbers: an ``int`` above 256 of its own takes 32 bytes."""
 
-_COUNTS = struct.Struct(
-    "<4IH"
-)  # prompt, completion, cached, reasoning tokens; the number of the model
+# Prompt, completion, cached and reasoning tokens, and the number of the model.
+_COUNTS = struct.Struct("<4IH")
 HEAD_AT: Final = _COUNTS.size
 """Where the header begins in the text of an entry."""
 
 _NO_USAGE = _COUNTS.pack(0, 0, 0, 0, 0)
 _MAX_MODELS = 1000
-_MAX_LIFETIMES = 64
 
 _models: list[str] = [""]  # by number; 0 means that there is no usage
 _model_numbers: dict[str, int] = {}
-_lifetimes: dict[float, float] = {}
 
 
 class Extra(msgspec.Struct, gc=False, eq=False):
@@ -197,29 +194,25 @@ def new_entry(
     """Return an entry that is not stored.
 
     The parameters are the attributes of :class:`Entry`.
+
+    :param lifetime: the setting itself in most entries, which share this object.
     """
-    counts, large, extra = _NO_USAGE, None, None
+    counts, extra = _NO_USAGE, None
     if usage is not None:
         packed = _packed(usage)
         if packed is not None:
             counts, usage = packed, None
-    if len(body) > MAX_PACKED_BODY_BYTES:
-        large, body = body, b""
-    if large is not None or timing is not None or usage is not None:
-        extra = Extra(large, timing, usage)
+    is_large = len(body) > MAX_PACKED_BODY_BYTES
+    if is_large or timing is not None or usage is not None:
+        extra = Extra(body if is_large else None, timing, usage)
+        body = b"" if is_large else body
     head_end = HEAD_AT + len(head)
     if head_end < len(INDEXES):
         head_end = INDEXES[head_end]
-    shared = _lifetimes.get(lifetime)
-    if shared is None:
-        if len(_lifetimes) >= _MAX_LIFETIMES:
-            _lifetimes.clear()
-        shared = _lifetimes[lifetime] = lifetime
-    if status < len(INDEXES):
-        status = INDEXES[status]
     return Entry(
-        b"".join((counts, head, body)), head_end, stored_at, shared, initial_age, status, extra, key
-    )
+        b"".join((counts, head, body)), head_end, stored_at, lifetime, initial_age, status, extra,
+        key,
+    )  # fmt: skip
 
 
 def _packed(usage: Usage) -> bytes | None:

@@ -184,11 +184,11 @@ def succeeded(
     :param body: as received.
     :param unread: gets the decoded document, so that its usage is read by the same pass.
     """
-    if not body:
-        return False
     media_type = fields.get(b"content-type", b"")
-    if media_type != b"application/json" and b"json" not in media_type.lower():
-        return check is has_no_error and b"html" not in media_type.lower()
+    if media_type != b"application/json":  # most answers have it
+        media_type = media_type.lower()
+        if not body or b"json" not in media_type:
+            return check is has_no_error and body != b"" and b"html" not in media_type
     coding = fields.get(b"content-encoding")
     try:
         if coding is not None:
