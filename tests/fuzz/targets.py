@@ -50,6 +50,7 @@ TARGETS: Final = {
         Target("requests", requests.check_requests, requests.TOKENS, b"\5"),
         Target("answers", answers.check_answers, answers.TOKENS, b"\0"),
         Target("addresses", addresses.check_addresses, addresses.ADDRESSES),
+        Target("proxyprotocol", addresses.check_proxy_protocol, addresses.PROXY_PROTOCOL),
         Target("noproxy", addresses.check_noproxy, addresses.NOPROXY),
         Target("durations", texts.check_durations, texts.DURATIONS),
         Target("settings", texts.check_settings, texts.SETTINGS),
