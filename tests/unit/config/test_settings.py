@@ -45,6 +45,7 @@ def test_defaults() -> None:
         config=None,
         listen=("tcp46:8080:backlog=1024",),
         admin_listen=(),
+        tls_client_ca=None,
         openai_api_url=(UpstreamURL("https", "api.openai.com", 443),),
         relay_paths=("/v1/",),
         proxy_url=None,
