@@ -120,8 +120,10 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "PROXY_URL",
         "",
-        "The URL of the egress proxy. If empty, upstreams are connected to directly.",
-        "a URL such as http://user:password@proxy:8080, credentials percent-encoded",
+        "The URL of the egress proxy: http, https, socks5 (goproxyai resolves host names) or "
+        "socks5h (the proxy resolves them). If empty, upstreams are connected to directly.",
+        "a URL such as http://user:password@proxy:8080 or socks5h://proxy:1080, credentials "
+        "percent-encoded",
         parse_proxy_url,
         redact_url,
         allow_empty=True,

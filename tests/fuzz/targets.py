@@ -59,6 +59,7 @@ TARGETS: Final = {
         Target("headers", messages.check_headers, messages.HEADERS),
         Target("targets", messages.check_targets, messages.TARGETS),
         Target("tunnel", messages.check_tunnel, messages.TUNNEL),
+        Target("socks", messages.check_socks, messages.SOCKS),
         Target("usage", bodies.check_usage, bodies.USAGE, b"\1"),
         Target("prices", bodies.check_prices, bodies.PRICES),
         Target("streams", bodies.check_streams, bodies.STREAMS),
