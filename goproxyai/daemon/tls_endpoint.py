@@ -44,7 +44,10 @@ _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-
 _FILES = ("privateKey", "certKey", "extraCertChain", "dhParameters")
 
 Version = tuple[int, int, int, int] | None
-"""The device, inode, time and size of a file; ``None`` if it cannot be read."""
+"""The device, inode, time and size of a file; ``None`` if it cannot be found."""
+
+_HIDDEN: Version = (0, 0, 0, 0)
+"""Of a file in a directory that the user of ``--uid`` cannot search: its changes are unknown."""
 
 
 @implementer(IOpenSSLContextFactory)
@@ -134,7 +137,7 @@ class TLSEndpoint:
         """
         versions = self._versions()
         stable, self._seen = versions == self._seen, versions
-        return stable and versions != self._loaded
+        return stable and versions != self._loaded and _HIDDEN not in versions
 
     def renew(self) -> None:
         """Read the files again, for later connections.
@@ -196,6 +199,8 @@ def _unescaped(argument: str) -> str:
 def _version(path: str) -> Version:
     try:
         status = os.stat(path)
+    except PermissionError:
+        return _HIDDEN
     except OSError:
         return None
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size

@@ -30,5 +30,6 @@ def log_tls_failure(peer: str, reason: Failure) -> None:
     error = reason.value
     if not isinstance(error, Error) or not error.args:
         return
-    problems = [problem for *_, problem in error.args[0]]
-    _log.debug("TLS with {peer} failed: {problem}", peer=peer, problem=", ".join(problems))
+    stack = error.args[0]  # tuples of library, function and reason
+    problem = ", ".join([each for *_, each in stack]) if isinstance(stack, list) else str(error)
+    _log.debug("TLS with {peer} failed: {problem}", peer=peer, problem=problem)

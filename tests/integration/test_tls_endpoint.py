@@ -147,6 +147,18 @@ async def test_file_that_cannot_be_used_is_reported_once(
 
 
 @pytest_twisted.ensureDeferred
+async def test_files_that_are_hidden_from_the_user_are_not_read(
+    tls: TLSListener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr("goproxyai.daemon.tls_endpoint.os.stat", refuse)
+    for _ in range(3):
+        assert tls.renew(only_changed=True) == []
+
+
+@pytest_twisted.ensureDeferred
 async def test_key_of_another_certificate_is_not_used(
     harness: ProxyHarness, tmp_path: Path
 ) -> None:
