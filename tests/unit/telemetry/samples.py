@@ -34,7 +34,6 @@ class FinishedExchange:
         self.target = b"/v1/models"
         self.logged_target = ""
         self.status = 200
-        self.logged_target = ""
         self.subject = ""
         self.body_bytes_sent = 5
         self.received = 3
