@@ -13,7 +13,7 @@ status code                     reason
 500    internal_error           a defect of the proxy
 502    upstream_unreachable     DNS failed, or the connection was refused or reset before
                                 the response headers
-502    egress_proxy_refused     the egress proxy responded to CONNECT with another status
+502    egress_proxy_refused     the egress proxy refused the tunnel, or did not speak its protocol
                                 than 2xx
 502    upstream_tls_failed      the certificate is invalid or the handshake failed
 502    upstream_protocol_error  the response is not valid HTTP/1.1

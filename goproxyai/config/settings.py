@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import attrs
@@ -11,6 +12,8 @@ from goproxyai.config.variable import SettingError
 from goproxyai.config.variables import VARIABLES
 from goproxyai.limits.addresses import Networks, TrustedProxies
 
+_HAS_TLS = re.compile(r"(?:haproxy:)?ssl:")
+
 
 @attrs.frozen
 class Settings:
@@ -19,6 +22,7 @@ class Settings:
     :ivar config: path of the configuration file, if there is one.
     :ivar listen: Twisted endpoint strings, with ``$PORT`` replaced.
     :ivar admin_listen: Twisted endpoint strings; if empty, *listen* serves all endpoints.
+    :ivar tls_client_ca: path of a PEM file; never set without an ``ssl:`` endpoint.
     :ivar openai_api_url: upstreams in order of preference, at least one.
     :ivar relay_paths: prefixes that start and end with ``/``, at least one.
     :ivar rate_limit: requests per minute and client; 0 disables the limit.
@@ -46,6 +50,7 @@ class Settings:
     config: str | None
     listen: tuple[str, ...]
     admin_listen: tuple[str, ...]
+    tls_client_ca: str | None
     openai_api_url: tuple[UpstreamURL, ...]
     relay_paths: tuple[str, ...]
     proxy_url: ProxyURL | None
@@ -113,6 +118,12 @@ class Settings:
                 "CACHE_SNAPSHOT is never written unencrypted"
             )
         listen = tuple(endpoint.replace("$PORT", port) for endpoint in values.pop("listen"))
+        endpoints = (*listen, *values["admin_listen"])
+        if values["tls_client_ca"] and not any(map(_HAS_TLS.match, endpoints)):
+            raise SettingError(
+                f"TLS_CLIENT_CA is {values['tls_client_ca']!a}, expected an ssl: endpoint in "
+                "LISTEN or ADMIN_LISTEN: without TLS no client presents a certificate"
+            )
         return cls(listen=listen, **values)
 
 

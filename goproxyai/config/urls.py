@@ -15,15 +15,18 @@ from urllib.parse import unquote
 import attrs
 
 from goproxyai.messages.redaction import mask_credentials
+from goproxyai.messages.socks5 import MAX_CREDENTIAL_BYTES
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+_DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+_UPSTREAM_SCHEMES = ("http", "https")
+_SOCKS_SCHEMES = ("socks5", "socks5h")
 _MAX_URL_CHARACTERS = 2048
 _MAX_HOST_CHARACTERS = 253
 _MAX_UPSTREAMS = 16
 _VERSION = "/v1"
 
 _URL = re.compile(
-    r"(?P<scheme>https?)://(?:(?P<userinfo>[\x21-\x7e]*)@)?"
+    r"(?P<scheme>https?|socks5h?)://(?:(?P<userinfo>[\x21-\x7e]*)@)?"
     r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?(?P<path>/[\x21-\x7e]*)?",
     re.IGNORECASE | re.ASCII,
 )
@@ -77,7 +80,8 @@ class UpstreamURL:
 class ProxyURL:
     """The URL of the egress proxy.
 
-    :ivar scheme: ``http`` or ``https``, of the connection to the proxy itself.
+    :ivar scheme: ``http`` or ``https``, of the connection to the proxy itself; or ``socks5`` or
+        ``socks5h``.
     :ivar host: lower case; an IPv6 address has no brackets, a name may have a trailing dot.
     :ivar username: percent-decoded; ``None`` without credentials.
     :ivar password: percent-decoded; ``None`` without a colon in the userinfo.
@@ -94,6 +98,22 @@ class ProxyURL:
         """The URL as text, with ``***`` for the credentials."""
         userinfo = "" if self.username is None else "***:***@"
         return f"{self.scheme}://{userinfo}{_bracketed(self.host)}:{self.port}"
+
+    @property
+    def is_socks(self) -> bool:
+        """Whether the proxy speaks SOCKS 5, and not HTTP."""
+        return self.scheme in _SOCKS_SCHEMES
+
+    @property
+    def resolves_here(self) -> bool:
+        """Whether a SOCKS proxy gets addresses, and not names."""
+        return self.scheme == "socks5"
+
+    def socks_credentials(self) -> tuple[bytes, bytes] | None:
+        """The user and the password (RFC 1929); ``None`` without credentials."""
+        if self.username is None:
+            return None
+        return self.username.encode(), (self.password or "").encode()
 
     def basic_credentials(self) -> bytes | None:
         """The value of ``Proxy-Authorization`` (RFC 7617); ``None`` without credentials."""
@@ -125,7 +145,8 @@ def upstreams_with_version(text: str) -> tuple[str, ...]:
 def parse_proxy_url(text: str) -> ProxyURL | None:
     """Parse the URL of the egress proxy; ``None`` for an empty *text*.
 
-    :raises ValueError: for an invalid URL, or credentials that Basic cannot carry (RFC 7617).
+    :raises ValueError: for an invalid URL, or credentials that Basic (RFC 7617) or SOCKS (RFC 1929)
+        cannot carry.
     """
     if not text:
         return None
@@ -137,9 +158,14 @@ def parse_proxy_url(text: str) -> ProxyURL | None:
     name, colon, word = url.userinfo.partition(":")
     username = unquote(name, errors="strict")
     password = unquote(word, errors="strict") if colon else None
-    if ":" in username or _CONTROL.search(username + (password or "")):
+    proxy = ProxyURL(url.scheme, url.host, url.port, username, password)
+    if _CONTROL.search(username + (password or "")) or (":" in username and not proxy.is_socks):
         raise ValueError("a colon in the user name or a control character (RFC 7617)")
-    return ProxyURL(url.scheme, url.host, url.port, username, password)
+    if proxy.is_socks and any(
+        len(part) > MAX_CREDENTIAL_BYTES for part in proxy.socks_credentials() or ()
+    ):
+        raise ValueError("a user or password of more than 255 bytes (RFC 1929)")
+    return proxy
 
 
 def has_dot_segment(path: str) -> bool:
@@ -176,7 +202,7 @@ class _Parts(NamedTuple):
 def _split(text: str) -> _Parts:
     match = _URL.fullmatch(text) if len(text) <= _MAX_URL_CHARACTERS else None
     if match is None:
-        raise ValueError("not an http or https URL")
+        raise ValueError("not a URL of a known scheme")
     scheme, host = match["scheme"].lower(), _host(match["host"].lower())
     port = int(match["port"] or _DEFAULT_PORTS[scheme])
     if not 0 < port <= 65535:
@@ -196,6 +222,8 @@ def _host(text: str) -> str:
 
 def _upstream_url(text: str) -> UpstreamURL:
     url = _split(text)
+    if url.scheme not in _UPSTREAM_SCHEMES:
+        raise ValueError("not an http or https URL")
     if url.userinfo is not None or set(url.path) & set('?#\\@"<>') or has_dot_segment(url.path):
         raise ValueError("an upstream URL has an origin and a path only")
     path = url.path.rstrip("/").removesuffix(_VERSION).rstrip("/")

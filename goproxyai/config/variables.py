@@ -75,7 +75,7 @@ VARIABLES: tuple[Variable, ...] = (
         "tcp46:$PORT:backlog=1024",
         "Twisted endpoint strings to listen on, separated by spaces. $PORT stands for the value "
         "of PORT. tcp46 listens on IPv6 and IPv4, or on IPv4 alone where the host has no IPv6; tcp "
-        "is IPv4, tcp6 is IPv6.",
+        "is IPv4, tcp6 is IPv6. haproxy: before an endpoint expects the PROXY protocol.",
         _ENDPOINTS,
         endpoints,
     ),
@@ -86,6 +86,15 @@ VARIABLES: tuple[Variable, ...] = (
         "of LISTEN then serve only the relayed ones and /health. If empty, LISTEN serves all.",
         _ENDPOINTS,
         endpoints,
+        allow_empty=True,
+    ),
+    Variable(
+        "TLS_CLIENT_CA",
+        "",
+        "A file of PEM certificates. Clients of ssl: endpoints must then present a certificate "
+        "that one of them has signed. If empty, clients need no certificate.",
+        "a path",
+        file_path,
         allow_empty=True,
     ),
     Variable(
@@ -111,8 +120,10 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "PROXY_URL",
         "",
-        "The URL of the egress proxy. If empty, upstreams are connected to directly.",
-        "a URL such as http://user:password@proxy:8080, credentials percent-encoded",
+        "The URL of the egress proxy: http, https, socks5 (goproxyai resolves host names) or "
+        "socks5h (the proxy resolves them). If empty, upstreams are connected to directly.",
+        "a URL such as http://user:password@proxy:8080 or socks5h://proxy:1080, credentials "
+        "percent-encoded",
         parse_proxy_url,
         redact_url,
         allow_empty=True,

@@ -126,9 +126,9 @@ def make_daemon(
         Maintenance(reactor, ticker, admission, store, upstreams, probe, admin.events),
         Listeners(
             reactor,
-            parse_endpoints(reactor, settings.listen),
+            parse_endpoints(reactor, settings.listen, client_ca=settings.tls_client_ca),
             factory,
-            parse_endpoints(reactor, settings.admin_listen, "ADMIN_LISTEN"),
+            parse_endpoints(reactor, settings.admin_listen, "ADMIN_LISTEN", settings.tls_client_ca),
             admin_factory,
         ),
         _cache_snapshot(reactor, settings, store),

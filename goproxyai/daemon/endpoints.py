@@ -3,6 +3,8 @@
 ``unix:`` replaces the socket of a process that was killed, see :mod:`goproxyai.reactor.unix_port`;
 its argument ``lockfile`` has no effect.
 
+``haproxy:`` before any of them expects the PROXY protocol, see :mod:`.proxy_protocol`.
+
 A socket unit keeps its socket open while no daemon runs. Clients that connect meanwhile wait for
 the next daemon, so a restart refuses no connection. ``systemd:domain=INET6:index=0`` in ``LISTEN``
 adopts such a socket (``sd_listen_fds(3)``):
@@ -20,7 +22,9 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any, Final
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import attrs
 from OpenSSL import SSL, crypto
@@ -30,14 +34,13 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from zope.interface import implementer
 
-from goproxyai.daemon import dual_stack, tls_endpoint
+from goproxyai.daemon import dual_stack, proxy_protocol, tls_endpoint
 from goproxyai.daemon.dual_stack import DualStackEndpoint
+from goproxyai.daemon.proxy_protocol import ProxyProtocolEndpoint
 from goproxyai.daemon.tls_endpoint import TLSEndpoint
 from goproxyai.reactor.unix_port import UnixListeningReactor, keep_socket_path
 
 _TLS_EXAMPLE = "ssl:8443:privateKey=key.pem:certKey=cert.pem with PEM files"
-
-_PROXY_PROTOCOL: Final = "haproxy:"
 
 
 class ListenError(SystemExit):
@@ -45,52 +48,74 @@ class ListenError(SystemExit):
 
 
 def parse_endpoints(
-    reactor: Any, descriptions: tuple[str, ...], variable: str = "LISTEN"
+    reactor: Any,
+    descriptions: tuple[str, ...],
+    variable: str = "LISTEN",
+    client_ca: str | None = None,
 ) -> tuple[tuple[str, IStreamServerEndpoint], ...]:
     """Return each of *descriptions* with its endpoint.
 
     :param variable: the variable that has the descriptions.
+    :param client_ca: the file of ``TLS_CLIENT_CA``, which applies to ``ssl:`` endpoints.
     :raises ListenError: with one line about the first description that is invalid.
     """
     return tuple(
-        [(description, _endpoint(reactor, description, variable)) for description in descriptions]
+        [
+            (description, _endpoint(reactor, description, variable, client_ca))
+            for description in descriptions
+        ]
     )
 
 
-def _endpoint(reactor: Any, description: str, variable: str) -> IStreamServerEndpoint:
-    if description.startswith(_PROXY_PROTOCOL):
-        # Twisted's wrapper makes the load balancer the peer of all connections.
-        raise ListenError(
-            f"goproxyai: {variable} is {description!r}, expected an endpoint without "
-            f"{_PROXY_PROTOCOL!r}, because the PROXY protocol is not supported; let the load "
-            "balancer send X-Forwarded-For, and add its address to TRUSTED_PROXIES"
-        )
+def _endpoint(
+    reactor: Any, description: str, variable: str, client_ca: str | None
+) -> IStreamServerEndpoint:
+    inner = description.removeprefix(proxy_protocol.PREFIX)
+    announced = inner != description
+    if inner.startswith(tls_endpoint.PREFIX):
+        # TLS takes the header first, and listens by itself.
+        return _parsed(partial(TLSEndpoint, reactor, description, client_ca), description, variable)
+    endpoint = _parsed(partial(_plain_endpoint, reactor, inner), description, variable)
+    if isinstance(endpoint, AdoptedStreamServerEndpoint):
+        problem = _adoption_problem(endpoint)
+        if problem:
+            raise ListenError(f"goproxyai: cannot listen on {description}: {problem}")
+        endpoint = InheritedEndpoint(endpoint)
+    return ProxyProtocolEndpoint(endpoint, description) if announced else endpoint
+
+
+def _plain_endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
+    """Return the endpoint of *description*, which has no TLS; raises various errors."""
+    if description.startswith(proxy_protocol.PREFIX):
+        raise ValueError("haproxy: twice")
+    if description.startswith(dual_stack.PREFIX):
+        return DualStackEndpoint.parse(reactor, description)
+    endpoint: IStreamServerEndpoint = serverFromString(UnixListeningReactor(reactor), description)
+    return endpoint
+
+
+def _parsed(
+    parse: Callable[[], IStreamServerEndpoint], description: str, variable: str
+) -> IStreamServerEndpoint:
+    """Return what *parse* returns.
+
+    :raises ListenError: where it fails.
+    """
     try:
-        endpoint: IStreamServerEndpoint
-        if description.startswith(dual_stack.PREFIX):
-            endpoint = DualStackEndpoint.parse(reactor, description)
-        elif description.startswith(tls_endpoint.PREFIX):
-            endpoint = TLSEndpoint(reactor, description)
-        else:
-            endpoint = serverFromString(UnixListeningReactor(reactor), description)
+        return parse()
     except Exception as error:  # each kind of endpoint raises errors of its own
-        if description.startswith("systemd:") and isinstance(error, LookupError):
+        inner = description.removeprefix(proxy_protocol.PREFIX)
+        if inner.startswith("systemd:") and isinstance(error, LookupError):
             problem = (
                 "no such socket was passed to this process; start the process by its socket unit, "
                 "which sets LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES"
             )
             raise ListenError(f"goproxyai: cannot listen on {description}: {problem}") from None
-        example = _TLS_EXAMPLE if description.startswith(tls_endpoint.PREFIX) else "tcp:8080"
+        example = _TLS_EXAMPLE if inner.startswith(tls_endpoint.PREFIX) else "tcp:8080"
         raise ListenError(
             f"goproxyai: {variable} is {description!r}, expected a Twisted endpoint such as "
             f"{example} ({describe_problem(error)})"
         ) from None
-    if isinstance(endpoint, AdoptedStreamServerEndpoint):
-        problem = _adoption_problem(endpoint)
-        if problem:
-            raise ListenError(f"goproxyai: cannot listen on {description}: {problem}")
-        return InheritedEndpoint(endpoint)
-    return endpoint
 
 
 def describe_problem(error: BaseException) -> str:

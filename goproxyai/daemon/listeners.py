@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 from twisted.application.service import Service
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -15,6 +16,10 @@ from goproxyai.daemon.endpoints import ListenError, describe_problem
 from goproxyai.daemon.tls_endpoint import TLSEndpoint
 from goproxyai.http11.server_factory import ServerFactory
 from goproxyai.reactor.accept import BoundedAccept
+
+WATCH_SECONDS = 5.0
+"""Between two looks at the files of certificates. A change is applied when a second look finds the
+files as the first one did."""
 
 _log = Logger(namespace="goproxyai")
 
@@ -37,6 +42,11 @@ class Listeners(Service):
     admin_factory: ServerFactory | None = None
     _ports: list[IListeningPort] = attrs.field(factory=list)
     _accepts: list[BoundedAccept] = attrs.field(factory=list)
+    _watch: LoopingCall = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._watch = LoopingCall(self.renew_certificates, only_changed=True)
+        self._watch.clock = self.clock
 
     @property
     def addresses(self) -> list[Any]:
@@ -70,11 +80,18 @@ class Listeners(Service):
         for number, address in enumerate(self.addresses):
             purpose = " for operators" if number >= len(self.endpoints) else ""
             _log.info("listening on {address}{purpose}", address=str(address), purpose=purpose)
+        if any(isinstance(each, TLSEndpoint) for _, each in self.endpoints + self.admin_endpoints):
+            self._watch.start(WATCH_SECONDS, now=False)
 
-    def renew_certificates(self) -> None:
-        """Read the certificates of ``ssl:`` endpoints again; log what fails."""
+    def renew_certificates(self, only_changed: bool = False) -> None:
+        """Read the certificates of ``ssl:`` endpoints again; log what fails.
+
+        :param only_changed: leave out endpoints whose files have not changed.
+        """
         for description, endpoint in (*self.endpoints, *self.admin_endpoints):
             if not isinstance(endpoint, TLSEndpoint):
+                continue
+            if only_changed and not endpoint.has_changed():
                 continue
             try:
                 endpoint.renew()
@@ -117,6 +134,8 @@ class Listeners(Service):
 
     async def close(self) -> None:
         """Close the ports; returns when all are closed."""
+        if self._watch.running:
+            self._watch.stop()
         while self._accepts:
             self._accepts.pop().stop()
         ports, self._ports = self._ports, []

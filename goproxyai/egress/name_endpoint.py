@@ -14,8 +14,9 @@ from itertools import chain, zip_longest
 from typing import Any
 
 import attrs
-from twisted.internet.address import IPv6Address
-from twisted.internet.defer import Deferred
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import DNSLookupError
 from twisted.internet.interfaces import (
@@ -49,6 +50,62 @@ def interleave_families(addresses: list[Any]) -> list[Any]:
     for address in addresses:
         families.setdefault(type(address), []).append(address)
     return [each for each in chain(*zip_longest(*families.values())) if each is not None]
+
+
+def resolve(reactor: Any, host: str, port: int) -> Deferred[list[Any]]:
+    """Return the addresses of *host*, a name or an address, at least one, in order of preference.
+
+    Fails with ``DNSLookupError``.
+    """
+    if isIPv6Address(host):
+        return succeed([IPv6Address("TCP", host, port)])
+    if isIPAddress(host):
+        return succeed([IPv4Address("TCP", host, port)])
+    query = _Query(host)
+    reactor.nameResolver.resolveHostName(query, host, port)
+    return query.resolved
+
+
+@implementer(IResolutionReceiver)
+class _Query:
+    """One look-up.
+
+    :ivar resolved: fires with the addresses.
+    """
+
+    def __init__(self, host: str) -> None:
+        self.resolved: Deferred[list[Any]] = Deferred(self._cancel)
+        self._host = host
+        self._resolution: IHostResolution | None = None
+        self._addresses: list[Any] = []
+
+    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
+        self._resolution = resolutionInProgress
+
+    def addressResolved(self, address: IAddress) -> None:
+        self._addresses.append(address)
+
+    def resolutionComplete(self) -> None:
+        self._resolution = None
+        if self.resolved.called:
+            return  # cancelled
+        if self._addresses:
+            self.resolved.callback(interleave_families(self._addresses))
+        else:
+            self.resolved.errback(_unresolved(self._host))
+
+    def _cancel(self, resolved: Deferred[list[Any]]) -> None:
+        if self._resolution is not None:
+            _cancel_resolution(self._resolution)
+
+
+def _unresolved(host: str) -> DNSLookupError:
+    return DNSLookupError(f"no results for hostname lookup: {host}")
+
+
+def _cancel_resolution(resolution: IHostResolution) -> None:
+    with suppress(NotImplementedError):  # Twisted's own resolver cannot cancel
+        resolution.cancel()
 
 
 @implementer(IStreamClientEndpoint)
@@ -105,8 +162,7 @@ class _Race:
         if self.connected.called:
             return  # cancelled
         if not self._addresses:
-            problem = f"no results for hostname lookup: {self._host}"
-            self.connected.errback(DNSLookupError(problem))
+            self.connected.errback(_unresolved(self._host))
             return
         self._addresses = interleave_families(self._addresses)
         self._attempt_next()
@@ -160,5 +216,4 @@ class _Race:
     def _cancel(self, connected: Deferred[Any]) -> None:
         self._stop()
         if self._resolution is not None:
-            with suppress(NotImplementedError):  # Twisted's own resolver cannot cancel
-                self._resolution.cancel()
+            _cancel_resolution(self._resolution)

@@ -5,8 +5,9 @@ origin egress proxy         connection
 ====== ==================== ======================================================================
 http   none                 TCP; origin-form
 https  none                 TLS; origin-form
-http   yes                  TCP or TLS to the proxy; absolute-form, credentials in each request
-https  yes                  TLS to the origin in a CONNECT tunnel through the proxy; origin-form
+http   HTTP                 TCP or TLS to the proxy; absolute-form, credentials in each request
+https  HTTP                 TLS to the origin in a CONNECT tunnel through the proxy; origin-form
+any    SOCKS 5              as without an egress proxy, in a tunnel through the proxy
 any    bypassed (NO_PROXY)  as without an egress proxy
 ====== ==================== ======================================================================
 
@@ -27,9 +28,9 @@ from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 
 from goproxyai.config.urls import ProxyURL
-from goproxyai.egress.connect_endpoint import ConnectEndpoint
 from goproxyai.egress.name_endpoint import NameEndpoint, tcp_endpoint
 from goproxyai.egress.tls import server_name
+from goproxyai.egress.tunnel_endpoint import ConnectEndpoint, SocksEndpoint
 from goproxyai.upstream.no_proxy import bypasses_proxy
 
 _TRAILING_DOT = re.compile(r"\.(?=(?::[0-9]*)?$)")
@@ -92,8 +93,11 @@ class Routes:
         proxy = self.proxy
         if proxy is not None and bypasses_proxy(self.no_proxy, host, port):
             proxy = None
+        endpoint: IStreamClientEndpoint
         if proxy is None:
             endpoint = self._tcp(host, port)
+        elif proxy.is_socks:
+            endpoint = self._socks_tunnel(proxy, host, port)
         elif secured:
             endpoint = self._tunnel(proxy, host, port)
         else:
@@ -110,6 +114,16 @@ class Routes:
         fields = ((b"Proxy-Authorization", credentials),) if credentials else ()
         bracketed = f"[{host}]" if ":" in host else server_name(host)
         return ConnectEndpoint(self._hop(proxy), f"{bracketed}:{port}".encode("ascii"), fields)
+
+    def _socks_tunnel(self, proxy: ProxyURL, host: str, port: int) -> SocksEndpoint:
+        return SocksEndpoint(
+            self._hop(proxy),
+            self.reactor,
+            host if proxy.resolves_here else server_name(host),
+            port,
+            proxy.resolves_here,
+            proxy.socks_credentials(),
+        )
 
     def _hop(self, proxy: ProxyURL) -> Any:
         """Return the endpoint of *proxy* itself."""

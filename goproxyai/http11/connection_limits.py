@@ -21,8 +21,9 @@ UNLIMITED = 1 << 30
 HEALTH_PREFIX = b"/health"
 """Of the targets that are served on a connection over the limit."""
 
-REFUSALS = ("full", "per_client", "dropped", "no_descriptor")
-"""Reasons for refusing a connection: the first two are answered, the others closed unread."""
+REFUSALS = ("full", "per_client", "dropped", "no_descriptor", "untrusted_sender", "proxy_header")
+"""Reasons for refusing a connection: the first two are answered, the others closed. The last two
+are those of :mod:`.announced_peer`."""
 
 
 class ConnectionCounts:
@@ -88,6 +89,10 @@ class ConnectionLimits:
         """Replace the trusted peers, for new connections."""
         self._trusted = trusted
 
+    def trusts(self, peer: str) -> bool:
+        """Return whether *peer* is a trusted proxy."""
+        return self._trusted.contains(peer)
+
     def connection_made(self, connection: LimitedConnection) -> bool:
         """Count a new connection; return whether it is admitted, or else over the limit."""
         self.counts.opened += 1
@@ -116,6 +121,14 @@ class ConnectionLimits:
     def connection_lost(self, connection: LimitedConnection) -> None:
         """Count a connection that has ended."""
         self.counts.closed += 1
+        self.slots.remove(connection)
+
+    def connection_replaced(self, connection: LimitedConnection) -> None:
+        """Count a connection no longer, which another object goes on to serve.
+
+        That object calls :meth:`connection_made` in the same turn of the reactor.
+        """
+        self.counts.opened -= 1
         self.slots.remove(connection)
 
     def _admit(self, connection: LimitedConnection) -> bool:

@@ -84,9 +84,11 @@ class ExchangeConnection(Protocol):
     """The connection that a request was received from.
 
     :ivar peer: the address of the client, as text.
+    :ivar subject: of the client's TLS certificate; empty without one.
     """
 
     peer: str
+    subject: str
 
     @property
     def output(self) -> ExchangeOutput:

@@ -15,9 +15,12 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from goproxyai.errors import ProxyError
 from goproxyai.http11.connection_deadlines import LINGER_SECONDS, ServerDeadlines
@@ -25,10 +28,12 @@ from goproxyai.http11.connection_limits import out_of_memory
 from goproxyai.http11.connection_states import InputState
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.framing import CONTINUE
+from goproxyai.http11.open_connection import OpenConnection
 from goproxyai.http11.request_body import RequestBody
 from goproxyai.http11.request_parser import BODY, ENDED, HEAD, IDLE
 from goproxyai.http11.request_pipeline import PipelineContext, RequestPipeline
 from goproxyai.http11.response_output import BLOCKED, CLOSED, CLOSING, ResponseOutput
+from goproxyai.http11.tls_peer import certificate_subject, log_tls_failure
 from goproxyai.http11.turn_scheduler import TurnScheduler
 from goproxyai.limits.request_memory import Holding, RequestMemory
 from goproxyai.reactor.deadlines import NEVER
@@ -48,19 +53,21 @@ class ServerContext(PipelineContext, Protocol):
     writer: Writer
     memory: RequestMemory
     turns: TurnScheduler
-    connections: set[ServerConnection]
+    connections: set[OpenConnection]
 
 
+@implementer(IHandshakeListener)
 class ServerConnection(TwistedProtocol):
     """One client's connection.
 
     :ivar peer: the address of the client, as text.
     :ivar reading_paused: whether the transport is paused.
+    :ivar subject: of the client's TLS certificate; empty without one.
     """
 
     __slots__ = (
         "_context", "_deadlines", "_draining", "_holding", "_pipeline", "output", "peer",
-        "reading_paused",
+        "reading_paused", "subject",
     )  # fmt: skip
 
     transport: Any  # ITransport declares only a part of what transports have
@@ -68,6 +75,7 @@ class ServerConnection(TwistedProtocol):
 
     def __init__(self, context: ServerContext, peer: str) -> None:
         self.peer = peer
+        self.subject = ""
         self.reading_paused = False
         self._context = context
         self._deadlines = ServerDeadlines(context.ticker.now)
@@ -97,8 +105,13 @@ class ServerConnection(TwistedProtocol):
         self._run()
         self._limit_memory()
 
+    def handshakeCompleted(self) -> None:
+        self.subject = certificate_subject(self.transport)
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         context = self._context
+        if reason.type is not ConnectionDone:
+            log_tls_failure(self.peer, reason)
         self.output.connection_lost()
         context.ticker.watched.discard(self)
         context.connections.discard(self)

@@ -11,6 +11,7 @@ from zope.interface import implementer
 
 from goproxyai.http11.connection_limits import ConnectionLimits
 from goproxyai.http11.exchange import Exchange
+from goproxyai.http11.open_connection import OpenConnection
 from goproxyai.http11.repeated_head import RepeatedHeadCache
 from goproxyai.http11.server_connection import ServerConnection
 from goproxyai.http11.turn_scheduler import TurnScheduler
@@ -55,7 +56,7 @@ class ServerFactory(Factory[ServerConnection]):
         self.memory = memory or RequestMemory()
         self.turns = TurnScheduler(ticker.clock)
         self.heads = RepeatedHeadCache(self.memory)
-        self.connections: set[ServerConnection] = set()
+        self.connections: set[OpenConnection] = set()
 
     def sibling(self, dispatch: Callable[[Exchange], None]) -> ServerFactory:
         """Return a factory for another listener, with the same limits and connections.

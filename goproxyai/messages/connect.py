@@ -125,6 +125,14 @@ class ConnectParser:
             raise ConnectMalformed("its answer to CONNECT exceeds 16 KiB")
         return None
 
+    def data_to_send(self) -> bytes:
+        """Return nothing: the request is all that the client sends."""
+        return b""
+
+    def closed(self) -> ConnectMalformed:
+        """Return the error of a connection that the proxy has closed."""
+        return ConnectMalformed("it closed the connection without an answer")
+
     def _next_event(self) -> object:
         try:
             event = self._connection.next_event()

@@ -9,7 +9,10 @@ _HTTP_2_PREFACE: Final = b"PRI * HTTP/2.0\r\n"
 _PROXY_V1: Final = b"PROXY "
 _PROXY_V2: Final = b"\x00\r\nQUIT\n"  # after two blank lines, which the parser skips
 
-_PROXY_ADVICE: Final = "turn the PROXY protocol off in the load balancer"
+_PROXY_ADVICE: Final = (
+    "put haproxy: before the endpoint in LISTEN, or turn the PROXY protocol off in the load "
+    "balancer"
+)
 
 _PROTOCOLS: Final = (
     (_TLS_HANDSHAKE, "a TLS handshake", "use http:// in the client, or ssl: in LISTEN"),

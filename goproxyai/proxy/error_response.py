@@ -20,9 +20,11 @@ from twisted.python.failure import Failure
 from goproxyai.errors import ProxyError
 from goproxyai.http11.errors import Awaited, ConnectionBroken, ProtocolViolation, UpstreamTimeout
 from goproxyai.http11.exchange import Exchange
+from goproxyai.messages import socks5
 from goproxyai.messages.connect import ConnectMalformed, ConnectRefused
 from goproxyai.messages.headers import Headers
 from goproxyai.messages.redaction import mask_credentials
+from goproxyai.messages.socks5 import SocksMalformed, SocksRefused
 from goproxyai.proxy.response_head import cache_lines, own_lines, own_status_line
 from goproxyai.proxy.upstream_failure import is_local_error
 from goproxyai.telemetry.outcome import Ending
@@ -100,6 +102,14 @@ def _classify(exception: BaseException | None) -> tuple[str, str]:
             return "egress_proxy_refused", (
                 "The egress proxy's answer to CONNECT is not HTTP; check PROXY_URL."
             )
+        case SocksRefused():
+            return "egress_proxy_refused", (
+                f"The SOCKS proxy refused the connection: {exception}; {_socks_advice(exception)}."
+            )
+        case SocksMalformed():
+            return "egress_proxy_refused", (
+                f"The egress proxy does not speak SOCKS 5: {exception}; check PROXY_URL."
+            )
         case OpenSSLError() | VerificationError() | CertificateError():
             return "upstream_tls_failed", (
                 "TLS with upstream (or the egress proxy) failed: the certificate or the handshake "
@@ -121,6 +131,17 @@ def _classify(exception: BaseException | None) -> tuple[str, str]:
                 "Upstream closed the connection before it answered; try again."
             )
     return "internal_error", "The proxy failed to handle this request; see its log."
+
+
+def _socks_advice(refused: SocksRefused) -> str:
+    match refused.reply:
+        case socks5.NO_ACCEPTABLE_METHOD | socks5.WRONG_CREDENTIALS:
+            return "check the user and the password in PROXY_URL"
+        case socks5.NOT_ALLOWED:
+            return "allow the host of OPENAI_API_URL in the rules of the proxy"
+        case socks5.ADDRESS_TYPE_NOT_SUPPORTED:
+            return "use socks5:// in place of socks5h:// in PROXY_URL, or the reverse"
+    return "try again, and check OPENAI_API_URL and the network of the proxy"
 
 
 def fail_exchange(exchange: Exchange, error: ProxyError, reason: str = "") -> Ending:

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from goproxyai.egress.tls import CERTIFICATE_ERRORS
 from goproxyai.http11.errors import ConnectionBroken, UpstreamTimeout
 from goproxyai.messages.connect import ConnectRefused
+from goproxyai.messages.socks5 import SocksRefused
 
 LOCAL_ERRNOS: Final = frozenset(
     (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
@@ -56,4 +57,6 @@ def would_recur(reason: Failure) -> bool:
     exception = reason.value
     if isinstance(exception, ConnectRefused):
         return exception.status < 500
+    if isinstance(exception, SocksRefused):
+        return exception.would_recur
     return reason.check(*_RECURRING_FAILURES) is not None

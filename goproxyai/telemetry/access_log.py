@@ -85,9 +85,9 @@ class AccessLog:
         waiting.append(
             (
                 began, head.method, target,
-                exchange.status or CLIENT_CLOSED_REQUEST, client, exchange.body.received,
-                exchange.body_bytes_sent, self._seconds() - began, exchange.request_id,
-                exchange.trace, outcome,
+                exchange.status or CLIENT_CLOSED_REQUEST, client, exchange.connection.subject,
+                exchange.body.received, exchange.body_bytes_sent, self._seconds() - began,
+                exchange.request_id, exchange.trace, outcome,
             )
         )  # fmt: skip
         if self._flush_call is None:

@@ -50,6 +50,7 @@ class Event(NamedTuple):
     path: str
     status: int
     client: str
+    client_subject: str
     bytes_in: int
     bytes_out: int
     seconds: float
@@ -87,9 +88,9 @@ class Event(NamedTuple):
     def line(self, batch: Batch) -> RequestLine:
         """Return the fields of the log line."""
         (
-            began, method, path, status, client, bytes_in, bytes_out, seconds, request_id, _,
-            cache, bypass_reason, code, detail, ending, upstream_seconds, upstream_request_id,
-            first_byte_seconds, usage,
+            began, method, path, status, client, client_subject, bytes_in, bytes_out, seconds,
+            request_id, _, cache, bypass_reason, code, detail, ending, upstream_seconds,
+            upstream_request_id, first_byte_seconds, usage,
         ) = self  # fmt: skip  # each attribute takes 20 ns: 0.4 us of the 3.5 us of a line
         waited = seconds if first_byte_seconds < 0 else first_byte_seconds
         ms = Milliseconds(_milliseconds(seconds))
@@ -104,6 +105,8 @@ class Event(NamedTuple):
             bytes_in, bytes_out, ms, ending, request_id.decode("ascii"), code, detail,
             upstream_request_id.decode("latin-1"),
         )  # fmt: skip
+        if client_subject:
+            line.client_subject = client_subject
         if usage is not None:
             line.tokens = Tokens(usage.model, *usage.counts())
         if waited >= batch.slow:
@@ -173,6 +176,7 @@ class RequestLine(msgspec.Struct, omit_defaults=True):
     code: str = ""
     detail: str = ""
     upstream_request_id: str = ""
+    client_subject: str = ""
     tokens: Tokens | None = None
     slow: bool = False
     sample: float | None = None

@@ -62,6 +62,7 @@ def _as_text(event: Event, batch: Batch) -> str:
         "detail": line.detail,
         "request_id": line.request_id,
         "upstream_request_id": line.upstream_request_id,
+        "client_subject": line.client_subject,
         "slow": str(line.slow) if line.slow else "",
         "sample": "" if line.sample is None else str(line.sample),
     }

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome
 from goproxyai.usage.usage import UsageSource
 
-Record = tuple[float, bytes, str, int, str, int, int, float, bytes, Any, RequestOutcome]
+Record = tuple[float, bytes, str, int, str, str, int, int, float, bytes, Any, RequestOutcome]
 """A finished request, not counted yet: one value of each field of :class:`RecordColumns`.
 
 A plain tuple takes 0.1 us, a named one 0.5 us, and every request creates one.
@@ -20,6 +20,7 @@ class RecordColumns(NamedTuple):
     :ivar began: reactor seconds, when the head of the request was complete.
     :ivar path: redacted target, see :func:`goproxyai.messages.redaction.redacted_target`.
     :ivar client: address.
+    :ivar client_subject: of its TLS certificate; empty without one.
     :ivar bytes_in: of the request's body.
     :ivar bytes_out: of the response's body.
     :ivar seconds: from the head of the request to the end of the response.
@@ -32,6 +33,7 @@ class RecordColumns(NamedTuple):
     path: tuple[str, ...]
     status: tuple[int, ...]
     client: tuple[str, ...]
+    client_subject: tuple[str, ...]
     bytes_in: tuple[int, ...]
     bytes_out: tuple[int, ...]
     seconds: tuple[float, ...]

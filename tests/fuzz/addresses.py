@@ -1,12 +1,13 @@
-"""Targets for client addresses from trusted proxies, and for ``NO_PROXY``.
+"""Targets for client addresses from trusted proxies, the PROXY protocol, and ``NO_PROXY``.
 
 The oracle of each is a second, simpler implementation.
 """
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from goproxyai.limits.addresses import (
     LOCAL_PEER,
@@ -17,6 +18,14 @@ from goproxyai.limits.addresses import (
     bucket_key,
     canonical_address,
     client_address,
+)
+from goproxyai.messages.proxy_protocol import (
+    MAX_V1_BYTES,
+    MAX_V2_BYTES,
+    ProxyHeader,
+    ProxyHeaderError,
+    SourceKind,
+    parse_proxy_header,
 )
 from goproxyai.upstream.no_proxy import bypasses_proxy, parse_no_proxy
 from tests.fuzz.texts import split_values
@@ -167,4 +176,70 @@ NOPROXY = (
     b"10.0.0.0/8 [::1]:443\0010.1.2.3\0", b"::1,::ffff:10.0.0.0/104\0::1\0",
     b"localhost:77\0localhost\0a", b".", b"*.", b",", b" ", b":77", b"[", b"]", b"\0", b"a",
     b"192.0.2.1:77", b"xn--a", b"_", b"-", b"*", b"/8", b"::", b"%eth0",
+)  # fmt: skip
+
+
+# Headers of the PROXY protocol.
+
+_V2 = b"\r\n\r\n\0\r\nQUIT\n"
+_V1_LINE = re.compile(
+    rb"PROXY (?:UNKNOWN(?: [^\r\n]*)?|TCP([46]) (\S+) (\S+) ([0-9]+) ([0-9]+))\r\n"
+)
+
+
+def _header(data: bytes) -> ProxyHeader | str | None:
+    """The header that *data* begins with; ``"invalid"``, or ``None`` if incomplete."""
+    try:
+        return parse_proxy_header(data)
+    except ProxyHeaderError as error:
+        return f"invalid: {error}"
+
+
+def _announced(data: bytes) -> tuple[str, int]:
+    """The address and port in the valid header that *data* begins with, by a simple reading."""
+    if data.startswith(_V2):
+        family, size = data[13] >> 4, int.from_bytes(data[14:16], "big")
+        payload = data[16 : 16 + size]
+        width = {1: 4, 2: 16}.get(family, 0)
+        if data[12] == 0x20 or not width:
+            return "", 0
+        kind = IPv4Address if width == 4 else IPv6Address
+        port = int.from_bytes(payload[2 * width : 2 * width + 2], "big")
+        return str(canonical_address(str(kind(payload[:width])))), port
+    match = _V1_LINE.match(data)
+    assert match is not None, "not a header of version 1"
+    if match[1] is None:
+        return "", 0
+    address = ip_address(match[2].decode())
+    assert str(address.version) == match[1].decode(), "the family is another one"
+    return str(canonical_address(match[2].decode())), int(match[4])
+
+
+def check_proxy_protocol(data: bytes) -> None:
+    """The header is bounded, ends where a simple reading says, and does not depend on the reads."""
+    with linear(len(data)):
+        whole = _header(data)
+    results = [_header(data[:size]) for size in range(len(data) + 1)]
+    first = next((size for size, result in enumerate(results) if result is not None), None)
+    if not isinstance(whole, ProxyHeader):
+        assert not any(isinstance(result, ProxyHeader) for result in results), "a header was lost"
+        assert (whole is None) == (first is None), "the reads change the outcome"
+        limit = MAX_V2_BYTES if data.startswith(_V2) else MAX_V1_BYTES
+        assert whole is not None or len(data) < limit, "an incomplete header has no bound"
+        return
+    assert first == whole.length <= MAX_V2_BYTES, "the header ends elsewhere"
+    assert all(result == whole for result in results[first:]), "later bytes change the header"
+    assert (whole.address, whole.port) == _announced(data), "the results differ"
+    assert bool(whole.address) == (whole.kind is SourceKind.ADDRESS)
+
+
+PROXY_PROTOCOL = (
+    b"PROXY TCP4 192.0.2.7 192.0.2.1 56324 443\r\n", b"PROXY TCP6 2001:db8::7 ::1 1 2\r\n",
+    b"PROXY UNKNOWN\r\n", b"PROXY ", b"TCP4 ", b"TCP6 ", b"UNKNOWN", b" ", b"\r\n", b"\r", b"\n",
+    b"1.2.3.4 ", b"::ffff:1.2.3.4 ", b"::1 ", b"fe80::1%1 ", b"65535", b"65536", b"0", b"01",
+    _V2, _V2 + b"\x20\0\0\0", _V2 + b"\x21\x11\0\x0c" + bytes(12), b"\x21", b"\x11", b"\x12",
+    _V2 + b"\x21\x21\0\x24" + bytes(10) + b"\xff\xff" + bytes(24), b"\0\x0c", b"\x0f\xf0",
+    b"\xff\xff", _V2 + b"\x21\x31\0\xd8" + bytes(216),
+    _V2 + b"\x21\x11\0\x13" + bytes(12) + b"\3\0\4abcd",
+    b"GET / HTTP/1.1\r\n", b"\x16\3\1",
 )  # fmt: skip

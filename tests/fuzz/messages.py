@@ -30,6 +30,7 @@ from goproxyai.messages.headers import (
     response_headers_for_client,
     serialize_headers,
 )
+from goproxyai.messages.socks5 import Socks5Handshake, SocksMalformed, SocksRefused
 from goproxyai.messages.targets import MAX_TARGET_BYTES, check_host, origin_form
 from tests.fuzz.texts import go_seconds, split_values
 from tests.fuzz.work import linear
@@ -281,6 +282,44 @@ def _status_class(data: bytes) -> str:
             at_head = True
     return ""
 
+
+def _socks(data: bytes, size: int) -> Outcome:
+    handshake = Socks5Handshake("api.openai.com", 443, (b"user", b"password"))
+    handshake.request_bytes()
+    try:
+        for begin in range(0, len(data), size):
+            beyond = handshake.receive(data[begin : begin + size])
+            assert len(handshake.data_to_send()) < 300, "too much is sent"
+            if beyond is not None:
+                return "open", 0, beyond + data[begin + size :]
+    except SocksRefused as refused:
+        return "refused", refused.reply, b""
+    except SocksMalformed as broken:
+        return "broken", 0, str(broken).encode()
+    return "waiting", 0, b""
+
+
+def check_socks(data: bytes) -> None:
+    """The outcome does not depend on the read size; bytes after the reply belong to the tunnel."""
+    with linear(len(data), each=400):
+        whole = _socks(data, len(data) or 1)
+    assert _socks(data, 1) == whole, "the read size changes the outcome"
+    assert _socks(data, 7) == whole, "the read size changes the outcome"
+    kind, reply, rest = whole
+    if kind == "open":
+        assert data.endswith(rest)
+        head = data[: len(data) - len(rest)]
+        assert head.startswith((b"\5\0\5\0", b"\5\2\1\0\5\0")), "no grant"
+        assert len(head) <= 2 + 2 + 262
+    elif kind == "refused":
+        assert 0 < reply <= 257
+
+
+SOCKS = (
+    b"\5\0", b"\5\2", b"\5\xff", b"\1\0", b"\1\1", b"\5\0\0\1" + bytes(6), b"\5\0\0\4" + bytes(18),
+    b"\5\0\0\3\4host\0\1", b"\5\0\0\3\xff", b"\5\0\0\x09", b"\5\5\0\1", b"\0\x5a", b"HTTP/1.1 400",
+    b"\5\0\5\0\0\1" + bytes(6), b"\5\2\1\0\5\0\0\1" + bytes(6), b"\5", b"\0", b"tunnel",
+)  # fmt: skip
 
 TUNNEL = (
     b"HTTP/1.1 200 Connection established\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",

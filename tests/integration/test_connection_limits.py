@@ -17,6 +17,7 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.ssl import optionsForClientTLS
 
+from goproxyai.http11.connection_limits import REFUSALS
 from goproxyai.http11.connection_states import InputState
 from goproxyai.limits.connection_slots import MAX_OVER_LIMIT, MIN_IDLE_SECONDS
 from tests.support.answers import chunk, head
@@ -109,9 +110,7 @@ async def test_connection_over_the_limit_gets_503_and_streams_continue(
     assert len(harness.upstream.requests) == 2
     for stream in streams:
         await stream.finish()
-    assert connection_stats(harness)["refused"] == {
-        "full": 3, "per_client": 0, "dropped": 0, "no_descriptor": 0,
-    }  # fmt: skip
+    assert connection_stats(harness)["refused"] == dict.fromkeys(REFUSALS, 0) | {"full": 3}
     events = await harness.logged(3)
     assert [event.get("code") for event in events] == ["overloaded"] * 3 + [None] * 2
 
@@ -360,9 +359,9 @@ async def test_client_at_its_limit_gets_503_and_others_are_served(
     other = await connect_from(skewed_harness, "127.0.0.2")
     other.send(request())
     assert (await other.answer()).status == 200
-    assert connection_stats(skewed_harness)["refused"] == {
-        "full": 0, "per_client": 1, "dropped": 0, "no_descriptor": 0,
-    }  # fmt: skip
+    assert connection_stats(skewed_harness)["refused"] == dict.fromkeys(REFUSALS, 0) | {
+        "per_client": 1
+    }
     pass_time(skewed_harness, 0.0)
     pass_time(skewed_harness, MIN_IDLE_SECONDS)
     assert (await skewed_harness.ask(request())).status == 200

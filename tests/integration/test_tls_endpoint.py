@@ -21,9 +21,10 @@ from twisted.internet.ssl import optionsForClientTLS
 from twisted.logger import capturedLogs, eventAsText
 
 from goproxyai.daemon.endpoints import parse_endpoints
-from goproxyai.daemon.listeners import Listeners
+from goproxyai.daemon.listeners import WATCH_SECONDS, Listeners
+from goproxyai.daemon.tls_endpoint import certificate_files
 from tests.support.authority import Authority
-from tests.support.harness import ProxyHarness, RawClient, request
+from tests.support.harness import ProxyHarness, RawClient, lines, request
 
 # Twisted's parser of ``ssl:`` endpoints hands pyOpenSSL's deprecated types to pyOpenSSL.
 pytestmark = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL .* objects is deprecated")
@@ -55,10 +56,10 @@ class TLSListener:
         await client.wait_closed()
         return certificate.get_serial_number()
 
-    def renew(self) -> list[str]:
+    def renew(self, only_changed: bool = False) -> list[str]:
         """Return what renewing logs."""
         with capturedLogs() as events:
-            self.listeners.renew_certificates()
+            self.listeners.renew_certificates(only_changed)
         return [f"{event['log_level'].name} {eventAsText(event)}" for event in events]
 
 
@@ -104,6 +105,125 @@ async def test_invalid_certificate_is_logged_and_the_previous_one_stays(
     (line,) = tls.renew()
     assert "No such file or directory: " in line
     assert await tls.served() == first
+
+
+@pytest_twisted.ensureDeferred
+async def test_changed_file_is_read_once_it_is_left_alone(
+    tls: TLSListener, authority: Authority
+) -> None:
+    first = await tls.served()
+    assert tls.renew(only_changed=True) == []
+    tls.file.write_bytes(authority.good().pem)
+    assert tls.renew(only_changed=True) == []
+    (line,) = tls.renew(only_changed=True)
+    assert "certificate reloaded for ssl:0:" in line
+    assert await tls.served() != first
+    assert tls.renew(only_changed=True) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_file_that_cannot_be_used_is_reported_once(
+    tls: TLSListener, authority: Authority
+) -> None:
+    first = await tls.served()
+    for content, problem in ((b"text", "OpenSSL: "), (None, "No such file or directory: ")):
+        if content is None:
+            tls.file.unlink()
+        else:
+            tls.file.write_bytes(content)
+        assert tls.renew(only_changed=True) == []
+        (line,) = tls.renew(only_changed=True)
+        assert "certificate not reloaded, the previous one stays in use" in line
+        assert problem in line
+        for _ in range(3):
+            assert tls.renew(only_changed=True) == []
+    assert await tls.served() == first
+    replacement = tls.file.with_suffix(".new")
+    replacement.write_bytes(authority.good().pem)
+    replacement.rename(tls.file)
+    logged = [line for _ in range(3) for line in tls.renew(only_changed=True)]
+    assert len(logged) == 1
+    assert await tls.served() != first
+
+
+@pytest_twisted.ensureDeferred
+async def test_files_that_are_hidden_from_the_user_are_not_read(
+    tls: TLSListener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr("goproxyai.daemon.tls_endpoint.os.stat", refuse)
+    for _ in range(3):
+        assert tls.renew(only_changed=True) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_key_of_another_certificate_is_not_used(
+    harness: ProxyHarness, tmp_path: Path
+) -> None:
+    await harness.start()
+    assert harness.daemon is not None
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    identity = harness.authority.good().pem
+    for file in (key, certificate):
+        file.write_bytes(identity)
+    string = f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
+    listeners = Listeners(
+        harness.reactor,
+        parse_endpoints(harness.reactor, (string,)),
+        harness.daemon.listeners.factory,
+    )
+    listeners.listen()
+    tls = TLSListener(harness, key, listeners)
+    first = await tls.served()
+    key.write_bytes(key_of(harness.authority.good().pem))
+    certificate.write_bytes(certificate_of(identity))
+    logged = [line for _ in range(4) for line in tls.renew(only_changed=True)]
+    assert len(logged) == 1
+    assert "certificate not reloaded" in logged[0]
+    assert await tls.served() == first
+    await listeners.close()
+
+
+def key_of(pem: bytes) -> bytes:
+    return pem[: pem.index(b"-----BEGIN CERTIFICATE")]
+
+
+def certificate_of(pem: bytes) -> bytes:
+    return pem[pem.index(b"-----BEGIN CERTIFICATE") :]
+
+
+@pytest_twisted.ensureDeferred
+async def test_running_daemon_looks_at_the_files(
+    skewed_harness: ProxyHarness, tmp_path: Path
+) -> None:
+    harness, file = skewed_harness, tmp_path / "own.pem"
+    file.write_bytes(harness.authority.good().pem)
+    await harness.start(LISTEN=f"ssl:0:interface=127.0.0.1:privateKey={file}")
+    assert harness.daemon is not None
+    watch = harness.daemon.listeners._watch
+    assert watch.running
+    assert watch.interval == WATCH_SECONDS
+    file.write_bytes(harness.authority.good().pem)
+    with capturedLogs() as events:
+        watch.f(*watch.a, **watch.kw)
+        watch.f(*watch.a, **watch.kw)
+    assert any("certificate reloaded" in line for line in lines(events))
+
+
+@pytest.mark.parametrize(
+    ("description", "files"),
+    [
+        ("ssl:1", ("server.pem",)),
+        ("ssl:1:privateKey=a", ("a",)),
+        ("ssl:port=1:privateKey=/a/b.pem:certKey=c:interface=::", ("/a/b.pem", "c")),
+        (r"ssl:1:privateKey=C\:\=\\a:extraCertChain=d:dhParameters=e", ("C:=\\a", "d", "e")),
+        ("ssl:1:a:b", ("a", "b")),
+    ],
+)
+def test_files_of_an_endpoint_string(description: str, files: tuple[str, ...]) -> None:
+    assert certificate_files(description) == files
 
 
 def weak_identity() -> bytes:

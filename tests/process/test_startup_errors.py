@@ -61,7 +61,8 @@ INVALID = [
     InvalidValue("LISTEN", "8080", "'8080'", "Twisted endpoint"),
     InvalidValue("LISTEN", "quic:80", "'quic:80'", "Twisted endpoint"),
     InvalidValue("LISTEN", "tcp46:http", "'tcp46:http'", "tcp46:PORT"),
-    InvalidValue("LISTEN", "haproxy:tcp:80", "'haproxy:tcp:80'", "without 'haproxy:'"),
+    InvalidValue("LISTEN", "haproxy:quic:80", "'haproxy:quic:80'", "Twisted endpoint"),
+    InvalidValue("TLS_CLIENT_CA", "ca.pem", "'ca.pem'", "an ssl: endpoint in LISTEN"),
     InvalidValue("ADMIN_LISTEN", "quic:80", "'quic:80'", "Twisted endpoint"),
     InvalidValue("ADMIN_HOSTS", "a.test:80", "'a.test:80'", "host names", as_option=True),
     InvalidValue(

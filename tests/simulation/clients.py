@@ -39,6 +39,7 @@ class SimulatedClient:
     """
 
     peer = "192.0.2.1"
+    subject = ""
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ class Connection:
     """A client connection that keeps what is sent."""
 
     peer: str = "127.0.0.1"
+    subject: str = ""
     sent: bytes = b""
     done: int = 0
 

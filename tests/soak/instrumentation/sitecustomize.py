@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 SHORT_LIVED = (
-    "ServerConnection", "ClientConnection", "ConnectProtocol", "Exchange", "RequestBody",
+    "ServerConnection", "ClientConnection", "TunnelProtocol", "Exchange", "RequestBody",
     "WholeBody", "BodyCollection", "RequestUpload", "Response", "Forward", "UpstreamRequest",
     "RetryState", "Flight", "SharedBody", "Subscriber", "SubscriberSet", "ResumedForward",
     "Recorder", "Replay", "TimedReplay", "ReplayWatch", "ExchangeChannel", "AdminRequest",

@@ -45,6 +45,7 @@ def test_defaults() -> None:
         config=None,
         listen=("tcp46:8080:backlog=1024",),
         admin_listen=(),
+        tls_client_ca=None,
         openai_api_url=(UpstreamURL("https", "api.openai.com", 443),),
         relay_paths=("/v1/",),
         proxy_url=None,
@@ -417,6 +418,12 @@ def test_invalid_upstream_url_is_refused(text: str) -> None:
         ("http://proxy:8080/", ProxyURL("http", "proxy", 8080), "http://proxy:8080"),
         ("http://Proxy", ProxyURL("http", "proxy", 80), "http://proxy:80"),
         ("https://proxy", ProxyURL("https", "proxy", 443), "https://proxy:443"),
+        ("socks5://proxy", ProxyURL("socks5", "proxy", 1080), "socks5://proxy:1080"),
+        (
+            "SOCKS5H://u%3As:p@proxy:9",
+            ProxyURL("socks5h", "proxy", 9, "u:s", "p"),
+            "socks5h://***:***@proxy:9",
+        ),
         ("http://[::1]:3128", ProxyURL("http", "::1", 3128), "http://[::1]:3128"),
         ("http://@proxy:1", ProxyURL("http", "proxy", 1), "http://proxy:1"),
         (
@@ -444,6 +451,12 @@ def test_proxy_url_has_address_and_optional_credentials(
     assert url.masked == shown
 
 
+def test_proxy_credentials_are_encoded_for_socks() -> None:
+    assert ProxyURL("socks5", "proxy", 80).socks_credentials() is None
+    assert ProxyURL("socks5", "proxy", 80, "u", "p").socks_credentials() == (b"u", b"p")
+    assert ProxyURL("socks5", "proxy", 80, "ü").socks_credentials() == (b"\xc3\xbc", b"")
+
+
 def test_proxy_credentials_are_encoded_for_basic() -> None:
     assert ProxyURL("http", "proxy", 80).basic_credentials() is None
     assert ProxyURL("http", "proxy", 80, "u", "p").basic_credentials() == b"Basic dTpw"
@@ -454,7 +467,11 @@ def test_proxy_credentials_are_encoded_for_basic() -> None:
     "text",
     [
         "proxy:8080",
-        "socks5://proxy:1080",
+        "socks4://proxy:1080",
+        "socks5h://proxy:0",
+        f"socks5://{'u' * 256}:p@proxy",
+        f"socks5://u:{'p' * 256}@proxy",
+        "socks5://user:pass%00@proxy:8080",
         "http://proxy:8080/path",
         "http://proxy:8080?x",
         "http://proxy:8080#x",

@@ -36,6 +36,7 @@ def test_first_source_is_shown() -> None:
         ("ADMIN_TOKEN", "hunter2", "***", "environment"),
         ("CACHE_SNAPSHOT_KEY", "hunter2hunter2hunter2", "***", "environment"),
         ("PROXY_URL", "http://me:hunter2@proxy:1", "http://***:***@proxy:1", "environment"),
+        ("PROXY_URL", "socks5h://me:hunter2@p", "socks5h://***:***@p", "environment"),
         ("PROXY_URL", "http://proxy:1", "http://proxy:1", "environment"),
         ("NO_PROXY", "a.example http://me:hunter2@b fd00::/8", "a.example,fd00::/8", "environment"),
         ("HEALTH_PROBE", "/v1/models?key=hunter2", "/v1/models?key", "environment"),

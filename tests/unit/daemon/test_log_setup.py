@@ -26,10 +26,11 @@ from goproxyai.telemetry.outcome import CacheOutcome, Ending
 from tests.support.harness import lines
 
 EVENT = Event(
-    began=1.0, method=b"GET", path="/v1/models?key", status=200, client="192.0.2.1", bytes_in=0,
-    bytes_out=2, seconds=0.001, request_id=b"id-1", trace=None, cache=CacheOutcome.HIT,
-    bypass_reason="", code="", detail="", ending=Ending.COMPLETE, upstream_seconds=-1.0,
-    upstream_request_id=b"", first_byte_seconds=-1.0, usage=None,
+    began=1.0, method=b"GET", path="/v1/models?key", status=200, client="192.0.2.1",
+    client_subject="", bytes_in=0, bytes_out=2, seconds=0.001, request_id=b"id-1",
+    trace=None, cache=CacheOutcome.HIT, bypass_reason="", code="", detail="",
+    ending=Ending.COMPLETE, upstream_seconds=-1.0, upstream_request_id=b"",
+    first_byte_seconds=-1.0, usage=None,
 )  # fmt: skip
 
 

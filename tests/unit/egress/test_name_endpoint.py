@@ -17,6 +17,7 @@ from goproxyai.egress.name_endpoint import (
     ATTEMPT_DELAY_SECONDS,
     NameEndpoint,
     interleave_families,
+    resolve,
 )
 from tests.unit.egress.resolving import ManualResolver
 
@@ -153,3 +154,39 @@ def test_families_take_turns() -> None:
     assert interleave_families([*six, *four]) == [six[0], four[0], six[1], four[1], six[2]]
     assert interleave_families([*four, six[0]]) == [four[0], six[0], four[1]]
     assert interleave_families(four) == four
+
+
+# The addresses of a name, without a connection.
+
+
+@pytest.mark.parametrize(("host", "kind"), [(V4, IPv4Address), ("2001:db8::1", IPv6Address)])
+def test_address_resolves_to_itself(host: str, kind: type[Any]) -> None:
+    found: list[Any] = []
+    resolve(None, host, 443).addCallback(found.append)
+    assert found == [[kind("TCP", host, 443)]]
+
+
+def test_name_resolves_to_its_addresses_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    manual, found = ManualResolver(monkeypatch), []
+    manual.reactor.installNameResolver(manual.resolver)
+    resolve(manual.reactor, "upstream.test", 443).addCallback(found.append)
+    manual.finish([V4, OTHER_V4, V6])
+    assert [each.host for each in found[0]] == [V4, V6, OTHER_V4]
+
+
+def test_name_without_addresses_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    manual, failures = ManualResolver(monkeypatch), []
+    manual.reactor.installNameResolver(manual.resolver)
+    resolve(manual.reactor, "upstream.test", 443).addErrback(failures.append)
+    manual.finish([])
+    assert failures[0].check(DNSLookupError)
+
+
+def test_cancelled_resolution_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    manual, failures = ManualResolver(monkeypatch), []
+    manual.reactor.installNameResolver(manual.resolver)
+    resolving = resolve(manual.reactor, "upstream.test", 443)
+    resolving.addErrback(failures.append)
+    resolving.cancel()
+    manual.finish([V4])
+    assert failures[0].check(CancelledError)

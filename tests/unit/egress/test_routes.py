@@ -15,6 +15,7 @@ from goproxyai.upstream.no_proxy import parse_no_proxy
 
 BASIC = b"Basic " + base64.b64encode(b"user:p@ss")
 PROXY = ProxyURL("http", "192.0.2.9", 3128, "user", "p@ss")
+SOCKS = ProxyURL("socks5", "192.0.2.9", 1080, "user", "p@ss")
 LINE = b"Proxy-Authorization: " + BASIC + b"\r\n"
 
 
@@ -32,6 +33,9 @@ LINE = b"Proxy-Authorization: " + BASIC + b"\r\n"
          ("192.0.2.9", 3128)),
         ("http://192.0.2.1", ProxyURL("https", "192.0.2.9", 3128), "", b"http://192.0.2.1", b"",
          True, ("192.0.2.9", 3128)),
+        ("http://192.0.2.1", SOCKS, "", b"", b"", False, ("192.0.2.9", 1080)),
+        ("https://192.0.2.1", SOCKS, "", b"", b"", True, ("192.0.2.9", 1080)),
+        ("https://192.0.2.1", SOCKS, "192.0.2.1", b"", b"", True, ("192.0.2.1", 443)),
         ("http://[2001:db8::1]:81", None, "", b"", b"", False, ("2001:db8::1", 81)),
     ],
 )  # fmt: skip

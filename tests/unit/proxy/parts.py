@@ -86,6 +86,7 @@ class ClientConnection:
     """A client's connection that is full after the writes that *readiness* marks as ``False``."""
 
     peer = "127.0.0.1"
+    subject = ""
 
     def __init__(self, readiness: list[bool] | None = None) -> None:
         self.written = b""

@@ -16,10 +16,11 @@ def make_event(**fields: Any) -> Event:
     """Return the event of a hit on ``/v1/models``, with other *fields*."""
     defaults = {
         "began": 0.25, "method": b"GET", "path": "/v1/models?limit", "status": 200,
-        "client": "192.0.2.1", "bytes_in": 1, "bytes_out": 2, "seconds": 0.00125,
-        "request_id": b"id-1", "trace": None, "cache": CacheOutcome.HIT, "bypass_reason": "",
-        "code": "", "detail": "", "ending": Ending.COMPLETE, "upstream_seconds": -1.0,
-        "upstream_request_id": b"", "first_byte_seconds": -1.0, "usage": None,
+        "client": "192.0.2.1", "client_subject": "", "bytes_in": 1, "bytes_out": 2,
+        "seconds": 0.00125, "request_id": b"id-1", "trace": None, "cache": CacheOutcome.HIT,
+        "bypass_reason": "", "code": "", "detail": "", "ending": Ending.COMPLETE,
+        "upstream_seconds": -1.0, "upstream_request_id": b"",
+        "first_byte_seconds": -1.0, "usage": None,
     }  # fmt: skip
     return Event(**(defaults | fields))
 
@@ -33,6 +34,7 @@ class FinishedExchange:
         self.target = b"/v1/models"
         self.logged_target = ""
         self.status = 200
+        self.subject = ""
         self.body_bytes_sent = 5
         self.received = 3
         self.request_id = b"id-1"
@@ -45,6 +47,10 @@ class FinishedExchange:
 
     @property
     def head(self) -> FinishedExchange:
+        return self
+
+    @property
+    def connection(self) -> FinishedExchange:
         return self
 
 

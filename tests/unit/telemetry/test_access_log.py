@@ -158,9 +158,9 @@ def test_event_has_the_fields_of_exchange_and_outcome() -> None:
     log.flush()
     assert batches == [[
         Event(
-            2.0, b"POST", "/v1/files?after", CLIENT_CLOSED_REQUEST, "192.0.2.1", 3, 5, 3.0, b"id-1",
-            None, CacheOutcome.BYPASS, "path", "upstream_timeout", "detail", Ending.CLIENT_GONE,
-            0.5, b"req_1", 0.75, Usage("m", 1, 2, 3, 4),
+            2.0, b"POST", "/v1/files?after", CLIENT_CLOSED_REQUEST, "192.0.2.1", "", 3, 5, 3.0,
+            b"id-1", None, CacheOutcome.BYPASS, "path", "upstream_timeout", "detail",
+            Ending.CLIENT_GONE, 0.5, b"req_1", 0.75, Usage("m", 1, 2, 3, 4),
         )
     ]]  # fmt: skip
     assert batches[0][0].cache_label == "path"

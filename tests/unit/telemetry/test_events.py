@@ -90,7 +90,7 @@ def test_cache_field_of_a_bypass_is_its_reason() -> None:
 )
 def test_upstream_request_id_is_bounded_and_has_no_credential(given: bytes, kept: bytes) -> None:
     outcome = RequestOutcome(upstream_request_id=given)
-    record = (0.0, b"GET", "/", 200, "192.0.2.1", 0, 0, 0.0, b"id", None, outcome)
+    record = (0.0, b"GET", "/", 200, "192.0.2.1", "", 0, 0, 0.0, b"id", None, outcome)
     (event,) = finished_events(Columns.of([record]))
     assert event.upstream_request_id == kept
     assert event.fields(BATCH).get("upstream_request_id", "") == kept.decode("latin-1")

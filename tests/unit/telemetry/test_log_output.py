@@ -88,7 +88,7 @@ def test_value_in_text_line_is_one_quoted_word(text: str) -> None:
     output, stream = open_output(False)
     event = make_event(
         method=text.encode("utf-8", "replace"), path=text, client=text, code=text, detail=text,
-        bypass_reason=text,
+        bypass_reason=text, client_subject=text,
         upstream_request_id=text.encode("latin-1", "replace"), usage=Usage(text, 1, 2, 3, 4),
     )  # fmt: skip
     output.requests([event, make_event()], Batch(UNIX_TIME))
@@ -98,7 +98,8 @@ def test_value_in_text_line_is_one_quoted_word(text: str) -> None:
     words = re.findall(r'(?:[^ "]|"(?:[^"\\]|\\.)*")+', line)
     names = [word.partition("=")[0] for word in words[7:]]
     assert names == [
-        "in", "out", "code", "detail", "request_id", "upstream_request_id", "model", "tokens",
+        "in", "out", "code", "detail", "request_id", "upstream_request_id", "client_subject",
+        "model", "tokens",
     ]  # fmt: skip
     assert words[3] == "200"
 

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory
 
-from goproxyai.egress.connect_endpoint import ConnectEndpoint
+from goproxyai.egress.tunnel_endpoint import ConnectEndpoint
 from goproxyai.messages.connect import ConnectMalformed, ConnectRefused
 from tests.integration.egress_proxy import proxy_refusal
 from tests.support.harness import ProxyHarness, RawClient

@@ -1,0 +1,36 @@
+"""An open connection to a client, as the daemon sees it when it stops."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from goproxyai.errors import ProxyError
+
+
+class OpenConnection(Protocol):
+    """A connection that can be drained and closed."""
+
+    def __hash__(self) -> int: ...
+
+    @property
+    def fresh(self) -> bool:
+        """Whether no request has been received."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being received, handled or answered."""
+
+    def drain(self, patient: bool) -> None:
+        """Close the connection, at once if it is idle, else after the current exchange.
+
+        :param patient: wait for the first request of a new connection.
+        """
+
+    def shut_down(self, problem: ProxyError | None = None) -> None:
+        """Close an idle connection, and reset any other.
+
+        :param problem: the response to a request that has none yet.
+        """
+
+    def abort(self) -> None:
+        """Reset the connection."""
