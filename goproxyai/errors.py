@@ -9,6 +9,7 @@ status code                     reason
 405    method_not_allowed       the endpoint does not support the method
 413    request_too_large        the body exceeds ``MAX_BODY_SIZE``
 414    target_too_long          the target exceeds 16 KiB
+426    upgrade_refused          the request asks for a WebSocket, and ``UPGRADES`` is ``off``
 431    headers_too_large        the header exceeds 64 KiB or 200 fields
 500    internal_error           a defect of the proxy
 502    upstream_unreachable     DNS failed, or the connection was refused or reset before
@@ -43,6 +44,7 @@ STATUS = {
     "method_not_allowed": 405,
     "request_too_large": 413,
     "target_too_long": 414,
+    "upgrade_refused": 426,
     "headers_too_large": 431,
     "internal_error": 500,
     "upstream_unreachable": 502,
@@ -62,6 +64,7 @@ OWNER = {
     "internal_error": "proxy",
     "admin_forbidden": "policy",
     "only_if_cached": "policy",
+    "upgrade_refused": "policy",
     "circuit_open": "policy",
     "draining": "policy",
     "overloaded": "policy",

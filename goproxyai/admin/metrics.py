@@ -108,6 +108,11 @@ class Metrics(Collector):
         in_flight = counters.in_flight
         yield _gauge("requests_in_flight", "Requests in progress.", {}, in_flight)
         yield _gauge("open_streams", "Event streams in progress.", {}, counters.open_streams)
+        yield _gauge("tunnels_open", "WebSockets in progress.", {}, counters.open_tunnels)
+        yield _counters(
+            "tunnel_bytes", "Bytes relayed in WebSockets, from (in) and to (out) clients.",
+            "direction", counters.tunnel_bytes,
+        )  # fmt: skip
         yield _counter(
             "slow_requests",
             "Requests whose first byte took longer than LOG_SLOW.",

@@ -36,6 +36,7 @@ class Settings:
     :ivar cache_snapshot_key: never ``None`` if ``cache_snapshot`` is set.
     :ivar generation_timeout: for the response head of a POST; ``request_timeout`` is for the other
         methods.
+    :ivar upgrades: ``websocket`` or ``off``.
     :ivar retry_status: response statuses that cause a retry.
     :ivar breaker: share of failures, from 0 to 1, that opens a circuit; 0 disables the breaker.
     :ivar health_probe: target of the health probes.
@@ -72,6 +73,8 @@ class Settings:
     connect_timeout: float
     idle_timeout: float
     keepalive_timeout: float
+    upgrades: str
+    tunnel_idle_timeout: float
     drain_delay: float
     drain_timeout: float
     retry_status: frozenset[int]

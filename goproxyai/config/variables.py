@@ -292,6 +292,23 @@ VARIABLES: tuple[Variable, ...] = (
         reloadable=True,
     ),
     Variable(
+        "UPGRADES",
+        "websocket",
+        "Which protocols a request may switch to: websocket, or off. With off, a WebSocket "
+        "handshake is answered with status 426, so that a client falls back to HTTP.",
+        "websocket or off",
+        one_of("websocket", "off"),
+        reloadable=True,
+    ),
+    Variable(
+        "TUNNEL_IDLE_TIMEOUT",
+        "1h",
+        "The time after which a WebSocket that is silent in both directions is closed.",
+        _POSITIVE_DURATION,
+        positive(parse_duration),
+        reloadable=True,
+    ),
+    Variable(
         "DRAIN_DELAY",
         "0s",
         "How long requests and connections are still accepted after SIGTERM, while /health/ready "

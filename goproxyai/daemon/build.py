@@ -36,6 +36,7 @@ from goproxyai.proxy.cache_lookup import CacheLookup
 from goproxyai.proxy.context import OptionsHolder, ProxyContext
 from goproxyai.proxy.handler import ProxyHandler
 from goproxyai.proxy.health_probe import HealthProbe
+from goproxyai.proxy.open_tunnels import OpenTunnels
 from goproxyai.proxy.relayed_routes import METHODS, NOT_RELAYED, RelayedRoutes
 from goproxyai.proxy.request_id import RequestIds
 from goproxyai.proxy.upstreams import Upstream, Upstreams
@@ -84,7 +85,8 @@ def make_daemon(
     access_log.tracer = tracer
     replayed = ReplayedEntries(memory)
     bypass_warning = BypassWarning(counters, ticker.now)
-    ticker.watched |= {memory, replayed, bypass_warning}
+    tunnels = OpenTunnels(settings.tunnel_idle_timeout)
+    ticker.watched |= {memory, replayed, bypass_warning, tunnels}
     store = Store(settings.max_cache_size, settings.cache_stale, replayed)
     admission = Admission(reactor, settings.rate_limit, settings.trusted_proxies)
     agent = _agent(reactor, settings, ticker, writer, memory, tls)
@@ -106,6 +108,7 @@ def make_daemon(
         memory,
         replayed,
         bypass_warning,
+        tunnels,
     )
     handler = ProxyHandler(context, admission)
     limits = _connection_limits(settings, ticker, counters)

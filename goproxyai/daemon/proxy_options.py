@@ -40,4 +40,5 @@ def make_proxy_options(
             NamePatterns.of(settings.cache_ignore_headers),
             NamePatterns.of(settings.cache_ignore_cookies),
         ),
+        upgrades=settings.upgrades == "websocket",
     )

@@ -72,6 +72,7 @@ def apply_settings(daemon: Daemon, settings: Settings, prices: Prices | None = N
     agent.timeouts.head = settings.request_timeout
     agent.timeouts.idle = settings.idle_timeout
     agent.timeouts.generation = settings.generation_timeout
+    daemon.context.tunnels.idle_seconds = settings.tunnel_idle_timeout
     _apply_to_cache(daemon.context, daemon.settings, settings)
     admin.settings = admin.stats.settings = settings
 

@@ -105,6 +105,9 @@ class _DeferredReceiver:
     def interim_received(self, status: int, reason: bytes, headers: Headers) -> None:
         """Drop an interim response: ``IAgent`` cannot report one."""
 
+    def may_switch_protocols(self) -> bool:
+        return False
+
 
 @implementer(IAgent)
 class RelayAgent:

@@ -10,6 +10,7 @@
 4. The connection is not read between the response head and :meth:`.Response.deliver`, nor while the
    response is paused: at most one read is held.
 5. A connection is used again only after an exchange that was complete in both directions.
+6. After a response with status 101 the connection belongs to a :class:`~.tunnel_end.TunnelEnd`.
 """
 
 from __future__ import annotations
@@ -21,19 +22,20 @@ from weakref import ref
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.iweb import IBodyProducer
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
 from goproxyai.http11.connection_deadlines import CLOSE_SECONDS, ClientDeadlines, Timeouts
 from goproxyai.http11.connection_states import ClientState
 from goproxyai.http11.errors import ConnectionBroken, ProtocolViolation, UpstreamTimeout
 from goproxyai.http11.request_upload import RequestUpload
-from goproxyai.http11.response import ResponseReceiver
-from goproxyai.http11.response_parser import COMPLETE, UNTIL_CLOSE, ResponseParser
+from goproxyai.http11.response import Response, ResponseReceiver
+from goproxyai.http11.response_parser import COMPLETE, SWITCHED, UNTIL_CLOSE, ResponseParser
+from goproxyai.http11.tunnel_end import TunnelEnd
 from goproxyai.limits.request_memory import Holding, RequestMemory
 from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import NEVER, Ticker, postponed
@@ -42,7 +44,7 @@ from goproxyai.reactor.socket_write import unsent_bytes
 from goproxyai.reactor.write_batch import MIN_UNBATCHED_BYTES, Writer
 from goproxyai.upstream.retries import RetryCause
 
-CONNECTING, IDLE, ACTIVE, CLOSING, ABORTED, CLOSED = ClientState
+CONNECTING, IDLE, ACTIVE, TUNNEL, CLOSING, ABORTED, CLOSED = ClientState
 
 
 @implementer(IHandshakeListener)
@@ -62,7 +64,8 @@ class ClientConnection(TwistedProtocol):
 
     __slots__ = (
         "_deadlines", "_holding", "_on_idle", "_on_lost", "_parser", "_poller", "_receiver",
-        "_reused", "_secured", "_ticker", "_upload", "_writer", "reading_paused", "ready", "state",
+        "_reused", "_secured", "_ticker", "_tunnel", "_upload", "_writer", "reading_paused",
+        "ready", "state",
     )  # fmt: skip
 
     transport: Any  # ITransport declares only a part of what transports have
@@ -92,6 +95,7 @@ class ClientConnection(TwistedProtocol):
         self._poller: poll | None = None
         self._receiver: ResponseReceiver | None = None
         self._upload: RequestUpload | None = None
+        self._tunnel: TunnelEnd | None = None
         self._reused = False  # the connection has served a request
 
     # Called by the transport.
@@ -113,7 +117,10 @@ class ClientConnection(TwistedProtocol):
 
     def dataReceived(self, data: bytes) -> None:
         if self.state is not ACTIVE:
-            self.abort()  # these bytes must not become the response to the next request
+            if self._tunnel is not None:
+                self._tunnel.receive(data)
+            else:
+                self.abort()  # these bytes must not become the response to the next request
             return
         try:
             self._parser.feed(data)
@@ -129,6 +136,9 @@ class ClientConnection(TwistedProtocol):
         self._ticker.watched.discard(self)
         self._on_lost(self)
         self._holding.hold(0)
+        if self._tunnel is not None:
+            self._tunnel.connection_lost(reason)
+            return
         if not self.ready.called:
             self.ready.errback(reason)
         self._break(reason)
@@ -156,6 +166,28 @@ class ClientConnection(TwistedProtocol):
             self._deadlines.expires_at = NEVER
             if self.transport is not None:
                 self.transport.abortConnection()
+
+    # The switch of protocols.
+
+    def may_switch_protocols(self) -> bool:
+        return self._receiver is not None and self._receiver.may_switch_protocols()
+
+    def start_tunnel(self) -> TunnelEnd:
+        parser = self._parser
+        early = parser.take_body()
+        parser.close()
+        self._ticker.watched.discard(self)
+        alsoProvides(self, IHalfCloseableProtocol)
+        self._tunnel = TunnelEnd(self.transport, self._writer, self._ticker, self._holding, early)
+        return self._tunnel
+
+    def readConnectionLost(self) -> None:
+        """Take note of the upstream's FIN; without a tunnel, Twisted calls connectionLost."""
+        if self._tunnel is not None:
+            self._tunnel.end_input()
+
+    def writeConnectionLost(self) -> None:
+        """Do nothing: the FIN to the upstream is sent."""
 
     # The request.
 
@@ -255,6 +287,9 @@ class ClientConnection(TwistedProtocol):
         if response is None:
             return
         complete = parser.state is COMPLETE
+        if parser.state is SWITCHED:
+            self._switch(response)
+            return
         data = parser.take_body()
         receiver, self._receiver = self._receiver, None
         if complete:
@@ -267,6 +302,17 @@ class ClientConnection(TwistedProtocol):
             receiver.answered(response)
             if not complete and response.unclaimed:
                 self.pause_reading()
+
+    def _switch(self, response: Response) -> None:
+        """Deliver a response with status 101, after which the receiver starts the tunnel."""
+        parser = self._parser
+        receiver, self._receiver = self._receiver, None
+        parser.response = None
+        self.pause_reading()
+        self._deadlines.sending = False
+        self.state = TUNNEL
+        if receiver is not None:
+            receiver.answered(response)
 
     def _finish(self, announced: bytes | None) -> None:
         """Keep or close the connection after a complete response.

@@ -18,6 +18,7 @@ from goproxyai.errors import ProxyError
 from goproxyai.http11.framing import LAST_CHUNK, chunk
 from goproxyai.http11.request_body import SMALL_BODY_BYTES, RequestBody, WholeBody
 from goproxyai.http11.request_head import FieldValues, RequestHead
+from goproxyai.http11.tunnel_end import TunnelEnd
 from goproxyai.messages.headers import Headers
 
 
@@ -28,10 +29,11 @@ class ResponseState(Enum):
     IDENTITY = "the body is delimited by its length or by the end of the connection"
     CHUNKED = "the body is sent in chunks"
     BODILESS = "a response without a body: to HEAD, or 204, or 304"
+    SWITCHED = "the connection is the end of a tunnel"
     DONE = "ended, in whatever way"
 
 
-PENDING, IDENTITY, CHUNKED, BODILESS, DONE = ResponseState
+PENDING, IDENTITY, CHUNKED, BODILESS, SWITCHED, DONE = ResponseState
 
 
 class ExchangeListener(Protocol):
@@ -99,6 +101,9 @@ class ExchangeConnection(Protocol):
 
     def exchange_done(self, exchange: Exchange, keep_alive: bool) -> None:
         """The response is complete; *keep_alive*: the connection may serve another request."""
+
+    def start_tunnel(self) -> TunnelEnd:
+        """End the use of HTTP."""
 
 
 class Exchange:
@@ -261,6 +266,28 @@ class Exchange:
         """Send an interim response (RFC 9110 §15.2) before the response, not to HTTP/1.0."""
         if self._state is PENDING and self.head.version == "1.1":
             self.connection.output.send(head + b"\r\n")
+
+    def switch_protocols(self, head: bytes, listener: ExchangeListener) -> TunnelEnd:
+        """Respond with status 101, and return the connection, which is no longer HTTP.
+
+        :param head: status line and header lines.
+        :param listener: is told of the end of the connection, as before.
+        """
+        self._state = SWITCHED
+        self.status = 101
+        self.listener = listener
+        self.connection.output.send(head + b"\r\n")
+        return self.connection.start_tunnel()
+
+    def tunnel_ended(self, received: int, sent: int) -> None:
+        """End the exchange whose connection was the end of a tunnel.
+
+        :param received: bytes from the client. :param sent: bytes to the client.
+        """
+        self._state = DONE
+        self.listener = None
+        self.body.received = received
+        self.body_bytes_sent = sent
 
     def write(self, data: bytes, last: bool = False) -> None:
         """Write bytes of the response body.

@@ -166,6 +166,12 @@ class RequestPipeline:
         dropped, self.unparsed = bool(self.unparsed), b""
         return dropped or self.parser.state is HEAD or self.parser.state is BODY
 
+    def hand_over(self) -> bytes:
+        """End the use of HTTP; return what was received after the request that is handled."""
+        received = self.unparsed
+        self.end()
+        return received
+
     def end(self) -> None:
         """Drop all input, and end the exchanges that have not been dispatched."""
         self.parser.end()

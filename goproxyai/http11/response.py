@@ -13,6 +13,7 @@ from twisted.web.http_headers import Headers as WebHeaders
 from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
+from goproxyai.http11.tunnel_end import TunnelEnd
 from goproxyai.messages.header_templates import HeaderTemplate
 from goproxyai.messages.headers import Fields, Headers
 from goproxyai.messages.locations import local_reference
@@ -48,6 +49,9 @@ class ResponseReceiver(Protocol):
     def interim_received(self, status: int, reason: bytes, headers: Headers) -> None:
         """An interim response was received (RFC 9110 §15.2)."""
 
+    def may_switch_protocols(self) -> bool:
+        """Whether the request is a WebSocket handshake, so that 101 may answer it."""
+
 
 class ResponseConnection(Protocol):
     """The connection that a response is received from."""
@@ -60,6 +64,9 @@ class ResponseConnection(Protocol):
 
     def abort(self) -> None:
         """Reset the connection."""
+
+    def start_tunnel(self) -> TunnelEnd:
+        """End the use of HTTP, after a response with status 101."""
 
 
 @implementer(IResponse, IPushProducer)
@@ -144,6 +151,11 @@ class Response:
 
     def setPreviousResponse(self, previous: IResponse) -> None:
         """Do nothing: no redirect is followed."""
+
+    def switch_protocols(self) -> TunnelEnd:
+        """Return the connection, which is the receiver's after a response with status 101."""
+        self.over = True
+        return self._connection.start_tunnel()
 
     # The body, for the receiver.
 

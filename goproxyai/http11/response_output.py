@@ -76,6 +76,11 @@ class ResponseOutput:
         else:
             transport.loseConnection()
 
+    def hand_over(self) -> None:
+        """Leave the transport, whose producer is another one from now on."""
+        self.producer = None
+        self._transport.unregisterProducer()
+
     def abort(self) -> None:
         """Reset the connection, after what waits in the writer is written."""
         if self.state is not CLOSED:

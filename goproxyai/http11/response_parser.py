@@ -18,6 +18,7 @@ from goproxyai.http11.framing import MAX_HEADER_BYTES, MAX_HEADER_FIELDS
 from goproxyai.http11.response import Response, ResponseConnection
 from goproxyai.messages.header_templates import template_of
 from goproxyai.messages.headers import Fields, Headers
+from goproxyai.messages.websocket import opens_websocket
 
 MAX_REASON_BYTES = 1024
 """Of a reason phrase."""
@@ -34,10 +35,12 @@ MAX_UNCOUNTED_HEAD_BYTES = 8 * 1024
 TEXT_MEMORY_BYTES = 50
 """Memory of a name or a value besides its bytes: a bytes object in a list or tuple."""
 
+SWITCHING_PROTOCOLS = 101
+
 MAX_INTERIM_RESPONSES = 32
 """Interim responses (RFC 9110 §15.2) to one request."""
 
-HEAD, INTERIM, BODY, UNTIL_CLOSE, COMPLETE = ResponseInputState
+HEAD, INTERIM, BODY, UNTIL_CLOSE, COMPLETE, SWITCHED = ResponseInputState
 
 _REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
@@ -47,6 +50,9 @@ class InterimConnection(ResponseConnection, Protocol):
 
     def interim_received(self, status: int, reason: bytes, headers: Headers) -> None:
         """An interim response other than 100 was received."""
+
+    def may_switch_protocols(self) -> bool:
+        """Whether the request asked for a WebSocket."""
 
 
 class ResponseParser:
@@ -92,8 +98,11 @@ class ResponseParser:
         violation: str | None = None
         try:
             self._llhttp.feed_data(data)
-        except HttpParserUpgrade:
-            violation = "it switched protocols without being asked"
+        except HttpParserUpgrade as upgrade:
+            if self.state is SWITCHED:
+                self._body.append(data[upgrade.args[0] :])  # bytes of the other protocol
+            else:
+                violation = "it switched protocols without being asked"
         except HttpParserError as error:
             violation = str(error.__context__ or error)
         if violation is not None:
@@ -110,11 +119,16 @@ class ResponseParser:
             if len(self._header) > MAX_HEADER_TEXTS:
                 raise ProtocolViolation(TOO_MANY_FIELDS)
             self._count_head()
+        elif self.state is SWITCHED:
+            raise ProtocolViolation("it switched protocols without naming the new one")
         else:
             self._header.clear()  # trailers, which are dropped
 
     def take_body(self) -> bytes:
-        """Return the bytes of the body that were received since the last call."""
+        """Return the bytes of the body that were received since the last call.
+
+        After a switch of protocols, they are the bytes after the response's head.
+        """
         body, self._body = self._body, []
         return b"".join(body)
 
@@ -150,7 +164,7 @@ class ResponseParser:
                 raise ProtocolViolation("its header exceeds 64 KiB")
         if status < 100 or (self._reason != b"OK" and _REASON.fullmatch(self._reason) is None):
             raise ProtocolViolation("its status line is malformed")
-        if status < 200:
+        if status < 200 and status != SWITCHING_PROTOCOLS:
             self._interim_response(status)
             return
         if self._head_bytes or self.read_bytes > MAX_UNCOUNTED_HEAD_BYTES:
@@ -160,6 +174,8 @@ class ResponseParser:
         self._header = []
         template, values = template_of(tuple(header[::2])), tuple(header[1::2])
         fields = template.fields(values)
+        if status == SWITCHING_PROTOCOLS:
+            self._check_switch(fields)
         length = self._start_body(status, fields)
         self.keep_alive = llhttp.should_keep_alive() and self.state is not COMPLETE
         self.response = Response(
@@ -177,7 +193,9 @@ class ResponseParser:
         coding = fields.get(b"transfer-encoding")
         length = fields.get(b"content-length")
         state = BODY
-        if self._method == b"HEAD":
+        if status == SWITCHING_PROTOCOLS:
+            state = SWITCHED
+        elif self._method == b"HEAD":
             state = COMPLETE  # llhttp expects a body: the connection cannot be kept
         elif status in (204, 304):
             length = b"0"
@@ -190,9 +208,16 @@ class ResponseParser:
         self.state = state
         return UNKNOWN_LENGTH if length is None else int(length)
 
-    def _interim_response(self, status: int) -> None:
-        if status == 101:
+    def _check_switch(self, fields: Fields) -> None:
+        """Refuse a switch of protocols that the request did not ask for."""
+        if not self._connection.may_switch_protocols():
             raise ProtocolViolation("it switched protocols without being asked")
+        if not opens_websocket(fields):
+            raise ProtocolViolation("it switched to another protocol than WebSocket")
+        if b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0":
+            raise ProtocolViolation("its status 101 has a body")
+
+    def _interim_response(self, status: int) -> None:
         self._interims += 1
         if self._interims > MAX_INTERIM_RESPONSES:
             raise ProtocolViolation(f"it sent more than {MAX_INTERIM_RESPONSES} interim responses")
@@ -213,7 +238,7 @@ class ResponseParser:
             self._reason = b""
             self._header = []
             self._head_bytes = 0
-        else:
+        elif self.state is not SWITCHED:
             self.state = COMPLETE
             if self._header:
                 self._header = []  # trailers, which are dropped

@@ -9,6 +9,8 @@
    new one gets a moment to send its first request.
 5. A connection is closed while the client may still be sending: the output is shut, and input is
    discarded for :data:`.LINGER_SECONDS`, so that a reset does not destroy the response.
+6. After a switch of protocols, the connection belongs to a :class:`~.tunnel_end.TunnelEnd`. Its
+   exchange stays active until the connection is lost.
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
 from goproxyai.errors import ProxyError
 from goproxyai.http11.connection_deadlines import LINGER_SECONDS, ServerDeadlines
@@ -34,6 +36,7 @@ from goproxyai.http11.request_parser import BODY, ENDED, HEAD, IDLE
 from goproxyai.http11.request_pipeline import PipelineContext, RequestPipeline
 from goproxyai.http11.response_output import BLOCKED, CLOSED, CLOSING, ResponseOutput
 from goproxyai.http11.tls_peer import certificate_subject, log_tls_failure
+from goproxyai.http11.tunnel_end import TunnelEnd
 from goproxyai.http11.turn_scheduler import TurnScheduler
 from goproxyai.limits.request_memory import Holding, RequestMemory
 from goproxyai.reactor.deadlines import NEVER
@@ -66,8 +69,8 @@ class ServerConnection(TwistedProtocol):
     """
 
     __slots__ = (
-        "_context", "_deadlines", "_draining", "_holding", "_pipeline", "output", "peer",
-        "reading_paused", "subject",
+        "_context", "_deadlines", "_draining", "_holding", "_pipeline", "_tunnel", "output",
+        "peer", "reading_paused", "subject",
     )  # fmt: skip
 
     transport: Any  # ITransport declares only a part of what transports have
@@ -82,6 +85,7 @@ class ServerConnection(TwistedProtocol):
         self._pipeline = RequestPipeline(self, context, self._deadlines)
         self._holding = Holding(context.memory)
         self._draining = False
+        self._tunnel: TunnelEnd | None = None
 
     # Called by the transport.
 
@@ -101,6 +105,9 @@ class ServerConnection(TwistedProtocol):
             data = pipeline.parser.feed(data)
             if not data and pipeline.parser.state is IDLE and not pipeline.waiting:
                 return
+        elif self._tunnel is not None:
+            self._tunnel.receive(data)
+            return
         pipeline.unparsed += data
         self._run()
         self._limit_memory()
@@ -112,6 +119,8 @@ class ServerConnection(TwistedProtocol):
         context = self._context
         if reason.type is not ConnectionDone:
             log_tls_failure(self.peer, reason)
+        if self._tunnel is not None:
+            self._tunnel.connection_lost(reason)
         self.output.connection_lost()
         context.ticker.watched.discard(self)
         context.connections.discard(self)
@@ -120,6 +129,14 @@ class ServerConnection(TwistedProtocol):
         context.turns.discard(self)
         context.memory.mark_reader(self, is_slow=False)
         self._holding.hold(0)
+
+    def readConnectionLost(self) -> None:
+        """Take note of the client's FIN; without a tunnel, Twisted calls connectionLost."""
+        if self._tunnel is not None:
+            self._tunnel.end_input()
+
+    def writeConnectionLost(self) -> None:
+        """Do nothing: the FIN to the client is sent."""
 
     # Called by the output.
 
@@ -173,6 +190,24 @@ class ServerConnection(TwistedProtocol):
             self._update_reading()
         if self._holding.held:
             self.memory_changed()
+
+    def start_tunnel(self) -> TunnelEnd:
+        """End the use of HTTP; what is received after the handshake goes to the tunnel."""
+        context = self._context
+        if not self.reading_paused:
+            self.reading_paused = True
+            self.transport.pauseProducing()
+        context.turns.discard(self)
+        context.ticker.watched.discard(self)
+        context.connection_limits.slots.mark_busy(self)
+        context.memory.mark_reader(self, is_slow=False)
+        self.output.hand_over()
+        early = self._pipeline.hand_over()
+        alsoProvides(self, IHalfCloseableProtocol)
+        self._tunnel = TunnelEnd(
+            self.transport, context.writer, context.ticker, self._holding, early
+        )
+        return self._tunnel
 
     def abort(self) -> None:
         self.output.abort()

@@ -158,19 +158,20 @@ class RequestMemory:
 class Holding:
     """What one holder holds of the budget.
 
+    :ivar memory: the budget.
     :ivar held: bytes.
     """
 
-    __slots__ = ("_memory", "held")
+    __slots__ = ("held", "memory")
 
     def __init__(self, memory: RequestMemory) -> None:
-        self._memory = memory
+        self.memory = memory
         self.held = 0
 
     def hold(self, count: int) -> None:
         """Hold *count* bytes instead of those before."""
         if count != self.held:
-            self._memory.change(count - self.held)
+            self.memory.change(count - self.held)
             self.held = count
 
 

@@ -13,6 +13,7 @@ from goproxyai.egress.treq_client import RelayClient
 from goproxyai.limits.request_memory import RequestMemory
 from goproxyai.proxy.bypass_warning import BypassWarning
 from goproxyai.proxy.cache_lookup import CacheLookup
+from goproxyai.proxy.open_tunnels import OpenTunnels
 from goproxyai.proxy.request_plan import ProxyOptions
 from goproxyai.proxy.upstreams import Upstreams
 from goproxyai.telemetry.access_log import AccessLog
@@ -36,6 +37,7 @@ class ProxyContext:
     :ivar client: sends requests to upstreams.
     :ivar memory: the budget of requests and responses in progress.
     :ivar replayed: the entries that are being replayed.
+    :ivar tunnels: the open ones.
     :ivar bypass_warning: warns about a header that makes most requests bypass the cache.
     """
 
@@ -52,3 +54,4 @@ class ProxyContext:
     memory: RequestMemory
     replayed: ReplayedEntries
     bypass_warning: BypassWarning
+    tunnels: OpenTunnels

@@ -4,7 +4,8 @@
 2. A slow client pauses upstream; a slow upstream pauses the client's upload.
 3. When the client leaves, in whatever phase, the upstream request ends in the same reactor turn.
 4. When upstream breaks off a body, the client's connection is broken off too.
-5. A forward ends exactly once, in :meth:`Forward._end`.
+5. A forward ends exactly once, in :meth:`Forward._end`. If upstream switches protocols, the forward
+   ends without an outcome, which the :mod:`.tunnel` records.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from twisted.python.failure import Failure
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
+from goproxyai.http11.response_parser import SWITCHING_PROTOCOLS
 from goproxyai.limits.request_memory import HeldBytes
 from goproxyai.messages.headers import Headers
 from goproxyai.proxy.cache_lookup import CacheMiss
@@ -22,7 +24,8 @@ from goproxyai.proxy.error_response import fail_exchange, proxy_error_for
 from goproxyai.proxy.recorder import Recorder, recorder_for, store_whole
 from goproxyai.proxy.replay import answer_stale
 from goproxyai.proxy.request_plan import RequestPlan
-from goproxyai.proxy.response_head import forwarded_head, interim_head
+from goproxyai.proxy.response_head import forwarded_head, interim_head, switched_head
+from goproxyai.proxy.tunnel import Tunnel
 from goproxyai.proxy.upstream_request import STALE_IF_ERROR_STATUSES, UpstreamRequest
 from goproxyai.proxy.usage_meter import UsageMeter, open_meter, usage_source_of
 from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome
@@ -93,6 +96,9 @@ class Forward:
         exchange, context, miss = self._exchange, self._context, self._miss
         now = context.seconds()
         status, fields = response.code, response.fields
+        if status == SWITCHING_PROTOCOLS:
+            self._open_tunnel(response, now)
+            return
         if self._written:
             self._written = self._written if 200 <= status < 300 else ()
             self._drop_written_entries()
@@ -115,6 +121,23 @@ class Forward:
         self._first_byte_seconds = now - exchange.started_at
         self._start_body(response)
         exchange.flush()
+
+    def _open_tunnel(self, response: Response, now: float) -> None:
+        exchange, request = self._exchange, self._request
+        outcome = RequestOutcome(
+            _BYPASS,
+            self._reason,
+            upstream_seconds=request.upstream_seconds,
+            upstream_request_id=response.request_id,
+            first_byte_seconds=now - exchange.started_at,
+        )
+        head = switched_head(
+            response, exchange.request_id, request.sent_at - exchange.started_at,
+            request.upstream_seconds,
+        )  # fmt: skip
+        self.ended = True
+        request.release()
+        Tunnel(self._context, exchange, self._client, outcome).open(response, head)
 
     def _answer_whole(self, response: Response, head: bytes, body: bytes, now: float) -> None:
         """Answer with a response whose body arrived together with its head, in one write."""

@@ -19,6 +19,7 @@ from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import SMALL_BODY_BYTES
 from goproxyai.limits.token_buckets import rate_limit_headers
 from goproxyai.messages.headers import MAX_INSTANCES
+from goproxyai.messages.websocket import UPGRADE_HEADERS
 from goproxyai.proxy.admission import Admission
 from goproxyai.proxy.cache_lookup import MAX_KEYED_BODY_BYTES, CacheMiss
 from goproxyai.proxy.context import ProxyContext
@@ -55,13 +56,8 @@ class ProxyHandler:
                 context.access_log.record(exchange, client, RequestOutcome())
                 return
             plan = plan_for(exchange.head, context.options.current)
-            if plan.is_loop:
-                raise ProxyError(
-                    "loop_detected",
-                    "This request has passed through this goproxyai already, or through "
-                    f"{MAX_INSTANCES} instances of it: OPENAI_API_URL or PROXY_URL leads back to "
-                    "the proxy itself.",
-                )
+            if plan.is_refused:
+                raise _refusal(plan)
             if context.memory.is_full:
                 raise out_of_memory()
             body = exchange.body
@@ -116,6 +112,8 @@ class ProxyHandler:
         self._context.access_log.record(exchange, client, RequestOutcome(ending=Ending.CLIENT_GONE))
 
     def _bypass(self, exchange: Exchange, client: str, plan: RequestPlan, reason: str) -> None:
+        if plan.is_handshake and exchange.body.length != 0:
+            raise ProxyError("bad_request", "A WebSocket handshake has no body; send none.")
         self._context.counters.bypass_reasons[reason] += 1
         if plan.bypass_field:
             self._context.bypass_warning.count(plan.bypass_field)
@@ -160,6 +158,22 @@ class ProxyHandler:
         else:
             counters.misses += 1
             self.single_flight.start(exchange, client, found)
+
+
+def _refusal(plan: RequestPlan) -> ProxyError:
+    """Return the error for a request that its plan refuses."""
+    if plan.is_loop:
+        return ProxyError(
+            "loop_detected",
+            "This request has passed through this goproxyai already, or through "
+            f"{MAX_INSTANCES} instances of it: OPENAI_API_URL or PROXY_URL leads back to "
+            "the proxy itself.",
+        )
+    return ProxyError(
+        "upgrade_refused",
+        "This proxy relays no WebSockets (UPGRADES=off); use the HTTP API of the endpoint.",
+        UPGRADE_HEADERS,
+    )
 
 
 class BodyCollection:

@@ -38,8 +38,12 @@ from goproxyai.messages.headers import (
     request_headers_for_upstream,
     via_value,
 )
+from goproxyai.messages.websocket import UPGRADE_LINES, is_handshake
 from goproxyai.proxy.upstreams import Upstream
 from goproxyai.usage.usage import generates
+
+UPGRADE: Final = "upgrade"
+"""The bypass reason of a WebSocket handshake."""
 
 SHARED_OWNER: Final = b"shared"
 """Stands for the credential of the entries in a namespace that all credentials share."""
@@ -59,6 +63,7 @@ class ProxyOptions:
     :ivar error_ttl: longest lifetime in seconds of an error's entry; 0 stores none.
     :ivar post_paths: the POSTs that may be answered from the cache.
     :ivar ignored_fields: request fields that the operator declared as without effect.
+    :ivar upgrades: WebSocket handshakes are relayed, and not refused.
     :ivar retry_status: statuses that are retried where that is safe.
     :ivar retry_seconds: seconds after a request's head within which it may be retried.
     :ivar post_retry_seconds: the same for a POST.
@@ -80,6 +85,7 @@ class ProxyOptions:
     error_ttl: float = 10.0
     post_paths: PostPaths = STANDARD_POST_PATHS
     ignored_fields: IgnoredFields = NOTHING_IGNORED
+    upgrades: bool = True
 
 
 class UpstreamHead:
@@ -87,7 +93,7 @@ class UpstreamHead:
 
     __slots__ = ("_request_line", "_start_bytes", "_template", "_used_fields")
 
-    def __init__(self, head: RequestHead, options: ProxyOptions) -> None:
+    def __init__(self, head: RequestHead, options: ProxyOptions, is_handshake: bool) -> None:
         self._request_line = head.method, head.target
         start = self._start(options.first_upstream)
         self._start_bytes = len(start)
@@ -101,6 +107,8 @@ class UpstreamHead:
             for name, value in kept
         ]
         via = _escaped(via_value(options.instance))
+        if is_handshake:
+            lines.append(UPGRADE_LINES)
         self._template = b"%b%bVia: %b\r\n" % (start, b"".join(lines), via)
         # Indexes of the variable fields that are sent; `Connection` may keep some on this hop.
         used = [variable[name] for name, _ in kept if name in variable]
@@ -146,14 +154,16 @@ class RequestPlan:
         ``store``; ``None`` where that is not for the body to decide.
     :ivar generates: a successful response reports token usage.
     :ivar is_loop: see :func:`~goproxyai.messages.headers.is_forwarding_loop`.
+    :ivar is_handshake: see :func:`~goproxyai.messages.websocket.is_handshake`.
+    :ivar is_refused: the request is not relayed: a loop, or a handshake where none is relayed.
     :ivar upstream_head: makes the head that is sent upstream.
     """
 
     __slots__ = (
         "_key", "_written_owners", "across_credentials", "answer_check", "body_decides",
         "bypass_field", "bypass_reason", "coalesces", "directives", "entry_path", "generates",
-        "is_get", "is_loop", "options", "owner", "path", "replays_timing", "stores_by_default",
-        "ttl", "upstream_head",
+        "is_get", "is_handshake", "is_loop", "is_refused", "options", "owner", "path",
+        "replays_timing", "stores_by_default", "ttl", "upstream_head",
     )  # fmt: skip
 
     def __init__(self, head: RequestHead, options: ProxyOptions) -> None:
@@ -168,6 +178,9 @@ class RequestPlan:
         self.body_decides = api_path == RESPONSES_PATH and method == b"POST"
         self.directives = request_directives(fields)
         self.bypass_reason, self.bypass_field = _bypass(head, path, options, self.directives)
+        self.is_handshake = is_handshake(method, head.version, fields)
+        if self.is_handshake:
+            self.bypass_reason, self.bypass_field = UPGRADE, b""
         ttl = requested_ttl(fields)
         self.ttl = min(ttl, options.max_ttl) if ttl is not None and options.max_ttl else options.ttl
         self.replays_timing = wants_paced_replay(fields)
@@ -189,7 +202,8 @@ class RequestPlan:
             method, head.target, fields, headers, head.repeated, self.across_credentials
         )
         self.is_loop = is_forwarding_loop(fields, options.instance)
-        self.upstream_head = UpstreamHead(head, options)
+        self.is_refused = self.is_loop or (self.is_handshake and not options.upgrades)
+        self.upstream_head = UpstreamHead(head, options, self.is_handshake)
 
     def written_owners(self, body: RequestBody | WholeBody) -> tuple[bytes, ...]:
         """Return the owners whose entries a successful request drops; none unless it is a write.

@@ -22,6 +22,7 @@ from goproxyai.messages.headers import (
     response_headers_for_client,
     serialize_headers,
 )
+from goproxyai.messages.websocket import UPGRADE_LINES
 
 COALESCED = "coalesced"
 """The forwarding reason of a response that another client's upstream request delivered."""
@@ -105,6 +106,28 @@ def forwarded_head(
             _PROXY_REQUEST_ID if has_id else _REQUEST_ID,
             request_id,
         )
+    )
+
+
+def switched_head(
+    response: Response, request_id: bytes, proxy_seconds: float, upstream_seconds: float
+) -> bytes:
+    """Return status line and header lines of a response with status 101.
+
+    :param proxy_seconds: and *upstream_seconds* as in :func:`forwarded_head`.
+    """
+    kept = [
+        pair
+        for pair in response_headers_for_client(response.raw_headers, response.fields)
+        if pair[0].lower() != b"content-length"  # RFC 9110 §8.6
+    ]
+    id_field = _PROXY_REQUEST_ID if has_request_id(response.fields) else _REQUEST_ID
+    return (
+        status_line(response.code, response.phrase)
+        + UPGRADE_LINES
+        + serialize_headers(kept)
+        + cache_lines("upgrade")
+        + _TIMING % (proxy_seconds * 1000, upstream_seconds * 1000, id_field, request_id)
     )
 
 

@@ -219,6 +219,9 @@ class UpstreamRequest:
     def interim_received(self, status: int, reason: bytes, headers: Headers) -> None:
         self.owner.interim_response(status, reason, headers)
 
+    def may_switch_protocols(self) -> bool:
+        return self._plan.is_handshake
+
     def answered(self, response: Response) -> None:
         self._sending = None
         if self._retry is not None:

@@ -64,6 +64,14 @@ def peer_closed(transport: Any) -> bool:
     return bool(input_poll(transport, POLLRDHUP).poll(0))
 
 
+def is_reset(transport: Any) -> bool:
+    """Return whether the connection has failed, without reading from the socket.
+
+    For connections whose reading is paused: a peer that has only sent its FIN is no failure there.
+    """
+    return bool(input_poll(transport, 0).poll(0))
+
+
 def can_half_close(transport: Any) -> bool:
     """Return whether the sending side can be closed alone.
 

@@ -17,6 +17,9 @@ from goproxyai.telemetry.records import Columns, OutcomeColumns
 from goproxyai.usage.totals import UsageTotals
 from goproxyai.usage.usage import UnreadResponse
 
+SWITCHED = 101
+"""The status of a request that became a tunnel."""
+
 
 class _Kind(NamedTuple):
     """Requests that are counted alike."""
@@ -85,6 +88,10 @@ def _count_times(
         waited = [end if first < 0 else first for first, end in zip(first_byte, total, strict=True)]
     if max(waited) >= slow:
         counters.finished.slow += sum(seconds >= slow for seconds in waited)
+    statuses = columns.request.status
+    if SWITCHED in statuses:  # a tunnel counts until its first byte: it may last hours
+        rows = zip(waited, total, statuses, strict=True)
+        total = tuple([wait if status == SWITCHED else end for wait, end, status in rows])
     for cache in caches:
         # The proxy's own pages count until the first byte: the dashboard's stream may last hours.
         times = waited if cache is CacheOutcome.NONE else total

@@ -29,6 +29,7 @@ MAX_OUTCOMES: Final = 2_000
 
 BYPASS_REASONS: Final = (
     "method", "path", "range", "header", "header-size", "no-store", "size", "memory", "off",
+    "upgrade",
     *STATE_REASONS,
 )  # fmt: skip
 """Why requests bypass the cache."""
@@ -122,6 +123,8 @@ class Counters:
     :ivar retries: by cause.
     :ivar limited: refused by the rate limit.
     :ivar open_streams: event streams that are being sent to clients.
+    :ivar open_tunnels: WebSockets that are relayed.
+    :ivar tunnel_bytes: relayed in tunnels: ``in`` from clients, ``out`` to clients.
     :ivar connections: of clients.
     :ivar tokens: of responses.
     """
@@ -137,6 +140,8 @@ class Counters:
         self.retries = {cause.value: 0 for cause in RetryCause}
         self.limited = 0
         self.open_streams = 0
+        self.open_tunnels = 0
+        self.tunnel_bytes = {"in": 0, "out": 0}
         self.connections = ConnectionCounts()
         self.tokens = UsageTotals()
         self.finished = FinishedRequests()
@@ -179,6 +184,11 @@ class Counters:
                 "upstream_time": durations.upstream.summary(),
                 "overhead": durations.overhead.summary(),
                 "stream_gap": durations.stream_gap.summary(),
+            },
+            "tunnels": {
+                "open": self.open_tunnels,
+                "bytes_in": self.tunnel_bytes["in"],
+                "bytes_out": self.tunnel_bytes["out"],
             },
             "connections": {
                 "open": connections.opened - connections.closed,

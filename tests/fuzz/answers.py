@@ -107,6 +107,9 @@ class ClientUnderTest:
     def _release(self, connection: ClientConnection) -> None:
         self.releases += 1
 
+    def may_switch_protocols(self) -> bool:
+        return False
+
     def answered(self, response: Any) -> None:
         assert self._response is None, "a second response"
         self._response = response

@@ -15,6 +15,7 @@ from tests.support.authority import Authority
 from tests.support.harness import ProxyHarness, SkewedReactor
 from tests.support.proxy import FakeProxy
 from tests.support.upstream import FakeUpstream
+from tests.support.websocket import TunnelStand, TunnelUpstream
 
 
 @pytest.fixture
@@ -36,6 +37,14 @@ async def agents(harness: ProxyHarness, authority: Authority) -> AsyncIterator[A
     yield one
     await one.close()
     ticker.stop()
+
+
+@pytest_twisted.async_yield_fixture
+async def stand(harness: ProxyHarness) -> AsyncIterator[TunnelStand]:
+    """A daemon that is not started yet, in front of an upstream of WebSockets."""
+    one = TunnelStand(harness, TunnelUpstream(harness.reactor))
+    yield one
+    await one.upstream.close()
 
 
 @pytest.fixture

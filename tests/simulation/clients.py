@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IPushProducer
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import WholeBody
 from goproxyai.http11.request_head import RequestHead
+from goproxyai.http11.tunnel_end import TunnelEnd
 from tests.simulation.environment import Environment
 from tests.simulation.plans import ClientRequest
 
@@ -95,6 +96,9 @@ class SimulatedClient:
         return active is not None and active.target == target and not (active.over or self.paused)
 
     # ExchangeConnection and ExchangeOutput.
+
+    def start_tunnel(self) -> TunnelEnd:
+        raise NotImplementedError("no simulated upstream switches protocols")
 
     @property
     def output(self) -> SimulatedClient:

@@ -16,6 +16,7 @@ from goproxyai.proxy.bypass_warning import BypassWarning
 from goproxyai.proxy.cache_lookup import CacheLookup
 from goproxyai.proxy.context import OptionsHolder, ProxyContext
 from goproxyai.proxy.handler import ProxyHandler
+from goproxyai.proxy.open_tunnels import OpenTunnels
 from goproxyai.proxy.request_plan import ProxyOptions
 from goproxyai.proxy.upstreams import Upstream, Upstreams
 from goproxyai.telemetry.access_log import AccessLog
@@ -131,6 +132,7 @@ class Simulation:
             memory,
             ReplayedEntries(memory),
             BypassWarning(self.counters, clock.seconds()),
+            OpenTunnels(3600.0),
         )
         return ProxyHandler(context, admission)  # type: ignore[arg-type]
 

@@ -10,6 +10,7 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import UNKNOWN_LENGTH
 
 from goproxyai.http11.response import Response, ResponseReceiver
+from goproxyai.http11.tunnel_end import TunnelEnd
 from goproxyai.messages.header_templates import template_of
 from goproxyai.messages.headers import Headers
 from goproxyai.upstream.retries import RetryCause
@@ -129,6 +130,9 @@ class Attempt:
             response.receive(*self._read([1, 10, 300, 1000, 3000]))
         else:
             self._finish(response)
+
+    def start_tunnel(self) -> TunnelEnd:
+        raise NotImplementedError("no simulated upstream switches protocols")
 
     def _waiting(self) -> ResponseReceiver:
         assert self._receiver is not None, "the receiver has its result or has cancelled"

@@ -35,6 +35,7 @@ class MemoryUpstream:
         self.causes: list[RetryCause | None] = []
         self.responses: list[Any] = []
         self.events: list[object] = []
+        self.asks_for_websocket = False
         self.memory = RequestMemory()
         self.connection = ClientConnection(
             self.ticker,
@@ -76,6 +77,9 @@ class MemoryUpstream:
 
     def interim_received(self, status: int, reason: bytes, headers: Headers) -> None:
         self.events.append((status, reason, headers))
+
+    def may_switch_protocols(self) -> bool:
+        return self.asks_for_websocket
 
     # BodySink
 

@@ -1,0 +1,479 @@
+"""Open tunnels: bytes in both directions, backpressure, how they end, and what is counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from goproxyai.telemetry.counters import Counters
+from tests.integration.admin_requests import operator
+from tests.integration.egress_proxy import TARGET
+from tests.integration.proxied_connections import (
+    MAX_UNSENT_BYTES,
+    MIB,
+    client_side,
+    client_sides,
+    stable,
+    upstream_side,
+)
+from tests.support.harness import ProxyHarness, eventually, request
+from tests.support.proxy import ESTABLISHED
+from tests.support.serving import loopback
+from tests.support.steps import Pause
+from tests.support.websocket import HANDSHAKE, SWITCHED, TunnelPeer, TunnelStand
+
+pytestmark = pytest.mark.usefixtures("collect_garbage")
+
+Ends = tuple[TunnelPeer, TunnelPeer]
+
+
+def counters(harness: ProxyHarness) -> Counters:
+    assert harness.daemon is not None
+    return harness.daemon.context.counters
+
+
+def memory_used(harness: ProxyHarness) -> int:
+    assert harness.daemon is not None
+    return harness.daemon.context.memory.used
+
+
+async def assert_nothing_open(stand: TunnelStand) -> None:
+    """Wait a second at most for the end of all connections of the daemon."""
+    harness = stand.harness
+    await eventually(
+        harness.reactor, lambda: not client_sides(harness) and not len(harness.pool), timeout=1.0
+    )
+    assert counters(harness).open_tunnels == 0
+    assert harness.daemon is not None
+    assert len(harness.daemon.context.tunnels) == 0
+    assert memory_used(harness) == 0
+    watched = harness.daemon.listeners.factory.ticker.watched
+    assert not [each for each in watched if type(each).__name__ == "TunnelEnd"]
+
+
+async def flood(peer: TunnelPeer, harness: ProxyHarness) -> None:
+    """Send 24 MiB, which the daemon cannot hold."""
+    for _ in range(24):
+        peer.send(bytes(MIB))
+    await stable(harness, lambda: memory_used(harness))
+
+
+@pytest.mark.parametrize("size", [1, 100, 65_536, 3 * MIB])
+@pytest_twisted.ensureDeferred
+async def test_bytes_pass_unchanged_both_ways(stand: TunnelStand, size: int) -> None:
+    await stand.start()
+    client, upstream = await stand.open()
+    data = (bytes(range(256)) * (size // 256 + 1))[:size]
+    for _ in range(3):
+        client.send(data)
+        upstream.send(data[::-1])
+        await upstream.receives(data)
+        await client.receives(data[::-1])
+
+
+@pytest_twisted.ensureDeferred
+async def test_finished_client_still_receives(stand: TunnelStand) -> None:
+    await stand.start()
+    client, upstream = await stand.open()
+    client.send(b"last")
+    client.finish()
+    await upstream.ends()
+    assert (upstream.received, upstream.closed) == (b"last", False)
+    upstream.send(b"answer")
+    await client.receives(b"answer")
+    upstream.close()
+    await client.ends()
+    await assert_nothing_open(stand)
+
+
+@pytest_twisted.ensureDeferred
+async def test_finished_upstream_still_receives(stand: TunnelStand) -> None:
+    await stand.start()
+    client, upstream = await stand.open()
+    upstream.send(b"last")
+    upstream.finish()
+    await client.ends()
+    assert (client.received, client.closed) == (b"last", False)
+    client.send(b"answer")
+    await upstream.receives(b"answer")
+    client.close()
+    await upstream.ends()
+    await assert_nothing_open(stand)
+
+
+@pytest.mark.parametrize("by_client", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_fin_follows_all_bytes_to_a_slow_reader(stand: TunnelStand, by_client: bool) -> None:
+    await stand.start()
+    client, upstream = await stand.open()
+    sender, reader = (client, upstream) if by_client else (upstream, client)
+    reader.pause_reading()
+    await flood(sender, stand.harness)
+    sender.finish()
+    reader.resume_reading()
+    await reader.ends()
+    assert len(reader.received) == 24 * MIB
+    reader.close()
+    await assert_nothing_open(stand)
+
+
+@pytest.mark.parametrize("by_client", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_slow_reader_pauses_the_other_side(stand: TunnelStand, by_client: bool) -> None:
+    await stand.start()
+    client, upstream = await stand.open()
+    sender, reader = (client, upstream) if by_client else (upstream, client)
+    reader.pause_reading()
+    await flood(sender, stand.harness)
+    assert 0 < memory_used(stand.harness) <= MAX_UNSENT_BYTES
+    reader.send(b"back")  # the other direction goes on
+    await sender.receives(b"back")
+    reader.resume_reading()
+    await reader.until(lambda: len(reader.received) == 24 * MIB)
+    await eventually(stand.harness.reactor, lambda: memory_used(stand.harness) == 0)
+
+
+def reset(peer: TunnelPeer) -> None:
+    peer.abort()
+
+
+def close(peer: TunnelPeer) -> None:
+    peer.close()
+
+
+@pytest.mark.parametrize("end", [reset, close])
+@pytest.mark.parametrize("by_client", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_end_of_an_open_tunnel_is_passed_on(
+    stand: TunnelStand, by_client: bool, end: Any
+) -> None:
+    await stand.start()
+    client, upstream = await stand.open()
+    client.send(b"up")
+    await upstream.receives(b"up")
+    leaving, other = (client, upstream) if by_client else (upstream, client)
+    end(leaving)
+    await other.ends()
+    assert other.closed is (end is reset)
+    other.close()
+    await assert_nothing_open(stand)
+    (event,) = await stand.harness.logged()
+    expected = "ok" if end is close else "client_gone" if by_client else "cut"
+    assert (event["ended"], event["status"], event["cache"]) == (expected, 101, "upgrade")
+
+
+@pytest.mark.parametrize("by_reader", [True, False])
+@pytest.mark.parametrize("reader_is_client", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_reset_under_backpressure_ends_both(
+    stand: TunnelStand, reader_is_client: bool, by_reader: bool
+) -> None:
+    await stand.start()
+    client, upstream = await stand.open()
+    reader, sender = (client, upstream) if reader_is_client else (upstream, client)
+    reader.pause_reading()
+    await flood(sender, stand.harness)
+    leaving, other = (reader, sender) if by_reader else (sender, reader)
+    leaving.abort()
+    other.resume_reading()
+    await other.wait_closed(timeout=1.0)
+    await assert_nothing_open(stand)
+
+
+@pytest.mark.parametrize("end", [reset, close])
+@pytest.mark.parametrize("early", [b"", b"frame"])
+@pytest_twisted.ensureDeferred
+async def test_client_that_leaves_before_the_101_ends_the_handshake(
+    stand: TunnelStand, early: bytes, end: Any
+) -> None:
+    await stand.start()
+    client, upstream = await stand.shake_hands(early)
+    end(client)
+    await upstream.wait_closed(timeout=1.0)
+    await assert_nothing_open(stand)
+    (event,) = await stand.harness.logged()
+    assert (event["ended"], event["status"]) == ("client_gone", 499)
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Switching"])
+@pytest.mark.parametrize("end", [reset, close])
+@pytest_twisted.ensureDeferred
+async def test_upstream_that_leaves_before_the_101_is_a_502(
+    stand: TunnelStand, end: Any, answer: bytes
+) -> None:
+    await stand.start()
+    client, upstream = await stand.shake_hands()
+    upstream.send(answer)
+    end(upstream)
+    assert (await client.answer()).status == 502
+    client.close()
+    await assert_nothing_open(stand)
+
+
+@pytest.mark.parametrize("end", [reset, close])
+@pytest_twisted.ensureDeferred
+async def test_client_that_leaves_during_connect_closes_the_egress_connection(
+    harness: ProxyHarness, end: Any
+) -> None:
+    await harness.listen_with_tls()
+    proxy, port = await harness.egress()
+    await harness.start("https://api.openai.test", PROXY_URL=f"http://127.0.0.1:{port}")
+    for script in ([Pause()], [ESTABLISHED, Pause()]):
+        proxy.script(TARGET, script)
+        client = await harness.connect(TunnelPeer(harness.reactor))
+        assert isinstance(client, TunnelPeer)
+        client.send(HANDSHAKE)
+        await proxy.wait_for(lambda received: received.paused)
+        end(client)
+        await proxy.wait_closed(timeout=1.0)
+        await eventually(harness.reactor, lambda: not client_sides(harness))
+
+
+@pytest_twisted.ensureDeferred
+async def test_tunnel_to_tls_upstream(stand: TunnelStand) -> None:
+    await stand.start(stand.harness.authority.good())
+    client, upstream = await stand.open()
+    data = bytes(range(256)) * 8192
+    client.send(data)
+    upstream.send(data)
+    await upstream.receives(data)
+    await client.receives(data)
+    client.send(b"bye")
+    client.close()
+    await upstream.wait_closed(timeout=1.0)
+    assert upstream.received == b"bye"
+    await assert_nothing_open(stand)
+
+
+@pytest.mark.parametrize("end", [reset, close])
+@pytest_twisted.ensureDeferred
+async def test_tls_upstream_that_ends_ends_the_client(stand: TunnelStand, end: Any) -> None:
+    await stand.start(stand.harness.authority.good())
+    client, upstream = await stand.open()
+    upstream.send(b"bye")
+    await client.receives(b"bye")
+    end(upstream)
+    await client.ends()
+    client.close()
+    await assert_nothing_open(stand)
+
+
+@pytest.mark.parametrize("reader_is_client", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_tls_tunnel_bounds_what_it_holds(stand: TunnelStand, reader_is_client: bool) -> None:
+    await stand.start(stand.harness.authority.good())
+    client, upstream = await stand.open()
+    reader, sender = (client, upstream) if reader_is_client else (upstream, client)
+    reader.pause_reading()
+    await flood(sender, stand.harness)
+    assert 0 < memory_used(stand.harness) <= MAX_UNSENT_BYTES
+    sender.close()
+    reader.resume_reading()
+    await reader.until(lambda: len(reader.received) == 24 * MIB)
+    await reader.ends()
+    reader.close()
+    await assert_nothing_open(stand)
+
+
+@pytest_twisted.ensureDeferred
+async def test_tunnel_through_connect_and_tls(stand: TunnelStand) -> None:
+    harness = stand.harness
+    harness.upstream_port = await stand.upstream.listen(harness.loopback(harness.authority.good()))
+    proxy, port = await harness.egress(("user", "secret"))
+    await harness.start("https://api.openai.test", PROXY_URL=f"http://user:secret@127.0.0.1:{port}")
+    client, upstream = await stand.open()
+    client.send(b"up")
+    await upstream.receives(b"up")
+    upstream.send(b"down")
+    await client.receives(b"down")
+    assert len(proxy.tunnels) == 1
+    client.close()
+    await upstream.wait_closed(timeout=1.0)
+    await assert_nothing_open(stand)
+
+
+@pytest_twisted.ensureDeferred
+async def test_silent_tunnel_is_closed(stand: TunnelStand) -> None:
+    await stand.start(TUNNEL_IDLE_TIMEOUT="600ms")
+    client, upstream = await stand.open()
+    opened = stand.harness.reactor.seconds()
+    while stand.harness.reactor.seconds() < opened + 1.5:
+        upstream.send(b"x")
+        await client.receives(b"x")
+    assert not (client.input_ended or upstream.input_ended)
+    await client.ends()
+    await upstream.ends()
+    client.close()
+    upstream.close()
+    await assert_nothing_open(stand)
+    (event,) = await stand.harness.logged()
+    assert (event["ended"], event["detail"]) == ("ok", "silent for TUNNEL_IDLE_TIMEOUT")
+
+
+@pytest_twisted.ensureDeferred
+async def test_peers_that_ignore_the_close_of_a_silent_tunnel_are_reset(
+    stand: TunnelStand,
+) -> None:
+    await stand.start(TUNNEL_IDLE_TIMEOUT="10ms")
+    client, upstream = await stand.open()
+    await client.wait_closed()
+    await upstream.wait_closed()
+    await assert_nothing_open(stand)
+
+
+@pytest_twisted.ensureDeferred
+async def test_tunnel_is_one_event_with_its_bytes(stand: TunnelStand) -> None:
+    await stand.start()
+    client, upstream = await stand.open()
+    client.send(b"12345")
+    await upstream.receives(b"12345")
+    upstream.send(b"678")
+    await client.receives(b"678")
+    assert stand.harness.events == []
+    client.close()
+    upstream.close()
+    await assert_nothing_open(stand)
+    (event,) = await stand.harness.logged()
+    assert (event["method"], event["path"]) == ("GET", "/v1/realtime?model=*")
+    assert (event["bytes_in"], event["bytes_out"], event["status"]) == (5, 3, 101)
+    assert event["ms"]["total"] >= event["ms"]["first_byte"] >= 0
+    assert event["ms"]["upstream"] >= 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_tunnels_are_counted(stand: TunnelStand) -> None:
+    await stand.start()
+    client, upstream = await stand.open()
+    client.send(b"12345")
+    await upstream.receives(b"12345")
+    upstream.send(b"678")
+    await client.receives(b"678")
+    text = (await stand.harness.ask(operator("/metrics"))).body.decode()
+    assert "\ngoproxyai_tunnels_open 1.0\n" in text
+    assert '\ngoproxyai_tunnel_bytes_total{direction="in"} 5.0\n' in text
+    assert '\ngoproxyai_tunnel_bytes_total{direction="out"} 3.0\n' in text
+    assert "\ngoproxyai_requests_in_flight 2.0\n" in text
+    client.close()
+    upstream.close()
+    await eventually(stand.harness.reactor, lambda: len(stand.harness.pool) == 0)
+    await stand.harness.logged()
+    text = (await stand.harness.ask(operator("/metrics"))).body.decode()
+    assert "\ngoproxyai_tunnels_open 0.0\n" in text
+    expected = 'goproxyai_requests_total{cache="upgrade",method="GET",route="/v1/realtime",'
+    assert expected + 'status="101"} 1.0' in text
+
+
+@pytest_twisted.ensureDeferred
+async def test_life_of_a_tunnel_is_no_duration_of_a_request(stand: TunnelStand) -> None:
+    await stand.start(TUNNEL_IDLE_TIMEOUT="1s", LOG_SLOW="1s")
+    client, upstream = await stand.open()
+    await client.ends()
+    client.close()
+    upstream.close()
+    (event,) = await stand.harness.logged()
+    assert event["ms"]["total"] > 1000
+    assert "slow" not in event
+    (histogram,) = [
+        each for each in counters(stand.harness).durations.request.values() if each.count
+    ]
+    assert histogram.total < 1.0
+
+
+@pytest_twisted.ensureDeferred
+async def test_drain_waits_for_a_tunnel(stand: TunnelStand) -> None:
+    await stand.start()
+    client, upstream = await stand.open()
+    daemon = stand.harness.daemon
+    assert daemon is not None
+    stopping = daemon.stopService()
+    await eventually(stand.harness.reactor, lambda: daemon.admin.stats.draining)
+    client.send(b"up")
+    await upstream.receives(b"up")
+    assert not stopping.called
+    client.close()
+    upstream.close()
+    await stopping
+
+
+@pytest_twisted.ensureDeferred
+async def test_drain_timeout_ends_tunnels(stand: TunnelStand) -> None:
+    await stand.start(DRAIN_TIMEOUT="100ms")
+    client, upstream = await stand.open()
+    assert stand.harness.daemon is not None
+    await stand.harness.daemon.stopService()
+    await client.wait_closed()
+    await upstream.wait_closed()
+
+
+@pytest_twisted.ensureDeferred
+async def test_tunnels_are_never_evicted(stand: TunnelStand) -> None:
+    await stand.start(MAX_CONNECTIONS="1")
+    client, upstream = await stand.open()
+    assert (await stand.harness.ask(request())).status == 503
+    client.send(b"up")
+    await upstream.receives(b"up")
+
+
+@pytest.mark.parametrize("reader_is_client", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_slow_reader_is_broken_off_when_memory_is_short(
+    stand: TunnelStand, reader_is_client: bool
+) -> None:
+    await stand.start(MAX_REQUEST_MEMORY="0.03")
+    client, upstream = await stand.open()
+    reader, sender = (client, upstream) if reader_is_client else (upstream, client)
+    reader.pause_reading()
+    for _ in range(24):
+        sender.send(bytes(MIB))
+    await sender.wait_closed()
+    reader.resume_reading()
+    await reader.wait_closed()
+    await assert_nothing_open(stand)
+    assert stand.harness.daemon is not None
+    assert stand.harness.daemon.context.memory.broken_off == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_upgrade_counts_as_a_bypass_and_a_success(stand: TunnelStand) -> None:
+    await stand.start()
+    await stand.open()
+    assert stand.harness.daemon is not None
+    (upstream,) = stand.harness.daemon.context.upstreams.all
+    assert upstream.breaker.successes == 1
+    assert counters(stand.harness).bypass_reasons["upgrade"] == 1
+    assert client_side(stand.harness).idle is False
+    assert len({upstream_side(stand.harness)}) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_tunnel_of_a_tls_client(stand: TunnelStand) -> None:
+    from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
+    from twisted.internet.ssl import optionsForClientTLS
+
+    await stand.start()
+    harness = stand.harness
+    assert harness.daemon is not None
+    port = await loopback(harness.reactor, harness.authority.good().options()).listen(
+        harness.daemon.listeners.factory
+    )
+    options = optionsForClientTLS("localhost", harness.authority.trust_root())
+    endpoint = TCP4ClientEndpoint(harness.reactor, "127.0.0.1", port.getHost().port)
+    client = await connectProtocol(wrapClientTLS(options, endpoint), TunnelPeer(harness.reactor))
+    client.send(HANDSHAKE)
+    upstream = await stand.upstream.peer()
+    await upstream.head()
+    upstream.send(SWITCHED + b"first")
+    await client.head()
+    await client.receives(b"first")
+    data = bytes(3 * MIB)
+    client.send(data)
+    await upstream.receives(data)
+    upstream.send(data)
+    upstream.finish()
+    await client.until(lambda: len(client.received) == len(data))
+    await client.wait_closed()
+    upstream.close()
+    await assert_nothing_open(stand)
+    await port.stopListening()
