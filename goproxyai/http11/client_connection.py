@@ -22,12 +22,12 @@ from weakref import ref
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
+from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.iweb import IBodyProducer
-from zope.interface import alsoProvides, implementer
+from zope.interface import implementer
 
 from goproxyai.http11.connection_deadlines import CLOSE_SECONDS, ClientDeadlines, Timeouts
 from goproxyai.http11.connection_states import ClientState
@@ -39,7 +39,7 @@ from goproxyai.http11.tunnel_end import TunnelEnd
 from goproxyai.limits.request_memory import Holding, RequestMemory
 from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import NEVER, Ticker, postponed
-from goproxyai.reactor.socket_state import input_poll, set_tcp_options
+from goproxyai.reactor.socket_state import input_poll, report_half_close, set_tcp_options
 from goproxyai.reactor.socket_write import unsent_bytes
 from goproxyai.reactor.write_batch import MIN_UNBATCHED_BYTES, Writer
 from goproxyai.upstream.retries import RetryCause
@@ -177,7 +177,7 @@ class ClientConnection(TwistedProtocol):
         early = parser.take_body()
         parser.close()
         self._ticker.watched.discard(self)
-        alsoProvides(self, IHalfCloseableProtocol)
+        report_half_close(self.transport, self)
         self._tunnel = TunnelEnd(self.transport, self._writer, self._ticker, self._holding, early)
         return self._tunnel
 

@@ -18,11 +18,11 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
+from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from zope.interface import alsoProvides, implementer
+from zope.interface import implementer
 
 from goproxyai.errors import ProxyError
 from goproxyai.http11.connection_deadlines import LINGER_SECONDS, ServerDeadlines
@@ -40,7 +40,12 @@ from goproxyai.http11.tunnel_end import TunnelEnd
 from goproxyai.http11.turn_scheduler import TurnScheduler
 from goproxyai.limits.request_memory import Holding, RequestMemory
 from goproxyai.reactor.deadlines import NEVER
-from goproxyai.reactor.socket_state import input_poll, peer_closed, set_tcp_options
+from goproxyai.reactor.socket_state import (
+    input_poll,
+    peer_closed,
+    report_half_close,
+    set_tcp_options,
+)
 from goproxyai.reactor.write_batch import Writer
 
 
@@ -203,7 +208,7 @@ class ServerConnection(TwistedProtocol):
         context.memory.mark_reader(self, is_slow=False)
         self.output.hand_over()
         early = self._pipeline.hand_over()
-        alsoProvides(self, IHalfCloseableProtocol)
+        report_half_close(self.transport, self)
         self._tunnel = TunnelEnd(
             self.transport, context.writer, context.ticker, self._holding, early
         )

@@ -213,6 +213,8 @@ class TunnelEnd:
 
     def tick(self, now: float) -> None:
         """Count the memory, and act on the deadlines and on a reset that no read reports."""
+        if self.state is ABORTED:
+            return
         unsent = unsent_bytes(self._transport)
         if unsent or self._holding.held:
             self._holding.hold(unsent)

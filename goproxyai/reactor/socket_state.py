@@ -10,7 +10,9 @@ from contextlib import suppress
 from select import POLLIN, POLLRDHUP, poll
 from typing import Any
 
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.protocols.tls import TLSMemoryBIOProtocol
+from zope.interface import alsoProvides
 
 KEEP_ALIVE_IDLE_SECONDS = 60
 """Silence after which the kernel sends the first keep-alive probe. Linux's default is two hours;
@@ -78,6 +80,18 @@ def can_half_close(transport: Any) -> bool:
     Not below TLS: a half-close would cut off the records that TLS has yet to send.
     """
     return len(transport_layers(transport)) == 1 and hasattr(transport, "loseWriteConnection")
+
+
+def report_half_close(transport: Any, protocol: Any) -> None:
+    """Have the FIN of the peer reported by ``readConnectionLost`` of *protocol* from now on.
+
+    Twisted reports a FIN as the loss of the connection, unless the protocol says otherwise
+    (``IHalfCloseableProtocol``). A client's endpoint puts a wrapper between transport and protocol,
+    which must say so too. Where another layer is between them, nothing changes.
+    """
+    reporter = getattr(transport, "protocol", protocol)
+    if can_half_close(transport) and hasattr(type(reporter), "readConnectionLost"):
+        alsoProvides(reporter, IHalfCloseableProtocol)
 
 
 def set_tcp_options(transport: Any) -> None:

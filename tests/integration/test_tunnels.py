@@ -8,7 +8,6 @@ import pytest
 import pytest_twisted
 
 from goproxyai.telemetry.counters import Counters
-from tests.integration.admin_requests import operator
 from tests.integration.egress_proxy import TARGET
 from tests.integration.proxied_connections import (
     MAX_UNSENT_BYTES,
@@ -113,6 +112,7 @@ async def test_fin_follows_all_bytes_to_a_slow_reader(stand: TunnelStand, by_cli
     await flood(sender, stand.harness)
     sender.finish()
     reader.resume_reading()
+    await reader.until(lambda: len(reader.received) >= 24 * MIB)
     await reader.ends()
     assert len(reader.received) == 24 * MIB
     reader.close()
@@ -302,7 +302,7 @@ async def test_silent_tunnel_is_closed(stand: TunnelStand) -> None:
     while stand.harness.reactor.seconds() < opened + 1.5:
         upstream.send(b"x")
         await client.receives(b"x")
-    assert not (client.input_ended or upstream.input_ended)
+    assert (client.input_ended, upstream.input_ended) == (False, False)
     await client.ends()
     await upstream.ends()
     client.close()
@@ -318,8 +318,9 @@ async def test_peers_that_ignore_the_close_of_a_silent_tunnel_are_reset(
 ) -> None:
     await stand.start(TUNNEL_IDLE_TIMEOUT="10ms")
     client, upstream = await stand.open()
-    await client.wait_closed()
-    await upstream.wait_closed()
+    await client.ends()
+    await upstream.ends()
+    await eventually(stand.harness.reactor, lambda: not client_sides(stand.harness))
     await assert_nothing_open(stand)
 
 
@@ -336,7 +337,7 @@ async def test_tunnel_is_one_event_with_its_bytes(stand: TunnelStand) -> None:
     upstream.close()
     await assert_nothing_open(stand)
     (event,) = await stand.harness.logged()
-    assert (event["method"], event["path"]) == ("GET", "/v1/realtime?model=*")
+    assert (event["method"], event["path"]) == ("GET", "/v1/realtime?model")
     assert (event["bytes_in"], event["bytes_out"], event["status"]) == (5, 3, 101)
     assert event["ms"]["total"] >= event["ms"]["first_byte"] >= 0
     assert event["ms"]["upstream"] >= 0
@@ -350,7 +351,7 @@ async def test_tunnels_are_counted(stand: TunnelStand) -> None:
     await upstream.receives(b"12345")
     upstream.send(b"678")
     await client.receives(b"678")
-    text = (await stand.harness.ask(operator("/metrics"))).body.decode()
+    text = (await stand.harness.ask(request("/metrics"))).body.decode()
     assert "\ngoproxyai_tunnels_open 1.0\n" in text
     assert '\ngoproxyai_tunnel_bytes_total{direction="in"} 5.0\n' in text
     assert '\ngoproxyai_tunnel_bytes_total{direction="out"} 3.0\n' in text
@@ -359,7 +360,7 @@ async def test_tunnels_are_counted(stand: TunnelStand) -> None:
     upstream.close()
     await eventually(stand.harness.reactor, lambda: len(stand.harness.pool) == 0)
     await stand.harness.logged()
-    text = (await stand.harness.ask(operator("/metrics"))).body.decode()
+    text = (await stand.harness.ask(request("/metrics"))).body.decode()
     assert "\ngoproxyai_tunnels_open 0.0\n" in text
     expected = 'goproxyai_requests_total{cache="upgrade",method="GET",route="/v1/realtime",'
     assert expected + 'status="101"} 1.0' in text
@@ -367,18 +368,18 @@ async def test_tunnels_are_counted(stand: TunnelStand) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_life_of_a_tunnel_is_no_duration_of_a_request(stand: TunnelStand) -> None:
-    await stand.start(TUNNEL_IDLE_TIMEOUT="1s", LOG_SLOW="1s")
+    await stand.start(TUNNEL_IDLE_TIMEOUT="300ms", LOG_SLOW="300ms")
     client, upstream = await stand.open()
     await client.ends()
     client.close()
     upstream.close()
     (event,) = await stand.harness.logged()
-    assert event["ms"]["total"] > 1000
+    assert event["ms"]["total"] > 300
     assert "slow" not in event
     (histogram,) = [
         each for each in counters(stand.harness).durations.request.values() if each.count
     ]
-    assert histogram.total < 1.0
+    assert histogram.total < 0.3
 
 
 @pytest_twisted.ensureDeferred

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IListeningPort
 from twisted.internet.protocol import Factory
 from zope.interface import implementer
@@ -107,7 +108,7 @@ class TunnelUpstream(Factory[TunnelPeer]):
     async def close(self) -> None:
         """Stop listening, and reset the connections."""
         for port in self._ports:
-            await port.stopListening()
+            await maybeDeferred(port.stopListening)
         for peer in self.peers:
             if peer.transport is not None and not peer.closed:
                 peer.abort()
