@@ -9,6 +9,7 @@ from twisted.python.failure import Failure
 
 from goproxyai.http11.client_connection import ClientConnection
 from goproxyai.http11.connection_deadlines import Timeouts
+from goproxyai.http11.tunnel_end import TunnelEnd
 from goproxyai.limits.request_memory import RequestMemory
 from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import TICK_SECONDS, Ticker
@@ -21,6 +22,8 @@ class MemoryUpstream:
     """A :class:`.ClientConnection`, and the receiver and body sink of its responses.
 
     :param head: seconds until the response head. :param idle: seconds without progress in a body.
+    :ivar asks_for_websocket: the requests are handshakes.
+    :ivar end: the connection after a response with status 101.
     :ivar idle_calls: one entry for each time that the connection became idle.
     :ivar events: interim responses, body bytes, and how the body ended.
     """
@@ -36,6 +39,7 @@ class MemoryUpstream:
         self.responses: list[Any] = []
         self.events: list[object] = []
         self.asks_for_websocket = False
+        self.end: TunnelEnd | None = None
         self.memory = RequestMemory()
         self.connection = ClientConnection(
             self.ticker,
@@ -69,6 +73,8 @@ class MemoryUpstream:
 
     def answered(self, response: Any) -> None:
         self.responses.append(response)
+        if response.code == 101:
+            self.end = response.switch_protocols()
 
     def failed(self, reason: Failure, cause: RetryCause | None = None) -> None:
         assert reason.value is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
@@ -17,14 +18,16 @@ from goproxyai.http11.connection_states import (
     InputState,
     OutputState,
     ResponseInputState,
+    TunnelState,
 )
 from goproxyai.http11.request_parser import RequestParser
 from goproxyai.http11.response_output import ResponseOutput
 from goproxyai.http11.response_parser import ResponseParser
+from goproxyai.http11.tunnel_end import TunnelEnd
 from tests.support.memory_server import MemoryServer, get, post, respond
 from tests.support.memory_upstream import MemoryUpstream
 
-OWNERS = (RequestParser, ResponseOutput, ClientConnection, ResponseParser)
+OWNERS = (RequestParser, ResponseOutput, ClientConnection, ResponseParser, TunnelEnd)
 TABLE = {(state, following) for state, states in TRANSITIONS.items() for following in states}
 
 Steps = list[bytes | str]
@@ -42,6 +45,14 @@ RESPONSES = [
     b"Transfer-Encoding: chunked\r\n\r\n", b"3\r\nabc\r\n", b"0\r\n\r\n", b"zz\r\n",
     b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 204 No Content\r\n\r\n",
 ]  # fmt: skip
+
+
+SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"
+TUNNEL_STEPS: dict[object, Callable[[TunnelEnd], None]] = {
+    "end abort": TunnelEnd.abort,
+    "end finish": TunnelEnd.finish,
+    "end close": TunnelEnd.close,
+}
 
 
 @pytest.fixture
@@ -92,6 +103,7 @@ def run_server(steps: Steps) -> None:
 
 def run_client(steps: Steps) -> None:
     upstream = MemoryUpstream(tls=True)
+    upstream.asks_for_websocket = True
     for step in steps:
         if isinstance(step, bytes):
             upstream.receive(step)
@@ -103,6 +115,8 @@ def run_client(steps: Steps) -> None:
             upstream.advance(100)
         elif step == "abort":
             upstream.connection.abort()
+        elif step in TUNNEL_STEPS and upstream.end is not None:
+            TUNNEL_STEPS[step](upstream.end)
         elif step == "lose":
             upstream.lose(ConnectionLost())
             break
@@ -131,6 +145,13 @@ CLIENT_STEPS: list[Steps] = [
     ["handshake", "GET", b"HTTP/1.1 204 X\r\n\r\n", "GET", "lose"],
     ["handshake", "GET", OK + b"Connection: close\r\nContent-Length: 0\r\n\r\n", "wait", "lose"],
     ["handshake", "GET", OK + b"Connection: close\r\nContent-Length: 0\r\n\r\n", "lose"],
+    ["handshake", "GET", SWITCHED, "lose"],
+    ["handshake", "GET", SWITCHED, "abort", "lose"],
+    ["handshake", "GET", SWITCHED, "end abort", "lose"],
+    ["handshake", "GET", SWITCHED, "end finish", "lose"],
+    ["handshake", "GET", SWITCHED, "end finish", "end abort", "lose"],
+    ["handshake", "GET", SWITCHED, "end finish", "end close", "lose"],
+    ["handshake", "GET", SWITCHED, "end close", "end abort", "lose"],
 ]
 
 
@@ -149,7 +170,12 @@ def test_every_transition_of_the_table_occurs_and_no_other(
         st.sampled_from([*REQUESTS, "respond", "block", "unblock", "wait", "drain", "disconnect"]),
         max_size=12,
     ),
-    st.lists(st.sampled_from([*RESPONSES, "GET", "HEAD", "wait", "abort", "lose"]), max_size=12),
+    st.lists(
+        st.sampled_from(
+            [*RESPONSES, SWITCHED, *TUNNEL_STEPS, "GET", "HEAD", "wait", "abort", "lose"]
+        ),
+        max_size=12,
+    ),
 )
 def test_random_steps_follow_the_table(server_steps: Steps, client_steps: Steps) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -162,4 +188,6 @@ def test_random_steps_follow_the_table(server_steps: Steps, client_steps: Steps)
 
 
 def test_table_has_every_state() -> None:
-    assert set(TRANSITIONS) == {*InputState, *OutputState, *ClientState, *ResponseInputState}
+    assert set(TRANSITIONS) == {
+        *InputState, *OutputState, *ClientState, *ResponseInputState, *TunnelState,
+    }  # fmt: skip
