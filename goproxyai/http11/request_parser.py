@@ -188,7 +188,7 @@ class RequestParser:
             self._read = step
         elif self.state is HEAD:
             self._head_bytes += size
-        self._run_llhttp(step)
+        rest = self._run_llhttp(step) + rest
         self._read = b""
         if self.state is HEAD:
             if self._head_bytes > MAX_HEADER_BYTES + len(self._target) + REQUEST_LINE_BYTES:
@@ -209,22 +209,25 @@ class RequestParser:
         size = len(data) if end < 0 else end + len(_BLANK_LINE)
         return size if body is None else min(size, MAX_CHUNKED_STEP_BYTES)
 
-    def _run_llhttp(self, data: bytes) -> None:
-        while data and self.state is not ENDED:
-            try:
-                self._llhttp.feed_data(data)
-                return
-            except HttpParserUpgrade as upgrade:
-                data = data[upgrade.args[0] :]
+    def _run_llhttp(self, data: bytes) -> bytes:
+        """Have llhttp parse *data*; return the bytes after a request that asks for an upgrade.
+
+        These may be of the other protocol, and are parsed when the request has been answered.
+        """
+        try:
+            self._llhttp.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            if self.state is not ENDED:
                 self._decline_upgrade()
-            except HttpParserError as error:
-                if self.state is not ENDED:
-                    cause = error.__context__
-                    if not isinstance(cause, ProxyError):
-                        start = b"" if self.state is BODY else self._head_start
-                        cause = _malformed(start, error)
-                    self.refuse(cause)
-                return
+                return data[upgrade.args[0] :]
+        except HttpParserError as error:
+            if self.state is not ENDED:
+                cause = error.__context__
+                if not isinstance(cause, ProxyError):
+                    start = b"" if self.state is BODY else self._head_start
+                    cause = _malformed(start, error)
+                self.refuse(cause)
+        return b""
 
     def _decline_upgrade(self) -> None:
         """Go on in HTTP/1.1 (RFC 9110 §7.8).

@@ -15,6 +15,7 @@ from tests.support.answers import response
 from tests.support.harness import Answer, ProxyHarness, SkewedReactor, eventually, post, request
 from tests.support.raw_client import LOOPED_VIA
 from tests.support.steps import Pause, Reset
+from tests.support.websocket import HANDSHAKE
 
 CHAT = "/v1/chat/completions"
 KIB = 1024
@@ -154,11 +155,16 @@ async def loop_detected(harness: ProxyHarness) -> Answer:
     return await harness.ask(request(headers=[("Via", LOOPED_VIA)]))
 
 
+async def upgrade_refused(harness: ProxyHarness) -> Answer:
+    await harness.start(UPGRADES="off")
+    return await harness.ask(HANDSHAKE)
+
+
 ROWS: list[Row] = [
     bad_request, request_too_large, headers_too_large, target_too_long, admin_forbidden, not_found,
     method_not_allowed, internal_error, upstream_unreachable, egress_proxy_refused,
     upstream_tls_failed, upstream_protocol_error, circuit_open, draining, overloaded,
-    upstream_timeout, only_if_cached, loop_detected,
+    upstream_timeout, only_if_cached, loop_detected, upgrade_refused,
 ]  # fmt: skip
 
 

@@ -49,6 +49,8 @@ CHANGED: dict[str, tuple[str, Callable[[Daemon], object], object]] = {
     "KEEPALIVE_TIMEOUT": ("7s", lambda d: d.listeners.factory.keep_alive_seconds, 7.0),
     "CONNECT_TIMEOUT": ("7s", lambda d: d.agent.connect_timeout, 7.0),
     "IDLE_TIMEOUT": ("7s", lambda d: d.agent.timeouts.idle, 7.0),
+    "UPGRADES": ("off", lambda d: d.context.options.current.upgrades, False),
+    "TUNNEL_IDLE_TIMEOUT": ("7s", lambda d: d.context.tunnels.idle_seconds, 7.0),
     "DRAIN_DELAY": ("7s", lambda d: d.settings.drain_delay, 7.0),
     "DRAIN_TIMEOUT": ("7s", lambda d: d.settings.drain_timeout, 7.0),
     "MAX_CACHE_SIZE": ("7", lambda d: d.context.store.max_bytes, 7 << 20),

@@ -17,7 +17,7 @@ DEFAULTS = {variable.name: variable.default for variable in VARIABLES}
 STEPS = {
     "request_id", "handler", "admission", "request_plan", "cache_lookup", "forward",
     "single_flight", "flight", "subscriber", "resume", "upstream_request", "replay", "recorder",
-    "error_response",
+    "error_response", "tunnel",
 }  # fmt: skip
 """Modules of goproxyai/proxy/ that a request passes, as the diagrams show them."""
 

@@ -22,6 +22,7 @@ from goproxyai.messages.headers import Headers, index_fields
 from goproxyai.proxy.bypass_warning import BypassWarning
 from goproxyai.proxy.cache_lookup import CacheLookup, CacheMiss
 from goproxyai.proxy.context import OptionsHolder, ProxyContext
+from goproxyai.proxy.open_tunnels import OpenTunnels
 from goproxyai.proxy.request_plan import ProxyOptions, RequestPlan
 from goproxyai.proxy.upstreams import Upstream, Upstreams
 from goproxyai.telemetry.access_log import AccessLog
@@ -78,6 +79,7 @@ def proxy_parts(upstreams: int = 1) -> ProxyParts:
         memory,
         ReplayedEntries(memory),
         BypassWarning(counters, clock.seconds()),
+        OpenTunnels(3600.0),
     )
     return ProxyParts(context, clock, events)
 
