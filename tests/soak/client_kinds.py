@@ -10,9 +10,14 @@ import json
 from typing import Any
 
 from tests.soak.answers import Info
-from tests.soak.connection import Call, connect
-from tests.soak.load import CREDENTIALS, LoadClient
+from tests.soak.connection import Call, LoadConnection, connect
+from tests.soak.load import CREDENTIALS, MAX_CALL_SECONDS, LoadClient
 from tests.support.answers import chunk
+
+HANDSHAKE_FIELDS = (
+    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
 
 
 def _body(**fields: Any) -> bytes:
@@ -260,6 +265,48 @@ async def malformed(client: LoadClient) -> None:
         audit.report(f"{data[:50]!r} was answered with {call.status}, not {status}")
 
 
+async def tunnelling(client: LoadClient) -> None:
+    """A WebSocket handshake, and bytes that must come back unchanged after it."""
+    rng = client.rng
+    connection = await client.connected(fresh=True)
+    if connection is None:
+        return
+    target = f"/v1/realtime?size={rng.choice((200, 30_000))}"
+    call, head, _ = client.begin("GET", target, rng.choice(CREDENTIALS), more=HANDSHAKE_FIELDS)
+    connection.send(call, head)
+    sent = b""
+    while await _came_back(client, call, connection, sent) and rng.random() < 0.8:
+        frame = rng.randbytes(rng.choice((10, 1_000, 200_000)))
+        sent += frame
+        connection.send_more(frame)
+    if call.end:  # not answered with 101, or cut
+        await client.finish(call)
+        return
+    if rng.random() < 0.7:
+        connection.finish_tunnel()
+    else:
+        connection.close(orderly=rng.random() < 0.5)
+    await client.finish(call)
+
+
+async def _came_back(
+    client: LoadClient, call: Call, connection: LoadConnection, sent: bytes
+) -> bool:
+    """Wait until all of *sent* is back, and compare it; whether the tunnel is open."""
+    deadline = client.load.reactor.seconds() + MAX_CALL_SECONDS
+    while not call.end:
+        if connection.is_tunnel and len(received := connection.tunnelled()) >= len(sent):
+            if received != sent:
+                client.load.audit.report(f"other bytes in a tunnel: {call}")
+            return True
+        if client.load.reactor.seconds() > deadline:
+            client.load.audit.hung(call)
+            connection.close()
+            return False
+        await client.pause(0.005)
+    return False
+
+
 def _info(call: Call | None) -> Info | None:
     """What the upstream's answer says, if the call got a correct one."""
     return None if call is None else call.info
@@ -276,6 +323,7 @@ KINDS = (
     (pipelining, 2, 0.2, ""),
     (slow_reading, 3, 0.3, "slow readers"),
     (leaving, 4, 0.1, "leaving clients"),
+    (tunnelling, 3, 0.1, ""),
     (malformed, 2, 0.1, "malformed requests"),
 )
 """The clients of a load: the round, their number, the seconds between two rounds, and the fault

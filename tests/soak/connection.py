@@ -12,11 +12,15 @@ import attrs
 import httptools
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from goproxyai.reactor.socket_write import unsent_bytes
 from tests.soak.answers import Info
+
+SWITCHED = 101
+"""The status of a call that becomes a tunnel."""
 
 
 @attrs.define(eq=False)
@@ -62,6 +66,7 @@ class LoadConnection(Protocol):
     :ivar reusable: whether a further request may be sent (RFC 9112 §9.6).
     :ivar received: bytes of answers so far.
     :ivar disconnected: fires when the connection is closed.
+    :ivar is_tunnel: whether the active call was answered with status 101.
     """
 
     transport: Any
@@ -75,6 +80,8 @@ class LoadConnection(Protocol):
         self.closed = False
         self.reusable = True
         self.received = 0
+        self.is_tunnel = False
+        self._finishes = False
         self.disconnected: Deferred[None] = Deferred()
 
     # What a client calls.
@@ -92,6 +99,16 @@ class LoadConnection(Protocol):
         """Send more of a request."""
         if not self.closed:
             self.transport.write(data)
+
+    def tunnelled(self) -> bytes:
+        """Everything that was received in the tunnel."""
+        return b"".join(self._pieces)
+
+    def finish_tunnel(self) -> None:
+        """Send a FIN; the call is answered if the daemon sends one as well."""
+        self._finishes = True
+        if not self.closed:
+            self.transport.loseWriteConnection()
 
     def close(self, orderly: bool = False) -> None:
         """Close the connection, or reset it unless *orderly*; active calls end as ``left``."""
@@ -122,8 +139,14 @@ class LoadConnection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self.received += len(data)
+        if self.is_tunnel:
+            self._pieces.append(data)
+            return
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self.is_tunnel, self.reusable = True, False
+            self._pieces = [data[upgrade.args[0] :]]
         except httptools.HttpParserError as error:
             for call in list(self._calls)[:1]:
                 call.parse_error = f"{error}: {data[:80]!r}"
@@ -131,6 +154,10 @@ class LoadConnection(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.closed, self.reusable = True, False
+        if self._finishes and self._calls and reason.check(ConnectionDone) is not None:
+            call = self._calls.popleft()
+            call.size = len(self.tunnelled())
+            self._end(call, "answered")
         self._end_all("left" if self._left else "lost")
         del self._parser
         self.disconnected.callback(None)
@@ -163,7 +190,7 @@ class LoadConnection(Protocol):
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if status >= 200:
+        if status >= 200 or status == SWITCHED:
             self._calls[0].status = status
         else:
             self._calls[0].headers.clear()
@@ -172,7 +199,7 @@ class LoadConnection(Protocol):
         self._pieces.append(data)
 
     def on_message_complete(self) -> None:
-        if self._calls and self._calls[0].status and not self._left:
+        if self._calls and self._calls[0].status not in (0, SWITCHED) and not self._left:
             call = self._calls.popleft()
             if call.headers.get("connection", "").lower() == "close":
                 self.reusable = False

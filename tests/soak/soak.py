@@ -38,6 +38,7 @@ SETTINGS = {
     "REQUEST_TIMEOUT": "2500ms",
     "CONNECT_TIMEOUT": "2500ms",
     "IDLE_TIMEOUT": "2500ms",
+    "TUNNEL_IDLE_TIMEOUT": "2500ms",
     "DRAIN_TIMEOUT": "2s",
     "CACHE_TTL": "3s",
     "MAX_CACHE_SIZE": "16",

@@ -12,15 +12,18 @@ from random import Random
 from typing import Any
 from urllib.parse import parse_qs
 
+from twisted.internet.interfaces import IAddress
+
 from tests.soak.answers import Info, document, events, identity
 from tests.soak.plan import Window, fault_for, rng_for
 from tests.support.answers import chunk, head
 from tests.support.proxy import FakeProxy, refusal
 from tests.support.records import RecordList
 from tests.support.requests import Field, Request
-from tests.support.serving import FakeServer, Script
+from tests.support.serving import FakeConnection, FakeServer, Script
 from tests.support.steps import Answer, AnswerBeforeBody, Close, Dribble, Pause, Reset, Step, Wait
-from tests.support.upstream import FakeUpstream
+from tests.support.upstream import FakeUpstream, UpstreamConnection
+from tests.support.websocket import SWITCHED
 
 WRITES = (b"PUT", b"PATCH", b"DELETE")
 ERROR_STATUSES = (500, 502, 503, 504, 429, 404)
@@ -39,6 +42,9 @@ INVALID_ANSWERS = (
 
 VALID_FAULTS = ("dribbled body", "interim", "closing", "close-delimited")
 """Faults whose answers are unusual but valid."""
+
+KEEPING_FAULTS = (*VALID_FAULTS, "error status", "early answer")
+"""Faults after whose answers the connection may be kept; handshakes do not have them."""
 
 STREAMED_PATHS = ("/v1/files",)
 """Paths whose request bodies the daemon streams, so that an answer may precede their end."""
@@ -161,7 +167,31 @@ class FaultyUpstream(FakeUpstream):
                 # Without a body, because the request's identity is not known yet.
                 steps.append(head(413, [(b"Content-Length", b"0"), (b"Connection", b"close")]))
             return Script(request.path, [*steps, end])
+        if request.header(b"upgrade") is not None and fault in ("", *KEEPING_FAULTS):
+            return Script(request.path, SWITCHED)
         return Script(request.path, lambda complete: state.answer(complete, number, fault))
+
+    def buildProtocol(self, addr: IAddress | None) -> FakeConnection:
+        return EchoingConnection(self, addr)
+
+
+class EchoingConnection(UpstreamConnection):
+    """A connection that sends everything back after a WebSocket handshake."""
+
+    _echoes = False
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._echoes:
+            self.transport.write(data)
+        else:
+            super().dataReceived(data)
+
+    def open_request(
+        self, method: bytes, target: bytes, version: str, headers: list[Field]
+    ) -> Request:
+        request = super().open_request(method, target, version, headers)
+        self._echoes = request.header(b"upgrade") is not None
+        return request
 
 
 class FaultyProxy(FakeProxy):

@@ -25,7 +25,7 @@ SHORT_LIVED = (
     "WholeBody", "BodyCollection", "RequestUpload", "Response", "Forward", "UpstreamRequest",
     "RetryState", "Flight", "SharedBody", "Subscriber", "SubscriberSet", "ResumedForward",
     "Recorder", "Replay", "TimedReplay", "ReplayWatch", "ExchangeChannel", "AdminRequest",
-    "RequestTrace", "_PendingRequest", "RetryTimer", "_Race",
+    "RequestTrace", "_PendingRequest", "RetryTimer", "_Race", "Tunnel", "TunnelEnd", "Direction",
 )  # fmt: skip
 """Classes whose objects live no longer than a request or a connection."""
 
