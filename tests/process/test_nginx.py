@@ -10,6 +10,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.threads import deferToThread
+from websockets.sync.client import connect as websocket_connect
 
 from tests.integration.infrastructure_headers import headers_behind
 from tests.process.daemon_process import (
@@ -26,6 +27,7 @@ from tests.support.ports import free_port
 from tests.support.raw_client import RawClient
 from tests.support.serving import loopback
 from tests.support.steps import Pause
+from tests.support.websocket_server import echo, websocket_server
 
 __all__ = ["run", "start"]  # fixtures
 
@@ -155,3 +157,16 @@ async def test_second_request_is_a_hit(
             assert (name, labels) == (name, [b"MISS", b"HIT"])
             client.abort()
     assert_clean(process)
+
+
+def test_websocket_passes_through_nginx(start: Start, run: Run, tmp_path: Path) -> None:
+    with websocket_server(echo) as upstream:
+        process = start(OPENAI_API_URL=f"http://127.0.0.1:{upstream}")
+        (port,) = process.listening()
+        nginx = start_nginx(run, tmp_path, port)
+        url = f"ws://127.0.0.1:{nginx.deployed}/v1/realtime"
+        with websocket_connect(url, proxy=None, max_size=None) as client:
+            for message in ("text", b"x" * 1_000_000):
+                client.send(message)
+                assert client.recv(timeout=10) == message
+        assert client.close_code == 1000
