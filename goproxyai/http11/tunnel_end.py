@@ -61,13 +61,12 @@ class TunnelEnd:
     :param early: what the peer has sent after its handshake.
     :ivar state: of the output.
     :ivar input_ended: whether the peer has sent its FIN.
-    :ivar blocked: whether the transport holds too many unsent bytes.
     """
 
     __slots__ = (
         "_bytes_taken", "_bytes_written", "_early", "_expires_at", "_half_closes", "_holding",
         "_listener", "_reading_paused", "_stalls_at", "_ticker", "_transport", "_writer",
-        "blocked", "input_ended", "state",
+        "input_ended", "state",
     )  # fmt: skip
 
     def __init__(
@@ -75,7 +74,6 @@ class TunnelEnd:
     ) -> None:
         self.state = OPEN
         self.input_ended = False
-        self.blocked = False
         self._transport = transport
         self._half_closes = can_half_close(transport)
         self._writer = writer
@@ -97,9 +95,9 @@ class TunnelEnd:
         """Deliver what was received to *listener*, from the bytes after the handshake on."""
         self._listener = listener
         early, self._early = self._early, b""
+        self.resume_reading()  # before the listener may pause it again
         if early:
             listener.received(early)
-        self.resume_reading()
 
     def write(self, data: bytes) -> None:
         """Write *data*, unless the output has ended."""
@@ -189,14 +187,12 @@ class TunnelEnd:
     # Called by the transport.
 
     def pauseProducing(self) -> None:
-        self.blocked = True
         self._holding.memory.mark_reader(self, is_slow=True)
         self._holding.hold(unsent_bytes(self._transport))
         if self._listener is not None:
             self._listener.output_blocked()
 
     def resumeProducing(self) -> None:
-        self.blocked = False
         self._holding.memory.mark_reader(self, is_slow=False)
         if self._listener is not None:
             self._listener.output_writable()
