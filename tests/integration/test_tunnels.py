@@ -112,7 +112,7 @@ async def test_fin_follows_all_bytes_to_a_slow_reader(stand: TunnelStand, by_cli
     await flood(sender, stand.harness)
     sender.finish()
     reader.resume_reading()
-    await reader.until(lambda: len(reader.received) >= 24 * MIB)
+    await reader.until(lambda: len(reader.received) >= 24 * MIB, timeout=60.0)
     await reader.ends()
     assert len(reader.received) == 24 * MIB
     reader.close()
@@ -131,7 +131,7 @@ async def test_slow_reader_pauses_the_other_side(stand: TunnelStand, by_client: 
     reader.send(b"back")  # the other direction goes on
     await sender.receives(b"back")
     reader.resume_reading()
-    await reader.until(lambda: len(reader.received) == 24 * MIB)
+    await reader.until(lambda: len(reader.received) == 24 * MIB, timeout=60.0)
     await eventually(stand.harness.reactor, lambda: memory_used(stand.harness) == 0)
 
 
@@ -271,7 +271,7 @@ async def test_tls_tunnel_bounds_what_it_holds(stand: TunnelStand, reader_is_cli
     assert 0 < memory_used(stand.harness) <= MAX_UNSENT_BYTES
     sender.close()
     reader.resume_reading()
-    await reader.until(lambda: len(reader.received) == 24 * MIB)
+    await reader.until(lambda: len(reader.received) == 24 * MIB, timeout=60.0)
     await reader.ends()
     reader.close()
     await assert_nothing_open(stand)

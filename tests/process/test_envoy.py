@@ -9,6 +9,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.threads import deferToThread
+from websockets.sync.client import connect as websocket_connect
 
 from tests.integration.infrastructure_headers import headers_behind
 from tests.process.daemon_process import DaemonProcess, Start, assert_clean, start
@@ -19,6 +20,7 @@ from tests.support.ports import free_port
 from tests.support.raw_client import RawClient
 from tests.support.serving import loopback
 from tests.support.steps import Pause
+from tests.support.websocket_server import echo, websocket_server
 
 __all__ = ["run", "start"]  # fixtures
 
@@ -78,6 +80,19 @@ async def start_both(
 async def connect(harness: ProxyHarness, port: int) -> RawClient:
     endpoint = TCP4ClientEndpoint(harness.reactor, "127.0.0.1", port, bindAddress=(CLIENT, 0))
     return await connectProtocol(endpoint, RawClient(harness.reactor))
+
+
+def test_websocket_passes_through_envoy(start: Start, run: Run, tmp_path: Path) -> None:
+    with websocket_server(echo) as upstream:
+        process = start(OPENAI_API_URL=f"http://127.0.0.1:{upstream}")
+        (port,) = process.listening()
+        envoy = start_envoy(run, tmp_path, port, {})
+        url = f"ws://127.0.0.1:{envoy}/v1/realtime"
+        with websocket_connect(url, proxy=None, max_size=None) as client:
+            for message in ("text", b"x" * 1_000_000):
+                client.send(message)
+                assert client.recv(timeout=10) == message
+        assert client.close_code == 1000
 
 
 @pytest_twisted.ensureDeferred
