@@ -33,7 +33,7 @@ from goproxyai.http11.connection_deadlines import CLOSE_SECONDS, ClientDeadlines
 from goproxyai.http11.connection_states import ClientState
 from goproxyai.http11.errors import ConnectionBroken, ProtocolViolation, UpstreamTimeout
 from goproxyai.http11.request_upload import RequestUpload
-from goproxyai.http11.response import Response, ResponseReceiver
+from goproxyai.http11.response import ResponseReceiver
 from goproxyai.http11.response_parser import COMPLETE, SWITCHED, UNTIL_CLOSE, ResponseParser
 from goproxyai.http11.tunnel_end import TunnelEnd
 from goproxyai.limits.request_memory import Holding, RequestMemory
@@ -172,10 +172,8 @@ class ClientConnection(TwistedProtocol):
     def may_switch_protocols(self) -> bool:
         return self._receiver is not None and self._receiver.may_switch_protocols()
 
-    def start_tunnel(self) -> TunnelEnd:
-        parser = self._parser
-        early = parser.take_body()
-        parser.close()
+    def start_tunnel(self, early: bytes) -> TunnelEnd:
+        self._parser.close()
         self._ticker.watched.discard(self)
         report_half_close(self.transport, self)
         self._tunnel = TunnelEnd(self.transport, self._writer, self._ticker, self._holding, early)
@@ -287,13 +285,12 @@ class ClientConnection(TwistedProtocol):
         if response is None:
             return
         complete = parser.state is COMPLETE
-        if parser.state is SWITCHED:
-            self._switch(response)
-            return
         data = parser.take_body()
         receiver, self._receiver = self._receiver, None
         if complete:
             self._finish(response.fields.get(b"keep-alive"))
+        elif parser.state is SWITCHED:
+            self._switch()
         elif self._upload is None:
             self._deadlines.await_response_body(self._ticker.seconds())
         if data or complete:
@@ -303,16 +300,12 @@ class ClientConnection(TwistedProtocol):
             if not complete and response.unclaimed:
                 self.pause_reading()
 
-    def _switch(self, response: Response) -> None:
-        """Deliver a response with status 101, after which the receiver starts the tunnel."""
-        parser = self._parser
-        receiver, self._receiver = self._receiver, None
-        parser.response = None
+    def _switch(self) -> None:
+        """End the use of HTTP; the receiver of the response starts the tunnel."""
+        self._parser.response = None
         self.pause_reading()
         self._deadlines.sending = False
         self.state = TUNNEL
-        if receiver is not None:
-            receiver.answered(response)
 
     def _finish(self, announced: bytes | None) -> None:
         """Keep or close the connection after a complete response.

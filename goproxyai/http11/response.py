@@ -65,8 +65,11 @@ class ResponseConnection(Protocol):
     def abort(self) -> None:
         """Reset the connection."""
 
-    def start_tunnel(self) -> TunnelEnd:
-        """End the use of HTTP, after a response with status 101."""
+    def start_tunnel(self, early: bytes) -> TunnelEnd:
+        """End the use of HTTP, after a response with status 101.
+
+        :param early: was received after the response.
+        """
 
 
 @implementer(IResponse, IPushProducer)
@@ -155,7 +158,8 @@ class Response:
     def switch_protocols(self) -> TunnelEnd:
         """Return the connection, which is the receiver's after a response with status 101."""
         self.over = True
-        return self._connection.start_tunnel()
+        early, self._held = self._held, b""
+        return self._connection.start_tunnel(early)
 
     # The body, for the receiver.
 

@@ -174,8 +174,6 @@ class ResponseParser:
         self._header = []
         template, values = template_of(tuple(header[::2])), tuple(header[1::2])
         fields = template.fields(values)
-        if status == SWITCHING_PROTOCOLS:
-            self._check_switch(fields)
         length = self._start_body(status, fields)
         self.keep_alive = llhttp.should_keep_alive() and self.state is not COMPLETE
         self.response = Response(
@@ -193,7 +191,8 @@ class ResponseParser:
         coding = fields.get(b"transfer-encoding")
         length = fields.get(b"content-length")
         state = BODY
-        if status == SWITCHING_PROTOCOLS:
+        if status < 200:
+            self._check_switch(fields)
             state = SWITCHED
         elif self._method == b"HEAD":
             state = COMPLETE  # llhttp expects a body: the connection cannot be kept

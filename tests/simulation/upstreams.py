@@ -131,7 +131,7 @@ class Attempt:
         else:
             self._finish(response)
 
-    def start_tunnel(self) -> TunnelEnd:
+    def start_tunnel(self, early: bytes) -> TunnelEnd:
         raise NotImplementedError("no simulated upstream switches protocols")
 
     def _waiting(self) -> ResponseReceiver:
