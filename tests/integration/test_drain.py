@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -30,6 +29,12 @@ async def used_connections(harness: ProxyHarness, count: int) -> list[RawClient]
         client.send(request("/health"))
         assert (await client.answer()).status == 200
     return clients
+
+
+async def stopped_early(harness: ProxyHarness) -> None:
+    """Stop the daemon in less than the default of ``DRAIN_TIMEOUT``, 30 seconds."""
+    assert harness.daemon is not None
+    await harness.daemon.stopService().addTimeout(20.0, harness.reactor)
 
 
 async def connect_to(harness: ProxyHarness, port: int) -> None:
@@ -190,9 +195,7 @@ async def test_stream_longer_than_drain_timeout_is_aborted(
     client.send(request("/v1/stream"))
     await client.until(lambda: b"one" in client.received)
     assert harness.daemon is not None
-    began = time.monotonic()
-    await harness.daemon.stopService()
-    assert time.monotonic() - began < 3
+    await stopped_early(harness)
     answer = await client.answer()
     assert (answer.body, answer.cut) == (b"one", True)
     await harness.upstream.wait_for(lambda one: one.lost)
@@ -222,9 +225,7 @@ async def test_drain_of_idle_daemon_ends_at_once(harness: ProxyHarness) -> None:
     with_upstream.send(request())  # leaves an idle connection to the upstream
     assert (await with_upstream.answer()).status == 200
     assert harness.daemon is not None
-    began = time.monotonic()
-    await harness.daemon.stopService()
-    assert time.monotonic() - began < 2
+    await stopped_early(harness)
     await idle.wait_closed()
     await with_upstream.wait_closed()
     await harness.upstream.wait_closed()
@@ -240,9 +241,7 @@ async def test_incomplete_request_head_does_not_delay_drain(harness: ProxyHarnes
     await eventually(
         harness.reactor, lambda: any(c.input_state is InputState.HEAD for c in connections)
     )
-    began = time.monotonic()
-    await harness.daemon.stopService()
-    assert time.monotonic() - began < 3
+    await stopped_early(harness)
     await client.wait_closed()
 
 
