@@ -20,7 +20,11 @@ from goproxyai.daemon.memory import malloc_trim
 from goproxyai.limits.request_memory import RequestMemory, affordable_bytes
 
 INTERVAL_SECONDS = 1.0
-"""Between two measurements. A trim took 0.3 to 5 ms in a process of 200 MB."""
+"""Between two returns of memory. One took 0.3 to 5 ms in a process of 200 MB."""
+
+WINDOW_SECONDS = 30.0
+"""Connections explain memory if they were open in this window and the one before: the memory of a
+burst of connections stays with the process when they end."""
 
 TRIMMED_BYTES = 1024 * 1024
 """Memory that requests in progress have held, after which unused memory is returned."""
@@ -72,15 +76,15 @@ class ResidentMemory:
         self._not_before = 0.0
         self._no_warning_before = 0.0
         self._start: int | None = None
+        self._window_ends_at = 0.0
+        self._fewest = [0, 0]  # open connections at least: in the previous window, and in this one
         self.unexplained = 0
 
     def tick(self, now: float) -> None:
         used = self._memory.used
         self._peak = max(self._peak, used)
-        if now < self._not_before:
-            return
-        self._not_before = now + INTERVAL_SECONDS
-        if self._peak >= TRIMMED_BYTES:
+        if self._peak >= TRIMMED_BYTES and now >= self._not_before:
+            self._not_before = now + INTERVAL_SECONDS
             self._peak = used
             self._trim(0)
         resident = self._resident()
@@ -95,7 +99,7 @@ class ResidentMemory:
             self._start = beyond
         self.unexplained = max(0, beyond - self._start)
         limit = affordable_bytes(
-            memory.max_bytes, store.max_bytes, self._connections(), self.unexplained
+            memory.max_bytes, store.max_bytes, self._lasting_connections(now), self.unexplained
         )
         memory.restrict(limit)
         if limit < memory.max_bytes * WARNED_SHARE and now >= self._no_warning_before:
@@ -106,6 +110,15 @@ class ResidentMemory:
                 limit=limit // _MIB,
                 unexplained=self.unexplained // _MIB,
             )
+
+    def _lasting_connections(self, now: float) -> int:
+        """Return the number of connections that were open for a window at least."""
+        count = self._connections()
+        if now >= self._window_ends_at:
+            self._window_ends_at = now + WINDOW_SECONDS
+            self._fewest = [self._fewest[1], count]
+        self._fewest[1] = min(self._fewest[1], count)
+        return min(self._fewest)
 
     def postpone(self, lost: float, now: float) -> None:
         """Do nothing: there are no deadlines."""

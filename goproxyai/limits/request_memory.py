@@ -40,6 +40,13 @@ REQUEST_OVERHEAD_SHARE = 0.5
 COPIES_SHARE = 0.25
 """Memory of short-lived copies and of allocation overhead, as a share of what requests hold."""
 
+MAX_SUDDEN_BYTES = 24 * 1024 * 1024
+"""Memory that may be used between two measurements, besides what requests hold: copies of large
+bodies, and blocks that cannot be returned."""
+
+SUDDEN_SHARE = 0.3
+"""The most of it as a share of ``MAX_REQUEST_MEMORY``."""
+
 CONNECTION_BYTES = 12 * 1024
 """Memory of a connection besides what it holds."""
 
@@ -63,7 +70,8 @@ def affordable_bytes(
         + REQUEST_OVERHEAD_SHARE * max_request_bytes
         + CONNECTION_BYTES * connections
     )
-    room = max_request_bytes + allowed - unexplained
+    sudden = min(MAX_SUDDEN_BYTES, SUDDEN_SHARE * max_request_bytes)
+    room = max_request_bytes + allowed - sudden - unexplained
     affordable = int(room / (1 + COPIES_SHARE))
     return min(max_request_bytes, max(affordable, int(max_request_bytes * MIN_SHARE)))
 

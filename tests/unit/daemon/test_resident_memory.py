@@ -16,13 +16,16 @@ from goproxyai.daemon.resident_memory import (
     INTERVAL_SECONDS,
     TRIMMED_BYTES,
     WARNING_INTERVAL_SECONDS,
+    WINDOW_SECONDS,
     ResidentMemory,
     resident_bytes,
 )
 from goproxyai.limits.request_memory import (
     CONNECTION_BYTES,
     COPIES_SHARE,
+    MAX_SUDDEN_BYTES,
     MIN_SHARE,
+    SUDDEN_SHARE,
     Holding,
     RequestMemory,
     affordable_bytes,
@@ -98,7 +101,8 @@ def test_budget_shrinks_and_recovers_with_memory_that_no_account_explains() -> N
     process.extra = 46 * MIB
     process.tick()
     assert process.resident.unexplained == 46 * MIB
-    assert process.memory.limit == int((64 + 10 + 32 - 46) * MIB / (1 + COPIES_SHARE))
+    room = (64 + 10 + 32 - 46 - 64 * SUDDEN_SHARE) * MIB
+    assert process.memory.limit == int(room / (1 + COPIES_SHARE))
     process.extra = 0
     process.tick()
     assert process.memory.limit == 64 * MIB
@@ -109,7 +113,7 @@ def test_requests_are_refused_by_the_budget_at_present() -> None:
     process.tick()
     Holding(process.memory).hold(50 * MIB)
     assert not process.memory.is_full
-    process.extra = 46 * MIB
+    process.extra = 40 * MIB
     process.tick()
     assert process.memory.is_full
     assert process.memory.is_exceeded
@@ -121,7 +125,13 @@ def test_open_connections_explain_memory() -> None:
     process.extra = 46 * MIB
     process.connections = 46 * MIB // CONNECTION_BYTES
     process.tick()
+    assert process.memory.limit < 64 * MIB  # the connections may end at once
+    for _ in range(2):
+        process.tick(WINDOW_SECONDS)
     assert process.memory.limit == 64 * MIB
+    process.connections = 0
+    process.tick()
+    assert process.memory.limit < 64 * MIB
 
 
 def test_unknown_resident_memory_changes_nothing() -> None:
@@ -177,6 +187,7 @@ def test_affordable_budget_keeps_the_bound_or_is_the_smallest(
 ) -> None:
     budget = affordable_bytes(requests, cache, connections, unexplained)
     bound = 1.2 * cache + 1.5 * requests + CONNECTION_BYTES * connections
-    held = cache + unexplained + budget * (1 + COPIES_SHARE)
+    sudden = min(MAX_SUDDEN_BYTES, SUDDEN_SHARE * requests)
+    held = cache + unexplained + budget * (1 + COPIES_SHARE) + sudden
     assert budget <= requests
     assert held <= bound + 1 or budget == int(requests * MIN_SHARE)
