@@ -127,3 +127,13 @@ class ProxyError(Exception):
         """Return the JSON body of the response."""
         error = {"message": self.message, "type": "proxy_error", "code": self.code}
         return json_bytes({"error": error})
+
+
+def out_of_memory() -> ProxyError:
+    """Return the 503 for a request that the budget of memory has no room for."""
+    return ProxyError(
+        "overloaded",
+        "The requests in progress have used up MAX_REQUEST_MEMORY; try again in a second, or raise "
+        "the limit.",
+        ((b"Retry-After", b"1"),),
+    )

@@ -93,6 +93,7 @@ An SDK that polls sends ``X-Stainless-Poll-Helper``, and must see the present st
 
 _NOT_CHECKED = frozenset(KEY_FIELDS) | HOP_BY_HOP
 _COOKIE = b"cookie"
+_WEBSOCKET_PREFIX = b"sec-websocket-"  # browsers send a credential in Sec-WebSocket-Protocol
 
 
 @attrs.frozen
@@ -153,7 +154,9 @@ def is_neutral(name: bytes) -> bool:
     """
     if name in NEUTRAL_NAMES:
         return True
-    return name.startswith(NEUTRAL_PREFIXES) and name not in NEVER_IGNORED
+    if not name.startswith(NEUTRAL_PREFIXES) or name.startswith(_WEBSOCKET_PREFIX):
+        return False
+    return name not in NEVER_IGNORED
 
 
 def is_left_out_of_key(name: bytes) -> bool:

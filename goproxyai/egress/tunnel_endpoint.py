@@ -8,7 +8,7 @@ sent in the handshake only. Cancelling the connection attempt closes the socket.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 from typing import Protocol as TypingProtocol
 
 import attrs
@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionClosed, NoProtocol
 from twisted.internet.interfaces import (
     IAddress,
+    IHalfCloseableProtocol,
     IProtocol,
     IProtocolFactory,
     IStreamClientEndpoint,
@@ -105,6 +106,14 @@ class TunnelProtocol(Protocol):
             if reason.check(ConnectionClosed) is not None:
                 reason = Failure(self._handshake.closed())
             self.tunnel.errback(reason)
+
+    def readConnectionLost(self) -> None:
+        """The peer has sent its FIN: called where the inner protocol can half-close."""
+        cast("IHalfCloseableProtocol", self._inner).readConnectionLost()
+
+    def writeConnectionLost(self) -> None:
+        """The FIN to the peer is sent."""
+        cast("IHalfCloseableProtocol", self._inner).writeConnectionLost()
 
     def _fail(self, reason: Failure) -> None:
         self.transport.abortConnection()

@@ -155,16 +155,6 @@ def _is_evictable(connection: LimitedConnection) -> bool:
     return connection.evictable
 
 
-def out_of_memory() -> ProxyError:
-    """Return the 503 for a request that the budget of memory has no room for."""
-    return ProxyError(
-        "overloaded",
-        "The requests in progress have used up MAX_REQUEST_MEMORY; try again in a second, or raise "
-        "the limit.",
-        ((b"Retry-After", b"1"),),
-    )
-
-
 def overloaded(limit: Limit) -> ProxyError:
     """Return the 503 for a connection over *limit*."""
     if limit == "per_client":

@@ -102,6 +102,10 @@ class ExchangeConnection(Protocol):
     def exchange_done(self, exchange: Exchange, keep_alive: bool) -> None:
         """The response is complete; *keep_alive*: the connection may serve another request."""
 
+    @property
+    def can_start_tunnel(self) -> bool:
+        """Whether all that was received after the handshake can be given to the tunnel."""
+
     def start_tunnel(self) -> TunnelEnd:
         """End the use of HTTP."""
 
@@ -267,6 +271,11 @@ class Exchange:
         if self._state is PENDING and self.head.version == "1.1":
             self.connection.output.send(head + b"\r\n")
 
+    @property
+    def can_switch_protocols(self) -> bool:
+        """Whether a handshake can be answered with status 101."""
+        return self.connection.can_start_tunnel
+
     def switch_protocols(self, head: bytes, listener: ExchangeListener) -> TunnelEnd:
         """Respond with status 101, and return the connection, which is no longer HTTP.
 
@@ -278,6 +287,11 @@ class Exchange:
         self.listener = listener
         self.connection.output.send(head + b"\r\n")
         return self.connection.start_tunnel()
+
+    def release_fields(self) -> None:
+        """Release the header of a handshake: a tunnel may last for days."""
+        self.values = ()
+        self.head.release_fields()
 
     def tunnel_ended(self, received: int, sent: int) -> None:
         """End the exchange whose connection was the end of a tunnel.

@@ -108,6 +108,15 @@ class RequestHead:
         head.target = origin_form(target, host)
         return head
 
+    def release_fields(self) -> None:
+        """Release the header and the plan, which are not needed any more.
+
+        Only for a head that no other request repeats, such as one with ``Upgrade``.
+        """
+        self.headers = []
+        self.fields, self.variable_fields, self.variable_lines = {}, {}, {}
+        self.plan = None
+
     def _check_form(self) -> None:
         """Refuse the forms of targets for servers and forward proxies (RFC 9112 §3.2)."""
         if self.method == b"CONNECT":

@@ -66,8 +66,8 @@ class RequestPipeline:
     """
 
     __slots__ = (
-        "_connection", "_context", "_deadlines", "_running", "active", "body_paused", "fresh",
-        "over_limit", "parser", "unparsed", "waiting",
+        "_connection", "_context", "_deadlines", "_dropped_input", "_running", "active",
+        "body_paused", "fresh", "over_limit", "parser", "unparsed", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +80,7 @@ class RequestPipeline:
         self._context = context
         self._deadlines = deadlines
         self._running = False
+        self._dropped_input = False
         self.parser = RequestParser(self, connection, context)
         self.active: Exchange | None = None
         self.waiting: deque[Exchange] = deque()
@@ -164,7 +165,13 @@ class RequestPipeline:
     def drop_unfinished(self) -> bool:
         """Drop unparsed input; return whether a part of a request was dropped or is expected."""
         dropped, self.unparsed = bool(self.unparsed), b""
+        self._dropped_input = self._dropped_input or dropped
         return dropped or self.parser.state is HEAD or self.parser.state is BODY
+
+    @property
+    def can_hand_over(self) -> bool:
+        """Whether all that was received after the request that is handled is still here."""
+        return not self._dropped_input
 
     def hand_over(self) -> bytes:
         """End the use of HTTP; return what was received after the request that is handled."""

@@ -24,9 +24,8 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from goproxyai.errors import ProxyError
+from goproxyai.errors import ProxyError, out_of_memory
 from goproxyai.http11.connection_deadlines import LINGER_SECONDS, ServerDeadlines
-from goproxyai.http11.connection_limits import out_of_memory
 from goproxyai.http11.connection_states import InputState
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.framing import CONTINUE
@@ -195,6 +194,11 @@ class ServerConnection(TwistedProtocol):
             self._update_reading()
         if self._holding.held:
             self.memory_changed()
+
+    @property
+    def can_start_tunnel(self) -> bool:
+        """Whether all that was received after the handshake can be given to the tunnel."""
+        return self._pipeline.can_hand_over
 
     def start_tunnel(self) -> TunnelEnd:
         """End the use of HTTP; what is received after the handshake goes to the tunnel."""
@@ -391,6 +395,8 @@ class ServerConnection(TwistedProtocol):
             answered = True
         if self.idle:
             self._close(client_is_idle=True)
+        elif problem is not None and self._tunnel is not None:
+            self._tunnel.fail(problem)
         elif not answered:
             self.abort()
 

@@ -20,6 +20,7 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from goproxyai.errors import ProxyError, out_of_memory
 from goproxyai.http11.connection_deadlines import LINGER_SECONDS, READER_STALL_SECONDS
 from goproxyai.http11.connection_states import TunnelState
 from goproxyai.limits.request_memory import Holding
@@ -48,6 +49,9 @@ class TunnelListener(Protocol):
 
     def lost(self, orderly: bool) -> None:
         """The connection is lost; *orderly*: the peer closed it, or it was closed here."""
+
+    def failed(self, problem: ProxyError) -> None:
+        """The connection is reset for a reason of the proxy's own."""
 
 
 @implementer(IPushProducer)
@@ -148,6 +152,12 @@ class TunnelEnd:
             self._writer.flush()
             self._transport.abortConnection()
 
+    def fail(self, problem: ProxyError) -> None:
+        """Reset the connection for a reason of the proxy's own."""
+        if self._listener is not None:
+            self._listener.failed(problem)
+        self.abort()
+
     # Called by the connection.
 
     def receive(self, data: bytes) -> None:
@@ -205,7 +215,7 @@ class TunnelEnd:
     def break_off(self) -> None:
         """Reset the connection, whose peer reads too slowly, and release what it holds."""
         self._holding.hold(0)
-        self.abort()
+        self.fail(out_of_memory())
 
     def tick(self, now: float) -> None:
         """Count the memory, and act on the deadlines and on a reset that no read reports."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from twisted.python.failure import Failure
 
-from goproxyai.errors import ProxyError
+from goproxyai.errors import ProxyError, out_of_memory
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
 from goproxyai.http11.response_parser import SWITCHING_PROTOCOLS
@@ -124,6 +124,9 @@ class Forward:
 
     def _open_tunnel(self, response: Response, now: float) -> None:
         exchange, request = self._exchange, self._request
+        if not exchange.can_switch_protocols:
+            exchange.fail(out_of_memory())
+            return
         outcome = RequestOutcome(
             _BYPASS,
             self._reason,

@@ -13,8 +13,7 @@ from twisted.python.failure import Failure
 
 from goproxyai.cache.coalescing import is_deterministic
 from goproxyai.cache.writes import asks_to_store
-from goproxyai.errors import ProxyError
-from goproxyai.http11.connection_limits import out_of_memory
+from goproxyai.errors import ProxyError, out_of_memory
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import SMALL_BODY_BYTES
 from goproxyai.limits.token_buckets import rate_limit_headers

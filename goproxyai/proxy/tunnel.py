@@ -62,6 +62,9 @@ class Direction:
     def lost(self, orderly: bool) -> None:
         self._tunnel.lost(self, orderly)
 
+    def failed(self, problem: ProxyError) -> None:
+        self._tunnel.request_failed(problem)
+
 
 class Tunnel:
     """One WebSocket. It listens to the client's exchange.
@@ -98,7 +101,7 @@ class Tunnel:
         context, exchange = self.context, self._exchange
         upstream = response.switch_protocols()
         client = exchange.switch_protocols(head, self)
-        exchange.head.plan = None  # handshakes are not repeated on a connection
+        exchange.release_fields()
         self._from_client = Direction(self, "in", client, upstream)
         self._from_upstream = Direction(self, "out", upstream, client)
         context.counters.open_tunnels += 1
@@ -135,11 +138,14 @@ class Tunnel:
         """Do nothing: the end of the tunnel at the client was told before."""
 
     def request_failed(self, problem: ProxyError) -> None:
-        """Reset both connections."""
+        """Reset both connections, and record why."""
+        if self.ended:
+            return
         self._from_client.source.abort()
         self._from_client.sink.abort()
+        self._end(Ending.CUT, problem.detail, problem.code)
 
-    def _end(self, ending: Ending, detail: str = "") -> None:
+    def _end(self, ending: Ending, detail: str = "", code: str = "") -> None:
         """Close both connections, and record the outcome, once."""
         if self.ended:
             return
@@ -152,5 +158,5 @@ class Tunnel:
         context.tunnels.discard(self)
         context.counters.open_tunnels -= 1
         exchange.tunnel_ended(from_client.bytes, from_upstream.bytes)
-        outcome = self._outcome._replace(ending=ending, detail=detail)
+        outcome = self._outcome._replace(ending=ending, detail=detail, code=code)
         context.access_log.record(exchange, self._client, outcome)

@@ -20,6 +20,7 @@ from tests.integration.proxied_connections import (
 from tests.support.harness import ProxyHarness, eventually, request
 from tests.support.proxy import ESTABLISHED
 from tests.support.serving import loopback
+from tests.support.socks import FakeSocks
 from tests.support.steps import Pause
 from tests.support.websocket import HANDSHAKE, SWITCHED, TunnelPeer, TunnelStand
 
@@ -406,6 +407,8 @@ async def test_drain_timeout_ends_tunnels(stand: TunnelStand) -> None:
     await stand.harness.daemon.stopService()
     await client.wait_closed()
     await upstream.wait_closed()
+    (line,) = await stand.harness.logged()
+    assert (line["ended"], line["code"]) == ("cut", "draining")
 
 
 @pytest_twisted.ensureDeferred
@@ -434,6 +437,44 @@ async def test_slow_reader_is_broken_off_when_memory_is_short(
     await assert_nothing_open(stand)
     assert stand.harness.daemon is not None
     assert stand.harness.daemon.context.memory.broken_off == 1
+    (line,) = await stand.harness.logged()
+    assert (line["ended"], line["code"]) == ("cut", "overloaded")
+
+
+@pytest_twisted.ensureDeferred
+async def test_open_tunnel_does_not_keep_its_handshake(stand: TunnelStand) -> None:
+    await stand.start()
+    client, upstream = await stand.open()
+    exchange = client_side(stand.harness)._pipeline.active
+    assert exchange is not None
+    assert (exchange.head.headers, exchange.head.fields, exchange.values) == ([], {}, ())
+    client.close()
+    await upstream.ends()
+    upstream.close()
+    await assert_nothing_open(stand)
+    (line,) = await stand.harness.logged()
+    assert (line["method"], line["path"]) == ("GET", "/v1/realtime?model")
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+@pytest_twisted.ensureDeferred
+async def test_fin_is_passed_on_through_a_socks_proxy(stand: TunnelStand, scheme: str) -> None:
+    harness = stand.harness
+    port = await stand.upstream.listen(harness.loopback())
+    socks = FakeSocks(harness.reactor, port)
+    proxy_port = await socks.listen()
+    await harness.start("http://127.0.0.1:80", PROXY_URL=f"{scheme}://127.0.0.1:{proxy_port}")
+    client, upstream = await stand.open()
+    client.send(b"last")
+    client.finish()  # this SOCKS server closes both directions then
+    await upstream.ends()
+    assert upstream.received == b"last"
+    await client.ends()
+    client.close()
+    await assert_nothing_open(stand)
+    (line,) = await stand.harness.logged()
+    assert line["ended"] == "ok"
+    await socks.close()
 
 
 @pytest_twisted.ensureDeferred

@@ -7,6 +7,7 @@ import json
 import pytest
 import pytest_twisted
 
+from goproxyai.http11.connection_states import InputState
 from tests.integration.proxied_connections import client_side
 from tests.support.harness import KEY, ProxyHarness, eventually, request
 from tests.support.websocket import (
@@ -116,6 +117,23 @@ async def test_bytes_before_the_101_are_bounded(stand: TunnelStand) -> None:
     upstream.send(SWITCHED)
     await client.head()
     await upstream.receives(early)
+
+
+@pytest_twisted.ensureDeferred
+async def test_handshake_whose_early_bytes_were_dropped_is_refused(stand: TunnelStand) -> None:
+    await stand.start(MAX_REQUEST_MEMORY="0.03")
+    client, upstream = await stand.shake_hands()
+    client.send(bytes(60_000))  # more than the budget
+    await eventually(
+        stand.harness.reactor, lambda: client_side(stand.harness).input_state is InputState.ENDED
+    )
+    upstream.send(SWITCHED)
+    answer = await client.answer()
+    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (503, "overloaded")
+    await client.ends()
+    client.close()
+    await upstream.wait_closed()
+    assert upstream.received == b""
 
 
 @pytest_twisted.ensureDeferred

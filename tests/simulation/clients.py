@@ -97,6 +97,10 @@ class SimulatedClient:
 
     # ExchangeConnection and ExchangeOutput.
 
+    @property
+    def can_start_tunnel(self) -> bool:
+        return False
+
     def start_tunnel(self) -> TunnelEnd:
         raise NotImplementedError("no simulated upstream switches protocols")
 

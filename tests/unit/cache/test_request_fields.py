@@ -83,7 +83,7 @@ def test_key_fields_and_neutral_fields_do_not_bypass(name: bytes) -> None:
     "name",
     b"cookie origin if-none-match if-modified-since if-match x-stainless-poll-helper x-anything"
     b" content-encoding proxy sec x-stainless openai-other x-http-method-override x-forwarded"
-    b" cf x-amzn-oidc-data x-corp-team accept-charset".split(),
+    b" sec-websocket-protocol cf x-amzn-oidc-data x-corp-team accept-charset".split(),
 )
 def test_other_field_bypasses(name: bytes) -> None:
     assert request_bypass(b"POST", CHAT, {**SDK, name: b"x"}) == Bypass("header", name)

@@ -9,6 +9,7 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from goproxyai.errors import ProxyError
 from goproxyai.http11.connection_deadlines import LINGER_SECONDS, READER_STALL_SECONDS
 from goproxyai.http11.connection_states import TunnelState
 from goproxyai.http11.tunnel_end import TunnelEnd
@@ -67,6 +68,9 @@ class Stand:
 
     def output_writable(self) -> None:
         self.events.append("writable")
+
+    def failed(self, problem: ProxyError) -> None:
+        self.events.append(problem.code)
 
     def lost(self, orderly: bool) -> None:
         self.events.append("closed" if orderly else "reset")
