@@ -15,11 +15,15 @@ from goproxyai.daemon.descriptor_limit import fit_descriptor_limit
 from goproxyai.daemon.endpoints import ListenError, describe_problem
 from goproxyai.daemon.tls_endpoint import TLSEndpoint
 from goproxyai.http11.server_factory import ServerFactory
-from goproxyai.reactor.accept import BoundedAccept
+from goproxyai.reactor.accept import MAX_ACCEPTS_PER_TURN, BoundedAccept
 
 WATCH_SECONDS = 5.0
 """Between two looks at the files of certificates. A change is applied when a second look finds the
 files as the first one did."""
+
+MAX_ACCEPTS_PER_TURN_OF_WORKER = 1
+"""Where several processes accept from a socket, one that accepted all waiting connections in a turn
+would get nearly all connections of a client that opens many at once."""
 
 _log = Logger(namespace="goproxyai")
 
@@ -33,6 +37,8 @@ class Listeners(Service):
     :param admin_endpoints: of ``ADMIN_LISTEN``.
     :param admin_factory: makes the protocol of each connection that these accept; has the same
         set of connections and the same limits as *factory*.
+    :param in_worker: whether other processes accept from the same sockets. The parent process logs
+        the addresses then.
     """
 
     clock: Any
@@ -40,6 +46,7 @@ class Listeners(Service):
     factory: ServerFactory
     admin_endpoints: tuple[tuple[str, IStreamServerEndpoint], ...] = ()
     admin_factory: ServerFactory | None = None
+    in_worker: bool = False
     _ports: list[IListeningPort] = attrs.field(factory=list)
     _accepts: list[BoundedAccept] = attrs.field(factory=list)
     _watch: LoopingCall = attrs.field(init=False)
@@ -77,9 +84,8 @@ class Listeners(Service):
             self.listen()
         # No connection is accepted before the reactor's next turn.
         fit_descriptor_limit(self.factory.connection_limits.slots)
-        for number, address in enumerate(self.addresses):
-            purpose = " for operators" if number >= len(self.endpoints) else ""
-            _log.info("listening on {address}{purpose}", address=str(address), purpose=purpose)
+        if not self.in_worker:
+            log_addresses(self.addresses, len(self.endpoints))
         if any(isinstance(each, TLSEndpoint) for _, each in self.endpoints + self.admin_endpoints):
             self._watch.start(WATCH_SECONDS, now=False)
 
@@ -127,7 +133,8 @@ class Listeners(Service):
             problem = _problem(results)
             raise ListenError(f"goproxyai: cannot listen on {description}: {problem}")
         self._ports.append(results[0])
-        self._accepts.append(BoundedAccept(results[0], self.clock, self._count_refused))
+        most = MAX_ACCEPTS_PER_TURN_OF_WORKER if self.in_worker else MAX_ACCEPTS_PER_TURN
+        self._accepts.append(BoundedAccept(results[0], self.clock, self._count_refused, most))
 
     def _count_refused(self, count: int) -> None:
         self.factory.connection_limits.counts.refused["no_descriptor"] += count
@@ -143,6 +150,16 @@ class Listeners(Service):
             stopping = port.stopListening()
             if stopping is not None:
                 await stopping
+
+
+def log_addresses(addresses: list[Any], public: int) -> None:
+    """Log the address of each listener.
+
+    :param public: number of the addresses that are not for operators, which come first.
+    """
+    for number, address in enumerate(addresses):
+        purpose = " for operators" if number >= public else ""
+        _log.info("listening on {address}{purpose}", address=str(address), purpose=purpose)
 
 
 def _problem(results: list[Any]) -> str:

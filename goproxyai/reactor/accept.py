@@ -44,14 +44,22 @@ class BoundedAccept:
     lacks one of :data:`PRIVATE_NAMES`; one warning is logged.
 
     :param port: the result of an endpoint's ``listen``.
+    :param max_accepts: connections that are accepted in one turn of the reactor.
     :param on_refused: called with the number of connections that were closed for lack of a file
         descriptor.
     """
 
-    def __init__(self, port: Any, clock: Any, on_refused: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        port: Any,
+        clock: Any,
+        on_refused: Callable[[int], None],
+        max_accepts: int = MAX_ACCEPTS_PER_TURN,
+    ) -> None:
         self._port = port
         self._clock = clock
         self._on_refused = on_refused
+        self._max_accepts = max_accepts
         self._refused = 0
         self._unreported = 0
         self._accept_error = ""
@@ -79,7 +87,7 @@ class BoundedAccept:
             self._retry = None
 
     def _bounded_accept(self) -> None:
-        self._port.numberAccepts = min(self._port.numberAccepts, MAX_ACCEPTS_PER_TURN)
+        self._port.numberAccepts = min(self._port.numberAccepts, self._max_accepts)
         self._accept()
         if self._refused or self._accept_error:
             self._handle_no_descriptor()
@@ -95,7 +103,7 @@ class BoundedAccept:
         refused, self._refused = self._refused, 0
         error, self._accept_error = self._accept_error, ""
         self._on_refused(refused)
-        self._port.numberAccepts = MAX_ACCEPTS_PER_TURN  # Twisted sets 1 when none was accepted
+        self._port.numberAccepts = self._max_accepts  # Twisted sets 1 when none was accepted
         self._unreported += refused
         now = self._clock.seconds()
         if now >= self._next_warning_at:
