@@ -9,11 +9,14 @@ import attrs
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import TimeoutError as AnswerTimeout
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from goproxyai.admin.dashboard_feed import FeedEvents
 from goproxyai.errors import ProxyError
 from goproxyai.state.parent_link import ParentLink
+
+_log = Logger(namespace="goproxyai.admin.events")
 
 STATS: Final = "stats"
 METRICS: Final = "metrics"
@@ -58,8 +61,9 @@ def _unavailable(failure: Failure) -> bytes:
 
 
 def _not_sent(failure: Failure) -> None:
-    """Send nothing this time."""
-    failure.trap(AnswerTimeout, CancelledError)
+    """Send nothing this time; log a failure that is no lack of an answer."""
+    if not failure.check(AnswerTimeout, CancelledError):
+        _log.failure("the dashboard's events were not sent", failure)
 
 
 @attrs.define(eq=False)

@@ -155,7 +155,7 @@ class Listeners(Service):
 def log_addresses(addresses: list[Any], public: int) -> None:
     """Log the address of each listener.
 
-    :param public: number of the addresses that are not for operators, which come first.
+    :param public: number of the addresses at the beginning that are not for operators alone.
     """
     for number, address in enumerate(addresses):
         purpose = " for operators" if number >= public else ""

@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final
@@ -98,7 +99,8 @@ class WorkerSetup:
         finally:
             theirs.close()
             os.close(null)
-        ours.sendall(frame(welcome))
+        with suppress(OSError):  # the end of the process is noticed later
+            ours.sendall(frame(welcome))
         return ours, process
 
     def _passing(self, descriptors: dict[int, int]) -> Welcome:
@@ -181,7 +183,9 @@ class WorkerProcess(ProcessProtocol):
             timeout = deadline - time.monotonic()
             if timeout <= 0 or not select.select([self._socket], [], [], timeout)[0]:
                 return "the worker process did not start in time"
-            data = self._socket.recv(_READ_BYTES)
+            data = b""
+            with suppress(OSError):  # the worker has not read the welcome
+                data = self._socket.recv(_READ_BYTES)
             if not data:
                 return "the worker process ended during its start"
             for message in reader.feed(data):
