@@ -1,4 +1,4 @@
-"""Holders and their grantor without a transport, compared with one process with the same requests."""
+"""Holders and their grantor without a transport, and one process with the same requests."""
 
 from __future__ import annotations
 
