@@ -16,6 +16,7 @@ from goproxyai.config.settings import Settings
 from goproxyai.config.sources import ConfigSources, LoadedConfig
 from goproxyai.config.variable import SettingError
 from goproxyai.config.variables import VARIABLES
+from goproxyai.daemon.accept_balance import make_shared_memory
 from goproxyai.daemon.build import make_daemon
 from goproxyai.daemon.log_setup import choose_output, request_writer
 from goproxyai.daemon.process_setup import prepare_to_serve, use_monotonic_clock
@@ -27,7 +28,6 @@ from goproxyai.daemon.supervisor import Supervisor, apply_to_parent
 from goproxyai.daemon.worker_count import worker_count
 from goproxyai.daemon.workers import check_log_options, make_parent
 from goproxyai.egress.trust_roots import prepare_trust_roots
-from goproxyai.telemetry.log_file import make_log_lock
 from goproxyai.telemetry.log_output import LogOutput
 
 _log = Logger(namespace="goproxyai")
@@ -62,7 +62,7 @@ class Options(usage.Options):
         self.config: LoadedConfig
         self.output: LogOutput | None = None
         self.workers = 1
-        self.log_lock: int | None = None
+        self.shared_memory: int | None = None
 
     def opt_listen(self, endpoint: str) -> None:
         """A Twisted endpoint to listen on; may be repeated (LISTEN; default: tcp46:$PORT)."""
@@ -107,8 +107,8 @@ class Options(usage.Options):
         """
         self.workers = worker_count(self.settings)
         if self.workers > 1:
-            self.log_lock = make_log_lock()
-        self.output = choose_output(self.parent, self.settings, self.log_lock)
+            self.shared_memory = make_shared_memory()
+        self.output = choose_output(self.parent, self.settings, self.shared_memory)
         if self.workers > 1:
             check_log_options(self.output)
 
@@ -162,9 +162,9 @@ def _daemon(reactor: Any, options: Options) -> Daemon:
 
 def _parent(reactor: Any, options: Options) -> Supervisor:
     """Return the service of the parent process of several."""
-    output, lock, twistd_options = options.output, options.log_lock, options.parent
+    output, shared, twistd_options = options.output, options.shared_memory, options.parent
     assert output is not None, "check_log_options"
-    assert lock is not None, "made for more than one worker"
+    assert shared is not None, "made for more than one worker"
     assert twistd_options is not None, "the log is chosen with twistd's options"
     use_monotonic_clock(reactor)
     supervisor = make_parent(
@@ -173,7 +173,7 @@ def _parent(reactor: Any, options: Options) -> Supervisor:
         options.sources,
         options.config,
         output,
-        lock,
+        shared,
         options.workers,
         end_on_next_signal,
     )

@@ -22,6 +22,7 @@ from twisted.logger import Logger, globalLogBeginner
 from goproxyai.admin.summed_sources import report_document
 from goproxyai.config.sources import ConfigSources, LoadedConfig
 from goproxyai.config.variable import SettingError
+from goproxyai.daemon.accept_balance import map_counts
 from goproxyai.daemon.build import make_daemon
 from goproxyai.daemon.log_setup import request_writer, worker_output
 from goproxyai.daemon.passed_sockets import WorkerParts
@@ -155,12 +156,17 @@ def start(reactor: Any, welcome: Welcome) -> Worker:
     config = read()
     settings = config.settings
     prepare_trust_roots(os.environ, welcome.directory)
-    output = worker_output(welcome.log_file, welcome.log_lock, settings)
+    output = worker_output(welcome.log_file, welcome.shared, settings)
     globalLogBeginner.beginLoggingTo([output])
     tracer = prepare_to_serve(reactor, settings)
     link = ParentLink(reactor, settings.rate_limit)
     parts = WorkerParts(
-        link, welcome.instance, tuple(welcome.sockets), tuple(welcome.admin_sockets)
+        link,
+        welcome.instance,
+        tuple(welcome.sockets),
+        tuple(welcome.admin_sockets),
+        map_counts(welcome.shared, welcome.workers),
+        welcome.index,
     )
     daemon = make_daemon(
         reactor,

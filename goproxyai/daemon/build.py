@@ -155,9 +155,9 @@ def _listeners(
 ) -> Listeners:
     if worker is not None:
         endpoints, admin_endpoints = worker.endpoints(reactor, settings.tls_client_ca)
-        return Listeners(
-            reactor, endpoints, factory, admin_endpoints, admin_factory, in_worker=True
-        )
+        counts = factory.connection_limits.counts
+        may_accept = worker.balance(lambda: counts.opened - counts.closed).may_accept
+        return Listeners(reactor, endpoints, factory, admin_endpoints, admin_factory, may_accept)
     authority = settings.tls_client_ca
     return Listeners(
         reactor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -15,15 +16,11 @@ from goproxyai.daemon.descriptor_limit import fit_descriptor_limit
 from goproxyai.daemon.endpoints import ListenError, describe_problem
 from goproxyai.daemon.tls_endpoint import TLSEndpoint
 from goproxyai.http11.server_factory import ServerFactory
-from goproxyai.reactor.accept import MAX_ACCEPTS_PER_TURN, BoundedAccept
+from goproxyai.reactor.accept import BoundedAccept
 
 WATCH_SECONDS = 5.0
 """Between two looks at the files of certificates. A change is applied when a second look finds the
 files as the first one did."""
-
-MAX_ACCEPTS_PER_TURN_OF_WORKER = 1
-"""Where several processes accept from a socket, one that accepted all waiting connections in a turn
-would get nearly all connections of a client that opens many at once."""
 
 _log = Logger(namespace="goproxyai")
 
@@ -37,8 +34,8 @@ class Listeners(Service):
     :param admin_endpoints: of ``ADMIN_LISTEN``.
     :param admin_factory: makes the protocol of each connection that these accept; has the same
         set of connections and the same limits as *factory*.
-    :param in_worker: whether other processes accept from the same sockets. The parent process logs
-        the addresses then.
+    :param may_accept: decides whether to accept a connection, where other processes accept from
+        the same sockets. The parent process logs the addresses then.
     """
 
     clock: Any
@@ -46,7 +43,7 @@ class Listeners(Service):
     factory: ServerFactory
     admin_endpoints: tuple[tuple[str, IStreamServerEndpoint], ...] = ()
     admin_factory: ServerFactory | None = None
-    in_worker: bool = False
+    may_accept: Callable[[float], bool] | None = None
     _ports: list[IListeningPort] = attrs.field(factory=list)
     _accepts: list[BoundedAccept] = attrs.field(factory=list)
     _watch: LoopingCall = attrs.field(init=False)
@@ -84,7 +81,7 @@ class Listeners(Service):
             self.listen()
         # No connection is accepted before the reactor's next turn.
         fit_descriptor_limit(self.factory.connection_limits.slots)
-        if not self.in_worker:
+        if self.may_accept is None:
             log_addresses(self.addresses, len(self.endpoints))
         if any(isinstance(each, TLSEndpoint) for _, each in self.endpoints + self.admin_endpoints):
             self._watch.start(WATCH_SECONDS, now=False)
@@ -133,8 +130,12 @@ class Listeners(Service):
             problem = _problem(results)
             raise ListenError(f"goproxyai: cannot listen on {description}: {problem}")
         self._ports.append(results[0])
-        most = MAX_ACCEPTS_PER_TURN_OF_WORKER if self.in_worker else MAX_ACCEPTS_PER_TURN
-        self._accepts.append(BoundedAccept(results[0], self.clock, self._count_refused, most))
+        self._accepts.append(self._bounded(results[0]))
+
+    def _bounded(self, port: IListeningPort) -> BoundedAccept:
+        if self.may_accept is None:
+            return BoundedAccept(port, self.clock, self._count_refused)
+        return BoundedAccept(port, self.clock, self._count_refused, 1, self.may_accept)
 
     def _count_refused(self, count: int) -> None:
         self.factory.connection_limits.counts.refused["no_descriptor"] += count

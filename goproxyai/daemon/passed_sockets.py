@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -21,6 +22,7 @@ from twisted.internet.interfaces import (
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from goproxyai.daemon import proxy_protocol, tls_endpoint
+from goproxyai.daemon.accept_balance import AcceptBalance, Counts
 from goproxyai.daemon.endpoints import parse_endpoints
 from goproxyai.reactor.unix_port import keep_socket_path
 from goproxyai.state.messages import PassedSocket
@@ -62,12 +64,22 @@ class WorkerParts:
     :ivar link: to the parent.
     :ivar instance: identifies the service in ``Via``: of all workers the same, so that a loop is
         found in whichever worker it ends.
+    :ivar counts: of the connections of each worker. :ivar index: of this one.
     """
 
     link: ParentLink
     instance: bytes
     sockets: tuple[PassedSocket, ...]
     admin_sockets: tuple[PassedSocket, ...]
+    counts: Counts
+    index: int
+
+    def balance(self, connections: Callable[[], int]) -> AcceptBalance:
+        """Return what decides whether this worker accepts.
+
+        :param connections: returns the number of its connections.
+        """
+        return AcceptBalance(self.counts, self.index, connections)
 
     def endpoints(self, reactor: Any, client_ca: str | None) -> tuple[Endpoints, Endpoints]:
         """Return the endpoints of ``LISTEN`` and of ``ADMIN_LISTEN``, with their descriptions."""

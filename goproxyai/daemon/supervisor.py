@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from array import array
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ from twisted.logger import Logger
 
 from goproxyai.admin.stats import Stats
 from goproxyai.config.settings import Settings
+from goproxyai.daemon.accept_balance import ABSENT, Counts
 from goproxyai.daemon.parent_listeners import ParentListeners
 from goproxyai.daemon.parent_state import ParentState
 from goproxyai.daemon.restart_policy import RestartPolicy
@@ -71,6 +73,7 @@ class Supervisor(Service, WorkerEvents):
         started it in the background.
     :param on_drain: called when stopping begins.
     :param check_log: rotates the log file if it is large.
+    :param counts: of the connections of each worker, in memory that they share.
     :ivar settings: in effect. :ivar prices: in effect.
     :ivar restarts: workers that were replaced.
     """
@@ -85,6 +88,7 @@ class Supervisor(Service, WorkerEvents):
     _foreground: bool
     _on_drain: Callable[[], None]
     _check_log: Callable[[], None]
+    _counts: Counts
     state: ParentState = attrs.field(init=False)
     stats: Stats = attrs.field(init=False)
     stopping: bool = attrs.field(init=False, default=False)
@@ -95,6 +99,7 @@ class Supervisor(Service, WorkerEvents):
     _all_ended: Deferred[None] | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
+        self._counts[:] = array("q", [ABSENT] * self._count)  # each worker enters its own
         self._policies = [RestartPolicy() for _ in range(self._count)]
         self._ticks = LoopingCall(self._tick)
         self._ticks.clock = self._reactor
@@ -163,6 +168,7 @@ class Supervisor(Service, WorkerEvents):
         _log.info("worker {number} serves: process {pid}", number=worker.number, pid=worker.pid)
 
     def ended(self, worker: WorkerProcess, clean: bool, how: str) -> None:
+        self._counts[worker.number - 1] = ABSENT
         self.state.worker_ended(worker, told_all=clean)
         if self.stopping:
             self._check_all_ended()

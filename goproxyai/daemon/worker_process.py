@@ -88,7 +88,7 @@ class WorkerSetup:
                 2: _open_or(2, null),
                 CHANNEL_DESCRIPTOR: theirs.fileno(),
             }
-            welcome = self._passing(descriptors)
+            welcome = self._passing(descriptors, worker.number - 1)
             process = reactor.spawnProcess(
                 worker,
                 sys.executable,
@@ -103,7 +103,7 @@ class WorkerSetup:
             ours.sendall(frame(welcome))
         return ours, process
 
-    def _passing(self, descriptors: dict[int, int]) -> Welcome:
+    def _passing(self, descriptors: dict[int, int], index: int) -> Welcome:
         """Return the welcome with the descriptors of the worker, and add these to *descriptors*."""
 
         def passed(descriptor: int) -> int:
@@ -121,7 +121,8 @@ class WorkerSetup:
             welcome.directory,
             welcome.instance,
             welcome.log_file,
-            passed(welcome.log_lock),
+            passed(welcome.shared),
+            index,
             passed_sockets(welcome.sockets),
             passed_sockets(welcome.admin_sockets),
         )

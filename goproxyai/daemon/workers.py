@@ -14,6 +14,7 @@ from goproxyai.admin.stats import Stats
 from goproxyai.admin.summed_sources import ReportDocument, SummedSources
 from goproxyai.config.sources import ConfigSources, LoadedConfig
 from goproxyai.config.variable import SettingError
+from goproxyai.daemon.accept_balance import map_counts
 from goproxyai.daemon.build import new_instance
 from goproxyai.daemon.endpoints import parse_endpoints
 from goproxyai.daemon.log_setup import log_file_of
@@ -47,13 +48,13 @@ def make_parent(
     sources: ConfigSources,
     config: LoadedConfig,
     output: LogOutput,
-    log_lock: int,
+    shared: int,
     workers: int,
     on_drain: Callable[[], None],
 ) -> Supervisor:
     """Listen, and build the supervisor.
 
-    :param log_lock: see :class:`.LogStream`.
+    :param shared: descriptor of the memory that the processes share, see :class:`.Welcome`.
     :raises ListenError: where an endpoint is invalid, or cannot be listened on.
     """
     settings = config.settings
@@ -69,11 +70,13 @@ def make_parent(
         sources.directory,
         new_instance(),
         log_file_of(twistd_options),
-        log_lock,
+        shared,
+        0,
         sockets,
         admin_sockets,
     )
     limiter = RefilledBuckets(reactor, settings.rate_limit)
+    counts = map_counts(shared, workers)
     supervisor = Supervisor(
         reactor,
         settings,
@@ -85,6 +88,7 @@ def make_parent(
         bool(twistd_options.get("nodaemon")),
         on_drain,
         output.check_size,
+        counts,
     )
     _add_pages(reactor, supervisor, limiter, config, output, workers)
     return supervisor

@@ -31,6 +31,9 @@ WARNING_INTERVAL_SECONDS = 60.0
 RETRY_SECONDS = 1.0
 """Pause of a socket that cannot accept."""
 
+LEFT_SECONDS = 0.001
+"""Pause of a socket that leaves a connection to another process."""
+
 PRIVATE_NAMES = ("_logger", "numberAccepts", "doRead")
 """Attributes of Twisted's listening ports that are replaced."""
 
@@ -45,6 +48,8 @@ class BoundedAccept:
 
     :param port: the result of an endpoint's ``listen``.
     :param max_accepts: connections that are accepted in one turn of the reactor.
+    :param may_accept: returns whether to accept a connection that waits, or to leave it to another
+        process for :data:`LEFT_SECONDS`; its argument is the time.
     :param on_refused: called with the number of connections that were closed for lack of a file
         descriptor.
     """
@@ -55,11 +60,13 @@ class BoundedAccept:
         clock: Any,
         on_refused: Callable[[int], None],
         max_accepts: int = MAX_ACCEPTS_PER_TURN,
+        may_accept: Callable[[float], bool] = lambda _: True,
     ) -> None:
         self._port = port
         self._clock = clock
         self._on_refused = on_refused
         self._max_accepts = max_accepts
+        self._may_accept = may_accept
         self._refused = 0
         self._unreported = 0
         self._accept_error = ""
@@ -87,6 +94,9 @@ class BoundedAccept:
             self._retry = None
 
     def _bounded_accept(self) -> None:
+        if not self._may_accept(self._clock.seconds()):
+            self._pause(LEFT_SECONDS)
+            return
         self._port.numberAccepts = min(self._port.numberAccepts, self._max_accepts)
         self._accept()
         if self._refused or self._accept_error:
@@ -115,9 +125,13 @@ class BoundedAccept:
                 error=error or "EMFILE",
                 count=unreported,
             )
-        if error and self._retry is None:
+        if error:
+            self._pause(RETRY_SECONDS)
+
+    def _pause(self, seconds: float) -> None:
+        if self._retry is None:
             self._port.stopReading()
-            self._retry = self._clock.callLater(RETRY_SECONDS, self._resume)
+            self._retry = self._clock.callLater(seconds, self._resume)
 
     def _resume(self) -> None:
         self._retry = None

@@ -43,7 +43,9 @@ class Welcome(_Message):
     :ivar directory: of relative paths.
     :ivar instance: identifies the service in ``Via``.
     :ivar log_file: path of the log; empty for standard output.
-    :ivar log_lock: descriptor of the lock for writing to a log that is not a file.
+    :ivar shared: descriptor of a file in memory, which is the lock for writing to a log that is not
+        a file, and has the number of connections of each worker.
+    :ivar index: of the worker, 0 for the first.
     """
 
     workers: int
@@ -51,7 +53,8 @@ class Welcome(_Message):
     directory: str
     instance: bytes
     log_file: str
-    log_lock: int
+    shared: int
+    index: int
     sockets: list[PassedSocket]
     admin_sockets: list[PassedSocket]
 

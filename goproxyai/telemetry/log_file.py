@@ -11,7 +11,6 @@ import fcntl
 import os
 import select
 import stat
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -58,14 +57,6 @@ def open_shared_log(path: str, lock: int) -> LogStream:
     if stat.S_ISREG(status.st_mode) and not _is_standard_stream(status):
         return NamedFile(descriptor, path)
     return LogStream(descriptor, lock)
-
-
-def make_log_lock() -> int:
-    """Return a descriptor that several processes can lock while they write to the log."""
-    if hasattr(os, "memfd_create"):  # needs no directory that can be written to
-        return os.memfd_create("goproxyai log lock")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
 
 
 def _open(path: str, new_mode: int | None = None) -> int:
