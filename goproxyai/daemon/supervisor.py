@@ -30,6 +30,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
+from goproxyai.admin.dashboard_feed import DashboardFeed
 from goproxyai.admin.stats import Stats
 from goproxyai.config.settings import Settings
 from goproxyai.daemon.accept_balance import ABSENT, Counts
@@ -91,6 +92,7 @@ class Supervisor(Service, WorkerEvents):
     _counts: Counts
     state: ParentState = attrs.field(init=False)
     stats: Stats = attrs.field(init=False)
+    feed: DashboardFeed = attrs.field(init=False)
     stopping: bool = attrs.field(init=False, default=False)
     restarts: int = attrs.field(init=False, default=0)
     workers: list[WorkerProcess] = attrs.field(init=False, factory=list)
@@ -141,6 +143,7 @@ class Supervisor(Service, WorkerEvents):
         for worker in self.workers:
             worker.connect(self._reactor)
         self._limiter.start()
+        self.feed.start(lambda: None)
         self._ticks.start(TICK_SECONDS, now=False)
         self.listeners.log_addresses()
         pids = ", ".join([str(worker.pid) for worker in self.workers])
@@ -236,6 +239,7 @@ class Supervisor(Service, WorkerEvents):
             close.cancel()
             self.listeners.close()
         self._limiter.stop()
+        self.feed.stop()
         self.state.stop()
         await deferLater(self._reactor, 0)  # the ports are closed in the next turn
 

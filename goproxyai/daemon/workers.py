@@ -117,6 +117,7 @@ def _add_pages(
     stats = Stats(settings, summed, config.shown)
     pages = ParentPages(reactor, supervisor, stats, summed)
     supervisor.stats = stats
+    supervisor.feed = pages.feed
     supervisor.state = ParentState(
         reactor,
         limiter,
@@ -129,7 +130,10 @@ def _add_pages(
 
 
 class ParentPages:
-    """Renders the pages for operators with the numbers of all workers."""
+    """Renders the pages for operators with the numbers of all workers.
+
+    :ivar feed: the dashboard's events.
+    """
 
     def __init__(
         self, reactor: Any, supervisor: Supervisor, stats: Stats, summed: SummedSources
@@ -138,9 +142,8 @@ class ParentPages:
         self._supervisor = supervisor
         self._stats = stats
         self._metrics = Metrics(summed, self._collect)
-        self._feed = DashboardFeed(summed, stats, lambda: summed.subscriptions)
+        self.feed = DashboardFeed(summed, stats, lambda: summed.subscriptions)
         stats.workers = self._workers
-        reactor.callWhenRunning(self._feed.start, lambda: None)
 
     def render(self, page: str, known: int) -> bytes:
         """Return the page; the arguments are those of :class:`.AskPage`."""
@@ -148,7 +151,7 @@ class ParentPages:
             return json_bytes(self._stats.document())
         if page == METRICS:
             return self._metrics.text()
-        events = self._feed.events()
+        events = self.feed.events()
         history = b"" if events.number == known else events.history()
         return encode_dashboard(DashboardPage(events.number, events.state, events.slot, history))
 
