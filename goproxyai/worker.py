@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger, globalLogBeginner
 
+from goproxyai import __version__
 from goproxyai.admin.summed_sources import report_document
 from goproxyai.config.sources import ConfigSources, LoadedConfig
 from goproxyai.config.variable import SettingError
@@ -147,6 +148,11 @@ def start(reactor: Any, welcome: Welcome) -> Worker:
     :raises SystemExit: with one line, where the daemon cannot start.
     :raises OSError: the log cannot be opened.
     """
+    if welcome.version != __version__:
+        raise SystemExit(
+            f"goproxyai {__version__} has been installed while the parent process runs "
+            f"{welcome.version}; restart the service"
+        )
     sources = ConfigSources(welcome.options, dict(os.environ), welcome.directory)
 
     def read() -> LoadedConfig:

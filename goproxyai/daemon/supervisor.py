@@ -43,7 +43,7 @@ from goproxyai.daemon.worker_process import (
     WorkerSetup,
     WorkerState,
 )
-from goproxyai.state.messages import Drain, Message, Reload, Reopen
+from goproxyai.state.messages import Drain, Failed, Message, Reload, Reopen
 from goproxyai.state.refilled_buckets import RefilledBuckets
 from goproxyai.usage.prices import Prices
 
@@ -161,6 +161,14 @@ class Supervisor(Service, WorkerEvents):
     # WorkerEvents
 
     def received(self, worker: WorkerProcess, message: Message) -> None:
+        if isinstance(message, Failed):
+            _log.error(
+                "worker {number}, process {pid}, cannot start: {problem}",
+                number=worker.number,
+                pid=worker.pid,
+                problem=message.problem,
+            )
+            return
         self.state.received(worker, message)
 
     def started(self, worker: WorkerProcess) -> None:
@@ -224,6 +232,7 @@ class Supervisor(Service, WorkerEvents):
         super().stopService()
         self.stopping = True
         self._on_drain()
+        self.stats.ready = False
         if self._ticks.running:
             self._ticks.stop()
         self.broadcast(Drain())

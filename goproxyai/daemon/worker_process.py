@@ -116,6 +116,7 @@ class WorkerSetup:
 
         welcome = self.welcome
         return Welcome(
+            welcome.version,
             welcome.workers,
             welcome.options,
             welcome.directory,
@@ -166,6 +167,8 @@ class WorkerProcess(ProcessProtocol):
         self._process: Any = None
         self._socket: socket.socket | None = None
         self._channel = Channel(self)
+        self._is_connected = False
+        self._end: tuple[bool, str] | None = None
 
     def spawn(self, reactor: Any) -> None:
         """Start the process; to be followed by :meth:`connect`."""
@@ -205,6 +208,7 @@ class WorkerProcess(ProcessProtocol):
                 ours.fileno(), socket.AF_UNIX, OneProtocolFactory(self._channel)
             )
         self._socket = None
+        self._is_connected = True
 
     def send(self, message: Message) -> None:
         self._channel.send(message)
@@ -225,7 +229,9 @@ class WorkerProcess(ProcessProtocol):
             self._events.received(self, message)
 
     def peer_lost(self) -> None:
-        """Do nothing: the end of the process follows, or the process is silent and gets killed."""
+        """The worker's last message has been read; the end of the process precedes or follows."""
+        self._is_connected = False
+        self._tell_end()
 
     # ProcessProtocol
 
@@ -234,7 +240,13 @@ class WorkerProcess(ProcessProtocol):
         ended: Any = reason.value
         clean = isinstance(ended, ProcessDone)
         how = f"by signal {ended.signal}" if ended.signal else f"with status {ended.exitCode}"
-        self._events.ended(self, clean, how)
+        self._end = clean, how
+        self._tell_end()
+
+    def _tell_end(self) -> None:
+        """Tell the end after the last message, which may be a report."""
+        if self._end is not None and not self._is_connected:
+            self._events.ended(self, *self._end)
 
 
 def listening_sockets(descriptions: Sequence[str], ports: Sequence[Any]) -> list[PassedSocket]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from goproxyai import __version__
 from goproxyai.admin.dashboard_feed import DashboardFeed
 from goproxyai.admin.metrics import PREFIX, Metrics
 from goproxyai.admin.remote_pages import METRICS, STATS, DashboardPage, encode_dashboard
@@ -65,6 +66,7 @@ def make_parent(
     )
     sockets, admin_sockets = listeners.listen()
     welcome = Welcome(
+        __version__,
         workers,
         dict(sources.options),
         sources.directory,

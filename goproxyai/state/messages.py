@@ -38,6 +38,7 @@ class PassedSocket(msgspec.Struct, array_like=True, frozen=True):
 class Welcome(_Message):
     """Parent to worker, first: what the worker needs to start.
 
+    :ivar version: of the parent; a worker of another release cannot start.
     :ivar workers: number of workers.
     :ivar options: settings from the command line, by variable; may hold secrets.
     :ivar directory: of relative paths.
@@ -48,6 +49,7 @@ class Welcome(_Message):
     :ivar index: of the worker, 0 for the first.
     """
 
+    version: str
     workers: int
     options: dict[str, str]
     directory: str

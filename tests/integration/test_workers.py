@@ -11,7 +11,8 @@ import pytest_twisted
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.task import deferLater
 
-from goproxyai.state.messages import Drain, Reload, Reopen
+from goproxyai.state.messages import Drain, Reload, Reopen, Welcome
+from goproxyai.worker import start
 from tests.support.harness import ProxyHarness, request
 from tests.support.raw_client import RawClient
 from tests.support.serving import loopback
@@ -171,3 +172,9 @@ async def test_messages_of_the_parent_are_carried_out(
         await deferLater(clients.service.reactor, 0)
     assert worker._daemon.stats.ready
     assert worker.report()[1]
+
+
+def test_worker_of_another_release_does_not_start() -> None:
+    welcome = Welcome("0.0", 2, {}, "/", b"", "", 3, 0, [], [])
+    with pytest.raises(SystemExit, match="restart the service"):
+        start(None, welcome)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -24,6 +26,7 @@ from tests.process.daemon_process import (
     eventually,
     start,
 )
+from tests.process.test_restart import SocketUnit
 from tests.process.worker_service import (
     Service,
     Upstream,
@@ -31,6 +34,7 @@ from tests.process.worker_service import (
     has_ended,
     upstream_server,
 )
+from tests.support.authority import Authority
 
 __all__ = ["close_connections", "start"]  # the fixtures
 
@@ -400,3 +404,41 @@ def test_worker_that_fails_again_and_again_is_replaced_later_and_later(
     ended = [line for line in service.process.messages("warn") if "ended" in line]
     assert len(ended) == 2
     assert service.stats()["workers"]["restarts"] == 2
+
+
+def test_socket_of_systemd_is_shared_by_the_workers(upstream: Upstream, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        unit = SocketUnit(
+            listening,
+            tmp_path,
+            {
+                "OPENAI_API_URL": f"http://127.0.0.1:{upstream.server_port}",
+                "WORKERS": "2",
+                "MAX_CONNECTIONS": "100",
+            },
+        )
+        process = unit.start()
+        try:
+            process.listening()
+            service = Service(process, unit.port)
+            for connection in service.connection_to_each().values():
+                assert connection.ask("/v1/a").status == 200
+        finally:
+            process.terminate()
+        assert "Server Shut Down" in process.out
+
+
+def test_tls_and_announced_clients_reach_the_workers(
+    serve: Serve, authority: Authority, tmp_path: Path
+) -> None:
+    (tmp_path / "own.pem").write_bytes(authority.good().pem)
+    service = serve(LISTEN="haproxy:ssl:0:interface=127.0.0.1:privateKey=own.pem")
+    raw = socket.create_connection(("127.0.0.1", int(service.address)), TIMEOUT_SECONDS)
+    raw.sendall(b"PROXY TCP4 198.51.100.9 127.0.0.1 1 2\r\n")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with raw, context.wrap_socket(raw) as wrapped:
+        wrapped.sendall(b"GET /v1/tls HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        received = b"".join(iter(lambda: wrapped.recv(65536), b""))
+    assert received.startswith(b"HTTP/1.1 200 ")
+    service.process.until(lambda: '"client":"198.51.100.9"' in service.process.out)

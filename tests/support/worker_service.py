@@ -161,6 +161,7 @@ def _renumbered(welcome: Welcome, inherited: dict[int, int]) -> Welcome:
         return [PassedSocket(each.description, inherited.pop(each.descriptor)) for each in sockets]
 
     return Welcome(
+        welcome.version,
         welcome.workers,
         welcome.options,
         welcome.directory,

@@ -21,7 +21,7 @@ from goproxyai.daemon.supervisor import (
     apply_to_parent,
 )
 from goproxyai.daemon.worker_process import WorkerState
-from goproxyai.state.messages import Ask, Drain, Message, Reload, Reopen
+from goproxyai.state.messages import Ask, Drain, Failed, Message, Reload, Reopen
 from goproxyai.state.refilled_buckets import RefilledBuckets
 from goproxyai.usage.prices import Prices
 from tests.support.harness import lines
@@ -80,6 +80,7 @@ class Parts:
     ended: list[bool] = attrs.field(factory=list)
     rates: list[int] = attrs.field(factory=list)
     settings: Any = None
+    ready: bool = True
 
     def log_addresses(self) -> None: ...
 
@@ -221,6 +222,14 @@ def test_replacement_that_cannot_be_spawned_is_tried_again(
     assert lines(events)[1:] == ["error: worker 1 cannot start: [Errno 11] no process"]
     fixture.clock.advance(TICK_SECONDS)
     assert fixture.workers[0].connected
+
+
+def test_problem_of_a_replacement_is_logged() -> None:
+    fixture = started()
+    with capturedLogs() as events:
+        fixture.supervisor.received(fixture.workers[0], Failed("no certificate"))
+    assert lines(events) == ["error: worker 1, process 1000, cannot start: no certificate"]
+    assert fixture.parts.received_messages == []
 
 
 def test_silent_worker_is_killed() -> None:

@@ -86,7 +86,7 @@ class Fixture:
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.null = os.open(os.devnull, os.O_RDWR)
         welcome = Welcome(
-            3, {"PORT": "1"}, "/", b"id", "", self.null, 0,
+            "1.0", 3, {"PORT": "1"}, "/", b"id", "", self.null, 0,
             [PassedSocket("tcp:1", self.listening.fileno())], [],
         )  # fmt: skip
         self.worker = WorkerProcess(2, WorkerSetup(welcome), self.events, 5.0)
@@ -159,7 +159,16 @@ def test_messages_pass_after_the_connection(fixture: Fixture) -> None:
     worker._channel.dataReceived(frame(Ask("a", 1)) + frame(Started()))
     assert fixture.events.seen == [Ask("a", 1), "started"]
     assert (worker.state, worker.silent_ticks) == (WorkerState.SERVING, 0)
-    worker.peer_lost()
+
+
+def test_end_is_told_after_the_last_message(fixture: Fixture) -> None:
+    fixture.spawned().close()
+    fixture.worker.connect(fixture.reactor)
+    fixture.worker.processEnded(Failure(ProcessDone(0)))
+    fixture.worker._channel.dataReceived(frame(Ask("a", 1)))
+    assert fixture.events.seen == [Ask("a", 1)]
+    fixture.worker._channel.connectionLost()
+    assert fixture.events.seen[1:] == [(True, "with status 0")]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from goproxyai.state.messages import (
 )
 
 EVERY: list[Message] = [
-    Welcome(2, {"PORT": "1"}, "/", b"id", "", 4, 0, [PassedSocket("tcp:1", 5)], []),
+    Welcome("1.0", 2, {"PORT": "1"}, "/", b"id", "", 4, 0, [PassedSocket("tcp:1", 5)], []),
     Ask("client", 7),
     Granted("client", 0, 1.5),
     PutBack([("client", 3)]),
