@@ -19,6 +19,7 @@ from goproxyai.config.variables import VARIABLES
 from goproxyai.daemon.accept_balance import make_shared_memory
 from goproxyai.daemon.build import make_daemon
 from goproxyai.daemon.log_setup import choose_output, request_writer
+from goproxyai.daemon.memory import configure_memory
 from goproxyai.daemon.process_setup import prepare_to_serve, use_monotonic_clock
 from goproxyai.daemon.reload import Reload, overridden_line
 from goproxyai.daemon.service import Daemon
@@ -167,6 +168,7 @@ def _parent(reactor: Any, options: Options) -> Supervisor:
     assert shared is not None, "made for more than one worker"
     assert twistd_options is not None, "the log is chosen with twistd's options"
     use_monotonic_clock(reactor)
+    reactor.callWhenRunning(configure_memory, reactor)  # a full collection would delay answers
     supervisor = make_parent(
         reactor,
         twistd_options,

@@ -1,7 +1,8 @@
 """The entry of a worker process: ``python -m goproxyai.worker``, started by the parent.
 
 1. The first message of the parent has what the worker needs to start.
-2. The worker builds the daemon, listens on the sockets that it has inherited, and says so.
+2. The worker builds the daemon, listens on the sockets that it has inherited, and says so. It
+   accepts connections when the parent answers questions.
 3. It ends after a drain, which the parent, SIGTERM or SIGINT begins. It ends at once after a second
    signal, and when the socket to the parent is closed, because the parent has been killed.
 """
@@ -187,6 +188,7 @@ def start(reactor: Any, welcome: Welcome) -> Worker:
     link.store = daemon.context.store
     link.actions = WorkerActions(
         worker.report,
+        daemon.listeners.serve,
         partial(
             _reload,
             daemon,
@@ -197,6 +199,7 @@ def start(reactor: Any, welcome: Welcome) -> Worker:
         worker.parent_lost,
     )
     daemon.startService()
+    daemon.listeners.hold()  # the parent does not answer yet
     return worker
 
 

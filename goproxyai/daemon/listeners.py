@@ -86,6 +86,16 @@ class Listeners(Service):
         if any(isinstance(each, TLSEndpoint) for _, each in self.endpoints + self.admin_endpoints):
             self._watch.start(WATCH_SECONDS, now=False)
 
+    def hold(self) -> None:
+        """Accept no connection before :meth:`serve`; connections wait in the sockets."""
+        for port in self._ports:
+            port.stopReading()  # type: ignore[attr-defined]  # of all ports that are file descriptors
+
+    def serve(self) -> None:
+        """Accept connections after :meth:`hold`."""
+        for port in self._ports:
+            port.startReading()  # type: ignore[attr-defined]  # of all ports that are file descriptors
+
     def renew_certificates(self, only_changed: bool = False) -> None:
         """Read the certificates of ``ssl:`` endpoints again; log what fails.
 

@@ -43,7 +43,7 @@ from goproxyai.daemon.worker_process import (
     WorkerSetup,
     WorkerState,
 )
-from goproxyai.state.messages import Drain, Failed, Message, Reload, Reopen
+from goproxyai.state.messages import Drain, Failed, Message, Reload, Reopen, Serve
 from goproxyai.state.refilled_buckets import RefilledBuckets
 from goproxyai.usage.prices import Prices
 
@@ -142,6 +142,7 @@ class Supervisor(Service, WorkerEvents):
                 self._fail(f"goproxyai: {problem}".replace("goproxyai: goproxyai:", "goproxyai:"))
         for worker in self.workers:
             worker.connect(self._reactor)
+        self._reactor.callWhenRunning(self.broadcast, Serve())
         self._limiter.start()
         self.feed.start(lambda: None)
         self._ticks.start(TICK_SECONDS, now=False)
@@ -176,6 +177,7 @@ class Supervisor(Service, WorkerEvents):
             worker.send(Drain())
             return
         self.state.worker_started(worker)
+        worker.send(Serve())
         _log.info("worker {number} serves: process {pid}", number=worker.number, pid=worker.pid)
 
     def ended(self, worker: WorkerProcess, clean: bool, how: str) -> None:

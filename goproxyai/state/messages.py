@@ -62,7 +62,7 @@ class Welcome(_Message):
 
 
 class Started(_Message):
-    """Worker to parent: the worker accepts connections."""
+    """Worker to parent: the worker can accept connections."""
 
 
 class Failed(_Message):
@@ -157,6 +157,10 @@ class Reachable(_Message):
     reachable: bool
 
 
+class Serve(_Message):
+    """Parent to worker, after :class:`Started`: accept connections; questions get answers now."""
+
+
 class Reload(_Message):
     """Parent to worker: read the configuration and the certificates again."""
 
@@ -171,7 +175,7 @@ class Drain(_Message):
 
 Message = (
     Welcome | Started | Failed | Ask | Granted | PutBack | Written | Clear | Done | Collect
-    | Report | AskPage | Page | Reachable | Reload | Reopen | Drain
+    | Report | AskPage | Page | Reachable | Serve | Reload | Reopen | Drain
 )  # fmt: skip
 
 _encode = msgspec.msgpack.Encoder().encode

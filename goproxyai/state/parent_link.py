@@ -35,6 +35,7 @@ from goproxyai.state.messages import (
     Reload,
     Reopen,
     Report,
+    Serve,
     Written,
 )
 
@@ -53,6 +54,7 @@ class WorkerActions:
     """
 
     report: Callable[[], tuple[dict[str, Any], bool]]
+    serve: Callable[[], None]
     reload: Callable[[], None]
     reopen: Callable[[], None]
     drain: Callable[[], None]
@@ -156,6 +158,8 @@ class ParentLink:
                 self._answered(number, b"")
             case Reachable(reachable):
                 self.any_reachable = reachable
+            case Serve():
+                self.actions.serve()
             case Reload():
                 self.actions.reload()
             case Reopen():

@@ -21,7 +21,7 @@ from goproxyai.daemon.supervisor import (
     apply_to_parent,
 )
 from goproxyai.daemon.worker_process import WorkerState
-from goproxyai.state.messages import Ask, Drain, Failed, Message, Reload, Reopen
+from goproxyai.state.messages import Ask, Drain, Failed, Message, Reload, Reopen, Serve
 from goproxyai.state.refilled_buckets import RefilledBuckets
 from goproxyai.usage.prices import Prices
 from tests.support.harness import lines
@@ -106,6 +106,8 @@ class ThreadedClock(Clock):
     def callFromThread(self, call: Any, *arguments: Any) -> None:
         call(*arguments)
 
+    callWhenRunning = callFromThread
+
 
 class Fixture:
     def __init__(self, foreground: bool = True, **texts: str) -> None:
@@ -154,6 +156,9 @@ def started(**texts: str) -> Fixture:
     with capturedLogs() as events:
         fixture.supervisor.startService()
     assert lines(events) == ["info: 2 workers serve: processes 1000, 1001"]
+    for worker in fixture.workers:
+        assert worker.sent == [Serve()]
+        worker.sent.clear()
     return fixture
 
 
@@ -197,6 +202,7 @@ def test_ended_worker_is_replaced_at_once_and_later_after_a_delay() -> None:
         fixture.clock.advance(0)
         assert (fixture.workers[0].pid, fixture.counts[0]) == (1002, ABSENT)
         fixture.workers[0].start()
+        assert fixture.workers[0].sent == [Serve()]
         fixture.workers[0].end()
         fixture.clock.advance(0.4)
         assert fixture.workers[0].pid == 1002

@@ -25,6 +25,7 @@ from goproxyai.state.messages import (
     Reload,
     Reopen,
     Report,
+    Serve,
     Written,
 )
 from goproxyai.state.parent_link import (
@@ -43,6 +44,7 @@ class Fixture:
         self.link.store = self  # type: ignore[assignment]  # has the methods that are called
         self.link.actions = WorkerActions(
             lambda: ({"counters": {}}, True),
+            lambda: self.calls.append("serve"),
             lambda: self.calls.append("reload"),
             lambda: self.calls.append("reopen"),
             lambda: self.calls.append("drain"),
@@ -66,13 +68,14 @@ class Fixture:
 def test_parent_acts_on_the_worker() -> None:
     fixture = Fixture()
     for message in (
-        Written(b"o"), Clear(b"/v1/a", 0), Clear(None, 4), Reload(), Reopen(), Drain(),
+        Written(b"o"), Clear(b"/v1/a", 0), Clear(None, 4), Serve(), Reload(), Reopen(), Drain(),
         Reachable(False), Collect(5),
     ):  # fmt: skip
         fixture.link.message_received(message)
     fixture.link.peer_lost()
     assert fixture.calls == [
-        b"o", ("clear", b"/v1/a"), ("clear", None), "reload", "reopen", "drain", "parent lost",
+        b"o", ("clear", b"/v1/a"), ("clear", None), "serve", "reload", "reopen", "drain",
+        "parent lost",
     ]  # fmt: skip
     assert not fixture.link.any_reachable
     assert fixture.sent() == [Done(4), Report(5, {"counters": {}}, True)]
