@@ -38,7 +38,6 @@ from goproxyai.daemon.parent_listeners import ParentListeners
 from goproxyai.daemon.parent_state import ParentState
 from goproxyai.daemon.restart_policy import RestartPolicy
 from goproxyai.daemon.worker_process import (
-    WorkerEvents,
     WorkerProcess,
     WorkerSetup,
     WorkerState,
@@ -67,7 +66,7 @@ class WorkerStartError(Exception):
 
 
 @attrs.define(eq=False)
-class Supervisor(Service, WorkerEvents):
+class Supervisor(Service):
     """Supervises the workers.
 
     :param foreground: whether a failed start is reported by this process, and not by the one that
@@ -245,7 +244,8 @@ class Supervisor(Service, WorkerEvents):
         kill = self._reactor.callLater(longest, self._kill_all)
         self._check_all_ended()
         await self._all_ended
-        kill.cancel() if kill.active() else None
+        if kill.active():
+            kill.cancel()
         if close.active():
             close.cancel()
             self.listeners.close()

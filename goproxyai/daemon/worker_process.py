@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import attrs
 from twisted.internet.error import ProcessDone
@@ -48,16 +48,14 @@ class WorkerState(Enum):
     ENDED = "ended"
 
 
-class WorkerEvents:
+class WorkerEvents(Protocol):
     """What happens to a worker; see :class:`.Supervisor`."""
 
     def received(self, worker: WorkerProcess, message: Message) -> None:
         """The worker has sent *message*."""
-        raise NotImplementedError
 
     def started(self, worker: WorkerProcess) -> None:
         """The worker accepts connections."""
-        raise NotImplementedError
 
     def ended(self, worker: WorkerProcess, clean: bool, how: str) -> None:
         """The process has ended.
@@ -65,7 +63,6 @@ class WorkerEvents:
         :param clean: whether it ended by itself, after its last report.
         :param how: for the log.
         """
-        raise NotImplementedError
 
 
 @attrs.frozen
