@@ -1,14 +1,14 @@
 """Two workers on two cores against one process on one core, for hits and misses.
 
 ``python -m bench.workers`` starts both on a machine with two cores, which the load generator and
-the upstream share. Their time is left out: a row is computed from the CPU time of the daemon's
-processes per request, and from the share of the requests that the busiest worker got, because
-that worker is the first that has no core time left.
+the upstream share. Their time is left out. The worker whose core they leave alone gets more
+requests than the other, so that its share of requests says nothing about a machine with a core for
+each worker. There, the worker with the most connections is the first without core time:
 
-    speed-up = CPU time of one process / CPU time of the busiest worker and the parent
+    speed-up = CPU time of one process / (CPU time of the workers * largest share + parent)
 
-Both are times per request of the service. The parent counts as if it shared the core of the busiest
-worker.
+All CPU times are for each request of the service. The share is that of connections. The parent
+counts as if it shared the core of that worker.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import dataclasses
 import os
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench.daemons import Placement, daemon
-from bench.machine import DAEMON_CORE, LOAD_CORE, cpu_seconds, family, free_port, processor
+from bench.machine import DAEMON_CORE, LOAD_CORE, family, free_port, processor
 from bench.peers import Role, goproxyai
 from bench.testbed import fixed_upstream
 from bench.wrk import SMALL, relays, wrk
@@ -36,13 +37,14 @@ BOTH_CORES = f"{DAEMON_CORE},{LOAD_CORE}"
 class Sample:
     """One run of the load; CPU times in microseconds per request.
 
-    ``busiest`` is the CPU time of the busiest process that serves, ``parent`` that of the parent.
+    ``workers`` is the CPU time of the processes that serve, ``parent`` that of the parent, and
+    ``share`` the largest share of the connections of one process.
     """
 
     rate: float
-    total: float
-    busiest: float
+    workers: float
     parent: float
+    share: float
 
 
 def own_cpu_seconds(pid: int) -> float:
@@ -51,21 +53,35 @@ def own_cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def descriptors(pid: int) -> int:
+    """The number of open files of a process, connections included."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
 def sample(port: int, pid: int, seconds: int) -> Sample:
     processes = family(pid)
+    serving = processes[1:] or processes
     before = {each: own_cpu_seconds(each) for each in processes}
+    idle = {each: descriptors(each) for each in serving}
+    connections: list[int] = []
+
+    def count_connections() -> None:
+        connections.extend([max(0, descriptors(each) - idle[each]) for each in serving])
+
+    timer = threading.Timer(seconds / 2, count_connections)
+    timer.start()
     started = time.monotonic()
     result = wrk(port, SMALL, seconds)
     elapsed = time.monotonic() - started
+    timer.join()
     used = {each: own_cpu_seconds(each) - before[each] for each in processes}
-    parent = used.pop(pid) if len(processes) > 1 else 0.0
-    serving = used.values() or [cpu_seconds(pid) - before[pid]]
+    total = sum([used[each] for each in serving])
     scale = 1e6 / result.requests
     return Sample(
         result.requests / elapsed,
-        (sum(serving) + parent) * scale,
-        max(serving) * scale,
-        parent * scale,
+        total * scale,
+        (sum(used.values()) - total) * scale,
+        max(connections) / (sum(connections) or 1),
     )
 
 
@@ -98,11 +114,11 @@ def measure(rounds: int, seconds: int) -> None:
             ratios = []
             for _ in range(rounds):
                 one, two = [sample(*each, seconds) for each in services]
-                ratios.append(one.total / (two.busiest + two.parent))
+                ratios.append(one.workers / (two.workers * two.share + two.parent))
                 print(
-                    f"{role.value:8} one: {one.rate:7.0f}/s {one.total:6.1f} us   "
-                    f"two: {two.rate:7.0f}/s {two.total:6.1f} us, busiest {two.busiest:5.1f} us, "
-                    f"parent {two.parent:4.2f} us   speed-up {ratios[-1]:.2f}"
+                    f"{role.value:8} one: {one.rate:7.0f}/s {one.workers:6.1f} us   "
+                    f"two: {two.rate:7.0f}/s {two.workers:6.1f} us, parent {two.parent:4.2f} us, "
+                    f"largest share {two.share:.0%}   speed-up {ratios[-1]:.2f}"
                 )
             print(f"{role.value:8} median speed-up {statistics.median(ratios):.2f}")
 
