@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import MutableMapping
 from typing import Any, ClassVar
 
@@ -17,23 +16,20 @@ from goproxyai.config.settings import Settings
 from goproxyai.config.sources import ConfigSources, LoadedConfig
 from goproxyai.config.variable import SettingError
 from goproxyai.config.variables import VARIABLES
+from goproxyai.daemon.accept_balance import make_shared_memory
 from goproxyai.daemon.build import make_daemon
 from goproxyai.daemon.log_setup import choose_output, request_writer
 from goproxyai.daemon.memory import configure_memory
+from goproxyai.daemon.process_setup import prepare_to_serve, use_monotonic_clock
 from goproxyai.daemon.reload import Reload, overridden_line
 from goproxyai.daemon.service import Daemon
 from goproxyai.daemon.signals import call_on_hangup, call_on_usr1, end_on_next_signal
 from goproxyai.daemon.start_failures import check_process_options, release_waiting_process
-from goproxyai.daemon.tracer import make_tracer
-from goproxyai.egress.resolver import SharedResolver
+from goproxyai.daemon.supervisor import Supervisor, apply_to_parent
+from goproxyai.daemon.worker_count import worker_count
+from goproxyai.daemon.workers import check_log_options, make_parent
 from goproxyai.egress.trust_roots import prepare_trust_roots
-from goproxyai.reactor.lean_loop import install_lean_poll
 from goproxyai.telemetry.log_output import LogOutput
-
-THREAD_SWITCH_SECONDS = 0.0005
-"""The interpreter's switch interval with tracing: how long the thread that sends spans may keep the
-reactor's thread waiting after a system call. At the default of 5 ms, one request in a thousand took
-20 ms (500 requests a second, all sampled); at 0.5 ms it takes 5 ms, as without tracing."""
 
 _log = Logger(namespace="goproxyai")
 
@@ -66,6 +62,8 @@ class Options(usage.Options):
         self.sources: ConfigSources
         self.config: LoadedConfig
         self.output: LogOutput | None = None
+        self.workers = 1
+        self.shared_memory: int | None = None
 
     def opt_listen(self, endpoint: str) -> None:
         """A Twisted endpoint to listen on; may be repeated (LISTEN; default: tcp46:$PORT)."""
@@ -99,9 +97,21 @@ class Options(usage.Options):
         try:
             self.config = self.sources.read()
             prepare_trust_roots(self._environ, directory)
+            self._choose_output()
         except SettingError as error:
             raise SystemExit(f"goproxyai: {error}") from None
-        self.output = choose_output(self.parent, self.settings)
+
+    def _choose_output(self) -> None:
+        """Choose the log's output.
+
+        :raises SettingError: if the workers could not write to it.
+        """
+        self.workers = worker_count(self.settings)
+        if self.workers > 1:
+            self.shared_memory = make_shared_memory()
+        self.output = choose_output(self.parent, self.settings, self.shared_memory)
+        if self.workers > 1:
+            check_log_options(self.output)
 
     @property
     def settings(self) -> Settings:
@@ -115,16 +125,26 @@ def makeService(options: Options) -> IService:
 
     check_process_options(options.parent)
     release_waiting_process(reactor, options.parent)
-    # Timers must follow a monotonic clock, because the wall clock may be set.
-    reactor.seconds = time.monotonic  # type: ignore[method-assign]  # Twisted allows a replacement
-    install_lean_poll(reactor)
-    reactor.installNameResolver(  # type: ignore[attr-defined]  # missing in Twisted's annotation
-        SharedResolver(reactor)
+    return _parent(reactor, options) if options.workers > 1 else _daemon(reactor, options)
+
+
+def _begin_log(reactor: Any, options: Options) -> None:
+    """Connect the log, and log the version and likely mistakes."""
+    _connect_output(reactor, options.output)
+    _log.info(
+        "goproxyai {version}, upstream {upstream}",
+        version=__version__,
+        upstream=options.settings.openai_url,
     )
-    reactor.callWhenRunning(configure_memory, reactor)
-    tracer = make_tracer(reactor, options.settings)
-    if tracer is not None:
-        sys.setswitchinterval(THREAD_SWITCH_SECONDS)
+    for line in options.config.warnings:
+        _log.warn("{line}", line=line)
+    if options.config.overridden:
+        _log.warn("{line}", line=overridden_line(options.config.overridden))
+
+
+def _daemon(reactor: Any, options: Options) -> Daemon:
+    """Return the service of a single process."""
+    tracer = prepare_to_serve(reactor, options.settings)
     daemon = make_daemon(
         reactor,
         options.settings,
@@ -134,20 +154,48 @@ def makeService(options: Options) -> IService:
         tracer=tracer,
         dropped_log_lines=lambda: 0 if options.output is None else options.output.dropped,
     )
-    _connect_output(reactor, options.output)
-    _log.info(
-        "goproxyai {version}, upstream {upstream}",
-        version=__version__,
-        upstream=options.settings.openai_url,
-    )
+    _begin_log(reactor, options)
     daemon.admin.stats.config = options.config.shown
-    for line in options.config.warnings:
-        _log.warn("{line}", line=line)
-    if options.config.overridden:
-        _log.warn("{line}", line=overridden_line(options.config.overridden))
     _reload_on_hangup(reactor, daemon, options)
     daemon.listeners.listen()
     return daemon
+
+
+def _parent(reactor: Any, options: Options) -> Supervisor:
+    """Return the service of the parent process of several."""
+    output, shared, twistd_options = options.output, options.shared_memory, options.parent
+    assert output is not None, "check_log_options"
+    assert shared is not None, "made for more than one worker"
+    assert twistd_options is not None, "the log is chosen with twistd's options"
+    use_monotonic_clock(reactor)
+    reactor.callWhenRunning(configure_memory, reactor)  # a full collection would delay answers
+    supervisor = make_parent(
+        reactor,
+        twistd_options,
+        options.sources,
+        options.config,
+        output,
+        shared,
+        options.workers,
+        end_on_next_signal,
+    )
+    _begin_log(reactor, options)
+    output.on_rotated = supervisor.reopen_logs
+    reload = Reload(supervisor, options.sources.read, output.set_level, apply_to_parent)
+
+    def reopen_and_reload() -> None:
+        output.reopen()
+        supervisor.reopen_logs()
+        reload.run()
+        supervisor.reload_workers()
+
+    def reopen() -> None:
+        output.reopen()
+        supervisor.reopen_logs()
+
+    call_on_hangup(reactor, reopen_and_reload)
+    call_on_usr1(reopen)
+    return supervisor
 
 
 def _connect_output(reactor: Any, output: LogOutput | None) -> None:

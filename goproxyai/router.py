@@ -10,6 +10,9 @@ The router knows the relayed prefixes and methods from :mod:`goproxyai.proxy.rel
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from twisted.web.server import Site
 
 from goproxyai.admin.app import EVENTS_PATH, AdminApp
@@ -23,6 +26,7 @@ from goproxyai.limits.token_buckets import rate_limit_headers
 from goproxyai.proxy.admission import Admission
 from goproxyai.proxy.error_response import send_error, send_rate_limited
 from goproxyai.proxy.handler import ProxyHandler
+from goproxyai.proxy.pending_admission import PendingAdmission
 from goproxyai.proxy.relayed_routes import METHODS, RELAYED, RelayedRoutes
 from goproxyai.proxy.request_id import REQUEST_ID_FIELD, RequestIds
 from goproxyai.telemetry.access_log import AccessLog
@@ -101,18 +105,30 @@ class Router:
 
     def _refuse(self, exchange: Exchange, error: ProxyError) -> None:
         """Answer with *error*, or with 429 if the client has used up its rate limit."""
-        if not self._is_limited(exchange):
-            self._answer(exchange, error)
+        self._unless_limited(exchange, partial(self._answer, exchange, error))
 
-    def _is_limited(self, exchange: Exchange) -> bool:
-        """Take a token of the client; answer with 429 if there is none."""
+    def _unless_limited(self, exchange: Exchange, then: Callable[[], None]) -> None:
+        """Take a token of the client and call *then*; answer with 429 if there is none."""
         admission = self._admission
-        wait = admission.take_token(admission.client(exchange))
-        if wait:
-            self._counters.limited += 1
-            send_rate_limited(exchange, rate_limit_headers(admission.per_minute, wait))
-            self._record(exchange, RequestOutcome())
-        return wait > 0
+        client = admission.client(exchange)
+        wait = admission.take_token(client)
+        if wait >= 0:
+            self._limit(exchange, then, wait)
+            return
+        PendingAdmission(
+            exchange,
+            partial(self._limit, exchange, then),
+            partial(self._record, exchange, RequestOutcome(ending=Ending.CLIENT_GONE)),
+            partial(self._answer, exchange),
+        ).start(admission, client)
+
+    def _limit(self, exchange: Exchange, then: Callable[[], None], wait: float) -> None:
+        if not wait:
+            then()
+            return
+        self._counters.limited += 1
+        send_rate_limited(exchange, rate_limit_headers(self._admission.per_minute, wait))
+        self._record(exchange, RequestOutcome())
 
     def _answer(self, exchange: Exchange, error: ProxyError) -> None:
         tracer = self._access_log.tracer
@@ -139,8 +155,11 @@ class Router:
                 if route.refuses:
                     self._refuse(exchange, denial)
                     return
-                if self._is_limited(exchange):
-                    return
+                self._unless_limited(exchange, partial(self._serve_page, exchange))
+                return
+        self._serve_page(exchange)
+
+    def _serve_page(self, exchange: Exchange) -> None:
         # The first byte of the dashboard's event stream leaves at once. Otherwise, a dashboard
         # that stays open would be logged as a slow request.
         first_seconds = 0.0 if exchange.target.startswith(_EVENTS) else -1.0

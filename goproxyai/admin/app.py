@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 import attrs
 from klein import Klein
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -26,6 +27,7 @@ from goproxyai.admin.authorization import authorize
 from goproxyai.admin.events import EventStream
 from goproxyai.admin.metrics import CONTENT_TYPE, Metrics
 from goproxyai.admin.refusals import draining, method_not_allowed, not_found
+from goproxyai.admin.remote_pages import METRICS, STATS, RemotePages
 from goproxyai.admin.stats import Stats
 from goproxyai.cache.store import Store
 from goproxyai.config.settings import Settings
@@ -34,6 +36,7 @@ from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.web_adapter import AdminRequest
 from goproxyai.proxy.relayed_routes import METHODS, RELAYED, RelayedRoutes
 from goproxyai.proxy.upstreams import Upstreams
+from goproxyai.state.shared_state import NO_SHARED_STATE, SharedState
 
 EVENTS_PATH: Final = "/dashboard/events"
 
@@ -87,6 +90,8 @@ class AdminApp:
 
     :ivar settings: the current settings; a reload replaces them.
     :ivar events: the dashboard's event stream.
+    :param shared: is told to clear the caches of other processes.
+    :param remote: renders the pages, if several processes share the numbers in them.
     """
 
     settings: Settings
@@ -96,6 +101,8 @@ class AdminApp:
     _store: Store
     _upstreams: Upstreams
     _clock: IReactorTime
+    _shared: SharedState = NO_SHARED_STATE
+    _remote: RemotePages | None = None
 
     def __attrs_post_init__(self) -> None:
         assets()  # read now: after an upgrade of the package the files may be of another version
@@ -149,18 +156,27 @@ class AdminApp:
         if not self.stats.ready:
             raise draining()
         now = self._clock.seconds()
-        if not self._upstreams.reachable(now):
+        if not self._upstreams.reachable(now) and not self._others_reachable():
             raise self._upstreams.refusal(now)
         return _respond(request, 200, {"status": "ready"})
 
+    def _others_reachable(self) -> bool:
+        """Return whether another process may reach an upstream."""
+        return self._remote is not None and self._remote.any_reachable
+
     @app.route("/stats", methods=["GET"])
-    def statistics(self, request: AdminRequest) -> bytes:
+    def statistics(self, request: AdminRequest) -> bytes | Deferred[bytes]:
         self._authorize(request)
+        if self._remote is not None:
+            return self._remote.page(STATS).addCallback(partial(_respond, request, 200))
         return _respond(request, 200, self.stats.document())
 
     @app.route("/metrics", methods=["GET"])
-    def metrics(self, request: AdminRequest) -> bytes:
+    def metrics(self, request: AdminRequest) -> bytes | Deferred[bytes]:
         self._authorize(request)
+        if self._remote is not None:
+            respond = partial(_respond, request, 200, content_type=CONTENT_TYPE)
+            return self._remote.page(METRICS).addCallback(respond)
         return _respond(request, 200, self._metrics.text(), CONTENT_TYPE)
 
     @app.route("/dashboard", methods=["GET"])
@@ -194,12 +210,15 @@ class AdminApp:
         return _respond_with_asset(request, name)
 
     @app.route("/cache", methods=["DELETE"])
-    def clear_cache(self, request: AdminRequest) -> bytes:
+    def clear_cache(self, request: AdminRequest) -> Deferred[bytes]:
         """Drop all cache entries, or those of the path that the query names."""
         self._authorize(request)
+        clearing = []
         for path in _paths_to_clear(request.exchange.target, self.settings.relay_paths):
             self._store.clear(path)
-        return _respond(request, 200, {"message": "Cache cleared successfully"})
+            clearing.append(self._shared.announce_clearing(path))
+        document = {"message": "Cache cleared successfully"}
+        return gatherResults(clearing).addCallback(lambda _: _respond(request, 200, document))
 
     @app.handle_errors(MethodNotAllowed)  # type: ignore[arg-type]  # Klein types the request as an interface
     def method_not_allowed(self, request: AdminRequest, failure: Failure) -> bytes:

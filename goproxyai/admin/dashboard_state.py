@@ -6,21 +6,16 @@ from typing import Any, Final
 
 from goproxyai import __version__
 from goproxyai.admin.history import Interval
-from goproxyai.admin.sources import Sources
+from goproxyai.admin.sources import PageSources
 from goproxyai.admin.stats import Stats
 from goproxyai.telemetry.counters import Counters
-from goproxyai.telemetry.events import Batch, Event
 
 MAX_ROUTES: Final = 10
 """Rows of the table of the busiest routes."""
 
-MAX_RECENT_ERRORS: Final = 20
-
-_ERROR_FIELDS = ("time", "method", "path", "status", "code", "detail", "request_id")
-
 
 def state_document(
-    stats: Stats, sources: Sources, slot: Interval, hour: Interval, subscriptions: int
+    stats: Stats, sources: PageSources, slot: Interval, hour: Interval, subscriptions: int
 ) -> dict[str, Any]:
     """Return the current state of the daemon.
 
@@ -59,7 +54,7 @@ def state_document(
             }
             for route, counts in hour.routes()[:MAX_ROUTES]
         ],
-        "recent_errors": _recent_errors(sources),
+        "recent_errors": sources.recent_errors(),
         "slot": slot.slot(),
     }
 
@@ -67,20 +62,6 @@ def state_document(
 def _hour(hour: Interval) -> dict[str, Any]:
     p50, p95, p99 = hour.percentiles()
     return {**hour.total()._asdict(), "p50_ms": p50, "p95_ms": p95, "p99_ms": p99}
-
-
-def _recent_errors(sources: Sources) -> list[dict[str, Any]]:
-    """Return the most recent failed requests, newest first."""
-    failures = list(sources.access_log.failures)[-MAX_RECENT_ERRORS:]
-    return [_error(event, batch) for event, batch in reversed(failures)]
-
-
-def _error(event: Event, batch: Batch) -> dict[str, Any]:
-    fields = event.fields(batch)
-    error = {name: fields.get(name, "") for name in _ERROR_FIELDS}
-    if not event.code and event.status >= 500:
-        error["detail"] = "error response from the upstream"
-    return error
 
 
 def _tokens(counters: Counters) -> dict[str, Any]:

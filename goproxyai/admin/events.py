@@ -4,7 +4,7 @@
    (``state``). Then it gets ``state`` every second, and ``slots`` with one slot every ten seconds.
    All subscriptions get the same bytes.
 2. Without a subscription, only the counter snapshot for :mod:`.history` is taken, every ten
-   seconds.
+   seconds (:mod:`.dashboard_feed`).
 3. A paused subscription gets nothing until its client reads again, so that its send buffer holds at
    most an event or two. If it missed a slot, it gets the whole hour again.
 4. There are at most :data:`MAX_SUBSCRIPTIONS`. All are closed when the daemon drains.
@@ -13,20 +13,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from goproxyai.admin.dashboard_state import state_document
-from goproxyai.admin.history import SLOT_SECONDS, CounterHistory, Slot
-from goproxyai.admin.sources import Sources
-from goproxyai.admin.stats import Stats
-from goproxyai.errors import ProxyError, json_bytes
+from goproxyai.admin.dashboard_feed import Feed, FeedEvents
+from goproxyai.errors import ProxyError
 from goproxyai.http11.web_adapter import AdminRequest
 
 MAX_SUBSCRIPTIONS: Final = 32
@@ -78,42 +75,29 @@ class Subscription:
         """Do nothing: when the connection is lost, :attr:`done` is cancelled as well."""
 
 
-def _event(name: str, document: dict[str, Any]) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (name.encode("ascii"), json_bytes(document))
-
-
-def _slots_event(slots: list[Slot]) -> bytes:
-    return _event("slots", {"seconds": SLOT_SECONDS, "slots": slots})
-
-
 @attrs.define(eq=False)
 class EventStream:
     """Sends the dashboard's events to its subscriptions."""
 
-    _sources: Sources
-    _stats: Stats
-    _history: CounterHistory = attrs.field(init=False)
-    _history_event: bytes = attrs.field(init=False, default=b"")
+    _feed: Feed
+    _clock: IReactorTime
+    _number: int = attrs.field(init=False, default=0)
     _subscriptions: dict[Subscription, None] = attrs.field(factory=dict, init=False)
-    _slot_timer: LoopingCall = attrs.field(init=False)
     _state_timer: LoopingCall = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._history = CounterHistory(self._sources.counters, self._stats.wall())
-        self._slot_timer = LoopingCall(self._close_slot)
-        self._state_timer = LoopingCall(self._send_state)
-        self._slot_timer.clock = self._state_timer.clock = self._sources.clock
+        self._state_timer = LoopingCall(self._send)
+        self._state_timer.clock = self._clock
 
     def __len__(self) -> int:
         """Return the number of open subscriptions."""
         return len(self._subscriptions)
 
     def start(self) -> None:
-        self._slot_timer.start(SLOT_SECONDS, now=False)
+        self._feed.start(self._send)
 
     def stop(self) -> None:
-        if self._slot_timer.running:
-            self._slot_timer.stop()
+        self._feed.stop()
         self.close()
 
     def subscribe(self, request: AdminRequest) -> Deferred[bytes]:
@@ -131,8 +115,13 @@ class EventStream:
         subscription = Subscription(request, self._unsubscribe)
         self._subscriptions[subscription] = None
         request.registerProducer(subscription, True)
+
+        def begin(events: FeedEvents) -> None:
+            if subscription in self._subscriptions:
+                subscription.send(events.state, b"", events.history)
+
         try:
-            subscription.send(self._state_event(), b"", self._all_slots_event)
+            self._feed.poll(begin)
         except Exception:
             self._unsubscribe(subscription)
             raise
@@ -151,34 +140,16 @@ class EventStream:
             self._unsubscribe(subscription)
             subscription.finish()
 
-    def _close_slot(self) -> None:
-        self._sources.refresh()
-        self._history.close_slot(self._stats.wall())
-        self._history_event = b""
-        if self._subscriptions:
-            self._send(_slots_event(self._history.latest_slot()))
-
-    def _send_state(self) -> None:
-        self._send(b"")
-
-    def _send(self, slot: bytes) -> None:
+    def _send(self) -> None:
+        if not self._subscriptions:
+            return
         try:
-            state = self._state_event()
-            for subscription in tuple(self._subscriptions):
-                subscription.send(state, slot, self._all_slots_event)
+            self._feed.poll(self._send_events)
         except Exception:  # an exception would stop the timer
             _log.failure("the dashboard's events were not sent")
 
-    def _all_slots_event(self) -> bytes:
-        """Return the event with all closed slots, encoded once per slot."""
-        if not self._history_event:
-            self._history_event = _slots_event(self._history.slots())
-        return self._history_event
-
-    def _state_event(self) -> bytes:
-        self._sources.refresh()
-        slot, hour = self._history.current(self._stats.wall())
-        document = state_document(
-            self._stats, self._sources, slot, hour, subscriptions=len(self._subscriptions)
-        )
-        return _event("state", document)
+    def _send_events(self, events: FeedEvents) -> None:
+        slot = events.slot if events.number != self._number else b""
+        self._number = events.number
+        for subscription in tuple(self._subscriptions):
+            subscription.send(events.state, slot, events.history)

@@ -11,7 +11,7 @@ own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import ProcessCollector
 from prometheus_client.core import (
@@ -24,7 +24,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from goproxyai import __version__
-from goproxyai.admin.sources import Sources
+from goproxyai.admin.sources import PageSources
 from goproxyai.errors import OWNER
 from goproxyai.telemetry.histogram import Histogram
 from goproxyai.upstream.breaker import CircuitState
@@ -50,10 +50,14 @@ CIRCUIT_VALUES = {CircuitState.CLOSED: 0.0, CircuitState.OPEN: 1.0, CircuitState
 
 
 class Metrics(Collector):
-    """Collects the metrics in a registry of its own."""
+    """Collects the metrics in a registry of its own.
 
-    def __init__(self, sources: Sources) -> None:
+    :param more: returns further metrics.
+    """
+
+    def __init__(self, sources: PageSources, more: Callable[[], Iterable[Metric]] = tuple) -> None:
         self._sources = sources
+        self._more = more
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -81,6 +85,7 @@ class Metrics(Collector):
             "Log lines dropped because the log's reader or disk did not accept them.",
             self._sources.dropped_log_lines(),
         )
+        yield from self._more()
 
     def _requests(self) -> Iterator[Metric]:
         counters = self._sources.counters

@@ -1,9 +1,9 @@
-"""The live objects that the admin endpoints report on."""
+"""What the admin endpoints report on: the live objects of this process, or a sum of processes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
-from typing import Any
+from collections.abc import Callable, Sequence, Sized
+from typing import Any, Final, Protocol
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -15,10 +15,83 @@ from goproxyai.proxy.admission import Admission
 from goproxyai.proxy.upstreams import Upstreams
 from goproxyai.telemetry.access_log import AccessLog
 from goproxyai.telemetry.counters import Counters
+from goproxyai.telemetry.events import Batch, Event
+from goproxyai.upstream.breaker import CircuitState
+
+MAX_RECENT_ERRORS: Final = 20
+"""Failed requests that the dashboard shows."""
+
+_ERROR_FIELDS = ("time", "method", "path", "status", "code", "detail", "request_id")
 
 
-@attrs.frozen(eq=False)
-class Sources:
+class CacheNumbers(Protocol):
+    """The size of the cache, and counts of its entries; see :class:`.Store`."""
+
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def max_bytes(self) -> int: ...
+    @property
+    def reserved(self) -> int: ...
+    @property
+    def stores(self) -> int: ...
+    @property
+    def evictions(self) -> int: ...
+    @property
+    def expirations(self) -> int: ...
+    def __len__(self) -> int: ...
+
+
+class MemoryNumbers(Protocol):
+    """See :class:`.RequestMemory`."""
+
+    @property
+    def used(self) -> int: ...
+    @property
+    def limit(self) -> int: ...
+    @property
+    def broken_off(self) -> int: ...
+
+
+class LimiterNumbers(Protocol):
+    """The clients that have a token bucket."""
+
+    @property
+    def buckets(self) -> Sized: ...
+
+
+class SlotNumbers(Protocol):
+    """The connections from clients."""
+
+    @property
+    def max_connections(self) -> int: ...
+
+
+class CircuitNumbers(Protocol):
+    """A circuit breaker."""
+
+    @property
+    def times_opened(self) -> int: ...
+    def state(self, now: float) -> CircuitState: ...
+
+
+class UpstreamNumbers(Protocol):
+    """An upstream and its circuit."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def breaker(self) -> CircuitNumbers: ...
+
+
+class UpstreamsNumbers(Protocol):
+    """All upstreams, in order of preference."""
+
+    @property
+    def all(self) -> Sequence[UpstreamNumbers]: ...
+
+
+class PageSources(Protocol):
     """What `/stats`, `/metrics` and the dashboard read; they change none of it.
 
     :ivar admission: has one token bucket per client.
@@ -28,6 +101,38 @@ class Sources:
     :ivar memory: the budget of requests and responses in progress.
     :ivar dropped_log_lines: returns the number of log lines that were dropped.
     """
+
+    @property
+    def clock(self) -> IReactorTime: ...
+    @property
+    def counters(self) -> Counters: ...
+    @property
+    def admission(self) -> LimiterNumbers: ...
+    @property
+    def store(self) -> CacheNumbers: ...
+    @property
+    def flights(self) -> Sized: ...
+    @property
+    def upstreams(self) -> UpstreamsNumbers: ...
+    @property
+    def pool(self) -> Sized: ...
+    @property
+    def slots(self) -> SlotNumbers: ...
+    @property
+    def memory(self) -> MemoryNumbers: ...
+    @property
+    def dropped_log_lines(self) -> Callable[[], int]: ...
+
+    def refresh(self) -> None:
+        """Count what is not counted yet."""
+
+    def recent_errors(self) -> list[dict[str, Any]]:
+        """Return the most recent failed requests, newest first."""
+
+
+@attrs.frozen(eq=False)
+class Sources:
+    """The live objects of this process: a :class:`PageSources`."""
 
     clock: IReactorTime
     counters: Counters
@@ -44,3 +149,16 @@ class Sources:
     def refresh(self) -> None:
         """Count the finished requests that still wait in the access log's batch."""
         self.access_log.flush()
+
+    def recent_errors(self) -> list[dict[str, Any]]:
+        """Return the most recent failed requests, newest first."""
+        failures = list(self.access_log.failures)[-MAX_RECENT_ERRORS:]
+        return [_error(event, batch) for event, batch in reversed(failures)]
+
+
+def _error(event: Event, batch: Batch) -> dict[str, Any]:
+    fields = event.fields(batch)
+    error = {name: fields.get(name, "") for name in _ERROR_FIELDS}
+    if not event.code and event.status >= 500:
+        error["detail"] = "error response from the upstream"
+    return error

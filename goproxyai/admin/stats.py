@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from goproxyai.admin.sources import Sources
+from goproxyai.admin.sources import PageSources
 from goproxyai.config.settings import Settings
 from goproxyai.config.shown_settings import ShownSetting
 from goproxyai.durations import format_duration
@@ -24,14 +24,16 @@ class Stats:
     :ivar ready: false once stopping has begun.
     :ivar draining: whether new requests are refused, which begins ``DRAIN_DELAY`` later.
     :ivar wall: returns Unix seconds.
+    :ivar workers: returns the state of the worker processes, if there are any.
     """
 
     settings: Settings
-    sources: Sources
+    sources: PageSources
     config: Mapping[str, ShownSetting] = attrs.field(factory=dict)
     ready: bool = True
     draining: bool = False
     wall: Callable[[], float] = time.time
+    workers: Callable[[], dict[str, Any]] | None = None
     _started: float = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -69,6 +71,7 @@ class Stats:
             "log": {"lines_dropped": sources.dropped_log_lines()},
             "config": {name: attrs.asdict(shown) for name, shown in self.config.items()},
             **summary,
+            **({} if self.workers is None else {"workers": self.workers()}),
         }
 
     def cache(self) -> dict[str, Any]:

@@ -45,6 +45,16 @@ def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
     return parse
 
 
+AUTO = 0
+"""The value of ``WORKERS=auto``."""
+
+
+def worker_count(maximum: int) -> Callable[[str], int]:
+    """Return a parser of a number of processes, 1 to *maximum*, or ``auto`` (:data:`AUTO`)."""
+    number = whole_number(1, maximum)
+    return lambda text: AUTO if text == "auto" else number(text)
+
+
 def positive(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     """Return *parse* with 0 made invalid."""
 

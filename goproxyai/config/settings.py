@@ -41,6 +41,7 @@ class Settings:
     :ivar breaker: share of failures, from 0 to 1, that opens a circuit; 0 disables the breaker.
     :ivar health_probe: target of the health probes.
     :ivar max_connections_per_client: 0 disables the limit.
+    :ivar workers: processes that serve requests; :data:`~.parsers.AUTO`: one for each processor.
     :ivar admin_hosts: host names in lower case.
     :ivar log_format: ``json``, ``text``, or empty: text on a terminal only.
     :ivar log_sample: share of requests that are logged, from 0 to 1.
@@ -85,6 +86,7 @@ class Settings:
     max_body_size: int
     max_connections: int
     max_connections_per_client: int
+    workers: int
     trusted_proxies: TrustedProxies
     admin_allow: Networks
     admin_hosts: frozenset[str]
@@ -119,6 +121,11 @@ class Settings:
             raise SettingError(
                 "CACHE_SNAPSHOT_KEY is not set, expected at least 16 visible ASCII characters: "
                 "CACHE_SNAPSHOT is never written unencrypted"
+            )
+        if values["cache_snapshot"] and values["workers"] != 1:
+            raise SettingError(
+                f"WORKERS is {texts['WORKERS'].strip()!a}, expected 1 with CACHE_SNAPSHOT: the "
+                "file holds the cache of one process. Unset one of the two"
             )
         listen = tuple(endpoint.replace("$PORT", port) for endpoint in values.pop("listen"))
         endpoints = (*listen, *values["admin_listen"])

@@ -25,6 +25,7 @@ from goproxyai.config.parsers import (
     snapshot_key,
     token,
     whole_number,
+    worker_count,
 )
 from goproxyai.config.urls import parse_proxy_url, parse_upstream_urls, redact_url
 from goproxyai.config.variable import Variable
@@ -52,6 +53,8 @@ _ENDPOINTS = "Twisted endpoint strings such as tcp:8080:interface=127.0.0.1, sep
 _NETWORKS = (
     "IP addresses or networks such as 10.0.0.0/8, without host bits, separated by spaces or commas"
 )
+
+MAX_WORKERS = 256
 
 VARIABLES: tuple[Variable, ...] = (
     Variable(
@@ -396,6 +399,16 @@ VARIABLES: tuple[Variable, ...] = (
         "disables the limit.",
         "a whole number of connections, 0 for no limit",
         whole_number(0, 1_000_000),
+    ),
+    Variable(
+        "WORKERS",
+        "1",
+        "The number of processes that serve requests, or auto for the number of processors. With "
+        "more than one, a parent process listens and supervises them, MAX_CACHE_SIZE, "
+        "MAX_REQUEST_MEMORY and MAX_CONNECTIONS are divided among them, and "
+        "MAX_CONNECTIONS_PER_CLIENT applies to each. See docs/scaling.md.",
+        f"a whole number of processes from 1 to {MAX_WORKERS}, or auto",
+        worker_count(MAX_WORKERS),
     ),
     Variable(
         "TRUSTED_PROXIES",

@@ -7,8 +7,10 @@ from secrets import token_hex
 from typing import Any
 
 from goproxyai.admin.app import AdminApp
+from goproxyai.admin.dashboard_feed import DashboardFeed, Feed
 from goproxyai.admin.events import EventStream
 from goproxyai.admin.metrics import Metrics
+from goproxyai.admin.remote_pages import RemoteFeed, RemotePages
 from goproxyai.admin.routes import AdminRoutes, admin_routes, health_routes
 from goproxyai.admin.sources import Sources
 from goproxyai.admin.stats import Stats
@@ -19,6 +21,7 @@ from goproxyai.daemon.cache_snapshot import CacheSnapshot
 from goproxyai.daemon.endpoints import parse_endpoints
 from goproxyai.daemon.listeners import Listeners
 from goproxyai.daemon.maintenance import Maintenance
+from goproxyai.daemon.passed_sockets import WorkerParts
 from goproxyai.daemon.proxy_options import make_proxy_options
 from goproxyai.daemon.resident_memory import ResidentMemory
 from goproxyai.daemon.service import Daemon
@@ -44,6 +47,7 @@ from goproxyai.reactor.deadlines import Ticker
 from goproxyai.reactor.lean_loop import end_of_turn_scheduler
 from goproxyai.reactor.write_batch import WriteBatcher, Writer
 from goproxyai.router import Router
+from goproxyai.state.shared_state import NO_SHARED_STATE
 from goproxyai.telemetry.access_log import AccessLog
 from goproxyai.telemetry.counters import Counters
 from goproxyai.telemetry.events import Write
@@ -62,6 +66,7 @@ def make_daemon(
     prices: Prices | None = None,
     tracer: Tracer | None = None,
     dropped_log_lines: Callable[[], int] = lambda: 0,
+    worker: WorkerParts | None = None,
 ) -> Daemon:
     """Build the daemon; nothing runs before ``startService``.
 
@@ -72,6 +77,7 @@ def make_daemon(
     :param prices: token prices; ``None`` for no prices.
     :param tracer: ``None`` where tracing is off.
     :param dropped_log_lines: returns the number of log lines that were dropped.
+    :param worker: what makes the daemon one of several workers.
     :raises ListenError: where an endpoint of ``LISTEN`` or ``ADMIN_LISTEN`` is invalid.
     """
     ticker = Ticker(reactor)
@@ -88,11 +94,12 @@ def make_daemon(
     tunnels = OpenTunnels(settings.tunnel_idle_timeout)
     ticker.watched |= {memory, replayed, bypass_warning, tunnels}
     store = Store(settings.max_cache_size, settings.cache_stale, replayed)
-    admission = Admission(reactor, settings.rate_limit, settings.trusted_proxies)
+    limiter = None if worker is None else worker.link.limiter
+    admission = Admission(reactor, settings.rate_limit, settings.trusted_proxies, limiter)
     agent = _agent(reactor, settings, ticker, writer, memory, tls)
     client = RelayClient(agent)
     upstreams = _upstreams(settings, client)
-    instance = token_hex(6).encode("ascii")
+    instance = new_instance() if worker is None else worker.instance
     options = make_proxy_options(settings, upstreams.first, instance, traced=tracer is not None)
     context = ProxyContext(
         reactor,
@@ -109,12 +116,13 @@ def make_daemon(
         replayed,
         bypass_warning,
         tunnels,
+        shared=NO_SHARED_STATE if worker is None else worker.link,
     )
     handler = ProxyHandler(context, admission)
     limits = _connection_limits(settings, ticker, counters)
     ticker.watched.add(ResidentMemory(memory, store, lambda: limits.slots.admitted))
-    admin = _admin_app(settings, context, handler, admission, limits, dropped_log_lines)
-    public, private = _routers(settings, admin, handler, admission, instance)
+    admin = _admin_app(settings, context, handler, admission, limits, dropped_log_lines, worker)
+    public, private = _routers(settings, admin, handler, admission, access_log)
     factory = ServerFactory(ticker, public.dispatch, settings.max_body_size, writer, limits, memory)
     admin_factory = factory.sibling(private.dispatch)
     factory.keep_alive_seconds = admin_factory.keep_alive_seconds = settings.keepalive_timeout
@@ -127,15 +135,36 @@ def make_daemon(
         admission,
         handler,
         Maintenance(reactor, ticker, admission, store, upstreams, probe, admin.events),
-        Listeners(
-            reactor,
-            parse_endpoints(reactor, settings.listen, client_ca=settings.tls_client_ca),
-            factory,
-            parse_endpoints(reactor, settings.admin_listen, "ADMIN_LISTEN", settings.tls_client_ca),
-            admin_factory,
-        ),
+        _listeners(reactor, settings, factory, admin_factory, worker),
         _cache_snapshot(reactor, settings, store),
         on_drain,
+    )
+
+
+def new_instance() -> bytes:
+    """Return a new identification of a service in ``Via``."""
+    return token_hex(6).encode("ascii")
+
+
+def _listeners(
+    reactor: Any,
+    settings: Settings,
+    factory: ServerFactory,
+    admin_factory: ServerFactory,
+    worker: WorkerParts | None,
+) -> Listeners:
+    if worker is not None:
+        endpoints, admin_endpoints = worker.endpoints(reactor, settings.tls_client_ca)
+        counts = factory.connection_limits.counts
+        may_accept = worker.balance(lambda: counts.opened - counts.closed).may_accept
+        return Listeners(reactor, endpoints, factory, admin_endpoints, admin_factory, may_accept)
+    authority = settings.tls_client_ca
+    return Listeners(
+        reactor,
+        parse_endpoints(reactor, settings.listen, client_ca=authority),
+        factory,
+        parse_endpoints(reactor, settings.admin_listen, "ADMIN_LISTEN", authority),
+        admin_factory,
     )
 
 
@@ -144,11 +173,10 @@ def _routers(
     admin: AdminApp,
     handler: ProxyHandler,
     admission: Admission,
-    instance: bytes,
+    access_log: AccessLog,
 ) -> tuple[Router, Router]:
     """Return the routers of ``LISTEN`` and of ``ADMIN_LISTEN``."""
-    access_log = admin.stats.sources.access_log
-    request_ids = RequestIds(instance)
+    request_ids = RequestIds(new_instance())  # workers share the other one
 
     def router(routes: RelayedRoutes, served: AdminRoutes) -> Router:
         return Router(
@@ -167,6 +195,7 @@ def _admin_app(
     admission: Admission,
     limits: ConnectionLimits,
     dropped_log_lines: Callable[[], int],
+    worker: WorkerParts | None,
 ) -> AdminApp:
     sources = Sources(
         context.clock,
@@ -182,14 +211,24 @@ def _admin_app(
         dropped_log_lines,
     )
     stats = Stats(settings, sources)
+    feed: Feed
+    if worker is None:
+        feed, remote = DashboardFeed(sources, stats), None
+        events = EventStream(feed, context.clock)
+        feed.subscriptions = events.__len__
+    else:
+        feed, remote = RemoteFeed(worker.link), RemotePages(worker.link)
+        events = EventStream(feed, context.clock)
     return AdminApp(
         settings,
         stats,
-        EventStream(sources, stats),
+        events,
         Metrics(sources),
         context.store,
         context.upstreams,
         context.clock,
+        context.shared,
+        remote,
     )
 
 

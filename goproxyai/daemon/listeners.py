@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -33,6 +34,8 @@ class Listeners(Service):
     :param admin_endpoints: of ``ADMIN_LISTEN``.
     :param admin_factory: makes the protocol of each connection that these accept; has the same
         set of connections and the same limits as *factory*.
+    :param may_accept: decides whether to accept a connection, where other processes accept from
+        the same sockets. The parent process logs the addresses then.
     """
 
     clock: Any
@@ -40,6 +43,7 @@ class Listeners(Service):
     factory: ServerFactory
     admin_endpoints: tuple[tuple[str, IStreamServerEndpoint], ...] = ()
     admin_factory: ServerFactory | None = None
+    may_accept: Callable[[float], bool] | None = None
     _ports: list[IListeningPort] = attrs.field(factory=list)
     _accepts: list[BoundedAccept] = attrs.field(factory=list)
     _watch: LoopingCall = attrs.field(init=False)
@@ -77,11 +81,20 @@ class Listeners(Service):
             self.listen()
         # No connection is accepted before the reactor's next turn.
         fit_descriptor_limit(self.factory.connection_limits.slots)
-        for number, address in enumerate(self.addresses):
-            purpose = " for operators" if number >= len(self.endpoints) else ""
-            _log.info("listening on {address}{purpose}", address=str(address), purpose=purpose)
+        if self.may_accept is None:
+            log_addresses(self.addresses, len(self.endpoints))
         if any(isinstance(each, TLSEndpoint) for _, each in self.endpoints + self.admin_endpoints):
             self._watch.start(WATCH_SECONDS, now=False)
+
+    def hold(self) -> None:
+        """Accept no connection before :meth:`serve`; connections wait in the sockets."""
+        for port in self._ports:
+            port.stopReading()  # type: ignore[attr-defined]  # of all ports that are file descriptors
+
+    def serve(self) -> None:
+        """Accept connections after :meth:`hold`."""
+        for port in self._ports:
+            port.startReading()  # type: ignore[attr-defined]  # of all ports that are file descriptors
 
     def renew_certificates(self, only_changed: bool = False) -> None:
         """Read the certificates of ``ssl:`` endpoints again; log what fails.
@@ -127,7 +140,12 @@ class Listeners(Service):
             problem = _problem(results)
             raise ListenError(f"goproxyai: cannot listen on {description}: {problem}")
         self._ports.append(results[0])
-        self._accepts.append(BoundedAccept(results[0], self.clock, self._count_refused))
+        self._accepts.append(self._bounded(results[0]))
+
+    def _bounded(self, port: IListeningPort) -> BoundedAccept:
+        if self.may_accept is None:
+            return BoundedAccept(port, self.clock, self._count_refused)
+        return BoundedAccept(port, self.clock, self._count_refused, 1, self.may_accept)
 
     def _count_refused(self, count: int) -> None:
         self.factory.connection_limits.counts.refused["no_descriptor"] += count
@@ -143,6 +161,16 @@ class Listeners(Service):
             stopping = port.stopListening()
             if stopping is not None:
                 await stopping
+
+
+def log_addresses(addresses: list[Any], public: int) -> None:
+    """Log the address of each listener.
+
+    :param public: number of the addresses at the beginning that are not for operators alone.
+    """
+    for number, address in enumerate(addresses):
+        purpose = " for operators" if number >= public else ""
+        _log.info("listening on {address}{purpose}", address=str(address), purpose=purpose)
 
 
 def _problem(results: list[Any]) -> str:

@@ -11,11 +11,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, Protocol
 
 import attrs
 from twisted.logger import Logger
 
+from goproxyai.admin.stats import Stats
 from goproxyai.config.settings import Settings
 from goproxyai.config.sources import LoadedConfig
 from goproxyai.config.variable import SettingError
@@ -88,17 +89,34 @@ def _apply_to_cache(context: ProxyContext, before: Settings, after: Settings) ->
             context.store.clear()
 
 
+class Reloadable(Protocol):
+    """What is reloaded: a :class:`.Daemon`, or the parent of several."""
+
+    @property
+    def stopping(self) -> bool: ...
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def prices(self) -> Prices: ...
+    @property
+    def stats(self) -> Stats: ...
+
+
 @attrs.define(eq=False)
 class Reload:
     """Reads the configuration again and applies the changes.
 
     :param read: returns the configuration; raises ``SettingError``.
     :param set_log_level: called with the level when ``LOG_LEVEL`` has changed.
+    :param apply: applies the settings and prices, as :func:`apply_settings` does.
+    :param in_worker: whether the parent process logs what has changed.
     """
 
-    daemon: Daemon
+    daemon: Reloadable
     read: Callable[[], LoadedConfig]
     set_log_level: Callable[[str], None]
+    apply: Callable[[Any, Settings, Prices], None] = apply_settings
+    in_worker: bool = False
 
     def run(self) -> None:
         if self.daemon.stopping:
@@ -113,16 +131,20 @@ class Reload:
             )
             return
         reloadable, restart = self._apply(config)
+        if not self.in_worker:
+            self._log(reloadable, restart, config.overridden)
+        if "LOG_LEVEL" in reloadable:  # the lines above are logged at the old level
+            self.set_log_level(config.settings.log_level)
+
+    def _log(self, reloadable: list[str], restart: list[str], overridden: tuple[str, ...]) -> None:
         if reloadable:
             _log.info("configuration reloaded, changed: {names}", names=", ".join(reloadable))
         else:
             _log.info("configuration reloaded, nothing changed")
         if restart:
             _log.warn("restart the proxy to apply: {names}", names=", ".join(restart))
-        if config.overridden:
-            _log.warn("{line}", line=overridden_line(config.overridden))
-        if "LOG_LEVEL" in reloadable:  # the lines above are logged at the old level
-            self.set_log_level(config.settings.log_level)
+        if overridden:
+            _log.warn("{line}", line=overridden_line(overridden))
 
     def _apply(self, config: LoadedConfig) -> tuple[list[str], list[str]]:
         """Apply the reloadable settings; return the names as :func:`changed_names` does."""
@@ -131,8 +153,8 @@ class Reload:
         fields = {name.lower(): getattr(config.settings, name.lower()) for name in reloadable}
         if config.prices.table != prices.table and "PRICES" not in reloadable:
             reloadable.append("PRICES")  # the same file with other contents
-        apply_settings(self.daemon, attrs.evolve(before, **fields), config.prices)
-        stats = self.daemon.admin.stats
+        self.apply(self.daemon, attrs.evolve(before, **fields), config.prices)
+        stats = self.daemon.stats
         stats.config = {
             name: shown if name in RELOADABLE else stats.config.get(name, shown)
             for name, shown in config.shown.items()

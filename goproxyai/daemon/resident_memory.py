@@ -34,15 +34,18 @@ WARNED_SHARE = 0.75
 
 WARNING_INTERVAL_SECONDS = 3600.0
 
-_STATM = Path("/proc/self/statm")
+_PROCESSES = Path("/proc")
 _MIB = 1024 * 1024
 _log = Logger()
 
 
-def resident_bytes() -> int:
-    """Return the resident memory of this process, 0 where the system does not tell."""
+def resident_bytes(process: int | str = "self") -> int:
+    """Return the resident memory of a process, 0 where the system does not tell.
+
+    :param process: its ID.
+    """
     try:
-        pages = _STATM.read_bytes().split()[1]
+        pages = (_PROCESSES / str(process) / "statm").read_bytes().split()[1]
     except OSError:
         return 0
     return int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -31,6 +31,7 @@ from twisted.logger import Logger
 
 from goproxyai.admin.app import AdminApp
 from goproxyai.admin.refusals import draining
+from goproxyai.admin.stats import Stats
 from goproxyai.config.settings import Settings
 from goproxyai.daemon.cache_snapshot import CacheSnapshot
 from goproxyai.daemon.listeners import Listeners
@@ -91,6 +92,11 @@ class Daemon(MultiService):
     def settings(self) -> Settings:
         """The settings in effect."""
         return self.admin.settings
+
+    @property
+    def stats(self) -> Stats:
+        """The document of ``/stats``."""
+        return self.admin.stats
 
     @property
     def prices(self) -> Prices:

@@ -71,3 +71,22 @@ def end_on_next_signal() -> None:
 def _exit(number: int, _: object) -> None:
     """End the process with the status that a shell reports for a signal."""
     os._exit(128 + number)
+
+
+def stop_on_signals(stop: Callable[[], None]) -> None:
+    """Call *stop* in the signal handler for the first SIGTERM or SIGINT; the second one ends.
+
+    For a worker: where the whole process group gets the signal, the parent's message to drain may
+    arrive before it, and must not make it the second signal.
+    """
+    signalled = False
+
+    def received(number: int, frame: object) -> None:
+        nonlocal signalled
+        if signalled:
+            _exit(number, frame)
+        signalled = True
+        stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, received)

@@ -104,6 +104,39 @@ class TokenBuckets:
             return 0.0
         return -(-missing // self._per_tick) * self._tick
 
+    def available(self, client: str) -> int:
+        """Return the number of whole tokens in the bucket of *client*."""
+        return self._units(client) // _UNITS_PER_TOKEN
+
+    def take_many(self, client: str, count: int) -> None:
+        """Take *count* tokens, at most as many as are :meth:`available`.
+
+        :raises ValueError: if the bucket holds fewer.
+        """
+        left = self._units(client) - count * _UNITS_PER_TOKEN
+        if left < 0 or count < 1:
+            raise ValueError("count is out of range")
+        if client not in self._offsets:
+            self._add(client)
+        self._offsets.move_to_end(client)
+        self._offsets[client] = left - self._refilled
+
+    def put_back(self, client: str, count: int) -> None:
+        """Give back *count* tokens that were taken; the bucket does not exceed its depth."""
+        offset = self._offsets.get(client)
+        if offset is not None:  # a bucket that was removed is full
+            units = min(offset + self._refilled, self._depth) + count * _UNITS_PER_TOKEN
+            self._offsets[client] = min(units, self._depth) - self._refilled
+
+    def wait(self, client: str) -> float:
+        """Return the seconds from the last refill to the refill that completes a token."""
+        missing = max(0, _UNITS_PER_TOKEN - self._units(client))
+        return -(-missing // self._per_tick) * self._tick
+
+    def _units(self, client: str) -> int:
+        offset = self._offsets.get(client)
+        return self._depth if offset is None else min(offset + self._refilled, self._depth)
+
     def _add(self, client: str) -> None:
         """Add a full bucket for *client* and take a token from it."""
         self.remove_full(2)  # faster than buckets are added, so that idle ones do not accumulate

@@ -1,26 +1,21 @@
 """Find the client's address, and take a token from its bucket.
 
-The arithmetic is in :mod:`goproxyai.limits.token_buckets`. Here one ``callLater`` tick refills all
-buckets, and full ones are dropped in slices.
+The arithmetic is in :mod:`goproxyai.limits.token_buckets`, the ticks that refill the buckets are in
+:mod:`goproxyai.state.refilled_buckets`. A worker leases tokens instead
+(:mod:`goproxyai.state.leased_limiter`).
 """
 
 from __future__ import annotations
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from collections.abc import Callable, Sized
+
+from twisted.internet.interfaces import IReactorTime
 
 from goproxyai.http11.exchange import Exchange
 from goproxyai.limits.addresses import TrustedProxies, bucket_key, client_address
-from goproxyai.limits.token_buckets import TokenBuckets
 from goproxyai.proxy.proxy_warning import warn_if_untrusted
-
-TICK_SECONDS = 0.1
-"""Between two refills."""
-
-SWEEP_INTERVAL_SECONDS = 60.0
-"""Between two sweeps of full buckets."""
-
-SWEEP_SLICE = 5_000
-"""Buckets that a sweep visits in one reactor turn, which takes about a millisecond."""
+from goproxyai.state.refilled_buckets import RefilledBuckets
+from goproxyai.state.shared_state import RateLimiter
 
 
 class Admission:
@@ -28,64 +23,43 @@ class Admission:
 
     :param per_minute: tokens per minute and client; 0 turns the limit off.
     :param trusted: peers whose ``X-Forwarded-For`` is believed.
+    :param limiter: ``None``: the buckets of this process.
     """
 
-    def __init__(self, clock: IReactorTime, per_minute: int, trusted: TrustedProxies) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        per_minute: int,
+        trusted: TrustedProxies,
+        limiter: RateLimiter | None = None,
+    ) -> None:
         self.per_minute = per_minute
-        self.buckets = TokenBuckets(max(per_minute, 1), TICK_SECONDS)  # unused without a limit
+        self._limiter = RefilledBuckets(clock, per_minute) if limiter is None else limiter
+        self._take = self._limiter.take
         self._trusted = trusted
         self._warned = False
-        self._clock = clock
-        self._tick: IDelayedCall | None = None
-        self._last_refill = 0.0
-        self._next_sweep = 0.0
-        self._sweeping = False
-        self._started = False
+
+    @property
+    def buckets(self) -> Sized:
+        """The clients that have a token bucket, or tokens."""
+        return self._limiter.buckets
 
     def set_rate(self, per_minute: int) -> None:
-        """Change the rate of every client; 0 turns the limit off.
-
-        Without a limit the buckets are refilled as before until all are full and dropped.
-        """
+        """Change the rate of every client; 0 turns the limit off."""
         self.per_minute = per_minute
-        if per_minute:
-            self.buckets.set_rate(per_minute)
-            if self._started and self._tick is None:
-                self._start_ticking()
+        self._limiter.set_rate(per_minute)
+
+    def start(self) -> None:
+        """Start the limiter's timers."""
+        self._limiter.start()
+
+    def stop(self) -> None:
+        """Stop the limiter's timers."""
+        self._limiter.stop()
 
     def trust(self, trusted: TrustedProxies) -> None:
         """Change the peers whose ``X-Forwarded-For`` is believed."""
         self._trusted = trusted
-
-    def start(self) -> None:
-        """Start refilling."""
-        self._started = True
-        if self.per_minute:
-            self._start_ticking()
-
-    def stop(self) -> None:
-        """Stop refilling."""
-        if self._tick is not None and self._tick.active():
-            self._tick.cancel()
-        self._tick = None
-        self._started = False
-
-    def _start_ticking(self) -> None:
-        self._last_refill = self._clock.seconds()
-        self._next_sweep = self._last_refill + SWEEP_INTERVAL_SECONDS
-        self._tick = self._clock.callLater(TICK_SECONDS, self._refill)
-
-    def _refill(self) -> None:
-        now = self._clock.seconds()
-        self.buckets.refill(now - self._last_refill)
-        self._last_refill = now
-        if not (self.per_minute or self.buckets):
-            self._tick = None
-            return
-        self._tick = self._clock.callLater(TICK_SECONDS, self._refill)
-        if self._sweeping or now >= self._next_sweep:
-            self._sweeping = self.buckets.remove_full(SWEEP_SLICE)
-            self._next_sweep = now + SWEEP_INTERVAL_SECONDS
 
     def client(self, exchange: Exchange) -> str:
         """Return the client's address: the peer's, or the one that a trusted peer forwards."""
@@ -98,7 +72,15 @@ class Admission:
         return client
 
     def take_token(self, client: str) -> float:
-        """Take a token; returns 0.0, or the seconds until *client* has a token again."""
+        """Take a token.
+
+        :returns: 0.0, or the seconds until *client* has a token again, or
+            :data:`~goproxyai.state.leases.UNDECIDED`, which is negative: see :meth:`when_decided`.
+        """
         if not self.per_minute:
             return 0.0
-        return self.buckets.take(bucket_key(client))
+        return self._take(bucket_key(client))
+
+    def when_decided(self, client: str, then: Callable[[float], None]) -> None:
+        """Call *then* with the decision about a request that is undecided: 0.0 or the seconds."""
+        self._limiter.when_decided(bucket_key(client), then)

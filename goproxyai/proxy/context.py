@@ -16,6 +16,7 @@ from goproxyai.proxy.cache_lookup import CacheLookup
 from goproxyai.proxy.open_tunnels import OpenTunnels
 from goproxyai.proxy.request_plan import ProxyOptions
 from goproxyai.proxy.upstreams import Upstreams
+from goproxyai.state.shared_state import NO_SHARED_STATE, SharedState
 from goproxyai.telemetry.access_log import AccessLog
 from goproxyai.telemetry.counters import Counters
 from goproxyai.upstream.retries import RetryBudget
@@ -39,6 +40,7 @@ class ProxyContext:
     :ivar replayed: the entries that are being replayed.
     :ivar tunnels: the open ones.
     :ivar bypass_warning: warns about a header that makes most requests bypass the cache.
+    :ivar shared: what the processes of one service share.
     """
 
     clock: IReactorTime
@@ -55,3 +57,4 @@ class ProxyContext:
     replayed: ReplayedEntries
     bypass_warning: BypassWarning
     tunnels: OpenTunnels
+    shared: SharedState = NO_SHARED_STATE

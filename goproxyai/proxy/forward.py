@@ -164,6 +164,7 @@ class Forward:
         """Drop the entries that a write may have made outdated (RFC 9111 §4.4)."""
         for owner in self._written:
             self._context.store.invalidate(owner)
+            self._context.shared.announce_write(owner)
 
     def answer_stale(self, cause: str) -> bool:
         context, miss = self._context, self._miss

@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from twisted.python.failure import Failure
 
 from goproxyai.cache.coalescing import is_deterministic
@@ -24,6 +26,7 @@ from goproxyai.proxy.cache_lookup import MAX_KEYED_BODY_BYTES, CacheMiss
 from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.error_response import fail_exchange, proxy_error_for, send_rate_limited
 from goproxyai.proxy.forward import Forward
+from goproxyai.proxy.pending_admission import PendingAdmission
 from goproxyai.proxy.replay import answer_hit
 from goproxyai.proxy.request_plan import RequestPlan, plan_for
 from goproxyai.proxy.single_flight import SingleFlight
@@ -41,18 +44,20 @@ class ProxyHandler:
         self._admission = admission
         self.single_flight = SingleFlight(context)
 
-    def handle(self, exchange: Exchange) -> None:
-        """Answer *exchange*, now or later."""
+    def handle(self, exchange: Exchange, wait: float | None = None) -> None:
+        """Answer *exchange*, now or later.
+
+        :param wait: the decision of the rate limit, if it has been made: 0.0 or seconds.
+        """
         context, admission = self._context, self._admission
         client = admission.client(exchange)
         try:
-            if context.access_log.tracer is not None:
-                exchange.trace = context.access_log.tracer.begin(exchange)
-            wait = admission.take_token(client)
+            if wait is None:
+                if context.access_log.tracer is not None:
+                    exchange.trace = context.access_log.tracer.begin(exchange)
+                wait = admission.take_token(client)
             if wait:
-                context.counters.limited += 1
-                send_rate_limited(exchange, rate_limit_headers(admission.per_minute, wait))
-                context.access_log.record(exchange, client, RequestOutcome())
+                self._limit(exchange, client, wait)
                 return
             plan = plan_for(exchange.head, context.options.current)
             if plan.is_refused:
@@ -73,6 +78,21 @@ class ProxyHandler:
                 self._bypass(exchange, client, plan, reason)
         except Exception:
             self.fail(exchange, client, proxy_error_for(Failure()))
+
+    def _limit(self, exchange: Exchange, client: str, wait: float) -> None:
+        """Refuse *exchange*, or handle it later, when the rate limit has decided."""
+        if wait < 0:
+            PendingAdmission(
+                exchange,
+                partial(self.handle, exchange),
+                partial(self.client_gone, exchange, client),
+                partial(self.fail, exchange, client),
+            ).start(self._admission, client)
+            return
+        context = self._context
+        context.counters.limited += 1
+        send_rate_limited(exchange, rate_limit_headers(self._admission.per_minute, wait))
+        context.access_log.record(exchange, client, RequestOutcome())
 
     def body_collected(
         self, exchange: Exchange, client: str, plan: RequestPlan, body: bytes | None, key: bytes

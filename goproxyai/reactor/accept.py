@@ -31,6 +31,9 @@ WARNING_INTERVAL_SECONDS = 60.0
 RETRY_SECONDS = 1.0
 """Pause of a socket that cannot accept."""
 
+LEFT_SECONDS = 0.001
+"""Pause of a socket that leaves a connection to another process."""
+
 PRIVATE_NAMES = ("_logger", "numberAccepts", "doRead")
 """Attributes of Twisted's listening ports that are replaced."""
 
@@ -44,14 +47,26 @@ class BoundedAccept:
     lacks one of :data:`PRIVATE_NAMES`; one warning is logged.
 
     :param port: the result of an endpoint's ``listen``.
+    :param max_accepts: connections that are accepted in one turn of the reactor.
+    :param may_accept: returns whether to accept a connection that waits, or to leave it to another
+        process for :data:`LEFT_SECONDS`; its argument is the time.
     :param on_refused: called with the number of connections that were closed for lack of a file
         descriptor.
     """
 
-    def __init__(self, port: Any, clock: Any, on_refused: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        port: Any,
+        clock: Any,
+        on_refused: Callable[[int], None],
+        max_accepts: int = MAX_ACCEPTS_PER_TURN,
+        may_accept: Callable[[float], bool] = lambda _: True,
+    ) -> None:
         self._port = port
         self._clock = clock
         self._on_refused = on_refused
+        self._max_accepts = max_accepts
+        self._may_accept = may_accept
         self._refused = 0
         self._unreported = 0
         self._accept_error = ""
@@ -79,7 +94,10 @@ class BoundedAccept:
             self._retry = None
 
     def _bounded_accept(self) -> None:
-        self._port.numberAccepts = min(self._port.numberAccepts, MAX_ACCEPTS_PER_TURN)
+        if not self._may_accept(self._clock.seconds()):
+            self._pause(LEFT_SECONDS)
+            return
+        self._port.numberAccepts = min(self._port.numberAccepts, self._max_accepts)
         self._accept()
         if self._refused or self._accept_error:
             self._handle_no_descriptor()
@@ -95,7 +113,7 @@ class BoundedAccept:
         refused, self._refused = self._refused, 0
         error, self._accept_error = self._accept_error, ""
         self._on_refused(refused)
-        self._port.numberAccepts = MAX_ACCEPTS_PER_TURN  # Twisted sets 1 when none was accepted
+        self._port.numberAccepts = self._max_accepts  # Twisted sets 1 when none was accepted
         self._unreported += refused
         now = self._clock.seconds()
         if now >= self._next_warning_at:
@@ -107,9 +125,13 @@ class BoundedAccept:
                 error=error or "EMFILE",
                 count=unreported,
             )
-        if error and self._retry is None:
+        if error:
+            self._pause(RETRY_SECONDS)
+
+    def _pause(self, seconds: float) -> None:
+        if self._retry is None:
             self._port.stopReading()
-            self._retry = self._clock.callLater(RETRY_SECONDS, self._resume)
+            self._retry = self._clock.callLater(seconds, self._resume)
 
     def _resume(self) -> None:
         self._retry = None

@@ -33,6 +33,7 @@ class LineWriter(Protocol):
 
     def write(self, data: bytes) -> None: ...
     def reopen(self) -> None: ...
+    def check_size(self) -> None: ...
     def start(self) -> None: ...
     def finish(self) -> None: ...
 
@@ -107,6 +108,7 @@ class LogOutput:
 
     :param opened: opens the log; called once, when Twisted starts to log. Its argument makes the
         line that reports dropped lines.
+    :ivar on_rotated: called after a rotation of the log file, in the writer's thread.
     :param as_json: ``None``: text if the log is a terminal, else JSON.
     """
 
@@ -118,6 +120,7 @@ class LogOutput:
     ) -> None:
         self._opened = opened
         self._writer: LineWriter | None = None
+        self.on_rotated: Callable[[], None] = lambda: None
         self._as_json = as_json
         self.set_level(level)
 
@@ -142,6 +145,15 @@ class LogOutput:
         """Reopen the log file; may be called by a signal handler."""
         if self._writer is not None:
             self._writer.reopen()
+
+    def check_size(self) -> None:
+        """Rotate the log file if it is large."""
+        if self._writer is not None:
+            self._writer.check_size()
+
+    def rotated(self) -> None:
+        """Call :attr:`on_rotated`, which may be assigned later."""
+        self.on_rotated()
 
     def finish(self) -> None:
         """Wait, for a limited time, until all lines are written; see :class:`.LogWriter`."""

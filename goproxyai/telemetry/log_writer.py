@@ -47,6 +47,9 @@ class LogSink(Protocol):
         :raises OSError: the previous file stays open.
         """
 
+    def check_size(self) -> None:
+        """Rotate a file that is large."""
+
     def close(self) -> None: ...
 
 
@@ -80,6 +83,7 @@ class LogWriter:
         self._lines_refused = 0
         self._unreported = 0
         self._reopen_requested = False
+        self._check_requested = False
         self._closed = False
         self._exit_deadline: float | None = None
         self._thread: Thread | None = None
@@ -111,6 +115,13 @@ class LogWriter:
         """Reopen the log file, in the writer's thread; may be called by a signal handler."""
         if not self._reopen_requested:  # a stalled thread does not need a second request
             self._reopen_requested = True
+            with self._lock:
+                self._put(b"")
+
+    def check_size(self) -> None:
+        """Rotate the file if it is large, in the writer's thread: other processes write to it."""
+        if not self._check_requested:
+            self._check_requested = True
             with self._lock:
                 self._put(b"")
 
@@ -164,6 +175,9 @@ class LogWriter:
         if self._reopen_requested:
             self._reopen_requested = False
             self._reopen_sink()
+        if self._check_requested:
+            self._check_requested = False
+            self._sink.check_size()
         self._unreported += chunk.lines_refused
         if self._unreported:
             line = self._report(self._unreported)

@@ -105,7 +105,7 @@ async def test_closed_slot_is_sent_once(harness: ProxyHarness) -> None:
     await harness.start()
     client = await subscribe(harness)
     await harness.ask(request())
-    event_stream(harness)._close_slot()
+    event_stream(harness)._feed._close_slot()
     await client.until(lambda: len(documents(client, "slots")) == 2)
     first, second = documents(client, "slots")
     assert first["slots"] == []
@@ -160,12 +160,12 @@ async def test_paused_subscription_misses_events_and_gets_all_slots_again(
     (subscription,) = event_stream(harness)._subscriptions
     subscription.pauseProducing()
     count = len(documents(client, "state"))
-    event_stream(harness)._close_slot()
+    event_stream(harness)._feed._close_slot()
     for _ in range(1000):
-        event_stream(harness)._send_state()
+        event_stream(harness)._send()
     assert len(documents(client, "state")) == count
     subscription.resumeProducing()
-    event_stream(harness)._send_state()
+    event_stream(harness)._send()
     await client.until(lambda: len(documents(client, "state")) > count)
     assert [len(one["slots"]) for one in documents(client, "slots")] == [0, 1]
 
@@ -188,12 +188,12 @@ async def test_exception_while_sending_is_logged_and_sending_continues(
     await harness.start()
     client = await subscribe(harness)
     with monkeypatch.context() as patch:
-        patch.setattr(type(event_stream(harness)), "_state_event", lambda self: 1 // 0)
-        event_stream(harness)._send_state()
+        patch.setattr(type(event_stream(harness)._feed), "_state_event", lambda self: 1 // 0)
+        event_stream(harness)._send()
     assert len(failures) == 1
     failures.clear()
     count = len(documents(client, "state"))
-    event_stream(harness)._send_state()
+    event_stream(harness)._send()
     await client.until(lambda: len(documents(client, "state")) > count)
 
 
@@ -203,7 +203,7 @@ async def test_exception_in_subscribe_leaves_no_subscription(
 ) -> None:
     await harness.start()
     with monkeypatch.context() as patch:
-        patch.setattr(type(event_stream(harness)), "_state_event", lambda self: 1 // 0)
+        patch.setattr(type(event_stream(harness)._feed), "_state_event", lambda self: 1 // 0)
         client = await harness.connect()
         client.send(request(EVENTS))
         await eventually(harness.reactor, lambda: failures)

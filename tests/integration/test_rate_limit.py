@@ -15,7 +15,8 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs
 
 from goproxyai.limits.addresses import TrustedProxies
-from goproxyai.proxy.admission import SWEEP_SLICE, TICK_SECONDS, Admission
+from goproxyai.proxy.admission import Admission
+from goproxyai.state.refilled_buckets import SWEEP_SLICE, TICK_SECONDS
 from tests.support.answers import response
 from tests.support.harness import KEY, Answer, ProxyHarness, RawClient, lines, post, request
 

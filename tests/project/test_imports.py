@@ -3,7 +3,8 @@
 1. Imports point one way through :data:`LAYERS`; imports under ``TYPE_CHECKING`` count.
 2. No module is part of an import circle.
 3. The pure packages import no framework, clock or I/O.
-4. Only ``goproxyai.plugin`` imports the global reactor.
+4. Only the entries of processes import the global reactor: ``goproxyai.plugin`` and
+   ``goproxyai.worker``.
 
 ``test_private_names.py`` has the rule about private names of Twisted.
 """
@@ -26,6 +27,7 @@ LAYERS = (
     {"upstream"},
     {"usage"},
     {"cache"},
+    {"state"},
     {"config"},
     {"reactor"},
     {"http11"},
@@ -35,7 +37,7 @@ LAYERS = (
     {"admin"},
     {"router"},
     {"daemon"},
-    {"plugin"},
+    {"plugin", "worker"},
 )
 """Modules and subpackages of goproxyai, lowest first; ``goproxyai`` is the package's own module.
 
@@ -43,6 +45,8 @@ A module may import from lower layers. A module of a subpackage may also import 
 """
 
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+ENTRY_POINTS = {"goproxyai.plugin", "goproxyai.worker"}
 
 PURE = {
     "goproxyai", "errors", "durations", "messages", "limits", "upstream", "usage", "cache",
@@ -106,8 +110,8 @@ def violations(name: str, source: str, is_package: bool = False) -> list[str]:
 
 
 def _violation(name: str, here: str, each: Import) -> str:
-    if each.reaches("twisted.internet.reactor") and name != "goproxyai.plugin":
-        return "only goproxyai.plugin may import the reactor"
+    if each.reaches("twisted.internet.reactor") and name not in ENTRY_POINTS:
+        return "only an entry of a process may import the reactor"
     if here in PURE and name not in READS_FILES and each.name.partition(".")[0] in IMPURE:
         return f"{here} is pure and must not import {each.name}"
     if not each.reaches("goproxyai"):

@@ -62,6 +62,16 @@ def test_invalid_value_ends_the_start_with_one_line() -> None:
     assert caught.value.__suppress_context__
 
 
+@pytest.mark.parametrize("parent", [None, {"logger": "own.observer"}, {"syslog": True}])
+def test_workers_need_the_log_of_goproxyai(parent: dict[str, Any] | None) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse("--workers=2", parent=parent)
+    assert str(caught.value) == (
+        "goproxyai: WORKERS is more than 1, expected 1 with twistd's --logger and --syslog, which "
+        "write the log of one process"
+    )
+
+
 def test_unknown_option_is_a_usage_error() -> None:
     with pytest.raises(UsageError):
         parse("--rate-limits=7")

@@ -79,6 +79,7 @@ def test_defaults() -> None:
         max_body_size=512 * MEGABYTE,
         max_connections=12_000,
         max_connections_per_client=0,
+        workers=1,
         trusted_proxies=TrustedProxies.parse("127.0.0.0/8 ::1"),
         admin_allow=Networks.parse("127.0.0.0/8 ::1"),
         admin_hosts=frozenset(),

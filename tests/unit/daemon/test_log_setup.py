@@ -16,9 +16,11 @@ from goproxyai.config.settings import Settings
 from goproxyai.daemon import log_setup
 from goproxyai.daemon.log_setup import (
     choose_output,
+    log_file_of,
     log_request_events,
     open_output,
     request_writer,
+    worker_output,
 )
 from goproxyai.telemetry.events import Batch, Event
 from goproxyai.telemetry.log_output import LogOutput
@@ -170,3 +172,28 @@ def test_logger_of_the_operator_gets_an_event_for_each_request_without_secrets()
         writer([EVENT, EVENT], Batch(100.0))
     assert lines(events) == ["info: GET /v1/models?key 200 HIT 192.0.2.1"] * 2
     assert events[0]["at"] == 101.0
+
+
+def test_worker_writes_to_the_file_of_the_parent(tmp_path: Path) -> None:
+    path = tmp_path / "own.log"
+    output = worker_output(str(path), -1, Settings.from_texts({"LOG_FORMAT": "text"}))
+    output._write(b"line\n")
+    output.check_size()
+    output.reopen()
+    output.rotated()
+    assert output._writer is not None
+    output._writer.close()  # type: ignore[attr-defined]  # of the real writer
+    assert path.read_bytes() == b"line\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        ({"nodaemon": True}, ""),
+        ({"nodaemon": True, "logfile": "-"}, ""),
+        ({"nodaemon": True, "logfile": "own.log"}, "own.log"),
+        ({"nodaemon": False}, "twistd.log"),
+    ],
+)
+def test_path_of_the_log_is_that_of_twistd(options: dict[str, Any], path: str) -> None:
+    assert log_file_of(options) == path

@@ -174,7 +174,7 @@ def test_resident_memory_of_this_process_is_known_on_linux(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert 5 * MIB < resident_bytes() < 100_000 * MIB
-    monkeypatch.setattr(resident_memory, "_STATM", tmp_path / "missing")
+    monkeypatch.setattr(resident_memory, "_PROCESSES", tmp_path / "missing")
     assert resident_bytes() == 0
 
 

@@ -7,7 +7,8 @@ from itertools import pairwise
 from twisted.internet.task import Clock
 
 from goproxyai.limits.addresses import TrustedProxies
-from goproxyai.proxy.admission import SWEEP_SLICE, TICK_SECONDS, Admission
+from goproxyai.proxy.admission import Admission
+from goproxyai.state.refilled_buckets import SWEEP_SLICE, TICK_SECONDS
 
 
 def started(clock: Clock, per_minute: int) -> Admission:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from goproxyai.telemetry import log_file
-from goproxyai.telemetry.log_file import LogStream, RotatedFile, open_log
+from goproxyai.telemetry.log_file import LogStream, RotatedFile, open_log, open_shared_log
 
 MAX_BYTES = 10
 MAX_ROTATED = 3
@@ -240,3 +240,45 @@ def test_line_after_an_incomplete_one_begins_a_line(
     room = 100
     log.write(b"10\n")
     assert path.read_bytes() == b"1\n23\n7\n8\n10\n"
+
+
+def test_rotation_is_told_and_another_process_goes_on_with_the_new_file(
+    tmp_path: Path, resources: ExitStack
+) -> None:
+    path, rotations = tmp_path / "own.log", []
+    parent = open_log(str(path), MAX_BYTES, MAX_ROTATED, lambda: rotations.append(1))
+    worker = open_shared_log(str(path), lock=-1)
+    for each in (parent, worker):
+        resources.callback(each.close)
+    for _ in range(3):
+        assert worker.write(LINE) == len(LINE)
+    assert contents(tmp_path) == {"own.log": LINE * 3}
+    worker.check_size()
+    assert rotations == []
+    parent.check_size()
+    assert rotations == [1]
+    worker.reopen()
+    worker.write(LINE)
+    assert contents(tmp_path) == {"own.log": LINE, "own.log.1": LINE * 3}
+
+
+def test_lock_is_held_during_each_write_to_a_pipe(
+    tmp_path: Path, resources: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(log_file.fcntl, "lockf", lambda *call: calls.append(call))
+    os.mkfifo(tmp_path / "pipe")
+    for opened_log in (
+        open_log(str(tmp_path / "pipe"), MAX_BYTES, MAX_ROTATED, lock=7),
+        open_shared_log(str(tmp_path / "pipe"), lock=7),
+    ):
+        resources.callback(opened_log.close)
+        opened_log.write(LINE)
+        opened_log.check_size()
+    assert calls == [(7, log_file.fcntl.LOCK_EX), (7, log_file.fcntl.LOCK_UN)] * 2
+
+
+def test_file_needs_no_lock(tmp_path: Path, resources: ExitStack) -> None:
+    log = open_shared_log(str(tmp_path / "own.log"), lock=-1)  # locking it would fail
+    resources.callback(log.close)
+    assert log.write(LINE) == len(LINE)

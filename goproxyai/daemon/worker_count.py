@@ -1,0 +1,47 @@
+"""The number of workers, and what each of them gets of the limits."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from math import ceil
+
+import attrs
+
+from goproxyai.config.parsers import AUTO
+from goproxyai.config.settings import Settings
+from goproxyai.config.variables import MAX_WORKERS
+
+CPU_QUOTA_FILE = "/sys/fs/cgroup/cpu.max"
+"""Of a container, in the second version of control groups: the quota and its period, or ``max``."""
+
+
+def worker_count(settings: Settings) -> int:
+    """Return the number of workers of ``WORKERS``."""
+    if settings.workers != AUTO:
+        return settings.workers
+    return min(processors(), MAX_WORKERS)
+
+
+def processors(quota_file: str = CPU_QUOTA_FILE) -> int:
+    """Return the number of processors that the process may use, at least 1."""
+    count = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):  # no control group, or no quota
+        with open(quota_file, encoding="ascii") as file:
+            quota, period = file.read().split()
+        count = min(count, ceil(int(quota) / int(period)))
+    return max(1, count)
+
+
+def share_of(settings: Settings, workers: int) -> Settings:
+    """Return the settings of one of *workers* processes.
+
+    ``MAX_CONNECTIONS_PER_CLIENT`` is not divided: the kernel does not spread the connections of one
+    client evenly.
+    """
+    return attrs.evolve(
+        settings,
+        max_cache_size=settings.max_cache_size // workers,
+        max_request_memory=max(1, settings.max_request_memory // workers),
+        max_connections=ceil(settings.max_connections / workers),
+    )

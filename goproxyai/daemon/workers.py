@@ -1,0 +1,208 @@
+"""Builds the parent process of ``WORKERS``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from goproxyai import __version__
+from goproxyai.admin.dashboard_feed import DashboardFeed
+from goproxyai.admin.metrics import PREFIX, Metrics
+from goproxyai.admin.remote_pages import METRICS, STATS, DashboardPage, encode_dashboard
+from goproxyai.admin.stats import Stats
+from goproxyai.admin.summed_sources import ReportDocument, SummedSources
+from goproxyai.config.sources import ConfigSources, LoadedConfig
+from goproxyai.config.variable import SettingError
+from goproxyai.daemon.accept_balance import map_counts
+from goproxyai.daemon.build import new_instance
+from goproxyai.daemon.endpoints import parse_endpoints
+from goproxyai.daemon.log_setup import log_file_of
+from goproxyai.daemon.parent_listeners import ParentListeners
+from goproxyai.daemon.parent_state import ParentState
+from goproxyai.daemon.resident_memory import resident_bytes
+from goproxyai.daemon.supervisor import Supervisor
+from goproxyai.daemon.worker_process import WorkerProcess, WorkerSetup
+from goproxyai.errors import json_bytes
+from goproxyai.proxy.admission import Admission
+from goproxyai.state.messages import Welcome
+from goproxyai.state.refilled_buckets import RefilledBuckets
+from goproxyai.telemetry.log_output import LogOutput
+
+
+def check_log_options(output: LogOutput | None) -> None:
+    """Check that the workers can write the log.
+
+    :raises SettingError: with one line, if the operator has chosen a logger or syslog.
+    """
+    if output is None:
+        raise SettingError(
+            "WORKERS is more than 1, expected 1 with twistd's --logger and --syslog, which write "
+            "the log of one process"
+        )
+
+
+def make_parent(
+    reactor: Any,
+    twistd_options: Mapping[str, Any],
+    sources: ConfigSources,
+    config: LoadedConfig,
+    output: LogOutput,
+    shared: int,
+    workers: int,
+    on_drain: Callable[[], None],
+) -> Supervisor:
+    """Listen, and build the supervisor.
+
+    :param shared: descriptor of the memory that the processes share, see :class:`.Welcome`.
+    :raises ListenError: where an endpoint is invalid, or cannot be listened on.
+    """
+    settings = config.settings
+    client_ca = settings.tls_client_ca
+    listeners = ParentListeners(
+        parse_endpoints(reactor, settings.listen, client_ca=client_ca),
+        parse_endpoints(reactor, settings.admin_listen, "ADMIN_LISTEN", client_ca),
+    )
+    sockets, admin_sockets = listeners.listen()
+    welcome = Welcome(
+        __version__,
+        workers,
+        dict(sources.options),
+        sources.directory,
+        new_instance(),
+        log_file_of(twistd_options),
+        shared,
+        0,
+        sockets,
+        admin_sockets,
+    )
+    limiter = RefilledBuckets(reactor, settings.rate_limit)
+    counts = map_counts(shared, workers)
+    supervisor = Supervisor(
+        reactor,
+        settings,
+        config.prices,
+        workers,
+        WorkerSetup(welcome),
+        listeners,
+        limiter,
+        bool(twistd_options.get("nodaemon")),
+        on_drain,
+        output.check_size,
+        counts,
+    )
+    _add_pages(reactor, supervisor, limiter, config, output, workers)
+    return supervisor
+
+
+def _add_pages(
+    reactor: Any,
+    supervisor: Supervisor,
+    limiter: RefilledBuckets,
+    config: LoadedConfig,
+    output: LogOutput,
+    workers: int,
+) -> None:
+    settings = config.settings
+
+    def reports() -> list[ReportDocument]:
+        return [each.report for each in supervisor.serving() if each.report is not None]
+
+    summed = SummedSources(
+        reactor,
+        Admission(reactor, settings.rate_limit, settings.trusted_proxies, limiter),
+        lambda: output.dropped,
+        lambda: supervisor.prices,
+        reports,
+    )
+    stats = Stats(settings, summed, config.shown)
+    pages = ParentPages(reactor, supervisor, stats, summed)
+    supervisor.stats = stats
+    supervisor.feed = pages.feed
+    supervisor.state = ParentState(
+        reactor,
+        limiter,
+        settings.rate_limit,
+        workers,
+        supervisor.serving,
+        summed,
+        pages.render,
+    )
+
+
+class ParentPages:
+    """Renders the pages for operators with the numbers of all workers.
+
+    :ivar feed: the dashboard's events.
+    """
+
+    def __init__(
+        self, reactor: Any, supervisor: Supervisor, stats: Stats, summed: SummedSources
+    ) -> None:
+        self._seconds = reactor.seconds
+        self._supervisor = supervisor
+        self._stats = stats
+        self._metrics = Metrics(summed, self._collect)
+        self.feed = DashboardFeed(summed, stats, lambda: summed.subscriptions)
+        stats.workers = self._workers
+
+    def render(self, page: str, known: int) -> bytes:
+        """Return the page; the arguments are those of :class:`.AskPage`."""
+        if page == STATS:
+            return json_bytes(self._stats.document())
+        if page == METRICS:
+            return self._metrics.text()
+        events = self.feed.events()
+        history = b"" if events.number == known else events.history()
+        return encode_dashboard(DashboardPage(events.number, events.state, events.slot, history))
+
+    def _workers(self) -> dict[str, Any]:
+        supervisor, state = self._supervisor, self._supervisor.state
+        return {
+            "count": len(supervisor.workers),
+            "lease": state.lease,
+            "restarts": supervisor.restarts,
+            "lost_reports": state.lost_reports,
+            "left_out": state.left_out,
+            "processes": [self._process(worker) for worker in supervisor.workers],
+        }
+
+    def _process(self, worker: WorkerProcess) -> dict[str, Any]:
+        return {
+            "worker": worker.number,
+            "pid": worker.pid,
+            "state": worker.state.value,
+            "uptime_seconds": int(self._seconds() - worker.started_at),
+            "resident_bytes": resident_bytes(worker.pid),
+        }
+
+    def _collect(self) -> Iterator[Metric]:
+        supervisor, state = self._supervisor, self._supervisor.state
+        serving = GaugeMetricFamily(PREFIX + "workers", "Worker processes that serve.")
+        serving.add_metric((), len(supervisor.serving()))
+        yield serving
+        memory = GaugeMetricFamily(
+            PREFIX + "worker_resident_memory_bytes",
+            "Resident memory of a worker process.",
+            labels=("worker",),
+        )
+        for worker in supervisor.serving():
+            memory.add_metric((str(worker.number),), resident_bytes(worker.pid))
+        yield memory
+        for name, text, number in (
+            ("worker_restarts", "Worker processes that were replaced.", supervisor.restarts),
+            (
+                "worker_reports_lost",
+                "Ends of worker processes whose numbers of the last second are not counted.",
+                state.lost_reports,
+            ),
+            (
+                "worker_reports_late",
+                "Reports that did not arrive in time for a page for operators.",
+                state.left_out,
+            ),
+        ):
+            family = CounterMetricFamily(PREFIX + name, text)
+            family.add_metric((), number)
+            yield family

@@ -1,0 +1,54 @@
+"""A request that waits for the decision of another process whether it is admitted.
+
+Meanwhile nothing reads the body of the request, beyond what the connection buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from goproxyai.errors import ProxyError
+from goproxyai.http11.exchange import Exchange
+from goproxyai.proxy.admission import Admission
+
+
+class PendingAdmission:
+    """Calls *admitted* with the decision, unless the request ends before.
+
+    :param decided: its argument is 0.0, or the seconds until the client has a token again.
+    :param gone: called when the client has left.
+    :param failed: called when the rest of the request is invalid.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        decided: Callable[[float], None],
+        gone: Callable[[], None],
+        failed: Callable[[ProxyError], None],
+    ) -> None:
+        self._exchange = exchange
+        self._decided = decided
+        self._gone = gone
+        self._failed = failed
+        self._ended = False
+
+    def start(self, admission: Admission, client: str) -> None:
+        """Ask *admission*."""
+        self._exchange.listener = self
+        admission.when_decided(client, self._end)
+
+    def _end(self, wait: float) -> None:
+        if not (self._ended or self._exchange.over):
+            self._ended = True
+            self._exchange.listener = None
+            self._decided(wait)
+
+    def client_gone(self) -> None:
+        self._ended = True
+        self._gone()
+
+    def request_failed(self, problem: ProxyError) -> None:
+        self._ended = True
+        self._exchange.listener = None
+        self._failed(problem)

@@ -1,0 +1,1 @@
+"""What the processes of one service share: rate limits, and the clearing of caches."""

@@ -1,0 +1,170 @@
+"""The rate limit of a worker: tokens leased from the parent, see :mod:`.leases`.
+
+A request without a token waits for the parent's answer, a round trip over a socket pair. If there
+is no answer within :data:`ANSWER_SECONDS`, the request is refused, and so are the client's requests
+of the next :data:`REFUSED_SECONDS`: the limit is rather too strict than exceeded.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from goproxyai.state.leases import UNDECIDED, Grant, LeaseHolder
+
+ANSWER_SECONDS: Final = 1.0
+"""The longest time that a request waits for the parent, which answers within a millisecond unless
+the machine is overloaded. With 100 ms, some clients far below the limit were refused then."""
+
+REFUSED_SECONDS: Final = 1.0
+
+SWEEP_SECONDS: Final = 1.0
+"""Between two searches for idle clients."""
+
+SWEEP_SLICE: Final = 5_000
+
+MAX_WAITING: Final = 10_000
+"""Requests that wait for the parent; others are refused at once."""
+
+
+class _Waiting:
+    """A client's requests that wait for an answer, and the deadline of the oldest."""
+
+    __slots__ = ("deadline", "then")
+
+    def __init__(self) -> None:
+        self.then: deque[Callable[[float], None]] = deque()
+        self.deadline: IDelayedCall | None = None
+
+
+class LeasedLimiter:
+    """Limits the rate of each client: a :class:`~.shared_state.RateLimiter`.
+
+    :param per_minute: tokens per minute and client; 0 turns the limit off.
+    :param ask: asks the parent for tokens of a client.
+    :param put_back: gives unused tokens back.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        per_minute: int,
+        ask: Callable[[str, int], None],
+        put_back: Callable[[list[tuple[str, int]]], None],
+    ) -> None:
+        self.buckets = LeaseHolder(max(per_minute, 1))
+        self._clock = clock
+        self._seconds = clock.seconds
+        self._ask = ask
+        self._put_back = put_back
+        self._waiting: dict[str, _Waiting] = {}
+        self._requests_waiting = 0
+        self._sweep_call: IDelayedCall | None = None
+
+    def start(self) -> None:
+        self._sweep_call = self._clock.callLater(SWEEP_SECONDS, self._sweep)
+
+    def stop(self) -> None:
+        """Give back all tokens, and refuse what waits."""
+        if self._sweep_call is not None:
+            self._sweep_call.cancel()
+            self._sweep_call = None
+        for client in tuple(self._waiting):
+            self._end_waiting(client, REFUSED_SECONDS)
+        self.buckets.drop_all()
+        self._give_back()
+
+    def set_rate(self, per_minute: int) -> None:
+        """Change the rate; 0 turns the limit off."""
+        if per_minute:
+            self.buckets.set_rate(per_minute)
+        else:
+            self.buckets.drop_all()
+        self._give_back()
+
+    def take(self, client: str) -> float:
+        """Take a token; see :meth:`.LeaseHolder.take`. Ask for more ahead of need."""
+        if client in self._waiting:
+            return UNDECIDED
+        now = self._seconds()
+        decision = self.buckets.take(client, now)
+        if not decision:
+            wanted = self.buckets.wanted(client, now, waiting=False)
+            if wanted:
+                self._ask(client, wanted)
+        return decision
+
+    def when_decided(self, client: str, then: Callable[[float], None]) -> None:
+        """Call *then* with the decision: 0.0, or the seconds until the next token."""
+        if self._requests_waiting >= MAX_WAITING:
+            then(REFUSED_SECONDS)
+            return
+        waiting = self._waiting.get(client)
+        if waiting is None:
+            waiting = self._waiting[client] = _Waiting()
+            waiting.deadline = self._clock.callLater(ANSWER_SECONDS, self._late, client)
+        waiting.then.append(then)
+        self._requests_waiting += 1
+        self._ask_for(client)
+
+    def granted(self, client: str, grant: Grant) -> None:
+        """The parent has answered."""
+        now = self._seconds()
+        self.buckets.granted(client, grant, now)
+        waiting = self._waiting.get(client)
+        while waiting is not None and waiting.then:
+            decision = self.buckets.take(client, now)
+            if decision == UNDECIDED:
+                self._restart_deadline(client, waiting)
+                self._ask_for(client)
+                break
+            self._requests_waiting -= 1
+            waiting.then.popleft()(decision)
+        else:
+            self._forget(client)
+        self._give_back()
+
+    def _restart_deadline(self, client: str, waiting: _Waiting) -> None:
+        if waiting.deadline is not None:
+            waiting.deadline.cancel()
+        waiting.deadline = self._clock.callLater(ANSWER_SECONDS, self._late, client)
+
+    def _ask_for(self, client: str) -> None:
+        wanted = self.buckets.wanted(client, self._seconds(), waiting=True)
+        if wanted:
+            self._ask(client, wanted)
+
+    def _late(self, client: str) -> None:
+        """Refuse after one more read: a slow process may not have read the answer yet."""
+        self._waiting[client].deadline = self._clock.callLater(0, self._give_up, client)
+
+    def _give_up(self, client: str) -> None:
+        self._waiting[client].deadline = None
+        self.buckets.unanswered(client, self._seconds(), REFUSED_SECONDS)
+        self._end_waiting(client, REFUSED_SECONDS)
+
+    def _end_waiting(self, client: str, decision: float) -> None:
+        waiting = self._forget(client)
+        if waiting is not None:
+            self._requests_waiting -= len(waiting.then)
+            for then in waiting.then:
+                then(decision)
+
+    def _forget(self, client: str) -> _Waiting | None:
+        waiting = self._waiting.pop(client, None)
+        if waiting is not None and waiting.deadline is not None:
+            waiting.deadline.cancel()
+        return waiting
+
+    def _sweep(self) -> None:
+        self._sweep_call = self._clock.callLater(SWEEP_SECONDS, self._sweep)
+        self.buckets.drop_idle(self._seconds(), SWEEP_SLICE)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        given = self.buckets.given_back()
+        if given:
+            self._put_back(given)

@@ -1,0 +1,171 @@
+"""A worker's link to its parent: the shared state of the workers of one machine.
+
+The parent passes an announcement on to the other workers; see
+:class:`goproxyai.daemon.parent_state.ParentState` for the other end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any, Final
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.error import TimeoutError as AnswerTimeout
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from goproxyai.cache.store import Store
+from goproxyai.state.channel import Channel
+from goproxyai.state.leased_limiter import LeasedLimiter
+from goproxyai.state.leases import Grant
+from goproxyai.state.messages import (
+    Ask,
+    AskPage,
+    Clear,
+    Collect,
+    Done,
+    Drain,
+    Granted,
+    Message,
+    Page,
+    PutBack,
+    Reachable,
+    Reload,
+    Reopen,
+    Report,
+    Serve,
+    Written,
+)
+
+CLEARING_SECONDS: Final = 0.5
+"""The longest time that ``DELETE /cache`` waits for the other workers."""
+
+PAGE_SECONDS: Final = 3.0
+"""The longest time that a page for operators waits for the parent, which waits for all workers."""
+
+
+@attrs.define(eq=False)
+class WorkerActions:
+    """What the parent asks of a worker.
+
+    :ivar report: returns the document of :class:`.Report`, and whether an upstream may be reached.
+    """
+
+    report: Callable[[], tuple[dict[str, Any], bool]]
+    serve: Callable[[], None]
+    reload: Callable[[], None]
+    reopen: Callable[[], None]
+    drain: Callable[[], None]
+    parent_lost: Callable[[], None]
+
+
+class ParentLink:
+    """The shared state of a worker: a :class:`~.shared_state.SharedState`.
+
+    :ivar channel: to the parent.
+    :ivar limiter: the rate limit.
+    :ivar store: the cache of this worker; assigned before messages arrive.
+    :ivar actions: assigned before messages arrive.
+    :ivar any_reachable: whether any worker may reach an upstream.
+    """
+
+    store: Store
+    actions: WorkerActions
+
+    def __init__(self, clock: IReactorTime, per_minute: int) -> None:
+        self._clock = clock
+        self._numbers = count(1)
+        self._answers: dict[int, Deferred[bytes]] = {}
+        self.channel = Channel(self)
+        self.limiter = LeasedLimiter(clock, per_minute, self._ask, self._put_back)
+        self.any_reachable = True
+
+    # SharedState
+
+    def announce_write(self, owner: bytes) -> None:
+        self.channel.send(Written(owner))
+
+    def announce_clearing(self, path: bytes | None) -> Deferred[None]:
+        number, answer = self._expect(CLEARING_SECONDS)
+        self.channel.send(Clear(path, number))
+        return answer.addBoth(lambda _: None)
+
+    # Pages for operators, and reports.
+
+    def page(self, name: str, known: int = 0) -> Deferred[bytes]:
+        """Return the page *name* with the numbers of all workers.
+
+        The Deferred fails with ``TimeoutError`` after :data:`PAGE_SECONDS`.
+        """
+        number, answer = self._expect(PAGE_SECONDS)
+        self.channel.send(AskPage(number, name, known))
+        return answer
+
+    def send_report(self, number: int = 0) -> None:
+        """Report the counters to the parent."""
+        document, reachable = self.actions.report()
+        self.channel.send(Report(number, document, reachable))
+
+    def _expect(self, seconds: float) -> tuple[int, Deferred[bytes]]:
+        number = next(self._numbers)
+        answer: Deferred[bytes] = Deferred(lambda _: self._forget(number))
+        self._answers[number] = answer
+        timer = self._clock.callLater(seconds, self._time_out, number)
+
+        def settled(result: bytes | Failure) -> bytes | Failure:
+            if timer.active():
+                timer.cancel()
+            return result
+
+        return number, answer.addBoth(settled)
+
+    def _forget(self, number: int) -> None:
+        self._answers.pop(number, None)
+
+    def _time_out(self, number: int) -> None:
+        self._answers.pop(number).errback(AnswerTimeout("the parent process did not answer"))
+
+    def _answered(self, number: int, body: bytes) -> None:
+        answer = self._answers.pop(number, None)
+        if answer is not None:
+            answer.callback(body)
+
+    def _ask(self, client: str, tokens: int) -> None:
+        self.channel.send(Ask(client, tokens))
+
+    def _put_back(self, tokens: list[tuple[str, int]]) -> None:
+        self.channel.send(PutBack(tokens))
+
+    # Peer
+
+    def message_received(self, message: Message) -> None:
+        match message:
+            case Granted(client, tokens, wait):
+                self.limiter.granted(client, Grant(tokens, wait))
+            case Written(owner):
+                self.store.invalidate(owner)
+            case Clear(path, number):
+                self.store.clear(path)
+                if number:
+                    self.channel.send(Done(number))
+            case Collect(number):
+                self.send_report(number)
+            case Page(number, body):
+                self._answered(number, body)
+            case Done(number):
+                self._answered(number, b"")
+            case Reachable(reachable):
+                self.any_reachable = reachable
+            case Serve():
+                self.actions.serve()
+            case Reload():
+                self.actions.reload()
+            case Reopen():
+                self.actions.reopen()
+            case Drain():
+                self.actions.drain()
+
+    def peer_lost(self) -> None:
+        self.actions.parent_lost()

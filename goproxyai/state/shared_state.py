@@ -1,0 +1,76 @@
+"""The seam to what several processes share, and its implementation for one process.
+
+=================  ==========================  ===================================================
+implementation     module                      shares with
+=================  ==========================  ===================================================
+none               here                        nothing: one process
+parent             :mod:`.parent_link`         the workers of the same machine, by their parent
+=================  ==========================  ===================================================
+
+The rate limit is a separate seam, :class:`RateLimiter`, because it is on the path of each request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sized
+from typing import Protocol
+
+from twisted.internet.defer import Deferred, succeed
+
+
+class RateLimiter(Protocol):
+    """Limits the rate of each client.
+
+    :ivar buckets: the clients that have a token bucket, or tokens.
+    """
+
+    @property
+    def buckets(self) -> Sized: ...
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+    def set_rate(self, per_minute: int) -> None:
+        """Change the rate; 0 turns the limit off."""
+
+    def take(self, client: str) -> float:
+        """Take a token.
+
+        :returns: 0.0, or the seconds until there is one, or :data:`.UNDECIDED`.
+        """
+
+    def when_decided(self, client: str, then: Callable[[float], None]) -> None:
+        """Call *then* with the decision about a request for which :meth:`take` was undecided.
+
+        :param then: its argument is 0.0 or the seconds to wait.
+        """
+
+
+class SharedState(Protocol):
+    """Announces to the other processes what concerns their caches.
+
+    Looking up, storing and claiming keys will be methods of this class too.
+    """
+
+    def announce_write(self, owner: bytes) -> None:
+        """The cached responses of *owner* are outdated, because of a write."""
+
+    def announce_clearing(self, path: bytes | None) -> Deferred[None]:
+        """Drop the cached responses of *path*, or all, in the other processes.
+
+        :returns: fires when the others have done so, or have not answered in time.
+        """
+
+
+class NoSharedState:
+    """The state of one process: there are no others."""
+
+    def announce_write(self, owner: bytes) -> None:
+        """Do nothing."""
+
+    def announce_clearing(self, path: bytes | None) -> Deferred[None]:
+        """Do nothing."""
+        return succeed(None)
+
+
+NO_SHARED_STATE = NoSharedState()

@@ -1,0 +1,180 @@
+"""A parent and two workers in this process, over real sockets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.task import deferLater
+
+from goproxyai.state.messages import Drain, Reload, Reopen, Welcome
+from goproxyai.worker import start
+from tests.support.harness import ProxyHarness, request
+from tests.support.raw_client import RawClient
+from tests.support.serving import loopback
+from tests.support.worker_service import WorkerService
+
+
+class Clients:
+    """A service, and a kept connection to each worker."""
+
+    def __init__(self, service: WorkerService, one: RawClient, other: RawClient) -> None:
+        self.service, self.one, self.other = service, one, other
+
+    async def ask(self, client: RawClient, data: bytes) -> Any:
+        client.send(data)
+        return await client.answer(data.partition(b" ")[0])
+
+
+@pytest_twisted.async_yield_fixture
+async def clients(
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> AsyncIterator[Clients]:
+    """A service with a limit of 16 requests a minute: a lease of two tokens."""
+    upstream_port = await harness.upstream.listen(loopback(harness.reactor))
+    settings = {
+        "OPENAI_API_URL": f"http://127.0.0.1:{upstream_port}",
+        "LISTEN": "tcp:0:interface=127.0.0.1",
+        "RATE_LIMIT": "16",
+        "WORKERS": "2",
+        "ADMIN_HOSTS": "proxy.test",
+        **getattr(request, "param", {}),
+    }
+    service = WorkerService(harness.reactor, settings)
+    service.start(monkeypatch)
+    connections = []
+    for index in range(2):
+        service.accept_only(index)
+        port = service.ports()[0].getHost().port
+        endpoint = TCP4ClientEndpoint(harness.reactor, "127.0.0.1", port)
+        client = await connectProtocol(endpoint, RawClient(harness.reactor))
+        client.send(_request("/health"))
+        await client.answer(b"GET")
+        connections.append(client)
+    yield Clients(service, *connections)
+    for client in connections:
+        client.abort()
+    await service.stop()
+
+
+def _request(path: str, method: str = "GET") -> bytes:
+    return request(path, method=method)
+
+
+async def stats(clients: Clients) -> Any:
+    return json.loads((await clients.ask(clients.one, _request("/stats"))).body)
+
+
+@pytest_twisted.ensureDeferred
+async def test_requests_of_one_client_share_one_limit(clients: Clients) -> None:
+    statuses = []
+    for number in range(12):
+        for client in (clients.one, clients.other):
+            answer = await clients.ask(client, _request(f"/v1/models/{number}"))
+            statuses.append(answer.status)
+    assert 16 - 4 <= 24 - statuses.count(429) <= 16 + 4
+    assert (await clients.ask(clients.other, _request("/nothing"))).status == 429
+    document = await stats(clients)
+    assert document["requests"]["limited"] == statuses.count(429) + 1
+    assert document["workers"]["lease"] == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_unknown_path_spends_a_token(clients: Clients) -> None:
+    assert (await clients.ask(clients.one, _request("/nothing"))).status == 404
+    assert (await stats(clients))["clients"] == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_client_that_leaves_while_undecided_is_recorded(clients: Clients) -> None:
+    worker = clients.service.workers[0][0]
+    channel = worker._link.channel
+    channel.pauseProducing()  # questions are left out
+    clients.one.send(_request("/v1/models"))
+    reactor = clients.service.reactor
+    while not worker._link.limiter._waiting:
+        await deferLater(reactor, 0)
+    clients.one.abort()
+    finished = worker._daemon.context.counters.finished
+    while not finished.client_gone:
+        worker._daemon.context.access_log.flush()
+        await deferLater(reactor, 0.01)
+    while worker._link.limiter._waiting:
+        await deferLater(reactor, 0.01)
+    channel.resumeProducing()
+
+
+@pytest_twisted.ensureDeferred
+async def test_undecided_request_without_an_answer_is_refused(clients: Clients) -> None:
+    channel = clients.service.workers[0][0]._link.channel
+    channel.pauseProducing()
+    assert (await clients.ask(clients.one, _request("/v1/models"))).status == 429
+    channel.resumeProducing()
+
+
+@pytest_twisted.ensureDeferred
+async def test_numbers_of_both_workers_are_shown(clients: Clients) -> None:
+    for client in (clients.one, clients.other):
+        assert (await clients.ask(client, _request("/v1/models"))).status == 200
+    document = await stats(clients)
+    assert document["cache"]["misses"] == 2
+    assert [each["state"] for each in document["workers"]["processes"]] == ["serving"] * 2
+    metrics = (await clients.ask(clients.other, _request("/metrics"))).body
+    assert b'goproxyai_cache_requests_total{outcome="miss"} 2.0' in metrics
+    assert b"goproxyai_workers 2.0" in metrics
+
+
+@pytest_twisted.ensureDeferred
+async def test_clearing_reaches_the_other_worker(clients: Clients) -> None:
+    path = _request("/v1/models")
+    for expected in (b"MISS", b"HIT"):
+        for client in (clients.one, clients.other):
+            assert (await clients.ask(client, path)).get("X-Cache") == expected
+    assert (await clients.ask(clients.one, _request("/cache", "DELETE"))).status == 200
+    assert (await clients.ask(clients.other, path)).get("X-Cache") == b"MISS"
+
+
+@pytest_twisted.ensureDeferred
+async def test_dashboard_events_are_those_of_all_workers(clients: Clients) -> None:
+    await clients.ask(clients.one, _request("/v1/models"))
+    clients.other.send(_request("/dashboard/events"))
+    await clients.other.until(lambda: clients.other.received.count(b"event: state") >= 2)
+    assert b'"misses": 1' in clients.other.received or b'"misses":1' in clients.other.received
+    assert clients.other.received.count(b"event: slots") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_page_without_the_parent_is_503(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from goproxyai.state import parent_link
+
+    monkeypatch.setattr(parent_link, "PAGE_SECONDS", 0.01)
+    monkeypatch.setattr(clients.service.supervisor.state, "_ask", lambda *_: None)
+    answer = await clients.ask(clients.one, _request("/stats"))
+    assert answer.status == 503
+    assert json.loads(answer.body)["error"]["code"] == "overloaded"
+
+
+@pytest_twisted.ensureDeferred
+async def test_messages_of_the_parent_are_carried_out(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, reactor, process = clients.service.workers[0]
+    monkeypatch.setenv("CACHE_TTL", "7m")
+    for message in (Reload(), Reopen(), Drain()):
+        process.send(message)
+    while not reactor.stopped:
+        await deferLater(clients.service.reactor, 0)
+    assert worker._daemon.stats.ready
+    assert worker.report()[1]
+
+
+def test_worker_of_another_release_does_not_start() -> None:
+    welcome = Welcome("0.0", 2, {}, "/", b"", "", 3, 0, [], [])
+    with pytest.raises(SystemExit, match="restart the service"):
+        start(None, welcome)

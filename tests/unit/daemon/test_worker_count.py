@@ -1,0 +1,81 @@
+"""The number of workers, and their shares of the limits."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from goproxyai.config.settings import Settings
+from goproxyai.config.variable import SettingError
+from goproxyai.daemon import worker_count as module
+from goproxyai.daemon.restart_policy import MAX_DELAY_SECONDS, STABLE_SECONDS, RestartPolicy
+from goproxyai.daemon.worker_count import processors, share_of, worker_count
+
+
+def settings(**texts: str) -> Settings:
+    return Settings.from_texts(texts)
+
+
+def test_number_is_taken_as_it_is() -> None:
+    assert worker_count(settings()) == 1
+    assert worker_count(settings(WORKERS="7")) == 7
+
+
+@pytest.mark.parametrize("text", ["0", "257", "-1", "1.5", "all"])
+def test_invalid_number_is_refused(text: str) -> None:
+    with pytest.raises(SettingError, match=r"WORKERS is .* expected a whole number of processes"):
+        settings(WORKERS=text)
+
+
+def test_auto_is_the_number_of_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "processors", lambda: 3)
+    assert worker_count(settings(WORKERS="auto")) == 3
+    monkeypatch.setattr(module, "processors", lambda: 1000)
+    assert worker_count(settings(WORKERS="auto")) == 256
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [("max 100000", 8), ("150000 100000", 2), ("50000 100000", 1), ("9000000 100000", 8), ("", 8)],
+)
+def test_quota_of_a_container_limits_processors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, expected: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    file = tmp_path / "cpu.max"
+    file.write_text(quota)
+    assert processors(str(file)) == expected
+    assert processors(str(tmp_path / "missing")) == 8
+
+
+def test_limits_are_divided() -> None:
+    whole = settings(
+        MAX_CACHE_SIZE="100",
+        MAX_REQUEST_MEMORY="64",
+        MAX_CONNECTIONS="10",
+        MAX_CONNECTIONS_PER_CLIENT="5",
+    )
+    share = share_of(whole, 4)
+    assert share.max_cache_size == whole.max_cache_size // 4
+    assert share.max_request_memory == whole.max_request_memory // 4
+    assert share.max_connections == 3
+    assert share.max_connections_per_client == 5
+
+
+def test_snapshot_needs_one_process() -> None:
+    snapshot = {"CACHE_SNAPSHOT": "file", "CACHE_SNAPSHOT_KEY": "k" * 16}
+    assert settings(WORKERS="1", **snapshot).cache_snapshot == "file"
+    for workers in ("2", "auto"):
+        with pytest.raises(SettingError, match="expected 1 with CACHE_SNAPSHOT"):
+            settings(WORKERS=workers, **snapshot)
+
+
+def test_first_replacement_is_immediate_and_later_ones_back_off() -> None:
+    policy = RestartPolicy()
+    delays = [policy.delay_after(1.0) for _ in range(12)]
+    assert delays[:5] == [0.0, 0.5, 1.0, 2.0, 4.0]
+    assert delays[-1] == MAX_DELAY_SECONDS
+    assert policy.delay_after(STABLE_SECONDS) == 0.0
+    assert policy.delay_after(1.0) == 0.5

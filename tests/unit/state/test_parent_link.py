@@ -1,0 +1,139 @@
+"""A worker's end of the link, with a parent that the test plays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.error import TimeoutError as AnswerTimeout
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+
+from goproxyai.state.messages import (
+    Ask,
+    AskPage,
+    Clear,
+    Collect,
+    Done,
+    Drain,
+    FrameReader,
+    Granted,
+    Message,
+    Page,
+    PutBack,
+    Reachable,
+    Reload,
+    Reopen,
+    Report,
+    Serve,
+    Written,
+)
+from goproxyai.state.parent_link import (
+    CLEARING_SECONDS,
+    PAGE_SECONDS,
+    ParentLink,
+    WorkerActions,
+)
+
+
+class Fixture:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.calls: list[Any] = []
+        self.link = ParentLink(self.clock, 60)
+        self.link.store = self  # type: ignore[assignment]  # has the methods that are called
+        self.link.actions = WorkerActions(
+            lambda: ({"counters": {}}, True),
+            lambda: self.calls.append("serve"),
+            lambda: self.calls.append("reload"),
+            lambda: self.calls.append("reopen"),
+            lambda: self.calls.append("drain"),
+            lambda: self.calls.append("parent lost"),
+        )
+        self.transport = StringTransport()
+        self.link.channel.makeConnection(self.transport)
+
+    def invalidate(self, owner: bytes) -> None:
+        self.calls.append(owner)
+
+    def clear(self, path: bytes | None) -> None:
+        self.calls.append(("clear", path))
+
+    def sent(self) -> list[Message]:
+        data = self.transport.value()
+        self.transport.clear()
+        return FrameReader().feed(data)
+
+
+def test_parent_acts_on_the_worker() -> None:
+    fixture = Fixture()
+    for message in (
+        Written(b"o"), Clear(b"/v1/a", 0), Clear(None, 4), Serve(), Reload(), Reopen(), Drain(),
+        Reachable(False), Collect(5),
+    ):  # fmt: skip
+        fixture.link.message_received(message)
+    fixture.link.peer_lost()
+    assert fixture.calls == [
+        b"o", ("clear", b"/v1/a"), ("clear", None), "serve", "reload", "reopen", "drain",
+        "parent lost",
+    ]  # fmt: skip
+    assert not fixture.link.any_reachable
+    assert fixture.sent() == [Done(4), Report(5, {"counters": {}}, True)]
+
+
+def test_write_is_announced() -> None:
+    fixture = Fixture()
+    fixture.link.announce_write(b"o")
+    assert fixture.sent() == [Written(b"o")]
+
+
+def test_clearing_fires_after_the_others_and_after_its_deadline() -> None:
+    fixture = Fixture()
+    done: list[Any] = []
+    for _ in range(2):
+        fixture.link.announce_clearing(None).addCallback(done.append)
+    assert fixture.sent() == [Clear(None, 1), Clear(None, 2)]
+    fixture.link.message_received(Done(2))
+    assert done == [None]
+    fixture.clock.advance(CLEARING_SECONDS)
+    assert done == [None, None]
+    fixture.link.message_received(Done(1))  # late
+    assert fixture.clock.getDelayedCalls() == []
+
+
+def test_page_is_asked_for_and_fails_without_an_answer() -> None:
+    fixture = Fixture()
+    pages: list[Any] = []
+    fixture.link.page("stats").addCallback(pages.append)
+    late = fixture.link.page("dashboard", 7)
+    assert fixture.sent() == [AskPage(1, "stats", 0), AskPage(2, "dashboard", 7)]
+    fixture.link.message_received(Page(1, b"{}"))
+    assert pages == [b"{}"]
+    fixture.clock.advance(PAGE_SECONDS)
+    late.addErrback(lambda failure: pages.append(failure.trap(AnswerTimeout)))
+    assert pages[1:] == [AnswerTimeout]
+
+
+def test_cancelled_page_is_forgotten() -> None:
+    fixture = Fixture()
+    page = fixture.link.page("stats")
+    page.addErrback(lambda _: None)
+    page.cancel()
+    fixture.link.message_received(Page(1, b"{}"))
+    assert fixture.clock.getDelayedCalls() == []
+
+
+def test_limiter_asks_the_parent() -> None:
+    fixture = Fixture()
+    decisions: list[float] = []
+    fixture.link.limiter.take("a")
+    fixture.link.limiter.when_decided("a", decisions.append)
+    fixture.link.message_received(Granted("a", 7, 0.0))
+    assert decisions == [0.0]
+    fixture.link.limiter.set_rate(0)
+    assert fixture.sent() == [Ask("a", 7), PutBack([("a", 6)])]
+
+
+@pytest.mark.parametrize("number", [1, 99])
+def test_answer_that_is_not_expected_is_ignored(number: int) -> None:
+    Fixture().link.message_received(Done(number))
