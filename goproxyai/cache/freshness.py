@@ -73,7 +73,7 @@ def changes_by_itself(path: bytes, fields: Fields, body: bytes) -> bool:
     :param body: the whole body, as received. The end of an event stream is not judged here, see
         :mod:`.verdict`.
     """
-    if is_of_organization(path):
+    if path == _ORGANIZATION or path.startswith(_ORGANIZATION + b"/"):
         return True
     if not (is_json(fields) or media_type(fields) == b"text/json"):
         return False
@@ -91,11 +91,6 @@ def changes_by_itself(path: bytes, fields: Fields, body: bytes) -> bool:
     if len(body) > MAX_DECODED_BYTES or _CHANGING_STATUS.search(body) is not None:
         return True
     return lists and _number_of_lists(body) > (1 if is_collection(path) else 0)
-
-
-def is_of_organization(path: bytes) -> bool:
-    """Whether the response to *path*, without the query, is about the organization."""
-    return path == _ORGANIZATION or path.startswith(_ORGANIZATION + b"/")
 
 
 def is_collection(path: bytes) -> bool:

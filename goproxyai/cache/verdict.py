@@ -27,6 +27,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
+import attrs
 import msgspec
 
 from goproxyai.cache.event_lines import EventLines, EventTooLarge
@@ -92,73 +93,61 @@ class _MeteredResponse(_Response):
 
 
 _decode_completion = msgspec.json.Decoder(_Completion).decode
-_decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
-_decode_response = msgspec.json.Decoder(_Response).decode
-_decode_other = msgspec.json.Decoder(_Other).decode
-_decode_metered_completion = msgspec.json.Decoder(_MeteredCompletion).decode
-_decode_metered_embeddings = msgspec.json.Decoder(_MeteredEmbeddings).decode
-_decode_metered_response = msgspec.json.Decoder(_MeteredResponse).decode
 
 
-AnswerCheck = Callable[[bytes, UnreadResponse | None], bool]
-"""Returns whether JSON has the shape of a successful answer; raises what ``msgspec`` does.
+@attrs.frozen(eq=False)
+class AnswerCheck:
+    """How an answer is judged.
 
-The second argument is the response whose usage is to be read: it gets the decoded document.
-"""
+    :ivar judge: returns whether a decoded document is that of a success.
+    :ivar decode: decodes what decides; raises what ``msgspec`` does.
+    :ivar decode_metered: decodes what tells the usage as well; ``None`` if there is no usage.
+    """
+
+    judge: Callable[[Any], bool]
+    decode: Callable[[bytes], Any]
+    decode_metered: Callable[[bytes], Any] | None = None
 
 
-def is_completion(body: bytes, unread: UnreadResponse | None = None) -> bool:
-    """Check a chat completion or a completion."""
-    answer: _Completion
-    try:
-        answer = document = _decode_metered_completion(body)
-    except msgspec.ValidationError:
-        answer = _decode_completion(body)
-    else:
-        if unread is not None:
-            unread.document = document
+def _is_finished(answer: _Completion) -> bool:
     for choice in answer.choices or ():
         if not choice.finish_reason or choice.finish_reason == "error":
             return False
     return not answer.error
 
 
-def has_embeddings(body: bytes, unread: UnreadResponse | None = None) -> bool:
-    """Check embeddings."""
-    answer: _Embeddings
-    try:
-        answer = document = _decode_metered_embeddings(body)
-    except msgspec.ValidationError:
-        answer = _decode_embeddings(body)
-    else:
-        if unread is not None:
-            unread.document = document
+def _has_data(answer: _Embeddings) -> bool:
     return bool(answer.data) and not answer.error
 
 
-def is_completed_response(body: bytes, unread: UnreadResponse | None = None) -> bool:
-    """Check a response of the Responses API."""
-    answer: _Response
-    try:
-        answer = document = _decode_metered_response(body)
-    except msgspec.ValidationError:
-        answer = _decode_response(body)
-    else:
-        if unread is not None:
-            unread.document = document
+def _is_completed(answer: _Response) -> bool:
     return answer.status == "completed" and not answer.error
 
 
-def has_no_error(body: bytes, _unread: UnreadResponse | None = None) -> bool:
-    """Check any other answer."""
-    return not _decode_other(body).error
+def _has_no_error(answer: _Other) -> bool:
+    return not answer.error
 
 
-_CHECKS: Final[dict[bytes, AnswerCheck]] = {
-    b"/chat/completions": is_completion,
-    b"/completions": is_completion,
-    b"/embeddings": has_embeddings,
-    b"/responses": is_completed_response,
+COMPLETION: Final = AnswerCheck(
+    _is_finished, _decode_completion, msgspec.json.Decoder(_MeteredCompletion).decode
+)
+EMBEDDINGS: Final = AnswerCheck(
+    _has_data,
+    msgspec.json.Decoder(_Embeddings).decode,
+    msgspec.json.Decoder(_MeteredEmbeddings).decode,
+)
+RESPONSE: Final = AnswerCheck(
+    _is_completed,
+    msgspec.json.Decoder(_Response).decode,
+    msgspec.json.Decoder(_MeteredResponse).decode,
+)
+OTHER: Final = AnswerCheck(_has_no_error, msgspec.json.Decoder(_Other).decode)
+
+_CHECKS: Final = {
+    b"/chat/completions": COMPLETION,
+    b"/completions": COMPLETION,
+    b"/embeddings": EMBEDDINGS,
+    b"/responses": RESPONSE,
 }
 
 
@@ -171,7 +160,7 @@ def answer_check(is_get: bool, path: bytes) -> AnswerCheck:
         for suffix, check in _CHECKS.items():
             if path.endswith(suffix):
                 return check
-    return has_no_error
+    return OTHER
 
 
 def succeeded(
@@ -188,16 +177,28 @@ def succeeded(
     if media_type != b"application/json":  # most answers have it
         media_type = media_type.lower()
         if not body or b"json" not in media_type:
-            return check is has_no_error and body != b"" and b"html" not in media_type
+            return check is OTHER and body != b"" and b"html" not in media_type
     coding = fields.get(b"content-encoding")
     try:
         if coding is not None:
             body = b"".join(decoded_pieces(coding, body, MAX_JUDGED_BYTES))
-        return check(body, unread)
+        return check.judge(_decoded(check, body, unread))
     except msgspec.ValidationError:  # JSON of another shape: a list, or members of other types
-        return check is has_no_error
+        return check is OTHER
     except (DecodingFailed, ValueError, RecursionError):
         return False
+
+
+def _decoded(check: AnswerCheck, body: bytes, unread: UnreadResponse | None) -> Any:
+    """Return the decoded document, and give it to *unread* if it tells the usage."""
+    if unread is not None and check.decode_metered is not None:
+        try:
+            unread.document = check.decode_metered(body)
+        except msgspec.ValidationError:
+            pass  # the usage cannot be read, which does not decide
+        else:
+            return unread.document
+    return check.decode(body)
 
 
 class StreamJudge:

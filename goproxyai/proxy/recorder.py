@@ -16,7 +16,6 @@ from goproxyai.cache.freshness import (
     age_seconds,
     allowed_lifetime,
     changes_by_itself,
-    is_of_organization,
 )
 from goproxyai.cache.rules import may_store
 from goproxyai.cache.store import Store
@@ -108,24 +107,27 @@ class Recorder:
         :param framed: the body was ended by its framing, not by the end of the connection.
         :returns: the entry; ``None`` if the response is not stored.
         """
-        response, timing = self._response, None
+        plan, response, timing = miss.plan, self._response, None
         if self._timing is None:
-            if not (framed and _is_storable(miss.plan, response, body, usage)):
+            if not (framed and _is_storable(plan, response, body, usage)):
                 return None
-        elif self._stream_succeeded(body) and not is_of_organization(miss.plan.path):
+        elif self._is_storable_stream(plan, body):
             timing = self._timing.packed()
         else:
             return None
         now = self._seconds()
         entry = _make_entry(miss, response, body, usage, now, self._lifetime, timing)
-        plan = miss.plan
         stored = self._store.put(entry, plan.entry_path, plan.owner, miss.generation)
         return entry if stored else None
 
-    def _stream_succeeded(self, body: bytes) -> bool:
+    def _is_storable_stream(self, plan: RequestPlan, body: bytes) -> bool:
+        """Whether the body of an event stream permits storing it."""
+        fields = self._response.fields
+        if plan.is_get and changes_by_itself(plan.path, fields, body):
+            return False
         if self._judge is not None:
             return self._judge.succeeded()
-        return coded_stream_succeeded(self._response.fields[b"content-encoding"], body)
+        return coded_stream_succeeded(fields[b"content-encoding"], body)
 
 
 def recorder_for(
@@ -176,13 +178,12 @@ def _is_storable(
     plan: RequestPlan, response: Response, body: bytes, usage: UsageSource | None
 ) -> bool:
     """Whether the body of a response that is no event stream permits storing it."""
-    fields = response.fields
-    if plan.is_get and changes_by_itself(plan.path, fields, body):
+    if plan.is_get and changes_by_itself(plan.path, response.fields, body):
         return False
     if response.code >= 300:
         return body != b""
     unread = usage if type(usage) is UnreadResponse else None
-    return succeeded(plan.answer_check, fields, body, unread)
+    return succeeded(plan.answer_check, response.fields, body, unread)
 
 
 def _make_entry(

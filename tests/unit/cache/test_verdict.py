@@ -17,21 +17,20 @@ from hypothesis import strategies as st
 from goproxyai.cache import verdict
 from goproxyai.cache.event_lines import MAX_EVENT_BYTES
 from goproxyai.cache.verdict import (
+    COMPLETION,
+    EMBEDDINGS,
     MAX_CHOICES,
+    OTHER,
+    RESPONSE,
     AnswerCheck,
     StreamJudge,
     answer_check,
     coded_stream_succeeded,
-    has_embeddings,
-    has_no_error,
-    is_completed_response,
-    is_completion,
     succeeded,
 )
+from goproxyai.usage.usage import UnreadResponse, Usage
 
 JSON = {b"content-type": b"application/json; charset=utf-8"}
-COMPLETION, EMBEDDINGS = is_completion, has_embeddings
-RESPONSE, OTHER = is_completed_response, has_no_error
 
 DONE = b"data: [DONE]\n\n"
 DELTA = b'data: {"choices":[{"index":0,"delta":{"content":"error"},"finish_reason":null}]}\n\n'
@@ -120,6 +119,21 @@ def test_whole_answer_is_judged_by_its_shape(
     assert succeeded(check, JSON, body) is right
     for coding, compress in CODINGS.items():
         assert succeeded(check, {**JSON, b"content-encoding": coding}, compress(body)) is right
+
+
+@pytest.mark.parametrize("usage", [{"prompt_tokens": 3}, {"prompt_tokens": -3}, "x"])
+def test_usage_of_any_shape_does_not_decide(usage: Any) -> None:
+    counts = isinstance(usage, dict) and usage["prompt_tokens"] > 0
+    for check, shape in (
+        (COMPLETION, {"choices": [choice(0, "stop")]}),
+        (EMBEDDINGS, {"data": [{}]}),
+        (RESPONSE, {"status": "completed"}),
+    ):
+        body = json.dumps({"model": "m", **shape, "usage": usage}).encode()
+        unread = UnreadResponse(body)
+        assert succeeded(check, JSON, body, unread)
+        assert (unread.document is not None) is counts
+        assert unread.usage() == (Usage("m", 3, 0, 0, 0) if counts else None)
 
 
 @pytest.mark.parametrize("check", [COMPLETION, EMBEDDINGS, RESPONSE, OTHER])
