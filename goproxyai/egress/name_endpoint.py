@@ -92,20 +92,13 @@ class _Query:
         if self._addresses:
             self.resolved.callback(interleave_families(self._addresses))
         else:
-            self.resolved.errback(_unresolved(self._host))
+            problem = DNSLookupError(f"no results for hostname lookup: {self._host}")
+            self.resolved.errback(problem)
 
     def _cancel(self, resolved: Deferred[list[Any]]) -> None:
         if self._resolution is not None:
-            _cancel_resolution(self._resolution)
-
-
-def _unresolved(host: str) -> DNSLookupError:
-    return DNSLookupError(f"no results for hostname lookup: {host}")
-
-
-def _cancel_resolution(resolution: IHostResolution) -> None:
-    with suppress(NotImplementedError):  # Twisted's own resolver cannot cancel
-        resolution.cancel()
+            with suppress(NotImplementedError):  # Twisted's own resolver cannot cancel
+                self._resolution.cancel()
 
 
 @implementer(IStreamClientEndpoint)
@@ -122,12 +115,11 @@ class NameEndpoint:
 
         Fails with ``DNSLookupError``, or as the last attempt does.
         """
-        race = _Race(self.reactor, protocolFactory, self.host)
-        self.reactor.nameResolver.resolveHostName(race, self.host, self.port)
+        race = _Race(self.reactor, protocolFactory)
+        race.start(resolve(self.reactor, self.host, self.port))
         return race.connected
 
 
-@implementer(IResolutionReceiver)
 class _Race:
     """The attempts to connect to the addresses of one name.
 
@@ -135,37 +127,32 @@ class _Race:
     """
 
     __slots__ = (
-        "_addresses", "_attempts", "_delay", "_factory", "_host", "_reactor", "_resolution",
-        "connected",
+        "_addresses", "_attempts", "_delay", "_factory", "_reactor", "_resolution", "connected",
     )  # fmt: skip
 
-    def __init__(self, reactor: Any, factory: IProtocolFactory, host: str) -> None:
+    def __init__(self, reactor: Any, factory: IProtocolFactory) -> None:
         self.connected: Deferred[Any] = Deferred(self._cancel)
         self._reactor = reactor
         self._factory = factory
-        self._host = host
-        self._resolution: IHostResolution | None = None
+        self._resolution: Deferred[list[Any]] | None = None
         self._addresses: list[Any] = []  # not tried
         self._attempts: list[Deferred[Any]] = []  # without a result
         self._delay: IDelayedCall | None = None
 
-    # Called by the resolver.
+    def start(self, resolution: Deferred[list[Any]]) -> None:
+        """Connect to the addresses of *resolution*."""
+        self._resolution = resolution
+        resolution.addCallbacks(self._resolved, self._not_resolved)
 
-    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
-        self._resolution = resolutionInProgress
-
-    def addressResolved(self, address: IAddress) -> None:
-        self._addresses.append(address)
-
-    def resolutionComplete(self) -> None:
+    def _resolved(self, addresses: list[Any]) -> None:
         self._resolution = None
-        if self.connected.called:
-            return  # cancelled
-        if not self._addresses:
-            self.connected.errback(_unresolved(self._host))
-            return
-        self._addresses = interleave_families(self._addresses)
+        self._addresses = addresses
         self._attempt_next()
+
+    def _not_resolved(self, reason: Failure) -> None:
+        self._resolution = None
+        if not self.connected.called:  # else cancelled
+            self.connected.errback(reason)
 
     # The attempts.
 
@@ -216,4 +203,4 @@ class _Race:
     def _cancel(self, connected: Deferred[Any]) -> None:
         self._stop()
         if self._resolution is not None:
-            _cancel_resolution(self._resolution)
+            self._resolution.cancel()
