@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import attrs
+import msgspec
 from twisted.internet.error import ProcessDone
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
@@ -112,17 +113,12 @@ class WorkerSetup:
             return [PassedSocket(each.description, passed(each.descriptor)) for each in sockets]
 
         welcome = self.welcome
-        return Welcome(
-            welcome.version,
-            welcome.workers,
-            welcome.options,
-            welcome.directory,
-            welcome.instance,
-            welcome.log_file,
-            passed(welcome.shared),
-            index,
-            passed_sockets(welcome.sockets),
-            passed_sockets(welcome.admin_sockets),
+        return msgspec.structs.replace(
+            welcome,
+            shared=passed(welcome.shared),
+            index=index,
+            sockets=passed_sockets(welcome.sockets),
+            admin_sockets=passed_sockets(welcome.admin_sockets),
         )
 
 

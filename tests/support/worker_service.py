@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+import msgspec
 import pytest
 from twisted.internet.error import ProcessDone
 from twisted.logger import globalLogBeginner
@@ -160,15 +161,9 @@ def _renumbered(welcome: Welcome, inherited: dict[int, int]) -> Welcome:
     def renumbered(sockets: list[PassedSocket]) -> list[PassedSocket]:
         return [PassedSocket(each.description, inherited.pop(each.descriptor)) for each in sockets]
 
-    return Welcome(
-        welcome.version,
-        welcome.workers,
-        welcome.options,
-        welcome.directory,
-        welcome.instance,
-        welcome.log_file,
-        inherited[welcome.shared],
-        welcome.index,
-        renumbered(welcome.sockets),
-        renumbered(welcome.admin_sockets),
+    return msgspec.structs.replace(
+        welcome,
+        shared=inherited[welcome.shared],
+        sockets=renumbered(welcome.sockets),
+        admin_sockets=renumbered(welcome.admin_sockets),
     )
