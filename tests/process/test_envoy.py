@@ -9,17 +9,18 @@ import pytest
 import pytest_twisted
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.threads import deferToThread
-from websockets.sync.client import connect as websocket_connect
 
 from tests.integration.infrastructure_headers import headers_behind
+from tests.process.behind_a_proxy import (
+    assert_stream_arrives_event_by_event,
+    assert_websocket_echoes,
+)
 from tests.process.daemon_process import DaemonProcess, Start, assert_clean, start
 from tests.process.programs import Run, check_configuration, deployed, needs, run
-from tests.support.answers import chunk, head
 from tests.support.harness import ProxyHarness, request
 from tests.support.ports import free_port
 from tests.support.raw_client import RawClient
 from tests.support.serving import loopback
-from tests.support.steps import Pause
 from tests.support.websocket_server import echo, websocket_server
 
 __all__ = ["run", "start"]  # fixtures
@@ -87,12 +88,7 @@ def test_websocket_passes_through_envoy(start: Start, run: Run, tmp_path: Path) 
         process = start(OPENAI_API_URL=f"http://127.0.0.1:{upstream}")
         (port,) = process.listening()
         envoy = start_envoy(run, tmp_path, port, {})
-        url = f"ws://127.0.0.1:{envoy}/v1/realtime"
-        with websocket_connect(url, proxy=None, max_size=None) as client:
-            for message in ("text", b"x" * 1_000_000):
-                client.send(message)
-                assert client.recv(timeout=10) == message
-        assert client.close_code == 1000
+        assert_websocket_echoes(envoy)
 
 
 @pytest_twisted.ensureDeferred
@@ -100,20 +96,8 @@ async def test_stream_arrives_event_by_event(
     harness: ProxyHarness, start: Start, run: Run, tmp_path: Path
 ) -> None:
     process, _, envoy = await start_both(harness, start, run, tmp_path)
-    pause = Pause()
-    fields = [(b"Content-Type", b"text/event-stream"), (b"Transfer-Encoding", b"chunked")]
-    harness.upstream.script(
-        "/v1/stream",
-        [head(200, fields), chunk(b"data: 1\n\n"), pause, chunk(b"data: 2\n\n"), chunk(b"")],
-    )
     client = await connect(harness, envoy)
-    client.send(request("/v1/stream"))
-    await client.until(lambda: b"data: 1" in client.received)
-    assert b"data: 2" not in client.received
-    pause.release()
-    answer = await client.answer()
-    assert (answer.body, answer.cut) == (b"data: 1\n\ndata: 2\n\n", False)
-    client.abort()
+    await assert_stream_arrives_event_by_event(harness, client, "/v1/stream")
     assert_clean(process)
 
 
