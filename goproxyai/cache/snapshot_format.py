@@ -1,102 +1,15 @@
 """The content of a cache snapshot: the stored responses, one record each.
 
-1. A record is a struct of numbers, which include the lengths of six texts, and the texts.
-2. Times are unix seconds of the wall clock, because monotonic clocks start anew with the machine.
-3. :mod:`.snapshot_stream` authenticates the bytes before they are parsed. A length that exceeds
-   the content is nevertheless an error and takes no memory.
+:mod:`.record` has the format of a record, and :mod:`.snapshot_stream` authenticates the bytes
+before they are parsed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from struct import Struct
-from typing import Final
 
-import attrs
-
-from goproxyai.cache.entry import Entry, new_entry
+from goproxyai.cache.record import Record, read_record, record_parts
 from goproxyai.cache.snapshot_stream import DAMAGED, SnapshotError, decrypt, encrypt
-from goproxyai.usage.usage import COUNTS, Usage
-
-MAX_CLOCK_SKEW_SECONDS: Final = 60.0
-"""An entry that was stored further in the future is not restored: the wall clock was set back."""
-
-_NUMBERS = Struct(f"<32sHQddQQQQQQ{COUNTS}Q")
-_NONE = 2**64 - 1
-_NO_TOKENS = (_NONE,) * COUNTS
-
-
-@attrs.frozen
-class Record:
-    """The attributes of an :class:`~.entry.Entry` and its place in the index.
-
-    :ivar key: 32 bytes.
-    :ivar stored: unix seconds.
-    :ivar expires: unix seconds.
-    """
-
-    key: bytes
-    status: int
-    head: bytes
-    body: bytes
-    timing: bytes | None
-    initial_age: int
-    stored: float
-    expires: float
-    path: bytes
-    owner: bytes
-    usage: Usage | None = None
-
-
-def record_of(entry: Entry, shift: float) -> Record:
-    """Return the record of a stored *entry*.
-
-    :param shift: unix seconds minus monotonic seconds.
-    """
-    bucket = entry.bucket
-    assert bucket is not None, "the entry is stored"
-    return Record(
-        entry.key,
-        entry.status,
-        entry.head,
-        entry.body,
-        entry.timing,
-        entry.initial_age,
-        entry.stored_at + shift,
-        entry.expires_at + shift,
-        bucket.path,
-        bucket.owner,
-        entry.usage(),
-    )
-
-
-def restored_entry(
-    record: Record, now: float, unix_now: float, stale_seconds: float
-) -> Entry | None:
-    """Return the entry of *record*, or ``None`` if it has expired or is of the future.
-
-    The entry never lives longer than its lifetime at storage, even if the wall clock was set back.
-
-    :param now: monotonic seconds.
-    :param unix_now: unix seconds at the same moment.
-    :param stale_seconds: time for which an expired entry is kept.
-    """
-    age = unix_now - record.stored
-    stored_at = now - max(age, 0.0)
-    lifetime = record.expires - record.stored
-    if age < -MAX_CLOCK_SKEW_SECONDS or stored_at + lifetime + stale_seconds <= now:
-        return None
-    return new_entry(
-        record.key,
-        record.status,
-        record.head,
-        record.body,
-        stored_at,
-        lifetime,
-        record.initial_age,
-        record.timing,
-        record.usage,
-    )
 
 
 def write_records(
@@ -109,8 +22,9 @@ def write_records(
     :param key: made by :func:`~.snapshot_stream.derive_key`.
     :param context: see :mod:`.snapshot_stream`.
     """
+    parts = (part for record in records for part in record_parts(record))
     yield header
-    yield from encrypt(_encode(records), header, key, context)
+    yield from encrypt(parts, header, key, context)
 
 
 def read_records(
@@ -125,55 +39,7 @@ def read_records(
     """
     content = _Content(decrypt(read, header, key, context))
     while not content.at_end():
-        yield _decode(content)
-
-
-def _encode(records: Iterable[Record]) -> Iterator[bytes]:
-    """Yield two parts for each record: the body is large and is not copied here."""
-    for one in records:
-        timing = b"" if one.timing is None else one.timing
-        model = "" if one.usage is None else one.usage.model
-        tokens = _NO_TOKENS if one.usage is None else one.usage.counts()
-        numbers = _NUMBERS.pack(
-            one.key,
-            one.status,
-            one.initial_age,
-            one.stored,
-            one.expires,
-            len(one.head),
-            _NONE if one.timing is None else len(timing),
-            len(one.path),
-            len(one.owner),
-            len(model),
-            len(one.body),
-            *tokens,
-        )
-        yield b"".join((numbers, one.head, timing, one.path, one.owner, model.encode("ascii")))
-        yield one.body
-
-
-def _decode(content: _Content) -> Record:
-    numbers = _NUMBERS.unpack(content.take(_NUMBERS.size))
-    key, status, initial_age, stored, expires, head, timing, path, owner, model, body = numbers[:11]
-    tokens = numbers[11:]
-    return Record(
-        key=key,
-        status=status,
-        initial_age=initial_age,
-        stored=stored,
-        expires=expires,
-        # Arguments are evaluated in this order, which is the order of the texts.
-        head=content.take(head),
-        timing=None if timing == _NONE else content.take(timing),
-        path=content.take(path),
-        owner=content.take(owner),
-        usage=_usage(content.take(model), tokens),
-        body=content.take(body),
-    )
-
-
-def _usage(model: bytes, tokens: tuple[int, ...]) -> Usage | None:
-    return None if tokens == _NO_TOKENS else Usage.of(model.decode("ascii", "replace"), tokens)
+        yield read_record(content.take)
 
 
 class _Content:

@@ -31,6 +31,7 @@ from twisted.logger import Logger
 
 from goproxyai.cache import snapshot_format, snapshot_stream
 from goproxyai.cache.entry import Entry
+from goproxyai.cache.record import record_of, restored_entry
 from goproxyai.cache.store import Store
 
 _log = Logger(namespace="goproxyai.daemon.cache_snapshot")
@@ -111,7 +112,7 @@ class CacheSnapshot:
         file.seek(len(header))
         now, wall, store = self.seconds(), self.wall(), self.store
         for record in snapshot_format.read_records(file.read, header, key, self._context):
-            entry = snapshot_format.restored_entry(record, now, wall, store.stale_seconds)
+            entry = restored_entry(record, now, wall, store.stale_seconds)
             if entry is not None:
                 store.put(entry, record.path, record.owner, store.generation())
         return count
@@ -142,7 +143,7 @@ class CacheSnapshot:
         :param shift: the wall clock's seconds less the monotonic ones.
         """
         header = snapshot_stream.new_header(os.urandom(snapshot_stream.SALT_BYTES))
-        records = (snapshot_format.record_of(entry, shift) for entry in entries)
+        records = (record_of(entry, shift) for entry in entries)
         for frame in snapshot_format.write_records(
             records, header, self._key(header), self._context
         ):

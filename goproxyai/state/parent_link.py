@@ -71,6 +71,7 @@ class ParentLink:
     :ivar any_reachable: whether any worker may reach an upstream.
     """
 
+    second_level = None
     store: Store
     actions: WorkerActions
 

@@ -17,6 +17,8 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred, succeed
 
+from goproxyai.state.second_level import SecondLevel
+
 
 class RateLimiter(Protocol):
     """Limits the rate of each client.
@@ -47,16 +49,19 @@ class RateLimiter(Protocol):
 
 
 class SharedState(Protocol):
-    """Announces to the other processes what concerns their caches.
+    """Announces to the other processes, and to the second level, what concerns the caches.
 
-    Looking up, storing and claiming keys will be methods of this class too.
+    :ivar second_level: the cache that the processes share; ``None`` where there is none.
     """
+
+    @property
+    def second_level(self) -> SecondLevel | None: ...
 
     def announce_write(self, owner: bytes) -> None:
         """The cached responses of *owner* are outdated, because of a write."""
 
     def announce_clearing(self, path: bytes | None) -> Deferred[None]:
-        """Drop the cached responses of *path*, or all, in the other processes.
+        """Drop the cached responses of *path*, or all, in the other processes and the second level.
 
         :returns: fires when the others have done so, or have not answered in time.
         """
@@ -64,6 +69,8 @@ class SharedState(Protocol):
 
 class NoSharedState:
     """The state of one process: there are no others."""
+
+    second_level = None
 
     def announce_write(self, owner: bytes) -> None:
         """Do nothing."""

@@ -13,7 +13,8 @@ from typing import Any
 
 from goproxyai.cache import snapshot_stream
 from goproxyai.cache.coalescing import MAX_PARSED_BODY_BYTES, is_deterministic
-from goproxyai.cache.snapshot_format import Record, read_records, write_records
+from goproxyai.cache.record import Record
+from goproxyai.cache.snapshot_format import read_records, write_records
 from goproxyai.cache.snapshot_stream import SnapshotError
 from goproxyai.cache.verdict import StreamJudge, coded_stream_succeeded
 from goproxyai.usage.prices import PricesError, parse

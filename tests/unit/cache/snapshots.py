@@ -8,15 +8,42 @@ from typing import Any
 from unittest import mock
 
 import attrs
+from hypothesis import strategies as st
 
 from goproxyai.cache import snapshot_stream
-from goproxyai.cache.snapshot_format import Record, read_records, write_records
+from goproxyai.cache.record import Record
+from goproxyai.cache.snapshot_format import read_records, write_records
 from goproxyai.cache.snapshot_stream import HEADER_BYTES, derive_key, new_header
+from goproxyai.usage.usage import NO_DETAILS, Details, Usage
 from tests.unit.cache.stored import ALICE, FILES, HEAD, TTL
 
 BODY = b'{"answer": "private text"}'
 CONTEXT = b"https://api.openai.com"
 KEY = b"\7" * 32
+
+
+times = st.floats(allow_nan=False)
+texts = st.binary(max_size=40)
+any_record = st.builds(
+    Record,
+    key=st.binary(min_size=32, max_size=32),
+    status=st.integers(0, 65_535),
+    head=texts,
+    body=st.binary(max_size=400),
+    timing=st.none() | texts,
+    initial_age=st.integers(0, 2**32 - 1),
+    stored=times,
+    expires=times,
+    path=texts,
+    owner=texts,
+    usage=st.none()
+    | st.builds(
+        Usage,
+        st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20),
+        *[st.integers(0, 10**12)] * 4,
+        st.just(NO_DETAILS) | st.builds(Details, *[st.integers(0, 10**12)] * 8),
+    ),
+)
 
 
 def cheap_header(salt: bytes) -> bytes:

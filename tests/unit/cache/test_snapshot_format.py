@@ -1,4 +1,4 @@
-"""The records of a snapshot, and the entries that are restored from them."""
+"""The records of a snapshot."""
 
 from __future__ import annotations
 
@@ -10,21 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.cache import snapshot_format, snapshot_stream
-from goproxyai.cache.snapshot_format import (
-    MAX_CLOCK_SKEW_SECONDS,
-    Record,
-    read_records,
-    restored_entry,
-    write_records,
-)
+from goproxyai.cache import record as record_module
+from goproxyai.cache import snapshot_stream
+from goproxyai.cache.record import Record
+from goproxyai.cache.snapshot_format import read_records, write_records
 from goproxyai.cache.snapshot_stream import CHUNK_BYTES, HEADER_BYTES, SnapshotError, encrypt
-from goproxyai.usage.usage import NO_DETAILS, Details, Usage
+from goproxyai.usage.usage import Details, Usage
 from tests.unit.cache.snapshots import (
     BODY,
     CONTEXT,
     HEADER,
     KEY,
+    any_record,
     read,
     record,
     with_passphrase,
@@ -41,29 +38,6 @@ VERSION_4 = (
     "f75bd72ae1914a3b20cecc81e0de5750e09054a7e2171a506fb0583e2fddb93c63388a976ef6e6"
 )
 """A file of one record, of the real cost, of version 4."""
-
-times = st.floats(allow_nan=False)
-texts = st.binary(max_size=40)
-any_record = st.builds(
-    Record,
-    key=st.binary(min_size=32, max_size=32),
-    status=st.integers(0, 65_535),
-    head=texts,
-    body=st.binary(max_size=400),
-    timing=st.none() | texts,
-    initial_age=st.integers(0, 2**32 - 1),
-    stored=times,
-    expires=times,
-    path=texts,
-    owner=texts,
-    usage=st.none()
-    | st.builds(
-        Usage,
-        st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20),
-        *[st.integers(0, 10**12)] * 4,
-        st.just(NO_DETAILS) | st.builds(Details, *[st.integers(0, 10**12)] * 8),
-    ),
-)
 
 
 @given(st.lists(any_record, max_size=5), st.sampled_from([1, 7, 64, 2**20]))
@@ -96,8 +70,8 @@ def with_lengths(**lengths: int) -> bytes:
     """An authentic file with a record that claims *lengths*."""
     names = ("head", "timing", "path", "owner", "model", "body")
     claimed = [lengths.get(name, 0) for name in names]
-    none = snapshot_format._NO_TOKENS
-    numbers = snapshot_format._NUMBERS.pack(bytes(32), 200, 0, 0.0, 0.0, *claimed, *none)
+    none = record_module._NO_TOKENS
+    numbers = record_module._NUMBERS.pack(bytes(32), 200, 0, 0.0, 0.0, *claimed, *none)
     return HEADER + b"".join(encrypt([numbers, BODY], HEADER, KEY, CONTEXT))
 
 
@@ -128,25 +102,3 @@ def test_writing_and_reading_hold_a_few_chunks_and_one_entry() -> None:
         tracemalloc.stop()
     # Three bodies: the entry before, the current entry, and the parts of the current entry.
     assert peak < 3 * len(body) + 8 * CHUNK_BYTES
-
-
-moments = st.floats(0, 4e9)
-
-
-@given(moments, st.floats(0, 1e7), moments, moments, st.floats(0, 1e6))
-def test_restored_entry_never_exceeds_its_lifetime(
-    stored: float, lifetime: float, now: float, unix_now: float, stale: float
-) -> None:
-    old = record(stored=stored, expires=stored + lifetime)
-    lifetime = old.expires - old.stored  # rounded
-    entry = restored_entry(old, now, unix_now, stale)
-    if entry is None:
-        ahead = max(stored - unix_now, 0.0)
-        expired = lifetime + stale <= max(unix_now - stored, 0.0) + 1e-3
-        assert expired or ahead > MAX_CLOCK_SKEW_SECONDS
-    else:
-        assert stored <= unix_now + MAX_CLOCK_SKEW_SECONDS
-        assert entry.stored_at <= now
-        assert now - stale < entry.expires_at <= now + lifetime
-        left = old.expires - unix_now
-        assert entry.expires_at - now <= left + MAX_CLOCK_SKEW_SECONDS + 1e-3

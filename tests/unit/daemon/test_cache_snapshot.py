@@ -16,7 +16,7 @@ from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 
 from goproxyai.cache import snapshot_format, snapshot_stream
 from goproxyai.cache.entry import Entry, new_entry
-from goproxyai.cache.snapshot_format import Record
+from goproxyai.cache.record import Record
 from goproxyai.cache.snapshot_stream import CHUNK_BYTES, HEADER_BYTES, MAGIC
 from goproxyai.cache.store import Store
 from goproxyai.cache.write_log import UNOWNED
