@@ -25,6 +25,7 @@ from goproxyai.daemon.reload import Reload, overridden_line
 from goproxyai.daemon.service import Daemon
 from goproxyai.daemon.signals import call_on_hangup, call_on_usr1, end_on_next_signal
 from goproxyai.daemon.start_failures import check_process_options, release_waiting_process
+from goproxyai.daemon.start_report import start_report
 from goproxyai.daemon.supervisor import Supervisor, apply_to_parent
 from goproxyai.daemon.worker_count import worker_count
 from goproxyai.daemon.workers import check_log_options, make_parent
@@ -128,18 +129,26 @@ def makeService(options: Options) -> IService:
     return _parent(reactor, options) if options.workers > 1 else _daemon(reactor, options)
 
 
-def _begin_log(reactor: Any, options: Options) -> None:
-    """Connect the log, and log the version and likely mistakes."""
+def _begin_log(reactor: Any, options: Options, addresses: list[Any]) -> None:
+    """Connect the log, and log what the service is and likely mistakes.
+
+    :param addresses: of the listeners.
+    """
     _connect_output(reactor, options.output)
+    config, settings = options.config, options.settings
+    warnings = config.warnings
+    if config.overridden:
+        warnings += (overridden_line(config.overridden),)
     _log.info(
         "goproxyai {version}, upstream {upstream}",
         version=__version__,
-        upstream=options.settings.openai_url,
+        upstream=settings.openai_url,
+        report=start_report(
+            __version__, settings, config.shown, addresses, warnings, options.workers
+        ),
     )
-    for line in options.config.warnings:
-        _log.warn("{line}", line=line)
-    if options.config.overridden:
-        _log.warn("{line}", line=overridden_line(options.config.overridden))
+    for line in warnings:
+        _log.warn("{line}", line=line, is_reported=True)
 
 
 def _daemon(reactor: Any, options: Options) -> Daemon:
@@ -154,10 +163,10 @@ def _daemon(reactor: Any, options: Options) -> Daemon:
         tracer=tracer,
         dropped_log_lines=lambda: 0 if options.output is None else options.output.dropped,
     )
-    _begin_log(reactor, options)
+    daemon.listeners.listen()
+    _begin_log(reactor, options, daemon.listeners.addresses)
     daemon.admin.stats.config = options.config.shown
     _reload_on_hangup(reactor, daemon, options)
-    daemon.listeners.listen()
     return daemon
 
 
@@ -179,7 +188,7 @@ def _parent(reactor: Any, options: Options) -> Supervisor:
         options.workers,
         end_on_next_signal,
     )
-    _begin_log(reactor, options)
+    _begin_log(reactor, options, supervisor.listeners.addresses)
     output.on_rotated = supervisor.reopen_logs
     reload = Reload(supervisor, options.sources.read, output.set_level, apply_to_parent)
 

@@ -15,6 +15,11 @@ from goproxyai.limits.addresses import Networks, TrustedProxies
 _HAS_TLS = re.compile(r"(?:haproxy:)?ssl:")
 
 
+def has_tls(endpoint: str) -> bool:
+    """Whether a Twisted endpoint string is one with TLS."""
+    return _HAS_TLS.match(endpoint) is not None
+
+
 @attrs.frozen
 class Settings:
     """The configuration of one daemon; durations in seconds, sizes in bytes.
@@ -129,7 +134,7 @@ class Settings:
             )
         listen = tuple(endpoint.replace("$PORT", port) for endpoint in values.pop("listen"))
         endpoints = (*listen, *values["admin_listen"])
-        if values["tls_client_ca"] and not any(map(_HAS_TLS.match, endpoints)):
+        if values["tls_client_ca"] and not any(map(has_tls, endpoints)):
             raise SettingError(
                 f"TLS_CLIENT_CA is {values['tls_client_ca']!a}, expected an ssl: endpoint in "
                 "LISTEN or ADMIN_LISTEN: without TLS no client presents a certificate"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import attrs
 from twisted.application.service import Service
+from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -170,7 +172,21 @@ def log_addresses(addresses: list[Any], public: int) -> None:
     """
     for number, address in enumerate(addresses):
         purpose = " for operators" if number >= public else ""
-        _log.info("listening on {address}{purpose}", address=str(address), purpose=purpose)
+        _log.info(
+            "listening on {address}{purpose}",
+            address=shown_address(address),
+            purpose=purpose,
+            is_reported=True,
+        )
+
+
+def shown_address(address: Any) -> str:
+    """Return the address of a listener as text, such as ``[::]:8080`` or ``unix:/run/it.sock``."""
+    if isinstance(address, UNIXAddress):
+        name = address.name
+        return f"unix:{'' if name is None else os.fsdecode(name)}"
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return f"{host}:{address.port}"
 
 
 def _problem(results: list[Any]) -> str:

@@ -48,9 +48,14 @@ class ParentListeners:
             listening_sockets([name for name, _ in self.admin_endpoints], self._ports[public:]),
         )
 
+    @property
+    def addresses(self) -> list[Any]:
+        """The addresses of the sockets; those of operators last."""
+        return [port.getHost() for port in self._ports]
+
     def log_addresses(self) -> None:
         """Log the address of each socket."""
-        log_addresses([port.getHost() for port in self._ports], len(self.endpoints))
+        log_addresses(self.addresses, len(self.endpoints))
 
     def close(self) -> None:
         """Close the sockets, and remove the paths of Unix sockets."""

@@ -45,6 +45,7 @@ class Route:
     :ivar secured: whether a connection is ready only after a TLS handshake of its own.
     :ivar prefix: precedes the target in the request line; empty for origin-form.
     :ivar lines: header lines for this hop; they may contain the proxy's credentials.
+    :ivar proxy: the egress proxy; ``None`` for a direct connection.
     """
 
     origin: bytes
@@ -53,6 +54,7 @@ class Route:
     secured: bool
     prefix: bytes = b""
     lines: bytes = attrs.field(default=b"", repr=False)
+    proxy: ProxyURL | None = None
 
     def head(self, method: bytes, target: bytes) -> bytes:
         """Return the request line, ``Host``, and the header lines for this hop.
@@ -62,6 +64,18 @@ class Route:
         return b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%b" % (
             method, self.prefix, target, self.host, self.lines,
         )  # fmt: skip
+
+
+def proxy_to(
+    proxy: ProxyURL | None, no_proxy: tuple[str, ...], host: str, port: int
+) -> ProxyURL | None:
+    """Return the egress proxy of connections to *host*; ``None`` for direct connections.
+
+    :param no_proxy: of ``NO_PROXY``.
+    """
+    if proxy is None or bypasses_proxy(no_proxy, host, port):
+        return None
+    return proxy
 
 
 @attrs.frozen(eq=False)
@@ -90,9 +104,7 @@ class Routes:
             )
         port = parts.port or (443 if secured else 80)
         authority = _TRAILING_DOT.sub("", parts.netloc).encode("ascii")
-        proxy = self.proxy
-        if proxy is not None and bypasses_proxy(self.no_proxy, host, port):
-            proxy = None
+        proxy = proxy_to(self.proxy, self.no_proxy, host, port)
         endpoint: IStreamClientEndpoint
         if proxy is None:
             endpoint = self._tcp(host, port)
@@ -104,10 +116,10 @@ class Routes:
             credentials = proxy.basic_credentials()
             line = b"Proxy-Authorization: %b\r\n" % credentials if credentials else b""
             tls_to_proxy, prefix = proxy.scheme == "https", b"http://" + authority
-            return Route(origin, authority, self._hop(proxy), tls_to_proxy, prefix, line)
+            return Route(origin, authority, self._hop(proxy), tls_to_proxy, prefix, line, proxy)
         if secured:
             endpoint = wrapClientTLS(self.tls(host), endpoint)
-        return Route(origin, authority, endpoint, secured)
+        return Route(origin, authority, endpoint, secured, proxy=proxy)
 
     def _tunnel(self, proxy: ProxyURL, host: str, port: int) -> ConnectEndpoint:
         credentials = proxy.basic_credentials()

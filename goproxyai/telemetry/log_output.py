@@ -1,6 +1,9 @@
 """Writes the log: JSON lines for machines, readable lines for a terminal.
 
 :class:`LogOutput` is an observer of Twisted's log that the access log also writes to, in batches.
+Twisted's own notices about ports and protocols, which it logs through its legacy interface, are
+written at the level ``debug`` only. An event with a :class:`Report` is one JSON event, or a banner
+on a terminal; lines that repeat the banner, and those of twistd, are not written after it.
 Credentials are masked in what other code logs (:mod:`goproxyai.messages.redaction`); the events of
 requests contain none.
 """
@@ -10,7 +13,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText
@@ -22,6 +25,9 @@ from goproxyai.telemetry.events import Batch, Event, timestamp
 from goproxyai.telemetry.outcome import Ending
 
 _WORD = re.compile(r"[!#-\[\]-~]+")
+
+_LEGACY: Final = "log_legacy"
+_TWISTD: Final = "twisted.scripts."
 
 _encode_lines = msgspec.json.Encoder().encode_lines
 
@@ -36,6 +42,19 @@ class LineWriter(Protocol):
     def check_size(self) -> None: ...
     def start(self) -> None: ...
     def finish(self) -> None: ...
+
+
+class Report(Protocol):
+    """The value of ``report`` in an event of several facts, which contain no secret."""
+
+    def fields(self) -> dict[str, Any]:
+        """Return the facts as fields of a JSON event."""
+
+    def pairs(self) -> dict[str, str]:
+        """Return the facts for one line of text."""
+
+    def banner(self) -> str:
+        """Return the facts as lines for a terminal."""
 
 
 class OpenedLog(NamedTuple):
@@ -122,6 +141,8 @@ class LogOutput:
         self._writer: LineWriter | None = None
         self.on_rotated: Callable[[], None] = lambda: None
         self._as_json = as_json
+        self._has_banner = False
+        self._is_terminal = False
         self.set_level(level)
 
     def set_level(self, level: str) -> None:
@@ -131,9 +152,9 @@ class LogOutput:
 
     def open(self) -> LogOutput:
         """Open the log, and choose the format if none is configured."""
-        self._writer, is_terminal = self._opened(self._dropped_line)
+        self._writer, self._is_terminal = self._opened(self._dropped_line)
         if self._as_json is None:
-            self._as_json = not is_terminal
+            self._as_json = not self._is_terminal
         return self
 
     def start(self) -> None:
@@ -171,12 +192,19 @@ class LogOutput:
 
     def __call__(self, event: LogEvent) -> None:
         level = event.get("log_level", LogLevel.info)
-        if level < self._level:
+        source = str(event.get("log_namespace", "-"))
+        if source == _LEGACY:
+            source = "twisted"
+            level = LogLevel.debug if level is LogLevel.info else level
+        if level < self._level or (self._has_banner and _is_in_banner(event, source)):
             return
         text = mask_credentials(eventAsText(event, includeTimestamp=False, includeSystem=False))
         when = event.get("log_time", time.time())
-        source = str(event.get("log_namespace", "-"))
-        self._write(self._line(when, level.name, source, text))
+        report = event.get("report")
+        if report is not None:
+            self._write(self._report(when, level.name, source, text, report))
+        else:
+            self._write(self._line(when, level.name, source, text))
 
     def _line(self, when: float, level: str, source: str, text: str) -> bytes:
         stamp = timestamp(when)
@@ -184,6 +212,16 @@ class LogOutput:
             fields = {"time": stamp, "level": level, "event": "log", "source": source}
             return json_lines([fields | {"message": text}])
         return _encode(f"{stamp} {level} [{_printable(source)}] {_indented(text)}\n")
+
+    def _report(self, when: float, level: str, source: str, text: str, report: Report) -> bytes:
+        if self._as_json:
+            fields = {"time": timestamp(when), "level": level, "event": "start", "source": source}
+            return json_lines([fields | {"message": text} | report.fields()])
+        if self._is_terminal:
+            self._has_banner = True
+            return _encode("\n".join([*map(_printable, report.banner().split("\n")), "", ""]))
+        more = [f" {name}={_value(value)}" for name, value in report.pairs().items() if value]
+        return self._line(when, level, source, text + "".join(more))
 
     def _dropped_line(self, count: int) -> bytes:
         text = f"{count} log lines were dropped: the log's reader or disk did not accept them"
@@ -195,6 +233,13 @@ class LogOutput:
             self._write(json_lines([event.line(batch) for event in events]))
         else:
             self._write(_encode("".join([_as_text(event, batch) for event in events])))
+
+
+def _is_in_banner(event: LogEvent, source: str) -> bool:
+    """Whether a banner has the facts of *event*, or leaves them out."""
+    return bool(event.get("is_reported")) or (
+        source.startswith(_TWISTD) and event.get("log_level") is LogLevel.info
+    )
 
 
 def _encode(text: str) -> bytes:

@@ -130,7 +130,7 @@ class DaemonProcess:
         """Return the TCP ports of the listeners, once *count* are logged in *text*."""
         read = text or (lambda: self.out)
         self.until(lambda: read().count("listening on") >= count)
-        return [int(port) for port in re.findall(r"listening on [^\n]*?port=(\d+)", read())]
+        return [int(port) for port in re.findall(r"listening on \S*:(\d+)", read())]
 
     def caught_up(self, port: int) -> None:
         """Wait until everything that was logged before this call is in the standard output."""

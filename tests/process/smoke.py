@@ -70,7 +70,7 @@ def port_of(daemon: subprocess.Popen[bytes], log: Path) -> int:
     """Return the port that the daemon logs."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < deadline:
-        found = re.search(r"listening on [^\n]*?port=(\d+)", log.read_text())
+        found = re.search(r"listening on \S*:(\d+)", log.read_text())
         if found:
             return int(found[1])
         assert daemon.poll() is None, log.read_text()

@@ -158,7 +158,7 @@ async def test_background_process_sends_spans(
     number = int(pid.read_text())
     try:
         await eventually(harness.reactor, lambda: "listening on" in log.read_text())
-        (port,) = re.findall(r"listening on [^\n]*?port=(\d+)", log.read_text())
+        (port,) = re.findall(r"listening on \S*:(\d+)", log.read_text())
         await deferToThread(get, int(port), "/v1/models")
         await eventually(harness.reactor, collector.spans)
     finally:

@@ -144,7 +144,7 @@ def test_background_daemon_logs_to_a_file_and_ends_by_sigterm(tmp_path: Path) ->
     number = int(pid.read_text())
     try:
         eventually(lambda: "listening on" in log.read_text())
-        (port,) = re.findall(r"listening on [^\n]*?port=(\d+)", log.read_text())
+        (port,) = re.findall(r"listening on \S*:(\d+)", log.read_text())
         assert get(int(port), "/health")[0] == 200
     finally:
         os.kill(number, signal.SIGTERM)
@@ -193,6 +193,35 @@ def test_background_daemon_logs_likely_mistakes_as_warnings(tmp_path: Path) -> N
         os.kill(number, signal.SIGTERM)
         eventually(lambda: not pid.exists())
     assert process.out == process.err == ""
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_log_of_start_and_stop_is_without_the_names_of_twisted_classes(
+    start: Start, form: str, workers: str
+) -> None:
+    process = start(LOG_FORMAT=form, WORKERS=workers)
+    process.listening()
+    process.send(signal.SIGTERM)
+    process.ended()
+    assert "http://127.0.0.1:" in process.out.splitlines()[0]
+    assert "draining" in process.out
+    for unwanted in ("log_legacy", "Address(", "Factory", "(TCP Port"):
+        assert unwanted not in process.out
+
+
+def test_first_event_has_the_facts_of_the_service(start: Start) -> None:
+    process = start(PROXY_URL=f"http://me:{SECRET}@proxy.test:3128", CACHE_TTL="90s")
+    (port,) = process.listening()
+    first = process.log[0]
+    assert (first["event"], first["level"]) == ("start", "info")
+    assert first["api"] == [f"http://127.0.0.1:{port}/v1"]
+    assert first["dashboard"] == f"http://127.0.0.1:{port}/dashboard"
+    assert first["upstreams"] == [
+        {"url": "https://api.openai.com", "proxy": "http://***:***@proxy.test:3128"}
+    ]
+    assert (first["cache_ttl"], first["rate_limit"]) == ("1m30s", 60)
+    assert SECRET not in process.out
 
 
 def test_log_format_text_logs_readable_lines(start: Start) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -277,7 +278,7 @@ def test_log_lines_of_all_workers_are_whole(upstream: Upstream, tmp_path: Path) 
     try:
         eventually(lambda: any(b"listening on" in line for line in lines))
         (line,) = [line for line in lines if b"listening on" in line]
-        port = int(line.partition(b"port=")[2].partition(b")")[0])
+        port = int(re.findall(rb"listening on \S*:(\d+)", line)[0])
         service = Service(None, port)  # type: ignore[arg-type]
         connections = service.connection_to_each().values()
 

@@ -188,6 +188,71 @@ def test_other_log_events_are_lines_with_level_and_source(as_json: bool) -> None
         assert line.endswith("Z warn [some.where] it is odd")
 
 
+@pytest.mark.parametrize(("level", "expected"), [("info", []), ("debug", ["twisted"])])
+def test_legacy_notices_of_twisted_are_debug_lines(level: str, expected: list[str]) -> None:
+    output, stream = open_output(True, level)
+    log = Logger(namespace="log_legacy", observer=output)
+    log.info("ServerFactory starting on 8080")
+    assert [json.loads(line)["source"] for line in stream.getvalue().splitlines()] == expected
+    log.error("odd")
+    assert json.loads(stream.getvalue().splitlines()[-1])["level"] == "error"
+
+
+class Facts:
+    """A report."""
+
+    def fields(self) -> dict[str, object]:
+        return {"api": ["http://a/v1"]}
+
+    def pairs(self) -> dict[str, str]:
+        return {"api": "http://a/v1 http://b/v1", "proxy": ""}
+
+    def banner(self) -> str:
+        return "goproxyai\n  api \x1b[2J"
+
+
+def log_start(output: LogOutput) -> None:
+    log = Logger(namespace="a", observer=output)
+    log.info("starts", report=Facts())
+    log.warn("odd", is_reported=True)
+    Logger(namespace="twisted.scripts.x", observer=output).info("reactor class")
+    log.info("last")
+
+
+def test_report_is_one_json_event() -> None:
+    output, stream = open_output(True, is_terminal=True)
+    log_start(output)
+    first, *rest = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert first.pop("time").endswith("Z")
+    assert first == {
+        "level": "info", "event": "start", "source": "a", "message": "starts",
+        "api": ["http://a/v1"],
+    }  # fmt: skip
+    assert [line["message"] for line in rest] == ["odd", "reactor class", "last"]
+
+
+def test_report_is_one_line_of_text_without_a_terminal() -> None:
+    output, stream = open_output(False)
+    log_start(output)
+    first, *rest = stream.getvalue().splitlines()
+    assert first.endswith('info [a] starts api="http://a/v1 http://b/v1"')
+    assert len(rest) == 3
+
+
+def test_report_is_a_banner_on_a_terminal_and_what_repeats_it_is_left_out() -> None:
+    output, stream = open_output(None, is_terminal=True)
+    log_start(output)
+    *banner, last = stream.getvalue().splitlines()
+    assert banner == ["goproxyai", "  api \\x1b[2J", ""]
+    assert last.endswith("info [a] last")
+
+
+def test_warnings_are_lines_where_the_level_excludes_the_banner() -> None:
+    output, stream = open_output(None, "warn", is_terminal=True)
+    log_start(output)
+    assert stream.getvalue().endswith("warn [a] odd\n")
+
+
 @pytest.mark.parametrize(("level", "first"), [("debug", 0), ("info", 1), ("warn", 2), ("error", 3)])
 def test_events_below_the_level_are_not_written(level: str, first: int) -> None:
     output, stream = open_output(True, level)
