@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import MutableMapping
-from typing import Any, ClassVar
+from typing import Any
 
 from twisted.application.service import IService
 from twisted.logger import Logger
@@ -13,9 +12,8 @@ from twisted.python import usage
 
 from goproxyai import __version__
 from goproxyai.config.settings import Settings
-from goproxyai.config.sources import ConfigSources, LoadedConfig
+from goproxyai.config.sources import LoadedConfig
 from goproxyai.config.variable import SettingError
-from goproxyai.config.variables import VARIABLES
 from goproxyai.daemon.accept_balance import make_shared_memory
 from goproxyai.daemon.build import make_daemon
 from goproxyai.daemon.log_setup import choose_output, request_writer
@@ -23,6 +21,7 @@ from goproxyai.daemon.memory import configure_memory
 from goproxyai.daemon.process_setup import prepare_to_serve, use_monotonic_clock
 from goproxyai.daemon.reload import Reload, overridden_line
 from goproxyai.daemon.service import Daemon
+from goproxyai.daemon.setting_options import SettingOptions
 from goproxyai.daemon.signals import call_on_hangup, call_on_usr1, end_on_next_signal
 from goproxyai.daemon.start_failures import check_process_options, release_waiting_process
 from goproxyai.daemon.start_report import start_report
@@ -35,69 +34,32 @@ from goproxyai.telemetry.log_output import LogOutput
 _log = Logger(namespace="goproxyai")
 
 
-class Options(usage.Options):
-    """The options of ``twistd goproxyai``: one for each variable, which the option overrides."""
+class Options(SettingOptions):
+    """The options of ``twistd goproxyai``."""
 
     synopsis = "[options]"
     longdesc = (
         "A caching, limiting, byte-exact relay in front of the OpenAI API. Every option can also "
         "be given as the environment variable in parentheses."
     )
-    optParameters: ClassVar = [
-        [
-            variable.option,
-            None,
-            None,
-            f"{variable.help} ({variable.name}; default: {variable.default or 'none'})",
-        ]
-        for variable in VARIABLES
-        if variable.name not in ("LISTEN", "ADMIN_LISTEN")
-    ]
     parent: usage.Options | None
 
     def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
-        super().__init__()
-        self._environ = environ
-        self._listen: list[str] = []
-        self._admin_listen: list[str] = []
-        self.sources: ConfigSources
+        super().__init__(environ)
         self.config: LoadedConfig
         self.output: LogOutput | None = None
         self.workers = 1
         self.shared_memory: int | None = None
-
-    def opt_listen(self, endpoint: str) -> None:
-        """A Twisted endpoint to listen on; may be repeated (LISTEN; default: tcp46:$PORT)."""
-        self._listen.append(endpoint)
-
-    def opt_admin_listen(self, endpoint: str) -> None:
-        """A Twisted endpoint for operators; may be repeated (ADMIN_LISTEN; default: none)."""
-        self._admin_listen.append(endpoint)
-
-    def opt_version(self) -> None:
-        """Show the version and exit."""
-        print(f"goproxyai {__version__}")
-        sys.exit(0)
 
     def postOptions(self) -> None:
         """Read the configuration.
 
         :raises SystemExit: with one line and status 1, where a value is invalid.
         """
-        options = {
-            variable.name: self[variable.option]
-            for variable in VARIABLES
-            if self.get(variable.option) is not None
-        }
-        if self._listen:
-            options["LISTEN"] = " ".join(self._listen)
-        if self._admin_listen:
-            options["ADMIN_LISTEN"] = " ".join(self._admin_listen)
-        directory = os.getcwd()
-        self.sources = ConfigSources(options, dict(self._environ), directory)
+        super().postOptions()
         try:
             self.config = self.sources.read()
-            prepare_trust_roots(self._environ, directory)
+            prepare_trust_roots(self.environ, self.sources.directory)
             self._choose_output()
         except SettingError as error:
             raise SystemExit(f"goproxyai: {error}") from None

@@ -10,7 +10,7 @@ import attrs
 
 from goproxyai.admin.sources import PageSources
 from goproxyai.config.settings import Settings
-from goproxyai.config.shown_settings import ShownSetting
+from goproxyai.config.shown_settings import ShownSetting, settings_document
 from goproxyai.durations import format_duration
 from goproxyai.telemetry.counters import Counters
 
@@ -69,7 +69,7 @@ class Stats:
             "uptime_seconds": self.uptime,
             "ready": self.ready,
             "log": {"lines_dropped": sources.dropped_log_lines()},
-            "config": {name: attrs.asdict(shown) for name, shown in self.config.items()},
+            "config": settings_document(self.config),
             **summary,
             **({} if self.workers is None else {"workers": self.workers()}),
         }

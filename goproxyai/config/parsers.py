@@ -11,6 +11,8 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, Final
 
+import attrs
+
 from goproxyai.cache.key import KEY_FIELDS
 from goproxyai.cache.post_paths import ALWAYS_CACHED
 from goproxyai.cache.request_fields import NEVER_IGNORED
@@ -67,15 +69,21 @@ def positive(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse_positive
 
 
-def one_of(*choices: str) -> Callable[[str], str]:
-    """Return a parser of lower-case *choices* in any case."""
+@attrs.frozen
+class OneOf:
+    """A parser of lower-case *choices* in any case."""
 
-    def parse(text: str) -> str:
-        if text.lower() not in choices:
+    choices: tuple[str, ...]
+
+    def __call__(self, text: str) -> str:
+        if text.lower() not in self.choices:
             raise ValueError("not one of the choices")
         return text.lower()
 
-    return parse
+
+def one_of(*choices: str) -> OneOf:
+    """Return a parser of lower-case *choices* in any case."""
+    return OneOf(choices)
 
 
 def megabytes(text: str) -> int:

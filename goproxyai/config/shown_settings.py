@@ -39,6 +39,11 @@ def shown_settings(
     return shown
 
 
+def settings_document(shown: Mapping[str, ShownSetting]) -> dict[str, dict[str, str]]:
+    """Return value and source of each setting by name, for JSON."""
+    return {name: attrs.asdict(setting) for name, setting in shown.items()}
+
+
 def _shown(variable: Variable, sources: Sequence[tuple[str, Mapping[str, str]]]) -> ShownSetting:
     for source, texts in sources:
         if variable.name in texts:

@@ -46,6 +46,11 @@ class Variable:
         """The name of the command-line option, without leading dashes."""
         return self.name.lower().replace("_", "-")
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values that a shell may complete; empty where any text is possible."""
+        return tuple([each for each in getattr(self.parse, "choices", ()) if each])
+
     def shown(self, text: str) -> str:
         """Return the valid *text* without its secrets."""
         show = self.show or self.redact

@@ -1,0 +1,105 @@
+"""The table of the commands.
+
+The parser, the help, the completion of shells, the manual page and ``docs/command-line.md`` are all
+derived from :data:`COMMANDS` and from :data:`~goproxyai.config.variables.VARIABLES`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+SHELLS: Final = ("bash", "zsh", "fish")
+
+SUMMARY: Final = "A caching, rate-limiting HTTP proxy for the OpenAI API"
+
+SETTINGS_NOTE: Final = (
+    "Each setting is an option, an environment variable, and a line NAME=value in the file that "
+    "CONFIG names. An option overrides the variable, and both override the file."
+)
+
+
+@attrs.frozen
+class Option:
+    """An option of a command that is not a setting.
+
+    :ivar argument: the name of its value in the help; empty for an option without a value.
+    :ivar is_file: whether the value is a path.
+    """
+
+    name: str
+    help: str
+    argument: str = ""
+    is_file: bool = False
+
+
+@attrs.frozen
+class Command:
+    """A command.
+
+    :ivar summary: a few words, for lists of commands.
+    :ivar text: one or more sentences.
+    :ivar takes_settings: whether each setting is an option of the command.
+    :ivar operands: the operands, for the usage line.
+    :ivar choices: the values of the only operand.
+    :ivar examples: command lines, each with what it does.
+    """
+
+    name: str
+    summary: str
+    text: str
+    options: tuple[Option, ...] = ()
+    takes_settings: bool = False
+    operands: str = ""
+    choices: tuple[str, ...] = ()
+    examples: tuple[tuple[str, str], ...] = ()
+
+
+_JSON = Option("json", "Print a JSON document.")
+_LOG_FILE = Option(
+    "logfile", "The file that the log is appended to. If not given, standard output.", "FILE", True
+)
+
+COMMANDS: Final = (
+    Command(
+        "run",
+        "serve in the foreground",
+        "Serve in the foreground until SIGTERM or Ctrl-C: the same service as that of `twistd "
+        "--nodaemon goproxyai`, with the same settings, signals and log. SIGTERM and Ctrl-C let "
+        "the requests in progress finish. The exit status is 0, or the signal; 1 if the start "
+        "failed, with one line that says why.",
+        (_LOG_FILE,),
+        takes_settings=True,
+        examples=(
+            ("goproxyai run", "serve on port 8080"),
+            (
+                "goproxyai run --port 9090 --proxy-url http://proxy.example:3128",
+                "use an egress proxy",
+            ),
+        ),
+    ),
+    Command(
+        "config",
+        "show every setting, its value and its source",
+        "Show every setting, its value and its source: option, environment, file or default. "
+        "Secrets are masked. Nothing is started. The exit status is 1 if a setting is invalid.",
+        (_JSON,),
+        takes_settings=True,
+        examples=(("goproxyai config --json", "for programs"),),
+    ),
+    Command(
+        "completion",
+        "print the completion for a shell",
+        "Print a script that completes commands and options in a shell.",
+        operands="bash|zsh|fish",
+        choices=SHELLS,
+        examples=(
+            ('eval "$(goproxyai completion bash)"', "in ~/.bashrc"),
+            ('eval "$(goproxyai completion zsh)"', "in ~/.zshrc, after compinit"),
+            ("goproxyai completion fish | source", "in config.fish"),
+        ),
+    ),
+)
+
+BY_NAME: Final = {command.name: command for command in COMMANDS}
