@@ -173,7 +173,7 @@ class RelayAgent:
             line, and without the framing of a body that has none yet.
         :param has_length: whether *head* contains the ``Content-Length`` of *body*.
         """
-        connection = self.pool.take(route.origin)
+        connection = self.pool.take(route.pool_key)
         if connection is None:
             return _PendingRequest(self._connect(route), (method, head, body, has_length, receiver))
         connection.send(method, head, body, has_length, receiver)
@@ -210,13 +210,13 @@ class RelayAgent:
 
         Fails with :class:`.UpstreamTimeout`, or as the route's endpoint does.
         """
-        pool, origin = self.pool, route.origin
+        pool, key = self.pool, route.pool_key
         connection = ClientConnection(
             self._ticker,
             self.timeouts,
             route.secured,
-            partial(pool.release, origin),
-            partial(pool.remove, origin),
+            partial(pool.release, key),
+            partial(pool.remove, key),
             self._writer,
             self._memory,
         )

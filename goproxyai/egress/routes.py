@@ -11,6 +11,9 @@ any    SOCKS 5              as without an egress proxy, in a tunnel through the 
 any    bypassed (NO_PROXY)  as without an egress proxy
 ====== ==================== ======================================================================
 
+A WebSocket handshake to an http origin goes through an HTTP proxy in a CONNECT tunnel, as RFC 6455
+§4.1 asks: few proxies relay ``Upgrade`` in a request of their own.
+
 Host names are used as they are. A trailing dot makes a name absolute for the resolver, and is sent
 to no peer: not in ``Host``, nor in CONNECT, nor in SNI.
 """
@@ -46,6 +49,8 @@ class Route:
     :ivar prefix: precedes the target in the request line; empty for origin-form.
     :ivar lines: header lines for this hop; they may contain the proxy's credentials.
     :ivar proxy: the egress proxy; ``None`` for a direct connection.
+    :ivar pool_key: what the connections of the route are pooled by.
+    :ivar for_handshakes: the route of WebSocket handshakes, where they have another one.
     """
 
     origin: bytes
@@ -55,6 +60,10 @@ class Route:
     prefix: bytes = b""
     lines: bytes = attrs.field(default=b"", repr=False)
     proxy: ProxyURL | None = None
+    pool_key: bytes = attrs.field(
+        default=attrs.Factory(lambda route: route.origin, takes_self=True)
+    )
+    for_handshakes: Route | None = None
 
     def head(self, method: bytes, target: bytes) -> bytes:
         """Return the request line, ``Host``, and the header lines for this hop.
@@ -116,7 +125,24 @@ class Routes:
             credentials = proxy.basic_credentials()
             line = b"Proxy-Authorization: %b\r\n" % credentials if credentials else b""
             tls_to_proxy, prefix = proxy.scheme == "https", b"http://" + authority
-            return Route(origin, authority, self._hop(proxy), tls_to_proxy, prefix, line, proxy)
+            tunnel = Route(
+                origin,
+                authority,
+                self._tunnel(proxy, host, port),
+                secured=False,
+                proxy=proxy,
+                pool_key=b"tunnel " + origin,
+            )
+            return Route(
+                origin,
+                authority,
+                self._hop(proxy),
+                tls_to_proxy,
+                prefix,
+                line,
+                proxy,
+                for_handshakes=tunnel,
+            )
         if secured:
             endpoint = wrapClientTLS(self.tls(host), endpoint)
         return Route(origin, authority, endpoint, secured, proxy=proxy)

@@ -91,10 +91,11 @@ class ProxyOptions:
 class UpstreamHead:
     """Makes the head that is sent upstream from the variable fields of a request's head."""
 
-    __slots__ = ("_request_line", "_start_bytes", "_template", "_used_fields")
+    __slots__ = ("_is_handshake", "_request_line", "_start_bytes", "_template", "_used_fields")
 
     def __init__(self, head: RequestHead, options: ProxyOptions, is_handshake: bool) -> None:
         self._request_line = head.method, head.target
+        self._is_handshake = is_handshake
         start = self._start(options.first_upstream)
         self._start_bytes = len(start)
         headers = head.headers
@@ -117,7 +118,8 @@ class UpstreamHead:
     def _start(self, upstream: Upstream) -> bytes:
         """Return the part of the template that depends on the upstream."""
         method, target = self._request_line
-        return _escaped(upstream.route.head(method, upstream.base + target))
+        route = upstream.handshake_route if self._is_handshake else upstream.route
+        return _escaped(route.head(method, upstream.base + target))
 
     def render(self, values: FieldValues, upstream: Upstream) -> bytes:
         """Return the head that is sent to *upstream*, without the final blank line.

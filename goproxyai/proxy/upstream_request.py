@@ -160,8 +160,9 @@ class UpstreamRequest:
             head += exchange.trace.forwarded(now, upstream.url, body)
         if isinstance(body, bytes) and len(body) >= MIN_SLICED_BYTES:
             body = SlicedBody(body, context.clock)
+        route = upstream.handshake_route if self._plan.is_handshake else upstream.route
         sending = context.client.relay(
-            upstream.route, exchange.head.method, head, body, exchange.head.length_index >= 0, self
+            route, exchange.head.method, head, body, exchange.head.length_index >= 0, self
         )
         if self._sending is SENDING:  # else the attempt has failed within the call
             self._sending = sending

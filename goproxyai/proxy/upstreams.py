@@ -19,17 +19,19 @@ class Upstream:
 
     :ivar rank: its place in the order of preference; 0 is the first.
     :ivar route: how it is reached.
+    :ivar handshake_route: the same for WebSocket handshakes.
     :ivar base: its base path, to which a target is appended.
     :ivar url: its URL for logs and ``/stats``.
     """
 
-    __slots__ = ("base", "breaker", "rank", "route", "url")
+    __slots__ = ("base", "breaker", "handshake_route", "rank", "route", "url")
 
     def __init__(
         self, rank: int, route: Route, base: bytes, url: str, breaker: CircuitBreaker
     ) -> None:
         self.rank = rank
         self.route = route
+        self.handshake_route = route.for_handshakes or route
         self.base = base
         self.url = url
         self.breaker = breaker

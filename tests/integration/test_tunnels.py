@@ -296,6 +296,49 @@ async def test_tunnel_through_connect_and_tls(stand: TunnelStand) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_tunnel_to_plain_upstream_uses_connect(stand: TunnelStand) -> None:
+    harness = stand.harness
+    harness.upstream_port = await stand.upstream.listen(harness.loopback())
+    proxy, port = await harness.egress(("user", "secret"))
+    await harness.start("http://api.openai.test", PROXY_URL=f"http://user:secret@127.0.0.1:{port}")
+    client = await stand.connect()
+    client.send(HANDSHAKE)
+    upstream = await stand.upstream.peer()
+    head = await upstream.head()
+    assert head.startswith(b"GET /v1/realtime?model=m HTTP/1.1\r\nHost: api.openai.test\r\n")
+    assert b"Proxy-Authorization" not in head
+    assert [tunnel.target for tunnel in proxy.tunnels] == ["api.openai.test:80"]
+    upstream.send(SWITCHED)
+    await client.head()
+    client.send(b"up")
+    await upstream.receives(b"up")
+    client.close()
+    await upstream.ends()
+    upstream.close()
+    await assert_nothing_open(stand)
+
+
+@pytest_twisted.ensureDeferred
+async def test_connection_of_a_refused_handshake_serves_no_request_in_absolute_form(
+    stand: TunnelStand,
+) -> None:
+    harness = stand.harness
+    harness.upstream_port = await stand.upstream.listen(harness.loopback())
+    proxy, port = await harness.egress()
+    await harness.start("http://api.openai.test", PROXY_URL=f"http://127.0.0.1:{port}")
+    client, upstream = await stand.shake_hands()
+    upstream.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+    await client.head()
+    client.send(request("/v1/models"))
+    through_proxy = await stand.upstream.peer(2)
+    await through_proxy.head()
+    through_proxy.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+    await client.head()
+    assert [each.target for each in proxy.requests][1:] == [b"http://api.openai.test/v1/models"]
+    assert len(proxy.tunnels) == 1
+
+
+@pytest_twisted.ensureDeferred
 async def test_silent_tunnel_is_closed(stand: TunnelStand) -> None:
     await stand.start(TUNNEL_IDLE_TIMEOUT="600ms")
     client, upstream = await stand.open()

@@ -37,6 +37,8 @@ MAX_DRAIN_ROUNDS = 20_000
 class _Route:
     """A route to an upstream."""
 
+    for_handshakes = None
+
     def head(self, method: bytes, target: bytes) -> bytes:
         return b"%b %b\r\n" % (method, target)
 

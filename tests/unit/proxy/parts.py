@@ -37,6 +37,8 @@ KEY = b"k" * 32
 class _Route:
     """A route whose request line is empty."""
 
+    for_handshakes = None
+
     def head(self, method: bytes, target: bytes) -> bytes:
         return b""
 
