@@ -4,7 +4,9 @@
    :mod:`tests.support.memory_attacks` and those of :mod:`bench.fair_turns`.
 2. Ordinary clients send requests meanwhile, and check each response to the byte. 503 ``overloaded``
    is permitted, a wrong or incomplete response is not.
-3. One client measures ``/health/live``.
+3. One client, a process of its own, measures ``/health/live``: the time that passes, and the
+   processor time that the daemon takes meanwhile. The second does not depend on what else the
+   machine runs. The daemon has a core to itself where the machine has several.
 4. After each round all attackers leave. Then no connection may be open, no memory counted, and no
    descriptor more than at the start. The peak of the resident memory must be within the formula of
    docs/operations.md for the round's connections.
@@ -26,6 +28,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -47,6 +51,16 @@ PROBE_SECONDS = 0.02
 """Between two requests for ``/health/live``."""
 RELEASE_SECONDS = 10.0
 """After a round, until nothing of it is left."""
+_CONTEXT = multiprocessing.get_context("spawn")
+
+ATTACKER_NICENESS = 10
+"""Above that of the other processes, so that these get processor time first."""
+
+
+def run_attack(attack_once: Callable[[], None]) -> None:
+    """Run an attack in a process of its own."""
+    os.nice(ATTACKER_NICENESS)
+    attack_once()
 
 
 def attack_memory(port: int, number: int) -> None:
@@ -56,22 +70,74 @@ def attack_memory(port: int, number: int) -> None:
         time.sleep(HOLD_SECONDS)
 
 
+Latency = tuple[float, float]
+"""Of a request for ``/health/live``, in seconds: the time that passed, and the processor time of
+the daemon within that time. The second is what a client would wait if the core ran nothing else."""
+
+
+def busy_seconds(process: int) -> float:
+    """Return the processor time of the main thread of *process*."""
+    return int(Path(f"/proc/{process}/schedstat").read_bytes().split()[0]) / 1e9
+
+
+def probe(port: int, process: int, latencies: Connection) -> None:
+    """Measure ``/health/live`` until the process ends; send each :data:`Latency`."""
+    while True:
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        with suppress(OSError, http.client.HTTPException):
+            while True:
+                began, busy = time.perf_counter(), busy_seconds(process)
+                client.request("GET", "/health/live")
+                client.getresponse().read()
+                latencies.send((time.perf_counter() - began, busy_seconds(process) - busy))
+                time.sleep(PROBE_SECONDS)
+        latencies.send(None)
+        client.close()
+
+
+class Probe:
+    """The client that measures ``/health/live``.
+
+    :ivar failures: connections that ended.
+    """
+
+    def __init__(self, port: int, process: int) -> None:
+        self._receiver, sender = _CONTEXT.Pipe(duplex=False)
+        self._process = _CONTEXT.Process(target=probe, args=(port, process, sender), daemon=True)
+        self._process.start()
+        sender.close()
+        self.failures = 0
+
+    def take(self) -> list[Latency]:
+        """Return the latencies since the last call."""
+        times = []
+        while self._receiver.poll():
+            latency = self._receiver.recv()
+            if latency is None:
+                self.failures += 1
+            else:
+                times.append(latency)
+        return times
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
 @attrs.define(eq=False)
 class Clients:
-    """The ordinary clients and the probe, in threads.
+    """The ordinary clients, in threads.
 
     :ivar outcomes: of requests, by kind.
-    :ivar latencies: of ``/health/live`` in seconds.
     """
 
     port: int
     outcomes: Counter[str] = attrs.field(factory=Counter)
-    latencies: list[float] = attrs.field(factory=list)
     _stopped: threading.Event = attrs.field(factory=threading.Event)
     _threads: list[threading.Thread] = attrs.field(factory=list)
 
     def start(self) -> None:
-        for target in (self._probe, self._ask, self._ask, self._post):
+        for target in (self._ask, self._ask, self._post):
             thread = threading.Thread(target=self._repeat, args=(target,), daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -91,14 +157,6 @@ class Clients:
                 self.outcomes[f"failed: {type(error).__name__}"] += 1
             finally:
                 connection.close()
-
-    def _probe(self, connection: http.client.HTTPConnection) -> None:
-        began = time.perf_counter()
-        connection.request("GET", "/health/live")
-        right = connection.getresponse().read() != b""
-        self.latencies.append(time.perf_counter() - began)
-        self.outcomes["live" if right else "wrong"] += 1
-        time.sleep(PROBE_SECONDS)
 
     def _ask(self, connection: http.client.HTTPConnection) -> None:
         size = random.choice([10, 1_000, 100_000, 900_000])  # not a secret
@@ -163,7 +221,7 @@ class AttackedDaemon:
     def end_round(self, name: str, opened_before: int, longest: float) -> None:
         """Check memory and leftovers after the round *name*.
 
-        :param longest: seconds that ``/health/live`` took at most.
+        :param longest: seconds of the daemon's work that a ``/health/live`` waited for at most.
         """
         stats = self._stats()
         opened = stats["connections"]["opened"] - opened_before
@@ -193,7 +251,7 @@ class AttackedDaemon:
         stats = self._stats()
         counted = stats["request_memory"]["bytes"]
         left = {
-            "connections": stats["connections"]["open"] - 1,
+            "connections": stats["connections"]["open"] - 2,  # this one, and the probe's
             "requests": stats["requests"]["in_flight"] - 1,
             "counted": counted if counted > MIB else 0,  # large heads, until they are collected
             "flights": stats["cache"]["flights"],
@@ -204,17 +262,17 @@ class AttackedDaemon:
 
 def choose(port: int, rng: random.Random) -> tuple[str, list[BaseProcess]]:
     """Return the attacks of one round, which have not started, and their names."""
-    context = multiprocessing.get_context("spawn")
     names, processes = [], []
     for _ in range(rng.randint(1, 3)):
         if rng.random() < 0.5:
             number = rng.randrange(len(ATTACKS))
             names.append(ATTACKS[number].__name__)
-            processes.append(context.Process(target=attack_memory, args=(port, number)))
+            attack_once = partial(attack_memory, port, number)
         else:
             kind = rng.choice(sorted(KINDS))
             names.append(kind)
-            processes.append(context.Process(target=attack, args=(port, kind)))
+            attack_once = partial(attack, port, kind)
+        processes.append(_CONTEXT.Process(target=run_attack, args=(attack_once,)))
     return " + ".join(names), list[BaseProcess](processes)
 
 
@@ -230,15 +288,18 @@ def run(seconds: float, seed: int, verbose: bool, directory: Path, upstream: Slo
         "BREAKER": "0",
         "LOG_SAMPLE": "0",
     }
-    pinned = ["taskset", "-c", "0"] if (os.cpu_count() or 1) > 1 else []
+    first, *rest = sorted(os.sched_getaffinity(0))
+    pinned = ["taskset", "-c", str(first)] if rest else []
     process = DaemonProcess(directory, [*pinned, *command()], settings)
+    os.sched_setaffinity(0, rest or [first])
     rng = random.Random(seed)  # not a secret
-    latencies: list[float] = []
+    latencies: list[Latency] = []
     outcomes: Counter[str] = Counter()
     rounds: Counter[str] = Counter()
     try:
         (port,) = process.listening()
-        daemon = AttackedDaemon(process, port, verbose)
+        daemon, live = AttackedDaemon(process, port, verbose), Probe(port, process.pid)
+        live.take()
         ends_at = time.monotonic() + seconds
         while time.monotonic() < ends_at:
             opened, clients = daemon.begin_round(), Clients(port)
@@ -249,28 +310,33 @@ def run(seconds: float, seed: int, verbose: bool, directory: Path, upstream: Slo
             for each in processes:
                 each.join()
             clients.stop()
-            daemon.end_round(name, opened, max(clients.latencies, default=0.0))
-            latencies += clients.latencies
+            times = live.take()
+            daemon.end_round(name, opened, max((busy for _, busy in times), default=0.0))
+            latencies += times
             outcomes += clients.outcomes
             rounds.update(name.split(" + "))
+        live.stop()
         log = Path(directory, "stdout").read_text()
         daemon.problems += [line for line in log.splitlines() if "Traceback" in line]
         daemon.problems += [f"{number} {name}" for name, number in outcomes.items() if name[:5] in
                             ("wrong", "faile")]  # fmt: skip
     finally:
         process.kill()
-    latencies.sort()
-    print(f"rounds: {sum(rounds.values())} attacks of {len(rounds)} kinds; {dict(outcomes)}")
-    print(
-        f"/health/live: {len(latencies)} requests, median "
-        f"{latencies[len(latencies) // 2] * 1000:.1f} ms, p99 "
-        f"{latencies[int(len(latencies) * 0.99)] * 1000:.1f} ms, longest "
-        f"{latencies[-1] * 1000:.0f} ms"
-    )
+    report("/health/live", [passed for passed, _ in latencies])
+    report("/health/live, the daemon's processor time", [busy for _, busy in latencies])
     print(f"memory: at most {daemon.worst:.0%} of the formula")
     for problem in daemon.problems:
         print(f"PROBLEM: {problem}")
     return 1 if daemon.problems else 0
+
+
+def report(name: str, seconds: list[float]) -> None:
+    """Print the percentiles of *seconds*."""
+    seconds.sort()
+    print(
+        f"{name}: {len(seconds)} requests, median {seconds[len(seconds) // 2] * 1000:.1f} ms, p99 "
+        f"{seconds[int(len(seconds) * 0.99)] * 1000:.1f} ms, longest {seconds[-1] * 1000:.0f} ms"
+    )
 
 
 def main() -> int:
