@@ -19,6 +19,7 @@ from twisted.logger import capturedLogs
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from tests.support.harness import ProxyHarness, RawClient, lines, request
+from tests.support.websocket import HANDSHAKE, SWITCHED, TunnelStand
 
 V1 = b"PROXY TCP4 198.51.100.7 192.0.2.1 5 443\r\n"
 V2 = b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc6\x33\x64\x08\xc0\x00\x02\x01\x00\x05\x01\xbb"
@@ -134,6 +135,24 @@ async def test_header_precedes_tls(harness: ProxyHarness, tmp_path: Path) -> Non
         client.send(request("/health"))
         assert (await client.answer()).status == 200
         assert (await harness.logged())[-1]["client"] == address
+
+
+@pytest.mark.parametrize("header", [V1, V2])
+@pytest_twisted.ensureDeferred
+async def test_tunnel_has_the_announced_client(stand: TunnelStand, header: bytes) -> None:
+    await stand.start(LISTEN=TCP)
+    client = await stand.connect()
+    client.send(header + HANDSHAKE + b"early")
+    upstream = await stand.upstream.peer()
+    await upstream.head()
+    upstream.send(SWITCHED + b"down")
+    await client.head()
+    await client.receives(b"down")
+    await upstream.receives(b"early")
+    upstream.abort()
+    await client.wait_closed()
+    (event,) = await stand.harness.logged()
+    assert (event["status"], event["client"][:-1]) == (101, "198.51.100.")
 
 
 @pytest_twisted.ensureDeferred
