@@ -80,6 +80,21 @@ COMMANDS: Final = (
         ),
     ),
     Command(
+        "check",
+        "check the configuration, its files and the way to upstream",
+        "Check the configuration, the files that it names (certificates, CONFIG, prices, the log's "
+        "directory), and then each step to upstream: DNS, TCP, CONNECT or SOCKS through the egress "
+        "proxy, TLS, and the response to GET /v1/models without an API key, of which status 401 is "
+        "a success. Each step has its time, what failed, and what to do. The exit status is 1 if a "
+        "part has failed.",
+        (_JSON, _LOG_FILE),
+        takes_settings=True,
+        examples=(
+            ("goproxyai check", "as the service of this shell's environment would connect"),
+            ("goproxyai check --config /etc/goproxyai/goproxyai.env", "another configuration"),
+        ),
+    ),
+    Command(
         "config",
         "show every setting, its value and its source",
         "Show every setting, its value and its source: option, environment, file or default. "

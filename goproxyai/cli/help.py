@@ -84,14 +84,19 @@ def setting_help(variable: Variable) -> str:
 
 def _option_lines(label: str, text: str) -> list[str]:
     wrapped = wrap(
-        text, _width(), initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False
+        text,
+        text_width(),
+        initial_indent=_INDENT,
+        subsequent_indent=_INDENT,
+        break_on_hyphens=False,
     )
     return [f"  {label}", *wrapped]
 
 
 def _filled(text: str) -> str:
-    return fill(text, _width(), break_on_hyphens=False)
+    return fill(text, text_width(), break_on_hyphens=False)
 
 
-def _width() -> int:
+def text_width() -> int:
+    """Return the characters in a line: those of the terminal, within a bound."""
     return min(shutil.get_terminal_size().columns, _MAX_WIDTH)

@@ -148,10 +148,17 @@ class TLSEndpoint:
         if context is None:  # not listening
             return
         self._loaded = self._versions()
+        context.current = self.read()
+
+    def read(self) -> Context:
+        """Read the files.
+
+        :raises Exception: where a file cannot be used.
+        """
         endpoint = serverFromString(_ParsingReactor(), self._description)
         parsed: list[IOpenSSLContextFactory] = []
         endpoint.listen(Factory()).addCallback(parsed.append)  # fires at once
-        context.current = self._prepare(parsed[0])
+        return self._prepare(parsed[0])
 
     def _versions(self) -> tuple[Version, ...]:
         return tuple([_version(file) for file in self._files])

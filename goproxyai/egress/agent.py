@@ -175,7 +175,7 @@ class RelayAgent:
         """
         connection = self.pool.take(route.pool_key)
         if connection is None:
-            return _PendingRequest(self._connect(route), (method, head, body, has_length, receiver))
+            return _PendingRequest(self.connect(route), (method, head, body, has_length, receiver))
         connection.send(method, head, body, has_length, receiver)
         return connection
 
@@ -205,7 +205,7 @@ class RelayAgent:
         receiver.sending = self.relay(route, method, head, bodyProducer, has_length, receiver)
         return receiver.response
 
-    def _connect(self, route: Route) -> Deferred[Any]:
+    def connect(self, route: Route) -> Deferred[Any]:
         """Return a new connection once it can send a request.
 
         Fails with :class:`.UpstreamTimeout`, or as the route's endpoint does.

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,6 +38,23 @@ from goproxyai.egress.tunnel_endpoint import ConnectEndpoint, SocksEndpoint
 from goproxyai.upstream.no_proxy import bypasses_proxy
 
 _TRAILING_DOT = re.compile(r"\.(?=(?::[0-9]*)?$)")
+
+
+class Step(StrEnum):
+    """A step of connecting that has an endpoint of its own."""
+
+    TCP = "TCP"
+    CONNECT = "CONNECT"
+    SOCKS = "SOCKS"
+
+
+Observe = Callable[[Step, IStreamClientEndpoint], IStreamClientEndpoint]
+"""Returns the endpoint of a step, or one that observes it."""
+
+
+def not_observed(_: Step, endpoint: IStreamClientEndpoint) -> IStreamClientEndpoint:
+    """Return *endpoint*: an :data:`Observe`."""
+    return endpoint
 
 
 @attrs.frozen(eq=False)
@@ -92,12 +110,14 @@ class Routes:
     """Makes the :class:`Route` to each origin.
 
     :ivar tls: returns client TLS for a host, see :func:`.tls.tls_to`.
+    :ivar observe: for a check of the steps.
     """
 
     reactor: Any
     proxy: ProxyURL | None
     no_proxy: tuple[str, ...]
     tls: Callable[[str], IOpenSSLClientConnectionCreator]
+    observe: Observe = not_observed
 
     def route_to(self, origin: bytes) -> Route:
         """Return the route to *origin*.
@@ -147,14 +167,15 @@ class Routes:
             endpoint = wrapClientTLS(self.tls(host), endpoint)
         return Route(origin, authority, endpoint, secured, proxy=proxy)
 
-    def _tunnel(self, proxy: ProxyURL, host: str, port: int) -> ConnectEndpoint:
+    def _tunnel(self, proxy: ProxyURL, host: str, port: int) -> IStreamClientEndpoint:
         credentials = proxy.basic_credentials()
         fields = ((b"Proxy-Authorization", credentials),) if credentials else ()
         bracketed = f"[{host}]" if ":" in host else server_name(host)
-        return ConnectEndpoint(self._hop(proxy), f"{bracketed}:{port}".encode("ascii"), fields)
+        authority = f"{bracketed}:{port}".encode("ascii")
+        return self.observe(Step.CONNECT, ConnectEndpoint(self._hop(proxy), authority, fields))
 
-    def _socks_tunnel(self, proxy: ProxyURL, host: str, port: int) -> SocksEndpoint:
-        return SocksEndpoint(
+    def _socks_tunnel(self, proxy: ProxyURL, host: str, port: int) -> IStreamClientEndpoint:
+        endpoint = SocksEndpoint(
             self._hop(proxy),
             self.reactor,
             host if proxy.resolves_here else server_name(host),
@@ -162,6 +183,7 @@ class Routes:
             proxy.resolves_here,
             proxy.socks_credentials(),
         )
+        return self.observe(Step.SOCKS, endpoint)
 
     def _hop(self, proxy: ProxyURL) -> Any:
         """Return the endpoint of *proxy* itself."""
@@ -173,5 +195,5 @@ class Routes:
     def _tcp(self, host: str, port: int) -> Any:
         ipv6 = isIPv6Address(host)
         if ipv6 or isIPAddress(host):
-            return tcp_endpoint(self.reactor, host, port, ipv6)
-        return NameEndpoint(self.reactor, host, port)
+            return self.observe(Step.TCP, tcp_endpoint(self.reactor, host, port, ipv6))
+        return self.observe(Step.TCP, NameEndpoint(self.reactor, host, port))

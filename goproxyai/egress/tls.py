@@ -29,6 +29,21 @@ from zope.interface import implementer
 CERTIFICATE_ERRORS: Final = (VerificationError, CertificateError)
 """The certificate is for another host, or for none."""
 
+_UNTRUSTED: Final = {
+    9: "the certificate is not valid yet",
+    10: "the certificate has expired",
+    18: "the certificate is self-signed",
+    19: "the chain ends in a root certificate that is not trusted",
+    20: "the issuer of the certificate is unknown",
+    21: "the certificate cannot be verified: the chain is incomplete",
+    23: "the certificate is revoked",
+    24: "a CA certificate of the chain is invalid",
+    66: "the key of the certificate is too weak",
+    67: "the key of a CA certificate is too weak",
+    68: "the signature of the certificate is too weak",
+}
+"""What OpenSSL's verify errors mean (``x509_vfy.h``). OpenSSL's own exception does not say it."""
+
 
 def server_name(host: str) -> str:
     """Return the name of *host* in ``Host``, SNI and certificates: without a trailing dot."""
@@ -67,17 +82,23 @@ def _verify_callback(
 ) -> Callable[[Connection, Any, int, int, int], bool]:
     """Return what OpenSSL calls with each certificate of the chain, the host's own one last."""
 
-    def verify(_: Connection, certificate: Any, __: int, depth: int, trusted: int) -> bool:
-        if depth or not trusted:
-            return bool(trusted)
+    def reject(problem: Exception) -> None:
+        tls = protocol()
+        if tls is not None:
+            tls.failVerification(Failure(problem))
+
+    def verify(_: Connection, certificate: Any, number: int, depth: int, trusted: int) -> bool:
+        if not trusted:
+            reject(CertificateError(_UNTRUSTED.get(number, f"OpenSSL's verify error {number}")))
+            return False
+        if depth:
+            return True
         try:
             verify_service_identity(extract_patterns(certificate), [identity], [])
         except Exception as problem:  # OpenSSL would ignore an exception, and accept
             if not isinstance(problem, CERTIFICATE_ERRORS):
                 problem = CertificateError(f"the certificate is unreadable: {type(problem)}")
-            tls = protocol()
-            if tls is not None:
-                tls.failVerification(Failure(problem))
+            reject(problem)
             return False
         return True
 

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import pytest_twisted
+from twisted.internet.threads import deferToThread
 
 from goproxyai import __version__
 from goproxyai.config.variables import VARIABLES
@@ -23,6 +25,8 @@ from tests.process.daemon_process import (
     environment,
     get,
 )
+from tests.support.harness import ProxyHarness
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.process
 
@@ -148,3 +152,29 @@ def test_banner_is_shown_on_a_terminal() -> None:
         process.kill()
         process.wait(TIMEOUT_SECONDS)
         os.close(master)
+
+
+def test_check_reports_the_way_to_upstream_with_a_status() -> None:
+    done = run("check", "--json", OPENAI_API_URL=f"http://127.0.0.1:{free_port()}")
+    document = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, document["ok"]) == (1, "", False)
+    assert [each["result"] for each in document["findings"] if each["upstream"]] == [
+        "ok", "failed", "not reached",
+    ]  # fmt: skip
+
+
+def test_check_with_an_invalid_setting_is_one_line_of_its_report() -> None:
+    done = run("check", PORT="x")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert " ".join(done.stdout.split()) == (
+        "configuration failed PORT is 'x', expected a port from 0 to 65535"
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_check_succeeds_with_a_reachable_upstream(harness: ProxyHarness) -> None:
+    port = await harness.upstream.listen(harness.loopback())
+    settings = {"OPENAI_API_URL": f"http://localhost:{port}"}
+    done = await deferToThread(run, "check", **settings)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "GET /v1/models: " in done.stdout
