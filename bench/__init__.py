@@ -27,6 +27,8 @@ module          content
 ``targets``     the project's performance targets
 ``report``      the generated part of the page; ``plot`` draws its chart
 ``inside``      CPU time without sockets, apart from the benchmark
+``instructions``  instructions of a request without sockets, apart from the benchmark
+``entries``     hits of many entries without sockets, apart from the benchmark
 ``slow_clients``  latency under an attack of slow clients, apart from the benchmark
 ==============  ==================================================================================
 """

@@ -1,0 +1,102 @@
+"""Processor instructions of a request in the project's own code, counted by Valgrind.
+
+``python -m bench.instructions`` prints how many instructions the daemon in memory
+(:mod:`bench.inside`) executes for a cache hit and for a miss. The count hardly differs from one run
+to the next, whatever else the machine does: changes of 0.1 % are visible, where CPU times vary by
+several percent. The count tells neither how long the processor waits for memory nor what happens in
+the kernel.
+
+Two processes send different numbers of requests under Valgrind, with the same hash seed. The
+difference of their instructions is that of the additional requests, without the start. With
+``--tree`` the script measures another checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from bench.inside import BATCH, InMemoryDaemon
+from bench.machine import CHECKOUT, environment, tool
+
+WARM_UP = 300
+"""Requests that both processes send first."""
+
+REQUESTS = 5 * BATCH
+"""Further requests, a multiple of what the access log writes together."""
+
+_INSTRUCTIONS = re.compile(r"I +refs: +([0-9,]+)")
+_STEPS = {"hit": 0, "miss": 1}
+"""From the number of a request to the next; a repeated number is a cache hit."""
+
+_CHILD = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from bench import instructions; "
+    "sys.path.insert(0, sys.argv[2]); instructions.send(sys.argv[3], int(sys.argv[4]))"
+)
+"""The bench of this checkout measures the package of another one."""
+
+
+def send(kind: str, count: int) -> None:
+    """Send *count* requests to a daemon in memory."""
+    gc.disable()  # collections would take place in some processes only
+    inside = InMemoryDaemon()
+    inside.daemon.listeners.factory.ticker.now = time.monotonic()
+    for index in range(count):
+        inside.send(1 + index * _STEPS[kind])
+    inside.flush_log()
+
+
+def _run(tree: Path, kind: str, count: int, *prefix: str) -> str:
+    """Send *count* requests to the daemon of *tree* in a process; return its error output."""
+    child = [sys.executable, "-c", _CHILD, str(CHECKOUT), str(tree), kind, str(count)]
+    done = subprocess.run(
+        [*prefix, *child],
+        check=False,
+        cwd="/",
+        env=environment(PYTHONHASHSEED="0"),
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return done.stderr
+
+
+def instructions(tree: Path, kind: str, count: int) -> int:
+    """Instructions of a process that sends *count* requests to the daemon of *tree*."""
+    options = ["--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
+    output = _run(tree, kind, count, tool("valgrind"), *options)
+    found = _INSTRUCTIONS.search(output)
+    if found is None:
+        raise SystemExit(output)
+    return int(found[1].replace(",", ""))
+
+
+def report(tree: Path, kinds: list[str]) -> None:
+    """Count the instructions of requests, and print one line for each kind."""
+    _run(tree, "miss", WARM_UP)  # compiles the modules
+    runs = [(kind, count) for kind in kinds for count in (WARM_UP, WARM_UP + REQUESTS)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        totals = pool.map(lambda run: instructions(tree, *run), runs)
+        for kind in kinds:
+            few, many = next(totals), next(totals)
+            print(f"{kind:5}{(many - few) / REQUESTS:9,.0f} instructions per request", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--tree", type=Path, default=CHECKOUT, help="another checkout to measure")
+    parser.add_argument("kinds", nargs="*", metavar="kind", help="hit or miss; both by default")
+    given = parser.parse_args()
+    report(given.tree.resolve(), given.kinds or list(_STEPS))
+
+
+if __name__ == "__main__":
+    main()
