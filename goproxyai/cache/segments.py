@@ -38,13 +38,14 @@ class Segments:
             self._open.append(Segment())
             self.all.append(self._open[0])
         segment = self._open[-1]
-        entry.segment = segment
-        entry.slot = INDEXES[len(segment.entries)]
-        segment.entries.append(entry)
+        entries = segment.entries
+        slot = len(entries)
+        entry.segment, entry.slot = segment, INDEXES[slot]
+        entries.append(entry)
         segment.epochs.append(epoch)
         segment.expiries.append(expiry)
         self.count += 1
-        if len(segment.entries) == SEGMENT_ENTRIES:
+        if slot == SEGMENT_ENTRIES - 1:
             self._open.pop()
 
     def remove(self, entry: Entry) -> None:

@@ -89,10 +89,13 @@ def asks_to_store(body: bytes, default: bool) -> bool:
 
     :param default: of the endpoint, made by :func:`stores_by_default`.
     """
-    if b'"store"' not in body and _NUL not in body:
+    is_long = len(body) > MAX_PARSED_BODY_BYTES
+    # Text is searched faster, see `is_deterministic`; a long body is not copied for it.
+    is_named = b'"store"' in body if is_long else '"store"' in body.decode("latin-1")
+    if not is_named and _NUL not in body:
         if _BACKSLASH not in body or not has_escaped_letters(body):
             return default
-    if len(body) > MAX_PARSED_BODY_BYTES:
+    if is_long:
         return True
     try:
         document = json.loads(body, object_pairs_hook=tuple)  # keeps repeated names

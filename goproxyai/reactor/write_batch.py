@@ -86,4 +86,5 @@ class WriteBatcher:
 
     def _end_turn(self) -> None:
         self._in_turn = False
-        self.flush()
+        if self._batch:
+            self.flush()

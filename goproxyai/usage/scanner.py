@@ -15,7 +15,7 @@ from goproxyai.usage.usage import (
     TAIL_BYTES,
     Usage,
     find_model,
-    find_tokens,
+    find_usage,
     read_usage,
 )
 
@@ -128,5 +128,4 @@ class UsageScanner:
 
     def usage(self) -> Usage | None:
         """Return the usage in the pieces so far, ``None`` if there is none."""
-        tokens = None if self._gave_up else find_tokens(b"".join(self._pieces))
-        return None if tokens is None else Usage(self._model, *tokens)
+        return None if self._gave_up else find_usage(b"".join(self._pieces), self._model)

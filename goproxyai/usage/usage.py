@@ -127,10 +127,6 @@ class Usage(NamedTuple):
         return self
 
 
-Tokens = tuple[int, int, int, int, Details]
-"""The fields of a :class:`Usage` after the model."""
-
-
 class MeteredDocument(Protocol):
     """A decoded response: the members that tell its usage.
 
@@ -161,8 +157,10 @@ class UnreadResponse:
         body = self._body
         if body is not None:
             document, self.document, self._body = self.document, None, None
-            usage = None if document is None else _usage_of_document(document)
-            self._usage = usage or read_usage(body)
+            if document is not None and document.usage is not None:
+                self._usage = _usage_of(_masked_model(document.model), document.usage)
+            if self._usage is None:
+                self._usage = read_usage(body)
         return self._usage
 
 
@@ -176,17 +174,7 @@ def generates(method: bytes, path: bytes) -> bool:
 
 def read_usage(body: bytes) -> Usage | None:
     """Return the usage of a complete response without content coding, ``None`` if it has none."""
-    tokens = find_tokens(body)
-    # `Usage(...)` takes three times as long.
-    return None if tokens is None else tuple.__new__(Usage, (find_model(body), *tokens))
-
-
-def _usage_of_document(document: MeteredDocument) -> Usage | None:
-    """Return the usage of a decoded response, ``None`` if its members do not tell it."""
-    tokens = None if document.usage is None else _tokens(document.usage)
-    if tokens is None:
-        return None
-    return tuple.__new__(Usage, (_masked_model(document.model), *tokens))
+    return find_usage(body, find_model(body))
 
 
 def _masked_model(model: str) -> str:
@@ -239,18 +227,21 @@ def find_model(text: bytes) -> str:
     return name
 
 
-def find_tokens(text: bytes) -> Tokens | None:
-    """Return the tokens of the last usage in the last :data:`TAIL_BYTES` of *text*."""
+def find_usage(text: bytes, model: str) -> Usage | None:
+    """Return the last usage in the last :data:`TAIL_BYTES` of *text*, ``None`` if there is none.
+
+    :param model: the model of the usage.
+    """
     first = max(0, len(text) - TAIL_BYTES)
     at = len(text)
     for _ in range(_MAX_CANDIDATES):
         at = text.rfind(_USAGE, first, at)
         if at < 0:
             break
-        usage = _read_rest(text, at) or _read_object(text, at)
-        tokens = None if usage is None else _tokens(usage)
-        if tokens is not None:
-            return tokens
+        found = _read_rest(text, at) or _read_object(text, at)
+        usage = None if found is None else _usage_of(model, found)
+        if usage is not None:
+            return usage
     return None
 
 
@@ -312,25 +303,31 @@ _decode_counts = msgspec.json.Decoder(_Counts).decode
 _INVALID = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def _tokens(usage: UsageObject) -> Tokens | None:
-    """Return the tokens of a usage object, ``None`` if it has no counts."""
-    prompt = usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens
-    completion = usage.completion_tokens
+def _usage_of(model: str, found: UsageObject) -> Usage | None:
+    """Return the usage that a usage object tells, ``None`` if it has no counts."""
+    prompt = found.prompt_tokens
+    if prompt is None:
+        prompt = found.input_tokens
+    completion = found.completion_tokens
     if completion is None:
-        completion = usage.output_tokens
+        completion = found.output_tokens
     if prompt is None and completion is None:
         return None
     before = (
-        usage.prompt_tokens_details or usage.input_tokens_details or usage.input_token_details
+        found.prompt_tokens_details or found.input_tokens_details or found.input_token_details
         or _NO_PROMPT_DETAILS
     )  # fmt: skip
     after = (
-        usage.completion_tokens_details or usage.output_tokens_details or usage.output_token_details
+        found.completion_tokens_details or found.output_tokens_details or found.output_token_details
         or _NO_COMPLETION_DETAILS
     )  # fmt: skip
-    return (
-        prompt or 0, completion or 0, before.cached_tokens or 0, after.reasoning_tokens or 0,
-        _details(before, after),
+    # `Usage(...)` takes three times as long.
+    return tuple.__new__(
+        Usage,
+        (
+            model, prompt or 0, completion or 0,
+            before.cached_tokens or 0, after.reasoning_tokens or 0, _details(before, after),
+        ),
     )  # fmt: skip
 
 
@@ -379,8 +376,6 @@ def _object_end(text: bytes, start: int) -> int:
 
 def _details(before: _PromptDetails, after: _CompletionDetails) -> Details:
     """Return the details of prompt and completion tokens."""
-    if before is _NO_PROMPT_DETAILS and after is _NO_COMPLETION_DETAILS:
-        return NO_DETAILS
     writes = before.cache_write_tokens_details or _NO_CACHE_WRITES
     if not (
         before.cache_write_tokens or before.audio_tokens or before.image_tokens

@@ -101,7 +101,7 @@ def test_percent_sign_in_name_is_kept() -> None:
 
 
 def test_template_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    remembered: dict[tuple[bytes, ...], shapes.HeaderTemplate] = {}
+    remembered: dict[bytes, shapes.HeaderTemplate] = {}
     monkeypatch.setattr(shapes, "_templates", remembered)
     for i in range(3 * shapes.MAX_TEMPLATES):
         names = (b"X-%d" % i, b"TE")
