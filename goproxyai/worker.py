@@ -188,7 +188,7 @@ def start(reactor: Any, welcome: Welcome) -> Worker:
     link.store = daemon.context.store
     link.actions = WorkerActions(
         worker.report,
-        daemon.listeners.serve,
+        daemon.serve,
         partial(
             _reload,
             daemon,
@@ -199,7 +199,6 @@ def start(reactor: Any, welcome: Welcome) -> Worker:
         worker.parent_lost,
     )
     daemon.startService()
-    daemon.listeners.hold()  # the parent does not answer yet
     return worker
 
 

@@ -28,6 +28,7 @@ from goproxyai.admin.events import EventStream
 from goproxyai.admin.metrics import CONTENT_TYPE, Metrics
 from goproxyai.admin.refusals import draining, method_not_allowed, not_found
 from goproxyai.admin.remote_pages import METRICS, STATS, RemotePages
+from goproxyai.admin.sources import state_of
 from goproxyai.admin.stats import Stats
 from goproxyai.cache.store import Store
 from goproxyai.config.settings import Settings
@@ -158,7 +159,9 @@ class AdminApp:
         now = self._clock.seconds()
         if not self._upstreams.reachable(now) and not self._others_reachable():
             raise self._upstreams.refusal(now)
-        return _respond(request, 200, {"status": "ready"})
+        state = self.stats.sources.state
+        shared = {} if state is None else {"state": state_of(state)}
+        return _respond(request, 200, {"status": "ready", **shared})
 
     def _others_reachable(self) -> bool:
         """Return whether another process may reach an upstream."""

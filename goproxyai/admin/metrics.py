@@ -11,7 +11,7 @@ own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import ProcessCollector
 from prometheus_client.core import (
@@ -24,15 +24,21 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from goproxyai import __version__
+from goproxyai.admin.metric_families import (
+    CIRCUIT_VALUES,
+    PREFIX,
+    bucket_counts,
+    labelled_counter,
+    one_counter,
+    one_gauge,
+    one_histogram,
+)
 from goproxyai.admin.sources import PageSources
+from goproxyai.admin.state_metrics import state_metrics
 from goproxyai.errors import OWNER
-from goproxyai.telemetry.histogram import Histogram
-from goproxyai.upstream.breaker import CircuitState
 from goproxyai.usage.totals import ALWAYS_SHOWN, KINDS
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode("ascii")
-
-PREFIX = "goproxyai_"
 
 RATE_LIMIT_CODE = "RATE_LIMIT_EXCEEDED"
 """The only error code that is not in :data:`~goproxyai.errors.STATUS`."""
@@ -45,8 +51,6 @@ CACHE_LABELS = {
     "BYPASS": "bypass",
 }
 """Label values by the access log's cache outcomes; others are ``none``."""
-
-CIRCUIT_VALUES = {CircuitState.CLOSED: 0.0, CircuitState.OPEN: 1.0, CircuitState.HALF_OPEN: 0.5}
 
 
 class Metrics(Collector):
@@ -72,7 +76,7 @@ class Metrics(Collector):
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        yield _gauge("build_info", "Always 1.", {"version": __version__}, 1)
+        yield one_gauge("build_info", "Always 1.", {"version": __version__}, 1)
         yield from self._requests()
         yield from self._durations()
         yield from self._tokens()
@@ -80,7 +84,8 @@ class Metrics(Collector):
         yield from self._upstreams()
         yield from self._connections()
         yield from self._memory()
-        yield _counter(
+        yield from state_metrics(self._sources)
+        yield one_counter(
             "log_lines_dropped",
             "Log lines dropped because the log's reader or disk did not accept them.",
             self._sources.dropped_log_lines(),
@@ -106,27 +111,27 @@ class Metrics(Collector):
             errors.add_metric((code, OWNER.get(code, "caller")), number)
         errors.add_metric((RATE_LIMIT_CODE, "policy"), counters.limited)
         yield errors
-        yield _counters(
+        yield labelled_counter(
             "unfinished", "Incomplete responses, by the side that ended them.", "by",
             {"client": counters.finished.client_gone, "upstream": counters.finished.cut},
         )  # fmt: skip
         in_flight = counters.in_flight
-        yield _gauge("requests_in_flight", "Requests in progress.", {}, in_flight)
-        yield _gauge("open_streams", "Event streams in progress.", {}, counters.open_streams)
-        yield _gauge("tunnels_open", "WebSockets in progress.", {}, counters.open_tunnels)
-        yield _counters(
+        yield one_gauge("requests_in_flight", "Requests in progress.", {}, in_flight)
+        yield one_gauge("open_streams", "Event streams in progress.", {}, counters.open_streams)
+        yield one_gauge("tunnels_open", "WebSockets in progress.", {}, counters.open_tunnels)
+        yield labelled_counter(
             "tunnel_bytes", "Bytes relayed in WebSockets, from (in) and to (out) clients.",
             "direction", counters.tunnel_bytes,
         )  # fmt: skip
-        yield _counter(
+        yield one_counter(
             "slow_requests",
             "Requests whose first byte took longer than LOG_SLOW.",
             counters.finished.slow,
         )
-        yield _counter("limited", "Requests refused by the rate limit.", counters.limited)
+        yield one_counter("limited", "Requests refused by the rate limit.", counters.limited)
         buckets = len(self._sources.admission.buckets)
-        yield _gauge("limiter_clients", "Clients that have a token bucket.", {}, buckets)
-        yield _counters(
+        yield one_gauge("limiter_clients", "Clients that have a token bucket.", {}, buckets)
+        yield labelled_counter(
             "body_bytes", "Bytes of request bodies (in) and response bodies (out).", "way",
             {"in": counters.finished.bytes_in, "out": counters.finished.bytes_out},
         )  # fmt: skip
@@ -139,7 +144,7 @@ class Metrics(Collector):
             labels=("cache",),
         )
         for cache, histogram in counters.durations.request.items():
-            requests.add_metric((CACHE_LABELS.get(cache, "none"),), *_buckets(histogram))
+            requests.add_metric((CACHE_LABELS.get(cache, "none"),), *bucket_counts(histogram))
         yield requests
         for name, text, histogram in (
             ("first_byte_seconds", "Time from the request head to the first byte of the response, "
@@ -151,7 +156,7 @@ class Metrics(Collector):
             ("stream_gap_seconds", "Time between two reads of an event stream from the upstream.",
              counters.durations.stream_gap),
         ):  # fmt: skip
-            yield _histogram(name, text, histogram)
+            yield one_histogram(name, text, histogram)
 
     def _tokens(self) -> Iterator[Metric]:
         tokens = self._sources.counters.tokens
@@ -167,14 +172,14 @@ class Metrics(Collector):
                     if number or kind in ALWAYS_SHOWN:
                         counted.add_metric((model, kind, source), number)
         yield counted
-        yield _counters(
+        yield labelled_counter(
             "answers_without_usage",
             "Billed requests whose token usage is unknown, by reason.",
             "why",
             tokens.unknown,
         )
         if tokens.prices:
-            yield _counters(
+            yield labelled_counter(
                 "cost",
                 "Cost of the tokens according to PRICES, by source.",
                 "source",
@@ -183,7 +188,7 @@ class Metrics(Collector):
 
     def _cache(self) -> Iterator[Metric]:
         counters, store = self._sources.counters, self._sources.store
-        yield _counters(
+        yield labelled_counter(
             "cache_requests",
             "Relayed requests, by cache outcome.",
             "outcome",
@@ -195,36 +200,38 @@ class Metrics(Collector):
                 "bypass": counters.bypasses,
             },
         )
-        yield _counters(
+        yield labelled_counter(
             "cache_bypasses",
             "Requests that bypassed the cache, by reason.",
             "reason",
             counters.bypass_reasons,
         )
-        yield _gauge("cache_entries", "Cache entries.", {}, len(store))
-        yield _gauge("cache_bytes", "Size of the cache in bytes.", {}, store.bytes)
-        yield _gauge(
+        yield one_gauge("cache_entries", "Cache entries.", {}, len(store))
+        yield one_gauge("cache_bytes", "Size of the cache in bytes.", {}, store.bytes)
+        yield one_gauge(
             "cache_bytes_limit", "Maximum size of the cache in bytes.", {}, store.max_bytes
         )
-        yield _gauge(
+        yield one_gauge(
             "cache_reserved_bytes", "Bytes of responses being recorded.", {}, store.reserved
         )
-        yield _gauge(
+        yield one_gauge(
             "cache_flights",
             "Upstream requests in progress that several clients may share.",
             {},
             len(self._sources.flights),
         )
-        yield _counter("cache_stores", "Responses stored in the cache.", store.stores)
-        yield _counters(
+        yield one_counter("cache_stores", "Responses stored in the cache.", store.stores)
+        yield labelled_counter(
             "cache_drops", "Entries evicted for lack of room or expired, by reason.", "reason",
             {"room": store.evictions, "expired": store.expirations},
         )  # fmt: skip
 
     def _upstreams(self) -> Iterator[Metric]:
         counters, now = self._sources.counters, self._sources.clock.seconds()
-        yield _counter("forwarded", "Requests sent upstream, retries included.", counters.forwarded)
-        yield _counters(
+        yield one_counter(
+            "forwarded", "Requests sent upstream, retries included.", counters.forwarded
+        )
+        yield labelled_counter(
             "retries", "Retries of upstream requests, by cause.", "cause", counters.retries
         )
         circuits = GaugeMetricFamily(
@@ -240,71 +247,44 @@ class Metrics(Collector):
             opened.add_metric((upstream.url,), upstream.breaker.times_opened)
         yield circuits
         yield opened
-        yield _gauge(
+        yield one_gauge(
             "upstream_connections", "Open connections to upstreams.", {}, len(self._sources.pool)
         )
 
     def _connections(self) -> Iterator[Metric]:
         counts = self._sources.counters.connections
-        yield _gauge("connections", "Open client connections.", {}, counts.opened - counts.closed)
+        yield one_gauge(
+            "connections", "Open client connections.", {}, counts.opened - counts.closed
+        )
         limit = self._sources.slots.max_connections
-        yield _gauge("connections_limit", "Maximum number of client connections.", {}, limit)
-        yield _counter("connections_opened", "Client connections accepted.", counts.opened)
-        yield _counter(
+        yield one_gauge("connections_limit", "Maximum number of client connections.", {}, limit)
+        yield one_counter("connections_opened", "Client connections accepted.", counts.opened)
+        yield one_counter(
             "connections_idle_closed",
             "Idle client connections closed to make room.",
             counts.idle_closed,
         )
-        yield _counters(
+        yield labelled_counter(
             "connections_refused", "Client connections refused, by reason.", "reason",
             counts.refused,
         )  # fmt: skip
 
     def _memory(self) -> Iterator[Metric]:
         memory = self._sources.memory
-        yield _gauge(
+        yield one_gauge(
             "request_memory_bytes",
             "Memory that requests and responses in progress hold.",
             {},
             memory.used,
         )
-        yield _gauge(
+        yield one_gauge(
             "request_memory_bytes_limit",
             "Maximum memory of requests and responses in progress.",
             {},
             memory.limit,
         )
-        yield _counter(
+        yield one_counter(
             "slow_readers_broken_off",
             "Connections reset because their client read slowly while memory was short.",
             memory.broken_off,
         )
-
-
-def _counter(name: str, text: str, value: float) -> Metric:
-    return CounterMetricFamily(PREFIX + name, text, value=value)
-
-
-def _counters(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
-    """Return a counter with one series for each value of *label*."""
-    family = CounterMetricFamily(PREFIX + name, text, labels=(label,))
-    for label_value, value in values.items():
-        family.add_metric((label_value,), value)
-    return family
-
-
-def _gauge(name: str, text: str, labels: dict[str, str], value: float) -> Metric:
-    family = GaugeMetricFamily(PREFIX + name, text, labels=tuple(labels))
-    family.add_metric(tuple(labels.values()), value)
-    return family
-
-
-def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
-    family = HistogramMetricFamily(PREFIX + name, text)
-    family.add_metric((), *_buckets(histogram))
-    return family
-
-
-def _buckets(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
-    buckets = [(repr(bound), float(number)) for bound, number in histogram.cumulative()]
-    return [*buckets, ("+Inf", float(histogram.count))], histogram.total

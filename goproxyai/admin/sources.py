@@ -13,6 +13,7 @@ from goproxyai.limits.connection_slots import ConnectionSlots
 from goproxyai.limits.request_memory import RequestMemory
 from goproxyai.proxy.admission import Admission
 from goproxyai.proxy.upstreams import Upstreams
+from goproxyai.state.redis.shared import RedisState
 from goproxyai.telemetry.access_log import AccessLog
 from goproxyai.telemetry.counters import Counters
 from goproxyai.telemetry.events import Batch, Event
@@ -91,6 +92,61 @@ class UpstreamsNumbers(Protocol):
     def all(self) -> Sequence[UpstreamNumbers]: ...
 
 
+class StateNumbers(Protocol):
+    """The shared state of ``STATE_URL``, as the processes see it.
+
+    :ivar processes: that serve.
+    :ivar up: those that use the shared state.
+    :ivar half_open: those whose circuit breaker is half-open.
+    :ivar lease: tokens that a process leases at most for one client; 0 without a limit.
+    """
+
+    @property
+    def processes(self) -> int: ...
+    @property
+    def up(self) -> int: ...
+    @property
+    def half_open(self) -> int: ...
+    @property
+    def lease(self) -> int: ...
+
+
+def state_of(numbers: StateNumbers) -> str:
+    """Return ``ok`` if all processes use the shared state, else ``degraded``."""
+    return "ok" if numbers.up == numbers.processes else "degraded"
+
+
+def circuit_of(numbers: StateNumbers) -> CircuitState:
+    """Return the worst state of the circuit breakers of all processes."""
+    if numbers.up == numbers.processes:
+        return CircuitState.CLOSED
+    no_open = numbers.up + numbers.half_open == numbers.processes
+    return CircuitState.HALF_OPEN if no_open else CircuitState.OPEN
+
+
+@attrs.frozen(eq=False)
+class LiveState:
+    """The shared state as this process sees it: a :class:`StateNumbers`."""
+
+    _state: RedisState
+
+    @property
+    def processes(self) -> int:
+        return 1
+
+    @property
+    def up(self) -> int:
+        return int(self._state.up)
+
+    @property
+    def half_open(self) -> int:
+        return int(self._state.circuit is CircuitState.HALF_OPEN)
+
+    @property
+    def lease(self) -> int:
+        return self._state.limiter.lease
+
+
 class PageSources(Protocol):
     """What `/stats`, `/metrics` and the dashboard read; they change none of it.
 
@@ -100,6 +156,7 @@ class PageSources(Protocol):
     :ivar slots: the connections from clients.
     :ivar memory: the budget of requests and responses in progress.
     :ivar dropped_log_lines: returns the number of log lines that were dropped.
+    :ivar state: ``None`` without ``STATE_URL``.
     """
 
     @property
@@ -122,6 +179,8 @@ class PageSources(Protocol):
     def memory(self) -> MemoryNumbers: ...
     @property
     def dropped_log_lines(self) -> Callable[[], int]: ...
+    @property
+    def state(self) -> StateNumbers | None: ...
 
     def refresh(self) -> None:
         """Count what is not counted yet."""
@@ -145,6 +204,7 @@ class Sources:
     slots: ConnectionSlots[Any]
     memory: RequestMemory
     dropped_log_lines: Callable[[], int]
+    state: StateNumbers | None = None
 
     def refresh(self) -> None:
         """Count the finished requests that still wait in the access log's batch."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from goproxyai.admin.sources import PageSources
+from goproxyai.admin.sources import PageSources, circuit_of, state_of
 from goproxyai.config.settings import Settings
 from goproxyai.config.shown_settings import ShownSetting, settings_document
 from goproxyai.durations import format_duration
@@ -71,6 +71,7 @@ class Stats:
             "log": {"lines_dropped": sources.dropped_log_lines()},
             "config": settings_document(self.config),
             **summary,
+            **self.state(),
             **({} if self.workers is None else {"workers": self.workers()}),
         }
 
@@ -95,6 +96,30 @@ class Stats:
             "stores": store.stores,
             "evictions": store.evictions,
             "expirations": store.expirations,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return the member ``state``: the shared state, if there is one."""
+        numbers, url = self.sources.state, self.settings.state_url
+        if numbers is None or url is None:
+            return {}
+        counters = self.sources.counters
+        commands: dict[str, dict[str, int]] = {}
+        for (kind, result), number in counters.state.commands.items():
+            if number:
+                commands.setdefault(kind, {})[result] = number
+        return {
+            "state": {
+                "url": url.masked,
+                "state": state_of(numbers),
+                "processes": numbers.processes,
+                "connected": numbers.up,
+                "circuit": circuit_of(numbers).value,
+                "opened": counters.state.opened,
+                "lease": numbers.lease,
+                "commands": commands,
+                "time": counters.durations.state.summary(),
+            }
         }
 
     def upstreams(self) -> list[dict[str, Any]]:

@@ -34,6 +34,7 @@ def report_document(sources: PageSources, subscriptions: int) -> ReportDocument:
     """
     sources.refresh()
     store, memory, now = sources.store, sources.memory, sources.clock.seconds()
+    state = sources.state
     return {
         "counters": dumped(sources.counters),
         "numbers": {
@@ -51,6 +52,9 @@ def report_document(sources: PageSources, subscriptions: int) -> ReportDocument:
             "memory_limit": memory.limit,
             "broken_off": memory.broken_off,
             "log_lines": sources.dropped_log_lines(),
+            "state_processes": 0 if state is None else state.processes,
+            "state_up": 0 if state is None else state.up,
+            "state_half_open": 0 if state is None else state.half_open,
         },
         "upstreams": [
             (each.url, each.breaker.state(now).value, each.breaker.times_opened)
@@ -120,6 +124,16 @@ class SummedSlots:
     max_connections: int
 
 
+@attrs.frozen
+class SummedState:
+    """The shared state as all workers see it."""
+
+    processes: int
+    up: int
+    half_open: int
+    lease: int
+
+
 @attrs.define(eq=False)
 class SummedSources:
     """The sum of all workers: a :class:`~.sources.PageSources`.
@@ -128,6 +142,7 @@ class SummedSources:
 
     :param admission: of the parent process, which has the token buckets.
     :param own_dropped_lines: log lines that the parent process has dropped.
+    :param state_lease: returns the lease of ``STATE_URL``, ``None`` without that.
     :param reports: returns the last reports of the workers that serve.
     :ivar subscriptions: open event streams of the dashboard.
     """
@@ -137,6 +152,7 @@ class SummedSources:
     _own_dropped_lines: Callable[[], int]
     _prices: Callable[[], Prices]
     _reports: Callable[[], Iterable[ReportDocument]]
+    _state_lease: Callable[[], int | None] = lambda: None
     counters: Counters = attrs.field(factory=Counters)
     upstreams: SummedUpstreams = attrs.field(factory=SummedUpstreams)
     subscriptions: int = 0
@@ -200,6 +216,16 @@ class SummedSources:
     @property
     def slots(self) -> SummedSlots:
         return SummedSlots(self._number("max_connections"))
+
+    @property
+    def state(self) -> SummedState | None:
+        lease = self._state_lease()
+        if lease is None:
+            return None
+        processes, up, half_open = map(
+            self._number, ("state_processes", "state_up", "state_half_open")
+        )
+        return SummedState(processes, up, half_open, lease)
 
     @property
     def flights(self) -> Sized:

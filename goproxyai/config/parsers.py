@@ -24,7 +24,7 @@ MEGABYTE: Final = 1024 * 1024
 OWN_SEGMENTS: Final = frozenset(("cache", "dashboard", "health", "metrics", "stats"))
 """First segments of the paths of the proxy's own endpoints."""
 
-_MIN_SNAPSHOT_KEY_CHARACTERS = 16
+_MIN_PASSPHRASE_CHARACTERS = 16
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ENDPOINT = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*:[\x21-\x7e]+")
@@ -32,6 +32,7 @@ _HOST_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?")
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9_.~:@!$&'()*+=-]+)+/")
 # A name of a field or a cookie (RFC 9110 §5.1), or the beginning of one with an asterisk.
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9!#$%&'+.^_`|~-]+\*?")
+_KEY_PREFIX = re.compile(r"[A-Za-z0-9_.:/{}-]{1,64}")
 _NAMESPACE = re.compile(r"(?!v1(?:/|$))[A-Za-z0-9_.:-]+(?:/[A-Za-z0-9_.:-]+)*")
 
 
@@ -182,6 +183,20 @@ def file_path(text: str) -> str | None:
     return text or None
 
 
+def switch(text: str) -> bool:
+    """``1`` for on, ``0`` for off."""
+    if text not in ("0", "1"):
+        raise ValueError("neither 0 nor 1")
+    return text == "1"
+
+
+def key_prefix(text: str) -> str:
+    """The beginning of all keys in Redis."""
+    if _KEY_PREFIX.fullmatch(text) is None:
+        raise ValueError("not a prefix")
+    return text
+
+
 def token(text: str) -> str | None:
     """Visible ASCII, which a header field can carry, or ``None`` for an empty text."""
     if text and re.fullmatch(r"[\x21-\x7e]+", text) is None:
@@ -189,8 +204,8 @@ def token(text: str) -> str | None:
     return text or None
 
 
-def snapshot_key(text: str) -> str | None:
+def passphrase(text: str) -> str | None:
     """A passphrase of at least 16 visible ASCII characters, or ``None`` for an empty text."""
-    if text and len(text) < _MIN_SNAPSHOT_KEY_CHARACTERS:
+    if text and len(text) < _MIN_PASSPHRASE_CHARACTERS:
         raise ValueError("shorter than 16 characters")
     return token(text)

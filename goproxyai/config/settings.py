@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from goproxyai.config.state_url import StateURL
 from goproxyai.config.urls import ProxyURL, UpstreamURL
 from goproxyai.config.variable import SettingError
 from goproxyai.config.variables import VARIABLES
@@ -47,6 +48,8 @@ class Settings:
     :ivar health_probe: target of the health probes.
     :ivar max_connections_per_client: 0 disables the limit.
     :ivar workers: processes that serve requests; :data:`~.parsers.AUTO`: one for each processor.
+    :ivar state_secret: never ``None`` if ``state_url`` is set.
+    :ivar state_strict: whether requests are refused while the shared state is away.
     :ivar admin_hosts: host names in lower case.
     :ivar log_format: ``json``, ``text``, or empty: text on a terminal only.
     :ivar log_sample: share of requests that are logged, from 0 to 1.
@@ -92,6 +95,10 @@ class Settings:
     max_connections: int
     max_connections_per_client: int
     workers: int
+    state_url: StateURL | None
+    state_secret: str | None = attrs.field(repr=False)
+    state_prefix: str
+    state_strict: bool
     trusted_proxies: TrustedProxies
     admin_allow: Networks
     admin_hosts: frozenset[str]
@@ -126,6 +133,11 @@ class Settings:
             raise SettingError(
                 "CACHE_SNAPSHOT_KEY is not set, expected at least 16 visible ASCII characters: "
                 "CACHE_SNAPSHOT is never written unencrypted"
+            )
+        if values["state_url"] and not values["state_secret"]:
+            raise SettingError(
+                "STATE_SECRET is not set, expected at least 16 visible ASCII characters: nothing "
+                "is stored in STATE_URL unencrypted"
             )
         if values["cache_snapshot"] and values["workers"] != 1:
             raise SettingError(

@@ -35,7 +35,9 @@ _DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 # Only well-known schemes are printed: another one may be part of a secret.
-_PRINTABLE_SCHEME = re.compile(r"(?:https?|ftp|socks[45][ah]?|wss?)://", re.IGNORECASE)
+_PRINTABLE_SCHEME = re.compile(
+    r"(?:https?|ftp|socks[45][ah]?|wss?|rediss?(?:\+sentinel)?|unix)://", re.IGNORECASE
+)
 _PRINTABLE_REST = re.compile(
     r"(?P<start>(?:\[[0-9A-Fa-f:.]*\]|[^:@?#\[\]]*)(?::[0-9]{1,5})?(?:/[^@?#:]*)?)"
     r"(?P<query>[?#].*)?",
@@ -203,14 +205,18 @@ def _split(text: str) -> _Parts:
     match = _URL.fullmatch(text) if len(text) <= _MAX_URL_CHARACTERS else None
     if match is None:
         raise ValueError("not a URL of a known scheme")
-    scheme, host = match["scheme"].lower(), _host(match["host"].lower())
+    scheme, host = match["scheme"].lower(), parse_host(match["host"].lower())
     port = int(match["port"] or _DEFAULT_PORTS[scheme])
     if not 0 < port <= 65535:
         raise ValueError("the port is out of range")
     return _Parts(scheme, host, port, match["userinfo"], match["path"] or "")
 
 
-def _host(text: str) -> str:
+def parse_host(text: str) -> str:
+    """Return a host in lower case: a name, or an address without brackets.
+
+    :raises ValueError: if *text* is neither.
+    """
     if text.startswith("["):
         return str(IPv6Address(text[1:-1]))
     if text.rstrip(".").rpartition(".")[2].isdigit():  # must be an IPv4 address (WHATWG URL §3.5)

@@ -14,19 +14,22 @@ from goproxyai.config.parsers import (
     file_path,
     host_names,
     ignored_headers,
+    key_prefix,
     megabytes,
     name_patterns,
     namespaces,
     one_of,
+    passphrase,
     positive,
     probe_target,
     relay_paths,
     share,
-    snapshot_key,
+    switch,
     token,
     whole_number,
     worker_count,
 )
+from goproxyai.config.state_url import parse_state_url, show_state_url
 from goproxyai.config.urls import parse_proxy_url, parse_upstream_urls, redact_url
 from goproxyai.config.variable import Variable
 from goproxyai.durations import parse_duration
@@ -246,7 +249,7 @@ VARIABLES: tuple[Variable, ...] = (
         "",
         "The passphrase that encrypts the file of CACHE_SNAPSHOT. Required with CACHE_SNAPSHOT.",
         "at least 16 visible ASCII characters without spaces",
-        snapshot_key,
+        passphrase,
         _redact_secret,
         allow_empty=True,
     ),
@@ -409,6 +412,45 @@ VARIABLES: tuple[Variable, ...] = (
         "MAX_CONNECTIONS_PER_CLIENT applies to each. See docs/scaling.md.",
         f"a whole number of processes from 1 to {MAX_WORKERS}, or auto",
         worker_count(MAX_WORKERS),
+    ),
+    Variable(
+        "STATE_URL",
+        "",
+        "The URL of a Redis or Valkey server, version 6 or later, by which services on several "
+        "machines share rate limits: redis, rediss (TLS), unix, or redis+sentinel and "
+        "rediss+sentinel with the addresses of Sentinels and the name of the master. If empty, "
+        "services share nothing. See docs/scaling.md.",
+        "a URL such as redis://user:password@host:6379/0, rediss://host/0, unix:///path?db=0 or "
+        "redis+sentinel://host1,host2/service/0, credentials percent-encoded",
+        parse_state_url,
+        redact_url,
+        show=show_state_url,
+        allow_empty=True,
+    ),
+    Variable(
+        "STATE_SECRET",
+        "",
+        "The passphrase from which the keys are derived that encrypt and name what is stored in "
+        "STATE_URL. The same for all processes. Required with STATE_URL.",
+        "at least 16 visible ASCII characters without spaces",
+        passphrase,
+        _redact_secret,
+        allow_empty=True,
+    ),
+    Variable(
+        "STATE_PREFIX",
+        "goproxyai:",
+        "The beginning of all keys and channels in STATE_URL.",
+        "1 to 64 letters, digits and characters of _.:/{}-",
+        key_prefix,
+    ),
+    Variable(
+        "STATE_STRICT",
+        "0",
+        "1 refuses relayed requests with status 503 while STATE_URL does not respond. With 0, the "
+        "limits and the memory of each machine take over.",
+        "0 or 1",
+        switch,
     ),
     Variable(
         "TRUSTED_PROXIES",

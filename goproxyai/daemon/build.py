@@ -12,7 +12,7 @@ from goproxyai.admin.events import EventStream
 from goproxyai.admin.metrics import Metrics
 from goproxyai.admin.remote_pages import RemoteFeed, RemotePages
 from goproxyai.admin.routes import AdminRoutes, admin_routes, health_routes
-from goproxyai.admin.sources import Sources
+from goproxyai.admin.sources import LiveState, Sources
 from goproxyai.admin.stats import Stats
 from goproxyai.cache.replayed_entries import ReplayedEntries
 from goproxyai.cache.store import Store
@@ -25,6 +25,7 @@ from goproxyai.daemon.passed_sockets import WorkerParts
 from goproxyai.daemon.proxy_options import make_proxy_options
 from goproxyai.daemon.resident_memory import ResidentMemory
 from goproxyai.daemon.service import Daemon
+from goproxyai.daemon.shared_redis import make_redis_state
 from goproxyai.egress.agent import RelayAgent
 from goproxyai.egress.routes import Routes
 from goproxyai.egress.tls import tls_to
@@ -47,7 +48,9 @@ from goproxyai.reactor.deadlines import Ticker
 from goproxyai.reactor.lean_loop import end_of_turn_scheduler
 from goproxyai.reactor.write_batch import WriteBatcher, Writer
 from goproxyai.router import Router
-from goproxyai.state.shared_state import NO_SHARED_STATE
+from goproxyai.state.redis.shared import RedisState
+from goproxyai.state.refilled_buckets import RefilledBuckets
+from goproxyai.state.shared_state import NO_SHARED_STATE, RateLimiter
 from goproxyai.telemetry.access_log import AccessLog
 from goproxyai.telemetry.counters import Counters
 from goproxyai.telemetry.events import Write
@@ -94,8 +97,7 @@ def make_daemon(
     tunnels = OpenTunnels(settings.tunnel_idle_timeout)
     ticker.watched |= {memory, replayed, bypass_warning, tunnels}
     store = Store(settings.max_cache_size, settings.cache_stale, replayed)
-    limiter = None if worker is None else worker.link.limiter
-    admission = Admission(reactor, settings.rate_limit, settings.trusted_proxies, limiter)
+    state, admission = _admission(reactor, settings, counters, worker)
     agent = _agent(reactor, settings, ticker, writer, memory, tls)
     client = RelayClient(agent)
     upstreams = _upstreams(settings, client)
@@ -121,7 +123,9 @@ def make_daemon(
     handler = ProxyHandler(context, admission)
     limits = _connection_limits(settings, ticker, counters)
     ticker.watched.add(ResidentMemory(memory, store, lambda: limits.slots.admitted))
-    admin = _admin_app(settings, context, handler, admission, limits, dropped_log_lines, worker)
+    admin = _admin_app(
+        settings, context, handler, admission, limits, dropped_log_lines, worker, state
+    )
     public, private = _routers(settings, admin, handler, admission, access_log)
     factory = ServerFactory(ticker, public.dispatch, settings.max_body_size, writer, limits, memory)
     admin_factory = factory.sibling(private.dispatch)
@@ -138,6 +142,26 @@ def make_daemon(
         _listeners(reactor, settings, factory, admin_factory, worker),
         _cache_snapshot(reactor, settings, store),
         on_drain,
+        state,
+        waits_for_parent=worker is not None,
+    )
+
+
+def _admission(
+    reactor: Any, settings: Settings, counters: Counters, worker: WorkerParts | None
+) -> tuple[RedisState | None, Admission]:
+    limiter: RateLimiter
+    if worker is None:
+        limiter = RefilledBuckets(reactor, settings.rate_limit)
+    else:
+        limiter = worker.link.limiter
+    state = make_redis_state(reactor, settings, counters, limiter)
+    return state, Admission(
+        reactor,
+        settings.rate_limit,
+        settings.trusted_proxies,
+        limiter if state is None else state.limiter,
+        may_refuse_all=state is not None and settings.state_strict,
     )
 
 
@@ -196,6 +220,7 @@ def _admin_app(
     limits: ConnectionLimits,
     dropped_log_lines: Callable[[], int],
     worker: WorkerParts | None,
+    state: RedisState | None,
 ) -> AdminApp:
     sources = Sources(
         context.clock,
@@ -209,6 +234,7 @@ def _admin_app(
         limits.slots,
         context.memory,
         dropped_log_lines,
+        None if state is None else LiveState(state),
     )
     stats = Stats(settings, sources)
     feed: Feed

@@ -3,6 +3,7 @@
 ::
 
     Daemon
+    +-- RedisState    the connections to STATE_URL, if that is set
     +-- Maintenance   deadlines, token refills, eviction, breaker steps, health probes
     +-- Listeners     the listening sockets
 
@@ -42,6 +43,7 @@ from goproxyai.egress.agent import RelayAgent
 from goproxyai.proxy.admission import Admission
 from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.handler import ProxyHandler
+from goproxyai.state.redis.shared import RedisState
 from goproxyai.telemetry.events import Write
 from goproxyai.usage.prices import Prices
 
@@ -66,6 +68,8 @@ class Daemon(MultiService):
 
     :param snapshot: ``None`` where the cache is not kept across restarts.
     :param on_drain: called when stopping begins.
+    :param state: ``None`` without ``STATE_URL``.
+    :param waits_for_parent: whether the parent process says when connections are accepted.
     :ivar stopping: whether stopping has begun.
     """
 
@@ -79,12 +83,16 @@ class Daemon(MultiService):
     listeners: Listeners
     _snapshot: CacheSnapshot | None
     _on_drain: Callable[[], None]
+    _state: RedisState | None = None
+    _waits_for_parent: bool = False
     stopping: bool = attrs.field(init=False, default=False)
 
     def __attrs_pre_init__(self) -> None:
         super().__init__()
 
     def __attrs_post_init__(self) -> None:
+        if self._state is not None:  # first, because services stop in reverse order
+            self._state.setServiceParent(self)
         self.maintenance.setServiceParent(self)
         self.listeners.setServiceParent(self)
 
@@ -114,6 +122,17 @@ class Daemon(MultiService):
         if self._snapshot is not None and caching_enabled(self.settings):
             self._snapshot.load()
         super().startService()
+        if self._state is not None or self._waits_for_parent:
+            self.listeners.hold()
+        if self._state is not None and not self._waits_for_parent:
+            self.serve()
+
+    def serve(self) -> None:
+        """Accept connections; if there is a shared state, when it can be used or is away."""
+        if self._state is None:
+            self.listeners.serve()
+        else:
+            self._state.when_ready(self.listeners.serve)
 
     def stopService(self) -> Deferred[None]:
         """Drain, then stop; the Deferred fires when all parts have stopped."""

@@ -9,7 +9,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from goproxyai import __version__
 from goproxyai.admin.dashboard_feed import DashboardFeed
-from goproxyai.admin.metrics import PREFIX, Metrics
+from goproxyai.admin.metric_families import PREFIX
+from goproxyai.admin.metrics import Metrics
 from goproxyai.admin.remote_pages import METRICS, STATS, DashboardPage, encode_dashboard
 from goproxyai.admin.stats import Stats
 from goproxyai.admin.summed_sources import ReportDocument, SummedSources
@@ -115,6 +116,7 @@ def _add_pages(
         lambda: output.dropped,
         lambda: supervisor.prices,
         reports,
+        lambda: None if settings.state_url is None else supervisor.state.lease,
     )
     stats = Stats(settings, summed, config.shown)
     pages = ParentPages(reactor, supervisor, stats, summed)

@@ -120,6 +120,14 @@ class NameEndpoint:
         return race.connected
 
 
+def endpoint_to(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
+    """Return the endpoint of *host*, a name or an address, without a timeout."""
+    ipv6 = isIPv6Address(host)
+    if ipv6 or isIPAddress(host):
+        return tcp_endpoint(reactor, host, port, ipv6)
+    return NameEndpoint(reactor, host, port)
+
+
 class _Race:
     """The attempts to connect to the addresses of one name.
 

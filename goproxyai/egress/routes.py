@@ -27,12 +27,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
-from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 
 from goproxyai.config.urls import ProxyURL
-from goproxyai.egress.name_endpoint import NameEndpoint, tcp_endpoint
+from goproxyai.egress.name_endpoint import endpoint_to
 from goproxyai.egress.tls import server_name
 from goproxyai.egress.tunnel_endpoint import ConnectEndpoint, SocksEndpoint
 from goproxyai.upstream.no_proxy import bypasses_proxy
@@ -193,7 +192,4 @@ class Routes:
         return endpoint
 
     def _tcp(self, host: str, port: int) -> Any:
-        ipv6 = isIPv6Address(host)
-        if ipv6 or isIPAddress(host):
-            return self.observe(Step.TCP, tcp_endpoint(self.reactor, host, port, ipv6))
-        return self.observe(Step.TCP, NameEndpoint(self.reactor, host, port))
+        return self.observe(Step.TCP, endpoint_to(self.reactor, host, port))

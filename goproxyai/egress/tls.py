@@ -56,20 +56,23 @@ class ClientTLS:
 
     :param host: a name in ASCII, or an address.
     :param trust_root: as in Twisted's ``CertificateOptions``.
+    :param application: the protocol inside of TLS, for ALPN; empty to send none.
     :raises ValueError: if *host* is not a valid server name.
     """
 
-    def __init__(self, host: str, trust_root: Any) -> None:
+    def __init__(self, host: str, trust_root: Any, application: bytes = b"http/1.1") -> None:
         host = server_name(host)
         is_address = isIPAddress(host) or isIPv6Address(host)
         self._identity = IPAddress_ID(host) if is_address else DNS_ID(host)
         self._sent_name = None if is_address else host.encode("ascii")  # RFC 6066 section 3
+        self._application = application
         self._context = CertificateOptions(trustRoot=trust_root).getContext()
 
     def clientConnectionForTLS(self, tlsProtocol: Any) -> Connection:
         """Return a connection that accepts certificates of the host only."""
         connection = Connection(self._context)
-        connection.set_alpn_protos([b"http/1.1"])
+        if self._application:
+            connection.set_alpn_protos([self._application])
         if self._sent_name is not None:
             connection.set_tlsext_host_name(self._sent_name)
         verify = _verify_callback(self._identity, ref(tlsProtocol))
@@ -114,3 +117,12 @@ def tls_to(host: str) -> IOpenSSLClientConnectionCreator:
     :raises ValueError: if *host* is not a valid server name.
     """
     return ClientTLS(host, platformTrust())
+
+
+@lru_cache(maxsize=64)
+def tls_without_alpn(host: str) -> IOpenSSLClientConnectionCreator:
+    """Return client TLS for *host* as :func:`tls_to` does, for a protocol without a name in ALPN.
+
+    :raises ValueError: if *host* is not a valid server name.
+    """
+    return ClientTLS(host, platformTrust(), b"")

@@ -24,6 +24,7 @@ class Admission:
     :param per_minute: tokens per minute and client; 0 turns the limit off.
     :param trusted: peers whose ``X-Forwarded-For`` is believed.
     :param limiter: ``None``: the buckets of this process.
+    :param may_refuse_all: whether the limiter may refuse requests although there is no limit.
     """
 
     def __init__(
@@ -32,12 +33,14 @@ class Admission:
         per_minute: int,
         trusted: TrustedProxies,
         limiter: RateLimiter | None = None,
+        may_refuse_all: bool = False,
     ) -> None:
         self.per_minute = per_minute
         self._limiter = RefilledBuckets(clock, per_minute) if limiter is None else limiter
         self._take = self._limiter.take
         self._trusted = trusted
         self._warned = False
+        self._may_refuse_all = may_refuse_all
 
     @property
     def buckets(self) -> Sized:
@@ -77,10 +80,13 @@ class Admission:
         :returns: 0.0, or the seconds until *client* has a token again, or
             :data:`~goproxyai.state.leases.UNDECIDED`, which is negative: see :meth:`when_decided`.
         """
-        if not self.per_minute:
+        if not self.per_minute and not self._may_refuse_all:
             return 0.0
         return self._take(bucket_key(client))
 
     def when_decided(self, client: str, then: Callable[[float], None]) -> None:
-        """Call *then* with the decision about a request that is undecided: 0.0 or the seconds."""
+        """Call *then* with the decision about a request that is undecided: 0.0 or the seconds.
+
+        A negative decision refuses the request, because the limit cannot be known.
+        """
         self._limiter.when_decided(bucket_key(client), then)

@@ -17,7 +17,7 @@ class PendingAdmission:
 
     :param decided: its argument is 0.0, or the seconds until the client has a token again.
     :param gone: called when the client has left.
-    :param failed: called when the rest of the request is invalid.
+    :param failed: called when the rest of the request is invalid, or the limit cannot be known.
     """
 
     def __init__(
@@ -42,7 +42,10 @@ class PendingAdmission:
         if not (self._ended or self._exchange.over):
             self._ended = True
             self._exchange.listener = None
-            self._decided(wait)
+            if wait < 0:
+                self._failed(_shared_state_away())
+            else:
+                self._decided(wait)
 
     def client_gone(self) -> None:
         self._ended = True
@@ -52,3 +55,11 @@ class PendingAdmission:
         self._ended = True
         self._exchange.listener = None
         self._failed(problem)
+
+
+def _shared_state_away() -> ProxyError:
+    return ProxyError(
+        "overloaded",
+        "The shared state in STATE_URL does not respond, and STATE_STRICT refuses requests without "
+        "it. Try again later.",
+    )

@@ -1,8 +1,9 @@
-"""The rate limit of a worker: tokens leased from the parent, see :mod:`.leases`.
+"""The rate limit of a process that leases tokens, see :mod:`.leases`.
 
-A request without a token waits for the parent's answer, a round trip over a socket pair. If there
-is no answer within :data:`ANSWER_SECONDS`, the request is refused, and so are the client's requests
-of the next :data:`REFUSED_SECONDS`: the limit is rather too strict than exceeded.
+A request without a token waits for the grantor's answer. The parent answers by a round trip over a
+socket pair. If there is no answer within :data:`ANSWER_SECONDS`, the request is refused, and so are
+the client's requests of the next :data:`REFUSED_SECONDS`: the limit is rather too strict than
+exceeded. For Redis, :mod:`.redis.limiter` decides otherwise.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from goproxyai.state.leases import UNDECIDED, Grant, LeaseHolder
@@ -27,16 +29,41 @@ SWEEP_SECONDS: Final = 1.0
 SWEEP_SLICE: Final = 5_000
 
 MAX_WAITING: Final = 10_000
-"""Requests that wait for the parent; others are refused at once."""
+"""Requests that wait for the grantor; others are decided at once, as without an answer."""
+
+
+Then = Callable[[float], None]
+"""Takes a decision: 0.0, or the seconds until the next token."""
+
+
+@attrs.frozen
+class LatePolicy:
+    """What happens without an answer of the grantor.
+
+    :ivar answer_seconds: the longest time that a request waits for answers.
+    :ivar refused_seconds: time after a missing answer in which the client's requests are refused.
+    :ivar decide: decides about a request that has waited too long.
+    """
+
+    answer_seconds: float
+    refused_seconds: float
+    decide: Callable[[str, Then], None]
+
+
+REFUSE: Final = LatePolicy(ANSWER_SECONDS, REFUSED_SECONDS, lambda _, then: then(REFUSED_SECONDS))
+"""The request is refused."""
 
 
 class _Waiting:
-    """A client's requests that wait for an answer, and the deadline of the oldest."""
+    """A client's requests that wait for an answer, with the times at which they have to be decided.
+
+    :ivar deadline: of the oldest.
+    """
 
     __slots__ = ("deadline", "then")
 
     def __init__(self) -> None:
-        self.then: deque[Callable[[float], None]] = deque()
+        self.then: deque[tuple[float, Then]] = deque()
         self.deadline: IDelayedCall | None = None
 
 
@@ -44,7 +71,7 @@ class LeasedLimiter:
     """Limits the rate of each client: a :class:`~.shared_state.RateLimiter`.
 
     :param per_minute: tokens per minute and client; 0 turns the limit off.
-    :param ask: asks the parent for tokens of a client.
+    :param ask: asks the grantor for tokens of a client.
     :param put_back: gives unused tokens back.
     """
 
@@ -54,12 +81,14 @@ class LeasedLimiter:
         per_minute: int,
         ask: Callable[[str, int], None],
         put_back: Callable[[list[tuple[str, int]]], None],
+        late: LatePolicy = REFUSE,
     ) -> None:
         self.buckets = LeaseHolder(max(per_minute, 1))
         self._clock = clock
         self._seconds = clock.seconds
         self._ask = ask
         self._put_back = put_back
+        self._late_policy = late
         self._waiting: dict[str, _Waiting] = {}
         self._requests_waiting = 0
         self._sweep_call: IDelayedCall | None = None
@@ -68,14 +97,22 @@ class LeasedLimiter:
         self._sweep_call = self._clock.callLater(SWEEP_SECONDS, self._sweep)
 
     def stop(self) -> None:
-        """Give back all tokens, and refuse what waits."""
+        """Give back all tokens, and decide about what waits."""
         if self._sweep_call is not None:
             self._sweep_call.cancel()
             self._sweep_call = None
-        for client in tuple(self._waiting):
-            self._end_waiting(client, REFUSED_SECONDS)
+        self._end_all_waiting()
         self.buckets.drop_all()
         self._give_back()
+
+    def grantor_lost(self) -> None:
+        """Forget all tokens and questions, and decide about what waits: no answers will arrive."""
+        self.buckets.forget_all()
+        self._end_all_waiting()
+
+    def _end_all_waiting(self) -> None:
+        for client in tuple(self._waiting):
+            self._end_waiting(client)
 
     def set_rate(self, per_minute: int) -> None:
         """Change the rate; 0 turns the limit off."""
@@ -97,21 +134,22 @@ class LeasedLimiter:
                 self._ask(client, wanted)
         return decision
 
-    def when_decided(self, client: str, then: Callable[[float], None]) -> None:
-        """Call *then* with the decision: 0.0, or the seconds until the next token."""
+    def when_decided(self, client: str, then: Then) -> None:
+        """Call *then* with the decision."""
         if self._requests_waiting >= MAX_WAITING:
-            then(REFUSED_SECONDS)
+            self._late_policy.decide(client, then)
             return
+        seconds = self._late_policy.answer_seconds
         waiting = self._waiting.get(client)
         if waiting is None:
             waiting = self._waiting[client] = _Waiting()
-            waiting.deadline = self._clock.callLater(ANSWER_SECONDS, self._late, client)
-        waiting.then.append(then)
+            waiting.deadline = self._clock.callLater(seconds, self._late, client)
+        waiting.then.append((self._seconds() + seconds, then))
         self._requests_waiting += 1
         self._ask_for(client)
 
     def granted(self, client: str, grant: Grant) -> None:
-        """The parent has answered."""
+        """The grantor has answered."""
         now = self._seconds()
         self.buckets.granted(client, grant, now)
         waiting = self._waiting.get(client)
@@ -122,15 +160,21 @@ class LeasedLimiter:
                 self._ask_for(client)
                 break
             self._requests_waiting -= 1
-            waiting.then.popleft()(decision)
+            waiting.then.popleft()[1](decision)
         else:
             self._forget(client)
         self._give_back()
 
+    def not_answered(self, client: str) -> None:
+        """The grantor will not answer the question about *client*."""
+        self.buckets.unanswered(client, self._seconds(), self._late_policy.refused_seconds)
+        self._end_waiting(client)
+
     def _restart_deadline(self, client: str, waiting: _Waiting) -> None:
         if waiting.deadline is not None:
             waiting.deadline.cancel()
-        waiting.deadline = self._clock.callLater(ANSWER_SECONDS, self._late, client)
+        remaining = max(0.0, waiting.then[0][0] - self._seconds())
+        waiting.deadline = self._clock.callLater(remaining, self._late, client)
 
     def _ask_for(self, client: str) -> None:
         wanted = self.buckets.wanted(client, self._seconds(), waiting=True)
@@ -143,15 +187,14 @@ class LeasedLimiter:
 
     def _give_up(self, client: str) -> None:
         self._waiting[client].deadline = None
-        self.buckets.unanswered(client, self._seconds(), REFUSED_SECONDS)
-        self._end_waiting(client, REFUSED_SECONDS)
+        self.not_answered(client)
 
-    def _end_waiting(self, client: str, decision: float) -> None:
+    def _end_waiting(self, client: str) -> None:
         waiting = self._forget(client)
         if waiting is not None:
             self._requests_waiting -= len(waiting.then)
-            for then in waiting.then:
-                then(decision)
+            for _, then in waiting.then:
+                self._late_policy.decide(client, then)
 
     def _forget(self, client: str) -> _Waiting | None:
         waiting = self._waiting.pop(client, None)

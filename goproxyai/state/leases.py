@@ -193,6 +193,11 @@ class LeaseHolder:
         while self._clients:
             self._drop(next(iter(self._clients)))
 
+    def forget_all(self) -> None:
+        """Forget all tokens, without giving them back: the grantor is lost."""
+        self._clients.clear()
+        self._given_back.clear()
+
     def given_back(self) -> list[tuple[str, int]]:
         """Return the tokens to be given back since the last call, by client."""
         given, self._given_back = self._given_back, []

@@ -44,7 +44,8 @@ class RateLimiter(Protocol):
     def when_decided(self, client: str, then: Callable[[float], None]) -> None:
         """Call *then* with the decision about a request for which :meth:`take` was undecided.
 
-        :param then: its argument is 0.0 or the seconds to wait.
+        :param then: its argument is 0.0 or the seconds to wait. A negative one refuses the
+            request, because the limit is not known.
         """
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from goproxyai.cache.stateless_responses import STATE_REASONS
 from goproxyai.errors import STATUS
 from goproxyai.http11.connection_limits import ConnectionCounts
+from goproxyai.state.redis.counts import StateCounts
 from goproxyai.telemetry.histogram import Histogram
 from goproxyai.telemetry.outcome import CacheOutcome
 from goproxyai.upstream.retries import RetryCause
@@ -100,6 +101,7 @@ class Durations:
     :ivar upstream: from sending the request upstream to the head of upstream's response.
     :ivar overhead: ``first_byte`` less ``upstream``.
     :ivar stream_gap: between two reads of an event stream from upstream.
+    :ivar state: from sending a command to the shared state to its reply.
     """
 
     def __init__(self) -> None:
@@ -108,6 +110,7 @@ class Durations:
         self.upstream = Histogram()
         self.overhead = Histogram()
         self.stream_gap = Histogram()
+        self.state = Histogram()
 
 
 class Counters:
@@ -127,6 +130,7 @@ class Counters:
     :ivar tunnel_bytes: relayed in tunnels: ``in`` from clients, ``out`` to clients.
     :ivar connections: of clients.
     :ivar tokens: of responses.
+    :ivar state: commands to the shared state.
     """
 
     def __init__(self) -> None:
@@ -144,6 +148,7 @@ class Counters:
         self.tunnel_bytes = {"in": 0, "out": 0}
         self.connections = ConnectionCounts()
         self.tokens = UsageTotals()
+        self.state = StateCounts()
         self.finished = FinishedRequests()
         self.durations = Durations()
 

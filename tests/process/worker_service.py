@@ -107,11 +107,11 @@ class Service:
     def connect(self) -> Connection:
         return Connection(self.address)
 
-    def ask(self, path: str, method: str = "GET") -> Answer:
+    def ask(self, path: str, method: str = "GET", **headers: str) -> Answer:
         """Send a request on a new connection."""
         connection = self.connect()
         try:
-            return connection.ask(path, method)
+            return connection.ask(path, method, **headers)
         finally:
             connection.close()
 

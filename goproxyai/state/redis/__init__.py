@@ -1,0 +1,1 @@
+"""Shared state in Redis or Valkey: rate limits, and responses of the cache."""

@@ -1,0 +1,382 @@
+"""The connections to Redis: opened together, used together, and given up together.
+
+There are three connections, a *lane* each, so that a large response does not delay the rate limit.
+The first problem of any of them opens the circuit breaker: all are closed, all commands in flight
+fail, and further commands fail at once. New connections are opened after the breaker's open time,
+and used after a probe on each lane that sends commands.
+
+Each second, every lane must answer a small command, so that a server that hangs is noticed without
+requests, and so is a connection that is lost without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Final, Protocol
+
+import attrs
+from hiredis import ReplyError
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.defer import TimeoutError as DeadlinePassed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from goproxyai.state.redis.breaker import StateBreaker
+from goproxyai.state.redis.connection import (
+    Argument,
+    CommandFailed,
+    RedisConnection,
+    Reply,
+    Then,
+    describe,
+)
+from goproxyai.state.redis.counts import StateCounts
+from goproxyai.state.redis.error_replies import is_lasting, problem_of
+from goproxyai.state.redis.scripts import Script
+from goproxyai.upstream.breaker import CircuitState
+
+COMMAND_SECONDS: Final = 0.1
+"""Deadline of a command, after which the circuit breaker opens."""
+
+REQUEST_SECONDS: Final = 0.05
+"""The longest time that a request waits for a command. A request needs at most two, one after the
+other: for the rate limit and for the cache. So no request waits longer than 100 ms for Redis."""
+
+CONNECT_SECONDS: Final = 2.0
+"""Deadline of the connections together, with TLS, authentication and probes; no request waits."""
+
+BEAT_SECONDS: Final = 1.0
+"""Between two checks of idle connections."""
+
+PROBE_MILLISECONDS: Final = 1_000
+"""After which the key of a probe expires."""
+
+_log = Logger(namespace="goproxyai.state")
+
+
+class Lane(Enum):
+    """What a connection is for."""
+
+    LIMITS = "limits"
+    CACHE = "cache"
+    EVENTS = "events"
+
+
+class Server(Protocol):
+    """Knows where the server is."""
+
+    def find(self) -> Deferred[IStreamClientEndpoint]:
+        """Return the endpoint of the server, or of the present master."""
+
+    def start(self, moved: Callable[[str], None]) -> None:
+        """Call *moved*, with a reason, when connections should be opened anew."""
+
+    def stop(self) -> None: ...
+
+
+class Part(Protocol):
+    """What uses the connections."""
+
+    def connected(self) -> Deferred[None]:
+        """Prepare for use. Commands may be sent. A failure gives the connections up."""
+
+    def lost(self) -> None:
+        """The connections are given up, or none were made; commands in flight fail afterwards."""
+
+    def message(self, payload: bytes) -> None:
+        """Another process has published *payload*."""
+
+    def beat(self) -> None:
+        """A second has passed."""
+
+
+@attrs.frozen
+class Login:
+    """How a connection begins.
+
+    :ivar username: empty for the default user. :ivar password: ``None``: no authentication.
+    """
+
+    username: str = attrs.field(repr=False)
+    password: str | None = attrs.field(repr=False)
+    database: int
+
+    def commands(self) -> list[tuple[Argument, ...]]:
+        found: list[tuple[Argument, ...]] = []
+        if self.password is not None:
+            user = (self.username,) if self.username else ()
+            found.append(("AUTH", *user, self.password))
+        if self.database:
+            found.append(("SELECT", self.database))
+        return found
+
+
+class _Connections(Factory):
+    """Makes the connections of one attempt, and knows them."""
+
+    noisy = False
+
+    def __init__(self, make: Callable[[], RedisConnection]) -> None:
+        self._make = make
+        self.made: list[RedisConnection] = []
+
+    def buildProtocol(self, _: object) -> RedisConnection:
+        self.made.append(self._make())
+        return self.made[-1]
+
+
+class RedisClient:
+    """Sends commands to Redis, while it responds.
+
+    :param probe_name: of the key that probes write.
+    :param channel: that the events lane subscribes to.
+    :param count_seconds: is called with the seconds of each command that got a reply.
+    :ivar up: whether commands are sent.
+    :ivar part: assigned before :meth:`start`.
+    """
+
+    part: Part
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        server: Server,
+        login: Login,
+        probe_name: bytes,
+        channel: bytes,
+        counts: StateCounts,
+        count_seconds: Callable[[float], None],
+    ) -> None:
+        self.up = False
+        self.breaker = StateBreaker()
+        self.counts = counts
+        self._clock = clock
+        self._server = server
+        self._login = login
+        self._probe_name = probe_name
+        self._channel = channel
+        self._count_seconds = count_seconds
+        self._lanes: dict[Lane, RedisConnection] = {}
+        self._attempt: Deferred[None] | None = None
+        self._timer: IDelayedCall | None = None
+        self._running = False
+        self._said_away = False
+        self._attempted = False
+        self._after_attempt: list[Callable[[], None]] = []
+
+    def start(self) -> None:
+        """Connect, and stay connected."""
+        self._running = True
+        self._server.start(self._moved)
+        self._connect()
+
+    def stop(self) -> None:
+        """Close the connections after what has been sent."""
+        self._running = self.up = False
+        self._server.stop()
+        self._stop_timer()
+        self._cancel_attempt()
+        for connection in self._take_lanes():
+            connection.close()
+        self.part.lost()
+        self._end_first_attempt()
+
+    def after_first_attempt(self, then: Callable[[], None]) -> None:
+        """Call *then* when the first attempt to connect has succeeded or failed."""
+        if self._attempted:
+            then()
+        else:
+            self._after_attempt.append(then)
+
+    # Commands
+
+    def run(
+        self,
+        lane: Lane,
+        script: Script,
+        keys: tuple[bytes, ...],
+        arguments: tuple[Argument, ...],
+        then: Then,
+    ) -> None:
+        """Run *script*; call *then* with its reply, or with an exception if there is none."""
+        started = self._clock.seconds()
+        rest = (len(keys), *keys, *arguments)
+
+        def replied(reply: Reply) -> None:
+            if isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT"):
+                finished = self._counted(script.kind, started, then)
+                self._send(lane, finished, "EVAL", script.text, *rest, sent_at=started)
+            else:
+                self._finish(script.kind, started, reply, then)
+
+        self._send(lane, replied, "EVALSHA", script.digest, *rest)
+
+    def call(self, lane: Lane, kind: str, *arguments: Argument) -> Deferred[Reply]:
+        """Send a command; the Deferred fails if there is no reply, or an error reply."""
+        done: Deferred[Reply] = Deferred()
+
+        def finished(reply: Reply) -> None:
+            if isinstance(reply, Exception):
+                done.errback(reply)
+            else:
+                done.callback(reply)
+
+        self._send(lane, self._counted(kind, self._clock.seconds(), finished), *arguments)
+        return done
+
+    def _counted(self, kind: str, started: float, then: Then) -> Then:
+        return lambda reply: self._finish(kind, started, reply, then)
+
+    def _send(
+        self, lane: Lane, then: Then, *arguments: Argument, sent_at: float | None = None
+    ) -> None:
+        connection = self._lanes.get(lane)
+        if connection is None:
+            then(CommandFailed("there is no connection to Redis", "refused"))
+        else:
+            connection.send(then, *arguments, sent_at=sent_at)
+
+    def _finish(self, kind: str, started: float, reply: Reply, then: Then) -> None:
+        """Count a reply, give the connections up if it says so, and pass the reply on."""
+        result = "ok"
+        if isinstance(reply, CommandFailed):
+            result = reply.result
+        else:
+            self._count_seconds(self._clock.seconds() - started)
+            if isinstance(reply, ReplyError):
+                result = "error"
+                if is_lasting(reply):
+                    self._give_up(problem_of(reply))
+        self.counts.commands[kind, result] += 1
+        then(reply)
+
+    # ConnectionOwner
+
+    def connection_failed(self, connection: RedisConnection, problem: str) -> None:
+        if connection in self._lanes.values():
+            self._give_up(problem)
+
+    def message(self, payload: bytes) -> None:
+        self.part.message(payload)
+
+    # Connecting
+
+    def _connect(self) -> None:
+        self._timer = None
+        self.breaker.attempt()
+        self._attempt = Deferred.fromCoroutine(self._open())
+        self._attempt.addTimeout(CONNECT_SECONDS, self._clock)
+        self._attempt.addCallbacks(self._opened, self._not_opened)
+
+    def _new_connection(self) -> RedisConnection:
+        return RedisConnection(self._clock, self, CONNECT_SECONDS)
+
+    async def _open(self) -> None:
+        endpoint = await self._server.find()
+        factory = _Connections(self._new_connection)
+        opening: list[Deferred[Any]] = [endpoint.connect(factory) for _ in Lane]
+        try:
+            connections: list[RedisConnection] = await gatherResults(opening, consumeErrors=True)
+        except BaseException:
+            for each in opening:
+                each.cancel()
+            for connection in factory.made:
+                connection.close()
+            raise
+        self._lanes = dict(zip(Lane, connections, strict=True))
+        await gatherResults([self._prepare(lane) for lane in Lane], consumeErrors=True)
+        for connection in connections:
+            connection.expect_within(COMMAND_SECONDS)
+        await self.part.connected()
+
+    def _prepare(self, lane: Lane) -> Deferred[Any]:
+        """Authenticate, and send the probe or the subscription."""
+        commands = self._login.commands()
+        if lane is Lane.EVENTS:
+            commands.append(("SUBSCRIBE", self._channel))
+        else:
+            commands.append(("SET", self._probe_name, 1, "PX", PROBE_MILLISECONDS))
+        sent = [self.call(lane, "connect", *arguments) for arguments in commands]
+        return gatherResults(sent, consumeErrors=True)
+
+    def _opened(self, _: None) -> None:
+        self._attempt = None
+        self.up = True
+        self.breaker.succeed(self._clock.seconds())
+        self._timer = self._clock.callLater(BEAT_SECONDS, self._beat)
+        if self._said_away:
+            self._said_away = False
+            _log.info("the shared state in Redis is back")
+        self._end_first_attempt()
+
+    def _not_opened(self, failure: Failure) -> None:
+        if self._attempt is not None:  # else given up for another reason, or stopped
+            self._attempt = None
+            self._give_up(_reason(failure))
+
+    def _end_first_attempt(self) -> None:
+        self._attempted = True
+        waiting, self._after_attempt = self._after_attempt, []
+        for then in waiting:
+            then()
+
+    # Giving up
+
+    def _moved(self, reason: str) -> None:
+        """The connections are to another server than the present master."""
+        if self.up:
+            self._give_up(reason)
+
+    def _give_up(self, problem: str) -> None:
+        """Close the connections, and open new ones after the breaker's open time."""
+        self._cancel_attempt()
+        was_closed = self.breaker.state is CircuitState.CLOSED
+        self.up = False
+        self._stop_timer()
+        seconds = self.breaker.fail(self._clock.seconds())
+        self.counts.opened += was_closed
+        self._timer = self._clock.callLater(seconds, self._connect)
+        lanes = self._take_lanes()
+        self.part.lost()
+        for connection in lanes:
+            connection.fail(problem)
+        if not self._said_away:
+            self._said_away = True
+            _log.warn("the shared state in Redis is away: {problem}", problem=problem)
+        self._end_first_attempt()
+
+    def _cancel_attempt(self) -> None:
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.cancel()
+
+    def _take_lanes(self) -> list[RedisConnection]:
+        lanes, self._lanes = self._lanes, {}
+        return list(lanes.values())
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _beat(self) -> None:
+        self._timer = self._clock.callLater(BEAT_SECONDS, self._beat)
+        for lane in (Lane.LIMITS, Lane.EVENTS):
+            self.call(lane, "probe", "PING").addErrback(lambda _: None)
+        if self.up:
+            self.part.beat()
+
+
+def _reason(failure: Failure) -> str:
+    """Return why connecting failed, without a secret."""
+    first = failure
+    while isinstance(getattr(first.value, "subFailure", None), Failure):
+        first = first.value.subFailure  # type: ignore[union-attr]
+    if isinstance(first.value, ReplyError):
+        return problem_of(first.value)
+    if first.check(DeadlinePassed, CancelledError):
+        return f"no connection within {CONNECT_SECONDS:g} s"
+    return str(first.value) if first.check(CommandFailed) else describe(first)

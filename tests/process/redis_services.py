@@ -1,0 +1,86 @@
+"""Services on several "machines" that share a Redis server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.process.daemon_process import (
+    FEW_CONNECTIONS,
+    ON_LOOPBACK,
+    DaemonProcess,
+    command,
+    eventually,
+)
+from tests.process.worker_service import Service, Upstream, upstream_server
+from tests.support.redis_server import REDIS_SERVER, RedisServer, redis_server
+
+needs_redis = pytest.mark.skipif(REDIS_SERVER is None, reason="redis-server is not installed")
+
+SECRET = "the-secret-of-the-shared-state"
+
+Serve = Callable[..., Service]
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    with upstream_server() as server:
+        yield server
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with redis_server(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def serve(upstream: Upstream, redis: RedisServer, tmp_path: Path) -> Iterator[Serve]:
+    """Start services with the shared state of :func:`redis`; kill them after the test."""
+    running: list[DaemonProcess] = []
+
+    def served(**settings: str) -> Service:
+        directory = tmp_path / f"service-{len(running)}"
+        directory.mkdir()
+        settings = {
+            "LISTEN": ON_LOOPBACK,
+            "MAX_CONNECTIONS": FEW_CONNECTIONS,
+            "OPENAI_API_URL": f"http://127.0.0.1:{upstream.server_port}",
+            "STATE_URL": redis.url,
+            "STATE_SECRET": SECRET,
+            "RATE_LIMIT": "0",
+            **settings,
+        }
+        process = DaemonProcess(directory, command(), settings)
+        running.append(process)
+        (port,) = process.listening()
+        return Service(process, port)
+
+    yield served
+    for process in running:
+        process.kill()
+
+
+def state(service: Service) -> Any:
+    """Return the shared state as ``/stats`` has it."""
+    return service.stats()["state"]
+
+
+def readiness(service: Service) -> Any:
+    """Return the ``state`` of ``/health/ready``, which always answers 200."""
+    answer = service.ask("/health/ready")
+    assert answer.status == 200
+    return answer.document["state"]
+
+
+def until_state(service: Service, wanted: str) -> None:
+    """Wait until all processes of *service* are in the state *wanted*."""
+    eventually(lambda: state(service)["state"] == wanted)
+
+
+def commands(service: Service, kind: str) -> dict[str, int]:
+    """Return the number of commands of *kind* by result."""
+    return dict(state(service)["commands"].get(kind, {}))
