@@ -36,7 +36,7 @@ from goproxyai.http11.request_pipeline import PipelineContext, RequestPipeline
 from goproxyai.http11.response_output import BLOCKED, CLOSED, CLOSING, ResponseOutput
 from goproxyai.http11.tls_peer import certificate_subject, log_tls_failure
 from goproxyai.http11.tunnel_end import TunnelEnd
-from goproxyai.http11.turn_scheduler import TurnScheduler
+from goproxyai.http11.turn_scheduler import LARGE_READ_BYTES, TurnScheduler
 from goproxyai.limits.request_memory import Holding, RequestMemory
 from goproxyai.reactor.deadlines import NEVER
 from goproxyai.reactor.socket_state import (
@@ -104,6 +104,9 @@ class ServerConnection(TwistedProtocol):
     def dataReceived(self, data: bytes) -> None:
         pipeline = self._pipeline
         if pipeline.active is None and not pipeline.unparsed:
+            if len(data) > LARGE_READ_BYTES and not self._context.turns.admits(len(data)):
+                self._parse_later(data)
+                return
             # A request that repeats the previous one is dispatched at once. The way through
             # the pipeline costs 5 % of a hit (bench/inside.py).
             data = pipeline.parser.feed(data)
@@ -114,6 +117,13 @@ class ServerConnection(TwistedProtocol):
             return
         pipeline.unparsed += data
         self._run()
+        self._limit_memory()
+
+    def _parse_later(self, data: bytes) -> None:
+        self._pipeline.unparsed = data
+        self._context.turns.add(self)
+        self.memory_changed()
+        self._update_reading()
         self._limit_memory()
 
     def handshakeCompleted(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_pipeline import TURN_SECONDS
+from goproxyai.http11.turn_scheduler import LARGE_READS_BYTES
 from tests.support.memory_server import (
     BodyConsumer,
     MemoryServer,
@@ -63,6 +64,35 @@ def test_other_connection_is_served_between_two_turns() -> None:
     other.dataReceived(get(b"/other"))
     assert [each.target for each in server.exchanges] == [b"/1", b"/1", b"/other"]
     server.disconnect()
+
+
+def test_large_reads_of_many_connections_are_spread_over_turns() -> None:
+    server = MemoryServer()
+    others = [server.connect()[0] for _ in range(11)]
+    for number, each in enumerate([server.connection, *others]):
+        each.dataReceived(large_get(number))
+    parsed = LARGE_READS_BYTES // len(large_get(0))
+    assert len(server.exchanges) == parsed == 6
+    small, _ = server.connect()
+    small.dataReceived(get(b"/health/live"))
+    assert server.exchanges[parsed].target == b"/health/live"
+    server.clock.advance(0)
+    assert len(server.exchanges) == 13
+
+
+def test_large_read_that_waits_is_counted_and_pauses_its_connection() -> None:
+    server = MemoryServer()
+    others = [server.connect()[0] for _ in range(6)]
+    for number, each in enumerate(others):
+        each.dataReceived(large_get(number))
+    held = server.factory.memory.used
+    server.connection.dataReceived(large_get(7))
+    assert not server.transport.reading
+    assert server.factory.memory.used == held + len(large_get(7))
+    server.disconnect()
+    assert server.factory.memory.used == held
+    server.clock.advance(0)
+    assert len(server.exchanges) == 6
 
 
 def test_lost_connection_drops_the_requests_that_wait() -> None:
