@@ -12,7 +12,7 @@ SECONDS ?= 600
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test unit lint format types bench soak fuzz audit lock build clean
+.PHONY: help run demo test unit lint format types docs bench soak fuzz audit lock build clean
 
 help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ format: $(VENV)/.dev ## Format the code and apply safe lint fixes
 
 types: $(VENV)/.dev ## Check types
 	$(BIN)/mypy
+
+docs: $(VENV)/.dev ## Build the documentation site in build/docs
+	$(BIN)/sphinx-build -q -W --keep-going -n -b html docs build/docs
 
 bench: $(VENV)/.installed ## Measure and rewrite docs/performance.md; QUICK=1 is short; see bench/install.sh
 	$(BIN)/python -m bench $(if $(QUICK),--quick)

@@ -22,6 +22,7 @@ SCOPES = {
     "tests": ["tests/**/*.py"],
     "bench": ["bench/**/*.py"],
     "examples": ["examples/**/*.py"],
+    "docs": ["docs/*.py"],
 }  # fmt: skip
 
 

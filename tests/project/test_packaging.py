@@ -17,7 +17,7 @@ LOCK = (ROOT / "requirements-dev.lock").read_text("utf-8")
 LOCKED = dict(re.findall(r"(?m)^([a-z0-9-]+)==([^\s;]+)", LOCK))
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
-GROUPS = ("test", "lint", "types", "dev")
+GROUPS = ("test", "lint", "types", "docs", "dev")
 
 
 def requirements() -> list[str]:
