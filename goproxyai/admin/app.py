@@ -22,7 +22,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect
 
 from goproxyai import __version__
-from goproxyai.admin.assets import PAGE, SECURITY_HEADERS, assets
+from goproxyai.admin.assets import PAGE, PAGES, REFUSED_PAGE, SECURITY_HEADERS, assets, refused_page
 from goproxyai.admin.authorization import authorize
 from goproxyai.admin.events import EventStream
 from goproxyai.admin.metrics import CONTENT_TYPE, Metrics
@@ -59,11 +59,14 @@ def _respond(
     return body
 
 
-def _respond_with_asset(request: AdminRequest, name: str, status: int = 200) -> bytes:
-    content_type, content = assets()[name]
+def _respond_with_asset(
+    request: AdminRequest, name: str, status: int = 200, content: bytes | None = None
+) -> bytes:
+    """Respond with a file of the page, or with *content* in its place."""
+    content_type, file = assets()[name]
     for header, value in SECURITY_HEADERS:
         request.setHeader(header, value)
-    return _respond(request, status, content, content_type)
+    return _respond(request, status, file if content is None else content, content_type)
 
 
 def _begin(request: AdminRequest, status: int, content_type: bytes) -> None:
@@ -184,15 +187,22 @@ class AdminApp:
 
     @app.route("/dashboard", methods=["GET"])
     def dashboard(self, request: AdminRequest) -> bytes:
-        """Serve the page; an unauthorized browser gets it with status 403, to ask for the token."""
+        """Serve the page.
+
+        An unauthorized browser gets status 403: with the page, which asks for the token, or without
+        a token with a page that says what to set.
+        """
         error = self.denial(request.exchange)
-        if error is not None:
-            accepted = request.exchange.get(b"accept") or b""
-            if not self.settings.admin_token or b"text/html" not in accepted:
-                raise error
-            request.problem_code = error.code
+        if error is None:
+            return _respond_with_asset(request, PAGE)
+        request.setHeader(b"Vary", b"Accept")
+        if b"text/html" not in (request.exchange.get(b"accept") or b""):
+            raise error
+        request.problem_code = error.code
+        if self.settings.admin_token:
             return _respond_with_asset(request, PAGE, error.status)
-        return _respond_with_asset(request, PAGE)
+        content = refused_page(error.message, request.exchange.connection.peer)
+        return _respond_with_asset(request, REFUSED_PAGE, error.status, content)
 
     @app.route(EVENTS_PATH, methods=["GET"])
     def dashboard_events(self, request: AdminRequest) -> bytes | Deferred[bytes]:
@@ -208,7 +218,7 @@ class AdminApp:
     @app.route("/dashboard/<name>", methods=["GET"])
     def dashboard_asset(self, request: AdminRequest, name: str) -> bytes:
         """Serve a file of the page, without authorization: the files hold no data."""
-        if name == PAGE or name not in assets():
+        if name in PAGES or name not in assets():
             raise not_found()
         return _respond_with_asset(request, name)
 

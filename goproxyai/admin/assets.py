@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from functools import cache
+from html import escape
 from importlib.resources import files
 from typing import Final
 
 PAGE: Final = "index.html"
+
+REFUSED_PAGE: Final = "refused.html"
+"""A template, see :func:`refused_page`."""
+
+PAGES: Final = frozenset((PAGE, REFUSED_PAGE))
+"""Files that are not served by their names."""
 
 CONTENT_TYPES: Final = {
     ".html": b"text/html; charset=utf-8",
@@ -40,3 +47,14 @@ def assets() -> dict[str, tuple[bytes, bytes]]:
         if content_type is not None:
             found[file.name] = content_type, file.read_bytes()
     return found
+
+
+def refused_page(reason: str, peer: str) -> bytes:
+    """Return the page that tells a refused browser what to set.
+
+    :param reason: of the refusal.
+    :param peer: the address of the connection's peer.
+    """
+    page = assets()[REFUSED_PAGE][1].decode("utf-8")
+    page = page.replace("{peer}", escape(peer)).replace("{reason}", escape(reason))
+    return page.encode("utf-8")

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, Protocol
 import attrs
 from twisted.internet.task import LoopingCall
 
+from goproxyai.admin.cpu_share import CpuShare
 from goproxyai.admin.dashboard_state import state_document
-from goproxyai.admin.history import SLOT_SECONDS, CounterHistory, Slot
+from goproxyai.admin.history import SLOT_SECONDS, Slot
 from goproxyai.admin.sources import PageSources
 from goproxyai.admin.stats import Stats
 from goproxyai.errors import json_bytes
@@ -61,14 +62,13 @@ class DashboardFeed:
     _sources: PageSources
     _stats: Stats
     subscriptions: Callable[[], int] = int
-    _history: CounterHistory = attrs.field(init=False)
     _history_event: bytes = attrs.field(init=False, default=b"")
     _closed: int = attrs.field(init=False, default=0)
     _on_slot: Callable[[], None] = attrs.field(init=False, default=lambda: None)
     _slot_timer: LoopingCall = attrs.field(init=False)
+    _cpu: CpuShare = attrs.field(init=False, factory=CpuShare)
 
     def __attrs_post_init__(self) -> None:
-        self._history = CounterHistory(self._sources.counters, self._stats.wall())
         self._slot_timer = LoopingCall(self._close_slot)
         self._slot_timer.clock = self._sources.clock
 
@@ -85,12 +85,14 @@ class DashboardFeed:
 
     def events(self) -> FeedEvents:
         """Return the present events."""
-        slot = _slots_event(self._history.latest_slot()) if self._closed else b""
+        slot = _slots_event(self._stats.history.latest_slot()) if self._closed else b""
         return FeedEvents(self._closed, self._state_event(), slot, self._all_slots_event)
 
     def _close_slot(self) -> None:
         self._sources.refresh()
-        self._history.close_slot(self._stats.wall())
+        wall = self._stats.wall()
+        self._stats.history.close_slot(wall)
+        self._cpu.note(wall, self._sources.process().cpu_ms)
         self._history_event = b""
         self._closed += 1
         self._on_slot()
@@ -98,13 +100,19 @@ class DashboardFeed:
     def _all_slots_event(self) -> bytes:
         """Return the event with all closed slots, encoded once per slot."""
         if not self._history_event:
-            self._history_event = _slots_event(self._history.slots())
+            self._history_event = _slots_event(self._stats.history.slots())
         return self._history_event
 
     def _state_event(self) -> bytes:
         self._sources.refresh()
-        slot, hour = self._history.current(self._stats.wall())
+        current = self._stats.history.current(self._stats.wall())
+        process = self._sources.process()
         document = state_document(
-            self._stats, self._sources, slot, hour, subscriptions=self.subscriptions()
+            self._stats,
+            self._sources,
+            current,
+            self.subscriptions(),
+            process,
+            self._cpu.share(current.slot.end.wall, process.cpu_ms),
         )
         return event("state", document)

@@ -10,7 +10,7 @@ from typing import Final
 import attrs
 
 from goproxyai.admin.app import AdminApp
-from goproxyai.admin.assets import PAGE, assets
+from goproxyai.admin.assets import PAGES, assets
 
 _HEALTH: Final = b"/health"
 _OPEN: Final = frozenset((b"/", b"/dashboard"))
@@ -47,7 +47,7 @@ def admin_routes() -> AdminRoutes:
         methods = frozenset(method.encode("ascii") for method in rule.methods or ())
         if rule.rule == "/dashboard/<name>":
             for name in assets():
-                if name != PAGE:
+                if name not in PAGES:
                     path = f"/dashboard/{name}".encode("ascii")
                     routes[path] = AdminRoute(methods, refuses=False, free=False)
         elif "<" not in rule.rule and not rule.endpoint.startswith("relayed"):

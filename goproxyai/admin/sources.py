@@ -8,21 +8,28 @@ from typing import Any, Final, Protocol
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
+from goproxyai.admin.process_numbers import OwnProcess, ProcessNumbers
 from goproxyai.cache.store import Store
 from goproxyai.limits.connection_slots import ConnectionSlots
 from goproxyai.limits.request_memory import RequestMemory
 from goproxyai.proxy.admission import Admission
+from goproxyai.proxy.live_requests import LiveRequests, LiveRow
 from goproxyai.proxy.upstreams import Upstreams
 from goproxyai.state.redis.shared import RedisState
 from goproxyai.telemetry.access_log import AccessLog
+from goproxyai.telemetry.busiest import ClientRow, PathRow
 from goproxyai.telemetry.counters import Counters
 from goproxyai.telemetry.events import Batch, Event
+from goproxyai.telemetry.failure_cause import cause_of
 from goproxyai.upstream.breaker import CircuitState
 
 MAX_RECENT_ERRORS: Final = 20
 """Failed requests that the dashboard shows."""
 
-_ERROR_FIELDS = ("time", "method", "path", "status", "code", "detail", "request_id")
+_ERROR_FIELDS = (
+    "time", "method", "path", "status", "code", "detail", "client", "request_id",
+    "upstream_request_id",
+)  # fmt: skip
 
 
 class CacheNumbers(Protocol):
@@ -188,6 +195,21 @@ class PageSources(Protocol):
     def recent_errors(self) -> list[dict[str, Any]]:
         """Return the most recent failed requests, newest first."""
 
+    def failure_groups(self) -> list[dict[str, Any]]:
+        """Return the fields of a :class:`.FailureGroup` for each cause of failures."""
+
+    def clients(self) -> list[ClientRow]:
+        """Return the clients with the most requests in the last minutes, limited ones first."""
+
+    def cached_paths(self) -> list[PathRow]:
+        """Return the paths with the most cache hits in the last hour."""
+
+    def live(self) -> list[LiveRow]:
+        """Return requests in progress, the oldest first."""
+
+    def process(self) -> ProcessNumbers:
+        """Return the resources that the daemon uses."""
+
 
 @attrs.frozen(eq=False)
 class Sources:
@@ -204,7 +226,11 @@ class Sources:
     slots: ConnectionSlots[Any]
     memory: RequestMemory
     dropped_log_lines: Callable[[], int]
+    live_requests: LiveRequests
     state: StateNumbers | None = None
+    _process: OwnProcess = attrs.field(
+        init=False, default=attrs.Factory(lambda self: OwnProcess(self.clock.seconds), True)
+    )
 
     def refresh(self) -> None:
         """Count the finished requests that still wait in the access log's batch."""
@@ -212,13 +238,27 @@ class Sources:
 
     def recent_errors(self) -> list[dict[str, Any]]:
         """Return the most recent failed requests, newest first."""
-        failures = list(self.access_log.failures)[-MAX_RECENT_ERRORS:]
+        failures = list(self.access_log.failures.recent)[-MAX_RECENT_ERRORS:]
         return [_error(event, batch) for event, batch in reversed(failures)]
+
+    def failure_groups(self) -> list[dict[str, Any]]:
+        return self.access_log.failures.groups()
+
+    def clients(self) -> list[ClientRow]:
+        return self.access_log.busiest.client_rows(self.clock.seconds())
+
+    def cached_paths(self) -> list[PathRow]:
+        return self.access_log.busiest.path_rows(self.clock.seconds())
+
+    def live(self) -> list[LiveRow]:
+        return self.live_requests.rows()
+
+    def process(self) -> ProcessNumbers:
+        return self._process.read()
 
 
 def _error(event: Event, batch: Batch) -> dict[str, Any]:
     fields = event.fields(batch)
     error = {name: fields.get(name, "") for name in _ERROR_FIELDS}
-    if not event.code and event.status >= 500:
-        error["detail"] = "error response from the upstream"
+    error["cause"] = cause_of(event.status, event.code, event.cache, event.ending)
     return error

@@ -8,11 +8,14 @@ from typing import Any
 
 import attrs
 
+from goproxyai.admin.history import CounterHistory, CurrentIntervals
 from goproxyai.admin.sources import PageSources, circuit_of, state_of
+from goproxyai.admin.verdict import LastFailure, Situation, Verdict, verdict
 from goproxyai.config.settings import Settings
 from goproxyai.config.shown_settings import ShownSetting, settings_document
 from goproxyai.durations import format_duration
 from goproxyai.telemetry.counters import Counters
+from goproxyai.telemetry.failure_cause import FailureCause
 
 
 @attrs.define(eq=False)
@@ -25,6 +28,10 @@ class Stats:
     :ivar draining: whether new requests are refused, which begins ``DRAIN_DELAY`` later.
     :ivar wall: returns Unix seconds.
     :ivar workers: returns the state of the worker processes, if there are any.
+    :ivar reloaded_at: when the configuration was last reloaded, in Unix seconds; ``None`` if it was
+        not.
+    :ivar reload_failed_at: when a reload last failed.
+    :ivar history: the counters of the last hour.
     """
 
     settings: Settings
@@ -34,10 +41,14 @@ class Stats:
     draining: bool = False
     wall: Callable[[], float] = time.time
     workers: Callable[[], dict[str, Any]] | None = None
+    reloaded_at: float | None = attrs.field(init=False, default=None)
+    reload_failed_at: float | None = attrs.field(init=False, default=None)
+    history: CounterHistory = attrs.field(init=False)
     _started: float = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._started = self.wall()
+        self.history = CounterHistory(self.sources.counters, self._started)
 
     @property
     def counters(self) -> Counters:
@@ -55,6 +66,7 @@ class Stats:
         summary = sources.counters.summary()
         summary["connections"]["most"] = sources.slots.max_connections
         return {
+            "verdict": attrs.asdict(self.verdict(self.history.current(self.wall()))),
             "cache": self.cache(),
             "rate_limit": settings.rate_limit,
             "clients": len(sources.admission.buckets),
@@ -66,14 +78,42 @@ class Stats:
                 "max_bytes": sources.memory.limit,
                 "slow_readers_broken_off": sources.memory.broken_off,
             },
+            "process": attrs.asdict(sources.process()),
             "uptime_seconds": self.uptime,
             "ready": self.ready,
+            "reload": self.reload(),
             "log": {"lines_dropped": sources.dropped_log_lines()},
             "config": settings_document(self.config),
             **summary,
             **self.state(),
             **({} if self.workers is None else {"workers": self.workers()}),
         }
+
+    def verdict(self, current: CurrentIntervals) -> Verdict:
+        """Return the verdict on the present traffic.
+
+        :param current: of :attr:`history`.
+        """
+        sources, now = self.sources, self.sources.clock.seconds()
+        clients = sources.clients()
+        limited = clients[0][0] if clients and clients[0][2] else ""
+        return verdict(
+            Situation(
+                current.traffic,
+                last={
+                    FailureCause(group["cause"]): LastFailure(group["status"], group["detail"])
+                    for group in sources.failure_groups()
+                },
+                circuits=[each.breaker.state(now) for each in sources.upstreams.all],
+                stopping=not self.ready,
+                has_egress=self.settings.proxy_url is not None,
+                limited_client=limited,
+            )
+        )
+
+    def reload(self) -> dict[str, float | None]:
+        """Return when the configuration was reloaded, in Unix seconds."""
+        return {"succeeded_at": self.reloaded_at, "failed_at": self.reload_failed_at}
 
     def cache(self) -> dict[str, Any]:
         """Return the size of the cache and the outcomes of its lookups."""

@@ -12,16 +12,20 @@ from typing import Any, Final
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
+from goproxyai.admin.process_numbers import OwnProcess, ProcessNumbers
 from goproxyai.admin.sources import MAX_RECENT_ERRORS, LimiterNumbers, PageSources
+from goproxyai.proxy.live_requests import LiveRow, oldest_first
+from goproxyai.telemetry.busiest import ClientRow, PathRow, summed_clients, summed_paths
 from goproxyai.telemetry.counter_sum import add, dumped, end_requests
 from goproxyai.telemetry.counters import Counters
+from goproxyai.telemetry.failure_log import merged_groups
 from goproxyai.upstream.breaker import CircuitState
 from goproxyai.usage.prices import Prices
 
 _BEST_FIRST: Final = (CircuitState.CLOSED, CircuitState.HALF_OPEN, CircuitState.OPEN)
 
 ReportDocument = dict[str, Any]
-"""A report: ``counters``, ``numbers``, ``upstreams``, ``errors`` and ``subscriptions``."""
+"""A report: ``counters``, ``numbers``, ``upstreams``, ``tables`` and ``subscriptions``."""
 
 _CUMULATIVE: Final = ("stores", "evictions", "expirations", "broken_off", "log_lines")
 """Numbers that only grow; those of ended workers stay in the sum."""
@@ -60,7 +64,14 @@ def report_document(sources: PageSources, subscriptions: int) -> ReportDocument:
             (each.url, each.breaker.state(now).value, each.breaker.times_opened)
             for each in sources.upstreams.all
         ],
-        "errors": sources.recent_errors(),
+        "tables": {
+            "errors": sources.recent_errors(),
+            "failures": sources.failure_groups(),
+            "clients": sources.clients(),
+            "paths": sources.cached_paths(),
+            "live": sources.live(),
+        },
+        "process": attrs.asdict(sources.process()),
         "subscriptions": subscriptions,
     }
 
@@ -134,6 +145,30 @@ class SummedState:
     lease: int
 
 
+@attrs.define
+class SummedTables:
+    """The tables of all reports.
+
+    :ivar process: the resources of all processes.
+    """
+
+    errors: list[dict[str, Any]] = attrs.field(factory=list)
+    failures: list[dict[str, Any]] = attrs.field(factory=list)
+    clients: list[list[ClientRow]] = attrs.field(factory=list)
+    paths: list[list[PathRow]] = attrs.field(factory=list)
+    live: list[LiveRow] = attrs.field(factory=list)
+    process: ProcessNumbers = attrs.field(factory=ProcessNumbers)
+
+    def add(self, report: ReportDocument) -> None:
+        tables = report["tables"]
+        self.errors += tables["errors"]
+        self.failures += tables["failures"]
+        self.clients.append(tables["clients"])
+        self.paths.append(tables["paths"])
+        self.live += tables["live"]
+        self.process = self.process.plus(ProcessNumbers(**report["process"]))
+
+
 @attrs.define(eq=False)
 class SummedSources:
     """The sum of all workers: a :class:`~.sources.PageSources`.
@@ -157,10 +192,14 @@ class SummedSources:
     upstreams: SummedUpstreams = attrs.field(factory=SummedUpstreams)
     subscriptions: int = 0
     _numbers: dict[str, int] = attrs.field(factory=dict)
-    _errors: list[dict[str, Any]] = attrs.field(factory=list)
+    _tables: SummedTables = attrs.field(factory=SummedTables)
+    _parent: OwnProcess = attrs.field(
+        init=False, default=attrs.Factory(lambda self: OwnProcess(self.clock.seconds), True)
+    )
     _ended: Counters = attrs.field(factory=Counters)
     _ended_numbers: dict[str, int] = attrs.field(factory=dict)
     _ended_openings: dict[str, int] = attrs.field(factory=dict)
+    _ended_failures: list[dict[str, Any]] = attrs.field(factory=list)
 
     def retire(self, report: ReportDocument | None) -> None:
         """Keep the counters of a worker that has ended, as its last *report* has them."""
@@ -172,6 +211,8 @@ class SummedSources:
             self._ended_numbers[name] = self._ended_numbers.get(name, 0) + report["numbers"][name]
         for url, _, opened in report["upstreams"]:
             self._ended_openings[url] = self._ended_openings.get(url, 0) + opened
+        failures = [*self._ended_failures, *report["tables"]["failures"]]
+        self._ended_failures = merged_groups(failures)
 
     def refresh(self) -> None:
         """Replace the sum by that of the present reports and of the workers that have ended."""
@@ -179,14 +220,14 @@ class SummedSources:
         counters.tokens.prices = self._prices()
         add(counters, dumped(self._ended))
         numbers = dict(self._ended_numbers)
-        errors: list[dict[str, Any]] = []
+        tables = SummedTables(failures=list(self._ended_failures), process=self._parent.read())
         upstreams: dict[str, SummedCircuit] = {}
         self.subscriptions = 0
         for report in self._reports():
             add(counters, report["counters"])
             for name, number in report["numbers"].items():
                 numbers[name] = numbers.get(name, 0) + number
-            errors += report["errors"]
+            tables.add(report)
             self.subscriptions += report["subscriptions"]
             for url, state, opened in report["upstreams"]:
                 upstreams.setdefault(url, SummedCircuit(url)).add(CircuitState(state), opened)
@@ -195,11 +236,27 @@ class SummedSources:
                 upstreams[url].times_opened += opened
         vars(self.counters).update(vars(counters))
         self._numbers = numbers
-        self._errors = sorted(errors, key=lambda error: str(error["time"]), reverse=True)
+        self._tables = tables
         self.upstreams.all = list(upstreams.values())
 
     def recent_errors(self) -> list[dict[str, Any]]:
-        return self._errors[:MAX_RECENT_ERRORS]
+        errors = sorted(self._tables.errors, key=lambda error: float(error["time"]), reverse=True)
+        return errors[:MAX_RECENT_ERRORS]
+
+    def failure_groups(self) -> list[dict[str, Any]]:
+        return merged_groups(self._tables.failures)
+
+    def clients(self) -> list[ClientRow]:
+        return summed_clients(self._tables.clients)
+
+    def cached_paths(self) -> list[PathRow]:
+        return summed_paths(self._tables.paths)
+
+    def live(self) -> list[LiveRow]:
+        return oldest_first(self._tables.live)
+
+    def process(self) -> ProcessNumbers:
+        return self._tables.process
 
     def _number(self, name: str) -> int:
         return self._numbers.get(name, 0)

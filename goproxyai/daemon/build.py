@@ -40,6 +40,7 @@ from goproxyai.proxy.cache_lookup import CacheLookup
 from goproxyai.proxy.context import OptionsHolder, ProxyContext
 from goproxyai.proxy.handler import ProxyHandler
 from goproxyai.proxy.health_probe import HealthProbe
+from goproxyai.proxy.live_requests import LiveRequests
 from goproxyai.proxy.open_tunnels import OpenTunnels
 from goproxyai.proxy.relayed_routes import METHODS, NOT_RELAYED, RelayedRoutes
 from goproxyai.proxy.request_id import RequestIds
@@ -52,7 +53,7 @@ from goproxyai.state.redis.shared import RedisState
 from goproxyai.state.refilled_buckets import RefilledBuckets
 from goproxyai.state.shared_state import NO_SHARED_STATE, RateLimiter
 from goproxyai.telemetry.access_log import AccessLog
-from goproxyai.telemetry.counters import Counters
+from goproxyai.telemetry.counters import Counters, is_own_page
 from goproxyai.telemetry.events import Write
 from goproxyai.telemetry.trace_protocol import Tracer
 from goproxyai.upstream.breaker import CircuitBreaker
@@ -123,12 +124,14 @@ def make_daemon(
     handler = ProxyHandler(context, admission)
     limits = _connection_limits(settings, ticker, counters)
     ticker.watched.add(ResidentMemory(memory, store, lambda: limits.slots.admitted))
+    live = LiveRequests(reactor.seconds, admission.client, lambda path: not is_own_page(path))
     admin = _admin_app(
-        settings, context, handler, admission, limits, dropped_log_lines, worker, state
+        settings, context, handler, admission, limits, dropped_log_lines, live, worker, state
     )
     public, private = _routers(settings, admin, handler, admission, access_log)
     factory = ServerFactory(ticker, public.dispatch, settings.max_body_size, writer, limits, memory)
     admin_factory = factory.sibling(private.dispatch)
+    live.connections = factory.connections
     factory.keep_alive_seconds = admin_factory.keep_alive_seconds = settings.keepalive_timeout
     probe = _health_probe(reactor, settings, client, upstreams)
     return Daemon(
@@ -219,6 +222,7 @@ def _admin_app(
     admission: Admission,
     limits: ConnectionLimits,
     dropped_log_lines: Callable[[], int],
+    live: LiveRequests,
     worker: WorkerParts | None,
     state: RedisState | None,
 ) -> AdminApp:
@@ -234,6 +238,7 @@ def _admin_app(
         limits.slots,
         context.memory,
         dropped_log_lines,
+        live,
         None if state is None else LiveState(state),
     )
     stats = Stats(settings, sources)

@@ -125,6 +125,7 @@ class Reload:
         try:
             config = self.read()
         except SettingError as error:
+            self.daemon.stats.reload_failed_at = self.daemon.stats.wall()
             _log.error(
                 "configuration not reloaded, all settings stay as they are: {error}",
                 error=str(error),
@@ -155,6 +156,7 @@ class Reload:
             reloadable.append("PRICES")  # the same file with other contents
         self.apply(self.daemon, attrs.evolve(before, **fields), config.prices)
         stats = self.daemon.stats
+        stats.reloaded_at = stats.wall()
         stats.config = {
             name: shown if name in RELOADABLE else stats.config.get(name, shown)
             for name, shown in config.shown.items()

@@ -9,12 +9,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 from twisted.logger import Logger
 
+from goproxyai.admin.process_numbers import resident_bytes
 from goproxyai.cache.store import Store
 from goproxyai.daemon.memory import malloc_trim
 from goproxyai.limits.request_memory import RequestMemory, affordable_bytes
@@ -34,21 +33,8 @@ WARNED_SHARE = 0.75
 
 WARNING_INTERVAL_SECONDS = 3600.0
 
-_PROCESSES = Path("/proc")
 _MIB = 1024 * 1024
 _log = Logger()
-
-
-def resident_bytes(process: int | str = "self") -> int:
-    """Return the resident memory of a process, 0 where the system does not tell.
-
-    :param process: its ID.
-    """
-    try:
-        pages = (_PROCESSES / str(process) / "statm").read_bytes().split()[1]
-    except OSError:
-        return 0
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 class ResidentMemory:

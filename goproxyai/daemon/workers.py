@@ -11,6 +11,7 @@ from goproxyai import __version__
 from goproxyai.admin.dashboard_feed import DashboardFeed
 from goproxyai.admin.metric_families import PREFIX
 from goproxyai.admin.metrics import Metrics
+from goproxyai.admin.process_numbers import resident_bytes
 from goproxyai.admin.remote_pages import METRICS, STATS, DashboardPage, encode_dashboard
 from goproxyai.admin.stats import Stats
 from goproxyai.admin.summed_sources import ReportDocument, SummedSources
@@ -22,7 +23,6 @@ from goproxyai.daemon.endpoints import parse_endpoints
 from goproxyai.daemon.log_setup import log_file_of
 from goproxyai.daemon.parent_listeners import ParentListeners
 from goproxyai.daemon.parent_state import ParentState
-from goproxyai.daemon.resident_memory import resident_bytes
 from goproxyai.daemon.supervisor import Supervisor
 from goproxyai.daemon.worker_process import WorkerProcess, WorkerSetup
 from goproxyai.errors import json_bytes

@@ -187,6 +187,9 @@ class AnnouncedConnection(TwistedProtocol):
 
     # Called by the daemon and the limits.
 
+    active = None
+    """No exchange is handled before the announcement."""
+
     @property
     def fresh(self) -> bool:
         """Whether no request has been received: always."""

@@ -210,6 +210,11 @@ class Exchange:
         return self._state is not PENDING
 
     @property
+    def is_tunnel(self) -> bool:
+        """Whether the connection is the end of a tunnel."""
+        return self._state is SWITCHED
+
+    @property
     def over(self) -> bool:
         """Whether the exchange has ended."""
         return self._state is DONE

@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import Protocol
 
 from goproxyai.errors import ProxyError
+from goproxyai.http11.exchange import Exchange
 
 
 class OpenConnection(Protocol):
     """A connection that can be drained and closed."""
 
     def __hash__(self) -> int: ...
+
+    @property
+    def active(self) -> Exchange | None:
+        """The exchange that is handled."""
 
     @property
     def fresh(self) -> bool:

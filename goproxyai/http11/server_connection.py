@@ -411,6 +411,11 @@ class ServerConnection(TwistedProtocol):
             self.abort()
 
     @property
+    def active(self) -> Exchange | None:
+        """The exchange that is handled."""
+        return self._pipeline.active
+
+    @property
     def fresh(self) -> bool:
         """Whether no request has been received."""
         return self._pipeline.fresh

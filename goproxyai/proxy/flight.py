@@ -33,6 +33,7 @@ from goproxyai.proxy.catch_up import replay_rest, restart
 from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.error_response import fail_exchange, proxy_error_for
 from goproxyai.proxy.forward import Forward
+from goproxyai.proxy.progress import model_of
 from goproxyai.proxy.replay import answer_stale
 from goproxyai.proxy.response_head import interim_head
 from goproxyai.proxy.shared_body import SharedBody, shared_body_for, too_large_to_share
@@ -343,6 +344,10 @@ class Flight:
         replay_rest(self._context, behind, shared, body, entry)
 
     # The subscribers' side: SubscriptionOwner.
+
+    @property
+    def model(self) -> str:
+        return model_of(self._exchange, self._meter, self._request.body)
 
     def fail_subscriber(self, subscriber: Subscriber, error: ProxyError) -> None:
         reason = self._miss.reason if self._request.attempts else ""

@@ -21,6 +21,7 @@ from goproxyai.messages.headers import Headers
 from goproxyai.proxy.cache_lookup import CacheMiss
 from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.error_response import fail_exchange, proxy_error_for
+from goproxyai.proxy.progress import Progress, model_of
 from goproxyai.proxy.recorder import Recorder, recorder_for, store_whole
 from goproxyai.proxy.replay import answer_stale
 from goproxyai.proxy.request_plan import RequestPlan
@@ -227,6 +228,11 @@ class Forward:
     def client_gone(self) -> None:
         self._request.abandon()
         self._end(Ending.CLIENT_GONE, None)
+
+    def progress(self) -> Progress:
+        meter = self._meter
+        model = model_of(self._exchange, meter, self._request.body)
+        return Progress(self._first_byte_seconds, meter is not None and meter.streamed, model)
 
     def request_failed(self, error: ProxyError) -> None:
         """The rest of the client's request is invalid."""

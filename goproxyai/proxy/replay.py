@@ -13,6 +13,7 @@ from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.error_response import fail_exchange
+from goproxyai.proxy.progress import Progress
 from goproxyai.proxy.response_head import hit_lines, hit_message
 from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome, hit_outcome
 
@@ -135,6 +136,9 @@ class ReplayWatch:
     def client_gone(self) -> None:
         self._stop()
         self._record(self._outcome._replace(ending=Ending.CLIENT_GONE, usage_source=None))
+
+    def progress(self) -> Progress:
+        return Progress(self._outcome.first_byte_seconds, self._streams)
 
     def request_failed(self, error: ProxyError) -> None:
         """The rest of the client's request is invalid, or its connection is broken off."""

@@ -13,6 +13,7 @@ from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
 from goproxyai.proxy.cache_lookup import CacheMiss
 from goproxyai.proxy.context import ProxyContext
+from goproxyai.proxy.progress import Progress
 from goproxyai.proxy.replay import SLICE_BYTES
 from goproxyai.proxy.response_head import coalesced_head, forwarded_head
 from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome
@@ -25,6 +26,10 @@ class SubscriptionOwner(Protocol):
     @property
     def pieces(self) -> list[bytes]:
         """The body so far."""
+
+    @property
+    def model(self) -> str:
+        """The model of the request, empty if it is not known."""
 
     def subscriber_resumed(self, subscriber: Subscriber) -> None:
         """The client accepts data again."""
@@ -81,6 +86,9 @@ class Subscriber:
         self.first_byte_seconds = -1.0
         self._writing = False
         exchange.listener = self
+
+    def progress(self) -> Progress:
+        return Progress(self.first_byte_seconds, self.streams, self._owner.model)
 
     @property
     def cache(self) -> CacheOutcome:

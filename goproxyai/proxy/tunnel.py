@@ -16,6 +16,7 @@ from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
 from goproxyai.http11.tunnel_end import TunnelEnd
 from goproxyai.proxy.context import ProxyContext
+from goproxyai.proxy.progress import Progress
 from goproxyai.telemetry.outcome import Ending, RequestOutcome
 
 IDLE_DETAIL = "silent for TUNNEL_IDLE_TIMEOUT"
@@ -136,6 +137,9 @@ class Tunnel:
 
     def client_gone(self) -> None:
         """Do nothing: the end of the tunnel at the client was told before."""
+
+    def progress(self) -> Progress:
+        return Progress(self._outcome.first_byte_seconds)
 
     def request_failed(self, problem: ProxyError) -> None:
         """Reset both connections, and record why."""

@@ -40,6 +40,11 @@ class UsageMeter:
         self._last_read = -1.0
         self._scanner = scanner
 
+    @property
+    def model(self) -> str:
+        """The model as the response names it; empty while it is not known."""
+        return "" if self._scanner is None else self._scanner.model
+
     def add(self, data: bytes) -> None:
         """Measure the next piece of the response."""
         if self.streamed:

@@ -9,7 +9,6 @@ All events are counted. Of those that neither failed nor were slow, a share is w
 from __future__ import annotations
 
 import time
-from collections import deque
 from math import inf
 from random import random
 from typing import Final
@@ -20,9 +19,11 @@ from twisted.logger import Logger
 from goproxyai.http11.exchange import Exchange
 from goproxyai.messages.redaction import redacted_target
 from goproxyai.telemetry.aggregate import count_requests
-from goproxyai.telemetry.counters import CLIENT_CLOSED_REQUEST, Counters
+from goproxyai.telemetry.busiest import Busiest
+from goproxyai.telemetry.counters import Counters
 from goproxyai.telemetry.events import Batch, Event, Write, finished_events
-from goproxyai.telemetry.outcome import RequestOutcome
+from goproxyai.telemetry.failure_log import FailureLog
+from goproxyai.telemetry.outcome import CLIENT_CLOSED_REQUEST, RequestOutcome
 from goproxyai.telemetry.records import Columns, Record
 from goproxyai.telemetry.trace_protocol import Tracer
 
@@ -34,9 +35,6 @@ FLUSH_SECONDS = 0.05
 MAX_WAITING: Final = 256
 """Records that wait for the next batch: about a millisecond of work."""
 
-MAX_FAILURES: Final = 50
-"""Failed requests that are kept for the dashboard."""
-
 
 class AccessLog:
     """Collects the records of finished requests; counts and writes them in batches.
@@ -44,7 +42,8 @@ class AccessLog:
     :param write: ``None``: events are counted only.
     :param slow: seconds to the first byte from which a request is slow.
     :param sample: share, 0 to 1, of the unremarkable requests that are written.
-    :ivar failures: the last :data:`MAX_FAILURES` failed requests, each with its batch.
+    :ivar failures: the failed requests that the dashboard shows.
+    :ivar busiest: the clients and paths with the most requests.
     :ivar tracer: ``None``: requests are not traced.
     """
 
@@ -62,7 +61,8 @@ class AccessLog:
         self._write = write
         self.slow = slow
         self.sample = sample
-        self.failures: deque[tuple[Event, Batch]] = deque(maxlen=MAX_FAILURES)
+        self.failures = FailureLog()
+        self.busiest = Busiest()
         self.tracer: Tracer | None = None
         self._waiting: list[Record] = []
         self._flush_call: IDelayedCall | None = None
@@ -109,14 +109,14 @@ class AccessLog:
         if not records:
             return
         columns = Columns.of(records)
-        any_failed = count_requests(self._counters, columns, self.slow)
+        any_failed = count_requests(self._counters, columns, self.slow, self.busiest)
         if not any_failed and self._write is None and self.tracer is None:
             return
         batch = Batch(time.time() - self._clock.seconds(), self.slow, self.sample)
         try:
             events = finished_events(columns)
             if any_failed:
-                self.failures += [(event, batch) for event in events if event.failed]
+                self.failures.add(events, batch)
             if self._write is not None:
                 self._write(events if self.sample >= 1 else self._sampled(events), batch)
             if self.tracer is not None:

@@ -11,7 +11,15 @@ from collections.abc import Sequence
 from operator import sub
 from typing import NamedTuple
 
-from goproxyai.telemetry.counters import Counters, Durations, FinishedRequests
+from goproxyai.telemetry.busiest import Busiest
+from goproxyai.telemetry.counters import (
+    OWN_ROUTES,
+    Counters,
+    Durations,
+    FinishedRequests,
+    is_own_page,
+)
+from goproxyai.telemetry.failure_cause import FailureCause, cause_of
 from goproxyai.telemetry.outcome import SAVED_OUTCOMES, CacheOutcome, Ending
 from goproxyai.telemetry.records import Columns, OutcomeColumns
 from goproxyai.usage.totals import UsageTotals
@@ -33,11 +41,14 @@ class _Kind(NamedTuple):
     ending: Ending
 
     @property
-    def failed(self) -> bool:
-        return bool(self.code) or self.status >= 500 or self.ending is Ending.CUT
+    def cause(self) -> FailureCause | None:
+        """Why the requests failed."""
+        if self.status < 400 and not self.code and self.ending is not Ending.CUT:
+            return None
+        return cause_of(self.status, self.code, self.cache, self.ending)
 
 
-def count_requests(counters: Counters, columns: Columns, slow: float) -> bool:
+def count_requests(counters: Counters, columns: Columns, slow: float, busiest: Busiest) -> bool:
     """Add a batch of requests to *counters*.
 
     :param slow: seconds to the first byte from which a request is slow.
@@ -54,22 +65,33 @@ def count_requests(counters: Counters, columns: Columns, slow: float) -> bool:
             outcomes.bypass_reason, outcomes.code, outcomes.ending, strict=True,
         )
     )  # fmt: skip
-    any_failed = False
+    causes: set[FailureCause] = set()
     caches = set()
+    hits: dict[str, int] = {}
+    own_pages = finished.own_pages
     for fields, count in kinds.items():
         kind = _Kind(*fields)
-        _count_kind(finished, kind, count)
-        any_failed = any_failed or kind.failed
+        cause = _count_kind(finished, kind, count)
+        if cause is not None:
+            causes.add(cause)
         caches.add(kind.cache)
+        if kind.cache in SAVED_OUTCOMES:
+            path = kind.path.partition("?")[0]
+            hits[path] = hits.get(path, 0) + count
+    now = requests.began[-1] + requests.seconds[-1]
+    if hits:
+        busiest.hits.add(hits, now)
+    _count_clients(busiest, columns, finished.own_pages > own_pages, causes, now)
     _count_times(counters, columns, caches, slow)
     if any(outcomes.usage_source):
         _count_usage(counters.tokens, outcomes, caches)
-    return any_failed
+    return bool(causes)
 
 
-def _count_kind(finished: FinishedRequests, kind: _Kind, count: int) -> None:
+def _count_kind(finished: FinishedRequests, kind: _Kind, count: int) -> FailureCause | None:
+    """Count requests; return why they failed, if they did and are no requests for own pages."""
     label = kind.bypass_reason or kind.cache.value
-    finished.add_outcome(kind.path, kind.method, kind.status, label, count)
+    route = finished.add_outcome(kind.path, kind.method, kind.status, label, count)
     finished.statuses[kind.status // 100] += count
     if kind.code:
         finished.errors[kind.code] += count
@@ -77,6 +99,42 @@ def _count_kind(finished: FinishedRequests, kind: _Kind, count: int) -> None:
         finished.client_gone += count
     elif kind.ending is Ending.CUT:
         finished.cut += count
+    if route in OWN_ROUTES or kind.path == "/":
+        finished.own_pages += count
+        return None
+    cause = kind.cause
+    if cause is not None:
+        finished.causes[cause] += count
+    return cause
+
+
+def _count_clients(
+    busiest: Busiest, columns: Columns, has_own: bool, causes: set[FailureCause], now: float
+) -> None:
+    """Count the requests of each client.
+
+    :param has_own: whether requests for own pages, which are not counted, are in the batch.
+    :param causes: why requests of the batch failed.
+    """
+    requests, outcomes = columns
+    if not (has_own or causes):
+        busiest.add_clients(requests.client, now)
+        return
+    rows = zip(
+        requests.client, requests.path, requests.status, outcomes.code, outcomes.cache,
+        outcomes.ending, strict=True,
+    )  # fmt: skip
+    of_api = [
+        (client, cause_of(*outcome)) for client, path, *outcome in rows if not is_own_page(path)
+    ]
+    busiest.add_clients([client for client, _ in of_api], now)
+    limited = FailureCause.RATE_LIMITED
+    if limited in causes:
+        refused = Counter([client for client, cause in of_api if cause is limited])
+        busiest.limited.add(refused, now)
+    if causes - {limited}:
+        failed = Counter([client for client, cause in of_api if cause not in (None, limited)])
+        busiest.failed.add(failed, now)
 
 
 def _count_times(

@@ -11,6 +11,7 @@ from goproxyai.cache.stateless_responses import STATE_REASONS
 from goproxyai.errors import STATUS
 from goproxyai.http11.connection_limits import ConnectionCounts
 from goproxyai.state.redis.counts import StateCounts
+from goproxyai.telemetry.failure_cause import FailureCause
 from goproxyai.telemetry.histogram import Histogram
 from goproxyai.telemetry.outcome import CacheOutcome
 from goproxyai.upstream.retries import RetryCause
@@ -35,8 +36,8 @@ BYPASS_REASONS: Final = (
 )  # fmt: skip
 """Why requests bypass the cache."""
 
-CLIENT_CLOSED_REQUEST: Final = 499
-"""The status that is logged if the client left before the response began."""
+OWN_ROUTES: Final = frozenset(("/health", "/stats", "/metrics", "/cache", "/dashboard"))
+"""Routes of the daemon's own pages, which are counted apart from the traffic of the API."""
 
 _ROUTES: Final = frozenset(ROUTES)
 _METHODS: Final = {
@@ -55,10 +56,17 @@ def route_of(path: str) -> str:
     return "other"
 
 
+def is_own_page(path: str) -> bool:
+    """Whether a request is one for the daemon's own pages."""
+    return path == "/" or route_of(path) in OWN_ROUTES
+
+
 class FinishedRequests:
     """Counts of finished requests, in batches.
 
-    :ivar count: requests, system endpoints included.
+    :ivar count: requests, own pages included.
+    :ivar own_pages: requests for the daemon's own pages, see :data:`OWN_ROUTES`.
+    :ivar causes: failed requests of the API, by :class:`~.failure_cause.FailureCause`.
     :ivar outcomes: by route, method, status and cache label; at most :data:`MAX_OUTCOMES`
         combinations.
     :ivar statuses: by the first digit of the status.
@@ -72,6 +80,8 @@ class FinishedRequests:
 
     def __init__(self) -> None:
         self.count = 0
+        self.own_pages = 0
+        self.causes = dict.fromkeys(map(str, FailureCause), 0)
         self.outcomes: dict[tuple[str, str, int, str], int] = {}
         self.statuses = [0] * 6
         self.errors = dict.fromkeys(STATUS, 0)
@@ -81,16 +91,18 @@ class FinishedRequests:
         self.bytes_in = 0
         self.bytes_out = 0
 
-    def add_outcome(self, path: str, method: bytes, status: int, cache: str, count: int) -> None:
-        """Add *count* requests to :attr:`outcomes`.
+    def add_outcome(self, path: str, method: bytes, status: int, cache: str, count: int) -> str:
+        """Add *count* requests to :attr:`outcomes`; return their route.
 
         :param cache: label, see :attr:`goproxyai.telemetry.events.Event.cache_label`.
         """
-        outcome = (route_of(path), _METHODS.get(method, "other"), status, cache)
+        route = route_of(path)
+        outcome = (route, _METHODS.get(method, "other"), status, cache)
         outcomes = self.outcomes
         if outcome not in outcomes and len(outcomes) >= MAX_OUTCOMES:
             outcome = ("other", "other", status // 100 * 100, "other")
         outcomes[outcome] = outcomes.get(outcome, 0) + count
+        return route
 
 
 class Durations:
@@ -116,7 +128,7 @@ class Durations:
 class Counters:
     """Everything that is counted.
 
-    :ivar requests: received, system endpoints included.
+    :ivar requests: received, own pages included.
     :ivar hits: answered from the cache.
     :ivar misses: cacheable, but forwarded.
     :ivar coalesced: answered by the upstream request of another client.
@@ -173,6 +185,7 @@ class Counters:
         return {
             "requests": {
                 "total": self.requests,
+                "own_pages": finished.own_pages,
                 "in_flight": self.in_flight,
                 "by_status": {f"{digit}xx": finished.statuses[digit] for digit in range(2, 6)},
                 "client_gone": finished.client_gone,
@@ -202,5 +215,6 @@ class Counters:
                 "refused": dict(connections.refused),
             },
             "errors": {code: number for code, number in finished.errors.items() if number},
+            "failures": {cause: number for cause, number in finished.causes.items() if number},
             "tokens": self.tokens.summary(),
         }

@@ -76,11 +76,6 @@ class Event(NamedTuple):
         """Seconds until the first byte of the response, or until the end if there was none."""
         return self.seconds if self.first_byte_seconds < 0 else self.first_byte_seconds
 
-    @property
-    def failed(self) -> bool:
-        """Whether the request counts as a failure for operators."""
-        return bool(self.code) or self.status >= 500 or self.ending is Ending.CUT
-
     def is_notable(self, slow: float) -> bool:
         """Whether the event is written regardless of sampling: it failed or was slow."""
         return self.status >= 400 or self.ending is not Ending.COMPLETE or self.waited >= slow

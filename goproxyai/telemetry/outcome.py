@@ -7,6 +7,9 @@ from typing import Final, NamedTuple
 
 from goproxyai.usage.usage import UsageSource
 
+CLIENT_CLOSED_REQUEST: Final = 499
+"""The status that is logged if the client left before the response began."""
+
 
 class CacheOutcome(StrEnum):
     """How the cache took part in a request.

@@ -25,9 +25,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 
 from goproxyai import __version__
-from goproxyai.telemetry.counters import CLIENT_CLOSED_REQUEST, route_of
+from goproxyai.telemetry.counters import route_of
 from goproxyai.telemetry.events import Event
-from goproxyai.telemetry.outcome import SAVED_OUTCOMES, Ending
+from goproxyai.telemetry.outcome import CLIENT_CLOSED_REQUEST, SAVED_OUTCOMES, Ending
 from goproxyai.telemetry.propagation import header_line
 from goproxyai.usage.usage import NO_DETAILS, Details, Usage, generates, requested_model
 

@@ -66,6 +66,11 @@ class UsageScanner:
         elif coding not in (b"", b"identity"):
             self._gave_up = True
 
+    @property
+    def model(self) -> str:
+        """The model as the pieces so far name it, else empty."""
+        return self._model
+
     def add(self, data: bytes) -> None:
         """Search the next piece of the response."""
         if self._gave_up:

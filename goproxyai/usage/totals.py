@@ -34,13 +34,17 @@ class ModelTokens:
 
     :ivar used: of upstream's responses.
     :ivar saved: of responses without an upstream request.
+    :ivar used_cost: cost of the used tokens that had a price.
+    :ivar saved_cost: cost of the saved tokens that had a price.
     """
 
-    __slots__ = ("saved", "used")
+    __slots__ = ("saved", "saved_cost", "used", "used_cost")
 
     def __init__(self) -> None:
         self.used = [0] * len(KINDS)
         self.saved = [0] * len(KINDS)
+        self.used_cost = 0.0
+        self.saved_cost = 0.0
 
 
 class UsageTotals:
@@ -65,7 +69,10 @@ class UsageTotals:
         known = [usage for usage in usages if usage is not None]
         self.unknown["silent"] += len(usages) - len(known)
         for used in _by_model(known):
-            self.used_cost += self._add(self._tokens(used.model).used, used)
+            tokens = self._tokens(used.model)
+            cost = self._add(tokens.used, used)
+            tokens.used_cost += cost
+            self.used_cost += cost
 
     def add_saved(self, counted: Sequence[tuple[Usage, int]]) -> None:
         """Count responses without an upstream request.
@@ -74,7 +81,10 @@ class UsageTotals:
         """
         usages = [usage if count == 1 else _times(usage, count) for usage, count in counted]
         for saved in _by_model(usages):
-            self.saved_cost += self._add(self._tokens(saved.model).saved, saved)
+            tokens = self._tokens(saved.model)
+            cost = self._add(tokens.saved, saved)
+            tokens.saved_cost += cost
+            self.saved_cost += cost
 
     def _add(self, to: list[int], usage: Usage) -> float:
         """Add *usage* to the counts *to*; return its cost."""
@@ -100,6 +110,15 @@ class UsageTotals:
             tokens = self.models.setdefault(name, ModelTokens())
         return tokens
 
+    def is_priced(self, model: str) -> bool:
+        """Whether the tokens of a model in :attr:`models` have a price.
+
+        The models that are counted as :data:`OTHER` have several prices, or none.
+        """
+        tokens = self.models[model]
+        has_cost = tokens.used_cost > 0 or tokens.saved_cost > 0
+        return has_cost or self.prices.price(model) is not None
+
     def summary(self) -> dict[str, Any]:
         """Return the object ``tokens`` of ``/stats``."""
         return {
@@ -107,11 +126,22 @@ class UsageTotals:
             "cache": self.total("saved"),
             "unknown": dict(self.unknown),
             "models": {
-                model: {"upstream": _by_kind(tokens.used), "cache": _by_kind(tokens.saved)}
+                model: {
+                    "upstream": _by_kind(tokens.used),
+                    "cache": _by_kind(tokens.saved),
+                    **({"money": self._money_of(model)} if self.prices else {}),
+                }
                 for model, tokens in self.models.items()
             },
             "money": self.money(),
         }
+
+    def _money_of(self, model: str) -> dict[str, float] | None:
+        """Return the cost of the tokens of a model, ``None`` if they have no price."""
+        if not self.is_priced(model):
+            return None
+        tokens = self.models[model]
+        return {"spent": round(tokens.used_cost, 9), "saved": round(tokens.saved_cost, 9)}
 
     def total(self, which: str) -> dict[str, int]:
         """Return the tokens of all models by kind; *which* is ``used`` or ``saved``."""

@@ -49,7 +49,8 @@ ADD_ONE_DAY_OF_SLOTS = """async () => {
     slots: history.slots().length,
     requests: bins.reduce((sum, bin) => sum + bin.requests, 0),
     fullest: Math.max(...bins.map((bin) => bin.requests)),
-    hour: Math.round(history.to - history.from),
+    hour: Math.round(history.to - history.from(3600)),
+    lastMinutes: history.slots(300).length,
   };
 }"""
 
@@ -300,7 +301,7 @@ def test_request_appears_without_reload(
     daemon.request("GET", "/v1/models")
     it.shows(it.requests_of("/v1/models"), "2")
     it.shows("#cache-hits", "1")
-    it.shows("#hour-ratio", "50 %")
+    it.shows("#hit-ratio", "50 %")
     it.shows("#cache-items", "1")
     assert it.page.get_attribute("#chart-requests .fill-hits[d]", "d")
     assert it.page.evaluate("performance.getEntriesByType('navigation').length") == 1
@@ -464,5 +465,6 @@ def test_page_keeps_slots_of_one_hour(daemon: Daemon, open_dashboard: OpenDashbo
         "requests": 2 * (360 - missing),
         "fullest": 2 * 3,
         "hour": 3600,
+        "lastMinutes": 30,
     }
     it.assert_clean()

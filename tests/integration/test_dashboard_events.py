@@ -45,6 +45,11 @@ async def subscribe(harness: ProxyHarness, data: bytes | None = None) -> RawClie
     return client
 
 
+def requests_of(state: Any) -> int:
+    """Return the requests of the last hour."""
+    return int(state["ranges"]["1 h"]["requests"])
+
+
 def event_stream(harness: ProxyHarness) -> Any:
     assert harness.daemon is not None
     return harness.daemon.admin.events
@@ -69,12 +74,22 @@ async def test_new_subscription_gets_slots_and_state(harness: ProxyHarness) -> N
     (slots,), state = documents(client, "slots"), documents(client, "state")[0]
     assert slots == {"seconds": SLOT_SECONDS, "slots": []}
     assert state["requests"]["in_flight"] == 0, "a subscription is not a request in flight"
-    hour = state["hour"]
+    assert list(state["ranges"]) == ["5 min", "15 min", "1 h"]
+    hour = state["ranges"]["1 h"]
     assert (hour["requests"], hour["hits"], hour["lookups"], hour["errors"]) == (3, 1, 2, 1)
-    assert 0 < hour["p50_ms"] <= hour["p99_ms"]
-    assert state["routes"][0] == {"route": CHAT, "requests": 2, "hits": 1, "errors": 0}
+    for name in ("total", "upstream", "overhead", "hits"):
+        p50, _, p99 = hour["latency"][name]
+        assert 0 < p50 <= p99
+    assert hour["routes"][0] == {"route": CHAT, "requests": 2, "hits": 1, "errors": 0}
     assert state["tokens"]["upstream"]["prompt"] == state["tokens"]["cache"]["prompt"] == 7
-    assert state["tokens"]["models"] == [{"model": "gpt-4o-mini", "upstream": 10, "cache": 10}]
+    assert state["tokens"]["models"] == [
+        {
+            "model": "gpt-4o-mini", "upstream": 10, "cache": 10, "spent": 0.0, "saved": 0.0,
+            "priced": False,
+        }
+    ]  # fmt: skip
+    assert state["clients"] == [{"client": "127.0.0.1", "requests": 3, "limited": 0, "errors": 1}]
+    assert state["cache"]["paths"] == [[CHAT, 1]]
     assert state["tokens"]["money"] is None
     assert state["cache"]["item_count"] == 1
     assert state["upstreams"][0]["circuit"] == "closed"
@@ -92,12 +107,10 @@ async def test_request_appears_in_next_state(harness: ProxyHarness) -> None:
     await harness.start()
     client = await subscribe(harness)
     await harness.ask(request())
-    await client.until(
-        lambda: any(one["hour"]["requests"] == 1 for one in documents(client, "state"))
-    )
+    await client.until(lambda: any(requests_of(one) == 1 for one in documents(client, "state")))
     before = len(documents(client, "state"))
     await client.until(lambda: len(documents(client, "state")) > before)
-    assert documents(client, "state")[-1]["hour"]["requests"] == 1
+    assert requests_of(documents(client, "state")[-1]) == 1
 
 
 @pytest_twisted.ensureDeferred

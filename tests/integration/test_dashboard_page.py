@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import pytest_twisted
 
-from goproxyai.admin.assets import PAGE, SECURITY_HEADERS, assets
+from goproxyai.admin.assets import PAGE, PAGES, SECURITY_HEADERS, assets, refused_page
 from tests.support.harness import ProxyHarness, request
 
 
@@ -16,7 +16,7 @@ async def test_page_and_files_are_served_with_strict_policy(harness: ProxyHarnes
     assert page.status == 200
     assert page.get("Content-Type") == b"text/html; charset=utf-8"
     for name in assets():
-        if name != PAGE:
+        if name not in PAGES:
             answer = await harness.ask(request(f"/dashboard/{name}"))
             assert (answer.status, answer.body) == (200, assets()[name][1])
             for field, value in SECURITY_HEADERS:
@@ -26,7 +26,9 @@ async def test_page_and_files_are_served_with_strict_policy(harness: ProxyHarnes
     assert policy.startswith(b"default-src 'none'")
 
 
-@pytest.mark.parametrize("name", ["index.html", "nothing.js", "app.py", "app.js/", "events/x"])
+@pytest.mark.parametrize(
+    "name", ["index.html", "refused.html", "nothing.js", "app.py", "app.js/", "events/x"]
+)
 @pytest_twisted.ensureDeferred
 async def test_unknown_file_is_not_found(harness: ProxyHarness, name: str) -> None:
     await harness.start()
@@ -44,19 +46,32 @@ async def test_post_to_page_is_not_allowed(harness: ProxyHarness) -> None:
     [
         ("open-sesame", "text/html,*/*", b"text/html; charset=utf-8"),
         ("open-sesame", "*/*", b"application/json"),
-        ("", "text/html", b"application/json"),
+        ("", "text/html", b"text/html; charset=utf-8"),
+        ("", "*/*", b"application/json"),
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_unauthorized_browser_gets_page_if_token_is_set(
+async def test_unauthorized_browser_gets_page_and_other_clients_json(
     harness: ProxyHarness, token: str, accept: str, content_type: bytes
 ) -> None:
     await harness.start(ADMIN_ALLOW="", ADMIN_TOKEN=token)
     answer = await harness.ask(request("/dashboard", headers=[("Accept", accept)]))
     assert (answer.status, answer.get("Content-Type")) == (403, content_type)
+    assert answer.get("Vary") == b"Accept"
+    assert (b"ADMIN_ALLOW" in answer.body) is not bool(token and accept != "*/*")
+    for field, value in SECURITY_HEADERS if accept != "*/*" else ():
+        assert answer.get(field.decode()) == value
     assert (await harness.logged())[0]["code"] == "admin_forbidden"
     with_token = request("/dashboard", key=b"Bearer open-sesame")
     assert (await harness.ask(with_token)).status == (200 if token else 403)
+
+
+def test_refused_page_shows_reason_and_address_as_text() -> None:
+    page = refused_page('<script>"no"</script>', "<b>")
+    assert b"&lt;script&gt;" in page
+    assert b"<script" not in page
+    assert b"<b>" not in page
+    assert b"{" not in page
 
 
 def test_page_has_no_external_or_inline_code() -> None:

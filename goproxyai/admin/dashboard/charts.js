@@ -1,5 +1,5 @@
 /**
- * SVG charts: a plot area that shows one hour from left to right, with scales, bars and lines.
+ * SVG charts: a plot area that shows a time range from left to right, with scales, bars and lines.
  *
  * The elements are created once. Each update only sets their attributes.
  */
@@ -90,9 +90,10 @@ export class PlotArea {
     set(this.#cursor, "d", at);
   }
 
-  /** @returns {number[]} every ten minutes (twenty on a narrow screen) where a label fits */
+  /** @returns {number[]} a sixth of the range (a third on a narrow screen) where a label fits */
   #times() {
-    const step = this.width < 460 ? 1200 : 600;
+    const parts = this.width < 460 ? 3 : 6;
+    const step = Math.max(60, 60 * Math.round((this.#to - this.#from) / parts / 60));
     const all = [];
     for (let at = Math.ceil(this.#from / step) * step; at < this.#to; at += step) {
       const x = this.x(at);
@@ -172,7 +173,7 @@ export function bars(area, seconds, spans) {
   return spans
     .filter(([, low, high]) => high > low)
     .map(([start, low, high]) => {
-      // The first bar may begin before the hour, the last one may end after it: both are clipped.
+      // The first bar may begin before the range, the last one may end after it: both are clipped.
       const left = Math.max(area.x(start), LEFT);
       const right = Math.min(area.x(start) + wide, area.width - RIGHT);
       const width = round(right - left);
@@ -191,7 +192,7 @@ export function line(area, points) {
   let drawing = false;
   for (const [time, share] of points) {
     if (share !== null) {
-      // The first and the last bin lie partly outside of the hour.
+      // The first and the last bin lie partly outside of the range.
       const x = Math.min(Math.max(area.x(time), LEFT), area.width - RIGHT);
       const at = `${round(x)} ${area.y(share)}`;
       path += drawing ? `L${at}` : `M${at}h.1`;
@@ -199,17 +200,6 @@ export function line(area, points) {
     drawing = share !== null;
   }
   return path;
-}
-
-/**
- * Small triangles at the top edge.
- * @param {PlotArea} area
- * @param {number[]} times
- */
-export function flags(area, times) {
-  const [min, max] = [LEFT + 4, area.width - RIGHT - 4];
-  const at = (/** @type {number} */ time) => round(Math.min(Math.max(area.x(time), min), max));
-  return times.map((time) => `M${at(time) - 4} 3h8l-4 8z`).join("");
 }
 
 /** @param {number} pixels */

@@ -1,5 +1,5 @@
 /**
- * The slots of the last hour, the open slot included.
+ * The slots of the last hour, the open slot included, and the bins that the charts show.
  *
  * The daemon's timer starts slots at intervals that differ from ten seconds by a few milliseconds.
  * Slots are therefore numbered from the first one received and drawn at even intervals. Otherwise,
@@ -62,15 +62,23 @@ export class History {
     return this.#start(this.#newest + 1);
   }
 
-  /** Unix seconds, one hour before `to`. */
-  get from() {
-    return this.#start(this.#oldest);
+  /** @param {number} range seconds @returns {number} Unix seconds, the range before `to` */
+  from(range) {
+    return this.#start(this.#firstOf(range));
   }
 
-  /** @returns {Slot[]} oldest first; slots without requests have null percentiles */
-  slots() {
+  /** @param {number} range seconds @returns {number} the slot that the range starts with */
+  #firstOf(range) {
+    return this.#newest - range / this.#seconds + 1;
+  }
+
+  /**
+   * @param {number} [range] seconds
+   * @returns {Slot[]} oldest first; slots without requests have null percentiles
+   */
+  slots(range = HOUR) {
     const all = [];
-    for (let number = this.#oldest; number <= this.#newest; number += 1) {
+    for (let number = this.#firstOf(range); number <= this.#newest; number += 1) {
       const [, ...counts] = this.#slots.get(number) ?? [0, 0, 0, 0, 0, null, null, null];
       all.push([this.#start(number), ...counts]);
     }
@@ -80,15 +88,17 @@ export class History {
   /**
    * Sums of some slots that follow each other, always the same ones, so that a bar does not change
    * as it moves. Percentiles cannot be added; what is shown of them is the mean, by requests.
-   * @param {number} seconds
+   * @param {number} seconds length of a bin
+   * @param {number} [range] seconds
    * @returns {Bin[]} oldest first
    */
-  bins(seconds) {
+  bins(seconds, range = HOUR) {
     const each = seconds / this.#seconds;
     /** @type {Map<number, Bin>} */
     const bins = new Map();
-    this.slots().forEach(([, requests, hits, lookups, errors, ...latencies], place) => {
-      const number = Math.floor((this.#oldest + place) / each);
+    const oldest = this.#firstOf(range);
+    this.slots(range).forEach(([, requests, hits, lookups, errors, ...latencies], place) => {
+      const number = Math.floor((oldest + place) / each);
       const start = this.#start(number * each);
       const bin = bins.get(number) ?? empty(start);
       bin.requests += requests;

@@ -49,10 +49,16 @@ export function showStatus(id, kind, text) {
   put(id, text);
 }
 
-/** @typedef {{text: string, title?: string, class?: string, kind?: string}} Cell */
+/** @typedef {{text: string, title?: string, class?: string, kind?: string, button?: Button}} Cell */
+/** @typedef {{label: string, press: () => void}} Button label: for screen readers */
 /** @typedef {{key: string, cells: Cell[]}} Row */
 
-/** A table body. A row keeps its element for as long as its key is present. */
+/**
+ * A table body. A row keeps its element for as long as its key is present.
+ *
+ * On a narrow screen, a table of the class "stacks" shows a row as a block, and each cell with the
+ * name of its column. Such a table needs ARIA roles: without `display: table`, it has none.
+ */
 export class Table {
   /** @type {Map<string, HTMLTableRowElement>} */
   #rows = new Map();
@@ -61,6 +67,8 @@ export class Table {
   constructor(id) {
     this.table = /** @type {HTMLTableElement} */ (byId(id));
     this.body = this.table.tBodies[0];
+    this.stacks = this.table.classList.contains("stacks");
+    this.columns = [...this.table.tHead?.rows[0].cells ?? []].map((cell) => cell.textContent ?? "");
     this.empty = document.getElementById(`${id}-empty`);
   }
 
@@ -94,8 +102,13 @@ export class Table {
     row.cells.forEach((_, column) => {
       const cell = document.createElement(column === 0 ? "th" : "td");
       if (column === 0) cell.setAttribute("scope", "row");
+      if (this.stacks) {
+        cell.setAttribute("role", column === 0 ? "rowheader" : "cell");
+        cell.dataset.label = this.columns[column];
+      }
       element.append(cell);
     });
+    if (this.stacks) element.setAttribute("role", "row");
     this.#rows.set(row.key, element);
     return element;
   }
@@ -106,8 +119,27 @@ export class Table {
  * @param {Cell} cell
  */
 function fill(element, cell) {
-  write(element, cell.text);
+  if (cell.button) fillButton(element, cell.text, cell.button);
+  else write(element, cell.text);
   if (cell.class) set(element, "class", cell.class);
   if (cell.title) set(element, "title", cell.title);
   if (cell.kind) set(element, "data-kind", cell.kind);
+}
+
+/**
+ * @param {HTMLTableCellElement} element
+ * @param {string} text
+ * @param {Button} button
+ */
+function fillButton(element, text, button) {
+  let node = element.querySelector("button");
+  if (!node) {
+    node = document.createElement("button");
+    node.type = "button";
+    node.className = "plain";
+    element.replaceChildren(node);
+  }
+  write(node, text);
+  set(node, "aria-label", button.label);
+  node.onclick = button.press;
 }

@@ -39,7 +39,23 @@ def report(
         "counters": dumped(counters),
         "numbers": dict.fromkeys(names, 1) | numbers,
         "upstreams": [(URL, state, 1)],
-        "errors": [{"time": time} for time in errors],
+        "tables": {
+            "errors": [{"time": time} for time in errors],
+            "failures": [
+                {"cause": "upstream_429", "first_seen": float(time), "last_seen": float(time)}
+                for time in errors
+            ],
+            "clients": [["192.0.2.1", hits, 1, 2]],
+            "paths": [["/v1/models", hits]],
+            "live": [[hits, "GET", "/v1/models", "192.0.2.1", "", "waiting", -1.0]],
+        },
+        "process": {
+            "resident_bytes": 5,
+            "descriptors": 4,
+            "max_descriptors": 3,
+            "cpu_ms": 2,
+            "processes": 1,
+        },
         "subscriptions": 1,
     }
 
@@ -86,6 +102,28 @@ def test_most_recent_errors_of_all_workers_are_shown() -> None:
     sources = summed(report(errors=("1", "3")), report(errors=("2",)))
     sources.refresh()
     assert [error["time"] for error in sources.recent_errors()] == ["3", "2", "1"]
+
+
+def test_tables_of_all_workers_are_added() -> None:
+    sources = summed(report(3, errors=("10", "30")), report(4, errors=("20",)))
+    sources.refresh()
+    assert sources.clients() == [("192.0.2.1", 7, 2, 4)]
+    assert sources.cached_paths() == [("/v1/models", 7)]
+    assert [age for age, *_ in sources.live()] == [4, 3]
+    assert sources.failure_groups() == [
+        {"cause": "upstream_429", "first_seen": 10.0, "last_seen": 30.0}
+    ]
+    process = sources.process()
+    assert (process.processes, process.resident_bytes > 10) == (3, True)
+
+
+def test_failures_of_ended_workers_stay() -> None:
+    sources = summed()
+    sources.retire(report(errors=("10",)))
+    sources.retire(report(errors=("40",)))
+    sources.refresh()
+    (group,) = sources.failure_groups()
+    assert (group["first_seen"], group["last_seen"]) == (10.0, 40.0)
 
 
 def test_pages_are_rendered_from_a_sum() -> None:

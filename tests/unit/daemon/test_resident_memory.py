@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import attrs
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.logger import capturedLogs
 
 from goproxyai.cache.store import Store
-from goproxyai.daemon import resident_memory
 from goproxyai.daemon.resident_memory import (
     INTERVAL_SECONDS,
     TRIMMED_BYTES,
     WARNING_INTERVAL_SECONDS,
     WINDOW_SECONDS,
     ResidentMemory,
-    resident_bytes,
 )
 from goproxyai.limits.request_memory import (
     CONNECTION_BYTES,
@@ -168,14 +163,6 @@ def test_new_configuration_replaces_the_budget() -> None:
     assert memory.limit == 32
     memory.restrict(100)
     assert memory.limit == 32
-
-
-def test_resident_memory_of_this_process_is_known_on_linux(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    assert 5 * MIB < resident_bytes() < 100_000 * MIB
-    monkeypatch.setattr(resident_memory, "_PROCESSES", tmp_path / "missing")
-    assert resident_bytes() == 0
 
 
 sizes = st.integers(min_value=0, max_value=1 << 34)

@@ -14,13 +14,19 @@ from goproxyai.cache.entry import new_entry
 from goproxyai.daemon.log_setup import log_request_events
 from goproxyai.telemetry.access_log import (
     FLUSH_SECONDS,
-    MAX_FAILURES,
     MAX_WAITING,
     AccessLog,
 )
-from goproxyai.telemetry.counters import CLIENT_CLOSED_REQUEST, Counters
+from goproxyai.telemetry.counters import Counters
 from goproxyai.telemetry.events import Batch, Event
-from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome, hit_outcome
+from goproxyai.telemetry.failure_log import MAX_RECENT
+from goproxyai.telemetry.outcome import (
+    CLIENT_CLOSED_REQUEST,
+    CacheOutcome,
+    Ending,
+    RequestOutcome,
+    hit_outcome,
+)
 from goproxyai.telemetry.spans import RequestTrace
 from goproxyai.usage.usage import UnreadResponse, Usage
 from tests.unit.telemetry.samples import FinishedExchange
@@ -109,13 +115,13 @@ def test_new_writer_gets_only_later_events() -> None:
 
 def test_failed_requests_are_kept_without_a_writer() -> None:
     log = AccessLog(Clock(), Counters(), None)
-    for number in range(MAX_FAILURES + 5):
+    for number in range(MAX_RECENT + 5):
         outcome = RequestOutcome(code="circuit_open")
         log.record(FinishedExchange(status=503, body_bytes_sent=number), "c", outcome)
         log.record(FinishedExchange(), "c", HIT)
     log.flush()
-    kept = [event.bytes_out for event, _ in log.failures]
-    assert kept == list(range(5, MAX_FAILURES + 5))
+    kept = [event.bytes_out for event, _ in log.failures.recent]
+    assert kept == list(range(5, MAX_RECENT + 5))
 
 
 @pytest.mark.parametrize(
@@ -231,7 +237,7 @@ def test_events_contain_no_query_value_and_no_body(
         *fields, outcome = record
         assert SECRET not in " ".join(contents((*fields, *outcome[:-1])))
     log.flush()
-    failures = [event for event, _ in log.failures]
+    failures = [event for event, _ in log.failures.recent]
     events = [*written[0], *tracer.events, *failures]
     assert len(events) >= 2 * len(requests)
     for event in events:
