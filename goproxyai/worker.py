@@ -35,6 +35,7 @@ from goproxyai.daemon.signals import stop_on_signals
 from goproxyai.daemon.worker_count import share_of
 from goproxyai.daemon.worker_process import CHANNEL_DESCRIPTOR
 from goproxyai.egress.trust_roots import prepare_trust_roots
+from goproxyai.reactor.socket_write import write_through
 from goproxyai.state.channel import OneProtocolFactory
 from goproxyai.state.messages import Failed, FrameReader, Started, Welcome, frame
 from goproxyai.state.parent_link import ParentLink, WorkerActions
@@ -166,7 +167,7 @@ def start(reactor: Any, welcome: Welcome) -> Worker:
     output = worker_output(welcome.log_file, welcome.shared, settings)
     globalLogBeginner.beginLoggingTo([output])
     tracer = prepare_to_serve(reactor, settings)
-    link = ParentLink(reactor, settings.rate_limit)
+    link = ParentLink(reactor, settings.rate_limit, write_through)
     parts = WorkerParts(
         link,
         welcome.instance,

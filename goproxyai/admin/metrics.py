@@ -201,6 +201,12 @@ class Metrics(Collector):
             },
         )
         yield labelled_counter(
+            "second_level_look_ups",
+            "Look-ups in the second level of the cache, by result.",
+            "result",
+            counters.shared_look_ups,
+        )
+        yield labelled_counter(
             "cache_bypasses",
             "Requests that bypassed the cache, by reason.",
             "reason",

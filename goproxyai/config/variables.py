@@ -407,8 +407,8 @@ VARIABLES: tuple[Variable, ...] = (
         "WORKERS",
         "1",
         "The number of processes that serve requests, or auto for the number of processors. With "
-        "more than one, a parent process listens and supervises them, MAX_CACHE_SIZE, "
-        "MAX_REQUEST_MEMORY and MAX_CONNECTIONS are divided among them, and "
+        "more than one, a parent process listens and supervises them, MAX_CACHE_SIZE is divided "
+        "among it and them, MAX_REQUEST_MEMORY and MAX_CONNECTIONS are divided among them, and "
         "MAX_CONNECTIONS_PER_CLIENT applies to each. See docs/scaling.md.",
         f"a whole number of processes from 1 to {MAX_WORKERS}, or auto",
         worker_count(MAX_WORKERS),

@@ -99,6 +99,7 @@ def make_daemon(
     ticker.watched |= {memory, replayed, bypass_warning, tunnels}
     store = Store(settings.max_cache_size, settings.cache_stale, replayed)
     state, admission = _admission(reactor, settings, counters, worker)
+    shared = NO_SHARED_STATE if worker is None else worker.link
     agent = _agent(reactor, settings, ticker, writer, memory, tls)
     client = RelayClient(agent)
     upstreams = _upstreams(settings, client)
@@ -109,7 +110,7 @@ def make_daemon(
         reactor.seconds,
         OptionsHolder(options),
         store,
-        CacheLookup(store),
+        CacheLookup(store, is_first_level=shared.second_level is not None),
         upstreams,
         client,
         RetryBudget(),
@@ -119,7 +120,7 @@ def make_daemon(
         replayed,
         bypass_warning,
         tunnels,
-        shared=NO_SHARED_STATE if worker is None else worker.link,
+        shared=shared,
     )
     handler = ProxyHandler(context, admission)
     limits = _connection_limits(settings, ticker, counters)

@@ -10,6 +10,7 @@ import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from goproxyai.admin.summed_sources import ReportDocument, SummedSources
+from goproxyai.state.cache_server import CacheServer, CacheWorker
 from goproxyai.state.leases import Grantor, lease_size
 from goproxyai.state.messages import (
     Ask,
@@ -17,12 +18,16 @@ from goproxyai.state.messages import (
     Clear,
     Collect,
     Done,
+    EndClaim,
     Granted,
+    LookUp,
     Message,
     Page,
     PutBack,
     Reachable,
     Report,
+    Store,
+    Unwanted,
     Written,
 )
 from goproxyai.state.refilled_buckets import RefilledBuckets
@@ -31,7 +36,7 @@ COLLECT_SECONDS: Final = 1.0
 """The longest time that a page waits for the reports of the workers."""
 
 
-class WorkerPeer(Protocol):
+class WorkerPeer(CacheWorker, Protocol):
     """A worker, as its messages see it.
 
     :ivar report: the last one.
@@ -40,8 +45,6 @@ class WorkerPeer(Protocol):
 
     report: ReportDocument | None
     reachable: bool
-
-    def send(self, message: Message) -> None: ...
 
 
 @attrs.define(eq=False)
@@ -59,6 +62,7 @@ class ParentState:
     :param workers: returns the workers that serve.
     :param summed: gets the sum of the reports.
     :param render: returns a page; its arguments are those of :class:`.AskPage`.
+    :ivar cache: the second level of the workers' caches.
     :ivar left_out: answers of workers that did not arrive in time for a page.
     :ivar lost_reports: ends of workers that had not told their last numbers.
     """
@@ -72,6 +76,7 @@ class ParentState:
         workers: Callable[[], Iterable[WorkerPeer]],
         summed: SummedSources,
         render: Callable[[str, int], bytes],
+        cache: CacheServer,
     ) -> None:
         self._clock = clock
         self._limiter = limiter
@@ -80,6 +85,7 @@ class ParentState:
         self._workers = workers
         self._summed = summed
         self._render = render
+        self.cache = cache
         self._numbers = count(1)
         self._rounds: dict[int, _Round] = {}
         self._reachable = True
@@ -96,6 +102,14 @@ class ParentState:
         self._per_minute = per_minute
         self._limiter.set_rate(per_minute)
 
+    def resize_cache(self, max_bytes: int) -> None:
+        """Change the size of the second level."""
+        self.cache.store.resize(max_bytes)
+
+    def tick(self) -> None:
+        """Look for workers that do not respond; to be called once a second."""
+        self.cache.tick(self._workers())
+
     def stop(self) -> None:
         """Ask the workers nothing more."""
         for each in self._rounds.values():
@@ -105,16 +119,20 @@ class ParentState:
     def received(self, worker: WorkerPeer, message: Message) -> None:
         """Handle *message* of *worker*."""
         match message:
+            case LookUp() | Store() | EndClaim() | Unwanted():
+                self.cache.received(worker, message)
             case Ask(client, tokens):
                 grant = self._grantor.grant(client, tokens, lease_size(self._per_minute))
                 worker.send(Granted(client, grant.tokens, grant.wait))
             case PutBack(tokens):
                 for client, number in tokens:
                     self._grantor.put_back(client, number, lease_size(self._per_minute))
-            case Written():
+            case Written(owner):
+                self.cache.store.invalidate(owner)
                 for other in self._others(worker):
                     other.send(message)
             case Clear(path, number):
+                self.cache.store.clear(path)
                 self._ask(
                     self._others(worker),
                     lambda asked: Clear(path, asked),
@@ -143,6 +161,7 @@ class ParentState:
         :param told_all: whether its last report has all of its numbers.
         """
         self._summed.retire(worker.report)
+        self.cache.worker_ended(worker)
         if not told_all:
             self.lost_reports += 1
         for number in tuple(self._rounds):

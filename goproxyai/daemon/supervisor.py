@@ -34,9 +34,11 @@ from goproxyai.admin.dashboard_feed import DashboardFeed
 from goproxyai.admin.stats import Stats
 from goproxyai.config.settings import Settings
 from goproxyai.daemon.accept_balance import ABSENT, Counts
+from goproxyai.daemon.eviction import Eviction
 from goproxyai.daemon.parent_listeners import ParentListeners
 from goproxyai.daemon.parent_state import ParentState
 from goproxyai.daemon.restart_policy import RestartPolicy
+from goproxyai.daemon.worker_count import second_level_size
 from goproxyai.daemon.worker_process import (
     WorkerProcess,
     WorkerSetup,
@@ -89,6 +91,7 @@ class Supervisor(Service):
     _on_drain: Callable[[], None]
     _check_log: Callable[[], None]
     _counts: Counts
+    _eviction: Eviction
     state: ParentState = attrs.field(init=False)
     stats: Stats = attrs.field(init=False)
     feed: DashboardFeed = attrs.field(init=False)
@@ -143,6 +146,7 @@ class Supervisor(Service):
             worker.connect(self._reactor)
         self._reactor.callWhenRunning(self.broadcast, Serve())
         self._limiter.start()
+        self._eviction.start()
         self.feed.start(lambda: None)
         self._ticks.start(TICK_SECONDS, now=False)
         self.listeners.log_addresses()
@@ -213,6 +217,7 @@ class Supervisor(Service):
 
     def _tick(self) -> None:
         self._check_log()
+        self.state.tick()
         for worker in self.workers:
             worker.silent_ticks += 1
             if worker.silent_ticks == MAX_SILENT_TICKS and worker.state is not WorkerState.ENDED:
@@ -250,6 +255,7 @@ class Supervisor(Service):
             close.cancel()
             self.listeners.close()
         self._limiter.stop()
+        self._eviction.stop()
         self.feed.stop()
         self.state.stop()
         await deferLater(self._reactor, 0)  # the ports are closed in the next turn
@@ -270,3 +276,4 @@ def apply_to_parent(supervisor: Supervisor, settings: Settings, prices: Prices) 
     supervisor.settings = supervisor.stats.settings = settings
     supervisor.prices = prices
     supervisor.state.set_rate(settings.rate_limit)
+    supervisor.state.resize_cache(second_level_size(settings))

@@ -33,6 +33,15 @@ def processors(quota_file: str = CPU_QUOTA_FILE) -> int:
     return max(1, count)
 
 
+def second_level_size(settings: Settings) -> int:
+    """Return the bytes of ``MAX_CACHE_SIZE`` that the parent process has: half of them.
+
+    An entry is usually in the parent and in some workers. So the parent's share decides how many
+    different responses the service keeps, and a worker's share how many look-ups stay in it.
+    """
+    return settings.max_cache_size // 2
+
+
 def share_of(settings: Settings, workers: int) -> Settings:
     """Return the settings of one of *workers* processes.
 
@@ -41,7 +50,7 @@ def share_of(settings: Settings, workers: int) -> Settings:
     """
     return attrs.evolve(
         settings,
-        max_cache_size=settings.max_cache_size // workers,
+        max_cache_size=(settings.max_cache_size - second_level_size(settings)) // workers,
         max_request_memory=max(1, settings.max_request_memory // workers),
         max_connections=ceil(settings.max_connections / workers),
     )

@@ -22,9 +22,11 @@ from twisted.python.failure import Failure
 
 import goproxyai
 from goproxyai.admin.summed_sources import ReportDocument
+from goproxyai.reactor.socket_write import write_through
 from goproxyai.state.channel import Channel, OneProtocolFactory
 from goproxyai.state.messages import (
     Failed,
+    Found,
     FrameReader,
     Message,
     PassedSocket,
@@ -159,7 +161,7 @@ class WorkerProcess(ProcessProtocol):
         self.pid = 0
         self._process: Any = None
         self._socket: socket.socket | None = None
-        self._channel = Channel(self)
+        self._channel = Channel(self, write_through)
         self._is_connected = False
         self._end: tuple[bool, str] | None = None
 
@@ -205,6 +207,9 @@ class WorkerProcess(ProcessProtocol):
 
     def send(self, message: Message) -> None:
         self._channel.send(message)
+
+    def send_record(self, message: Found) -> bool:
+        return self._channel.send_record(message)
 
     def kill(self) -> None:
         """End the process at once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -9,24 +10,28 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from goproxyai import __version__
 from goproxyai.admin.dashboard_feed import DashboardFeed
-from goproxyai.admin.metric_families import PREFIX
+from goproxyai.admin.metric_families import PREFIX, labelled_counter, one_counter, one_gauge
 from goproxyai.admin.metrics import Metrics
 from goproxyai.admin.process_numbers import resident_bytes
 from goproxyai.admin.remote_pages import METRICS, STATS, DashboardPage, encode_dashboard
 from goproxyai.admin.stats import Stats
 from goproxyai.admin.summed_sources import ReportDocument, SummedSources
+from goproxyai.cache.store import Store
 from goproxyai.config.sources import ConfigSources, LoadedConfig
 from goproxyai.config.variable import SettingError
 from goproxyai.daemon.accept_balance import map_counts
 from goproxyai.daemon.build import new_instance
 from goproxyai.daemon.endpoints import parse_endpoints
+from goproxyai.daemon.eviction import Eviction
 from goproxyai.daemon.log_setup import log_file_of
 from goproxyai.daemon.parent_listeners import ParentListeners
 from goproxyai.daemon.parent_state import ParentState
 from goproxyai.daemon.supervisor import Supervisor
+from goproxyai.daemon.worker_count import second_level_size
 from goproxyai.daemon.worker_process import WorkerProcess, WorkerSetup
 from goproxyai.errors import json_bytes
 from goproxyai.proxy.admission import Admission
+from goproxyai.state.cache_server import CacheServer
 from goproxyai.state.messages import Welcome
 from goproxyai.state.refilled_buckets import RefilledBuckets
 from goproxyai.telemetry.log_output import LogOutput
@@ -80,6 +85,7 @@ def make_parent(
     )
     limiter = RefilledBuckets(reactor, settings.rate_limit)
     counts = map_counts(shared, workers)
+    cache = CacheServer(Store(second_level_size(settings)), reactor.seconds, time.time)
     supervisor = Supervisor(
         reactor,
         settings,
@@ -92,8 +98,9 @@ def make_parent(
         on_drain,
         output.check_size,
         counts,
+        Eviction(reactor, cache.store),
     )
-    _add_pages(reactor, supervisor, limiter, config, output, workers)
+    _add_pages(reactor, supervisor, limiter, config, output, workers, cache)
     return supervisor
 
 
@@ -104,6 +111,7 @@ def _add_pages(
     config: LoadedConfig,
     output: LogOutput,
     workers: int,
+    cache: CacheServer,
 ) -> None:
     settings = config.settings
 
@@ -130,6 +138,7 @@ def _add_pages(
         supervisor.serving,
         summed,
         pages.render,
+        cache,
     )
 
 
@@ -167,8 +176,49 @@ class ParentPages:
             "restarts": supervisor.restarts,
             "lost_reports": state.lost_reports,
             "left_out": state.left_out,
+            "second_level": self._second_level(),
             "processes": [self._process(worker) for worker in supervisor.workers],
         }
+
+    def _second_level(self) -> dict[str, int]:
+        """Return the numbers of the parent's cache, for which the workers count the look-ups."""
+        cache = self._supervisor.state.cache
+        store = cache.store
+        return {
+            "item_count": len(store),
+            "bytes": store.bytes,
+            "max_bytes": store.max_bytes,
+            "hits": cache.hits,
+            "misses": cache.misses,
+            "stores": store.stores,
+            "evictions": store.evictions,
+            "expirations": store.expirations,
+            "claims": len(cache.claims),
+            "waiting": cache.claims.waiting,
+        }
+
+    def _collect_second_level(self) -> Iterator[Metric]:
+        cache = self._supervisor.state.cache
+        store = cache.store
+        for name, text, number in (
+            ("entries", "Entries of the second level of the cache.", len(store)),
+            ("bytes", "Size of the second level of the cache in bytes.", store.bytes),
+            ("bytes_limit", "Maximum size of it in bytes.", store.max_bytes),
+            ("claims", "Keys for which one worker asks upstream.", len(cache.claims)),
+            ("waiting", "Look-ups that wait for another worker.", cache.claims.waiting),
+        ):
+            yield one_gauge(f"second_level_{name}", text, {}, number)
+        yield one_counter(
+            "second_level_stores",
+            "Responses stored in the second level of the cache.",
+            store.stores,
+        )
+        yield labelled_counter(
+            "second_level_drops",
+            "Entries of the second level evicted for lack of room or expired, by reason.",
+            "reason",
+            {"room": store.evictions, "expired": store.expirations},
+        )
 
     def _process(self, worker: WorkerProcess) -> dict[str, Any]:
         return {
@@ -192,6 +242,7 @@ class ParentPages:
         for worker in supervisor.serving():
             memory.add_metric((str(worker.number),), resident_bytes(worker.pid))
         yield memory
+        yield from self._collect_second_level()
         for name, text, number in (
             ("worker_restarts", "Worker processes that were replaced.", supervisor.restarts),
             (

@@ -13,6 +13,7 @@ from goproxyai.cache.store import Store
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.proxy.request_plan import RequestPlan
+from goproxyai.state.second_level import Claim
 
 MAX_KEYED_BODY_BYTES: Final = 10 * 1024 * 1024
 """Largest request body that is collected for a cache key; larger ones stream past the cache."""
@@ -25,17 +26,28 @@ class CacheMiss(msgspec.Struct, frozen=True, gc=False):
         ``Cache-Control`` refused the entry.
     :ivar generation: the store's generation at the look-up; a later write makes the response
         outdated.
+    :ivar claim: stores the response in the second level; ``None`` where it is not asked.
     """
 
     reason: str
     key: bytes
     plan: RequestPlan
     generation: int
+    claim: Claim | None = None
+
+    def with_claim(self, claim: Claim | None) -> CacheMiss:
+        return CacheMiss(self.reason, self.key, self.plan, self.generation, claim)
 
 
 class CacheLookup:
-    def __init__(self, store: Store) -> None:
+    """Looks requests up in the memory of this process.
+
+    :param is_first_level: whether a second level may have what this process has not.
+    """
+
+    def __init__(self, store: Store, is_first_level: bool = False) -> None:
         self._store = store
+        self._is_first_level = is_first_level
 
     def bypass_reason(self, plan: RequestPlan, exchange: Exchange) -> str | None:
         """Return why the cache is bypassed, judged by the request's head; ``None``: it is used.
@@ -66,7 +78,7 @@ class CacheLookup:
         """Return the entry that answers the request, or the miss.
 
         :param key: made by :meth:`.RequestPlan.key`.
-        :raises ProxyError: ``only_if_cached``.
+        :raises ProxyError: ``only_if_cached``, unless the second level is left to ask.
         """
         store = self._store
         directives = plan.directives
@@ -86,7 +98,7 @@ class CacheLookup:
                     return entry
                 else:
                     reason = "stale"
-        if directives.only_if_cached:
+        if directives.only_if_cached and (reason == "request" or not self._is_first_level):
             raise only_if_cached()
         return CacheMiss(reason, key, plan, store.generation())
 

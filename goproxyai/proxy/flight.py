@@ -32,6 +32,7 @@ from goproxyai.proxy.cache_lookup import CacheMiss
 from goproxyai.proxy.catch_up import replay_rest, restart
 from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.error_response import fail_exchange, proxy_error_for
+from goproxyai.proxy.flight_claim import flight_claim
 from goproxyai.proxy.forward import Forward
 from goproxyai.proxy.progress import model_of
 from goproxyai.proxy.replay import answer_stale
@@ -58,8 +59,8 @@ class Flight:
     """
 
     __slots__ = (
-        "_body", "_close", "_context", "_exchange", "_meter", "_miss", "_request", "_subscribers",
-        "_usage", "ended", "upstream_paused",
+        "_body", "_claim", "_close", "_context", "_exchange", "_meter", "_miss", "_request",
+        "_subscribers", "_usage", "ended", "upstream_paused",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +85,7 @@ class Flight:
         self._body: SharedBody | None = None
         self._meter: UsageMeter | None = None
         self._usage: Usage | None = None
+        self._claim = flight_claim(context, miss)
         self._subscribers.add(Subscriber(context, self, exchange, client, miss, True))
 
     def __len__(self) -> int:
@@ -184,6 +186,7 @@ class Flight:
         self._body = shared_body_for(self._context, miss, response, shareable)
         length = response.length
         too_large = isinstance(length, int) and too_large_to_share(length)
+        self._claim.response_began(self._body is not None and self._body.storable, length)
         if self._body is None or too_large or not shareable:
             self._close(self)
             return self._keep_leader(response)
@@ -306,6 +309,7 @@ class Flight:
     def _stop_sharing(self, body: SharedBody) -> None:
         """Keep no more pieces: one subscriber stays, the others restart."""
         self._close(self)
+        self._claim.end()
         self._split_slow(body)
         if self.ended:
             return
@@ -377,8 +381,10 @@ class Flight:
             return
         self.upstream_paused = not reading
         if reading:
+            self._claim.upstream_resumed()
             response.resumeProducing()
         else:
+            self._claim.upstream_paused()
             response.pauseProducing()
 
     # The end.
@@ -386,6 +392,7 @@ class Flight:
     def _abandon(self) -> None:
         """The last subscriber has left: stop the upstream request."""
         self._request.abandon()
+        self._claim.abandon()
         self._end("left")
 
     def _detach_all(self) -> list[Subscriber]:
@@ -396,6 +403,7 @@ class Flight:
 
     def _end(self, why: str = "cut") -> None:
         self._close(self)
+        self._claim.end()
         self.ended = True
         self._request.release()
         self._subscribers.keep_only(None)

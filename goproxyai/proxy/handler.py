@@ -3,7 +3,8 @@
 1. :mod:`.admission` finds the client's address and takes a token.
 2. :mod:`.request_plan` derives what the head decides.
 3. :mod:`.cache_lookup` looks for an entry, unless the plan bypasses the cache.
-4. A hit is answered by :mod:`.replay`. A miss joins or starts a :mod:`.single_flight` where
+4. A miss is looked up in the second level, if there is one (:mod:`.shared_look_ups`).
+5. A hit is answered by :mod:`.replay`. A miss joins or starts a :mod:`.single_flight` where
    identical requests may share, and is otherwise forwarded alone by :mod:`.forward`.
 """
 
@@ -22,14 +23,16 @@ from goproxyai.limits.token_buckets import rate_limit_headers
 from goproxyai.messages.headers import MAX_INSTANCES
 from goproxyai.messages.websocket import UPGRADE_HEADERS
 from goproxyai.proxy.admission import Admission
-from goproxyai.proxy.cache_lookup import MAX_KEYED_BODY_BYTES, CacheMiss
+from goproxyai.proxy.cache_lookup import MAX_KEYED_BODY_BYTES, CacheMiss, only_if_cached
 from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.error_response import fail_exchange, proxy_error_for, send_rate_limited
 from goproxyai.proxy.forward import Forward
 from goproxyai.proxy.pending_admission import PendingAdmission
 from goproxyai.proxy.replay import answer_hit
 from goproxyai.proxy.request_plan import RequestPlan, plan_for
+from goproxyai.proxy.shared_look_ups import SharedLookUps, WaitingRequest
 from goproxyai.proxy.single_flight import SingleFlight
+from goproxyai.state.second_level import Claim
 from goproxyai.telemetry.outcome import Ending, RequestOutcome
 
 
@@ -43,6 +46,10 @@ class ProxyHandler:
         self._context = context
         self._admission = admission
         self.single_flight = SingleFlight(context)
+        second_level = context.shared.second_level
+        self._shared_look_ups: SharedLookUps | None = None
+        if second_level is not None:
+            self._shared_look_ups = SharedLookUps(context, second_level)
 
     def handle(self, exchange: Exchange, wait: float | None = None) -> None:
         """Answer *exchange*, now or later.
@@ -147,7 +154,6 @@ class ProxyHandler:
         :raises ProxyError: ``only_if_cached``.
         """
         context = self._context
-        counters = context.counters
         if plan.body_decides:
             reason = context.lookup.state_bypass(plan, body)
             if reason is not None:
@@ -155,10 +161,13 @@ class ProxyHandler:
                 return
         found = context.lookup.find(plan, key, context.seconds())
         if not isinstance(found, CacheMiss):
-            counters.hits += 1
+            context.counters.hits += 1
             if len(body) > SMALL_BODY_BYTES:
                 exchange.release_body()  # the client may take long to read the response
             answer_hit(context, exchange, client, found, plan.replays_timing)
+            return
+        if plan.directives.only_if_cached:
+            self._look_up_elsewhere(exchange, client, found, body, coalesces=False)
             return
         if plan.stores_by_default is not None and asks_to_store(body, plan.stores_by_default):
             self._bypass(exchange, client, plan, "store")  # after the look-up: a hit costs nothing
@@ -166,17 +175,74 @@ class ProxyHandler:
         coalesces = plan.coalesces
         if coalesces is None:
             coalesces = is_deterministic(body)
-        if not coalesces or found.reason == "request":
-            counters.misses += 1
-            Forward(context, exchange, client, plan, found, found.reason).start()
+        if found.reason == "request":
+            coalesces = False
+        elif self._shared_look_ups is not None and not (
+            coalesces and self.single_flight.joinable(found)
+        ):
+            self._look_up_elsewhere(exchange, client, found, body, coalesces)
             return
-        flight = self.single_flight.joinable(found)
+        self._go_upstream(exchange, client, found, coalesces)
+
+    def _look_up_elsewhere(
+        self, exchange: Exchange, client: str, miss: CacheMiss, body: bytes, coalesces: bool
+    ) -> None:
+        """Look a miss of this process up in the second level."""
+        assert self._shared_look_ups is not None, "the miss may be looked up elsewhere"
+        request = WaitingRequest(self, exchange, client, miss, body, coalesces)
+        self._shared_look_ups.start(request)
+
+    def looked_up(self, request: WaitingRequest, claim: Claim | None) -> bool:
+        """Go on with a request that was looked up in the second level; see :class:`.LookUpOwner`.
+
+        :raises ProxyError: ``only_if_cached``.
+        """
+        context = self._context
+        exchange, client, miss, body = request.exchange, request.client, request.miss, request.body
+        plan = miss.plan
+        if plan.options is not context.options.current:
+            self.body_collected(exchange, client, plan, body, miss.key)
+            return False
+        found = context.lookup.find(plan, miss.key, context.seconds())
+        if not isinstance(found, CacheMiss):
+            context.counters.hits += 1
+            exchange.release_body()
+            answer_hit(context, exchange, client, found, plan.replays_timing)
+            return False
+        if plan.directives.only_if_cached:
+            raise only_if_cached()
+        coalesces = request.coalesces and found.reason != "request"
+        if not request.coalesces:
+            found = found.with_claim(claim)
+        return self._go_upstream(exchange, client, found, coalesces, claim)
+
+    def _go_upstream(
+        self,
+        exchange: Exchange,
+        client: str,
+        miss: CacheMiss,
+        coalesces: bool,
+        exclusive: Claim | None = None,
+    ) -> bool:
+        """Join a flight, start one, or forward; return whether a flight was started.
+
+        :param exclusive: a claim that only a flight may have.
+        """
+        context, counters = self._context, self._context.counters
+        if not coalesces:
+            counters.misses += 1
+            Forward(context, exchange, client, miss.plan, miss, miss.reason).start()
+            return False
+        flight = self.single_flight.joinable(miss)
         if flight is not None:
             counters.coalesced += 1
-            flight.subscribe(exchange, client, found)
-        else:
-            counters.misses += 1
-            self.single_flight.start(exchange, client, found)
+            flight.subscribe(exchange, client, miss)
+            return False
+        counters.misses += 1
+        if exclusive is not None:
+            miss = miss.with_claim(exclusive)
+        self.single_flight.start(exchange, client, miss)
+        return True
 
 
 def _refusal(plan: RequestPlan) -> ProxyError:

@@ -17,6 +17,7 @@ from goproxyai.cache.freshness import (
     allowed_lifetime,
     changes_by_itself,
 )
+from goproxyai.cache.record import record_of
 from goproxyai.cache.rules import may_store
 from goproxyai.cache.store import Store
 from goproxyai.cache.stream_timing import StreamTiming
@@ -117,8 +118,7 @@ class Recorder:
             return None
         now = self._seconds()
         entry = _make_entry(miss, response, body, usage, now, self._lifetime, timing)
-        stored = self._store.put(entry, plan.entry_path, plan.owner, miss.generation)
-        return entry if stored else None
+        return entry if _put(self._store, miss, entry, now) else None
 
     def _is_storable_stream(self, plan: RequestPlan, body: bytes) -> bool:
         """Whether the body of an event stream permits storing it."""
@@ -155,8 +155,16 @@ def store_whole(
         if recorder.add(body):
             recorder.store(recorder.take(), miss, usage)
     elif _is_storable(miss.plan, response, body, usage):
-        entry, plan = _make_entry(miss, response, body, usage, now, lifetime, None), miss.plan
-        store.put(entry, plan.entry_path, plan.owner, miss.generation)
+        _put(store, miss, _make_entry(miss, response, body, usage, now, lifetime, None), now)
+
+
+def _put(store: Store, miss: CacheMiss, entry: Entry, now: float) -> bool:
+    """Store *entry* in this process and in the second level; return whether it was stored here."""
+    plan, claim = miss.plan, miss.claim
+    stored = store.put(entry, plan.entry_path, plan.owner, miss.generation)
+    if stored and claim is not None:
+        claim.store(record_of(entry, time.time() - now))
+    return stored
 
 
 def _lifetime(plan: RequestPlan, response: Response) -> float:

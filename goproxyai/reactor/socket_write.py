@@ -17,6 +17,7 @@ from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.tcp import Client, Server
+from twisted.internet.unix import Server as UnixServer
 
 from goproxyai.reactor.private_names import missing_names
 from goproxyai.reactor.socket_state import transport_layers
@@ -35,7 +36,7 @@ def has_send_buffer(descriptor: object) -> bool:
 
 _PROBE = FileDescriptor(object())  # type: ignore[arg-type]  # a reactor that is never called
 
-_DIRECT: tuple[type, ...] = (Server, Client) if has_send_buffer(_PROBE) else ()
+_DIRECT: tuple[type, ...] = (Server, Client, UnixServer) if has_send_buffer(_PROBE) else ()
 """The types of the transports whose socket is written to directly; their subclasses are TLS or
 other layers."""
 

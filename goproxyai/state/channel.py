@@ -4,10 +4,13 @@ The queue of a peer that does not read is bounded: while the transport's buffer 
 messages that are rare or that answer the peer are queued. The others are left out: a report, a
 question or a grant that is late is worth nothing. Where an announcement about caches was left out,
 the peer is told to clear its cache when it reads again.
+
+:mod:`.record_queue` sends the messages that have records, which may be large.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IPushProducer
@@ -19,19 +22,25 @@ from zope.interface import implementer
 from goproxyai.state.messages import (
     Ask,
     Clear,
+    Found,
     FrameError,
     FrameReader,
     Granted,
+    LookUp,
     Message,
+    Part,
     PutBack,
     Report,
+    Store,
+    Taken,
     Written,
     frame,
 )
+from goproxyai.state.record_queue import RecordQueue, RecordReader
 
 _log = Logger(namespace="goproxyai.state")
 
-_LATE_IS_WORTHLESS = (Ask, Granted, PutBack, Report)
+_LATE_IS_WORTHLESS = (Ask, Granted, PutBack, Report, LookUp)
 _ANNOUNCEMENTS = (Clear, Written)
 
 
@@ -44,18 +53,27 @@ class Peer(Protocol):
         """The other end is closed, or sent an invalid message."""
 
 
+def buffered_write(transport: Any, data: bytes) -> None:
+    """Write *data* in the next turn of the reactor."""
+    transport.write(data)
+
+
 @implementer(IPushProducer)
 class Channel(ByteProtocol):
     """Sends and receives messages.
 
     :param peer: gets the messages.
+    :param write: writes to a transport.
     """
 
     transport: Any
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Peer, write: Callable[[Any, bytes], None] = buffered_write) -> None:
         self._peer = peer
+        self._write = write
         self._reader = FrameReader()
+        self._records = RecordQueue(self.send)
+        self._received_records = RecordReader(self.send)
         self._paused = False
         self._missed = False
         self._open = False
@@ -64,17 +82,22 @@ class Channel(ByteProtocol):
         self._open = True
         self.transport.registerProducer(self, True)
 
-    def send(self, message: Message) -> None:
-        """Send *message*, or leave it out as the module says."""
+    def send(self, message: Message) -> bool:
+        """Send *message*, or leave it out as the module says; return whether it was sent."""
         if not self._open:
-            return
+            return False
         if self._paused:
             if isinstance(message, _LATE_IS_WORTHLESS):
-                return
+                return False
             if isinstance(message, _ANNOUNCEMENTS):
                 self._missed = True
-                return
-        self.transport.write(frame(message))
+                return False
+        self._write(self.transport, frame(message))
+        return True
+
+    def send_record(self, message: Found | Store) -> bool:
+        """Send a message with a record, in turn; return whether the queue has room for it."""
+        return self._open and self._records.add(message)
 
     def close(self) -> None:
         """Close this end after what has been sent."""
@@ -85,18 +108,29 @@ class Channel(ByteProtocol):
     def dataReceived(self, data: bytes) -> None:
         try:
             messages = self._reader.feed(data)
+            for message in messages:
+                self._receive(message)
         except FrameError as error:
             _log.error("a process of this service sent {problem}", problem=str(error))
             self.transport.abortConnection()
+
+    def _receive(self, message: Message) -> None:
+        if isinstance(message, Taken):
+            self._records.taken(message.size)
             return
-        for message in messages:
-            try:
-                self._peer.message_received(message)
-            except Exception:  # one message must not end the process
-                _log.failure("a message was not handled")
+        if isinstance(message, (Found, Store, Part)):
+            complete = self._received_records.add(message)
+            if complete is None:
+                return
+            message = complete
+        try:
+            self._peer.message_received(message)
+        except Exception:  # one message must not end the process
+            _log.failure("a message was not handled")
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self._open = False
+        self._records.clear()
         self._peer.peer_lost()
 
     def pauseProducing(self) -> None:

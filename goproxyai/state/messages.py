@@ -173,19 +173,113 @@ class Drain(_Message):
     """Parent to worker: stop as after SIGTERM."""
 
 
+class LookUp(_Message):
+    """Worker to parent: look for the response of *key*; see :meth:`.SecondLevel.look_up`.
+
+    The answer is :class:`Found`, :class:`Missing`, or :class:`Waits` and later one of the others.
+
+    :ivar number: identifies the answers; at least 1.
+    """
+
+    number: int
+    key: bytes
+    owner: bytes
+    claims: bool
+
+
+class Found(_Message):
+    """Parent to worker: the response, made by :func:`~goproxyai.cache.record.encode_record`."""
+
+    number: int
+    record: bytes
+
+
+class Missing(_Message):
+    """Parent to worker: there is no response.
+
+    :ivar generation: of the second level, for :class:`Store`.
+    :ivar claim: number of the exclusive claim, or :data:`~.claims.NOT_EXCLUSIVE`.
+    """
+
+    number: int
+    generation: int
+    claim: int
+
+
+class Waits(_Message):
+    """Parent to worker: the look-up *number* waits for another worker.
+
+    Once a second with the number 0: the look-ups still wait.
+    """
+
+    number: int
+
+
+class Unwanted(_Message):
+    """Worker to parent: the look-up *number* no longer waits."""
+
+    number: int
+
+
+class Store(_Message):
+    """Worker to parent: the response to an upstream request.
+
+    :ivar claim: as :class:`Missing` had it. :ivar generation: the same.
+    """
+
+    claim: int
+    generation: int
+    record: bytes
+
+
+class EndClaim(_Message):
+    """Worker to parent: the exclusive claim ends without a response.
+
+    :ivar failed: what :meth:`.Claim.fail` means, and not :meth:`.Claim.give_up`.
+    """
+
+    claim: int
+    failed: bool
+
+
+class Part(_Message):
+    """Both ways: a part of the payload of a large message, in order."""
+
+    data: bytes
+    last: bool
+
+
+class Taken(_Message):
+    """Both ways: *size* more bytes of records have been read."""
+
+    size: int
+
+
 Message = (
     Welcome | Started | Failed | Ask | Granted | PutBack | Written | Clear | Done | Collect
     | Report | AskPage | Page | Reachable | Serve | Reload | Reopen | Drain
+    | LookUp | Found | Missing | Waits | Unwanted | Store | EndClaim | Part | Taken
 )  # fmt: skip
 
-_encode = msgspec.msgpack.Encoder().encode
+encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
 
 
 def frame(message: Message) -> bytes:
     """Return the frame of *message*."""
-    payload = _encode(message)
+    payload = encode(message)
     return _LENGTH.pack(len(payload)) + payload
+
+
+def decode(payload: bytes | bytearray | memoryview) -> Message:
+    """Return the message of *payload*.
+
+    :raises FrameError: the bytes are invalid.
+    """
+    try:
+        return _decode(payload)
+    except msgspec.MsgspecError as error:
+        raise FrameError(f"an invalid message: {error}") from None
 
 
 class FrameReader:
@@ -211,9 +305,6 @@ class FrameReader:
             if len(buffer) < begin + length:
                 break
             position = begin + length
-            try:
-                messages.append(_decode(memoryview(buffer)[begin:position]))
-            except msgspec.MsgspecError as error:
-                raise FrameError(f"an invalid message: {error}") from None
+            messages.append(decode(memoryview(buffer)[begin:position]))
         del buffer[:position]
         return messages

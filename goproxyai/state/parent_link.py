@@ -17,7 +17,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from goproxyai.cache.store import Store
-from goproxyai.state.channel import Channel
+from goproxyai.state.cache_client import CacheClient
+from goproxyai.state.channel import Channel, buffered_write
 from goproxyai.state.leased_limiter import LeasedLimiter
 from goproxyai.state.leases import Grant
 from goproxyai.state.messages import (
@@ -27,8 +28,10 @@ from goproxyai.state.messages import (
     Collect,
     Done,
     Drain,
+    Found,
     Granted,
     Message,
+    Missing,
     Page,
     PutBack,
     Reachable,
@@ -36,6 +39,7 @@ from goproxyai.state.messages import (
     Reopen,
     Report,
     Serve,
+    Waits,
     Written,
 )
 
@@ -64,22 +68,29 @@ class WorkerActions:
 class ParentLink:
     """The shared state of a worker: a :class:`~.shared_state.SharedState`.
 
+    :param write: writes to a transport.
     :ivar channel: to the parent.
+    :ivar second_level: the parent's cache.
     :ivar limiter: the rate limit.
     :ivar store: the cache of this worker; assigned before messages arrive.
     :ivar actions: assigned before messages arrive.
     :ivar any_reachable: whether any worker may reach an upstream.
     """
 
-    second_level = None
     store: Store
     actions: WorkerActions
 
-    def __init__(self, clock: IReactorTime, per_minute: int) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        per_minute: int,
+        write: Callable[[Any, bytes], None] = buffered_write,
+    ) -> None:
         self._clock = clock
         self._numbers = count(1)
         self._answers: dict[int, Deferred[bytes]] = {}
-        self.channel = Channel(self)
+        self.channel = Channel(self, write)
+        self.second_level = CacheClient(clock, self.channel.send, self.channel.send_record)
         self.limiter = LeasedLimiter(clock, per_minute, self._ask, self._put_back)
         self.any_reachable = True
 
@@ -143,6 +154,8 @@ class ParentLink:
 
     def message_received(self, message: Message) -> None:
         match message:
+            case Found() | Missing() | Waits():
+                self.second_level.answered(message)
             case Granted(client, tokens, wait):
                 self.limiter.granted(client, Grant(tokens, wait))
             case Written(owner):
@@ -151,14 +164,19 @@ class ParentLink:
                 self.store.clear(path)
                 if number:
                     self.channel.send(Done(number))
-            case Collect(number):
-                self.send_report(number)
             case Page(number, body):
                 self._answered(number, body)
             case Done(number):
                 self._answered(number, b"")
             case Reachable(reachable):
                 self.any_reachable = reachable
+            case _:
+                self._act(message)
+
+    def _act(self, message: Message) -> None:
+        match message:
+            case Collect(number):
+                self.send_report(number)
             case Serve():
                 self.actions.serve()
             case Reload():
@@ -169,4 +187,5 @@ class ParentLink:
                 self.actions.drain()
 
     def peer_lost(self) -> None:
+        self.second_level.stop()
         self.actions.parent_lost()

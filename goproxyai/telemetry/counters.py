@@ -39,6 +39,9 @@ BYPASS_REASONS: Final = (
 OWN_ROUTES: Final = frozenset(("/health", "/stats", "/metrics", "/cache", "/dashboard"))
 """Routes of the daemon's own pages, which are counted apart from the traffic of the API."""
 
+LOOK_UP_RESULTS: Final = ("hit", "miss", "unavailable")
+"""Results of look-ups in the second level of the cache."""
+
 _ROUTES: Final = frozenset(ROUTES)
 _METHODS: Final = {
     method.encode("ascii"): method
@@ -137,6 +140,7 @@ class Counters:
     :ivar forwarded: upstream requests, retries included.
     :ivar retries: by cause.
     :ivar limited: refused by the rate limit.
+    :ivar shared_look_ups: in the second level of the cache, by :data:`LOOK_UP_RESULTS`.
     :ivar open_streams: event streams that are being sent to clients.
     :ivar open_tunnels: WebSockets that are relayed.
     :ivar tunnel_bytes: relayed in tunnels: ``in`` from clients, ``out`` to clients.
@@ -155,6 +159,7 @@ class Counters:
         self.forwarded = 0
         self.retries = {cause.value: 0 for cause in RetryCause}
         self.limited = 0
+        self.shared_look_ups = dict.fromkeys(LOOK_UP_RESULTS, 0)
         self.open_streams = 0
         self.open_tunnels = 0
         self.tunnel_bytes = {"in": 0, "out": 0}

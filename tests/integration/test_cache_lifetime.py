@@ -11,7 +11,7 @@ from datetime import datetime
 import pytest
 import pytest_twisted
 
-from goproxyai.daemon import maintenance
+from goproxyai.daemon import eviction
 from goproxyai.reactor.socket_write import unsent_bytes
 from tests.integration.cached_requests import (
     CHAT,
@@ -115,7 +115,7 @@ async def test_response_is_a_hit_until_it_expires(skewed_harness: ProxyHarness) 
 async def test_expired_entry_is_removed_without_a_request(
     skewed_harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintenance, "EVICTION_INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(eviction, "EVICTION_INTERVAL_SECONDS", 0.05)
     await start_numbered(skewed_harness, CACHE_TTL="1m")
     await skewed_harness.ask(request())
     assert len(store_of(skewed_harness)) == 1

@@ -13,7 +13,7 @@ import pytest_twisted
 
 from goproxyai.cache.request_fields import NamePatterns
 from goproxyai.config.settings import Settings
-from goproxyai.daemon import maintenance
+from goproxyai.daemon import eviction
 from goproxyai.daemon.reload import RELOADABLE, apply_settings
 from goproxyai.daemon.service import Daemon
 from goproxyai.limits.addresses import Networks, TrustedProxies
@@ -194,7 +194,7 @@ async def test_pooled_upstream_connection_uses_the_new_timeout(
 async def test_smaller_store_evicts_the_surplus_in_the_background(
     harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintenance, "EVICTION_INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(eviction, "EVICTION_INTERVAL_SECONDS", 0.05)
     await harness.start()
     assert harness.daemon is not None
     store = harness.daemon.context.store

@@ -46,6 +46,7 @@ async def clients(
     }
     service = WorkerService(harness.reactor, settings)
     service.start(monkeypatch)
+    await service.until_serving()
     connections = []
     for index in range(2):
         service.accept_only(index)
@@ -118,8 +119,8 @@ async def test_undecided_request_without_an_answer_is_refused(clients: Clients) 
 
 @pytest_twisted.ensureDeferred
 async def test_numbers_of_both_workers_are_shown(clients: Clients) -> None:
-    for client in (clients.one, clients.other):
-        assert (await clients.ask(client, _request("/v1/models"))).status == 200
+    for client, path in ((clients.one, "/v1/models"), (clients.other, "/v1/models/gpt-4o")):
+        assert (await clients.ask(client, _request(path))).status == 200
     document = await stats(clients)
     assert document["cache"]["misses"] == 2
     assert [each["state"] for each in document["workers"]["processes"]] == ["serving"] * 2
@@ -131,9 +132,12 @@ async def test_numbers_of_both_workers_are_shown(clients: Clients) -> None:
 @pytest_twisted.ensureDeferred
 async def test_clearing_reaches_the_other_worker(clients: Clients) -> None:
     path = _request("/v1/models")
-    for expected in (b"MISS", b"HIT"):
-        for client in (clients.one, clients.other):
-            assert (await clients.ask(client, path)).get("X-Cache") == expected
+    for client, expected in (
+        (clients.one, b"MISS"),
+        (clients.one, b"HIT"),
+        (clients.other, b"HIT"),
+    ):
+        assert (await clients.ask(client, path)).get("X-Cache") == expected
     assert (await clients.ask(clients.one, _request("/cache", "DELETE"))).status == 200
     assert (await clients.ask(clients.other, path)).get("X-Cache") == b"MISS"
 

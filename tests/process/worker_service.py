@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 import pytest
 
-from tests.process.daemon_process import TIMEOUT_SECONDS, DaemonProcess, eventually
+from tests.process.daemon_process import TIMEOUT_SECONDS, DaemonProcess, Start, eventually
 
 
 class Upstream(ThreadingHTTPServer):
@@ -144,6 +144,30 @@ class Service:
         """Wait until *count* workers serve; return their processes."""
         eventually(lambda: len(self.pids()) == count)
         return self.pids()
+
+
+Serve = Callable[..., Service]
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    with upstream_server() as server:
+        yield server
+
+
+@pytest.fixture
+def serve(start: Start, upstream: Upstream) -> Serve:
+    """Start a service of two workers, or of as many as given."""
+
+    def served(workers: int = 2, twistd: tuple[str, ...] = (), **settings: str) -> Service:
+        settings = {"RATE_LIMIT": "0", "WORKERS": str(workers), **settings}
+        process = start(
+            twistd=twistd, OPENAI_API_URL=f"http://127.0.0.1:{upstream.server_port}", **settings
+        )
+        (port,) = process.listening()
+        return Service(process, port)
+
+    return served
 
 
 _connections: list[Connection] = []

@@ -18,7 +18,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import LoopingCall, deferLater
 
-from goproxyai.daemon.maintenance import EVICTION_INTERVAL_SECONDS
+from goproxyai.daemon.eviction import EVICTION_INTERVAL_SECONDS
 from tests.soak.audit import Audit
 from tests.soak.client_kinds import KINDS
 from tests.soak.deployment import Deployment

@@ -11,6 +11,7 @@ import attrs
 import msgspec
 import pytest
 from twisted.internet.error import ProcessDone
+from twisted.internet.task import deferLater
 from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 
@@ -114,6 +115,12 @@ class WorkerService:
         )
         self.supervisor.startService()
         os.close(shared)
+
+    async def until_serving(self) -> None:
+        """Wait until the parent has told all workers to accept connections."""
+        for worker, _, _ in self.workers:
+            while not set(worker._daemon.listeners._ports) <= set(self.reactor.getReaders()):
+                await deferLater(self.reactor, 0)
 
     def ports(self) -> list[Any]:
         return self.supervisor.listeners._ports

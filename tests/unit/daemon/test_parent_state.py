@@ -8,13 +8,16 @@ import attrs
 from twisted.internet.task import Clock
 
 from goproxyai.admin.summed_sources import ReportDocument
+from goproxyai.cache.store import Store
 from goproxyai.daemon.parent_state import COLLECT_SECONDS, ParentState, WorkerPeer
+from goproxyai.state.cache_server import CacheServer
 from goproxyai.state.messages import (
     Ask,
     AskPage,
     Clear,
     Collect,
     Done,
+    Found,
     Granted,
     Message,
     Page,
@@ -30,10 +33,15 @@ from goproxyai.state.refilled_buckets import RefilledBuckets
 class Worker:
     report: ReportDocument | None = None
     reachable: bool = True
+    silent_ticks: int = 0
     sent: list[Message] = attrs.field(factory=list)
 
     def send(self, message: Message) -> None:
         self.sent.append(message)
+
+    def send_record(self, message: Found) -> bool:
+        self.sent.append(message)
+        return True
 
     def new(self) -> list[Message]:
         sent, self.sent = self.sent, []
@@ -57,6 +65,7 @@ class Fixture:
             lambda: self.workers,
             self,  # type: ignore[arg-type]  # has the method that is called
             lambda page, known: f"{page} {known}".encode(),
+            CacheServer(Store(100_000), self.clock.seconds, lambda: 1e9),
         )
 
     def retire(self, report: ReportDocument | None) -> None:
@@ -89,8 +98,8 @@ def test_lease_follows_the_limit() -> None:
 
 def test_write_is_passed_on_to_the_others() -> None:
     fixture = Fixture()
-    fixture.state.received(fixture.one, Written(b"o"))
-    assert (fixture.one.new(), fixture.other.new()) == ([], [Written(b"o")])
+    fixture.state.received(fixture.one, Written(b"owner"))
+    assert (fixture.one.new(), fixture.other.new()) == ([], [Written(b"owner")])
 
 
 def test_clearing_is_done_when_the_others_have_cleared() -> None:

@@ -9,9 +9,11 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
+from goproxyai.cache.store import Store
 from goproxyai.config.settings import Settings
 from goproxyai.daemon import supervisor as module
 from goproxyai.daemon.accept_balance import ABSENT
+from goproxyai.daemon.eviction import Eviction
 from goproxyai.daemon.supervisor import (
     GRACE_SECONDS,
     MAX_SILENT_TICKS,
@@ -95,6 +97,10 @@ class Parts:
     def worker_ended(self, worker: Any, told_all: bool) -> None:
         self.ended.append(told_all)
 
+    def tick(self) -> None: ...
+
+    def resize_cache(self, max_bytes: int) -> None: ...
+
     def set_rate(self, per_minute: int) -> None:
         self.rates.append(per_minute)
 
@@ -128,6 +134,7 @@ class Fixture:
             lambda: self.drains.append("drain"),
             lambda: self.checks.append("check"),
             self.counts,  # type: ignore[arg-type]
+            Eviction(self.clock, Store(0)),
         )
         supervisor: Any = self.supervisor
         supervisor.state = supervisor.stats = supervisor.feed = self.parts

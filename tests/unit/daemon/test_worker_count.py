@@ -11,7 +11,7 @@ from goproxyai.config.settings import Settings
 from goproxyai.config.variable import SettingError
 from goproxyai.daemon import worker_count as module
 from goproxyai.daemon.restart_policy import MAX_DELAY_SECONDS, STABLE_SECONDS, RestartPolicy
-from goproxyai.daemon.worker_count import processors, share_of, worker_count
+from goproxyai.daemon.worker_count import processors, second_level_size, share_of, worker_count
 
 
 def settings(**texts: str) -> Settings:
@@ -58,7 +58,7 @@ def test_limits_are_divided() -> None:
         MAX_CONNECTIONS_PER_CLIENT="5",
     )
     share = share_of(whole, 4)
-    assert share.max_cache_size == whole.max_cache_size // 4
+    assert 4 * share.max_cache_size + second_level_size(whole) == whole.max_cache_size
     assert share.max_request_memory == whole.max_request_memory // 4
     assert share.max_connections == 3
     assert share.max_connections_per_client == 5

@@ -1,0 +1,224 @@
+"""The second level of a worker: it asks the parent process, see :mod:`.cache_server`.
+
+A look-up costs one round trip over the socket pair, and no timer of its own: one timer serves all.
+If the parent does not answer in time, look-ups end at once until it has answered a late one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import Final
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from goproxyai.cache.record import Record, RecordError, decode_record, encode_record
+from goproxyai.state.claims import NOT_EXCLUSIVE
+from goproxyai.state.messages import (
+    EndClaim,
+    Found,
+    LookUp,
+    Message,
+    Missing,
+    Store,
+    Unwanted,
+    Waits,
+)
+from goproxyai.state.second_level import ANSWER_SECONDS, Answer
+
+MAX_RECORD_BYTES: Final = 1024 * 1024
+"""Of a body; the parent stores none that is larger than a tenth of its share either."""
+
+MAX_LOOK_UPS: Final = 10_000
+"""Look-ups that wait; others end at once."""
+
+SILENT_SECONDS: Final = 5.0
+"""The parent says once a second that look-ups still wait; without that, they end."""
+
+_log = Logger(namespace="goproxyai.state")
+
+
+class ParentLookUp:
+    """A look-up: a :class:`.LookUp`.
+
+    :ivar overdue_at: monotonic seconds at which the look-up ends without an answer.
+    :ivar waits: for another worker, as the parent has said.
+    """
+
+    __slots__ = ("_client", "number", "overdue_at", "then", "waits")
+
+    def __init__(self, client: CacheClient, number: int, then: Answer, overdue_at: float) -> None:
+        self._client = client
+        self.number = number
+        self.then = then
+        self.overdue_at = overdue_at
+        self.waits = False
+
+    def cancel(self) -> None:
+        self._client.cancel(self)
+
+
+class ParentClaim:
+    """The parent's answer that there is no response: a :class:`.Claim`.
+
+    :param number: :data:`~.claims.NOT_EXCLUSIVE`, or that of an exclusive claim.
+    """
+
+    __slots__ = ("_client", "_generation", "_number")
+
+    def __init__(self, client: CacheClient, number: int, generation: int) -> None:
+        self._client: CacheClient | None = client  # until the end
+        self._number = number
+        self._generation = generation
+
+    def store(self, record: Record) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.store(self._number, self._generation, record)
+
+    def give_up(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.end_claim(self._number, failed=False)
+
+    def fail(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.end_claim(self._number, failed=True)
+
+
+class CacheClient:
+    """The parent's cache, as a worker sees it: a :class:`.SecondLevel`.
+
+    :param send: sends a message; returns whether it was sent.
+    :param send_record: sends a message with a record; returns whether there is room for it.
+    :ivar claims: exclusive claims of this worker.
+    """
+
+    max_record_bytes = MAX_RECORD_BYTES
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        send: Callable[[Message], bool],
+        send_record: Callable[[Found | Store], bool],
+    ) -> None:
+        self._clock = clock
+        self._seconds = clock.seconds
+        self._send = send
+        self._send_record = send_record
+        self._numbers = count(1)
+        self._pending: dict[int, ParentLookUp] = {}
+        self._timer: IDelayedCall | None = None
+        self._responds = True
+        self.claims = 0
+
+    def __len__(self) -> int:
+        """The number of look-ups that wait for an answer."""
+        return len(self._pending)
+
+    def look_up(
+        self, key: bytes, owner: bytes, path: bytes, claims: bool, then: Answer
+    ) -> ParentLookUp:
+        number = next(self._numbers)
+        look_up = ParentLookUp(self, number, then, self._seconds() + ANSWER_SECONDS)
+        if (
+            self._responds
+            and len(self._pending) < MAX_LOOK_UPS
+            and self._send(LookUp(number, key, owner, claims))
+        ):
+            self._pending[number] = look_up
+            if self._timer is None:
+                self._timer = self._clock.callLater(ANSWER_SECONDS, self._read_once_more)
+        else:
+            then(None, None)
+        return look_up
+
+    def stop(self) -> None:
+        """End the look-ups that wait; there are no answers any more."""
+        self._responds = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._end_overdue(float("inf"))
+
+    def cancel(self, look_up: ParentLookUp) -> None:
+        """The answer to *look_up* is not wanted."""
+        if self._pending.pop(look_up.number, None) is not None:
+            self._send(Unwanted(look_up.number))
+
+    # What claims ask.
+
+    def store(self, claim: int, generation: int, record: Record) -> None:
+        """Send *record*, and end *claim*."""
+        if len(record.body) > MAX_RECORD_BYTES or not self._send_record(
+            Store(claim, generation, encode_record(record))
+        ):
+            self.end_claim(claim, failed=True)
+        elif claim != NOT_EXCLUSIVE:
+            self.claims -= 1
+
+    def end_claim(self, claim: int, failed: bool) -> None:
+        """End *claim* without a response."""
+        if claim != NOT_EXCLUSIVE:
+            self.claims -= 1
+            self._send(EndClaim(claim, failed))
+
+    # Answers of the parent.
+
+    def answered(self, answer: Found | Missing | Waits) -> None:
+        """Handle an answer, which may be late or no longer wanted."""
+        self._responds = True
+        if isinstance(answer, Waits):
+            self._wait_on(answer.number)
+            return
+        look_up = self._pending.pop(answer.number, None)
+        if isinstance(answer, Found):
+            if look_up is not None:
+                look_up.then(*self._decoded(answer.record))
+            return
+        self.claims += answer.claim != NOT_EXCLUSIVE
+        claim = ParentClaim(self, answer.claim, answer.generation)
+        if look_up is None:
+            claim.give_up()
+        else:
+            look_up.then(None, claim)
+
+    def _decoded(self, record: bytes) -> tuple[Record | None, None]:
+        try:
+            return decode_record(record), None
+        except RecordError as error:
+            _log.error("the parent process sent an invalid record: {error}", error=str(error))
+            return None, None
+
+    def _wait_on(self, number: int) -> None:
+        """The look-up *number* waits for another worker; 0: all that wait still do."""
+        overdue_at = self._seconds() + SILENT_SECONDS
+        look_up = self._pending.get(number)
+        if look_up is not None:
+            look_up.waits = True
+            look_up.overdue_at = overdue_at
+        elif number == 0:
+            for each in self._pending.values():
+                if each.waits:
+                    each.overdue_at = overdue_at
+
+    def _read_once_more(self) -> None:
+        """Look for overdue look-ups after one more read: their answers may have arrived."""
+        self._timer = self._clock.callLater(0, self._check)
+
+    def _check(self) -> None:
+        self._timer = None
+        if self._end_overdue(self._seconds()):
+            self._responds = False
+        if self._pending:
+            self._timer = self._clock.callLater(ANSWER_SECONDS / 2, self._read_once_more)
+
+    def _end_overdue(self, now: float) -> bool:
+        """End overdue look-ups without an answer; return whether there was one."""
+        overdue = [each for each in self._pending.values() if each.overdue_at <= now]
+        for look_up in overdue:
+            self.cancel(look_up)
+            look_up.then(None, None)
+        return bool(overdue)

@@ -1,0 +1,180 @@
+"""Which process asks upstream for a key, and which look-ups wait for it.
+
+1. A key has at most one exclusive claim. A look-up that asks for a claim while there is one waits.
+2. A claim notes the generation of the store at the look-up (:mod:`goproxyai.cache.write_log`). A
+   claim that a write or a clearing has overtaken is replaced by the next look-up: its response will
+   be refused. The look-ups that wait for the old claim wait for the new one.
+3. A claim is identified by its number, so that a process whose claim was replaced, or was passed on
+   because the process did not respond, ends no claim of another process.
+4. A claim that is given up is passed on to the look-up that has waited the longest.
+5. Claims and waiting look-ups are bounded, by :data:`MAX_CLAIMS` and :data:`MAX_WAITING`.
+
+Pure: what follows for the processes is returned, and sent by the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import Final, Generic, NamedTuple, TypeVar
+
+import attrs
+
+MAX_CLAIMS: Final = 50_000
+"""A claim takes about 600 bytes."""
+
+MAX_WAITING: Final = 50_000
+"""Look-ups that wait, of all keys."""
+
+NOT_EXCLUSIVE: Final = 0
+"""Stands for the number of a claim that no look-up waits for."""
+
+Holder = TypeVar("Holder")
+"""Identifies a process; hashable."""
+
+
+class Waiter(NamedTuple, Generic[Holder]):
+    """A look-up that waits.
+
+    :ivar holder: the process. :ivar number: identifies the look-up in its process.
+    """
+
+    holder: Holder
+    number: int
+
+
+class Passed(NamedTuple, Generic[Holder]):
+    """A claim that was passed on: it has *number* now, and the look-up *to* has it."""
+
+    to: Waiter[Holder]
+    number: int
+
+
+@attrs.define(eq=False)
+class _Claim(Generic[Holder]):
+    """An exclusive claim.
+
+    :ivar generation: of the store when the claim was made.
+    :ivar waiters: in the order of their arrival.
+    """
+
+    key: bytes
+    number: int
+    holder: Holder
+    generation: int
+    waiters: dict[Waiter[Holder], None] = attrs.field(factory=dict)
+
+
+class Claims(Generic[Holder]):
+    """The claims of all processes.
+
+    :ivar waiting: number of look-ups that wait.
+    """
+
+    def __init__(self, max_claims: int = MAX_CLAIMS, max_waiting: int = MAX_WAITING) -> None:
+        self._max_claims = max_claims
+        self._max_waiting = max_waiting
+        self._numbers = count(1)
+        self._claims: dict[bytes, _Claim[Holder]] = {}  # by key
+        self._numbered: dict[int, _Claim[Holder]] = {}
+        self._waited_for: dict[Waiter[Holder], _Claim[Holder]] = {}
+
+    def __len__(self) -> int:
+        return len(self._claims)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waited_for)
+
+    def claim(
+        self,
+        key: bytes,
+        waiter: Waiter[Holder],
+        generation: int,
+        is_overtaken: Callable[[int], bool],
+    ) -> int | None:
+        """Return the number of a new claim; ``None`` if *waiter* waits for another process.
+
+        :param generation: of the store at present.
+        :param is_overtaken: whether a response to a request of the given generation is outdated.
+        :returns: :data:`NOT_EXCLUSIVE` where a bound is reached.
+        """
+        claim = self._claims.get(key)
+        if claim is None:
+            if len(self._claims) >= self._max_claims:
+                return NOT_EXCLUSIVE
+            claim = self._claims[key] = _Claim(key, 0, waiter.holder, generation)
+        elif not is_overtaken(claim.generation):
+            if len(self._waited_for) >= self._max_waiting:
+                return NOT_EXCLUSIVE
+            claim.waiters[waiter] = None
+            self._waited_for[waiter] = claim
+            return None
+        return self._hand_over(claim, waiter.holder, generation)
+
+    def end(self, number: int) -> list[Waiter[Holder]]:
+        """End the claim *number*, if it still exists; return the look-ups that waited for it."""
+        claim = self._numbered.get(number)
+        if claim is None:
+            return []
+        self._remove(claim)
+        return self._released(claim)
+
+    def stored(self, key: bytes, number: int) -> list[Waiter[Holder]]:
+        """A response was stored, by the claim *number* or another request.
+
+        :returns: the look-ups that waited for one. A claim of another number goes on.
+        """
+        claim = self._claims.get(key)
+        if claim is None:
+            return []
+        if claim.number == number:
+            self._remove(claim)
+        return self._released(claim)
+
+    def pass_on(self, number: int, generation: int) -> Passed[Holder] | None:
+        """Give the claim *number*, if it still exists, to a look-up that waits; else end it."""
+        claim = self._numbered.get(number)
+        if claim is None:
+            return None
+        if not claim.waiters:
+            self._remove(claim)
+            return None
+        first = next(iter(claim.waiters))
+        self.forget(first)
+        return Passed(first, self._hand_over(claim, first.holder, generation))
+
+    def forget(self, waiter: Waiter[Holder]) -> None:
+        """The look-up no longer waits, if it did."""
+        claim = self._waited_for.pop(waiter, None)
+        if claim is not None:
+            del claim.waiters[waiter]
+
+    def held_by(self, holder: Holder) -> list[int]:
+        """Return the numbers of the claims of a process."""
+        return [number for number, each in self._numbered.items() if each.holder == holder]
+
+    def forget_all(self, holder: Holder) -> None:
+        """No look-up of the process waits any longer."""
+        for waiter in [each for each in self._waited_for if each.holder == holder]:
+            self.forget(waiter)
+
+    def waiting_holders(self) -> set[Holder]:
+        """Return the processes in which look-ups wait."""
+        return {waiter.holder for waiter in self._waited_for}
+
+    def _hand_over(self, claim: _Claim[Holder], holder: Holder, generation: int) -> int:
+        self._numbered.pop(claim.number, None)
+        claim.number, claim.holder, claim.generation = next(self._numbers), holder, generation
+        self._numbered[claim.number] = claim
+        return claim.number
+
+    def _remove(self, claim: _Claim[Holder]) -> None:
+        del self._claims[claim.key], self._numbered[claim.number]
+
+    def _released(self, claim: _Claim[Holder]) -> list[Waiter[Holder]]:
+        waiters = list(claim.waiters)
+        claim.waiters.clear()
+        for waiter in waiters:
+            del self._waited_for[waiter]
+        return waiters

@@ -1,0 +1,112 @@
+"""The second level of the cache, and single flight across worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from tests.process.daemon_process import eventually, start
+from tests.process.worker_service import (
+    Answer,
+    Connection,
+    Serve,
+    Service,
+    Upstream,
+    close_connections,
+    serve,
+    upstream,
+)
+
+__all__ = ["close_connections", "serve", "start", "upstream"]  # the fixtures
+
+pytestmark = pytest.mark.process
+
+
+class Asking:
+    """A request that a thread sends on *connection*."""
+
+    def __init__(self, connection: Connection, path: str) -> None:
+        self._answers: list[Answer] = []
+        self._thread = threading.Thread(
+            target=lambda: self._answers.append(connection.ask(path)), daemon=True
+        )
+        self._thread.start()
+
+    def answer(self) -> Answer:
+        self._thread.join()
+        return self._answers[0]
+
+
+def second_level(service: Service) -> dict[str, int]:
+    numbers: dict[str, int] = service.stats()["workers"]["second_level"]
+    return numbers
+
+
+def test_entry_of_one_worker_is_a_hit_in_the_other(serve: Serve, upstream: Upstream) -> None:
+    service = serve()
+    one, other = service.connection_to_each().values()
+    first, second = one.ask("/v1/a"), other.ask("/v1/a")
+    assert (first.cache, second.cache) == ("MISS", "HIT")
+    assert second.body == first.body
+    assert upstream.served == 1
+    numbers = second_level(service)
+    assert (numbers["hits"], numbers["stores"], numbers["item_count"]) == (1, 1, 1)
+    assert (
+        b'goproxyai_second_level_look_ups_total{result="hit"} 1.0' in service.ask("/metrics").body
+    )
+
+
+def test_identical_requests_to_all_workers_make_one_upstream_request(
+    serve: Serve, upstream: Upstream
+) -> None:
+    service = serve(3)
+    per_worker = 4
+    askings = []
+    for pid in service.pids():
+        askings += [Asking(service.connection_to(pid), "/v1/slow") for _ in range(per_worker)]
+    eventually(lambda: second_level(service)["waiting"] == 2)
+    upstream.released.set()
+    answers = [asking.answer() for asking in askings]
+    assert {answer.status for answer in answers} == {200}
+    assert len({answer.body for answer in answers}) == 1
+    assert upstream.served == 1
+    assert sorted(str(answer.cache) for answer in answers) == (
+        ["HIT"] * 2 * per_worker + ["MISS"] * per_worker
+    )
+    assert (second_level(service)["waiting"], second_level(service)["claims"]) == (0, 0)
+
+
+def test_killed_worker_lets_the_one_that_waits_go_on(serve: Serve, upstream: Upstream) -> None:
+    service = serve()
+    victim, survivor = service.pids()
+    broken = service.connection_to(victim)
+    broken._http.request("GET", "/v1/slow")
+    eventually(lambda: upstream.waiting == 1)
+    asking = Asking(service.connection_to(survivor), "/v1/slow")
+    monitor = service.connection_to(survivor)
+    eventually(lambda: monitor.ask("/stats").document["workers"]["second_level"]["waiting"] == 1)
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: upstream.waiting == 2)  # asked by the survivor
+    upstream.released.set()
+    answer = asking.answer()
+    assert (answer.status, answer.cache) == (200, "MISS")
+
+
+def test_stopped_worker_lets_the_one_that_waits_go_on(serve: Serve, upstream: Upstream) -> None:
+    service = serve()
+    victim, survivor = service.pids()
+    stopped = service.connection_to(victim)
+    asking = Asking(stopped, "/v1/slow")
+    eventually(lambda: upstream.waiting == 1)
+    waiting = Asking(service.connection_to(survivor), "/v1/slow")
+    eventually(lambda: second_level(service)["waiting"] == 1)
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        eventually(lambda: upstream.waiting == 2)
+    finally:
+        os.kill(victim, signal.SIGCONT)
+    upstream.released.set()
+    assert [each.answer().status for each in (asking, waiting)] == [200, 200]

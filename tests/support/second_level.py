@@ -1,0 +1,91 @@
+"""A second level of the cache that a test answers by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+from twisted.internet.defer import Deferred, succeed
+
+from goproxyai.cache.record import Record
+from goproxyai.daemon import build
+from goproxyai.state.second_level import Answer
+
+
+@attrs.define(eq=False)
+class FakeClaim:
+    """A claim that notes how it ended.
+
+    :ivar ends: the first is the one that counts.
+    """
+
+    ends: list[Any] = attrs.field(factory=list)
+
+    def store(self, record: Record) -> None:
+        self.ends.append(record)
+
+    def give_up(self) -> None:
+        self.ends.append("given up")
+
+    def fail(self) -> None:
+        self.ends.append("failed")
+
+
+@attrs.define(eq=False)
+class FakeLookUp:
+    """A look-up that waits for the test."""
+
+    key: bytes
+    owner: bytes
+    path: bytes
+    claims: bool
+    then: Answer
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def deny(self) -> FakeClaim:
+        """Answer that there is no response; return the claim."""
+        claim = FakeClaim()
+        self.then(None, claim)
+        return claim
+
+
+@attrs.define(eq=False)
+class FakeSecondLevel:
+    """The shared state of a daemon that has a second level.
+
+    :ivar look_ups: that the daemon has made.
+    :ivar answers_at_once: whether look-ups are answered with ``None, None`` at once.
+    """
+
+    max_record_bytes: int = 1_000_000
+    answers_at_once: bool = False
+    look_ups: list[FakeLookUp] = attrs.field(factory=list)
+
+    @property
+    def second_level(self) -> FakeSecondLevel:
+        return self
+
+    def look_up(
+        self, key: bytes, owner: bytes, path: bytes, claims: bool, then: Answer
+    ) -> FakeLookUp:
+        look_up = FakeLookUp(key, owner, path, claims, then)
+        self.look_ups.append(look_up)
+        if self.answers_at_once:
+            then(None, None)
+        return look_up
+
+    def announce_write(self, owner: bytes) -> None: ...
+
+    def announce_clearing(self, path: bytes | None) -> Deferred[None]:
+        return succeed(None)
+
+
+def install(monkeypatch: pytest.MonkeyPatch, **options: Any) -> FakeSecondLevel:
+    """Give the next daemon that is built a second level."""
+    fake = FakeSecondLevel(**options)
+    monkeypatch.setattr(build, "NO_SHARED_STATE", fake)
+    return fake
