@@ -18,10 +18,10 @@ help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.installed ## Serve on port 8080; environment variables configure it
-	exec $(BIN)/twistd --nodaemon --pidfile= goproxyai
+	exec $(BIN)/goproxyai run
 
-demo: $(VENV)/.dev ## Run the official client against goproxyai and a simulated OpenAI API
-	$(BIN)/python -m examples.demo
+demo: $(VENV)/$(if $(ONCE),.dev,.installed) ## Serve made-up traffic until Ctrl-C; ONCE=1 runs the official client once
+	exec $(BIN)/$(if $(ONCE),python -m examples.demo,goproxyai demo)
 
 test: $(VENV)/.tox ## Run every check that CI runs, on every installed Python version
 	$(BIN)/tox run-parallel --parallel auto

@@ -80,6 +80,27 @@ COMMANDS: Final = (
         ),
     ),
     Command(
+        "demo",
+        "serve made-up traffic from a made-up OpenAI API",
+        "Start a made-up OpenAI API, the proxy in front of it, and made-up clients, all on "
+        "loopback: hits, misses, streams, errors, a client that exceeds its rate limit, and an "
+        "outage every few minutes, to be watched on the dashboard. No API key, network or other "
+        "program is needed. The API accepts any key, or none. Settings and the environment have no "
+        "effect. Ctrl-C ends the demo, with status 0.",
+        (
+            Option(
+                "port",
+                "The port of the proxy on 127.0.0.1, 0 for a free one. Default: 8080.",
+                "PORT",
+            ),
+            Option("outage", "Begin with an outage, after 15 s."),
+        ),
+        examples=(
+            ("goproxyai demo", "the dashboard is on http://127.0.0.1:8080/dashboard"),
+            ("curl -i http://127.0.0.1:8080/v1/models", "an answer without a key"),
+        ),
+    ),
+    Command(
         "check",
         "check the configuration, its files and the way to upstream",
         "Check the configuration, the files that it names (certificates, CONFIG, prices, the log's "

@@ -33,9 +33,9 @@ def environment() -> dict[str, str]:
     return {name: os.environ[name] for name in passed if name in os.environ} | {"PORT": "0"}
 
 
-def output_of(*arguments: str) -> str:
+def output_of(*arguments: str, program: Path = TWISTD) -> str:
     done = subprocess.run(
-        [str(TWISTD), *arguments],
+        [str(program), *arguments],
         env=environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -66,11 +66,13 @@ def check_help() -> None:
     report("twistd goproxyai --help explains its options")
 
 
-def port_of(daemon: subprocess.Popen[bytes], log: Path) -> int:
+def port_of(
+    daemon: subprocess.Popen[bytes], log: Path, pattern: str = r"listening on \S*:(\d+)"
+) -> int:
     """Return the port that the daemon logs."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < deadline:
-        found = re.search(r"listening on \S*:(\d+)", log.read_text())
+        found = re.search(pattern, log.read_text())
         if found:
             return int(found[1])
         assert daemon.poll() is None, log.read_text()
@@ -114,6 +116,33 @@ def file_paths(text: str) -> list[str]:
     return [f"/dashboard/{one or other}" for one, other in names]
 
 
+def check_command(directory: Path) -> None:
+    """Check the console script: settings, manual page, and the demo with a request."""
+    command = Path(sys.executable).with_name("goproxyai")
+    assert output_of("config", program=command).startswith("Listeners\n")
+    page = Path(sys.prefix) / "share" / "man" / "man1" / "goproxyai.1"
+    assert page.read_text().startswith(".TH GOPROXYAI 1")
+    log = directory / "demo"
+    with log.open("wb") as out:
+        demo = subprocess.Popen(
+            [str(command), "demo", "--port=0"],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        port = port_of(demo, log, r"http://127\.0\.0\.1:(\d+)/dashboard")
+        assert json.loads(get(port, "/v1/models"))["data"]
+        demo.send_signal(signal.SIGTERM)
+        assert demo.wait(TIMEOUT_SECONDS) == 0, log.read_text()
+    finally:
+        if demo.poll() is None:
+            demo.kill()
+            demo.wait(TIMEOUT_SECONDS)
+    report("goproxyai demo answers without a key")
+
+
 def check_daemon(directory: Path) -> None:
     log = directory / "log"
     with log.open("wb") as out:
@@ -145,6 +174,7 @@ def main() -> None:
         os.chdir(directory)
         check_origin()
         check_help()
+        check_command(Path(directory))
         check_daemon(Path(directory))
 
 

@@ -22,7 +22,7 @@ NAMED_TEST = re.compile(r"`([\w/]+/test_\w+\.py)::(test_\w+)`")
 LINK = re.compile(r"\]\(([^)\s:]+)\)")
 HEADING = re.compile(r"(?m)^#+ (.*)$")
 MODULE = re.compile(
-    r"`(?:goproxyai/)?((?:admin|cache|cli|config|daemon|egress|http11|limits|messages|proxy|reactor"
+    r"`(?:goproxyai/)?((?:admin|cache|cli|config|daemon|demo|egress|http11|limits|messages|proxy|reactor"
     r"|telemetry|upstream|usage)/\w+\.py|errors\.py|durations\.py|plugin\.py)`"
 )
 MAKE = re.compile(r"`make ([a-z]+)|(?m:^\$ (?:sudo )?make ([a-z]+))")

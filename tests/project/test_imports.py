@@ -38,6 +38,7 @@ LAYERS = (
     {"router"},
     {"daemon"},
     {"plugin", "worker"},
+    {"demo"},
     {"cli"},
     {"__main__"},
 )
