@@ -13,6 +13,7 @@ from twisted.internet.task import deferLater
 
 from goproxyai.state.messages import Drain, Reload, Reopen, Welcome
 from goproxyai.worker import start
+from tests.support.answers import response
 from tests.support.harness import ProxyHarness, request
 from tests.support.raw_client import RawClient
 from tests.support.serving import loopback
@@ -149,6 +150,27 @@ async def test_dashboard_events_are_those_of_all_workers(clients: Clients) -> No
     await clients.other.until(lambda: clients.other.received.count(b"event: state") >= 2)
     assert b'"misses": 1' in clients.other.received or b'"misses":1' in clients.other.received
     assert clients.other.received.count(b"event: slots") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_failures_of_all_workers_are_one_verdict(
+    harness: ProxyHarness, clients: Clients
+) -> None:
+    refused = [response(b"{}", 429, [(b"x-request-id", name)]) for name in (b"req_1", b"req_2")]
+    for client, answer in zip((clients.one, clients.other), refused, strict=True):
+        harness.upstream.script("/v1/files", answer)
+        for number in range(2):
+            assert (await clients.ask(client, _request(f"/v1/files?{number}"))).status == 429
+    document = await stats(clients)
+    assert document["verdict"]["text"].startswith("4 of 4 requests failing for 10 s: upstream")
+    assert document["failures"] == {"upstream_429": 4}
+    assert document["requests"]["own_pages"] >= 2
+    assert document["process"]["processes"] == 3
+    clients.other.send(_request("/dashboard/events"))
+    await clients.other.until(lambda: b"event: state" in clients.other.received)
+    received = clients.other.received
+    assert b'"upstream_request_id":"req_2"' in received
+    assert b'"requests":4,"limited":0,"errors":4' in received
 
 
 @pytest_twisted.ensureDeferred

@@ -23,11 +23,13 @@ class Upstream:
     """Listens from its creation until :meth:`close`.
 
     :ivar delay: returns the seconds until the next answer begins.
+    :ivar refusals: statuses of the next answers, 0 for a proper one; the last one stays.
     :ivar requests: number of requests received.
     """
 
     def __init__(self, delay: Callable[[], float] = lambda: 0.0) -> None:
         self.delay = delay
+        self.refusals: list[int] = [0]
         self.requests = 0
         upstream = self
 
@@ -35,7 +37,11 @@ class Upstream:
             def answer(self) -> None:
                 upstream.requests += 1
                 time.sleep(upstream.delay())
-                self.route()
+                status = upstream.next_refusal()
+                if status:
+                    self.refuse(status, f"req_{upstream.requests:012x}")
+                else:
+                    self.route()
 
             do_GET = do_POST = answer
 
@@ -43,6 +49,9 @@ class Upstream:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
+
+    def next_refusal(self) -> int:
+        return self.refusals.pop(0) if len(self.refusals) > 1 else self.refusals[0]
 
     def close(self) -> None:
         self._server.shutdown()
@@ -66,6 +75,8 @@ class _Handler(BaseHTTPRequestHandler):
         match self.path.partition("?")[0].split("/")[2:]:
             case ["models"]:
                 self._reply({"object": "list", "data": []})
+            case ["models", model]:
+                self._reply({"object": "model", "id": model})
             case ["chat", "completions"] if document.get("stream"):
                 self._stream(document)
             case ["chat", "completions"]:
@@ -80,9 +91,15 @@ class _Handler(BaseHTTPRequestHandler):
             case _:
                 self._reply({"error": {"message": "the upstream failed"}}, 500)
 
-    def _reply(self, document: JSON, status: int = 200) -> None:
+    def refuse(self, status: int, request_id: str) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self._reply({"error": {"message": "refused"}}, status, request_id)
+
+    def _reply(self, document: JSON, status: int = 200, request_id: str = "") -> None:
         body = json.dumps(document).encode()
         self.send_response(status)
+        if request_id:
+            self.send_header("x-request-id", request_id)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -85,6 +85,16 @@ def test_invalid_value_changes_nothing_and_is_logged(reload: Reloader) -> None:
     assert reload.daemon.settings is before
 
 
+def test_times_of_reloads_are_shown(reload: Reloader) -> None:
+    stats, now = reload.daemon.stats, [5.0]
+    stats.wall = lambda: now[0]
+    assert stats.reload() == {"succeeded_at": None, "failed_at": None}
+    reload(config(RATE_LIMIT="7"))
+    now[0] = 6.0
+    reload(SettingError("RATE_LIMIT is 'x', expected a whole number"))
+    assert stats.reload() == {"succeeded_at": 5.0, "failed_at": 6.0}
+
+
 def test_settings_that_need_a_restart_are_logged_at_each_reload(reload: Reloader) -> None:
     found = config(RATE_LIMIT="7", COALESCE="off", OPENAI_API_URL="http://other.test")
     restart = "warn: restart the proxy to apply: OPENAI_API_URL, COALESCE"
