@@ -55,10 +55,13 @@ fuzz: $(VENV)/.fuzz ## Fuzz the parsers, FUZZ_SECONDS=30 for each target; TARGET
 audit: $(VENV)/.tox ## Look for known vulnerabilities in the dependencies; needs the network
 	$(BIN)/tox run -e audit
 
-lock: $(BIN)/pip ## Update requirements-dev.lock to the newest allowed versions; needs the network
+lock: $(BIN)/pip ## Update the lock files to the newest allowed versions; needs the network
 	$(BIN)/pip install --quiet uv
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal \
 		--python-version 3.11 --extra otel --group dev --output-file requirements-dev.lock pyproject.toml
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal \
+		--python-version 3.11 --group packaging --constraint requirements-dev.lock \
+		--output-file requirements-packaging.lock pyproject.toml
 
 build: $(BIN)/pip ## Build a wheel in dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

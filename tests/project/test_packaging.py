@@ -14,7 +14,10 @@ from goproxyai import __version__
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 LOCK = (ROOT / "requirements-dev.lock").read_text("utf-8")
-LOCKED = dict(re.findall(r"(?m)^([a-z0-9-]+)==([^\s;]+)", LOCK))
+PACKAGING_LOCK = (ROOT / "requirements-packaging.lock").read_text("utf-8")
+PINNED = re.compile(r"(?m)^([a-z0-9-]+)==([^\s;]+)")
+LOCKED = dict(PINNED.findall(LOCK))
+PACKAGING_LOCKED = dict(PINNED.findall(PACKAGING_LOCK))
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 GROUPS = ("test", "lint", "types", "docs", "dev")
@@ -39,9 +42,20 @@ def test_requirement_is_locked(requirement: str) -> None:
     assert not pinned or LOCKED[name] == pinned
 
 
-def test_lock_names_no_index() -> None:
-    assert "://" not in LOCK
-    assert "--index-url" not in LOCK
+@pytest.mark.parametrize("requirement", PROJECT["dependency-groups"]["packaging"])
+def test_requirement_of_packaging_is_locked(requirement: str) -> None:
+    assert re.split("[>;]", requirement)[0] in PACKAGING_LOCKED, "run `make lock`"
+
+
+def test_lock_files_agree() -> None:
+    both = LOCKED.keys() & PACKAGING_LOCKED.keys()
+    assert {name: LOCKED[name] for name in both} == {name: PACKAGING_LOCKED[name] for name in both}
+
+
+@pytest.mark.parametrize("lock", [LOCK, PACKAGING_LOCK], ids=["dev", "packaging"])
+def test_lock_names_no_index(lock: str) -> None:
+    assert "://" not in lock
+    assert "--index-url" not in lock
 
 
 def test_packages_list_names_every_package() -> None:
