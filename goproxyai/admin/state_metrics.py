@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from goproxyai.admin.metric_families import (
     CIRCUIT_VALUES,
     PREFIX,
+    labelled_counter,
     one_counter,
     one_gauge,
     one_histogram,
@@ -44,6 +45,12 @@ def state_metrics(sources: PageSources) -> Iterator[Metric]:
     for labels, number in counters.state.commands.items():
         commands.add_metric(labels, number)
     yield commands
+    yield labelled_counter(
+        "state_overdue",
+        "Requests that went on without a reply of the shared state, by kind of the command.",
+        "kind",
+        counters.state.overdue,
+    )
     yield one_histogram(
         "state_command_seconds",
         "Time from sending a command to the shared state to its reply.",

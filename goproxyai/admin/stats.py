@@ -158,6 +158,7 @@ class Stats:
                 "opened": counters.state.opened,
                 "lease": numbers.lease,
                 "commands": commands,
+                "overdue": dict(counters.state.overdue),
                 "time": counters.durations.state.summary(),
             }
         }

@@ -417,9 +417,9 @@ VARIABLES: tuple[Variable, ...] = (
         "STATE_URL",
         "",
         "The URL of a Redis or Valkey server, version 6 or later, by which services on several "
-        "machines share rate limits: redis, rediss (TLS), unix, or redis+sentinel and "
-        "rediss+sentinel with the addresses of Sentinels and the name of the master. If empty, "
-        "services share nothing. See docs/scaling.md.",
+        "machines share rate limits and stored responses: redis, rediss (TLS), unix, or "
+        "redis+sentinel and rediss+sentinel with the addresses of Sentinels and the name of the "
+        "master. If empty, services share nothing. See docs/scaling.md.",
         "a URL such as redis://user:password@host:6379/0, rediss://host/0, unix:///path?db=0 or "
         "redis+sentinel://host1,host2/service/0, credentials percent-encoded",
         parse_state_url,

@@ -98,8 +98,8 @@ def make_daemon(
     tunnels = OpenTunnels(settings.tunnel_idle_timeout)
     ticker.watched |= {memory, replayed, bypass_warning, tunnels}
     store = Store(settings.max_cache_size, settings.cache_stale, replayed)
-    state, admission = _admission(reactor, settings, counters, worker)
-    shared = NO_SHARED_STATE if worker is None else worker.link
+    state, admission = _admission(reactor, settings, counters, store, worker)
+    shared = state or (NO_SHARED_STATE if worker is None else worker.link)
     agent = _agent(reactor, settings, ticker, writer, memory, tls)
     client = RelayClient(agent)
     upstreams = _upstreams(settings, client)
@@ -152,14 +152,19 @@ def make_daemon(
 
 
 def _admission(
-    reactor: Any, settings: Settings, counters: Counters, worker: WorkerParts | None
+    reactor: Any,
+    settings: Settings,
+    counters: Counters,
+    store: Store,
+    worker: WorkerParts | None,
 ) -> tuple[RedisState | None, Admission]:
     limiter: RateLimiter
     if worker is None:
         limiter = RefilledBuckets(reactor, settings.rate_limit)
     else:
         limiter = worker.link.limiter
-    state = make_redis_state(reactor, settings, counters, limiter)
+    others = NO_SHARED_STATE if worker is None else worker.link
+    state = make_redis_state(reactor, settings, counters, store, limiter, others)
     return state, Admission(
         reactor,
         settings.rate_limit,

@@ -34,12 +34,13 @@ def processors(quota_file: str = CPU_QUOTA_FILE) -> int:
 
 
 def second_level_size(settings: Settings) -> int:
-    """Return the bytes of ``MAX_CACHE_SIZE`` that the parent process has: half of them.
+    """Return the bytes of ``MAX_CACHE_SIZE`` that the parent process has.
 
-    An entry is usually in the parent and in some workers. So the parent's share decides how many
-    different responses the service keeps, and a worker's share how many look-ups stay in it.
+    These are half of them, or none where Redis has the second level. An entry is usually in the
+    parent and in some workers. So the parent's share decides how many different responses the
+    service keeps, and a worker's share how many look-ups stay in it.
     """
-    return settings.max_cache_size // 2
+    return settings.max_cache_size // 2 if settings.state_url is None else 0
 
 
 def share_of(settings: Settings, workers: int) -> Settings:

@@ -23,6 +23,7 @@ class Upstream(ThreadingHTTPServer):
     """Answers every request with JSON; ``/v1/slow`` when :attr:`released` is set.
 
     :ivar served: number of requests. :ivar waiting: requests for ``/v1/slow`` that wait.
+    :ivar padding: a part of each response.
     """
 
     daemon_threads = True
@@ -32,6 +33,7 @@ class Upstream(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.served = 0
         self.waiting = 0
+        self.padding = ""
         self.released = threading.Event()
         self._count_lock = threading.Lock()
 
@@ -51,7 +53,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/v1/slow":
             self.server.waiting += 1
             self.server.released.wait(TIMEOUT_SECONDS)
-        body = json.dumps({"object": "model", "number": number}).encode()
+        document = {"object": "model", "number": number, "padding": self.server.padding}
+        body = json.dumps(document).encode()
         head = (
             b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
             % len(body)

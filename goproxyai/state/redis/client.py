@@ -51,6 +51,10 @@ CONNECT_SECONDS: Final = 2.0
 BEAT_SECONDS: Final = 1.0
 """Between two checks of idle connections."""
 
+CHECK_SECONDS: Final = 1.0
+"""Deadline of a check, for which no request waits: a busy machine must not open the breaker while
+there are no requests."""
+
 PROBE_MILLISECONDS: Final = 1_000
 """After which the key of a probe expires."""
 
@@ -212,10 +216,18 @@ class RedisClient:
             else:
                 self._finish(script.kind, started, reply, then)
 
-        self._send(lane, replied, "EVALSHA", script.digest, *rest)
+        if script.keeps_order:
+            self._send(lane, replied, "EVAL", script.text, *rest)
+        else:
+            self._send(lane, replied, "EVALSHA", script.digest, *rest)
 
-    def call(self, lane: Lane, kind: str, *arguments: Argument) -> Deferred[Reply]:
-        """Send a command; the Deferred fails if there is no reply, or an error reply."""
+    def call(
+        self, lane: Lane, kind: str, *arguments: Argument, seconds: float = 0.0
+    ) -> Deferred[Reply]:
+        """Send a command; the Deferred fails if there is no reply, or an error reply.
+
+        :param seconds: a longer deadline than :data:`COMMAND_SECONDS`.
+        """
         done: Deferred[Reply] = Deferred()
 
         def finished(reply: Reply) -> None:
@@ -224,20 +236,30 @@ class RedisClient:
             else:
                 done.callback(reply)
 
-        self._send(lane, self._counted(kind, self._clock.seconds(), finished), *arguments)
+        then = self._counted(kind, self._clock.seconds(), finished)
+        self._send(lane, then, *arguments, seconds=seconds)
         return done
+
+    def check(self, lane: Lane, *arguments: Argument) -> Deferred[Reply]:
+        """Send a command that shows whether the connection works."""
+        return self.call(lane, "probe", *arguments, seconds=CHECK_SECONDS)
 
     def _counted(self, kind: str, started: float, then: Then) -> Then:
         return lambda reply: self._finish(kind, started, reply, then)
 
     def _send(
-        self, lane: Lane, then: Then, *arguments: Argument, sent_at: float | None = None
+        self,
+        lane: Lane,
+        then: Then,
+        *arguments: Argument,
+        sent_at: float | None = None,
+        seconds: float = 0.0,
     ) -> None:
         connection = self._lanes.get(lane)
         if connection is None:
             then(CommandFailed("there is no connection to Redis", "refused"))
         else:
-            connection.send(then, *arguments, sent_at=sent_at)
+            connection.send(then, *arguments, sent_at=sent_at, seconds=seconds)
 
     def _finish(self, kind: str, started: float, reply: Reply, then: Then) -> None:
         """Count a reply, give the connections up if it says so, and pass the reply on."""
@@ -365,7 +387,7 @@ class RedisClient:
     def _beat(self) -> None:
         self._timer = self._clock.callLater(BEAT_SECONDS, self._beat)
         for lane in (Lane.LIMITS, Lane.EVENTS):
-            self.call(lane, "probe", "PING").addErrback(lambda _: None)
+            self.check(lane, "PING").addErrback(lambda _: None)
         if self.up:
             self.part.beat()
 

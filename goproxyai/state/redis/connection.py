@@ -64,7 +64,12 @@ class ConnectionOwner(TypingProtocol):
 
 
 class _Pending(NamedTuple):
-    sent_at: float
+    """A command in flight.
+
+    :ivar due: time at which the reply is late.
+    """
+
+    due: float
     size: int
     then: Then
 
@@ -88,14 +93,18 @@ class RedisConnection(Protocol):
         self._pending_bytes = 0
         self._incomplete_bytes = 0
         self._timer: IDelayedCall | None = None
+        self._checked_at = 0.0  # when the timer ends
 
     def connectionMade(self) -> None:
         self.is_open = True
 
-    def send(self, then: Then, *arguments: Argument, sent_at: float | None = None) -> None:
+    def send(
+        self, then: Then, *arguments: Argument, sent_at: float | None = None, seconds: float = 0.0
+    ) -> None:
         """Send a command, and call *then* with its reply, or with :class:`CommandFailed`.
 
         :param sent_at: the time from which the deadline counts; ``None`` for now.
+        :param seconds: a longer deadline than usual.
         """
         command = pack_command(arguments)  # type: ignore[arg-type]  # typed as of one argument
         size = len(command)
@@ -105,20 +114,19 @@ class RedisConnection(Protocol):
         if len(self._pending) >= MAX_IN_FLIGHT or self._pending_bytes + size > MAX_IN_FLIGHT_BYTES:
             then(CommandFailed("too many commands wait for Redis", "refused"))
             return
-        if sent_at is None:
-            sent_at = self._clock.seconds()
-        self._pending.append(_Pending(sent_at, size, then))
+        now = self._clock.seconds()
+        due = (now if sent_at is None else sent_at) + max(self._deadline, seconds)
+        self._pending.append(_Pending(due, size, then))
         self._pending_bytes += size
-        if self._timer is None:
-            self._timer = self._clock.callLater(self._deadline, self._check_oldest)
+        if self._timer is None or due < self._checked_at:
+            self._stop_timer()
+            self._checked_at = due
+            self._timer = self._clock.callLater(max(0.0, due - now), self._check)
         self.transport.write(command)
 
     def expect_within(self, seconds: float) -> None:
-        """Change the deadline, for commands in flight too."""
+        """Change the deadline, for later commands."""
         self._deadline = seconds
-        if self._timer is not None:
-            self._timer.cancel()
-            self._check_oldest()
 
     def fail(self, problem: str, result: str = "lost") -> None:
         """End the connection at once; all commands in flight fail."""
@@ -174,26 +182,31 @@ class RedisConnection(Protocol):
         else:
             self.fail("Redis sent a reply to no command")
 
-    def _check_oldest(self) -> None:
+    def _check(self, has_read: bool = False) -> None:
+        """End the connection if a reply is late.
+
+        :param has_read: whether replies were read since the deadline: a slow process may not have
+            read them before.
+        """
         self._timer = None
         if self._pending:
-            remaining = self._pending[0].sent_at + self._deadline - self._clock.seconds()
+            self._checked_at = min([each.due for each in self._pending])
+            remaining = self._checked_at - self._clock.seconds()
             if remaining > 0:
-                self._timer = self._clock.callLater(remaining, self._check_oldest)
-            else:  # after one more read: a slow process may not have read the reply yet
-                self._timer = self._clock.callLater(0, self._give_up)
+                self._timer = self._clock.callLater(remaining, self._check)
+            elif not has_read:
+                self._timer = self._clock.callLater(0, self._check, True)
+            else:
+                self.fail("Redis did not reply in time", "late")
 
-    def _give_up(self) -> None:
-        if self._pending and self._pending[0].sent_at + self._deadline <= self._clock.seconds():
-            self.fail(f"Redis did not reply within {self._deadline * 1000:.0f} ms", "late")
-        else:
-            self._check_oldest()
-
-    def _end(self) -> None:
-        self.is_open = False
+    def _stop_timer(self) -> None:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
+
+    def _end(self) -> None:
+        self.is_open = False
+        self._stop_timer()
 
     def _fail_pending(self, failed: CommandFailed) -> None:
         pending, self._pending = self._pending, deque()

@@ -22,10 +22,15 @@ refused not sent: too many commands were in flight
 """
 
 
+OVERDUE: Final = ("lease", "look_up")
+"""Commands that requests wait for."""
+
+
 class StateCounts:
     """Counters of one process, or their sum.
 
     :ivar commands: by kind and result.
+    :ivar overdue: requests that went on without a reply which they had waited for, by kind.
     :ivar opened: how often the circuit breaker opened.
     """
 
@@ -33,4 +38,5 @@ class StateCounts:
         self.commands: dict[tuple[str, str], int] = {
             (kind, result): 0 for kind in KINDS for result in RESULTS
         }
+        self.overdue = dict.fromkeys(OVERDUE, 0)
         self.opened = 0

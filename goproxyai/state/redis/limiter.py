@@ -99,6 +99,8 @@ class RedisLimiter:
         self._leased.grantor_lost()
 
     def _decide_without(self, client: str, then: Callable[[float], None]) -> None:
+        if self._client.up:
+            self._client.counts.overdue["lease"] += 1
         if self._fallback is None:
             then(UNDECIDED)
             return

@@ -1,7 +1,8 @@
 """Lua scripts: each is one round trip, and no other command runs in between.
 
 ``EVALSHA`` names a script by its SHA-1. A server that does not know the script, after a restart or
-a failover, gets its text once by ``EVAL``.
+a failover, gets its text once by ``EVAL``. That changes the order of commands, so that a script
+which later commands rely on is always sent as text.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ class Script:
     """A script.
 
     :ivar kind: one of :data:`.counts.KINDS`.
+    :ivar keeps_order: whether later commands must find what the script has done.
     :ivar digest: hexadecimal SHA-1 of the text.
     """
 
     kind: str
     text: str = attrs.field(repr=False)
+    keeps_order: bool = False
     digest: str = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -91,3 +94,110 @@ return 1
 """,
 )
 """Gives tokens back: ``KEYS`` buckets; ``ARGV`` tokens per minute, and tokens for each bucket."""
+
+_EPOCHS: Final = """
+local function epochs()
+    local found = {}
+    for index = 3, 5 do found[#found + 1] = redis.call('GET', KEYS[index]) or '' end
+    return table.concat(found, ' ')
+end
+local function end_claim(payload)
+    local holder = redis.call('GET', KEYS[2])
+    if ARGV[1] == '' or (holder ~= ARGV[1] and holder ~= '+' .. ARGV[1]) then return end
+    redis.call('DEL', KEYS[2])
+    if holder ~= ARGV[1] then redis.call('PUBLISH', ARGV[2], payload) end
+end
+"""
+
+LOOK_UP: Final = Script(
+    "look_up",
+    """
+local found = {}
+for index = 3, 5 do
+    local epoch = redis.call('GET', KEYS[index])
+    if not epoch then
+        epoch = ARGV[1]
+        redis.call('SET', KEYS[index], epoch, 'PX', ARGV[4])
+    elseif redis.call('PTTL', KEYS[index]) < ARGV[4] / 2 then
+        redis.call('PEXPIRE', KEYS[index], ARGV[4])
+    end
+    found[#found + 1] = epoch
+end
+local epochs = table.concat(found, ' ')
+local value = redis.call('GET', KEYS[1])
+if value and string.sub(value, 1, #epochs + 1) == epochs .. '\\n' then
+    return {value, epochs, 0}
+end
+if ARGV[2] == '0' then return {false, epochs, 0} end
+local holder = redis.call('GET', KEYS[2])
+if not holder then
+    redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3])
+    return {false, epochs, 1}
+end
+if string.sub(holder, 1, 1) ~= '+' then
+    redis.call('SET', KEYS[2], '+' .. holder, 'KEEPTTL')
+end
+return {false, epochs, 2}
+""",
+)
+"""Looks for a response: ``KEYS`` entry, claim, and the epochs of clearing, owner and path; ``ARGV``
+token, whether to claim, milliseconds of claims and of epochs.
+
+An epoch is replaced by each announcement. One that is absent, because it has expired, was evicted
+or is lost, is replaced too, so that no older response is found. An entry begins with the epochs of
+the look-up before its upstream request.
+
+Returns the entry, the epochs, and 0; or 1 with the claim, or 2 if another process has it, whose
+value then begins with ``+``.
+"""
+
+STORE: Final = Script(
+    "store",
+    _EPOCHS
+    + """
+local valid = epochs() == ARGV[3]
+if valid then redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5]) end
+end_claim(valid and ARGV[6] or ARGV[7])
+return valid and 1 or 0
+""",
+)
+"""Stores a response unless an epoch has changed, and ends a claim: ``KEYS`` as for
+:data:`LOOK_UP`; ``ARGV`` token or nothing, channel, epochs, entry, milliseconds, and the messages
+for those that wait: that it was stored, or not."""
+
+END_CLAIM: Final = Script(
+    "give_up",
+    _EPOCHS
+    + """
+end_claim(ARGV[3])
+return 1
+""",
+)
+"""Ends a claim without a response: ``KEYS`` as for :data:`LOOK_UP`; ``ARGV`` token, channel,
+message."""
+
+RENEW: Final = Script(
+    "renew",
+    """
+for index, key in ipairs(KEYS) do
+    local holder, token = redis.call('GET', key), ARGV[index + 1]
+    if holder == token or holder == '+' .. token then redis.call('PEXPIRE', key, ARGV[1]) end
+end
+return 1
+""",
+)
+"""Renews claims: ``KEYS`` claims; ``ARGV`` milliseconds, and their tokens."""
+
+ANNOUNCE: Final = Script(
+    "announce",
+    """
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+local number = redis.call('INCR', KEYS[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
+redis.call('PUBLISH', ARGV[3], ARGV[4] .. number .. ':' .. ARGV[5])
+return number
+""",
+    keeps_order=True,
+)
+"""Replaces an epoch and tells the other processes: ``KEYS`` epoch, number of announcements;
+``ARGV`` epoch, milliseconds, channel, kind and content of the message. Returns the number."""

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from goproxyai.state.redis.client import Login, RedisClient, Server
-from goproxyai.state.redis.counts import StateCounts
+from goproxyai.state.redis.announcements import KIND, Announcements
+from goproxyai.state.redis.client import RedisClient
 from goproxyai.state.redis.limiter import RedisLimiter
-from goproxyai.state.redis.names import Names
-from goproxyai.state.shared_state import RateLimiter
+from goproxyai.state.redis.second_level import RedisSecondLevel
+from goproxyai.state.shared_state import SharedState
 from goproxyai.upstream.breaker import CircuitState
 
 START_SECONDS: Final = 1.0
@@ -22,35 +22,30 @@ Requests before that would be decided by the fallback, in addition to the shared
 
 
 class RedisState(Service):
-    """The shared state of a process: starts and stops its parts.
+    """The shared state of a process: a :class:`~goproxyai.state.shared_state.SharedState`.
 
-    :param fallback: limits the rate while Redis is away; ``None``: requests are refused.
+    :param others: the processes of this machine, which are told of announcements as well: Redis
+        may be away.
     :ivar limiter: the rate limit.
+    :ivar second_level: the responses in Redis.
     """
 
     def __init__(
         self,
         clock: IReactorTime,
-        server: Server,
-        login: Login,
-        names: Names,
-        per_minute: int,
-        fallback: RateLimiter | None,
-        counts: StateCounts,
-        count_seconds: Callable[[float], None],
+        client: RedisClient,
+        limiter: RedisLimiter,
+        announcements: Announcements,
+        second_level: RedisSecondLevel,
+        others: SharedState,
     ) -> None:
+        self.limiter = limiter
+        self.second_level = second_level
         self._clock = clock
-        self._client = RedisClient(
-            clock,
-            server,
-            login,
-            names.plain(b"probe"),
-            names.plain(b"events:%d" % login.database),
-            counts,
-            count_seconds,
-        )
-        self._client.part = self
-        self.limiter = RedisLimiter(clock, per_minute, self._client, names, fallback)
+        self._client = client
+        self._announcements = announcements
+        self._others = others
+        client.part = self
 
     @property
     def up(self) -> bool:
@@ -82,16 +77,32 @@ class RedisState(Service):
 
         self._client.after_first_attempt(attempted)
 
+    # SharedState
+
+    def announce_write(self, owner: bytes) -> None:
+        self._announcements.write(owner)
+        self._others.announce_write(owner)
+
+    def announce_clearing(self, path: bytes | None) -> Deferred[None]:
+        announced = [self._announcements.clearing(path), self._others.announce_clearing(path)]
+        return gatherResults(announced).addCallback(lambda _: None)
+
     # Part of the client
 
     def connected(self) -> Deferred[None]:
-        return succeed(None)
+        return Deferred.fromCoroutine(self._announcements.catch_up())
 
     def lost(self) -> None:
         self.limiter.lost()
+        self.second_level.lost()
 
     def message(self, payload: bytes) -> None:
-        """Do nothing: no process announces anything."""
+        kind, content = payload[:1], payload[1:]
+        if kind == KIND:
+            self._announcements.received(content)
+        else:
+            self.second_level.claim_ended(kind, content)
 
     def beat(self) -> None:
-        """Do nothing."""
+        self._announcements.beat()
+        self.second_level.beat()

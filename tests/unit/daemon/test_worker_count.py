@@ -64,6 +64,12 @@ def test_limits_are_divided() -> None:
     assert share.max_connections_per_client == 5
 
 
+def test_workers_have_the_whole_cache_if_redis_has_the_second_level() -> None:
+    whole = settings(MAX_CACHE_SIZE="100", STATE_URL="redis://h", STATE_SECRET="s" * 16)
+    assert second_level_size(whole) == 0
+    assert share_of(whole, 4).max_cache_size == whole.max_cache_size // 4
+
+
 def test_snapshot_needs_one_process() -> None:
     snapshot = {"CACHE_SNAPSHOT": "file", "CACHE_SNAPSHOT_KEY": "k" * 16}
     assert settings(WORKERS="1", **snapshot).cache_snapshot == "file"

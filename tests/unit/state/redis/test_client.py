@@ -13,6 +13,7 @@ from twisted.logger import globalLogPublisher
 
 from goproxyai.state.redis.client import (
     BEAT_SECONDS,
+    CHECK_SECONDS,
     COMMAND_SECONDS,
     CONNECT_SECONDS,
     Lane,
@@ -146,7 +147,7 @@ def test_late_reply_opens_the_breaker_and_later_commands_fail_at_once(fixture: F
     fixture.redis.answer = lambda _: None
     fixture.run()
     fixture.clock.advance(COMMAND_SECONDS)
-    assert [str(each) for each in fixture.replies] == ["Redis did not reply within 100 ms"]
+    assert [str(each) for each in fixture.replies] == ["Redis did not reply in time"]
     assert not fixture.client.up
     assert fixture.client.breaker.state is CircuitState.OPEN
     assert fixture.client.counts.opened == 1
@@ -277,6 +278,8 @@ def test_idle_lanes_are_checked_each_second(fixture: Fixture) -> None:
     fixture.redis.answer = answer_with(None, b"PING")
     fixture.clock.advance(BEAT_SECONDS)
     fixture.clock.advance(COMMAND_SECONDS)
+    assert fixture.client.up
+    fixture.clock.advance(CHECK_SECONDS - COMMAND_SECONDS)
     assert not fixture.client.up
 
 

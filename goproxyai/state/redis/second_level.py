@@ -1,0 +1,325 @@
+"""The second level of the cache in Redis; see :mod:`goproxyai.state.second_level` for the rules.
+
+1. A look-up is one script: it finds the response, or takes a claim, or says that another process
+   has the claim. A look-up without an answer within :data:`.client.REQUEST_SECONDS` ends.
+2. A response is sealed; its name and the epochs of its look-up are associated data. It is valid
+   while the epochs are the present ones.
+3. A claim expires after :data:`CLAIM_SECONDS` unless it is renewed, each second. Look-ups that wait
+   for a claim are told of its end by a message. In case that the message is lost they ask again
+   after :data:`CLAIM_SECONDS`.
+4. While Redis is away, there is no second level: look-ups end at once, and those that wait end too.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from goproxyai.cache.record import Record, RecordError, decode_record, encode_record
+from goproxyai.state.redis.client import REQUEST_SECONDS, Lane, RedisClient
+from goproxyai.state.redis.connection import Reply
+from goproxyai.state.redis.names import Names, ValueInvalid
+from goproxyai.state.redis.places import EPOCH_MILLISECONDS, Place, Places
+from goproxyai.state.redis.scripts import END_CLAIM, LOOK_UP, RENEW, STORE
+from goproxyai.state.second_level import Answer
+
+MAX_RECORD_BYTES: Final = 1024 * 1024
+"""Of a body. Larger responses stay in the memory of their process."""
+
+CLAIM_SECONDS: Final = 4.0
+
+MAX_LOOK_UPS: Final = 10_000
+"""Look-ups in progress; others end at once."""
+
+MAX_CLAIMS: Final = 10_000
+"""Exclusive claims of this process; other look-ups get claims that are not exclusive."""
+
+MAX_RENEWED: Final = 200
+"""Claims that one command renews."""
+
+STORED, GAVE_UP, FAILED = b"s", b"g", b"f"
+"""The first bytes of messages about the end of a claim, which the name of the claim follows."""
+
+_FOUND, _CLAIMED, _WAITS = 0, 1, 2
+
+
+class RedisLookUp:
+    """A look-up: a :class:`~goproxyai.state.second_level.LookUp`.
+
+    :ivar ended: the answer was given, or is not wanted.
+    :ivar told: the message that arrived before the reply that says to wait.
+    :ivar asked_at: monotonic seconds of the last question.
+    :ivar waits: whether another process has the claim.
+    """
+
+    __slots__ = (
+        "_level", "_then", "asked_at", "claims", "ended", "epochs", "place", "told", "waits",
+    )  # fmt: skip
+
+    def __init__(self, level: RedisSecondLevel, place: Place, claims: bool, then: Answer) -> None:
+        self._level = level
+        self._then = then
+        self.place = place
+        self.claims = claims
+        self.ended = False
+        self.waits = False
+        self.told = b""
+        self.asked_at = 0.0
+        self.epochs = b""
+
+    def cancel(self) -> None:
+        if not self.ended:
+            self.ended = True
+            self._level.forget(self)
+
+    def end(self, record: Record | None, claim: RedisClaim | None) -> None:
+        """Give the answer, once."""
+        if not self.ended:
+            self.ended = True
+            self._level.forget(self)
+            self._then(record, claim)
+
+
+class RedisClaim:
+    """A claim: a :class:`~goproxyai.state.second_level.Claim`.
+
+    :ivar token: identifies an exclusive claim; empty for one that is not exclusive.
+    :ivar epochs: of the look-up.
+    """
+
+    __slots__ = ("_level", "ended", "epochs", "place", "token")
+
+    def __init__(self, level: RedisSecondLevel, place: Place, epochs: bytes, token: bytes) -> None:
+        self._level = level
+        self.place = place
+        self.epochs = epochs
+        self.token = token
+        self.ended = False
+
+    def store(self, record: Record) -> None:
+        if not self.ended and not self._level.store(self, record):
+            self.fail()
+        self.ended = True
+
+    def give_up(self) -> None:
+        self._end(GAVE_UP)
+
+    def fail(self) -> None:
+        self._end(FAILED)
+
+    def _end(self, message: bytes) -> None:
+        if not self.ended:
+            self.ended = True
+            self._level.end_claim(self.place, self.token, message)
+
+
+class RedisSecondLevel:
+    """Responses in Redis: a :class:`~goproxyai.state.second_level.SecondLevel`.
+
+    :param new_token: returns a text that no process has used.
+    :param wall: returns unix seconds.
+    :param channel: of messages about claims.
+    :param usable: returns whether nothing in Redis is known to be outdated.
+    """
+
+    max_record_bytes = MAX_RECORD_BYTES
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        client: RedisClient,
+        names: Names,
+        places: Places,
+        new_token: Callable[[], bytes],
+        wall: Callable[[], float],
+        channel: bytes,
+        usable: Callable[[], bool],
+    ) -> None:
+        self._clock = clock
+        self._client = client
+        self._names = names
+        self._places = places
+        self._new_token = new_token
+        self._wall = wall
+        self._channel = channel
+        self._usable = usable
+        self._look_ups: dict[bytes, dict[RedisLookUp, None]] = {}  # that claim, by claim
+        self._count = 0
+        self._unanswered: deque[RedisLookUp] = deque()
+        self._timer: IDelayedCall | None = None
+        self._claims: dict[bytes, Place] = {}  # exclusive ones, by token
+
+    def __len__(self) -> int:
+        """The number of look-ups in progress."""
+        return self._count
+
+    def look_up(
+        self, key: bytes, owner: bytes, path: bytes, claims: bool, then: Answer
+    ) -> RedisLookUp:
+        place = self._places.of(key, owner, path)
+        look_up = RedisLookUp(self, place, claims, then)
+        self._count += 1
+        if not (self._client.up and self._usable()) or self._count > MAX_LOOK_UPS:
+            look_up.end(None, None)
+            return look_up
+        if claims:
+            self._look_ups.setdefault(place.claim, {})[look_up] = None
+        self._ask(look_up)
+        return look_up
+
+    def forget(self, look_up: RedisLookUp) -> None:
+        """A look-up has ended."""
+        self._count -= 1
+        same = self._look_ups.get(look_up.place.claim)
+        if same is not None:
+            same.pop(look_up, None)
+            if not same:
+                del self._look_ups[look_up.place.claim]
+
+    def _ask(self, look_up: RedisLookUp) -> None:
+        look_up.asked_at = self._clock.seconds()
+        look_up.waits, look_up.told = False, b""
+        self._unanswered.append(look_up)
+        if self._timer is None:
+            self._timer = self._clock.callLater(REQUEST_SECONDS, self._end_overdue)
+        token = self._new_token()
+        claims = int(look_up.claims and len(self._claims) < MAX_CLAIMS)
+        self._client.run(
+            Lane.CACHE,
+            LOOK_UP,
+            look_up.place,
+            (token, claims, int(CLAIM_SECONDS * 1000), EPOCH_MILLISECONDS),
+            lambda reply: self._replied(look_up, token, reply),
+        )
+
+    def _end_overdue(self, has_read: bool = False) -> None:
+        """End the look-ups that have waited too long for Redis.
+
+        :param has_read: whether replies were read since the end of their time: a slow process may
+            not have read them before.
+        """
+        self._timer = None
+        now, unanswered = self._clock.seconds(), self._unanswered
+        while unanswered:
+            first = unanswered[0]
+            if not (first.ended or first.waits):
+                remaining = first.asked_at + REQUEST_SECONDS - now
+                if remaining > 0:
+                    self._timer = self._clock.callLater(remaining, self._end_overdue)
+                    return
+                if not has_read:
+                    self._timer = self._clock.callLater(0, self._end_overdue, True)
+                    return
+                self._client.counts.overdue["look_up"] += 1
+                first.end(None, None)
+            unanswered.popleft()
+
+    def _replied(self, look_up: RedisLookUp, token: bytes, reply: Reply) -> None:
+        if not isinstance(reply, list):
+            look_up.end(None, None)
+            return
+        value, epochs, state = reply
+        if state == _CLAIMED:
+            if look_up.ended:
+                self.end_claim(look_up.place, token, GAVE_UP)
+                return
+            self._claims[token] = look_up.place
+            look_up.end(None, RedisClaim(self, look_up.place, epochs, token))
+        elif state == _WAITS and not look_up.ended:
+            look_up.epochs, look_up.waits = epochs, True
+            if look_up.told:
+                self._go_on(look_up, look_up.told)
+        elif not look_up.ended:
+            record = None if value is None else self._opened(look_up.place, epochs, value)
+            claim = RedisClaim(self, look_up.place, epochs, b"") if record is None else None
+            look_up.end(record, claim)
+
+    def _opened(self, place: Place, epochs: bytes, value: bytes) -> Record | None:
+        """Return the record of *value*, or ``None`` if it is invalid or has expired."""
+        try:
+            sealed = value[len(epochs) + 1 :]
+            record = decode_record(self._names.opened(sealed, place.entry + epochs))
+        except (ValueInvalid, RecordError):
+            return None
+        return record if record.expires > self._wall() else None
+
+    # What claims ask.
+
+    def store(self, claim: RedisClaim, record: Record) -> bool:
+        """Store *record* and end *claim*; return ``False``, and do nothing, if it is too large."""
+        milliseconds = int((record.expires - self._wall()) * 1000)
+        if len(record.body) > MAX_RECORD_BYTES or milliseconds <= 0:
+            return False
+        self._claims.pop(claim.token, None)
+        place, epochs = claim.place, claim.epochs
+        sealed = self._names.seal(encode_record(record), place.entry + epochs)
+        self._client.run(
+            Lane.CACHE,
+            STORE,
+            place,
+            (
+                claim.token, self._channel, epochs, b"%b\n%b" % (epochs, sealed),
+                min(milliseconds, EPOCH_MILLISECONDS), STORED + place.claim, GAVE_UP + place.claim,
+            ),
+            lambda reply: self._stored(claim, reply),
+        )  # fmt: skip
+        return True
+
+    def _stored(self, claim: RedisClaim, reply: Reply) -> None:
+        """End *claim* if the response could not be stored."""
+        if isinstance(reply, Exception):
+            self.end_claim(claim.place, claim.token, FAILED)
+
+    def end_claim(self, place: Place, token: bytes, message: bytes) -> None:
+        """End an exclusive claim; do nothing for one that is not exclusive."""
+        if token:
+            self._claims.pop(token, None)
+            arguments = (token, self._channel, message + place.claim)
+            self._client.run(Lane.CACHE, END_CLAIM, place, arguments, lambda _: None)
+
+    # What the client tells.
+
+    def claim_ended(self, message: bytes, claim: bytes) -> None:
+        """A process has ended a claim for which others wait."""
+        for look_up in tuple(self._look_ups.get(claim, ())):
+            if look_up.waits:
+                self._go_on(look_up, message)
+            else:
+                look_up.told = message
+
+    def _go_on(self, look_up: RedisLookUp, message: bytes) -> None:
+        if message == FAILED:
+            look_up.end(None, RedisClaim(self, look_up.place, look_up.epochs, b""))
+        else:
+            self._ask(look_up)
+
+    def beat(self) -> None:
+        """Renew the claims of this process, and ask again where no message has arrived."""
+        claims = list(self._claims.items())
+        for start in range(0, len(claims), MAX_RENEWED):
+            some = claims[start : start + MAX_RENEWED]
+            keys = tuple([place.claim for _, place in some])
+            tokens = [token for token, _ in some]
+            milliseconds = int(CLAIM_SECONDS * 1000)
+            self._client.run(Lane.CACHE, RENEW, keys, (milliseconds, *tokens), lambda _: None)
+        overdue = self._clock.seconds() - CLAIM_SECONDS
+        for same in tuple(self._look_ups.values()):
+            for look_up in tuple(same):
+                if look_up.waits and look_up.asked_at <= overdue:
+                    self._ask(look_up)
+
+    def lost(self) -> None:
+        """Redis is away: end all look-ups, and forget the claims."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        unanswered, self._unanswered = self._unanswered, deque()
+        self._claims.clear()
+        for look_up in unanswered:
+            look_up.end(None, None)
+        for same in tuple(self._look_ups.values()):
+            for look_up in tuple(same):
+                look_up.end(None, None)

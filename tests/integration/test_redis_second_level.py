@@ -1,0 +1,368 @@
+"""Processes that share responses by a real Redis server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from goproxyai.state.redis.second_level import MAX_RECORD_BYTES
+from tests.integration.redis_states import KEY, OWNER, PATH, Process, record
+from tests.support.redis_server import REDIS_SERVER, RedisServer, redis_server
+
+pytestmark = pytest.mark.skipif(REDIS_SERVER is None, reason="redis-server is not installed")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: RedisServer) -> RedisServer:
+    running.command("FLUSHALL")
+    return running
+
+
+@pytest_twisted.async_yield_fixture
+async def processes(server: RedisServer) -> AsyncIterator[tuple[Process, Process]]:
+    from twisted.internet import reactor
+
+    one, other = Process(reactor, server, 1), Process(reactor, server, 2)
+    await one.start()
+    await other.start()
+    yield one, other
+    one.stop()
+    other.stop()
+
+
+Pair = tuple[Process, Process]
+
+
+@pytest_twisted.ensureDeferred
+async def test_stored_response_is_found_by_another_process(processes: Pair) -> None:
+    one, other = processes
+    claim = (await one.look_up()).claim
+    stored = record()
+    claim.store(stored)
+    await one.settle()
+    answer = await other.look_up()
+    assert (answer.record, answer.claim) == (stored, None)
+    assert (await other.look_up(claims=False)).record == stored
+
+
+@pytest_twisted.ensureDeferred
+async def test_look_up_waits_for_the_process_that_asks_upstream(processes: Pair) -> None:
+    one, other = processes
+    claim = (await one.look_up()).claim
+    waiting = [other.ask(), other.ask()]
+    without_wait = await other.look_up(claims=False)
+    assert without_wait.claim is not None
+    await other.settle()
+    assert not any(each.given for each in waiting)
+    stored = record()
+    claim.store(stored)
+    await other.until(lambda: all(each.given for each in waiting))
+    assert [each.record for each in waiting] == [stored, stored]
+    assert len(other.level) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_that_waits_gets_the_claim_when_it_is_given_up(processes: Pair) -> None:
+    one, other = processes
+    claim = (await one.look_up()).claim
+    waiting = [other.ask(), other.ask()]
+    await other.settle()
+    claim.give_up()
+    claim.give_up()
+    claim.fail()
+    await other.until(lambda: any(each.given for each in waiting))
+    await other.settle()
+    (given,) = [each for each in waiting if each.given]
+    given.claim.store(record())
+    await other.until(lambda: all(each.given for each in waiting))
+    assert [each.record is None for each in waiting].count(True) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_that_wait_go_upstream_when_the_claim_fails(processes: Pair) -> None:
+    one, other = processes
+    claim = (await one.look_up()).claim
+    waiting = [other.ask(), other.ask()]
+    await other.settle()
+    claim.fail()
+    await other.until(lambda: all(each.given for each in waiting))
+    assert [each.record for each in waiting] == [None, None]
+    stored = record()
+    waiting[1].claim.store(stored)  # not exclusive, and stores all the same
+    await other.settle()
+    assert (await one.look_up()).record == stored
+
+
+@pytest_twisted.ensureDeferred
+async def test_response_that_is_too_large_ends_the_claim(processes: Pair) -> None:
+    one, other = processes
+    claim = (await one.look_up()).claim
+    waiting = other.ask()
+    await other.settle()
+    claim.store(record(b"x" * (MAX_RECORD_BYTES + 1)))
+    await other.until(lambda: waiting.given)
+    assert waiting.record is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_largest_response_is_shared(processes: Pair) -> None:
+    one, other = processes
+    stored = record(bytes(range(256)) * (MAX_RECORD_BYTES // 256))
+    (await one.look_up()).claim.store(stored)
+    await one.settle()
+    assert (await other.look_up()).record == stored
+
+
+@pytest.mark.parametrize("what", ["write", "path", "everything"])
+@pytest_twisted.ensureDeferred
+async def test_announcement_drops_the_responses_of_all_processes(
+    processes: Pair, what: str
+) -> None:
+    one, other = processes
+    (await one.look_up()).claim.store(record())
+    await one.settle()
+    assert (await other.look_up()).record is not None
+    if what == "write":
+        one.state.announce_write(OWNER)
+        expected: Any = ("invalidate", OWNER)
+    else:
+        path = PATH if what == "path" else None
+        await one.state.announce_clearing(path)
+        expected = ("clear", path)
+    assert (await one.look_up(claims=False)).record is None
+    await other.until(lambda: other.cache.calls)
+    assert other.cache.calls == [expected]
+    assert one.cache.calls == []
+    assert (await other.look_up()).record is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_announcement_for_others_drops_nothing(processes: Pair) -> None:
+    one, other = processes
+    (await one.look_up()).claim.store(record())
+    one.state.announce_write(b"another owner of")
+    await one.state.announce_clearing(b"/v1/files")
+    assert (await other.look_up()).record is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_response_that_a_write_has_overtaken_is_not_stored(processes: Pair) -> None:
+    one, other = processes
+    claim = (await one.look_up()).claim
+    waiting = other.ask()
+    await other.settle()
+    other.state.announce_write(OWNER)
+    await other.settle()
+    claim.store(record())
+    await other.until(lambda: waiting.given)
+    assert waiting.record is None
+    waiting.claim.store(record(b"newer"))  # the exclusive claim
+    await other.settle()
+    answer = await one.look_up()
+    assert answer.record is not None
+    assert answer.record.body == b"newer"
+
+
+@pytest_twisted.ensureDeferred
+async def test_evicted_epoch_invalidates_what_is_older(
+    processes: Pair, server: RedisServer
+) -> None:
+    one, other = processes
+    (await one.look_up()).claim.store(record())
+    await one.settle()
+    (owner,) = [name for name in server.all_keys() if b":owner:" in name]
+    server.command("DEL", owner)
+    assert (await other.look_up()).record is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_entry_that_was_changed_or_moved_is_not_used(
+    processes: Pair, server: RedisServer
+) -> None:
+    one, other = processes
+    (await one.look_up()).claim.store(record())
+    other_key = b"o" * 32
+    (await one.look_up(key=other_key)).claim.store(record(key=other_key))
+    await one.settle()
+    first, second = [name for name in server.all_keys() if b":entry:" in name]
+    value = server.command("GET", first)
+    server.command("SET", first, server.command("GET", second), "KEEPTTL")
+    server.command("SET", second, value[:-1] + bytes([value[-1] ^ 1]), "KEEPTTL")
+    for key in (KEY, other_key):
+        answer = await other.look_up(key=key)
+        assert answer.record is None
+        assert answer.claim is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_scan_shows_no_plain_text_and_each_key_expires(
+    processes: Pair, server: RedisServer
+) -> None:
+    one, _ = processes
+    (await one.look_up()).claim.store(record())
+    await one.look_up(key=b"c" * 32)
+    one.state.announce_write(b"a-writing-owner!")
+    await one.state.announce_clearing(PATH)
+    names = server.all_keys()
+    kinds = {name.split(b":")[1] for name in names}
+    assert kinds == {
+        b"probe", b"entry", b"claim", b"owner", b"path", b"clearing", b"announcements",
+    }  # fmt: skip
+    for name in names:
+        assert name.startswith(b"goproxyai:")
+        assert server.command("PTTL", name) > 0
+        everything = name + server.command("GET", name)
+        for secret in (b"text of a response", b"HTTP/1.1", KEY, OWNER, PATH, b"writing"):
+            assert secret not in everything
+
+
+@pytest_twisted.ensureDeferred
+async def test_entry_expires_with_the_response(processes: Pair, server: RedisServer) -> None:
+    one, _ = processes
+    (await one.look_up()).claim.store(record(seconds=30.0))
+    await one.settle()
+    (name,) = [name for name in server.all_keys() if b":entry:" in name]
+    assert 0 < server.command("PTTL", name) <= 30_000
+
+
+@pytest_twisted.ensureDeferred
+async def test_expired_response_is_not_stored(processes: Pair) -> None:
+    one, other = processes
+    claim = (await one.look_up()).claim
+    waiting = other.ask()
+    await other.settle()
+    claim.store(record(seconds=-1.0))
+    await other.until(lambda: waiting.given)
+    assert waiting.record is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_claim_is_renewed_while_its_process_responds(
+    processes: Pair, server: RedisServer
+) -> None:
+    one, other = processes
+    claim = (await one.look_up()).claim
+    waiting = other.ask()
+    await other.settle()
+    (name,) = [name for name in server.all_keys() if b":claim:" in name]
+    server.command("PEXPIRE", name, 2000)
+    one.state.beat()
+    await one.until(lambda: server.command("PTTL", name) > 3000)
+    claim.give_up()
+    await other.until(lambda: waiting.given)
+
+
+@pytest_twisted.ensureDeferred
+async def test_look_up_asks_again_if_the_process_with_the_claim_has_died(
+    processes: Pair, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = processes
+    await one.look_up()
+    waiting = other.ask()
+    await other.settle()
+    (name,) = [name for name in server.all_keys() if b":claim:" in name]
+    server.command("DEL", name)  # as after its time to live
+    monkeypatch.setattr("goproxyai.state.redis.second_level.CLAIM_SECONDS", 0.01)
+    await other.until(lambda: other.state.beat() or waiting.given)
+    assert waiting.claim is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancelled_look_up_releases_its_claim(processes: Pair, server: RedisServer) -> None:
+    one, other = processes
+    look_up = one.level.look_up(KEY, OWNER, PATH, True, lambda *_: None)
+    look_up.cancel()
+    look_up.cancel()
+    await one.settle()
+    await one.settle()
+    assert len(one.level) == 0
+    assert (await other.look_up()).claim is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_lost_message_is_noticed(processes: Pair, server: RedisServer) -> None:
+    one, other = processes
+    server.command("INCR", "goproxyai:announcements")  # an announcement that was not published
+    other.state.beat()
+    await other.settle()
+    assert other.cache.calls == []
+    other.state.beat()
+    await other.settle()
+    assert other.cache.calls == [("clear", None)]
+    one.state.announce_write(OWNER)
+    await other.until(lambda: len(other.cache.calls) == 2)
+    assert other.cache.calls[1] == ("invalidate", OWNER)
+
+
+@pytest_twisted.ensureDeferred
+async def test_gap_in_the_messages_is_noticed(processes: Pair, server: RedisServer) -> None:
+    one, other = processes
+    server.command("INCR", "goproxyai:announcements")
+    one.state.announce_write(OWNER)
+    await other.until(lambda: len(other.cache.calls) == 2)
+    assert other.cache.calls == [("clear", None), ("invalidate", OWNER)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_announcements_while_redis_is_away_are_made_later(
+    processes: Pair, server: RedisServer
+) -> None:
+    one, other = processes
+    (await one.look_up()).claim.store(record())
+    await one.settle()
+    one.client._give_up("planted")
+    one.state.announce_write(OWNER)
+    assert (await one.look_up()).record is None
+    await one.until(lambda: one.state.up)
+    await other.until(lambda: other.cache.calls)
+    assert (await one.look_up()).record is None
+    assert one.cache.calls == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_process_that_was_away_clears_its_memory_if_it_missed_something(
+    processes: Pair,
+) -> None:
+    one, other = processes
+    other.client._give_up("planted")
+    one.client._give_up("planted")
+    await one.until(lambda: one.state.up and other.state.up)
+    assert one.cache.calls == other.cache.calls == []
+    other.client._give_up("planted")
+    one.state.announce_write(OWNER)
+    await other.until(lambda: other.state.up)
+    assert other.cache.calls == [("clear", None)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_look_ups_end_when_redis_goes_away(processes: Pair) -> None:
+    one, other = processes
+    await one.look_up()
+    waiting = other.ask()
+    await other.settle()
+    unanswered = other.ask(claims=False)
+    other.client._give_up("planted")
+    assert (waiting.given, waiting.record, waiting.claim) == (True, None, None)
+    assert unanswered.given
+    assert len(other.level) == 0
+    answer = other.ask()
+    assert (answer.given, answer.claim) == (True, None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_message_of_another_secret_is_ignored(processes: Pair, server: RedisServer) -> None:
+    one, other = processes
+    for payload in (b"a1:forged", b"ax:" + b"\x01" * 60, b"a", b"", b"snothing", b"z"):
+        server.command("PUBLISH", "goproxyai:events:0", payload)
+    one.state.announce_write(OWNER)
+    await other.until(lambda: other.cache.calls)
+    assert other.cache.calls == [("invalidate", OWNER)]
