@@ -322,6 +322,8 @@ def run(seconds: float, seed: int, verbose: bool, directory: Path, upstream: Slo
                             ("wrong", "faile")]  # fmt: skip
     finally:
         process.kill()
+    print(f"rounds: {sum(rounds.values())} attacks of {len(rounds)} kinds; {dict(outcomes)}")
+    print(f"connections of the client of /health/live that ended: {live.failures}")
     report("/health/live", [passed for passed, _ in latencies])
     report("/health/live, the daemon's processor time", [busy for _, busy in latencies])
     print(f"memory: at most {daemon.worst:.0%} of the formula")
