@@ -86,12 +86,17 @@ def sample(port: int, pid: int, seconds: int) -> Sample:
 
 
 @contextlib.contextmanager
-def service(root: Path, upstream: int, role: Role, workers: int) -> Iterator[tuple[int, int]]:
-    """Run a service; yields its port and its process ID."""
+def service(
+    root: Path, upstream: int, role: Role, workers: int, cores: str = ""
+) -> Iterator[tuple[int, int]]:
+    """Run a service; yields its port and its process ID.
+
+    :param cores: on which it runs; by default one process runs on one core.
+    """
     placement = Placement(free_port(), upstream, root / f"{role.value}-{workers}")
     placement.directory.mkdir()
     command = goproxyai(placement, role, WORKERS=str(workers))
-    core = BOTH_CORES if workers > 1 else DAEMON_CORE
+    core = cores or (BOTH_CORES if workers > 1 else DAEMON_CORE)
     with daemon(command, core, placement, relays) as pid:
         yield placement.port, pid
 

@@ -29,6 +29,7 @@ from goproxyai.daemon.supervisor import Supervisor, apply_to_parent
 from goproxyai.daemon.worker_count import worker_count
 from goproxyai.daemon.workers import check_log_options, make_parent
 from goproxyai.egress.trust_roots import prepare_trust_roots
+from goproxyai.reactor.lean_loop import install_lean_poll
 from goproxyai.telemetry.log_output import LogOutput
 
 _log = Logger(namespace="goproxyai")
@@ -139,6 +140,7 @@ def _parent(reactor: Any, options: Options) -> Supervisor:
     assert shared is not None, "made for more than one worker"
     assert twistd_options is not None, "the log is chosen with twistd's options"
     use_monotonic_clock(reactor)
+    install_lean_poll(reactor)  # look-ups of the workers wait for this process
     reactor.callWhenRunning(configure_memory, reactor)  # a full collection would delay answers
     supervisor = make_parent(
         reactor,

@@ -1,6 +1,9 @@
 """The second level of a worker: it asks the parent process, see :mod:`.cache_server`.
 
 A look-up costs one round trip over the socket pair, and no timer of its own: one timer serves all.
+Records are sent after the responses of the turn, which must not wait for it: a write to the parent
+may let the kernel run the parent first.
+
 If the parent does not answer in time, look-ups end at once until it has answered a late one.
 """
 
@@ -111,6 +114,7 @@ class CacheClient:
         self._numbers = count(1)
         self._pending: dict[int, ParentLookUp] = {}
         self._timer: IDelayedCall | None = None
+        self._stores: list[tuple[int, int, Record]] = []  # to be sent
         self._responds = True
         self.claims = 0
 
@@ -151,13 +155,21 @@ class CacheClient:
     # What claims ask.
 
     def store(self, claim: int, generation: int, record: Record) -> None:
-        """Send *record*, and end *claim*."""
-        if len(record.body) > MAX_RECORD_BYTES or not self._send_record(
-            Store(claim, generation, encode_record(record))
-        ):
+        """Send *record* in the next turn of the reactor, and end *claim*."""
+        if len(record.body) > MAX_RECORD_BYTES:
             self.end_claim(claim, failed=True)
-        elif claim != NOT_EXCLUSIVE:
-            self.claims -= 1
+            return
+        if not self._stores:
+            self._clock.callLater(0, self._send_stores)
+        self._stores.append((claim, generation, record))
+
+    def _send_stores(self) -> None:
+        stores, self._stores = self._stores, []
+        for claim, generation, record in stores:
+            if not self._send_record(Store(claim, generation, encode_record(record))):
+                self.end_claim(claim, failed=True)
+            elif claim != NOT_EXCLUSIVE:
+                self.claims -= 1
 
     def end_claim(self, claim: int, failed: bool) -> None:
         """End *claim* without a response."""

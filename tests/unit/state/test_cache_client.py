@@ -44,6 +44,8 @@ class Fixture:
         return self.has_room and self._send(message)
 
     def sent(self) -> list[Message]:
+        """What was sent, records included, which are sent in the next turn."""
+        self.clock.advance(0)
         sent, self.messages = self.messages, []
         return sent
 

@@ -169,6 +169,8 @@ class Model:
         self.random.choice(self.all).announce(message, self.version)
 
     def parent_reads(self) -> None:
+        if self.random.random() < 0.5:
+            self.clock.advance(0)  # records are sent
         unread = [worker for worker in self.all if worker.to_parent]
         if not unread:
             return
@@ -189,9 +191,11 @@ class Model:
 
     def everything_arrives(self) -> None:
         """All messages are read: nothing outdated is left anywhere, and no claim is lost."""
+        self.clock.advance(0)
         while any(worker.to_parent or worker.from_parent for worker in self.all):
             self.parent_reads()
             self.worker_reads()
+            self.clock.advance(0)
         for worker in self.all:
             assert worker.known == self.version
         for store in [self.parent_store, *[worker.store for worker in self.all]]:

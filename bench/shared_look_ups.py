@@ -1,0 +1,246 @@
+"""The time that a look-up in the parent's cache adds to a miss of a worker.
+
+``python -m bench.shared_look_ups`` asks one process and a service of two workers in turn, on one
+kept connection each, so that both see the same load of the machine. It prints the response times of
+each and their difference: of misses, of hits in the process, and of hits in the second level.
+
+``--cpu`` measures the CPU time of both ends of a look-up instead, in one process and without
+sockets. It hardly depends on other load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import socket
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+
+from bench.daemons import Placement, daemon
+from bench.machine import Failed, free_port, processor
+from bench.peers import Role
+from bench.testbed import fixed_upstream
+from bench.workers import BOTH_CORES, service
+from bench.wrk import COMPLETION, relays
+from goproxyai.cache.record import Record
+from goproxyai.cache.store import Store
+from goproxyai.cache.write_log import UNOWNED
+from goproxyai.state.cache_client import CacheClient
+from goproxyai.state.cache_server import CacheServer
+from goproxyai.state.channel import Channel
+from goproxyai.state.messages import LookUp, Message
+from goproxyai.state.messages import Store as StoreMessage
+from goproxyai.state.second_level import Claim
+
+HEAD = (
+    "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer sk-bench\r\n"
+    "Content-Type: application/json\r\nContent-Length: {size}\r\n\r\n"
+)
+
+
+class Client:
+    """A kept connection that sends one request at a time."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def worker(self) -> bytes:
+        """Return what the request IDs of the worker begin with."""
+        self._socket.sendall(b"GET /health HTTP/1.1\r\nHost: bench\r\n\r\n")
+        received = b""
+        while not received.endswith(b"}"):
+            received += self._socket.recv(65536)
+        return received.partition(b"X-Request-Id: ")[2].partition(b"-")[0]
+
+    def seconds(self, question: str, expected: bytes) -> float:
+        """Return the response time; fail if the response is not from where it is expected.
+
+        :param expected: the value of ``X-Cache``.
+        """
+        body = json.dumps({"model": "m", "messages": [{"role": "user", "content": question}]})
+        data = (HEAD.format(size=len(body)) + body).encode()
+        started = time.perf_counter()
+        self._socket.sendall(data)
+        received = b""
+        while COMPLETION.encode() not in received:
+            piece = self._socket.recv(65536)
+            if not piece:
+                raise Failed("the connection was closed")
+            received += piece
+        elapsed = time.perf_counter() - started
+        if b"X-Cache: " + expected not in received:
+            raise Failed(f"not a {expected.decode()}: {received[:400]!r}")
+        return elapsed
+
+
+def compared(
+    name: str, one: Callable[[int], float], two: Callable[[int], float], count: int
+) -> None:
+    """Print the response times of *one* and *two*, whose argument numbers the request."""
+    times = [(one(number), two(number)) for number in range(count)]
+    for label, rank in (("5th percentile", 0), ("first quartile", 4), ("median", 9)):
+        alone, shared = [
+            statistics.quantiles(column, n=20)[rank] * 1e6 for column in zip(*times, strict=True)
+        ]
+        print(
+            f"{name:24} {label:15} one process {alone:7.0f} us   two workers {shared:7.0f} us   "
+            f"difference {shared - alone:6.0f} us   ratio {shared / alone:.2f}"
+        )
+
+
+@contextlib.contextmanager
+def services() -> Iterator[tuple[int, int]]:
+    """Run one process, and two workers; yields the ports."""
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+        root = Path(directory)
+        (root / "upstream").mkdir()
+        upstream = Placement(free_port(), 0, root / "upstream")
+        stack.enter_context(daemon(fixed_upstream(upstream), BOTH_CORES, upstream, relays))
+        ports = [
+            stack.enter_context(service(root, upstream.port, Role.CACHING, workers, BOTH_CORES))[0]
+            for workers in (1, 2)
+        ]
+        yield ports[0], ports[1]
+
+
+def measure(count: int) -> None:
+    """Print the response times."""
+    with services() as (one_port, two_port):
+        print(processor())
+        one, two = Client(one_port), Client(two_port)
+        other = two
+        while other.worker() == two.worker():
+            other = Client(two_port)
+        for client in (one, two):
+            for number in range(50):
+                client.seconds(f"warm {number}", b"MISS")
+        compared(
+            "miss",
+            lambda number: one.seconds(f"miss {number}", b"MISS"),
+            lambda number: two.seconds(f"miss {number}", b"MISS"),
+            count,
+        )
+        compared(
+            "hit in the process",
+            lambda _: one.seconds("miss 0", b"HIT"),
+            lambda _: two.seconds("miss 0", b"HIT"),
+            count,
+        )
+        compared(
+            "hit in the second level",
+            lambda _: one.seconds("miss 0", b"HIT"),
+            lambda number: other.seconds(f"miss {number}", b"HIT"),
+            count,
+        )
+
+
+class Link:
+    """The two ends of a link, and what they send, without sockets."""
+
+    def __init__(self) -> None:
+        self.silent_ticks = 0
+        self.client_transport, self.server_transport = StringTransport(), StringTransport()
+        self.client_channel = Channel(ClientPeer(self))
+        self.server_channel = Channel(ServerPeer(self))
+        self.client_channel.makeConnection(self.client_transport)
+        self.server_channel.makeConnection(self.server_transport)
+        self.clock = Clock()
+        self.client = CacheClient(
+            self.clock, self.client_channel.send, self.client_channel.send_record
+        )
+        self.server = CacheServer(Store(100_000_000), time.monotonic, time.time)
+
+    def send(self, message: Message) -> None:
+        self.server_channel.send(message)
+
+    send_record = property(lambda self: self.server_channel.send_record)
+
+    def pass_on(self) -> None:
+        """Let each end read what the other has sent."""
+        self.clock.advance(0)
+        for transport, channel in (
+            (self.client_transport, self.server_channel),
+            (self.server_transport, self.client_channel),
+        ):
+            data = transport.value()
+            transport.clear()
+            if data:
+                channel.dataReceived(data)
+
+
+class ClientPeer:
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def message_received(self, message: Message) -> None:
+        self._link.client.answered(message)  # type: ignore[arg-type]  # the server's answers
+
+    def peer_lost(self) -> None: ...
+
+
+class ServerPeer:
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def message_received(self, message: Message) -> None:
+        assert isinstance(message, (LookUp, StoreMessage)), message
+        self._link.server.received(self._link, message)
+
+    def peer_lost(self) -> None: ...
+
+
+def measure_cpu(count: int) -> None:
+    """Print the CPU time of a miss, of its response that is stored, and of a hit."""
+    link, now = Link(), time.time()
+    claims: list[Claim] = []
+    found: list[Record] = []
+
+    def answered(record: Record | None, claim: Claim | None) -> None:
+        if record is not None:
+            found.append(record)
+        elif claim is not None:
+            claims.append(claim)
+
+    keys = [number.to_bytes(32, "big") for number in range(count)]
+
+    def look_up(number: int) -> None:
+        link.client.look_up(keys[number], UNOWNED, b"/v1/chat/completions", False, answered)
+        link.pass_on()
+
+    def store(number: int) -> None:
+        claims[number].store(
+            Record(
+                keys[number], 200, b"h" * 300, COMPLETION.encode(), None, 0, now, now + 3600,
+                b"/v1/chat/completions", UNOWNED,
+            )
+        )  # fmt: skip
+        link.pass_on()
+
+    for name, call in (("miss", look_up), ("store", store), ("hit", look_up)):
+        best = float("inf")
+        for begin in range(0, count, 1000):
+            started = time.process_time()
+            for number in range(begin, min(begin + 1000, count)):
+                call(number)
+            best = min(best, (time.process_time() - started) / 1000)
+        print(f"{name:6} {best * 1e6:6.1f} us of CPU time, both ends")
+    assert len(found) == count, "every response was stored"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--cpu", action="store_true")
+    given = parser.parse_args()
+    if given.cpu:
+        measure_cpu(max(given.count, 5000) // 1000 * 1000)
+    else:
+        measure(given.count)
