@@ -139,11 +139,6 @@ class Settings:
                 "STATE_SECRET is not set, expected at least 16 visible ASCII characters: nothing "
                 "is stored in STATE_URL unencrypted"
             )
-        if values["cache_snapshot"] and values["workers"] != 1:
-            raise SettingError(
-                f"WORKERS is {texts['WORKERS'].strip()!a}, expected 1 with CACHE_SNAPSHOT: the "
-                "file holds the cache of one process. Unset one of the two"
-            )
         listen = tuple(endpoint.replace("$PORT", port) for endpoint in values.pop("listen"))
         endpoints = (*listen, *values["admin_listen"])
         if values["tls_client_ca"] and not any(map(has_tls, endpoints)):

@@ -17,7 +17,7 @@ from goproxyai.admin.stats import Stats
 from goproxyai.cache.replayed_entries import ReplayedEntries
 from goproxyai.cache.store import Store
 from goproxyai.config.settings import Settings
-from goproxyai.daemon.cache_snapshot import CacheSnapshot
+from goproxyai.daemon.cache_snapshot import snapshot_of
 from goproxyai.daemon.endpoints import parse_endpoints
 from goproxyai.daemon.listeners import Listeners
 from goproxyai.daemon.maintenance import Maintenance
@@ -144,7 +144,7 @@ def make_daemon(
         handler,
         Maintenance(reactor, ticker, admission, store, upstreams, probe, admin.events),
         _listeners(reactor, settings, factory, admin_factory, worker),
-        _cache_snapshot(reactor, settings, store),
+        snapshot_of(settings, store, reactor.seconds) if worker is None else None,
         on_drain,
         state,
         waits_for_parent=worker is not None,
@@ -315,10 +315,3 @@ def _health_probe(
     if settings.health_probe is None:
         return None
     return HealthProbe(reactor, client, upstreams, settings.health_probe)
-
-
-def _cache_snapshot(reactor: Any, settings: Settings, store: Store) -> CacheSnapshot | None:
-    path, key = settings.cache_snapshot, settings.cache_snapshot_key
-    if path is None or key is None:
-        return None
-    return CacheSnapshot(path, key, store, reactor.seconds, upstream=settings.openai_url)

@@ -33,6 +33,7 @@ from goproxyai.cache import snapshot_format, snapshot_stream
 from goproxyai.cache.entry import Entry
 from goproxyai.cache.record import record_of, restored_entry
 from goproxyai.cache.store import Store
+from goproxyai.config.settings import Settings
 
 _log = Logger(namespace="goproxyai.daemon.cache_snapshot")
 
@@ -158,6 +159,19 @@ class CacheSnapshot:
     @property
     def _context(self) -> bytes:
         return self.upstream.encode()
+
+
+def snapshot_of(
+    settings: Settings, store: Store, seconds: Callable[[], float]
+) -> CacheSnapshot | None:
+    """Return the snapshot of *store*; ``None`` where the cache is not kept across restarts.
+
+    :param seconds: the monotonic clock.
+    """
+    path, key = settings.cache_snapshot, settings.cache_snapshot_key
+    if path is None or key is None:
+        return None
+    return CacheSnapshot(path, key, store, seconds, upstream=settings.openai_url)
 
 
 @contextmanager

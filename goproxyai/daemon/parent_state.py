@@ -102,9 +102,11 @@ class ParentState:
         self._per_minute = per_minute
         self._limiter.set_rate(per_minute)
 
-    def resize_cache(self, max_bytes: int) -> None:
-        """Change the size of the second level."""
+    def change_cache(self, max_bytes: int, is_used: bool) -> None:
+        """Change the size of the second level, and clear it if responses are not cached."""
         self.cache.store.resize(max_bytes)
+        if not is_used:
+            self.cache.store.clear()
 
     def tick(self) -> None:
         """Look for workers that do not respond; to be called once a second."""

@@ -34,9 +34,11 @@ from goproxyai.admin.dashboard_feed import DashboardFeed
 from goproxyai.admin.stats import Stats
 from goproxyai.config.settings import Settings
 from goproxyai.daemon.accept_balance import ABSENT, Counts
+from goproxyai.daemon.cache_snapshot import CacheSnapshot
 from goproxyai.daemon.eviction import Eviction
 from goproxyai.daemon.parent_listeners import ParentListeners
 from goproxyai.daemon.parent_state import ParentState
+from goproxyai.daemon.proxy_options import caching_enabled
 from goproxyai.daemon.restart_policy import RestartPolicy
 from goproxyai.daemon.worker_count import second_level_size
 from goproxyai.daemon.worker_process import (
@@ -75,6 +77,7 @@ class Supervisor(Service):
         started it in the background.
     :param on_drain: called when stopping begins.
     :param check_log: rotates the log file if it is large.
+    :param snapshot: ``None`` where the cache is not kept across restarts.
     :param counts: of the connections of each worker, in memory that they share.
     :ivar settings: in effect. :ivar prices: in effect.
     :ivar restarts: workers that were replaced.
@@ -92,6 +95,7 @@ class Supervisor(Service):
     _check_log: Callable[[], None]
     _counts: Counts
     _eviction: Eviction
+    _snapshot: CacheSnapshot | None
     state: ParentState = attrs.field(init=False)
     stats: Stats = attrs.field(init=False)
     feed: DashboardFeed = attrs.field(init=False)
@@ -142,6 +146,8 @@ class Supervisor(Service):
             problem = worker.wait_until_started(deadline)
             if problem:
                 self._fail(f"goproxyai: {problem}".replace("goproxyai: goproxyai:", "goproxyai:"))
+        if self._snapshot is not None and caching_enabled(self.settings):
+            self._snapshot.load()  # a start that fails must not use the file up
         for worker in self.workers:
             worker.connect(self._reactor)
         self._reactor.callWhenRunning(self.broadcast, Serve())
@@ -254,6 +260,8 @@ class Supervisor(Service):
         if close.active():
             close.cancel()
             self.listeners.close()
+        if self._snapshot is not None and caching_enabled(self.settings):
+            self._snapshot.save()
         self._limiter.stop()
         self._eviction.stop()
         self.feed.stop()
@@ -276,4 +284,4 @@ def apply_to_parent(supervisor: Supervisor, settings: Settings, prices: Prices) 
     supervisor.settings = supervisor.stats.settings = settings
     supervisor.prices = prices
     supervisor.state.set_rate(settings.rate_limit)
-    supervisor.state.resize_cache(second_level_size(settings))
+    supervisor.state.change_cache(second_level_size(settings), caching_enabled(settings))

@@ -21,6 +21,7 @@ from goproxyai.config.sources import ConfigSources, LoadedConfig
 from goproxyai.config.variable import SettingError
 from goproxyai.daemon.accept_balance import map_counts
 from goproxyai.daemon.build import new_instance
+from goproxyai.daemon.cache_snapshot import snapshot_of
 from goproxyai.daemon.endpoints import parse_endpoints
 from goproxyai.daemon.eviction import Eviction
 from goproxyai.daemon.log_setup import log_file_of
@@ -99,6 +100,7 @@ def make_parent(
         output.check_size,
         counts,
         Eviction(reactor, cache.store),
+        snapshot_of(settings, cache.store, reactor.seconds),
     )
     _add_pages(reactor, supervisor, limiter, config, output, workers, cache)
     return supervisor

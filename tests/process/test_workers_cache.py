@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
-from tests.process.daemon_process import eventually, start
+from tests.process.daemon_process import Start, eventually, start
 from tests.process.worker_service import (
     Answer,
     Connection,
@@ -110,3 +111,24 @@ def test_stopped_worker_lets_the_one_that_waits_go_on(serve: Serve, upstream: Up
         os.kill(victim, signal.SIGCONT)
     upstream.released.set()
     assert [each.answer().status for each in (asking, waiting)] == [200, 200]
+
+
+def test_second_level_survives_a_restart(start: Start, upstream: Upstream, tmp_path: Path) -> None:
+    settings = {
+        "OPENAI_API_URL": f"http://127.0.0.1:{upstream.server_port}",
+        "WORKERS": "2",
+        "RATE_LIMIT": "0",
+        "CACHE_SNAPSHOT": str(tmp_path / "cache.sealed"),
+        "CACHE_SNAPSHOT_KEY": "correct-horse-battery",
+    }
+    answers = []
+    for _ in range(2):
+        process = start(**settings)
+        (port,) = process.listening()
+        assert not (tmp_path / "cache.sealed").exists()
+        answers.append(Service(process, port).ask("/v1/a"))
+        process.send(signal.SIGTERM)
+        assert process.ended() in (0, -signal.SIGTERM)
+        assert (tmp_path / "cache.sealed").stat().st_size
+    assert [answer.cache for answer in answers] == ["MISS", "HIT"]
+    assert answers[0].body == answers[1].body

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from goproxyai.admin.summed_sources import ReportDocument
 from goproxyai.cache.store import Store
 from goproxyai.daemon.parent_state import COLLECT_SECONDS, ParentState, WorkerPeer
-from goproxyai.state.cache_server import CacheServer
+from goproxyai.state.cache_server import MAX_SILENT_TICKS, CacheServer
 from goproxyai.state.messages import (
     Ask,
     AskPage,
@@ -19,6 +19,7 @@ from goproxyai.state.messages import (
     Done,
     Found,
     Granted,
+    LookUp,
     Message,
     Page,
     PutBack,
@@ -119,6 +120,35 @@ def test_clearing_without_others_is_done_at_once() -> None:
     fixture.workers.remove(fixture.other)
     fixture.state.received(fixture.one, Clear(None, 1))
     assert fixture.one.new() == [Done(1)]
+
+
+def test_write_and_clearing_reach_the_second_level() -> None:
+    fixture = Fixture()
+    for message in (Written(b"owner"), Clear(b"/v1/a", 0)):
+        generation = fixture.state.cache.store.generation()
+        fixture.state.received(fixture.one, message)
+        assert fixture.state.cache.store.generation() == generation + 1
+
+
+def test_end_and_silence_of_a_worker_pass_its_claims_on() -> None:
+    fixture = Fixture()
+    claims = fixture.state.cache.claims
+    for worker in (fixture.one, fixture.other):
+        fixture.state.received(worker, LookUp(1, b"k" * 32, b"owner", True))
+    fixture.one.silent_ticks = MAX_SILENT_TICKS
+    fixture.state.tick()
+    assert (claims.held_by(fixture.one), len(claims.held_by(fixture.other))) == ([], 1)
+    fixture.state.worker_ended(fixture.other, told_all=True)
+    assert len(claims) == 0
+
+
+def test_cache_that_is_turned_off_is_cleared() -> None:
+    fixture = Fixture()
+    fixture.state.change_cache(5_000, True)
+    assert fixture.state.cache.store.max_bytes == 5_000
+    generation = fixture.state.cache.store.generation()
+    fixture.state.change_cache(5_000, False)
+    assert fixture.state.cache.store.generation() == generation + 1
 
 
 def test_page_waits_for_all_reports() -> None:

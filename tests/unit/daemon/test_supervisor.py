@@ -99,13 +99,26 @@ class Parts:
 
     def tick(self) -> None: ...
 
-    def resize_cache(self, max_bytes: int) -> None: ...
+    def change_cache(self, max_bytes: int, is_used: bool) -> None: ...
 
     def set_rate(self, per_minute: int) -> None:
         self.rates.append(per_minute)
 
     def start(self, on_slot: Any) -> None: ...
     def stop(self) -> None: ...
+
+
+@attrs.define(eq=False)
+class Snapshot:
+    """The file of the second level."""
+
+    calls: list[str] = attrs.field(factory=list)
+
+    def load(self) -> None:
+        self.calls.append("load")
+
+    def save(self) -> None:
+        self.calls.append("save")
 
 
 class ThreadedClock(Clock):
@@ -119,6 +132,7 @@ class Fixture:
     def __init__(self, foreground: bool = True, **texts: str) -> None:
         self.clock = ThreadedClock()
         self.parts = Parts()
+        self.snapshot = Snapshot()
         self.drains: list[str] = []
         self.checks: list[str] = []
         self.counts = memoryview(bytearray(16)).cast("q")
@@ -135,6 +149,7 @@ class Fixture:
             lambda: self.checks.append("check"),
             self.counts,  # type: ignore[arg-type]
             Eviction(self.clock, Store(0)),
+            self.snapshot,  # type: ignore[arg-type]
         )
         supervisor: Any = self.supervisor
         supervisor.state = supervisor.stats = supervisor.feed = self.parts
@@ -167,6 +182,27 @@ def started(**texts: str) -> Fixture:
         assert worker.sent == [Serve()]
         worker.sent.clear()
     return fixture
+
+
+def test_second_level_is_restored_before_and_saved_after_the_workers_serve() -> None:
+    fixture = started()
+    assert fixture.snapshot.calls == ["load"]
+    ended = fixture.stop()
+    fixture.workers[0].end(clean=True)
+    assert fixture.snapshot.calls == ["load"]
+    fixture.workers[1].end(clean=True)
+    assert fixture.snapshot.calls == ["load", "save"]
+    fixture.clock.advance(0)
+    assert ended == [None]
+
+
+def test_second_level_is_not_restored_where_the_cache_is_off() -> None:
+    fixture = started(CACHE_TTL="0")
+    fixture.stop()
+    for worker in fixture.workers:
+        worker.end(clean=True)
+    fixture.clock.advance(0)
+    assert fixture.snapshot.calls == []
 
 
 def test_all_workers_serve_after_the_start() -> None:

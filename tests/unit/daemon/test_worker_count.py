@@ -70,14 +70,6 @@ def test_workers_have_the_whole_cache_if_redis_has_the_second_level() -> None:
     assert share_of(whole, 4).max_cache_size == whole.max_cache_size // 4
 
 
-def test_snapshot_needs_one_process() -> None:
-    snapshot = {"CACHE_SNAPSHOT": "file", "CACHE_SNAPSHOT_KEY": "k" * 16}
-    assert settings(WORKERS="1", **snapshot).cache_snapshot == "file"
-    for workers in ("2", "auto"):
-        with pytest.raises(SettingError, match="expected 1 with CACHE_SNAPSHOT"):
-            settings(WORKERS=workers, **snapshot)
-
-
 def test_first_replacement_is_immediate_and_later_ones_back_off() -> None:
     policy = RestartPolicy()
     delays = [policy.delay_after(1.0) for _ in range(12)]
