@@ -15,11 +15,9 @@ from typing import Any
 import attrs
 from twisted.internet.interfaces import (
     IListeningPort,
-    IOpenSSLContextFactory,
     IProtocolFactory,
     IStreamServerEndpoint,
 )
-from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from goproxyai.daemon import proxy_protocol, tls_endpoint
 from goproxyai.daemon.accept_balance import AcceptBalance, Counts
@@ -50,11 +48,6 @@ class AdoptingReactor:
         adopted = self._reactor.adoptStreamPort(self._descriptor, family, factory)
         os.close(self._descriptor)  # the reactor has duplicated it
         return keep_socket_path(adopted)
-
-    def listenSSL(
-        self, port: int, factory: Any, context: IOpenSSLContextFactory, **_: Any
-    ) -> IListeningPort:
-        return self.listenTCP(port, TLSMemoryBIOFactory(context, False, factory))
 
 
 @attrs.frozen(eq=False)

@@ -29,11 +29,11 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
 from goproxyai.daemon.proxy_protocol import PREFIX as PROXY_PROTOCOL
 from goproxyai.http11.announced_peer import AnnouncedPeerFactory
+from goproxyai.reactor.tls_transport import TLSFactory
 
 PREFIX = "ssl:"
 
@@ -98,13 +98,10 @@ class _ListeningReactor:
     ) -> IListeningPort:
         context = self._prepare(contextFactory)  # raises at the start, not in the first connection
         self.context = RenewableContext(context)
-        listening: IListeningPort
+        outer: IProtocolFactory = TLSFactory(self.context, False, factory)
         if self._announced:
-            tls = TLSMemoryBIOFactory(self.context, False, factory)
-            outer = AnnouncedPeerFactory(tls, factory, self._announced)
-            listening = self._reactor.listenTCP(port, outer, **options)
-        else:
-            listening = self._reactor.listenSSL(port, factory, self.context, **options)
+            outer = AnnouncedPeerFactory(outer, factory, self._announced)
+        listening: IListeningPort = self._reactor.listenTCP(port, outer, **options)
         return listening
 
 

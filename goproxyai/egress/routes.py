@@ -27,13 +27,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
-from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 
 from goproxyai.config.urls import ProxyURL
 from goproxyai.egress.name_endpoint import endpoint_to
 from goproxyai.egress.tls import server_name
 from goproxyai.egress.tunnel_endpoint import ConnectEndpoint, SocksEndpoint
+from goproxyai.reactor.tls_transport import TLSClientEndpoint
 from goproxyai.upstream.no_proxy import bypasses_proxy
 
 _TRAILING_DOT = re.compile(r"\.(?=(?::[0-9]*)?$)")
@@ -163,7 +163,7 @@ class Routes:
                 for_handshakes=tunnel,
             )
         if secured:
-            endpoint = wrapClientTLS(self.tls(host), endpoint)
+            endpoint = TLSClientEndpoint(self.tls(host), endpoint)
         return Route(origin, authority, endpoint, secured, proxy=proxy)
 
     def _tunnel(self, proxy: ProxyURL, host: str, port: int) -> IStreamClientEndpoint:
@@ -188,7 +188,7 @@ class Routes:
         """Return the endpoint of *proxy* itself."""
         endpoint = self._tcp(proxy.host, proxy.port)
         if proxy.scheme == "https":
-            endpoint = wrapClientTLS(self.tls(proxy.host), endpoint)
+            endpoint = TLSClientEndpoint(self.tls(proxy.host), endpoint)
         return endpoint
 
     def _tcp(self, host: str, port: int) -> Any:
