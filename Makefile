@@ -43,7 +43,7 @@ types: $(VENV)/.dev ## Check types
 docs: $(VENV)/.dev ## Build the documentation site in build/docs
 	$(BIN)/sphinx-build -q -W --keep-going -n -b html docs build/docs
 
-bench: $(VENV)/.installed ## Measure and rewrite docs/performance.md; QUICK=1 is short; see bench/install.sh
+bench: $(VENV)/.installed ## Measure and rewrite docs/explanation/performance.md; QUICK=1 is short; see bench/install.sh
 	$(BIN)/python -m bench $(if $(QUICK),--quick)
 
 soak: $(VENV)/.dev ## Run load with injected faults for SECONDS=600, with SEED=1

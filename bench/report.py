@@ -1,4 +1,4 @@
-"""The generated part of docs/performance.md: the machine, the figures, failures, the targets."""
+"""The generated part of docs/explanation/performance.md: machine, figures, failures, targets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.plot import Bar, Group, plot
 from bench.results import BARE, Cell, Results
 from bench.targets import OURS, TARGETS, Target
 
-PAGE = CHECKOUT / "docs" / "performance.md"
+PAGE = CHECKOUT / "docs" / "explanation" / "performance.md"
 CHART = PAGE.with_suffix(".svg")
 BEGIN, END = "<!-- bench: begin -->\n", "<!-- bench: end -->\n"
 BASE = "original"

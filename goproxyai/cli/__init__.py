@@ -1,5 +1,5 @@
 """The command ``goproxyai``.
 
 :mod:`.commands` is the table of the commands. Help, completion, the manual page and
-``docs/command-line.md`` are generated from it and from the table of settings.
+``docs/reference/command-line.md`` are generated from it and from the table of settings.
 """

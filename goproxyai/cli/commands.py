@@ -1,7 +1,8 @@
 """The table of the commands.
 
-The parser, the help, the completion of shells, the manual page and ``docs/command-line.md`` are all
-derived from :data:`COMMANDS` and from :data:`~goproxyai.config.variables.VARIABLES`.
+The parser, the help, the completion of shells, the manual page and
+``docs/reference/command-line.md`` are all derived from :data:`COMMANDS` and
+:data:`~goproxyai.config.variables.VARIABLES`.
 """
 
 from __future__ import annotations

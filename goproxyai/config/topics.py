@@ -1,4 +1,4 @@
-"""The topics that group the settings in the help, in ``config`` and in ``docs/configuration.md``.
+"""The topics that group the settings in the help, in ``config`` and on the page of the settings.
 
 The table of variables is in the order of the manual, so a topic is a run of rows.
 """

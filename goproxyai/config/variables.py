@@ -1,7 +1,7 @@
 """The table of configuration variables: one table, hence a long module.
 
 The environment, the options of ``twistd goproxyai``, the file that ``CONFIG`` names, the reload on
-SIGHUP and ``docs/configuration.md`` are all derived from :data:`VARIABLES`.
+SIGHUP and ``docs/reference/configuration.md`` are all derived from :data:`VARIABLES`.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ VARIABLES: tuple[Variable, ...] = (
         "chat/completions completions embeddings",
         "The POST requests that may be answered from the cache, by their paths as they follow "
         "/v1/, or as they end under another prefix of RELAY_PATHS. Those of the default always "
-        "may. See docs/caching.md before adding a path.",
+        "may. See docs/explanation/caching.md before adding a path.",
         "paths under /v1/ such as responses moderations, separated by spaces or commas",
         cache_paths,
         allow_empty=True,
@@ -409,7 +409,7 @@ VARIABLES: tuple[Variable, ...] = (
         "The number of processes that serve requests, or auto for the number of processors. With "
         "more than one, a parent process listens and supervises them, MAX_CACHE_SIZE is divided "
         "among it and them, MAX_REQUEST_MEMORY and MAX_CONNECTIONS are divided among them, and "
-        "MAX_CONNECTIONS_PER_CLIENT applies to each. See docs/scaling.md.",
+        "MAX_CONNECTIONS_PER_CLIENT applies to each. See docs/explanation/scaling.md.",
         f"a whole number of processes from 1 to {MAX_WORKERS}, or auto",
         worker_count(MAX_WORKERS),
     ),
@@ -419,7 +419,7 @@ VARIABLES: tuple[Variable, ...] = (
         "The URL of a Redis or Valkey server, version 6 or later, by which services on several "
         "machines share rate limits and stored responses: redis, rediss (TLS), unix, or "
         "redis+sentinel and rediss+sentinel with the addresses of Sentinels and the name of the "
-        "master. If empty, services share nothing. See docs/scaling.md.",
+        "master. If empty, services share nothing. See docs/explanation/scaling.md.",
         "a URL such as redis://user:password@host:6379/0, rediss://host/0, unix:///path?db=0 or "
         "redis+sentinel://host1,host2/service/0, credentials percent-encoded",
         parse_state_url,

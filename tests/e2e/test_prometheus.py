@@ -1,4 +1,4 @@
-"""The alert rules, the Grafana dashboard and docs/metrics.md agree with the scraped daemon.
+"""Alert rules, Grafana dashboard and docs/reference/metrics.md agree with the scraped daemon.
 
 A real Prometheus scrapes a daemon under load; the counts of its clients and of the fake upstream
 are the expected values of the metrics.
@@ -42,7 +42,7 @@ DEPLOY = ROOT / "deploy"
 RULES = DEPLOY / "prometheus-alerts.yml"
 CONFIG = DEPLOY / "prometheus.yml"
 DASHBOARD = DEPLOY / "grafana-dashboard.json"
-METRICS = ROOT / "docs" / "metrics.md"
+METRICS = ROOT / "docs" / "reference" / "metrics.md"
 ALERTS_TEST = Path(__file__).parent / "prometheus" / "alerts_test.yml"
 
 REQUESTS = "goproxyai_requests_total"
@@ -411,7 +411,7 @@ def test_documented_queries_have_results(scraped_daemon: ScrapedDaemon) -> None:
         assert scraped_daemon.prometheus.query(re.sub(r"\[\w+\]", "[1h]", query)), query
 
 
-# docs/metrics.md.
+# docs/reference/metrics.md.
 
 
 def table(part: str) -> list[list[str]]:

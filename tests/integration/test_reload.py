@@ -22,7 +22,7 @@ from tests.support.harness import ProxyHarness, eventually, request
 from tests.support.steps import Pause
 from tests.unit.cache.test_store import numbered, put
 
-OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "change-settings.md"
 
 CHANGED: dict[str, tuple[str, Callable[[Daemon], object], object]] = {
     "RATE_LIMIT": ("7", lambda d: d.admission.per_minute, 7),
@@ -87,7 +87,7 @@ def change(daemon: Daemon, **texts: str) -> None:
 def test_reloadable_variables_are_tested_here_and_documented() -> None:
     assert set(CHANGED) == RELOADABLE
     (documented,) = re.findall(
-        r"(?s)These settings can change without a restart: (.*?)\. ", OPERATIONS.read_text("utf-8")
+        r"(?s)These settings can change without a restart: (.*?)\. ", PAGE.read_text("utf-8")
     )
     assert set(re.findall(r"`([A-Z_]+)`", documented)) == RELOADABLE
 

@@ -1,4 +1,4 @@
-"""What clients can make a daemon hold stays within the formula of docs/operations.md.
+"""What clients can make a daemon hold stays within the formula of docs/reference/limits.md.
 
 One daemon suffers all attacks, one after the other. The peak of its resident memory is reset before
 each of them.

@@ -35,7 +35,7 @@ RULES = (
     "+eval", "+evalsha", "+get", "+set", "+del", "+exists", "+incr", "+pexpire", "+pttl",
     "+publish", "+time",
 )  # fmt: skip
-"""The permissions that docs/scaling.md names."""
+"""The permissions that docs/explanation/scaling.md names."""
 
 
 def away_line(service: Service) -> str:

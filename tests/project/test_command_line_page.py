@@ -1,4 +1,4 @@
-"""docs/command-line.md and docs/goproxyai.1 are generated from the tables."""
+"""docs/reference/command-line.md and docs/goproxyai.1 are generated from the tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def test_command_line_page_is_up_to_date() -> None:
-    assert (DOCS / "command-line.md").read_text("utf-8") == reference_page()
+    assert (DOCS / "reference" / "command-line.md").read_text("utf-8") == reference_page()
 
 
 def test_manual_page_is_up_to_date() -> None:

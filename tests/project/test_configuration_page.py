@@ -1,4 +1,4 @@
-"""docs/configuration.md is the generated reference of all variables."""
+"""docs/reference/configuration.md is the generated reference of all variables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from goproxyai.config.reference import configuration_page
 from goproxyai.config.topics import FIRST_VARIABLES, topics
 from goproxyai.config.variables import VARIABLES
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "configuration.md"
 
 
 def test_configuration_page_is_up_to_date() -> None:

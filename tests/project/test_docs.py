@@ -71,12 +71,14 @@ def test_make_targets_named_on_page_exist(page: str) -> None:
 
 def test_classes_named_on_architecture_page_exist() -> None:
     package = "".join(path.read_text("utf-8") for path in (ROOT / "goproxyai").rglob("*.py"))
-    named = re.findall(r"`([A-Z][a-z]+(?:[A-Z][a-z]+)+)(?:\.\w+)?`", read("docs/architecture.md"))
+    named = re.findall(
+        r"`([A-Z][a-z]+(?:[A-Z][a-z]+)+)(?:\.\w+)?`", read("docs/explanation/architecture.md")
+    )
     assert named
     assert [name for name in named if not re.search(rf"(?m)^class {name}\b", package)] == []
 
 
-@pytest.mark.parametrize("page", ["docs/security.md", "docs/cache-rules.md"])
+@pytest.mark.parametrize("page", ["docs/explanation/security.md", "docs/reference/cache-rules.md"])
 def test_tests_named_on_page_exist(page: str) -> None:
     named = NAMED_TEST.findall(read(page))
     assert named
@@ -89,7 +91,8 @@ def test_tests_named_on_page_exist(page: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "heading"), [("docs/security.md", "| attack"), ("docs/cache-rules.md", "| rule")]
+    ("page", "heading"),
+    [("docs/explanation/security.md", "| attack"), ("docs/reference/cache-rules.md", "| rule")],
 )
 def test_every_row_of_page_names_a_test(page: str, heading: str) -> None:
     rows = [line for line in read(page).splitlines() if line.startswith("| ")]
@@ -98,7 +101,7 @@ def test_every_row_of_page_names_a_test(page: str, heading: str) -> None:
 
 
 def test_errors_page_lists_every_code_with_its_status() -> None:
-    table = re.findall(r"(?m)^\| (\d{3}) \| `(\w+)` \|", read("docs/errors.md"))
+    table = re.findall(r"(?m)^\| (\d{3}) \| `(\w+)` \|", read("docs/reference/errors.md"))
     listed = {code: int(status) for status, code in table}
     assert listed == STATUS | {"RATE_LIMIT_EXCEEDED": 429}
 

@@ -41,7 +41,7 @@ def test_readme_lists_ten_settings_with_their_defaults() -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/explanation/architecture.md"])
 def test_request_path_diagram_names_the_steps_of_the_proxy_package(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
     (diagram,) = re.findall(r"(?s)```mermaid\n(.*?)```", text)
@@ -53,7 +53,7 @@ def test_request_path_diagram_names_the_steps_of_the_proxy_package(page: str) ->
 
 
 def test_readme_performance_figures_are_those_of_the_benchmark() -> None:
-    page = (ROOT / "docs" / "performance.md").read_text("utf-8")
+    page = (ROOT / "docs" / "explanation" / "performance.md").read_text("utf-8")
     measured = {}
     header = next(line for line in page.splitlines() if "| goproxyai |" in line).split("|")
     column = [cell.strip() for cell in header].index("goproxyai")

@@ -1,7 +1,8 @@
 """The soak: the daemon as a process under load, with injected faults and a full audit.
 
 ``make soak`` (``SECONDS=600``, ``SEED=1``) runs the long form and prints a report;
-``python -m tests.soak --plan`` prints the schedule of the faults. See ``docs/reliability.md``.
+``python -m tests.soak --plan`` prints the schedule of the faults. See
+``docs/explanation/reliability.md``.
 
 * :mod:`.faults`: the faults, and the outcomes that each may cause.
 * :mod:`.plan`: the schedule, a pure function of the seed.

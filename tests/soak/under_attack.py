@@ -9,7 +9,7 @@
    machine runs. The daemon has a core to itself where the machine has several.
 4. After each round all attackers leave. Then no connection may be open, no memory counted, and no
    descriptor more than at the start. The peak of the resident memory must be within the formula of
-   docs/operations.md for the round's connections.
+   docs/reference/limits.md for the round's connections.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ _LASTING: Final = re.compile(
 _ADVICE: Final = {
     "WRONGPASS": "check the user and the password in STATE_URL",
     "NOAUTH": "the server expects a password in STATE_URL",
-    "NOPERM": "the user in STATE_URL lacks a permission, see docs/scaling.md",
+    "NOPERM": "the user in STATE_URL lacks a permission, see docs/explanation/scaling.md",
     "OOM": "the server is full",
     "READONLY": "the server is a replica",
     "MOVED": "the server is a part of a cluster, which is not supported",
