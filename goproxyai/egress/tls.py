@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from ssl import OP_NO_RENEGOTIATION
 from typing import Any, Final
 from weakref import ref
 
@@ -67,6 +68,7 @@ class ClientTLS:
         self._sent_name = None if is_address else host.encode("ascii")  # RFC 6066 section 3
         self._application = application
         self._context = CertificateOptions(trustRoot=trust_root).getContext()
+        self._context.set_options(OP_NO_RENEGOTIATION)  # of TLS 1.2; pyOpenSSL lacks the name
 
     def clientConnectionForTLS(self, tlsProtocol: Any) -> Connection:
         """Return a connection that accepts certificates of the host only."""

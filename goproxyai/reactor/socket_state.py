@@ -34,10 +34,26 @@ for _name, _value in (
         _KEEP_ALIVE_OPTIONS.append((socket.IPPROTO_TCP, getattr(socket, _name), _value))
 
 
+class TransportLayer:
+    """A transport of this package over another one.
+
+    :ivar transport: the transport below.
+    """
+
+    __slots__ = ("transport",)
+
+    transport: Any
+
+    @property
+    def pending_bytes(self) -> int:
+        """The written bytes that this layer holds."""
+        raise NotImplementedError
+
+
 def transport_layers(transport: Any) -> list[Any]:
     """Return *transport* and the transports below its TLS layers, outermost first."""
     layers = [transport]
-    while isinstance(layers[-1], TLSMemoryBIOProtocol):
+    while isinstance(layers[-1], (TransportLayer, TLSMemoryBIOProtocol)):
         layers.append(layers[-1].transport)
     return layers
 
@@ -102,7 +118,7 @@ def set_tcp_options(transport: Any) -> None:
 
 def set_no_delay(transport: Any) -> None:
     """Set TCP_NODELAY where *transport* is TCP, so that small writes are sent at once."""
-    set_tcp_no_delay = getattr(transport, "setTcpNoDelay", None)
+    set_tcp_no_delay = getattr(transport_layers(transport)[-1], "setTcpNoDelay", None)
     if set_tcp_no_delay is not None:
         set_tcp_no_delay(True)
 

@@ -20,7 +20,7 @@ from twisted.internet.tcp import Client, Server
 from twisted.internet.unix import Server as UnixServer
 
 from goproxyai.reactor.private_names import missing_names
-from goproxyai.reactor.socket_state import transport_layers
+from goproxyai.reactor.socket_state import TransportLayer, transport_layers
 
 PRIVATE_NAMES = (
     "dataBuffer", "offset", "_tempDataBuffer", "_tempDataLen", "_writeDisconnecting",
@@ -76,6 +76,8 @@ def unsent_bytes(transport: Any) -> int:
     if type(transport) in _DIRECT and not transport.TLS:
         unsent: int = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
         return unsent
+    if isinstance(transport, TransportLayer):
+        return transport.pending_bytes + unsent_bytes(transport.transport)
     *tls_layers, bottom = transport_layers(transport)  # a layer passes unknown names to the next
     total = sum(len(data) for layer in tls_layers for data in getattr(layer, "_appSendBuffer", ()))
     total += len(getattr(bottom, "dataBuffer", b"")) - getattr(bottom, "offset", 0)
