@@ -116,10 +116,16 @@ def _causes(
     groups: dict[FailureCause, dict[str, Any]],
     has_egress: bool,
 ) -> Rows:
-    """Return the failures by cause: incidents first, then by number."""
+    """Return the failures by cause: incidents first, then by number.
+
+    An open circuit is a consequence of the other incidents, and follows them.
+    """
     rows = []
-    order = sorted(causes, key=lambda cause: (cause not in INCIDENTS, -causes[cause]))
-    for cause in order:
+
+    def rank(cause: FailureCause) -> tuple[bool, bool, int]:
+        return cause not in INCIDENTS, cause is FailureCause.CIRCUIT_OPEN, -causes[cause]
+
+    for cause in sorted(causes, key=rank):
         group = groups.get(cause)
         if group is None:  # the process that has it has not reported it yet
             continue

@@ -38,7 +38,7 @@ _UNREACHABLE: Final = (
 )
 """More exact texts, by the name of the exception that a detail begins with."""
 
-_ANSWERS: Final = "upstream answers "
+_BEGINNINGS: Final = ("upstream answers ", "upstream ")
 
 _ADVICE: Final = {
     FailureCause.UPSTREAM_429: (
@@ -101,8 +101,11 @@ def describe(
 def join(texts: Sequence[str]) -> str:
     """Return one or two causes as one text, without the words that both begin with."""
     first, *others = texts
-    common = _ANSWERS if first.startswith(_ANSWERS) else ""
-    return " and ".join([first, *[text.removeprefix(common) for text in others]])
+    joined = [first]
+    for text in others:
+        common = [each for each in _BEGINNINGS if first.startswith(each) and text.startswith(each)]
+        joined.append(text.removeprefix(common[0]) if common else text)
+    return " and ".join(joined)
 
 
 def advice_for(cause: FailureCause) -> str:

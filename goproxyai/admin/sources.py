@@ -238,7 +238,7 @@ class Sources:
 
     def recent_errors(self) -> list[dict[str, Any]]:
         """Return the most recent failed requests, newest first."""
-        failures = list(self.access_log.failures.recent)[-MAX_RECENT_ERRORS:]
+        failures = self.access_log.failures.recent[-MAX_RECENT_ERRORS:]
         return [_error(event, batch) for event, batch in reversed(failures)]
 
     def failure_groups(self) -> list[dict[str, Any]]:

@@ -61,24 +61,30 @@ class Traffic:
 
     :ivar failures: by cause.
     :ivar stale: answered with an expired entry, since upstream failed.
+    :ivar incidents: failures that are part of an incident.
     """
 
     requests: int = 0
     failures: Mapping[FailureCause, int] = attrs.field(factory=dict)
     stale: int = 0
-
-    @property
-    def incidents(self) -> int:
-        """Failures that are part of an incident."""
-        return sum([number for cause, number in self.failures.items() if cause in INCIDENTS])
+    incidents: int = attrs.field(
+        init=False,
+        eq=False,
+        default=attrs.Factory(lambda self: _incidents(self.failures), takes_self=True),
+    )
 
     @classmethod
     def sum(cls, slots: Sequence[Traffic]) -> Traffic:
-        failures: Counter[FailureCause] = Counter()
+        failures: dict[FailureCause, int] = {}
         for slot in slots:
-            failures.update(slot.failures)
+            for cause, number in slot.failures.items():
+                failures[cause] = failures.get(cause, 0) + number
         requests = sum([slot.requests for slot in slots])
         return cls(requests, failures, sum([slot.stale for slot in slots]))
+
+
+def _incidents(failures: Mapping[FailureCause, int]) -> int:
+    return sum([number for cause, number in failures.items() if cause in INCIDENTS])
 
 
 @attrs.frozen
@@ -191,7 +197,7 @@ def _incident_verdict(now: Situation, recent: Traffic, incident: _Incident) -> V
     failed, share = recent.incidents, recent.incidents / max(recent.requests, 1)
     if share < WARNED_FAILURES:
         return None
-    causes = _causes(recent, Traffic.sum(incident.slots))
+    causes = _causes(recent, incident)
     seconds = len(incident.slots) * now.slot_seconds
     is_full = len(incident.slots) + len(incident.after) >= len(now.slots) > LONG_WINDOW_SLOTS
     how_long = _duration(seconds, at_least=is_full)
@@ -207,7 +213,7 @@ def _incident_verdict(now: Situation, recent: Traffic, incident: _Incident) -> V
     )
 
 
-def _causes(recent: Traffic, whole: Traffic) -> list[FailureCause]:
+def _causes(recent: Traffic, incident: _Incident) -> list[FailureCause]:
     """Return the one or two causes to name, the most frequent first.
 
     An open circuit is a consequence. The failures that have opened it may be older.
@@ -218,7 +224,7 @@ def _causes(recent: Traffic, whole: Traffic) -> list[FailureCause]:
     if numbers[FailureCause.CIRCUIT_OPEN] and len(+numbers) == 1:
         older = {
             cause: number
-            for cause, number in whole.failures.items()
+            for cause, number in Traffic.sum(incident.slots).failures.items()
             if PARTY[cause] in (Party.UPSTREAM, Party.EGRESS)
         }
         numbers = Counter(older)
@@ -274,7 +280,7 @@ def _quiet_verdict(now: Situation, recent: Traffic, incident: _Incident | None) 
         whole = Traffic.sum(incident.slots)
         is_noted = whole.incidents >= max(MIN_FAILURES, SERIOUS_FAILURES * whole.requests)
         if ago <= RECENT_INCIDENT_SLOTS and is_noted:
-            why = _describe(now, _causes(whole, whole)[0])
+            why = _describe(now, _causes(whole, incident)[0])
             lasted = _duration(len(incident.slots) * now.slot_seconds)
             advice = f"Recovered {_length(ago * now.slot_seconds)} ago. Before, {lasted}: {why}."
     if not recent.requests:
@@ -295,9 +301,9 @@ def _duration(seconds: float, at_least: bool = False) -> str:
 
 
 def _length(seconds: float) -> str:
-    """Return a length of time as text, in the largest unit that it has two of."""
+    """Return a length of time as text, rounded down."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     if seconds < 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.0f} h"
+        return f"{seconds // 60:.0f} min"
+    return f"{seconds // 3600:.0f} h"

@@ -1,11 +1,11 @@
-"""The failed requests that the dashboard shows: the last ones, and the last one of each cause.
+"""The failed requests that the dashboard shows, by cause.
 
-Bounded by :data:`MAX_RECENT` requests and one group for each :class:`.FailureCause`.
+Bounded by :data:`MAX_OF_CAUSE` requests and one group for each :class:`.FailureCause`.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -15,7 +15,8 @@ from goproxyai.telemetry.counters import is_own_page
 from goproxyai.telemetry.events import Batch, Event
 from goproxyai.telemetry.failure_cause import FailureCause, cause_of
 
-MAX_RECENT: Final = 50
+MAX_OF_CAUSE: Final = 8
+"""Requests of a cause that are kept, so that a frequent cause does not displace the others."""
 
 SERIES_GAP_SECONDS: Final = 3600.0
 """Failures of one cause with a longer gap between them are separate series."""
@@ -28,7 +29,8 @@ class FailureGroup:
     :ivar first_seen: Unix seconds, of the first one of the series.
     :ivar last_seen: Unix seconds; the other attributes are those of the last one.
     :ivar detail: cause of the failure, for operators; contains no secret.
-    :ivar upstream_request_id: ``x-request-id`` of upstream's response.
+    :ivar upstream_request_id: ``x-request-id`` of upstream's last response of the series that had
+        one: a stored response has none.
     """
 
     cause: FailureCause
@@ -43,15 +45,22 @@ class FailureGroup:
 
 
 class FailureLog:
-    """Keeps failed requests of the API.
-
-    :ivar recent: the last :data:`MAX_RECENT`, each with its batch; without those that the rate
-        limit has refused.
-    """
+    """Keeps failed requests of the API."""
 
     def __init__(self) -> None:
-        self.recent: deque[tuple[Event, Batch]] = deque(maxlen=MAX_RECENT)
         self._groups: dict[FailureCause, FailureGroup] = {}
+        self._last: defaultdict[FailureCause, deque[tuple[Event, Batch]]] = defaultdict(
+            lambda: deque(maxlen=MAX_OF_CAUSE)
+        )
+
+    @property
+    def recent(self) -> list[tuple[Event, Batch]]:
+        """The last failed requests of each cause, each with its batch, in the order of their ends.
+
+        Requests that the rate limit has refused are not among them.
+        """
+        kept = [each for of_cause in self._last.values() for each in of_cause]
+        return sorted(kept, key=lambda each: _ended_at(*each))
 
     def add(self, events: Iterable[Event], batch: Batch) -> None:
         """Keep the failed ones of *events*, which are in the order of their ends."""
@@ -60,13 +69,16 @@ class FailureLog:
             if cause is None or is_own_page(event.path):
                 continue
             if cause is not FailureCause.RATE_LIMITED:
-                self.recent.append((event, batch))
-            self._add_to_group(cause, event, event.began + event.seconds + batch.offset)
+                self._last[cause].append((event, batch))
+            self._add_to_group(cause, event, _ended_at(event, batch))
 
     def _add_to_group(self, cause: FailureCause, event: Event, ended: float) -> None:
         group = self._groups.get(cause)
         is_same = group is not None and ended - group.last_seen <= SERIES_GAP_SECONDS
-        first_seen = group.first_seen if group is not None and is_same else ended
+        first_seen, upstream_id = ended, event.upstream_request_id.decode("latin-1")
+        if group is not None and is_same:
+            first_seen = group.first_seen
+            upstream_id = upstream_id or group.upstream_request_id
         self._groups[cause] = FailureGroup(
             cause,
             first_seen,
@@ -76,12 +88,17 @@ class FailureLog:
             event.path,
             event.detail,
             event.request_id.decode("ascii"),
-            event.upstream_request_id.decode("latin-1"),
+            upstream_id,
         )
 
     def groups(self) -> list[dict[str, Any]]:
         """Return the groups as plain values."""
         return [attrs.asdict(group) for group in self._groups.values()]
+
+
+def _ended_at(event: Event, batch: Batch) -> float:
+    """Return when a request ended, in Unix seconds."""
+    return event.began + event.seconds + batch.offset
 
 
 def merged_groups(groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -97,4 +114,6 @@ def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     earlier, later = sorted((one, other), key=lambda group: float(group["last_seen"]))
     if later["first_seen"] - earlier["last_seen"] > SERIES_GAP_SECONDS:
         return later
-    return {**later, "first_seen": min(one["first_seen"], other["first_seen"])}
+    name = "upstream_request_id"
+    first_seen = min(one["first_seen"], other["first_seen"])
+    return {**later, "first_seen": first_seen, name: later[name] or earlier[name]}

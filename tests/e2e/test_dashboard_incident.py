@@ -94,10 +94,12 @@ def test_error_columns_are_in_sight_and_accessible(
     it.shows("#causes tbody tr:nth-child(2) td:nth-child(2)", "2")
     it.page.click("#configuration summary")
     it.page.locator("#settings tbody tr").first.wait_for()
-    for table, columns in (("causes", 6), ("errors", 7), ("settings", 3)):
+    tables = {"causes": 6, "errors": 7, "settings": 3, "clients": 4, "routes": 4, "upstreams": 3}
+    for table, columns in tables.items():
         cells = it.page.evaluate(CELLS, f"#{table} tbody :is(th, td)")
+        assert cells
         assert len(cells) % columns == 0
-        hidden = [cell["text"] for cell in cells if not cell["seen"]]
+        hidden = [cell["text"] for cell in cells if cell["text"] and not cell["seen"]]
         assert hidden == [], table
     widths = it.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert widths == [viewport["width"], viewport["width"]]

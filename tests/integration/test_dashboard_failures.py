@@ -178,3 +178,11 @@ async def test_stop_is_told(harness: ProxyHarness) -> None:
     daemon.admin.stats.ready = False
     assert (await stats(harness))["verdict"]["text"].startswith("Stopping")
     client.abort()
+
+
+@pytest_twisted.ensureDeferred
+async def test_cause_without_a_reported_failure_is_left_out(harness: ProxyHarness) -> None:
+    await harness.start()
+    assert harness.daemon is not None
+    harness.daemon.context.counters.finished.causes["upstream_429"] += 1
+    assert (await state(harness))["ranges"]["5 min"]["causes"] == []

@@ -19,7 +19,7 @@ export function showTiles({ requests }, range) {
   for (const name of ["upstream", "overhead", "hits"]) {
     const [p50, p95, p99] = range.latency[name].map(milliseconds);
     put(`${name}-p95`, p95);
-    put(`${name}-others`, `p50 ${p50} · p99 ${p99}`);
+    put(`${name}-others`, `p50 ${p50}\np99 ${p99}`);
   }
   put("in-flight", count(requests.in_flight));
   put("open-streams", `${counted(requests.open_streams + requests.open_tunnels, "stream")}`);

@@ -2,15 +2,14 @@
 
 ``python -m tests.e2e.browser.screenshot docs/dashboard.png docs/dashboard-dark.png``
 
-The daemon serves real traffic, and its clock runs twenty times as fast: one hour takes three
-minutes. Every duration in the pictures is therefore twenty times too long.
+The daemon serves real traffic for some minutes. In the last of them, upstream refuses a part of the
+requests with 429 and 401.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import sys
 import tempfile
@@ -25,11 +24,17 @@ from examples.demo.daemon import CHECKOUT, Daemon
 from tests.e2e.browser.chromium import launch
 from tests.e2e.browser.upstream import Upstream
 
-FAST = 20
-TRAFFIC_SECONDS = 190
-"""Slightly more than one hour of the daemon's clock."""
+TRAFFIC_SECONDS = 330
+"""Slightly more than the time range of the pictures, which is five minutes."""
+
+OUTAGE_SECONDS = 75
+REFUSED_SHARE = 0.55
+"""Share of the requests to upstream that are refused in the outage."""
 
 CLIENTS = 14
+ADDRESSES = (1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 6, 7)
+"""The last number of each client's address."""
+
 PEAK_RATE = 3.0
 """Requests a second of each client at the peak load."""
 
@@ -44,16 +49,14 @@ PRICES = {
     "text-embedding-3-small": {"prompt": 0.02},
 }
 
-DESKTOP, PHONE = {"width": 1280, "height": 1640}, {"width": 390, "height": 1100}
+DESKTOP, PHONE = {"width": 1280, "height": 1460}, {"width": 390, "height": 1100}
 
 SETTINGS = {
-    "RATE_LIMIT": "0",
-    "CACHE_TTL": "10m",
+    "RATE_LIMIT": "330",
+    "CACHE_TTL": "2m",
     "ADMIN_ALLOW": "127.0.0.0/8",
-    "REQUEST_TIMEOUT": "5m",
-    "CONNECT_TIMEOUT": "5m",
-    "PYTHONPATH": f"{Path(__file__).parent / 'fast'}{os.pathsep}{CHECKOUT}",
-    "FAST": str(FAST),
+    "TRUSTED_PROXIES": "127.0.0.0/8",
+    "PYTHONPATH": str(CHECKOUT),
 }
 
 
@@ -65,6 +68,7 @@ class Client(threading.Thread):
         self._address = root.removeprefix("http://")
         self._random = random.Random(seed)
         self._ended = ended
+        self._client = f"10.0.3.{ADDRESSES[seed]}"
         self._began = time.monotonic()
 
     def run(self) -> None:
@@ -73,7 +77,8 @@ class Client(threading.Thread):
             connection = HTTPConnection(self._address, timeout=30)
             try:
                 body = None if document is None else json.dumps(document)
-                connection.request(method, path, body, {"Content-Type": "application/json"})
+                headers = {"Content-Type": "application/json", "X-Forwarded-For": self._client}
+                connection.request(method, path, body, headers)
                 connection.getresponse().read()
             except (OSError, HTTPException):
                 pass  # the daemon stops before the clients
@@ -97,15 +102,9 @@ class Client(threading.Thread):
         if choice < 0.92:
             document = {"model": "text-embedding-3-small", "input": self._question()}
             return "POST", "/v1/embeddings", document
-        if choice < 0.995:
+        if choice < 0.96:
             return "GET", "/v1/models", None
-        if choice < 0.998:
-            return (
-                "POST",
-                "/v1/moderations",
-                {"input": self._question()},
-            )  # the upstream answers 500
-        return "GET", "/v1/gone", None
+        return "GET", f"/v1/models/{self._random.choice(MODELS)}", None
 
     def _chat(self, stream: bool) -> Any:
         question = self._question()
@@ -116,12 +115,20 @@ class Client(threading.Thread):
             "max_tokens": 300 + 10 * (number % 90),
             "temperature": 0,
         }
-        return {**document, "stream": True, "pause": 0.1} if stream else document
+        return {**document, "stream": True, "pause": 0.6} if stream else document
 
 
 def response_delay(source: random.Random) -> Callable[[], float]:
     """Return a function that draws seconds from a distribution with a long tail."""
     return lambda: min(0.4, source.lognormvariate(math.log(0.025), 0.6))
+
+
+def outage(source: random.Random) -> list[int]:
+    """Return the statuses of upstream's answers in the outage, more than are needed."""
+    statuses = (429, 429, 401)
+    return [
+        source.choice(statuses) if source.random() < REFUSED_SHARE else 0 for _ in range(100_000)
+    ]
 
 
 def take(root: str, desktop: str, phone: str) -> None:
@@ -130,8 +137,9 @@ def take(root: str, desktop: str, phone: str) -> None:
             page = browser.new_page(viewport=size, color_scheme=scheme)
             page.goto(f"{root}/dashboard")
             page.locator("#connection[data-kind=good]").wait_for()
-            page.locator("#routes tbody tr").first.wait_for()
-            page.locator('#open-streams:not(:text-is("0"))').wait_for()
+            page.get_by_label("5 min", exact=True).check()
+            page.locator("#causes tbody tr").first.wait_for()
+            page.locator("#live tbody tr").first.wait_for()
             page.screenshot(path=path, full_page=True, clip={"x": 0, "y": 0, **size})
             page.close()
 
@@ -150,7 +158,9 @@ def main(desktop: str, phone: str) -> None:
             clients = [Client(daemon.root, seed, ended) for seed in range(CLIENTS)]
             for client in clients:
                 client.start()
-            time.sleep(TRAFFIC_SECONDS)
+            time.sleep(TRAFFIC_SECONDS - OUTAGE_SECONDS)
+            upstream.refusals = outage(random.Random(2))
+            time.sleep(OUTAGE_SECONDS)
             take(daemon.root, desktop, phone)
         finally:
             ended.set()

@@ -80,12 +80,14 @@ class _Handler(BaseHTTPRequestHandler):
             case ["chat", "completions"] if document.get("stream"):
                 self._stream(document)
             case ["chat", "completions"]:
-                choice = {"index": 0, "message": {"role": "assistant", "content": "Yes."}}
+                message = {"role": "assistant", "content": "Yes."}
+                choice = {"index": 0, "message": message, "finish_reason": "stop"}
                 usage = _usage(document)
                 self._reply({"model": document["model"], "choices": [choice], "usage": usage})
             case ["embeddings"]:
                 usage = {"prompt_tokens": 8, "total_tokens": 8}
-                self._reply({"model": document["model"], "data": [], "usage": usage})
+                data = [{"object": "embedding", "index": 0, "embedding": [0.5]}]
+                self._reply({"model": document["model"], "data": data, "usage": usage})
             case ["gone", *_]:
                 self.close_connection = True  # without an answer
             case _:
@@ -115,6 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
         for _ in range(STREAM_PIECES):
             self._event({**frame, "choices": [delta]})
             time.sleep(request.get("pause", 0.0))
+        self._event({**frame, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
         self._event({**frame, "choices": [], "usage": _usage(request)})
         self.wfile.write(b"data: [DONE]\n\n")
         self.close_connection = True

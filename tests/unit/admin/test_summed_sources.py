@@ -42,7 +42,12 @@ def report(
         "tables": {
             "errors": [{"time": time} for time in errors],
             "failures": [
-                {"cause": "upstream_429", "first_seen": float(time), "last_seen": float(time)}
+                {
+                    "cause": "upstream_429",
+                    "first_seen": float(time),
+                    "last_seen": float(time),
+                    "upstream_request_id": "",
+                }
                 for time in errors
             ],
             "clients": [["192.0.2.1", hits, 1, 2]],
@@ -111,7 +116,12 @@ def test_tables_of_all_workers_are_added() -> None:
     assert sources.cached_paths() == [("/v1/models", 7)]
     assert [age for age, *_ in sources.live()] == [4, 3]
     assert sources.failure_groups() == [
-        {"cause": "upstream_429", "first_seen": 10.0, "last_seen": 30.0}
+        {
+            "cause": "upstream_429",
+            "first_seen": 10.0,
+            "last_seen": 30.0,
+            "upstream_request_id": "",
+        }
     ]
     process = sources.process()
     assert (process.processes, process.resident_bytes > 10) == (3, True)

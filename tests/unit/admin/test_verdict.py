@@ -76,6 +76,10 @@ def test_second_cause_is_named_if_it_is_frequent() -> None:
     assert "429" in text(*[both] * 7)
     assert text(*[both] * 7).endswith("(rate limit or quota) and 401 (API key refused)")
     assert "TLS" not in text(*[both] * 7)
+    other = Traffic(100, {C.UNREACHABLE: 30, C.UPSTREAM_401: 29})
+    assert text(*[other] * 7).endswith(
+        ": upstream cannot be reached and answers 401 (API key refused)"
+    )
     other = Traffic(100, {C.OVERLOADED: 30, C.UPSTREAM_401: 29})
     assert text(*[other] * 7).endswith("overloaded and upstream answers 401 (API key refused)")
     rare = Traffic(100, {C.UPSTREAM_429: 30, C.UPSTREAM_401: 3})

@@ -19,7 +19,7 @@ from goproxyai.telemetry.access_log import (
 )
 from goproxyai.telemetry.counters import Counters
 from goproxyai.telemetry.events import Batch, Event
-from goproxyai.telemetry.failure_log import MAX_RECENT
+from goproxyai.telemetry.failure_log import MAX_OF_CAUSE
 from goproxyai.telemetry.outcome import (
     CLIENT_CLOSED_REQUEST,
     CacheOutcome,
@@ -115,13 +115,13 @@ def test_new_writer_gets_only_later_events() -> None:
 
 def test_failed_requests_are_kept_without_a_writer() -> None:
     log = AccessLog(Clock(), Counters(), None)
-    for number in range(MAX_RECENT + 5):
+    for number in range(MAX_OF_CAUSE + 5):
         outcome = RequestOutcome(code="circuit_open")
         log.record(FinishedExchange(status=503, body_bytes_sent=number), "c", outcome)
         log.record(FinishedExchange(), "c", HIT)
     log.flush()
     kept = [event.bytes_out for event, _ in log.failures.recent]
-    assert kept == list(range(5, MAX_RECENT + 5))
+    assert kept == list(range(5, MAX_OF_CAUSE + 5))
 
 
 @pytest.mark.parametrize(
