@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import attrs
 from twisted.web.server import Site
 
 from goproxyai.admin.app import EVENTS_PATH, AdminApp
@@ -25,6 +26,7 @@ from goproxyai.http11.web_adapter import ExchangeChannel
 from goproxyai.limits.token_buckets import rate_limit_headers
 from goproxyai.proxy.admission import Admission
 from goproxyai.proxy.error_response import send_error, send_rate_limited
+from goproxyai.proxy.explanation import EXPLAIN_FIELD, EXPLAIN_TOKEN_FIELD
 from goproxyai.proxy.handler import ProxyHandler
 from goproxyai.proxy.pending_admission import PendingAdmission
 from goproxyai.proxy.relayed_routes import METHODS, RELAYED, RelayedRoutes
@@ -35,6 +37,28 @@ from goproxyai.telemetry.outcome import Ending, RequestOutcome
 _EVENTS = EVENTS_PATH.encode("ascii")
 
 
+@attrs.frozen
+class ExplainedRoutes:
+    """What a listener explains to operators.
+
+    :ivar routes: the relayed routes of the service.
+    :ivar explain: answers an exchange.
+    """
+
+    routes: RelayedRoutes
+    explain: Callable[[Exchange], None]
+
+
+_OPERATORS_ONLY = (
+    "Connect directly from an address in ADMIN_ALLOW, to an IP address, localhost or a name in "
+    "ADMIN_HOSTS; or send ADMIN_TOKEN as a bearer token in Proxy-Authorization."
+)
+
+
+def _not_explained(advice: str) -> ProxyError:
+    return ProxyError("admin_forbidden", f"X-Proxy-Explain is for operators. {advice}")
+
+
 class Router:
     """Routes each exchange of a listener.
 
@@ -42,6 +66,7 @@ class Router:
     :param admission: finds the client's address, and limits its rate of refusals.
     :param routes: the relayed routes; without prefixes, no path is relayed.
     :param served: the routes of the admin app that the listener serves.
+    :param explained: the routes that the listener explains to operators.
     """
 
     def __init__(
@@ -54,8 +79,12 @@ class Router:
         request_ids: RequestIds,
         routes: RelayedRoutes = RELAYED,
         served: AdminRoutes | None = None,
+        explained: ExplainedRoutes | None = None,
     ) -> None:
         self._admin = admin
+        self._explained = explained
+        prefixes = () if explained is None else explained.routes.prefixes
+        self._explained_prefixes = tuple(prefix.encode("ascii") for prefix in prefixes)
         every = admin_routes()
         self._admin_routes = every if served is None else served
         self._paths_elsewhere = every.keys() - self._admin_routes.keys()
@@ -98,10 +127,25 @@ class Router:
         if not head.target.startswith(self._prefixes):
             self._serve_admin(exchange)
         elif head.method in self._methods:
-            self._relay(exchange)
+            # A head that is repeated has a plan, and costs no look-up. A head with the field is
+            # never relayed, and has no plan.
+            if head.plan is None and EXPLAIN_FIELD in head.fields:
+                self._explain(exchange)
+            else:
+                self._relay(exchange)
         else:
             message = "This method is not relayed; see the Allow header."
             self._refuse(exchange, ProxyError("method_not_allowed", message, self._allow))
+
+    def _explain(self, exchange: Exchange) -> None:
+        """Explain a request to an operator, see :mod:`.explanation`; refuse it to others."""
+        explained = self._explained
+        if explained is None:
+            self._refuse(exchange, _not_explained("Send the request to ADMIN_LISTEN."))
+        elif self._admin.denial(exchange, EXPLAIN_TOKEN_FIELD) is not None:
+            self._refuse(exchange, _not_explained(_OPERATORS_ONLY))
+        else:
+            explained.explain(exchange)
 
     def _refuse(self, exchange: Exchange, error: ProxyError) -> None:
         """Answer with *error*, or with 429 if the client has used up its rate limit."""
@@ -142,6 +186,10 @@ class Router:
         # Paths are compared byte by byte: `/v1%2fmodels` must not be mistaken for `/v1/models`.
         path = exchange.target.partition(b"?")[0]
         route = self._admin_routes.get(path)
+        if route is None and path.startswith(self._explained_prefixes):
+            if EXPLAIN_FIELD in exchange.head.fields:
+                self._explain(exchange)
+                return
         if route is None:
             elsewhere = path in self._paths_elsewhere
             self._refuse(exchange, not_found(path, self._prefixes, elsewhere=elsewhere))

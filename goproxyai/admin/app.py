@@ -264,10 +264,15 @@ class AdminApp:
         request.problem_code = error.code
         return _respond(request, error.status, error.body())
 
-    def denial(self, exchange: Exchange) -> ProxyError | None:
-        """Return the 403 for a client that is no operator; ``None`` for an operator."""
+    def denial(
+        self, exchange: Exchange, token_field: bytes = b"authorization"
+    ) -> ProxyError | None:
+        """Return the 403 for a client that is no operator; ``None`` for an operator.
+
+        :param token_field: see :func:`.authorize`.
+        """
         try:
-            authorize(exchange, self.settings)
+            authorize(exchange, self.settings, token_field)
         except ProxyError as error:
             return error
         return None

@@ -30,12 +30,15 @@ _PORT = re.compile(r":[0-9]*$")
 _MAX_SHOWN_CHARACTERS = 100
 
 
-def authorize(exchange: Exchange, settings: Settings) -> None:
+def authorize(
+    exchange: Exchange, settings: Settings, token_field: bytes = b"authorization"
+) -> None:
     """Let *exchange* pass if its client is an operator.
 
+    :param token_field: lower-cased name of the field that may have the token.
     :raises ProxyError: ``admin_forbidden``.
     """
-    if settings.admin_token and _has_token(exchange, settings.admin_token):
+    if settings.admin_token and _has_token(exchange, token_field, settings.admin_token):
         return
     if not settings.admin_allow.contains(exchange.connection.peer) or _is_forwarded(exchange):
         raise _forbidden(
@@ -60,8 +63,8 @@ def _forbidden(message: str) -> ProxyError:
     return ProxyError("admin_forbidden", message)
 
 
-def _has_token(exchange: Exchange, token: str) -> bool:
-    scheme, _, credentials = (exchange.get(b"authorization") or b"").partition(b" ")
+def _has_token(exchange: Exchange, field: bytes, token: str) -> bool:
+    scheme, _, credentials = (exchange.get(field) or b"").partition(b" ")
     return scheme.lower() == b"bearer" and hmac.compare_digest(
         credentials.strip(), token.encode("utf-8")
     )

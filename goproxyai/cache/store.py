@@ -103,6 +103,14 @@ class Store:
             return None
         return entry
 
+    def peek(self, key: bytes, now: float) -> Entry | None:
+        """Return the entry that :meth:`get` would return, without using or removing it."""
+        entry = self._entries.find(key)
+        if entry is None or entry.is_dropped:
+            return None
+        expired = entry.stored_at + entry.lifetime + self.stale_seconds <= now
+        return None if expired else entry
+
     def generation(self) -> int:
         """The generation to note when a request is sent, for :meth:`put`."""
         return self._writes.generation

@@ -38,6 +38,7 @@ from goproxyai.proxy.admission import Admission
 from goproxyai.proxy.bypass_warning import BypassWarning
 from goproxyai.proxy.cache_lookup import CacheLookup
 from goproxyai.proxy.context import OptionsHolder, ProxyContext
+from goproxyai.proxy.explanation import Explainer
 from goproxyai.proxy.handler import ProxyHandler
 from goproxyai.proxy.health_probe import HealthProbe
 from goproxyai.proxy.live_requests import LiveRequests
@@ -48,7 +49,7 @@ from goproxyai.proxy.upstreams import Upstream, Upstreams
 from goproxyai.reactor.deadlines import Ticker
 from goproxyai.reactor.lean_loop import end_of_turn_scheduler
 from goproxyai.reactor.write_batch import WriteBatcher, Writer
-from goproxyai.router import Router
+from goproxyai.router import ExplainedRoutes, Router
 from goproxyai.state.redis.shared import RedisState
 from goproxyai.state.refilled_buckets import RefilledBuckets
 from goproxyai.state.shared_state import NO_SHARED_STATE, RateLimiter
@@ -129,7 +130,7 @@ def make_daemon(
     admin = _admin_app(
         settings, context, handler, admission, limits, dropped_log_lines, live, worker, state
     )
-    public, private = _routers(settings, admin, handler, admission, access_log)
+    public, private = _routers(settings, admin, handler, admission, context)
     factory = ServerFactory(ticker, public.dispatch, settings.max_body_size, writer, limits, memory)
     admin_factory = factory.sibling(private.dispatch)
     live.connections = factory.connections
@@ -206,19 +207,28 @@ def _routers(
     admin: AdminApp,
     handler: ProxyHandler,
     admission: Admission,
-    access_log: AccessLog,
+    context: ProxyContext,
 ) -> tuple[Router, Router]:
     """Return the routers of ``LISTEN`` and of ``ADMIN_LISTEN``."""
+    access_log = context.access_log
     request_ids = RequestIds(new_instance())  # workers share the other one
 
-    def router(routes: RelayedRoutes, served: AdminRoutes) -> Router:
-        return Router(
-            admin, handler, admin.stats, admission, access_log, request_ids, routes, served
-        )
-
-    served = health_routes() if settings.admin_listen else admin_routes()
     relayed = RelayedRoutes(settings.relay_paths, METHODS)
-    return router(relayed, served), router(NOT_RELAYED, admin_routes())
+    explainer = Explainer(context, admission, handler.single_flight)
+    explained = ExplainedRoutes(relayed, explainer.explain)
+
+    def router(
+        routes: RelayedRoutes, served: AdminRoutes, explained: ExplainedRoutes | None
+    ) -> Router:
+        return Router(
+            admin, handler, admin.stats, admission, access_log, request_ids, routes, served,
+            explained,
+        )  # fmt: skip
+
+    private = router(NOT_RELAYED, admin_routes(), explained)
+    if settings.admin_listen:
+        return router(relayed, health_routes(), None), private
+    return router(relayed, admin_routes(), explained), private
 
 
 def _admin_app(

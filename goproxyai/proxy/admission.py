@@ -15,7 +15,7 @@ from goproxyai.http11.exchange import Exchange
 from goproxyai.limits.addresses import TrustedProxies, bucket_key, client_address
 from goproxyai.proxy.proxy_warning import warn_if_untrusted
 from goproxyai.state.refilled_buckets import RefilledBuckets
-from goproxyai.state.shared_state import RateLimiter
+from goproxyai.state.shared_state import RateLimiter, TokensLeft
 
 
 class Admission:
@@ -83,6 +83,10 @@ class Admission:
         if not self.per_minute and not self._may_refuse_all:
             return 0.0
         return self._take(bucket_key(client))
+
+    def tokens(self, client: str) -> TokensLeft | None:
+        """Return the tokens of *client*, without taking one; ``None`` without a limit."""
+        return self._limiter.tokens(bucket_key(client)) if self.per_minute else None
 
     def when_decided(self, client: str, then: Callable[[float], None]) -> None:
         """Call *then* with the decision about a request that is undecided: 0.0 or the seconds.

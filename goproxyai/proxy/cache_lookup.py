@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
 from goproxyai.cache.entry import Entry
 from goproxyai.cache.rules import ERROR_STATUSES, may_serve_stale
 from goproxyai.cache.stateless_responses import state_bypass
-from goproxyai.cache.store import Store
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.proxy.request_plan import RequestPlan
@@ -39,13 +38,23 @@ class CacheMiss(msgspec.Struct, frozen=True, gc=False):
         return CacheMiss(self.reason, self.key, self.plan, self.generation, claim)
 
 
+class Entries(Protocol):
+    """The part of a :class:`~goproxyai.cache.store.Store` that a look-up needs."""
+
+    @property
+    def stale_seconds(self) -> float: ...
+
+    def get(self, key: bytes, now: float) -> Entry | None: ...
+    def generation(self) -> int: ...
+
+
 class CacheLookup:
     """Looks requests up in the memory of this process.
 
     :param is_first_level: whether a second level may have what this process has not.
     """
 
-    def __init__(self, store: Store, is_first_level: bool = False) -> None:
+    def __init__(self, store: Entries, is_first_level: bool = False) -> None:
         self._store = store
         self._is_first_level = is_first_level
 

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Protocol
 
 from twisted.python.failure import Failure
 
@@ -68,7 +69,7 @@ class ProxyHandler:
                 return
             plan = plan_for(exchange.head, context.options.current)
             if plan.is_refused:
-                raise _refusal(plan)
+                raise refusal(plan)
             if context.memory.is_full:
                 raise out_of_memory()
             body = exchange.body
@@ -245,7 +246,7 @@ class ProxyHandler:
         return True
 
 
-def _refusal(plan: RequestPlan) -> ProxyError:
+def refusal(plan: RequestPlan) -> ProxyError:
     """Return the error for a request that its plan refuses."""
     if plan.is_loop:
         return ProxyError(
@@ -261,6 +262,21 @@ def _refusal(plan: RequestPlan) -> ProxyError:
     )
 
 
+class BodyOwner(Protocol):
+    """Goes on with a request when its body is collected."""
+
+    def body_collected(
+        self, exchange: Exchange, client: str, plan: RequestPlan, body: bytes | None, key: bytes
+    ) -> None:
+        """The body is complete; see :meth:`.ProxyHandler.body_collected`."""
+
+    def client_gone(self, exchange: Exchange, client: str) -> None:
+        """The client left before its request was complete."""
+
+    def fail(self, exchange: Exchange, client: str, error: ProxyError) -> None:
+        """The request has failed with *error*."""
+
+
 class BodyCollection:
     """Collects a request body for the cache key, and listens to the exchange meanwhile.
 
@@ -268,9 +284,9 @@ class BodyCollection:
     """
 
     def __init__(
-        self, handler: ProxyHandler, exchange: Exchange, client: str, plan: RequestPlan
+        self, owner: BodyOwner, exchange: Exchange, client: str, plan: RequestPlan
     ) -> None:
-        self._handler = handler
+        self._owner = owner
         self._exchange = exchange
         self._client = client
         self._plan = plan
@@ -282,11 +298,11 @@ class BodyCollection:
 
     def _collected(self, body: bytes | None) -> None:
         self._exchange.listener = None
-        handler, exchange = self._handler, self._exchange
-        handler.body_collected(exchange, self._client, self._plan, body, self._key.digest())
+        owner, exchange = self._owner, self._exchange
+        owner.body_collected(exchange, self._client, self._plan, body, self._key.digest())
 
     def client_gone(self) -> None:
-        self._handler.client_gone(self._exchange, self._client)
+        self._owner.client_gone(self._exchange, self._client)
 
     def request_failed(self, error: ProxyError) -> None:
         """The rest of the client's request is invalid, or the request is given up.
@@ -294,4 +310,4 @@ class BodyCollection:
         A large body that is complete still waits for its own turn: its collection ends as well.
         """
         self._exchange.body.discard()
-        self._handler.fail(self._exchange, self._client, error)
+        self._owner.fail(self._exchange, self._client, error)

@@ -16,6 +16,7 @@ import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from goproxyai.state.leases import UNDECIDED, Grant, LeaseHolder
+from goproxyai.state.shared_state import TokensLeft
 
 ANSWER_SECONDS: Final = 1.0
 """The longest time that a request waits for the parent, which answers within a millisecond unless
@@ -133,6 +134,10 @@ class LeasedLimiter:
             if wanted:
                 self._ask(client, wanted)
         return decision
+
+    def tokens(self, client: str) -> TokensLeft:
+        """Return the leased tokens of a client; see :class:`~.shared_state.RateLimiter`."""
+        return TokensLeft(self.buckets.held(client), False)
 
     def when_decided(self, client: str, then: Then) -> None:
         """Call *then* with the decision."""

@@ -118,6 +118,11 @@ class LeaseHolder:
         """The number of clients."""
         return len(self._clients)
 
+    def held(self, client: str) -> int:
+        """Return the tokens of *client*."""
+        found = self._clients.get(client)
+        return 0 if found is None else found.tokens
+
     def set_rate(self, per_minute: int) -> None:
         """Change the rate; tokens beyond the new lease are given back."""
         self._lease = lease_size(per_minute)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from goproxyai.limits.token_buckets import TokenBuckets
+from goproxyai.state.shared_state import TokensLeft
 
 TICK_SECONDS = 0.1
 """Between two refills."""
@@ -34,6 +35,10 @@ class RefilledBuckets:
         self._next_sweep = 0.0
         self._sweeping = False
         self._started = False
+
+    def tokens(self, client: str) -> TokensLeft:
+        """Return the tokens of a client; see :class:`~.shared_state.RateLimiter`."""
+        return TokensLeft(self.buckets.available(client), True)
 
     def when_decided(self, client: str, then: Callable[[float], None]) -> None:
         """Decide at once."""

@@ -13,11 +13,22 @@ The rate limit is a separate seam, :class:`RateLimiter`, because it is on the pa
 from __future__ import annotations
 
 from collections.abc import Callable, Sized
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 
 from goproxyai.state.second_level import SecondLevel
+
+
+class TokensLeft(NamedTuple):
+    """The tokens of a client.
+
+    :ivar tokens: whole tokens of this process.
+    :ivar is_complete: whether no other process can have more.
+    """
+
+    tokens: int
+    is_complete: bool
 
 
 class RateLimiter(Protocol):
@@ -40,6 +51,9 @@ class RateLimiter(Protocol):
 
         :returns: 0.0, or the seconds until there is one, or :data:`.UNDECIDED`.
         """
+
+    def tokens(self, client: str) -> TokensLeft:
+        """Return the tokens of a client, without taking one, and without asking a process."""
 
     def when_decided(self, client: str, then: Callable[[float], None]) -> None:
         """Call *then* with the decision about a request for which :meth:`take` was undecided.

@@ -20,7 +20,7 @@ from goproxyai.state.redis.client import REQUEST_SECONDS, Lane, RedisClient
 from goproxyai.state.redis.connection import Reply
 from goproxyai.state.redis.names import Names
 from goproxyai.state.redis.scripts import LEASE, PUT_BACK
-from goproxyai.state.shared_state import RateLimiter
+from goproxyai.state.shared_state import RateLimiter, TokensLeft
 
 KIND = b"limit"
 """Of the names of buckets."""
@@ -86,6 +86,12 @@ class RedisLimiter:
         if self._client.up:
             return self._leased.take(client) if self._per_minute else 0.0
         return UNDECIDED if self._fallback is None else self._fallback.take(client)
+
+    def tokens(self, client: str) -> TokensLeft:
+        """Return the tokens of a client here; see :class:`.RateLimiter`."""
+        if self._client.up or self._fallback is None:
+            return self._leased.tokens(client)
+        return self._fallback.tokens(client)
 
     def when_decided(self, client: str, then: Then) -> None:
         """Call *then* with the decision: 0.0, seconds, or :data:`UNDECIDED` for a refusal."""

@@ -252,3 +252,31 @@ def test_entry_with_usage_takes_at_most_350_bytes_besides_its_texts() -> None:
         tracemalloc.stop()
     assert allocated / count - 32 - head - body <= 350
     assert store.bytes / count - 32 - head - body <= 350
+
+
+# Looking without an effect
+
+
+def test_peek_returns_what_get_would_return_and_changes_nothing() -> None:
+    store = large_store(stale_seconds=10.0)
+    one = numbered(1)
+    put(store, one)
+    assert store.peek(one.key, TTL + 9) is one
+    assert store.peek(one.key, TTL + 10) is None
+    assert store.peek(b"x" * 32, 0.0) is None
+    assert (len(store), store.expirations) == (1, 0)
+    store.clear()
+    assert store.peek(one.key, 0.0) is None
+
+
+def test_peek_does_not_use_the_entry() -> None:
+    def survivors(look: str) -> list[bytes]:
+        store = Store(100_000)
+        for number in range(100):
+            getattr(store, look)(b"%032d" % 0, 0.0)
+            put(store, numbered(number, b"x" * 2_000))
+        assert store.evictions
+        return [each.key for each in store]
+
+    assert b"%032d" % 0 not in survivors("peek")
+    assert b"%032d" % 0 in survivors("get")

@@ -125,3 +125,14 @@ def test_number_of_waiting_requests_is_bounded(monkeypatch: pytest.MonkeyPatch) 
     for client in "aba":
         fixture.request(client)
     assert fixture.decisions == [REFUSED_SECONDS]
+
+
+def test_tokens_that_are_leased_here_are_counted_without_a_question() -> None:
+    fixture = Fixture()
+    assert fixture.limiter.tokens("a") == (0, False)
+    assert (fixture.asked, len(fixture.limiter.buckets)) == ([], 0)
+    fixture.request()
+    fixture.limiter.granted("a", Grant(10, 0.0))
+    assert fixture.limiter.tokens("a") == (9, False)
+    assert fixture.limiter.tokens("a") == (9, False)
+    fixture.clock.advance(ANSWER_SECONDS)

@@ -238,3 +238,11 @@ def test_rate_can_be_changed_and_turned_off(fixture: Fixture) -> None:
     fixture.limiter.set_rate(32)
     fixture.ask()
     assert fixture.redis.named(b"EVALSHA")[-1][-2:] == [b"32", b"4"]
+
+
+def test_tokens_are_those_of_the_lease_or_of_the_fallback(fixture: Fixture) -> None:
+    assert fixture.limiter.tokens("a") == (16, True)
+    fixture.connect()
+    fixture.grant(2)
+    assert fixture.ask() == 0.0
+    assert fixture.limiter.tokens("a") == (1, False)
