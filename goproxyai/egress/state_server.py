@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.endpoints import UNIXClientEndpoint, wrapClientTLS
+from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 
 from goproxyai.config.state_url import StateURL
 from goproxyai.egress.name_endpoint import endpoint_to
 from goproxyai.egress.tls import tls_without_alpn
+from goproxyai.reactor.tls_transport import TLSClientEndpoint
 from goproxyai.state.redis.client import Login, Server
 from goproxyai.state.redis.servers import FixedServer, SentinelServers
 
@@ -35,7 +36,7 @@ def state_server(
 
     def endpoint(host: str, port: int) -> IStreamClientEndpoint:
         plain = endpoint_to(reactor, host, port)
-        return wrapClientTLS(tls(host), plain) if url.secured else plain
+        return TLSClientEndpoint(tls(host), plain) if url.secured else plain
 
     if url.socket:
         return FixedServer(UNIXClientEndpoint(reactor, url.socket, timeout=None))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from goproxyai.state.redis.names import Names
 
 EPOCH_MILLISECONDS: Final = 48 * 3600 * 1000
 """Time to live of epochs, which a look-up renews; entries live no longer."""
+
+
+_KEPT_NAMES = 1024
+_MAX_KEPT_PATH_BYTES = 256
 
 
 class Place(NamedTuple):
@@ -26,10 +31,11 @@ class Place(NamedTuple):
 
 
 class Places:
-    """Makes the keys."""
+    """Makes the keys; keeps those of some owners and paths, which most requests share."""
 
     def __init__(self, names: Names) -> None:
         self._names = names
+        self._kept = lru_cache(_KEPT_NAMES)(names.hashed)
         self.clearing = names.plain(b"clearing")
         self.announcements = names.plain(b"announcements")
 
@@ -41,8 +47,9 @@ class Places:
 
     def owner(self, owner: bytes) -> bytes:
         """Return the key of the epoch of *owner*."""
-        return self._names.hashed(b"owner", owner)
+        return self._kept(b"owner", owner)
 
     def path(self, path: bytes) -> bytes:
         """Return the key of the epoch of *path*."""
-        return self._names.hashed(b"path", path)
+        hashed = self._kept if len(path) <= _MAX_KEPT_PATH_BYTES else self._names.hashed
+        return hashed(b"path", path)
