@@ -25,7 +25,6 @@ from goproxyai.http11.exchange import Exchange
 from goproxyai.proxy.cache_lookup import CacheMiss
 from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.error_response import proxy_error_for
-from goproxyai.proxy.request_plan import RequestPlan
 from goproxyai.state.second_level import Claim, LookUp, SecondLevel
 
 
@@ -71,10 +70,6 @@ class WaitingRequest:
         self.miss = miss
         self.body = body
         self.coalesces = coalesces
-
-    @property
-    def plan(self) -> RequestPlan:
-        return self.miss.plan
 
     def wait(self, group: _Group) -> None:
         """Wait until *group* is answered."""
@@ -145,10 +140,6 @@ class SharedLookUps:
         self._counts = context.counters.shared_look_ups
         self._second_level = second_level
         self._groups: dict[tuple[bytes, bool], _Group] = {}
-
-    def __len__(self) -> int:
-        """The number of look-ups."""
-        return len(self._groups)
 
     def start(self, request: WaitingRequest) -> None:
         """Look *request* up, together with those of the same key that wait already."""

@@ -11,12 +11,15 @@ import pytest_twisted
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.task import deferLater
 
+from goproxyai.state.cache_client import MAX_RECORD_BYTES
 from goproxyai.state.messages import Drain, Reload, Reopen, Welcome
 from goproxyai.worker import start
-from tests.support.answers import response
-from tests.support.harness import ProxyHarness, request
+from tests.integration.cached_requests import CHAT
+from tests.support.answers import event, response, sse
+from tests.support.harness import ProxyHarness, eventually, post, request
 from tests.support.raw_client import RawClient
 from tests.support.serving import loopback
+from tests.support.steps import Pause
 from tests.support.worker_service import WorkerService
 
 
@@ -141,6 +144,73 @@ async def test_clearing_reaches_the_other_worker(clients: Clients) -> None:
         assert (await clients.ask(client, path)).get("X-Cache") == expected
     assert (await clients.ask(clients.one, _request("/cache", "DELETE"))).status == 200
     assert (await clients.ask(clients.other, path)).get("X-Cache") == b"MISS"
+
+
+@pytest.mark.parametrize("size", [900_000, MAX_RECORD_BYTES, MAX_RECORD_BYTES + 1])
+@pytest_twisted.ensureDeferred
+async def test_large_response_is_shared_up_to_the_bound(
+    harness: ProxyHarness, clients: Clients, size: int
+) -> None:
+    body = b'{"object":"model","x":"' + b"x" * (size - 25) + b'"}'
+    harness.upstream.script("/v1/models/large", response(body))
+    shared = size <= MAX_RECORD_BYTES
+    path = _request("/v1/models/large")
+    expected = b"HIT" if shared else b"MISS"
+    for client, outcome in ((clients.one, b"MISS"), (clients.other, expected)):
+        answer = await clients.ask(client, path)
+        assert (answer.get("X-Cache"), answer.body) == (outcome, body)
+    numbers = clients.service.supervisor.state.cache.store
+    assert (len(numbers), numbers.stores) == (int(shared), int(shared))
+
+
+@pytest_twisted.ensureDeferred
+async def test_identical_requests_to_both_workers_share_a_stream(
+    harness: ProxyHarness, clients: Clients
+) -> None:
+    gate = Pause()
+    usual = event({"choices": [{"index": 0, "finish_reason": "stop", "delta": {}}]})
+    begin, *rest = sse([usual, b"data: [DONE]\n\n"], 0)
+    harness.upstream.script(CHAT, [begin, gate, *rest])
+    data = post(CHAT, b'{"stream":true,"seed":1}')
+    clients.one.send(data)
+    await clients.one.until(lambda: b"\r\n\r\n" in clients.one.received)
+    clients.other.send(data)
+    claims = clients.service.supervisor.state.cache.claims
+    await eventually(clients.service.reactor, lambda: claims.waiting == 1)
+    gate.release()
+    live, stored = await clients.one.answer(b"POST"), await clients.other.answer(b"POST")
+    assert live.body == stored.body == usual + b"data: [DONE]\n\n"
+    assert (live.get("X-Cache"), stored.get("X-Cache")) == (b"MISS", b"HIT")
+    assert len(harness.upstream.requests) == 1
+    assert (len(claims), claims.waiting) == (0, 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_client_that_leaves_no_longer_waits_in_the_parent(
+    harness: ProxyHarness, clients: Clients
+) -> None:
+    gate = Pause()
+    harness.upstream.script("/v1/models", [gate, response(b"{}")])
+    clients.one.send(_request("/v1/models"))
+    reactor, claims = clients.service.reactor, clients.service.supervisor.state.cache.claims
+    await eventually(reactor, lambda: len(claims) == 1)
+    clients.other.send(_request("/v1/models"))
+    await eventually(reactor, lambda: claims.waiting == 1)
+    clients.other.abort()
+    await eventually(reactor, lambda: claims.waiting == 0)
+    gate.release()
+    assert (await clients.one.answer()).status == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_parent_that_does_not_read_delays_no_request_for_long(clients: Clients) -> None:
+    for _ in range(2):  # the worker has a token left afterwards
+        await clients.ask(clients.one, _request("/v1/models/gpt-4o"))
+    process = clients.service.workers[0][2]
+    process._channel.transport.pauseProducing()  # the parent reads nothing of the first worker
+    answer = await clients.ask(clients.one, _request("/v1/models"))
+    assert answer.get("X-Cache") == b"MISS"
+    process._channel.transport.resumeProducing()
 
 
 @pytest_twisted.ensureDeferred

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.testing import StringTransport
 
 from goproxyai.state.channel import Channel, OneProtocolFactory
@@ -9,11 +11,15 @@ from goproxyai.state.messages import (
     Ask,
     Clear,
     Drain,
+    Found,
     FrameReader,
     Message,
+    Part,
+    Taken,
     Written,
     frame,
 )
+from goproxyai.state.record_queue import PART_BYTES
 from tests.support.harness import lines
 
 CLEAR_ALL = Clear(None, 0)
@@ -89,3 +95,37 @@ def test_invalid_bytes_break_the_connection() -> None:
         pair.channel.dataReceived(b"\xff\xff\xff\xff")
     assert pair.transport.disconnected
     assert "a frame of" in lines(events)[0]
+
+
+def test_records_take_turns_and_are_acknowledged() -> None:
+    pair = Pair()
+    record = Found(1, bytes(3 * PART_BYTES))
+    assert pair.channel.send_record(record)
+    sent = pair.sent()
+    assert {type(each) for each in sent} == {Part}
+    for each in sent:
+        pair.channel.dataReceived(frame(each))
+    assert pair.peer.received == []  # a part is missing
+    acknowledged = sum(each.size for each in pair.sent() if isinstance(each, Taken))
+    pair.channel.dataReceived(frame(Taken(acknowledged)))
+    for each in pair.sent():
+        pair.channel.dataReceived(frame(each))
+    assert pair.peer.received == [record]
+
+
+def test_parts_that_are_no_message_break_the_connection() -> None:
+    from twisted.logger import capturedLogs
+
+    pair = Pair()
+    with capturedLogs() as events:
+        pair.channel.dataReceived(frame(Part(b"\xc1", True)))
+    assert pair.transport.disconnected
+    assert "an invalid message" in lines(events)[0]
+
+
+def test_defect_in_a_handler_does_not_end_the_connection(failures: list[Any]) -> None:
+    pair = Pair()
+    pair.channel.dataReceived(frame(Drain()) + frame(CLEAR_ALL))
+    assert pair.peer.received == [CLEAR_ALL]
+    assert len(failures) == 1
+    failures.clear()
