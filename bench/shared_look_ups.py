@@ -2,7 +2,8 @@
 
 ``python -m bench.shared_look_ups`` asks one process and a service of two workers in turn, on one
 kept connection each, so that both see the same load of the machine. It prints the response times of
-each and their difference: of misses, of hits in the process, and of hits in the second level.
+each and their difference: of misses, of misses that may be shared, of hits in the process, and of
+hits in the second level. With ``chrt -f 5`` in front, other programs on the machine disturb little.
 
 ``--cpu`` measures the CPU time of both ends of a look-up instead, in one process and without
 sockets. It hardly depends on other load.
@@ -60,12 +61,14 @@ class Client:
             received += self._socket.recv(65536)
         return received.partition(b"X-Request-Id: ")[2].partition(b"-")[0]
 
-    def seconds(self, question: str, expected: bytes) -> float:
+    def seconds(self, question: str, expected: bytes, temperature: int = 1) -> float:
         """Return the response time; fail if the response is not from where it is expected.
 
         :param expected: the value of ``X-Cache``.
+        :param temperature: 0 lets identical requests share an upstream request.
         """
-        body = json.dumps({"model": "m", "messages": [{"role": "user", "content": question}]})
+        messages = [{"role": "user", "content": question}]
+        body = json.dumps({"model": "m", "messages": messages, "temperature": temperature})
         data = (HEAD.format(size=len(body)) + body).encode()
         started = time.perf_counter()
         self._socket.sendall(data)
@@ -126,6 +129,12 @@ def measure(count: int) -> None:
             "miss",
             lambda number: one.seconds(f"miss {number}", b"MISS"),
             lambda number: two.seconds(f"miss {number}", b"MISS"),
+            count,
+        )
+        compared(
+            "miss that may be shared",
+            lambda number: one.seconds(f"shared {number}", b"MISS", 0),
+            lambda number: two.seconds(f"shared {number}", b"MISS", 0),
             count,
         )
         compared(

@@ -14,7 +14,6 @@ from goproxyai import __version__
 from goproxyai.config.settings import Settings
 from goproxyai.config.sources import LoadedConfig
 from goproxyai.config.variable import SettingError
-from goproxyai.daemon.accept_balance import make_shared_memory
 from goproxyai.daemon.build import make_daemon
 from goproxyai.daemon.log_setup import choose_output, request_writer
 from goproxyai.daemon.memory import configure_memory
@@ -22,6 +21,7 @@ from goproxyai.daemon.process_setup import prepare_to_serve, use_monotonic_clock
 from goproxyai.daemon.reload import Reload, overridden_line
 from goproxyai.daemon.service import Daemon
 from goproxyai.daemon.setting_options import SettingOptions
+from goproxyai.daemon.shared_memory import make_shared_memory
 from goproxyai.daemon.signals import call_on_hangup, call_on_usr1, end_on_next_signal
 from goproxyai.daemon.start_failures import check_process_options, release_waiting_process
 from goproxyai.daemon.start_report import start_report

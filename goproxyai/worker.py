@@ -24,13 +24,13 @@ from goproxyai import __version__
 from goproxyai.admin.summed_sources import report_document
 from goproxyai.config.sources import ConfigSources, LoadedConfig
 from goproxyai.config.variable import SettingError
-from goproxyai.daemon.accept_balance import map_counts
 from goproxyai.daemon.build import make_daemon
 from goproxyai.daemon.log_setup import request_writer, worker_output
 from goproxyai.daemon.passed_sockets import WorkerParts
 from goproxyai.daemon.process_setup import prepare_to_serve
 from goproxyai.daemon.reload import Reload
 from goproxyai.daemon.service import Daemon
+from goproxyai.daemon.shared_memory import map_counts, map_presence
 from goproxyai.daemon.signals import stop_on_signals
 from goproxyai.daemon.worker_count import share_of
 from goproxyai.daemon.worker_process import CHANNEL_DESCRIPTOR
@@ -167,7 +167,7 @@ def start(reactor: Any, welcome: Welcome) -> Worker:
     output = worker_output(welcome.log_file, welcome.shared, settings)
     globalLogBeginner.beginLoggingTo([output])
     tracer = prepare_to_serve(reactor, settings)
-    link = ParentLink(reactor, settings.rate_limit, write_through)
+    link = ParentLink(reactor, settings.rate_limit, write_through, map_presence(welcome.shared))
     parts = WorkerParts(
         link,
         welcome.instance,

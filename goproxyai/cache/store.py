@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Protocol
 
 from goproxyai.cache.deferred_free import DeferredFree
 from goproxyai.cache.entry import Entry
@@ -28,7 +28,6 @@ from goproxyai.cache.invalidation_index import (
     PATH_OVERHEAD_BYTES,
     InvalidationIndex,
 )
-from goproxyai.cache.replayed_entries import ReplayedEntries
 from goproxyai.cache.write_log import WriteLog
 
 _MAX_CONTAINER_BYTES: Final = BUCKET_OVERHEAD_BYTES + PATH_OVERHEAD_BYTES + GROUP_OVERHEAD_BYTES
@@ -38,12 +37,22 @@ _FREED_PER_PUT = 8
 _REMOVED_PER_INVALIDATION = 64
 
 
+class RemovalListener(Protocol):
+    """Is told of entries that leave the store."""
+
+    def entry_removed(self, entry: Entry) -> None:
+        """An entry has been removed."""
+
+    def cache_cleared(self) -> None:
+        """All entries have been dropped at once."""
+
+
 class Store:
     """The entries of the cache.
 
     :param max_bytes: the memory bound; 0 stores nothing.
     :param stale_seconds: time for which an expired entry is kept.
-    :param replayed: is told of removed entries.
+    :param removals: is told of removed entries.
     :ivar max_entry_bytes: the largest size of an entry: a tenth of the bound.
     :ivar bytes: memory of the entries and containers.
     :ivar reserved: memory of the responses that are being recorded.
@@ -53,7 +62,7 @@ class Store:
     """
 
     __slots__ = (
-        "_bound", "_cleared", "_entries", "_index", "_replayed", "_writes", "bytes", "evictions",
+        "_bound", "_cleared", "_entries", "_index", "_removals", "_writes", "bytes", "evictions",
         "expirations", "max_bytes", "max_entry_bytes", "reserved", "stale_seconds", "stores",
     )  # fmt: skip
 
@@ -61,7 +70,7 @@ class Store:
         self,
         max_bytes: int,
         stale_seconds: float = 0.0,
-        replayed: ReplayedEntries | None = None,
+        removals: RemovalListener | None = None,
     ) -> None:
         self.max_bytes = max_bytes
         self.max_entry_bytes = max_bytes // 10
@@ -71,7 +80,7 @@ class Store:
         self.stores = 0
         self.evictions = 0
         self.expirations = 0
-        self._replayed = replayed
+        self._removals = removals
         self._bound = max_bytes  # above max_bytes only while the store shrinks
         self._entries = EntryTable(stale_seconds)
         self._index = InvalidationIndex()
@@ -157,8 +166,8 @@ class Store:
     def _remove(self, entry: Entry) -> None:
         self._entries.remove(entry)
         self.bytes -= entry.size + self._index.remove(entry)
-        if self._replayed is not None:
-            self._replayed.entry_removed(entry)
+        if self._removals is not None:
+            self._removals.entry_removed(entry)
 
     def invalidate(self, owner: bytes) -> None:
         """Record a successful write: drop the owner's entries, refuse responses in flight."""
@@ -180,8 +189,8 @@ class Store:
             containers = [*self._index.detach(), *self._entries.detach()]
             self._cleared.add(containers)
             self.bytes = 0
-            if self._replayed is not None:
-                self._replayed.cache_cleared()
+            if self._removals is not None:
+                self._removals.cache_cleared()
 
     def _remove_dropped(self, budget: int) -> int:
         """Remove dropped entries in at most *budget* steps; return the steps that are left."""

@@ -13,12 +13,9 @@ connections than another one leaves a new connection to the others, for at most
 
 from __future__ import annotations
 
-import mmap
-import os
-import tempfile
 from collections.abc import Callable, MutableSequence
 from math import inf
-from typing import Final, cast
+from typing import Final
 
 PATIENCE_SECONDS: Final = 0.01
 """The longest time that a worker leaves a connection to others."""
@@ -32,22 +29,6 @@ COUNT_BYTES: Final = 8
 
 Counts = MutableSequence[int]
 """The number of connections of each worker, or :data:`ABSENT`."""
-
-
-def make_shared_memory() -> int:
-    """Return the descriptor of a file in memory; its processes can also lock it."""
-    if hasattr(os, "memfd_create"):  # needs no directory that can be written to
-        return os.memfd_create("goproxyai workers")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
-def map_counts(descriptor: int, workers: int) -> Counts:
-    """Return the counts that all processes with the file *descriptor* share."""
-    size = workers * COUNT_BYTES
-    if os.fstat(descriptor).st_size < size:
-        os.ftruncate(descriptor, size)
-    return cast("Counts", memoryview(mmap.mmap(descriptor, size)).cast("q"))
 
 
 class AcceptBalance:

@@ -16,10 +16,8 @@ from goproxyai.admin.process_numbers import resident_bytes
 from goproxyai.admin.remote_pages import METRICS, STATS, DashboardPage, encode_dashboard
 from goproxyai.admin.stats import Stats
 from goproxyai.admin.summed_sources import ReportDocument, SummedSources
-from goproxyai.cache.store import Store
 from goproxyai.config.sources import ConfigSources, LoadedConfig
 from goproxyai.config.variable import SettingError
-from goproxyai.daemon.accept_balance import map_counts
 from goproxyai.daemon.build import new_instance
 from goproxyai.daemon.cache_snapshot import snapshot_of
 from goproxyai.daemon.endpoints import parse_endpoints
@@ -27,12 +25,14 @@ from goproxyai.daemon.eviction import Eviction
 from goproxyai.daemon.log_setup import log_file_of
 from goproxyai.daemon.parent_listeners import ParentListeners
 from goproxyai.daemon.parent_state import ParentState
+from goproxyai.daemon.shared_memory import map_counts, map_presence
 from goproxyai.daemon.supervisor import Supervisor
 from goproxyai.daemon.worker_count import second_level_size
 from goproxyai.daemon.worker_process import WorkerProcess, WorkerSetup
 from goproxyai.errors import json_bytes
 from goproxyai.proxy.admission import Admission
 from goproxyai.state.cache_server import CacheServer
+from goproxyai.state.key_presence import AnnouncedStore
 from goproxyai.state.messages import Welcome
 from goproxyai.state.refilled_buckets import RefilledBuckets
 from goproxyai.telemetry.log_output import LogOutput
@@ -86,7 +86,8 @@ def make_parent(
     )
     limiter = RefilledBuckets(reactor, settings.rate_limit)
     counts = map_counts(shared, workers)
-    cache = CacheServer(Store(second_level_size(settings)), reactor.seconds, time.time)
+    store = AnnouncedStore(second_level_size(settings), map_presence(shared))
+    cache = CacheServer(store, reactor.seconds, time.time)
     supervisor = Supervisor(
         reactor,
         settings,

@@ -1,6 +1,9 @@
 """The second level of a worker: it asks the parent process, see :mod:`.cache_server`.
 
 A look-up costs one round trip over the socket pair, and no timer of its own: one timer serves all.
+A look-up without an exclusive claim costs nothing where :mod:`.key_presence` says that the parent
+has no entry.
+
 Records are sent after the responses of the turn, which must not wait for it: a write to the parent
 may let the kernel run the parent first.
 
@@ -18,6 +21,7 @@ from twisted.logger import Logger
 
 from goproxyai.cache.record import Record, RecordError, decode_record, encode_record
 from goproxyai.state.claims import NOT_EXCLUSIVE
+from goproxyai.state.key_presence import KeyPresence
 from goproxyai.state.messages import (
     EndClaim,
     Found,
@@ -96,6 +100,7 @@ class CacheClient:
 
     :param send: sends a message; returns whether it was sent.
     :param send_record: sends a message with a record; returns whether there is room for it.
+    :param presence: which keys the parent may have; ``None`` where that is not known.
     :ivar claims: exclusive claims of this worker.
     """
 
@@ -106,11 +111,13 @@ class CacheClient:
         clock: IReactorTime,
         send: Callable[[Message], bool],
         send_record: Callable[[Found | Store], bool],
+        presence: KeyPresence | None = None,
     ) -> None:
         self._clock = clock
         self._seconds = clock.seconds
         self._send = send
         self._send_record = send_record
+        self._presence = presence
         self._numbers = count(1)
         self._pending: dict[int, ParentLookUp] = {}
         self._timer: IDelayedCall | None = None
@@ -127,7 +134,10 @@ class CacheClient:
     ) -> ParentLookUp:
         number = next(self._numbers)
         look_up = ParentLookUp(self, number, then, self._seconds() + ANSWER_SECONDS)
-        if (
+        presence = self._presence
+        if not claims and presence is not None and not presence.may_have(key):
+            then(None, ParentClaim(self, NOT_EXCLUSIVE, presence.generation))
+        elif (
             self._responds
             and len(self._pending) < MAX_LOOK_UPS
             and self._send(LookUp(number, key, owner, claims))

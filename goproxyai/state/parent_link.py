@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from goproxyai.cache.store import Store
 from goproxyai.state.cache_client import CacheClient
 from goproxyai.state.channel import Channel, buffered_write
+from goproxyai.state.key_presence import KeyPresence
 from goproxyai.state.leased_limiter import LeasedLimiter
 from goproxyai.state.leases import Grant
 from goproxyai.state.messages import (
@@ -69,6 +70,7 @@ class ParentLink:
     """The shared state of a worker: a :class:`~.shared_state.SharedState`.
 
     :param write: writes to a transport.
+    :param presence: which keys the second level may have.
     :ivar channel: to the parent.
     :ivar second_level: the parent's cache.
     :ivar limiter: the rate limit.
@@ -85,12 +87,15 @@ class ParentLink:
         clock: IReactorTime,
         per_minute: int,
         write: Callable[[Any, bytes], None] = buffered_write,
+        presence: KeyPresence | None = None,
     ) -> None:
         self._clock = clock
         self._numbers = count(1)
         self._answers: dict[int, Deferred[bytes]] = {}
         self.channel = Channel(self, write)
-        self.second_level = CacheClient(clock, self.channel.send, self.channel.send_record)
+        self.second_level = CacheClient(
+            clock, self.channel.send, self.channel.send_record, presence
+        )
         self.limiter = LeasedLimiter(clock, per_minute, self._ask, self._put_back)
         self.any_reachable = True
 

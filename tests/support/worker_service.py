@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from goproxyai import worker as worker_module
 from goproxyai.config.sources import ConfigSources
-from goproxyai.daemon.accept_balance import make_shared_memory
+from goproxyai.daemon.shared_memory import make_shared_memory
 from goproxyai.daemon.supervisor import Supervisor
 from goproxyai.daemon.worker_process import CHANNEL_DESCRIPTOR, WorkerProcess
 from goproxyai.daemon.workers import make_parent

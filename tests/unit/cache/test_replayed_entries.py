@@ -23,7 +23,7 @@ class Cache:
     def __init__(self, budget: int = 100 * SIZE) -> None:
         self.memory = RequestMemory(budget)
         self.replayed = ReplayedEntries(self.memory)
-        self.store = Store(12 * SIZE * 10, replayed=self.replayed)
+        self.store = Store(12 * SIZE * 10, removals=self.replayed)
 
     def put(self, number: int) -> Entry:
         key = bytes([number]) * 32

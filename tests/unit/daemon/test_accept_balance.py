@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 from goproxyai.daemon.accept_balance import (
     ABSENT,
     IMPATIENT_SECONDS,
     PATIENCE_SECONDS,
     AcceptBalance,
-    make_shared_memory,
-    map_counts,
 )
 
 
@@ -41,11 +37,3 @@ def test_worker_waits_for_busy_ones_for_a_bounded_time() -> None:
     assert one.may_accept(accepted)
     assert one.may_accept(accepted + IMPATIENT_SECONDS * 0.9)
     assert not one.may_accept(accepted + IMPATIENT_SECONDS)
-
-
-def test_counts_are_shared_by_all_mappings() -> None:
-    descriptor = make_shared_memory()
-    one, other = map_counts(descriptor, 3), map_counts(descriptor, 3)
-    os.close(descriptor)
-    one[2] = ABSENT
-    assert list(other) == [0, 0, ABSENT]

@@ -11,6 +11,7 @@ from goproxyai.cache.record import Record, encode_record
 from goproxyai.state import cache_client
 from goproxyai.state.cache_client import MAX_RECORD_BYTES, SILENT_SECONDS, CacheClient
 from goproxyai.state.claims import NOT_EXCLUSIVE
+from goproxyai.state.key_presence import PRESENCE_BYTES, KeyPresence
 from goproxyai.state.messages import (
     EndClaim,
     Found,
@@ -28,13 +29,13 @@ KEY, OWNER, PATH = b"k" * 32, b"owner", b"/v1/models"
 
 
 class Fixture:
-    def __init__(self) -> None:
+    def __init__(self, presence: KeyPresence | None = None) -> None:
         self.clock = Clock()
         self.messages: list[Message] = []
         self.sends = True
         self.has_room = True
         self.answers: list[tuple[Record | None, Any]] = []
-        self.client = CacheClient(self.clock, self._send, self._send_record)
+        self.client = CacheClient(self.clock, self._send, self._send_record, presence)
 
     def _send(self, message: Message) -> bool:
         self.messages.append(message)
@@ -229,3 +230,19 @@ def test_look_ups_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fixture.answers == [(None, None)] * 3
     fixture.look_up()
     assert len(fixture.answers) == 4
+
+
+def test_key_that_the_parent_does_not_have_is_not_asked_for() -> None:
+    presence = KeyPresence(memoryview(bytearray(PRESENCE_BYTES)))
+    presence.generation = 5
+    fixture = Fixture(presence)
+    fixture.look_up(claims=False)
+    ((found, claim),) = fixture.answers
+    assert found is None
+    claim.store(record())
+    assert fixture.sent() == [Store(NOT_EXCLUSIVE, 5, encode_record(record()))]
+    fixture.look_up(claims=True)  # another worker may be asking upstream
+    presence.add(KEY)
+    fixture.look_up(claims=False)
+    assert fixture.sent() == [LookUp(2, KEY, OWNER, True), LookUp(3, KEY, OWNER, False)]
+    fixture.client.stop()
