@@ -8,8 +8,9 @@ A full buffer pauses reading from the client.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer
 from twisted.python.failure import Failure
@@ -45,21 +46,20 @@ class BodyConnection(Protocol):
         """Call :meth:`RequestBody.continue_input` in a later reactor turn."""
 
 
-class WholeBody:
-    """A body that was received with its head, or no body.
+class WholeBody(msgspec.Struct, gc=False, eq=False):
+    """A body that was received with its head, or no body; :func:`whole_body` makes one.
 
     :ivar length: bytes. :ivar received: the same number.
     """
 
-    __slots__ = ("_data", "length", "received")
+    # A struct is made in half the time of an object with ``__init__``, for each request.
+    _data: bytes
+    length: int
+    received: int
 
-    complete = True
-    awaits_continue = False
-    is_collected = False
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.length = self.received = len(data)
+    complete: ClassVar[bool] = True
+    awaits_continue: ClassVar[bool] = False
+    is_collected: ClassVar[bool] = False
 
     @property
     def buffered(self) -> int:
@@ -86,6 +86,12 @@ class WholeBody:
         self._data = b""
 
     release = connection_lost = discard
+
+
+def whole_body(data: bytes) -> WholeBody:
+    """Return a body of *data*."""
+    size = len(data)
+    return WholeBody(data, size, size)
 
 
 @implementer(IBodyProducer)

@@ -19,7 +19,7 @@ from goproxyai.http11.body_reception import BodyReception, body_too_large
 from goproxyai.http11.connection_states import InputState
 from goproxyai.http11.framing import MAX_HEADER_BYTES, MAX_HEADER_FIELDS, headers_too_large
 from goproxyai.http11.repeated_head import RepeatedHead
-from goproxyai.http11.request_body import BodyConnection, RequestBody, WholeBody
+from goproxyai.http11.request_body import BodyConnection, RequestBody, WholeBody, whole_body
 from goproxyai.http11.request_head import RequestHead
 from goproxyai.http11.request_receiver import ParserOptions, RequestReceiver
 from goproxyai.messages.foreign_protocols import FOREIGN_START_BYTES, foreign_protocol
@@ -108,7 +108,7 @@ class RequestParser:
             end = begin + length
             body: RequestBody | WholeBody
             if end <= len(data):
-                body = WholeBody(data[begin:end])
+                body = whole_body(data[begin:end])
             else:
                 body = self._start_partial_body(length, data[begin:])
             self._receiver.repeated_request_received(repeated.head, values, body)
@@ -300,7 +300,7 @@ class RequestParser:
         length = head.body_length(values)
         if length == 0:
             self.state = IDLE
-            self._receiver.request_received(head, values, WholeBody(b""), None)
+            self._receiver.request_received(head, values, whole_body(b""), None)
             return
         limit = options.max_body_bytes + head.max_framing_bytes
         body = self._start_body(length, head.expects_continue)

@@ -24,6 +24,7 @@ from goproxyai.http11.request_body import (
     BodyConnection,
     RequestBody,
     WholeBody,
+    whole_body,
 )
 from goproxyai.http11.request_head import FieldValues, RequestHead
 from goproxyai.http11.request_parser import BODY, HEAD, RequestParser
@@ -242,7 +243,7 @@ class RequestPipeline:
             return  # its response closes the connection
         self._deadlines.expires_at = NEVER
         now = self._context.ticker.seconds()
-        self.waiting.append(Exchange(self._connection, now, head, (), WholeBody(b""), problem))
+        self.waiting.append(Exchange(self._connection, now, head, (), whole_body(b""), problem))
 
     def body_refused(self, problem: ProxyError) -> None:
         self._deadlines.expires_at = NEVER

@@ -8,7 +8,7 @@ import attrs
 from twisted.internet.interfaces import IPushProducer
 
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.request_body import WholeBody
+from goproxyai.http11.request_body import whole_body
 from goproxyai.http11.request_head import RequestHead
 from goproxyai.http11.tunnel_end import TunnelEnd
 from tests.simulation.environment import Environment
@@ -86,7 +86,7 @@ class SimulatedClient:
         keep = request.version == "1.1" and request.keep
         head = RequestHead(request.method, request.target, request.version, lines, keep)
         now, values = self._environment.clock.seconds(), head.values(head.headers)
-        exchange = Exchange(self, now, head, values, WholeBody(request.body))
+        exchange = Exchange(self, now, head, values, whole_body(request.body))
         self._request, self._epoch, self.active = request, self._environment.epoch, exchange
         self._handle(exchange)
 

@@ -11,7 +11,7 @@ from goproxyai.admin.app import AdminApp
 from goproxyai.config.settings import Settings
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.request_body import WholeBody
+from goproxyai.http11.request_body import whole_body
 from goproxyai.http11.request_head import RequestHead
 from goproxyai.proxy.relayed_routes import RELAYED, RelayedRoutes
 from goproxyai.proxy.request_id import RequestIds
@@ -115,7 +115,7 @@ class Fixture:
         """Dispatch a request and return the response, if the router sent one."""
         connection = Connection()
         head = RequestHead(method.encode(), target.encode(), "1.1", [(b"Host", b"a")], True)
-        exchange = Exchange(connection, 0.0, head, (), WholeBody(b""), problem)
+        exchange = Exchange(connection, 0.0, head, (), whole_body(b""), problem)
         self.router.dispatch(exchange)
         return connection.sent
 

@@ -22,7 +22,7 @@ from typing import Any
 
 SHORT_LIVED = (
     "ServerConnection", "ClientConnection", "TunnelProtocol", "Exchange", "RequestBody",
-    "WholeBody", "BodyCollection", "RequestUpload", "Response", "Forward", "UpstreamRequest",
+    "BodyCollection", "RequestUpload", "Response", "Forward", "UpstreamRequest",
     "RetryState", "Flight", "SharedBody", "Subscriber", "SubscriberSet", "ResumedForward",
     "Recorder", "Replay", "TimedReplay", "ReplayWatch", "ExchangeChannel", "AdminRequest",
     "RequestTrace", "_PendingRequest", "RetryTimer", "_Race", "Tunnel", "TunnelEnd", "Direction",

@@ -13,7 +13,7 @@ from twisted.web.iweb import UNKNOWN_LENGTH
 from goproxyai.cache.replayed_entries import ReplayedEntries
 from goproxyai.cache.store import Store
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.request_body import WholeBody
+from goproxyai.http11.request_body import whole_body
 from goproxyai.http11.request_head import RequestHead
 from goproxyai.http11.response import Response
 from goproxyai.limits.request_memory import RequestMemory
@@ -139,7 +139,7 @@ class ClientConnection:
             self.resume()
 
     def open_exchange(self, head: RequestHead, clock: Clock) -> Exchange:
-        self.exchange = Exchange(self, clock.seconds(), head, (), WholeBody(b""))
+        self.exchange = Exchange(self, clock.seconds(), head, (), whole_body(b""))
         return self.exchange
 
     def response(self) -> tuple[list[tuple[bytes, bytes]], bytes]:
