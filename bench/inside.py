@@ -1,7 +1,8 @@
 """CPU time of a request in the project's own code: the daemon in memory, without sockets.
 
 ``python -m bench.inside`` prints microseconds of CPU time per request, for cache hits and misses,
-and the part of it that the access log and the counters take. Each figure is the minimum of many
+and the part of it that the access log and the counters take. With ``--tls``, the upstream of misses
+has TLS. Each figure is the minimum of many
 chunks of requests, so it hardly depends on other load on the machine. With ``--tree`` the script
 measures another checkout, for a comparison of two trees; it also supports the module layout of
 version 0.1.
@@ -10,7 +11,9 @@ version 0.1.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
+import ssl
 import subprocess
 import sys
 import time
@@ -18,7 +21,9 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+import trustme
 from twisted.internet.address import IPv4Address
+from twisted.internet.ssl import Certificate
 from twisted.internet.testing import MemoryReactorClock
 
 CHUNK = 2_048
@@ -88,14 +93,51 @@ def _access_log(daemon: Any) -> Any:
         return daemon.system.relay.log  # version 0.1
 
 
+class TLSUpstream:
+    """The TLS of an upstream, over memory BIOs.
+
+    :ivar is_open: the handshake is complete.
+    """
+
+    def __init__(self) -> None:
+        self._authority = trustme.CA()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._authority.issue_cert("127.0.0.1").configure_cert(context)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self.is_open = False
+
+    def client(self, host: str) -> Any:
+        """Return the TLS of the daemon, which trusts this upstream."""
+        root = Certificate.loadPEM(self._authority.cert_pem.bytes())
+        return _import("goproxyai.egress.tls:ClientTLS")(host, root)
+
+    def handshake(self, records: bytes) -> bytes:
+        """Continue the handshake; return what is to be sent."""
+        self._incoming.write(records)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+            self.is_open = True
+        return self._outgoing.read()
+
+    def answer(self, records: bytes) -> bytes:
+        """Read a request and return the records of the response."""
+        self._incoming.write(records)
+        self._tls.read(65536)
+        self._tls.write(RESPONSE)
+        return self._outgoing.read()
+
+
 class InMemoryDaemon:
     """A daemon, a client's connection to it, and its connection to the upstream.
 
+    :param tls: the upstream has TLS; its half of the work is a part of what is measured.
     :param more: settings of the daemon.
     :ivar log_seconds: CPU time of the access log's flushes so far.
     """
 
-    def __init__(self, **more: str) -> None:
+    def __init__(self, tls: bool = False, **more: str) -> None:
+        self._tls = TLSUpstream() if tls else None
         settings_class = _import(
             "goproxyai.config.settings:Settings", "goproxyai.settings:Settings"
         )
@@ -107,13 +149,14 @@ class InMemoryDaemon:
         reactor._goproxyai_ends = self._at_end.append  # version 0.1
         settings = settings_class.from_texts(
             {
-                "OPENAI_API_URL": "http://127.0.0.1:9",
+                "OPENAI_API_URL": "http%s://127.0.0.1:9" % ("s" if tls else ""),
                 "RATE_LIMIT": "0",
                 "LISTEN": "tcp:0:interface=127.0.0.1",
                 **more,
             }
         )
-        self.daemon = make_daemon(reactor, settings)
+        creators = {} if self._tls is None else {"tls": self._tls.client}
+        self.daemon = make_daemon(reactor, settings, **creators)
         self.daemon.startService()
         self.log = _access_log(self.daemon)
         self.log_seconds = 0.0
@@ -127,6 +170,11 @@ class InMemoryDaemon:
         client_factory = reactor.tcpClients[0][2]
         self._upstream_connection: Any = client_factory.buildProtocol(None)
         self._upstream_connection.makeConnection(self._upstream)
+        if self._tls is not None:
+            while not self._tls.is_open:
+                self._upstream_connection.dataReceived(self._tls.handshake(self._sent_upstream()))
+            # The request was sent with the end of the handshake.
+            self._upstream_connection.dataReceived(self._tls.answer(self._sent_upstream()))
         self._answer()
 
     def _request(self, number: int) -> bytes:
@@ -143,11 +191,17 @@ class InMemoryDaemon:
     def _answer(self) -> None:
         self._end_iteration()
         if self._upstream.written:
-            self._upstream.written.clear()
-            self._upstream_connection.dataReceived(RESPONSE)
+            request = self._sent_upstream()
+            response = RESPONSE if self._tls is None else self._tls.answer(request)
+            self._upstream_connection.dataReceived(response)
             self._end_iteration()
         assert self._client.written, "the request was not answered"
         self._client.written.clear()
+
+    def _sent_upstream(self) -> bytes:
+        data = b"".join(self._upstream.written)
+        self._upstream.written.clear()
+        return data
 
     def send(self, number: int) -> None:
         """Send one request; a repeated number is a cache hit."""
@@ -182,9 +236,9 @@ class InMemoryDaemon:
         return total / CHUNK * 1e6, log / CHUNK * 1e6
 
 
-def report(chunks: int) -> None:
+def report(chunks: int, tls: bool = False) -> None:
     """Measure hits and misses and print one line for each."""
-    daemon = InMemoryDaemon()
+    daemon = InMemoryDaemon(tls)
     number = 1
     for name, step in (("hit", 0), ("miss", 1)):
         total, log = daemon.measure(number, step, chunks)
@@ -198,12 +252,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--chunks", type=int, default=20, help=f"of {CHUNK} requests each")
     parser.add_argument("--tree", help="another checkout to measure")
+    parser.add_argument("--tls", action="store_true", help="with TLS to upstream")
     given = parser.parse_args()
     if given.tree is None:
         gc.disable()  # collections would take place in some chunks only
-        report(given.chunks)
+        report(given.chunks, given.tls)
         return
     command = [sys.executable, __file__, "--chunks", str(given.chunks)]
+    command += ["--tls"] if given.tls else []
     subprocess.run(command, cwd=given.tree, env={"PYTHONPATH": given.tree}, check=True)
 
 

@@ -1,10 +1,10 @@
 """Processor instructions of a request in the project's own code, counted by Valgrind.
 
 ``python -m bench.instructions`` prints how many instructions the daemon in memory
-(:mod:`bench.inside`) executes for a cache hit and for a miss. The count hardly differs from one run
-to the next, whatever else the machine does: changes of 0.1 % are visible, where CPU times vary by
-several percent. The count tells neither how long the processor waits for memory nor what happens in
-the kernel.
+(:mod:`bench.inside`) executes for a cache hit, for a miss, and for a miss over TLS. The last one
+includes the TLS of the upstream. The count hardly differs from one run to the next, whatever else
+the machine does: changes of 0.1 % are visible, where CPU times vary by several percent. The count
+tells neither how long the processor waits for memory nor what happens in the kernel.
 
 Two processes send different numbers of requests under Valgrind, with the same hash seed. The
 difference of their instructions is that of the additional requests, without the start. With
@@ -33,7 +33,7 @@ REQUESTS = 5 * BATCH
 """Further requests, a multiple of what the access log writes together."""
 
 _INSTRUCTIONS = re.compile(r"I +refs: +([0-9,]+)")
-_STEPS = {"hit": 0, "miss": 1}
+_STEPS = {"hit": 0, "miss": 1, "tls": 1}
 """From the number of a request to the next; a repeated number is a cache hit."""
 
 _CHILD = (
@@ -46,7 +46,7 @@ _CHILD = (
 def send(kind: str, count: int) -> None:
     """Send *count* requests to a daemon in memory."""
     gc.disable()  # collections would take place in some processes only
-    inside = InMemoryDaemon()
+    inside = InMemoryDaemon(tls=kind == "tls")
     inside.daemon.listeners.factory.ticker.now = time.monotonic()
     for index in range(count):
         inside.send(1 + index * _STEPS[kind])
@@ -93,7 +93,7 @@ def report(tree: Path, kinds: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tree", type=Path, default=CHECKOUT, help="another checkout to measure")
-    parser.add_argument("kinds", nargs="*", metavar="kind", help="hit or miss; both by default")
+    parser.add_argument("kinds", nargs="*", metavar="kind", help="hit, miss or tls; all by default")
     given = parser.parse_args()
     report(given.tree.resolve(), given.kinds or list(_STEPS))
 

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from ssl import OP_NO_RENEGOTIATION
 from typing import Any, Final
-from weakref import ref
 
 from OpenSSL.SSL import VERIFY_FAIL_IF_NO_PEER_CERT, VERIFY_PEER, Connection
 from service_identity import CertificateError, VerificationError
@@ -64,11 +63,15 @@ class ClientTLS:
     def __init__(self, host: str, trust_root: Any, application: bytes = b"http/1.1") -> None:
         host = server_name(host)
         is_address = isIPAddress(host) or isIPv6Address(host)
-        self._identity = IPAddress_ID(host) if is_address else DNS_ID(host)
+        identity = IPAddress_ID(host) if is_address else DNS_ID(host)
         self._sent_name = None if is_address else host.encode("ascii")  # RFC 6066 section 3
         self._application = application
         self._context = CertificateOptions(trustRoot=trust_root).getContext()
         self._context.set_options(OP_NO_RENEGOTIATION)  # of TLS 1.2; pyOpenSSL lacks the name
+        # One callback for all connections: one of their own took 2.5 KB of each.
+        self._context.set_verify(
+            VERIFY_PEER | VERIFY_FAIL_IF_NO_PEER_CERT, _verify_callback(identity)
+        )
 
     def clientConnectionForTLS(self, tlsProtocol: Any) -> Connection:
         """Return a connection that accepts certificates of the host only."""
@@ -77,35 +80,33 @@ class ClientTLS:
             connection.set_alpn_protos([self._application])
         if self._sent_name is not None:
             connection.set_tlsext_host_name(self._sent_name)
-        verify = _verify_callback(self._identity, ref(tlsProtocol))
-        connection.set_verify(VERIFY_PEER | VERIFY_FAIL_IF_NO_PEER_CERT, verify)
         return connection
 
 
 def _verify_callback(
-    identity: DNS_ID | IPAddress_ID, protocol: Callable[[], Any]
+    identity: DNS_ID | IPAddress_ID,
 ) -> Callable[[Connection, Any, int, int, int], bool]:
-    """Return what OpenSSL calls with each certificate of the chain, the host's own one last."""
+    """Return what OpenSSL calls with each certificate of the chain, the host's own one last.
 
-    def reject(problem: Exception) -> None:
-        tls = protocol()
-        if tls is not None:
-            tls.failVerification(Failure(problem))
+    The data of a connection is its TLS layer, which is told why the certificate is rejected.
+    """
 
-    def verify(_: Connection, certificate: Any, number: int, depth: int, trusted: int) -> bool:
+    def verify(tls: Connection, certificate: Any, number: int, depth: int, trusted: int) -> bool:
+        problem: Exception
         if not trusted:
-            reject(CertificateError(_UNTRUSTED.get(number, f"OpenSSL's verify error {number}")))
-            return False
-        if depth:
+            problem = CertificateError(_UNTRUSTED.get(number, f"OpenSSL's verify error {number}"))
+        elif depth:
             return True
-        try:
-            verify_service_identity(extract_patterns(certificate), [identity], [])
-        except Exception as problem:  # OpenSSL would ignore an exception, and accept
-            if not isinstance(problem, CERTIFICATE_ERRORS):
-                problem = CertificateError(f"the certificate is unreadable: {type(problem)}")
-            reject(problem)
-            return False
-        return True
+        else:
+            try:
+                verify_service_identity(extract_patterns(certificate), [identity], [])
+                return True
+            except CERTIFICATE_ERRORS as error:
+                problem = error
+            except Exception as error:  # OpenSSL would ignore an exception, and accept
+                problem = CertificateError(f"the certificate is unreadable: {type(error)}")
+        tls.get_app_data().failVerification(Failure(problem.with_traceback(None)))
+        return False
 
     return verify
 

@@ -3,8 +3,8 @@
 A connection that is no longer HTTP gives its transport to a :class:`TunnelEnd`, and passes on what
 Twisted reports. The end knows nothing of the other one: :mod:`goproxyai.proxy.tunnel` joins them.
 
-1. The peer's FIN ends the input, and leaves the output open. TLS has no half-close here: Twisted
-   answers the peer's ``close_notify`` with a close, so that the whole connection is lost.
+1. The peer's FIN ends the input, and leaves the output open. TLS has no half-close here: its
+   layer answers the peer's ``close_notify`` with a close, so that the whole connection is lost.
 2. While the transport holds more than 64 KiB of unsent bytes, the listener is asked to stop
    writing. What the peer does not read is counted in the budget of memory, and may be a reason to
    reset the connection, as for any client that reads slowly.

@@ -1,4 +1,4 @@
-"""Certificates that are read again while the endpoint listens."""
+"""``ssl:`` endpoints: the end of connections, and certificates that are read again."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.logger import capturedLogs, eventAsText
@@ -25,6 +26,7 @@ from goproxyai.daemon.listeners import WATCH_SECONDS, Listeners
 from goproxyai.daemon.tls_endpoint import certificate_files
 from tests.support.authority import Authority
 from tests.support.harness import ProxyHarness, RawClient, lines, request
+from tests.support.steps import Reset
 
 # Twisted's parser of ``ssl:`` endpoints hands pyOpenSSL's deprecated types to pyOpenSSL.
 pytestmark = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL .* objects is deprecated")
@@ -41,14 +43,19 @@ class TLSListener:
     file: Path
     listeners: Listeners
 
-    async def served(self) -> Any:
-        """Return the certificate of a new connection, on which a request is answered."""
+    async def connect(self) -> Any:
+        """Return a new client."""
         (address,) = self.listeners.addresses
         options = optionsForClientTLS("localhost", self.harness.authority.trust_root())
         endpoint = TCP4ClientEndpoint(self.harness.reactor, "127.0.0.1", address.port)
         client: Any = await connectProtocol(
             wrapClientTLS(options, endpoint), RawClient(self.harness.reactor)
         )
+        return client
+
+    async def served(self) -> Any:
+        """Return the certificate of a new connection, on which a request is answered."""
+        client = await self.connect()
         client.send(request("/health"))
         assert (await client.answer()).status == 200
         certificate = client.transport.getPeerCertificate()
@@ -74,6 +81,27 @@ async def tls(harness: ProxyHarness, tmp_path: Path) -> AsyncIterator[TLSListene
     listeners.listen()
     yield TLSListener(harness, file, listeners)
     await listeners.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_body_that_breaks_off_is_a_lost_connection_for_the_client(
+    tls: TLSListener,
+) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
+    tls.harness.upstream.script("/v1/models", [head + b"part", Reset()], times=1)
+    client = await tls.connect()
+    client.send(request().replace(b"HTTP/1.1", b"HTTP/1.0"))
+    await client.wait_closed()
+    assert client.received.endswith(b"part")
+    assert client.reason.type is ConnectionLost
+
+
+@pytest_twisted.ensureDeferred
+async def test_complete_response_ends_with_close_notify(tls: TLSListener) -> None:
+    client = await tls.connect()
+    client.send(request().replace(b"HTTP/1.1", b"HTTP/1.0"))
+    await client.wait_closed()
+    assert client.reason.type is ConnectionDone
 
 
 @pytest_twisted.ensureDeferred

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from goproxyai.reactor.tls_transport import TLSFactory
 from goproxyai.telemetry.counters import Counters
 from tests.integration.egress_proxy import TARGET
 from tests.integration.proxied_connections import (
@@ -540,8 +541,9 @@ async def test_tunnel_of_a_tls_client(stand: TunnelStand) -> None:
     await stand.start()
     harness = stand.harness
     assert harness.daemon is not None
-    port = await loopback(harness.reactor, harness.authority.good().options()).listen(
-        harness.daemon.listeners.factory
+    factory: Any = harness.daemon.listeners.factory
+    port = await loopback(harness.reactor).listen(
+        TLSFactory(harness.authority.good().options(), False, factory)
     )
     options = optionsForClientTLS("localhost", harness.authority.trust_root())
     endpoint = TCP4ClientEndpoint(harness.reactor, "127.0.0.1", port.getHost().port)
