@@ -46,11 +46,21 @@ async def state_of(harness: ProxyHarness) -> Any:
     return json.loads((await harness.ask(request("/stats"))).body)["state"]
 
 
+async def until_stored(harness: ProxyHarness) -> Any:
+    """Return the shared state when a response has been stored in Redis."""
+    deadline = harness.reactor.seconds() + WAIT_SECONDS
+    while True:
+        state = await state_of(harness)
+        if "store" in state["commands"]:
+            return state
+        assert harness.reactor.seconds() < deadline, "no response was stored in time"
+
+
 @pytest_twisted.ensureDeferred
 async def test_pages_show_the_shared_state(harness: ProxyHarness, server: RedisServer) -> None:
     await start(harness, server)
     assert (await harness.ask(request("/v1/models"))).status == 200
-    state = await state_of(harness)
+    state = await until_stored(harness)
     assert state["url"] == server.url
     assert (state["state"], state["circuit"]) == ("ok", "closed")
     assert (state["processes"], state["connected"], state["lease"]) == (1, 1, 75)
@@ -108,6 +118,7 @@ async def test_response_in_redis_outlives_the_memory(
     first = await harness.ask(request("/v1/models"))
     assert first.all("X-Cache") == [b"MISS"]
     assert harness.daemon is not None
+    await until_stored(harness)
     harness.daemon.context.store.clear()
     second = await harness.ask(request("/v1/models"))
     assert second.all("X-Cache") == [b"HIT"]

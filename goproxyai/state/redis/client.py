@@ -45,6 +45,13 @@ REQUEST_SECONDS: Final = 0.05
 """The longest time that a request waits for a command. A request needs at most two, one after the
 other: for the rate limit and for the cache. So no request waits longer than 100 ms for Redis."""
 
+SLOW_SECONDS: Final = 0.5
+"""Time in which requests wait too long for commands, and none is answered in time, after which the
+circuit breaker opens. A shorter one would open it whenever the machine is busy."""
+
+SPEED_CHECKS: Final = 3
+"""Commands of a probe, one of which must be answered in the time that requests wait."""
+
 CONNECT_SECONDS: Final = 2.0
 """Deadline of the connections together, with TLS, authentication and probes; no request waits."""
 
@@ -168,6 +175,7 @@ class RedisClient:
         self._timer: IDelayedCall | None = None
         self._running = False
         self._said_away = False
+        self._slow_since: float | None = None
         self._attempted = False
         self._after_attempt: list[Callable[[], None]] = []
 
@@ -244,6 +252,15 @@ class RedisClient:
         """Send a command that shows whether the connection works."""
         return self.call(lane, "probe", *arguments, seconds=CHECK_SECONDS)
 
+    def overdue(self, kind: str) -> None:
+        """A request goes on without the reply to a command of *kind*."""
+        self.counts.overdue[kind] += 1
+        now = self._clock.seconds()
+        if self._slow_since is None:
+            self._slow_since = now
+        elif self.up and now >= self._slow_since + SLOW_SECONDS:
+            self._give_up("Redis responds too slowly")
+
     def _counted(self, kind: str, started: float, then: Then) -> Then:
         return lambda reply: self._finish(kind, started, reply, then)
 
@@ -267,7 +284,10 @@ class RedisClient:
         if isinstance(reply, CommandFailed):
             result = reply.result
         else:
-            self._count_seconds(self._clock.seconds() - started)
+            seconds = self._clock.seconds() - started
+            self._count_seconds(seconds)
+            if seconds <= REQUEST_SECONDS:
+                self._slow_since = None
             if isinstance(reply, ReplyError):
                 result = "error"
                 if is_lasting(reply):
@@ -312,7 +332,20 @@ class RedisClient:
         await gatherResults([self._prepare(lane) for lane in Lane], consumeErrors=True)
         for connection in connections:
             connection.expect_within(COMMAND_SECONDS)
+        await self._check_speed()
         await self.part.connected()
+
+    async def _check_speed(self) -> None:
+        """Do not use a server that requests would not wait for.
+
+        :raises CommandFailed: if it is too slow, whenever it is asked.
+        """
+        for _ in range(SPEED_CHECKS):
+            sent_at = self._clock.seconds()
+            await self.call(Lane.LIMITS, "probe", "PING")
+            if self._clock.seconds() <= sent_at + REQUEST_SECONDS:
+                return
+        raise CommandFailed("Redis responds too slowly", "late")
 
     def _prepare(self, lane: Lane) -> Deferred[Any]:
         """Authenticate, and send the probe or the subscription."""
@@ -326,6 +359,7 @@ class RedisClient:
 
     def _opened(self, _: None) -> None:
         self._attempt = None
+        self._slow_since = None
         self.up = True
         self.breaker.succeed(self._clock.seconds())
         self._timer = self._clock.callLater(BEAT_SECONDS, self._beat)

@@ -106,7 +106,7 @@ class RedisLimiter:
 
     def _decide_without(self, client: str, then: Callable[[float], None]) -> None:
         if self._client.up:
-            self._client.counts.overdue["lease"] += 1
+            self._client.overdue("lease")
         if self._fallback is None:
             then(UNDECIDED)
             return

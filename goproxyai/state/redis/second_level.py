@@ -213,8 +213,9 @@ class RedisSecondLevel:
                 if not has_read:
                     self._timer = self._clock.callLater(0, self._end_overdue, True)
                     return
-                self._client.counts.overdue["look_up"] += 1
                 first.end(None, None)
+                self._client.overdue("look_up")
+                continue  # the look-ups may all have ended
             unanswered.popleft()
 
     def _replied(self, look_up: RedisLookUp, token: bytes, reply: Reply) -> None:

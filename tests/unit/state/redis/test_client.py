@@ -16,6 +16,7 @@ from goproxyai.state.redis.client import (
     CHECK_SECONDS,
     COMMAND_SECONDS,
     CONNECT_SECONDS,
+    REQUEST_SECONDS,
     Lane,
     Login,
     RedisClient,
@@ -94,7 +95,9 @@ def test_client_opens_all_lanes_and_is_up_after_the_probes(fixture: Fixture) -> 
     fixture.start()
     assert fixture.client.up
     assert len(fixture.redis.connections) == 3
-    assert [each[0] for each in fixture.redis.commands] == [b"SET", b"SET", b"SUBSCRIBE"]
+    assert [each[0] for each in fixture.redis.commands] == [
+        b"SET", b"SET", b"SUBSCRIBE", b"PING",
+    ]  # fmt: skip
     assert fixture.redis.commands[0] == [b"SET", b"p:probe", b"1", b"PX", b"1000"]
     assert (fixture.calls, fixture.logged) == (["connected"], [])
 
@@ -128,7 +131,7 @@ def test_script_is_run_by_its_digest(fixture: Fixture) -> None:
         b"EVALSHA", SCRIPT.digest.encode(), b"1", b"k", b"7",
     ]  # fmt: skip
     assert fixture.results()["lease", "ok"] == 1
-    assert len(fixture.seconds) == 4  # with two probes and the subscription
+    assert len(fixture.seconds) == 5  # with two probes and the subscription
 
 
 def test_unknown_script_is_sent_once(fixture: Fixture) -> None:
@@ -273,7 +276,7 @@ def test_idle_lanes_are_checked_each_second(fixture: Fixture) -> None:
     fixture.start()
     fixture.clock.advance(BEAT_SECONDS)
     fixture.redis.settle()
-    assert len(fixture.redis.named(b"PING")) == 2
+    assert len(fixture.redis.named(b"PING")) == 1 + 2
     assert fixture.calls == ["connected", "beat"]
     fixture.redis.answer = answer_with(None, b"PING")
     fixture.clock.advance(BEAT_SECONDS)
@@ -281,6 +284,61 @@ def test_idle_lanes_are_checked_each_second(fixture: Fixture) -> None:
     assert fixture.client.up
     fixture.clock.advance(CHECK_SECONDS - COMMAND_SECONDS)
     assert not fixture.client.up
+
+
+def delayed(fixture: Fixture, seconds: float) -> None:
+    """Let the server reply after *seconds*."""
+
+    def received(protocol: Any, command: list[bytes]) -> None:
+        fixture.redis.commands.append(command)
+        reply = fixture.redis.answer(command)
+        fixture.clock.callLater(seconds, protocol.dataReceived, reply)
+
+    fixture.redis.received = received  # type: ignore[method-assign]
+
+
+def test_breaker_opens_if_requests_wait_too_long_for_some_time(fixture: Fixture) -> None:
+    fixture.start()
+    delayed(fixture, 0.07)
+    for number in range(7):
+        assert fixture.client.up or number == 6
+        fixture.client.run(Lane.LIMITS, SCRIPT, (), (), fixture.replies.append)
+        fixture.clock.advance(REQUEST_SECONDS)
+        fixture.client.overdue("lease")
+        fixture.clock.advance(0.05)
+    assert not fixture.client.up
+    assert fixture.logged == ["the shared state in Redis is away: Redis responds too slowly"]
+    assert fixture.client.counts.overdue == {"lease": 7, "look_up": 0}
+
+
+def test_breaker_stays_closed_if_some_replies_are_in_time(fixture: Fixture) -> None:
+    fixture.start()
+    for _ in range(20):
+        fixture.client.overdue("look_up")
+        fixture.clock.advance(0.1)
+        fixture.run()
+    assert fixture.client.up
+
+
+def test_server_that_is_too_slow_is_not_used(fixture: Fixture) -> None:
+    delayed(fixture, 0.07)
+    fixture.client.start()
+    for _ in range(10):
+        fixture.clock.advance(0.07)
+    assert not fixture.client.up
+    assert fixture.logged == ["the shared state in Redis is away: Redis responds too slowly"]
+    delayed(fixture, 0.01)
+    fixture.clock.pump([0.01] * 200)
+    assert fixture.client.up
+
+
+def test_server_that_is_slow_only_at_first_is_used(fixture: Fixture) -> None:
+    delayed(fixture, 0.07)
+    fixture.client.start()
+    fixture.clock.advance(0.07)
+    delayed(fixture, 0.01)
+    fixture.clock.pump([0.01] * 20)
+    assert fixture.client.up
 
 
 def test_messages_are_passed_on(fixture: Fixture) -> None:
