@@ -20,11 +20,12 @@ from tests.integration.concurrent_requests import (
     wait_for_pauses,
 )
 from tests.support.answers import event, head, response, sse
-from tests.support.harness import ProxyHarness, eventually, post, request
+from tests.support.harness import ProxyHarness, RawClient, eventually, post, request
 from tests.support.second_level import FakeLookUp, FakeSecondLevel, install
 from tests.support.steps import Pause, Reset
 
 MODELS = "/v1/models"
+PLAIN = request()
 DONE = b"data: [DONE]\n\n"
 SAMPLED = post(CHAT, b'{"temperature":1}')
 """A request that does not coalesce."""
@@ -41,11 +42,20 @@ async def looked_up(harness: ProxyHarness, fake: FakeSecondLevel, count: int = 1
     return fake.look_ups[-1]
 
 
-async def stored_record(harness: ProxyHarness, fake: FakeSecondLevel, data: bytes) -> Record:
-    """Make one upstream request; return the record of it, and clear the daemon's cache."""
+async def waiting(
+    harness: ProxyHarness, fake: FakeSecondLevel, data: bytes = PLAIN
+) -> tuple[RawClient, FakeLookUp]:
+    """Send a request on a new connection; return the connection and the look-up."""
+    count = len(fake.look_ups)
     client = await harness.connect()
     client.send(data)
-    claim = (await looked_up(harness, fake)).deny()
+    return client, await looked_up(harness, fake, count + 1)
+
+
+async def stored_record(harness: ProxyHarness, fake: FakeSecondLevel, data: bytes) -> Record:
+    """Make one upstream request; return the record of it, and clear the daemon's cache."""
+    client, look_up = await waiting(harness, fake, data)
+    claim = look_up.deny()
     await client.answer()
     fake.look_ups.clear()
     store_of(harness).clear()
@@ -168,9 +178,9 @@ async def test_only_if_cached_is_looked_up_and_never_forwarded(
 ) -> None:
     await harness.start()
     old = await stored_record(harness, fake, request())
-    client = await harness.connect()
-    client.send(request(headers=[("Cache-Control", "only-if-cached")]))
-    look_up = await looked_up(harness, fake)
+    client, look_up = await waiting(
+        harness, fake, request(headers=[("Cache-Control", "only-if-cached")])
+    )
     assert not look_up.claims
     if found:
         look_up.then(old, None)
@@ -188,9 +198,10 @@ async def test_only_if_cached_of_a_write_is_not_forwarded(
     harness: ProxyHarness, fake: FakeSecondLevel
 ) -> None:
     await harness.start()
-    client = await harness.connect()
-    client.send(post(CHAT, b'{"store":true}', [("Cache-Control", "only-if-cached")]))
-    (await looked_up(harness, fake)).deny()
+    client, look_up = await waiting(
+        harness, fake, post(CHAT, b'{"store":true}', [("Cache-Control", "only-if-cached")])
+    )
+    look_up.deny()
     assert (await client.answer()).status == 504
     assert len(harness.upstream.requests) == 0
 
@@ -201,9 +212,8 @@ async def test_stale_entry_is_replaced_by_a_fresh_record(
 ) -> None:
     harness = skewed_harness
     await harness.start(CACHE_TTL="60s", CACHE_STALE="10m")
-    client = await harness.connect()
-    client.send(request())
-    claim = (await looked_up(harness, fake)).deny()
+    client, look_up = await waiting(harness, fake)
+    claim = look_up.deny()
     await client.answer()
     harness.advance(90)
     client.send(request())
@@ -251,9 +261,7 @@ async def test_invalid_rest_of_a_request_ends_its_wait(
     harness: ProxyHarness, fake: FakeSecondLevel
 ) -> None:
     await harness.start()
-    client = await harness.connect()
-    client.send(request() + b"GET\0 / HTTP/1.1\r\n\r\n")
-    look_up = await looked_up(harness, fake)
+    client, look_up = await waiting(harness, fake, request() + b"GET\0 / HTTP/1.1\r\n\r\n")
     claim = look_up.deny()
     assert (await client.answer()).status in (200, 400)
     assert claim.ends
@@ -286,9 +294,8 @@ async def test_record_of_another_key_is_not_served(
 ) -> None:
     await harness.start()
     old = await stored_record(harness, fake, request())
-    client = await harness.connect()
-    client.send(request())
-    (await looked_up(harness, fake)).then(attrs.evolve(old, key=bytes(32)), None)
+    client, look_up = await waiting(harness, fake)
+    look_up.then(attrs.evolve(old, key=bytes(32)), None)
     assert (await client.answer()).get("X-Cache") == b"MISS"
 
 
@@ -298,9 +305,7 @@ async def test_reload_meanwhile_applies_to_what_waits(
 ) -> None:
     await harness.start()
     old = await stored_record(harness, fake, request())
-    client = await harness.connect()
-    client.send(request())
-    look_up = await looked_up(harness, fake)
+    client, look_up = await waiting(harness, fake)
     assert harness.daemon is not None
     options = harness.daemon.context.options
     options.current = attrs.evolve(options.current, caches=False)
@@ -315,9 +320,7 @@ async def test_body_of_a_request_that_waits_is_counted(
 ) -> None:
     await harness.start()
     body = b'{"seed":1,"x":"' + b"x" * 500_000 + b'"}'
-    client = await harness.connect()
-    client.send(post("/v1/embeddings", body))
-    look_up = await looked_up(harness, fake)
+    client, look_up = await waiting(harness, fake, post("/v1/embeddings", body))
     assert harness.daemon is not None
     memory = harness.daemon.context.memory
     assert memory.used >= len(body)
@@ -331,9 +334,7 @@ async def test_request_that_waits_finishes_before_the_end_of_a_drain(
     harness: ProxyHarness, fake: FakeSecondLevel
 ) -> None:
     await harness.start()
-    client = await harness.connect()
-    client.send(request())
-    look_up = await looked_up(harness, fake)
+    client, look_up = await waiting(harness, fake)
     assert harness.daemon is not None
     stopping = harness.daemon.stopService()
     await eventually(harness.reactor, lambda: harness.daemon.stats.draining)  # type: ignore[union-attr]
@@ -352,9 +353,8 @@ async def test_stream_is_stored_at_its_end(harness: ProxyHarness, fake: FakeSeco
     old = await stored_record(harness, fake, data)
     assert old.timing is not None
     assert old.body == event(usual) + DONE
-    client = await harness.connect()
-    client.send(data)
-    (await looked_up(harness, fake)).then(old, None)
+    client, look_up = await waiting(harness, fake, data)
+    look_up.then(old, None)
     answer = await client.answer()
     assert (answer.get("X-Cache"), answer.body) == (b"HIT", old.body)
 
@@ -375,9 +375,10 @@ async def test_request_without_a_stored_response_ends_the_claim(
 ) -> None:
     await harness.start(REQUEST_TIMEOUT="1s", CACHE_TTL="1m")
     harness.upstream.script(MODELS, script)
-    client = await harness.connect()
-    client.send(request(headers=[("X-Stainless-Retry-Count", "0")]))
-    claim = (await looked_up(harness, fake)).deny()
+    client, look_up = await waiting(
+        harness, fake, request(headers=[("X-Stainless-Retry-Count", "0")])
+    )
+    claim = look_up.deny()
     await client.until(lambda: bool(claim.ends))
     assert claim.ends[0] == end
 
@@ -388,9 +389,8 @@ async def test_claim_is_given_up_when_the_clients_leave(
 ) -> None:
     await harness.start()
     harness.upstream.script(MODELS, [Pause()])
-    client = await harness.connect()
-    client.send(request())
-    claim = (await looked_up(harness, fake)).deny()
+    client, look_up = await waiting(harness, fake)
+    claim = look_up.deny()
     await wait_for_pauses(harness)
     client.abort()
     await eventually(harness.reactor, lambda: claim.ends)
@@ -403,9 +403,7 @@ async def test_claim_that_no_request_needs_is_given_up(
 ) -> None:
     await harness.start()
     old = await stored_record(harness, fake, request())
-    client = await harness.connect()
-    client.send(request())
-    look_up = await looked_up(harness, fake)
+    client, look_up = await waiting(harness, fake)
     # Meanwhile another request has stored the response in this process.
     other = await harness.connect()
     other.send(request(headers=[("Cache-Control", "no-cache")]))
@@ -446,9 +444,8 @@ async def test_body_beyond_the_bound_fails_the_claim_at_once(
     body = b'{"object":"model","x":"' + b"x" * 20 + b'"}'
     steps = [head(200, [(b"Content-Length", b"%d" % len(body))]), b"{", gate, body[1:]]
     harness.upstream.script(MODELS, steps)
-    client = await harness.connect()
-    client.send(request())
-    claim = (await looked_up(harness, fake)).deny()
+    client, look_up = await waiting(harness, fake)
+    claim = look_up.deny()
     await wait_for_pauses(harness)
     await eventually(harness.reactor, lambda: claim.ends)
     assert claim.ends == ["failed"]
