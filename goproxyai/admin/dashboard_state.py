@@ -98,7 +98,9 @@ def _range(
         "limited": limited,
         "latency": latency,
         "levels": {
-            "errors": failures_level(incidents, total.errors - incidents - limited, total.requests),
+            "errors": failures_level(
+                incidents, total.errors - incidents - limited, total.requests - limited
+            ),
             "limited": limited_level(limited, total.requests),
             "overhead": overhead_level(latency["overhead"][1]),
         },

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, TypeVar
 
 import attrs
 
-from goproxyai.admin.verdict import Traffic
+from goproxyai.admin.situation import Traffic
 from goproxyai.telemetry.counters import BYPASS_REASONS, OWN_ROUTES, Counters
 from goproxyai.telemetry.failure_cause import FailureCause
 from goproxyai.telemetry.histogram import percentile

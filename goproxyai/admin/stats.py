@@ -9,8 +9,9 @@ from typing import Any
 import attrs
 
 from goproxyai.admin.history import CounterHistory, CurrentIntervals
+from goproxyai.admin.situation import LastFailure, Situation
 from goproxyai.admin.sources import PageSources, circuit_of, state_of
-from goproxyai.admin.verdict import LastFailure, Situation, Verdict, verdict
+from goproxyai.admin.verdict import Verdict, verdict
 from goproxyai.config.settings import Settings
 from goproxyai.config.shown_settings import ShownSetting, settings_document
 from goproxyai.durations import format_duration

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from goproxyai.admin.situation import Level
 from goproxyai.admin.verdict import (
     MIN_FAILURES,
     SERIOUS_FAILURES,
     WARNED_FAILURES,
     WARNED_INVALID,
     WARNED_LIMITED,
-    Level,
 )
 
 WARNED_OVERHEAD_MS = 50.0

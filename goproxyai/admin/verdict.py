@@ -3,37 +3,45 @@
 Policy without a clock: the caller passes counts of slots of equal length, oldest first, of which
 the last one may be shorter.
 
-1. The share is that of the last minute; with fewer than :data:`MIN_REQUESTS` requests in it, of the
-   last five minutes.
-2. An incident lasts for as long as slots with failures follow each other, with less than a minute
-   or less than :data:`MIN_REQUESTS` requests between them. It has ended if there was none in the
-   last :data:`RECOVERY_SLOTS` slots and :data:`MIN_REQUESTS` requests.
+1. The share is that of the shortest of :data:`WINDOWS` with enough requests, so that an outage
+   shows within seconds. Requests that the rate limit refuses do not count.
+2. An incident lasts for as long as slots with failures of its cause follow each other, with less
+   than a minute or less than :data:`MIN_REQUESTS` requests between them. It has ended if nothing
+   failed in the last :data:`RECOVERY_SLOTS` slots and :data:`MIN_REQUESTS` requests.
 3. Failures that single clients cause are no incident. They are named only if nothing else is wrong.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from enum import StrEnum
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import attrs
 
 from goproxyai.admin.failure_texts import advice_for, describe, join
+from goproxyai.admin.situation import LastFailure, Level, Situation, Traffic
 from goproxyai.telemetry.failure_cause import INCIDENTS, PARTY, FailureCause, Party
 from goproxyai.upstream.breaker import CircuitState
 
 SLOTS_A_MINUTE: Final = 6
-WINDOW_SLOTS: Final = SLOTS_A_MINUTE + 1
-"""Slots of the last minute: the open one, and six closed ones."""
-
 LONG_WINDOW_SLOTS: Final = 5 * SLOTS_A_MINUTE + 1
+MIN_REQUESTS: Final = 5
+
+FEW_REQUESTS: Final = 4 * MIN_REQUESTS
+"""Requests below which shares are told in numbers."""
+
+WINDOWS: Final = (
+    (3, FEW_REQUESTS),
+    (SLOTS_A_MINUTE + 1, MIN_REQUESTS),
+    (LONG_WINDOW_SLOTS, 0),
+)
+"""Slots, the open one included, and the requests in them from which their share is told."""
+
 RECENT_INCIDENT_SLOTS: Final = 15 * SLOTS_A_MINUTE
 """An incident that ended longer ago is not mentioned."""
 
 RECOVERY_SLOTS: Final = 2
-MIN_REQUESTS: Final = 5
 MIN_FAILURES: Final = 3
 """Failures from which an incident may be serious."""
 
@@ -44,77 +52,6 @@ WARNED_INVALID: Final = 0.2
 WARNED_STALE: Final = 0.01
 SECOND_CAUSE_SHARE: Final = 0.25
 """Share of the failures from which a second cause is named."""
-
-
-class Level(StrEnum):
-    """How the dashboard colours a verdict or a tile."""
-
-    GOOD = "good"
-    WARNING = "busy"
-    BAD = "bad"
-    IDLE = "idle"
-
-
-@attrs.frozen
-class Traffic:
-    """Finished requests of the API in one slot.
-
-    :ivar failures: by cause.
-    :ivar stale: answered with an expired entry, since upstream failed.
-    :ivar incidents: failures that are part of an incident.
-    """
-
-    requests: int = 0
-    failures: Mapping[FailureCause, int] = attrs.field(factory=dict)
-    stale: int = 0
-    incidents: int = attrs.field(
-        init=False,
-        eq=False,
-        default=attrs.Factory(lambda self: _incidents(self.failures), takes_self=True),
-    )
-
-    @classmethod
-    def sum(cls, slots: Sequence[Traffic]) -> Traffic:
-        failures: dict[FailureCause, int] = {}
-        for slot in slots:
-            for cause, number in slot.failures.items():
-                failures[cause] = failures.get(cause, 0) + number
-        requests = sum([slot.requests for slot in slots])
-        return cls(requests, failures, sum([slot.stale for slot in slots]))
-
-
-def _incidents(failures: Mapping[FailureCause, int]) -> int:
-    return sum([number for cause, number in failures.items() if cause in INCIDENTS])
-
-
-@attrs.frozen
-class LastFailure:
-    """The last failure of a cause: its status and its cause for operators."""
-
-    status: int
-    detail: str = ""
-
-
-@attrs.frozen
-class Situation:
-    """What the verdict depends on.
-
-    :ivar slots: oldest first.
-    :ivar slot_seconds: length of a slot.
-    :ivar last: the last failure by cause.
-    :ivar circuits: of the upstreams.
-    :ivar stopping: whether the daemon is about to end.
-    :ivar has_egress: whether there is an egress proxy.
-    :ivar limited_client: the client that the rate limit refuses most often.
-    """
-
-    slots: Sequence[Traffic]
-    slot_seconds: float = 10.0
-    last: Mapping[FailureCause, LastFailure] = attrs.field(factory=dict)
-    circuits: Sequence[CircuitState] = ()
-    stopping: bool = False
-    has_egress: bool = False
-    limited_client: str = ""
 
 
 @attrs.frozen
@@ -137,8 +74,8 @@ class Verdict:
 
 
 @attrs.frozen
-class _Incident:
-    """The last series of slots with failures.
+class _Series:
+    """The last slots with failures that follow each other.
 
     :ivar slots: from the first to the last one with failures.
     :ivar after: the slots after them.
@@ -158,54 +95,61 @@ def verdict(now: Situation) -> Verdict:
     if now.stopping:
         return Verdict(Level.WARNING, "Stopping: requests in progress are completed")
     recent = _recent(now.slots)
-    incident = _last_incident(now.slots)
+    incident = _last_series(now.slots, INCIDENTS)
     if incident is not None and not incident.has_ended and recent.incidents:
         found = _incident_verdict(now, recent, incident)
         if found is not None:
             return found
-    return (
-        _circuit_verdict(now)
-        or _client_verdict(now, recent)
-        or _quiet_verdict(now, recent, incident)
-    )
+    found = _circuit_verdict(now) or _client_verdict(now, recent) or _quiet_verdict(recent)
+    note = _recovery_note(now, incident)
+    return attrs.evolve(found, advice=f"{found.advice} {note}".strip())
 
 
 def _recent(slots: Sequence[Traffic]) -> Traffic:
     """Return the requests that the shares refer to."""
-    recent = Traffic.sum(slots[-WINDOW_SLOTS:])
-    if recent.requests >= MIN_REQUESTS:
-        return recent
-    return Traffic.sum(slots[-LONG_WINDOW_SLOTS:])
+    for count, needed in WINDOWS:
+        recent = Traffic.sum(slots[-count:])
+        if recent.requests >= needed:
+            break
+    return recent
 
 
-def _last_incident(slots: Sequence[Traffic]) -> _Incident | None:
+def _last_series(slots: Sequence[Traffic], causes: Iterable[FailureCause]) -> _Series | None:
+    """Return the last series of slots with failures of *causes*."""
     first = last = -1
     quiet_slots = quiet_requests = 0
     for index in range(len(slots) - 1, -1, -1):
-        if slots[index].incidents:
+        slot = slots[index]
+        if slot.incidents and any(slot.failures.get(cause) for cause in causes):
             first, quiet_slots, quiet_requests = index, 0, 0
             last = index if last < 0 else last
             continue
         quiet_slots += 1
-        quiet_requests += slots[index].requests
+        quiet_requests += slot.requests
         if last >= 0 and quiet_slots >= SLOTS_A_MINUTE and quiet_requests >= MIN_REQUESTS:
             break
-    return None if last < 0 else _Incident(slots[first : last + 1], slots[last + 1 :])
+    return None if last < 0 else _Series(slots[first : last + 1], slots[last + 1 :])
 
 
-def _incident_verdict(now: Situation, recent: Traffic, incident: _Incident) -> Verdict | None:
-    failed, share = recent.incidents, recent.incidents / max(recent.requests, 1)
-    if share < WARNED_FAILURES:
+def _incident_verdict(now: Situation, recent: Traffic, incident: _Series) -> Verdict | None:
+    failed, requests = recent.incidents, recent.admitted
+    share = failed / max(requests, 1)
+    is_single = failed == 1 and requests >= FEW_REQUESTS
+    if share < WARNED_FAILURES or is_single:
         return None
     causes = _causes(recent, incident)
-    seconds = len(incident.slots) * now.slot_seconds
-    is_full = len(incident.slots) + len(incident.after) >= len(now.slots) > LONG_WINDOW_SLOTS
+    series = _last_series(now.slots, {causes[0], FailureCause.CIRCUIT_OPEN}) or incident
+    seconds = len(series.slots) * now.slot_seconds
+    is_full = len(series.slots) + len(series.after) >= len(now.slots) > LONG_WINDOW_SLOTS
     how_long = _duration(seconds, at_least=is_full)
     serious = share >= SERIOUS_FAILURES and failed >= MIN_FAILURES
+    unused = bool(now.circuits) and all(state is CircuitState.OPEN for state in now.circuits)
     why = join([_describe(now, cause) for cause in causes])
+    if recent.stale >= WARNED_STALE * requests and recent.stale:
+        why += f"; {_part(recent.stale, requests)} answered from expired entries"
     return Verdict(
-        Level.BAD if serious else Level.WARNING,
-        f"{_part(failed, recent.requests)} failing {how_long}: {why}",
+        Level.BAD if serious or unused else Level.WARNING,
+        f"{_part(failed, requests)} failing {how_long}: {why}",
         advice_for(causes[0]),
         causes[0],
         round(share, 4),
@@ -213,7 +157,7 @@ def _incident_verdict(now: Situation, recent: Traffic, incident: _Incident) -> V
     )
 
 
-def _causes(recent: Traffic, incident: _Incident) -> list[FailureCause]:
+def _causes(recent: Traffic, incident: _Series) -> list[FailureCause]:
     """Return the one or two causes to name, the most frequent first.
 
     An open circuit is a consequence. The failures that have opened it may be older.
@@ -255,7 +199,8 @@ def _client_verdict(now: Situation, recent: Traffic) -> Verdict | None:
     """Return the verdict on refusals, which single clients cause, and on stale answers."""
     requests, failures = recent.requests, recent.failures
     if recent.stale and recent.stale >= WARNED_STALE * requests:
-        text = f"Upstream is failing: {_part(recent.stale, requests)} answered from expired entries"
+        part = _part(recent.stale, recent.admitted)
+        text = f"Upstream is failing: {part} answered from expired entries"
         return Verdict(Level.WARNING, text, "See the recent errors and the upstream's status page.")
     limited = failures.get(FailureCause.RATE_LIMITED, 0)
     if limited >= max(MIN_FAILURES, WARNED_LIMITED * requests):
@@ -273,24 +218,28 @@ def _client_verdict(now: Situation, recent: Traffic) -> Verdict | None:
     return None
 
 
-def _quiet_verdict(now: Situation, recent: Traffic, incident: _Incident | None) -> Verdict:
-    advice = ""
-    if incident is not None and incident.has_ended:
-        ago = len(incident.after)
-        whole = Traffic.sum(incident.slots)
-        is_noted = whole.incidents >= max(MIN_FAILURES, SERIOUS_FAILURES * whole.requests)
-        if ago <= RECENT_INCIDENT_SLOTS and is_noted:
-            why = _describe(now, _causes(whole, incident)[0])
-            lasted = _duration(len(incident.slots) * now.slot_seconds)
-            advice = f"Recovered {_length(ago * now.slot_seconds)} ago. Before, {lasted}: {why}."
+def _quiet_verdict(recent: Traffic) -> Verdict:
     if not recent.requests:
-        return Verdict(Level.IDLE, "No requests in the last 5 min", advice)
-    return Verdict(Level.GOOD, "Healthy", advice)
+        return Verdict(Level.IDLE, "No requests in the last 5 min")
+    return Verdict(Level.GOOD, "Healthy")
+
+
+def _recovery_note(now: Situation, incident: _Series | None) -> str:
+    """Return what the last incident was; empty if it was minor, or long ago."""
+    if incident is None or not incident.has_ended:
+        return ""
+    ago, whole = len(incident.after), Traffic.sum(incident.slots)
+    is_minor = whole.incidents < max(MIN_FAILURES, SERIOUS_FAILURES * whole.requests)
+    if ago > RECENT_INCIDENT_SLOTS or is_minor:
+        return ""
+    why = _describe(now, _causes(whole, incident)[0])
+    lasted = _duration(len(incident.slots) * now.slot_seconds)
+    return f"Recovered {_length(ago * now.slot_seconds)} ago. Before, {lasted}: {why}."
 
 
 def _part(part: int, whole: int) -> str:
     """Return a share in words: a percentage, or the numbers where they are small."""
-    if whole < 4 * MIN_REQUESTS:
+    if whole < FEW_REQUESTS:
         return f"{part} of {whole} requests"
     percent = 100 * part / whole
     return f"{percent:.1f} %" if percent < 1 else f"{percent:.0f} %"

@@ -97,6 +97,8 @@ async def test_limited_client_is_named_and_is_first(harness: ProxyHarness) -> No
     }  # fmt: skip
     (cause,) = found["ranges"]["5 min"]["causes"]
     assert (cause["cause"], cause["incident"]) == ("rate_limited", False)
+    assert found["ranges"]["5 min"]["levels"]["errors"] == "good"
+    assert found["ranges"]["5 min"]["levels"]["limited"] == "busy"
     assert found["recent_errors"] == []
 
 

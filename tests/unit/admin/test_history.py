@@ -6,7 +6,7 @@ import pytest
 
 from goproxyai.admin.events import STATE_SECONDS
 from goproxyai.admin.history import MAX_SLOTS, RANGES, SLOT_SECONDS, CounterHistory
-from goproxyai.admin.verdict import Traffic
+from goproxyai.admin.situation import Traffic
 from goproxyai.telemetry.counters import Counters
 from goproxyai.telemetry.failure_cause import FailureCause
 from goproxyai.telemetry.outcome import CacheOutcome

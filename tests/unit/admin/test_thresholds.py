@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from goproxyai.admin.cpu_share import CpuShare
+from goproxyai.admin.situation import Level
 from goproxyai.admin.thresholds import failures_level, fill_level, limited_level, overhead_level
-from goproxyai.admin.verdict import Level
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxyai.admin.failure_texts import advice_for, describe
-from goproxyai.admin.verdict import (
-    LONG_WINDOW_SLOTS,
-    RECENT_INCIDENT_SLOTS,
-    LastFailure,
-    Level,
-    Situation,
-    Traffic,
-    verdict,
-)
+from goproxyai.admin.situation import LastFailure, Level, Situation, Traffic
+from goproxyai.admin.verdict import LONG_WINDOW_SLOTS, RECENT_INCIDENT_SLOTS, verdict
 from goproxyai.telemetry.failure_cause import FailureCause
 from goproxyai.upstream.breaker import CircuitState
 
@@ -101,11 +94,39 @@ def test_egress_proxy_may_be_what_cannot_be_reached() -> None:
 
 @pytest.mark.parametrize(
     ("number", "level"),
-    [(0, Level.GOOD), (6, Level.GOOD), (7, Level.WARNING), (34, Level.WARNING), (35, Level.BAD)],
+    [(0, Level.GOOD), (2, Level.GOOD), (3, Level.WARNING), (14, Level.WARNING), (15, Level.BAD)],
 )
-def test_level_depends_on_the_share_of_the_last_minute(number: int, level: Level) -> None:
+def test_level_depends_on_the_share_of_the_last_half_minute(number: int, level: Level) -> None:
     slots = [*[GOOD] * 6, failing(number)]
     assert verdict(situation(*slots)).level is level
+
+
+def test_outage_shows_within_a_slot_and_is_not_hidden_by_older_failures() -> None:
+    background = failing(3, C.UPSTREAM_401)
+    outage = Traffic(100, {C.UPSTREAM_401: 2, C.UNREACHABLE: 80})
+    found = verdict(Situation([*[background] * 60, outage]))
+    assert found.text == "29 % failing for 10 s: upstream cannot be reached"
+    assert found.level is Level.BAD
+
+
+def test_slow_traffic_is_judged_by_the_last_minute() -> None:
+    slots = [*[Traffic(2)] * 30, Traffic(2, {C.TIMEOUT: 2}), Traffic(2)]
+    assert verdict(Situation(slots)).text == (
+        "2 of 14 requests failing for 10 s: upstream does not answer in time"
+    )
+
+
+def test_refused_requests_of_limited_clients_do_not_hide_an_incident() -> None:
+    slot = Traffic(100, {C.RATE_LIMITED: 80, C.TIMEOUT: 10})
+    assert text(*[slot] * 7).startswith("50 % failing")
+
+
+def test_stale_answers_are_told_with_the_incident() -> None:
+    slot = Traffic(100, {C.UNREACHABLE: 3}, stale=40)
+    found = verdict(situation(*[slot] * 7, circuits=[CircuitState.OPEN]))
+    assert found.text.endswith("upstream cannot be reached; 40 % answered from expired entries")
+    assert found.level is Level.BAD, "no upstream is used"
+    assert verdict(situation(*[slot] * 7)).level is Level.WARNING
 
 
 def test_few_requests_are_told_in_numbers_over_a_longer_time() -> None:
@@ -137,6 +158,19 @@ def test_end_of_an_incident_is_told() -> None:
     later = verdict(situation(*slots, *[GOOD] * RECENT_INCIDENT_SLOTS))
     assert later.advice == ""
     assert verdict(situation(failing(1), *[GOOD] * 4)).advice == "", "a single failure"
+
+
+def test_end_of_an_incident_is_told_with_other_verdicts_too() -> None:
+    found = verdict(situation(*[failing()] * 18, *[failing(20, C.RATE_LIMITED)] * 4))
+    assert found.text.startswith("Clients are limited")
+    assert "client. Recovered 40 s ago." in found.advice
+
+
+def test_single_failure_of_many_requests_is_not_told() -> None:
+    slots = [Traffic(10)] * 60
+    assert verdict(Situation([*slots, Traffic(10, {C.TIMEOUT: 1})])).text == "Healthy"
+    assert "2 of" not in verdict(Situation([*slots, Traffic(10, {C.TIMEOUT: 2})])).text
+    assert "failing" in verdict(Situation([*slots, Traffic(10, {C.TIMEOUT: 2})])).text
 
 
 def test_open_slot_without_failures_does_not_end_an_incident() -> None:
