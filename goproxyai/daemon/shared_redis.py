@@ -16,6 +16,7 @@ from goproxyai.state.redis.limiter import RedisLimiter
 from goproxyai.state.redis.names import Names
 from goproxyai.state.redis.places import Places
 from goproxyai.state.redis.second_level import RedisSecondLevel
+from goproxyai.state.redis.secret_check import SecretCheck
 from goproxyai.state.redis.shared import RedisState
 from goproxyai.state.shared_state import RateLimiter, SharedState
 from goproxyai.telemetry.counters import Counters
@@ -67,5 +68,6 @@ def make_redis_state(
         RedisLimiter(reactor, settings.rate_limit, client, names, limit),
         announcements,
         second_level,
+        SecretCheck(client, names),
         others,
     )

@@ -18,6 +18,7 @@ from goproxyai.state.redis.limiter import RedisLimiter
 from goproxyai.state.redis.names import Names
 from goproxyai.state.redis.places import Places
 from goproxyai.state.redis.second_level import RedisSecondLevel
+from goproxyai.state.redis.secret_check import SecretCheck
 from goproxyai.state.redis.servers import FixedServer
 from goproxyai.state.redis.shared import RedisState
 from goproxyai.state.shared_state import NO_SHARED_STATE
@@ -96,7 +97,13 @@ class Process:
         )  # fmt: skip
         limiter = RedisLimiter(reactor, 0, self.client, NAMES, None)
         self.state = RedisState(
-            reactor, self.client, limiter, self.announcements, self.level, NO_SHARED_STATE
+            reactor,
+            self.client,
+            limiter,
+            self.announcements,
+            self.level,
+            SecretCheck(self.client, NAMES),
+            NO_SHARED_STATE,
         )
 
     async def start(self) -> None:

@@ -215,7 +215,7 @@ async def test_scan_shows_no_plain_text_and_each_key_expires(
     names = server.all_keys()
     kinds = {name.split(b":")[1] for name in names}
     assert kinds == {
-        b"probe", b"entry", b"claim", b"owner", b"path", b"clearing", b"announcements",
+        b"probe", b"secret", b"entry", b"claim", b"owner", b"path", b"clearing", b"announcements",
     }  # fmt: skip
     for name in names:
         assert name.startswith(b"goproxyai:")

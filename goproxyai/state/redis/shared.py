@@ -13,6 +13,7 @@ from goproxyai.state.redis.announcements import KIND, Announcements
 from goproxyai.state.redis.client import RedisClient
 from goproxyai.state.redis.limiter import RedisLimiter
 from goproxyai.state.redis.second_level import RedisSecondLevel
+from goproxyai.state.redis.secret_check import SecretCheck
 from goproxyai.state.shared_state import SharedState
 from goproxyai.upstream.breaker import CircuitState
 
@@ -37,6 +38,7 @@ class RedisState(Service):
         limiter: RedisLimiter,
         announcements: Announcements,
         second_level: RedisSecondLevel,
+        secret: SecretCheck,
         others: SharedState,
     ) -> None:
         self.limiter = limiter
@@ -44,6 +46,7 @@ class RedisState(Service):
         self._clock = clock
         self._client = client
         self._announcements = announcements
+        self._secret = secret
         self._others = others
         client.part = self
 
@@ -90,7 +93,11 @@ class RedisState(Service):
     # Part of the client
 
     def connected(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._announcements.catch_up())
+        return Deferred.fromCoroutine(self._prepare())
+
+    async def _prepare(self) -> None:
+        await self._secret.run()
+        await self._announcements.catch_up()
 
     def lost(self) -> None:
         self.limiter.lost()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
 
 from goproxyai.cache.record import Record
 from goproxyai.state.redis import announcements as announcements_module
@@ -19,6 +20,7 @@ from goproxyai.state.redis.names import Names
 from goproxyai.state.redis.places import Places
 from goproxyai.state.redis.scripts import ANNOUNCE, END_CLAIM, LOOK_UP, RENEW, STORE, Script
 from goproxyai.state.redis.second_level import RedisSecondLevel
+from goproxyai.state.redis.secret_check import SecretCheck
 from goproxyai.state.redis.servers import FixedServer
 from goproxyai.state.redis.shared import START_SECONDS, RedisState
 from goproxyai.state.shared_state import NO_SHARED_STATE
@@ -58,7 +60,13 @@ class Fixture:
         )  # fmt: skip
         self.limiter = RedisLimiter(self.clock, 0, self.client, NAMES, None)
         self.state = RedisState(
-            self.clock, self.client, self.limiter, self.announcements, self.level, NO_SHARED_STATE
+            self.clock,
+            self.client,
+            self.limiter,
+            self.announcements,
+            self.level,
+            SecretCheck(self.client, NAMES),
+            NO_SHARED_STATE,
         )
 
     def invalidate(self, owner: bytes) -> None:
@@ -68,6 +76,8 @@ class Fixture:
         self.cache_calls.append(("clear", path))
 
     def answer(self, command: Command) -> bytes | None:
+        if command == [b"GET", b"p:secret"]:
+            return self.replies.get("secret", b"$-1\r\n")
         if command[0] == b"GET":
             return self.replies.get("get", b"$-1\r\n")
         for script in (LOOK_UP, STORE, END_CLAIM, RENEW, ANNOUNCE):
@@ -114,6 +124,40 @@ def fixture() -> Any:
 
 def record(body: bytes = b"text") -> Record:
     return Record(KEY, 200, b"", body, None, 0, NOW, NOW + 60, PATH, OWNER)
+
+
+def test_another_secret_is_warned_about_once() -> None:
+    fixture = Fixture()
+    fixture.replies["secret"] = b"$5\r\nother\r\n"
+    lines: list[str] = []
+
+    def observe(event: Any) -> None:
+        lines.append(event["log_format"].format(**event))
+
+    globalLogPublisher.addObserver(observe)
+    fixture.start()
+    fixture.client._give_up("planted")
+    fixture.clock.advance(0.25)
+    fixture.redis.settle()
+    globalLogPublisher.removeObserver(observe)
+    assert [line for line in lines if "STATE_SECRET" in line] == lines[:1]
+    ((_, name, kept, *_), _) = [
+        each for each in fixture.redis.named(b"SET") if each[1] == b"p:secret"
+    ]
+    assert (name, kept) == (b"p:secret", NAMES.hashed(b"secret", b""))
+    fixture.state.stopService()
+
+
+def test_own_secret_is_not_warned_about() -> None:
+    fixture = Fixture()
+    own = NAMES.hashed(b"secret", b"")
+    fixture.replies["secret"] = b"$%d\r\n%b\r\n" % (len(own), own)
+    lines: list[Any] = []
+    globalLogPublisher.addObserver(lines.append)
+    fixture.start()
+    globalLogPublisher.removeObserver(lines.append)
+    assert lines == []
+    fixture.state.stopService()
 
 
 def test_look_up_without_an_answer_ends_before_the_breaker_opens(fixture: Fixture) -> None:
