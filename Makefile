@@ -74,7 +74,6 @@ clean: ## Remove everything that the other targets create
 $(BIN)/pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
 
 # The package, for users.
 $(VENV)/.installed: $(BIN)/pip $(SOURCES)
@@ -92,5 +91,6 @@ $(VENV)/.tox: $(BIN)/pip requirements-dev.lock
 
 # atheris has wheels for some Python versions only; the fuzzers work without it.
 $(VENV)/.fuzz: $(VENV)/.dev
+	$(BIN)/pip install --quiet --upgrade pip  # for --group
 	-$(BIN)/pip install --quiet --only-binary atheris --group fuzz 2>/dev/null
 	touch $@

@@ -44,7 +44,7 @@ def command_help(command: Command) -> str:
     """Return the help of *command*."""
     lines = [f"Usage: {usage_line(command)}", "", _filled(command.text), ""]
     if command.examples:
-        lines += ["Examples:", *[f"  {line}    # {text}" for line, text in command.examples], ""]
+        lines += ["Examples:", *[f"  {line}" for line in example_lines(command)], ""]
     lines += ["Options:"]
     for option in command.options:
         lines += _option_lines(option_label(option), option.help)
@@ -57,6 +57,12 @@ def command_help(command: Command) -> str:
             for variable in topic.variables:
                 lines += _option_lines(setting_label(variable), setting_help(variable))
     return "\n".join(lines)
+
+
+def example_lines(command: Command) -> list[str]:
+    """Return the examples of *command*, each with what it does in a comment."""
+    width = max([len(line) for line, _ in command.examples], default=0)
+    return [f"{line:<{width}}    # {text}" for line, text in command.examples]
 
 
 def usage_line(command: Command) -> str:

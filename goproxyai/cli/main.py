@@ -29,6 +29,7 @@ _MAX_SHOWN_CHARACTERS = 40
 
 def run_command() -> None:
     """Run the command of this process's arguments, and end the process."""
+    status = FAILED
     try:
         status = main(sys.argv[1:], os.environ)
         sys.stdout.flush()
@@ -37,7 +38,6 @@ def run_command() -> None:
         os.kill(os.getpid(), signal.SIGINT)
     except BrokenPipeError:  # the reader of the output has ended, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = FAILED
     sys.exit(status)
 
 

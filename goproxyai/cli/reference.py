@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from goproxyai.cli.commands import COMMANDS, Command
-from goproxyai.cli.help import option_label, usage_line
+from goproxyai.cli.help import example_lines, option_label, usage_line
 
 _INTRODUCTION: Final = """\
 # Command line
@@ -49,9 +49,7 @@ def _section(command: Command) -> str:
     parts = [f"## {command.name}\n\n{command.text}\n"]
     if command.takes_settings:
         parts.append("Each [setting](configuration.md) is an option.\n")
-    lines = [f"$ {usage_line(command)}"]
-    width = max([len(line) for line, _ in command.examples], default=0)
-    lines += [f"$ {line:<{width}}    # {text}" for line, text in command.examples]
+    lines = [f"$ {line}" for line in (usage_line(command), *example_lines(command))]
     parts.append("\n".join(["```console", *lines, "```", ""]))
     if command.options:
         rows = [f"| `{option_label(each)}` | {each.help} |" for each in command.options]
