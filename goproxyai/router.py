@@ -121,7 +121,8 @@ class Router:
             return
         if self._stats.draining:
             exchange.keep_alive = False
-            if not (exchange.is_first or exchange.target.startswith(b"/health")):
+            may_be_served = exchange.is_first and self._stats.serves_new_connections
+            if not (may_be_served or exchange.target.startswith(b"/health")):
                 self._answer(exchange, draining())
                 return
         if not head.target.startswith(self._prefixes):

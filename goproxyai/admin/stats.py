@@ -27,6 +27,7 @@ class Stats:
     :ivar config: the settings as they are shown, by the names of their variables.
     :ivar ready: false once stopping has begun.
     :ivar draining: whether new requests are refused, which begins ``DRAIN_DELAY`` later.
+    :ivar serves_new_connections: whether the first request of a connection is served nevertheless.
     :ivar wall: returns Unix seconds.
     :ivar workers: returns the state of the worker processes, if there are any.
     :ivar reloaded_at: when the configuration was last reloaded, in Unix seconds; ``None`` if it was
@@ -40,6 +41,7 @@ class Stats:
     config: Mapping[str, ShownSetting] = attrs.field(factory=dict)
     ready: bool = True
     draining: bool = False
+    serves_new_connections: bool = True
     wall: Callable[[], float] = time.time
     workers: Callable[[], dict[str, Any]] | None = None
     reloaded_at: float | None = attrs.field(init=False, default=None)

@@ -14,7 +14,9 @@ Stop (SIGTERM):
 1. ``/health/ready`` answers 503. Connections and requests are served as before for
    ``DRAIN_DELAY``, so that a load balancer notices the 503 before a connection is refused.
 2. The listeners close, and new requests on open connections are refused.
-3. Drain: idle connections close. Requests in progress finish, for at most ``DRAIN_TIMEOUT``.
+3. Drain: requests in progress finish, for at most ``DRAIN_TIMEOUT``. Idle connections stay open as
+   long, so that a new request gets its 503 instead of the end of the connection. The first request
+   of a connection is served for :data:`FIRST_REQUEST_SECONDS`: it was probably on its way before.
 4. The remaining connections are aborted, to clients and to upstreams.
 5. The cache snapshot is written, and the tracer sends the last spans.
 """
@@ -47,7 +49,7 @@ from goproxyai.state.redis.shared import RedisState
 from goproxyai.telemetry.events import Write
 from goproxyai.usage.prices import Prices
 
-FIRST_REQUEST_SECONDS = 0.5
+FIRST_REQUEST_SECONDS = 0.25
 """Time that a drain gives a connection without a request so far to send its first one."""
 
 DRAIN_POLL_SECONDS = 0.05
@@ -165,23 +167,18 @@ class Daemon(MultiService):
             await self.context.access_log.tracer.stop()
 
     async def _drain(self) -> None:
-        """Close idle connections, and wait for the requests in progress.
-
-        A connection without a request so far stays open for :data:`FIRST_REQUEST_SECONDS`: its
-        client cannot know that the connection may be closed.
-        """
+        """Wait for the requests in progress, and for those of clients that have just connected."""
         connections, timeout = self.listeners.factory.connections, self.settings.drain_timeout
         _log.info("draining {count} connections", count=len(connections))
         deadline = self._reactor.seconds() + timeout
         for connection in tuple(connections):
-            connection.drain(True)
+            connection.drain()
         await self._wait_for(
             lambda: not any(each.fresh for each in connections),
             min(FIRST_REQUEST_SECONDS, timeout),
             DRAIN_POLL_SECONDS,
         )
-        for connection in tuple(connections):
-            connection.drain(False)
+        self.admin.stats.serves_new_connections = False
         await self._wait_for(
             lambda: all(each.idle for each in connections),
             deadline - self._reactor.seconds(),

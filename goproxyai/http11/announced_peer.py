@@ -205,10 +205,8 @@ class AnnouncedConnection(TwistedProtocol):
         """Whether nothing has been received."""
         return not self._received and not input_poll(self.transport).poll(0)
 
-    def drain(self, patient: bool) -> None:
-        """Close the connection, unless it may still send its first request."""
-        if not patient:
-            self.abort()
+    def drain(self) -> None:
+        """Do nothing: no request is handled."""
 
     def shut_down(self, problem: ProxyError | None = None) -> None:
         """Close the connection; no request is waiting for *problem*."""

@@ -119,10 +119,10 @@ class Exchange:
     :ivar body: of the request.
     :ivar problem: why the request must be refused, if it must.
     :ivar started_at: when the head was complete, in seconds of the reactor's clock.
-    :ivar is_first: whether the request is the first of its connection.
     :ivar status: of the response, 0 before it has started.
     :ivar body_bytes_sent: of the response.
     :ivar keep_alive: whether the connection may serve another request.
+    :ivar is_first: whether the request is the first of its connection.
     :ivar request_id: the value of ``X-Request-Id`` in the response and in the log.
     :ivar trace: of the request, if it is traced.
     """

@@ -25,11 +25,8 @@ class OpenConnection(Protocol):
     def idle(self) -> bool:
         """Whether no request is being received, handled or answered."""
 
-    def drain(self, patient: bool) -> None:
-        """Close the connection, at once if it is idle, else after the current exchange.
-
-        :param patient: wait for the first request of a new connection.
-        """
+    def drain(self) -> None:
+        """Close the connection after the current exchange, if its response has not started."""
 
     def shut_down(self, problem: ProxyError | None = None) -> None:
         """Close an idle connection, and reset any other.

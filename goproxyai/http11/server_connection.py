@@ -5,8 +5,7 @@
    client does not read its responses, nothing more is dispatched or read.
 2. What the connection holds is counted in the budget (:mod:`goproxyai.limits.request_memory`).
 3. Deadlines (:mod:`.connection_deadlines`) are checked by the ticker.
-4. When the daemon drains, the current exchange is the last. An idle connection is closed at once; a
-   new one gets a moment to send its first request.
+4. When the daemon drains, a response that has not started announces the close of the connection.
 5. A connection is closed while the client may still be sending: the output is shut, and input is
    discarded for :data:`.LINGER_SECONDS`, so that a reset does not destroy the response.
 6. After a switch of protocols, the connection belongs to a :class:`~.tunnel_end.TunnelEnd`. Its
@@ -31,7 +30,7 @@ from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.framing import CONTINUE
 from goproxyai.http11.open_connection import OpenConnection
 from goproxyai.http11.request_body import RequestBody
-from goproxyai.http11.request_parser import BODY, ENDED, HEAD, IDLE
+from goproxyai.http11.request_parser import ENDED, HEAD, IDLE
 from goproxyai.http11.request_pipeline import PipelineContext, RequestPipeline
 from goproxyai.http11.response_output import BLOCKED, CLOSED, CLOSING, ResponseOutput
 from goproxyai.http11.tls_peer import certificate_subject, log_tls_failure
@@ -73,8 +72,8 @@ class ServerConnection(TwistedProtocol):
     """
 
     __slots__ = (
-        "_context", "_deadlines", "_draining", "_holding", "_pipeline", "_tunnel", "output",
-        "peer", "reading_paused", "subject",
+        "_context", "_deadlines", "_holding", "_pipeline", "_tunnel", "output", "peer",
+        "reading_paused", "subject",
     )  # fmt: skip
 
     transport: Any  # ITransport declares only a part of what transports have
@@ -88,7 +87,6 @@ class ServerConnection(TwistedProtocol):
         self._deadlines = ServerDeadlines(context.ticker.now)
         self._pipeline = RequestPipeline(self, context, self._deadlines)
         self._holding = Holding(context.memory)
-        self._draining = False
         self._tunnel: TunnelEnd | None = None
 
     # Called by the transport.
@@ -200,7 +198,7 @@ class ServerConnection(TwistedProtocol):
             self._close()
         elif pipeline.waiting or pipeline.unparsed:
             self._run()
-        elif self.reading_paused or self._draining or state is ENDED:
+        elif self.reading_paused or state is ENDED:
             self._update_reading()
         if self._holding.held:
             self.memory_changed()
@@ -253,8 +251,7 @@ class ServerConnection(TwistedProtocol):
         if output.state is CLOSING or output.state is CLOSED:
             return
         state = pipeline.parser.state
-        is_last = state is ENDED or (self._draining and state is IDLE and not pipeline.fresh)
-        if is_last and pipeline.active is None and not pipeline.pending:
+        if state is ENDED and pipeline.active is None and not pipeline.pending:
             self._close()
             return
         pauses = not pipeline.accepts_input(output.state is BLOCKED)
@@ -371,28 +368,14 @@ class ServerConnection(TwistedProtocol):
 
     # Called by the daemon and the limits.
 
-    def drain(self, patient: bool) -> None:
-        """Close the connection, at once if it is idle, else after the current exchange.
+    def drain(self) -> None:
+        """Close the connection after the current exchange, if its response has not started.
 
-        A response that has not started announces the close. A request that is received after an
-        idle connection was closed is not answered: the client sees the end of a connection that it
-        has used, before the first byte of a response, and retries on another connection.
-
-        :param patient: wait for the first request of a new connection, because the client has no
-            reason to expect that an unused connection is closed.
+        The response announces the close. Later requests are refused by the router.
         """
-        self._draining = True
         active = self._pipeline.active
-        if active is not None:
-            if not (active.response_started or self._pipeline.pending):
-                active.keep_alive = False
-        elif not (
-            self._pipeline.pending
-            or self.input_state in (HEAD, BODY)
-            or self.output.state is CLOSING
-            or (patient and self.fresh)
-        ):
-            self._close()
+        if active is not None and not (active.response_started or self._pipeline.pending):
+            active.keep_alive = False
 
     def shut_down(self, problem: ProxyError | None = None) -> None:
         """Close an idle connection, and reset any other.

@@ -52,7 +52,7 @@ async def test_drain_finishes_stream_and_refuses_new_requests(harness: ProxyHarn
         "/v1/stream", [CHUNKED, chunk(b"one"), pause, chunk(b"two"), chunk(b"")]
     )
     streaming, idle, *others = await used_connections(harness, 7)
-    port = harness.port
+    port, new = harness.port, await harness.connect()
     streaming.send(request("/v1/stream"))
     await streaming.until(lambda: b"one" in streaming.received)
     expected = [
@@ -61,20 +61,14 @@ async def test_drain_finishes_stream_and_refuses_new_requests(harness: ProxyHarn
         ("/health/ready", 503),
         ("/v1/models", 503),
         ("/stats", 503),
+        ("/v1/models", 503),
     ]
-    for client, (target, _) in zip(others, expected, strict=True):
-        client.send(request(target)[:-2])
     assert harness.daemon is not None
-    connections = harness.daemon.listeners.factory.connections
-    await eventually(
-        harness.reactor,
-        lambda: sum(c.input_state is InputState.HEAD for c in connections) == len(others),
-    )
     stopping = harness.daemon.stopService()
-    await idle.wait_closed()
-
-    for client, (target, status) in zip(others, expected, strict=True):
-        client.send(b"\r\n")
+    stats = harness.daemon.admin.stats
+    await eventually(harness.reactor, lambda: stats.draining and not stats.serves_new_connections)
+    for client, (target, status) in zip((*others, new), expected, strict=True):
+        client.send(request(target))
         answer = await client.answer()
         assert (answer.status, answer.get("Connection")) == (status, b"close"), target
         if status == 503:
@@ -83,13 +77,14 @@ async def test_drain_finishes_stream_and_refuses_new_requests(harness: ProxyHarn
     with pytest.raises(error.ConnectionRefusedError):
         await connect_to(harness, port)
     assert not stopping.called
-    assert not streaming.closed
+    assert not any(client.closed for client in (streaming, idle))
 
     pause.release()
     answer = await streaming.answer()
     assert (answer.status, answer.body, answer.cut) == (200, b"onetwo", False)
     await stopping
-    await streaming.wait_closed()
+    for client in (streaming, idle):
+        await client.wait_closed()
     assert [one.target for one in harness.upstream.requests] == [b"/v1/stream"]
 
 

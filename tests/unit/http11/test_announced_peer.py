@@ -224,15 +224,12 @@ def test_connection_with_a_part_of_its_header_is_not_evicted() -> None:
     assert listener.exchanges[0].problem is not None
 
 
-def test_drain_gives_a_new_connection_time() -> None:
+def test_drain_leaves_a_new_connection_open() -> None:
     listener = Listener()
     transport = listener.connect()
     (waiting,) = listener.context.connections
     assert (waiting.fresh, waiting.idle) == (True, True)
-    waiting.drain(True)
+    waiting.drain()
     assert not transport.aborted
-    waiting.drain(False)
+    waiting.shut_down()
     assert transport.aborted
-    other = listener.connect()
-    other.protocol.shut_down()
-    assert other.aborted

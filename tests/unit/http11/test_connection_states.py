@@ -95,7 +95,7 @@ def run_server(steps: Steps) -> None:
         elif step == "wait":
             server.advance(100)
         elif step == "drain":
-            server.connection.drain(False)
+            server.connection.drain()
         elif step == "disconnect":
             server.disconnect()
             break

@@ -214,6 +214,7 @@ def test_exchange_has_the_request_its_peer_and_its_time() -> None:
 
 def test_first_request_of_a_connection_is_marked() -> None:
     server = MemoryServer()
+    assert server.connection.fresh
     for _ in range(3):
         respond(server.send(get()).exchanges[-1])
     assert [exchange.is_first for exchange in server.exchanges] == [True, False, False]

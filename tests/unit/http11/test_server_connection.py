@@ -94,67 +94,43 @@ def test_shut_down_closes_idle_connections_and_resets_others() -> None:
     assert listener.events == ["client_gone"]
 
 
-def test_drain_closes_an_idle_connection() -> None:
-    server = MemoryServer()
-    respond(server.send(get()).exchanges[0])
-    server.connection.drain(True)
-    assert (server.transport.half_closed, server.transport.aborted) == (True, False)
-    server.send(get())
-    assert len(server.exchanges) == 1
-
-
-def test_drain_spares_a_fresh_connection_at_first() -> None:
-    server, silent = MemoryServer(), MemoryServer()
-    for one in (server, silent):
-        one.connection.drain(True)
+def test_drain_leaves_idle_and_new_connections_open() -> None:
+    used, new = MemoryServer(), MemoryServer()
+    respond(used.send(get()).exchanges[0])
+    for one in (used, new):
+        one.connection.drain()
         assert one.transport.open
-        assert one.connection.fresh
-    (exchange,) = server.send(get()).exchanges
-    assert exchange.is_first
-    silent.connection.drain(False)
-    assert silent.transport.half_closed
+        assert one.connection.idle
+        assert len(one.send(get(b"/later")).exchanges[-1:]) == 1
 
 
 def test_response_started_while_draining_announces_the_close() -> None:
     server = MemoryServer()
     (exchange,) = server.send(get()).exchanges
-    server.connection.drain(True)
+    server.connection.drain()
     respond(exchange)
     assert b"Connection: close\r\n" in server.received()
     assert server.transport.half_closed
 
 
-def test_response_started_before_draining_is_the_last() -> None:
+def test_response_started_before_draining_leaves_the_connection_open() -> None:
     server = MemoryServer()
     (exchange,) = server.send(get()).exchanges
     exchange.start_response(200, OK, 2)
     exchange.write(b"a")
-    server.connection.drain(True)
-    assert server.transport.open
+    server.connection.drain()
     exchange.write(b"b", last=True)
     assert server.received().endswith(b"\r\n\r\nab")
-    assert server.transport.half_closed
+    assert server.transport.open
 
 
-def test_pipelined_requests_are_served_while_draining() -> None:
+def test_pipelined_requests_are_dispatched_while_draining() -> None:
     server = MemoryServer()
     (first,) = server.send(get() + get()).exchanges
-    server.connection.drain(True)
+    server.connection.drain()
     respond(first)
     assert b"Connection" not in server.received()
     assert len(server.exchanges) == 2
-    respond(server.exchanges[1])
-    assert server.transport.half_closed
-
-
-def test_partial_head_is_completed_while_draining() -> None:
-    server = MemoryServer()
-    respond(server.send(get()).exchanges[0])
-    server.send(get()[:-2])
-    server.connection.drain(False)
-    assert server.transport.open
-    respond(server.send(b"\r\n").exchanges[1])
-    assert server.transport.half_closed
 
 
 def test_peer_of_a_unix_socket_is_local() -> None:

@@ -135,7 +135,7 @@ def test_switched_connection_has_no_deadline_of_http() -> None:
     assert server.transport.open
     assert not server.connection.idle
     assert not server.connection.evictable
-    server.connection.drain(False)
+    server.connection.drain()
     assert server.transport.open
     server.connection.shut_down()
     assert server.transport.aborted
