@@ -45,6 +45,9 @@ MIN_CHUNKED_STEP_BYTES = 512
 """Bytes that a step parses of a chunked body with many blank lines. They may hold the end of the
 body and some more requests."""
 
+FORWARDED_FOR = b"x-forwarded-for"
+"""The field that tells the client of a refused request."""
+
 _BLANK_LINE = b"\r\n\r\n"
 
 IDLE, HEAD, BODY, REPLAY, ENDED = InputState
@@ -59,9 +62,9 @@ class RequestParser:
     """
 
     __slots__ = (
-        "_connection", "_field_bytes", "_head_bytes", "_head_start", "_headers", "_llhttp",
-        "_options", "_read", "_receiver", "_reception", "_remaining", "_repeated", "_target",
-        "body", "state",
+        "_connection", "_field_bytes", "_forwarded_for", "_head_bytes", "_head_start", "_headers",
+        "_llhttp", "_options", "_read", "_receiver", "_reception", "_remaining", "_repeated",
+        "_target", "body", "state",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +78,7 @@ class RequestParser:
         self._llhttp = _new_llhttp(self)
         self._target = b""
         self._headers: Headers = []
+        self._forwarded_for: Headers = []  # of a head that is refused when it is complete
         self._field_bytes = 0  # of the fields in _headers, as they are sent
         self._head_bytes = 0  # of the steps of the present head
         self._head_start = b""  # its first step, shortened
@@ -134,8 +138,9 @@ class RequestParser:
             self._receiver.body_refused(problem)
         else:
             method = self._llhttp.get_method() if target else b"-"
-            head = RequestHead(method, target, "1.1", [], False)
-            self._receiver.request_refused(head, problem)
+            headers = self._forwarded_for
+            head = RequestHead(method, target, "1.1", headers, False)
+            self._receiver.request_refused(head, head.values(headers), problem)
 
     def end(self) -> None:
         """Discard all further bytes."""
@@ -292,10 +297,16 @@ class RequestParser:
         if version.startswith("1.") and version != "1.0":
             version = "1.1"
         read, self._read = self._read, b""  # begins with the first head in it, and no other
-        head, self._repeated = options.heads.validated(
-            read, llhttp.get_method(), self._target, version, headers,
-            version == "1.1" and llhttp.should_keep_alive(),
-        )  # fmt: skip
+        try:
+            head, self._repeated = options.heads.validated(
+                read, llhttp.get_method(), self._target, version, headers,
+                version == "1.1" and llhttp.should_keep_alive(),
+            )  # fmt: skip
+        except ProxyError:
+            # Whose tokens the refusal spends. In a part of a head, the line that the trusted proxy
+            # has added may be missing.
+            self._forwarded_for = [each for each in headers if each[0].lower() == FORWARDED_FOR]
+            raise
         values = head.values(headers)
         length = head.body_length(values)
         if length == 0:

@@ -237,13 +237,13 @@ class RequestPipeline:
         else:
             self.waiting.append(exchange)
 
-    def request_refused(self, head: RequestHead, problem: ProxyError) -> None:
+    def request_refused(self, head: RequestHead, values: FieldValues, problem: ProxyError) -> None:
         last = self._last
         if last is not None and not last.keep_alive and last.body.complete:
             return  # its response closes the connection
         self._deadlines.expires_at = NEVER
         now = self._context.ticker.seconds()
-        self.waiting.append(Exchange(self._connection, now, head, (), whole_body(b""), problem))
+        self.waiting.append(Exchange(self._connection, now, head, values, whole_body(b""), problem))
 
     def body_refused(self, problem: ProxyError) -> None:
         self._deadlines.expires_at = NEVER

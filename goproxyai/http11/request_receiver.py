@@ -36,10 +36,11 @@ class RequestReceiver(Protocol):
     ) -> None:
         """A head was received that repeats the previous one. It may be handled at once."""
 
-    def request_refused(self, head: RequestHead, problem: ProxyError) -> None:
+    def request_refused(self, head: RequestHead, values: FieldValues, problem: ProxyError) -> None:
         """The input ended in a head that cannot be served.
 
-        :param head: what was received of it.
+        :param head: what was received of it; of its fields, only ``X-Forwarded-For``, and only if
+            the head was complete.
         """
 
     def body_refused(self, problem: ProxyError) -> None:

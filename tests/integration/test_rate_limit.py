@@ -245,6 +245,34 @@ async def test_refusals_and_requests_share_a_bucket(harness: ProxyHarness) -> No
     assert await statuses(harness, request("/health")) == [200]
 
 
+@pytest.mark.parametrize(
+    "target", ["GET /v1/a/../b HTTP/1.1\r\nHost: a", "GET /v1/a HTTP/1.1\r\nHost: a\r\nHost: b"]
+)
+@pytest_twisted.ensureDeferred
+async def test_refused_head_spends_the_token_of_the_forwarded_client(
+    harness: ProxyHarness, target: str
+) -> None:
+    await harness.start(RATE_LIMIT="1")
+
+    async def ask(client: str) -> int:
+        head = f"{target}\r\nX-Forwarded-For: 1.1.1.1, {client}\r\n\r\n"
+        return (await harness.ask(head.encode())).status
+
+    assert [await ask("192.0.2.1"), await ask("192.0.2.1")] == [400, 429]
+    assert [await ask("192.0.2.2"), await ask("192.0.2.2")] == [400, 429]
+    assert await statuses(harness, request()) == [200]
+    assert (await harness.logged())[0]["client"] == "192.0.2.1"
+
+
+@pytest_twisted.ensureDeferred
+async def test_unfinished_head_spends_the_token_of_the_peer(harness: ProxyHarness) -> None:
+    await harness.start(RATE_LIMIT="1")
+    fields = b"".join(b"X-%d: x\r\n" % number for number in range(300))
+    head = b"GET /v1/a HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\n" + fields
+    assert (await harness.ask(head)).status == 431
+    assert await statuses(harness, request()) == [429]
+
+
 @pytest_twisted.ensureDeferred
 async def test_pages_of_operators_are_not_limited(harness: ProxyHarness) -> None:
     await harness.start(RATE_LIMIT="1")
