@@ -11,14 +11,24 @@ accepts a certificate without any name for every host.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address
 from ssl import OP_NO_RENEGOTIATION
 from typing import Any, Final
 
+from cryptography.x509 import DNSName, IPAddress, SubjectAlternativeName
+from OpenSSL.crypto import X509
 from OpenSSL.SSL import VERIFY_FAIL_IF_NO_PEER_CERT, VERIFY_PEER, Connection
 from service_identity import CertificateError, VerificationError
-from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
+from service_identity.hazmat import (
+    DNS_ID,
+    DNSPattern,
+    IPAddress_ID,
+    IPAddressPattern,
+    verify_service_identity,
+)
 from service_identity.pyopenssl import extract_patterns
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
@@ -99,7 +109,7 @@ def _verify_callback(
             return True
         else:
             try:
-                verify_service_identity(extract_patterns(certificate), [identity], [])
+                verify_service_identity(_patterns(certificate), [identity], [])
                 return True
             except CERTIFICATE_ERRORS as error:
                 problem = error
@@ -109,6 +119,36 @@ def _verify_callback(
         return False
 
     return verify
+
+
+def _patterns(certificate: X509) -> Sequence[DNSPattern | IPAddressPattern | Any]:
+    """Return the names of *certificate*, without those that are invalid patterns.
+
+    service-identity refuses a certificate with any invalid pattern. Private CAs issue certificates
+    with ``*.internal`` alongside other names, of which one has to match (RFC 9525 §6.3).
+
+    :raises CertificateError: if no name is valid.
+    """
+    try:
+        return extract_patterns(certificate)
+    except CertificateError:
+        patterns = _valid_patterns(certificate)
+        if not patterns:
+            raise
+        return patterns
+
+
+def _valid_patterns(certificate: X509) -> list[DNSPattern | IPAddressPattern]:
+    extensions = certificate.to_cryptography().extensions
+    names = extensions.get_extension_for_class(SubjectAlternativeName).value
+    patterns: list[DNSPattern | IPAddressPattern] = []
+    for name in names.get_values_for_type(DNSName):
+        with suppress(CertificateError):
+            patterns.append(DNSPattern.from_bytes(name.encode("utf-8")))
+    for address in names.get_values_for_type(IPAddress):
+        if isinstance(address, (IPv4Address, IPv6Address)):  # not a network
+            patterns.append(IPAddressPattern(address))
+    return patterns
 
 
 @lru_cache(maxsize=64)

@@ -84,6 +84,30 @@ async def test_certificate_of_another_host_is_refused(
     assert len(harness.upstream.requests) == 0
 
 
+@pytest.mark.parametrize("other", ["*.internal", "*", "a.*.test", "192.0.2.1"])
+@pytest_twisted.ensureDeferred
+async def test_invalid_name_alongside_the_right_one_is_ignored(
+    harness: ProxyHarness, authority: Authority, other: str
+) -> None:
+    harness.resolve({"api.internal": "127.0.0.1"})
+    port = await harness.listen_with_tls(authority.issue_unchecked("api.internal", other))
+    await harness.start(f"https://api.internal:{port}")
+    assert (await harness.ask(request())).status == 200
+
+
+@pytest.mark.parametrize("names", [("*.internal",), ("other.test", "*.internal")])
+@pytest_twisted.ensureDeferred
+async def test_invalid_name_matches_no_host(
+    harness: ProxyHarness, authority: Authority, names: tuple[str, ...]
+) -> None:
+    harness.resolve({"api.internal": "127.0.0.1"})
+    port = await harness.listen_with_tls(authority.issue_unchecked(*names))
+    await harness.start(f"https://api.internal:{port}")
+    answer = await harness.ask(request())
+    assert (answer.status, error_code(answer)) == (502, "upstream_tls_failed")
+    assert len(harness.upstream.requests) == 0
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @every_name
 @pytest_twisted.ensureDeferred
