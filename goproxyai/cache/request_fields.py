@@ -39,9 +39,10 @@ without them (``VARIABLE_FIELDS`` in :mod:`goproxyai.http11.request_head`).
 NEUTRAL_NAMES: Final = frozenset(
     (
         # HTTP and browsers
-        b"host", b"user-agent", b"content-length", b"date", b"via", b"referer", b"http-referer",
-        b"x-title", b"dnt", b"priority", b"save-data", b"early-data", b"max-forwards",
-        b"upgrade-insecure-requests", b"cache-control", b"pragma", b"expect", b"http2-settings",
+        b"host", b"user-agent", b"content-length", b"date", b"via", b"from", b"referer",
+        b"http-referer", b"x-title", b"dnt", b"priority", b"save-data", b"early-data",
+        b"max-forwards", b"upgrade-insecure-requests", b"cache-control", b"pragma", b"expect",
+        b"http2-settings",
         # the proxy's own
         b"x-cache-ttl", b"x-cache-replay",
         # SDKs

@@ -6,15 +6,18 @@ Upstreams and gateways send failures with status 200. Only an answer with this s
 answer                                 shape
 ====================================== =====================================================
 chat completion, completion            JSON without ``error``; each choice has a
-                                       ``finish_reason``, which is not ``error``
+                                       ``finish_reason``, which is not ``error``, and no
+                                       ``error`` of its own
 embeddings                             JSON without ``error``, with ``data``
 response (``/v1/responses``)           JSON without ``error``, ``status`` is ``completed``
 other JSON                             without ``error``
-other, no HTML page                    any; not a completion, embeddings or response
+other, no HTML page                    any, but JSON with an ``error``; not a completion,
+                                       embeddings or response
 event stream                           no event reports an error (``event: error``, data with
                                        ``error``, of type ``error`` or ``response.failed``);
-                                       it ends with ``[DONE]``, after a ``finish_reason`` of
-                                       each choice that began, or with ``response.completed``
+                                       it has data, and ends with ``[DONE]``, after a
+                                       ``finish_reason`` of each choice that began, or with
+                                       ``response.completed``
 ====================================== =====================================================
 
 An empty body, and a body that cannot be decoded or parsed, have none of these shapes. Nothing here
@@ -41,6 +44,7 @@ MAX_JUDGED_BYTES: Final = 16 * 1024 * 1024
 MAX_CHOICES: Final = 128
 """Choices of one completion, as in the API."""
 
+_SNIFFED_BYTES: Final = 64
 _DONE = b"[DONE]"
 _ERROR_TYPES = frozenset(("error", "response.failed"))
 _COMPLETED = "response.completed"
@@ -53,6 +57,7 @@ _COMPLETED = "response.completed"
 class _Choice(msgspec.Struct, gc=False):
     index: int = 0
     finish_reason: str | None = None
+    error: Any = None
 
 
 class _Completion(msgspec.Struct):
@@ -111,7 +116,7 @@ class AnswerCheck:
 
 def _is_finished(answer: _Completion) -> bool:
     for choice in answer.choices or ():
-        if not choice.finish_reason or choice.finish_reason == "error":
+        if not choice.finish_reason or choice.finish_reason == "error" or choice.error:
             return False
     return not answer.error
 
@@ -177,7 +182,8 @@ def succeeded(
     if media_type != b"application/json":  # most answers have it
         media_type = media_type.lower()
         if not body or b"json" not in media_type:
-            return check is OTHER and body != b"" and b"html" not in media_type
+            is_page = b"html" in media_type
+            return check is OTHER and body != b"" and not (is_page or _reports_error(fields, body))
     coding = fields.get(b"content-encoding")
     try:
         if coding is not None:
@@ -187,6 +193,32 @@ def succeeded(
         return check is OTHER
     except (DecodingFailed, ValueError, RecursionError):
         return False
+
+
+def _reports_error(fields: Fields, body: bytes) -> bool:
+    """Return whether a body that is not declared as JSON is a JSON object with ``error``."""
+    coding = fields.get(b"content-encoding")
+    try:
+        if coding is not None:
+            body = b"".join(decoded_pieces(coding, body, MAX_JUDGED_BYTES))
+        return body[:_SNIFFED_BYTES].lstrip()[:1] == b"{" and not OTHER.judge(OTHER.decode(body))
+    except (DecodingFailed, ValueError, RecursionError):
+        return False
+
+
+def is_json(fields: Fields, body: bytes) -> bool:
+    """Return whether the complete *body* of a response is JSON.
+
+    :param body: as received.
+    """
+    coding = fields.get(b"content-encoding")
+    try:
+        if coding is not None:
+            body = b"".join(decoded_pieces(coding, body, MAX_JUDGED_BYTES))
+        msgspec.json.decode(body)
+    except (DecodingFailed, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _decoded(check: AnswerCheck, body: bytes, unread: UnreadResponse | None) -> Any:
@@ -208,11 +240,12 @@ class StreamJudge:
     :data:`~.event_lines.MAX_EVENT_BYTES`.
     """
 
-    __slots__ = ("_begun", "_failed", "_finished", "_has_ended", "_lines")
+    __slots__ = ("_begun", "_failed", "_finished", "_has_data", "_has_ended", "_lines")
 
     def __init__(self) -> None:
         self._lines = EventLines()
         self._failed = False
+        self._has_data = False
         self._has_ended = False
         self._begun: set[int] = set()
         self._finished: set[int] = set()
@@ -245,13 +278,15 @@ class StreamJudge:
             self._failed = True
         elif text.strip() == _DONE:
             self._has_ended = True
-            self._failed = not self._begun <= self._finished
+            self._failed = not (self._has_data and self._begun <= self._finished)
         elif text.lstrip()[:1] == b"{":
             self._judge_document(type_of_name, text)
         elif text:
+            self._has_data = True
             self._has_ended = type_of_name == _COMPLETED
 
     def _judge_document(self, name: str, text: bytes) -> None:
+        self._has_data = True
         try:
             answer = _decode_completion(text)
         except msgspec.ValidationError:
@@ -266,7 +301,7 @@ class StreamJudge:
             self._failed = True
         for choice in answer.choices or ():
             self._begun.add(choice.index)
-            if choice.finish_reason == "error" or len(self._begun) > MAX_CHOICES:
+            if choice.finish_reason == "error" or choice.error or len(self._begun) > MAX_CHOICES:
                 self._failed = True
             elif choice.finish_reason:
                 self._finished.add(choice.index)

@@ -21,7 +21,7 @@ from goproxyai.cache.record import record_of
 from goproxyai.cache.rules import may_store
 from goproxyai.cache.store import Store
 from goproxyai.cache.stream_timing import StreamTiming
-from goproxyai.cache.verdict import StreamJudge, coded_stream_succeeded, succeeded
+from goproxyai.cache.verdict import StreamJudge, coded_stream_succeeded, is_json, succeeded
 from goproxyai.http11.response import Response
 from goproxyai.messages.headers import has_request_id
 from goproxyai.proxy.cache_lookup import CacheMiss
@@ -189,7 +189,7 @@ def _is_storable(
     if plan.is_get and changes_by_itself(plan.path, response.fields, body):
         return False
     if response.code >= 300:
-        return body != b""
+        return is_json(response.fields, body)
     unread = usage if type(usage) is UnreadResponse else None
     return succeeded(plan.answer_check, response.fields, body, unread)
 

@@ -70,7 +70,7 @@ def test_gets_and_cacheable_posts_are_looked_up(
         *KEY_FIELDS,
         *CONTRACT,
         *NEUTRAL_NAMES,
-        *b"te trailer upgrade keep-alive transfer-encoding proxy-anything date via referer"
+        *b"te trailer upgrade keep-alive transfer-encoding proxy-anything date via from referer"
         b" upgrade-insecure-requests sec-fetch-user cache-control pragma expect"
         b" x-cache-ttl x-cache-replay x-stainless-something-new".split(),
     ],

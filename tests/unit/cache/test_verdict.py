@@ -26,6 +26,7 @@ from goproxyai.cache.verdict import (
     StreamJudge,
     answer_check,
     coded_stream_succeeded,
+    is_json,
     succeeded,
 )
 from goproxyai.usage.usage import UnreadResponse, Usage
@@ -95,6 +96,7 @@ def test_check_follows_method_and_path(method: str, path: bytes, check: AnswerCh
         (COMPLETION, {"choices": [{"index": 0, "text": "x"}]}, False),
         (COMPLETION, {"choices": [choice(0, "error")]}, False),
         (COMPLETION, {"choices": [choice(0, "")]}, False),
+        (COMPLETION, {"choices": [{**choice(0, "stop"), "error": {"code": 502}}]}, False),
         (COMPLETION, {"choices": [{"index": 0, "finish_reason": {"type": "stop"}}]}, False),
         (COMPLETION, ["stop"], False),
         (EMBEDDINGS, {"data": [{"embedding": [0.1]}]}, True),
@@ -153,6 +155,28 @@ def test_only_a_get_may_have_another_content_type() -> None:
         assert not succeeded(EMBEDDINGS, fields, b"")
 
 
+def test_json_of_another_content_type_may_report_an_error() -> None:
+    error = b' {"error":{"message":"x"}}'
+    for fields in ({}, {b"content-type": b"text/plain"}):
+        assert not succeeded(OTHER, fields, error)
+        assert succeeded(OTHER, fields, b'{"data":1}')
+        assert succeeded(OTHER, fields, b'{"error":')
+        for coding, compress in CODINGS.items():
+            coded = {**fields, b"content-encoding": coding}
+            assert not succeeded(OTHER, coded, compress(error))
+            assert succeeded(OTHER, coded, compress(b"text"))
+            assert succeeded(OTHER, coded, error)
+
+
+@pytest.mark.parametrize("body", [b'{"error":1}', b"[]", b'""'])
+def test_json_is_recognised_in_any_coding(body: bytes) -> None:
+    assert is_json({}, body)
+    assert not is_json({}, body[:-1])
+    for coding, compress in CODINGS.items():
+        assert is_json({b"content-encoding": coding}, compress(body))
+        assert not is_json({b"content-encoding": coding}, body)
+
+
 # Event streams.
 
 
@@ -161,7 +185,6 @@ def test_only_a_get_may_have_another_content_type() -> None:
     [
         DELTA + STOP + DONE,
         DELTA + STOP + USAGE + DONE,
-        DONE,
         DELTA + STOP + b"data: [DONE]\n",
         DELTA + STOP + b"data: [DONE]",
         DELTA + STOP + b"data:[DONE]\n\n",
@@ -196,6 +219,9 @@ def test_stream_with_its_proper_end_succeeded(body: bytes) -> None:
         b"",
         b": nothing\n\n",
         b": ping\n\n: ping\n\n",
+        DONE,
+        b": ping\n\n" + DONE,
+        event({"choices": [{**choice(0, "stop"), "error": {"code": 502}}]}) + DONE,
         DELTA,
         DELTA + STOP,
         DELTA + DONE,
@@ -264,7 +290,7 @@ EVENTS = st.one_of(
 
 def naive_verdict(body: bytes) -> bool:
     """Judge a stream whose lines end with LF by reading all of it."""
-    ended, begun, finished = False, set(), set()
+    ended, has_data, begun, finished = False, False, set(), set()
     for block in body.decode().split("\n\n")[:-1]:
         lines = [line.split(": ", 1) for line in block.split("\n") if ": " in line]
         name = next((value for field, value in lines if field == "event"), "")
@@ -274,10 +300,11 @@ def naive_verdict(body: bytes) -> bool:
         if not data:
             continue
         if data == "[DONE]":
-            if begun > finished or begun - finished:
+            if begun - finished or not has_data:
                 return False
             ended = True
             continue
+        has_data = True
         document = json.loads(data)
         kind = document.get("type") or name
         if kind in ("error", "response.failed") or document.get("error"):
