@@ -127,7 +127,8 @@ class TLSTransport(TransportLayer):
         """Do nothing: :meth:`makeConnection` has begun."""
 
     def dataReceived(self, data: bytes) -> None:
-        if self._state is HANDSHAKE:
+        shakes_hands = self._state is HANDSHAKE
+        if shakes_hands:
             if not self._shake_hands(data):
                 return
             data = b""  # what follows the handshake
@@ -135,10 +136,14 @@ class TLSTransport(TransportLayer):
             return
         records = self._records
         plaintext = records.decrypt(data)
-        if records.has_output:
-            self._reply()
         if plaintext:
             self.wrappedProtocol.dataReceived(plaintext)
+        if self._state is ENDED:
+            return
+        if records.has_output:  # a write has sent it otherwise
+            self._reply()
+        if shakes_hands:
+            records.release_handshake()
         if records.ended:
             self._end()
         elif records.error is not None:
@@ -174,12 +179,7 @@ class TLSTransport(TransportLayer):
         protocol = self.wrappedProtocol
         if self._is_open() and IHandshakeListener.providedBy(protocol):
             protocol.handshakeCompleted()  # what it writes is sent with the end of the handshake
-        if not self._is_open():
-            return False
-        if records.has_output:
-            self._reply()
-        records.release_handshake()
-        return True
+        return self._is_open()
 
     def _is_open(self) -> bool:
         return self._state is OPEN or self._state is CLOSING

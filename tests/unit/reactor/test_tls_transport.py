@@ -135,6 +135,22 @@ def test_all_that_openssl_holds_is_sent_in_order() -> None:
     assert rig.peer.received == b"".join(pieces) + b"end"
 
 
+def test_response_to_a_request_that_follows_the_handshake_is_sent_with_its_end() -> None:
+    rig = TLSRig(server=True)
+    writes: list[bytes] = []
+    rig.protocol.on_data = lambda _: rig.tls.write(b"response")
+    rig.connect()
+    rig.peer.feed(b"")
+    rig.receive(rig.peer.output())
+    rig.peer.feed(rig.sent())
+    rig.peer.connection.send(b"request")
+    rig.below.write = writes.append  # type: ignore[method-assign]
+    rig.receive(rig.peer.output())
+    assert len(writes) == 1
+    rig.peer.feed(writes[0])
+    assert rig.peer.received == b"response"
+
+
 # Before the end of the handshake.
 
 
