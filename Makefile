@@ -60,8 +60,8 @@ lock: $(BIN)/pip ## Update the lock files to the newest allowed versions; needs 
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal \
 		--python-version 3.11 --extra otel --group dev --output-file requirements-dev.lock pyproject.toml
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal \
-		--python-version 3.11 --group packaging --constraint requirements-dev.lock \
-		--output-file requirements-packaging.lock pyproject.toml
+		--python-version 3.11 --group packaging --group examples \
+		--constraint requirements-dev.lock --output-file requirements-extra.lock pyproject.toml
 
 build: $(BIN)/pip ## Build a wheel in dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ nitpicky = True
 html_theme = "furo"
 html_title = f"goproxyai {version}"
 html_copy_source = False
+html_extra_path = ["llms.txt"]
 html_show_sourcelink = False
 html_show_copyright = False
 
@@ -43,6 +45,14 @@ def check_hosts(app: Sphinx, failure: Exception | None) -> None:
             raise RuntimeError(f"{page} loads from another host: {found.group()}")
 
 
+def copy_pages(app: Sphinx, failure: Exception | None) -> None:
+    """Copy the pages in Markdown, to which ``llms.txt`` links."""
+    if failure is None:
+        for name in sorted(app.project.docnames):
+            shutil.copy(Path(app.srcdir, f"{name}.md"), Path(app.outdir, f"{name}.md"))
+
+
 def setup(app: Sphinx) -> None:
     app.add_lexer("mermaid", TextLexer)
     app.connect("build-finished", check_hosts)
+    app.connect("build-finished", copy_pages)

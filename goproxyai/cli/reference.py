@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from goproxyai.cli.commands import COMMANDS, Command
+from goproxyai.cli.commands import COMMANDS, SHELLS, Command
 from goproxyai.cli.help import example_lines, option_label, usage_line
 
 _INTRODUCTION: Final = """\
@@ -24,8 +24,9 @@ starts the same service with the options of twistd: `--pidfile`, `--uid`, in the
 $ goproxyai --help            # the commands
 $ goproxyai run --help        # every setting, by topic
 $ goproxyai --version
-$ man goproxyai               # installed with the package
 ```
+
+The package installs a manual page: `man goproxyai`.
 
 | exit status | meaning |
 |---|---|
@@ -49,8 +50,11 @@ def _section(command: Command) -> str:
     parts = [f"## {command.name}\n\n{command.text}\n"]
     if command.takes_settings:
         parts.append("Each [setting](configuration.md) is an option.\n")
-    lines = [f"$ {line}" for line in (usage_line(command), *example_lines(command))]
-    parts.append("\n".join(["```console", *lines, "```", ""]))
+    parts.append(f"```text\n{usage_line(command)}\n```\n")
+    lines = [f"$ {line}" for line in example_lines(command)]
+    # tests/examples/ runs the blocks of the page.
+    fence = "console (not run: for several shells)" if command.choices == SHELLS else "console"
+    parts.append("\n".join([f"```{fence}", *lines, "```", ""]))
     if command.options:
         rows = [f"| `{option_label(each)}` | {each.help} |" for each in command.options]
         parts.append("\n".join(["| option | |", "|---|---|", *rows, ""]))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,16 @@ def test_errors_page_lists_every_code_with_its_status() -> None:
     table = re.findall(r"(?m)^\| (\d{3}) \| `(\w+)` \|", read("docs/reference/errors.md"))
     listed = {code: int(status) for status, code in table}
     assert listed == STATUS | {"RATE_LIMIT_EXCEEDED": 429}
+
+
+def test_llms_txt_lists_every_page() -> None:
+    command = [sys.executable, str(DOCS / "llms_txt.py")]
+    made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert read("docs/llms.txt") == made, "run `python docs/llms_txt.py > docs/llms.txt`"
+    listed = {link.partition("/")[0] + "/" for link in LINK.findall(made)}
+    assert listed == {"tutorial/", "how-to/", "reference/", "explanation/", "adr/"}
+    pages = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md") if path.name != "index.md"}
+    assert pages <= set(LINK.findall(made))
 
 
 def test_adr_index_lists_every_record() -> None:

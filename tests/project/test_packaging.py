@@ -14,10 +14,10 @@ from goproxyai import __version__
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 LOCK = (ROOT / "requirements-dev.lock").read_text("utf-8")
-PACKAGING_LOCK = (ROOT / "requirements-packaging.lock").read_text("utf-8")
+EXTRA_LOCK = (ROOT / "requirements-extra.lock").read_text("utf-8")
 PINNED = re.compile(r"(?m)^([a-z0-9-]+)==([^\s;]+)")
 LOCKED = dict(PINNED.findall(LOCK))
-PACKAGING_LOCKED = dict(PINNED.findall(PACKAGING_LOCK))
+EXTRA_LOCKED = dict(PINNED.findall(EXTRA_LOCK))
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 GROUPS = ("test", "lint", "types", "docs", "dev")
@@ -31,6 +31,11 @@ def requirements() -> list[str]:
     return found
 
 
+def extra_requirements() -> list[str]:
+    groups = PROJECT["dependency-groups"]
+    return [*groups["packaging"], *groups["examples"]]
+
+
 @pytest.mark.parametrize("requirement", requirements())
 def test_requirement_is_locked(requirement: str) -> None:
     match = NAME.match(requirement)
@@ -42,17 +47,17 @@ def test_requirement_is_locked(requirement: str) -> None:
     assert not pinned or LOCKED[name] == pinned
 
 
-@pytest.mark.parametrize("requirement", PROJECT["dependency-groups"]["packaging"])
-def test_requirement_of_packaging_is_locked(requirement: str) -> None:
-    assert re.split("[>;]", requirement)[0] in PACKAGING_LOCKED, "run `make lock`"
+@pytest.mark.parametrize("requirement", extra_requirements())
+def test_requirement_of_checks_is_locked(requirement: str) -> None:
+    assert re.split("[>;]", requirement)[0] in EXTRA_LOCKED, "run `make lock`"
 
 
 def test_lock_files_agree() -> None:
-    both = LOCKED.keys() & PACKAGING_LOCKED.keys()
-    assert {name: LOCKED[name] for name in both} == {name: PACKAGING_LOCKED[name] for name in both}
+    both = LOCKED.keys() & EXTRA_LOCKED.keys()
+    assert {name: LOCKED[name] for name in both} == {name: EXTRA_LOCKED[name] for name in both}
 
 
-@pytest.mark.parametrize("lock", [LOCK, PACKAGING_LOCK], ids=["dev", "packaging"])
+@pytest.mark.parametrize("lock", [LOCK, EXTRA_LOCK], ids=["dev", "extra"])
 def test_lock_names_no_index(lock: str) -> None:
     assert "://" not in lock
     assert "--index-url" not in lock
@@ -70,6 +75,20 @@ def test_packages_list_names_every_package() -> None:
 def test_changelog_has_a_section_for_the_version() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
     assert re.search(rf"(?m)^## \[{re.escape(__version__)}\]", changelog)
+
+
+def test_tag_of_the_commit_is_the_version() -> None:
+    try:
+        command = ["git", "tag", "--points-at", "HEAD", "--list", "v*"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("git is not installed")
+    assert set(done.stdout.split()) <= {f"v{__version__}"}
+
+
+def test_chart_has_the_version_of_the_package() -> None:
+    chart = (ROOT / "deploy" / "helm" / "goproxyai" / "Chart.yaml").read_text("utf-8")
+    assert re.findall(r"(?m)^(?:version|appVersion): (.*)$", chart) == [__version__] * 2
 
 
 def test_make_without_target_prints_every_target() -> None:
