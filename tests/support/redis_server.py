@@ -89,7 +89,10 @@ class RedisServer:
             self.process = None
 
     def command(self, *arguments: Any, login: tuple[str, ...] = ()) -> Any:
-        """Send a command on a connection of its own, and return the reply."""
+        """Send a command on a connection of its own, and return the reply.
+
+        :raises OSError: where the server closes the connection, as it does when its role changes.
+        """
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(START_SECONDS)
             connection.connect(str(self.socket))
@@ -98,7 +101,10 @@ class RedisServer:
                 connection.sendall(pack_command(one))
                 reply = False
                 while reply is False:
-                    reader.feed(connection.recv(65536))
+                    data = connection.recv(65536)
+                    if not data:
+                        raise ConnectionResetError("closed by the server")
+                    reader.feed(data)
                     reply = reader.gets()
             return reply
 
