@@ -21,7 +21,7 @@ FIRST_BYTE_SECONDS: Final = (0.08, 0.5)
 PIECE_SECONDS: Final = 0.06
 """Between two events of a stream."""
 
-RARE_FAILURE: Final = 40
+RARE_FAILURE: Final = 400
 """One request of so many fails in the normal phase as well."""
 
 
