@@ -65,8 +65,9 @@ def stats(demo: Demo) -> dict[str, Any]:
 
 @pytest_twisted.ensureDeferred
 async def test_demo_has_hits_misses_streams_errors_and_a_limited_client(
-    reactor: Any, start: Start
+    reactor: Any, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(api, "RARE_FAILURE", 40)
     demo = start(repeat(NORMAL))
 
     def complete() -> bool:
