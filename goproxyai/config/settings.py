@@ -139,6 +139,11 @@ class Settings:
                 "STATE_SECRET is not set, expected at least 16 visible ASCII characters: nothing "
                 "is stored in STATE_URL unencrypted"
             )
+        if values["cache_snapshot"] and values["state_url"] and values["workers"] != 1:
+            raise SettingError(
+                f"CACHE_SNAPSHOT is {values['cache_snapshot']!a}, expected WORKERS=1 or no "
+                "STATE_URL: with both, Redis has the cache that the workers share"
+            )
         listen = tuple(endpoint.replace("$PORT", port) for endpoint in values.pop("listen"))
         endpoints = (*listen, *values["admin_listen"])
         if values["tls_client_ca"] and not any(map(has_tls, endpoints)):

@@ -304,6 +304,20 @@ def test_snapshot_requires_key() -> None:
     )
 
 
+def test_snapshot_is_not_for_workers_that_share_a_redis_server() -> None:
+    secret = "sixteen-or-more!"
+    texts = {
+        "CACHE_SNAPSHOT": "/var/x",
+        "CACHE_SNAPSHOT_KEY": secret,
+        "STATE_URL": "redis://state.test",
+        "STATE_SECRET": secret,
+    }
+    assert Settings.from_texts(texts).cache_snapshot == "/var/x"
+    for workers in ("2", "auto"):
+        with pytest.raises(SettingError, match=r"CACHE_SNAPSHOT is '/var/x', expected WORKERS=1"):
+            Settings.from_texts({**texts, "WORKERS": workers})
+
+
 def test_error_line() -> None:
     assert error_line("RATE_LIMIT", "many") == (
         "RATE_LIMIT is 'many', expected a whole number of requests a minute, 0 for no limit"
