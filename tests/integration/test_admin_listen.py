@@ -12,7 +12,7 @@ from twisted.logger import capturedLogs
 
 from goproxyai.daemon.endpoints import ListenError
 from tests.integration.admin_requests import FROM_ELSEWHERE, error_of
-from tests.support.harness import Answer, ProxyHarness, RawClient, lines, request
+from tests.support.harness import Answer, ProxyHarness, RawClient, eventually, lines, request
 from tests.support.steps import Pause
 
 HEALTH = ["/health", "/health/", "/health/live", "/health/ready"]
@@ -131,6 +131,9 @@ async def test_connections_of_both_listeners_are_counted_and_drained(
     assert harness.daemon is not None
     ports = [address.port for address in harness.daemon.listeners.addresses]
     stopping = harness.daemon.stopService()
+    await eventually(harness.reactor, lambda: harness.daemon.admin.stats.draining)
+    operator.send(request("/stats"))
+    assert (await operator.answer()).status == 503
     await operator.wait_closed()
     assert not client.closed
     for port in ports:

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import pytest
 
-from goproxyai.http11.request_body import WholeBody
+from goproxyai.http11.request_body import whole_body
 from goproxyai.limits.request_memory import HeldBytes, RequestMemory
 from goproxyai.proxy.live_requests import MAX_LIVE, MAX_SCANNED, LiveRequests, oldest_first
 from goproxyai.proxy.progress import (
@@ -26,7 +26,7 @@ BODY = b'{"model":"gpt-4o","input":"x"}'
 class Exchange:
     """The part of an exchange that its progress is read from."""
 
-    body: Any = attrs.field(factory=lambda: WholeBody(BODY))
+    body: Any = attrs.field(factory=lambda: whole_body(BODY))
     listener: Any = None
     is_tunnel: bool = False
     response_started: bool = False
@@ -66,13 +66,13 @@ def model(exchange: Exchange, meter: Any = None, held: bytes | None = None) -> s
 def test_model_is_that_of_the_response_or_else_of_the_request() -> None:
     assert model(Exchange(), Meter("gpt-4o-2026")) == "gpt-4o-2026"
     assert model(Exchange(), Meter("")) == model(Exchange()) == "gpt-4o"
-    assert model(Exchange(WholeBody(b"")), held=BODY) == "gpt-4o"
+    assert model(Exchange(whole_body(b"")), held=BODY) == "gpt-4o"
 
 
 def test_model_of_large_and_unfinished_bodies_is_unknown() -> None:
     large = b" " * SEARCHED_BYTES + BODY
-    assert model(Exchange(WholeBody(large))) == model(Exchange(), held=large) == ""
-    assert model(Exchange(Receiving())) == model(Exchange(WholeBody(b""))) == ""
+    assert model(Exchange(whole_body(large))) == model(Exchange(), held=large) == ""
+    assert model(Exchange(Receiving())) == model(Exchange(whole_body(b""))) == ""
 
 
 @pytest.mark.parametrize(

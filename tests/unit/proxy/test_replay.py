@@ -89,7 +89,7 @@ def test_timed_replay_is_never_early_and_never_longer_than_the_original(
     events: list[bytes], gaps: list[float], readiness: list[bool], step: float
 ) -> None:
     parts, client = proxy_parts(), ClientConnection(readiness)
-    events = [*events, b"data: [DONE]\n\n"]
+    events = [b"data: {}\n\n", *events, b"data: [DONE]\n\n"]
     entry = store_response(parts, events, EVENT_STREAM, gaps)
     duration = sum(gaps[number % len(gaps)] for number in range(len(events)))
     replay(parts, client, entry, with_timing=True)
@@ -115,7 +115,7 @@ def test_stream_without_timing_is_replayed_at_once(
     events: list[bytes], readiness: list[bool]
 ) -> None:
     parts, client = proxy_parts(), ClientConnection(readiness)
-    events = [*events, b"data: [DONE]\n\n"]
+    events = [b"data: {}\n\n", *events, b"data: [DONE]\n\n"]
     entry = store_response(parts, events, EVENT_STREAM, [1.0])
     replay(parts, client, entry)
     headers, body = client.response()
