@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 from typing import Any, Final
+from weakref import WeakSet
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
@@ -45,7 +46,7 @@ class MadeUpAPI(Resource):
         self._site.noisy = False
         self._listening: Any = None
         self._answering: set[Deferred[None]] = set()
-        self._requests: set[Request] = set()
+        self._connections: WeakSet[Any] = WeakSet()
 
     def listen(self) -> None:
         """Listen on a free port of loopback, or on the port from before an outage."""
@@ -66,8 +67,7 @@ class MadeUpAPI(Resource):
         if listening is None:
             return
         await listening.stopListening()
-        for request in tuple(self._requests):
-            connection: Any = request.transport
+        for connection in tuple(self._connections):  # those that are kept as well
             connection.abortConnection()
         for answering in tuple(self._answering):
             answering.cancel()
@@ -76,18 +76,14 @@ class MadeUpAPI(Resource):
         """Answer, now or later (``IResource``)."""
         answering: Deferred[None] = Deferred.fromCoroutine(self._answer(request))
         self._answering.add(answering)
-        self._requests.add(request)
+        self._connections.add(request.transport)
 
         def ended(_: object) -> None:
             self._answering.discard(answering)
 
-        def gone(_: object) -> None:
-            self._requests.discard(request)
-            answering.cancel()
-
         answering.addErrback(lambda failure: failure.trap(CancelledError) and None)
         answering.addBoth(ended)
-        request.notifyFinish().addBoth(gone)
+        request.notifyFinish().addBoth(lambda _: answering.cancel())
         return NOT_DONE_YET
 
     async def _answer(self, request: Request) -> None:

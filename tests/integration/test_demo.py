@@ -87,6 +87,16 @@ async def test_demo_has_hits_misses_streams_errors_and_a_limited_client(
 
 
 @pytest_twisted.ensureDeferred
+async def test_outage_ends_the_connections_that_are_kept(reactor: Any, start: Start) -> None:
+    phases = chain([Period(Phase.NORMAL, 1.0)], repeat(Period(Phase.AWAY, 60.0)))
+    demo = start(phases, lambda line: None)
+    pool = demo.daemon.context.client.pool
+    await eventually(reactor, lambda: len(pool) > 0, 30.0)
+    await eventually(reactor, lambda: demo.api.phase is Phase.AWAY, 30.0)
+    await eventually(reactor, lambda: len(pool) == 0, 3.0)
+
+
+@pytest_twisted.ensureDeferred
 async def test_phases_of_the_api_cause_errors_and_end(reactor: Any, start: Start) -> None:
     told: list[str] = []
     phases = chain(
