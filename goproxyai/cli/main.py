@@ -38,6 +38,7 @@ def run_command() -> None:
         os.kill(os.getpid(), signal.SIGINT)
     except BrokenPipeError:  # the reader of the output has ended, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = FAILED
     sys.exit(status)
 
 
