@@ -130,9 +130,11 @@ def read_terminal(descriptor: int, end: bytes) -> str:
 
 def test_banner_is_shown_on_a_terminal() -> None:
     master, slave = pty.openpty()
+    port = free_port()
+    listen = f"tcp:{port}:interface=127.0.0.1"
     process = subprocess.Popen(
         [*COMMAND, "run"],
-        env=environment(**SETTINGS, RATELIMIT="7"),
+        env=environment(**{**SETTINGS, "LISTEN": listen}, RATELIMIT="7"),
         stdin=subprocess.DEVNULL,
         stdout=slave,
         stderr=slave,
@@ -145,6 +147,7 @@ def test_banner_is_shown_on_a_terminal() -> None:
         assert [line[2:12].strip() for line in rest] == [
             "API", "upstream", "dashboard", "", "cache", "rate limit", "timeouts", "warning",
         ]  # fmt: skip
+        assert get(port, "/health")[0] == 200  # signals are handled
         process.send_signal(signal.SIGTERM)
         assert "draining" in read_terminal(master, b"draining")
         assert process.wait(TIMEOUT_SECONDS) == -signal.SIGTERM
