@@ -20,6 +20,9 @@ REDIS_SERVER = shutil.which("redis-server")
 START_SECONDS = 20.0
 """The longest time that a server needs to start, on a busy machine."""
 
+NEVER_EXPIRES = -1
+"""What ``PTTL`` returns of a key without a TTL; of no key, -2."""
+
 
 def free_port() -> int:
     """Return a port that nothing listens on."""
