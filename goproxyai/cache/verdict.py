@@ -34,7 +34,7 @@ import attrs
 import msgspec
 
 from goproxyai.cache.event_lines import EventLines, EventTooLarge
-from goproxyai.messages.decoding import DecodingFailed, decoded_pieces
+from goproxyai.messages.decoding import DecodingFailed, decode_body, decoded_pieces
 from goproxyai.messages.headers import Fields
 from goproxyai.usage.usage import UnreadResponse, UsageObject
 
@@ -184,25 +184,25 @@ def succeeded(
         if not body or b"json" not in media_type:
             is_page = b"html" in media_type
             return check is OTHER and body != b"" and not (is_page or _reports_error(fields, body))
-    coding = fields.get(b"content-encoding")
+    decoded = _plain(fields, body)
+    if decoded is None:
+        return False
     try:
-        if coding is not None:
-            body = b"".join(decoded_pieces(coding, body, MAX_JUDGED_BYTES))
-        return check.judge(_decoded(check, body, unread))
+        return check.judge(_decoded(check, decoded, unread))
     except msgspec.ValidationError:  # JSON of another shape: a list, or members of other types
         return check is OTHER
-    except (DecodingFailed, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return False
 
 
 def _reports_error(fields: Fields, body: bytes) -> bool:
     """Return whether a body that is not declared as JSON is a JSON object with ``error``."""
-    coding = fields.get(b"content-encoding")
+    decoded = _plain(fields, body)
+    if decoded is None or decoded[:_SNIFFED_BYTES].lstrip()[:1] != b"{":
+        return False
     try:
-        if coding is not None:
-            body = b"".join(decoded_pieces(coding, body, MAX_JUDGED_BYTES))
-        return body[:_SNIFFED_BYTES].lstrip()[:1] == b"{" and not OTHER.judge(OTHER.decode(body))
-    except (DecodingFailed, ValueError, RecursionError):
+        return not OTHER.judge(OTHER.decode(decoded))
+    except (ValueError, RecursionError):
         return False
 
 
@@ -211,14 +211,20 @@ def is_json(fields: Fields, body: bytes) -> bool:
 
     :param body: as received.
     """
-    coding = fields.get(b"content-encoding")
+    decoded = _plain(fields, body)
+    if decoded is None:
+        return False
     try:
-        if coding is not None:
-            body = b"".join(decoded_pieces(coding, body, MAX_JUDGED_BYTES))
-        msgspec.json.decode(body)
-    except (DecodingFailed, ValueError, RecursionError):
+        msgspec.json.decode(decoded)
+    except (ValueError, RecursionError):
         return False
     return True
+
+
+def _plain(fields: Fields, body: bytes) -> bytes | None:
+    """Return *body* without its content coding, ``None`` if it cannot be decoded."""
+    coding = fields.get(b"content-encoding")
+    return body if coding is None else decode_body(coding, body, MAX_JUDGED_BYTES)
 
 
 def _decoded(check: AnswerCheck, body: bytes, unread: UnreadResponse | None) -> Any:
