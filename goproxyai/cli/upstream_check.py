@@ -21,11 +21,10 @@ from goproxyai.cli.advice import Place, advice_for, judge_status
 from goproxyai.cli.findings import Finding, Result
 from goproxyai.config.settings import Settings
 from goproxyai.config.urls import ProxyURL, UpstreamURL
-from goproxyai.egress.agent import RelayAgent
+from goproxyai.egress.agent import RelayAgent, timeouts_of
 from goproxyai.egress.name_endpoint import resolve
 from goproxyai.egress.routes import Route, Routes, Step, proxy_to
 from goproxyai.egress.tls import tls_to
-from goproxyai.http11.connection_deadlines import Timeouts
 from goproxyai.reactor.deadlines import Ticker
 
 DNS, TLS, HTTP = "DNS", "TLS", "HTTP"
@@ -136,10 +135,9 @@ class UpstreamCheck:
             self._tls,
             self._timeline.observe,
         )
-        timeouts = Timeouts(
-            settings.request_timeout, settings.idle_timeout, settings.generation_timeout
+        agent = RelayAgent(
+            self._reactor, ticker, routes, timeouts_of(settings), settings.connect_timeout
         )
-        agent = RelayAgent(self._reactor, ticker, routes, timeouts, settings.connect_timeout)
         failed = None
         try:
             failed = await self._steps(agent)

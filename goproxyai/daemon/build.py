@@ -26,11 +26,10 @@ from goproxyai.daemon.proxy_options import make_proxy_options
 from goproxyai.daemon.resident_memory import ResidentMemory
 from goproxyai.daemon.service import Daemon
 from goproxyai.daemon.shared_redis import make_redis_state
-from goproxyai.egress.agent import RelayAgent
+from goproxyai.egress.agent import RelayAgent, timeouts_of
 from goproxyai.egress.routes import Routes
 from goproxyai.egress.tls import tls_to
 from goproxyai.egress.treq_client import RelayClient
-from goproxyai.http11.connection_deadlines import Timeouts
 from goproxyai.http11.connection_limits import ConnectionLimits
 from goproxyai.http11.server_factory import ServerFactory
 from goproxyai.limits.request_memory import RequestMemory
@@ -288,10 +287,9 @@ def _agent(
     tls: Callable[[str], Any],
 ) -> RelayAgent:
     routes = Routes(reactor, settings.proxy_url, settings.no_proxy, tls)
-    timeouts = Timeouts(
-        settings.request_timeout, settings.idle_timeout, settings.generation_timeout
+    return RelayAgent(
+        reactor, ticker, routes, timeouts_of(settings), settings.connect_timeout, writer, memory
     )
-    return RelayAgent(reactor, ticker, routes, timeouts, settings.connect_timeout, writer, memory)
 
 
 def _upstreams(settings: Settings, client: RelayClient) -> Upstreams:

@@ -17,6 +17,7 @@ from twisted.web.http_headers import Headers as WebHeaders
 from twisted.web.iweb import IAgent, IBodyProducer
 from zope.interface import implementer
 
+from goproxyai.config.settings import Settings
 from goproxyai.egress.routes import Route, Routes
 from goproxyai.http11.client_connection import ClientConnection
 from goproxyai.http11.connection_deadlines import Timeouts
@@ -228,6 +229,11 @@ class RelayAgent:
         connecting: Deferred[Any] = route.endpoint.connect(_SingleConnectionFactory(connection))
         connecting.addCallback(connected)
         return _with_deadline(connecting, self.connect_timeout, self._clock)
+
+
+def timeouts_of(settings: Settings) -> Timeouts:
+    """Return the timeouts of requests to upstreams."""
+    return Timeouts(settings.request_timeout, settings.idle_timeout, settings.generation_timeout)
 
 
 def _with_deadline(connecting: Deferred[Any], seconds: float, clock: IReactorTime) -> Deferred[Any]:
