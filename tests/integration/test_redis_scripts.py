@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from goproxyai.state.redis.scripts import LEASE, PUT_BACK, Script
-from tests.support.redis_server import REDIS_SERVER, RedisServer, redis_server
+from tests.support.redis_server import RedisServer, needs_redis, running, server
 
-pytestmark = pytest.mark.skipif(REDIS_SERVER is None, reason="redis-server is not installed")
+__all__ = ["running", "server"]  # the fixtures
 
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: RedisServer) -> RedisServer:
-    running.command("FLUSHALL")
-    return running
+pytestmark = needs_redis
 
 
 def run(server: RedisServer, script: Script, keys: tuple[str, ...], *arguments: Any) -> Any:

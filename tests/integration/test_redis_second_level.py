@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -10,21 +10,11 @@ import pytest_twisted
 
 from goproxyai.state.redis.second_level import MAX_RECORD_BYTES
 from tests.integration.redis_states import KEY, OWNER, PATH, Process, record
-from tests.support.redis_server import REDIS_SERVER, RedisServer, redis_server
+from tests.support.redis_server import RedisServer, needs_redis, running, server
 
-pytestmark = pytest.mark.skipif(REDIS_SERVER is None, reason="redis-server is not installed")
+__all__ = ["running", "server"]  # the fixtures
 
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: RedisServer) -> RedisServer:
-    running.command("FLUSHALL")
-    return running
+pytestmark = needs_redis
 
 
 @pytest_twisted.async_yield_fixture

@@ -13,9 +13,9 @@ from twisted.internet.task import deferLater
 
 from tests.integration.redis_states import SECRET, WAIT_SECONDS
 from tests.support.harness import ProxyHarness, request
-from tests.support.redis_server import REDIS_SERVER, RedisServer, redis_server
+from tests.support.redis_server import RedisServer, needs_redis, redis_server
 
-pytestmark = pytest.mark.skipif(REDIS_SERVER is None, reason="redis-server is not installed")
+pytestmark = needs_redis
 
 
 @pytest.fixture

@@ -15,20 +15,12 @@ from tests.process.daemon_process import (
     command,
     eventually,
 )
-from tests.process.worker_service import Service, Upstream, upstream_server
-from tests.support.redis_server import REDIS_SERVER, RedisServer, redis_server
-
-needs_redis = pytest.mark.skipif(REDIS_SERVER is None, reason="redis-server is not installed")
+from tests.process.worker_service import Service, Upstream
+from tests.support.redis_server import RedisServer, redis_server
 
 SECRET = "the-secret-of-the-shared-state"
 
 Serve = Callable[..., Service]
-
-
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    with upstream_server() as server:
-        yield server
 
 
 @pytest.fixture

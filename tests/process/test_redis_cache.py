@@ -11,16 +11,14 @@ from tests.process.daemon_process import TIMEOUT_SECONDS, eventually
 from tests.process.redis_services import (
     Serve,
     commands,
-    needs_redis,
     readiness,
     redis,
     serve,
     state,
     until_state,
-    upstream,
 )
-from tests.process.worker_service import Answer, Service, Upstream, close_connections
-from tests.support.redis_server import NEVER_EXPIRES, RedisServer
+from tests.process.worker_service import Answer, Service, Upstream, close_connections, upstream
+from tests.support.redis_server import NEVER_EXPIRES, RedisServer, needs_redis
 
 __all__ = ["close_connections", "redis", "serve", "upstream"]  # the fixtures
 
@@ -107,14 +105,20 @@ def test_write_on_one_machine_is_followed_by_all(serve: Serve) -> None:
     assert number(other.ask("/v1/files")) == number(kept)
 
 
-def test_identical_requests_on_two_machines_share_one_upstream_request(
-    serve: Serve, upstream: Upstream
-) -> None:
+def asked_on_two_machines(serve: Serve, upstream: Upstream) -> tuple[Asked, Asked]:
+    """Send identical requests, of which the second waits for the first."""
     one, other = shared(serve)
     first = Asked(one, "/v1/slow")
     eventually(lambda: upstream.waiting == 1)
     second = Asked(other, "/v1/slow")
     eventually(lambda: commands(other, "look_up").get("ok"))
+    return first, second
+
+
+def test_identical_requests_on_two_machines_share_one_upstream_request(
+    serve: Serve, upstream: Upstream
+) -> None:
+    first, second = asked_on_two_machines(serve, upstream)
     upstream.released.set()
     assert first.result().body == second.result().body
     assert upstream.waiting == 1
@@ -123,11 +127,7 @@ def test_identical_requests_on_two_machines_share_one_upstream_request(
 def test_waiting_request_goes_upstream_when_redis_is_killed(
     serve: Serve, upstream: Upstream, redis: RedisServer
 ) -> None:
-    one, other = shared(serve)
-    first = Asked(one, "/v1/slow")
-    eventually(lambda: upstream.waiting == 1)
-    second = Asked(other, "/v1/slow")
-    eventually(lambda: commands(other, "look_up").get("ok"))
+    first, second = asked_on_two_machines(serve, upstream)
     redis.kill()
     eventually(lambda: upstream.waiting == 2)
     upstream.released.set()

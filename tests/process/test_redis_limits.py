@@ -10,16 +10,14 @@ from tests.process.daemon_process import eventually
 from tests.process.redis_services import (
     Serve,
     commands,
-    needs_redis,
     readiness,
     redis,
     serve,
     state,
     until_state,
-    upstream,
 )
-from tests.process.worker_service import Service, close_connections
-from tests.support.redis_server import NEVER_EXPIRES, RedisServer
+from tests.process.worker_service import Service, close_connections, upstream
+from tests.support.redis_server import NEVER_EXPIRES, RedisServer, needs_redis
 
 __all__ = ["close_connections", "redis", "serve", "upstream"]  # the fixtures
 

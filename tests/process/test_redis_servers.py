@@ -13,17 +13,16 @@ import pytest
 from tests.process.daemon_process import eventually
 from tests.process.redis_services import (
     Serve,
-    needs_redis,
     readiness,
     redis,
     serve,
     state,
     until_state,
-    upstream,
 )
-from tests.process.worker_service import Service, close_connections
+from tests.process.worker_service import Service, close_connections, upstream
 from tests.support.authority import Authority
-from tests.support.redis_server import RedisServer, free_port, redis_server
+from tests.support.ports import free_port
+from tests.support.redis_server import RedisServer, needs_redis, redis_server
 
 __all__ = ["close_connections", "redis", "serve", "upstream"]  # the fixtures
 

@@ -13,21 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import pytest
 from hiredis import Reader, pack_command
 
+from tests.support.ports import free_port
+
 REDIS_SERVER = shutil.which("redis-server")
+
+needs_redis = pytest.mark.skipif(REDIS_SERVER is None, reason="redis-server is not installed")
 
 START_SECONDS = 20.0
 """The longest time that a server needs to start, on a busy machine."""
 
 NEVER_EXPIRES = -1
 """What ``PTTL`` returns of a key without a TTL; of no key, -2."""
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
 
 
 @attrs.define(eq=False)
@@ -125,3 +124,17 @@ def redis_server(directory: Path, *options: str) -> Iterator[RedisServer]:
         yield server
     finally:
         server.kill()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server for the tests of a module."""
+    with redis_server(tmp_path_factory.mktemp("redis")) as one:
+        yield one
+
+
+@pytest.fixture
+def server(running: RedisServer) -> RedisServer:
+    """The server without keys."""
+    running.command("FLUSHALL")
+    return running
