@@ -1,4 +1,4 @@
-"""Checks of pyproject.toml, the lock file and the Makefile."""
+"""Checks of pyproject.toml, the lock files and the Makefile."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 LOCK = (ROOT / "requirements-dev.lock").read_text("utf-8")
 EXTRA_LOCK = (ROOT / "requirements-extra.lock").read_text("utf-8")
+USER_LOCK = (ROOT / "requirements.lock").read_text("utf-8")
 PINNED = re.compile(r"(?m)^([a-z0-9-]+)==([^\s;]+)")
 LOCKED = dict(PINNED.findall(LOCK))
 EXTRA_LOCKED = dict(PINNED.findall(EXTRA_LOCK))
+USER_LOCKED = dict(PINNED.findall(USER_LOCK))
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 GROUPS = ("test", "lint", "types", "docs", "dev")
@@ -47,6 +49,11 @@ def test_requirement_is_locked(requirement: str) -> None:
     assert not pinned or LOCKED[name] == pinned
 
 
+@pytest.mark.parametrize("requirement", PROJECT["project"]["dependencies"])
+def test_requirement_of_users_is_locked(requirement: str) -> None:
+    assert re.split("[>;]", requirement)[0] in USER_LOCKED, "run `make lock`"
+
+
 @pytest.mark.parametrize("requirement", extra_requirements())
 def test_requirement_of_checks_is_locked(requirement: str) -> None:
     assert re.split("[>;]", requirement)[0] in EXTRA_LOCKED, "run `make lock`"
@@ -55,9 +62,10 @@ def test_requirement_of_checks_is_locked(requirement: str) -> None:
 def test_lock_files_agree() -> None:
     both = LOCKED.keys() & EXTRA_LOCKED.keys()
     assert {name: LOCKED[name] for name in both} == {name: EXTRA_LOCKED[name] for name in both}
+    assert USER_LOCKED.items() <= LOCKED.items()
 
 
-@pytest.mark.parametrize("lock", [LOCK, EXTRA_LOCK], ids=["dev", "extra"])
+@pytest.mark.parametrize("lock", [LOCK, EXTRA_LOCK, USER_LOCK], ids=["dev", "extra", "user"])
 def test_lock_names_no_index(lock: str) -> None:
     assert "://" not in lock
     assert "--index-url" not in lock
