@@ -19,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 
 from twisted.internet.task import Clock
@@ -31,11 +32,12 @@ from bench.testbed import fixed_upstream
 from bench.workers import BOTH_CORES, service
 from bench.wrk import COMPLETION, relays
 from goproxyai.cache.record import Record
-from goproxyai.cache.store import Store
 from goproxyai.cache.write_log import UNOWNED
 from goproxyai.state.cache_client import CacheClient
 from goproxyai.state.cache_server import CacheServer
 from goproxyai.state.channel import Channel
+from goproxyai.state.claim_marks import ClaimMarks, marks_bytes
+from goproxyai.state.key_presence import PRESENCE_BYTES, AnnouncedStore, KeyPresence
 from goproxyai.state.messages import LookUp, Message
 from goproxyai.state.messages import Store as StoreMessage
 from goproxyai.state.second_level import Claim
@@ -152,20 +154,32 @@ def measure(count: int) -> None:
 
 
 class Link:
-    """The two ends of a link, and what they send, without sockets."""
+    """The two ends of a link, and what they send, without sockets.
 
-    def __init__(self) -> None:
-        self.silent_ticks = 0
+    :param asks: whether the worker asks the parent for each claim.
+    """
+
+    def __init__(self, asks: bool) -> None:
+        self.index = self.silent_ticks = 0
         self.client_transport, self.server_transport = StringTransport(), StringTransport()
         self.client_channel = Channel(ClientPeer(self))
         self.server_channel = Channel(ServerPeer(self))
         self.client_channel.makeConnection(self.client_transport)
         self.server_channel.makeConnection(self.server_transport)
         self.clock = Clock()
+        presence = KeyPresence(memoryview(bytearray(PRESENCE_BYTES)))
+        marks = memoryview(bytearray(marks_bytes(1)))
         self.client = CacheClient(
-            self.clock, self.client_channel.send, self.client_channel.send_record
+            self.clock,
+            self.client_channel.send,
+            self.client_channel.send_record,
+            self.client_channel.send_after_records,
+            None if asks else presence,
+            ClaimMarks(marks, 1, 0),
         )
-        self.server = CacheServer(Store(100_000_000), time.monotonic, time.time)
+        self.server = CacheServer(
+            AnnouncedStore(100_000_000, presence), time.monotonic, time.time, ClaimMarks(marks, 1)
+        )
 
     def send(self, message: Message) -> None:
         self.server_channel.send(message)
@@ -206,9 +220,13 @@ class ServerPeer:
     def peer_lost(self) -> None: ...
 
 
-def measure_cpu(count: int) -> None:
-    """Print the CPU time of a miss, of its response that is stored, and of a hit."""
-    link, now = Link(), time.time()
+def measure_cpu(count: int, asks: bool) -> None:
+    """Print the CPU time of a miss, of its response that is stored, and of a hit.
+
+    :param asks: whether the worker asks the parent for each claim.
+    """
+    print("claims that the parent grants" if asks else "claims by marks")
+    link, now = Link(asks), time.time()
     claims: list[Claim] = []
     found: list[Record] = []
 
@@ -218,10 +236,10 @@ def measure_cpu(count: int) -> None:
         elif claim is not None:
             claims.append(claim)
 
-    keys = [number.to_bytes(32, "big") for number in range(count)]
+    keys = [sha256(b"%d" % number).digest() for number in range(count)]
 
     def look_up(number: int) -> None:
-        link.client.look_up(keys[number], UNOWNED, b"/v1/chat/completions", False, answered)
+        link.client.look_up(keys[number], UNOWNED, b"/v1/chat/completions", True, answered)
         link.pass_on()
 
     def store(number: int) -> None:
@@ -240,7 +258,7 @@ def measure_cpu(count: int) -> None:
             for number in range(begin, min(begin + 1000, count)):
                 call(number)
             best = min(best, (time.process_time() - started) / 1000)
-        print(f"{name:6} {best * 1e6:6.1f} us of CPU time, both ends")
+        print(f"  {name:6} {best * 1e6:6.1f} us of CPU time, both ends")
     assert len(found) == count, "every response was stored"
 
 
@@ -250,6 +268,7 @@ if __name__ == "__main__":
     parser.add_argument("--cpu", action="store_true")
     given = parser.parse_args()
     if given.cpu:
-        measure_cpu(max(given.count, 5000) // 1000 * 1000)
+        for asks in (True, False):
+            measure_cpu(max(given.count, 5000) // 1000 * 1000, asks)
     else:
         measure(given.count)

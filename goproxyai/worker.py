@@ -30,7 +30,7 @@ from goproxyai.daemon.passed_sockets import WorkerParts
 from goproxyai.daemon.process_setup import prepare_to_serve
 from goproxyai.daemon.reload import Reload
 from goproxyai.daemon.service import Daemon
-from goproxyai.daemon.shared_memory import map_counts, map_presence
+from goproxyai.daemon.shared_memory import map_counts, map_marks, map_presence
 from goproxyai.daemon.signals import stop_on_signals
 from goproxyai.daemon.worker_count import share_of
 from goproxyai.daemon.worker_process import CHANNEL_DESCRIPTOR
@@ -167,7 +167,13 @@ def start(reactor: Any, welcome: Welcome) -> Worker:
     output = worker_output(welcome.log_file, welcome.shared, settings)
     globalLogBeginner.beginLoggingTo([output])
     tracer = prepare_to_serve(reactor, settings)
-    link = ParentLink(reactor, settings.rate_limit, write_through, map_presence(welcome.shared))
+    link = ParentLink(
+        reactor,
+        settings.rate_limit,
+        write_through,
+        map_presence(welcome.shared),
+        map_marks(welcome.shared, welcome.workers, welcome.index),
+    )
     parts = WorkerParts(
         link,
         welcome.instance,

@@ -15,6 +15,7 @@ from goproxyai.state.leases import Grantor, lease_size
 from goproxyai.state.messages import (
     Ask,
     AskPage,
+    Claimed,
     Clear,
     Collect,
     Done,
@@ -121,7 +122,7 @@ class ParentState:
     def received(self, worker: WorkerPeer, message: Message) -> None:
         """Handle *message* of *worker*."""
         match message:
-            case LookUp() | Store() | EndClaim() | Unwanted():
+            case LookUp() | Store() | EndClaim() | Unwanted() | Claimed():
                 self.cache.received(worker, message)
             case Ask(client, tokens):
                 grant = self._grantor.grant(client, tokens, lease_size(self._per_minute))
@@ -155,6 +156,7 @@ class ParentState:
 
     def worker_started(self, worker: WorkerPeer) -> None:
         """Tell a new worker what the others know."""
+        self.cache.worker_started(worker)
         worker.send(Reachable(self._reachable))
 
     def worker_ended(self, worker: WorkerPeer, told_all: bool) -> None:

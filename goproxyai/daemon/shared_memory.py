@@ -1,7 +1,7 @@
 """Memory that the parent and its workers share: a file without a name.
 
-The counts of connections are at its beginning, the table of keys follows. The file is also the lock
-for writing to a log that is not a file.
+The counts of connections are at its beginning, the tables of keys and of claims follow. The file is
+also the lock for writing to a log that is not a file. Only the parts that are used take memory.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from typing import cast
 
 from goproxyai.config.variables import MAX_WORKERS
 from goproxyai.daemon.accept_balance import COUNT_BYTES, Counts
+from goproxyai.state.claim_marks import ClaimMarks, marks_bytes
 from goproxyai.state.key_presence import PRESENCE_BYTES, KeyPresence
 
 _COUNTS_BYTES = MAX_WORKERS * COUNT_BYTES
-_PRESENCE_AT = max(_COUNTS_BYTES, mmap.ALLOCATIONGRANULARITY)
+_PAGE_BYTES = mmap.ALLOCATIONGRANULARITY
+_PRESENCE_AT = max(_COUNTS_BYTES, _PAGE_BYTES)
+_MARKS_AT = -(-(_PRESENCE_AT + PRESENCE_BYTES) // _PAGE_BYTES) * _PAGE_BYTES
 
 
 def make_shared_memory() -> int:
@@ -26,7 +29,7 @@ def make_shared_memory() -> int:
     else:
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, _PRESENCE_AT + PRESENCE_BYTES)
+    os.ftruncate(descriptor, _MARKS_AT + marks_bytes(MAX_WORKERS))
     return descriptor
 
 
@@ -39,3 +42,12 @@ def map_presence(descriptor: int) -> KeyPresence:
     """Return the table of keys that all processes with the file *descriptor* share."""
     memory = mmap.mmap(descriptor, PRESENCE_BYTES, offset=_PRESENCE_AT)
     return KeyPresence(memoryview(memory))
+
+
+def map_marks(descriptor: int, workers: int, own: int = -1) -> ClaimMarks:
+    """Return the table of claims that all processes with the file *descriptor* share.
+
+    :param own: the index of this worker; the parent leaves it out.
+    """
+    memory = mmap.mmap(descriptor, marks_bytes(workers), offset=_MARKS_AT)
+    return ClaimMarks(memoryview(memory), workers, own)

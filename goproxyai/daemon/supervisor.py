@@ -150,7 +150,7 @@ class Supervisor(Service):
             self._snapshot.load()  # a start that fails must not use the file up
         for worker in self.workers:
             worker.connect(self._reactor)
-        self._reactor.callWhenRunning(self.broadcast, Serve())
+        self._reactor.callWhenRunning(self._let_all_serve)
         self._limiter.start()
         self._eviction.start()
         self.feed.start(lambda: None)
@@ -158,6 +158,11 @@ class Supervisor(Service):
         self.listeners.log_addresses()
         pids = ", ".join([str(worker.pid) for worker in self.workers])
         _log.info("{count} workers serve: processes {pids}", count=self._count, pids=pids)
+
+    def _let_all_serve(self) -> None:
+        for worker in self.workers:
+            self.state.worker_started(worker)
+            worker.send(Serve())
 
     def _fail(self, line: str) -> None:
         for worker in self.workers:

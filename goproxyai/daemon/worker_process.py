@@ -88,7 +88,7 @@ class WorkerSetup:
                 2: _open_or(2, null),
                 CHANNEL_DESCRIPTOR: theirs.fileno(),
             }
-            welcome = self._passing(descriptors, worker.number - 1)
+            welcome = self._passing(descriptors, worker.index)
             process = reactor.spawnProcess(
                 worker,
                 sys.executable,
@@ -143,7 +143,8 @@ def _environment() -> dict[str, str]:
 class WorkerProcess(ProcessProtocol):
     """One worker.
 
-    :ivar number: its place, which its replacement gets too.
+    :ivar number: its place from 1, which its replacement gets too.
+    :ivar index: its place from 0.
     :ivar started_at: monotonic seconds.
     :ivar report: its last report. :ivar reachable: whether it may reach an upstream.
     :ivar silent_ticks: ticks of the supervisor since its last message.
@@ -151,6 +152,7 @@ class WorkerProcess(ProcessProtocol):
 
     def __init__(self, number: int, setup: WorkerSetup, events: WorkerEvents, now: float) -> None:
         self.number = number
+        self.index = number - 1
         self._setup = setup
         self._events = events
         self.started_at = now

@@ -25,7 +25,7 @@ from goproxyai.daemon.eviction import Eviction
 from goproxyai.daemon.log_setup import log_file_of
 from goproxyai.daemon.parent_listeners import ParentListeners
 from goproxyai.daemon.parent_state import ParentState
-from goproxyai.daemon.shared_memory import map_counts, map_presence
+from goproxyai.daemon.shared_memory import map_counts, map_marks, map_presence
 from goproxyai.daemon.supervisor import Supervisor
 from goproxyai.daemon.worker_count import second_level_size
 from goproxyai.daemon.worker_process import WorkerProcess, WorkerSetup
@@ -87,7 +87,7 @@ def make_parent(
     limiter = RefilledBuckets(reactor, settings.rate_limit)
     counts = map_counts(shared, workers)
     store = AnnouncedStore(second_level_size(settings), map_presence(shared))
-    cache = CacheServer(store, reactor.seconds, time.time)
+    cache = CacheServer(store, reactor.seconds, time.time, map_marks(shared, workers))
     supervisor = Supervisor(
         reactor,
         settings,
@@ -196,7 +196,7 @@ class ParentPages:
             "stores": store.stores,
             "evictions": store.evictions,
             "expirations": store.expirations,
-            "claims": len(cache.claims),
+            "claims": cache.claimed_keys,
             "waiting": cache.claims.waiting,
         }
 
@@ -207,7 +207,7 @@ class ParentPages:
             ("entries", "Entries of the second level of the cache.", len(store)),
             ("bytes", "Size of the second level of the cache in bytes.", store.bytes),
             ("bytes_limit", "Maximum size of it in bytes.", store.max_bytes),
-            ("claims", "Keys for which one worker asks upstream.", len(cache.claims)),
+            ("claims", "Keys for which one worker asks upstream.", cache.claimed_keys),
             ("waiting", "Look-ups that wait for another worker.", cache.claims.waiting),
         ):
             yield one_gauge(f"second_level_{name}", text, {}, number)

@@ -1,8 +1,8 @@
 """The second level of a worker: it asks the parent process, see :mod:`.cache_server`.
 
 A look-up costs one round trip over the socket pair, and no timer of its own: one timer serves all.
-A look-up without an exclusive claim costs nothing where :mod:`.key_presence` says that the parent
-has no entry.
+It costs nothing where :mod:`.key_presence` says that the parent has no entry, and, for an exclusive
+claim, where :mod:`.claim_marks` says that no other worker has one.
 
 Records are sent after the responses of the turn, which must not wait for it: a write to the parent
 may let the kernel run the parent first.
@@ -20,9 +20,12 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from goproxyai.cache.record import Record, RecordError, decode_record, encode_record
+from goproxyai.state.claim_marks import ClaimMarks
 from goproxyai.state.claims import NOT_EXCLUSIVE
 from goproxyai.state.key_presence import KeyPresence
 from goproxyai.state.messages import (
+    AskClaim,
+    Claimed,
     EndClaim,
     Found,
     LookUp,
@@ -67,32 +70,45 @@ class ParentLookUp:
 
 
 class ParentClaim:
-    """The parent's answer that there is no response: a :class:`.Claim`.
+    """The right to store a response in the parent's cache: a :class:`.Claim`.
 
-    :param number: :data:`~.claims.NOT_EXCLUSIVE`, or that of an exclusive claim.
+    :ivar number: that of an exclusive claim that the parent knows; else
+        :data:`~.claims.NOT_EXCLUSIVE`.
+    :ivar generation: of the second level at the look-up.
+    :ivar marked: the key, if this worker has claimed it by a mark; else empty.
+    :ivar owner: of the response; empty without a mark.
     """
 
-    __slots__ = ("_client", "_generation", "_number")
+    __slots__ = ("_client", "generation", "marked", "number", "owner")
 
-    def __init__(self, client: CacheClient, number: int, generation: int) -> None:
+    def __init__(
+        self,
+        client: CacheClient,
+        number: int,
+        generation: int,
+        marked: bytes = b"",
+        owner: bytes = b"",
+    ) -> None:
         self._client: CacheClient | None = client  # until the end
-        self._number = number
-        self._generation = generation
+        self.number = number
+        self.generation = generation
+        self.marked = marked
+        self.owner = owner
 
     def store(self, record: Record) -> None:
         client, self._client = self._client, None
         if client is not None:
-            client.store(self._number, self._generation, record)
+            client.store(self, record)
 
     def give_up(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            client.end_claim(self._number, failed=False)
+            client.end_claim(self, failed=False)
 
     def fail(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            client.end_claim(self._number, failed=True)
+            client.end_claim(self, failed=True)
 
 
 class CacheClient:
@@ -100,7 +116,9 @@ class CacheClient:
 
     :param send: sends a message; returns whether it was sent.
     :param send_record: sends a message with a record; returns whether there is room for it.
+    :param send_after_records: sends a message after the records.
     :param presence: which keys the parent may have; ``None`` where that is not known.
+    :param marks: the claims of the workers; ``None`` where the parent decides about all claims.
     :ivar claims: exclusive claims of this worker.
     """
 
@@ -111,17 +129,22 @@ class CacheClient:
         clock: IReactorTime,
         send: Callable[[Message], bool],
         send_record: Callable[[Found | Store], bool],
+        send_after_records: Callable[[EndClaim], object],
         presence: KeyPresence | None = None,
+        marks: ClaimMarks | None = None,
     ) -> None:
         self._clock = clock
         self._seconds = clock.seconds
         self._send = send
         self._send_record = send_record
+        self._send_after_records = send_after_records
         self._presence = presence
+        self._marks = marks
+        self._marked: dict[bytes, ParentClaim] = {}  # by key
         self._numbers = count(1)
         self._pending: dict[int, ParentLookUp] = {}
         self._timer: IDelayedCall | None = None
-        self._stores: list[tuple[int, int, Record]] = []  # to be sent
+        self._stores: list[tuple[ParentClaim, Record]] = []  # to be sent
         self._responds = True
         self.claims = 0
 
@@ -134,9 +157,9 @@ class CacheClient:
     ) -> ParentLookUp:
         number = next(self._numbers)
         look_up = ParentLookUp(self, number, then, self._seconds() + ANSWER_SECONDS)
-        presence = self._presence
-        if not claims and presence is not None and not presence.may_have(key):
-            then(None, ParentClaim(self, NOT_EXCLUSIVE, presence.generation))
+        claim = self._claim_without_question(key, owner, claims)
+        if claim is not None:
+            then(None, claim)
         elif (
             self._responds
             and len(self._pending) < MAX_LOOK_UPS
@@ -148,6 +171,25 @@ class CacheClient:
         else:
             then(None, None)
         return look_up
+
+    def _claim_without_question(
+        self, key: bytes, owner: bytes, is_exclusive: bool
+    ) -> ParentClaim | None:
+        """Return a claim, if it is certain that the parent would give it."""
+        presence, marks = self._presence, self._marks
+        if presence is None or presence.may_have(key):
+            return None
+        if not is_exclusive:
+            return ParentClaim(self, NOT_EXCLUSIVE, presence.generation)
+        if marks is None or not marks.mark(key):
+            return None
+        if presence.may_have(key):  # another claim has ended before the row was read
+            marks.unmark(key)
+            return None
+        self.claims += 1
+        claim = ParentClaim(self, NOT_EXCLUSIVE, presence.generation, key, owner)
+        self._marked[key] = claim
+        return claim
 
     def stop(self) -> None:
         """End the look-ups that wait; there are no answers any more."""
@@ -164,30 +206,46 @@ class CacheClient:
 
     # What claims ask.
 
-    def store(self, claim: int, generation: int, record: Record) -> None:
+    def store(self, claim: ParentClaim, record: Record) -> None:
         """Send *record* in the next turn of the reactor, and end *claim*."""
         if len(record.body) > MAX_RECORD_BYTES:
             self.end_claim(claim, failed=True)
             return
         if not self._stores:
             self._clock.callLater(0, self._send_stores)
-        self._stores.append((claim, generation, record))
+        self._stores.append((claim, record))
 
     def _send_stores(self) -> None:
         stores, self._stores = self._stores, []
-        for claim, generation, record in stores:
-            if not self._send_record(Store(claim, generation, encode_record(record))):
+        for claim, record in stores:
+            number, marked = claim.number, claim.marked
+            message = Store(number, claim.generation, encode_record(record), marked)
+            if not self._send_record(message):
                 self.end_claim(claim, failed=True)
-            elif claim != NOT_EXCLUSIVE:
-                self.claims -= 1
+                continue
+            self._marked.pop(marked, None)  # the parent removes the mark
+            self.claims -= bool(marked) or number != NOT_EXCLUSIVE
 
-    def end_claim(self, claim: int, failed: bool) -> None:
+    def end_claim(self, claim: ParentClaim, failed: bool) -> None:
         """End *claim* without a response."""
-        if claim != NOT_EXCLUSIVE:
-            self.claims -= 1
-            self._send(EndClaim(claim, failed))
+        number, marked = claim.number, claim.marked
+        if marked and self._marks is not None:
+            del self._marked[marked]
+            self._marks.unmark(marked)
+        self.claims -= bool(marked) or number != NOT_EXCLUSIVE
+        if number != NOT_EXCLUSIVE:
+            self._send(EndClaim(number, failed))
 
     # Answers of the parent.
+
+    def asked(self, question: AskClaim) -> None:
+        """Say whether this worker has the claim of a key."""
+        claim = self._marked.get(question.key)
+        if claim is None:  # its record may still wait to be sent
+            self._send_after_records(EndClaim(question.number, failed=False))
+        else:
+            claim.number = question.number
+            self._send(Claimed(claim.number, claim.generation, claim.owner))
 
     def answered(self, answer: Found | Missing | Waits) -> None:
         """Handle an answer, which may be late or no longer wanted."""

@@ -22,6 +22,7 @@ from zope.interface import implementer
 from goproxyai.state.messages import (
     Ask,
     Clear,
+    EndClaim,
     Found,
     FrameError,
     FrameReader,
@@ -98,6 +99,11 @@ class Channel(ByteProtocol):
     def send_record(self, message: Found | Store) -> bool:
         """Send a message with a record, in turn; return whether the queue has room for it."""
         return self._open and self._records.add(message)
+
+    def send_after_records(self, message: EndClaim) -> None:
+        """Send *message* after the records that wait for their turn."""
+        if self._open:
+            self._records.add_last(message)
 
     def close(self) -> None:
         """Close this end after what has been sent."""

@@ -7,16 +7,19 @@
 3. A claim is identified by its number, so that a process whose claim was replaced, or was passed on
    because the process did not respond, ends no claim of another process.
 4. A claim that is given up is passed on to the look-up that has waited the longest.
-5. Claims and waiting look-ups are bounded, by :data:`MAX_CLAIMS` and :data:`MAX_WAITING`.
+5. Where a process may have claimed the key without a question (:mod:`.claim_marks`), the look-up
+   waits until the process has confirmed the claim. If it has none, the next such process is asked,
+   and then the look-up gets the claim.
+6. Claims and waiting look-ups are bounded, by :data:`MAX_CLAIMS` and :data:`MAX_WAITING`.
 
 Pure: what follows for the processes is returned, and sent by the caller.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 import attrs
 
@@ -50,12 +53,44 @@ class Passed(NamedTuple, Generic[Holder]):
     number: int
 
 
+class Question(NamedTuple, Generic[Holder]):
+    """Ask *holder* whether it has claimed *key*; the claim has *number* if so."""
+
+    holder: Holder
+    number: int
+    key: bytes
+
+
+class Marks(Protocol):
+    """Learns which keys have claims; see :class:`.ClaimMarks`."""
+
+    def begin(self, key: bytes) -> None: ...
+    def end(self, key: bytes) -> None: ...
+
+
+class NoMarks:
+    """There are no processes that claim without a question."""
+
+    def begin(self, key: bytes) -> None:
+        """Do nothing."""
+
+    def end(self, key: bytes) -> None:
+        """Do nothing."""
+
+
+def no_candidates() -> Sequence[Holder]:
+    """Return no processes."""
+    return ()
+
+
 @attrs.define(eq=False)
 class _Claim(Generic[Holder]):
     """An exclusive claim.
 
     :ivar generation: of the store when the claim was made.
     :ivar waiters: in the order of their arrival.
+    :ivar candidates: processes that are to be asked next.
+    :ivar is_marked: whether the holder has, or may have, claimed the key without a question.
     """
 
     key: bytes
@@ -63,15 +98,24 @@ class _Claim(Generic[Holder]):
     holder: Holder
     generation: int
     waiters: dict[Waiter[Holder], None] = attrs.field(factory=dict)
+    candidates: Sequence[Holder] = ()
+    is_marked: bool = False
 
 
 class Claims(Generic[Holder]):
     """The claims of all processes.
 
+    :param marks: learns which keys have claims.
     :ivar waiting: number of look-ups that wait.
     """
 
-    def __init__(self, max_claims: int = MAX_CLAIMS, max_waiting: int = MAX_WAITING) -> None:
+    def __init__(
+        self,
+        max_claims: int = MAX_CLAIMS,
+        max_waiting: int = MAX_WAITING,
+        marks: Marks | None = None,
+    ) -> None:
+        self._marks = marks or NoMarks()
         self._max_claims = max_claims
         self._max_waiting = max_waiting
         self._numbers = count(1)
@@ -83,6 +127,11 @@ class Claims(Generic[Holder]):
         return len(self._claims)
 
     @property
+    def unmarked(self) -> int:
+        """The number of claims that were made here."""
+        return sum([not claim.is_marked for claim in self._claims.values()])
+
+    @property
     def waiting(self) -> int:
         return len(self._waited_for)
 
@@ -92,25 +141,44 @@ class Claims(Generic[Holder]):
         waiter: Waiter[Holder],
         generation: int,
         is_overtaken: Callable[[int], bool],
-    ) -> int | None:
+        candidates: Callable[[], Sequence[Holder]] = no_candidates,
+    ) -> int | Question[Holder] | None:
         """Return the number of a new claim; ``None`` if *waiter* waits for another process.
 
         :param generation: of the store at present.
         :param is_overtaken: whether a response to a request of the given generation is outdated.
-        :returns: :data:`NOT_EXCLUSIVE` where a bound is reached.
+        :param candidates: returns the processes that may have claimed the key without a question.
+        :returns: :data:`NOT_EXCLUSIVE` where a bound is reached; a question if *waiter* waits for
+            the answer to it.
         """
         claim = self._claims.get(key)
         if claim is None:
             if len(self._claims) >= self._max_claims:
                 return NOT_EXCLUSIVE
             claim = self._claims[key] = _Claim(key, 0, waiter.holder, generation)
+            self._marks.begin(key)  # before the marks of the candidates are read
+            claim.candidates = tuple(candidates())
+            if claim.candidates and len(self._waited_for) < self._max_waiting:
+                self._wait(claim, waiter)
+                return self._ask_next(claim, generation)
         elif not is_overtaken(claim.generation):
             if len(self._waited_for) >= self._max_waiting:
                 return NOT_EXCLUSIVE
-            claim.waiters[waiter] = None
-            self._waited_for[waiter] = claim
+            self._wait(claim, waiter)
             return None
         return self._hand_over(claim, waiter.holder, generation)
+
+    def confirm(self, number: int, generation: int) -> bool:
+        """The process that was asked has the claim *number*; return whether it still counts.
+
+        :param generation: of the store at the look-up of that process.
+        """
+        claim = self._numbered.get(number)
+        if claim is None:
+            return False
+        claim.generation = generation
+        claim.candidates = ()
+        return True
 
     def end(self, number: int) -> list[Waiter[Holder]]:
         """End the claim *number*, if it still exists; return the look-ups that waited for it."""
@@ -132,11 +200,16 @@ class Claims(Generic[Holder]):
             self._remove(claim)
         return self._released(claim)
 
-    def pass_on(self, number: int, generation: int) -> Passed[Holder] | None:
-        """Give the claim *number*, if it still exists, to a look-up that waits; else end it."""
+    def pass_on(self, number: int, generation: int) -> Passed[Holder] | Question[Holder] | None:
+        """Give the claim *number*, if it still exists, to a look-up that waits; else end it.
+
+        :returns: a question if there is one more process to ask first.
+        """
         claim = self._numbered.get(number)
         if claim is None:
             return None
+        if claim.candidates:
+            return self._ask_next(claim, generation)
         if not claim.waiters:
             self._remove(claim)
             return None
@@ -163,14 +236,26 @@ class Claims(Generic[Holder]):
         """Return the processes in which look-ups wait."""
         return {waiter.holder for waiter in self._waited_for}
 
+    def _wait(self, claim: _Claim[Holder], waiter: Waiter[Holder]) -> None:
+        claim.waiters[waiter] = None
+        self._waited_for[waiter] = claim
+
+    def _ask_next(self, claim: _Claim[Holder], generation: int) -> Question[Holder]:
+        holder, *others = claim.candidates
+        number = self._hand_over(claim, holder, generation)
+        claim.candidates, claim.is_marked = others, True
+        return Question(holder, number, claim.key)
+
     def _hand_over(self, claim: _Claim[Holder], holder: Holder, generation: int) -> int:
         self._numbered.pop(claim.number, None)
         claim.number, claim.holder, claim.generation = next(self._numbers), holder, generation
         self._numbered[claim.number] = claim
+        claim.candidates, claim.is_marked = (), False
         return claim.number
 
     def _remove(self, claim: _Claim[Holder]) -> None:
         del self._claims[claim.key], self._numbered[claim.number]
+        self._marks.end(claim.key)
 
     def _released(self, claim: _Claim[Holder]) -> list[Waiter[Holder]]:
         waiters = list(claim.waiters)

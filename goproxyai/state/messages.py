@@ -215,6 +215,29 @@ class Waits(_Message):
     number: int
 
 
+class AskClaim(_Message):
+    """Parent to worker: has the worker claimed *key* by a mark (:mod:`.claim_marks`)?
+
+    The answer is :class:`Claimed`, or :class:`EndClaim` if it has not, or no longer.
+
+    :ivar number: of the claim from now on.
+    """
+
+    number: int
+    key: bytes
+
+
+class Claimed(_Message):
+    """Worker to parent: the worker has the claim *number*.
+
+    :ivar generation: of the second level at the look-up. :ivar owner: of the response.
+    """
+
+    number: int
+    generation: int
+    owner: bytes
+
+
 class Unwanted(_Message):
     """Worker to parent: the look-up *number* no longer waits."""
 
@@ -224,12 +247,15 @@ class Unwanted(_Message):
 class Store(_Message):
     """Worker to parent: the response to an upstream request.
 
-    :ivar claim: as :class:`Missing` had it. :ivar generation: the same.
+    :ivar claim: as :class:`Missing` or :class:`AskClaim` had it, or :data:`~.claims.NOT_EXCLUSIVE`.
+    :ivar generation: of the second level at the look-up.
+    :ivar marked: the key whose mark the parent is to remove; empty for none.
     """
 
     claim: int
     generation: int
     record: bytes
+    marked: bytes = b""
 
 
 class EndClaim(_Message):
@@ -258,7 +284,8 @@ class Taken(_Message):
 Message = (
     Welcome | Started | Failed | Ask | Granted | PutBack | Written | Clear | Done | Collect
     | Report | AskPage | Page | Reachable | Serve | Reload | Reopen | Drain
-    | LookUp | Found | Missing | Waits | Unwanted | Store | EndClaim | Part | Taken
+    | LookUp | Found | Missing | Waits | AskClaim | Claimed
+    | Unwanted | Store | EndClaim | Part | Taken
 )  # fmt: skip
 
 encode = msgspec.msgpack.Encoder().encode

@@ -19,11 +19,13 @@ from twisted.python.failure import Failure
 from goproxyai.cache.store import Store
 from goproxyai.state.cache_client import CacheClient
 from goproxyai.state.channel import Channel, buffered_write
+from goproxyai.state.claim_marks import ClaimMarks
 from goproxyai.state.key_presence import KeyPresence
 from goproxyai.state.leased_limiter import LeasedLimiter
 from goproxyai.state.leases import Grant
 from goproxyai.state.messages import (
     Ask,
+    AskClaim,
     AskPage,
     Clear,
     Collect,
@@ -71,6 +73,7 @@ class ParentLink:
 
     :param write: writes to a transport.
     :param presence: which keys the second level may have.
+    :param marks: the claims of the workers.
     :ivar channel: to the parent.
     :ivar second_level: the parent's cache.
     :ivar limiter: the rate limit.
@@ -88,13 +91,19 @@ class ParentLink:
         per_minute: int,
         write: Callable[[Any, bytes], None] = buffered_write,
         presence: KeyPresence | None = None,
+        marks: ClaimMarks | None = None,
     ) -> None:
         self._clock = clock
         self._numbers = count(1)
         self._answers: dict[int, Deferred[bytes]] = {}
         self.channel = Channel(self, write)
         self.second_level = CacheClient(
-            clock, self.channel.send, self.channel.send_record, presence
+            clock,
+            self.channel.send,
+            self.channel.send_record,
+            self.channel.send_after_records,
+            presence,
+            marks,
         )
         self.limiter = LeasedLimiter(clock, per_minute, self._ask, self._put_back)
         self.any_reachable = True
@@ -161,6 +170,8 @@ class ParentLink:
         match message:
             case Found() | Missing() | Waits():
                 self.second_level.answered(message)
+            case AskClaim():
+                self.second_level.asked(message)
             case Granted(client, tokens, wait):
                 self.limiter.granted(client, Grant(tokens, wait))
             case Written(owner):

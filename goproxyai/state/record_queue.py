@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from goproxyai.state.messages import (
+    EndClaim,
     Found,
     FrameError,
     Message,
@@ -44,6 +45,8 @@ _OVERHEAD_BYTES = 200
 
 def _size(message: Message) -> int:
     """Return the bytes that *message* is counted for at both ends."""
+    if isinstance(message, EndClaim):
+        return 0
     if isinstance(message, Part):
         return len(message.data)
     assert isinstance(message, (Found, Store)), message
@@ -76,6 +79,11 @@ class RecordQueue:
                 self._enqueue(Part(payload[begin:end], end >= len(payload)))
         self._send_next()
         return True
+
+    def add_last(self, message: EndClaim) -> None:
+        """Send *message* after the records that wait."""
+        self._enqueue(message)
+        self._send_next()
 
     def taken(self, size: int) -> None:
         """The other end has read *size* more bytes."""

@@ -192,10 +192,13 @@ async def test_client_that_leaves_no_longer_waits_in_the_parent(
     gate = Pause()
     harness.upstream.script("/v1/models", [gate, response(b"{}")])
     clients.one.send(_request("/v1/models"))
-    reactor, claims = clients.service.reactor, clients.service.supervisor.state.cache.claims
-    await eventually(reactor, lambda: len(claims) == 1)
+    reactor, cache = clients.service.reactor, clients.service.supervisor.state.cache
+    claims = cache.claims
+    await eventually(reactor, lambda: cache.claimed_keys == 1)
+    assert len(claims) == 0  # the worker has not asked
     clients.other.send(_request("/v1/models"))
     await eventually(reactor, lambda: claims.waiting == 1)
+    assert (len(claims), cache.claimed_keys) == (1, 1)
     clients.other.abort()
     await eventually(reactor, lambda: claims.waiting == 0)
     gate.release()

@@ -32,6 +32,7 @@ from goproxyai.state.refilled_buckets import RefilledBuckets
 
 @attrs.define(eq=False)
 class Worker:
+    index: int
     report: ReportDocument | None = None
     reachable: bool = True
     silent_ticks: int = 0
@@ -55,7 +56,7 @@ class Fixture:
     def __init__(self, per_minute: int = 16) -> None:
         self.clock = Clock()
         self.workers: list[WorkerPeer] = []
-        self.one, self.other = Worker(), Worker()
+        self.one, self.other = Worker(0), Worker(1)
         self.workers += [self.one, self.other]
         self.retired: list[Any] = []
         self.state = ParentState(

@@ -8,13 +8,18 @@ import pytest
 
 from goproxyai.config.variables import MAX_WORKERS
 from goproxyai.daemon.accept_balance import ABSENT
-from goproxyai.daemon.shared_memory import make_shared_memory, map_counts, map_presence
+from goproxyai.daemon.shared_memory import (
+    make_shared_memory,
+    map_counts,
+    map_marks,
+    map_presence,
+)
 
 KEY = b"\xff" * 32
 
 
 @pytest.mark.parametrize("has_memfd", [True, False])
-def test_mappings_share_counts_and_keys_without_overlap(
+def test_mappings_share_memory_without_overlap(
     has_memfd: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not has_memfd:
@@ -22,6 +27,8 @@ def test_mappings_share_counts_and_keys_without_overlap(
     descriptor = make_shared_memory()
     counts, others = map_counts(descriptor, MAX_WORKERS), map_counts(descriptor, 3)
     table, same = map_presence(descriptor), map_presence(descriptor)
+    marks = map_marks(descriptor, MAX_WORKERS)
+    last = map_marks(descriptor, MAX_WORKERS, MAX_WORKERS - 1)
     os.close(descriptor)
     for index in range(MAX_WORKERS):
         counts[index] = ABSENT
@@ -31,3 +38,8 @@ def test_mappings_share_counts_and_keys_without_overlap(
     table.generation = 7
     assert (same.generation, same.may_have(KEY)) == (7, True)
     assert set(counts) == {ABSENT}
+    assert len(marks) == 0
+    assert last.mark(KEY)
+    assert marks.marked(KEY) == [MAX_WORKERS - 1]
+    marks.remove_all(MAX_WORKERS - 1)
+    assert (len(marks), same.generation, same.may_have(KEY)) == (0, 7, True)

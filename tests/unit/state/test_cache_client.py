@@ -10,9 +10,12 @@ from twisted.internet.task import Clock
 from goproxyai.cache.record import Record, encode_record
 from goproxyai.state import cache_client
 from goproxyai.state.cache_client import MAX_RECORD_BYTES, SILENT_SECONDS, CacheClient
+from goproxyai.state.claim_marks import ClaimMarks, marks_bytes
 from goproxyai.state.claims import NOT_EXCLUSIVE
 from goproxyai.state.key_presence import PRESENCE_BYTES, KeyPresence
 from goproxyai.state.messages import (
+    AskClaim,
+    Claimed,
     EndClaim,
     Found,
     LookUp,
@@ -29,13 +32,17 @@ KEY, OWNER, PATH = b"k" * 32, b"owner", b"/v1/models"
 
 
 class Fixture:
-    def __init__(self, presence: KeyPresence | None = None) -> None:
+    def __init__(
+        self, presence: KeyPresence | None = None, marks: ClaimMarks | None = None
+    ) -> None:
         self.clock = Clock()
         self.messages: list[Message] = []
         self.sends = True
         self.has_room = True
         self.answers: list[tuple[Record | None, Any]] = []
-        self.client = CacheClient(self.clock, self._send, self._send_record, presence)
+        self.client = CacheClient(
+            self.clock, self._send, self._send_record, self._send, presence, marks
+        )
 
     def _send(self, message: Message) -> bool:
         self.messages.append(message)
@@ -245,4 +252,88 @@ def test_key_that_the_parent_does_not_have_is_not_asked_for() -> None:
     presence.add(KEY)
     fixture.look_up(claims=False)
     assert fixture.sent() == [LookUp(2, KEY, OWNER, True), LookUp(3, KEY, OWNER, False)]
+    fixture.client.stop()
+
+
+class Marked(Fixture):
+    """A worker that has claimed the key by a mark, at generation 5 of the parent's cache."""
+
+    def __init__(self) -> None:
+        self.presence = KeyPresence(memoryview(bytearray(PRESENCE_BYTES)))
+        self.presence.generation = 5
+        memory = memoryview(bytearray(marks_bytes(2)))
+        self.parent, self.other = ClaimMarks(memory, 2), ClaimMarks(memory, 2, 1)
+        super().__init__(self.presence, ClaimMarks(memory, 2, 0))
+        self.look_up()
+        ((_, self.got),) = self.answers
+        self.answers.clear()
+
+
+def test_claim_of_a_mark_needs_no_question() -> None:
+    fixture = Marked()
+    assert (fixture.sent(), fixture.client.claims, len(fixture.parent)) == ([], 1, 1)
+    fixture.got.store(record())
+    fixture.got.give_up()
+    assert fixture.sent() == [Store(NOT_EXCLUSIVE, 5, encode_record(record()), KEY)]
+    assert len(fixture.parent) == 1  # until the parent has stored the response
+    fixture.client.asked(AskClaim(9, KEY))
+    assert fixture.sent() == [EndClaim(9, False)]
+    assert fixture.client.claims == 0
+
+
+@pytest.mark.parametrize("end", ["give_up", "fail", "no room"])
+def test_claim_without_a_response_removes_its_mark(end: str) -> None:
+    fixture = Marked()
+    if end == "no room":
+        fixture.has_room = False
+        fixture.got.store(record())
+    else:
+        getattr(fixture.got, end)()
+    assert fixture.sent() == []
+    assert (fixture.client.claims, len(fixture.parent)) == (0, 0)
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_claim_that_the_parent_has_asked_about_ends_with_a_message(failed: bool) -> None:
+    fixture = Marked()
+    fixture.client.asked(AskClaim(9, KEY))
+    assert fixture.sent() == [Claimed(9, 5, OWNER)]
+    if failed:
+        fixture.got.fail()
+    else:
+        fixture.got.give_up()
+    assert fixture.sent() == [EndClaim(9, failed)]
+    assert (fixture.client.claims, len(fixture.parent)) == (0, 0)
+
+
+def test_question_about_a_claim_whose_response_is_to_be_sent_precedes_the_response() -> None:
+    fixture = Marked()
+    fixture.got.store(record())
+    fixture.client.asked(AskClaim(9, KEY))
+    assert fixture.sent() == [Claimed(9, 5, OWNER), Store(9, 5, encode_record(record()), KEY)]
+
+
+def test_key_that_may_be_claimed_is_asked_for() -> None:
+    fixture = Marked()
+    fixture.look_up()  # this worker has a mark in the row
+    fixture.got.fail()
+    assert fixture.other.mark(KEY)
+    fixture.look_up()
+    fixture.other.unmark(KEY)
+    fixture.parent.begin(KEY)
+    fixture.look_up()
+    assert fixture.sent() == [LookUp(number, KEY, OWNER, True) for number in (2, 3, 4)]
+    fixture.client.stop()
+
+
+def test_entry_that_is_stored_before_the_row_is_read_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fixture = Marked()
+    fixture.got.fail()
+    reads = iter([False, True])
+    monkeypatch.setattr(fixture.presence, "may_have", lambda _: next(reads))
+    fixture.look_up()
+    assert fixture.sent() == [LookUp(2, KEY, OWNER, True)]
+    assert len(fixture.parent) == 0
     fixture.client.stop()

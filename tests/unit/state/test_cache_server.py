@@ -11,8 +11,11 @@ from goproxyai.cache.record import Record, decode_record, encode_record
 from goproxyai.cache.store import Store as Entries
 from goproxyai.cache.write_log import UNOWNED
 from goproxyai.state.cache_server import MAX_SILENT_TICKS, CacheServer
+from goproxyai.state.claim_marks import ClaimMarks, marks_bytes
 from goproxyai.state.claims import NOT_EXCLUSIVE
 from goproxyai.state.messages import (
+    AskClaim,
+    Claimed,
     EndClaim,
     Found,
     LookUp,
@@ -33,6 +36,7 @@ KEY = record().key
 
 @attrs.define(eq=False)
 class Worker:
+    index: int
     silent_ticks: int = 0
     has_room: bool = True
     sent: list[Message] = attrs.field(factory=list)
@@ -54,12 +58,33 @@ class Fixture:
     def __init__(self, size: int = 1_000_000) -> None:
         self.now = 100.0
         self.store = Entries(size)
-        self.server = CacheServer(self.store, lambda: self.now, lambda: self.now - 100.0 + NOW)
-        self.one, self.two, self.three = Worker(), Worker(), Worker()
+        self.memory = memoryview(bytearray(marks_bytes(3)))
+        self.server = CacheServer(
+            self.store,
+            lambda: self.now,
+            lambda: self.now - 100.0 + NOW,
+            ClaimMarks(self.memory, 3),
+        )
+        self.one, self.two, self.three = workers = Worker(0), Worker(1), Worker(2)
+        for worker in workers:
+            self.server.worker_started(worker)
 
     def look_up(self, worker: Worker, number: int = 1, claims: bool = True) -> list[Message]:
         self.server.received(worker, LookUp(number, KEY, ALICE, claims))
         return worker.new()
+
+    def marks(self, worker: Worker) -> ClaimMarks:
+        """The table of marks as *worker* has it."""
+        return ClaimMarks(self.memory, 3, worker.index)
+
+    def asked_about(self, marked: Worker) -> int:
+        """The number of the claim that *marked* has a mark for, when two asks for it."""
+        assert self.marks(marked).mark(KEY)
+        assert self.look_up(self.two) == [Waits(1)]
+        (question,) = marked.new()
+        assert isinstance(question, AskClaim)
+        assert question.key == KEY
+        return question.number
 
     def claim(self, worker: Worker) -> tuple[int, int]:
         """The number of the claim that *worker* gets, and its generation."""
@@ -209,3 +234,84 @@ def test_worker_whose_queue_is_full_asks_upstream() -> None:
     fixture.put(fixture.one, (NOT_EXCLUSIVE, 0))
     fixture.two.has_room = False
     assert fixture.look_up(fixture.two) == [Missing(1, 0, NOT_EXCLUSIVE)]
+
+
+def test_look_up_waits_for_the_claim_of_a_mark() -> None:
+    fixture = Fixture()
+    number = fixture.asked_about(fixture.one)
+    assert fixture.server.claimed_keys == 1
+    fixture.server.received(fixture.one, Claimed(number, 0, ALICE))
+    assert fixture.look_up(fixture.three) == [Waits(1)]
+    fixture.server.received(fixture.one, Store(number, 0, encode_record(record()), KEY))
+    for waiting in (fixture.two, fixture.three):
+        assert isinstance(waiting.new()[0], Found)
+    assert (len(fixture.server.claims), fixture.server.claimed_keys) == (0, 0)
+    assert fixture.marks(fixture.two).mark(KEY)
+
+
+def test_look_up_gets_the_claim_if_the_mark_is_that_of_another_key() -> None:
+    fixture = Fixture()
+    number = fixture.asked_about(fixture.one)
+    fixture.server.received(fixture.one, EndClaim(number, False))
+    (answer,) = fixture.two.new()
+    assert isinstance(answer, Missing)
+    assert answer.claim not in (NOT_EXCLUSIVE, number)
+    assert not fixture.marks(fixture.three).mark(KEY)  # the parent counts the claim
+
+
+def test_workers_with_marks_are_asked_one_after_the_other() -> None:
+    fixture = Fixture()
+    for worker in (fixture.one, fixture.three):
+        fixture.memory[fixture.marks(worker)._row(KEY) + worker.index] = 1
+    assert fixture.look_up(fixture.two) == [Waits(1)]
+    (first,) = fixture.one.new()
+    assert isinstance(first, AskClaim)
+    assert fixture.three.new() == []
+    fixture.server.received(fixture.one, EndClaim(first.number, False))
+    (second,) = fixture.three.new()
+    assert isinstance(second, AskClaim)
+    assert fixture.two.new() == []
+    fixture.server.received(fixture.one, EndClaim(first.number, True))  # late: has no effect
+    fixture.server.received(fixture.one, Claimed(first.number, 0, ALICE))
+    fixture.server.received(fixture.three, Claimed(second.number, 0, ALICE))
+    fixture.server.received(fixture.three, EndClaim(second.number, True))
+    assert fixture.two.new() == [Missing(1, 0, NOT_EXCLUSIVE)]
+
+
+def test_claim_of_a_mark_from_before_a_write_is_passed_on() -> None:
+    fixture = Fixture()
+    fixture.store.invalidate(ALICE)
+    number = fixture.asked_about(fixture.one)
+    fixture.server.received(fixture.one, Claimed(number, 0, ALICE))
+    (answer,) = fixture.two.new()
+    assert isinstance(answer, Missing)
+    assert (answer.generation, answer.claim != NOT_EXCLUSIVE) == (1, True)
+
+
+def test_marks_of_a_worker_that_ends_are_removed() -> None:
+    fixture = Fixture()
+    fixture.asked_about(fixture.one)
+    fixture.server.worker_ended(fixture.one)
+    (answer,) = fixture.two.new()
+    assert isinstance(answer, Missing)
+    assert answer.claim != NOT_EXCLUSIVE
+    assert fixture.server.claimed_keys == 1
+    fixture.server.received(fixture.two, EndClaim(answer.claim, False))
+    assert fixture.server.claimed_keys == 0
+    assert fixture.marks(fixture.three).mark(KEY)
+
+
+def test_silent_worker_is_not_asked_about_its_mark() -> None:
+    fixture = Fixture()
+    assert fixture.marks(fixture.one).mark(KEY)
+    fixture.one.silent_ticks = MAX_SILENT_TICKS
+    assert fixture.claim(fixture.two)[0] != NOT_EXCLUSIVE
+    assert fixture.one.new() == []
+
+
+def test_invalid_record_removes_the_mark(failures: list[Any]) -> None:
+    fixture = Fixture()
+    assert fixture.marks(fixture.one).mark(KEY)
+    fixture.server.received(fixture.one, Store(NOT_EXCLUSIVE, 0, b"?", KEY))
+    assert fixture.server.claimed_keys == 0
+    failures.clear()

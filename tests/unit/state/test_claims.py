@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from goproxyai.state.claims import NOT_EXCLUSIVE, Claims, Passed, Waiter
+from goproxyai.state.claims import NOT_EXCLUSIVE, Claims, Passed, Question, Waiter
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 ONE, TWO, THREE = Waiter("one", 1), Waiter("two", 1), Waiter("three", 1)
@@ -14,7 +14,7 @@ def current(_: int) -> bool:
 
 def claimed(claims: Claims[str], waiter: Waiter[str] = ONE, key: bytes = KEY) -> int:
     number = claims.claim(key, waiter, 0, current)
-    assert number is not None
+    assert isinstance(number, int)
     return number
 
 
@@ -105,3 +105,50 @@ def test_bounds_are_kept() -> None:
     assert claims.claim(KEY, TWO, 0, current) is None
     assert claims.claim(KEY, THREE, 0, current) == NOT_EXCLUSIVE
     assert (len(claims), claims.waiting) == (1, 1)
+
+
+class Marks:
+    """Notes the claims."""
+
+    def __init__(self) -> None:
+        self.keys: list[bytes] = []
+
+    def begin(self, key: bytes) -> None:
+        self.keys.append(key)
+
+    def end(self, key: bytes) -> None:
+        self.keys.remove(key)
+
+
+def test_candidates_are_asked_before_a_look_up_gets_the_claim() -> None:
+    marks = Marks()
+    claims: Claims[str] = Claims(marks=marks)
+    noted: list[list[bytes]] = []
+
+    def candidates() -> list[str]:
+        noted.append(list(marks.keys))
+        return ["two", "three"]
+
+    first = claims.claim(KEY, ONE, 0, current, candidates)
+    assert first == Question("two", 1, KEY)
+    assert noted == [[KEY]]  # the claim is counted before the candidates are looked for
+    assert (claims.waiting, claims.unmarked) == (1, 0)
+    assert claims.pass_on(1, 0) == Question("three", 2, KEY)
+    assert not claims.confirm(1, 0)
+    assert claims.pass_on(2, 0) == Passed(ONE, 3)
+    assert (claims.waiting, claims.unmarked) == (0, 1)
+    assert claims.end(3) == []
+    assert marks.keys == []
+
+
+def test_confirmed_claim_is_passed_on_without_further_questions() -> None:
+    claims: Claims[str] = Claims()
+    claims.claim(KEY, ONE, 0, current, lambda: ["two", "three"])
+    assert claims.confirm(1, 4)
+    assert claims.claim(KEY, THREE, 9, lambda generation: generation > 4) is None
+    assert claims.pass_on(1, 9) == Passed(ONE, 2)
+
+
+def test_candidate_is_not_asked_where_no_look_up_may_wait() -> None:
+    claims: Claims[str] = Claims(max_waiting=0)
+    assert claims.claim(KEY, ONE, 0, current, lambda: ["two"]) == 1

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.state.messages import Done, Found, FrameError, Message, Part, Store, Taken
+from goproxyai.state.messages import Done, EndClaim, Found, FrameError, Message, Part, Store, Taken
 from goproxyai.state.record_queue import (
     MAX_MESSAGE_BYTES,
     MAX_QUEUED_BYTES,
@@ -121,3 +121,16 @@ def test_parts_of_any_message_are_joined() -> None:
     payload = encode(Done(7))
     assert reader.add(Part(payload[:1], False)) is None
     assert reader.add(Part(payload[1:], True)) == Done(7)
+
+
+def test_message_after_records_follows_those_that_wait() -> None:
+    link = Link()
+    last = EndClaim(1, False)
+    link.queue.add_last(last)
+    assert link.on_the_way.popleft() == last
+    assert link.queue.add(Found(1, bytes(4 * PART_BYTES)))
+    link.queue.add_last(last)
+    while link.on_the_way[0] != last:
+        link.read()
+        link.acknowledge()
+    assert [type(each) for each in link.received] == [Found]
