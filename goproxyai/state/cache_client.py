@@ -16,7 +16,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Final
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from goproxyai.cache.record import Record, RecordError, decode_record, encode_record
@@ -35,6 +35,7 @@ from goproxyai.state.messages import (
     Unwanted,
     Waits,
 )
+from goproxyai.state.reply_timer import NEVER, ReplyTimer
 from goproxyai.state.second_level import ANSWER_SECONDS, Answer
 
 MAX_RECORD_BYTES: Final = 1024 * 1024
@@ -143,7 +144,7 @@ class CacheClient:
         self._marked: dict[bytes, ParentClaim] = {}  # by key
         self._numbers = count(1)
         self._pending: dict[int, ParentLookUp] = {}
-        self._timer: IDelayedCall | None = None
+        self._timer = ReplyTimer(clock, self._judge)
         self._stores: list[tuple[ParentClaim, Record]] = []  # to be sent
         self._responds = True
         self.claims = 0
@@ -166,8 +167,7 @@ class CacheClient:
             and self._send(LookUp(number, key, owner, claims))
         ):
             self._pending[number] = look_up
-            if self._timer is None:
-                self._timer = self._clock.callLater(ANSWER_SECONDS, self._read_once_more)
+            self._timer.expect(look_up.overdue_at)
         else:
             then(None, None)
         return look_up
@@ -194,10 +194,8 @@ class CacheClient:
     def stop(self) -> None:
         """End the look-ups that wait; there are no answers any more."""
         self._responds = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._end_overdue(float("inf"))
+        self._timer.stop()
+        self._end_overdue(NEVER)
 
     def cancel(self, look_up: ParentLookUp) -> None:
         """The answer to *look_up* is not wanted."""
@@ -284,20 +282,15 @@ class CacheClient:
                 if each.waits:
                     each.overdue_at = overdue_at
 
-    def _read_once_more(self) -> None:
-        """Look for overdue look-ups after one more read: their answers may have arrived."""
-        self._timer = self._clock.callLater(0, self._check)
-
-    def _check(self) -> None:
-        self._timer = None
-        if self._end_overdue(self._seconds()):
+    def _judge(self, read_until: float) -> float:
+        """End overdue look-ups; return when the next one is overdue."""
+        if self._end_overdue(read_until):
             self._responds = False
-        if self._pending:
-            self._timer = self._clock.callLater(ANSWER_SECONDS / 2, self._read_once_more)
+        return min([each.overdue_at for each in self._pending.values()], default=NEVER)
 
-    def _end_overdue(self, now: float) -> bool:
+    def _end_overdue(self, read_until: float) -> bool:
         """End overdue look-ups without an answer; return whether there was one."""
-        overdue = [each for each in self._pending.values() if each.overdue_at <= now]
+        overdue = [each for each in self._pending.values() if each.overdue_at <= read_until]
         for look_up in overdue:
             self.cancel(look_up)
             look_up.then(None, None)

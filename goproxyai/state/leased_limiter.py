@@ -16,6 +16,7 @@ import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from goproxyai.state.leases import UNDECIDED, Grant, LeaseHolder
+from goproxyai.state.reply_timer import NEVER, ReplyTimer
 from goproxyai.state.shared_state import TokensLeft
 
 ANSWER_SECONDS: Final = 1.0
@@ -55,17 +56,9 @@ REFUSE: Final = LatePolicy(ANSWER_SECONDS, REFUSED_SECONDS, lambda _, then: then
 """The request is refused."""
 
 
-class _Waiting:
-    """A client's requests that wait for an answer, with the times at which they have to be decided.
-
-    :ivar deadline: of the oldest.
-    """
-
-    __slots__ = ("deadline", "then")
-
-    def __init__(self) -> None:
-        self.then: deque[tuple[float, Then]] = deque()
-        self.deadline: IDelayedCall | None = None
+_Waiting = deque[tuple[float, Then]]
+"""A client's requests that wait for an answer, oldest first, with the times at which they have to
+be decided."""
 
 
 class LeasedLimiter:
@@ -91,6 +84,7 @@ class LeasedLimiter:
         self._put_back = put_back
         self._late_policy = late
         self._waiting: dict[str, _Waiting] = {}
+        self._timer = ReplyTimer(clock, self._judge)
         self._requests_waiting = 0
         self._sweep_call: IDelayedCall | None = None
 
@@ -102,12 +96,14 @@ class LeasedLimiter:
         if self._sweep_call is not None:
             self._sweep_call.cancel()
             self._sweep_call = None
+        self._timer.stop()
         self._end_all_waiting()
         self.buckets.drop_all()
         self._give_back()
 
     def grantor_lost(self) -> None:
         """Forget all tokens and questions, and decide about what waits: no answers will arrive."""
+        self._timer.stop()
         self.buckets.forget_all()
         self._end_all_waiting()
 
@@ -144,13 +140,10 @@ class LeasedLimiter:
         if self._requests_waiting >= MAX_WAITING:
             self._late_policy.decide(client, then)
             return
-        seconds = self._late_policy.answer_seconds
-        waiting = self._waiting.get(client)
-        if waiting is None:
-            waiting = self._waiting[client] = _Waiting()
-            waiting.deadline = self._clock.callLater(seconds, self._late, client)
-        waiting.then.append((self._seconds() + seconds, then))
+        due = self._seconds() + self._late_policy.answer_seconds
+        self._waiting.setdefault(client, deque()).append((due, then))
         self._requests_waiting += 1
+        self._timer.expect(due)
         self._ask_for(client)
 
     def granted(self, client: str, grant: Grant) -> None:
@@ -158,16 +151,15 @@ class LeasedLimiter:
         now = self._seconds()
         self.buckets.granted(client, grant, now)
         waiting = self._waiting.get(client)
-        while waiting is not None and waiting.then:
+        while waiting:
             decision = self.buckets.take(client, now)
             if decision == UNDECIDED:
-                self._restart_deadline(client, waiting)
                 self._ask_for(client)
                 break
             self._requests_waiting -= 1
-            waiting.then.popleft()[1](decision)
-        else:
-            self._forget(client)
+            waiting.popleft()[1](decision)
+        if self._waiting.get(client) == deque():
+            del self._waiting[client]
         self._give_back()
 
     def not_answered(self, client: str) -> None:
@@ -175,37 +167,25 @@ class LeasedLimiter:
         self.buckets.unanswered(client, self._seconds(), self._late_policy.refused_seconds)
         self._end_waiting(client)
 
-    def _restart_deadline(self, client: str, waiting: _Waiting) -> None:
-        if waiting.deadline is not None:
-            waiting.deadline.cancel()
-        remaining = max(0.0, waiting.then[0][0] - self._seconds())
-        waiting.deadline = self._clock.callLater(remaining, self._late, client)
-
     def _ask_for(self, client: str) -> None:
         wanted = self.buckets.wanted(client, self._seconds(), waiting=True)
         if wanted:
             self._ask(client, wanted)
 
-    def _late(self, client: str) -> None:
-        """Refuse after one more read: a slow process may not have read the answer yet."""
-        self._waiting[client].deadline = self._clock.callLater(0, self._give_up, client)
-
-    def _give_up(self, client: str) -> None:
-        self._waiting[client].deadline = None
-        self.not_answered(client)
+    def _judge(self, read_until: float) -> float:
+        """Decide about clients without an answer; return when the next one is to be decided."""
+        overdue = [
+            client for client, waiting in self._waiting.items() if waiting[0][0] <= read_until
+        ]
+        for client in overdue:
+            self.not_answered(client)
+        return min([waiting[0][0] for waiting in self._waiting.values()], default=NEVER)
 
     def _end_waiting(self, client: str) -> None:
-        waiting = self._forget(client)
-        if waiting is not None:
-            self._requests_waiting -= len(waiting.then)
-            for _, then in waiting.then:
-                self._late_policy.decide(client, then)
-
-    def _forget(self, client: str) -> _Waiting | None:
         waiting = self._waiting.pop(client, None)
-        if waiting is not None and waiting.deadline is not None:
-            waiting.deadline.cancel()
-        return waiting
+        while waiting:
+            self._requests_waiting -= 1
+            self._late_policy.decide(client, waiting.popleft()[1])
 
     def _sweep(self) -> None:
         self._sweep_call = self._clock.callLater(SWEEP_SECONDS, self._sweep)

@@ -34,12 +34,10 @@ class StateBreaker:
     """Decides when the shared state is used.
 
     :ivar state: half-open at the start, when nothing is known.
-    :ivar times_opened: after it was closed.
     """
 
     def __init__(self) -> None:
         self.state = CircuitState.HALF_OPEN
-        self.times_opened = 0
         self._open_seconds = INITIAL_OPEN_SECONDS
         self._closed_at = 0.0
 
@@ -57,10 +55,9 @@ class StateBreaker:
 
         :returns: the open time in seconds.
         """
-        if self.state is CircuitState.CLOSED:
-            self.times_opened += 1
-            if now >= self._closed_at + STABLE_SECONDS:
-                self._open_seconds = INITIAL_OPEN_SECONDS
+        was_closed = self.state is CircuitState.CLOSED
+        if was_closed and now >= self._closed_at + STABLE_SECONDS:
+            self._open_seconds = INITIAL_OPEN_SECONDS
         self.state = CircuitState.OPEN
         seconds = self._open_seconds
         self._open_seconds = min(2 * seconds, MAX_OPEN_SECONDS)

@@ -18,10 +18,12 @@ from typing import Any, Final, NamedTuple
 from typing import Protocol as TypingProtocol
 
 from hiredis import ProtocolError, Reader, pack_command
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+
+from goproxyai.state.reply_timer import NEVER, ReplyTimer
 
 MAX_IN_FLIGHT: Final = 1_000
 MAX_IN_FLIGHT_BYTES: Final = 8 * 1024 * 1024
@@ -92,8 +94,7 @@ class RedisConnection(Protocol):
         self._pending: deque[_Pending] = deque()
         self._pending_bytes = 0
         self._incomplete_bytes = 0
-        self._timer: IDelayedCall | None = None
-        self._checked_at = 0.0  # when the timer ends
+        self._timer = ReplyTimer(clock, self._judge)
 
     def connectionMade(self) -> None:
         self.is_open = True
@@ -118,10 +119,7 @@ class RedisConnection(Protocol):
         due = (now if sent_at is None else sent_at) + max(self._deadline, seconds)
         self._pending.append(_Pending(due, size, then))
         self._pending_bytes += size
-        if self._timer is None or due < self._checked_at:
-            self._stop_timer()
-            self._checked_at = due
-            self._timer = self._clock.callLater(max(0.0, due - now), self._check)
+        self._timer.expect(due)
         self.transport.write(command)
 
     def expect_within(self, seconds: float) -> None:
@@ -182,31 +180,17 @@ class RedisConnection(Protocol):
         else:
             self.fail("Redis sent a reply to no command")
 
-    def _check(self, has_read: bool = False) -> None:
-        """End the connection if a reply is late.
-
-        :param has_read: whether replies were read since the deadline: a slow process may not have
-            read them before.
-        """
-        self._timer = None
-        if self._pending:
-            self._checked_at = min([each.due for each in self._pending])
-            remaining = self._checked_at - self._clock.seconds()
-            if remaining > 0:
-                self._timer = self._clock.callLater(remaining, self._check)
-            elif not has_read:
-                self._timer = self._clock.callLater(0, self._check, True)
-            else:
-                self.fail("Redis did not reply in time", "late")
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+    def _judge(self, read_until: float) -> float:
+        """End the connection if a reply is late; return when the next one is due."""
+        due = min([each.due for each in self._pending], default=NEVER)
+        if due > read_until:
+            return due
+        self.fail("Redis did not reply in time", "late")
+        return NEVER
 
     def _end(self) -> None:
         self.is_open = False
-        self._stop_timer()
+        self._timer.stop()
 
     def _fail_pending(self, failed: CommandFailed) -> None:
         pending, self._pending = self._pending, deque()

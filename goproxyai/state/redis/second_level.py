@@ -12,11 +12,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 
 from goproxyai.cache.record import Record, RecordError, decode_record, encode_record
 from goproxyai.state.redis.client import REQUEST_SECONDS, Lane, RedisClient
@@ -24,6 +23,7 @@ from goproxyai.state.redis.connection import Reply
 from goproxyai.state.redis.names import Names, ValueInvalid
 from goproxyai.state.redis.places import EPOCH_MILLISECONDS, Place, Places
 from goproxyai.state.redis.scripts import END_CLAIM, LOOK_UP, RENEW, STORE
+from goproxyai.state.reply_timer import NEVER, ReplyTimer
 from goproxyai.state.second_level import Answer
 
 MAX_RECORD_BYTES: Final = 1024 * 1024
@@ -148,8 +148,8 @@ class RedisSecondLevel:
         self._usable = usable
         self._look_ups: dict[bytes, dict[RedisLookUp, None]] = {}  # that claim, by claim
         self._count = 0
-        self._unanswered: deque[RedisLookUp] = deque()
-        self._timer: IDelayedCall | None = None
+        self._unanswered: dict[RedisLookUp, None] = {}  # whose last question has no reply
+        self._timer = ReplyTimer(clock, self._judge)
         self._claims: dict[bytes, Place] = {}  # exclusive ones, by token
 
     def __len__(self) -> int:
@@ -173,6 +173,7 @@ class RedisSecondLevel:
     def forget(self, look_up: RedisLookUp) -> None:
         """A look-up has ended."""
         self._count -= 1
+        self._unanswered.pop(look_up, None)
         same = self._look_ups.get(look_up.place.claim)
         if same is not None:
             same.pop(look_up, None)
@@ -182,9 +183,8 @@ class RedisSecondLevel:
     def _ask(self, look_up: RedisLookUp) -> None:
         look_up.asked_at = self._clock.seconds()
         look_up.waits, look_up.told = False, b""
-        self._unanswered.append(look_up)
-        if self._timer is None:
-            self._timer = self._clock.callLater(REQUEST_SECONDS, self._end_overdue)
+        self._unanswered[look_up] = None
+        self._timer.expect(look_up.asked_at + REQUEST_SECONDS)
         token = self._new_token()
         claims = int(look_up.claims and len(self._claims) < MAX_CLAIMS)
         self._client.run(
@@ -195,28 +195,14 @@ class RedisSecondLevel:
             lambda reply: self._replied(look_up, token, reply),
         )
 
-    def _end_overdue(self, has_read: bool = False) -> None:
-        """End the look-ups that have waited too long for Redis.
-
-        :param has_read: whether replies were read since the end of their time: a slow process may
-            not have read them before.
-        """
-        self._timer = None
-        now, unanswered = self._clock.seconds(), self._unanswered
-        while unanswered:
-            first = unanswered[0]
-            if not (first.ended or first.waits):
-                remaining = first.asked_at + REQUEST_SECONDS - now
-                if remaining > 0:
-                    self._timer = self._clock.callLater(remaining, self._end_overdue)
-                    return
-                if not has_read:
-                    self._timer = self._clock.callLater(0, self._end_overdue, True)
-                    return
-                first.end(None, None)
+    def _judge(self, read_until: float) -> float:
+        """End the look-ups that wait too long for Redis; return when the next one is to end."""
+        due = {each: each.asked_at + REQUEST_SECONDS for each in self._unanswered}
+        for look_up in [each for each, at in due.items() if at <= read_until]:
+            if not look_up.ended:
+                look_up.end(None, None)
                 self._client.overdue("look_up")
-                continue  # the look-ups may all have ended
-            unanswered.popleft()
+        return min([due.get(each, NEVER) for each in self._unanswered], default=NEVER)
 
     def _replied(self, look_up: RedisLookUp, token: bytes, reply: Reply) -> None:
         if not isinstance(reply, list):
@@ -230,6 +216,7 @@ class RedisSecondLevel:
             self._claims[token] = look_up.place
             look_up.end(None, RedisClaim(self, look_up.place, epochs, token))
         elif state == _WAITS and not look_up.ended:
+            self._unanswered.pop(look_up, None)
             look_up.epochs, look_up.waits = epochs, True
             if look_up.told:
                 self._go_on(look_up, look_up.told)
@@ -314,12 +301,9 @@ class RedisSecondLevel:
 
     def lost(self) -> None:
         """Redis is away: end all look-ups, and forget the claims."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        unanswered, self._unanswered = self._unanswered, deque()
+        self._timer.stop()
         self._claims.clear()
-        for look_up in unanswered:
+        for look_up in tuple(self._unanswered):
             look_up.end(None, None)
         for same in tuple(self._look_ups.values()):
             for look_up in tuple(same):

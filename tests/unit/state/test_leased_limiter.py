@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from twisted.internet.task import Clock
 
 from goproxyai.state import leased_limiter
 from goproxyai.state.leased_limiter import ANSWER_SECONDS, REFUSED_SECONDS, LeasedLimiter
 from goproxyai.state.leases import IDLE_SECONDS, UNDECIDED, Grant
-
-TURN_SECONDS = 1e-6
-
-
-class TurnClock(Clock):
-    """Makes a call without a delay in the next turn, as a reactor does."""
-
-    def callLater(self, delay: float, *call: Any, **arguments: Any) -> Any:
-        return super().callLater(delay or TURN_SECONDS, *call, **arguments)
+from tests.support.turn_clock import TURN_SECONDS, TurnClock
 
 
 class Fixture:

@@ -172,6 +172,21 @@ def test_look_up_without_an_answer_ends_before_the_breaker_opens(fixture: Fixtur
     assert fixture.answers == [(None, None)] * 2
 
 
+def test_second_question_of_a_look_up_delays_no_other(fixture: Fixture) -> None:
+    fixture.replies["look_up"] = WAITS
+    first = fixture.ask()
+    fixture.replies["look_up"] = None
+    fixture.clock.advance(REQUEST_SECONDS / 4)
+    fixture.ask()
+    fixture.clock.advance(REQUEST_SECONDS / 2)
+    fixture.tell(b"s" + first.place.claim)
+    assert len(fixture.sent(LOOK_UP)) == 3
+    fixture.clock.advance(REQUEST_SECONDS * 0.6)
+    assert fixture.answers == [(None, None)]
+    fixture.clock.advance(REQUEST_SECONDS * 0.6)
+    assert fixture.answers == [(None, None)] * 2
+
+
 def test_claim_that_arrives_too_late_is_given_up(fixture: Fixture) -> None:
     fixture.replies["look_up"] = None
     fixture.ask()
