@@ -117,6 +117,28 @@ COMMANDS: Final = (
         ),
     ),
     Command(
+        "health",
+        "ask a running daemon whether it is healthy",
+        "Ask the daemon on this machine for /health, and print one line. The exit status is 1 if "
+        "the daemon does not answer with status 200 within 3 s. The address is that of PORT, "
+        "LISTEN and ADMIN_LISTEN in the environment or in the file of CONFIG; of several, one "
+        "without TLS and without the PROXY protocol. The certificate of an ssl: address is not "
+        "verified, because the connection stays on the machine.",
+        (
+            Option("ready", "Ask for /health/ready, which fails while the daemon stops."),
+            Option(
+                "url",
+                "Ask the daemon at this URL, such as https://proxy.example:8443. Its certificate "
+                "is verified.",
+                "URL",
+            ),
+        ),
+        examples=(
+            ("goproxyai health", "the daemon of this shell's environment"),
+            ("goproxyai health --ready --url http://localhost:8080", "the daemon at a URL"),
+        ),
+    ),
+    Command(
         "config",
         "show every setting, its value and its source",
         "Show every setting, its value and its source: option, environment, file or default. "

@@ -14,7 +14,8 @@ from zope.interface import provider
 
 from goproxyai import __version__
 from goproxyai.cli.commands import BY_NAME
-from goproxyai.cli.options import UsageProblem, parse
+from goproxyai.cli.options import parse
+from goproxyai.cli.usage_problem import UsageProblem
 from goproxyai.config.settings import Settings
 from goproxyai.config.variable import SettingError
 from goproxyai.config.variables import VARIABLES

@@ -12,6 +12,7 @@ from twisted.python import usage
 
 from goproxyai.cli.commands import COMMANDS, Command
 from goproxyai.cli.help import command_help, print_version
+from goproxyai.cli.usage_problem import UsageProblem
 from goproxyai.config.near_misses import near_misses
 from goproxyai.config.variables import VARIABLES
 from goproxyai.daemon.setting_options import SettingOptions
@@ -19,16 +20,6 @@ from goproxyai.daemon.setting_options import SettingOptions
 _UNKNOWN = re.compile(r"option --?(\S+) not recognized")
 _ASSIGNMENT = re.compile(r"([A-Z_]{1,40})=", re.ASCII)
 _NAMES = frozenset(variable.name for variable in VARIABLES)
-
-
-class UsageProblem(Exception):
-    """A mistake in the command line; ``str()`` is one line without the values of options.
-
-    :param command: the name of the command; empty for a mistake before it.
-    """
-
-    def __init__(self, problem: str, command: str = "") -> None:
-        super().__init__(f"goproxyai {command}: {problem}" if command else f"goproxyai: {problem}")
 
 
 class _Parser(usage.Options):

@@ -14,7 +14,8 @@ from twisted.application.service import ServiceMaker
 from twisted.scripts.twistd import ServerOptions, runApp  # type: ignore[attr-defined]
 
 from goproxyai.cli.commands import BY_NAME, SUMMARY
-from goproxyai.cli.options import UsageProblem, parse_settings
+from goproxyai.cli.options import parse_settings
+from goproxyai.cli.usage_problem import UsageProblem
 from goproxyai.daemon.setting_options import SettingOptions
 
 NAME = "goproxyai"

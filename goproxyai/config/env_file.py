@@ -24,11 +24,11 @@ class EnvFileError(ValueError):
     """An invalid file; ``str()`` is the reason in a few words, without a secret."""
 
 
-def parse_env_file(content: bytes, names: Collection[str]) -> dict[str, str]:
+def parse_env_file(content: bytes, names: Collection[str] | None) -> dict[str, str]:
     """Return the values by name, in the order of the lines.
 
     :param content: UTF-8, with or without carriage returns and a byte order mark.
-    :param names: the known names.
+    :param names: the known names; ``None`` accepts any name.
     :raises EnvFileError: for the first invalid line.
     """
     if len(content) > MAX_FILE_BYTES:
@@ -49,7 +49,7 @@ def parse_env_file(content: bytes, names: Collection[str]) -> dict[str, str]:
         name = name.rstrip()
         if not equals or _NAME.fullmatch(name) is None:
             raise EnvFileError(f"line {number} is not NAME=value")
-        if name not in names:
+        if names is not None and name not in names:
             shown = name if _SHOWABLE_NAME.fullmatch(name) else "that name"
             raise EnvFileError(f"line {number}: {shown} is not a setting for this file")
         if name in values:

@@ -122,7 +122,8 @@ class Sandbox:
         """
         command = self.substituted(command)
         if SERVER.search(command):
-            self._run('[ -z "$SERVER" ] || kill -- -$SERVER')
+            # Bash reports the end of the server, at the latest when it has waited for it.
+            self._run('[ -z "$SERVER" ] || { kill -- -$SERVER; wait $SERVER; }')
             self._await_listeners(command, lambda count: count <= OTHERS)
             # The demo has a made-up API of its own.
             self._background(command, "server", OTHERS + (2 if "demo" in command else 1))
@@ -167,7 +168,8 @@ class Sandbox:
                 piece = os.read(descriptor, 65536)
                 assert piece, f"{command} has ended the shell: {output}"
                 output += piece.decode()
-        text, _, status = output.rpartition(f"\n{end}")
+        text, _, rest = output.rpartition(f"\n{end}")
+        status, _, _ = rest.partition("\n")
         return int(status), text
 
     def log(self) -> str:

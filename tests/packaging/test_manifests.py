@@ -186,6 +186,14 @@ def test_compose_accepts_the_file_and_sets_valid_settings() -> None:
     settings = Settings.from_texts({k: v for k, v in service["environment"].items() if v})
     assert settings.admin_listen
     assert service["read_only"] is True
+    image_check = re.findall(
+        r"(?m)^HEALTHCHECK --interval=(\S+) --timeout=(\S+) --start-period=(\S+) \\\n +CMD (.*)$",
+        (DEPLOY / "Dockerfile").read_text(),
+    )
+    check = service["healthcheck"]
+    assert image_check == [
+        (check["interval"], check["timeout"], check["start_period"], json.dumps(check["test"][1:]))
+    ]
     (minutes,) = re.findall(r"^(\d+)m0s$", service["stop_grace_period"])
     stop = settings.drain_delay + settings.drain_timeout + CLOSE_TIMEOUT_SECONDS
     assert int(minutes) * 60 > stop

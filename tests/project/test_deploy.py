@@ -133,11 +133,12 @@ def test_image_health_check_reports_the_health(start: Start) -> None:
     port = free_port()
     process = start(LISTEN=f"tcp:{port}:interface=127.0.0.1")
     wait_until_listening(process)
-    _, *arguments = last_stage()["HEALTHCHECK"].words
+    command, *arguments = last_stage()["HEALTHCHECK"].words
+    assert command == "/opt/goproxyai/bin/goproxyai"
 
     def healthy(port: int) -> bool:
         done = subprocess.run(
-            [sys.executable, *arguments],
+            [sys.executable, "-m", "goproxyai", *arguments],
             env=environment(PORT=str(port)),
             capture_output=True,
             timeout=TIMEOUT_SECONDS,
