@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
 from goproxyai.admin.metric_families import (
     CIRCUIT_VALUES,
     PREFIX,
+    bucket_counts,
     labelled_counter,
     one_counter,
     one_gauge,
@@ -51,6 +52,14 @@ def state_metrics(sources: PageSources) -> Iterator[Metric]:
         "kind",
         counters.state.overdue,
     )
+    waits = HistogramMetricFamily(
+        PREFIX + "state_wait_seconds",
+        "Time that requests waited for the shared state, by kind of the command.",
+        labels=("kind",),
+    )
+    for kind, histogram in counters.durations.state_wait.items():
+        waits.add_metric((kind,), *bucket_counts(histogram))
+    yield waits
     yield one_histogram(
         "state_command_seconds",
         "Time from sending a command to the shared state to its reply.",

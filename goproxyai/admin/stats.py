@@ -163,6 +163,10 @@ class Stats:
                 "commands": commands,
                 "overdue": dict(counters.state.overdue),
                 "time": counters.durations.state.summary(),
+                "wait": {
+                    kind: histogram.summary()
+                    for kind, histogram in counters.durations.state_wait.items()
+                },
             }
         }
 

@@ -49,6 +49,7 @@ def make_redis_state(
         channel,
         counters.state,
         counters.durations.state.add,
+        counters.durations.add_state_wait,
     )
     limit = None if settings.state_strict else fallback
     places = Places(names)

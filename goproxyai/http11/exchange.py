@@ -124,13 +124,14 @@ class Exchange:
     :ivar keep_alive: whether the connection may serve another request.
     :ivar is_first: whether the request is the first of its connection.
     :ivar request_id: the value of ``X-Request-Id`` in the response and in the log.
+    :ivar state_seconds: for which the request has waited for the rate limit's shared state.
     :ivar trace: of the request, if it is traced.
     """
 
     __slots__ = (
         "_pending", "_state", "body", "body_bytes_sent", "connection", "head", "is_first",
-        "keep_alive", "listener", "problem", "request_id", "started_at", "status", "trace",
-        "values",
+        "keep_alive", "listener", "problem", "request_id", "started_at", "state_seconds", "status",
+        "trace", "values",
     )  # fmt: skip
 
     def __init__(
@@ -150,6 +151,7 @@ class Exchange:
         self.body = body
         self.problem = problem
         self.started_at = started_at
+        self.state_seconds = 0.0
         self.is_first = False
         self.status = 0
         self.body_bytes_sent = 0

@@ -24,6 +24,7 @@ class Admission:
     :param per_minute: tokens per minute and client; 0 turns the limit off.
     :param trusted: peers whose ``X-Forwarded-For`` is believed.
     :param limiter: ``None``: the buckets of this process.
+    :ivar seconds: the reactor's clock.
     :param may_refuse_all: whether the limiter may refuse requests although there is no limit.
     """
 
@@ -36,6 +37,7 @@ class Admission:
         may_refuse_all: bool = False,
     ) -> None:
         self.per_minute = per_minute
+        self.seconds = clock.seconds
         self._limiter = RefilledBuckets(clock, per_minute) if limiter is None else limiter
         self._take = self._limiter.take
         self._trusted = trusted

@@ -36,7 +36,13 @@ class PendingAdmission:
     def start(self, admission: Admission, client: str) -> None:
         """Ask *admission*."""
         self._exchange.listener = self
-        admission.when_decided(client, self._end)
+        began = admission.seconds()
+
+        def decided(wait: float) -> None:
+            self._exchange.state_seconds = admission.seconds() - began
+            self._end(wait)
+
+        admission.when_decided(client, decided)
 
     def _end(self, wait: float) -> None:
         if not (self._ended or self._exchange.over):

@@ -152,8 +152,9 @@ class SharedLookUps:
         group = self._groups[place] = _Group(self, place, miss.generation)
         request.wait(group)
         group.look_up = self._second_level.look_up(
-            miss.key, plan.owner, plan.entry_path, request.coalesces, partial(self._answered, group)
-        )
+            miss.key, plan.owner, plan.entry_path, request.coalesces,
+            partial(self._answered, group), request.exchange.state_seconds,
+        )  # fmt: skip
 
     def close(self, group: _Group) -> None:
         """Let no more requests share the look-up of *group*."""

@@ -154,7 +154,7 @@ class CacheClient:
         return len(self._pending)
 
     def look_up(
-        self, key: bytes, owner: bytes, path: bytes, claims: bool, then: Answer
+        self, key: bytes, owner: bytes, path: bytes, claims: bool, then: Answer, waited: float = 0.0
     ) -> ParentLookUp:
         number = next(self._numbers)
         look_up = ParentLookUp(self, number, then, self._seconds() + ANSWER_SECONDS)

@@ -91,7 +91,9 @@ class SecondLevel(Protocol):
     @property
     def max_record_bytes(self) -> int: ...
 
-    def look_up(self, key: bytes, owner: bytes, path: bytes, claims: bool, then: Answer) -> LookUp:
+    def look_up(
+        self, key: bytes, owner: bytes, path: bytes, claims: bool, then: Answer, waited: float = 0.0
+    ) -> LookUp:
         """Look for the response to a request.
 
         :param key: 32 bytes, made by :func:`~goproxyai.cache.key.cache_key`, the same in all
@@ -102,4 +104,6 @@ class SecondLevel(Protocol):
         :param claims: the response may be shared by identical requests in progress: the look-up
             waits while another process has an exclusive claim, and gets one if none has. Without
             it the look-up does not wait.
+        :param waited: seconds for which the request has waited for the shared state before. An
+            implementation with one deadline for all that a request asks subtracts them.
         """

@@ -10,7 +10,7 @@ from typing import Any, Final
 from goproxyai.cache.stateless_responses import STATE_REASONS
 from goproxyai.errors import STATUS
 from goproxyai.http11.connection_limits import ConnectionCounts
-from goproxyai.state.redis.counts import StateCounts
+from goproxyai.state.redis.counts import OVERDUE, StateCounts
 from goproxyai.telemetry.failure_cause import FailureCause
 from goproxyai.telemetry.histogram import Histogram
 from goproxyai.telemetry.outcome import CacheOutcome
@@ -117,6 +117,7 @@ class Durations:
     :ivar overhead: ``first_byte`` less ``upstream``.
     :ivar stream_gap: between two reads of an event stream from upstream.
     :ivar state: from sending a command to the shared state to its reply.
+    :ivar state_wait: for which a request waited for the shared state, by kind of the command.
     """
 
     def __init__(self) -> None:
@@ -126,6 +127,11 @@ class Durations:
         self.overhead = Histogram()
         self.stream_gap = Histogram()
         self.state = Histogram()
+        self.state_wait = {kind: Histogram() for kind in OVERDUE}
+
+    def add_state_wait(self, kind: str, seconds: float) -> None:
+        """Count the time for which a request waited for the shared state."""
+        self.state_wait[kind].add(seconds)
 
 
 class Counters:

@@ -70,7 +70,7 @@ class FakeSecondLevel:
         return self
 
     def look_up(
-        self, key: bytes, owner: bytes, path: bytes, claims: bool, then: Answer
+        self, key: bytes, owner: bytes, path: bytes, claims: bool, then: Answer, waited: float = 0.0
     ) -> FakeLookUp:
         look_up = FakeLookUp(key, owner, path, claims, then)
         self.look_ups.append(look_up)

@@ -43,7 +43,15 @@ COMMAND_SECONDS: Final = 0.1
 
 REQUEST_SECONDS: Final = 0.05
 """The longest time that a request waits for a command. A request needs at most two, one after the
-other: for the rate limit and for the cache. So no request waits longer than 100 ms for Redis."""
+other: for the rate limit and for the cache."""
+
+TOTAL_SECONDS: Final = 0.1
+"""The longest time that a request waits for Redis. Where the process is late with the decision of
+the rate limit, the rest is left for the look-up in the cache."""
+
+LEAST_SECONDS: Final = 0.01
+"""What is left at least: a process that stood still has used up the time without a fault of
+Redis."""
 
 SLOW_SECONDS: Final = 0.5
 """Time in which requests wait too long for commands, and none is answered in time, after which the
@@ -145,6 +153,8 @@ class RedisClient:
     :param probe_name: of the key that probes write.
     :param channel: that the events lane subscribes to.
     :param count_seconds: is called with the seconds of each command that got a reply.
+    :param count_wait: is called with the seconds for which a request has waited for Redis, by a
+        kind of :data:`.counts.OVERDUE`.
     :ivar up: whether commands are sent.
     :ivar part: assigned before :meth:`start`.
     """
@@ -160,8 +170,10 @@ class RedisClient:
         channel: bytes,
         counts: StateCounts,
         count_seconds: Callable[[float], None],
+        count_wait: Callable[[str, float], None] = lambda _kind, _seconds: None,
     ) -> None:
         self.up = False
+        self.count_wait = count_wait
         self.breaker = StateBreaker()
         self.counts = counts
         self._clock = clock

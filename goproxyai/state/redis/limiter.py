@@ -44,6 +44,7 @@ class RedisLimiter:
         names: Names,
         fallback: RateLimiter | None,
     ) -> None:
+        self._seconds = clock.seconds
         self._per_minute = per_minute
         self._client = client
         self._names = names
@@ -95,10 +96,16 @@ class RedisLimiter:
 
     def when_decided(self, client: str, then: Then) -> None:
         """Call *then* with the decision: 0.0, seconds, or :data:`UNDECIDED` for a refusal."""
-        if self._client.up:
-            self._leased.when_decided(client, then)
-        else:
+        if not self._client.up:
             self._decide_without(client, then)
+            return
+        began = self._seconds()
+
+        def decided(decision: float) -> None:
+            self._client.count_wait("lease", self._seconds() - began)
+            then(decision)
+
+        self._leased.when_decided(client, decided)
 
     def lost(self) -> None:
         """The shared state is away."""

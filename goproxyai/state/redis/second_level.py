@@ -1,12 +1,13 @@
 """The second level of the cache in Redis; see :mod:`goproxyai.state.second_level` for the rules.
 
 1. A look-up is one script: it finds the response, or takes a claim, or says that another process
-   has the claim. A look-up without an answer within :data:`.client.REQUEST_SECONDS` ends.
+   has the claim. A look-up without an answer within :data:`.client.REQUEST_SECONDS` ends, and
+   earlier where its request has waited for Redis before.
 2. A response is sealed; its name and the epochs of its look-up are associated data. It is valid
    while the epochs are the present ones.
 3. A claim expires after :data:`CLAIM_SECONDS` unless it is renewed, each second. Look-ups that wait
    for a claim are told of its end by a message. In case that the message is lost they ask again
-   after :data:`CLAIM_SECONDS`.
+   after :data:`CLAIM_SECONDS`. They end if Redis is silent, see :mod:`.claim_watch`.
 4. While Redis is away, there is no second level: look-ups end at once, and those that wait end too.
 """
 
@@ -18,7 +19,14 @@ from typing import Final
 from twisted.internet.interfaces import IReactorTime
 
 from goproxyai.cache.record import Record, RecordError, decode_record, encode_record
-from goproxyai.state.redis.client import REQUEST_SECONDS, Lane, RedisClient
+from goproxyai.state.redis.claim_watch import ClaimWatch
+from goproxyai.state.redis.client import (
+    LEAST_SECONDS,
+    REQUEST_SECONDS,
+    TOTAL_SECONDS,
+    Lane,
+    RedisClient,
+)
 from goproxyai.state.redis.connection import Reply
 from goproxyai.state.redis.names import Names, ValueInvalid
 from goproxyai.state.redis.places import EPOCH_MILLISECONDS, Place, Places
@@ -53,22 +61,32 @@ class RedisLookUp:
     :ivar told: the message that arrived before the reply that says to wait.
     :ivar asked_at: monotonic seconds of the last question.
     :ivar waits: whether another process has the claim.
+    :ivar seconds: the longest time for which its request waits for Redis.
     """
 
     __slots__ = (
-        "_level", "_then", "asked_at", "claims", "ended", "epochs", "place", "told", "waits",
+        "_level", "_then", "asked_at", "claims", "ended", "epochs", "place", "seconds", "told",
+        "waits",
     )  # fmt: skip
 
-    def __init__(self, level: RedisSecondLevel, place: Place, claims: bool, then: Answer) -> None:
+    def __init__(
+        self, level: RedisSecondLevel, place: Place, claims: bool, then: Answer, seconds: float
+    ) -> None:
         self._level = level
         self._then = then
         self.place = place
         self.claims = claims
+        self.seconds = seconds
         self.ended = False
         self.waits = False
         self.told = b""
         self.asked_at = 0.0
         self.epochs = b""
+
+    @property
+    def due(self) -> float:
+        """When the reply to the last question is overdue."""
+        return self.asked_at + min(self.seconds, REQUEST_SECONDS)
 
     def cancel(self) -> None:
         if not self.ended:
@@ -150,6 +168,7 @@ class RedisSecondLevel:
         self._count = 0
         self._unanswered: dict[RedisLookUp, None] = {}  # whose last question has no reply
         self._timer = ReplyTimer(clock, self._judge)
+        self._watch: ClaimWatch[RedisLookUp] = ClaimWatch(clock, client, self._silent)
         self._claims: dict[bytes, Place] = {}  # exclusive ones, by token
 
     def __len__(self) -> int:
@@ -157,10 +176,11 @@ class RedisSecondLevel:
         return self._count
 
     def look_up(
-        self, key: bytes, owner: bytes, path: bytes, claims: bool, then: Answer
+        self, key: bytes, owner: bytes, path: bytes, claims: bool, then: Answer, waited: float = 0.0
     ) -> RedisLookUp:
         place = self._places.of(key, owner, path)
-        look_up = RedisLookUp(self, place, claims, then)
+        seconds = max(LEAST_SECONDS, TOTAL_SECONDS - waited)
+        look_up = RedisLookUp(self, place, claims, then, seconds)
         self._count += 1
         if not (self._client.up and self._usable()) or self._count > MAX_LOOK_UPS:
             look_up.end(None, None)
@@ -173,7 +193,10 @@ class RedisSecondLevel:
     def forget(self, look_up: RedisLookUp) -> None:
         """A look-up has ended."""
         self._count -= 1
-        self._unanswered.pop(look_up, None)
+        if look_up in self._unanswered:
+            del self._unanswered[look_up]
+            self._client.count_wait("look_up", self._clock.seconds() - look_up.asked_at)
+        self._watch.discard(look_up)
         same = self._look_ups.get(look_up.place.claim)
         if same is not None:
             same.pop(look_up, None)
@@ -183,8 +206,9 @@ class RedisSecondLevel:
     def _ask(self, look_up: RedisLookUp) -> None:
         look_up.asked_at = self._clock.seconds()
         look_up.waits, look_up.told = False, b""
+        self._watch.discard(look_up)
         self._unanswered[look_up] = None
-        self._timer.expect(look_up.asked_at + REQUEST_SECONDS)
+        self._timer.expect(look_up.due)
         token = self._new_token()
         claims = int(look_up.claims and len(self._claims) < MAX_CLAIMS)
         self._client.run(
@@ -197,12 +221,19 @@ class RedisSecondLevel:
 
     def _judge(self, read_until: float) -> float:
         """End the look-ups that wait too long for Redis; return when the next one is to end."""
-        due = {each: each.asked_at + REQUEST_SECONDS for each in self._unanswered}
-        for look_up in [each for each, at in due.items() if at <= read_until]:
+        for look_up in [each for each in self._unanswered if each.due <= read_until]:
             if not look_up.ended:
-                look_up.end(None, None)
-                self._client.overdue("look_up")
-        return min([due.get(each, NEVER) for each in self._unanswered], default=NEVER)
+                self._overdue(look_up)
+        return min([each.due for each in self._unanswered], default=NEVER)
+
+    def _silent(self, look_up: RedisLookUp, seconds: float) -> None:
+        """Redis has given no sign while *look_up* waited for another process."""
+        self._client.count_wait("look_up", seconds)
+        self._overdue(look_up)
+
+    def _overdue(self, look_up: RedisLookUp) -> None:
+        look_up.end(None, None)
+        self._client.overdue("look_up")
 
     def _replied(self, look_up: RedisLookUp, token: bytes, reply: Reply) -> None:
         if not isinstance(reply, list):
@@ -217,6 +248,7 @@ class RedisSecondLevel:
             look_up.end(None, RedisClaim(self, look_up.place, epochs, token))
         elif state == _WAITS and not look_up.ended:
             self._unanswered.pop(look_up, None)
+            self._watch.add(look_up, look_up.seconds)
             look_up.epochs, look_up.waits = epochs, True
             if look_up.told:
                 self._go_on(look_up, look_up.told)
@@ -302,6 +334,7 @@ class RedisSecondLevel:
     def lost(self) -> None:
         """Redis is away: end all look-ups, and forget the claims."""
         self._timer.stop()
+        self._watch.stop()
         self._claims.clear()
         for look_up in tuple(self._unanswered):
             look_up.end(None, None)

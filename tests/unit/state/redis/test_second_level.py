@@ -13,7 +13,15 @@ from goproxyai.cache.record import Record
 from goproxyai.state.redis import announcements as announcements_module
 from goproxyai.state.redis import second_level as second_level_module
 from goproxyai.state.redis.announcements import Announcements
-from goproxyai.state.redis.client import BEAT_SECONDS, REQUEST_SECONDS, Login, RedisClient
+from goproxyai.state.redis.claim_watch import WATCH_SECONDS
+from goproxyai.state.redis.client import (
+    BEAT_SECONDS,
+    LEAST_SECONDS,
+    REQUEST_SECONDS,
+    TOTAL_SECONDS,
+    Login,
+    RedisClient,
+)
 from goproxyai.state.redis.counts import StateCounts
 from goproxyai.state.redis.limiter import RedisLimiter
 from goproxyai.state.redis.names import Names
@@ -42,6 +50,7 @@ class Fixture:
         self.replies: dict[str, bytes | None] = {}
         self.answers: list[Any] = []
         self.cache_calls: list[Any] = []
+        self.waits: list[tuple[str, float]] = []
         tokens, places = count(1), Places(NAMES)
 
         def new_token() -> bytes:
@@ -49,7 +58,7 @@ class Fixture:
 
         self.client = RedisClient(
             self.clock, FixedServer(self.redis), Login("", None, 0), b"p:probe", CHANNEL,
-            StateCounts(), lambda _: None,
+            StateCounts(), lambda _: None, lambda *wait: self.waits.append(wait),
         )  # fmt: skip
         self.announcements = Announcements(
             self.client, NAMES, places, self, b"i" * 16, new_token, CHANNEL
@@ -94,9 +103,9 @@ class Fixture:
         self.redis.settle()
         assert self.state.up
 
-    def ask(self, claims: bool = True) -> Any:
+    def ask(self, claims: bool = True, waited: float = 0.0) -> Any:
         look_up = self.level.look_up(
-            KEY, OWNER, PATH, claims, lambda *answer: self.answers.append(answer)
+            KEY, OWNER, PATH, claims, lambda *answer: self.answers.append(answer), waited
         )
         self.redis.settle()
         return look_up
@@ -227,11 +236,50 @@ def test_message_before_the_reply_that_says_to_wait_counts(fixture: Fixture) -> 
     assert fixture.sent(END_CLAIM) == []
 
 
+@pytest.mark.parametrize(
+    ("waited", "left"), [(0.02, REQUEST_SECONDS), (0.075, 0.025), (30.0, LEAST_SECONDS)]
+)
+def test_request_that_has_waited_for_redis_waits_less_for_its_look_up(
+    fixture: Fixture, waited: float, left: float
+) -> None:
+    fixture.replies["look_up"] = None
+    fixture.ask(waited=waited)
+    fixture.clock.advance(left * 0.9)
+    assert fixture.answers == []
+    fixture.clock.advance(left * 0.2)
+    assert fixture.answers == [(None, None)]
+    assert fixture.waits == [("look_up", pytest.approx(left * 1.1))]
+
+
+def test_look_up_that_waits_ends_when_redis_is_silent(fixture: Fixture) -> None:
+    fixture.replies["look_up"] = WAITS
+    fixture.ask()
+    fixture.clock.pump([WATCH_SECONDS] * 2)
+    fixture.redis.answer = lambda _: None
+    fixture.clock.pump([WATCH_SECONDS] * 2)
+    assert fixture.answers == []
+    fixture.clock.advance(WATCH_SECONDS)
+    assert fixture.answers == [(None, None)]
+    assert fixture.client.counts.overdue["look_up"] == 1
+    assert fixture.waits == [("look_up", pytest.approx(TOTAL_SECONDS, rel=0.3))]
+    assert fixture.state.up  # commands of other requests may be answered
+
+
+def test_redis_is_watched_only_while_look_ups_wait(fixture: Fixture) -> None:
+    fixture.replies["look_up"] = WAITS
+    look_up = fixture.ask()
+    fixture.redis.commands.clear()
+    fixture.clock.pump([WATCH_SECONDS] * 3)
+    assert len(fixture.redis.named(b"PING")) == 3
+    look_up.cancel()
+    fixture.clock.pump([WATCH_SECONDS] * 3)
+    assert len(fixture.redis.named(b"PING")) == 3
+
+
 def test_look_up_that_waits_does_not_end_by_itself(fixture: Fixture) -> None:
     fixture.replies["look_up"] = WAITS
     fixture.ask()
-    fixture.clock.advance(REQUEST_SECONDS)
-    fixture.clock.advance(0)
+    fixture.clock.pump([WATCH_SECONDS] * 10)
     assert fixture.answers == []
     assert len(fixture.level) == 1
     fixture.client._give_up("planted")
