@@ -1,8 +1,9 @@
 """CPU time of a request in the project's own code: the daemon in memory, without sockets.
 
-``python -m bench.inside`` prints microseconds of CPU time per request, for cache hits and misses,
-and the part of it that the access log and the counters take. With ``--tls``, the upstream of misses
-has TLS. Each figure is the minimum of many
+``python -m bench.inside`` prints microseconds of CPU time per request, and the part of it that the
+access log and the counters take, for cache hits and misses, and for hits whose heads all differ.
+Hits and misses on fresh connections follow, over real sockets (:mod:`bench.loopback`). With
+``--tls``, the upstream of misses on kept connections has TLS. Each figure is the minimum of many
 chunks of requests, so it hardly depends on other load on the machine. With ``--tree`` the script
 measures another checkout, for a comparison of two trees; it also supports the module layout of
 version 0.1.
@@ -17,7 +18,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
@@ -49,6 +50,14 @@ HEAD = (
     b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAuthorization: Bearer sk-bench"
     b"\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 )
+VARIED_LINE = b"User-Agent: client/%d\r\n"
+"""A header line that makes a head differ from those before it, and not the answer."""
+
+
+def request(number: int) -> bytes:
+    """Return a request; the answer to a repeated number is a cache hit."""
+    body = QUESTION % number
+    return HEAD % len(body) + body
 
 
 class NullTransport:
@@ -75,8 +84,8 @@ class NullTransport:
     setTcpNoDelay = loseConnection = loseWriteConnection = abortConnection = ignore
 
 
-def _import(*paths: str) -> Any:
-    """The first of *paths* that exists, as ``module:name``."""
+def imported(*paths: str) -> Any:
+    """Return the first of *paths* that exists, as ``module:name``."""
     for path in paths:
         module, _, name = path.partition(":")
         try:
@@ -110,7 +119,7 @@ class TLSUpstream:
     def client(self, host: str) -> Any:
         """Return the TLS of the daemon, which trusts this upstream."""
         root = Certificate.loadPEM(self._authority.cert_pem.bytes())
-        return _import("goproxyai.egress.tls:ClientTLS")(host, root)
+        return imported("goproxyai.egress.tls:ClientTLS")(host, root)
 
     def handshake(self, records: bytes) -> bytes:
         """Continue the handshake; return what is to be sent."""
@@ -128,44 +137,89 @@ class TLSUpstream:
         return self._outgoing.read()
 
 
-class InMemoryDaemon:
-    """A daemon, a client's connection to it, and its connection to the upstream.
+class MeasuredDaemon:
+    """A daemon that requests are sent to.
 
-    :param tls: the upstream has TLS; its half of the work is a part of what is measured.
+    :param tls: the client's part of the TLS to the upstream, if it has TLS.
     :param more: settings of the daemon.
     :ivar log_seconds: CPU time of the access log's flushes so far.
     """
 
-    def __init__(self, tls: bool = False, **more: str) -> None:
-        self._tls = TLSUpstream() if tls else None
-        settings_class = _import(
+    def __init__(self, reactor: Any, tls: Callable[[str], Any] | None = None, **more: str) -> None:
+        settings_class = imported(
             "goproxyai.config.settings:Settings", "goproxyai.settings:Settings"
         )
-        make_daemon = _import("goproxyai.daemon.build:make_daemon", "goproxyai.service:make_daemon")
-        reactor: Any = MemoryReactorClock()
+        make_daemon = imported(
+            "goproxyai.daemon.build:make_daemon", "goproxyai.service:make_daemon"
+        )
         reactor.seconds = time.monotonic  # as the plugin does
-        self._at_end: list[Callable[[], None]] = []  # what runs at the end of an iteration
-        reactor._goproxyai_at_end = self._at_end.append
-        reactor._goproxyai_ends = self._at_end.append  # version 0.1
         settings = settings_class.from_texts(
             {
-                "OPENAI_API_URL": "http%s://127.0.0.1:9" % ("s" if tls else ""),
+                "OPENAI_API_URL": "http%s://127.0.0.1:9" % ("" if tls is None else "s"),
                 "RATE_LIMIT": "0",
-                "LISTEN": "tcp:0:interface=127.0.0.1",
+                "LISTEN": "tcp:0:interface=127.0.0.1:backlog=1024",
                 **more,
             }
         )
-        creators = {} if self._tls is None else {"tls": self._tls.client}
+        creators = {} if tls is None else {"tls": tls}
         self.daemon = make_daemon(reactor, settings, **creators)
         self.daemon.startService()
         self.log = _access_log(self.daemon)
         self.log_seconds = 0.0
+
+    def send_all(self, numbers: Iterable[int]) -> None:
+        """Send a request for each number, and flush the access log from time to time."""
+        raise NotImplementedError
+
+    def flush_log(self) -> None:
+        began = time.process_time()
+        self.log.flush()
+        self.log_seconds += time.process_time() - began
+
+    def set_time(self) -> None:
+        """Tell the time to the daemon, in which no timer runs: kept connections have an age."""
+        self.daemon.listeners.factory.ticker.now = time.monotonic()
+
+    def measure(self, first: int, step: int, chunks: int) -> tuple[float, float]:
+        """Microseconds per request: the minimum of all *chunks*, in all and for the access log.
+
+        :param first: the number of the first request.
+        :param step: from one number to the next; 0 repeats the first.
+        """
+        total, log, number = float("inf"), float("inf"), first
+        for _ in range(chunks):
+            self.set_time()
+            self.log_seconds = 0.0
+            began = time.process_time()
+            self.send_all([number + index * step for index in range(CHUNK)])
+            number += CHUNK * step
+            total = min(total, time.process_time() - began)
+            log = min(log, self.log_seconds)
+        return total / CHUNK * 1e6, log / CHUNK * 1e6
+
+
+class InMemoryDaemon(MeasuredDaemon):
+    """A daemon, a client's connection to it, and its connection to the upstream.
+
+    :param tls: the upstream has TLS; its half of the work is a part of what is measured.
+    :param varied: every request has another head.
+    :param more: settings of the daemon.
+    """
+
+    def __init__(self, tls: bool = False, varied: bool = False, **more: str) -> None:
+        self._tls = TLSUpstream() if tls else None
+        self._varied = varied
+        reactor: Any = MemoryReactorClock()
+        self._at_end: list[Callable[[], None]] = []  # what runs at the end of an iteration
+        reactor._goproxyai_at_end = self._at_end.append
+        reactor._goproxyai_ends = self._at_end.append  # version 0.1
+        super().__init__(reactor, None if self._tls is None else self._tls.client, **more)
         self._requests = 0
         self._client, self._upstream = NullTransport(), NullTransport()
         factory = reactor.tcpServers[0][1]
         self._connection = factory.buildProtocol(self._client.getPeer())
         self._connection.makeConnection(self._client)
-        self._connection.dataReceived(self._request(0))
+        self._connection.dataReceived(request(0))
         self._end_iteration()
         client_factory = reactor.tcpClients[0][2]
         self._upstream_connection: Any = client_factory.buildProtocol(None)
@@ -176,10 +230,6 @@ class InMemoryDaemon:
             # The request was sent with the end of the handshake.
             self._upstream_connection.dataReceived(self._tls.answer(self._sent_upstream()))
         self._answer()
-
-    def _request(self, number: int) -> bytes:
-        body = QUESTION % number
-        return HEAD % len(body) + body
 
     def _end_iteration(self) -> None:
         while self._at_end:
@@ -205,47 +255,35 @@ class InMemoryDaemon:
 
     def send(self, number: int) -> None:
         """Send one request; a repeated number is a cache hit."""
-        self._connection.dataReceived(self._request(number))
-        self._answer()
         self._requests += 1
+        data = request(number)
+        if self._varied:
+            data = data.replace(b"Content-Type", VARIED_LINE % self._requests + b"Content-Type", 1)
+        self._connection.dataReceived(data)
+        self._answer()
         if self._requests % BATCH == 0:
             self.flush_log()
 
-    def flush_log(self) -> None:
-        began = time.process_time()
-        self.log.flush()
-        self.log_seconds += time.process_time() - began
-
-    def measure(self, first: int, step: int, chunks: int) -> tuple[float, float]:
-        """Microseconds per request: the minimum of all *chunks*, in all and for the access log.
-
-        :param first: the number of the first request.
-        :param step: from one number to the next; 0 repeats the first.
-        """
-        total, log, number = float("inf"), float("inf"), first
-        ticker = self.daemon.listeners.factory.ticker
-        for _ in range(chunks):
-            ticker.now = time.monotonic()  # no tick runs, and kept connections have an age
-            self.log_seconds = 0.0
-            began = time.process_time()
-            for _ in range(CHUNK):
-                self.send(number)
-                number += step
-            total = min(total, time.process_time() - began)
-            log = min(log, self.log_seconds)
-        return total / CHUNK * 1e6, log / CHUNK * 1e6
+    def send_all(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self.send(number)
 
 
 def report(chunks: int, tls: bool = False) -> None:
     """Measure hits and misses and print one line for each."""
-    daemon = InMemoryDaemon(tls)
-    number = 1
-    for name, step in (("hit", 0), ("miss", 1)):
-        total, log = daemon.measure(number, step, chunks)
-        number += step * CHUNK * chunks + 1
+    # The module imports this one.
+    loopback = imported("bench.loopback:LoopbackDaemon")()
+    kept, varied = InMemoryDaemon(tls), InMemoryDaemon(varied=True)
+    for name, daemon, step in (
+        ("hit", kept, 0), ("miss", kept, 1), ("varied hit", varied, 0),
+        ("fresh hit", loopback, 0), ("fresh miss", loopback, 1),
+    ):  # fmt: skip
+        total, log = daemon.measure(1, step, chunks)
         print(
-            f"{name:5}{total:7.2f} us per request, of which access log and counters {log:5.2f} us"
+            f"{name:10}{total:7.2f} us per request, of which access log and counters {log:5.2f} us",
+            flush=True,
         )
+    loopback.close()
 
 
 def main() -> None:

@@ -1,10 +1,12 @@
 """Processor instructions of a request in the project's own code, counted by Valgrind.
 
 ``python -m bench.instructions`` prints how many instructions the daemon in memory
-(:mod:`bench.inside`) executes for a cache hit, for a miss, and for a miss over TLS. The last one
-includes the TLS of the upstream. The count hardly differs from one run to the next, whatever else
-the machine does: changes of 0.1 % are visible, where CPU times vary by several percent. The count
-tells neither how long the processor waits for memory nor what happens in the kernel.
+(:mod:`bench.inside`) executes for a cache hit, for a miss, and for a miss over TLS, which
+includes the TLS of the upstream; for a hit whose head differs from those before it; and for hits
+and misses on fresh connections, which include the calls of the client (:mod:`bench.loopback`). The
+count hardly differs from one run to the next, whatever else the machine does: changes of 0.1 % are
+visible, where CPU times vary by several percent. The count tells neither how long the processor
+waits for memory nor what happens in the kernel.
 
 Two processes send different numbers of requests under Valgrind, with the same hash seed. The
 difference of their instructions is that of the additional requests, without the start. With
@@ -19,11 +21,12 @@ import os
 import re
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench.inside import BATCH, InMemoryDaemon
+from bench.inside import BATCH, InMemoryDaemon, MeasuredDaemon
+from bench.loopback import LoopbackDaemon
 from bench.machine import CHECKOUT, environment, tool
 
 WARM_UP = 300
@@ -33,8 +36,15 @@ REQUESTS = 5 * BATCH
 """Further requests, a multiple of what the access log writes together."""
 
 _INSTRUCTIONS = re.compile(r"I +refs: +([0-9,]+)")
-_STEPS = {"hit": 0, "miss": 1, "tls": 1}
-"""From the number of a request to the next; a repeated number is a cache hit."""
+_WORKLOADS: dict[str, tuple[Callable[[], MeasuredDaemon], int]] = {
+    "hit": (InMemoryDaemon, 0),
+    "miss": (InMemoryDaemon, 1),
+    "tls": (lambda: InMemoryDaemon(tls=True), 1),
+    "varied-hit": (lambda: InMemoryDaemon(varied=True), 0),
+    "fresh-hit": (LoopbackDaemon, 0),
+    "fresh-miss": (LoopbackDaemon, 1),
+}
+"""The daemon, and the step from the number of a request to the next: 0 for cache hits."""
 
 _CHILD = (
     "import sys; sys.path.insert(0, sys.argv[1]); from bench import instructions; "
@@ -44,13 +54,13 @@ _CHILD = (
 
 
 def send(kind: str, count: int) -> None:
-    """Send *count* requests to a daemon in memory."""
+    """Send *count* requests to a daemon."""
     gc.disable()  # collections would take place in some processes only
-    inside = InMemoryDaemon(tls=kind == "tls")
-    inside.daemon.listeners.factory.ticker.now = time.monotonic()
-    for index in range(count):
-        inside.send(1 + index * _STEPS[kind])
-    inside.flush_log()
+    make, step = _WORKLOADS[kind]
+    daemon = make()
+    daemon.set_time()
+    daemon.send_all([1 + index * step for index in range(count)])
+    daemon.flush_log()
 
 
 def _run(tree: Path, kind: str, count: int, *prefix: str) -> str:
@@ -87,15 +97,17 @@ def report(tree: Path, kinds: list[str]) -> None:
         totals = pool.map(lambda run: instructions(tree, *run), runs)
         for kind in kinds:
             few, many = next(totals), next(totals)
-            print(f"{kind:5}{(many - few) / REQUESTS:9,.0f} instructions per request", flush=True)
+            print(f"{kind:11}{(many - few) / REQUESTS:9,.0f} instructions per request", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tree", type=Path, default=CHECKOUT, help="another checkout to measure")
-    parser.add_argument("kinds", nargs="*", metavar="kind", help="hit, miss or tls; all by default")
+    parser.add_argument(
+        "kinds", nargs="*", metavar="kind", help=f"of {', '.join(_WORKLOADS)}; all by default"
+    )
     given = parser.parse_args()
-    report(given.tree.resolve(), given.kinds or list(_STEPS))
+    report(given.tree.resolve(), given.kinds or list(_WORKLOADS))
 
 
 if __name__ == "__main__":

@@ -144,5 +144,6 @@ def test_inside_reports_hits_and_misses(
     monkeypatch.setattr(inside, "CHUNK", 300)
     inside.report(1)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["hit", "miss"]
+    names = [line[:10].rstrip() for line in lines]
+    assert names == ["hit", "miss", "varied hit", "fresh hit", "fresh miss"]
     assert all("us per request, of which" in line for line in lines)
