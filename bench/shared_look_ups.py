@@ -172,7 +172,7 @@ class Link:
         self.client = CacheClient(
             self.clock,
             self.client_channel.send,
-            self.client_channel.send_record,
+            self.client_channel.send_records,
             self.client_channel.send_after_records,
             None if asks else presence,
             ClaimMarks(marks, 1, 0),

@@ -181,9 +181,27 @@ class ProxyHandler:
         elif self._shared_look_ups is not None and not (
             coalesces and self.single_flight.joinable(found)
         ):
-            self._look_up_elsewhere(exchange, client, found, body, coalesces)
+            claim = self._shared_look_ups.claim_at_once(found, coalesces)
+            if claim is None:
+                self._look_up_elsewhere(exchange, client, found, body, coalesces)
+            else:
+                self._go_upstream_with(exchange, client, found, coalesces, claim)
             return
         self._go_upstream(exchange, client, found, coalesces)
+
+    def _go_upstream_with(
+        self, exchange: Exchange, client: str, miss: CacheMiss, coalesces: bool, claim: Claim
+    ) -> None:
+        """Start a flight that has the exclusive *claim*, or forward with a claim that is not."""
+        if not coalesces:
+            self._go_upstream(exchange, client, miss.with_claim(claim), False)
+            return
+        is_taken = False
+        try:
+            is_taken = self._go_upstream(exchange, client, miss, True, claim)
+        finally:
+            if not is_taken:
+                claim.give_up()
 
     def _look_up_elsewhere(
         self, exchange: Exchange, client: str, miss: CacheMiss, body: bytes, coalesces: bool

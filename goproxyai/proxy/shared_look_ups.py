@@ -6,7 +6,8 @@
    meanwhile; then each request is looked up here again.
 3. A request that waits holds its body, which :class:`.RequestMemory` counts, and its connection.
    The look-up is cancelled when the clients of all its requests have left.
-4. An exclusive claim goes to the first request that starts a single flight with it. If none does,
+4. Where it is known at once that there is no response, the request has a claim without a look-up.
+5. An exclusive claim goes to the first request that starts a single flight with it. If none does,
    the claim is given up.
 """
 
@@ -140,6 +141,13 @@ class SharedLookUps:
         self._counts = context.counters.shared_look_ups
         self._second_level = second_level
         self._groups: dict[tuple[bytes, bool], _Group] = {}
+
+    def claim_at_once(self, miss: CacheMiss, coalesces: bool) -> Claim | None:
+        """Return a claim for *miss*, if it needs no look-up."""
+        claim = self._second_level.claim_at_once(miss.key, miss.plan.owner, coalesces)
+        if claim is not None:
+            self._counts["miss"] += 1
+        return claim
 
     def start(self, request: WaitingRequest) -> None:
         """Look *request* up, together with those of the same key that wait already."""

@@ -96,6 +96,10 @@ class ParentClaim:
         self.marked = marked
         self.owner = owner
 
+    @property
+    def is_exclusive(self) -> bool:
+        return bool(self.marked) or self.number != NOT_EXCLUSIVE
+
     def store(self, record: Record) -> None:
         client, self._client = self._client, None
         if client is not None:
@@ -116,7 +120,7 @@ class CacheClient:
     """The parent's cache, as a worker sees it: a :class:`.SecondLevel`.
 
     :param send: sends a message; returns whether it was sent.
-    :param send_record: sends a message with a record; returns whether there is room for it.
+    :param send_records: sends messages with records; returns for which of them there is room.
     :param send_after_records: sends a message after the records.
     :param presence: which keys the parent may have; ``None`` where that is not known.
     :param marks: the claims of the workers; ``None`` where the parent decides about all claims.
@@ -129,7 +133,7 @@ class CacheClient:
         self,
         clock: IReactorTime,
         send: Callable[[Message], bool],
-        send_record: Callable[[Found | Store], bool],
+        send_records: Callable[[list[Store]], list[bool]],
         send_after_records: Callable[[EndClaim], object],
         presence: KeyPresence | None = None,
         marks: ClaimMarks | None = None,
@@ -137,7 +141,7 @@ class CacheClient:
         self._clock = clock
         self._seconds = clock.seconds
         self._send = send
-        self._send_record = send_record
+        self._send_records = send_records
         self._send_after_records = send_after_records
         self._presence = presence
         self._marks = marks
@@ -153,12 +157,28 @@ class CacheClient:
         """The number of look-ups that wait for an answer."""
         return len(self._pending)
 
+    def claim_at_once(self, key: bytes, owner: bytes, claims: bool) -> ParentClaim | None:
+        presence, marks = self._presence, self._marks
+        if presence is None or presence.may_have(key):
+            return None
+        if not claims:
+            return ParentClaim(self, NOT_EXCLUSIVE, presence.generation)
+        if marks is None or not marks.mark(key):
+            return None
+        if presence.may_have(key):  # another claim has ended before the row was read
+            marks.unmark(key)
+            return None
+        self.claims += 1
+        claim = ParentClaim(self, NOT_EXCLUSIVE, presence.generation, key, owner)
+        self._marked[key] = claim
+        return claim
+
     def look_up(
         self, key: bytes, owner: bytes, path: bytes, claims: bool, then: Answer, waited: float = 0.0
     ) -> ParentLookUp:
         number = next(self._numbers)
         look_up = ParentLookUp(self, number, then, self._seconds() + ANSWER_SECONDS)
-        claim = self._claim_without_question(key, owner, claims)
+        claim = self.claim_at_once(key, owner, claims)
         if claim is not None:
             then(None, claim)
         elif (
@@ -171,25 +191,6 @@ class CacheClient:
         else:
             then(None, None)
         return look_up
-
-    def _claim_without_question(
-        self, key: bytes, owner: bytes, is_exclusive: bool
-    ) -> ParentClaim | None:
-        """Return a claim, if it is certain that the parent would give it."""
-        presence, marks = self._presence, self._marks
-        if presence is None or presence.may_have(key):
-            return None
-        if not is_exclusive:
-            return ParentClaim(self, NOT_EXCLUSIVE, presence.generation)
-        if marks is None or not marks.mark(key):
-            return None
-        if presence.may_have(key):  # another claim has ended before the row was read
-            marks.unmark(key)
-            return None
-        self.claims += 1
-        claim = ParentClaim(self, NOT_EXCLUSIVE, presence.generation, key, owner)
-        self._marked[key] = claim
-        return claim
 
     def stop(self) -> None:
         """End the look-ups that wait; there are no answers any more."""
@@ -215,14 +216,16 @@ class CacheClient:
 
     def _send_stores(self) -> None:
         stores, self._stores = self._stores, []
-        for claim, record in stores:
-            number, marked = claim.number, claim.marked
-            message = Store(number, claim.generation, encode_record(record), marked)
-            if not self._send_record(message):
+        messages = [
+            Store(claim.number, claim.generation, encode_record(record), claim.marked)
+            for claim, record in stores
+        ]
+        for (claim, _), is_sent in zip(stores, self._send_records(messages), strict=True):
+            if not is_sent:
                 self.end_claim(claim, failed=True)
                 continue
-            self._marked.pop(marked, None)  # the parent removes the mark
-            self.claims -= bool(marked) or number != NOT_EXCLUSIVE
+            self._marked.pop(claim.marked, None)  # the parent removes the mark
+            self.claims -= claim.is_exclusive
 
     def end_claim(self, claim: ParentClaim, failed: bool) -> None:
         """End *claim* without a response."""
@@ -230,7 +233,7 @@ class CacheClient:
         if marked and self._marks is not None:
             del self._marked[marked]
             self._marks.unmark(marked)
-        self.claims -= bool(marked) or number != NOT_EXCLUSIVE
+        self.claims -= claim.is_exclusive
         if number != NOT_EXCLUSIVE:
             self._send(EndClaim(number, failed))
 

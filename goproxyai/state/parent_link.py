@@ -100,7 +100,7 @@ class ParentLink:
         self.second_level = CacheClient(
             clock,
             self.channel.send,
-            self.channel.send_record,
+            self.channel.send_records,
             self.channel.send_after_records,
             presence,
             marks,

@@ -11,6 +11,7 @@ import pytest
 import pytest_twisted
 
 from goproxyai.cache.record import Record
+from goproxyai.proxy.upstream_request import UpstreamRequest
 from tests.integration.cached_requests import CHAT, store_of
 from tests.integration.concurrent_requests import (
     answers_of,
@@ -452,3 +453,35 @@ async def test_body_beyond_the_bound_fails_the_claim_at_once(
     gate.release()
     assert (await client.answer()).body == body
     assert (await harness.ask(request())).get("X-Cache") == b"HIT"
+
+
+@pytest.mark.parametrize("data", [PLAIN, SAMPLED], ids=["shared", "alone"])
+@pytest_twisted.ensureDeferred
+async def test_response_that_no_process_can_have_is_not_looked_up(
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    fake = install(monkeypatch, known=True)
+    await harness.start()
+    answer = await harness.ask(data)
+    assert (answer.status, answer.get("X-Cache"), fake.look_ups) == (200, b"MISS", [])
+    (claim,) = fake.claims
+    assert isinstance(claim.ends[0], Record)
+    assert claim.ends[0].body == answer.body
+    assert harness.daemon is not None
+    assert harness.daemon.context.counters.shared_look_ups["miss"] == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_request_that_cannot_be_sent_fails_its_claim(
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch, failures: list[Any]
+) -> None:
+    fake = install(monkeypatch, known=True)
+    await harness.start()
+
+    def send(_: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(UpstreamRequest, "send", send)
+    assert (await harness.ask(PLAIN)).status == 500
+    assert fake.claims[0].ends
+    failures.clear()

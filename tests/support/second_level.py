@@ -58,16 +58,26 @@ class FakeSecondLevel:
     """The shared state of a daemon that has a second level.
 
     :ivar look_ups: that the daemon has made.
+    :ivar known: whether it is known at once that there is no response; :attr:`claims` has the
+        claims that are made then.
     :ivar answers_at_once: whether look-ups are answered with ``None, None`` at once.
     """
 
     max_record_bytes: int = 1_000_000
     answers_at_once: bool = False
+    known: bool = False
     look_ups: list[FakeLookUp] = attrs.field(factory=list)
+    claims: list[FakeClaim] = attrs.field(factory=list)
 
     @property
     def second_level(self) -> FakeSecondLevel:
         return self
+
+    def claim_at_once(self, key: bytes, owner: bytes, claims: bool) -> FakeClaim | None:
+        if not self.known:
+            return None
+        self.claims.append(FakeClaim())
+        return self.claims[-1]
 
     def look_up(
         self, key: bytes, owner: bytes, path: bytes, claims: bool, then: Answer, waited: float = 0.0

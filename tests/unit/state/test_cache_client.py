@@ -41,15 +41,15 @@ class Fixture:
         self.has_room = True
         self.answers: list[tuple[Record | None, Any]] = []
         self.client = CacheClient(
-            self.clock, self._send, self._send_record, self._send, presence, marks
+            self.clock, self._send, self._send_records, self._send, presence, marks
         )
 
     def _send(self, message: Message) -> bool:
         self.messages.append(message)
         return self.sends
 
-    def _send_record(self, message: Found | Store) -> bool:
-        return self.has_room and self._send(message)
+    def _send_records(self, messages: list[Store]) -> list[bool]:
+        return [self.has_room and self._send(message) for message in messages]
 
     def sent(self) -> list[Message]:
         """What was sent, records included, which are sent in the next turn."""

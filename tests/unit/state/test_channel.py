@@ -11,15 +11,17 @@ from goproxyai.state.messages import (
     Ask,
     Clear,
     Drain,
+    EndClaim,
     Found,
     FrameReader,
     Message,
     Part,
+    Store,
     Taken,
     Written,
     frame,
 )
-from goproxyai.state.record_queue import PART_BYTES
+from goproxyai.state.record_queue import MAX_MESSAGE_BYTES, PART_BYTES
 from tests.support.harness import lines
 
 CLEAR_ALL = Clear(None, 0)
@@ -111,6 +113,21 @@ def test_records_take_turns_and_are_acknowledged() -> None:
     for each in pair.sent():
         pair.channel.dataReceived(frame(each))
     assert pair.peer.received == [record]
+
+
+def test_records_of_a_turn_are_one_write() -> None:
+    writes: list[bytes] = []
+    channel = Channel(Peer(), lambda _, data: writes.append(data))
+    channel.makeConnection(StringTransport())
+    stores = [Store(number, 0, b"record") for number in range(3)]
+    too_large = Store(3, 0, bytes(MAX_MESSAGE_BYTES))
+    assert channel.send_records([*stores, too_large]) == [True] * 3 + [False]
+    assert channel.send_records([too_large]) == [False]
+    (written,) = writes
+    assert FrameReader().feed(written) == stores
+    channel.send(Drain())
+    channel.send_after_records(EndClaim(1, False))
+    assert len(writes) == 3
 
 
 def test_parts_that_are_no_message_break_the_connection() -> None:

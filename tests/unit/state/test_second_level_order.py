@@ -19,7 +19,16 @@ from goproxyai.state.cache_client import CacheClient
 from goproxyai.state.cache_server import CacheServer
 from goproxyai.state.claim_marks import ClaimMarks, marks_bytes
 from goproxyai.state.key_presence import PRESENCE_BYTES, AnnouncedStore, KeyPresence
-from goproxyai.state.messages import AskClaim, Clear, Found, Message, Missing, Waits, Written
+from goproxyai.state.messages import (
+    AskClaim,
+    Clear,
+    Found,
+    Message,
+    Missing,
+    Store,
+    Waits,
+    Written,
+)
 from goproxyai.state.second_level import Claim
 from tests.unit.cache.snapshots import record
 from tests.unit.cache.stored import ALICE, FILES
@@ -60,11 +69,16 @@ class Worker:
         self.to_parent: deque[tuple[Message, int]] = deque()
         self.from_parent: deque[tuple[Message, int]] = deque()
         own_marks = ClaimMarks(marks, WORKERS, index)
-        self.client = CacheClient(clock, self._ask, self._ask, self._ask, presence, own_marks)
+        self.client = CacheClient(
+            clock, self._ask, self._send_records, self._ask, presence, own_marks
+        )
 
     def _ask(self, message: Message) -> bool:
         self.to_parent.append((message, 0))
         return True
+
+    def _send_records(self, messages: list[Store]) -> list[bool]:
+        return [self._ask(message) for message in messages]
 
     def send(self, message: Message) -> None:
         self.from_parent.append((message, 0))
