@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService
 from twisted.logger import Logger
@@ -25,12 +25,13 @@ from goproxyai.daemon.shared_memory import make_shared_memory
 from goproxyai.daemon.signals import call_on_hangup, call_on_usr1, end_on_next_signal
 from goproxyai.daemon.start_failures import check_process_options, release_waiting_process
 from goproxyai.daemon.start_report import start_report
-from goproxyai.daemon.supervisor import Supervisor, apply_to_parent
 from goproxyai.daemon.worker_count import worker_count
-from goproxyai.daemon.workers import check_log_options, make_parent
 from goproxyai.egress.trust_roots import prepare_trust_roots
 from goproxyai.reactor.lean_loop import install_lean_poll
 from goproxyai.telemetry.log_output import LogOutput
+
+if TYPE_CHECKING:
+    from goproxyai.daemon.supervisor import Supervisor
 
 _log = Logger(namespace="goproxyai")
 
@@ -75,6 +76,8 @@ class Options(SettingOptions):
             self.shared_memory = make_shared_memory()
         self.output = choose_output(self.parent, self.settings, self.shared_memory)
         if self.workers > 1:
+            from goproxyai.daemon.workers import check_log_options  # as in _parent
+
             check_log_options(self.output)
 
     @property
@@ -135,6 +138,10 @@ def _daemon(reactor: Any, options: Options) -> Daemon:
 
 def _parent(reactor: Any, options: Options) -> Supervisor:
     """Return the service of the parent process of several."""
+    # Imported late: the modules of the parent take 0.7 MB, which a single process does not need.
+    from goproxyai.daemon.supervisor import apply_to_parent
+    from goproxyai.daemon.workers import make_parent
+
     output, shared, twistd_options = options.output, options.shared_memory, options.parent
     assert output is not None, "check_log_options"
     assert shared is not None, "made for more than one worker"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Sized
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -15,13 +15,15 @@ from goproxyai.limits.request_memory import RequestMemory
 from goproxyai.proxy.admission import Admission
 from goproxyai.proxy.live_requests import LiveRequests, LiveRow
 from goproxyai.proxy.upstreams import Upstreams
-from goproxyai.state.redis.shared import RedisState
 from goproxyai.telemetry.access_log import AccessLog
 from goproxyai.telemetry.busiest import ClientRow, PathRow
 from goproxyai.telemetry.counters import Counters
 from goproxyai.telemetry.events import Batch, Event
 from goproxyai.telemetry.failure_cause import cause_of
 from goproxyai.upstream.breaker import CircuitState
+
+if TYPE_CHECKING:
+    from goproxyai.state.redis.shared import RedisState
 
 MAX_RECENT_ERRORS: Final = 20
 """Failed requests that the dashboard shows."""

@@ -15,7 +15,7 @@ from goproxyai.cli.findings import Finding, Result
 from goproxyai.config.urls import ProxyURL, UpstreamURL
 from goproxyai.egress.routes import Step
 from goproxyai.http11.errors import Awaited, ConnectionBroken, ProtocolViolation, UpstreamTimeout
-from goproxyai.messages.connect import ConnectMalformed, ConnectRefused
+from goproxyai.messages.connect_errors import ConnectMalformed, ConnectRefused
 from goproxyai.messages.redaction import mask_credentials
 from goproxyai.messages.socks5 import SocksMalformed, SocksRefused
 from goproxyai.proxy.error_response import proxy_error_for

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from secrets import token_hex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from goproxyai.admin.app import AdminApp
 from goproxyai.admin.dashboard_feed import DashboardFeed, Feed
@@ -17,7 +17,6 @@ from goproxyai.admin.stats import Stats
 from goproxyai.cache.replayed_entries import ReplayedEntries
 from goproxyai.cache.store import Store
 from goproxyai.config.settings import Settings
-from goproxyai.daemon.cache_snapshot import snapshot_of
 from goproxyai.daemon.endpoints import parse_endpoints
 from goproxyai.daemon.listeners import Listeners
 from goproxyai.daemon.maintenance import Maintenance
@@ -25,7 +24,6 @@ from goproxyai.daemon.passed_sockets import WorkerParts
 from goproxyai.daemon.proxy_options import make_proxy_options
 from goproxyai.daemon.resident_memory import ResidentMemory
 from goproxyai.daemon.service import Daemon
-from goproxyai.daemon.shared_redis import make_redis_state
 from goproxyai.egress.agent import RelayAgent, timeouts_of
 from goproxyai.egress.routes import Routes
 from goproxyai.egress.tls import tls_to
@@ -49,7 +47,6 @@ from goproxyai.reactor.deadlines import Ticker
 from goproxyai.reactor.lean_loop import end_of_turn_scheduler
 from goproxyai.reactor.write_batch import WriteBatcher, Writer
 from goproxyai.router import ExplainedRoutes, Router
-from goproxyai.state.redis.shared import RedisState
 from goproxyai.state.refilled_buckets import RefilledBuckets
 from goproxyai.state.shared_state import NO_SHARED_STATE, RateLimiter
 from goproxyai.telemetry.access_log import AccessLog
@@ -59,6 +56,10 @@ from goproxyai.telemetry.trace_protocol import Tracer
 from goproxyai.upstream.breaker import CircuitBreaker
 from goproxyai.upstream.retries import RetryBudget
 from goproxyai.usage.prices import Prices
+
+if TYPE_CHECKING:
+    from goproxyai.daemon.cache_snapshot import CacheSnapshot
+    from goproxyai.state.redis.shared import RedisState
 
 
 def make_daemon(
@@ -144,7 +145,7 @@ def make_daemon(
         handler,
         Maintenance(reactor, ticker, admission, store, upstreams, probe, admin.events),
         _listeners(reactor, settings, factory, admin_factory, worker),
-        snapshot_of(settings, store, reactor.seconds) if worker is None else None,
+        _snapshot(settings, store, reactor.seconds) if worker is None else None,
         on_drain,
         state,
         waits_for_parent=worker is not None,
@@ -164,7 +165,7 @@ def _admission(
     else:
         limiter = worker.link.limiter
     others = NO_SHARED_STATE if worker is None else worker.link
-    state = make_redis_state(reactor, settings, counters, store, limiter, others)
+    state = _redis_state(reactor, settings, counters, store, limiter, others)
     return state, Admission(
         reactor,
         settings.rate_limit,
@@ -172,6 +173,26 @@ def _admission(
         limiter if state is None else state.limiter,
         may_refuse_all=state is not None and settings.state_strict,
     )
+
+
+def _redis_state(reactor: Any, settings: Settings, *parts: Any) -> RedisState | None:
+    """Return the shared state; its modules take 1 MB, and are imported with ``STATE_URL`` only."""
+    if settings.state_url is None:
+        return None
+    from goproxyai.daemon.shared_redis import make_redis_state
+
+    return make_redis_state(reactor, settings, *parts)
+
+
+def _snapshot(
+    settings: Settings, store: Store, seconds: Callable[[], float]
+) -> CacheSnapshot | None:
+    """Return the snapshot; libsodium takes 1 MB, and is imported with ``CACHE_SNAPSHOT`` only."""
+    if settings.cache_snapshot is None:
+        return None
+    from goproxyai.daemon.cache_snapshot import snapshot_of
+
+    return snapshot_of(settings, store, seconds)
 
 
 def new_instance() -> bytes:

@@ -24,7 +24,7 @@ Stop (SIGTERM):
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.application.service import MultiService
@@ -36,7 +36,6 @@ from goproxyai.admin.app import AdminApp
 from goproxyai.admin.refusals import draining
 from goproxyai.admin.stats import Stats
 from goproxyai.config.settings import Settings
-from goproxyai.daemon.cache_snapshot import CacheSnapshot
 from goproxyai.daemon.listeners import Listeners
 from goproxyai.daemon.maintenance import Maintenance
 from goproxyai.daemon.proxy_options import caching_enabled
@@ -45,9 +44,12 @@ from goproxyai.egress.agent import RelayAgent
 from goproxyai.proxy.admission import Admission
 from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.handler import ProxyHandler
-from goproxyai.state.redis.shared import RedisState
 from goproxyai.telemetry.events import Write
 from goproxyai.usage.prices import Prices
+
+if TYPE_CHECKING:
+    from goproxyai.daemon.cache_snapshot import CacheSnapshot
+    from goproxyai.state.redis.shared import RedisState
 
 FIRST_REQUEST_SECONDS = 0.25
 """Time that a drain gives a connection without a request so far to send its first one."""

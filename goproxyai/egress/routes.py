@@ -32,7 +32,6 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStream
 from goproxyai.config.urls import ProxyURL
 from goproxyai.egress.name_endpoint import endpoint_to
 from goproxyai.egress.tls import server_name
-from goproxyai.egress.tunnel_endpoint import ConnectEndpoint, SocksEndpoint
 from goproxyai.reactor.tls_transport import TLSClientEndpoint
 from goproxyai.upstream.no_proxy import bypasses_proxy
 
@@ -167,6 +166,9 @@ class Routes:
         return Route(origin, authority, endpoint, secured, proxy=proxy)
 
     def _tunnel(self, proxy: ProxyURL, host: str, port: int) -> IStreamClientEndpoint:
+        # Imported late: h11 takes 0.4 MB, which a daemon without an egress proxy does not need.
+        from goproxyai.egress.tunnel_endpoint import ConnectEndpoint
+
         credentials = proxy.basic_credentials()
         fields = ((b"Proxy-Authorization", credentials),) if credentials else ()
         bracketed = f"[{host}]" if ":" in host else server_name(host)
@@ -174,6 +176,8 @@ class Routes:
         return self.observe(Step.CONNECT, ConnectEndpoint(self._hop(proxy), authority, fields))
 
     def _socks_tunnel(self, proxy: ProxyURL, host: str, port: int) -> IStreamClientEndpoint:
+        from goproxyai.egress.tunnel_endpoint import SocksEndpoint  # as above
+
         endpoint = SocksEndpoint(
             self._hop(proxy),
             self.reactor,

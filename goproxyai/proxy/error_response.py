@@ -21,7 +21,7 @@ from goproxyai.errors import ProxyError
 from goproxyai.http11.errors import Awaited, ConnectionBroken, ProtocolViolation, UpstreamTimeout
 from goproxyai.http11.exchange import Exchange
 from goproxyai.messages import socks5
-from goproxyai.messages.connect import ConnectMalformed, ConnectRefused
+from goproxyai.messages.connect_errors import ConnectMalformed, ConnectRefused
 from goproxyai.messages.headers import Headers
 from goproxyai.messages.redaction import mask_credentials
 from goproxyai.messages.socks5 import SocksMalformed, SocksRefused

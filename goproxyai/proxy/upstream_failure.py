@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from goproxyai.egress.tls import CERTIFICATE_ERRORS
 from goproxyai.http11.errors import ConnectionBroken, UpstreamTimeout
-from goproxyai.messages.connect import ConnectRefused
+from goproxyai.messages.connect_errors import ConnectRefused
 from goproxyai.messages.socks5 import SocksRefused
 
 LOCAL_ERRNOS: Final = frozenset(

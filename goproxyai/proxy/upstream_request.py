@@ -22,7 +22,7 @@ from goproxyai.http11.response import Response
 from goproxyai.http11.sliced_body import MIN_SLICED_BYTES, SlicedBody
 from goproxyai.limits.addresses import bucket_key
 from goproxyai.limits.request_memory import HeldBytes
-from goproxyai.messages.connect import ConnectRefused, unsupported_schemes
+from goproxyai.messages.connect_errors import ConnectRefused, unsupported_schemes
 from goproxyai.messages.headers import Headers
 from goproxyai.proxy.context import ProxyContext
 from goproxyai.proxy.error_response import proxy_error_for

@@ -12,12 +12,8 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from goproxyai.cache.directives import parse_cache_control, request_directives, requested_ttl
 from goproxyai.errors import ProxyError
-from goproxyai.messages.connect import (
-    MAX_CONNECT_RESPONSE_BYTES,
-    ConnectMalformed,
-    ConnectParser,
-    ConnectRefused,
-)
+from goproxyai.messages.connect import MAX_CONNECT_RESPONSE_BYTES, ConnectParser
+from goproxyai.messages.connect_errors import ConnectMalformed, ConnectRefused
 from goproxyai.messages.header_templates import HeaderTemplate
 from goproxyai.messages.headers import (
     Fields,

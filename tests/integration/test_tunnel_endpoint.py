@@ -13,7 +13,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory
 
 from goproxyai.egress.tunnel_endpoint import ConnectEndpoint
-from goproxyai.messages.connect import ConnectMalformed, ConnectRefused
+from goproxyai.messages.connect_errors import ConnectMalformed, ConnectRefused
 from tests.integration.egress_proxy import proxy_refusal
 from tests.support.harness import ProxyHarness, RawClient
 from tests.support.proxy import ESTABLISHED, FakeProxy

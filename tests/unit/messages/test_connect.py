@@ -8,10 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from goproxyai.messages.connect import (
-    MAX_CONNECT_RESPONSE_BYTES,
+from goproxyai.messages.connect import MAX_CONNECT_RESPONSE_BYTES, ConnectParser
+from goproxyai.messages.connect_errors import (
     ConnectMalformed,
-    ConnectParser,
     ConnectRefused,
     unsupported_schemes,
 )
