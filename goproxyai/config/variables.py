@@ -309,7 +309,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "TUNNEL_IDLE_TIMEOUT",
         "1h",
-        "The time after which a WebSocket that is silent in both directions is closed.",
+        "The time after which a WebSocket that is silent in both directions is closed. One whose "
+        "client or upstream has closed its direction is closed after 30 s of silence at most.",
         _POSITIVE_DURATION,
         positive(parse_duration),
         reloadable=True,

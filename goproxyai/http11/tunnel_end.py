@@ -95,6 +95,11 @@ class TunnelEnd:
 
     # Called by the tunnel.
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether the transport holds bytes that the peer has not taken."""
+        return self.state is not CLOSED and unsent_bytes(self._transport) > 0
+
     def start(self, listener: TunnelListener) -> None:
         """Deliver what was received to *listener*, from the bytes after the handshake on."""
         self._listener = listener

@@ -4,8 +4,9 @@
    are a matter between client and upstream.
 2. A peer that does not read pauses the other one. A direction then holds at most two reads and what
    the transport had accepted: less than 256 KiB, counted in the budget of memory.
-3. The FIN of a peer ends the other connection's output, after all bytes before it. When both
-   peers have sent one, both connections are closed. A reset resets the other connection.
+3. The FIN of a peer ends the other connection's output, after all bytes before it. The other peer
+   may go on sending; when it is silent for :data:`.HALF_CLOSED_SECONDS`, the tunnel ends. When both
+   peers have sent a FIN, both connections are closed. A reset resets the other connection.
 4. A tunnel ends exactly once, in :meth:`Tunnel._end`, with one event in the access log.
 """
 
@@ -16,10 +17,12 @@ from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.response import Response
 from goproxyai.http11.tunnel_end import TunnelEnd
 from goproxyai.proxy.context import ProxyContext
+from goproxyai.proxy.open_tunnels import HALF_CLOSED_SECONDS
 from goproxyai.proxy.progress import Progress
 from goproxyai.telemetry.outcome import Ending, RequestOutcome
 
 IDLE_DETAIL = "silent for TUNNEL_IDLE_TIMEOUT"
+HALF_CLOSED_DETAIL = f"silent for {HALF_CLOSED_SECONDS:.0f} s after the FIN of one side"
 
 
 class Direction:
@@ -49,9 +52,11 @@ class Direction:
         self.sink.write(data)
 
     def input_ended(self) -> None:
+        tunnel = self._tunnel
+        tunnel.is_active = tunnel.is_half_closed = True
         self.sink.finish()
         if self.sink.input_ended:
-            self._tunnel.closed()
+            tunnel.closed()
 
     def output_blocked(self) -> None:
         """The source does not read: do not read what the sink would write to it."""
@@ -72,12 +77,13 @@ class Tunnel:
 
     :param outcome: of the handshake; the end of the tunnel completes it.
     :ivar is_active: see :class:`~.open_tunnels.IdleTunnel`.
+    :ivar is_half_closed: see :class:`~.open_tunnels.IdleTunnel`.
     :ivar expires_at: see :class:`~.open_tunnels.IdleTunnel`.
     """
 
     __slots__ = (
         "__weakref__", "_client", "_exchange", "_from_client", "_from_upstream", "_outcome",
-        "context", "ended", "expires_at", "is_active",
+        "context", "ended", "expires_at", "is_active", "is_half_closed",
     )  # fmt: skip
 
     _from_client: Direction
@@ -92,6 +98,7 @@ class Tunnel:
         self._outcome = outcome
         self.ended = False
         self.is_active = True
+        self.is_half_closed = False
         self.expires_at = 0.0
 
     def open(self, response: Response, head: bytes) -> None:
@@ -130,8 +137,11 @@ class Tunnel:
 
     # Called by the idle timeout.
 
+    def is_delivering(self) -> bool:
+        return self._from_client.sink.has_unsent or self._from_upstream.sink.has_unsent
+
     def expire(self) -> None:
-        self._end(Ending.COMPLETE, IDLE_DETAIL)
+        self._end(Ending.COMPLETE, HALF_CLOSED_DETAIL if self.is_half_closed else IDLE_DETAIL)
 
     # Called by the exchange.
 

@@ -44,7 +44,7 @@ async def stand(harness: ProxyHarness) -> AsyncIterator[TunnelStand]:
     """A daemon that is not started yet, in front of an upstream of WebSockets."""
     one = TunnelStand(harness, TunnelUpstream(harness.reactor))
     yield one
-    await one.upstream.close()
+    await one.close()
 
 
 @pytest.fixture

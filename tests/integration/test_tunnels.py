@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import pytest_twisted
 
-from goproxyai.reactor.tls_transport import TLSFactory
-from goproxyai.telemetry.counters import Counters
-from tests.integration.egress_proxy import TARGET
 from tests.integration.proxied_connections import (
     MAX_UNSENT_BYTES,
     MIB,
@@ -18,40 +13,14 @@ from tests.integration.proxied_connections import (
     stable,
     upstream_side,
 )
+from tests.integration.tunnel_state import assert_nothing_open, counters, memory_used
 from tests.support.harness import ProxyHarness, eventually, request
-from tests.support.proxy import ESTABLISHED
-from tests.support.serving import loopback
 from tests.support.socks import FakeSocks
-from tests.support.steps import Pause
 from tests.support.websocket import HANDSHAKE, SWITCHED, TunnelPeer, TunnelStand
 
 pytestmark = pytest.mark.usefixtures("collect_garbage")
 
 Ends = tuple[TunnelPeer, TunnelPeer]
-
-
-def counters(harness: ProxyHarness) -> Counters:
-    assert harness.daemon is not None
-    return harness.daemon.context.counters
-
-
-def memory_used(harness: ProxyHarness) -> int:
-    assert harness.daemon is not None
-    return harness.daemon.context.memory.used
-
-
-async def assert_nothing_open(stand: TunnelStand) -> None:
-    """Wait a second at most for the end of all connections of the daemon."""
-    harness = stand.harness
-    await eventually(
-        harness.reactor, lambda: not client_sides(harness) and not len(harness.pool), timeout=1.0
-    )
-    assert counters(harness).open_tunnels == 0
-    assert harness.daemon is not None
-    assert len(harness.daemon.context.tunnels) == 0
-    assert memory_used(harness) == 0
-    watched = harness.daemon.listeners.factory.ticker.watched
-    assert not [each for each in watched if type(each).__name__ == "TunnelEnd"]
 
 
 async def flood(peer: TunnelPeer, harness: ProxyHarness) -> None:
@@ -72,36 +41,6 @@ async def test_bytes_pass_unchanged_both_ways(stand: TunnelStand, size: int) -> 
         upstream.send(data[::-1])
         await upstream.receives(data)
         await client.receives(data[::-1])
-
-
-@pytest_twisted.ensureDeferred
-async def test_finished_client_still_receives(stand: TunnelStand) -> None:
-    await stand.start()
-    client, upstream = await stand.open()
-    client.send(b"last")
-    client.finish()
-    await upstream.ends()
-    assert (upstream.received, upstream.closed) == (b"last", False)
-    upstream.send(b"answer")
-    await client.receives(b"answer")
-    upstream.close()
-    await client.ends()
-    await assert_nothing_open(stand)
-
-
-@pytest_twisted.ensureDeferred
-async def test_finished_upstream_still_receives(stand: TunnelStand) -> None:
-    await stand.start()
-    client, upstream = await stand.open()
-    upstream.send(b"last")
-    upstream.finish()
-    await client.ends()
-    assert (client.received, client.closed) == (b"last", False)
-    client.send(b"answer")
-    await upstream.receives(b"answer")
-    client.close()
-    await upstream.ends()
-    await assert_nothing_open(stand)
 
 
 @pytest.mark.parametrize("by_client", [True, False])
@@ -137,35 +76,6 @@ async def test_slow_reader_pauses_the_other_side(stand: TunnelStand, by_client: 
     await eventually(stand.harness.reactor, lambda: memory_used(stand.harness) == 0)
 
 
-def reset(peer: TunnelPeer) -> None:
-    peer.abort()
-
-
-def close(peer: TunnelPeer) -> None:
-    peer.close()
-
-
-@pytest.mark.parametrize("end", [reset, close])
-@pytest.mark.parametrize("by_client", [True, False])
-@pytest_twisted.ensureDeferred
-async def test_end_of_an_open_tunnel_is_passed_on(
-    stand: TunnelStand, by_client: bool, end: Any
-) -> None:
-    await stand.start()
-    client, upstream = await stand.open()
-    client.send(b"up")
-    await upstream.receives(b"up")
-    leaving, other = (client, upstream) if by_client else (upstream, client)
-    end(leaving)
-    await other.ends()
-    assert other.closed is (end is reset)
-    other.close()
-    await assert_nothing_open(stand)
-    (event,) = await stand.harness.logged()
-    expected = "ok" if end is close else "client_gone" if by_client else "cut"
-    assert (event["ended"], event["status"], event["cache"]) == (expected, 101, "upgrade")
-
-
 @pytest.mark.parametrize("by_reader", [True, False])
 @pytest.mark.parametrize("reader_is_client", [True, False])
 @pytest_twisted.ensureDeferred
@@ -184,55 +94,6 @@ async def test_reset_under_backpressure_ends_both(
     await assert_nothing_open(stand)
 
 
-@pytest.mark.parametrize("end", [reset, close])
-@pytest.mark.parametrize("early", [b"", b"frame"])
-@pytest_twisted.ensureDeferred
-async def test_client_that_leaves_before_the_101_ends_the_handshake(
-    stand: TunnelStand, early: bytes, end: Any
-) -> None:
-    await stand.start()
-    client, upstream = await stand.shake_hands(early)
-    end(client)
-    await upstream.wait_closed(timeout=1.0)
-    await assert_nothing_open(stand)
-    (event,) = await stand.harness.logged()
-    assert (event["ended"], event["status"]) == ("client_gone", 499)
-
-
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Switching"])
-@pytest.mark.parametrize("end", [reset, close])
-@pytest_twisted.ensureDeferred
-async def test_upstream_that_leaves_before_the_101_is_a_502(
-    stand: TunnelStand, end: Any, answer: bytes
-) -> None:
-    await stand.start()
-    client, upstream = await stand.shake_hands()
-    upstream.send(answer)
-    end(upstream)
-    assert (await client.answer()).status == 502
-    client.close()
-    await assert_nothing_open(stand)
-
-
-@pytest.mark.parametrize("end", [reset, close])
-@pytest_twisted.ensureDeferred
-async def test_client_that_leaves_during_connect_closes_the_egress_connection(
-    harness: ProxyHarness, end: Any
-) -> None:
-    await harness.listen_with_tls()
-    proxy, port = await harness.egress()
-    await harness.start("https://api.openai.test", PROXY_URL=f"http://127.0.0.1:{port}")
-    for script in ([Pause()], [ESTABLISHED, Pause()]):
-        proxy.script(TARGET, script)
-        client = await harness.connect(TunnelPeer(harness.reactor))
-        assert isinstance(client, TunnelPeer)
-        client.send(HANDSHAKE)
-        await proxy.wait_for(lambda received: received.paused)
-        end(client)
-        await proxy.wait_closed(timeout=1.0)
-        await eventually(harness.reactor, lambda: not client_sides(harness))
-
-
 @pytest_twisted.ensureDeferred
 async def test_tunnel_to_tls_upstream(stand: TunnelStand) -> None:
     await stand.start(stand.harness.authority.good())
@@ -246,19 +107,6 @@ async def test_tunnel_to_tls_upstream(stand: TunnelStand) -> None:
     client.close()
     await upstream.wait_closed(timeout=1.0)
     assert upstream.received == b"bye"
-    await assert_nothing_open(stand)
-
-
-@pytest.mark.parametrize("end", [reset, close])
-@pytest_twisted.ensureDeferred
-async def test_tls_upstream_that_ends_ends_the_client(stand: TunnelStand, end: Any) -> None:
-    await stand.start(stand.harness.authority.good())
-    client, upstream = await stand.open()
-    upstream.send(b"bye")
-    await client.receives(b"bye")
-    end(upstream)
-    await client.ends()
-    client.close()
     await assert_nothing_open(stand)
 
 
@@ -535,22 +383,9 @@ async def test_upgrade_counts_as_a_bypass_and_a_success(stand: TunnelStand) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_tunnel_of_a_tls_client(stand: TunnelStand) -> None:
-    from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
-    from twisted.internet.ssl import optionsForClientTLS
-
     await stand.start()
-    harness = stand.harness
-    assert harness.daemon is not None
-    factory: Any = harness.daemon.listeners.factory
-    port = await loopback(harness.reactor).listen(
-        TLSFactory(harness.authority.good().options(), False, factory)
-    )
-    options = optionsForClientTLS("localhost", harness.authority.trust_root())
-    endpoint = TCP4ClientEndpoint(harness.reactor, "127.0.0.1", port.getHost().port)
-    client = await connectProtocol(wrapClientTLS(options, endpoint), TunnelPeer(harness.reactor))
-    client.send(HANDSHAKE)
-    upstream = await stand.upstream.peer()
-    await upstream.head()
+    await stand.listen_with_tls()
+    client, upstream = await stand.shake_hands()
     upstream.send(SWITCHED + b"first")
     await client.head()
     await client.receives(b"first")
@@ -563,4 +398,3 @@ async def test_tunnel_of_a_tls_client(stand: TunnelStand) -> None:
     await client.wait_closed()
     upstream.close()
     await assert_nothing_open(stand)
-    await port.stopListening()

@@ -6,10 +6,14 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import maybeDeferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IListeningPort
 from twisted.internet.protocol import Factory
+from twisted.internet.ssl import optionsForClientTLS
 from zope.interface import implementer
 
+from goproxyai.reactor.tls_transport import TLSFactory
 from tests.support.authority import Identity
 from tests.support.harness import ProxyHarness
 from tests.support.raw_client import RawClient, request
@@ -49,6 +53,11 @@ class TunnelPeer(RawClient):
 
     def writeConnectionLost(self) -> None:
         """Do nothing: the test has sent the FIN."""
+
+    @property
+    def reset(self) -> bool:
+        """Whether the peer has reset the connection."""
+        return self.reason is not None and self.reason.check(ConnectionLost) is not None
 
     def finish(self) -> None:
         """Send a FIN after all writes, and read on."""
@@ -117,11 +126,15 @@ class TunnelUpstream(Factory[TunnelPeer]):
 
 @attrs.define(eq=False)
 class TunnelStand:
-    """A daemon between clients and a :class:`TunnelUpstream`."""
+    """A daemon between clients and a :class:`TunnelUpstream`.
+
+    :ivar tls_listener: of the daemon, which clients use if there is one.
+    """
 
     harness: ProxyHarness
     upstream: TunnelUpstream
     port: int = 0
+    tls_listener: IListeningPort | None = None
 
     async def start(self, identity: Identity | None = None, **texts: str) -> TunnelStand:
         """Start both.
@@ -134,11 +147,33 @@ class TunnelStand:
         await self.harness.start(f"{scheme}://{host}:{self.port}", **texts)
         return self
 
+    async def listen_with_tls(self) -> None:
+        """Make the daemon listen with TLS as well, for the clients that connect from now on."""
+        harness = self.harness
+        assert harness.daemon is not None
+        options = harness.authority.good().options()
+        factory = TLSFactory(options, False, harness.daemon.listeners.factory)
+        self.tls_listener = await harness.loopback().listen(factory)
+
     async def connect(self) -> TunnelPeer:
         """A new connection to the daemon."""
-        client = await self.harness.connect(TunnelPeer(self.harness.reactor))
-        assert isinstance(client, TunnelPeer)
+        harness = self.harness
+        client = TunnelPeer(harness.reactor)
+        if self.tls_listener is None:
+            await harness.connect(client)
+            return client
+        options = optionsForClientTLS("localhost", harness.authority.trust_root())
+        port = self.tls_listener.getHost().port  # type: ignore[attr-defined]
+        endpoint = TCP4ClientEndpoint(harness.reactor, "127.0.0.1", port)
+        await connectProtocol(wrapClientTLS(options, endpoint), client)
+        harness.clients.append(client)
         return client
+
+    async def close(self) -> None:
+        """Close what :meth:`listen_with_tls` and the upstream listen on."""
+        if self.tls_listener is not None:
+            await maybeDeferred(self.tls_listener.stopListening)
+        await self.upstream.close()
 
     async def shake_hands(self, early: bytes = b"") -> tuple[TunnelPeer, TunnelPeer]:
         """Send a handshake; return the client and the upstream, which has not answered.
