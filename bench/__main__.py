@@ -21,16 +21,20 @@ from pathlib import Path
 from types import FrameType
 
 from bench import report
+from bench.cores import Cores
 from bench.filling import Filling
 from bench.gateways import GATEWAYS
 from bench.growth import Clients, Entries
 from bench.latency import Latency
 from bench.machine import DAEMON_CORE, LOAD_CORE, allow_connections
 from bench.memory import Memory
-from bench.peers import PEERS
+from bench.open_loop import OpenLoop
+from bench.peers import PEERS, Role
 from bench.streams import Paced, Saturated
+from bench.targets import OURS
 from bench.testbed import Testbed
 from bench.throughput import throughputs
+from bench.traffic import traffics
 from bench.transfer import Transfer
 from bench.workload import FULL, QUICK, Scale, Workload, measure
 
@@ -41,7 +45,10 @@ def workloads(scale: Scale) -> list[Workload]:
     """Every workload, in the order of the table."""
     return [
         *throughputs(scale),
+        *traffics(scale),
+        Cores(scale),
         Latency(scale),
+        OpenLoop(scale),
         Paced(scale),
         Saturated(scale),
         Memory(scale),
@@ -91,10 +98,14 @@ def stop(_signum: int, _frame: FrameType | None) -> None:
 def notes(testbed: Testbed) -> list[str]:
     """The log lines per request of the daemons that log."""
     lines = []
-    for name, role, running in testbed.started():
-        if name == "info" and running.sent:
-            logged = sum(map(lines_in, running.directory.glob("log*"))) / running.sent
-            lines.append(f"{ALL[name].title}, {role.value}: {logged:.2f} lines per request.")
+    for role in Role:
+        logged = sent = 0
+        for name, setup, running in testbed.started():
+            if name == OURS and setup.role is role:
+                sent += running.sent
+                logged += sum(map(lines_in, running.directory.glob("log*")))
+        if sent:
+            lines.append(f"{ALL[OURS].title}, {role.value}: {logged / sent:.2f} lines per request.")
     return lines
 
 
@@ -136,6 +147,7 @@ def main() -> int:
     info = report.RunInfo(command(given), began, set_up, measured, scale.summary, lines)
     part = report.page_part(results, peers, info)
     print(part)
+    print(f"every run is in {report.write_raw(results, info)}")
     if not given.partial:
         report.write(part, report.groups(results, peers))
         print(f"written to {report.PAGE}")

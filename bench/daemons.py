@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bench.certificates import Certificates
 from bench.machine import CHECKOUT, Failed, environment, pinned, tool
 
 
@@ -24,16 +25,37 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """The port of a daemon, that of its upstream, and the daemon's own directory."""
+    """The port of a daemon, that of its upstream, and the daemon's own directory.
+
+    ``tls`` is whether the upstream's port has TLS, ``front`` whether the daemon's own must have it.
+    Both need ``certificates``. ``egress`` is the port of a CONNECT proxy, 0 without one.
+    """
 
     port: int
     upstream: int
     directory: Path
+    certificates: Certificates | None = None
+    tls: bool = False
+    front: bool = False
+    egress: int = 0
+    workers: int = 1
 
     @property
     def openai(self) -> str:
         """The upstream's URL."""
-        return f"http://127.0.0.1:{self.upstream}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.upstream}"
+
+    @property
+    def files(self) -> Certificates:
+        """The certificates."""
+        if self.certificates is None:
+            raise ValueError("this placement has no certificates")
+        return self.certificates
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables that OpenSSL and Go read, so that the temporary root is trusted."""
+        return {"SSL_CERT_FILE": str(self.files.root)} if self.tls else {}
 
 
 def nginx_command(template: Path, values: dict[str, str], directory: Path) -> Command:
@@ -55,7 +77,7 @@ def daemon(
     ready: Callable[[int], bool],
     seconds: float = 20,
 ) -> Iterator[int]:
-    """Run a daemon on one core; yields its process ID when it is ready, and ends it afterwards.
+    """Run a daemon on *core*; yields its process ID when it is ready, and ends it afterwards.
 
     *ready* is called with the port for at most *seconds*; an exception counts as false.
     """

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.machine import LOAD_CORE, Failed, pinned
-from bench.peers import PEERS, Role, goproxyai
+from bench.peers import PEERS, Role, Setup, goproxyai
 from bench.testbed import Testbed
 
 CONNECTIONS = 20
@@ -142,7 +142,7 @@ def main() -> None:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         testbed = Testbed(root, stack)
         command = partial(goproxyai, role=Role.CACHING, RATE_LIMIT="0")
-        daemon = testbed.fresh(PEERS["goproxyai"], Role.CACHING, "fixed", command)
+        daemon = testbed.fresh(PEERS["goproxyai"], Setup(Role.CACHING), command)
         running = stack.enter_context(daemon)
         for kind in KINDS:
             print(measure(running.port, kind), flush=True)

@@ -1,6 +1,8 @@
 """Two AI gateways for several providers, which have more features and one row in the table.
 
-Both are optional: ``bench/install.sh --gateways`` installs each in its own directory.
+Both are optional: ``bench/install.sh --gateways`` installs each in its own directory. Bifrost and
+agentgateway are left out: no package registry has them. Bifrost's npm package downloads the program
+from its vendor's server, and the package on PyPI named agentgateway is another project's.
 """
 
 from __future__ import annotations
@@ -27,9 +29,7 @@ def litellm(placement: Placement, _role: Role) -> Command:
     """LiteLLM's proxy with one worker, without virtual keys, a database or telemetry."""
     if not LITELLM.exists():
         raise Failed("not installed: bench/install.sh --gateways")
-    text = (
-        (HERE / "conf" / "litellm.yaml").read_text().replace("@UPSTREAM@", str(placement.upstream))
-    )
+    text = (HERE / "conf" / "litellm.yaml").read_text().replace("@UPSTREAM@", placement.openai)
     config = placement.directory / "litellm.yaml"
     config.write_text(text)
     argv = [str(LITELLM), "--config", str(config), "--host", "127.0.0.1"]
@@ -37,6 +37,7 @@ def litellm(placement: Placement, _role: Role) -> Command:
     env = {
         "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # avoids a download at the start
+        **placement.env,
     }
     return Command(argv, env)
 
@@ -45,13 +46,13 @@ def portkey(placement: Placement, _role: Role) -> Command:
     """Portkey's gateway on Node, without its console."""
     if not PORTKEY.exists():
         raise Failed("not installed: bench/install.sh --gateways")
-    return Command([str(PORTKEY), f"--port={placement.port}", "--headless"])
+    env = {"NODE_EXTRA_CA_CERTS": str(placement.files.root)} if placement.tls else {}
+    return Command([str(PORTKEY), f"--port={placement.port}", "--headless"], env)
 
 
-def portkey_headers(upstream: int) -> dict[str, str]:
+def portkey_headers(upstream: str) -> dict[str, str]:
     """The headers that select Portkey's upstream."""
-    host = f"http://127.0.0.1:{upstream}/v1"
-    return {"X-Portkey-Provider": "openai", "X-Portkey-Custom-Host": host}
+    return {"X-Portkey-Provider": "openai", "X-Portkey-Custom-Host": f"{upstream}/v1"}
 
 
 GATEWAYS = {

@@ -1,6 +1,8 @@
-"""Runs gauge, the load generator for latency, streams, held connections and transfers.
+"""Runs gauge, the load generator for what wrk cannot measure.
 
-gauge checks every received byte and exits with status 1 if one is wrong. It runs on the load core,
+gauge has modes for fresh connections, mixed traffic, latency, streams, held connections, transfers.
+
+It checks every received byte and exits with status 1 if one is wrong. It runs on the load core,
 as does its own upstream.
 """
 
@@ -14,7 +16,7 @@ from collections.abc import Iterator
 from bench.machine import LOAD_CORE, Failed, built, environment, pinned
 
 
-def _argv(mode: str, port: int, flags: dict[str, float]) -> list[str]:
+def _argv(mode: str, port: int, flags: dict[str, float | str]) -> list[str]:
     given = [text for name, value in flags.items() for text in (f"-{name}", str(value))]
     return pinned(LOAD_CORE, built("gauge"), mode, "-url", f"http://127.0.0.1:{port}", *given)
 
@@ -26,7 +28,7 @@ def _figures(status: int, out: str, err: str) -> dict[str, float]:
     return found
 
 
-def gauge(mode: str, port: int, timeout: float = 120, **flags: float) -> dict[str, float]:
+def gauge(mode: str, port: int, timeout: float = 120, **flags: float | str) -> dict[str, float]:
     """Run gauge for at most *timeout* seconds and return its figures."""
     try:
         done = subprocess.run(
@@ -44,7 +46,7 @@ def gauge(mode: str, port: int, timeout: float = 120, **flags: float) -> dict[st
 
 
 @contextlib.contextmanager
-def held(port: int, **flags: float) -> Iterator[None]:
+def held(port: int, **flags: float | str) -> Iterator[None]:
     """Hold ``idle`` connections or ``streams`` open; raises at the end if one was closed."""
     process = subprocess.Popen(
         _argv("hold", port, flags),

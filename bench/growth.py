@@ -12,7 +12,7 @@ import time
 
 from bench.daemons import Command, Placement
 from bench.machine import Failed
-from bench.peers import Peer, Role, goproxyai
+from bench.peers import Peer, Role, Setup, goproxyai
 from bench.results import Measure, Run
 from bench.testbed import Running, Testbed
 from bench.throughput import rate
@@ -66,7 +66,7 @@ def start(testbed: Testbed, peer: Peer, **settings: str) -> Running:
     def command(placement: Placement) -> Command:
         return goproxyai(placement, Role.CACHING, **settings)
 
-    return testbed.keep(testbed.fresh(peer, Role.CACHING, "fixed", command))
+    return testbed.keep(testbed.fresh(peer, Setup(Role.CACHING), command))
 
 
 class _Growth:

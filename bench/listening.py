@@ -25,10 +25,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bench.cores import descriptors
 from bench.daemons import Command, Placement, daemon
-from bench.machine import Failed, allow_connections, family, free_port
+from bench.machine import BOTH_CORES, Failed, allow_connections, family, free_port
 from bench.peers import Role, goproxyai
-from bench.workers import BOTH_CORES, descriptors
 
 REQUEST = b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 BURSTS = (32, 1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
@@ -14,6 +15,7 @@ HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parent
 BUILD = HERE / ".build"
 DAEMON_CORE, LOAD_CORE = "0", "1"
+BOTH_CORES = f"{DAEMON_CORE},{LOAD_CORE}"
 
 
 class Failed(Exception):
@@ -71,8 +73,9 @@ def cpu_seconds(pid: int) -> float:
     """The CPU time of a process and its children, such as nginx's worker."""
     ticks = 0
     for each in family(pid):
-        fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
 
 

@@ -11,7 +11,7 @@ import time
 
 from bench.gauge import held
 from bench.machine import resident_bytes
-from bench.peers import Peer, Role
+from bench.peers import Peer, Role, Setup
 from bench.results import Measure, Run
 from bench.testbed import Running, Testbed
 from bench.workload import Scale
@@ -19,6 +19,8 @@ from bench.workload import Scale
 SETTLE_SECONDS = 1.0
 """The wait after opening or closing connections."""
 
+SETUP = Setup(Role.STREAMING, "gauge")
+PLAIN = Setup(Role.STREAMING, "gauge", tls=False)
 MB, KB = 2**20, 2**10
 BUFFERING = {"original", "stock"}
 """Peers that relay a stream only when it has ended."""
@@ -42,6 +44,7 @@ class Memory:
             Measure("after_idle", f"memory after {idle} idle connections have closed", "MB"),
             Measure("stream", f"memory per open stream, of {streams}", "KB"),
             Measure("after_streams", f"memory after {streams} streams have closed", "MB"),
+            Measure("stream_plain", f"memory per open stream, of {streams}, no TLS", "KB"),
         )
 
     def prepare(self, testbed: Testbed, peer: Peer) -> None:
@@ -49,14 +52,16 @@ class Memory:
 
     def run(self, testbed: Testbed, peer: Peer) -> Run:
         values = {}
-        with testbed.fresh(peer, Role.STREAMING, "gauge") as running:
+        with testbed.fresh(peer, SETUP) as running:
             values["start"] = resident_bytes(running.pid) / MB
             each, after = self._cost(running, idle=self.scale.idle)
             values |= {"idle": each, "after_idle": after}
         if peer.name not in BUFFERING:
-            with testbed.fresh(peer, Role.STREAMING, "gauge") as running:
+            with testbed.fresh(peer, SETUP) as running:
                 each, after = self._cost(running, streams=self.scale.held_streams)
                 values |= {"stream": each, "after_streams": after}
+            with testbed.fresh(peer, PLAIN) as running:
+                values["stream_plain"], _ = self._cost(running, streams=self.scale.held_streams)
         return Run(values)
 
     def _cost(self, running: Running, **what: int) -> tuple[float, float]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import platform
 import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 from bench.machine import CHECKOUT, first_line, processor, tool
 from bench.peers import Peer
@@ -16,10 +18,24 @@ from bench.results import BARE, Cell, Results
 from bench.targets import OURS, TARGETS, Target
 
 PAGE = CHECKOUT / "docs" / "explanation" / "performance.md"
+RAW = CHECKOUT / "build" / "bench"
+"""The directory of the raw results, which are not part of the repository."""
 CHART = PAGE.with_suffix(".svg")
 BEGIN, END = "<!-- bench: begin -->\n", "<!-- bench: end -->\n"
 BASE = "original"
-PLOTTED = ("hit", "miss", "large", "frames", "up", "down")
+PLOTTED = (
+    "hit",
+    "hit_tls",
+    "hit_fresh",
+    "miss",
+    "miss_plain",
+    "miss_fresh",
+    "connect",
+    "mixed",
+    "frames",
+    "up",
+    "down",
+)
 """The measures in the chart, all rates."""
 
 
@@ -81,7 +97,9 @@ def verdict(target: Target, results: Results) -> str:
     figure, reached = target.figure(results), target.reached(results)
     bound = f"{'at most' if target.at_most else 'at least'} {number(target.bound)} {target.unit}"
     text = {True: "reached", False: "**not reached**", None: "not measured"}[reached]
-    measured = "" if figure is None else f"{number(figure)} {target.unit}".rstrip()
+    measured = ""
+    if figure is not None:
+        measured = f"{figure.mark}{number(figure.value)} {target.unit}".rstrip()
     return f"| {target.title} | {bound.rstrip()} | {measured} | {text} |"
 
 
@@ -177,6 +195,21 @@ def replaced(page: str, part: str) -> str:
     if not begin or not end:
         raise SystemExit(f"{PAGE} has no markers {BEGIN.strip()} and {END.strip()}")
     return before + BEGIN + part + END + after
+
+
+def write_raw(results: Results, info: RunInfo) -> Path:
+    """Write the values of every run as JSON, and return the file."""
+    RAW.mkdir(parents=True, exist_ok=True)
+    path = RAW / f"{info.began:%Y-%m-%dT%H%M%SZ}.json"
+    document = {
+        "command": info.command,
+        "began": info.began.isoformat(),
+        "about": machine(),
+        "notes": list(info.notes),
+        **results.raw(),
+    }
+    path.write_text(json.dumps(document, indent=1) + "\n")
+    return path
 
 
 def write(part: str, chart: list[Group]) -> None:

@@ -32,17 +32,22 @@ class Run:
     """The values of one verified run by measure, and the CPU usage as shares of a core.
 
     ``busy`` is that of the measured daemon, if the run measures its rate; ``others`` is that of
-    processes outside the benchmark.
+    processes outside the benchmark. ``bounds`` are the measures whose values are lower bounds.
     """
 
     values: dict[str, float]
     others: float = 0.0
     busy: float | None = None
+    bounds: tuple[str, ...] = ()
 
     @property
     def quiet(self) -> bool:
         """Whether no other process disturbed the run."""
         return self.others <= QUIET
+
+    def bounded(self, key: str) -> bool:
+        """Whether the value is a lower bound, because the load was the limit."""
+        return key in self.bounds or (self.busy is not None and self.busy < SATURATED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +102,7 @@ class Results:
             value,
             (max(values) - min(values)) / 2 / abs(value) if value else 0.0,
             all(run.quiet for run in runs),
-            all(run.busy is None or run.busy >= SATURATED for run in runs),
+            not any(run.bounded(key) for run in runs),
         )
 
     def _base(self, key: str) -> float | None:
@@ -112,6 +117,25 @@ class Results:
         """The ratio of two peers' medians; ``None`` if one is missing."""
         one, two = self.value(key, peer), self.value(key, other)
         return one / two if one is not None and two else None
+
+    def raw(self) -> dict[str, object]:
+        """Everything that was measured, for JSON; ``counted`` is false for an excluded run."""
+        return {
+            "measures": {key: dataclasses.asdict(each) for key, each in self.measures.items()},
+            "runs": [
+                {
+                    "workload": workload,
+                    "peer": peer,
+                    "counted": (workload, peer) not in self.failures
+                    and (run.quiet or not any(each.quiet for each in runs)),
+                    **dataclasses.asdict(run),
+                }
+                for (workload, peer), runs in self.runs.items()
+                for run in runs
+            ],
+            "failures": [[*cell, reason] for cell, reason in self.failures.items()],
+            "absent": self.absent,
+        }
 
     def disturbed(self) -> tuple[int, int, float]:
         """The number of disturbed runs, of all runs, and the largest usage by other processes."""

@@ -26,10 +26,9 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from bench.daemons import Placement, daemon
-from bench.machine import Failed, free_port, processor
-from bench.peers import Role
+from bench.machine import BOTH_CORES, Failed, free_port, processor
+from bench.peers import Role, goproxyai
 from bench.testbed import fixed_upstream
-from bench.workers import BOTH_CORES, service
 from bench.wrk import COMPLETION, relays
 from goproxyai.cache.record import Record
 from goproxyai.cache.write_log import UNOWNED
@@ -109,10 +108,14 @@ def services() -> Iterator[tuple[int, int]]:
         (root / "upstream").mkdir()
         upstream = Placement(free_port(), 0, root / "upstream")
         stack.enter_context(daemon(fixed_upstream(upstream), BOTH_CORES, upstream, relays))
-        ports = [
-            stack.enter_context(service(root, upstream.port, Role.CACHING, workers, BOTH_CORES))[0]
-            for workers in (1, 2)
-        ]
+        ports = []
+        for workers in (1, 2):
+            own = root / str(workers)
+            own.mkdir()
+            placement = Placement(free_port(), upstream.port, own, workers=workers)
+            command = goproxyai(placement, Role.CACHING, "warn")
+            stack.enter_context(daemon(command, BOTH_CORES, placement, relays))
+            ports.append(placement.port)
         yield ports[0], ports[1]
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from bench.gauge import gauge
 from bench.growth import statistics_of
 from bench.machine import LOAD_CORE, Failed, pinned, resident_bytes, tool
-from bench.peers import PEERS, Role
+from bench.peers import PEERS, Role, Setup
 from bench.testbed import Running, Testbed
 from bench.wrk import LARGE, SMALL
 
@@ -115,7 +115,7 @@ def main() -> int:
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        running = Testbed(root, stack).running(PEERS["goproxyai"], Role.CACHING, "fixed")
+        running = Testbed(root, stack).running(PEERS["goproxyai"], Setup(Role.CACHING))
         for number, attack in enumerate(attacks(running.port)):
             directory = root / f"attack-{number}"
             directory.mkdir()

@@ -16,7 +16,7 @@ from bench.workload import StreamingWorkload, with_cpu_usage
 RATE = 20
 """Frames per second of each stream."""
 
-RAMP_SECONDS = 1
+RAMP_SECONDS = 2
 """The time in which the streams are opened."""
 
 SATURATED_STREAMS = 100
@@ -47,7 +47,7 @@ class Paced(StreamingWorkload):
             running,
             lambda: gauge(
                 "streams",
-                running.port,
+                running.plain_port,
                 streams=self.scale.streams,
                 rate=RATE,
                 seconds=self.scale.stream_seconds,
@@ -68,7 +68,7 @@ class Saturated(StreamingWorkload):
     """Frames per second if the upstream does not pause between them."""
 
     name: str = "frames"
-    peers: tuple[str, ...] = ("direct", "nginx", "original", "stock", "goproxyai")
+    peers: tuple[str, ...] = ("direct", "nginx", "original", "goproxyai")
     measures: tuple[Measure, ...] = (
         Measure("frames", f"{SATURATED_STREAMS} streams, maximum rate", "frames/s"),
     )
@@ -80,7 +80,8 @@ class Saturated(StreamingWorkload):
         result, usage = with_cpu_usage(
             running,
             lambda: gauge(
-                "streams", running.port, streams=SATURATED_STREAMS, rate=0, frames=frames
+                "streams", running.plain_port, streams=SATURATED_STREAMS, rate=0, frames=frames
             ),
         )
-        return Run({"frames": result["frames_per_second"]}, usage.others)
+        busy = None if peer.command is None else usage.busy
+        return Run({"frames": result["frames_per_second"]}, usage.others, busy)

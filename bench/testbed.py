@@ -8,17 +8,31 @@ import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bench.certificates import issue
 from bench.daemons import Command, Placement, daemon, nginx_command
-from bench.machine import DAEMON_CORE, HERE, LOAD_CORE, Failed, built, free_port
-from bench.peers import Peer, Role
-from bench.wrk import COMPLETION, LARGE_ANSWER, MODELS, relays
+from bench.machine import HERE, LOAD_CORE, Failed, built, free_port
+from bench.peers import Peer, Setup
+from bench.sizes import exchanges, sizes_file
+from bench.wrk import COMPLETION, LARGE_ANSWER, MODELS, get, relays, relays_securely
+
+
+@dataclasses.dataclass(frozen=True)
+class Upstream:
+    """An upstream that listens on two ports, of which ``secure`` has TLS."""
+
+    port: int
+    secure: int
+    pid: int
+    directory: Path
 
 
 @dataclasses.dataclass
 class Running:
     """A daemon under test: its port and process, and those of its upstream.
 
-    ``sent`` is the number of requests sent to it by workloads that count them.
+    ``front`` is whether ``port`` has TLS. ``upstream`` is the upstream's port without TLS, ``url``
+    the one that the daemon uses. ``helpers`` are further processes of the benchmark. ``sent`` is
+    the number of requests sent to the daemon by workloads that count them.
     """
 
     port: int
@@ -26,12 +40,20 @@ class Running:
     directory: Path
     upstream: int
     upstream_pid: int
+    front: bool = False
+    url: str = ""
+    helpers: tuple[int, ...] = ()
     sent: int = 0
 
     @property
     def pids(self) -> list[int]:
-        """The IDs of both processes, which are one without a proxy."""
-        return list({self.pid, self.upstream_pid})
+        """The IDs of all processes; those of daemon and upstream are one without a proxy."""
+        return list({self.pid, self.upstream_pid, *self.helpers})
+
+    @property
+    def plain_port(self) -> int:
+        """The port for a load generator without TLS."""
+        return self.upstream if self.pid == self.upstream_pid else self.port
 
 
 class Testbed:
@@ -40,74 +62,134 @@ class Testbed:
     def __init__(self, root: Path, stack: contextlib.ExitStack) -> None:
         self._root, self._stack = root, stack
         self._numbers = itertools.count()
-        self._upstreams: dict[str, tuple[int, int, Path]] = {}
-        self._kept: dict[tuple[str, Role, str], Running | Failed] = {}
+        self._upstreams: dict[str, Upstream] = {}
+        self._egress: tuple[int, int] | None = None
+        self._kept: dict[tuple[str, Setup], Running | Failed] = {}
+        self._certificates = issue(root)
+        self.sizes = root / "sizes"
+        self.sizes.write_text(sizes_file(exchanges()))
 
-    def _place(self, name: str, upstream: int) -> Placement:
+    def _directory(self, name: str) -> Path:
         directory = self._root / f"{next(self._numbers)}-{name}"
         directory.mkdir()
-        return Placement(free_port(), upstream, directory)
+        return directory
 
-    def _upstream(self, kind: str) -> tuple[int, int, Path]:
+    def _helper(self, placement: Placement, command: Command) -> int:
+        """Run a program on the load core until the end; its process ID."""
+        try:
+            ready = _has_status if "connect" in command.argv else relays
+            return self._stack.enter_context(daemon(command, LOAD_CORE, placement, ready))
+        except Failed as failure:
+            raise SystemExit(f"{command.argv}: {failure}") from None
+
+    def _upstream(self, kind: str) -> Upstream:
         if kind not in self._upstreams:
-            placement = self._place(kind, 0)
-            command = fixed_upstream(placement) if kind == "fixed" else gauge_upstream(placement)
-            running = daemon(command, LOAD_CORE, placement, relays)
-            try:
-                pid = self._stack.enter_context(running)
-            except Failed as failure:
-                raise SystemExit(f"the upstream {failure}") from None
-            self._upstreams[kind] = placement.port, pid, placement.directory
+            directory = self._directory(kind)
+            placement = Placement(free_port(), 0, directory, self._certificates)
+            secure = free_port()
+            if kind == "fixed":
+                command = fixed_upstream(placement, secure)
+            else:
+                command = gauge_upstream(placement, secure, self.sizes)
+            pid = self._helper(placement, command)
+            self._upstreams[kind] = Upstream(placement.port, secure, pid, directory)
         return self._upstreams[kind]
+
+    def egress(self) -> tuple[int, int]:
+        """The port and the process ID of the CONNECT proxy."""
+        if self._egress is None:
+            placement = Placement(free_port(), 0, self._directory("connect"))
+            argv = [built("gauge"), "connect", "-listen", f"127.0.0.1:{placement.port}"]
+            self._egress = placement.port, self._helper(placement, Command(argv))
+        return self._egress
 
     @contextlib.contextmanager
     def fresh(
         self,
         peer: Peer,
-        role: Role,
-        upstream: str,
+        setup: Setup,
         command: Callable[[Placement], Command] | None = None,
     ) -> Iterator[Running]:
-        """A new daemon of *peer* in front of the upstream; *command* replaces the peer's own."""
-        port, pid, directory = self._upstream(upstream)
+        """A new daemon of *peer*; *command* replaces the peer's own."""
+        upstream = self._upstream(setup.upstream)
         if peer.command is None:
-            yield Running(port, pid, directory, port, pid)
+            port = upstream.secure if setup.tls else upstream.port
+            directory, pid = upstream.directory, upstream.pid
+            yield Running(port, pid, directory, upstream.port, pid, setup.tls)
             return
-        placement = self._place(f"{peer.name}-{role.value}", port)
-        chosen = command(placement) if command else peer.command(placement, role)
-        with daemon(chosen, DAEMON_CORE, placement, peer.ready, peer.timeout) as own:
-            yield Running(placement.port, own, placement.directory, port, pid)
+        egress, helpers = 0, tuple[int, ...]()
+        if setup.egress:
+            egress, pid = self.egress()
+            helpers = (pid,)
+        placement = Placement(
+            free_port(),
+            upstream.secure if setup.tls else upstream.port,
+            self._directory(f"{peer.name}-{setup.role.value}"),
+            self._certificates,
+            setup.tls,
+            setup.front,
+            egress,
+            setup.workers,
+        )
+        chosen = command(placement) if command else peer.command(placement, setup.role)
+        ready = relays_securely if setup.front else peer.ready
+        with daemon(chosen, setup.core, placement, ready, peer.timeout) as own:
+            yield Running(
+                placement.port,
+                own,
+                placement.directory,
+                upstream.port,
+                upstream.pid,
+                setup.front,
+                placement.openai,
+                helpers,
+            )
 
     def keep(self, context: contextlib.AbstractContextManager[Running]) -> Running:
         """Keep a daemon running until the end of the testbed."""
         return self._stack.enter_context(context)
 
-    def running(self, peer: Peer, role: Role, upstream: str) -> Running:
-        """The shared daemon of *peer* in this role; a failed start is not repeated."""
-        key = peer.name, role, upstream
+    def running(self, peer: Peer, setup: Setup) -> Running:
+        """The shared daemon of *peer* in this setup; a failed start is not repeated."""
+        key = peer.name, setup
         if key not in self._kept:
             try:
-                self._kept[key] = self._stack.enter_context(self.fresh(peer, role, upstream))
+                self._kept[key] = self._stack.enter_context(self.fresh(peer, setup))
             except Failed as failure:
                 self._kept[key] = failure
         if isinstance(found := self._kept[key], Failed):
             raise found
         return found
 
-    def started(self) -> Iterator[tuple[str, Role, Running]]:
+    def started(self) -> Iterator[tuple[str, Setup, Running]]:
         """The shared daemons that were started."""
-        for (name, role, _), running in self._kept.items():
+        for (name, setup), running in self._kept.items():
             if isinstance(running, Running):
-                yield name, role, running
+                yield name, setup, running
 
 
-def fixed_upstream(placement: Placement) -> Command:
-    """Nginx with constant answers: the fastest available upstream."""
+def fixed_upstream(placement: Placement, secure: int = 0) -> Command:
+    """Nginx with constant answers: the fastest available upstream; port *secure* has TLS."""
     values = {"PORT": str(placement.port), "COMPLETION": COMPLETION, "MODELS": MODELS}
+    values["SECURE"] = ""
+    if secure:
+        files = placement.files
+        values["SECURE"] = (
+            f"listen 127.0.0.1:{secure} ssl backlog=4096; ssl_protocols TLSv1.2 TLSv1.3;"
+            f" ssl_certificate {files.certificate}; ssl_certificate_key {files.key};"
+        )
     (placement.directory / "large.json").write_text(LARGE_ANSWER)
     return nginx_command(HERE / "conf" / "upstream.conf", values, placement.directory)
 
 
-def gauge_upstream(placement: Placement) -> Command:
-    """Gauge's own upstream: streams, files, counters."""
-    return Command([built("gauge"), "upstream", "-listen", f"127.0.0.1:{placement.port}"])
+def gauge_upstream(placement: Placement, secure: int, sizes: Path) -> Command:
+    """Gauge's own upstream: streams, files, questions of all sizes, counters."""
+    files = placement.files
+    argv = [built("gauge"), "upstream", "-listen", f"127.0.0.1:{placement.port}"]
+    argv += ["-tls-listen", f"127.0.0.1:{secure}"]
+    argv += ["-cert", str(files.certificate), "-key", str(files.key), "-sizes", str(sizes)]
+    return Command(argv)
+
+
+def _has_status(port: int) -> bool:
+    return get(port, "/status").startswith(b"{")

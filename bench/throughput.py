@@ -1,18 +1,19 @@
-"""Requests per second: hits, misses, and misses with large bodies."""
+"""Requests per second on kept connections, by wrk: hits and misses, with and without TLS."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable
 
 from bench.gateways import GATEWAYS, completes
 from bench.machine import Failed
-from bench.peers import Peer, Role
+from bench.peers import Peer, Role, Setup
 from bench.results import Measure, Run
 from bench.testbed import Running, Testbed
 from bench.workload import CpuUse, Scale, with_cpu_usage
-from bench.wrk import CONNECTIONS, LARGE, SMALL, Load, exchange, get, probe, wrk
+from bench.wrk import CONNECTIONS, SMALL, Load, exchange, get, probe, wrk
 
 WARM_UP_SECONDS = 1
 """Load before the measurement, checked but not counted."""
@@ -27,9 +28,9 @@ def requests_seen(upstream: int) -> int:
     return int(numbers[3]) - 1
 
 
-def completion_size(port: int, load: Load) -> int:
+def completion_size(port: int, load: Load, secure: bool) -> int:
     """As :func:`probe`, for a peer that rewrites the JSON of the answer."""
-    response = exchange(port, load.one())
+    response = exchange(port, load.one(), secure)
     if not completes(response):
         raise Failed(f"no completion was received: {response[-700:]!r}")
     return len(response)
@@ -40,14 +41,14 @@ def rate(
     load: Load,
     seconds: int,
     hits: bool,
-    size_of: Callable[[int, Load], int] = probe,
+    size_of: Callable[[int, Load, bool], int] = probe,
 ) -> tuple[float, CpuUse]:
     """Requests per second in one run of wrk, and the CPU usage; raises if an answer is wrong."""
-    size = size_of(running.port, load)
+    size = size_of(running.port, load, running.front)
     seen = requests_seen(running.upstream)
-    result, usage = with_cpu_usage(running, lambda: wrk(running.port, load, seconds))
+    result, usage = with_cpu_usage(running, lambda: wrk(running.port, load, seconds, running.front))
     forwarded = requests_seen(running.upstream) - seen - 1
-    size = max(size, size_of(running.port, load))
+    size = max(size, size_of(running.port, load, running.front))
     running.sent += result.requests + 2
     # Headers such as Age vary by a byte or two, those of gateways by more. The last response on a
     # connection may be incomplete.
@@ -69,8 +70,7 @@ class Throughput:
 
     name: str
     title: str
-    load: Load
-    role: Role
+    setup: Setup
     peers: tuple[str, ...]
     scale: Scale
 
@@ -84,38 +84,54 @@ class Throughput:
 
     def prepare(self, testbed: Testbed, peer: Peer) -> None:
         """Start the peer and warm it up; with a cache, the later answers are hits."""
-        running = testbed.running(peer, self.role, "fixed")
-        exchange(running.port, self._load(peer, running).one())
+        running = testbed.running(peer, self.setup)
+        exchange(running.port, self._load(peer, running).one(), running.front)
+        running.sent += 1
         self._rate(running, peer, WARM_UP_SECONDS)
 
     def run(self, testbed: Testbed, peer: Peer) -> Run:
-        running = testbed.running(peer, self.role, "fixed")
+        running = testbed.running(peer, self.setup)
         found, usage = self._rate(running, peer, self.scale.seconds)
         busy = None if peer.command is None else usage.busy
         return Run({self.name: found}, usage.others, busy)
 
     def _load(self, peer: Peer, running: Running) -> Load:
-        return dataclasses.replace(self.load, headers=peer.headers(running.upstream))
+        return dataclasses.replace(SMALL, headers=peer.headers(running.url))
 
     def _rate(self, running: Running, peer: Peer, seconds: int) -> tuple[float, CpuUse]:
         size_of = completion_size if peer.optional else probe
-        hits = self.role is Role.CACHING
+        hits = self.setup.role is Role.CACHING
         return rate(running, self._load(peer, running), seconds, hits, size_of)
 
 
+class Egress(Throughput):
+    """Misses through a CONNECT proxy."""
+
+    def run(self, testbed: Testbed, peer: Peer) -> Run:
+        """Raise if the connections to the upstream bypass the proxy."""
+        before = self._tunnels(testbed)
+        run = super().run(testbed, peer)
+        if not (before or self._tunnels(testbed)):
+            raise Failed("the CONNECT proxy has no tunnel")
+        return run
+
+    @staticmethod
+    def _tunnels(testbed: Testbed) -> int:
+        port, _ = testbed.egress()
+        return int(json.loads(get(port, "/status"))["tunnels"])
+
+
 def throughputs(scale: Scale) -> list[Throughput]:
-    own = ("nginx", "original", "stock", "goproxyai")
+    """All workloads of this module."""
+    own = ("nginx", "original", "stock", "goproxyai", "quiet")
+    few = ("nginx", "original", "goproxyai")
+    caching, relaying = Setup(Role.CACHING), Setup(Role.RELAYING)
+    front, plain = Setup(Role.CACHING, front=True), Setup(Role.RELAYING, tls=False)
+    egress = Setup(Role.RELAYING, egress=True)
     return [
-        Throughput("hit", "hit", SMALL, Role.CACHING, (*own, "info"), scale),
-        Throughput(
-            "miss", "miss", SMALL, Role.RELAYING, ("direct", *own, "info", *GATEWAYS), scale
-        ),
-        Throughput(
-            "large",
-            "miss, 32 KB in and 64 KB out",
-            LARGE,
-            Role.RELAYING,
-            ("direct", *own),
-            scale,
-        ),
+        Throughput("hit", "hit", caching, own, scale),
+        Throughput("hit_tls", "hit, TLS in front", front, few, scale),
+        Throughput("miss", "miss", relaying, ("direct", *own, *GATEWAYS), scale),
+        Throughput("miss_plain", "miss, no TLS", plain, ("direct", *few), scale),
+        Egress("connect", "miss, through CONNECT", egress, ("original", "goproxyai"), scale),
     ]

@@ -33,11 +33,11 @@ class Transfer(StreamingWorkload):
     def run(self, testbed: Testbed, peer: Peer) -> Run:
         running = self.running(testbed, peer)
         size = self.scale.megabytes * 1_000_000
-        up, use_up = with_cpu_usage(running, lambda: gauge("transfer", running.port, up=size))
+        up, use_up = with_cpu_usage(running, lambda: gauge("transfer", running.plain_port, up=size))
         values, others = {"up": up["mb_per_second"]}, use_up.others
         if peer.name not in WITHOUT_QUERY:
             down, usage = with_cpu_usage(
-                running, lambda: gauge("transfer", running.port, down=size)
+                running, lambda: gauge("transfer", running.plain_port, down=size)
             )
             values["down"], others = down["mb_per_second"], max(others, usage.others)
         return Run(values, others)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from bench.machine import Failed, cpu_seconds, others_seconds
-from bench.peers import Peer, Role
+from bench.peers import Peer, Role, Setup
 from bench.results import Measure, Results, Run
 from bench.testbed import Running, Testbed
 
@@ -40,6 +40,9 @@ class Scale:
     many: int
     growth_rounds: int
     megabytes: int
+    open_rates: tuple[int, ...]
+    open_first_seconds: float
+    open_seconds: float
 
     @property
     def summary(self) -> str:
@@ -53,15 +56,18 @@ class Scale:
 FULL = Scale(
     rounds=3,
     attempts=3,
-    seconds=4,
+    seconds=2,
     stream_seconds=5,
     streams=1_000,
     frames=200,
     idle=10_000,
     held_streams=2_000,
     many=1_000_000,
-    growth_rounds=3,
+    growth_rounds=2,
     megabytes=256,
+    open_rates=(500, 1000, 1500, 2000, 2500, 3000, 3500, 4000),
+    open_first_seconds=6,
+    open_seconds=3,
 )
 QUICK = Scale(
     rounds=1,
@@ -75,6 +81,9 @@ QUICK = Scale(
     many=100_000,
     growth_rounds=1,
     megabytes=64,
+    open_rates=(500, 1000, 2000, 3000),
+    open_first_seconds=2,
+    open_seconds=1.5,
 )
 
 
@@ -90,7 +99,7 @@ class StreamingWorkload:
 
     def running(self, testbed: Testbed, peer: Peer) -> Running:
         """The shared daemon of *peer*."""
-        return testbed.running(peer, Role.STREAMING, "gauge")
+        return testbed.running(peer, Setup(Role.STREAMING, "gauge"))
 
     def prepare(self, testbed: Testbed, peer: Peer) -> None:
         self.running(testbed, peer)
@@ -130,12 +139,13 @@ class CpuUse:
     others: float
 
 
-def with_cpu_usage(running: Running, work: Callable[[], T]) -> tuple[T, CpuUse]:
-    """Call *work* and measure the CPU usage meanwhile."""
-    start, cpu, others = time.monotonic(), cpu_seconds(running.pid), others_seconds(running.pids)
+def with_cpu_usage(running: Running, work: Callable[[], T], *more: Running) -> tuple[T, CpuUse]:
+    """Call *work* and measure the CPU usage meanwhile; *more* are under load as well."""
+    pids = list({pid for each in (running, *more) for pid in each.pids})
+    start, cpu, others = time.monotonic(), cpu_seconds(running.pid), others_seconds(pids)
     done = work()
     elapsed = time.monotonic() - start
-    cpu, others = cpu_seconds(running.pid) - cpu, others_seconds(running.pids) - others
+    cpu, others = cpu_seconds(running.pid) - cpu, others_seconds(pids) - others
     return done, CpuUse(cpu / elapsed, max(0.0, others - TICK_ERROR_SECONDS) / elapsed)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import re
 import socket
+import ssl
 import subprocess
+from collections.abc import Iterator
 
 from bench.machine import HERE, LOAD_CORE, Failed, environment, pinned, tool
 
@@ -81,9 +84,22 @@ LARGE = Load(
 )
 
 
-def exchange(port: int, request: bytes) -> bytes:
-    """Send one request on a new connection and return the response, which must be a 200."""
+@contextlib.contextmanager
+def connected(port: int, secure: bool) -> Iterator[socket.socket]:
+    """A connection, with TLS if *secure*; the certificate is not verified, as by wrk."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        if not secure:
+            yield connection
+            return
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with context.wrap_socket(connection) as wrapped:
+            yield wrapped
+
+
+def exchange(port: int, request: bytes, secure: bool = False) -> bytes:
+    """Send one request on a new connection and return the response, which must be a 200."""
+    with connected(port, secure) as connection:
         connection.sendall(request)
         with connection.makefile("rb") as stream:
             head = b""
@@ -102,9 +118,9 @@ def exchange(port: int, request: bytes) -> bytes:
             return head + body
 
 
-def get(port: int, target: str) -> bytes:
+def get(port: int, target: str, secure: bool = False) -> bytes:
     """The body of the answer to a GET."""
-    return exchange(port, Load(target, "", "").one()).partition(b"\r\n\r\n")[2]
+    return exchange(port, Load(target, "", "").one(), secure).partition(b"\r\n\r\n")[2]
 
 
 def relays(port: int) -> bool:
@@ -112,9 +128,14 @@ def relays(port: int) -> bool:
     return get(port, "/v1/models") == MODELS.encode()
 
 
-def probe(port: int, load: Load) -> int:
+def relays_securely(port: int) -> bool:
+    """As :func:`relays`, with TLS."""
+    return get(port, "/v1/models", secure=True) == MODELS.encode()
+
+
+def probe(port: int, load: Load, secure: bool = False) -> int:
     """Send the request once, check the body, and return the size of the response in bytes."""
-    response = exchange(port, load.one())
+    response = exchange(port, load.one(), secure)
     if response.partition(b"\r\n\r\n")[2] != load.answer.encode():
         raise Failed(f"a different body was received: {response[-700:]!r}")
     return len(response)
@@ -129,9 +150,12 @@ class WrkResult:
     seconds: float
 
 
-def wrk(port: int, load: Load, seconds: int) -> WrkResult:
+def wrk(
+    port: int, load: Load, seconds: int, secure: bool = False, connections: int = CONNECTIONS
+) -> WrkResult:
     """Run wrk on the load core; raises if wrk counts an error or a status over 399."""
-    argv = pinned(LOAD_CORE, tool("wrk"), "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s")
+    argv = pinned(LOAD_CORE, tool("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s")
+    scheme = "https" if secure else "http"
     before, _, after = load.text().partition(_VARIABLE)
     env = environment(
         BENCH_BEFORE=before,
@@ -143,7 +167,7 @@ def wrk(port: int, load: Load, seconds: int) -> WrkResult:
     )
     try:
         done = subprocess.run(
-            [*argv, "-s", str(HERE / "wrk.lua"), f"http://127.0.0.1:{port}"],
+            [*argv, "-s", str(HERE / "wrk.lua"), f"{scheme}://127.0.0.1:{port}"],
             env=env,
             capture_output=True,
             text=True,

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 )
 
 // caller is a keep-alive connection with at most one request on it.
@@ -80,7 +79,7 @@ func latency(arguments []string) (report, error) {
 func (s *schedule) describe(into report) {
 	counted := s.total - s.warm
 	elapsed := float64(s.end) - float64(s.moment(s.warm))
-	into["count"] = counted
+	into["count"], into["warm"] = counted, s.warm
 	// The last answer arrives one latency after the beginning of the last interval, not at its end.
 	if elapsed < float64(counted)*s.interval {
 		elapsed = float64(counted) * s.interval
@@ -181,22 +180,10 @@ func (s *schedule) receive(milliseconds int) error {
 }
 
 func (s *schedule) read(c *caller) error {
-	n, err := rawRead(c.fd, s.buffer[:])
+	_, ended, err := receive(c.fd, &c.reply, s.buffer[:])
 	now := monotonic()
-	if err != nil {
-		if later(err) {
-			return nil
-		}
-		return os.NewSyscallError("read", err)
-	}
-	if n == 0 {
-		return c.reply.closed()
-	}
-	if err := c.reply.feed(s.buffer[:n]); err != nil {
+	if err != nil || !ended {
 		return err
-	}
-	if !c.reply.ended() {
-		return nil
 	}
 	if !c.answer.whole() {
 		return errBody

@@ -1,14 +1,23 @@
 // Gauge is the benchmark's fake OpenAI API, and a load generator for what wrk cannot measure:
-// latency at a fixed rate, many event streams, idle connections, and large bodies.
+// latency at a fixed rate, many event streams, idle connections, large bodies, connections for one
+// request, and requests that all differ.
 //
 //	main.go       the command line; every subcommand prints one JSON object as its last line
 //	clock.go      one clock for both ends of a stream, and a ticker finer than Go's
 //	histogram.go  percentiles of any number of samples in constant memory, within 0.1 %
 //	wire.go       requests and answers; the layout of a frame, and its check
+//	heads.go      the request headers of clients, with IDs that vary
+//	bodies.go     the questions and answers of mixed traffic
 //	reply.go      an incremental parser of HTTP/1.1 responses, without allocation
 //	poll.go       raw sockets with epoll: thousands of connections on one thread
-//	upstream.go   the fake OpenAI API
+//	upstream.go   the fake OpenAI API: its connections and the headers of requests
+//	requestbody.go  how it reads a body
+//	answers.go    its answers
+//	outlet.go     its sockets, with and without TLS
 //	wheel.go      its streams with a rate: one timer writes for all of them
+//	connect.go    a CONNECT proxy
+//	load.go       requests at the maximum rate, on kept and on fresh connections
+//	open.go       requests at rising rates to an upstream that takes its time
 //	latency.go    requests at fixed times, whether or not earlier ones have been answered
 //	streams.go    frames per second, lost frames, and the time that a relay adds to each
 //	hold.go       connections and streams held open while the benchmark measures memory
@@ -46,6 +55,9 @@ type report map[string]interface{}
 
 var subcommands = map[string]func(arguments []string) (report, error){
 	"upstream": upstream,
+	"connect":  connect,
+	"load":     saturate,
+	"open":     open,
 	"latency":  latency,
 	"streams":  streams,
 	"hold":     hold,
@@ -54,7 +66,7 @@ var subcommands = map[string]func(arguments []string) (report, error){
 
 func main() {
 	if len(os.Args) < 2 || subcommands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: gauge upstream|latency|streams|hold|transfer [-help]")
+		fmt.Fprintln(os.Stderr, "usage: gauge upstream|connect|load|open|latency|streams|hold|transfer [-help]")
 		os.Exit(2)
 	}
 	runtime.GOMAXPROCS(1)

@@ -57,7 +57,15 @@ const patience = 10 * time.Second
 
 // dial opens a blocking connection. On loopback that takes microseconds, unless the other side's
 // backlog is full. No call on it blocks for longer than patience.
-func dial(to target, patience time.Duration) (int, error) {
+func dial(to target, patience time.Duration) (int, error) { return dialFrom(0, to, patience) }
+
+// bindAddressNoPort lets the kernel choose the port when the connection is opened, so that
+// connections to different servers may share it.
+const bindAddressNoPort = 24
+
+// dialFrom opens a connection from 127.0.0.HOST; from any address if it is zero. One address has
+// too few ports for many short connections, each of which keeps its port for a while.
+func dialFrom(host uint8, to target, patience time.Duration) (int, error) {
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
@@ -67,12 +75,25 @@ func dial(to target, patience time.Duration) (int, error) {
 		_ = syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, option, &limit)
 	}
 	_ = syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1)
-	address := to.address
-	if err := syscall.Connect(fd, &address); err != nil {
-		_ = syscall.Close(fd)
-		return -1, os.NewSyscallError("connect", err)
+	if host != 0 {
+		_ = syscall.SetsockoptInt(fd, syscall.IPPROTO_IP, bindAddressNoPort, 1)
+		own := syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, host}}
+		if err := syscall.Bind(fd, &own); err != nil {
+			_ = syscall.Close(fd)
+			return -1, os.NewSyscallError("bind", err)
+		}
 	}
-	return fd, nil
+	address := to.address
+	for {
+		err := syscall.Connect(fd, &address)
+		if err == nil {
+			return fd, nil
+		}
+		if err != syscall.EINTR { // then Linux continues to connect, and the next call waits
+			_ = syscall.Close(fd)
+			return -1, os.NewSyscallError("connect", err)
+		}
+	}
 }
 
 // send writes a request that fits into the socket's buffer.
@@ -107,6 +128,15 @@ func (p *poller) add(fd, number int) error {
 	return os.NewSyscallError("epoll_ctl", syscall.EpollCtl(p.fd, syscall.EPOLL_CTL_ADD, fd, &event))
 }
 
+// watch changes whether a watched socket is also reported when it accepts data.
+func (p *poller) watch(fd, number int, writable bool) error {
+	event := syscall.EpollEvent{Events: syscall.EPOLLIN, Fd: int32(number)}
+	if writable {
+		event.Events |= syscall.EPOLLOUT
+	}
+	return os.NewSyscallError("epoll_ctl", syscall.EpollCtl(p.fd, syscall.EPOLL_CTL_MOD, fd, &event))
+}
+
 // wait blocks for some milliseconds (-1: indefinitely) and returns the readable sockets.
 func (p *poller) wait(milliseconds int) []syscall.EpollEvent {
 	n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(p.fd),
@@ -115,6 +145,23 @@ func (p *poller) wait(milliseconds int) []syscall.EpollEvent {
 		return nil
 	}
 	return p.ready[:n]
+}
+
+// receive reads once from a non-blocking connection, and parses the data. It returns the number of
+// bytes, and whether the answer is complete.
+func receive(fd int, r *reply, buffer []byte) (n int, ended bool, err error) {
+	n, err = rawRead(fd, buffer)
+	switch {
+	case err != nil && later(err):
+		return 0, false, nil
+	case err != nil:
+		return 0, false, os.NewSyscallError("read", err)
+	case n == 0:
+		err = r.closed()
+	default:
+		err = r.feed(buffer[:n])
+	}
+	return n, err == nil && r.ended(), err
 }
 
 // member is one connection of a fleet.
@@ -187,19 +234,9 @@ func (f *fleet) read(m *member) {
 	if m.gone {
 		return
 	}
-	n, err := rawRead(m.fd, f.buffer[:])
-	f.now = monotonic()
-	switch {
-	case err != nil && later(err):
-		return
-	case err != nil:
-		err = os.NewSyscallError("read", err)
-	case n == 0:
-		err = m.reply.closed()
-	default:
-		err = m.reply.feed(f.buffer[:n])
-	}
-	if err == nil && m.reply.ended() {
+	f.now = monotonic() // the parsers of frames use it
+	_, ended, err := receive(m.fd, &m.reply, f.buffer[:])
+	if ended {
 		f.ended++
 		if f.endless {
 			err = errShort

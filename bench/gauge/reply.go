@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // sink receives a response's body in pieces of any length, which it must not keep.
@@ -42,7 +43,8 @@ type reply struct {
 	digits      int   // of the chunk's size, or bytes of the trailer's line
 	head        []byte
 	eventStream bool
-	closing     bool // the other side will close the connection after the response
+	held        int64 // ns that the upstream took for the answer, if it says so
+	closing     bool  // the other side will close the connection after the response
 }
 
 // next prepares for the next response on the same connection.
@@ -157,6 +159,8 @@ func (r *reply) startChunk() {
 	}
 }
 
+var heldField = strings.ToLower(heldName)
+
 var headEnd = []byte("\r\n\r\n")
 
 // takeHead parses the head in place if it arrived in one read, as it nearly always does.
@@ -196,6 +200,10 @@ func (r *reply) parseHead(head []byte) error {
 			r.eventStream = bytes.HasPrefix(value, []byte("text/event-stream"))
 		case named(name, "connection"):
 			r.closing = named(value, "close")
+		case named(name, heldField):
+			if r.held = readDigits(value); r.held < 0 {
+				return errors.New("the " + heldName + " is not a number")
+			}
 		}
 	}
 	r.start(length, chunked)

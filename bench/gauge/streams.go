@@ -20,7 +20,7 @@ type tally struct {
 	complete int        // streams whose last frame was received
 	delay    *histogram // from the sending of a frame to its receipt
 	gap      *histogram // difference between the interval of two frames as received and as sent
-	first    *histogram // from the request to the first frame
+	first    *histogram // from the request to the first frame, without what the upstream took
 }
 
 func newTally(f *fleet) *tally {
@@ -120,7 +120,7 @@ func (f *follower) measure(stamp, now int64) {
 	t := f.tally
 	if f.seen == 0 {
 		t.started++
-		t.first.add(now - f.asked)
+		t.first.add(now - f.asked - f.reply.held)
 	}
 	if now < t.from || now >= t.to {
 		return

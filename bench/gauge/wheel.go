@@ -5,7 +5,6 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -32,63 +31,35 @@ var streamEnd = []byte(fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(lastFrame), last
 
 // paced is one stream on a wheel.
 type paced struct {
-	raw      syscall.RawConn
-	push     func(fd uintptr) bool // made once, because a closure for each frame would be garbage
+	conn     net.Conn
+	out      *outlet // below the connection; keeps what the socket has not accepted
 	chunk    []byte
-	pending  []byte // the rest of a chunk, or of the end, that the socket has not accepted
 	sequence int64
 	frames   int64 // 0: until the client leaves
 	wheel    *wheel
 	slot     int
 	place    int
-	closing  bool // the end is pending or sent
-	broken   bool
+	closing  bool // the end is written
 	ended    chan struct{}
-}
-
-func newPaced(conn *net.TCPConn, frames int) (*paced, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	s := &paced{raw: raw, chunk: newChunk(), frames: int64(frames), ended: make(chan struct{})}
-	s.push = func(fd uintptr) bool {
-		n, err := rawWrite(int(fd), s.pending)
-		s.pending = s.pending[n:]
-		s.broken = s.broken || err != nil && !later(err)
-		return true // the rest is sent in the next turn
-	}
-	return s, nil
-}
-
-// flush returns whether the socket has accepted everything.
-func (s *paced) flush() bool {
-	if len(s.pending) > 0 {
-		if err := s.raw.Write(s.push); err != nil {
-			s.broken = true
-		}
-	}
-	return len(s.pending) == 0
 }
 
 // step sends a frame, or the end after the last one; it returns whether the stream is over.
 func (s *paced) step(counters *counters) bool {
 	switch {
-	case !s.flush():
+	case !s.out.flush():
 		atomic.AddInt64(&counters.skipped, 1)
 	case s.frames > 0 && s.sequence == s.frames:
 		if !s.closing {
-			s.closing, s.pending = true, streamEnd
+			s.closing = true
+			_, _ = s.conn.Write(streamEnd) // an error is in the outlet
 		}
-		s.flush()
 	default:
 		stampChunk(s.chunk, s.sequence, monotonic())
-		s.pending = s.chunk
+		_, _ = s.conn.Write(s.chunk)
 		s.sequence++
 		atomic.AddInt64(&counters.frames, 1)
-		s.flush()
 	}
-	return s.broken || s.closing && len(s.pending) == 0
+	return s.out.broken != nil || s.closing && s.out.flush()
 }
 
 // wheel holds the streams of one rate.
@@ -166,11 +137,11 @@ func newWheels(counters *counters) *wheels {
 }
 
 // start sends a stream's first frame and adds the stream to the wheel of its rate.
-func (all *wheels) start(conn *net.TCPConn, frames int, rate float64) (*paced, error) {
-	s, err := newPaced(conn, frames)
-	if err != nil {
-		return nil, err
+func (all *wheels) start(conn net.Conn, out *outlet, frames int, rate float64) (*paced, error) {
+	s := &paced{
+		conn: conn, out: out, chunk: newChunk(), frames: int64(frames), ended: make(chan struct{}),
 	}
+	out.mode = queuing
 	all.mutex.Lock()
 	defer all.mutex.Unlock()
 	if !all.turning {

@@ -2,8 +2,8 @@
 
 All workers wait on the same sockets, and the kernel wakes all of them for a new connection. Without
 a rule, the worker that runs first accepts most connections of a burst: one of two workers got 50 to
-86 % of 32 connections, and 50 % with the rule (``python -m bench.workers``). Kept connections stay
-where they are.
+86 % of 32 connections, and 50 % with the rule (``bench.cores``). Kept connections stay where they
+are.
 
 Each worker writes its number of connections into memory that the workers share. A worker with more
 connections than another one leaves a new connection to the others, for at most

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
+import os
+import shutil
+import statistics
+import subprocess
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from cryptography.x509 import DNSName, SubjectAlternativeName, load_pem_x509_certificate
 
 from bench import inside
+from bench.__main__ import workloads
+from bench.certificates import issue
+from bench.cores import Sample
+from bench.gateways import GATEWAYS
 from bench.growth import powers
 from bench.inside import InMemoryDaemon
+from bench.machine import HERE
 from bench.peers import PEERS
 from bench.plot import Bar, Group, Scale, plot
 from bench.report import PAGE, cell_text, figures, number, replaced, verdict
 from bench.results import Cell, Measure, Results, Run
-from bench.targets import TARGETS, Target
+from bench.sizes import ANSWERS, COUNT, QUESTIONS, Sizes, exchanges, sizes_file
+from bench.targets import TARGETS, Figure, Target
+from bench.workload import FULL
 from bench.wrk import LARGE, LARGE_IN, LARGE_OUT, SMALL
 
 RATE = Measure("miss", "miss", "req/s")
@@ -29,7 +45,8 @@ def results(**rates: list[float]) -> Results:
 
 
 def miss_target(bound: float) -> Target:
-    return Target("miss", bound, lambda found: found.ratio("miss", "goproxyai", "original"))
+    (target,) = (each for each in TARGETS if each.title == "miss / Go original")
+    return dataclasses.replace(target, title="miss", bound=bound)
 
 
 def test_cell_is_median_with_half_the_spread() -> None:
@@ -85,8 +102,94 @@ def test_unmeasured_target_has_no_verdict() -> None:
 
 
 def test_upper_bound_is_reached_by_smaller_figure() -> None:
-    lost = Target("lost", 0, lambda _found: 0.0, at_most=True)
+    lost = Target("lost", 0, lambda _found: Figure(0.0), at_most=True)
     assert verdict(lost, results()) == "| lost | at most 0 | 0 | reached |"
+
+
+@pytest.mark.parametrize(
+    ("busy", "other_busy", "mark"),
+    [(1.0, 1.0, ""), (0.5, 1.0, "≥ "), (1.0, 0.5, "≤ "), (0.5, 0.5, "~ ")],
+)
+def test_ratio_of_lower_bounds_is_marked(busy: float, other_busy: float, mark: str) -> None:
+    found = results()
+    found.add("miss", "goproxyai", Run({"miss": 300.0}, busy=busy))
+    found.add("miss", "original", Run({"miss": 100.0}, busy=other_busy))
+    assert verdict(miss_target(2), found) == f"| miss | at least 2 | {mark}3 | reached |"
+
+
+def test_single_value_can_be_a_lower_bound() -> None:
+    run = Run({"miss": 70.0, "hit": 80.0}, bounds=("miss",))
+    assert [run.bounded(key) for key in ("miss", "hit")] == [True, False]
+
+
+def test_raw_results_have_every_run_and_say_which_are_excluded() -> None:
+    found = results(original=[100.0])
+    found.add("miss", "original", Run({"miss": 10.0}, others=0.5))
+    found.failures["miss", "nginx"] = "refused"
+    raw = json.loads(json.dumps(found.raw()))
+    assert [(run["values"], run["counted"]) for run in raw["runs"]] == [
+        ({"miss": 100.0}, True),
+        ({"miss": 10.0}, False),
+    ]
+    assert raw["failures"] == [["miss", "nginx", "refused"]]
+
+
+def test_each_target_has_a_measure() -> None:
+    measures = [(w.name, m) for w in workloads(FULL) for m in w.measures]
+    found = Results(measures)
+    for workload, peer in {(w.name, peer) for w in workloads(FULL) for peer in w.peers}:
+        values = {m.key: 2.0 if peer == "direct" else 6.0 for w, m in measures if w == workload}
+        found.add(workload, peer, Run(values))
+    assert [target.title for target in TARGETS if target.figure(found) is None] == []
+
+
+def test_every_peer_of_a_workload_is_known() -> None:
+    assert {peer for each in workloads(FULL) for peer in each.peers} == {*PEERS, *GATEWAYS}
+
+
+@pytest.mark.parametrize(("sizes", "mean"), [(QUESTIONS, 16_600), (ANSWERS, 5_320)])
+def test_sizes_have_the_stated_distribution(sizes: Sizes, mean: int) -> None:
+    drawn = sizes.draw(COUNT)
+    assert (drawn[0], drawn[-1]) == (sizes.least, sizes.most)
+    assert drawn == sorted(drawn)
+    assert statistics.median(drawn) == pytest.approx(sizes.median, rel=0.01)
+    assert statistics.mean(drawn) == pytest.approx(mean, rel=0.01)
+
+
+def test_sizes_are_the_same_in_each_run_and_independent_of_each_other() -> None:
+    pairs = exchanges()
+    assert pairs == exchanges()
+    assert len(pairs) == COUNT
+    questions = [math.log(question) for question, _ in pairs]
+    correlation = statistics.correlation(questions, [math.log(answer) for _, answer in pairs])
+    assert abs(correlation) < 0.1
+    assert sizes_file(pairs[:1]) == f"{pairs[0][0]} {pairs[0][1]}\n"
+
+
+def test_certificate_is_signed_by_the_root_for_loopback(tmp_path: Path) -> None:
+    files = issue(tmp_path)
+    root = load_pem_x509_certificate(files.root.read_bytes())
+    certificate = load_pem_x509_certificate(files.certificate.read_bytes())
+    certificate.verify_directly_issued_by(root)
+    names = certificate.extensions.get_extension_for_class(SubjectAlternativeName).value
+    assert names.get_values_for_type(DNSName) == ["localhost"]
+
+
+def test_speed_up_is_limited_by_the_largest_share_of_the_connections() -> None:
+    assert Sample(serving=50.0, parent=1.0, share=0.6).limit == 31.0
+
+
+@pytest.mark.skipif(shutil.which("go") is None, reason="go is not installed")
+def test_gauge_passes_its_own_tests() -> None:
+    done = subprocess.run(
+        ["go", "test", "."],
+        cwd=HERE / "gauge",
+        env={**os.environ, "GO111MODULE": "off", "CGO_ENABLED": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

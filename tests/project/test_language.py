@@ -25,10 +25,13 @@ SCOPES = {
     "docs": ["docs/*.py"],
 }  # fmt: skip
 
+INSTALLED = {"node_modules", ".build"}
+"""Directories below which other projects' files are installed."""
+
 
 def files(scope: str) -> list[Path]:
     found = {path for pattern in SCOPES[scope] for path in ROOT.glob(pattern) if path.is_file()}
-    return sorted(path for path in found - EXEMPT if "node_modules" not in path.parts)
+    return sorted(path for path in found - EXEMPT if not INSTALLED.intersection(path.parts))
 
 
 def report(scope: str) -> list[str]:
