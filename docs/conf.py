@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pygments.lexers.special import TextLexer
-
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
@@ -29,6 +27,8 @@ nitpicky = True
 
 html_theme = "furo"
 html_title = f"goproxyai {version}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_extra_path = ["llms.txt"]
 html_show_sourcelink = False
@@ -53,6 +53,5 @@ def copy_pages(app: Sphinx, failure: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    app.add_lexer("mermaid", TextLexer)
     app.connect("build-finished", check_hosts)
     app.connect("build-finished", copy_pages)

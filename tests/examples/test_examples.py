@@ -40,7 +40,6 @@ CODE = {"python", "js", "sh"}
 DATA = {"json", "toml", "ini"}
 OTHER = {
     "text",
-    "mermaid",
     "promql",  # tests/e2e/test_prometheus.py sends these queries to Prometheus
 }
 
