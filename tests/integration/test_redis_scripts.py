@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
+from twisted.internet.task import Clock
 
+from bench.simulated_redis import SimulatedRedis
 from goproxyai.state.redis.scripts import LEASE, PUT_BACK, Script
 from tests.support.redis_server import RedisServer, needs_redis, running, server
 
@@ -113,3 +116,20 @@ def test_full_server_refuses_a_lease_with_an_error(server: RedisServer) -> None:
     finally:
         server.command("CONFIG", "SET", "maxmemory", "0")
     assert "OOM" in str(reply)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_simulated_server_does_the_same(server: RedisServer, seed: int) -> None:
+    """:mod:`bench.simulated_redis`; a token takes a minute, so that none is added meanwhile."""
+    random, model = Random(seed), SimulatedRedis(Clock())
+    rate = 40
+    for _ in range(60):
+        wanted = random.randint(1, 9)
+        script = random.choice([LEASE, LEASE, PUT_BACK])
+        expected = model.run(script, (b"b",), (rate, wanted))
+        found = run(server, script, ("b",), rate, wanted)
+        if script is LEASE and expected[0] == 0:
+            assert found[0] == 0
+            assert expected[1] - 1_000 < found[1] <= expected[1]
+        else:
+            assert found == expected
