@@ -28,6 +28,7 @@ from zope.interface import implementer
 from goproxyai.egress.name_endpoint import resolve
 from goproxyai.messages.connect import ConnectParser
 from goproxyai.messages.socks5 import Socks5Handshake, SocksRefused
+from goproxyai.reactor.receivers import receive_directly
 
 MAX_SOCKS_ADDRESSES: Final = 4
 """Addresses of a name that are tried through a SOCKS proxy, one after the other."""
@@ -50,7 +51,9 @@ class Handshake(TypingProtocol):
 
 
 class TunnelProtocol(Protocol):
-    """Performs the handshake; once the tunnel is open, passes everything to the inner protocol.
+    """Performs the handshake; once the tunnel is open, everything is for the inner protocol.
+
+    Most transports then deliver to the inner protocol directly, and this object is released.
 
     :param inner: makes the inner protocol.
     :param address: of the proxy.
@@ -93,6 +96,7 @@ class TunnelProtocol(Protocol):
             self._fail(Failure(NoProtocol()))
             return
         self._inner = inner
+        receive_directly(self.transport, inner, instead_of=self)
         inner.makeConnection(self.transport)
         self.tunnel.callback(inner)
         if rest:

@@ -39,6 +39,7 @@ from goproxyai.http11.tunnel_end import TunnelEnd
 from goproxyai.limits.request_memory import Holding, RequestMemory
 from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import NEVER, Ticker, postponed
+from goproxyai.reactor.receivers import receive_directly
 from goproxyai.reactor.socket_state import input_poll, report_half_close, set_tcp_options
 from goproxyai.reactor.socket_write import unsent_bytes
 from goproxyai.reactor.write_batch import MIN_UNBATCHED_BYTES, Writer
@@ -101,6 +102,7 @@ class ClientConnection(TwistedProtocol):
     # Called by the transport.
 
     def connectionMade(self) -> None:
+        receive_directly(self.transport, self)
         set_tcp_options(self.transport)
         self._ticker.watched.add(self)
         if not self._secured:

@@ -35,6 +35,12 @@ CONNECTION_NAMES: Final = ("_ssl", "_into_ssl", "_from_ssl", "_raise_ssl_error")
 MAX_KEPT_BYTES: Final = 8 * 1024
 """Size up to which the BIOs of an idle connection are kept."""
 
+_HEADER_BYTES: Final = 5
+"""Of a record: its type, the version, and the length of the rest (RFC 8446 §5.1)."""
+
+_UNKNOWN: Final = 1 << 20
+"""Overhead of records that differ in it, or whose start is not known; more than any record has."""
+
 _BUFFER_BYTES: Final = 32 * 1024
 """Of the buffer that all connections share; more than the 18 KiB of the largest record."""
 
@@ -59,17 +65,29 @@ class TLSRecords:
 
     It holds at most one incomplete record of the peer (16 KiB) between two calls.
 
+    Most reads are of exactly one record of data, which its size tells. After such a read, OpenSSL
+    holds nothing and has nothing to send: two of four calls of OpenSSL are omitted.
+
     :param connection: with memory BIOs, whose handshake has not begun.
     :ivar ended: the peer has sent ``close_notify``: it sends nothing more.
     :ivar error: why the records of the peer cannot be read; ``None`` while they can.
+    :ivar is_single: the last :meth:`decrypt` was of one record of data, and of nothing else.
     """
 
-    __slots__ = ("_incoming", "_outgoing", "_ssl", "connection", "ended", "error")
+    __slots__ = (
+        "_begun", "_incoming", "_missing", "_outgoing", "_overhead", "_single_overhead", "_ssl",
+        "connection", "ended", "error", "is_single",
+    )  # fmt: skip
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self.ended = False
         self.error: SSL.Error | None = None
+        self.is_single = False
+        self._begun = b""  # the first bytes of a header
+        self._missing = 0  # bytes of a record whose header was read
+        self._overhead = _UNKNOWN  # of each record
+        self._single_overhead = _UNKNOWN  # of a read of a single record
         self._ssl = connection._ssl
         self._incoming = connection._into_ssl
         self._outgoing = connection._from_ssl
@@ -84,11 +102,13 @@ class TLSRecords:
         :raises SSL.Error: the handshake has failed. :meth:`output` has the alert for the peer.
         """
         if records:
+            self._follow(records)
             _bio_write(self._incoming, records, len(records))
         try:
             self.connection.do_handshake()
         except SSL.WantReadError:
             return False
+        self._overhead = _overhead(self.connection)
         return True
 
     def release_handshake(self) -> None:
@@ -132,15 +152,36 @@ class TLSRecords:
 
         Sets :attr:`ended` or :attr:`error`, which concern what follows the returned plaintext.
         """
-        incoming = self._incoming
-        if records:
-            _bio_write(incoming, records, len(records))
+        length = len(records)
+        if length:
+            _bio_write(self._incoming, records, length)
         size = _read(self._ssl, _buffer, _BUFFER_BYTES)
-        if size > 0 and not _bio_size(incoming, _NULL):  # nearly always: one record
+        if size + self._single_overhead == length and size > 0:
+            self.is_single = True
             plaintext: bytes = _bytes[:size]
-            if len(records) > MAX_KEPT_BYTES:
+            if length > MAX_KEPT_BYTES:
                 self._renew_incoming()
             return plaintext
+        self.is_single = False
+        self._follow(records)
+        return self._decrypt_all(size, length)
+
+    def _follow(self, records: bytes) -> None:
+        """Find out how much of a record is incomplete after *records*."""
+        data = self._begun + records
+        size, end = len(data), self._missing
+        while end + _HEADER_BYTES <= size:
+            end += _HEADER_BYTES + (data[end + 3] << 8 | data[end + 4])
+        self._begun = data[end:]
+        self._missing = max(0, end - size)
+        self._single_overhead = _UNKNOWN if self._begun or self._missing else self._overhead
+
+    def _decrypt_all(self, size: int, length: int) -> bytes:
+        """Read until no complete record is left.
+
+        :param size: what OpenSSL's first read has returned; the plaintext is in the buffer.
+        :param length: of the records that were added.
+        """
         found = []
         while size > 0:
             found.append(_bytes[:size])
@@ -150,7 +191,7 @@ class TLSRecords:
             self.ended = True
         elif reason != _WANT_READ:
             self.error = self._problem(size)
-        elif len(records) > MAX_KEPT_BYTES:
+        elif length > MAX_KEPT_BYTES:
             self._renew_incoming()
         return b"".join(found)
 
@@ -189,3 +230,18 @@ class TLSRecords:
     def _renew_outgoing(self) -> None:
         self._outgoing = self.connection._from_ssl = _lib.BIO_new(_lib.BIO_s_mem())
         _set_bio(self._ssl, self._incoming, self._outgoing)
+
+
+def _overhead(connection: Any) -> int:
+    """Return the bytes that each record of data has besides its plaintext and padding.
+
+    They are the header, the tag, and the content type of TLS 1.3 or the nonce of TLS 1.2.
+    """
+    cipher = connection.get_cipher_name() or ""
+    if "CCM" in cipher:
+        return _UNKNOWN
+    if cipher.startswith("TLS_"):  # of TLS 1.3
+        return _HEADER_BYTES + 1 + 16
+    if "GCM" in cipher:
+        return _HEADER_BYTES + 8 + 16
+    return _HEADER_BYTES + 16 if "CHACHA20" in cipher else _UNKNOWN

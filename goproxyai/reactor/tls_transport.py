@@ -53,6 +53,7 @@ from zope.interface import implementer
 
 from goproxyai.reactor import tls_records
 from goproxyai.reactor.private_names import missing_names
+from goproxyai.reactor.receivers import receive_directly
 from goproxyai.reactor.socket_state import TransportLayer
 from goproxyai.reactor.socket_write import unsent_bytes, write_through
 from goproxyai.reactor.tls_records import TLSRecords
@@ -117,6 +118,7 @@ class TLSTransport(TransportLayer):
 
     def makeConnection(self, transport: Any) -> None:
         self.transport = transport
+        receive_directly(transport, self)
         self._records = TLSRecords(self._connect(self))
         self.connected = True
         self.wrappedProtocol.makeConnection(self)
@@ -138,7 +140,7 @@ class TLSTransport(TransportLayer):
         plaintext = records.decrypt(data)
         if plaintext:
             self.wrappedProtocol.dataReceived(plaintext)
-        if self._state is ENDED:
+        if records.is_single or self._state is ENDED:
             return
         if records.has_output:  # a write has sent it otherwise
             self._reply()

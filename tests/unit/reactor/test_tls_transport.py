@@ -83,7 +83,8 @@ def test_large_data_passes_both_ways(size: int) -> None:
 
 
 @both_sides
-def test_records_may_be_cut_anywhere(server: bool) -> None:
+@both_versions
+def test_records_may_be_cut_anywhere(version: int, server: bool) -> None:
     @given(
         st.lists(st.binary(min_size=1, max_size=50), max_size=8),
         st.lists(st.integers(1, 100), min_size=1, max_size=20),
@@ -97,7 +98,7 @@ def test_records_may_be_cut_anywhere(server: bool) -> None:
             records = records[cut:]
         assert b"".join(rig.protocol.received) == b"".join(plaintexts)
 
-    rig = TLSRig(server).start()
+    rig = TLSRig(server, version).start()
     check()
 
 
