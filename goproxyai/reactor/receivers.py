@@ -1,8 +1,8 @@
 """The protocol that a transport delivers its input to.
 
 Twisted's client endpoints put a wrapper between transport and protocol, and a tunnel its handshake.
-Both pass each read on, long after they have done their work. Without them, a read takes 0.3 us
-less, and an idle tunnel through an egress proxy 8 KB less (``python -m bench.tunnels --tls``).
+Both pass each read on, long after they have done their work. Without them, a read takes one or two
+calls less, and a connection through an HTTP proxy 1.8 KB less.
 """
 
 from __future__ import annotations

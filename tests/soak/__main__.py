@@ -24,12 +24,15 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plan", action="store_true", help="print the schedule and exit")
     parser.add_argument("--nginx", action="store_true", help="run nginx instead of the daemons")
+    parser.add_argument("--tls", action="store_true", help="use TLS to both upstreams")
     parser.add_argument("--keep", type=Path, help="a new directory in which to keep the logs")
     return parser.parse_args()
 
 
 def main() -> int:
     given = options()
+    if given.tls and given.nginx:
+        raise SystemExit("--tls is for the daemons, and --nginx replaces them")
     plan = make_plan(given.seed, given.seconds)
     if given.plan:
         print(plan)
@@ -40,7 +43,7 @@ def main() -> int:
         install_lean_poll(reactor)
         soak = Soak(
             reactor, plan, Authority(directory), directory, given.nginx,
-            log=lambda line: print(line, flush=True),
+            log=lambda line: print(line, flush=True), tls=given.tls,
         )  # fmt: skip
         soaks.append(soak)
         await soak.run()

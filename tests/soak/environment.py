@@ -26,11 +26,14 @@ class Environment:
     """The upstreams, the egress proxy and the daemons' files of names.
 
     :param directory: for the files of names.
+    :param tls: both upstreams have TLS.
     :ivar state: of the upstreams.
     :ivar names: the file of names of each daemon.
     """
 
-    def __init__(self, reactor: Any, seed: int, authority: Authority, directory: Path) -> None:
+    def __init__(
+        self, reactor: Any, seed: int, authority: Authority, directory: Path, tls: bool = False
+    ) -> None:
         self.state = UpstreamState(reactor, seed)
         self.plain = FaultyUpstream(reactor, self.state)
         self.secure = FaultyUpstream(reactor, self.state)
@@ -39,6 +42,7 @@ class Environment:
         self.names = {PLAIN: directory / "names-plain", TUNNEL: directory / "names-tunnel"}
         self._reactor = reactor
         self._authority = authority
+        self._tls = authority.issue(HOST) if tls else None
         self._tls_ports: dict[str, int] = {}
         self._faults: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
             "upstream down": (self._stop_upstream, self._start_upstream),
@@ -67,7 +71,7 @@ class Environment:
         """Start all servers."""
         self._resolve_only(PLAIN, HOST)
         self._resolve_only(TUNNEL, PROXY)
-        self.plain_port = await self.plain.listen(self._tcp(0))
+        self.plain_port = await self.plain.listen(self._direct(0))
         self.proxy_port = await self.proxy.listen(self._tcp(0))
         certificates: dict[str, Identity] = {
             "valid": self._authority.issue(HOST),
@@ -76,10 +80,7 @@ class Environment:
             "self-signed": self_signed(HOST),
         }
         for name, certificate in certificates.items():
-            endpoint: Any = SSL4ServerEndpoint(
-                self._reactor, 0, certificate.options(), interface="127.0.0.1"
-            )
-            self._tls_ports[name] = await self.secure.listen(endpoint)
+            self._tls_ports[name] = await self.secure.listen(self._ssl(0, certificate))
         self._tls_ports["none"] = await self.secure.listen(self._tcp(0))
         self._use_tls("valid")
 
@@ -90,6 +91,15 @@ class Environment:
 
     def _tcp(self, port: int) -> Any:
         return TCP4ServerEndpoint(self._reactor, port, backlog=500, interface="127.0.0.1")
+
+    def _ssl(self, port: int, certificate: Identity) -> Any:
+        return SSL4ServerEndpoint(
+            self._reactor, port, certificate.options(), backlog=500, interface="127.0.0.1"
+        )
+
+    def _direct(self, port: int) -> Any:
+        """The endpoint of the upstream that is connected to directly."""
+        return self._tcp(port) if self._tls is None else self._ssl(port, self._tls)
 
     # Faults of the connections to the upstream.
 
@@ -133,7 +143,7 @@ class Environment:
         return Deferred.fromCoroutine(self.plain.stop_listening())
 
     def _start_upstream(self) -> Any:
-        return Deferred.fromCoroutine(self.plain.listen(self._tcp(self.plain_port)))
+        return Deferred.fromCoroutine(self.plain.listen(self._direct(self.plain_port)))
 
     def _stop_proxy(self) -> Any:
         return Deferred.fromCoroutine(self.proxy.stop_listening())

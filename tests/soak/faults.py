@@ -26,7 +26,7 @@ ANSWER: Final = "answer"
 """The fault affects single answers, drawn at random."""
 
 PLAIN: Final = "plain"
-"""The fault affects the daemon that connects to the upstream directly, without TLS, by name."""
+"""The fault affects the daemon that connects to the upstream directly, by name."""
 
 TUNNEL: Final = "tunnel"
 """The fault affects the daemon that connects to the upstream with TLS, by the egress proxy."""

@@ -1,8 +1,8 @@
 """The run: cycles of load with faults, and after each a measurement of the idle processes.
 
 1. Two daemons are under the same load at the same time. One connects to the upstream directly and
-   shares answers as much as possible; the other connects with TLS through the egress proxy. nginx
-   may replace the first.
+   shares answers as much as possible; the other connects with TLS through the egress proxy. The
+   first one may connect with TLS too. nginx may replace the first.
 2. Before a measurement the faults have ended, clients and upstreams hold no connection and the
    cache is empty. Then no object of a request, no new delayed call and no new file descriptor may
    be left. Memory is compared with that of the same process after its first cycle.
@@ -53,6 +53,7 @@ class Soak:
 
     :param directory: for logs and files of names.
     :param nginx: run nginx instead of the daemons.
+    :param tls: let the first daemon connect to its upstream with TLS.
     :param strict: compare the memory; a short run is too short for that.
     :param log: called with each event.
     :ivar events: all events, with their time.
@@ -67,9 +68,11 @@ class Soak:
         nginx: bool = False,
         strict: bool = True,
         log: Callable[[str], None] = lambda line: None,
+        tls: bool = False,
     ) -> None:
         self.plan = plan
-        self.environment = Environment(reactor, plan.seed, authority, directory)
+        self.environment = Environment(reactor, plan.seed, authority, directory, tls)
+        self._scheme = "https" if tls else "http"
         self.deployments: list[Deployment] = []
         self.events: list[str] = []
         self._strict = strict
@@ -127,7 +130,8 @@ class Soak:
             return
         self._deploy_daemon(
             PLAIN,
-            OPENAI_API_URL=f"http://{HOST}:{environment.plain_port}",
+            OPENAI_API_URL=f"{self._scheme}://{HOST}:{environment.plain_port}",
+            SSL_CERT_FILE=str(self._authority.pem),
             COALESCE="all",
             CACHE_STALE="5s",
         )

@@ -33,11 +33,12 @@ REQUEST = identity(b"GET", b"/v1/models", b"Bearer one", "")
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
 @pytest_twisted.ensureDeferred
-async def test_short_soak_has_no_problems(authority: Authority, tmp_path: Path) -> None:
+async def test_short_soak_has_no_problems(authority: Authority, tmp_path: Path, tls: bool) -> None:
     from twisted.internet import reactor
 
-    soak = Soak(reactor, make_plan(SEED, SECONDS), authority, tmp_path, strict=False)
+    soak = Soak(reactor, make_plan(SEED, SECONDS), authority, tmp_path, strict=False, tls=tls)
     await soak.run()
     assert soak.problems == [], report(soak)
     for deployment in soak.deployments:
