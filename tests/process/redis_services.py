@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from tests.process.daemon_process import (
     eventually,
 )
 from tests.process.worker_service import Service, Upstream
+from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer, redis_server
 
 SECRET = "the-secret-of-the-shared-state"
@@ -32,10 +35,17 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 @pytest.fixture
 def serve(upstream: Upstream, redis: RedisServer, tmp_path: Path) -> Iterator[Serve]:
     """Start services with the shared state of :func:`redis`; kill them after the test."""
+    with serving(tmp_path, upstream, redis) as served:
+        yield served
+
+
+@contextmanager
+def serving(parent: Path, upstream: Upstream, redis: RedisServer) -> Iterator[Serve]:
+    """Start services with directories in *parent*; kill them at the end."""
     running: list[DaemonProcess] = []
 
     def served(**settings: str) -> Service:
-        directory = tmp_path / f"service-{len(running)}"
+        directory = parent / f"service-{len(running)}"
         directory.mkdir()
         settings = {
             "LISTEN": ON_LOOPBACK,
@@ -51,9 +61,11 @@ def serve(upstream: Upstream, redis: RedisServer, tmp_path: Path) -> Iterator[Se
         (port,) = process.listening()
         return Service(process, port)
 
-    yield served
-    for process in running:
-        process.kill()
+    try:
+        yield served
+    finally:
+        for process in running:
+            process.kill()
 
 
 def state(service: Service) -> Any:
@@ -76,3 +88,29 @@ def until_state(service: Service, wanted: str) -> None:
 def commands(service: Service, kind: str) -> dict[str, int]:
     """Return the number of commands of *kind* by result."""
     return dict(state(service)["commands"].get(kind, {}))
+
+
+def is_master(server: RedisServer) -> bool:
+    with suppress(OSError):  # the server closes connections when its role changes
+        return bool(server.command("ROLE")[0] == b"master")
+    return False
+
+
+@contextmanager
+def sentinel_of(directory: Path, master: RedisServer) -> Iterator[int]:
+    """Run a Sentinel that decides alone, and return its port; the service is ``main``."""
+    port = free_port()
+    config = directory / "sentinel.conf"
+    config.write_text(
+        f"port {port}\nbind 127.0.0.1\n"
+        f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
+        "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 2000\n"
+    )
+    process = subprocess.Popen(
+        ["redis-server", str(config), "--sentinel"], cwd=directory, stdout=subprocess.DEVNULL
+    )
+    try:
+        yield port
+    finally:
+        process.kill()
+        process.wait()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,8 +11,10 @@ import pytest
 from tests.process.daemon_process import eventually
 from tests.process.redis_services import (
     Serve,
+    is_master,
     readiness,
     redis,
+    sentinel_of,
     serve,
     state,
     until_state,
@@ -128,33 +128,11 @@ def test_wrong_certificate_is_refused(
     assert reason in away_line(service)
 
 
-def is_master(server: RedisServer) -> bool:
-    with suppress(OSError):  # the server closes connections when its role changes
-        return bool(server.command("ROLE")[0] == b"master")
-    return False
-
-
-def sentinel_port(directory: Path, master: RedisServer) -> tuple[int, subprocess.Popen[bytes]]:
-    """Start a Sentinel that decides alone."""
-    port = free_port()
-    config = directory / "sentinel.conf"
-    config.write_text(
-        f"port {port}\nbind 127.0.0.1\n"
-        f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
-        "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 2000\n"
-    )
-    process = subprocess.Popen(
-        ["redis-server", str(config), "--sentinel"], cwd=directory, stdout=subprocess.DEVNULL
-    )
-    return port, process
-
-
 def test_failover_by_sentinel_is_followed(serve: Serve, redis: RedisServer, tmp_path: Path) -> None:
     (tmp_path / "replica").mkdir()
     with redis_server(tmp_path / "replica", "--replicaof", "127.0.0.1", str(redis.port)) as replica:
         eventually(lambda: b"master_link_status:up" in replica.command("INFO", "replication"))
-        port, sentinel = sentinel_port(tmp_path, redis)
-        try:
+        with sentinel_of(tmp_path, redis) as port:
             url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{port}/main/0"
             service = serve(STATE_URL=url, RATE_LIMIT="600")
             until_state(service, "ok")
@@ -166,6 +144,3 @@ def test_failover_by_sentinel_is_followed(serve: Serve, redis: RedisServer, tmp_
             until_state(service, "ok")
             assert service.ask("/v1/b").status == 200
             eventually(lambda: any(b":limit:" in name for name in replica.all_keys()))
-        finally:
-            sentinel.kill()
-            sentinel.wait()

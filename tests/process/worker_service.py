@@ -20,7 +20,7 @@ from tests.process.daemon_process import TIMEOUT_SECONDS, DaemonProcess, Start, 
 
 
 class Upstream(ThreadingHTTPServer):
-    """Answers every request with JSON; ``/v1/slow`` when :attr:`released` is set.
+    """Answers every request with JSON, which has its path; ``/v1/slow`` when :attr:`released`.
 
     :ivar served: number of requests. :ivar waiting: requests for ``/v1/slow`` that wait.
     :ivar padding: a part of each response.
@@ -53,7 +53,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/v1/slow":
             self.server.waiting += 1
             self.server.released.wait(TIMEOUT_SECONDS)
-        document = {"object": "model", "number": number, "padding": self.server.padding}
+        document = {
+            "object": "model", "path": self.path, "number": number, "padding": self.server.padding,
+        }  # fmt: skip
         body = json.dumps(document).encode()
         head = (
             b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"

@@ -45,9 +45,10 @@ REQUEST_SECONDS: Final = 0.05
 """The longest time that a request waits for a command. A request needs at most two, one after the
 other: for the rate limit and for the cache."""
 
-TOTAL_SECONDS: Final = 0.1
-"""The longest time that a request waits for Redis. Where the process is late with the decision of
-the rate limit, the rest is left for the look-up in the cache."""
+TOTAL_SECONDS: Final = 0.09
+"""The longest time that a request waits for Redis, so that the end of the wait is noticed within
+100 ms. Where the process is late with the decision of the rate limit, the rest is left for the
+look-up in the cache."""
 
 LEAST_SECONDS: Final = 0.01
 """What is left at least: a process that stood still has used up the time without a fault of

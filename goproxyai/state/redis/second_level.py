@@ -251,14 +251,28 @@ class RedisSecondLevel:
             look_up.end(None, RedisClaim(self, look_up.place, epochs, token))
         elif state == _WAITS and not look_up.ended:
             self._unanswered.pop(look_up, None)
-            self._watch.add(look_up, look_up.seconds)
-            look_up.epochs, look_up.waits = epochs, True
-            if look_up.told:
-                self._go_on(look_up, look_up.told)
+            self._wait(look_up, epochs)
         elif not look_up.ended:
             record = None if value is None else self._opened(look_up.place, epochs, value)
             claim = RedisClaim(self, look_up.place, epochs, b"") if record is None else None
             look_up.end(record, claim)
+
+    def _wait(self, look_up: RedisLookUp, epochs: bytes) -> None:
+        """Let *look_up* wait for another process, unless Redis is too slow for that.
+
+        The end of the claim takes two round trips more: the response and the message of the other
+        process, and the second question.
+        """
+        if not look_up.epochs:
+            took = self._clock.seconds() - look_up.asked_at
+            look_up.seconds = max(LEAST_SECONDS, look_up.seconds - took)
+            if look_up.seconds < 2 * took:
+                look_up.end(None, RedisClaim(self, look_up.place, epochs, b""))
+                return
+        self._watch.add(look_up, look_up.seconds)
+        look_up.epochs, look_up.waits = epochs, True
+        if look_up.told:
+            self._go_on(look_up, look_up.told)
 
     def _opened(self, place: Place, epochs: bytes, value: bytes) -> Record | None:
         """Return the record of *value*, or ``None`` if it is invalid or has expired."""
