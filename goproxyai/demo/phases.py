@@ -27,11 +27,11 @@ class Period(NamedTuple):
 OUTAGE: Final = Period(Phase.AWAY, 60.0)
 
 CYCLE: Final = (
-    Period(Phase.NORMAL, 40.0),
+    Period(Phase.NORMAL, 60.0),
     Period(Phase.LIMITING, 15.0),
     Period(Phase.NORMAL, 45.0),
     Period(Phase.FAILING, 15.0),
-    Period(Phase.NORMAL, 65.0),
+    Period(Phase.NORMAL, 45.0),
     OUTAGE,
 )
 

@@ -75,6 +75,9 @@ class Scenario:
         if not self._deck:
             self._deck = list(DECK)
             self._random.shuffle(self._deck)
+            # Never two within 30 s, of which the dashboard would warn.
+            self._deck.remove("wrong key")
+            self._deck.insert(len(self._deck) // 2, "wrong key")
         self._serial += 1
         return self._call(self._deck.pop(), client)
 

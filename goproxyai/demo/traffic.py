@@ -22,10 +22,12 @@ QUICK_SECONDS: Final = 0.3
 CALM_SECONDS: Final = (1.5, 3.5)
 """Between two calls of one client: at the start, and the bounds of a random time later."""
 
-BATCH_SECONDS: Final = 20.0
-"""Between two batches of the client that exceeds its limit."""
+BATCH_SECONDS: Final = 60.0
+"""Between two batches of the client that exceeds its limit; its bucket is full again by then."""
 
-BATCH_CALLS: Final = 50
+BATCH_CALLS: Final = 33
+"""A few more than the limit: the verdict warns from 5 % of all requests on."""
+
 BATCH_PAUSE_SECONDS: Final = 0.05
 
 DISCONNECT_SECONDS: Final = 0.3

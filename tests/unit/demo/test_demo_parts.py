@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import islice
+from itertools import islice, pairwise
 from random import Random
 from typing import Any
 
@@ -110,6 +110,13 @@ def test_every_kind_of_request_is_sent_in_each_turn() -> None:
         for call in calls:
             assert (call.body is None) is (call.method == "GET")
             assert call.key.startswith("sk-wrong" if call.kind == "wrong key" else "sk-made-up")
+
+
+def test_failing_requests_are_a_turn_apart() -> None:
+    scenario = Scenario(Random(1))
+    kinds = [scenario.next_call(CLIENTS[0]).kind for _ in range(5 * len(DECK))]
+    places = [place for place, kind in enumerate(kinds) if kind == "wrong key"]
+    assert {later - place for place, later in pairwise(places)} == {len(DECK)}
 
 
 def test_unique_requests_differ_and_questions_repeat() -> None:
