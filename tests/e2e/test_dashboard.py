@@ -137,8 +137,11 @@ class Daemon:
         )
         self._process.listening()
 
+    def send(self, number: signal.Signals) -> None:
+        self._process.send(number)
+
     def stop(self) -> None:
-        self._process.send(signal.SIGTERM)
+        self.send(signal.SIGTERM)
         self._process.ended()
 
     def kill(self) -> None:
