@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from ssl import OP_NO_RENEGOTIATION
@@ -74,9 +75,12 @@ class ClientTLS:
         host = server_name(host)
         is_address = isIPAddress(host) or isIPv6Address(host)
         identity = IPAddress_ID(host) if is_address else DNS_ID(host)
+        self._identity = identity
         self._sent_name = None if is_address else host.encode("ascii")  # RFC 6066 section 3
         self._application = application
-        self._context = CertificateOptions(trustRoot=trust_root).getContext()
+        self._context = CertificateOptions(
+            trustRoot=trust_root, enableSessionTickets=True
+        ).getContext()
         self._context.set_options(OP_NO_RENEGOTIATION)  # of TLS 1.2; pyOpenSSL lacks the name
         # One callback for all connections: one of their own took 2.5 KB of each.
         self._context.set_verify(
@@ -91,6 +95,26 @@ class ClientTLS:
         if self._sent_name is not None:
             connection.set_tlsext_host_name(self._sent_name)
         return connection
+
+    def verify_resumed(self, connection: Connection) -> None:
+        """Verify the name in the certificate of a resumed session.
+
+        OpenSSL calls no callback then: the chain was verified when the session began.
+
+        :raises Exception: one of :data:`CERTIFICATE_ERRORS`, or why the certificate is unreadable.
+        """
+        certificate = connection.get_peer_certificate()
+        if certificate is None:
+            raise CertificateError("the resumed session has no certificate")
+        verify_service_identity(_patterns(certificate), [self._identity], [])
+
+    def valid_seconds(self, connection: Connection) -> float:
+        """Return how long the certificate of *connection* is valid."""
+        certificate = connection.get_peer_certificate()
+        if certificate is None:
+            return 0.0
+        ends_at = certificate.to_cryptography().not_valid_after_utc
+        return (ends_at - datetime.now(UTC)).total_seconds()
 
 
 def _verify_callback(

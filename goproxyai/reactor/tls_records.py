@@ -25,7 +25,8 @@ _lib: Any = getattr(SSL, "_lib", None)
 
 OPENSSL_NAMES: Final = (
     "BIO_get_mem_data", "BIO_new", "BIO_read", "BIO_s_mem", "BIO_write", "SSL_get_error",
-    "SSL_read", "SSL_set_bio", "SSL_write", "SSL_ERROR_WANT_READ", "SSL_ERROR_ZERO_RETURN",
+    "SSL_read", "SSL_session_reused", "SSL_set_bio", "SSL_write",
+    "SSL_ERROR_WANT_READ", "SSL_ERROR_ZERO_RETURN",
 )  # fmt: skip
 """Functions and constants of OpenSSL, as pyOpenSSL has them."""
 
@@ -71,19 +72,20 @@ class TLSRecords:
     :param connection: with memory BIOs, whose handshake has not begun.
     :ivar ended: the peer has sent ``close_notify``: it sends nothing more.
     :ivar error: why the records of the peer cannot be read; ``None`` while they can.
+    :ivar has_message: the last :meth:`decrypt` was of records other than data, such as a ticket.
     :ivar is_single: the last :meth:`decrypt` was of one record of data, and of nothing else.
     """
 
     __slots__ = (
         "_begun", "_incoming", "_missing", "_outgoing", "_overhead", "_single_overhead", "_ssl",
-        "connection", "ended", "error", "is_single",
+        "connection", "ended", "error", "has_message", "is_single",
     )  # fmt: skip
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self.ended = False
         self.error: SSL.Error | None = None
-        self.is_single = False
+        self.is_single = self.has_message = False
         self._begun = b""  # the first bytes of a header
         self._missing = 0  # bytes of a record whose header was read
         self._overhead = _UNKNOWN  # of each record
@@ -110,6 +112,11 @@ class TLSRecords:
             return False
         self._overhead = _overhead(self.connection)
         return True
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the handshake has resumed a session."""
+        return bool(_lib.SSL_session_reused(self._ssl))
 
     def release_handshake(self) -> None:
         """Release what the messages of the handshake took, after they are sent."""
@@ -163,29 +170,36 @@ class TLSRecords:
                 self._renew_incoming()
             return plaintext
         self.is_single = False
-        self._follow(records)
-        return self._decrypt_all(size, length)
+        return self._decrypt_all(size, length, self._follow(records))
 
-    def _follow(self, records: bytes) -> None:
-        """Find out how much of a record is incomplete after *records*."""
+    def _follow(self, records: bytes) -> int:
+        """Find out how much of a record is incomplete after *records*.
+
+        :returns: how many records are complete with *records*.
+        """
         data = self._begun + records
         size, end = len(data), self._missing
+        complete = 1 if 0 < end <= size else 0
         while end + _HEADER_BYTES <= size:
             end += _HEADER_BYTES + (data[end + 3] << 8 | data[end + 4])
+            complete += end <= size
         self._begun = data[end:]
         self._missing = max(0, end - size)
         self._single_overhead = _UNKNOWN if self._begun or self._missing else self._overhead
+        return complete
 
-    def _decrypt_all(self, size: int, length: int) -> bytes:
+    def _decrypt_all(self, size: int, length: int, complete: int) -> bytes:
         """Read until no complete record is left.
 
         :param size: what OpenSSL's first read has returned; the plaintext is in the buffer.
         :param length: of the records that were added.
+        :param complete: records with that length.
         """
         found = []
         while size > 0:
             found.append(_bytes[:size])
             size = _read(self._ssl, _buffer, _BUFFER_BYTES)
+        self.has_message = complete > len(found)
         reason = _error(self._ssl, size)
         if reason == _ZERO_RETURN:
             self.ended = True

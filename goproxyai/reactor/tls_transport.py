@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any, Final
 
-from OpenSSL.SSL import Error
+from OpenSSL.SSL import TLS1_3_VERSION, Error
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
@@ -57,6 +57,7 @@ from goproxyai.reactor.receivers import receive_directly
 from goproxyai.reactor.socket_state import TransportLayer
 from goproxyai.reactor.socket_write import unsent_bytes, write_through
 from goproxyai.reactor.tls_records import TLSRecords
+from goproxyai.reactor.tls_sessions import TLSSessions
 
 MAX_REPLY_BYTES: Final = 64 * 1024
 """Of TLS's own messages, which wait for a peer that does not read."""
@@ -96,7 +97,7 @@ class TLSTransport(TransportLayer):
 
     __slots__ = (
         "__weakref__", "_connect", "_pending", "_producer", "_reason", "_records", "_reply_bytes",
-        "_state", "connected", "disconnecting", "factory", "wrappedProtocol",
+        "_session_ends_at", "_state", "connected", "disconnecting", "factory", "wrappedProtocol",
     )  # fmt: skip
 
     def __init__(
@@ -113,13 +114,17 @@ class TLSTransport(TransportLayer):
         self._pending: list[bytes] = []
         self._producer: Any = None
         self._reply_bytes = 0
+        self._session_ends_at: float | None = None
 
     # Called by the transport below.
 
     def makeConnection(self, transport: Any) -> None:
         self.transport = transport
         receive_directly(transport, self)
-        self._records = TLSRecords(self._connect(self))
+        connection = self._connect(self)
+        if self.factory.sessions is not None:
+            self._session_ends_at = self.factory.sessions.offer(connection)
+        self._records = TLSRecords(connection)
         self.connected = True
         self.wrappedProtocol.makeConnection(self)
         if self._state is HANDSHAKE:
@@ -142,6 +147,8 @@ class TLSTransport(TransportLayer):
             self.wrappedProtocol.dataReceived(plaintext)
         if records.is_single or self._state is ENDED:
             return
+        if records.has_message:
+            self._keep_session()
         if records.has_output:  # a write has sent it otherwise
             self._reply()
         if shakes_hands:
@@ -171,10 +178,14 @@ class TLSTransport(TransportLayer):
         try:
             complete = records.handshake(data)
         except Error as error:
+            if self._session_ends_at is not None and self.factory.sessions is not None:
+                self.factory.sessions.end()
             self._fail(Failure(error.with_traceback(None)))
             return False
         if not complete:
             self._reply()
+            return False
+        if self.factory.sessions is not None and not self._verify_session(self.factory.sessions):
             return False
         self._state = OPEN
         self._send_pending()
@@ -182,6 +193,27 @@ class TLSTransport(TransportLayer):
         if self._is_open() and IHandshakeListener.providedBy(protocol):
             protocol.handshakeCompleted()  # what it writes is sent with the end of the handshake
         return self._is_open()
+
+    def _verify_session(self, sessions: TLSSessions) -> bool:
+        """Verify the certificate again if a session was resumed; return whether it is accepted."""
+        connection = self._records.connection
+        if not self._records.is_resumed:
+            self._session_ends_at = sessions.begin(connection)
+            return True
+        try:
+            sessions.verify(connection)
+        except Exception as error:
+            sessions.end()
+            self._fail(Failure(error.with_traceback(None)))
+            return False
+        return True
+
+    def _keep_session(self) -> None:
+        """Keep the session that the peer may have sent a ticket for; none of TLS 1.2."""
+        sessions, connection = self.factory.sessions, self._records.connection
+        if sessions is not None and self._session_ends_at is not None:
+            if connection.get_protocol_version() == TLS1_3_VERSION:
+                sessions.keep(connection.get_session(), self._session_ends_at)
 
     def _is_open(self) -> bool:
         return self._state is OPEN or self._state is CLOSING
@@ -348,9 +380,12 @@ class TLSFactory(TLSMemoryBIOFactory):
 
     The parameters are those of the factory in Twisted, which makes the OpenSSL connections. Where
     pyOpenSSL or Twisted lack a private name, the layer is Twisted's own.
+
+    :ivar sessions: of the route of a client; ``None`` where no session is resumed.
     """
 
     noisy = False
+    sessions: TLSSessions | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         if tls_records.MISSING or missing_names(self, *FACTORY_NAMES):
@@ -364,14 +399,18 @@ class TLSFactory(TLSMemoryBIOFactory):
 class TLSClientEndpoint:
     """Connects through *endpoint* and adds TLS, as Twisted's ``wrapClientTLS`` does.
 
-    :param creator: an ``IOpenSSLClientConnectionCreator``.
+    :param creator: an ``IOpenSSLClientConnectionCreator``. Later connections resume the sessions of
+        earlier ones if it is a :class:`.SessionVerifier`, too.
     """
 
     def __init__(self, creator: Any, endpoint: Any) -> None:
         self._creator = creator
         self._endpoint = endpoint
+        self._sessions = TLSSessions(creator) if hasattr(creator, "verify_resumed") else None
 
     def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
         """Return the protocol that *factory* makes, once TCP is connected."""
-        connecting: Deferred[Any] = self._endpoint.connect(TLSFactory(self._creator, True, factory))
+        outer = TLSFactory(self._creator, True, factory)
+        outer.sessions = self._sessions
+        connecting: Deferred[Any] = self._endpoint.connect(outer)
         return connecting.addCallback(lambda tls: tls.wrappedProtocol)
