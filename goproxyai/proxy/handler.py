@@ -178,7 +178,7 @@ class ProxyHandler:
             coalesces = is_deterministic(body)
         if found.reason == "request":
             coalesces = False
-        elif self._shared_look_ups is not None and not (
+        if self._shared_look_ups is not None and not (
             coalesces and self.single_flight.joinable(found)
         ):
             claim = self._shared_look_ups.claim_at_once(found, coalesces)

@@ -1,7 +1,7 @@
 """Look-ups in the second level of the cache, for requests that missed in this process.
 
-1. Requests of the same key share a look-up. A look-up that a write or a clearing has overtaken gets
-   no more requests.
+1. Requests of the same key share a look-up, unless some refuse the stored response. A look-up that
+   a write or a clearing has overtaken gets no more requests.
 2. A record becomes an entry of this process, unless a write or a clearing has overtaken the look-up
    meanwhile; then each request is looked up here again.
 3. A request that waits holds its body, which :class:`.RequestMemory` counts, and its connection.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from twisted.python.failure import Failure
 
@@ -108,6 +108,18 @@ class WaitingRequest:
             group.discard(self)
 
 
+class _Place(NamedTuple):
+    """What requests that share a look-up have in common.
+
+    :ivar is_exclusive: whether the claim is to be exclusive.
+    :ivar replaces: whether the stored response is refused.
+    """
+
+    key: bytes
+    is_exclusive: bool
+    replaces: bool
+
+
 class _Group:
     """The requests that share a look-up.
 
@@ -117,7 +129,7 @@ class _Group:
 
     __slots__ = ("_look_ups", "generation", "look_up", "place", "requests")
 
-    def __init__(self, look_ups: SharedLookUps, place: tuple[bytes, bool], generation: int) -> None:
+    def __init__(self, look_ups: SharedLookUps, place: _Place, generation: int) -> None:
         self._look_ups = look_ups
         self.place = place
         self.generation = generation
@@ -140,7 +152,7 @@ class SharedLookUps:
         self._seconds = context.seconds
         self._counts = context.counters.shared_look_ups
         self._second_level = second_level
-        self._groups: dict[tuple[bytes, bool], _Group] = {}
+        self._groups: dict[_Place, _Group] = {}
 
     def claim_at_once(self, miss: CacheMiss, coalesces: bool) -> Claim | None:
         """Return a claim for *miss*, if it needs no look-up."""
@@ -152,7 +164,8 @@ class SharedLookUps:
     def start(self, request: WaitingRequest) -> None:
         """Look *request* up, together with those of the same key that wait already."""
         miss = request.miss
-        plan, place = miss.plan, (miss.key, request.coalesces)
+        plan, replaces = miss.plan, miss.reason == "request"
+        place = _Place(miss.key, request.coalesces, replaces)
         group = self._groups.get(place)
         if group is not None and not self._store.is_outdated(plan.owner, group.generation):
             request.wait(group)
@@ -162,6 +175,7 @@ class SharedLookUps:
         group.look_up = self._second_level.look_up(
             miss.key, plan.owner, plan.entry_path, request.coalesces,
             partial(self._answered, group), request.exchange.state_seconds,
+            replaces,
         )  # fmt: skip
 
     def close(self, group: _Group) -> None:
@@ -172,11 +186,12 @@ class SharedLookUps:
     def _answered(self, group: _Group, record: Record | None, claim: Claim | None) -> None:
         self.close(group)
         requests, group.requests = list(group.requests), {}
-        found = "hit" if record is not None else "unavailable" if claim is None else "miss"
-        self._counts[found] += 1
+        if not group.place.replaces:
+            found = "hit" if record is not None else "unavailable" if claim is None else "miss"
+            self._counts[found] += 1
         if record is not None and requests:
             self._keep(record, requests[0].miss, group.generation)
-        _, exclusive = group.place
+        exclusive = group.place.is_exclusive
         for request in requests:
             if request.go_on(claim) and exclusive:
                 claim = None

@@ -174,12 +174,21 @@ class CacheClient:
         return claim
 
     def look_up(
-        self, key: bytes, owner: bytes, path: bytes, claims: bool, then: Answer, waited: float = 0.0
+        self,
+        key: bytes,
+        owner: bytes,
+        path: bytes,
+        claims: bool,
+        then: Answer,
+        waited: float = 0.0,
+        replaces: bool = False,
     ) -> ParentLookUp:
         number = next(self._numbers)
         look_up = ParentLookUp(self, number, then, self._seconds() + ANSWER_SECONDS)
         claim = self.claim_at_once(key, owner, claims)
-        if claim is not None:
+        if claim is None and replaces and self._presence is not None:
+            claim = ParentClaim(self, NOT_EXCLUSIVE, self._presence.generation)
+        if claim is not None or replaces:
             then(None, claim)
         elif (
             self._responds

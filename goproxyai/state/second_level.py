@@ -98,7 +98,14 @@ class SecondLevel(Protocol):
         """
 
     def look_up(
-        self, key: bytes, owner: bytes, path: bytes, claims: bool, then: Answer, waited: float = 0.0
+        self,
+        key: bytes,
+        owner: bytes,
+        path: bytes,
+        claims: bool,
+        then: Answer,
+        waited: float = 0.0,
+        replaces: bool = False,
     ) -> LookUp:
         """Look for the response to a request.
 
@@ -112,4 +119,6 @@ class SecondLevel(Protocol):
             it the look-up does not wait.
         :param waited: seconds for which the request has waited for the shared state before. An
             implementation with one deadline for all that a request asks subtracts them.
+        :param replaces: the request refuses the stored response. The look-up ends with a claim
+            that is not exclusive, or ``None, None``; without a record.
         """

@@ -147,15 +147,28 @@ async def test_local_flight_is_joined_without_a_look_up(
     assert (len(fake.look_ups), len(harness.upstream.requests)) == (1, 1)
 
 
-@pytest.mark.parametrize("cache_control", ["no-cache", "no-store", "max-age=0, no-cache"])
+@pytest.mark.parametrize("cache_control", ["no-cache", "max-age=0, no-cache"])
 @pytest_twisted.ensureDeferred
-async def test_request_that_refuses_stored_responses_is_not_looked_up(
+async def test_response_replaces_the_stored_one_that_the_request_refuses(
     harness: ProxyHarness, fake: FakeSecondLevel, cache_control: str
 ) -> None:
     await harness.start()
     answer = await harness.ask(request(headers=[("Cache-Control", cache_control)]))
     assert answer.get("X-Cache") == b"MISS"
     assert fake.look_ups == []
+    ((stored,),) = [each.ends for each in fake.replacing]
+    assert stored.body == answer.body
+
+
+@pytest_twisted.ensureDeferred
+async def test_response_that_must_not_be_stored_replaces_nothing(
+    harness: ProxyHarness, fake: FakeSecondLevel
+) -> None:
+    await harness.start()
+    answer = await harness.ask(request(headers=[("Cache-Control", "no-store")]))
+    assert answer.get("X-Cache") == b"MISS"
+    assert fake.look_ups == []
+    assert fake.replacing == []
 
 
 @pytest_twisted.ensureDeferred

@@ -68,6 +68,15 @@ def test_response_of_one_machine_is_a_hit_in_another(serve: Serve, upstream: Ups
     assert other.ask("/v1/models").cache == "MISS"  # of another credential
 
 
+def test_refreshed_response_replaces_that_in_redis(serve: Serve) -> None:
+    one, other, last = shared(serve, 3)
+    old = one.ask("/v1/models")
+    new = other.ask("/v1/models", **{"Cache-Control": "no-cache"})
+    assert number(new) > number(old)
+    eventually(lambda: commands(other, "store").get("ok") == 1)
+    assert last.ask("/v1/models").body == new.body
+
+
 def test_response_of_one_worker_is_a_hit_in_all(serve: Serve, upstream: Upstream) -> None:
     (service,) = shared(serve, 1, WORKERS="2")
     answers = [

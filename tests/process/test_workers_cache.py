@@ -60,6 +60,17 @@ def test_entry_of_one_worker_is_a_hit_in_the_other(serve: Serve, upstream: Upstr
     )
 
 
+def test_refreshed_response_replaces_that_of_the_second_level(serve: Serve) -> None:
+    service = serve(3)
+    one, other, last = service.connection_to_each().values()
+    old = one.ask("/v1/a")
+    new = other.ask("/v1/a", **{"Cache-Control": "no-cache"})
+    assert (old.cache, new.cache) == ("MISS", "MISS")
+    assert new.body != old.body
+    eventually(lambda: second_level(service)["stores"] == 2)
+    assert last.ask("/v1/a").body == new.body
+
+
 def test_identical_requests_to_all_workers_make_one_upstream_request(
     serve: Serve, upstream: Upstream
 ) -> None:

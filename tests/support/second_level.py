@@ -60,6 +60,7 @@ class FakeSecondLevel:
     :ivar look_ups: that the daemon has made.
     :ivar known: whether it is known at once that there is no response; :attr:`claims` has the
         claims that are made then.
+    :ivar replacing: claims of requests that refuse the stored response.
     :ivar answers_at_once: whether look-ups are answered with ``None, None`` at once.
     """
 
@@ -68,6 +69,7 @@ class FakeSecondLevel:
     known: bool = False
     look_ups: list[FakeLookUp] = attrs.field(factory=list)
     claims: list[FakeClaim] = attrs.field(factory=list)
+    replacing: list[FakeClaim] = attrs.field(factory=list)
 
     @property
     def second_level(self) -> FakeSecondLevel:
@@ -80,9 +82,20 @@ class FakeSecondLevel:
         return self.claims[-1]
 
     def look_up(
-        self, key: bytes, owner: bytes, path: bytes, claims: bool, then: Answer, waited: float = 0.0
+        self,
+        key: bytes,
+        owner: bytes,
+        path: bytes,
+        claims: bool,
+        then: Answer,
+        waited: float = 0.0,
+        replaces: bool = False,
     ) -> FakeLookUp:
         look_up = FakeLookUp(key, owner, path, claims, then)
+        if replaces:
+            self.replacing.append(FakeClaim())
+            then(None, self.replacing[-1])
+            return look_up
         self.look_ups.append(look_up)
         if self.answers_at_once:
             then(None, None)

@@ -124,6 +124,7 @@ for index = 3, 5 do
     found[#found + 1] = epoch
 end
 local epochs = table.concat(found, ' ')
+if ARGV[2] == '2' then return {false, epochs, 0} end
 local value = redis.call('GET', KEYS[1])
 if value and string.sub(value, 1, #epochs + 1) == epochs .. '\\n' then
     return {value, epochs, 0}
@@ -141,7 +142,7 @@ return {false, epochs, 2}
 """,
 )
 """Looks for a response: ``KEYS`` entry, claim, and the epochs of clearing, owner and path; ``ARGV``
-token, whether to claim, milliseconds of claims and of epochs.
+token, whether to claim or 2 for the epochs alone, milliseconds of claims and of epochs.
 
 An epoch is replaced by each announcement. One that is absent, because it has expired, was evicted
 or is lost, is replaced too, so that no older response is found. An entry begins with the epochs of

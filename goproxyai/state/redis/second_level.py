@@ -53,6 +53,9 @@ STORED, GAVE_UP, FAILED = b"s", b"g", b"f"
 
 _FOUND, _CLAIMED, _WAITS = 0, 1, 2
 
+ONLY_EPOCHS: Final = 2
+"""What a look-up tells the script instead of whether to claim: only the epochs are wanted."""
+
 
 class RedisLookUp:
     """A look-up: a :class:`~goproxyai.state.second_level.LookUp`.
@@ -62,21 +65,29 @@ class RedisLookUp:
     :ivar asked_at: monotonic seconds of the last question.
     :ivar waits: whether another process has the claim.
     :ivar seconds: the longest time for which its request waits for Redis.
+    :ivar replaces: whether the stored response is refused.
     """
 
     __slots__ = (
-        "_level", "_then", "asked_at", "claims", "ended", "epochs", "place", "seconds", "told",
-        "waits",
+        "_level", "_then", "asked_at", "claims", "ended", "epochs", "place", "replaces", "seconds",
+        "told", "waits",
     )  # fmt: skip
 
     def __init__(
-        self, level: RedisSecondLevel, place: Place, claims: bool, then: Answer, seconds: float
+        self,
+        level: RedisSecondLevel,
+        place: Place,
+        claims: bool,
+        then: Answer,
+        seconds: float,
+        replaces: bool,
     ) -> None:
         self._level = level
         self._then = then
         self.place = place
         self.claims = claims
         self.seconds = seconds
+        self.replaces = replaces
         self.ended = False
         self.waits = False
         self.told = b""
@@ -179,11 +190,18 @@ class RedisSecondLevel:
         """Return ``None``: only Redis knows."""
 
     def look_up(
-        self, key: bytes, owner: bytes, path: bytes, claims: bool, then: Answer, waited: float = 0.0
+        self,
+        key: bytes,
+        owner: bytes,
+        path: bytes,
+        claims: bool,
+        then: Answer,
+        waited: float = 0.0,
+        replaces: bool = False,
     ) -> RedisLookUp:
         place = self._places.of(key, owner, path)
         seconds = max(LEAST_SECONDS, TOTAL_SECONDS - waited)
-        look_up = RedisLookUp(self, place, claims, then, seconds)
+        look_up = RedisLookUp(self, place, claims, then, seconds, replaces)
         self._count += 1
         if not (self._client.up and self._usable()) or self._count > MAX_LOOK_UPS:
             look_up.end(None, None)
@@ -214,6 +232,8 @@ class RedisSecondLevel:
         self._timer.expect(look_up.due)
         token = self._new_token()
         claims = int(look_up.claims and len(self._claims) < MAX_CLAIMS)
+        if look_up.replaces:
+            claims = ONLY_EPOCHS
         self._client.run(
             Lane.CACHE,
             LOOK_UP,

@@ -48,7 +48,9 @@ class Fixture:
 
     def wait(self) -> WaitingRequest:
         plan = SimpleNamespace(owner=ALICE, entry_path=FILES)
-        miss: Any = SimpleNamespace(key=KEY, plan=plan, generation=self.store.generation())
+        miss: Any = SimpleNamespace(
+            reason="miss", key=KEY, plan=plan, generation=self.store.generation()
+        )
         exchange: Any = SimpleNamespace(over=False, state_seconds=0.0, listener=None)
         request = WaitingRequest(self.owner, exchange, "client", miss, b"", True)
         self.look_ups.start(request)
