@@ -6,7 +6,9 @@
 2. Where the process has no free file descriptor, Twisted closes the new connections by means of a
    descriptor that it keeps in reserve. Twisted also logs four lines for each connection. Here one
    warning is logged every :data:`WARNING_INTERVAL_SECONDS`.
-3. Where the reserved descriptor is lost, accepting would fail in every turn. The socket then pauses
+3. Connections have the transport of :mod:`.accepted_connection`, where the reactor supports it. An
+   error of ``accept`` is still left to Twisted.
+4. Where the reserved descriptor is lost, accepting would fail in every turn. The socket then pauses
    for :data:`RETRY_SECONDS`.
 """
 
@@ -14,16 +16,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from errno import ECONNABORTED, errorcode
+from socket import SocketType
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.tcp import Port
+from twisted.internet.tcp import Port, Server
 from twisted.logger import LogEvent, Logger
+from twisted.python.failure import Failure
 
+from goproxyai.reactor.accepted_connection import (
+    INHERITS_OPTIONS,
+    AcceptedConnection,
+    inherit_tcp_options,
+    peer_address,
+    supports,
+)
 from goproxyai.reactor.private_names import describe_missing, missing_names
 
 MAX_ACCEPTS_PER_TURN = 32
-"""Connections that a socket accepts in one turn of the reactor; they take about 0.5 ms."""
+"""Connections that a socket accepts in one turn of the reactor; they take about 0.5 ms, and their
+first requests as long as requests do."""
+
+ACCEPT_SECONDS = 0.002
+"""Time after which a socket accepts no further connection in this turn."""
 
 WARNING_INTERVAL_SECONDS = 60.0
 """Minimum interval between two warnings about file descriptors."""
@@ -81,7 +96,13 @@ class BoundedAccept:
                 problem=describe_missing(port, missing),
             )
             return
-        self._accept = port.doRead
+        self._accept: Callable[[], None] = port.doRead
+        self._accept_batch = self._accept
+        known = port.transport is Server and supports(port.reactor)
+        if known and not missing_names(port.socket, "_accept"):
+            if INHERITS_OPTIONS:
+                inherit_tcp_options(port.socket)
+            self._accept_batch = self._accept_lean
         untyped: Any = port  # Port is typed without its logger
         untyped.doRead = self._bounded_accept
         observer: Any = self._observe  # any callable observes
@@ -98,9 +119,48 @@ class BoundedAccept:
             self._pause(LEFT_SECONDS)
             return
         self._port.numberAccepts = min(self._port.numberAccepts, self._max_accepts)
-        self._accept()
+        self._accept_batch()
         if self._refused or self._accept_error:
             self._handle_no_descriptor()
+
+    def _accept_lean(self) -> None:
+        """Accept as Twisted does, with the transport of :mod:`.accepted_connection`."""
+        port, seconds = self._port, self._clock.seconds
+        listening = port.socket
+        family, kind = listening.family.value, listening.type.value
+        ends_at = seconds() + ACCEPT_SECONDS
+        for _ in range(self._max_accepts):
+            try:
+                descriptor, client = listening._accept()
+            except BlockingIOError:
+                return
+            except OSError:
+                self._accept()  # which handles the error when it recurs
+                return
+            # The class without the additions in Python, which nothing here uses.
+            accepted = SocketType(family, kind, 0, descriptor)
+            self._serve(accepted, client)
+            if seconds() >= ends_at:
+                return
+
+    def _serve(self, accepted: SocketType, client: Any) -> None:
+        """Serve a connection; an error in it must not end the accepting."""
+        port, transport = self._port, None
+        try:
+            accepted.setblocking(False)
+            protocol = port.factory.buildProtocol(peer_address(client))
+            if protocol is None:
+                accepted.close()
+                return
+            transport = AcceptedConnection(accepted, protocol, client, port, port.reactor)
+            protocol.makeConnection(transport)
+            transport.begin()
+        except Exception:
+            _log.failure("unhandled error in a new connection")
+            if transport is None:
+                accepted.close()
+            else:
+                transport.connectionLost(Failure())
 
     def _observe(self, event: LogEvent) -> None:
         """Take note of an event that Twisted would have logged while accepting."""

@@ -24,14 +24,14 @@ KEEP_ALIVE_INTERVAL_SECONDS = 15
 MAX_KEEP_ALIVE_PROBES = 4
 """Unacknowledged probes after which the kernel reports the connection as lost."""
 
-_KEEP_ALIVE_OPTIONS = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+KEEP_ALIVE_OPTIONS = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
 for _name, _value in (
     ("TCP_KEEPIDLE", KEEP_ALIVE_IDLE_SECONDS),
     ("TCP_KEEPINTVL", KEEP_ALIVE_INTERVAL_SECONDS),
     ("TCP_KEEPCNT", MAX_KEEP_ALIVE_PROBES),
 ):
     if hasattr(socket, _name):  # not every system has all three
-        _KEEP_ALIVE_OPTIONS.append((socket.IPPROTO_TCP, getattr(socket, _name), _value))
+        KEEP_ALIVE_OPTIONS.append((socket.IPPROTO_TCP, getattr(socket, _name), _value))
 
 
 class TransportLayer:
@@ -111,7 +111,9 @@ def report_half_close(transport: Any, protocol: Any) -> None:
 
 
 def set_tcp_options(transport: Any) -> None:
-    """Set the options of a new connection, where *transport* is TCP."""
+    """Set the options of a new connection, where *transport* is TCP and does not have them."""
+    if getattr(transport_layers(transport)[-1], "has_tcp_options", False):
+        return
     set_no_delay(transport)
     set_keep_alive(transport)
 
@@ -132,5 +134,5 @@ def set_keep_alive(transport: Any) -> None:
     handle: Any = get_handle() if get_handle is not None else None
     if getattr(handle, "family", None) in (socket.AF_INET, socket.AF_INET6):
         with suppress(OSError):  # macOS refuses options of a socket that the peer has reset
-            for level, option, value in _KEEP_ALIVE_OPTIONS:
+            for level, option, value in KEEP_ALIVE_OPTIONS:
                 handle.setsockopt(level, option, value)

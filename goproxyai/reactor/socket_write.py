@@ -19,6 +19,7 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.tcp import Client, Server
 from twisted.internet.unix import Server as UnixServer
 
+from goproxyai.reactor.accepted_connection import AcceptedConnection
 from goproxyai.reactor.private_names import missing_names
 from goproxyai.reactor.socket_state import TransportLayer, transport_layers
 
@@ -36,7 +37,9 @@ def has_send_buffer(descriptor: object) -> bool:
 
 _PROBE = FileDescriptor(object())  # type: ignore[arg-type]  # a reactor that is never called
 
-_DIRECT: tuple[type, ...] = (Server, Client, UnixServer) if has_send_buffer(_PROBE) else ()
+_DIRECT: tuple[type, ...] = ()
+if has_send_buffer(_PROBE):
+    _DIRECT = (AcceptedConnection, Client, Server, UnixServer)
 """The types of the transports whose socket is written to directly; their subclasses are TLS or
 other layers."""
 

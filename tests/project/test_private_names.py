@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from goproxyai.reactor import accept, lean_loop, socket_write
+from goproxyai.reactor import accept, accepted_connection, lean_loop, socket_write
 from tests.project.test_imports import MODULES
 
 EXEMPT_PACKAGE = "goproxyai.reactor"
@@ -23,6 +23,7 @@ DOCUMENTED = {"_asdict", "_replace", "_make", "_fields", "_exit"}
 
 INTERNALS = {
     *lean_loop.PRIVATE_NAMES, *socket_write.PRIVATE_NAMES, *accept.PRIVATE_NAMES,
+    *accepted_connection.PRIVATE_NAMES,
     "doIteration", "doPoll", "doWrite", "writeSomeData", "_appSendBuffer", "_bindPath",
     "_tlsConnection",
 } - {"offset", "_logger"}  # fmt: skip
