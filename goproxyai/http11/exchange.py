@@ -194,6 +194,14 @@ class Exchange:
         return self.head.fields.get(name) if index is None else self.values[index]
 
     @property
+    def is_announced_last(self) -> bool:
+        """Whether the client has announced that it sends no further request, and sent this one."""
+        head = self.head
+        if head.keep_alive or (head.version == "1.0" and b"connection" in head.fields):
+            return False
+        return self.body.complete and self.problem is None
+
+    @property
     def held_bytes(self) -> int:
         """Memory of the request, as far as it is counted."""
         return self.head.memory_bytes + self.body.buffered

@@ -12,13 +12,15 @@ to go on. A step ends with the blank line that ends a head or a chunked body, or
 
 from __future__ import annotations
 
+from typing import Any
+
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from goproxyai.errors import ProxyError
 from goproxyai.http11.body_reception import BodyReception, body_too_large
 from goproxyai.http11.connection_states import InputState
 from goproxyai.http11.framing import MAX_HEADER_BYTES, MAX_HEADER_FIELDS, headers_too_large
-from goproxyai.http11.repeated_head import RepeatedHead
+from goproxyai.http11.repeated_head import Match, RepeatedHead
 from goproxyai.http11.request_body import BodyConnection, RequestBody, WholeBody, whole_body
 from goproxyai.http11.request_head import RequestHead
 from goproxyai.http11.request_receiver import ParserOptions, RequestReceiver
@@ -63,8 +65,8 @@ class RequestParser:
 
     __slots__ = (
         "_connection", "_field_bytes", "_forwarded_for", "_head_bytes", "_head_start", "_headers",
-        "_llhttp", "_options", "_read", "_receiver", "_reception", "_remaining", "_repeated",
-        "_target", "body", "state",
+        "_is_last", "_llhttp", "_options", "_read", "_receiver", "_reception", "_remaining",
+        "_repeated", "_target", "body", "state",
     )  # fmt: skip
 
     def __init__(
@@ -75,7 +77,8 @@ class RequestParser:
         self._receiver = receiver
         self._connection = connection
         self._options = options
-        self._llhttp = _new_llhttp(self)
+        self._llhttp: Any = None  # made for the first head that is not known
+        self._is_last = False  # no request may follow the one whose body bypasses llhttp
         self._target = b""
         self._headers: Headers = []
         self._forwarded_for: Headers = []  # of a head that is refused when it is complete
@@ -101,22 +104,19 @@ class RequestParser:
 
         :returns: the bytes after the step; none if the input has ended.
         """
-        repeated = self._repeated
         if self._remaining:
             data = self._feed_body(data)
-        elif repeated is not None and self.state is IDLE:
-            match = repeated.match(data)
-            if match is None or match[1] > self._options.max_body_bytes:
+        elif self.state is IDLE:
+            repeated = self._repeated
+            match = None if repeated is None else repeated.match(data)
+            if match is None:
+                found = self._options.heads.find(data)
+                if found is None:
+                    return self._feed_llhttp(data)
+                self._repeated, match = found
+            if match[1] > self._options.max_body_bytes:
                 return self._feed_llhttp(data)
-            begin, length, values = match
-            end = begin + length
-            body: RequestBody | WholeBody
-            if end <= len(data):
-                body = whole_body(data[begin:end])
-            else:
-                body = self._start_partial_body(length, data[begin:])
-            self._receiver.repeated_request_received(repeated.head, values, body)
-            data = data[end:]
+            data = self._feed_repeated(self._repeated, match, data)
         elif self.state is not ENDED:
             return self._feed_llhttp(data)
         return b"" if self.state is ENDED else data
@@ -158,6 +158,24 @@ class RequestParser:
         del self._receiver, self._connection, self._llhttp
 
     # Without llhttp.
+
+    def _feed_repeated(self, repeated: RepeatedHead | None, match: Match, data: bytes) -> bytes:
+        """Receive a request whose head matches *repeated*; return the bytes after it."""
+        assert repeated is not None, "there is a match"
+        head = repeated.head
+        begin, length, values = match
+        end = begin + length
+        body: RequestBody | WholeBody
+        if not head.keep_alive:
+            self._is_last = True
+        if end <= len(data):
+            if self._is_last:
+                self.state = ENDED
+            body = whole_body(data[begin:end])
+        else:
+            body = self._start_partial_body(length, data[begin:])
+        self._receiver.repeated_request_received(head, values, body)
+        return data[end:]
 
     def _start_partial_body(self, length: int, content: bytes) -> RequestBody:
         """Start a body whose first bytes are *content*, and whose rest bypasses llhttp."""
@@ -219,6 +237,8 @@ class RequestParser:
 
         These may be of the other protocol, and are parsed when the request has been answered.
         """
+        if self._llhttp is None:
+            self._llhttp = _new_llhttp(self)
         try:
             self._llhttp.feed_data(data)
         except HttpParserUpgrade as upgrade:
@@ -258,7 +278,7 @@ class RequestParser:
         return body
 
     def _finish_body(self, body: RequestBody) -> None:
-        self.state = IDLE
+        self.state = ENDED if self._is_last else IDLE
         self.body = self._reception = None
         body.end()
 

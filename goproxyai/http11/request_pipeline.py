@@ -213,14 +213,22 @@ class RequestPipeline:
         context, connection = self._context, self._connection
         now = context.ticker.seconds()
         exchange = Exchange(connection, now, head, values, body, problem)
-        exchange.is_first, self.fresh = self.fresh, False
         self._deadlines.expires_at = NEVER
         self._deadlines.start_body(context.ticker.now)
-        if self.over_limit:
-            self.over_limit = not context.connection_limits.admit_late(connection, exchange)
-        if exchange.problem is not None:
+        if self.fresh or self.over_limit:
+            self._begin(exchange)
+        if problem is not None:
             self.parser.end()
         self.waiting.append(exchange)
+
+    def _begin(self, exchange: Exchange) -> None:
+        """Mark the first request, and admit the connection with it or refuse the request."""
+        exchange.is_first, self.fresh = self.fresh, False
+        if self.over_limit:
+            limits = self._context.connection_limits
+            self.over_limit = not limits.admit_late(self._connection, exchange)
+            if exchange.problem is not None:
+                self.parser.end()
 
     def repeated_request_received(
         self, head: RequestHead, values: FieldValues, body: RequestBody | WholeBody
@@ -230,6 +238,8 @@ class RequestPipeline:
         self._deadlines.expires_at = NEVER
         if not body.complete:
             self._deadlines.start_body(context.ticker.now)
+        if self.fresh or self.over_limit:
+            self._begin(exchange)
         # The way through the queue costs 2 % of a hit (bench/inside.py).
         if self.active is None and not self.waiting and connection.output.state is WRITABLE:
             self.active = exchange

@@ -7,7 +7,8 @@
 3. Deadlines (:mod:`.connection_deadlines`) are checked by the ticker.
 4. When the daemon drains, a response that has not started announces the close of the connection.
 5. A connection is closed while the client may still be sending: the output is shut, and input is
-   discarded for :data:`.LINGER_SECONDS`, so that a reset does not destroy the response.
+   discarded for :data:`.LINGER_SECONDS`, so that a reset does not destroy the response. A client
+   that has announced the close sends nothing more (RFC 9112 §9.6).
 6. After a switch of protocols, the connection belongs to a :class:`~.tunnel_end.TunnelEnd`. Its
    exchange stays active until the connection is lost.
 """
@@ -45,6 +46,8 @@ from goproxyai.reactor.socket_state import (
     set_tcp_options,
 )
 from goproxyai.reactor.write_batch import Writer
+
+_BETWEEN_REQUESTS = (IDLE, ENDED)
 
 
 class ServerContext(PipelineContext, Protocol):
@@ -108,7 +111,7 @@ class ServerConnection(TwistedProtocol):
             # A request that repeats the previous one is dispatched at once. The way through
             # the pipeline costs 5 % of a hit (bench/inside.py).
             data = pipeline.parser.feed(data)
-            if not data and pipeline.parser.state is IDLE and not pipeline.waiting:
+            if not data and pipeline.parser.state in _BETWEEN_REQUESTS and not pipeline.waiting:
                 return
         elif self._tunnel is not None:
             self._tunnel.receive(data)
@@ -195,7 +198,7 @@ class ServerConnection(TwistedProtocol):
             context = self._context
             self._deadlines.expires_at = context.ticker.now + context.keep_alive_seconds
         if not keep_alive:
-            self._close()
+            self._close(client_is_idle=exchange.is_announced_last and not pipeline.pending)
         elif pipeline.waiting or pipeline.unparsed:
             self._run()
         elif self.reading_paused or state is ENDED:

@@ -56,6 +56,7 @@ class ServerFactory(Factory[ServerConnection]):
         self.memory = memory or RequestMemory()
         self.turns = TurnScheduler(ticker.clock)
         self.heads = RepeatedHeadCache(self.memory)
+        ticker.watched.add(self.heads)
         self.connections: set[OpenConnection] = set()
 
     def sibling(self, dispatch: Callable[[Exchange], None]) -> ServerFactory:

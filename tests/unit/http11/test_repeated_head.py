@@ -9,8 +9,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from goproxyai.http11.exchange import Exchange
-from goproxyai.http11.repeated_head import MAX_LENGTH_DIGITS, MAX_REPEATED_HEAD_BYTES
+from goproxyai.http11.repeated_head import (
+    MAX_LENGTH_DIGITS,
+    MAX_REPEATED_HEAD_BYTES,
+    MAX_RETAINED,
+    RETAINED_TICKS,
+)
 from goproxyai.messages.headers import index_fields
+from goproxyai.reactor.deadlines import TICK_SECONDS
 from tests.support.memory_server import MemoryServer, collect, get, post, respond
 
 BODY = b'{"model":"m"}'
@@ -50,22 +56,22 @@ def respond_to_all(server: MemoryServer) -> list[Any]:
     return [*summaries, server.transport.open]
 
 
-def parse_alone_and_after(
-    first: bytes, second: bytes, split_at: int
-) -> tuple[list[Any], list[Any]]:
-    """Parse *second* on a new connection, and after *first*."""
+def parse_alone_and_after(first: bytes, second: bytes, split_at: int) -> list[list[Any]]:
+    """Parse *second* alone; after *first*; and on another connection than *first*."""
     results = []
-    for before in (b"", first):
+    for before, is_fresh in ((b"", False), (first, False), (first, True)):
         server = MemoryServer()
         if before:
             server.send(before)
             respond(server.exchanges.pop())
             assert server.transport.reading
+        if is_fresh:
+            server.connection, server.transport = server.connect()
         for piece in (second[:split_at], second[split_at:]):
             if piece and server.transport.reading and server.transport.open:
                 server.connection.dataReceived(piece)
         results.append(respond_to_all(server))
-    return results[0], results[1]
+    return results
 
 
 def test_repeated_head_has_its_own_content_length() -> None:
@@ -135,8 +141,9 @@ def test_nearly_repeated_head_is_parsed_like_the_first(
 ) -> None:
     begin = min(begin, len(first))
     second = first[:begin] + inserted + first[begin + removed :]
-    alone, after = parse_alone_and_after(first, second, split_at)
+    alone, after, elsewhere = parse_alone_and_after(first, second, split_at)
     assert after == alone
+    assert elsewhere == alone
 
 
 @given(
@@ -180,8 +187,6 @@ def test_repeated_heads_share_one_object() -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        get(b"/v1/models", b"Connection: close"),
-        get(version=b"1.0"),
         get(b"/v1/models", b"X-Long: " + b"x" * MAX_REPEATED_HEAD_BYTES),
         get(b"/v1/models", b"Connection: upgrade", b"Upgrade: h2c"),
         post(b"Expect: 100-continue", length=0),
@@ -222,7 +227,7 @@ def test_repeated_head_with_a_length_over_the_limit_is_refused() -> None:
     assert problem.code == "request_too_large"
 
 
-def test_shared_head_is_released_with_the_last_connection() -> None:
+def test_shared_head_is_released_soon_after_the_last_connection() -> None:
     server = MemoryServer()
     server.send(sdk_request(b"1"))
     other, transport = server.connect()
@@ -239,4 +244,56 @@ def test_shared_head_is_released_with_the_last_connection() -> None:
     server.transport.unregisterProducer()
     transport.unregisterProducer()
     del first, second, server.connection, other
+    assert len(server.factory.heads) == 1
+    server.advance(RETAINED_TICKS * TICK_SECONDS)
     assert len(server.factory.heads) == 0
+
+
+def test_number_of_retained_heads_is_bounded() -> None:
+    server = MemoryServer()
+    for number in range(2 * MAX_RETAINED):
+        other, _ = server.connect()
+        other.dataReceived(get(b"/%d" % number, b"Connection: close"))
+        respond(server.exchanges.pop())
+        other.connectionLost()
+        del other
+    assert len(server.factory.heads) == MAX_RETAINED
+
+
+def test_head_of_another_connection_is_found() -> None:
+    server = MemoryServer()
+    server.send(sdk_request(b"1"))
+    other, _ = server.connect()
+    other.dataReceived(sdk_request(b"22"))
+    first, second = server.exchanges
+    assert second.head is first.head
+    assert second.body.whole() == b"22"
+    assert second.is_first
+    assert second.connection is other
+
+
+def test_head_with_another_credential_is_not_found() -> None:
+    server = MemoryServer()
+    server.send(sdk_request())
+    other, _ = server.connect()
+    other.dataReceived(sdk_request().replace(b"Bearer k", b"Bearer l"))
+    first, second = server.exchanges
+    assert (first.get(b"authorization"), second.get(b"authorization")) == (b"Bearer k", b"Bearer l")
+    assert first.head is not second.head
+
+
+@pytest.mark.parametrize("split_at", [10, len(sdk_request(BODY, b"Connection: close")) - 1, 1000])
+def test_nothing_follows_the_last_request_with_a_known_head(split_at: int) -> None:
+    last = sdk_request(BODY, b"Connection: close")
+    server = MemoryServer()
+    respond(server.send(last).exchanges.pop())
+    other, transport = server.connect()
+    received = last + sdk_request(b"again")
+    for piece in (received[:split_at], received[split_at:]):
+        if piece:
+            other.dataReceived(piece)
+    (exchange,) = server.exchanges
+    assert exchange.body.whole() == BODY
+    respond(exchange)
+    assert not transport.open
+    assert len(server.exchanges) == 1

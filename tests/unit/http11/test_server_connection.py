@@ -40,10 +40,39 @@ def test_lingering_connection_waits_for_unsent_bytes() -> None:
     assert server.transport.aborted
 
 
+@pytest.mark.parametrize(
+    "request_bytes", [get(b"/", b"Connection: close"), get(b"/", version=b"1.0")]
+)
+def test_connection_is_closed_at_once_if_the_client_has_announced_the_close(
+    request_bytes: bytes,
+) -> None:
+    server = MemoryServer()
+    (exchange,) = server.send(request_bytes).exchanges
+    respond(exchange)
+    assert server.transport.disconnecting
+    assert not server.transport.half_closed
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        get(b"/", b"Connection: keep-alive", version=b"1.0"),
+        get(b"/", b"Connection: close") + b"more",
+        get(b"/..", b"Connection: close"),
+    ],
+)
+def test_connection_is_closed_slowly_if_the_client_may_be_sending(request_bytes: bytes) -> None:
+    server = MemoryServer()
+    exchange = server.send(request_bytes).exchanges[0]
+    respond(exchange)
+    assert server.transport.half_closed
+
+
 def test_closed_connection_is_reset_if_the_client_stays() -> None:
     server = MemoryServer()
-    (exchange,) = server.send(get(b"/", b"Connection: close")).exchanges
-    respond(exchange)
+    (exchange,) = server.send(get(b"/")).exchanges
+    exchange.start_response(200, OK, 0, close=True)
+    exchange.finish()
     assert server.transport.half_closed
     assert not server.transport.aborted
     server.advance(3)
