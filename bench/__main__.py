@@ -39,6 +39,7 @@ from bench.transfer import Transfer
 from bench.workload import FULL, QUICK, Scale, Workload, measure
 
 ALL = {**PEERS, **GATEWAYS}
+QUICK_PEERS = ("direct", "nginx", "original", "goproxyai")
 
 
 def workloads(scale: Scale) -> list[Workload]:
@@ -71,14 +72,14 @@ def options() -> argparse.Namespace:
     names = [workload.name for workload in workloads(QUICK)]
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.partition(":")[0])
     parser.add_argument("--quick", action="store_true", help="short runs, within two minutes")
-    peers = "peers: " + ", ".join(ALL) + "; by default all, in a quick run without the gateways"
+    peers = f"peers: {', '.join(ALL)}; by default all, in a quick run {', '.join(QUICK_PEERS)}"
     parser.add_argument("--only", help=peers)
     parser.add_argument("--workloads", default=",".join(names), help=", ".join(names))
     parser.add_argument("--rounds", type=int, help="measurements of each cell")
     parser.add_argument("--seconds", type=int, help="length of a run")
     given = parser.parse_args()
     given.partial = len(sys.argv) > 1 and sys.argv[1:] != ["--quick"]
-    usual = ",".join(PEERS if given.quick else ALL)  # gateways take half a minute to start
+    usual = ",".join(QUICK_PEERS if given.quick else ALL)
     given.only = chosen(parser, given.only or usual, list(ALL))
     given.workloads = chosen(parser, given.workloads, names)
     if not (1 <= (given.seconds or 1) <= 60 and 1 <= (given.rounds or 1) <= 20):
@@ -98,7 +99,7 @@ def stop(_signum: int, _frame: FrameType | None) -> None:
 def notes(testbed: Testbed) -> list[str]:
     """The log lines per request of the daemons that log."""
     lines = []
-    for role in Role:
+    for role in (Role.CACHING, Role.RELAYING):
         logged = sent = 0
         for name, setup, running in testbed.started():
             if name == OURS and setup.role is role:
@@ -150,6 +151,7 @@ def main() -> int:
     print(f"every run is in {report.write_raw(results, info)}")
     if not given.partial:
         report.write(part, report.groups(results, peers))
+        report.write_readme(results)
         print(f"written to {report.PAGE}")
     return 1 if results.failures else 0
 

@@ -31,6 +31,7 @@ from bench.machine import BOTH_CORES, LOAD_CORE, Failed, family
 from bench.peers import Peer, Role, Setup
 from bench.results import Measure, Run
 from bench.testbed import Running, Testbed
+from bench.throughput import WARM_UP_SECONDS
 from bench.workload import Scale, with_cpu_usage
 from bench.wrk import CONNECTIONS, SMALL, probe, wrk
 
@@ -159,7 +160,10 @@ class Cores:
                 for each in services:
                     probe(each.port, SMALL)
                     each.sent += 1
-                load(services, 1)
+                if not all(each.warm for each in services):
+                    load(services, WARM_UP_SECONDS)
+                for each in services:
+                    each.warm = True
 
     def run(self, testbed: Testbed, peer: Peer) -> Run:
         values, others = {}, 0.0

@@ -149,6 +149,11 @@ class Clients(_Growth):
         self._refilled_at: dict[int, float] = {}  # monotonic
 
     @property
+    def rounds(self) -> int:
+        """One: all clients send a request before the measurement, which takes long."""
+        return 1
+
+    @property
     def measures(self) -> tuple[Measure, ...]:
         """The rates, and the number of clients."""
         few, many = super().measures

@@ -3,8 +3,8 @@
 # Debian and root, and takes about a minute. Does not use the Go module proxy.
 #
 # --gateways also installs LiteLLM (PyPI) and Portkey's gateway (npm) below bench/.build: some
-# hundred megabytes, which need Python 3 and Node 18 or newer. --gateways-only installs nothing else
-# and does not need root.
+# hundred megabytes, which need Python 3 and Node 18 or newer. --gateways-only installs nothing else,
+# --build-only builds the Go programs again; neither needs root.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$here/.build"
@@ -18,7 +18,9 @@ tools() {
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends \
         wrk nginx-light golang-go golang-github-gin-gonic-gin-dev golang-golang-x-time-dev
+}
 
+build() {
     # Debian keeps Go libraries as sources under one GOPATH, so module mode stays off.
     export GO111MODULE=off GOPATH=/usr/share/gocode GOFLAGS= CGO_ENABLED=0
     (cd "$here" && go build -o .build/original original.go)
@@ -39,8 +41,9 @@ gateways() {
 }
 
 case "${1:-}" in
-    "") tools ;;
-    --gateways) tools && gateways ;;
+    "") tools; build ;;
+    --gateways) tools; build; gateways ;;
     --gateways-only) gateways ;;
-    *) echo "usage: bench/install.sh [--gateways|--gateways-only]" >&2; exit 2 ;;
+    --build-only) build ;;
+    *) echo "usage: bench/install.sh [--gateways|--gateways-only|--build-only]" >&2; exit 2 ;;
 esac

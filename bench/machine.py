@@ -35,6 +35,10 @@ def built(name: str) -> str:
     binary = BUILD / name
     if not binary.exists():
         raise SystemExit(f"{binary} is missing: run bench/install.sh first, as root")
+    sources = [HERE / f"{name}.go", *(HERE / name).glob("*.go")]
+    newest = max(source.stat().st_mtime for source in sources if source.exists())
+    if binary.stat().st_mtime < newest:
+        raise SystemExit(f"{binary} is older than its source: run bench/install.sh --build-only")
     return str(binary)
 
 

@@ -16,9 +16,6 @@ from bench.results import Measure, Run
 from bench.testbed import Running, Testbed
 from bench.workload import Scale
 
-SETTLE_SECONDS = 1.0
-"""The wait after opening or closing connections."""
-
 SETUP = Setup(Role.STREAMING, "gauge")
 PLAIN = Setup(Role.STREAMING, "gauge", tls=False)
 MB, KB = 2**20, 2**10
@@ -71,7 +68,7 @@ class Memory:
             pass  # the first one allocates what all others share
         before = resident_bytes(running.pid)
         with held(running.port, **what):
-            time.sleep(SETTLE_SECONDS)
+            time.sleep(self.scale.settle_seconds)
             during = resident_bytes(running.pid)
-        time.sleep(SETTLE_SECONDS)
+        time.sleep(self.scale.settle_seconds)
         return (during - before) / count / KB, resident_bytes(running.pid) / MB

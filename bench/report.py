@@ -18,6 +18,7 @@ from bench.results import BARE, Cell, Results
 from bench.targets import OURS, TARGETS, Target
 
 PAGE = CHECKOUT / "docs" / "explanation" / "performance.md"
+README = CHECKOUT / "README.md"
 RAW = CHECKOUT / "build" / "bench"
 """The directory of the raw results, which are not part of the repository."""
 CHART = PAGE.with_suffix(".svg")
@@ -210,6 +211,25 @@ def write_raw(results: Results, info: RunInfo) -> Path:
     }
     path.write_text(json.dumps(document, indent=1) + "\n")
     return path
+
+
+README_FIGURES = re.compile(
+    r"goproxyai \S+ serves \*\*[\d,]+ cache hits\*\* or \*\*[\d,]+ forwarded requests\*\*"
+)
+
+
+def with_readme_figures(text: str, results: Results) -> str:
+    """The README with the figures of this run; unchanged if they were not measured."""
+    hit, miss = results.value("hit", OURS), results.value("miss", OURS)
+    if hit is None or miss is None:
+        return text
+    figures = f"**{number(hit)} cache hits** or **{number(miss)} forwarded requests**"
+    return README_FIGURES.sub(f"goproxyai {version('goproxyai')} serves {figures}", text)
+
+
+def write_readme(results: Results) -> None:
+    """Write the figures of the README."""
+    README.write_text(with_readme_figures(README.read_text("utf-8"), results), "utf-8")
 
 
 def write(part: str, chart: list[Group]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import statistics
 from collections.abc import Sequence
@@ -63,7 +64,8 @@ class Cell:
 class Results:
     """All runs and failed cells by workload and peer, and the missing peers.
 
-    ``prepared`` is the monotonic time at which the measurement began.
+    ``prepared`` is the monotonic time at which the measurement began. ``spent`` has the seconds of
+    each workload.
     """
 
     def __init__(self, measures: Sequence[tuple[str, Measure]]) -> None:
@@ -73,6 +75,7 @@ class Results:
         self.failures: dict[tuple[str, str], str] = {}
         self.absent: dict[str, str] = {}
         self.prepared = 0.0
+        self.spent: dict[str, float] = collections.defaultdict(float)
 
     def add(self, workload: str, peer: str, run: Run) -> None:
         self.runs.setdefault((workload, peer), []).append(run)
@@ -135,6 +138,7 @@ class Results:
             ],
             "failures": [[*cell, reason] for cell, reason in self.failures.items()],
             "absent": self.absent,
+            "seconds": {workload: round(spent, 1) for workload, spent in self.spent.items()},
         }
 
     def disturbed(self) -> tuple[int, int, float]:

@@ -32,7 +32,8 @@ class Running:
 
     ``front`` is whether ``port`` has TLS. ``upstream`` is the upstream's port without TLS, ``url``
     the one that the daemon uses. ``helpers`` are further processes of the benchmark. ``sent`` is
-    the number of requests sent to the daemon by workloads that count them.
+    the number of requests sent to the daemon by workloads that count them. ``warm`` is set by the
+    workload that has warmed the daemon up.
     """
 
     port: int
@@ -44,6 +45,7 @@ class Running:
     url: str = ""
     helpers: tuple[int, ...] = ()
     sent: int = 0
+    warm: bool = False
 
     @property
     def pids(self) -> list[int]:

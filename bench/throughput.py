@@ -87,7 +87,9 @@ class Throughput:
         running = testbed.running(peer, self.setup)
         exchange(running.port, self._load(peer, running).one(), running.front)
         running.sent += 1
-        self._rate(running, peer, WARM_UP_SECONDS)
+        if not running.warm:
+            self._rate(running, peer, WARM_UP_SECONDS)
+            running.warm = True
 
     def run(self, testbed: Testbed, peer: Peer) -> Run:
         running = testbed.running(peer, self.setup)

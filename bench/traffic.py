@@ -67,7 +67,9 @@ class Traffic:
         else:
             filled = gauge("load", running.plain_port, seconds=0.1, connections=1)
         running.sent += int(filled["requests"])
-        self._measured(testbed, peer, WARM_UP_SECONDS)
+        if not running.warm:
+            self._measured(testbed, peer, WARM_UP_SECONDS)
+            running.warm = True
 
     def run(self, testbed: Testbed, peer: Peer) -> Run:
         found, usage = self._measured(testbed, peer, self.scale.seconds)

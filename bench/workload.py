@@ -26,7 +26,8 @@ T = TypeVar("T")
 class Scale:
     """The number of rounds, the seconds of a run, and the sizes of the workloads.
 
-    ``attempts`` is the maximum number of attempts at an undisturbed run.
+    ``attempts`` is the maximum number of attempts at an undisturbed run. ``settle_seconds`` is the
+    wait before memory is measured.
     """
 
     rounds: int
@@ -37,6 +38,7 @@ class Scale:
     frames: int
     idle: int
     held_streams: int
+    settle_seconds: float
     many: int
     growth_rounds: int
     megabytes: int
@@ -57,17 +59,18 @@ FULL = Scale(
     rounds=3,
     attempts=3,
     seconds=2,
-    stream_seconds=5,
+    stream_seconds=3,
     streams=1_000,
     frames=200,
     idle=10_000,
     held_streams=2_000,
+    settle_seconds=1.0,
     many=1_000_000,
     growth_rounds=2,
     megabytes=256,
-    open_rates=(500, 1000, 1500, 2000, 2500, 3000, 3500, 4000),
-    open_first_seconds=6,
-    open_seconds=3,
+    open_rates=(500, 1000, 1500, 2000, 2500, 3000, 4000),
+    open_first_seconds=6.0,
+    open_seconds=2.5,
 )
 QUICK = Scale(
     rounds=1,
@@ -76,13 +79,14 @@ QUICK = Scale(
     stream_seconds=1,
     streams=1_000,
     frames=50,
-    idle=2_000,
+    idle=1_000,
     held_streams=500,
-    many=100_000,
+    settle_seconds=0.3,
+    many=50_000,
     growth_rounds=1,
     megabytes=64,
-    open_rates=(500, 1000, 2000, 3000),
-    open_first_seconds=2,
+    open_rates=(500, 1500),
+    open_first_seconds=2.0,
     open_seconds=1.5,
 )
 
@@ -176,7 +180,10 @@ def measure(
     results.prepared = time.monotonic()
     for number in range(max(workload.rounds for workload in workloads)):
         for workload, peer in cells:
-            if number >= workload.rounds or (workload.name, peer.name) in results.failures:
+            if (
+                number >= (1 if peer.optional else workload.rounds)
+                or (workload.name, peer.name) in results.failures
+            ):
                 continue
             _show(f"round {number + 1}, {workload.name}: {peer.name}")
             _guarded(
@@ -196,10 +203,12 @@ def _add_run(
 
 
 def _guarded(results: Results, workload: Workload, peer: Peer, work: Callable[[], None]) -> None:
+    start = time.monotonic()
     try:
         work()
     except (Failed, OSError) as failure:
         results.failures[workload.name, peer.name] = str(failure) or type(failure).__name__
+    results.spent[workload.name] += time.monotonic() - start
 
 
 def _show(text: str) -> None:

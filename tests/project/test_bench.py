@@ -25,7 +25,16 @@ from bench.inside import InMemoryDaemon
 from bench.machine import HERE
 from bench.peers import PEERS
 from bench.plot import Bar, Group, Scale, plot
-from bench.report import PAGE, cell_text, figures, number, replaced, verdict
+from bench.report import (
+    PAGE,
+    README,
+    cell_text,
+    figures,
+    number,
+    replaced,
+    verdict,
+    with_readme_figures,
+)
 from bench.results import Cell, Measure, Results, Run
 from bench.sizes import ANSWERS, COUNT, QUESTIONS, Sizes, exchanges, sizes_file
 from bench.targets import TARGETS, Figure, Target
@@ -220,6 +229,17 @@ def test_only_the_part_between_the_markers_is_replaced() -> None:
     page = "a\n<!-- bench: begin -->\nold\n<!-- bench: end -->\nz\n"
     assert replaced(page, "new\n") == page.replace("old", "new")
     assert replaced(PAGE.read_text("utf-8"), "new\n").startswith("# Performance")
+
+
+def test_readme_gets_the_figures_of_a_complete_run_only() -> None:
+    text = README.read_text("utf-8")
+    found = Results([("hit", Measure("hit", "hit", "req/s")), ("miss", RATE)])
+    found.add("hit", "goproxyai", Run({"hit": 12_345.0}))
+    assert with_readme_figures(text, found) == text
+    found.add("miss", "goproxyai", Run({"miss": 6_789.0}))
+    changed = with_readme_figures(text, found)
+    assert "**12,300 cache hits** or **6,790 forwarded requests**" in changed
+    assert len(changed.splitlines()) == len(text.splitlines())
 
 
 def test_large_exchange_has_its_nominal_size() -> None:
