@@ -61,12 +61,15 @@ def entries(running: Running) -> int:
 
 
 def start(testbed: Testbed, peer: Peer, **settings: str) -> Running:
-    """A new daemon with a cache and *settings*, which runs until the end of the testbed."""
+    """A new daemon with a cache and *settings*, which runs until the end of the testbed.
+
+    The connections to upstream have no TLS: they only fill the cache.
+    """
 
     def command(placement: Placement) -> Command:
         return goproxyai(placement, Role.CACHING, **settings)
 
-    return testbed.keep(testbed.fresh(peer, Setup(Role.CACHING), command))
+    return testbed.keep(testbed.fresh(peer, Setup(Role.CACHING, tls=False), command))
 
 
 class _Growth:

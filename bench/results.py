@@ -27,6 +27,11 @@ class Measure:
     unit: str
     added: bool = False
 
+    @property
+    def is_rate(self) -> bool:
+        """Whether the load may limit the figure."""
+        return self.unit.endswith("/s")
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -105,7 +110,7 @@ class Results:
             value,
             (max(values) - min(values)) / 2 / abs(value) if value else 0.0,
             all(run.quiet for run in runs),
-            not any(run.bounded(key) for run in runs),
+            not (self.measures[key].is_rate and any(run.bounded(key) for run in runs)),
         )
 
     def _base(self, key: str) -> float | None:

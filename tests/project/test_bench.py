@@ -131,6 +131,12 @@ def test_single_value_can_be_a_lower_bound() -> None:
     assert [run.bounded(key) for key in ("miss", "hit")] == [True, False]
 
 
+def test_count_is_no_lower_bound_if_the_daemon_is_unsaturated() -> None:
+    found = Results([("clients", Measure("known", "clients with a bucket", "clients"))])
+    found.add("clients", "goproxyai", Run({"known": 100.0}, busy=0.5))
+    assert cell_text(found.cell("known", "goproxyai"), failed=False) == "100"
+
+
 def test_raw_results_have_every_run_and_say_which_are_excluded() -> None:
     found = results(original=[100.0])
     found.add("miss", "original", Run({"miss": 10.0}, others=0.5))
