@@ -33,20 +33,23 @@ from bench.peers import PEERS, Role
 from bench.streams import Paced, Saturated
 from bench.targets import OURS
 from bench.testbed import Testbed
-from bench.throughput import throughputs
-from bench.traffic import traffics
+from bench.throughput import Throughput, throughputs
+from bench.traffic import Traffic, traffics
 from bench.transfer import Transfer
 from bench.workload import FULL, QUICK, Scale, Workload, measure
 
 ALL = {**PEERS, **GATEWAYS}
 QUICK_PEERS = ("direct", "nginx", "original", "goproxyai")
+NOT_QUICK = ("cores", "filling", "clients")
+"""Workloads that a quick run leaves out, unless they are given by name."""
 
 
 def workloads(scale: Scale) -> list[Workload]:
-    """Every workload, in the order of the table."""
+    """Every workload, in the order of the table: hits, misses, mixed traffic, all others."""
+    rates: list[Throughput | Traffic] = [*throughputs(scale), *traffics(scale)]
+    rates.sort(key=lambda rate: (rate.name == "mixed", rate.setup.role is not Role.CACHING))
     return [
-        *throughputs(scale),
-        *traffics(scale),
+        *rates,
         Cores(scale),
         Latency(scale),
         OpenLoop(scale),
@@ -74,14 +77,18 @@ def options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="short runs, within two minutes")
     peers = f"peers: {', '.join(ALL)}; by default all, in a quick run {', '.join(QUICK_PEERS)}"
     parser.add_argument("--only", help=peers)
-    parser.add_argument("--workloads", default=",".join(names), help=", ".join(names))
+    parser.add_argument(
+        "--workloads",
+        help=f"{', '.join(names)}; by default all, in a quick run without {', '.join(NOT_QUICK)}",
+    )
     parser.add_argument("--rounds", type=int, help="measurements of each cell")
     parser.add_argument("--seconds", type=int, help="length of a run")
     given = parser.parse_args()
     given.partial = len(sys.argv) > 1 and sys.argv[1:] != ["--quick"]
     usual = ",".join(QUICK_PEERS if given.quick else ALL)
     given.only = chosen(parser, given.only or usual, list(ALL))
-    given.workloads = chosen(parser, given.workloads, names)
+    usual = ",".join(name for name in names if not (given.quick and name in NOT_QUICK))
+    given.workloads = chosen(parser, given.workloads or usual, names)
     if not (1 <= (given.seconds or 1) <= 60 and 1 <= (given.rounds or 1) <= 20):
         parser.error("--seconds must be 1 to 60, --rounds 1 to 20")
     if not {int(DAEMON_CORE), int(LOAD_CORE)} <= os.sched_getaffinity(0):
@@ -151,7 +158,8 @@ def main() -> int:
     print(f"every run is in {report.write_raw(results, info)}")
     if not given.partial:
         report.write(part, report.groups(results, peers))
-        report.write_readme(results)
+        if not given.quick:
+            report.write_readme(results)
         print(f"written to {report.PAGE}")
     return 1 if results.failures else 0
 

@@ -31,7 +31,6 @@ from bench.machine import BOTH_CORES, LOAD_CORE, Failed, family
 from bench.peers import Peer, Role, Setup
 from bench.results import Measure, Run
 from bench.testbed import Running, Testbed
-from bench.throughput import WARM_UP_SECONDS
 from bench.workload import Scale, with_cpu_usage
 from bench.wrk import CONNECTIONS, SMALL, probe, wrk
 
@@ -160,8 +159,8 @@ class Cores:
                 for each in services:
                     probe(each.port, SMALL)
                     each.sent += 1
-                if not all(each.warm for each in services):
-                    load(services, WARM_UP_SECONDS)
+                if self.scale.warm_seconds and not all(each.warm for each in services):
+                    load(services, self.scale.warm_seconds)
                 for each in services:
                     each.warm = True
 

@@ -15,9 +15,6 @@ from bench.testbed import Running, Testbed
 from bench.workload import CpuUse, Scale, with_cpu_usage
 from bench.wrk import CONNECTIONS, SMALL, Load, exchange, get, probe, wrk
 
-WARM_UP_SECONDS = 1
-"""Load before the measurement, checked but not counted."""
-
 
 def requests_seen(upstream: int) -> int:
     """The number of requests that the fixed upstream has answered, by its own count."""
@@ -87,8 +84,8 @@ class Throughput:
         running = testbed.running(peer, self.setup)
         exchange(running.port, self._load(peer, running).one(), running.front)
         running.sent += 1
-        if not running.warm:
-            self._rate(running, peer, WARM_UP_SECONDS)
+        if self.scale.warm_seconds and not running.warm:
+            self._rate(running, peer, self.scale.warm_seconds)
             running.warm = True
 
     def run(self, testbed: Testbed, peer: Peer) -> Run:

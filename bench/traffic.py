@@ -16,7 +16,7 @@ from bench.machine import Failed
 from bench.peers import Peer, Role, Setup
 from bench.results import Measure, Run
 from bench.testbed import Running, Testbed
-from bench.throughput import WARM_UP_SECONDS, requests_seen
+from bench.throughput import requests_seen
 from bench.workload import CpuUse, Scale, with_cpu_usage
 from bench.wrk import CONNECTIONS, get
 
@@ -67,8 +67,8 @@ class Traffic:
         else:
             filled = gauge("load", running.plain_port, seconds=0.1, connections=1)
         running.sent += int(filled["requests"])
-        if not running.warm:
-            self._measured(testbed, peer, WARM_UP_SECONDS)
+        if self.scale.warm_seconds and not running.warm:
+            self._measured(testbed, peer, self.scale.warm_seconds)
             running.warm = True
 
     def run(self, testbed: Testbed, peer: Peer) -> Run:

@@ -26,13 +26,15 @@ T = TypeVar("T")
 class Scale:
     """The number of rounds, the seconds of a run, and the sizes of the workloads.
 
-    ``attempts`` is the maximum number of attempts at an undisturbed run. ``settle_seconds`` is the
-    wait before memory is measured.
+    ``attempts`` is the maximum number of attempts at an undisturbed run. ``warm_seconds`` is
+    the duration of a load before the measurement, ``settle_seconds`` the wait before memory is
+    measured.
     """
 
     rounds: int
     attempts: int
     seconds: int
+    warm_seconds: int
     stream_seconds: int
     streams: int
     frames: int
@@ -59,6 +61,7 @@ FULL = Scale(
     rounds=3,
     attempts=3,
     seconds=2,
+    warm_seconds=1,
     stream_seconds=3,
     streams=1_000,
     frames=200,
@@ -67,7 +70,7 @@ FULL = Scale(
     settle_seconds=1.0,
     many=1_000_000,
     growth_rounds=2,
-    megabytes=256,
+    megabytes=128,
     open_rates=(500, 1000, 1500, 2000, 2500, 3000, 4000),
     open_first_seconds=6.0,
     open_seconds=2.5,
@@ -76,6 +79,7 @@ QUICK = Scale(
     rounds=1,
     attempts=1,
     seconds=1,
+    warm_seconds=0,
     stream_seconds=1,
     streams=1_000,
     frames=50,

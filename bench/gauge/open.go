@@ -131,7 +131,7 @@ func (l *openLoop) run(factor float64) (sustained float64, doubled bool, err err
 		}
 	}
 	last := len(l.steps) - 1
-	if err := l.drain(l.steps[last].end + int64(longestHold) + int64(time.Second)); err != nil {
+	if err := l.drain(l.steps[last].end + int64(longestHold) + int64(500*time.Millisecond)); err != nil {
 		return 0, false, err
 	}
 	if l.steps[last].grown(l.steps[0], factor) {
