@@ -87,6 +87,9 @@ func open(arguments []string) (report, error) {
 		}
 		l.steps = append(l.steps, newOpenStep(l.fleet, rate))
 	}
+	if len(l.steps) < 2 {
+		usage(flags, "-rates must be two or more")
+	}
 	l.schedule(nanoseconds(*first), nanoseconds(*seconds), nanoseconds(*settle))
 	if l.timer, err = newTimer(); err != nil {
 		return nil, err
@@ -125,27 +128,23 @@ func (l *openLoop) run(factor float64) (sustained float64, doubled bool, err err
 		if err := l.step(s); err != nil {
 			return 0, false, err
 		}
-		// The previous step has been answered by now.
-		if number > 0 && l.steps[number-1].grown(l.steps[0], factor) {
-			return l.before(number - 1), true, nil
+		// The previous step has been answered by now, unless its rate was too high.
+		if first := l.steps[0]; number == 1 && first.grown(first, factor) {
+			return 0, false, fmt.Errorf("at the lowest rate, %d of %d requests have no answer in time",
+				first.due-int(first.latency.count), first.due)
+		}
+		if number > 1 && l.steps[number-1].grown(l.steps[0], factor) {
+			return l.steps[number-2].rate, true, nil
 		}
 	}
-	last := len(l.steps) - 1
+	last := len(l.steps) - 1 // above zero, as the command line was checked
 	if err := l.drain(l.steps[last].end + int64(longestHold) + int64(500*time.Millisecond)); err != nil {
 		return 0, false, err
 	}
 	if l.steps[last].grown(l.steps[0], factor) {
-		return l.before(last), true, nil
+		return l.steps[last-1].rate, true, nil
 	}
 	return l.steps[last].rate, false, nil
-}
-
-// before returns the rate of the step before one that has grown.
-func (l *openLoop) before(number int) float64 {
-	if number == 0 {
-		return 0
-	}
-	return l.steps[number-1].rate
 }
 
 // grown returns whether the 99th percentile is a multiple of the first step's. Requests without an
