@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import resource
 import shutil
@@ -30,15 +31,20 @@ def tool(name: str) -> str:
     return found
 
 
+def source_sum(name: str) -> str:
+    """The SHA-256 of a Go program's files, one after the other, as install.sh records it."""
+    files = sorted((HERE / name).glob("*.go")) or [HERE / f"{name}.go"]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
 def built(name: str) -> str:
     """The path of a program that install.sh has built."""
     binary = BUILD / name
     if not binary.exists():
         raise SystemExit(f"{binary} is missing: run bench/install.sh first, as root")
-    sources = [HERE / f"{name}.go", *(HERE / name).glob("*.go")]
-    newest = max(source.stat().st_mtime for source in sources if source.exists())
-    if binary.stat().st_mtime < newest:
-        raise SystemExit(f"{binary} is older than its source: run bench/install.sh --build-only")
+    recorded = BUILD / f"{name}.sum"
+    if not recorded.exists() or recorded.read_text().split()[0] != source_sum(name):
+        raise SystemExit(f"{binary} is not of this source: run bench/install.sh --build-only")
     return str(binary)
 
 

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import pytest
 from cryptography.x509 import DNSName, SubjectAlternativeName, load_pem_x509_certificate
 
-from bench import inside
+from bench import inside, machine
 from bench.__main__ import workloads
 from bench.certificates import issue
 from bench.cores import Sample
@@ -192,6 +192,17 @@ def test_certificate_is_signed_by_the_root_for_loopback(tmp_path: Path) -> None:
 
 def test_speed_up_is_limited_by_the_largest_share_of_the_connections() -> None:
     assert Sample(serving=50.0, parent=1.0, share=0.6).limit == 31.0
+
+
+def test_program_of_another_source_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "BUILD", tmp_path)
+    (tmp_path / "gauge").touch()
+    with pytest.raises(SystemExit, match="--build-only"):
+        machine.built("gauge")
+    (tmp_path / "gauge.sum").write_text(f"{machine.source_sum('gauge')}  -\n")
+    assert machine.built("gauge") == str(tmp_path / "gauge")
 
 
 @pytest.mark.skipif(shutil.which("go") is None, reason="go is not installed")
