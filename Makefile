@@ -22,7 +22,7 @@ run: $(VENV)/.installed ## Serve on port 8080; environment variables configure i
 	exec $(BIN)/python -m goproxyai run
 
 demo: $(VENV)/$(if $(ONCE),.dev,.installed) ## Serve made-up traffic until Ctrl-C; ONCE=1 runs the official client once
-	exec $(BIN)/python -m $(if $(ONCE),examples.demo,goproxyai demo)
+	exec $(BIN)/python -m goproxyai demo$(if $(ONCE), --once)
 
 test: $(VENV)/.tox ## Run every check that CI runs, on every installed Python version
 	$(BIN)/tox run-parallel --parallel auto

@@ -95,6 +95,12 @@ COMMANDS: Final = (
                 "PORT",
             ),
             Option("outage", "Begin with an outage, after 15 s."),
+            Option(
+                "once",
+                "Run the official client for Python against the proxy once, through an egress "
+                "proxy and TLS, and print a table of its requests. Needs a checkout of the "
+                "repository, and the packages openai and trustme. Other options have no effect.",
+            ),
         ),
         examples=(
             ("goproxyai demo", "the dashboard is on http://127.0.0.1:8080/dashboard"),

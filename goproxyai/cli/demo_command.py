@@ -1,10 +1,13 @@
-"""``goproxyai demo``: made-up traffic on loopback, until Ctrl-C."""
+"""``goproxyai demo``: made-up traffic on loopback until Ctrl-C, or the official client once."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import MutableMapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -12,6 +15,7 @@ from twisted.internet.task import react
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText, globalLogBeginner
 from zope.interface import provider
 
+import goproxyai
 from goproxyai import __version__
 from goproxyai.cli.commands import BY_NAME
 from goproxyai.cli.options import parse
@@ -25,6 +29,12 @@ from goproxyai.demo.phases import describe_outages, periods
 
 DEFAULT_PORT = "8080"
 
+CHECKOUT = Path(goproxyai.__file__).resolve().parents[1]
+"""The checkout, unless the package is installed elsewhere."""
+
+ONCE_PACKAGES = ("openai", "trustme")
+"""What the program behind ``--once`` imports beyond the package's requirements."""
+
 
 def run(arguments: list[str], __: MutableMapping[str, str]) -> int:
     """Run the demo until SIGINT or SIGTERM.
@@ -32,6 +42,8 @@ def run(arguments: list[str], __: MutableMapping[str, str]) -> int:
     :raises SystemExit: with status 0, or with one line where the port cannot be listened on.
     """
     options, _ = parse(BY_NAME["demo"], arguments)
+    if options["once"]:
+        return run_once()
     port = _port(options["port"])
     globalLogBeginner.beginLoggingTo([print_problem], redirectStandardIO=False)
 
@@ -47,6 +59,22 @@ def run(arguments: list[str], __: MutableMapping[str, str]) -> int:
 
     react(main)
     raise AssertionError("react ends the process")
+
+
+def run_once() -> int:
+    """Run ``examples/demo/`` of the checkout; return its exit status.
+
+    :raises UsageProblem: outside of a checkout, or without a package that the program needs.
+    """
+    if not (CHECKOUT / "examples" / "demo" / "__main__.py").exists():
+        raise UsageProblem(
+            "--once needs a checkout: run `make demo ONCE=1` in the repository", "demo"
+        )
+    missing = [name for name in ONCE_PACKAGES if find_spec(name) is None]
+    if missing:
+        raise UsageProblem(f"--once needs more packages: pip install {' '.join(missing)}", "demo")
+    command = [sys.executable, "-m", "examples.demo"]
+    return subprocess.run(command, cwd=CHECKOUT, check=False).returncode  # noqa: S603
 
 
 def _port(text: str | None) -> int:

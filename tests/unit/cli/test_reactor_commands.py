@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,6 +46,34 @@ class FakeReact:
 def no_log(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (check_command, demo_command):
         monkeypatch.setattr(module.globalLogBeginner, "beginLoggingTo", lambda *_, **__: None)
+
+
+def test_demo_once_runs_the_program_of_the_checkout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(command: list[str], cwd: Any, check: bool) -> Any:
+        assert (cwd / command[2].replace(".", "/") / "__main__.py").exists()
+        return SimpleNamespace(returncode=1)
+
+    monkeypatch.setattr(demo_command.subprocess, "run", run)
+    assert main.main(["demo", "--once"], {}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("CHECKOUT", Path("/absent"), "--once needs a checkout: run `make demo ONCE=1` in the "
+         "repository"),
+        ("ONCE_PACKAGES", ("attrs", "no_such_a", "no_such_b"), "--once needs more packages: pip "
+         "install no_such_a no_such_b"),
+    ],
+)  # fmt: skip
+def test_demo_once_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture, name: str, value: Any, problem: str
+) -> None:
+    monkeypatch.setattr(demo_command, name, value)
+    assert main.main(["demo", "--once"], {}) == 2
+    assert capsys.readouterr().err == f"goproxyai demo: {problem}\n"
 
 
 @pytest.mark.parametrize(("result", "status"), [(Result.OK, 0), (Result.FAILED, 1)])
