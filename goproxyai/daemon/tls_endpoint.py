@@ -2,7 +2,8 @@
 
 Twisted reads the files of ``privateKey``, ``certKey`` and ``extraCertChain`` when it parses the
 endpoint string. To renew them, the string is parsed again, and the context of the listening port is
-replaced. Connections that exist keep the certificate that they began with.
+replaced. Connections that exist keep the certificate that they began with. Sessions that clients
+would resume end with the context, because the keys of their tickets do.
 
 With a client CA (``TLS_CLIENT_CA``), clients must present a certificate that the CA has signed. The
 handshake fails otherwise.
@@ -33,6 +34,7 @@ from zope.interface import implementer
 
 from goproxyai.daemon.proxy_protocol import PREFIX as PROXY_PROTOCOL
 from goproxyai.http11.announced_peer import AnnouncedPeerFactory
+from goproxyai.reactor.tls_tickets import issue_tickets
 from goproxyai.reactor.tls_transport import TLSFactory
 
 PREFIX = "ssl:"
@@ -163,6 +165,8 @@ class TLSEndpoint:
     def _prepare(self, factory: IOpenSSLContextFactory) -> Context:
         if self._client_ca is not None:
             require_client_certificate(factory, self._client_ca)
+        else:  # a resumed session would not verify the certificate of the client again
+            issue_tickets(factory)
         context: Context = factory.getContext()
         return context
 

@@ -10,6 +10,7 @@ ECDSA certificates): no certificate is sent or verified. Therefore:
 3. A session is used once, as RFC 8446 §C.4 asks.
 4. A handshake that fails after a session was offered ends resumption for the route: a peer may not
    understand the offer.
+5. OpenSSL forgets the session of a connection that ends without ``close_notify`` of this side.
 """
 
 from __future__ import annotations

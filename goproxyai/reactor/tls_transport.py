@@ -143,12 +143,15 @@ class TLSTransport(TransportLayer):
             return
         records = self._records
         plaintext = records.decrypt(data)
-        if plaintext:
+        if records.is_single:
             self.wrappedProtocol.dataReceived(plaintext)
-        if records.is_single or self._state is ENDED:
             return
         if records.has_message:
-            self._keep_session()
+            self._keep_session()  # before the protocol may end the connection
+        if plaintext:
+            self.wrappedProtocol.dataReceived(plaintext)
+        if self._state is ENDED:
+            return
         if records.has_output:  # a write has sent it otherwise
             self._reply()
         if shakes_hands:

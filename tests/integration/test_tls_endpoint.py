@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from OpenSSL import SSL
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory
@@ -24,6 +25,8 @@ from twisted.logger import capturedLogs, eventAsText
 from goproxyai.daemon.endpoints import parse_endpoints
 from goproxyai.daemon.listeners import WATCH_SECONDS, Listeners
 from goproxyai.daemon.tls_endpoint import certificate_files
+from goproxyai.egress.tls import ClientTLS
+from goproxyai.reactor.tls_transport import TLSClientEndpoint
 from tests.support.authority import Authority
 from tests.support.harness import ProxyHarness, RawClient, lines, request
 from tests.support.steps import Reset
@@ -62,6 +65,22 @@ class TLSListener:
         client.abort()
         await client.wait_closed()
         return certificate.get_serial_number()
+
+    def route(self) -> TLSClientEndpoint:
+        """Return an endpoint whose connections resume the sessions of earlier ones."""
+        (address,) = self.listeners.addresses
+        tcp = TCP4ClientEndpoint(self.harness.reactor, "127.0.0.1", address.port)
+        return TLSClientEndpoint(ClientTLS("localhost", self.harness.authority.trust_root()), tcp)
+
+    async def resumes(self, route: TLSClientEndpoint) -> bool:
+        """Return whether a new connection by *route*, which is served, resumes a session."""
+        client: Any = await connectProtocol(route, RawClient(self.harness.reactor))
+        client.send(request("/health"))
+        assert (await client.answer()).status == 200
+        resumed = bool(SSL._lib.SSL_session_reused(client.transport.getHandle()._ssl))  # type: ignore[attr-defined]
+        client.transport.loseConnection()  # OpenSSL forgets the session of an aborted connection
+        await client.wait_closed()
+        return resumed
 
     def renew(self, only_changed: bool = False) -> list[str]:
         """Return what renewing logs."""
@@ -102,6 +121,22 @@ async def test_complete_response_ends_with_close_notify(tls: TLSListener) -> Non
     client.send(request().replace(b"HTTP/1.1", b"HTTP/1.0"))
     await client.wait_closed()
     assert client.reason.type is ConnectionDone
+
+
+@pytest_twisted.ensureDeferred
+async def test_clients_resume_sessions(tls: TLSListener) -> None:
+    route = tls.route()
+    assert [await tls.resumes(route) for _ in range(3)] == [False, True, True]
+
+
+@pytest_twisted.ensureDeferred
+async def test_sessions_end_with_the_certificate(tls: TLSListener, authority: Authority) -> None:
+    route = tls.route()
+    await tls.resumes(route)
+    tls.file.write_bytes(authority.good().pem)
+    tls.renew()
+    assert not await tls.resumes(route)
+    assert await tls.resumes(route)
 
 
 @pytest_twisted.ensureDeferred
