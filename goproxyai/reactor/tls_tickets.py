@@ -7,7 +7,7 @@ from typing import Any, Final
 from OpenSSL.SSL import OP_NO_TICKET
 
 OPTION_NAMES: Final = ("_options",)
-"""Private attributes of Twisted's ``CertificateOptions``."""
+"""Private attributes of ``CertificateOptions`` in Twisted."""
 
 
 def issue_tickets(options: Any) -> None:
