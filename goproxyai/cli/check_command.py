@@ -1,4 +1,4 @@
-"""``goproxyai check``: the configuration, its files, and the way to each upstream."""
+"""``goproxyai check``: the configuration, its files, and the ways to upstreams and Redis."""
 
 from __future__ import annotations
 
@@ -61,6 +61,11 @@ async def check(
     findings += check_files(reactor, config, sources, log_file)
     for url in config.settings.openai_api_url:
         findings += await UpstreamCheck(reactor, config.settings, url, tls).run()
+    if config.settings.state_url is not None:
+        # hiredis and the scripts are imported only where they are needed.
+        from goproxyai.cli.state_check import StateCheck
+
+        findings += await StateCheck(reactor, config.settings, config.settings.state_url).run()
     return findings
 
 

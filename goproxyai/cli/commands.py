@@ -113,8 +113,8 @@ COMMANDS: Final = (
         "Check the configuration, the files that it names (certificates, CONFIG, prices, the log's "
         "directory), and then each step to upstream: DNS, TCP, CONNECT or SOCKS through the egress "
         "proxy, TLS, and the response to GET /v1/models without an API key, of which status 401 is "
-        "a success. Each step has its time, what failed, and what to do. The exit status is 1 if a "
-        "part has failed.",
+        "a success, and each step to the server of STATE_URL. Each step has its time, what failed, "
+        "and what to do. The exit status is 1 if a part has failed.",
         (_JSON, _LOG_FILE),
         takes_settings=True,
         examples=(
