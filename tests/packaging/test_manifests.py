@@ -117,6 +117,27 @@ def test_chart_renders_valid_manifests(values: dict[str, Any]) -> None:
     settings_of(pod(rendered(values)))
 
 
+def test_helm_command_of_the_page_renders_pods_that_share_their_state() -> None:
+    page = (ROOT / "docs" / "how-to" / "scale.md").read_text().replace("\\\n", " ")
+    (command,) = re.findall(r"(?m)^\$ helm install (.*)$", page)
+    values: dict[str, Any] = {}
+    for name, value in re.findall(r"--set(?:-string)? ([\w.]+)=(\S+)", command):
+        *parents, last = name.split(".")
+        place = values
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        is_number = value.isdigit() and parents != ["settings"]
+        place[last] = int(value) if is_number else value
+    manifests = rendered(values)
+    for manifest in manifests:
+        validate(manifest)
+    assert of_kind("Deployment", manifests)["spec"]["replicas"] == 10
+    assert settings_of(pod(manifests)).workers == 2
+    (container,) = pod(manifests)["containers"]
+    assert container["envFrom"] == [{"secretRef": {"name": "goproxyai"}}]
+    assert container["resources"]["limits"]["memory"] == "1300Mi"
+
+
 def test_helm_has_no_complaint_about_the_chart() -> None:
     messages = chart_module.lint(CHART, strict=True)["messages"]
     assert [each["error"] for each in messages] == ["icon is recommended"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -166,3 +167,42 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
+)
+def test_systemd_accepts_the_drop_in_for_workers(tmp_path: Path) -> None:
+    unit = (DEPLOY / "goproxyai.service").read_text()
+    (tmp_path / "goproxyai.service").write_text(unit.replace(TWISTD, "/bin/true"))
+    shutil.copy(DEPLOY / "goproxyai.socket", tmp_path)
+    drop_in = tmp_path / "goproxyai.service.d" / "workers.conf"
+    drop_in.parent.mkdir()
+
+    def problems(text: str) -> str:
+        drop_in.write_text(text)
+        return subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", str(tmp_path / "goproxyai.service")],
+            env={**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        ).stderr
+
+    text = (DEPLOY / "goproxyai-workers.conf").read_text()
+    assert problems(text) == ""
+    assert "TaskMax" in problems(text.replace("TasksMax", "TaskMax"))  # the drop-in is read
+
+
+def test_drop_in_has_room_for_its_workers() -> None:
+    name = "goproxyai-workers.conf"
+    (setting,) = assignments(name, "Environment")
+    variable, _, workers = setting.partition("=")
+    assert variable == "WORKERS"
+    assert Settings.from_texts({variable: workers}).workers == int(workers)
+    tasks, usual_tasks = assignments(name, "TasksMax"), assignments("goproxyai.service", "TasksMax")
+    assert int(tasks[0]) >= int(usual_tasks[0]) + 16 * int(workers)
+    (memory,) = assignments(name, "MemoryMax")
+    assert assignments("goproxyai.service", "MemoryMax") == ["1G"]
+    assert int(memory.removesuffix("M")) >= 1000 + 100 * int(workers)
