@@ -24,9 +24,14 @@ class Certificates:
     key: Path
 
 
+def certificates_in(directory: Path) -> Certificates:
+    """Return the files of *directory*."""
+    return Certificates(directory / "root.pem", directory / "cert.pem", directory / "key.pem")
+
+
 def issue(directory: Path) -> Certificates:
     """Create the files in *directory*."""
-    files = Certificates(directory / "root.pem", directory / "cert.pem", directory / "key.pem")
+    files = certificates_in(directory)
     root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     root_name, name = _name("goproxyai benchmark"), _name("127.0.0.1")
     root = (

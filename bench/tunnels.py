@@ -5,6 +5,9 @@ sends the next one as soon as the frame is back. The proxy has core 0; the clien
 share core 1. Both are Python, so that the rate of a fast proxy is a lower bound: the CPU time of
 the proxy for each round trip has no such bound. The rounds of the two proxies are interleaved, and
 the median counts. It also prints goproxyai's memory for each of :data:`IDLE_TUNNELS` idle tunnels.
+
+With ``--tls``, the upstream has TLS. goproxyai then connects through a CONNECT proxy on core 1, and
+nginx, which cannot, connects directly.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import contextlib
 import os
 import select
 import socket
+import ssl
 import statistics
 import subprocess
 import sys
@@ -22,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bench.certificates import Certificates, certificates_in, issue
 from bench.daemons import Command, Placement, daemon, nginx_command
 from bench.machine import (
     CHECKOUT,
@@ -30,13 +35,14 @@ from bench.machine import (
     LOAD_CORE,
     Failed,
     allow_connections,
+    built,
     cpu_seconds,
     environment,
     free_port,
     pinned,
     resident_bytes,
 )
-from bench.peers import Role, goproxyai
+from bench.peers import Role, goproxyai, nginx_root
 
 FRAME_BYTES = 128
 """Size of a frame, such as a small event of the Realtime API."""
@@ -80,31 +86,55 @@ def is_ready(port: int) -> bool:
     return True
 
 
-def echo(port: int) -> None:
+class Echo:
+    """One connection of the upstream.
+
+    :param context: of TLS, or ``None``.
+    """
+
+    def __init__(self, peer: socket.socket, context: ssl.SSLContext | None) -> None:
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer.setblocking(False)
+        self._shakes_hands = context is not None
+        if context is not None:
+            peer = context.wrap_socket(peer, server_side=True, do_handshake_on_connect=False)
+        self.peer = peer
+
+    def receive(self) -> bool:
+        """Answer a handshake, or send all other bytes back; return whether the peer is there."""
+        try:
+            if self._shakes_hands and isinstance(self.peer, ssl.SSLSocket):
+                self.peer.do_handshake()
+                self._shakes_hands = False
+            while data := self.peer.recv(65536):
+                self.peer.send(SWITCHED if data.startswith(b"GET ") else data)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return True
+        except OSError:
+            pass
+        return False
+
+
+def echo(port: int, certificates: Certificates | None) -> None:
     """Be the upstream: answer each handshake, and send all other bytes back."""
+    context = None
+    if certificates is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificates.certificate, certificates.key)
     listener = socket.create_server(("127.0.0.1", port), backlog=4096)
     poller = select.epoll()
-    open_sockets: dict[int, socket.socket] = {}
+    connections: dict[int, Echo] = {}
     poller.register(listener, select.EPOLLIN)
     while True:
         for descriptor, _ in poller.poll():
-            peer = open_sockets.get(descriptor)
-            if peer is None:
-                peer, _ = listener.accept()
-                peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                open_sockets[peer.fileno()] = peer
-                poller.register(peer, select.EPOLLIN)
-                continue
-            data = b""
-            with contextlib.suppress(OSError):
-                data = peer.recv(65536)
-            if not data:
-                del open_sockets[descriptor]
-                peer.close()
-            elif data.startswith(b"GET "):
-                peer.sendall(SWITCHED)
-            else:
-                peer.sendall(data)
+            connection = connections.get(descriptor)
+            if connection is None:
+                connection = Echo(listener.accept()[0], context)
+                connections[connection.peer.fileno()] = connection
+                poller.register(connection.peer, select.EPOLLIN)
+            elif not connection.receive():
+                del connections[descriptor]
+                connection.peer.close()
 
 
 def round_trips(clients: list[socket.socket], seconds: float) -> int:
@@ -132,7 +162,12 @@ def round_trips(clients: list[socket.socket], seconds: float) -> int:
 
 
 def nginx(placement: Placement) -> Command:
-    values = {"PORT": str(placement.port), "UPSTREAM": str(placement.upstream)}
+    values = {
+        "PORT": str(placement.port),
+        "UPSTREAM": str(placement.upstream),
+        "SCHEME": "https" if placement.tls else "http",
+        "ROOT": nginx_root(placement) if placement.tls else "",
+    }
     return nginx_command(HERE / "conf" / "websocket.conf", values, placement.directory)
 
 
@@ -144,16 +179,20 @@ PROXIES: dict[str, Callable[[Placement], Command]] = {"nginx": nginx, "goproxyai
 
 
 @contextlib.contextmanager
-def upstream() -> Iterator[int]:
-    """Run the echoing upstream; yields its port."""
+def upstream(certificates: Path | None) -> Iterator[int]:
+    """Run the echoing upstream; yields its port.
+
+    :param certificates: the directory of the certificates; ``None`` without TLS.
+    """
     port = free_port()
     argv = [sys.executable, "-m", "bench.tunnels", "--echo", str(port)]
+    argv += [] if certificates is None else ["--certificates", str(certificates)]
     process = subprocess.Popen(pinned(LOAD_CORE, *argv), env=environment(), cwd=CHECKOUT)
     try:
         deadline = time.monotonic() + 10
         while True:
             try:
-                connected(port).close()
+                socket.create_connection(("127.0.0.1", port)).close()
                 break
             except OSError:
                 if time.monotonic() > deadline:
@@ -190,14 +229,28 @@ def idle_memory(port: int, pid: int) -> float:
     return (after - before) / IDLE_TUNNELS
 
 
+def _accepts(port: int) -> bool:
+    socket.create_connection(("127.0.0.1", port)).close()
+    return True
+
+
 def report(given: argparse.Namespace) -> None:
     """Measure both proxies, and print one line for each and their ratio."""
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="goproxyai-tunnels-")))
-        upstream_port = stack.enter_context(upstream())
+        certificates = issue(root) if given.tls else None
+        upstream_port = stack.enter_context(upstream(root if given.tls else None))
+        egress = 0
+        if given.tls:
+            egress = free_port()
+            argv = [built("gauge"), "connect", "-listen", f"127.0.0.1:{egress}"]
+            place = Placement(egress, 0, root)
+            stack.enter_context(daemon(Command(argv), LOAD_CORE, place, _accepts))
         running: dict[str, tuple[int, int]] = {}
         for name, command in PROXIES.items():
-            placement = Placement(free_port(), upstream_port, root / name)
+            placement = Placement(
+                free_port(), upstream_port, root / name, certificates, given.tls, egress=egress
+            )
             placement.directory.mkdir()
             process = daemon(command(placement), DAEMON_CORE, placement, is_ready)
             running[name] = placement.port, stack.enter_context(process)
@@ -220,10 +273,13 @@ def main() -> None:
     parser.add_argument("--tunnels", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tls", action="store_true", help="TLS to upstream, by a CONNECT proxy")
     parser.add_argument("--echo", type=int, metavar="PORT", help=argparse.SUPPRESS)
+    parser.add_argument("--certificates", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.echo is not None:
-        echo(given.echo)
+        directory = given.certificates
+        echo(given.echo, None if directory is None else certificates_in(directory))
         return
     allow_connections()
     os.sched_setaffinity(0, {int(LOAD_CORE)})
