@@ -12,7 +12,7 @@ import dataclasses
 import socket
 import time
 
-from bench.growth import send_all, start, statistics_of
+from bench.growth import caching, send_all, statistics_of
 from bench.machine import Failed, resident_bytes
 from bench.peers import Peer
 from bench.results import Measure, Run
@@ -57,13 +57,13 @@ class Filling:
 
     def run(self, testbed: Testbed, peer: Peer) -> Run:
         values = {}
-        running = start(testbed, peer, MAX_CACHE_SIZE=str(MEGABYTES))
-        values["full_small"] = fill_ratio(running, SMALL, ENTRIES["small"])
-        values["clear"] = longest_wait(running.port, _CLEARINGS["clear"])
-        fill(running, SMALL, ENTRIES["small"])
-        values["clear_path"] = longest_wait(running.port, _CLEARINGS["clear_path"])
-        running = start(testbed, peer, MAX_CACHE_SIZE=str(MEGABYTES))
-        values["full_large"] = fill_ratio(running, LARGE, ENTRIES["large"])
+        with caching(testbed, peer, MAX_CACHE_SIZE=str(MEGABYTES)) as running:
+            values["full_small"] = fill_ratio(running, SMALL, ENTRIES["small"])
+            values["clear"] = longest_wait(running.port, _CLEARINGS["clear"])
+            fill(running, SMALL, ENTRIES["small"])
+            values["clear_path"] = longest_wait(running.port, _CLEARINGS["clear_path"])
+        with caching(testbed, peer, MAX_CACHE_SIZE=str(MEGABYTES)) as running:
+            values["full_large"] = fill_ratio(running, LARGE, ENTRIES["large"])
         return Run(values)
 
 

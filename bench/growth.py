@@ -5,6 +5,7 @@ The load is the same; only the number of different bodies or client addresses va
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -60,8 +61,10 @@ def entries(running: Running) -> int:
     return int(cache["item_count"])
 
 
-def start(testbed: Testbed, peer: Peer, **settings: str) -> Running:
-    """A new daemon with a cache and *settings*, which runs until the end of the testbed.
+def caching(
+    testbed: Testbed, peer: Peer, **settings: str
+) -> contextlib.AbstractContextManager[Running]:
+    """A new daemon with a cache and *settings*.
 
     The connections to upstream have no TLS: they only fill the cache.
     """
@@ -69,7 +72,7 @@ def start(testbed: Testbed, peer: Peer, **settings: str) -> Running:
     def command(placement: Placement) -> Command:
         return goproxyai(placement, Role.CACHING, **settings)
 
-    return testbed.keep(testbed.fresh(peer, Setup(Role.CACHING, tls=False), command))
+    return testbed.fresh(peer, Setup(Role.CACHING, tls=False), command)
 
 
 class _Growth:
@@ -116,7 +119,7 @@ class Entries(_Growth):
     def prepare(self, testbed: Testbed, peer: Peer) -> None:
         """Fill both caches."""
         for count in (FEW, self.scale.many):
-            running = start(testbed, peer, MAX_CACHE_SIZE="4000")
+            running = testbed.keep(caching(testbed, peer, MAX_CACHE_SIZE="4000"))
             in_turn = dataclasses.replace(self._load(count), shuffle=False)
             before = entries(running)
             send_all(running, in_turn, -CONNECTIONS)
@@ -182,13 +185,15 @@ class Clients(_Growth):
 
     def prepare(self, testbed: Testbed, peer: Peer) -> None:
         """Measure the rate, and choose the number of clients and the limits for it."""
-        trial = self._first(start(testbed, peer))
-        for wanted in self._counts:
-            found, _ = rate(trial, self._load(wanted), 1, hits=True)
+        with caching(testbed, peer) as trial:
+            self._first(trial)
+            rates = {each: rate(trial, self._load(each), 1, hits=True)[0] for each in self._counts}
+        for wanted, found in rates.items():
             count = min(wanted, int(self.TURN_SECONDS * found))
             per_minute = max(2, int(self.GAIN_TOKENS * 60 * found / count))
             self._counts[wanted] = count
-            self._daemons[wanted] = self._first(start(testbed, peer, RATE_LIMIT=str(per_minute)))
+            limited = caching(testbed, peer, RATE_LIMIT=str(per_minute))
+            self._daemons[wanted] = self._first(testbed.keep(limited))
             self._refill_seconds[wanted] = min(60.0, self.ROUND_TOKENS * 60 / per_minute)
 
     @staticmethod
