@@ -70,6 +70,15 @@ async def assert_reset(client: RawClient) -> None:
     assert not isinstance(client.reason.value, ConnectionDone)
 
 
+over_tls = pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
+
+
+async def start(harness: ProxyHarness, tls: bool, **settings: str) -> None:
+    """Start the daemon, whose upstream may have TLS."""
+    upstream = f"https://127.0.0.1:{await harness.listen_with_tls()}" if tls else None
+    await harness.start(upstream, **settings)
+
+
 # Before the response head.
 
 UNREACHABLE: dict[str, Script] = {
@@ -119,11 +128,12 @@ VIOLATIONS: dict[str, Script] = {
         ),
     ],
 )
+@over_tls
 @pytest_twisted.ensureDeferred
 async def test_failure_before_the_response_head_is_502_and_keeps_the_client(
-    harness: ProxyHarness, answer: Script, code: str
+    harness: ProxyHarness, answer: Script, code: str, tls: bool
 ) -> None:
-    await harness.start()
+    await start(harness, tls)
     harness.upstream.script("/v1/models", answer, times=1)
     client = await harness.connect()
     client.send(request())
@@ -162,9 +172,10 @@ async def test_refused_connection_is_502(harness: ProxyHarness) -> None:
     await assert_logged(harness, "upstream_unreachable")
 
 
+@over_tls
 @pytest_twisted.ensureDeferred
-async def test_reset_during_an_upload_is_502(harness: ProxyHarness) -> None:
-    await harness.start()
+async def test_reset_during_an_upload_is_502(harness: ProxyHarness, tls: bool) -> None:
+    await start(harness, tls)
     harness.upstream.script("/v1/files", [AnswerBeforeBody(), Reset()])
     client = await harness.connect()
     client.send(request("/v1/files", "POST", [("Content-Length", "1000")]) + b"x")
@@ -315,13 +326,14 @@ CUTS: dict[str, tuple[Script, str]] = {
 }  # fmt: skip
 
 
+@over_tls
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 @pytest.mark.parametrize(("answer", "code"), CUTS.values(), ids=CUTS)
 @pytest_twisted.ensureDeferred
 async def test_broken_body_resets_the_client_and_is_not_stored(
-    harness: ProxyHarness, answer: Script, code: str, version: str
+    harness: ProxyHarness, answer: Script, code: str, version: str, tls: bool
 ) -> None:
-    await harness.start(IDLE_TIMEOUT="300ms")
+    await start(harness, tls, IDLE_TIMEOUT="300ms")
     harness.upstream.script("/v1/models", answer, times=1)
     client = await harness.connect()
     client.send(request().replace(b"HTTP/1.1", b"HTTP/" + version.encode()))
@@ -330,17 +342,6 @@ async def test_broken_body_resets_the_client_and_is_not_stored(
     await assert_logged(harness, code, "cut", 200)
     again = await harness.ask(request())
     assert (again.status, again.get("X-Cache")) == (200, b"MISS")
-
-
-@pytest_twisted.ensureDeferred
-async def test_broken_body_over_tls_resets_the_client(harness: ProxyHarness) -> None:
-    port = await harness.listen_with_tls()
-    await harness.start(f"https://127.0.0.1:{port}")
-    harness.upstream.script("/v1/models", [OK + b"\r\npart", Reset()], times=1)
-    client = await harness.connect()
-    client.send(request())
-    await assert_reset(client)
-    assert (await harness.ask(request())).get("X-Cache") == b"MISS"
 
 
 @pytest_twisted.ensureDeferred
@@ -382,11 +383,12 @@ async def test_connections_are_reused(harness: ProxyHarness) -> None:
     assert harness.upstream.connections_made == 1
 
 
+@over_tls
 @pytest_twisted.ensureDeferred
 async def test_connection_closed_by_the_upstream_is_not_reused(
-    harness: ProxyHarness,
+    harness: ProxyHarness, tls: bool
 ) -> None:
-    await harness.start(CACHE_TTL="0")
+    await start(harness, tls, CACHE_TTL="0")
     harness.upstream.script("/v1/models", [response(b"first"), Close()], times=1)
     assert (await harness.ask(request())).body == b"first"
     await eventually(harness.reactor, lambda: len(harness.pool) == 0)
@@ -400,11 +402,12 @@ async def test_connection_closed_by_the_upstream_is_not_reused(
     ids=["a_byte", "a_response", "an_interim_response"],
 )
 @pytest.mark.parametrize("later", [False, True], ids=["in_one_read", "later"])
+@over_tls
 @pytest_twisted.ensureDeferred
 async def test_bytes_after_a_response_do_not_reach_the_next_request(
-    harness: ProxyHarness, surplus: bytes, later: bool
+    harness: ProxyHarness, surplus: bytes, later: bool, tls: bool
 ) -> None:
-    await harness.start(CACHE_TTL="0")
+    await start(harness, tls, CACHE_TTL="0")
     pause = Pause()
     first = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
     script: Script = [first, pause, surplus] if later else first + surplus
