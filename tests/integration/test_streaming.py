@@ -11,6 +11,7 @@ import pytest_twisted
 from goproxyai.reactor.socket_write import unsent_bytes
 from tests.integration.cached_requests import CHAT
 from tests.integration.concurrent_requests import answers_of, send_concurrently, wait_for_pauses
+from tests.integration.hashing_client import HashingClient
 from tests.integration.proxied_connections import (
     MAX_KERNEL_BYTES,
     MAX_UNSENT_BYTES,
@@ -19,38 +20,13 @@ from tests.integration.proxied_connections import (
     upstream_side,
 )
 from tests.support.answers import chunk, event, sse
-from tests.support.harness import ProxyHarness, RawClient, eventually, post, request
+from tests.support.harness import ProxyHarness, eventually, post, request
 from tests.support.steps import Pause, Stream
 
 pytestmark = pytest.mark.usefixtures("collect_garbage")
 
 OK = b"HTTP/1.1 200 OK\r\n"
 SSE = OK + b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
-class HashingClient(RawClient):
-    """A client that keeps the length and the hash of a response body instead of its bytes."""
-
-    def __init__(self, reactor: Any) -> None:
-        super().__init__(reactor)
-        self.head = b""
-        self.count = 0
-        self._digest = hashlib.sha256()
-
-    def dataReceived(self, data: bytes) -> None:
-        if not self.head:
-            self.received += data
-            self.head, found, data = self.received.partition(b"\r\n\r\n")
-            if not found:
-                self.head = b""
-                return
-        self.count += len(data)
-        self._digest.update(data)
-        super().dataReceived(b"")  # evaluates the conditions of `until`
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
 
 
 @pytest_twisted.ensureDeferred

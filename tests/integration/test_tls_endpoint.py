@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,11 @@ from goproxyai.daemon.listeners import WATCH_SECONDS, Listeners
 from goproxyai.daemon.tls_endpoint import certificate_files
 from goproxyai.egress.tls import ClientTLS
 from goproxyai.reactor.tls_transport import TLSClientEndpoint
+from tests.integration.hashing_client import HashingClient
+from tests.integration.proxied_connections import upstream_side
 from tests.support.authority import Authority
-from tests.support.harness import ProxyHarness, RawClient, lines, request
-from tests.support.steps import Reset
+from tests.support.harness import ProxyHarness, RawClient, eventually, lines, request
+from tests.support.steps import Pause, Reset, Stream
 
 # Twisted's parser of ``ssl:`` endpoints hands pyOpenSSL's deprecated types to pyOpenSSL.
 pytestmark = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL .* objects is deprecated")
@@ -46,15 +49,15 @@ class TLSListener:
     file: Path
     listeners: Listeners
 
-    async def connect(self) -> Any:
-        """Return a new client."""
+    async def connect(self, client: RawClient | None = None) -> Any:
+        """Return a new client, or *client*."""
         (address,) = self.listeners.addresses
         options = optionsForClientTLS("localhost", self.harness.authority.trust_root())
         endpoint = TCP4ClientEndpoint(self.harness.reactor, "127.0.0.1", address.port)
-        client: Any = await connectProtocol(
-            wrapClientTLS(options, endpoint), RawClient(self.harness.reactor)
+        connected: Any = await connectProtocol(
+            wrapClientTLS(options, endpoint), client or RawClient(self.harness.reactor)
         )
-        return client
+        return connected
 
     async def served(self) -> Any:
         """Return the certificate of a new connection, on which a request is answered."""
@@ -121,6 +124,47 @@ async def test_complete_response_ends_with_close_notify(tls: TLSListener) -> Non
     client.send(request().replace(b"HTTP/1.1", b"HTTP/1.0"))
     await client.wait_closed()
     assert client.reason.type is ConnectionDone
+
+
+@pytest_twisted.ensureDeferred
+async def test_slow_reader_over_tls_pauses_the_upstream_and_loses_nothing(
+    tls: TLSListener,
+) -> None:
+    harness, sent = tls.harness, list[int]()
+    piece, times = bytes(range(256)) * 256, 512
+    size = len(piece) * times
+    harness.upstream.script(
+        "/v1/a",
+        [
+            b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size,
+            Stream(piece, times, sent.append),
+        ],
+    )
+    client = await tls.connect(HashingClient(harness.reactor))
+    client.send(request("/v1/a"))
+    await client.until(lambda: client.head)
+    client.transport.pauseProducing()
+    await eventually(
+        harness.reactor, lambda: len(harness.pool) == 1 and upstream_side(harness).reading_paused
+    )
+    assert len(sent) < times
+    client.transport.resumeProducing()
+    await client.until(lambda: client.count == size)
+    assert client.sha256 == hashlib.sha256(piece * times).hexdigest()
+
+
+@pytest.mark.parametrize("orderly", [False, True], ids=["reset", "close_notify"])
+@pytest_twisted.ensureDeferred
+async def test_end_of_a_client_over_tls_ends_the_upstream_request(
+    tls: TLSListener, orderly: bool
+) -> None:
+    tls.harness.upstream.script("/v1/a", [Pause()])
+    client = await tls.connect()
+    client.send(request("/v1/a"))
+    await tls.harness.upstream.wait_for(lambda seen: seen.paused)
+    (client.transport.loseConnection if orderly else client.abort)()
+    await tls.harness.upstream.wait_for(lambda seen: seen.lost, timeout=1.0)
+    assert [each["ended"] for each in await tls.harness.logged()] == ["client_gone"]
 
 
 @pytest_twisted.ensureDeferred
