@@ -85,7 +85,8 @@ class Throughput:
         exchange(running.port, self._load(peer, running).one(), running.front)
         running.sent += 1
         if self.scale.warm_seconds and not running.warm:
-            self._rate(running, peer, self.scale.warm_seconds)
+            slow = 3 if peer.optional else 1  # the first answers of a gateway take seconds
+            self._rate(running, peer, slow * self.scale.warm_seconds)
             running.warm = True
 
     def run(self, testbed: Testbed, peer: Peer) -> Run:

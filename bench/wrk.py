@@ -154,7 +154,9 @@ def wrk(
     port: int, load: Load, seconds: int, secure: bool = False, connections: int = CONNECTIONS
 ) -> WrkResult:
     """Run wrk on the load core; raises if wrk counts an error or a status over 399."""
-    argv = pinned(LOAD_CORE, tool("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s")
+    argv = pinned(
+        LOAD_CORE, tool("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=10s"
+    )
     scheme = "https" if secure else "http"
     before, _, after = load.text().partition(_VARIABLE)
     env = environment(
