@@ -18,6 +18,8 @@ import pytest
 
 from tests.process.daemon_process import TIMEOUT_SECONDS, DaemonProcess, Start, eventually
 
+Address = str | int | tuple[str, int]
+
 
 class Upstream(ThreadingHTTPServer):
     """Answers every request with JSON, which has its path; ``/v1/slow`` when :attr:`released`.
@@ -29,8 +31,8 @@ class Upstream(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, interface: str = "127.0.0.1") -> None:
+        super().__init__((interface, 0), _Handler)
         self.served = 0
         self.waiting = 0
         self.padding = ""
@@ -69,8 +71,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def upstream_server() -> Iterator[Upstream]:
-    upstream = Upstream()
+def upstream_server(interface: str = "127.0.0.1") -> Iterator[Upstream]:
+    upstream = Upstream(interface)
     thread = threading.Thread(target=upstream.serve_forever, args=(0.01,))
     thread.start()
     try:
@@ -107,7 +109,7 @@ class Service:
     """
 
     process: DaemonProcess
-    address: str | int
+    address: Address
 
     def connect(self) -> Connection:
         return Connection(self.address)
@@ -189,14 +191,15 @@ def close_connections() -> Iterator[None]:
 class Connection:
     """A kept connection.
 
-    :param address: a port on loopback, or the path of a Unix socket.
+    :param address: a port on loopback, an address and a port, or the path of a Unix socket.
     """
 
-    def __init__(self, address: str | int) -> None:
+    def __init__(self, address: Address) -> None:
         _connections.append(self)
         self._http = HTTPConnection("127.0.0.1", timeout=TIMEOUT_SECONDS)
-        if isinstance(address, int):
-            self._http.sock = socket.create_connection(("127.0.0.1", address), TIMEOUT_SECONDS)
+        if not isinstance(address, str):
+            peer = ("127.0.0.1", address) if isinstance(address, int) else address
+            self._http.sock = socket.create_connection(peer, TIMEOUT_SECONDS)
             self._http.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         else:
             self._http.sock = socket.socket(socket.AF_UNIX)
