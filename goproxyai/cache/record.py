@@ -12,7 +12,7 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Final
 
-import attrs
+import msgspec
 
 from goproxyai.cache.entry import Entry, new_entry
 from goproxyai.usage.usage import COUNTS, Usage
@@ -32,8 +32,7 @@ class RecordError(ValueError):
     """The bytes are no record of this version."""
 
 
-@attrs.frozen
-class Record:
+class Record(msgspec.Struct, frozen=True, gc=False):
     """The attributes of an :class:`~.entry.Entry` and its place in the index.
 
     :ivar key: 32 bytes.
@@ -162,20 +161,22 @@ def read_record(take: Callable[[int], bytes]) -> Record:
     """
     numbers = _NUMBERS.unpack(take(_NUMBERS.size))
     key, status, initial_age, stored, expires, head, timing, path, owner, model, body = numbers[:11]
-    tokens = numbers[11:]
+    after_head = head + (0 if timing == _NONE else timing)
+    after_path = after_head + path
+    after_owner = after_path + owner
+    texts = take(after_owner + model)  # at once: for each, a call takes longer than a slice
     return Record(
-        key=key,
-        status=status,
-        initial_age=initial_age,
-        stored=stored,
-        expires=expires,
-        # Arguments are evaluated in this order, which is the order of the texts.
-        head=take(head),
-        timing=None if timing == _NONE else take(timing),
-        path=take(path),
-        owner=take(owner),
-        usage=_usage(take(model), tokens),
-        body=take(body),
+        key,
+        status,
+        texts[:head],
+        take(body),
+        None if timing == _NONE else texts[head:after_head],
+        initial_age,
+        stored,
+        expires,
+        texts[after_head:after_path],
+        texts[after_path:after_owner],
+        _usage(texts[after_owner:], numbers[11:]),
     )
 
 

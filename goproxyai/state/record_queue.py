@@ -45,12 +45,12 @@ _OVERHEAD_BYTES = 200
 
 def _size(message: Message) -> int:
     """Return the bytes that *message* is counted for at both ends."""
-    if isinstance(message, EndClaim):
-        return 0
+    if isinstance(message, (Store, Found)):
+        return len(message.record) + _OVERHEAD_BYTES
     if isinstance(message, Part):
         return len(message.data)
-    assert isinstance(message, (Found, Store)), message
-    return len(message.record) + _OVERHEAD_BYTES
+    assert isinstance(message, EndClaim), message
+    return 0
 
 
 class RecordQueue:

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
+from msgspec import structs
 
 from goproxyai.cache.record import Record
 from goproxyai.proxy.upstream_request import UpstreamRequest
@@ -73,7 +74,7 @@ async def test_record_is_a_hit_for_all_that_wait(
     clients = await send_concurrently(harness, [request()] * 3)
     look_up = await looked_up(harness, fake)
     assert (look_up.key, look_up.path, look_up.claims) == (old.key, b"/v1/models", True)
-    look_up.then(attrs.evolve(old, stored=old.stored - 7, expires=old.expires - 7), None)
+    look_up.then(structs.replace(old, stored=old.stored - 7, expires=old.expires - 7), None)
     answers = await answers_of(clients)
     assert [answer.get("X-Cache") for answer in answers] == [b"HIT"] * 3
     assert {answer.get("Age") for answer in answers} <= {b"7", b"8"}
@@ -177,7 +178,7 @@ async def test_record_that_is_too_old_for_the_request_is_not_served(
 ) -> None:
     await harness.start()
     old = await stored_record(harness, fake, request())
-    old = attrs.evolve(old, stored=old.stored - 60, expires=old.expires - 60)
+    old = structs.replace(old, stored=old.stored - 60, expires=old.expires - 60)
     data = request(headers=[("Cache-Control", "max-age=30")])
     strict, lenient = await send_concurrently(harness, [data, request()])
     (await looked_up(harness, fake)).then(old, None)
@@ -232,7 +233,7 @@ async def test_stale_entry_is_replaced_by_a_fresh_record(
     harness.advance(90)
     client.send(request())
     look_up = await looked_up(harness, fake, 2)
-    fresh = attrs.evolve(claim.ends[0], body=b'{"fresh":1}')
+    fresh = structs.replace(claim.ends[0], body=b'{"fresh":1}')
     look_up.then(fresh, None)
     answer = await client.answer()
     assert (answer.get("X-Cache"), answer.body) == (b"HIT", b'{"fresh":1}')
@@ -309,7 +310,7 @@ async def test_record_of_another_key_is_not_served(
     await harness.start()
     old = await stored_record(harness, fake, request())
     client, look_up = await waiting(harness, fake)
-    look_up.then(attrs.evolve(old, key=bytes(32)), None)
+    look_up.then(structs.replace(old, key=bytes(32)), None)
     assert (await client.answer()).get("X-Cache") == b"MISS"
 
 
@@ -434,7 +435,7 @@ async def test_claim_outlives_the_first_request_that_waits(
 ) -> None:
     await harness.start()
     old = await stored_record(harness, fake, request())
-    expired = attrs.evolve(old, stored=old.stored - 60, expires=old.expires - 60)
+    expired = structs.replace(old, stored=old.stored - 60, expires=old.expires - 60)
     first = request(headers=[("Cache-Control", "max-age=30")])
     clients = await send_concurrently(harness, [first, request()])
     look_up = await looked_up(harness, fake)

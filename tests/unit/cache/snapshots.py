@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 from unittest import mock
 
-import attrs
 from hypothesis import strategies as st
+from msgspec import structs
 
 from goproxyai.cache import snapshot_stream
 from goproxyai.cache.record import Record
@@ -60,7 +60,9 @@ HEADER = cheap_header(b"\1" * 16)
 
 def record(number: int = 0, **more: Any) -> Record:
     key = b"%032d" % number
-    return attrs.evolve(Record(key, 200, HEAD, BODY, None, 0, 1e9, 1e9 + TTL, FILES, ALICE), **more)
+    return structs.replace(
+        Record(key, 200, HEAD, BODY, None, 0, 1e9, 1e9 + TTL, FILES, ALICE), **more
+    )
 
 
 def written(records: Iterable[Record], header: bytes = HEADER, key: bytes = KEY) -> bytes:
