@@ -22,12 +22,12 @@ from goproxyai.cache.record import Record, RecordError, decode_record, encode_re
 from goproxyai.state.redis.claim_watch import ClaimWatch
 from goproxyai.state.redis.client import (
     LEAST_SECONDS,
-    REQUEST_SECONDS,
     TOTAL_SECONDS,
     Lane,
     RedisClient,
 )
 from goproxyai.state.redis.connection import Reply
+from goproxyai.state.redis.look_up import FAILED, GAVE_UP, STORED, RedisClaim, RedisLookUp
 from goproxyai.state.redis.names import Names, ValueInvalid
 from goproxyai.state.redis.places import EPOCH_MILLISECONDS, Place, Places
 from goproxyai.state.redis.scripts import END_CLAIM, LOOK_UP, RENEW, STORE
@@ -48,101 +48,10 @@ MAX_CLAIMS: Final = 10_000
 MAX_RENEWED: Final = 200
 """Claims that one command renews."""
 
-STORED, GAVE_UP, FAILED = b"s", b"g", b"f"
-"""The first bytes of messages about the end of a claim, which the name of the claim follows."""
-
 _FOUND, _CLAIMED, _WAITS = 0, 1, 2
 
 ONLY_EPOCHS: Final = 2
 """What a look-up tells the script instead of whether to claim: only the epochs are wanted."""
-
-
-class RedisLookUp:
-    """A look-up: a :class:`~goproxyai.state.second_level.LookUp`.
-
-    :ivar ended: the answer was given, or is not wanted.
-    :ivar told: the message that arrived before the reply that says to wait.
-    :ivar asked_at: monotonic seconds of the last question.
-    :ivar waits: whether another process has the claim.
-    :ivar seconds: the longest time for which its request waits for Redis.
-    :ivar replaces: whether the stored response is refused.
-    """
-
-    __slots__ = (
-        "_level", "_then", "asked_at", "claims", "ended", "epochs", "place", "replaces", "seconds",
-        "told", "waits",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        level: RedisSecondLevel,
-        place: Place,
-        claims: bool,
-        then: Answer,
-        seconds: float,
-        replaces: bool,
-    ) -> None:
-        self._level = level
-        self._then = then
-        self.place = place
-        self.claims = claims
-        self.seconds = seconds
-        self.replaces = replaces
-        self.ended = False
-        self.waits = False
-        self.told = b""
-        self.asked_at = 0.0
-        self.epochs = b""
-
-    @property
-    def due(self) -> float:
-        """When the reply to the last question is overdue."""
-        return self.asked_at + min(self.seconds, REQUEST_SECONDS)
-
-    def cancel(self) -> None:
-        if not self.ended:
-            self.ended = True
-            self._level.forget(self)
-
-    def end(self, record: Record | None, claim: RedisClaim | None) -> None:
-        """Give the answer, once."""
-        if not self.ended:
-            self.ended = True
-            self._level.forget(self)
-            self._then(record, claim)
-
-
-class RedisClaim:
-    """A claim: a :class:`~goproxyai.state.second_level.Claim`.
-
-    :ivar token: identifies an exclusive claim; empty for one that is not exclusive.
-    :ivar epochs: of the look-up.
-    """
-
-    __slots__ = ("_level", "ended", "epochs", "place", "token")
-
-    def __init__(self, level: RedisSecondLevel, place: Place, epochs: bytes, token: bytes) -> None:
-        self._level = level
-        self.place = place
-        self.epochs = epochs
-        self.token = token
-        self.ended = False
-
-    def store(self, record: Record) -> None:
-        if not self.ended and not self._level.store(self, record):
-            self.fail()
-        self.ended = True
-
-    def give_up(self) -> None:
-        self._end(GAVE_UP)
-
-    def fail(self) -> None:
-        self._end(FAILED)
-
-    def _end(self, message: bytes) -> None:
-        if not self.ended:
-            self.ended = True
-            self._level.end_claim(self.place, self.token, message)
 
 
 class RedisSecondLevel:
