@@ -219,7 +219,8 @@ class InMemoryDaemon(MeasuredDaemon):
         factory = reactor.tcpServers[0][1]
         self._connection = factory.buildProtocol(self._client.getPeer())
         self._connection.makeConnection(self._client)
-        self._connection.dataReceived(request(0))
+        self.begin()
+        self._connection.dataReceived(self.sealed(request(0)))
         self._end_iteration()
         client_factory = reactor.tcpClients[0][2]
         self._upstream_connection: Any = client_factory.buildProtocol(None)
@@ -230,6 +231,21 @@ class InMemoryDaemon(MeasuredDaemon):
             # The request was sent with the end of the handshake.
             self._upstream_connection.dataReceived(self._tls.answer(self._sent_upstream()))
         self._answer()
+
+    def begin(self) -> None:
+        """Do what precedes the first request of the client's connection."""
+
+    def sealed(self, data: bytes) -> bytes:
+        """Return what the client sends for *data*."""
+        return data
+
+    def exchange(self, data: bytes) -> bytes:
+        """Send *data* on the client's connection; return what the daemon has sent."""
+        self._connection.dataReceived(data)
+        self._end_iteration()
+        received = b"".join(self._client.written)
+        self._client.written.clear()
+        return received
 
     def _end_iteration(self) -> None:
         while self._at_end:
@@ -259,7 +275,7 @@ class InMemoryDaemon(MeasuredDaemon):
         data = request(number)
         if self._varied:
             data = data.replace(b"Content-Type", VARIED_LINE % self._requests + b"Content-Type", 1)
-        self._connection.dataReceived(data)
+        self._connection.dataReceived(self.sealed(data))
         self._answer()
         if self._requests % BATCH == 0:
             self.flush_log()

@@ -2,7 +2,8 @@
 
 ``python -m bench.instructions`` prints how many instructions the daemon in memory
 (:mod:`bench.inside`) executes for a cache hit, for a miss, and for a miss over TLS, which
-includes the TLS of the upstream; for a hit whose head differs from those before it; and for hits
+includes the TLS of the upstream; for a hit of a client with TLS, which includes the encryption of
+the request; for a hit whose head differs from those before it; and for hits
 and misses on fresh connections, which include the calls of the client (:mod:`bench.loopback`). The
 count hardly differs from one run to the next, whatever else the machine does: changes of 0.1 % are
 visible, where CPU times vary by several percent. The count tells neither how long the processor
@@ -26,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.inside import BATCH, InMemoryDaemon, MeasuredDaemon
+from bench.inside_tls import TLSFrontDaemon
 from bench.loopback import LoopbackDaemon
 from bench.machine import CHECKOUT, environment, tool
 
@@ -40,6 +42,7 @@ _WORKLOADS: dict[str, tuple[Callable[[], MeasuredDaemon], int]] = {
     "hit": (InMemoryDaemon, 0),
     "miss": (InMemoryDaemon, 1),
     "tls": (lambda: InMemoryDaemon(tls=True), 1),
+    "tls-front": (TLSFrontDaemon, 0),
     "varied-hit": (lambda: InMemoryDaemon(varied=True), 0),
     "fresh-hit": (LoopbackDaemon, 0),
     "fresh-miss": (LoopbackDaemon, 1),
