@@ -48,7 +48,7 @@ NOT_RUN = {
     "for several shells": 1,
     "installs packages": 6,
     "needs a Docker daemon": 3,
-    "needs a Kubernetes cluster": 2,
+    "needs a Kubernetes cluster": 3,
     "needs a Redis server with TLS": 2,
     "needs the development environment": 9,
 }
