@@ -8,15 +8,40 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IOpenSSLClientConnectionCreator,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+)
+from zope.interface import implementer
 
 from goproxyai.config.state_url import StateURL
 from goproxyai.egress.name_endpoint import endpoint_to
 from goproxyai.egress.tls import tls_without_alpn
+from goproxyai.reactor.socket_state import set_tcp_options
 from goproxyai.reactor.tls_transport import TLSClientEndpoint
 from goproxyai.state.redis.client import Login, Server
 from goproxyai.state.redis.servers import FixedServer, SentinelServers
+
+
+@implementer(IStreamClientEndpoint)
+@attrs.frozen(eq=False)
+class _WithTCPOptions:
+    """Sends commands at once: a pipelined one would wait for the reply to the one before."""
+
+    endpoint: IStreamClientEndpoint
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
+        connecting: Deferred[Any] = self.endpoint.connect(protocolFactory)
+        return connecting.addCallback(_with_options)
+
+
+def _with_options(protocol: Any) -> Any:
+    set_tcp_options(protocol.transport)
+    return protocol
 
 
 def login_of(url: StateURL) -> Login:
@@ -35,7 +60,7 @@ def state_server(
     """
 
     def endpoint(host: str, port: int) -> IStreamClientEndpoint:
-        plain = endpoint_to(reactor, host, port)
+        plain = _WithTCPOptions(endpoint_to(reactor, host, port))
         return TLSClientEndpoint(tls(host), plain) if url.secured else plain
 
     if url.socket:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
 
 from goproxyai.cli.findings import Finding, Result, report
 from goproxyai.cli.state_check import StateCheck, judge_server
 from goproxyai.config.sources import ConfigSources
+from goproxyai.config.state_url import parse_state_url
+from goproxyai.egress.state_server import state_server
 from goproxyai.egress.tls import ClientTLS
 from tests.support.authority import Authority
 from tests.support.ports import free_port
@@ -86,6 +92,28 @@ async def test_server_that_does_not_evict_is_warned_about(
     assert detail in found["SERVER"].detail
     assert "allkeys-lru" in found["SERVER"].advice
     assert found["SUBSCRIBE"].result is Result.OK
+
+
+class _Client(Protocol):
+    """Tells when it has ended."""
+
+    def __init__(self) -> None:
+        self.ended: Deferred[None] = Deferred()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.ended.callback(None)
+
+
+@needs_redis
+@pytest_twisted.ensureDeferred
+async def test_small_commands_are_sent_at_once(server: RedisServer) -> None:
+    url = parse_state_url(server.url)
+    assert url is not None
+    endpoint = await state_server(reactor, url).find()
+    client: Any = await endpoint.connect(Factory.forProtocol(_Client))
+    assert client.transport.getTcpNoDelay()
+    client.transport.loseConnection()
+    await client.ended
 
 
 @needs_redis
