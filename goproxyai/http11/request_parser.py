@@ -61,12 +61,13 @@ class RequestParser:
     :param connection: that bodies pause and resume.
     :ivar state: what the next byte belongs to.
     :ivar body: the body that is being received, in BODY and REPLAY.
+    :ivar has_excess: bytes were received after the last request, and discarded.
     """
 
     __slots__ = (
         "_connection", "_field_bytes", "_forwarded_for", "_head_bytes", "_head_start", "_headers",
         "_is_last", "_llhttp", "_options", "_read", "_receiver", "_reception", "_remaining",
-        "_repeated", "_target", "body", "state",
+        "_repeated", "_target", "body", "has_excess", "state",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +75,7 @@ class RequestParser:
     ) -> None:
         self.state = IDLE
         self.body: RequestBody | None = None
+        self.has_excess = False
         self._receiver = receiver
         self._connection = connection
         self._options = options
@@ -171,6 +173,7 @@ class RequestParser:
         if end <= len(data):
             if self._is_last:
                 self.state = ENDED
+                self.has_excess = end < len(data)
             body = whole_body(data[begin:end])
         else:
             body = self._start_partial_body(length, data[begin:])
@@ -190,6 +193,7 @@ class RequestParser:
         body, content = self.body, data[: self._remaining]
         assert body is not None, "end() clears both"
         self._remaining -= len(content)
+        self.has_excess = self._is_last and len(content) < len(data)
         body.feed(content)
         if not self._remaining and self.body is body:
             self._finish_body(body)

@@ -96,6 +96,11 @@ class RequestPipeline:
         return bool(self.waiting or self.unparsed)
 
     @property
+    def has_more_input(self) -> bool:
+        """Whether anything was received after the request that is handled."""
+        return self.pending or self.parser.has_excess
+
+    @property
     def held_bytes(self) -> int:
         """Memory of the input and of the exchanges, as far as it is counted."""
         held = self.parser.held_bytes + len(self.unparsed)

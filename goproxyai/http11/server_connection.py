@@ -8,7 +8,8 @@
 4. When the daemon drains, a response that has not started announces the close of the connection.
 5. A connection is closed while the client may still be sending: the output is shut, and input is
    discarded for :data:`.LINGER_SECONDS`, so that a reset does not destroy the response. A client
-   that has announced the close sends nothing more (RFC 9112 §9.6).
+   that has announced the close must send nothing more (RFC 9112 §9.6). So after a short response to
+   such a client, the connection is closed at once, unless more was received.
 6. After a switch of protocols, the connection belongs to a :class:`~.tunnel_end.TunnelEnd`. Its
    exchange stays active until the connection is lost.
 """
@@ -46,6 +47,9 @@ from goproxyai.reactor.socket_state import (
     set_tcp_options,
 )
 from goproxyai.reactor.write_batch import Writer
+
+FIRST_FLIGHT_BYTES = 14_000
+"""Written bytes that the kernel sends without waiting for the client: ten segments (RFC 6928)."""
 
 _BETWEEN_REQUESTS = (IDLE, ENDED)
 
@@ -198,13 +202,25 @@ class ServerConnection(TwistedProtocol):
             context = self._context
             self._deadlines.expires_at = context.ticker.now + context.keep_alive_seconds
         if not keep_alive:
-            self._close(client_is_idle=exchange.is_announced_last and not pipeline.pending)
+            self._close(client_is_idle=self._is_delivered(exchange))
         elif pipeline.waiting or pipeline.unparsed:
             self._run()
         elif self.reading_paused or state is ENDED:
             self._update_reading()
         if self._holding.held:
             self.memory_changed()
+
+    def _is_delivered(self, exchange: Exchange) -> bool:
+        """Return whether the last response needs no protection from a reset.
+
+        Some clients send a line end after a body (RFC 9112 §2.2). Bytes that arrive after the close
+        make the kernel reset the connection, and drop what it has not sent.
+        """
+        return (
+            exchange.is_announced_last
+            and self.output.bytes_written <= FIRST_FLIGHT_BYTES
+            and not self._pipeline.has_more_input
+        )
 
     @property
     def can_start_tunnel(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.address import UNIXAddress
 
+from goproxyai.http11.server_connection import FIRST_FLIGHT_BYTES
 from tests.support.memory_server import MemoryServer, RecordingListener, get, post, respond
 from tests.support.memory_transport import MemoryTransport
 
@@ -66,6 +67,35 @@ def test_connection_is_closed_slowly_if_the_client_may_be_sending(request_bytes:
     exchange = server.send(request_bytes).exchanges[0]
     respond(exchange)
     assert server.transport.half_closed
+
+
+def test_connection_is_closed_slowly_after_a_response_that_may_be_under_way() -> None:
+    server = MemoryServer()
+    (exchange,) = server.send(get(b"/", b"Connection: close")).exchanges
+    respond(exchange, b"x" * FIRST_FLIGHT_BYTES)
+    assert server.transport.half_closed
+
+
+@pytest.mark.parametrize("responds_at_once", [True, False])
+@pytest.mark.parametrize("split_at", [0, 1], ids=["with the head", "with the rest of the body"])
+def test_connection_is_closed_slowly_if_a_line_end_follows_a_known_last_request(
+    split_at: int, responds_at_once: bool
+) -> None:
+    server = MemoryServer()
+    request = post(b"Connection: close", length=4) + b"body"
+    respond(server.send(request).exchanges.pop())
+    connection, transport = server.connect()
+    if responds_at_once:
+        server.factory.dispatch = lambda exchange: exchange.body.collect(
+            4, lambda _: respond(exchange)
+        )
+    split_at = len(request) - 2 if split_at else 0
+    for piece in (request[:split_at], request[split_at:] + b"\r\n"):
+        if piece:
+            connection.dataReceived(piece)
+    for exchange in server.exchanges:
+        respond(exchange)
+    assert transport.half_closed
 
 
 def test_closed_connection_is_reset_if_the_client_stays() -> None:
