@@ -21,15 +21,16 @@ from twisted.internet.threads import deferToThread
 
 from goproxyai.config.likely_mistakes import PROXY_NAMES
 from goproxyai.config.variables import VARIABLES
+from tests.process.forked_process import CHECKOUT, ForkedProcess
 from tests.support.answers import chunk, head
 from tests.support.harness import ProxyHarness, request
 from tests.support.raw_client import RawClient
 from tests.support.serving import loopback
 from tests.support.steps import Pause, Step
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 TWISTD = Path(sys.executable).with_name("twistd")
-TIMEOUT_SECONDS = 20.0
+TIMEOUT_SECONDS = 60.0
+"""After which a test gives up; more than a start takes on a machine with ten times its load."""
 
 ON_LOOPBACK = "tcp:0:interface=127.0.0.1"
 
@@ -62,7 +63,10 @@ def eventually(condition: Callable[[], object]) -> None:
 
 
 class DaemonProcess:
-    """A daemon; its standard output and error go to files in *directory*."""
+    """A daemon; its standard output and error go to files in *directory*.
+
+    A command that begins with ``twistd`` is forked from a template, which saves its imports.
+    """
 
     def __init__(
         self,
@@ -73,7 +77,13 @@ class DaemonProcess:
     ) -> None:
         self.directory = directory
         self._out, self._err = directory / "stdout", directory / "stderr"
+        self._process: subprocess.Popen[bytes] | ForkedProcess
         with self._out.open("wb") as out, self._err.open("wb") as err:
+            if arguments[0] == str(TWISTD):
+                self._process = ForkedProcess(
+                    arguments, environment(**settings), directory, out, err
+                )
+                return
             self._process = subprocess.Popen(
                 arguments,
                 env=environment(**settings),

@@ -1,0 +1,108 @@
+"""A process from which daemons are forked: it has imported what every ``twistd goproxyai`` imports.
+
+The imports take most of the time of a start, which hundreds of tests pay for. A forked daemon runs
+the same ``twistd`` from its command line on, in a process, a directory and an environment of its
+own. Tests of the command line itself start programs the ordinary way.
+
+Modules that import the reactor are left to the daemon: processes must not share a poll object.
+
+A forked daemon is no child of the tests. A process between it and the template, its parent, writes
+its process ID and its exit status to a pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import socket
+import sys
+
+MAX_REQUEST_BYTES = 1_000_000
+
+
+class ReactorRefusal:
+    """Fails every import of the reactor."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == "twisted.internet.reactor":
+            raise ImportError(name)
+
+
+def import_all_but_reactor() -> None:
+    """Import the package and what it requires, except for modules that import the reactor."""
+    import goproxyai
+
+    refusal = ReactorRefusal()
+    sys.meta_path.insert(0, refusal)
+    names = [each.name for each in pkgutil.walk_packages(goproxyai.__path__, "goproxyai.")]
+    for name in ("twisted.scripts.twistd", "twisted.internet.epollreactor", *names):
+        if name != "goproxyai.__main__":
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+    sys.meta_path.remove(refusal)
+    assert "twisted.internet.reactor" not in sys.modules
+    gc.collect()
+    gc.freeze()
+
+
+def serve(requests: socket.socket) -> None:
+    """Fork a daemon for each request; return in the daemon, which is prepared for ``twistd``."""
+    while True:
+        data, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, 3)
+        with contextlib.suppress(ChildProcessError):  # there is none
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
+        if not data:
+            sys.exit()
+        if os.fork() == 0:
+            requests.close()
+            *outputs, status = descriptors
+            if (pid := os.fork()) == 0:
+                os.close(status)
+                redirect(outputs)
+                prepare(*json.loads(data))
+                return
+            report_end(pid, outputs, status)
+        for each in descriptors:
+            os.close(each)
+
+
+def redirect(outputs: list[int]) -> None:
+    """Make *outputs* the standard output and error."""
+    with open(os.devnull, "rb") as null:
+        for number, each in enumerate((null.fileno(), *outputs)):
+            os.dup2(each, number)
+    for each in outputs:
+        os.close(each)
+
+
+def prepare(arguments: list[str], environ: dict[str, str], directory: str) -> None:
+    """Set what a process gets at its start."""
+    sys.argv = arguments
+    sys.path[:1] = [os.path.dirname(arguments[0]), directory]  # PYTHONPATH has a dot
+    os.environ.clear()
+    os.environ.update(environ)
+    os.chdir(directory)
+
+
+def report_end(pid: int, outputs: list[int], status: int) -> None:
+    """Write the ID and, later, the status of a process to the descriptor *status*; never return."""
+    for each in (0, 1, 2, *outputs):
+        os.close(each)
+    os.write(status, b"%d\n" % pid)
+    _, ended = os.waitpid(pid, 0)
+    with contextlib.suppress(BrokenPipeError):
+        os.write(status, b"%d\n" % os.waitstatus_to_exitcode(ended))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    import_all_but_reactor()
+    serve(socket.socket(fileno=int(sys.argv[1])))
+    from twisted.scripts.twistd import run
+
+    sys.exit(run())
