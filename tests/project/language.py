@@ -10,7 +10,9 @@ import ast
 import io
 import re
 import tokenize
+from bisect import bisect_right
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 
 import attrs
@@ -64,6 +66,12 @@ EMPTY_DOCSTRING = re.compile(
 """Docstrings that say nothing."""
 
 
+SEPARATOR = "\0"
+"""Between two texts; no rule matches it."""
+
+SPACES = str.maketrans(dict.fromkeys("\t\n\r\f\v", " "))
+
+
 @attrs.frozen
 class Text:
     """A piece of prose.
@@ -92,17 +100,17 @@ def texts_of_python(source: str, messages: bool = False) -> Iterator[Text]:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield Text("comment", token.start[0], token.string.lstrip("#"))
-    tree = ast.parse(source)
+    nodes = list(ast.walk(ast.parse(source)))
     docstrings = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             docstrings.add(node.value)
             if isinstance(node.value.value, str):
                 yield Text("docstring", node.lineno, node.value.value)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield Text("name", node.lineno, node.name.replace("_", " "))
-    for node in ast.walk(tree):
-        if messages and isinstance(node, ast.Constant) and node not in docstrings:
+    for node in nodes if messages else ():
+        if isinstance(node, ast.Constant) and node not in docstrings:
             if isinstance(node.value, str) and " " in node.value:
                 yield Text("message", node.lineno, node.value)
 
@@ -118,18 +126,36 @@ def texts_of_other(source: str, suffix: str) -> Iterator[Text]:
 
 
 def findings(texts: Iterator[Text]) -> Iterator[Finding]:
-    """Yield every violation of :data:`RULES` in *texts*."""
+    """Yield every violation of :data:`RULES` in *texts*.
+
+    The texts of a file are searched as one, because most are short: a search of each takes seconds.
+    """
+    texts_and_ends: list[tuple[int, Text]] = []
+    end = 0
     for text in texts:
         if text.kind == "docstring" and EMPTY_DOCSTRING.fullmatch(text.content.strip()):
             yield Finding(text.line, text.content.strip(), "delete the docstring")
-        # Line breaks become spaces, so that a phrase may continue on the next line.
-        prose = re.sub(r"\s", " ", re.sub(r"``[^`]*``|`[^`]*`", _blank, text.content))
-        for rule in RULES:
-            if text.kind == "page" and not rule.pages:
-                continue
-            for match in rule.pattern.finditer(prose):
-                line = text.line + text.content.count("\n", 0, match.start())
+        end += len(text.content) + len(SEPARATOR)
+        texts_and_ends.append((end, text))
+    prose = SEPARATOR.join(_prose(text.content) for _, text in texts_and_ends)
+    for rule in RULES:
+        for match in rule.pattern.finditer(prose):
+            index = bisect_right(texts_and_ends, match.start(), key=itemgetter(0))
+            end, text = texts_and_ends[index]
+            if text.kind != "page" or rule.pages:
+                start = match.start() - (end - len(SEPARATOR) - len(text.content))
+                line = text.line + text.content.count("\n", 0, start)
                 yield Finding(line, match.group(), rule.advice)
+
+
+def _prose(content: str) -> str:
+    """Return *content* without code, in as many characters.
+
+    Line breaks become spaces, so that a phrase may continue on the next line.
+    """
+    if "`" in content:
+        content = re.sub(r"``[^`]*``|`[^`]*`", _blank, content)
+    return content.translate(SPACES)
 
 
 def _blank(match: re.Match[str]) -> str:
