@@ -101,7 +101,6 @@ class Sandbox:
             "HOME": str(home),
             "PATH": os.pathsep.join(path),
             "PYTHONPATH": str(CHECKOUT),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "OPENAI_API_KEY": "sk-example",
             "OPENAI_API_URL": f"http://127.0.0.1:{API_PORT}",
             "MAX_CONNECTIONS": "100",

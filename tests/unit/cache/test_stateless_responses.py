@@ -89,6 +89,7 @@ def test_unreadable_body_bypasses(body: bytes) -> None:
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
 )
 _NAMES = st.sampled_from([*STATE_REASONS, "type", "model"])
 

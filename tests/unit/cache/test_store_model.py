@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
@@ -25,6 +24,7 @@ from goproxyai.cache.invalidation_index import (
 )
 from goproxyai.cache.store import Store
 from goproxyai.cache.write_log import UNOWNED
+from tests.support.examples import fewer_examples
 from tests.unit.cache.stored import ALICE, BOB, FILES, TTL, entry
 
 MAX_BYTES = 60_000
@@ -299,5 +299,4 @@ class StoreOfSmallPartsAgainstModel(StoreAgainstModel):
 
 @pytest.mark.parametrize("machine", [StoreAgainstModel, StoreOfSmallPartsAgainstModel])
 def test_store_behaves_as_the_model(machine: type[StoreAgainstModel]) -> None:
-    few = settings(max_examples=50, stateful_step_count=50, deadline=None)
-    run_state_machine_as_test(machine, settings=few)
+    run_state_machine_as_test(machine, settings=fewer_examples(2, stateful_step_count=50))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxyai.cache import segments
 from goproxyai.cache.entry import Entry
 from goproxyai.cache.entry_table import EntryTable
+from tests.support.examples import fewer_examples
 from tests.unit.cache.stored import numbered
 
 
@@ -97,7 +98,7 @@ def test_entries_are_evicted_in_turn_where_all_are_used_alike() -> None:
     assert max(ranks) <= 1_000 // 16
 
 
-@settings(max_examples=30, deadline=None)
+@fewer_examples(4)
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 400), st.integers(1, 40)), max_size=8))
 def test_evicted_entry_is_among_the_least_recently_used(
     phases: list[tuple[int, int, int]],

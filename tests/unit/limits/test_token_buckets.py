@@ -6,7 +6,7 @@ from fractions import Fraction
 from math import ceil
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -17,6 +17,7 @@ from hypothesis.stateful import (
 )
 
 from goproxyai.limits.token_buckets import TokenBuckets, rate_limit_headers
+from tests.support.examples import fewer_examples
 
 TICK_SECONDS = Fraction(1, 10)
 CLIENTS = st.sampled_from("abcdef")
@@ -97,8 +98,7 @@ class BucketsAgainstModel(RuleBasedStateMachine):
 
 
 def test_buckets_behave_as_the_model() -> None:
-    few = settings(max_examples=40, deadline=None)
-    run_state_machine_as_test(BucketsAgainstModel, settings=few)
+    run_state_machine_as_test(BucketsAgainstModel, settings=fewer_examples(2))
 
 
 def drained(per_minute: int, client: str = "a", max_clients: int = 1_000_000) -> TokenBuckets:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxyai.messages import redaction
@@ -69,7 +69,6 @@ def test_redacted_target_is_short_visible_ascii(target: bytes) -> None:
     assert all("!" <= character <= "~" for character in text)
 
 
-@settings(max_examples=40)
 @given(st.lists(st.tuples(NAMES, SECRETS), min_size=1, max_size=30))
 def test_redacted_target_has_no_query_value(pairs: list[tuple[str, str]]) -> None:
     query = "&".join(f"{name}={secret}" for name, secret in pairs)
@@ -77,7 +76,6 @@ def test_redacted_target_has_no_query_value(pairs: list[tuple[str, str]]) -> Non
     assert "Zq" not in text
 
 
-@settings(max_examples=100)
 @given(SECRETS, st.data())
 def test_redacted_target_has_no_key_however_it_is_encoded(secret: str, data: st.DataObject) -> None:
     def encoded(text: str) -> str:
