@@ -20,7 +20,7 @@ from goproxyai.errors import ProxyError
 from goproxyai.http11.body_reception import BodyReception, body_too_large
 from goproxyai.http11.connection_states import InputState
 from goproxyai.http11.framing import MAX_HEADER_BYTES, MAX_HEADER_FIELDS, headers_too_large
-from goproxyai.http11.repeated_head import Match, RepeatedHead
+from goproxyai.http11.repeated_head import RepeatedHead
 from goproxyai.http11.request_body import BodyConnection, RequestBody, WholeBody, whole_body
 from goproxyai.http11.request_head import RequestHead
 from goproxyai.http11.request_receiver import ParserOptions, RequestReceiver
@@ -111,14 +111,23 @@ class RequestParser:
         elif self.state is IDLE:
             repeated = self._repeated
             match = None if repeated is None else repeated.match(data)
-            if match is None:
+            if repeated is None or match is None:
                 found = self._options.heads.find(data)
                 if found is None:
                     return self._feed_llhttp(data)
-                self._repeated, match = found
-            if match[1] > self._options.max_body_bytes:
+                repeated, match = found
+                self._repeated = repeated
+            begin, length, values = match
+            if length > self._options.max_body_bytes:
                 return self._feed_llhttp(data)
-            data = self._feed_repeated(self._repeated, match, data)
+            head, end = repeated.head, begin + length
+            body: RequestBody | WholeBody
+            if end <= len(data) and head.keep_alive:
+                body = WholeBody(data[begin:end], length, length)
+            else:
+                body = self._start_known_body(head, length, data[begin:])
+            self._receiver.repeated_request_received(head, values, body)
+            data = data[end:]
         elif self.state is not ENDED:
             return self._feed_llhttp(data)
         return b"" if self.state is ENDED else data
@@ -161,31 +170,22 @@ class RequestParser:
 
     # Without llhttp.
 
-    def _feed_repeated(self, repeated: RepeatedHead | None, match: Match, data: bytes) -> bytes:
-        """Receive a request whose head matches *repeated*; return the bytes after it."""
-        assert repeated is not None, "there is a match"
-        head = repeated.head
-        begin, length, values = match
-        end = begin + length
-        body: RequestBody | WholeBody
-        if not head.keep_alive:
-            self._is_last = True
-        if end <= len(data):
-            if self._is_last:
-                self.state = ENDED
-                self.has_excess = end < len(data)
-            body = whole_body(data[begin:end])
-        else:
-            body = self._start_partial_body(length, data[begin:])
-        self._receiver.repeated_request_received(head, values, body)
-        return data[end:]
+    def _start_known_body(
+        self, head: RequestHead, length: int, received: bytes
+    ) -> RequestBody | WholeBody:
+        """Start a body that bypasses llhttp, and that is incomplete or the last one.
 
-    def _start_partial_body(self, length: int, content: bytes) -> RequestBody:
-        """Start a body whose first bytes are *content*, and whose rest bypasses llhttp."""
+        :param received: what was received after the head.
+        """
+        self._is_last = not head.keep_alive
+        if len(received) >= length:
+            self.state = ENDED
+            self.has_excess = len(received) > length
+            return whole_body(received[:length])
         body = self._start_body(length, False)
-        self._remaining = length - len(content)
-        if content:
-            body.feed(content)
+        self._remaining = length - len(received)
+        if received:
+            body.feed(received)
         return body
 
     def _feed_body(self, data: bytes) -> bytes:

@@ -220,7 +220,7 @@ class RequestPipeline:
         exchange = Exchange(connection, now, head, values, body, problem)
         self._deadlines.expires_at = NEVER
         self._deadlines.start_body(context.ticker.now)
-        if self.fresh or self.over_limit:
+        if self.fresh:
             self._begin(exchange)
         if problem is not None:
             self.parser.end()
@@ -228,8 +228,8 @@ class RequestPipeline:
 
     def _begin(self, exchange: Exchange) -> None:
         """Mark the first request, and admit the connection with it or refuse the request."""
-        exchange.is_first, self.fresh = self.fresh, False
-        if self.over_limit:
+        exchange.is_first, self.fresh = True, False
+        if self.over_limit:  # the response to the first request closes such a connection
             limits = self._context.connection_limits
             self.over_limit = not limits.admit_late(self._connection, exchange)
             if exchange.problem is not None:
@@ -243,7 +243,7 @@ class RequestPipeline:
         self._deadlines.expires_at = NEVER
         if not body.complete:
             self._deadlines.start_body(context.ticker.now)
-        if self.fresh or self.over_limit:
+        if self.fresh:
             self._begin(exchange)
         # The way through the queue costs 2 % of a hit (bench/inside.py).
         if self.active is None and not self.waiting and connection.output.state is WRITABLE:

@@ -51,8 +51,6 @@ from goproxyai.reactor.write_batch import Writer
 FIRST_FLIGHT_BYTES = 14_000
 """Written bytes that the kernel sends without waiting for the client: ten segments (RFC 6928)."""
 
-_BETWEEN_REQUESTS = (IDLE, ENDED)
-
 
 class ServerContext(PipelineContext, Protocol):
     """What all connections to clients share.
@@ -115,7 +113,8 @@ class ServerConnection(TwistedProtocol):
             # A request that repeats the previous one is dispatched at once. The way through
             # the pipeline costs 5 % of a hit (bench/inside.py).
             data = pipeline.parser.feed(data)
-            if not data and pipeline.parser.state in _BETWEEN_REQUESTS and not pipeline.waiting:
+            state = pipeline.parser.state
+            if not data and (state is IDLE or state is ENDED) and not pipeline.waiting:
                 return
         elif self._tunnel is not None:
             self._tunnel.receive(data)

@@ -158,7 +158,8 @@ class RequestPlan:
     :ivar is_loop: see :func:`~goproxyai.messages.headers.is_forwarding_loop`.
     :ivar is_handshake: see :func:`~goproxyai.messages.websocket.is_handshake`.
     :ivar is_refused: the request is not relayed: a loop, or a handshake where none is relayed.
-    :ivar upstream_head: makes the head that is sent upstream.
+    :ivar upstream_head: makes the head that is sent upstream; ``None`` before the first request is
+        forwarded, since a hit of a head that no client repeats needs none.
     """
 
     __slots__ = (
@@ -205,7 +206,15 @@ class RequestPlan:
         )
         self.is_loop = is_forwarding_loop(fields, options.instance)
         self.is_refused = self.is_loop or (self.is_handshake and not options.upgrades)
-        self.upstream_head = UpstreamHead(head, options, self.is_handshake)
+        self.upstream_head: UpstreamHead | None = None
+
+    def make_upstream_head(self, head: RequestHead) -> UpstreamHead:
+        """Make :attr:`upstream_head`.
+
+        :param head: that the plan was made of.
+        """
+        made = self.upstream_head = UpstreamHead(head, self.options, self.is_handshake)
+        return made
 
     def written_owners(self, body: RequestBody | WholeBody) -> tuple[bytes, ...]:
         """Return the owners whose entries a successful request drops; none unless it is a write.

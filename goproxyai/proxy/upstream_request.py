@@ -155,7 +155,9 @@ class UpstreamRequest:
         if exchange.body.received > SMALL_BODY_BYTES:
             exchange.connection.memory_changed()  # the body is counted while the request is handled
         self._sending = SENDING
-        head = self._plan.upstream_head.render(exchange.values, upstream)
+        plan = self._plan
+        upstream_head = plan.upstream_head or plan.make_upstream_head(exchange.head)
+        head = upstream_head.render(exchange.values, upstream)
         if exchange.trace is not None:
             head += exchange.trace.forwarded(now, upstream.url, body)
         if isinstance(body, bytes) and len(body) >= MIN_SLICED_BYTES:

@@ -112,7 +112,8 @@ def report_half_close(transport: Any, protocol: Any) -> None:
 
 def set_tcp_options(transport: Any) -> None:
     """Set the options of a new connection, where *transport* is TCP and does not have them."""
-    if getattr(transport_layers(transport)[-1], "has_tcp_options", False):
+    bottom = transport_layers(transport)[-1]
+    if getattr(bottom, "has_tcp_options", False):
         return
     set_no_delay(transport)
     set_keep_alive(transport)

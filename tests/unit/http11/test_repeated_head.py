@@ -272,6 +272,19 @@ def test_head_of_another_connection_is_found() -> None:
     assert second.connection is other
 
 
+def test_heads_that_alternate_on_a_connection_are_found() -> None:
+    server = MemoryServer()
+    other, _ = server.connect()
+    other.dataReceived(sdk_request(BODY, b"X-A: b"))  # keeps one of the heads
+    for line in (b"X-A: b", b"X-Request-Id: 1", b"X-A: b", b"X-Request-Id: 22"):
+        respond(server.send(sdk_request(BODY, line)).exchanges[-1])
+        if line == b"X-Request-Id: 1":
+            server.advance(TICK_SECONDS)
+    kept, *heads = [exchange.head for exchange in server.exchanges]
+    assert heads == [kept, heads[1], kept, heads[1]]
+    assert server.exchanges[-1].get(b"x-request-id") == b"22"
+
+
 def test_head_with_another_credential_is_not_found() -> None:
     server = MemoryServer()
     server.send(sdk_request())
