@@ -159,8 +159,11 @@ class BoundedAccept:
             _log.failure("unhandled error in a new connection")
             if transport is None:
                 accepted.close()
-            else:
+                return
+            try:
                 transport.connectionLost(Failure())
+            except Exception:  # of a protocol that was not made completely
+                _log.failure("unhandled error at the end of a new connection")
 
     def _observe(self, event: LogEvent) -> None:
         """Take note of an event that Twisted would have logged while accepting."""

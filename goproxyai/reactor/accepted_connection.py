@@ -124,6 +124,10 @@ class AcceptedConnection(Server):
         self.connectionLost(_DONE)  # the reactor would call epoll_ctl first
         return None
 
+    def doWrite(self) -> Any:
+        # For an event of both kinds, also called after a doRead that has ended the connection.
+        return None if self.disconnected else super().doWrite()
+
     def _has_unsent(self) -> bool:
         return bool(self.dataBuffer or self._tempDataBuffer or self.producer or self.TLS)
 

@@ -203,6 +203,17 @@ def test_close_by_the_peer_ends_the_connection(stand: Stand) -> None:
     assert transport.fileno() == -1
 
 
+def test_connection_ends_once_if_its_end_and_room_are_reported_together(
+    stand: Stand, failures: list[LogEvent]
+) -> None:
+    client, transport = stand.serve()
+    transport.write(b"answer")
+    client.shutdown(socket.SHUT_WR)
+    stand.turn()
+    assert failures == []
+    assert stand.protocols[0].reason.check(ConnectionDone)
+
+
 def test_reset_by_the_peer_is_reported_as_a_loss(stand: Stand) -> None:
     client, _ = stand.serve()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
@@ -257,6 +268,23 @@ def test_error_in_a_new_connection_is_logged_and_ends_it_alone(
     stand.on_data = lambda protocol: None
     stand.serve(b"request")
     assert stand.protocols[1].reason is None
+
+
+def test_error_at_the_end_of_a_failed_connection_is_logged_and_ends_it_alone(
+    stand: Stand, failures: list[LogEvent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_protocol: Recorder, _reason: object = None) -> None:
+        raise ValueError("planted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Recorder, "connectionMade", fail)
+        patched.setattr(Recorder, "connectionLost", fail)
+        client, _ = stand.serve()
+    assert [event["log_failure"].type for event in failures] == [ValueError] * 2
+    failures.clear()
+    assert client.recv(1) == b""
+    stand.serve(b"request")
+    assert stand.protocols[1].received == [b"request"]
 
 
 def test_protocol_that_cannot_be_made_ends_its_connection_alone(
