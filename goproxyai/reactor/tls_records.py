@@ -72,7 +72,8 @@ class TLSRecords:
     :param connection: with memory BIOs, whose handshake has not begun.
     :ivar ended: the peer has sent ``close_notify``: it sends nothing more.
     :ivar error: why the records of the peer cannot be read; ``None`` while they can.
-    :ivar has_message: the last :meth:`decrypt` was of records other than data, such as a ticket.
+    :ivar has_message: the last :meth:`decrypt` was of records other than data and the end, such as
+        a ticket.
     :ivar is_single: the last :meth:`decrypt` was of one record of data, and of nothing else.
     """
 
@@ -199,8 +200,9 @@ class TLSRecords:
         while size > 0:
             found.append(_bytes[:size])
             size = _read(self._ssl, _buffer, _BUFFER_BYTES)
-        self.has_message = complete > len(found)
         reason = _error(self._ssl, size)
+        alerts = reason != _WANT_READ  # the last record is an alert, or invalid
+        self.has_message = complete > len(found) + alerts
         if reason == _ZERO_RETURN:
             self.ended = True
         elif reason != _WANT_READ:

@@ -110,6 +110,27 @@ def test_session_is_used_once() -> None:
     assert len(route.sessions) == kept - 1
 
 
+def test_session_is_not_kept_again_at_the_end_of_its_connection() -> None:
+    route = Route()
+    first = route.connect()
+    assert route.connect().resumed
+    kept = len(route.sessions)
+    first.tls.dataReceived(first.peer.close())
+    assert len(route.sessions) == kept
+
+
+def test_session_is_kept_if_the_end_arrives_with_it() -> None:
+    route = Route()
+    connection = Connection(route)
+    connection.peer.feed(connection.below.value())
+    connection.below.clear()
+    connection.tls.dataReceived(connection.peer.output())
+    connection.peer.feed(connection.below.value())
+    connection.tls.dataReceived(connection.peer.records(b"data") + connection.peer.close())
+    assert connection.protocol.received == [b"data"]
+    assert route.connect().resumed
+
+
 def test_resumed_session_of_another_host_is_refused() -> None:
     route = Route(server_context("other.example"), client_tls("other.example"))
     route.connect()
