@@ -141,10 +141,11 @@ class AcceptedConnection(Server):
 
     def _finish(self) -> None:
         """Close after :meth:`loseConnection`, in whose call the protocol may be at work."""
-        self.connectionLost(_DONE)
+        if not self._aborting:  # else the peer would take an incomplete response for complete
+            self.connectionLost(_DONE)
 
     def loseWriteConnection(self) -> None:
-        if not self.connected or self._has_unsent():
+        if not self.connected or self._aborting or self._has_unsent():
             super().loseWriteConnection()
         else:
             self._writeDisconnecting = self._writeDisconnected = True

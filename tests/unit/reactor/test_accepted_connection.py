@@ -243,6 +243,27 @@ def test_abort_resets_the_connection(stand: Stand) -> None:
         client.recv(1)
 
 
+@pytest.mark.parametrize(
+    "calls",
+    [
+        ("abortConnection", "loseConnection"),
+        ("abortConnection", "loseWriteConnection"),
+        ("loseConnection", "abortConnection"),
+    ],
+)
+def test_abort_prevails_over_a_close_in_the_same_turn(stand: Stand, calls: tuple[str, ...]) -> None:
+    def end(protocol: Recorder) -> None:
+        for name in calls:
+            getattr(protocol.transport, name)()
+
+    stand.on_data = end
+    client, _ = stand.serve(b"request")
+    stand.turn(2)
+    assert stand.protocols[0].reason.check(ConnectionAborted)
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+
+
 def test_many_connections_may_end_in_one_turn(stand: Stand) -> None:
     clients = [stand.connect(b"request") for _ in range(20)]
     while len(stand.protocols) < len(clients):  # a turn accepts for a limited time
