@@ -135,7 +135,7 @@ class Service:
         others = [each for each in self.pids() if each != pid]
         for other in others:
             os.kill(other, signal.SIGSTOP)
-            eventually(lambda other=other: process_state(other) == "T")
+        eventually(lambda: all(process_state(other) == "T" for other in others))
         try:
             connection = self.connect()
             connection.ask("/health")
