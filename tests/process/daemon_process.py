@@ -66,6 +66,9 @@ class DaemonProcess:
     """A daemon; its standard output and error go to files in *directory*.
 
     A command that begins with ``twistd`` is forked from a template, which saves its imports.
+
+    :param is_forked: ``False`` where the command line that other programs see matters, or a
+        ``sitecustomize.py`` in *directory*, which is run before the imports.
     """
 
     def __init__(
@@ -74,12 +77,13 @@ class DaemonProcess:
         arguments: list[str],
         settings: dict[str, str],
         pass_descriptors: tuple[int, ...] = (),
+        is_forked: bool = True,
     ) -> None:
         self.directory = directory
         self._out, self._err = directory / "stdout", directory / "stderr"
         self._process: subprocess.Popen[bytes] | ForkedProcess
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            if arguments[0] == str(TWISTD):
+            if is_forked and arguments[0] == str(TWISTD):
                 self._process = ForkedProcess(
                     arguments, environment(**settings), directory, out, err
                 )
@@ -178,9 +182,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Start daemons with options and settings; kill them after the test."""
     running: list[DaemonProcess] = []
 
-    def started(*options: str, twistd: tuple[str, ...] = (), **settings: str) -> DaemonProcess:
+    def started(
+        *options: str, twistd: tuple[str, ...] = (), is_forked: bool = True, **settings: str
+    ) -> DaemonProcess:
         settings = {"LISTEN": ON_LOOPBACK, "MAX_CONNECTIONS": FEW_CONNECTIONS, **settings}
-        process = DaemonProcess(tmp_path, command(*options, twistd=twistd), settings)
+        arguments = command(*options, twistd=twistd)
+        process = DaemonProcess(tmp_path, arguments, settings, is_forked=is_forked)
         running.append(process)
         return process
 

@@ -83,7 +83,9 @@ def test_upstream_named_like_a_container_is_verified_by_its_name(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(STUB_RESOLVER)
     process = start(
-        OPENAI_API_URL=f"https://{name}:{upstream.port}", SSL_CERT_FILE=str(authority.pem)
+        is_forked=False,
+        OPENAI_API_URL=f"https://{name}:{upstream.port}",
+        SSL_CERT_FILE=str(authority.pem),
     )
     (port,) = process.listening()
     connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)

@@ -93,7 +93,8 @@ class RotatedDaemon:
         self._logs = directory / "logs"
         self._logs.mkdir(mode=0o700)
         self.log = self._logs / "own.log"
-        self.process: DaemonProcess = start(twistd=("--pidfile=own.pid", f"--logfile={self.log}"))
+        options = ("--pidfile=own.pid", f"--logfile={self.log}")
+        self.process: DaemonProcess = start(twistd=options, is_forked=False)
         (self.port,) = self.process.listening(text=self._text)
 
     def _text(self) -> str:

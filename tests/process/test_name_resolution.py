@@ -35,6 +35,7 @@ def test_requests_share_one_lookup_and_the_end_does_not_wait_for_it(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(HANGING_RESOLVER)
     process = start(
+        is_forked=False,
         OPENAI_API_URL="http://upstream.test:1",
         CONNECT_TIMEOUT="1s",
         DRAIN_TIMEOUT="1s",
