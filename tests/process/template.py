@@ -83,7 +83,11 @@ def redirect(outputs: list[int]) -> None:
 def prepare(arguments: list[str], environ: dict[str, str], directory: str) -> None:
     """Set what a process gets at its start."""
     sys.argv = arguments
-    sys.path[:1] = [os.path.dirname(arguments[0]), directory]  # PYTHONPATH has a dot
+    python_path = environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:1] = [
+        os.path.dirname(arguments[0]),
+        *(os.path.join(directory, each) for each in python_path),
+    ]
     os.environ.clear()
     os.environ.update(environ)
     os.chdir(directory)
