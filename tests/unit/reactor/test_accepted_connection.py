@@ -29,8 +29,11 @@ from goproxyai.reactor.accepted_connection import (
 from goproxyai.reactor.lean_loop import install_lean_poll
 from goproxyai.reactor.socket_write import unsent_bytes, write_through
 
-LARGE = b"x" * 4_000_000
-"""More than the kernel takes at once."""
+LARGE = b"x" * 10_000_000
+"""More than the buffers of both sockets hold."""
+
+RECEIVE_BUFFER_BYTES = 100_000
+"""Of clients; the default grows up to 32 MB on some machines."""
 
 
 class Recorder(Protocol):
@@ -88,8 +91,10 @@ class Stand:
 
     def connect(self, data: bytes = b"") -> socket.socket:
         """Connect and send *data* before the connection is accepted."""
-        client = socket.create_connection(("127.0.0.1", self.port.getHost().port))
+        client = socket.socket()
         self._clients.append(client)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        client.connect(("127.0.0.1", self.port.getHost().port))
         client.settimeout(5)
         client.sendall(data)
         return client
