@@ -1,11 +1,12 @@
 """Processor instructions of a request in the project's own code, counted by Valgrind.
 
 ``python -m bench.instructions`` prints how many instructions the daemon in memory
-(:mod:`bench.inside`) executes for a cache hit, for a miss, and for a miss over TLS, which
-includes the TLS of the upstream; for a hit of a client with TLS, which includes the encryption of
-the request; for a hit whose head differs from those before it; and for hits
-and misses on fresh connections, which include the calls of the client (:mod:`bench.loopback`). The
-count hardly differs from one run to the next, whatever else the machine does: changes of 0.1 % are
+(:mod:`bench.inside`) executes for a cache hit, for a miss, and for a miss over TLS, which includes
+the TLS of the upstream; for a hit of a client with TLS, which includes the encryption of the
+request; for a hit whose head differs from those before it; for a hit and a miss with the lines of
+the access log; and for hits and misses on fresh connections, which include the calls of the client
+(:mod:`bench.loopback`). Without the lines, the access log only counts the requests. The count
+hardly differs from one run to the next, whatever else the machine does: changes of 0.1 % are
 visible, where CPU times vary by several percent. The count tells neither how long the processor
 waits for memory nor what happens in the kernel.
 
@@ -27,6 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.inside import BATCH, InMemoryDaemon, MeasuredDaemon
+from bench.inside_log import LoggedDaemon
 from bench.inside_tls import TLSFrontDaemon
 from bench.loopback import LoopbackDaemon
 from bench.machine import CHECKOUT, environment, tool
@@ -44,6 +46,8 @@ _WORKLOADS: dict[str, tuple[Callable[[], MeasuredDaemon], int]] = {
     "tls": (lambda: InMemoryDaemon(tls=True), 1),
     "tls-front": (TLSFrontDaemon, 0),
     "varied-hit": (lambda: InMemoryDaemon(varied=True), 0),
+    "logged-hit": (LoggedDaemon, 0),
+    "logged-miss": (LoggedDaemon, 1),
     "fresh-hit": (LoopbackDaemon, 0),
     "fresh-miss": (LoopbackDaemon, 1),
 }

@@ -7,9 +7,11 @@ is formatted.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
+from itertools import repeat
 from math import inf
+from operator import sub
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -17,7 +19,7 @@ import msgspec
 from goproxyai.messages.redaction import mask_credentials
 from goproxyai.telemetry.outcome import CacheOutcome, Ending
 from goproxyai.telemetry.records import Columns
-from goproxyai.usage.usage import Usage
+from goproxyai.usage.usage import NO_DETAILS, Usage
 
 MAX_UPSTREAM_ID_BYTES: Final = 200
 
@@ -80,39 +82,9 @@ class Event(NamedTuple):
         """Whether the event is written regardless of sampling: it failed or was slow."""
         return self.status >= 400 or self.ending is not Ending.COMPLETE or self.waited >= slow
 
-    def line(self, batch: Batch) -> RequestLine:
-        """Return the fields of the log line."""
-        (
-            began, method, path, status, client, client_subject, bytes_in, bytes_out, seconds,
-            request_id, _, cache, bypass_reason, code, detail, ending, upstream_seconds,
-            upstream_request_id, first_byte_seconds, usage,
-        ) = self  # fmt: skip  # each attribute takes 20 ns: 0.4 us of the 3.5 us of a line
-        waited = seconds if first_byte_seconds < 0 else first_byte_seconds
-        ms = Milliseconds(_milliseconds(seconds))
-        if upstream_seconds >= 0:
-            ms.upstream = _milliseconds(upstream_seconds)
-            ms.proxy = _milliseconds(waited - upstream_seconds)
-        if first_byte_seconds >= 0:
-            ms.first_byte = _milliseconds(first_byte_seconds)
-        line = RequestLine(
-            timestamp(began + batch.offset), "info", "request",
-            method.decode("ascii", "replace"), path, status, bypass_reason or cache, client,
-            bytes_in, bytes_out, ms, ending, request_id.decode("ascii"), code, detail,
-            upstream_request_id.decode("latin-1"),
-        )  # fmt: skip
-        if client_subject:
-            line.client_subject = client_subject
-        if usage is not None:
-            line.tokens = Tokens(usage.model, *usage.counts())
-        if waited >= batch.slow:
-            line.slow = True
-        if batch.sample < 1 and not self.is_notable(batch.slow):
-            line.sample = batch.sample
-        return line
-
     def fields(self, batch: Batch) -> dict[str, Any]:
         """Return the fields of the log line by name, with ``time`` as Unix seconds."""
-        named: dict[str, Any] = msgspec.to_builtins(self.line(batch))
+        named: dict[str, Any] = msgspec.to_builtins(request_lines([self], batch)[0])
         del named["level"], named["event"]
         return named | {"time": self.began + batch.offset}
 
@@ -195,10 +167,83 @@ def _masked(upstream_request_id: bytes) -> bytes:
     return mask_credentials(upstream_request_id.decode("latin-1")).encode("latin-1")
 
 
+def request_lines(events: Sequence[Event], batch: Batch) -> list[RequestLine]:
+    """Return the log lines of *events*.
+
+    A field is formatted for all events at once, which takes three fifths of the time of a
+    function that formats one event (``python -m bench.instructions logged-hit``).
+    """
+    if not events:
+        return []
+    columns: Any = zip(*events, strict=True)
+    (
+        began, method, path, status, client, client_subject, bytes_in, bytes_out, seconds,
+        request_id, _, cache, bypass_reason, code, detail, ending, upstream_seconds,
+        upstream_request_id, first_byte_seconds, usage,
+    ) = columns  # fmt: skip
+    waited = [
+        total if first < 0 else first
+        for total, first in zip(seconds, first_byte_seconds, strict=True)
+    ]
+    slow, sample = batch.slow, batch.sample
+    names = {each: each.decode("ascii", "replace") for each in set(method)}
+    methods = [names[each] for each in method]
+    caches = [reason or outcome for reason, outcome in zip(bypass_reason, cache, strict=True)]
+    durations = _durations(seconds, waited, upstream_seconds, first_byte_seconds)
+    upstream_ids = [each.decode("latin-1") for each in upstream_request_id]
+    tokens = [  # without the details, which few usages have, the tokens take half the time
+        each and Tokens(*(each[:5] if each.details is NO_DETAILS else (each.model, *each.counts())))
+        for each in usage
+    ]
+    samples: Iterable[float | None] = repeat(None)
+    if sample < 1:
+        samples = [None if event.is_notable(slow) else sample for event in events]
+    return list(
+        map(
+            RequestLine, _timestamps(began, batch.offset), repeat("info"), repeat("request"),
+            methods, path, status, caches, client, bytes_in, bytes_out, durations, ending,
+            map(bytes.decode, request_id), code, detail, upstream_ids, client_subject, tokens,
+            [each >= slow for each in waited], samples,
+        )
+    )  # fmt: skip
+
+
+def _durations(
+    seconds: Sequence[float],
+    waited: Sequence[float],
+    upstream: Sequence[float],
+    first_byte: Sequence[float],
+) -> Iterable[Milliseconds]:
+    """Return the log's fields ``ms``."""
+    total = _milliseconds(seconds)
+    if max(upstream) < 0 and max(first_byte) < 0:
+        return map(Milliseconds, total)
+    spent = _known_milliseconds(upstream, upstream)
+    proxy = _known_milliseconds(map(sub, waited, upstream), upstream)
+    return map(Milliseconds, total, spent, proxy, _known_milliseconds(first_byte, first_byte))
+
+
+def _milliseconds(seconds: Iterable[float]) -> list[float]:
+    return [int(each * 1e6 + 0.5) / 1000 for each in seconds]  # `round` takes three times as long
+
+
+def _known_milliseconds(seconds: Iterable[float], measured: Iterable[float]) -> list[float | None]:
+    """Return *seconds* in milliseconds, ``None`` where *measured* is negative."""
+    pairs = zip(_milliseconds(seconds), measured, strict=True)
+    return [None if each < 0 else milliseconds for milliseconds, each in pairs]
+
+
 def timestamp(seconds: float) -> str:
     """Return Unix time as text: RFC 3339, UTC, milliseconds."""
-    whole = int(seconds)
-    return _second(whole) + _MILLISECONDS[int((seconds - whole) * 1000)]
+    return _timestamps((seconds,), 0.0)[0]
+
+
+def _timestamps(seconds: Iterable[float], offset: float) -> list[str]:
+    times = [each + offset for each in seconds]
+    return [
+        _second(whole) + _MILLISECONDS[int((each - whole) * 1000)]
+        for each, whole in zip(times, map(int, times), strict=True)
+    ]
 
 
 _MILLISECONDS: Final = tuple([f".{number:03d}Z" for number in range(1000)])
@@ -207,7 +252,3 @@ _MILLISECONDS: Final = tuple([f".{number:03d}Z" for number in range(1000)])
 @lru_cache(maxsize=8)
 def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-
-
-def _milliseconds(seconds: float) -> float:
-    return int(seconds * 1e6 + 0.5) / 1000  # `round` takes three times as long

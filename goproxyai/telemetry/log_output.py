@@ -21,7 +21,7 @@ from zope.interface import implementer
 
 from goproxyai.errors import is_printable, json_bytes
 from goproxyai.messages.redaction import mask_credentials
-from goproxyai.telemetry.events import Batch, Event, timestamp
+from goproxyai.telemetry.events import Batch, Event, RequestLine, request_lines, timestamp
 from goproxyai.telemetry.outcome import Ending
 
 _WORD = re.compile(r"[!#-\[\]-~]+")
@@ -75,8 +75,7 @@ def json_lines(documents: Sequence[object]) -> bytes:
     return b"".join([json_bytes(document) + b"\n" for document in documents])
 
 
-def _as_text(event: Event, batch: Batch) -> str:
-    line = event.line(batch)
+def _as_text(line: RequestLine) -> str:
     optional = {
         "code": line.code,
         "detail": line.detail,
@@ -90,7 +89,7 @@ def _as_text(event: Event, batch: Batch) -> str:
     if line.tokens is not None:
         tokens = line.tokens
         more += f" model={_value(tokens.model)} tokens={tokens.prompt}+{tokens.completion}"
-    ended = "" if event.ending is Ending.COMPLETE else f" ({line.ended})"
+    ended = "" if line.ended is Ending.COMPLETE else f" ({line.ended})"
     return (
         f"{line.time} {_value(line.method)} {_value(line.path)} {line.status} "
         f"{_value(line.cache)} {line.ms.total:.1f}ms {_value(line.client)} "
@@ -230,9 +229,9 @@ class LogOutput:
     def requests(self, events: list[Event], batch: Batch) -> None:
         """Write the events of requests: a :data:`~.events.Write`."""
         if self._as_json:
-            self._write(json_lines([event.line(batch) for event in events]))
+            self._write(json_lines(request_lines(events, batch)))
         else:
-            self._write(_encode("".join([_as_text(event, batch) for event in events])))
+            self._write(_encode("".join(map(_as_text, request_lines(events, batch)))))
 
 
 def _is_in_banner(event: LogEvent, source: str) -> bool:

@@ -22,6 +22,7 @@ from bench.cores import Sample
 from bench.gateways import GATEWAYS
 from bench.growth import powers
 from bench.inside import InMemoryDaemon
+from bench.inside_log import DiscardingWriter, LoggedDaemon
 from bench.machine import HERE
 from bench.peers import PEERS
 from bench.plot import Bar, Group, Scale, plot
@@ -276,6 +277,15 @@ def test_in_memory_requests_are_misses_then_hits() -> None:
     measured.flush_log()
     counters = measured.daemon.context.counters
     assert (counters.misses, counters.hits) == (3, 2)
+
+
+def test_logged_requests_are_formatted(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bytes] = []
+    monkeypatch.setattr(DiscardingWriter, "write", lambda _, data: written.append(data))
+    measured = LoggedDaemon()
+    measured.send(1)
+    measured.flush_log()
+    assert [json.loads(line)["cache"] for line in b"".join(written).splitlines()] == ["MISS"]
 
 
 def test_inside_reports_hits_and_misses(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 from goproxyai.telemetry.events import (
     MAX_UPSTREAM_ID_BYTES,
     Batch,
+    Event,
     finished_events,
+    request_lines,
     timestamp,
 )
 from goproxyai.telemetry.outcome import CacheOutcome, Ending, RequestOutcome
@@ -113,3 +116,38 @@ def test_milliseconds_are_rounded_to_microseconds(seconds: float) -> None:
 )
 def test_timestamp_is_rfc_3339_with_milliseconds(seconds: float, text: str) -> None:
     assert timestamp(seconds) == text
+
+
+_SECONDS = st.floats(0, 1e6)
+_EVENTS = st.builds(
+    make_event,
+    method=st.sampled_from([b"GET", b"POST", b"\xff"]),
+    status=st.sampled_from([200, 502]),
+    cache=st.sampled_from(CacheOutcome),
+    ending=st.sampled_from(Ending),
+    seconds=_SECONDS,
+    bypass_reason=st.sampled_from(["", "header"]),
+    client_subject=st.sampled_from(["", "CN=a"]),
+    upstream_seconds=st.just(-1.0) | _SECONDS,
+    upstream_request_id=st.sampled_from([b"", b"req\xe9"]),
+    first_byte_seconds=st.just(-1.0) | _SECONDS,
+    usage=st.none() | st.builds(Usage.of, st.just("m"), st.tuples(*[st.integers(0, 2)] * 12)),
+)
+
+
+@given(st.lists(_EVENTS), st.floats(0, 2e6), st.sampled_from([0.1, 1.0]))
+def test_lines_of_a_batch_are_those_of_its_events(
+    events: list[Event], slow: float, sample: float
+) -> None:
+    batch = Batch(UNIX_TIME, slow, sample)
+    each = [line for event in events for line in request_lines([event], batch)]
+    assert request_lines(events, batch) == each
+    for line, event in zip(each, events, strict=True):
+        assert (line.ms.upstream is None) == (event.upstream_seconds < 0)
+        assert (line.ms.proxy is None) == (event.upstream_seconds < 0)
+        assert (line.ms.first_byte is None) == (event.first_byte_seconds < 0)
+        assert line.slow == (event.waited >= slow)
+        assert (line.sample is None) == (sample == 1 or event.is_notable(slow))
+        assert (line.tokens is None) == (event.usage is None)
+        if line.tokens is not None and event.usage is not None:
+            assert msgspec.structs.astuple(line.tokens) == ("m", *event.usage.counts())
