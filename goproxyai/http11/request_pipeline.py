@@ -32,6 +32,9 @@ from goproxyai.http11.request_receiver import ParserOptions
 from goproxyai.http11.response_output import WRITABLE, ResponseOutput
 from goproxyai.reactor.deadlines import NEVER, Ticker
 
+MAX_READ_AHEAD_BYTES = 64 * 1024
+"""Unparsed bytes above which nothing more is read ahead."""
+
 TURN_SECONDS = 0.0005
 """Share of one connection in a reactor turn. The step that exceeds it is completed."""
 
@@ -63,12 +66,13 @@ class RequestPipeline:
     :ivar unparsed: what was received after them.
     :ivar fresh: whether no request has been received.
     :ivar body_paused: the body of the present request cannot take more.
+    :ivar reads_ahead: the connection is read although the input is not accepted yet.
     :ivar over_limit: the connection is not admitted yet.
     """
 
     __slots__ = (
         "_connection", "_context", "_deadlines", "_dropped_input", "_running", "active",
-        "body_paused", "fresh", "over_limit", "parser", "unparsed", "waiting",
+        "body_paused", "fresh", "over_limit", "parser", "reads_ahead", "unparsed", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +92,7 @@ class RequestPipeline:
         self.unparsed = b""
         self.fresh = True
         self.body_paused = False
+        self.reads_ahead = False
         self.over_limit = False
 
     @property
@@ -117,6 +122,11 @@ class RequestPipeline:
         if self.parser.state is BODY:
             return True
         return not (self.waiting or (output_is_blocked and self.active is None))
+
+    @property
+    def can_read_ahead(self) -> bool:
+        """Whether more input may be kept until it is accepted."""
+        return len(self.unparsed) < MAX_READ_AHEAD_BYTES
 
     # Called by the connection.
 
@@ -157,7 +167,9 @@ class RequestPipeline:
         if not self.unparsed:
             return False
         is_free = self.active is None and not self.waiting and output.state is WRITABLE
-        return is_free or self.parser.state is BODY
+        if is_free or self.parser.state is not BODY:
+            return is_free
+        return not (self.reads_ahead and self.body_paused)
 
     def stop_collecting(self) -> None:
         """Have a body that is being received into memory streamed instead.

@@ -10,7 +10,9 @@
    discarded for :data:`.LINGER_SECONDS`, so that a reset does not destroy the response. A client
    that has announced the close must send nothing more (RFC 9112 §9.6). So after a short response to
    such a client, the connection is closed at once, unless more was received.
-6. After a switch of protocols, the connection belongs to a :class:`~.tunnel_end.TunnelEnd`. Its
+6. A client over TLS may leave by ``close_notify`` alone, which only a read finds. While such a
+   connection waits, up to two reads of its input are kept, in which the end may be.
+7. After a switch of protocols, the connection belongs to a :class:`~.tunnel_end.TunnelEnd`. Its
    exchange stays active until the connection is lost.
 """
 
@@ -41,6 +43,7 @@ from goproxyai.http11.turn_scheduler import LARGE_READ_BYTES, TurnScheduler
 from goproxyai.limits.request_memory import Holding, RequestMemory
 from goproxyai.reactor.deadlines import NEVER
 from goproxyai.reactor.socket_state import (
+    hides_close,
     input_poll,
     peer_closed,
     report_half_close,
@@ -72,7 +75,8 @@ class ServerConnection(TwistedProtocol):
     """One client's connection.
 
     :ivar peer: the address of the client, as text.
-    :ivar reading_paused: whether the transport is paused.
+    :ivar reading_paused: whether the input is not accepted. The transport is paused then, unless
+        the connection reads ahead.
     :ivar subject: of the client's TLS certificate; empty without one.
     """
 
@@ -182,8 +186,11 @@ class ServerConnection(TwistedProtocol):
         self._update_reading()
 
     def resume_reading(self) -> None:
-        self._pipeline.body_paused = False
-        if self.reading_paused:
+        pipeline = self._pipeline
+        pipeline.body_paused = False
+        if pipeline.reads_ahead and pipeline.unparsed:
+            self._context.turns.add(self)  # not now: the body may be in the middle of a write
+        elif self.reading_paused:
             self._update_reading()
 
     def continue_later(self, body: RequestBody) -> None:
@@ -229,9 +236,8 @@ class ServerConnection(TwistedProtocol):
     def start_tunnel(self) -> TunnelEnd:
         """End the use of HTTP; what is received after the handshake goes to the tunnel."""
         context = self._context
-        if not self.reading_paused:
-            self.reading_paused = True
-            self.transport.pauseProducing()
+        self.reading_paused = True
+        self.transport.pauseProducing()
         context.turns.discard(self)
         context.ticker.watched.discard(self)
         context.connection_limits.slots.mark_busy(self)
@@ -275,10 +281,25 @@ class ServerConnection(TwistedProtocol):
         pauses = not pipeline.accepts_input(output.state is BLOCKED)
         if pauses is not self.reading_paused:
             self.reading_paused = pauses
+            pipeline.reads_ahead = False
             if pauses:
                 self.transport.pauseProducing()
             else:
                 self.transport.resumeProducing()
+        elif pipeline.reads_ahead and not pipeline.can_read_ahead:
+            self.transport.pauseProducing()
+
+    def _find_end(self) -> bool:
+        """Look for the end of a connection that is not read; return whether it has ended."""
+        if peer_closed(self.transport):
+            self.abort()
+            return True
+        pipeline = self._pipeline
+        if hides_close(self.transport) and pipeline.can_read_ahead:
+            if not self._context.memory.is_tight:
+                pipeline.reads_ahead = True
+                self.transport.resumeProducing()
+        return False
 
     def _close(self, client_is_idle: bool = False) -> None:
         """Close the connection after everything is written.
@@ -333,8 +354,7 @@ class ServerConnection(TwistedProtocol):
         deadlines, memory = self._deadlines, self._context.memory
         passed = deadlines.tick(now)
         if self.reading_paused:
-            if peer_closed(self.transport):
-                self.abort()
+            if self._find_end():
                 return
             if self.output.state is not CLOSING:
                 deadlines.expires_at += passed

@@ -82,6 +82,14 @@ def peer_closed(transport: Any) -> bool:
     return bool(input_poll(transport, POLLRDHUP).poll(0))
 
 
+def hides_close(transport: Any) -> bool:
+    """Return whether the peer can close the connection in a way that :func:`peer_closed` misses.
+
+    With TLS, a peer may send ``close_notify`` and leave TCP open. Only a read finds the message.
+    """
+    return len(transport_layers(transport)) > 1
+
+
 def is_reset(transport: Any) -> bool:
     """Return whether the connection has failed, without reading from the socket.
 

@@ -17,6 +17,8 @@ What protocols see is as with Twisted's layer:
    peer. The caller must have a deadline.
 3. The peer's ``close_notify`` ends the connection in both directions with ``ConnectionDone``.
    An end of the transport without it is ``ConnectionLost``: the input may be cut short.
+   What the peer has not taken by then is dropped, as TLS 1.2 asks (RFC 5246 §7.2.1): a peer that
+   sends ``close_notify`` and reads nothing more must not keep the connection open.
 4. A failed handshake, and a record that is invalid, is the reason of ``connectionLost``: an
    OpenSSL error, or what verifies certificates has said.
 5. There is no half-close.
@@ -45,7 +47,7 @@ from twisted.internet.interfaces import (
     ISystemHandle,
     ITransport,
 )
-from twisted.internet.main import CONNECTION_LOST
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
@@ -241,8 +243,7 @@ class TLSTransport(TransportLayer):
             both = self._records.close()
             self._reply()
             if both:
-                self._state = ENDED
-                self.transport.loseConnection()
+                self._close_transport(Failure(CONNECTION_DONE))
 
     def _end(self) -> None:
         """Answer the peer's ``close_notify``, and close the transport below."""
@@ -250,16 +251,22 @@ class TLSTransport(TransportLayer):
             if self._state is OPEN:
                 self._records.close()
                 self._reply()
-            self._state = ENDED
-            self.transport.loseConnection()
+            self._close_transport(Failure(CONNECTION_DONE))
 
     def _fail(self, reason: Failure) -> None:
         """Send the alert that OpenSSL has made, and close the transport below."""
         if self._state is not ENDED:
             self._reply()
-            self._state = ENDED
-            if self._reason is None:
-                self._reason = reason
+            self._close_transport(reason)
+
+    def _close_transport(self, reason: Failure) -> None:
+        """Close the transport below, without waiting for a peer that does not read."""
+        self._state = ENDED
+        if self._reason is None:
+            self._reason = reason
+        if unsent_bytes(self.transport):
+            self.transport.abortConnection()
+        else:
             self.transport.loseConnection()
 
     def failVerification(self, reason: Failure) -> None:

@@ -303,6 +303,20 @@ def test_close_after_the_close_notify_of_the_peer_ends_the_connection() -> None:
     assert isinstance(rig.peer.ended, SSL.ZeroReturnError)
 
 
+@pytest.mark.parametrize("closes", [False, True])
+def test_close_notify_of_a_peer_that_does_not_read_ends_the_connection(closes: bool) -> None:
+    rig = TLSRig().start()
+    rig.below.stalled = True
+    rig.tls.write(b"unread")
+    if closes:
+        rig.protocol.on_data = lambda _: rig.tls.loseConnection()
+    rig.receive(rig.peer.records(b"last") + rig.peer.close())
+    assert rig.protocol.received == [b"last"]
+    assert rig.below.aborted
+    rig.lose(ConnectionAborted())
+    assert isinstance(rig.protocol.error, ConnectionDone)
+
+
 @pytest.mark.parametrize("handshake", [False, True])
 def test_end_without_close_notify_is_a_lost_connection(handshake: bool) -> None:
     rig = TLSRig()
@@ -392,6 +406,16 @@ def test_invalid_record_is_an_openssl_error_and_is_answered_by_an_alert(version:
     assert "bad record mac" in str(rig.peer.ended)
     rig.lose(ConnectionDone())
     assert "bad record mac" in str(rig.protocol.error)
+
+
+def test_invalid_record_of_a_peer_that_does_not_read_ends_the_connection() -> None:
+    rig = TLSRig().start()
+    rig.below.stalled = True
+    rig.tls.write(b"unread")
+    rig.receive(b"no record")
+    assert rig.below.aborted
+    rig.lose(ConnectionAborted())
+    assert type(rig.protocol.error) is SSL.Error
 
 
 def test_peer_without_tls_is_an_openssl_error() -> None:
