@@ -88,26 +88,30 @@ def _range(
     """Return the requests of one time range."""
     total, causes = interval.total(), interval.causes()
     incidents = sum([number for cause, number in causes.items() if cause in INCIDENTS])
-    limited = causes.get(FailureCause.RATE_LIMITED, 0)
     latency = {
         name: interval.percentiles(name) for name in ("total", "upstream", "overhead", "hits")
     }
     return {
         **total._asdict(),
         "incidents": incidents,
-        "limited": limited,
         "latency": latency,
         "levels": {
             "errors": failures_level(
-                incidents, total.errors - incidents - limited, total.requests - limited
+                incidents, total.errors - incidents, total.requests - total.limited
             ),
-            "limited": limited_level(limited, total.requests),
+            "limited": limited_level(total.limited, total.requests),
             "overhead": overhead_level(latency["overhead"][1]),
         },
         "causes": _causes(causes, groups, has_egress),
         "bypasses": _bypasses(interval),
         "routes": [
-            {"route": route, "requests": row.requests, "hits": row.hits, "errors": row.errors}
+            {
+                "route": route,
+                "requests": row.requests,
+                "hits": row.hits,
+                "limited": row.limited,
+                "errors": row.errors,
+            }
             for route, row in interval.routes()[:MAX_ROUTES]
         ],
     }

@@ -32,7 +32,7 @@ _CAUSES = tuple(FailureCause)
 _Key = TypeVar("_Key", bound=str)
 
 Slot = list[float | None]
-"""A point of the charts: Unix start time, the four totals, p50, p95 and p99 in ms."""
+"""A point of the charts: Unix start time, the five totals, p50, p95 and p99 in ms."""
 
 Percentiles = list[float | None]
 """p50, p95 and p99 in milliseconds; ``None`` without requests."""
@@ -43,16 +43,18 @@ class RouteCounts(NamedTuple):
 
     :ivar hits: answered without an upstream request.
     :ivar lookups: looked up in the cache.
-    :ivar errors: answered with a status of 400 or above.
+    :ivar errors: answered with a status of 400 or above, except those of ``limited``.
+    :ivar limited: refused by the rate limit.
     """
 
     requests: int
     hits: int
     lookups: int
     errors: int
+    limited: int
 
 
-_NO_REQUESTS = RouteCounts(0, 0, 0, 0)
+_NO_REQUESTS = RouteCounts(0, 0, 0, 0, 0)
 
 
 class Durations(NamedTuple):
@@ -110,11 +112,14 @@ class CounterSnapshot:
             is_index = route == "other" and cache == CacheOutcome.NONE and status < 400
             if route in OWN_ROUTES or is_index:
                 continue
-            row = rows.setdefault(route, [0, 0, 0, 0])
+            is_limited = status == 429 and cache == CacheOutcome.NONE
+            row = rows.setdefault(route, [0, 0, 0, 0, 0])
             row[0] += count
             row[1] += count * (cache in SAVED_OUTCOMES)
             row[2] += count * (cache in _LOOKED_UP)
-            row[3] += count * (status >= 400 and status != CLIENT_CLOSED_REQUEST)
+            is_error = status >= 400 and status != CLIENT_CLOSED_REQUEST and not is_limited
+            row[3] += count * is_error
+            row[4] += count * is_limited
         return cls(
             wall,
             {route: RouteCounts(*row) for route, row in rows.items()},
@@ -148,7 +153,10 @@ class Interval:
     def total(self) -> RouteCounts:
         """Return the sums of all routes; ``errors`` has responses that were cut off, too."""
         counts = [_NO_REQUESTS, *(counts for _, counts in self.routes())]
-        return RouteCounts(*_column_sums(counts))._replace(errors=sum(self.causes().values()))
+        causes = self.causes()
+        limited = causes.pop(FailureCause.RATE_LIMITED, 0)
+        sums = RouteCounts(*_column_sums(counts))
+        return sums._replace(errors=sum(causes.values()), limited=limited)
 
     def causes(self) -> dict[FailureCause, int]:
         """Return the number of failed requests of each cause that occurred."""

@@ -94,7 +94,7 @@ def test_error_columns_are_in_sight_and_accessible(
     it.shows("#causes tbody tr:nth-child(2) td:nth-child(2)", "2")
     it.page.click("#configuration summary")
     it.page.locator("#settings tbody tr").first.wait_for()
-    tables = {"causes": 6, "errors": 7, "settings": 3, "clients": 4, "routes": 4, "upstreams": 3}
+    tables = {"causes": 6, "errors": 7, "settings": 3, "clients": 4, "routes": 5, "upstreams": 3}
     for table, columns in tables.items():
         cells = it.page.evaluate(CELLS, f"#{table} tbody :is(th, td)")
         assert cells
@@ -175,6 +175,12 @@ def test_limited_client_is_first_and_no_error(
         it.shows("#causes tbody th", "Clients exceed RATE_LIMIT")
         it.shows("#error-rate", "0 %")
         it.shows("#error-count", "none")
+        legend = it.page.locator("#chart-requests .legend li b")
+        assert legend.all_inner_texts() == ["1", "1", "4", "0"]
+        bars = it.page.locator("#chart-requests path.fill-limited")
+        assert bars.get_attribute("d")
+        it.shows("#routes tbody td.warned", "4")
+        assert it.page.locator("#routes tbody td.error").count() == 0
         it.assert_accessible(axe)
         it.assert_clean()
     finally:

@@ -80,7 +80,7 @@ async def test_new_subscription_gets_slots_and_state(harness: ProxyHarness) -> N
     for name in ("total", "upstream", "overhead", "hits"):
         p50, _, p99 = hour["latency"][name]
         assert 0 < p50 <= p99
-    assert hour["routes"][0] == {"route": CHAT, "requests": 2, "hits": 1, "errors": 0}
+    assert hour["routes"][0] == {"route": CHAT, "requests": 2, "hits": 1, "limited": 0, "errors": 0}
     assert state["tokens"]["upstream"]["prompt"] == state["tokens"]["cache"]["prompt"] == 7
     assert state["tokens"]["models"] == [
         {
@@ -122,8 +122,8 @@ async def test_closed_slot_is_sent_once(harness: ProxyHarness) -> None:
     await client.until(lambda: len(documents(client, "slots")) == 2)
     first, second = documents(client, "slots")
     assert first["slots"] == []
-    ((_, requests, hits, lookups, errors, *_),) = second["slots"]
-    assert (requests, hits, lookups, errors) == (1, 0, 1, 0)
+    ((_, requests, hits, lookups, errors, limited, *_),) = second["slots"]
+    assert (requests, hits, lookups, errors, limited) == (1, 0, 1, 0, 0)
     later = await subscribe(harness)
     assert documents(later, "slots")[0]["slots"] == second["slots"]
 

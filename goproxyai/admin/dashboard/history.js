@@ -7,9 +7,9 @@
  */
 
 /** @typedef {[start: number, requests: number, hits: number, lookups: number, errors: number,
- *             p50: number | null, p95: number | null, p99: number | null]} Slot */
+ *             limited: number, p50: number | null, p95: number | null, p99: number | null]} Slot */
 /** @typedef {{start: number, requests: number, hits: number, lookups: number, errors: number,
- *             weight: number, latencies: number[]}} Bin latencies: weighted sums of p50, p95, p99 */
+ *             limited: number, weight: number, latencies: number[]}} Bin latencies: weighted sums of p50, p95, p99 */
 
 const HOUR = 3600;
 
@@ -97,7 +97,7 @@ export class History {
     /** @type {Map<number, Bin>} */
     const bins = new Map();
     const oldest = this.#firstOf(range);
-    this.slots(range).forEach(([, requests, hits, lookups, errors, ...latencies], place) => {
+    this.slots(range).forEach(([, requests, hits, lookups, errors, limited, ...latencies], place) => {
       const number = Math.floor((oldest + place) / each);
       const start = this.#start(number * each);
       const bin = bins.get(number) ?? empty(start);
@@ -105,6 +105,7 @@ export class History {
       bin.hits += hits;
       bin.lookups += lookups;
       bin.errors += errors;
+      bin.limited += limited;
       if (latencies[0] !== null) {
         bin.weight += requests || 1;
         latencies.forEach((value, column) => {
@@ -122,7 +123,9 @@ export class History {
  * @returns {Bin}
  */
 function empty(start) {
-  return { start, requests: 0, hits: 0, lookups: 0, errors: 0, weight: 0, latencies: [0, 0, 0] };
+  return {
+    start, requests: 0, hits: 0, lookups: 0, errors: 0, limited: 0, weight: 0, latencies: [0, 0, 0],
+  };
 }
 
 /**

@@ -22,10 +22,14 @@ function short(text, name) {
 /** @param {number} errors */
 const errorCell = (errors) => number(count(errors), errors ? "error" : "");
 
+/** @param {number} limited */
+const limitedCell = (limited) => number(count(limited), limited ? "warned" : "");
+
 /** @param {any} route */
-function routeRow({ route, requests, hits, errors }) {
+function routeRow({ route, requests, hits, limited, errors }) {
   const cells = [
-    short(route, "code"), number(count(requests)), number(count(hits)), errorCell(errors),
+    short(route, "code"), number(count(requests)), number(count(hits)), limitedCell(limited),
+    errorCell(errors),
   ];
   return { key: route, cells };
 }
@@ -33,8 +37,7 @@ function routeRow({ route, requests, hits, errors }) {
 /** @param {any} row */
 function clientRow({ client, requests, limited, errors }) {
   const cells = [
-    short(client, "code"), number(count(requests)), number(count(limited), limited ? "warned" : ""),
-    errorCell(errors),
+    short(client, "code"), number(count(requests)), limitedCell(limited), errorCell(errors),
   ];
   return { key: client, cells };
 }

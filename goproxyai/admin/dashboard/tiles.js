@@ -10,7 +10,7 @@ import { byId, put, set } from "./page.js";
 export function showTiles({ requests }, range) {
   put("requests", count(range.requests));
   put("requests-total", `${count(requests.total)} in total`);
-  put("error-rate", percent(range.errors - range.limited, range.requests - range.limited));
+  put("error-rate", percent(range.errors, range.requests - range.limited));
   put("error-count", errorCount(range));
   put("limited", count(range.limited));
   put("limited-total", `${count(requests.limited)} in total`);
@@ -29,8 +29,8 @@ export function showTiles({ requests }, range) {
 }
 
 /** Requests that the rate limit refuses have a tile of their own. @param {any} range */
-function errorCount({ errors, incidents, limited }) {
-  const others = errors - incidents - limited;
+function errorCount({ errors, incidents }) {
+  const others = errors - incidents;
   if (!incidents && !others) return "none";
   return others ? `${count(incidents)} + ${count(others)} by clients` : count(incidents);
 }

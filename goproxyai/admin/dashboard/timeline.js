@@ -6,10 +6,11 @@ import { latencies } from "./history.js";
 import { byId, set, write } from "./page.js";
 
 /** @import { Bin, History } from "./history.js" */
-/** @typedef {{requests: number, hits: number, lookups: number, errors: number,
+/** @typedef {{requests: number, hits: number, lookups: number, errors: number, limited: number,
  *             latency: {total: (number | null)[]}}} Totals of the time range */
 
 const SUMMARY_MS = 10_000; // interval of the text alternatives for screen readers
+const ERRORS = 3; // place of the errors among the parts of a bar
 const MIN_ERROR_SHARE = 0.02; // of the height: a bar with a single error is visible
 
 /**
@@ -129,16 +130,16 @@ function binAt(bins, time) {
 }
 
 /**
- * Requests that were answered from the cache, others, and failed ones.
- * @param {{requests: number, hits: number, errors: number}} counts
+ * Requests that were answered from the cache, others, those that the rate limit refused, and errors.
+ * @param {{requests: number, hits: number, errors: number, limited: number}} counts
  */
-function parts({ requests, hits, errors }) {
-  return [hits, Math.max(0, requests - hits - errors), errors];
+function parts({ requests, hits, errors, limited }) {
+  return [hits, Math.max(0, requests - hits - errors - limited), limited, errors];
 }
 
 class Requests extends Chart {
   constructor() {
-    super("chart-requests", ["fill-hits", "fill-others", "fill-errors"]);
+    super("chart-requests", ["fill-hits", "fill-others", "fill-limited", "fill-errors"]);
   }
 
   /** @param {History} history */
@@ -154,14 +155,15 @@ class Requests extends Chart {
     const scale = linear(Math.max(...bins.map((bin) => bin.requests)), count);
     this.area.frame(history.from(this.range), history.to, scale.ticks);
     /** @type {[number, number, number][][]} */
-    const spans = [[], [], []];
+    const spans = this.paths.map(() => []);
     for (const bin of bins) {
-      const [hits, others, errors] = parts(bin);
-      const [low, high] = [scale.share(hits), scale.share(hits + others)];
-      const top = high + (errors ? Math.max(scale.share(errors), MIN_ERROR_SHARE) : 0);
-      spans[0].push([bin.start, 0, low]);
-      spans[1].push([bin.start, low, high]);
-      spans[2].push([bin.start, high, Math.min(1, top)]);
+      let low = 0;
+      parts(bin).forEach((requests, number) => {
+        const least = requests && number === ERRORS ? MIN_ERROR_SHARE : 0;
+        const high = Math.min(1, low + Math.max(scale.share(requests), least));
+        spans[number].push([bin.start, low, high]);
+        low = high;
+      });
     }
     spans.forEach((span, number) => set(this.paths[number], "d", bars(this.area, seconds, span)));
   }
@@ -187,7 +189,8 @@ class Requests extends Chart {
       : "";
     return (
       `Requests over ${this.words}: ${count(totals.requests)}, of them ${count(totals.hits)} ` +
-      `answered from the cache; ${counted(totals.errors, "error")}.${peak}`
+      `answered from the cache, ${count(totals.limited)} refused by the rate limit; ` +
+      `${counted(totals.errors, "error")}.${peak}`
     );
   }
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from goproxyai.admin.events import STATE_SECONDS
-from goproxyai.admin.history import MAX_SLOTS, RANGES, SLOT_SECONDS, CounterHistory
+from goproxyai.admin.history import MAX_SLOTS, RANGES, SLOT_SECONDS, CounterHistory, RouteCounts
 from goproxyai.admin.situation import Traffic
 from goproxyai.telemetry.counters import Counters
 from goproxyai.telemetry.failure_cause import FailureCause
@@ -26,19 +26,31 @@ def test_history_covers_last_hour() -> None:
         history.close_slot(number * 10.0)
     slots = history.slots()
     assert len(slots) == MAX_SLOTS
-    assert {tuple(slot[1:5]) for slot in slots} == {(5, 3, 3, 1), (5, 0, 3, 1)}
+    assert {tuple(slot[1:6]) for slot in slots} == {(5, 3, 3, 1, 0), (5, 0, 3, 1, 0)}
     assert slots[-1][0] == (2 * MAX_SLOTS - 2) * 10.0
     assert history.latest_slot() == slots[-1:]
     current = history.current(2 * MAX_SLOTS * 10.0)
     hour = current.ranges["1 h"]
-    assert current.slot.total() == (0, 0, 0, 0)
-    assert hour.total() == (5 * MAX_SLOTS, 3 * MAX_SLOTS // 2, 3 * MAX_SLOTS, MAX_SLOTS)
+    assert current.slot.total() == (0, 0, 0, 0, 0)
+    assert hour.total() == (5 * MAX_SLOTS, 3 * MAX_SLOTS // 2, 3 * MAX_SLOTS, MAX_SLOTS, 0)
     assert [route for route, _ in hour.routes()] == ["/v1/models", "/v1/files"]
     assert hour.causes() == {FailureCause.UPSTREAM_5XX: MAX_SLOTS}
     assert hour.bypasses() == {"path": 2 * MAX_SLOTS}
     assert len(current.traffic) == MAX_SLOTS + 1
     assert current.traffic[0] == Traffic(5, {FailureCause.UPSTREAM_5XX: 1})
     assert current.traffic[-1] == Traffic()
+
+
+def test_requests_that_the_rate_limit_refuses_are_no_errors() -> None:
+    counters = Counters()
+    history = CounterHistory(counters, 0.0)
+    counters.finished.add_outcome("/v1/models", b"GET", 429, "-", 2)
+    counters.finished.causes[FailureCause.RATE_LIMITED] += 2
+    counters.finished.add_outcome("/v1/models", b"GET", 429, "MISS", 1)
+    counters.finished.causes[FailureCause.UPSTREAM_429] += 1
+    current = history.current(1.0).slot
+    assert current.total() == RouteCounts(requests=3, hits=0, lookups=1, errors=1, limited=2)
+    assert current.routes() == [("/v1/models", current.total())]
 
 
 @pytest.mark.parametrize(("slots", "expected"), [(3, (3, 3, 3)), (50, (31, 50, 50))])
