@@ -6,15 +6,16 @@ the last one may be shorter.
 1. The share is that of the shortest of :data:`WINDOWS` with enough requests, so that an outage
    shows within seconds. Requests that the rate limit refuses do not count.
 2. An incident lasts for as long as slots with failures of its cause follow each other, with less
-   than a minute or less than :data:`MIN_REQUESTS` requests between them. It has ended if nothing
-   failed in the last :data:`RECOVERY_SLOTS` slots and :data:`MIN_REQUESTS` requests.
+   than a minute or less than :data:`MIN_REQUESTS` requests between them. It has ended if its cause
+   did not occur in the last :data:`RECOVERY_SLOTS` slots and :data:`MIN_REQUESTS` requests. An open
+   circuit prolongs the incident that has opened it.
 3. Failures that single clients cause are no incident. They are named only if nothing else is wrong.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Final
 
 import attrs
@@ -53,6 +54,12 @@ WARNED_STALE: Final = 0.01
 SECOND_CAUSE_SHARE: Final = 0.25
 """Share of the failures from which a second cause is named."""
 
+_OPENING: Final = frozenset({
+    FailureCause.UNREACHABLE, FailureCause.TIMEOUT, FailureCause.TLS, FailureCause.PROTOCOL,
+    FailureCause.EGRESS_PROXY,
+})  # fmt: skip
+"""Causes that open a circuit."""
+
 
 @attrs.frozen
 class Verdict:
@@ -75,14 +82,20 @@ class Verdict:
 
 @attrs.frozen
 class _Series:
-    """The last slots with failures that follow each other.
+    """The last slots with failures of some causes that follow each other.
 
     :ivar slots: from the first to the last one with failures.
     :ivar after: the slots after them.
+    :ivar failures: number of the failures of these causes.
     """
 
+    causes: Set[FailureCause]
     slots: Sequence[Traffic]
     after: Sequence[Traffic]
+
+    @property
+    def failures(self) -> int:
+        return sum([slot.failures.get(cause, 0) for slot in self.slots for cause in self.causes])
 
     @property
     def has_ended(self) -> bool:
@@ -95,13 +108,13 @@ def verdict(now: Situation) -> Verdict:
     if now.stopping:
         return Verdict(Level.WARNING, "Stopping: requests in progress are completed")
     recent = _recent(now.slots)
-    incident = _last_series(now.slots, INCIDENTS)
-    if incident is not None and not incident.has_ended and recent.incidents:
-        found = _incident_verdict(now, recent, incident)
-        if found is not None:
-            return found
+    series = _series_by_cause(now.slots)
+    ongoing = {cause: each for cause, each in series.items() if not each.has_ended}
+    found = _incident_verdict(now, recent, ongoing)
+    if found is not None:
+        return found
     found = _circuit_verdict(now) or _client_verdict(now, recent) or _quiet_verdict(recent)
-    note = _recovery_note(now, incident)
+    note = _recovery_note(now, series)
     return attrs.evolve(found, advice=f"{found.advice} {note}".strip())
 
 
@@ -114,8 +127,24 @@ def _recent(slots: Sequence[Traffic]) -> Traffic:
     return recent
 
 
-def _last_series(slots: Sequence[Traffic], causes: Iterable[FailureCause]) -> _Series | None:
-    """Return the last series of slots with failures of *causes*."""
+def _series_by_cause(slots: Sequence[Traffic]) -> dict[FailureCause, _Series]:
+    """Return the last series of each cause of incidents that occurred."""
+    occurred = {cause for slot in slots for cause, number in slot.failures.items() if number}
+    found = {}
+    for cause in FailureCause:
+        if cause not in INCIDENTS & occurred:
+            continue
+        series = _last_series(
+            slots, {cause, FailureCause.CIRCUIT_OPEN} if cause in _OPENING else {cause}
+        )
+        # The failures of an opening cause may be older than the refusals of the open circuit.
+        if any(slot.failures.get(cause) for slot in series.slots):
+            found[cause] = series
+    return found
+
+
+def _last_series(slots: Sequence[Traffic], causes: Set[FailureCause]) -> _Series:
+    """Return the last series of slots with failures of *causes*, of which one occurred."""
     first = last = -1
     quiet_slots = quiet_requests = 0
     for index in range(len(slots) - 1, -1, -1):
@@ -128,17 +157,20 @@ def _last_series(slots: Sequence[Traffic], causes: Iterable[FailureCause]) -> _S
         quiet_requests += slot.requests
         if last >= 0 and quiet_slots >= SLOTS_A_MINUTE and quiet_requests >= MIN_REQUESTS:
             break
-    return None if last < 0 else _Series(slots[first : last + 1], slots[last + 1 :])
+    return _Series(causes, slots[first : last + 1], slots[last + 1 :])
 
 
-def _incident_verdict(now: Situation, recent: Traffic, incident: _Series) -> Verdict | None:
-    failed, requests = recent.incidents, recent.admitted
+def _incident_verdict(
+    now: Situation, recent: Traffic, ongoing: Mapping[FailureCause, _Series]
+) -> Verdict | None:
+    failures = {cause: recent.failures.get(cause, 0) for cause in ongoing}
+    failed, requests = sum(failures.values()), recent.admitted
     share = failed / max(requests, 1)
     is_single = failed == 1 and requests >= FEW_REQUESTS
     if share < WARNED_FAILURES or is_single:
         return None
-    causes = _causes(recent, incident)
-    series = _last_series(now.slots, {causes[0], FailureCause.CIRCUIT_OPEN}) or incident
+    causes = _causes(failures, ongoing)
+    series = ongoing[causes[0]]
     seconds = len(series.slots) * now.slot_seconds
     is_full = len(series.slots) + len(series.after) >= len(now.slots) > LONG_WINDOW_SLOTS
     how_long = _duration(seconds, at_least=is_full)
@@ -157,23 +189,18 @@ def _incident_verdict(now: Situation, recent: Traffic, incident: _Series) -> Ver
     )
 
 
-def _causes(recent: Traffic, incident: _Series) -> list[FailureCause]:
+def _causes(
+    failures: Mapping[FailureCause, int], ongoing: Mapping[FailureCause, _Series]
+) -> list[FailureCause]:
     """Return the one or two causes to name, the most frequent first.
 
-    An open circuit is a consequence. The failures that have opened it may be older.
+    The refusals of an open circuit are counted to the cause that has opened it, if it is known.
     """
-    numbers = Counter(
-        {cause: number for cause, number in recent.failures.items() if cause in INCIDENTS}
-    )
-    if numbers[FailureCause.CIRCUIT_OPEN] and len(+numbers) == 1:
-        older = {
-            cause: number
-            for cause, number in Traffic.sum(incident.slots).failures.items()
-            if PARTY[cause] in (Party.UPSTREAM, Party.EGRESS)
-        }
-        numbers = Counter(older)
-    if len(+numbers) > 1:
-        numbers[FailureCause.CIRCUIT_OPEN] = 0
+    numbers = Counter(failures)
+    opening = [cause for cause in ongoing if cause in _OPENING]
+    if opening:
+        opener = max(opening, key=lambda cause: (numbers[cause], ongoing[cause].failures))
+        numbers[opener] += numbers.pop(FailureCause.CIRCUIT_OPEN, 0)
     (first, number), *others = (+numbers).most_common(2)
     return [first, *[second for second, other in others if other >= SECOND_CAUSE_SHARE * number]]
 
@@ -224,17 +251,24 @@ def _quiet_verdict(recent: Traffic) -> Verdict:
     return Verdict(Level.GOOD, "Healthy")
 
 
-def _recovery_note(now: Situation, incident: _Series | None) -> str:
-    """Return what the last incident was; empty if it was minor, or long ago."""
-    if incident is None or not incident.has_ended:
+def _recovery_note(now: Situation, series: Mapping[FailureCause, _Series]) -> str:
+    """Return which incident ended last; empty if there was none, or only long ago."""
+    ended = {
+        cause: each
+        for cause, each in series.items()
+        if each.has_ended and len(each.after) <= RECENT_INCIDENT_SLOTS and not _is_minor(each)
+    }
+    if not ended:
         return ""
-    ago, whole = len(incident.after), Traffic.sum(incident.slots)
-    is_minor = whole.incidents < max(MIN_FAILURES, SERIOUS_FAILURES * whole.requests)
-    if ago > RECENT_INCIDENT_SLOTS or is_minor:
-        return ""
-    why = _describe(now, _causes(whole, incident)[0])
-    lasted = _duration(len(incident.slots) * now.slot_seconds)
-    return f"Recovered {_length(ago * now.slot_seconds)} ago. Before, {lasted}: {why}."
+    cause = min(ended, key=lambda each: (len(ended[each].after), -ended[each].failures))
+    ago = _length(len(ended[cause].after) * now.slot_seconds)
+    lasted = _duration(len(ended[cause].slots) * now.slot_seconds)
+    return f"Recovered {ago} ago. Before, {lasted}: {_describe(now, cause)}."
+
+
+def _is_minor(series: _Series) -> bool:
+    requests = sum([slot.requests for slot in series.slots])
+    return series.failures < max(MIN_FAILURES, SERIOUS_FAILURES * requests)
 
 
 def _part(part: int, whole: int) -> str:

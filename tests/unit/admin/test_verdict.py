@@ -83,6 +83,8 @@ def test_open_circuit_is_explained_by_the_failures_that_opened_it() -> None:
     opened, refused = failing(10, C.TIMEOUT), failing(100, C.CIRCUIT_OPEN)
     assert text(opened, *[refused] * 12).endswith("for 2 min: upstream does not answer in time")
     assert text(*[refused] * 12).endswith("circuit is open after repeated failures")
+    with_wrong_key = Traffic(100, {C.CIRCUIT_OPEN: 90, C.UPSTREAM_401: 1})
+    assert text(opened, with_wrong_key).endswith("for 20 s: upstream does not answer in time")
     mixed = Traffic(100, {C.CIRCUIT_OPEN: 90, C.UNREACHABLE: 2})
     assert text(*[mixed] * 12).endswith("92 % failing for 2 min: upstream cannot be reached")
 
@@ -158,6 +160,34 @@ def test_end_of_an_incident_is_told() -> None:
     later = verdict(situation(*slots, *[GOOD] * RECENT_INCIDENT_SLOTS))
     assert later.advice == ""
     assert verdict(situation(failing(1), *[GOOD] * 4)).advice == "", "a single failure"
+
+
+def test_ended_incident_lasted_as_long_as_its_cause() -> None:
+    single = failing(1, C.UPSTREAM_401)
+    found = verdict(situation(single, *[GOOD] * 3, *[failing()] * 2, *[GOOD] * 4))
+    assert found.advice == "Recovered 40 s ago. Before, for 20 s: upstream cannot be reached."
+
+
+OUTAGE = (*[failing()] * 2, *[failing(60, C.CIRCUIT_OPEN)] * 4)
+
+
+def test_single_failure_of_another_cause_does_not_prolong_an_incident() -> None:
+    found = verdict(situation(*OUTAGE, GOOD, failing(1, C.UPSTREAM_401)))
+    assert (found.level, found.text) == (Level.GOOD, "Healthy")
+    assert found.advice == "Recovered 20 s ago. Before, for 1 min: upstream cannot be reached."
+
+
+def test_incident_after_another_one_has_a_share_and_a_duration_of_its_own() -> None:
+    assert text(*OUTAGE, GOOD, failing(15, C.UPSTREAM_429)) == (
+        "5 % failing for 10 s: upstream answers 429 (rate limit or quota)"
+    )
+
+
+def test_last_of_several_ended_incidents_is_told() -> None:
+    found = verdict(situation(*OUTAGE, *[GOOD] * 7, failing(cause=C.UPSTREAM_429), *[GOOD] * 2))
+    assert found.advice == (
+        "Recovered 20 s ago. Before, for 10 s: upstream answers 429 (rate limit or quota)."
+    )
 
 
 def test_end_of_an_incident_is_told_with_other_verdicts_too() -> None:
