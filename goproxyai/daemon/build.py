@@ -165,7 +165,12 @@ def _admission(
     else:
         limiter = worker.link.limiter
     others = NO_SHARED_STATE if worker is None else worker.link
-    state = _redis_state(reactor, settings, counters, store, limiter, others)
+    state: RedisState | None = None
+    if settings.state_url is not None:
+        # The modules take 1 MB, and are imported with `STATE_URL` only.
+        from goproxyai.daemon.shared_redis import make_redis_state
+
+        state = make_redis_state(reactor, settings, counters, store, limiter, others)
     return state, Admission(
         reactor,
         settings.rate_limit,
@@ -173,15 +178,6 @@ def _admission(
         limiter if state is None else state.limiter,
         may_refuse_all=state is not None and settings.state_strict,
     )
-
-
-def _redis_state(reactor: Any, settings: Settings, *parts: Any) -> RedisState | None:
-    """Return the shared state; its modules take 1 MB, and are imported with ``STATE_URL`` only."""
-    if settings.state_url is None:
-        return None
-    from goproxyai.daemon.shared_redis import make_redis_state
-
-    return make_redis_state(reactor, settings, *parts)
 
 
 def _snapshot(
