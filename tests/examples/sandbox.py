@@ -37,8 +37,10 @@ os.execvp("bash", ["bash", "--noprofile", "--norc"])
 """
 
 SERVER = re.compile(
-    r"(?:^|\s)(?:goproxyai (?:run|demo)|twistd\b.*\bgoproxyai)\b(?!.*--(?:help|version))"
+    r"(?:^|\s)(?:goproxyai (?:run|(?P<demo>demo))|twistd\b.*\bgoproxyai)\b"
+    r"(?!.*--(?:help|version))"
 )
+"""A command that starts a server."""
 
 SUBSTITUTES = {
     "make demo": "goproxyai demo",
@@ -120,12 +122,13 @@ class Sandbox:
         :return: the exit status and the output.
         """
         command = self.substituted(command)
-        if SERVER.search(command):
+        server = SERVER.search(command)
+        if server:
             # Bash reports the end of the server, at the latest when it has waited for it.
             self._run('[ -z "$SERVER" ] || { kill -- -$SERVER; wait $SERVER; }')
             self._await_listeners(command, lambda count: count <= OTHERS)
             # The demo has a made-up API of its own.
-            self._background(command, "server", OTHERS + (2 if "demo" in command else 1))
+            self._background(command, "server", OTHERS + (2 if server["demo"] else 1))
             self._run("SERVER=$!")
             return 0, ""
         return self._run(command)
