@@ -10,9 +10,9 @@ from collections.abc import Callable
 from bench.gateways import GATEWAYS, completes
 from bench.machine import Failed
 from bench.peers import Peer, Role, Setup
-from bench.results import Measure, Run
+from bench.results import Run
 from bench.testbed import Running, Testbed
-from bench.workload import CpuUse, Scale, with_cpu_usage
+from bench.workload import CpuUse, RateWorkload, Scale, with_cpu_usage
 from bench.wrk import CONNECTIONS, SMALL, Load, exchange, get, probe, wrk
 
 
@@ -62,46 +62,22 @@ def rate(
 
 
 @dataclasses.dataclass
-class Throughput:
-    """One request, repeated on ``CONNECTIONS`` connections."""
+class Throughput(RateWorkload):
+    """One request, repeated on ``CONNECTIONS`` connections. With a cache, repetitions are hits."""
 
-    name: str
-    title: str
-    setup: Setup
-    peers: tuple[str, ...]
-    scale: Scale
-
-    @property
-    def measures(self) -> tuple[Measure, ...]:
-        return (Measure(self.name, self.title, "req/s"),)
-
-    @property
-    def rounds(self) -> int:
-        return self.scale.rounds
-
-    def prepare(self, testbed: Testbed, peer: Peer) -> None:
-        """Start the peer and warm it up; with a cache, the later answers are hits."""
-        running = testbed.running(peer, self.setup)
+    def fill(self, testbed: Testbed, peer: Peer, running: Running) -> None:
         exchange(running.port, self._load(peer, running).one(), running.front)
         running.sent += 1
-        if self.scale.warm_seconds and not running.warm:
-            slow = 3 if peer.optional else 1  # the first answers of a gateway take seconds
-            self._rate(running, peer, slow * self.scale.warm_seconds)
-            running.warm = True
 
-    def run(self, testbed: Testbed, peer: Peer) -> Run:
-        running = testbed.running(peer, self.setup)
-        found, usage = self._rate(running, peer, self.scale.seconds)
-        busy = None if peer.command is None else usage.busy
-        return Run({self.name: found}, usage.others, busy)
-
-    def _load(self, peer: Peer, running: Running) -> Load:
-        return dataclasses.replace(SMALL, headers=peer.headers(running.url))
-
-    def _rate(self, running: Running, peer: Peer, seconds: int) -> tuple[float, CpuUse]:
+    def rate(
+        self, testbed: Testbed, peer: Peer, running: Running, seconds: int
+    ) -> tuple[float, CpuUse]:
         size_of = completion_size if peer.optional else probe
         hits = self.setup.role is Role.CACHING
         return rate(running, self._load(peer, running), seconds, hits, size_of)
+
+    def _load(self, peer: Peer, running: Running) -> Load:
+        return dataclasses.replace(SMALL, headers=peer.headers(running.url))
 
 
 class Egress(Throughput):

@@ -14,10 +14,9 @@ import json
 from bench.gauge import gauge
 from bench.machine import Failed
 from bench.peers import Peer, Role, Setup
-from bench.results import Measure, Run
 from bench.testbed import Running, Testbed
 from bench.throughput import requests_seen
-from bench.workload import CpuUse, Scale, with_cpu_usage
+from bench.workload import CpuUse, RateWorkload, Scale, with_cpu_usage
 from bench.wrk import CONNECTIONS, get
 
 UNIQUE = 0.5
@@ -36,49 +35,27 @@ def gauge_requests(upstream: int) -> int:
 
 
 @dataclasses.dataclass
-class Traffic:
+class Traffic(RateWorkload):
     """Requests of gauge on ``CONNECTIONS`` simultaneous connections.
 
     ``fresh`` is the share of requests with a connection of their own. If ``mixed``, the requests
     differ; otherwise they repeat the small one.
     """
 
-    name: str
-    title: str
-    setup: Setup
-    peers: tuple[str, ...]
-    scale: Scale
     fresh: float = 1.0
     mixed: bool = False
 
-    @property
-    def measures(self) -> tuple[Measure, ...]:
-        return (Measure(self.name, self.title, "req/s"),)
-
-    @property
-    def rounds(self) -> int:
-        return self.scale.rounds
-
-    def prepare(self, testbed: Testbed, peer: Peer) -> None:
-        """Start the peer, fill its cache, and warm it up."""
-        running = testbed.running(peer, self.setup)
+    def fill(self, testbed: Testbed, peer: Peer, running: Running) -> None:
         if self.mixed:
             filled = gauge("load", running.plain_port, sizes=str(testbed.sizes), fill="true")
         else:
             filled = gauge("load", running.plain_port, seconds=0.1, connections=1)
         running.sent += int(filled["requests"])
-        if self.scale.warm_seconds and not running.warm:
-            self._measured(testbed, peer, self.scale.warm_seconds)
-            running.warm = True
 
-    def run(self, testbed: Testbed, peer: Peer) -> Run:
-        found, usage = self._measured(testbed, peer, self.scale.seconds)
-        busy = None if peer.command is None else usage.busy
-        return Run({self.name: found}, usage.others, busy)
-
-    def _measured(self, testbed: Testbed, peer: Peer, seconds: float) -> tuple[float, CpuUse]:
+    def rate(
+        self, testbed: Testbed, peer: Peer, running: Running, seconds: int
+    ) -> tuple[float, CpuUse]:
         """Requests per second, and the CPU usage; raises if too many or too few were forwarded."""
-        running = testbed.running(peer, self.setup)
         flags: dict[str, float | str] = {
             "connections": CONNECTIONS,
             "fresh": self.fresh,

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
@@ -111,6 +112,50 @@ class StreamingWorkload:
 
     def prepare(self, testbed: Testbed, peer: Peer) -> None:
         self.running(testbed, peer)
+
+
+@dataclasses.dataclass
+class RateWorkload(ABC):
+    """A workload that is measured in requests per second."""
+
+    name: str
+    title: str
+    setup: Setup
+    peers: tuple[str, ...]
+    scale: Scale
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        return (Measure(self.name, self.title, "req/s"),)
+
+    @property
+    def rounds(self) -> int:
+        return self.scale.rounds
+
+    def prepare(self, testbed: Testbed, peer: Peer) -> None:
+        """Start the peer, fill its cache, and warm it up."""
+        running = testbed.running(peer, self.setup)
+        self.fill(testbed, peer, running)
+        if self.scale.warm_seconds and not running.warm:
+            slow = 3 if peer.optional else 1  # the first answers of a gateway take seconds
+            self.rate(testbed, peer, running, slow * self.scale.warm_seconds)
+            running.warm = True
+
+    def run(self, testbed: Testbed, peer: Peer) -> Run:
+        running = testbed.running(peer, self.setup)
+        found, usage = self.rate(testbed, peer, running, self.scale.seconds)
+        busy = None if peer.command is None else usage.busy
+        return Run({self.name: found}, usage.others, busy)
+
+    @abstractmethod
+    def fill(self, testbed: Testbed, peer: Peer, running: Running) -> None:
+        """Send what the cache is to contain; without a cache, some requests."""
+
+    @abstractmethod
+    def rate(
+        self, testbed: Testbed, peer: Peer, running: Running, seconds: int
+    ) -> tuple[float, CpuUse]:
+        """Requests per second in one load, and the CPU usage; raises if an answer is wrong."""
 
 
 class Workload(Protocol):
