@@ -23,7 +23,7 @@ from goproxyai.egress.name_endpoint import endpoint_to
 from goproxyai.egress.tls import tls_without_alpn
 from goproxyai.reactor.socket_state import set_tcp_options
 from goproxyai.reactor.tls_transport import TLSClientEndpoint
-from goproxyai.state.redis.client import Login, Server
+from goproxyai.state.redis.lanes import Login, Server
 from goproxyai.state.redis.servers import FixedServer, SentinelServers
 
 

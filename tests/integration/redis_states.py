@@ -12,8 +12,9 @@ from twisted.internet.task import deferLater
 
 from goproxyai.cache.record import Record
 from goproxyai.state.redis.announcements import Announcements
-from goproxyai.state.redis.client import Lane, Login, RedisClient
+from goproxyai.state.redis.client import RedisClient
 from goproxyai.state.redis.counts import StateCounts
+from goproxyai.state.redis.lanes import Lane, Login
 from goproxyai.state.redis.limiter import RedisLimiter
 from goproxyai.state.redis.names import Names
 from goproxyai.state.redis.places import Places

@@ -16,8 +16,9 @@ from typing import Final, Protocol
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from goproxyai.state.redis.client import Lane, RedisClient
+from goproxyai.state.redis.client import RedisClient
 from goproxyai.state.redis.connection import CommandFailed, Reply
+from goproxyai.state.redis.lanes import Lane
 from goproxyai.state.redis.names import Names, ValueInvalid
 from goproxyai.state.redis.places import EPOCH_MILLISECONDS, Places
 from goproxyai.state.redis.scripts import ANNOUNCE

@@ -12,7 +12,8 @@ from typing import Final, Generic, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from goproxyai.state.redis.client import Lane, RedisClient
+from goproxyai.state.redis.client import RedisClient
+from goproxyai.state.redis.lanes import Lane
 from goproxyai.state.reply_timer import NEVER, ReplyTimer
 
 WATCH_SECONDS: Final = 0.04

@@ -1,6 +1,6 @@
 """The connections to Redis: opened together, used together, and given up together.
 
-There are three connections, a *lane* each, so that a large response does not delay the rate limit.
+There are three :mod:`.lanes`, so that a large response does not delay the rate limit.
 The first problem of any of them opens the circuit breaker: all are closed, all commands in flight
 fail, and further commands fail at once. New connections are opened after the breaker's open time,
 and used after a probe on each lane that sends commands.
@@ -12,15 +12,12 @@ requests, and so is a connection that is lost without a word.
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 from typing import Any, Final, Protocol
 
-import attrs
 from hiredis import ReplyError
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.defer import TimeoutError as DeadlinePassed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -35,6 +32,7 @@ from goproxyai.state.redis.connection import (
 )
 from goproxyai.state.redis.counts import StateCounts
 from goproxyai.state.redis.error_replies import is_lasting, problem_of
+from goproxyai.state.redis.lanes import Lane, Login, Server, open_lanes
 from goproxyai.state.redis.scripts import Script
 from goproxyai.upstream.breaker import CircuitState
 
@@ -77,26 +75,6 @@ PROBE_MILLISECONDS: Final = 1_000
 _log = Logger(namespace="goproxyai.state")
 
 
-class Lane(Enum):
-    """What a connection is for."""
-
-    LIMITS = "limits"
-    CACHE = "cache"
-    EVENTS = "events"
-
-
-class Server(Protocol):
-    """Knows where the server is."""
-
-    def find(self) -> Deferred[IStreamClientEndpoint]:
-        """Return the endpoint of the server, or of the present master."""
-
-    def start(self, moved: Callable[[str], None]) -> None:
-        """Call *moved*, with a reason, when connections should be opened anew."""
-
-    def stop(self) -> None: ...
-
-
 class Part(Protocol):
     """What uses the connections."""
 
@@ -111,41 +89,6 @@ class Part(Protocol):
 
     def beat(self) -> None:
         """A second has passed."""
-
-
-@attrs.frozen
-class Login:
-    """How a connection begins.
-
-    :ivar username: empty for the default user. :ivar password: ``None``: no authentication.
-    """
-
-    username: str = attrs.field(repr=False)
-    password: str | None = attrs.field(repr=False)
-    database: int
-
-    def commands(self) -> list[tuple[Argument, ...]]:
-        found: list[tuple[Argument, ...]] = []
-        if self.password is not None:
-            user = (self.username,) if self.username else ()
-            found.append(("AUTH", *user, self.password))
-        if self.database:
-            found.append(("SELECT", self.database))
-        return found
-
-
-class _Connections(Factory):
-    """Makes the connections of one attempt, and knows them."""
-
-    noisy = False
-
-    def __init__(self, make: Callable[[], RedisConnection]) -> None:
-        self._make = make
-        self.made: list[RedisConnection] = []
-
-    def buildProtocol(self, _: object) -> RedisConnection:
-        self.made.append(self._make())
-        return self.made[-1]
 
 
 class RedisClient:
@@ -331,19 +274,9 @@ class RedisClient:
 
     async def _open(self) -> None:
         endpoint = await self._server.find()
-        factory = _Connections(self._new_connection)
-        opening: list[Deferred[Any]] = [endpoint.connect(factory) for _ in Lane]
-        try:
-            connections: list[RedisConnection] = await gatherResults(opening, consumeErrors=True)
-        except BaseException:
-            for each in opening:
-                each.cancel()
-            for connection in factory.made:
-                connection.close()
-            raise
-        self._lanes = dict(zip(Lane, connections, strict=True))
+        lanes = self._lanes = await open_lanes(endpoint, self._new_connection)
         await gatherResults([self._prepare(lane) for lane in Lane], consumeErrors=True)
-        for connection in connections:
+        for connection in lanes.values():
             connection.expect_within(COMMAND_SECONDS)
         await self._check_speed()
         await self.part.connected()

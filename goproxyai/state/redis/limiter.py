@@ -16,8 +16,9 @@ from twisted.internet.interfaces import IReactorTime
 
 from goproxyai.state.leased_limiter import LatePolicy, LeasedLimiter, Then
 from goproxyai.state.leases import UNDECIDED, Grant, lease_size
-from goproxyai.state.redis.client import REQUEST_SECONDS, Lane, RedisClient
+from goproxyai.state.redis.client import REQUEST_SECONDS, RedisClient
 from goproxyai.state.redis.connection import Reply
+from goproxyai.state.redis.lanes import Lane
 from goproxyai.state.redis.names import Names
 from goproxyai.state.redis.scripts import LEASE, PUT_BACK
 from goproxyai.state.shared_state import RateLimiter, TokensLeft

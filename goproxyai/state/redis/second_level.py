@@ -23,10 +23,10 @@ from goproxyai.state.redis.claim_watch import ClaimWatch
 from goproxyai.state.redis.client import (
     LEAST_SECONDS,
     TOTAL_SECONDS,
-    Lane,
     RedisClient,
 )
 from goproxyai.state.redis.connection import Reply
+from goproxyai.state.redis.lanes import Lane
 from goproxyai.state.redis.look_up import FAILED, GAVE_UP, STORED, RedisClaim, RedisLookUp
 from goproxyai.state.redis.names import Names, ValueInvalid
 from goproxyai.state.redis.places import EPOCH_MILLISECONDS, Place, Places

@@ -9,7 +9,8 @@ from typing import Final
 
 from twisted.logger import Logger
 
-from goproxyai.state.redis.client import Lane, RedisClient
+from goproxyai.state.redis.client import RedisClient
+from goproxyai.state.redis.lanes import Lane
 from goproxyai.state.redis.names import Names
 
 KEPT_MILLISECONDS: Final = 24 * 3600 * 1000

@@ -17,12 +17,11 @@ from goproxyai.state.redis.client import (
     COMMAND_SECONDS,
     CONNECT_SECONDS,
     REQUEST_SECONDS,
-    Lane,
-    Login,
     RedisClient,
 )
 from goproxyai.state.redis.connection import CommandFailed
 from goproxyai.state.redis.counts import StateCounts
+from goproxyai.state.redis.lanes import Lane, Login
 from goproxyai.state.redis.scripts import Script
 from goproxyai.state.redis.servers import FixedServer
 from goproxyai.upstream.breaker import CircuitState

@@ -10,8 +10,9 @@ from twisted.internet.error import ConnectError
 from twisted.internet.task import Clock
 
 from goproxyai.state.leases import UNDECIDED
-from goproxyai.state.redis.client import COMMAND_SECONDS, REQUEST_SECONDS, Login, RedisClient
+from goproxyai.state.redis.client import COMMAND_SECONDS, REQUEST_SECONDS, RedisClient
 from goproxyai.state.redis.counts import StateCounts
+from goproxyai.state.redis.lanes import Login
 from goproxyai.state.redis.limiter import MAX_BUCKETS, RedisLimiter
 from goproxyai.state.redis.names import Names
 from goproxyai.state.redis.servers import FixedServer

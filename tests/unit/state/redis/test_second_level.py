@@ -19,10 +19,10 @@ from goproxyai.state.redis.client import (
     LEAST_SECONDS,
     REQUEST_SECONDS,
     TOTAL_SECONDS,
-    Login,
     RedisClient,
 )
 from goproxyai.state.redis.counts import StateCounts
+from goproxyai.state.redis.lanes import Login
 from goproxyai.state.redis.limiter import RedisLimiter
 from goproxyai.state.redis.names import Names
 from goproxyai.state.redis.places import Places
