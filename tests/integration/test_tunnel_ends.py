@@ -48,6 +48,17 @@ async def start_unanswered(stand: TunnelStand, tls: bool) -> Ends:
     return client, upstream
 
 
+async def half_close(stand: TunnelStand, by_client: bool, last: bytes = b"") -> Ends:
+    """Open a tunnel and end one direction; return the side that has ended it, and the other."""
+    await start(stand, tls=False)
+    client, upstream = await stand.open()
+    finished, other = (client, upstream) if by_client else (upstream, client)
+    finished.send(last)
+    finished.finish()
+    await other.ends()
+    return finished, other
+
+
 def outcome(stand: TunnelStand) -> tuple[object, object]:
     stand.harness.access_log.flush()
     (event,) = stand.harness.events
@@ -170,12 +181,7 @@ async def test_end_of_a_tunnel_completes_the_drain(
 async def test_half_closed_tunnel_relays_the_other_direction(
     stand: TunnelStand, by_client: bool
 ) -> None:
-    await start(stand, tls=False)
-    client, upstream = await stand.open()
-    finished, other = (client, upstream) if by_client else (upstream, client)
-    finished.send(b"last")
-    finished.finish()
-    await other.ends()
+    finished, other = await half_close(stand, by_client, b"last")
     assert (other.received, other.closed) == (b"last", False)
     other.send(b"answer")
     await finished.receives(b"answer")
@@ -190,11 +196,7 @@ async def test_half_closed_tunnel_ends_when_it_is_silent(
     stand: TunnelStand, by_client: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(open_tunnels, "HALF_CLOSED_SECONDS", 0.1)
-    await start(stand, tls=False)
-    client, upstream = await stand.open()
-    finished, other = (client, upstream) if by_client else (upstream, client)
-    finished.finish()
-    await other.ends()
+    finished, other = await half_close(stand, by_client)
     await finished.until(lambda: finished.input_ended)
     other.close()
     finished.close()
@@ -209,11 +211,7 @@ async def test_slow_reader_of_a_half_closed_tunnel_gets_all_bytes(
     stand: TunnelStand, by_client: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(open_tunnels, "HALF_CLOSED_SECONDS", 0.0)
-    await start(stand, tls=False)
-    client, upstream = await stand.open()
-    finished, other = (client, upstream) if by_client else (upstream, client)
-    finished.finish()
-    await other.ends()
+    finished, other = await half_close(stand, by_client)
     finished.pause_reading()
     for _ in range(24):
         other.send(bytes(MIB))
