@@ -12,6 +12,9 @@ from goproxyai.upstream.no_proxy import invalid_entries
 PROXY_NAMES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 """Variables that name the egress proxy of other programs."""
 
+CLIENT_NAMES = {"OPENAI_BASE_URL", "OPENAI_API_BASE"}
+"""Variables that name the base URL to the official clients, present and older ones."""
+
 MAX_NAMED_ENTRIES = 5
 """Entries of a list that a warning names."""
 
@@ -62,5 +65,7 @@ def _unused_proxy(texts: Mapping[str, str], environ: Mapping[str, str]) -> Itera
 
 def _near_misses(texts: Mapping[str, str], environ: Mapping[str, str]) -> Iterator[str]:
     for name, meant in near_misses(environ, _NAMES):
-        if meant != "NO_PROXY" or "PROXY_URL" in texts:  # `no_proxy` is common, for other programs
+        if name.upper() in CLIENT_NAMES:
+            yield f"{name} is set and has no effect: it is for clients; {meant} sets the upstream"
+        elif meant != "NO_PROXY" or "PROXY_URL" in texts:  # `no_proxy` is for other programs
             yield f"{name} is set and is not a setting of goproxyai; did you mean {meant}?"

@@ -70,6 +70,12 @@ def test_near_miss_is_reported_without_its_value() -> None:
     assert line == "ADMINTOKEN is set and is not a setting of goproxyai; did you mean ADMIN_TOKEN?"
 
 
+def test_base_url_of_clients_is_reported_as_such() -> None:
+    (line,) = warnings(OPENAI_BASE_URL="http://localhost:8080/v1")
+    assert line.startswith("OPENAI_BASE_URL is set and has no effect: it is for clients; ")
+    assert line.endswith("OPENAI_API_URL sets the upstream")
+
+
 def test_lower_case_no_proxy_is_reported_with_an_egress_proxy_only() -> None:
     assert warnings(no_proxy="localhost") == []
     (line,) = warnings(no_proxy="localhost", PROXY_URL="http://proxy:8080")
