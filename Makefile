@@ -85,7 +85,7 @@ $(BIN)/pip: | $(BIN)/python
 # in .venv, building a wheel and compiling all modules would take three times as long.
 # uv takes a tenth of the time. A Python without pip, or with pip before 22.3, creates pip.
 $(VENV)/.installed: requirements.lock | $(BIN)/python
-	@echo "Installing requirements.lock into $(VENV)"
+	@echo "Installing requirements.lock into $(VENV), once; this takes up to a minute"
 	@uv pip install --quiet --python $(BIN)/python --requirement $< 2>/dev/null \
 		|| $(PYTHON) -m pip --python $(BIN)/python $(PIP_INSTALL) $< 2>/dev/null \
 		|| { $(PYTHON) -m venv $(VENV) && $(BIN)/pip $(PIP_INSTALL) $<; }
