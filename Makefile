@@ -97,7 +97,7 @@ $(VENV)/.dev: $(BIN)/pip requirements-dev.lock
 	touch $@
 
 $(VENV)/.tox: $(BIN)/pip requirements-dev.lock
-	$(BIN)/pip install --quiet --constraint requirements-dev.lock tox
+	$(BIN)/pip install --quiet --constraint requirements-dev.lock tox tox-uv
 	touch $@
 
 # atheris has wheels for some Python versions only; the fuzzers work without it.
