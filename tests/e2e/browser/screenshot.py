@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from tests.e2e.browser.chromium import launch
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 
-QUIET_SECONDS = 40.0
+QUIET_SECONDS = 35.0
 """From the start of the demo to the first pictures; the API fails for the first time after 60 s."""
 
-OUTAGE_SECONDS = 40.0
+OUTAGE_SECONDS = 30.0
 """From the beginning of the outage, which lasts 60 s, to the other pictures."""
 
 SIZES = {"desktop": {"width": 1280, "height": 1460}, "phone": {"width": 390, "height": 1100}}
@@ -35,17 +36,28 @@ IN_DOCS = {
 }
 """The pictures of the documentation."""
 
+ALL = {
+    f"{moment}-{device}-{scheme}"
+    for moment in ("quiet", "outage")
+    for device in SIZES
+    for scheme in SCHEMES
+}
+"""The names of all pictures."""
 
-def take(browser: Any, url: str, moment: str, directory: Path) -> None:
-    """Write the pictures of *moment*."""
+
+def take(browser: Any, url: str, moment: str, directory: Path, wanted: Collection[str]) -> None:
+    """Write the *wanted* pictures of *moment*."""
     for device, size in SIZES.items():
         for scheme in SCHEMES:
+            name = f"{moment}-{device}-{scheme}"
+            if name not in wanted:
+                continue
             page = browser.new_page(viewport=size, color_scheme=scheme)
             page.goto(url)
             page.locator("#connection[data-kind=good]").wait_for()
             page.get_by_label("5 min", exact=True).check()
             page.locator("#causes tbody tr").first.wait_for()
-            path = directory / f"{moment}-{device}-{scheme}.png"
+            path = directory / f"{name}.png"
             page.screenshot(path=path, full_page=True, clip={"x": 0, "y": 0, **size})
             page.close()
 
@@ -60,28 +72,32 @@ def follow(demo: subprocess.Popen[str], pattern: str) -> str:
     raise RuntimeError("the demo has ended")
 
 
-def main(directory: Path) -> None:
+def main(directory: Path, wanted: Collection[str]) -> None:
     command = [sys.executable, "-m", "goproxyai", "demo", "--port=0"]
-    demo = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
-    try:
-        url = follow(demo, r"dashboard +(\S+)")
-        time.sleep(QUIET_SECONDS)
-        with launch() as browser:
-            take(browser, url, "quiet", directory)
+    with launch() as browser:  # before the demo, whose moments do not wait for the browser
+        demo = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
+        try:
+            url = follow(demo, r"dashboard +(\S+)")
+            time.sleep(QUIET_SECONDS)
+            take(browser, url, "quiet", directory, wanted)
             follow(demo, f"({Phase.AWAY.value})")
             time.sleep(OUTAGE_SECONDS)
-            take(browser, url, "outage", directory)
-    finally:
-        demo.send_signal(signal.SIGTERM)
-        demo.wait()
-    if directory == CHECKOUT / "docs":
-        for path in directory.glob("*-*-*.png"):
-            name = IN_DOCS.get(path.stem)
-            if name is None:
-                path.unlink()
-            else:
-                path.rename(directory / name)
+            take(browser, url, "outage", directory, wanted)
+        finally:
+            demo.send_signal(signal.SIGTERM)
+            demo.wait()
+
+
+def main_for_docs() -> None:
+    """Write the pictures of the documentation."""
+    directory = CHECKOUT / "docs"
+    main(directory, IN_DOCS)
+    for name, path in IN_DOCS.items():
+        (directory / f"{name}.png").rename(directory / path)
 
 
 if __name__ == "__main__":
-    main(CHECKOUT / "docs" if sys.argv[1:] == ["--docs"] else Path(sys.argv[1]))
+    if sys.argv[1:] == ["--docs"]:
+        main_for_docs()
+    else:
+        main(Path(sys.argv[1]), ALL)
