@@ -72,6 +72,12 @@ class NullTransport:
     def write(self, data: bytes) -> None:
         self.written.append(data)
 
+    def take(self) -> bytes:
+        """Return what was written since the last call."""
+        data = b"".join(self.written)
+        self.written.clear()
+        return data
+
     def getPeer(self) -> IPv4Address:
         return IPv4Address("TCP", "127.0.0.1", 50_000)
 
@@ -103,18 +109,28 @@ def _access_log(daemon: Any) -> Any:
 
 
 class TLSUpstream:
-    """The TLS of an upstream, over memory BIOs.
+    """The TLS of one connection to an upstream, over memory BIOs.
 
+    :param authority: has issued the certificate of *context*.
     :ivar is_open: the handshake is complete.
     """
 
-    def __init__(self) -> None:
-        self._authority = trustme.CA()
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._authority.issue_cert("127.0.0.1").configure_cert(context)
+    def __init__(self, authority: trustme.CA, context: ssl.SSLContext) -> None:
+        self._authority, self._context = authority, context
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self.is_open = False
+
+    @classmethod
+    def first(cls) -> TLSUpstream:
+        """Return the first connection to an upstream with a new certificate."""
+        authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        return cls(authority, context)
+
+    def another(self) -> TLSUpstream:
+        """Return another connection to the same upstream."""
+        return TLSUpstream(self._authority, self._context)
 
     def client(self, host: str) -> Any:
         """Return the TLS of the daemon, which trusts this upstream."""
@@ -129,11 +145,20 @@ class TLSUpstream:
             self.is_open = True
         return self._outgoing.read()
 
-    def answer(self, records: bytes) -> bytes:
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the client has resumed a session."""
+        return bool(self._tls.session_reused)
+
+    def answer(self, records: bytes, response: bytes = RESPONSE) -> bytes:
         """Read a request and return the records of the response."""
         self._incoming.write(records)
         self._tls.read(65536)
-        self._tls.write(RESPONSE)
+        return self.sealed(response)
+
+    def sealed(self, data: bytes) -> bytes:
+        """Return the records of *data*."""
+        self._tls.write(data)
         return self._outgoing.read()
 
 
@@ -207,9 +232,10 @@ class InMemoryDaemon(MeasuredDaemon):
     """
 
     def __init__(self, tls: bool = False, varied: bool = False, **more: str) -> None:
-        self._tls = TLSUpstream() if tls else None
+        self._tls = TLSUpstream.first() if tls else None
         self._varied = varied
         reactor: Any = MemoryReactorClock()
+        self._reactor = reactor
         self._at_end: list[Callable[[], None]] = []  # what runs at the end of an iteration
         reactor._goproxyai_at_end = self._at_end.append
         reactor._goproxyai_ends = self._at_end.append  # version 0.1
@@ -243,9 +269,7 @@ class InMemoryDaemon(MeasuredDaemon):
         """Send *data* on the client's connection; return what the daemon has sent."""
         self._connection.dataReceived(data)
         self._end_iteration()
-        received = b"".join(self._client.written)
-        self._client.written.clear()
-        return received
+        return self._client.take()
 
     def _end_iteration(self) -> None:
         while self._at_end:
@@ -265,9 +289,7 @@ class InMemoryDaemon(MeasuredDaemon):
         self._client.written.clear()
 
     def _sent_upstream(self) -> bytes:
-        data = b"".join(self._upstream.written)
-        self._upstream.written.clear()
-        return data
+        return self._upstream.take()
 
     def send(self, number: int) -> None:
         """Send one request; a repeated number is a cache hit."""
