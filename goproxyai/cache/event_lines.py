@@ -40,15 +40,31 @@ class EventLines:
 
         :raises EventTooLarge: if an event does not end.
         """
-        if self._is_plain_event(data):
-            yield b"", data[len(_FIELD) : -2]
-            return
         if self._after_cr and data:
             self._after_cr = False
             data = data.removeprefix(b"\n")
         if b"\r" in data:
             self._after_cr = data.endswith(b"\r")
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *blocks, begun = data.split(b"\n\n")
+        for block in blocks:
+            if self._is_plain_event(block):
+                yield b"", block[len(_FIELD) :]
+            else:
+                yield from self._feed_lines(block + b"\n\n")
+        if begun:
+            yield from self._feed_lines(begun)
+
+    def _is_plain_event(self, block: bytes) -> bool:
+        """Whether *block* is an event of one line, without a name, as nearly always."""
+        return (
+            block.startswith(_FIELD)
+            and b"\n" not in block
+            and not (self._size or self._name or self._is_first)
+            and len(block) <= MAX_EVENT_BYTES
+        )
+
+    def _feed_lines(self, data: bytes) -> Iterator[Event]:
         first, *others = data.split(b"\n")
         self._append(first)
         for line in others:
@@ -56,18 +72,6 @@ class EventLines:
             if event is not None:
                 yield event
             self._append(line)
-
-    def _is_plain_event(self, data: bytes) -> bool:
-        """Whether *data* is exactly one event of one line, as nearly always."""
-        return (
-            data.startswith(_FIELD)
-            and data.endswith(b"\n\n")
-            and not (self._size or self._is_first or self._after_cr)
-            and data.find(b"\n") == len(data) - 2
-            and b"\r" not in data
-            and not self._name
-            and len(data) <= MAX_EVENT_BYTES
-        )
 
     def _append(self, piece: bytes) -> None:
         if piece:

@@ -7,6 +7,8 @@ arrive within one millisecond share a mark.
 
 from __future__ import annotations
 
+import sys
+from array import array
 from collections.abc import Iterator
 from struct import Struct
 from typing import Final
@@ -16,6 +18,7 @@ MAX_MARKS: Final = 65_536
 
 _MARK = Struct("<II")
 _MAX_NUMBER = 2**32 - 1
+_NUMBER_BYTES: Final = 4
 
 
 class StreamTiming:
@@ -24,30 +27,40 @@ class StreamTiming:
     :param now: monotonic seconds.
     """
 
-    __slots__ = ("_end", "_first_at", "_last", "_marks")
+    __slots__ = ("_arrivals", "_end", "_ends", "_first_at", "_last")
 
     def __init__(self, now: float) -> None:
         self._first_at = now
         self._last = -1  # milliseconds of the last mark
         self._end = 0
-        self._marks = bytearray()
+        self._arrivals = array("I")
+        self._ends = array("I")
 
     def add(self, now: float, size: int) -> None:
         """Record a piece of *size* bytes."""
-        if not self._marks:
+        if self._last < 0:
             self._first_at = now
-        arrival = min(max(int((now - self._first_at) * 1000), self._last), _MAX_NUMBER)
+        arrival = int((now - self._first_at) * 1000)
         self._end += size
-        mark = _MARK.pack(arrival, min(self._end, _MAX_NUMBER))
-        if arrival == self._last or len(self._marks) >= MAX_MARKS * _MARK.size:
-            self._marks[-_MARK.size :] = mark
+        end = min(self._end, _MAX_NUMBER)
+        if arrival <= self._last:
+            self._ends[-1] = end
+            return
+        self._last = arrival = min(arrival, _MAX_NUMBER)
+        if len(self._ends) < MAX_MARKS:
+            self._arrivals.append(arrival)
+            self._ends.append(end)
         else:
-            self._last = arrival
-            self._marks += mark
+            self._arrivals[-1] = arrival
+            self._ends[-1] = end
 
     def packed(self) -> bytes:
         """Return the marks."""
-        return bytes(self._marks)
+        marks = array("I", bytes(2 * _NUMBER_BYTES * len(self._ends)))
+        marks[::2], marks[1::2] = self._arrivals, self._ends
+        if sys.byteorder == "big":
+            marks.byteswap()
+        return marks.tobytes()
 
 
 def timed_pieces(packed: bytes) -> Iterator[tuple[float, int]]:

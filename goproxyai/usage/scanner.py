@@ -6,7 +6,6 @@ The scanner keeps less than twice :data:`~.usage.TAIL_BYTES` of a response of an
 from __future__ import annotations
 
 import zlib
-from collections import deque
 from typing import Any, Final
 
 from goproxyai.messages.headers import Fields
@@ -53,8 +52,8 @@ class UsageScanner:
     )  # fmt: skip
 
     def __init__(self, fields: Fields) -> None:
-        self._pieces: deque[bytes] = deque()
-        self._size = 0
+        self._pieces: list[bytes] = []
+        self._size = 0  # of the pieces
         self._model = ""
         self._overlap = b""
         self._inflated = self._members = 0
@@ -114,17 +113,12 @@ class UsageScanner:
         if not data:
             return
         pieces = self._pieces
-        if len(data) > TAIL_BYTES:
-            data = data[-TAIL_BYTES:]
         pieces.append(data)
         self._size += len(data)
-        while self._size - len(pieces[0]) >= TAIL_BYTES:
-            self._size -= len(pieces.popleft())
-        if len(pieces) > _MAX_PIECES:
-            joined = b"".join(pieces)[-TAIL_BYTES:]
-            pieces.clear()
-            pieces.append(joined)
-            self._size = len(joined)
+        if self._size >= 2 * TAIL_BYTES or len(pieces) > _MAX_PIECES:
+            tail = b"".join(pieces)[-TAIL_BYTES:]
+            self._pieces = [tail]
+            self._size = len(tail)
 
     def _search_model(self, data: bytes) -> None:
         text = self._overlap + data

@@ -19,6 +19,7 @@ from goproxyai.cache.event_lines import MAX_EVENT_BYTES
 from goproxyai.cache.verdict import (
     COMPLETION,
     EMBEDDINGS,
+    JUDGED_TOGETHER_BYTES,
     MAX_CHOICES,
     OTHER,
     RESPONSE,
@@ -319,14 +320,27 @@ def naive_verdict(body: bytes) -> bool:
     return ended
 
 
-@given(st.lists(EVENTS, max_size=12), st.lists(st.integers(0, 1500), max_size=8))
+@given(
+    st.lists(EVENTS, max_size=12), st.lists(st.integers(0, 1500), max_size=8), st.integers(1, 500)
+)
 def test_verdict_is_that_of_a_naive_reader_however_the_stream_is_cut(
-    events: list[bytes], cuts: list[int]
+    events: list[bytes], cuts: list[int], together: int
 ) -> None:
     body = b"".join(events)
     bounds = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
     pieces = [body[begin:end] for begin, end in pairwise(bounds)]
-    assert judge(*pieces) is naive_verdict(body)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verdict, "JUDGED_TOGETHER_BYTES", together)
+        assert judge(*pieces) is naive_verdict(body)
+
+
+@pytest.mark.parametrize("position", [0, 50, 150])
+def test_error_in_a_long_stream_of_short_pieces_is_found(position: int) -> None:
+    events = [DELTA] * 150 + [STOP, DONE]
+    assert sum(map(len, events)) > JUDGED_TOGETHER_BYTES
+    assert judge(*events)
+    events.insert(position, ERROR)
+    assert not judge(*events)
 
 
 @given(st.binary() | st.text('data: {}"eror[DONE]\n\r').map(str.encode))
