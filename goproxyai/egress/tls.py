@@ -19,8 +19,9 @@ from ipaddress import IPv4Address, IPv6Address
 from ssl import OP_NO_RENEGOTIATION
 from typing import Any, Final
 
+import attrs
 from cryptography.x509 import DNSName, IPAddress, SubjectAlternativeName
-from OpenSSL.crypto import X509
+from OpenSSL.crypto import FILETYPE_ASN1, X509, dump_certificate, load_certificate
 from OpenSSL.SSL import VERIFY_FAIL_IF_NO_PEER_CERT, VERIFY_PEER, Connection
 from service_identity import CertificateError, VerificationError
 from service_identity.hazmat import (
@@ -106,15 +107,14 @@ class ClientTLS:
         certificate = connection.get_peer_certificate()
         if certificate is None:
             raise CertificateError("the resumed session has no certificate")
-        verify_service_identity(_patterns(certificate), [self._identity], [])
+        verify_service_identity(_read(certificate).names, [self._identity], [])
 
     def valid_seconds(self, connection: Connection) -> float:
         """Return how long the certificate of *connection* is valid."""
         certificate = connection.get_peer_certificate()
         if certificate is None:
             return 0.0
-        ends_at = certificate.to_cryptography().not_valid_after_utc
-        return (ends_at - datetime.now(UTC)).total_seconds()
+        return (_read(certificate).ends_at - datetime.now(UTC)).total_seconds()
 
 
 def _verify_callback(
@@ -133,7 +133,7 @@ def _verify_callback(
             return True
         else:
             try:
-                verify_service_identity(_patterns(certificate), [identity], [])
+                verify_service_identity(_read(certificate).names, [identity], [])
                 return True
             except CERTIFICATE_ERRORS as error:
                 problem = error
@@ -143,6 +143,33 @@ def _verify_callback(
         return False
 
     return verify
+
+
+@attrs.frozen(eq=False)
+class _Certificate:
+    """What is read of a certificate.
+
+    :ivar names: the patterns that service-identity verifies.
+    :ivar ends_at: when the certificate expires.
+    """
+
+    names: Sequence[DNSPattern | IPAddressPattern | Any]
+    ends_at: datetime
+
+
+def _read(certificate: X509) -> _Certificate:
+    """Read *certificate*.
+
+    :raises CertificateError: if no name is valid.
+    """
+    return _decode(dump_certificate(FILETYPE_ASN1, certificate))
+
+
+@lru_cache(maxsize=64)
+def _decode(encoded: bytes) -> _Certificate:
+    """Decode a certificate; cached, because it takes a tenth of a resumed handshake."""
+    certificate = load_certificate(FILETYPE_ASN1, encoded)
+    return _Certificate(_patterns(certificate), certificate.to_cryptography().not_valid_after_utc)
 
 
 def _patterns(certificate: X509) -> Sequence[DNSPattern | IPAddressPattern | Any]:
