@@ -26,7 +26,10 @@ from twisted.logger import Logger
 
 from goproxyai.reactor.private_names import describe_missing, missing_names
 
-MAX_EVENTS_PER_TURN = 512
+MAX_EVENTS_PER_TURN = 64
+"""Small, because most writes wait for the end of the turn. A turn of 512 events, some of them of
+TLS handshakes, takes 50 ms and more. The kernel reports descriptors in the order in which they
+became ready, so that none waits longer for its event with a smaller number."""
 
 PRIVATE_NAMES = ("_poller", "_selectables", "_doReadOrWrite", "_disconnectSelectable")
 """Private attributes of Twisted's epoll reactor that the lean poll uses."""

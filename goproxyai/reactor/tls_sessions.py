@@ -22,8 +22,11 @@ from typing import Any, Final, Protocol
 
 from OpenSSL.SSL import Session
 
-MAX_SESSIONS: Final = 8
-"""Kept of one route; each takes about 12 KB with a chain of two certificates."""
+MAX_SESSIONS: Final = 32
+"""Kept of one route; each takes about 12 KB with a chain of two certificates.
+
+As many connections are accepted from clients in one turn of the reactor. Each may need a connection
+to the upstream, and these begin their handshakes before one of them brings the next session."""
 
 MAX_SESSION_SECONDS: Final = 600.0
 

@@ -93,6 +93,22 @@ def test_readable_sockets_are_read_before_the_turn_ends(epoll: Any, pairs: Pairs
     assert len(order) == 4
 
 
+def test_turn_has_a_bounded_number_of_events(
+    epoll: Any, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lean_loop, "MAX_EVENTS_PER_TURN", 1)
+    selectables = [Selectable(ours) for ours, _ in pairs]
+    for selectable, (_, peer) in zip(selectables, pairs, strict=True):
+        epoll.addReader(selectable)
+        peer.send(b"x" * 20)  # two reads
+    for _ in range(2):
+        before = [len(each.calls) for each in selectables]
+        epoll.doIteration(1)
+        assert sum(len(each.calls) for each in selectables) == sum(before) + 1
+        epoll.doIteration(1)
+        assert [len(each.calls) for each in selectables] == [count + 1 for count in before]
+
+
 def test_writable_socket_is_written_to(epoll: Any, pairs: Pairs) -> None:
     selectable = Selectable(pairs[0][0])
     epoll.addWriter(selectable)
