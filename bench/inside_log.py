@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bench.inside import InMemoryDaemon
-from goproxyai.telemetry.log_output import LogOutput, OpenedLog
+from bench.inside import InMemoryDaemon, imported
 
 
 class DiscardingWriter:
@@ -25,5 +24,7 @@ class LoggedDaemon(InMemoryDaemon):
 
     def __init__(self) -> None:
         super().__init__()
-        output = LogOutput(lambda _: OpenedLog(DiscardingWriter(), False), True, "info").open()
+        opened = imported("goproxyai.telemetry.log_output:OpenedLog")(DiscardingWriter(), False)
+        log_output = imported("goproxyai.telemetry.log_output:LogOutput")
+        output = log_output(lambda _: opened, True, "info").open()
         self.log.write_to(output.requests)
