@@ -86,7 +86,7 @@ def start_cache_key(
     if repeated or nominated_fields(fields):
         values = _values_by_line(fields, headers, names)
     else:
-        values = tuple([fields.get(name) for name in names])
+        values = tuple(map(fields.get, names))
     return sha256(dumps((method, target, values), 2))
 
 

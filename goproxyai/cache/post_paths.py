@@ -22,6 +22,16 @@ class PostPaths:
 
     names: tuple[str, ...] = ALWAYS_CACHED
     prefixes: tuple[str, ...] = ("/v1/",)
+    _prefixes: tuple[bytes, ...] = attrs.field(init=False)
+    _ends: tuple[bytes, ...] = attrs.field(init=False)
+
+    @_prefixes.default
+    def _longest_prefixes_first(self) -> tuple[bytes, ...]:
+        return tuple([each.encode("ascii") for each in sorted(self.prefixes, key=len)[::-1]])
+
+    @_ends.default
+    def _longest_ends_first(self) -> tuple[bytes, ...]:
+        return tuple([b"/" + each.encode("ascii") for each in sorted(self.names, key=len)[::-1]])
 
     def standard_path(self, path: bytes) -> bytes | None:
         """Return the path under ``/v1/`` that *path* corresponds to; ``None`` if not cached.
@@ -31,19 +41,15 @@ class PostPaths:
 
         :param path: without the query.
         """
-        longest = b""
-        for prefix in self.prefixes:
-            encoded = prefix.encode("ascii")
-            if path.startswith(encoded) and len(encoded) > len(longest):
-                longest = encoded
-        if not longest or longest == _STANDARD_PREFIX:
-            found = [name for name in self.names if path == _STANDARD_PREFIX + name.encode("ascii")]
-        else:
-            rest = b"/" + path[len(longest) :]
-            found = [name for name in self.names if rest.endswith(b"/" + name.encode("ascii"))]
-        if not found:
-            return None
-        return _STANDARD_PREFIX + max(found, key=len).encode("ascii")
+        prefix = next(filter(path.startswith, self._prefixes), _STANDARD_PREFIX)
+        if prefix == _STANDARD_PREFIX:
+            is_name = path.startswith(prefix) and path[len(prefix) - 1 :] in self._ends
+            return path if is_name else None
+        rest = path[len(prefix) - 1 :]
+        for end in self._ends:
+            if rest.endswith(end):
+                return _STANDARD_PREFIX + end[1:]
+        return None
 
 
 STANDARD_POST_PATHS: Final = PostPaths()

@@ -236,3 +236,14 @@ def test_cached_post_is_found_under_each_prefix(path: bytes, expected: bytes | N
         ("/v1/", "/openai/", "/v1/gateway/"),
     )
     assert paths.standard_path(path) == expected
+
+
+def test_longest_relayed_prefix_decides() -> None:
+    paths = PostPaths(("chat/completions", "completions"), ("/v1/", "/v1/chat/"))
+    assert paths.standard_path(b"/v1/chat/completions") == b"/v1/completions"
+    assert paths.standard_path(b"/v1/completions") == b"/v1/completions"
+
+
+def test_longest_name_at_the_end_of_a_path_decides() -> None:
+    paths = PostPaths(("completions", "chat/completions"), ("/openai/",))
+    assert paths.standard_path(b"/openai/a/chat/completions") == b"/v1/chat/completions"
