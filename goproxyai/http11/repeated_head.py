@@ -23,6 +23,8 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
 from weakref import WeakValueDictionary, finalize
 
 from goproxyai.http11.request_head import (
@@ -48,10 +50,24 @@ RETAINED_TICKS = 2
 
 MAX_RETAINED = 16
 """Heads that are retained in one tick, and compared before the look-up, which takes 7 µs for the
-head of an SDK. A comparison that fails takes 0.1 µs."""
+head of an SDK. The comparison takes 0.4 µs where no head is equal."""
+
+
+def any_of(names: Iterable[bytes]) -> bytes:
+    """Return a pattern for *names* that compares what several names begin with once.
+
+    The pattern takes 3 µs for the head of an SDK, a mere alternative of all names 5 µs.
+    """
+    rests: dict[bytes, list[bytes]] = {}
+    for name in sorted(names):
+        rests.setdefault(name[:1], []).append(name[1:])
+    return b"|".join(
+        [start + (b"(?:%b)" % any_of(rest) if start else b"") for start, rest in rests.items()]
+    )
+
 
 _VARIABLE_LINES = re.compile(
-    rb"\r\n((?:%b):[ \t]*)([^\r]*)" % b"|".join(sorted(VARIABLE_FIELDS)), re.IGNORECASE
+    rb"\r\n((?:%b):[ \t]*)([^\r]*)" % any_of(VARIABLE_FIELDS), re.IGNORECASE
 )
 # A value that is read without llhttp: at most MAX_VARIABLE_BYTES.
 _VALUE = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]{0,%d}[\x21-\x7e])?" % (MAX_VARIABLE_BYTES - 2))
@@ -65,15 +81,16 @@ class RepeatedHead:
     """A head, and the bytes around the values of its variable fields.
 
     :param pieces: these bytes, in order: one more than there are variable fields.
+    :ivar prefix: the first of these pieces.
     """
 
     __slots__ = (
-        "__weakref__", "_between", "_length_follows", "_prefix", "_text_indexes", "head",
+        "__weakref__", "_between", "_length_follows", "_text_indexes", "head", "prefix",
     )  # fmt: skip
 
     def __init__(self, head: RequestHead, pieces: tuple[bytes, ...]) -> None:
         self.head = head
-        self._prefix = pieces[0]
+        self.prefix = pieces[0]
         self._between = pieces[1:]
         self._text_indexes = tuple(
             [index for index in head.variable_lines.values() if index != head.length_index]
@@ -84,7 +101,7 @@ class RepeatedHead:
 
     def match(self, data: bytes) -> Match | None:
         """Match the beginning of *data*; ``None`` if *data* does not begin with this head."""
-        prefix = self._prefix
+        prefix = self.prefix
         if not data.startswith(prefix):
             return None
         at = len(prefix)
@@ -121,6 +138,16 @@ class RepeatedHead:
         return at, int(digits), tuple(values)
 
 
+class _SplitHead(NamedTuple):
+    """A head and its parts, see :func:`_split`."""
+
+    head: bytes
+    parts: list[bytes]
+
+
+_NO_HEAD = _SplitHead(b"", [b""])
+
+
 class RepeatedHeadCache:
     """The repeated heads of all connections, by the bytes around their variable fields.
 
@@ -135,14 +162,17 @@ class RepeatedHeadCache:
         self._known: WeakValueDictionary[tuple[bytes, ...], RepeatedHead] = WeakValueDictionary()
         self._retained: deque[list[RepeatedHead]] = deque([[]], RETAINED_TICKS)
         self._recent = self._retained[-1]
+        self._recent_prefixes: tuple[bytes, ...] = ()
+        self._unknown = _NO_HEAD
 
     def __len__(self) -> int:
         return len(self._known)
 
     def tick(self, _now: float) -> None:
         """Release the heads that have been retained for long enough."""
-        self._recent = []
+        self._recent, self._recent_prefixes = [], ()
         self._retained.append(self._recent)
+        self._unknown = _NO_HEAD
 
     def postpone(self, _lost: float, now: float) -> None:
         """Release them after a standstill as well."""
@@ -150,13 +180,18 @@ class RepeatedHeadCache:
 
     def find(self, data: bytes) -> tuple[RepeatedHead, Match] | None:
         """Return the head that *data* begins with, if a connection has received an equal one."""
-        for recent in self._recent:
-            match = recent.match(data)
-            if match is not None:
-                return recent, match
+        if data.startswith(self._recent_prefixes):
+            for recent in self._recent:
+                match = recent.match(data)
+                if match is not None:
+                    return recent, match
         head = _head_bytes(data)
-        known = self._known.get(_key(_split(head))) if head else None
+        if not head:
+            return None
+        parts = _split(head)
+        known = self._known.get(_key(parts))
         if known is None:
+            self._unknown = _SplitHead(head, parts)
             return None
         match = known.match(data)
         if match is None:
@@ -167,6 +202,7 @@ class RepeatedHeadCache:
     def _retain(self, known: RepeatedHead) -> None:
         if len(self._recent) < MAX_RETAINED:
             self._recent.append(known)
+            self._recent_prefixes += (known.prefix,)
 
     def validated(
         self,
@@ -184,7 +220,9 @@ class RepeatedHeadCache:
         :returns: the head, and how to recognise it, unless the head cannot be recognised.
         :raises ProxyError: as :meth:`.RequestHead.validated`.
         """
-        parts = _split(_head_bytes(read))
+        split = self._unknown  # by `find`, which usually precedes; a split takes 3 µs
+        head_bytes = _head_bytes(read)
+        parts = split.parts if split.head == head_bytes else _split(head_bytes)
         key = _key(parts)
         known = self._known.get(key)
         if known is not None and known.match(read) is not None:

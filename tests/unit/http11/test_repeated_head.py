@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from goproxyai.http11.repeated_head import (
     MAX_REPEATED_HEAD_BYTES,
     MAX_RETAINED,
     RETAINED_TICKS,
+    any_of,
 )
+from goproxyai.http11.request_head import MAX_VARIABLE_BYTES, VARIABLE_FIELDS
 from goproxyai.messages.headers import index_fields
 from goproxyai.reactor.deadlines import TICK_SECONDS
 from tests.support.memory_server import MemoryServer, collect, get, post, respond
@@ -136,6 +139,7 @@ def test_head_repeated_in_http_1_0_is_validated() -> None:
 @example(sdk_request(), sdk_request().index(b"13"), 0, b"0" * MAX_LENGTH_DIGITS, 250)
 @example(sdk_request(), sdk_request().index(b"13"), 0, b" ", 250)
 @example(sdk_request(), len(sdk_request()), 0, sdk_request(b"again"), 250)
+@example(get(), 0, 0, b"\r\n\r\n", 250)
 def test_nearly_repeated_head_is_parsed_like_the_first(
     first: bytes, begin: int, removed: int, inserted: bytes, split_at: int
 ) -> None:
@@ -215,6 +219,36 @@ def test_variable_fields_may_differ_in_a_repeated_head() -> None:
         assert exchange.headers[-3:] == [tuple(line.split(b": ")) for line in lines]
         respond(exchange)
     assert heads == [heads[0]] * 3
+
+
+@pytest.mark.parametrize("name", sorted(VARIABLE_FIELDS - {b"content-length"}))
+def test_each_variable_field_may_differ_in_a_repeated_head(name: bytes) -> None:
+    server = MemoryServer()
+    for value in (b"1", b"Root=1-2;x", b"9" * MAX_VARIABLE_BYTES):
+        server.send(get(b"/v1/models", name.title() + b": " + value))
+        exchange = server.exchanges[-1]
+        assert exchange.get(name) == value
+        respond(exchange)
+    first, *others = [exchange.head for exchange in server.exchanges]
+    assert others == [first] * 2
+
+
+def test_fields_with_names_like_variable_ones_are_fixed() -> None:
+    server = MemoryServer()
+    for value in (b"1", b"2"):
+        server.send(get(b"/v1/models", b"X-B3: " + value, b"b3-x: " + value, b"B: " + value))
+        assert server.exchanges[-1].get(b"x-b3") == value
+        respond(server.exchanges[-1])
+    first, second = server.exchanges
+    assert first.head is not second.head
+
+
+@given(st.sets(st.text("ab-", min_size=1, max_size=4).map(str.encode), min_size=1))
+def test_pattern_of_names_matches_these_alone(names: set[bytes]) -> None:
+    pattern = re.compile(any_of(names))
+    others = {name + b"a" for name in names} | {name[1:] for name in names}
+    for name in names | others:
+        assert (pattern.fullmatch(name) is not None) == (name in names)
 
 
 def test_repeated_head_with_a_length_over_the_limit_is_refused() -> None:
