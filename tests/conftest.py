@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
+import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import pytest_twisted
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
+from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, globalLogPublisher
 
@@ -21,9 +25,46 @@ from tests.support.harness import ProxyHarness, SkewedReactor
 
 # The suite is reproducible: every run uses the same examples, which need be no more than find the
 # faults of a change. HYPOTHESIS_PROFILE=explore searches with new and more examples.
-settings.register_profile("suite", deadline=None, max_examples=40, derandomize=True)
-settings.register_profile("explore", deadline=None, max_examples=2_000)
+# A test must not fail because the machine is slow.
+SLOW_IS_HEALTHY = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("suite", max_examples=40, derandomize=True, **SLOW_IS_HEALTHY)
+settings.register_profile("explore", max_examples=2_000, **SLOW_IS_HEALTHY)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+
+
+@contextmanager
+def unmeasured() -> Iterator[None]:
+    """Measure no coverage in the block, which then takes half the time."""
+    module = sys.modules.get("coverage")
+    measured = None if module is None else module.Coverage.current()
+    if measured is None:
+        yield
+        return
+    measured.stop()
+    try:
+        yield
+    finally:
+        measured.start()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Call a test that is no coroutine without the reactor.
+
+    pytest-twisted runs the reactor for each of them, and for each example of Hypothesis. The
+    examples of one test run the same lines many times, so their coverage is not measured.
+    """
+    test = pyfuncitem.obj
+    if inspect.iscoroutinefunction(test):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    if hasattr(test, "hypothesis") or pyfuncitem.get_closest_marker("unmeasured"):
+        with unmeasured():
+            test(**arguments)
+    else:
+        test(**arguments)
+    return True
+
 
 QUICK_ITERATIONS = 20
 """Reactor iterations without a delay, in which most connections finish closing."""
@@ -51,6 +92,8 @@ def lean_poll() -> None:
     from twisted.internet import reactor
 
     install_lean_poll(reactor)
+    # The first iteration opens a descriptor for SIGCHLD, which no test leaves behind.
+    pytest_twisted.blockon(deferLater(reactor, 0))
 
 
 @pytest.fixture
@@ -74,17 +117,23 @@ def leftovers(reactor: Any, before: set[Any]) -> list[str]:
     return [f"delayed call {call}" for call in calls] + [f"open {one}" for one in open_now]
 
 
-@pytest_twisted.async_yield_fixture(autouse=True)
-async def no_leftovers(failures: list[LogEvent]) -> AsyncIterator[None]:
+async def wait_for_leftovers(reactor: Any, before: set[Any]) -> None:
+    """Run the reactor until nothing is left, or for as long as closing connections may take."""
+    for seconds in (*[0.0] * QUICK_ITERATIONS, *[0.01] * SLOW_ITERATIONS):
+        if not leftovers(reactor, before):
+            break
+        await deferLater(reactor, seconds)
+
+
+@pytest.fixture(autouse=True)
+def no_leftovers(failures: list[LogEvent]) -> Iterator[None]:
     """Fail a test that leaves a delayed call, an open connection or a logged failure behind."""
     from twisted.internet import reactor
 
     before = {*reactor.getReaders(), *reactor.getWriters()}  # type: ignore[attr-defined]
     yield
-    for seconds in (*[0.0] * QUICK_ITERATIONS, *[0.01] * SLOW_ITERATIONS):
-        if not leftovers(reactor, before):
-            break
-        await deferLater(reactor, seconds)
+    if leftovers(reactor, before):
+        pytest_twisted.blockon(ensureDeferred(wait_for_leftovers(reactor, before)))
     assert leftovers(reactor, before) == []
     assert [event.get("log_format") for event in failures] == []
 

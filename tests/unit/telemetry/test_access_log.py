@@ -207,6 +207,8 @@ outcomes = st.builds(
     st.sampled_from(["", "upstream_timeout"]),
     ending=st.sampled_from(Ending),
     usage_source=sources,
+    upstream_seconds=st.just(-1.0) | st.floats(0, 1e6),
+    first_byte_seconds=st.just(-1.0) | st.floats(0, 1e6),
 )
 
 
