@@ -34,9 +34,10 @@ def template() -> socket.socket:
 
 
 class ForkedProcess:
-    """A running ``twistd``.
+    """A running ``twistd`` or ``goproxyai``.
 
-    :param arguments: the command line, whose first word is the path of ``twistd``.
+    :param arguments: the command line, which begins with the path of ``twistd`` or with
+        ``python -m goproxyai``.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class ForkedProcess:
             select.select([self._reports], [], [], seconds)
         status = self.poll()
         if status is None:
-            raise subprocess.TimeoutExpired("twistd", seconds)
+            raise subprocess.TimeoutExpired("the forked process", seconds)
         return status
 
     def send_signal(self, number: int) -> None:

@@ -1,8 +1,8 @@
-"""A process from which daemons are forked: it has imported what every ``twistd goproxyai`` imports.
+"""A process from which daemons are forked: it has imported what ``twistd goproxyai`` imports.
 
-The imports take most of the time of a start, which hundreds of tests pay for. A forked daemon runs
-the same ``twistd`` from its command line on, in a process, a directory and an environment of its
-own. Tests of the command line itself start programs the ordinary way.
+The imports take most of the time of a start, which hundreds of tests pay for. A forked ``twistd``
+or ``python -m goproxyai`` runs from its command line on, in a process, a directory and an
+environment of its own. Tests of the imports and of a terminal start programs the ordinary way.
 
 Modules that import the reactor are left to the daemon: processes must not share a poll object.
 
@@ -82,15 +82,27 @@ def redirect(outputs: list[int]) -> None:
 
 def prepare(arguments: list[str], environ: dict[str, str], directory: str) -> None:
     """Set what a process gets at its start."""
-    sys.argv = arguments
     python_path = environ.get("PYTHONPATH", "").split(os.pathsep)
+    program = directory if is_module(arguments) else os.path.dirname(arguments[0])
+    sys.argv = [goproxyai_main(), *arguments[3:]] if is_module(arguments) else arguments
     sys.path[:1] = [
-        os.path.dirname(arguments[0]),
+        program,
         *(os.path.join(directory, each) for each in python_path),
     ]
     os.environ.clear()
     os.environ.update(environ)
     os.chdir(directory)
+
+
+def is_module(arguments: list[str]) -> bool:
+    return arguments[1:3] == ["-m", "goproxyai"]
+
+
+def goproxyai_main() -> str:
+    """Return the path that ``python -m goproxyai`` has in ``sys.argv``."""
+    import goproxyai
+
+    return os.path.join(os.path.dirname(goproxyai.__file__), "__main__.py")
 
 
 def report_end(pid: int, outputs: list[int], status: int) -> None:
@@ -107,6 +119,10 @@ def report_end(pid: int, outputs: list[int], status: int) -> None:
 if __name__ == "__main__":
     import_all_but_reactor()
     serve(socket.socket(fileno=int(sys.argv[1])))
+    if sys.argv[0] == goproxyai_main():
+        from goproxyai.cli.main import run_command
+
+        run_command()
     from twisted.scripts.twistd import run
 
     sys.exit(run())

@@ -7,7 +7,7 @@ import os
 import pty
 import signal
 import subprocess
-import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from twisted.internet.threads import deferToThread
 from goproxyai import __version__
 from goproxyai.config.variables import VARIABLES
 from tests.process.daemon_process import (
+    COMMAND,
     FEW_CONNECTIONS,
     ON_LOOPBACK,
     TIMEOUT_SECONDS,
@@ -30,20 +31,18 @@ from tests.support.ports import free_port
 
 pytestmark = pytest.mark.process
 
-COMMAND = [sys.executable, "-m", "goproxyai"]
 SETTINGS = {"LISTEN": ON_LOOPBACK, "MAX_CONNECTIONS": FEW_CONNECTIONS}
 
 
 def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        env=environment(**settings),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory() as directory:
+        process = DaemonProcess(Path(directory), [*COMMAND, *arguments], settings)
+        try:
+            status = process.ended()
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(arguments, status, process.out, process.err)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.daemon_process import DaemonProcess, get
-from tests.process.test_command import COMMAND, run
+from tests.process.daemon_process import COMMAND, DaemonProcess, get
+from tests.process.test_command import run
 from tests.support.ports import free_port
 
 pytestmark = pytest.mark.process

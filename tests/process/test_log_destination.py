@@ -30,10 +30,10 @@ __all__ = ["start"]  # the fixture
 
 pytestmark = pytest.mark.process
 
-REQUEST = b"GET /health?" + b"x" * 100 + b" HTTP/1.1\r\nHost: a\r\n\r\n"
+REQUEST = b"GET /health?" + b"x" * 500 + b" HTTP/1.1\r\nHost: a\r\n\r\n"
 RESPONSE_END = b'"timestamp"'
 
-REQUESTS = 20_000
+REQUESTS = 8_000
 """Requests whose log lines exceed the queue, 4 MiB, and the pipe."""
 
 BATCH = 50
