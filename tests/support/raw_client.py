@@ -88,52 +88,65 @@ class RawClient(Protocol):
 
         :param method: of the request; the response to a HEAD has no body.
         """
-        found: list[Answer | None] = [None]
+        parser = _ResponseParser(method)
+        await self.until(lambda: parser.parse(self.received, self.closed), timeout)
+        assert parser.answer is not None
+        self.received = parser.trailing_data
+        return parser.answer
 
-        def parse() -> bool:
-            found[0] = self._parse(method)
-            return found[0] is not None
 
-        await self.until(parse, timeout)
-        assert found[0] is not None
-        return found[0]
+class _ResponseParser:
+    """Parses one response, each of its bytes once.
 
-    def _parse(self, method: bytes) -> Answer | None:
-        connection = h11.Connection(h11.CLIENT)
-        connection.send(h11.Request(method=method, target=b"/", headers=[(b"host", b"a")]))
-        connection.send(h11.EndOfMessage())
-        if self.received:
-            connection.receive_data(self.received)
-        response, body, cut = None, b"", False
+    :ivar answer: the response, when it is complete.
+    """
+
+    def __init__(self, method: bytes) -> None:
+        self._connection = h11.Connection(h11.CLIENT)
+        self._connection.send(h11.Request(method=method, target=b"/", headers=[(b"host", b"a")]))
+        self._connection.send(h11.EndOfMessage())
+        self._parsed = 0
+        self._response: h11.Response | None = None
+        self._body: list[bytes] = []
+        self.answer: Answer | None = None
+
+    @property
+    def trailing_data(self) -> bytes:
+        return self._connection.trailing_data[0]
+
+    def parse(self, received: bytes, closed: bool) -> bool:
+        """Parse the bytes of *received* that are new; return whether the response is complete."""
+        if len(received) > self._parsed:
+            self._connection.receive_data(received[self._parsed :])
+            self._parsed = len(received)
+        cut = False
         while True:
             try:
-                event = connection.next_event()
+                event = self._connection.next_event()
+                if event is h11.NEED_DATA and closed:
+                    self._connection.receive_data(b"")
             except h11.RemoteProtocolError:
-                if response is None or not self.closed:
+                if self._response is None or not closed:
                     raise
                 cut = True
                 break
             if event is h11.NEED_DATA:
-                if not self.closed:
-                    return None
-                try:
-                    connection.receive_data(b"")
-                except h11.RemoteProtocolError:
-                    cut = True
-                    break
-                if response is None:
-                    return None
+                if not closed or self._response is None:
+                    return False
             elif isinstance(event, h11.Response):
-                response = event
+                self._response = event
             elif isinstance(event, h11.Data):
-                body += event.data
+                self._body.append(bytes(event.data))
             elif isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
                 break
+        response = self._response
         if response is None:
-            return None
-        self.received = connection.trailing_data[0]
+            return False
         headers = list(response.headers.raw_items())
-        return Answer(response.status_code, response.reason, headers, body, cut)
+        self.answer = Answer(
+            response.status_code, response.reason, headers, b"".join(self._body), cut
+        )
+        return True
 
 
 def request(

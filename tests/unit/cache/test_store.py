@@ -207,6 +207,7 @@ def test_clearing_a_path_keeps_other_paths() -> None:
 # Memory
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("owner", [ALICE, UNOWNED, None], ids=["one", "unowned", "many"])
 @pytest.mark.parametrize(
     ("count", "width", "length"),

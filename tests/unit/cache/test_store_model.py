@@ -297,6 +297,7 @@ class StoreOfSmallPartsAgainstModel(StoreAgainstModel):
         self.patch.undo()
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("machine", [StoreAgainstModel, StoreOfSmallPartsAgainstModel])
 def test_store_behaves_as_the_model(machine: type[StoreAgainstModel]) -> None:
     run_state_machine_as_test(machine, settings=fewer_examples(2, stateful_step_count=50))

@@ -97,6 +97,7 @@ class BucketsAgainstModel(RuleBasedStateMachine):
             assert len(self.buckets) >= sum(held < self.model.depth for held in tokens)
 
 
+@pytest.mark.unmeasured
 def test_buckets_behave_as_the_model() -> None:
     run_state_machine_as_test(BucketsAgainstModel, settings=fewer_examples(2))
 

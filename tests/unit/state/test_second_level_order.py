@@ -247,6 +247,7 @@ class Model:
             worker.client.stop()
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("seed", range(4))
 def test_no_order_of_messages_serves_an_outdated_response(seed: int) -> None:
     served = questions = 0

@@ -384,6 +384,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
             )
 
 
+@pytest.mark.unmeasured
 def test_breaker_behaves_as_the_model() -> None:
     run_state_machine_as_test(BreakerAgainstModel)
 
@@ -420,5 +421,6 @@ class OneFailingClient(RuleBasedStateMachine):
         assert self.breaker.closed
 
 
+@pytest.mark.unmeasured
 def test_one_failing_client_and_slow_probes_keep_circuit_closed() -> None:
     run_state_machine_as_test(OneFailingClient)
