@@ -47,22 +47,25 @@ def unmeasured() -> Iterator[None]:
         measured.start()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Function) -> Iterator[None]:
+    """Measure no coverage of Hypothesis's tests, whose examples run the same lines many times."""
+    if hasattr(item.obj, "hypothesis") or item.get_closest_marker("unmeasured"):
+        with unmeasured():
+            return (yield)
+    return (yield)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Call a test that is no coroutine without the reactor.
 
-    pytest-twisted runs the reactor for each of them, and for each example of Hypothesis. The
-    examples of one test run the same lines many times, so their coverage is not measured.
+    pytest-twisted runs the reactor for each of them, and for each example of Hypothesis.
     """
-    test = pyfuncitem.obj
-    if inspect.iscoroutinefunction(test):
+    if inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
-    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-    if hasattr(test, "hypothesis") or pyfuncitem.get_closest_marker("unmeasured"):
-        with unmeasured():
-            test(**arguments)
-    else:
-        test(**arguments)
+    names = pyfuncitem._fixtureinfo.argnames
+    pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names})
     return True
 
 

@@ -161,6 +161,7 @@ async def states_seen(
     return session.seen
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     "flow",
     [

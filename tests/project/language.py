@@ -7,9 +7,7 @@ second reading. It cannot replace a reviewer.
 from __future__ import annotations
 
 import ast
-import io
 import re
-import tokenize
 from bisect import bisect_right
 from collections.abc import Iterator
 from operator import itemgetter
@@ -66,6 +64,15 @@ EMPTY_DOCSTRING = re.compile(
 """Docstrings that say nothing."""
 
 
+STRING_OR_COMMENT = re.compile(
+    r"""
+    (?P<quotes> \"{3} | '{3} | ["'] ) (?: [^\\"']+ | \\. | (?!(?P=quotes)). )*+ (?P=quotes)
+    | (?P<comment> \#[^\n]* )
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+"""A string literal of Python 3.11, or a comment; ``tokenize`` takes ten times as long."""
+
 SEPARATOR = "\0"
 """Between two texts; no rule matches it."""
 
@@ -97,9 +104,13 @@ def texts_of_python(source: str, messages: bool = False) -> Iterator[Text]:
 
     :param messages: yield all other string literals that contain a space as well.
     """
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            yield Text("comment", token.start[0], token.string.lstrip("#"))
+    line = 1
+    end = 0
+    for match in STRING_OR_COMMENT.finditer(source):
+        if match["comment"] is not None:
+            line += source.count("\n", end, match.start())
+            end = match.start()
+            yield Text("comment", line, match["comment"].lstrip("#"))
     nodes = list(ast.walk(ast.parse(source)))
     docstrings = set()
     for node in nodes:

@@ -59,6 +59,7 @@ def test_order_of_few_uses_is_exact() -> None:
     assert ordered.table.least_recently_used() is None
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("uses_per_eviction", [1, 5, 40])
 def test_entry_in_constant_use_is_never_evicted(uses_per_eviction: int) -> None:
     ordered = OrderedTable()

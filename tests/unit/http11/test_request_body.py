@@ -259,6 +259,7 @@ def test_lost_connection_ends_collecting() -> None:
     assert (listener.events, collected) == (["client_gone"], [])
 
 
+@pytest.mark.unmeasured
 def test_body_in_small_pieces_takes_the_memory_of_its_bytes() -> None:
     server = MemoryServer()
     body = RequestBody(server.connection, None, False)
