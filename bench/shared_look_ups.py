@@ -5,8 +5,7 @@ kept connection each, so that both see the same load of the machine. It prints t
 each and their difference: of misses, of misses that may be shared, of hits in the process, and of
 hits in the second level. With ``chrt -f 5`` in front, other programs on the machine disturb little.
 
-``--cpu`` measures the CPU time of both ends of a look-up instead, in one process and without
-sockets. It hardly depends on other load.
+``--cpu`` measures the CPU time that a look-up and a response take in the shared memory instead.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import socket
 import statistics
 import tempfile
@@ -23,7 +23,6 @@ from hashlib import sha256
 from pathlib import Path
 
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
 
 from bench.daemons import Placement, daemon
 from bench.machine import BOTH_CORES, Failed, free_port, processor
@@ -32,13 +31,8 @@ from bench.testbed import fixed_upstream
 from bench.wrk import COMPLETION, relays
 from goproxyai.cache.record import Record
 from goproxyai.cache.write_log import UNOWNED
+from goproxyai.daemon.shared_memory import make_shared_memory, map_marks, map_records
 from goproxyai.state.cache_client import CacheClient
-from goproxyai.state.cache_server import CacheServer
-from goproxyai.state.channel import Channel
-from goproxyai.state.claim_marks import ClaimMarks, marks_bytes
-from goproxyai.state.key_presence import PRESENCE_BYTES, AnnouncedStore, KeyPresence
-from goproxyai.state.messages import LookUp, Message
-from goproxyai.state.messages import Store as StoreMessage
 from goproxyai.state.second_level import Claim
 
 HEAD = (
@@ -156,113 +150,48 @@ def measure(count: int) -> None:
         )
 
 
-class Link:
-    """The two ends of a link, and what they send, without sockets.
-
-    :param asks: whether the worker asks the parent for each claim.
-    """
-
-    def __init__(self, asks: bool) -> None:
-        self.index = self.silent_ticks = 0
-        self.client_transport, self.server_transport = StringTransport(), StringTransport()
-        self.client_channel = Channel(ClientPeer(self))
-        self.server_channel = Channel(ServerPeer(self))
-        self.client_channel.makeConnection(self.client_transport)
-        self.server_channel.makeConnection(self.server_transport)
-        self.clock = Clock()
-        presence = KeyPresence(memoryview(bytearray(PRESENCE_BYTES)))
-        marks = memoryview(bytearray(marks_bytes(1)))
-        self.client = CacheClient(
-            self.clock,
-            self.client_channel.send,
-            self.client_channel.send_records,
-            self.client_channel.send_after_records,
-            None if asks else presence,
-            ClaimMarks(marks, 1, 0),
-        )
-        self.server = CacheServer(
-            AnnouncedStore(100_000_000, presence), time.monotonic, time.time, ClaimMarks(marks, 1)
-        )
-
-    def send(self, message: Message) -> None:
-        self.server_channel.send(message)
-
-    send_record = property(lambda self: self.server_channel.send_record)
-
-    def pass_on(self) -> None:
-        """Let each end read what the other has sent."""
-        self.clock.advance(0)
-        for transport, channel in (
-            (self.client_transport, self.server_channel),
-            (self.server_transport, self.client_channel),
-        ):
-            data = transport.value()
-            transport.clear()
-            if data:
-                channel.dataReceived(data)
-
-
-class ClientPeer:
-    def __init__(self, link: Link) -> None:
-        self._link = link
-
-    def message_received(self, message: Message) -> None:
-        self._link.client.answered(message)  # type: ignore[arg-type]  # the server's answers
-
-    def peer_lost(self) -> None: ...
-
-
-class ServerPeer:
-    def __init__(self, link: Link) -> None:
-        self._link = link
-
-    def message_received(self, message: Message) -> None:
-        assert isinstance(message, (LookUp, StoreMessage)), message
-        self._link.server.received(self._link, message)
-
-    def peer_lost(self) -> None: ...
-
-
-def measure_cpu(count: int, asks: bool) -> None:
-    """Print the CPU time of a miss, of its response that is stored, and of a hit.
-
-    :param asks: whether the worker asks the parent for each claim.
-    """
-    print("claims that the parent grants" if asks else "claims by marks")
-    link, now = Link(asks), time.time()
+def measure_cpu(count: int) -> None:
+    """Print the CPU time of a miss with its claim, of its response that is stored, and of a hit."""
+    shared = make_shared_memory(2)
+    clients, clock = [], Clock()
+    for own in (0, 1):
+        records = map_records(shared, 2, time.monotonic, own)
+        records.resize(100_000_000)
+        clients.append(CacheClient(clock, lambda _: False, records, map_marks(shared, 2, own)))
+    one, other = clients
+    keys = []
+    for number in range(count):  # in rows of marks of their own
+        digest = sha256(b"%d" % number).digest()
+        keys.append(digest[:3] + (number % 2**16).to_bytes(2, "little") + digest[5:])
+    now, path = time.time(), b"/v1/chat/completions"
+    body = COMPLETION.encode()
     claims: list[Claim] = []
-    found: list[Record] = []
 
-    def answered(record: Record | None, claim: Claim | None) -> None:
-        if record is not None:
-            found.append(record)
-        elif claim is not None:
-            claims.append(claim)
-
-    keys = [sha256(b"%d" % number).digest() for number in range(count)]
-
-    def look_up(number: int) -> None:
-        link.client.look_up(keys[number], UNOWNED, b"/v1/chat/completions", True, answered)
-        link.pass_on()
+    def claim(number: int) -> None:
+        got = one.claim_at_once(keys[number], UNOWNED, path, True)
+        assert got is not None, "no other worker has a claim"
+        claims.append(got)
 
     def store(number: int) -> None:
-        claims[number].store(
-            Record(
-                keys[number], 200, b"h" * 300, COMPLETION.encode(), None, 0, now, now + 3600,
-                b"/v1/chat/completions", UNOWNED,
-            )
-        )  # fmt: skip
-        link.pass_on()
+        key = keys[number]
+        claims.pop(0).store(
+            Record(key, 200, b"h" * 300, body, None, 0, now, now + 3600, path, UNOWNED)
+        )
 
-    for name, call in (("miss", look_up), ("store", store), ("hit", look_up)):
-        best = float("inf")
-        for begin in range(0, count, 1000):
+    def hit(number: int) -> None:
+        record = other.records.get(keys[number], UNOWNED, path)
+        assert record is not None, "every response was stored"
+
+    best = dict.fromkeys(("miss", "store", "hit"), math.inf)
+    for begin in range(0, count, 100):
+        for name, call in (("miss", claim), ("store", store), ("hit", hit)):
             started = time.process_time()
-            for number in range(begin, min(begin + 1000, count)):
+            for number in range(begin, begin + 100):
                 call(number)
-            best = min(best, (time.process_time() - started) / 1000)
-        print(f"  {name:6} {best * 1e6:6.1f} us of CPU time, both ends")
-    assert len(found) == count, "every response was stored"
+            clock.advance(0)  # the responses are stored
+            best[name] = min(best[name], (time.process_time() - started) / 100)
+    for name, seconds in best.items():
+        print(f"  {name:6} {seconds * 1e6:6.1f} us of CPU time")
 
 
 if __name__ == "__main__":
@@ -271,7 +200,6 @@ if __name__ == "__main__":
     parser.add_argument("--cpu", action="store_true")
     given = parser.parse_args()
     if given.cpu:
-        for asks in (True, False):
-            measure_cpu(max(given.count, 5000) // 1000 * 1000, asks)
+        measure_cpu(given.count // 100 * 100)
     else:
         measure(given.count)

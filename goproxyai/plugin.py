@@ -73,7 +73,7 @@ class Options(SettingOptions):
         """
         self.workers = worker_count(self.settings)
         if self.workers > 1:
-            self.shared_memory = make_shared_memory()
+            self.shared_memory = make_shared_memory(self.workers)
         self.output = choose_output(self.parent, self.settings, self.shared_memory)
         if self.workers > 1:
             from goproxyai.daemon.workers import check_log_options  # as in _parent

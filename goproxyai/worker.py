@@ -28,21 +28,26 @@ from goproxyai.daemon.build import make_daemon
 from goproxyai.daemon.log_setup import request_writer, worker_output
 from goproxyai.daemon.passed_sockets import WorkerParts
 from goproxyai.daemon.process_setup import prepare_to_serve
+from goproxyai.daemon.proxy_options import caching_enabled
 from goproxyai.daemon.reload import Reload
 from goproxyai.daemon.service import Daemon
-from goproxyai.daemon.shared_memory import map_counts, map_marks, map_presence
+from goproxyai.daemon.shared_memory import map_counts, map_marks, map_records
 from goproxyai.daemon.signals import stop_on_signals
-from goproxyai.daemon.worker_count import share_of
+from goproxyai.daemon.worker_count import ring_size, share_of
 from goproxyai.daemon.worker_process import CHANNEL_DESCRIPTOR
 from goproxyai.egress.trust_roots import prepare_trust_roots
 from goproxyai.reactor.socket_write import write_through
 from goproxyai.state.channel import OneProtocolFactory
 from goproxyai.state.messages import Failed, FrameReader, Started, Welcome, frame
 from goproxyai.state.parent_link import ParentLink, WorkerActions
+from goproxyai.state.shared_records import SharedRecords
 from goproxyai.telemetry.log_output import LogOutput
 
 REPORT_SECONDS = 1.0
 """Between two reports to the parent."""
+
+EXPIRY_SECONDS = 1.0
+"""Between two searches for expired records of the second level."""
 
 _log = Logger(namespace="goproxyai.worker")
 
@@ -93,12 +98,14 @@ class Worker:
     _link: ParentLink
     _output: LogOutput
     _reports: LoopingCall = attrs.field(init=False)
+    _expiry: LoopingCall = attrs.field(init=False)
     _stopping: bool = False
     _link_closed: Deferred[None] = attrs.field(factory=Deferred)
 
     def __attrs_post_init__(self) -> None:
         self._reports = LoopingCall(self._link.send_report)
-        self._reports.clock = self._reactor
+        self._expiry = LoopingCall(self._link.second_level.records.remove_expired)
+        self._reports.clock = self._expiry.clock = self._reactor
 
     def connect(self, channel: socket.socket) -> None:
         """Exchange messages with the parent, and report to it."""
@@ -109,6 +116,12 @@ class Worker:
         self._reports.start(REPORT_SECONDS, now=False)
         self._reactor.addSystemEventTrigger("before", "shutdown", self._shut_down)
         self._reactor.addSystemEventTrigger("after", "shutdown", self._output.finish)
+
+    def serve(self) -> None:
+        """Accept connections, and write to the second level: the parent has restored it."""
+        if not self._expiry.running:
+            self._expiry.start(EXPIRY_SECONDS, now=False)
+        self._daemon.serve()
 
     def stop(self) -> None:
         """Drain and end; may be called by a signal handler."""
@@ -139,6 +152,8 @@ class Worker:
         await self._daemon.stopService()
         self._link.send_report()
         self._reports.stop()
+        if self._expiry.running:
+            self._expiry.stop()
         self._link.channel.close()
         await self._link_closed
 
@@ -170,10 +185,11 @@ def start(reactor: Any, welcome: Welcome) -> Worker:
     link = ParentLink(
         reactor,
         settings.rate_limit,
-        write_through,
-        map_presence(welcome.shared),
+        map_records(welcome.shared, welcome.workers, reactor.seconds, welcome.index),
         map_marks(welcome.shared, welcome.workers, welcome.index),
+        write_through,
     )
+    link.second_level.records.resize(ring_size(settings))
     parts = WorkerParts(
         link,
         welcome.instance,
@@ -195,10 +211,11 @@ def start(reactor: Any, welcome: Welcome) -> Worker:
     link.store = daemon.context.store
     link.actions = WorkerActions(
         worker.report,
-        daemon.serve,
+        worker.serve,
         partial(
             _reload,
             daemon,
+            link.second_level.records,
             Reload(daemon, read, partial(_set_log_level, daemon, output), in_worker=True),
         ),
         output.reopen,
@@ -209,9 +226,12 @@ def start(reactor: Any, welcome: Welcome) -> Worker:
     return worker
 
 
-def _reload(daemon: Daemon, reload: Reload) -> None:
+def _reload(daemon: Daemon, records: SharedRecords, reload: Reload) -> None:
     daemon.listeners.renew_certificates()
     reload.run()
+    records.resize(ring_size(daemon.settings))
+    if not caching_enabled(daemon.settings):
+        records.clear_own()
 
 
 def _set_log_level(daemon: Daemon, output: LogOutput, level: str) -> None:

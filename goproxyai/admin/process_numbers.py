@@ -77,11 +77,26 @@ def resident_bytes(process: int | str = "self") -> int:
 
     :param process: its ID.
     """
+    resident, _ = _resident_pages(process)
+    return resident * os.sysconf("SC_PAGE_SIZE")
+
+
+def anonymous_bytes() -> int:
+    """Return the resident memory of this process without files and without shared memory.
+
+    0 where the system does not tell.
+    """
+    resident, shared = _resident_pages("self")
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _resident_pages(process: int | str) -> tuple[int, int]:
+    """Return the resident pages of a process, and how many of them are of files or shared."""
     try:
-        pages = (_PROCESSES / str(process) / "statm").read_bytes().split()[1]
+        _, resident, shared, *_ = (_PROCESSES / str(process) / "statm").read_bytes().split()
     except OSError:
-        return 0
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+        return 0, 0
+    return int(resident), int(shared)
 
 
 def _max_descriptors() -> int:

@@ -24,6 +24,7 @@ MAX_CLOCK_SKEW_SECONDS: Final = 60.0
 """A record that was stored further in the future is not restored: the wall clock was set back."""
 
 _NUMBERS = Struct(f"<32sHQddQQQQQQ{COUNTS}Q")
+_VERSION = bytes((VERSION,))
 _NONE = 2**64 - 1
 _NO_TOKENS = (_NONE,) * COUNTS
 
@@ -106,7 +107,12 @@ def restored_entry(
 
 def encode_record(record: Record) -> bytes:
     """Return *record* as bytes, which :func:`decode_record` reads."""
-    return b"".join((bytes((VERSION,)), *record_parts(record)))
+    return b"".join(encoded_parts(record))
+
+
+def encoded_parts(record: Record) -> tuple[bytes, ...]:
+    """Return the parts of :func:`encode_record`: a large body is not copied."""
+    return (_VERSION, *record_parts(record))
 
 
 def decode_record(data: bytes) -> Record:
@@ -114,7 +120,7 @@ def decode_record(data: bytes) -> Record:
 
     :raises RecordError: *data* is not what this version of :func:`encode_record` made.
     """
-    if data[:1] != bytes((VERSION,)):
+    if data[:1] != _VERSION:
         raise RecordError(f"the version of a record is {data[:1]!r}, expected {VERSION}")
     position = 1
 

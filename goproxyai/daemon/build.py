@@ -186,9 +186,9 @@ def _snapshot(
     """Return the snapshot; libsodium takes 1 MB, and is imported with ``CACHE_SNAPSHOT`` only."""
     if settings.cache_snapshot is None:
         return None
-    from goproxyai.daemon.cache_snapshot import snapshot_of
+    from goproxyai.daemon.cache_snapshot import StoreRecords, snapshot_of
 
-    return snapshot_of(settings, store, seconds)
+    return snapshot_of(settings, StoreRecords(store, seconds))
 
 
 def new_instance() -> bytes:

@@ -22,104 +22,139 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import BinaryIO
+from itertools import chain
+from typing import BinaryIO, Protocol
 
 import attrs
 from twisted.logger import Logger
 
 from goproxyai.cache import snapshot_format, snapshot_stream
-from goproxyai.cache.entry import Entry
-from goproxyai.cache.record import record_of, restored_entry
+from goproxyai.cache.record import Record, record_of, restored_entry
 from goproxyai.cache.store import Store
 from goproxyai.config.settings import Settings
 
 _log = Logger(namespace="goproxyai.daemon.cache_snapshot")
 
 
+class SavedRecords(Protocol):
+    """The responses that a snapshot has."""
+
+    def __iter__(self) -> Iterator[Record]:
+        """The responses, without those that a restart would drop."""
+
+    def restore(self, records: Iterator[Record]) -> int:
+        """Store those of *records* that have not expired; return how many are stored then."""
+
+    def clear(self) -> None:
+        """Drop all responses."""
+
+
+@attrs.frozen
+class StoreRecords:
+    """The entries of a store: :class:`SavedRecords`.
+
+    :param seconds: the monotonic clock of the store.
+    :param wall: the wall clock, unix seconds.
+    """
+
+    _store: Store
+    _seconds: Callable[[], float]
+    _wall: Callable[[], float] = time.time
+
+    def __iter__(self) -> Iterator[Record]:
+        now, stale = self._seconds(), self._store.stale_seconds
+        shift = self._wall() - now
+        return (record_of(entry, shift) for entry in self._store if entry.expires_at + stale > now)
+
+    def restore(self, records: Iterator[Record]) -> int:
+        now, wall, store = self._seconds(), self._wall(), self._store
+        for record in records:
+            entry = restored_entry(record, now, wall, store.stale_seconds)
+            if entry is not None:
+                store.put(entry, record.path, record.owner, store.generation())
+        return len(store)
+
+    def clear(self) -> None:
+        self._store.clear()
+
+
 @attrs.define(eq=False)
 class CacheSnapshot:
-    """Saves the entries of a store to a file, and restores them.
+    """Saves stored responses to a file, and restores them.
 
     :param path: of the file; ``.new`` is appended while the file is written.
     :param key: the passphrase.
-    :param seconds: the monotonic clock of the store.
-    :param wall: the wall clock, unix seconds.
+    :param records: of a cache.
     :param upstream: the URL of the upstream; a snapshot of another upstream is refused.
     """
 
     path: str
     key: str = attrs.field(repr=False)
-    store: Store = attrs.field(repr=False)
-    seconds: Callable[[], float]
-    wall: Callable[[], float] = time.time
+    records: SavedRecords = attrs.field(repr=False)
     upstream: str = ""
 
     def load(self) -> None:
-        """Restore the snapshot into the empty store; the store stays empty after a failure."""
+        """Restore the snapshot into the empty cache, which stays empty after a failure."""
         path = self.path
         try:
             with _open_regular(path) as file:
-                count = self._restore(file, path)
+                restored, count = self._restore(file, path)
         except FileNotFoundError:
             _log.debug("no cache snapshot at {path}", path=path)
         except (snapshot_stream.SnapshotError, OSError) as error:
-            self.store.clear()
+            self.records.clear()
             _log.warn(
                 "cannot restore the cache from {path}: {reason}", path=path, reason=_reason(error)
             )
         else:
             _log.info(
                 "restored {restored} of {count} cache entries from {path}",
-                restored=len(self.store),
+                restored=restored,
                 count=count,
                 path=path,
             )
 
     def save(self) -> None:
-        """Write the entries of the store; remove an old snapshot where there are none."""
+        """Write the responses; remove an old snapshot where there are none."""
         path = self.path  # a symbolic link is replaced, its target is not written to
         try:
             if _read_magic(path) not in (None, b"", snapshot_stream.MAGIC):
                 raise snapshot_stream.SnapshotError(snapshot_stream.NOT_A_SNAPSHOT)
-            now, wall = self.seconds(), self.wall()
-            # Entries that a restart would drop are not written.
-            entries = [
-                each for each in self.store if each.expires_at + self.store.stale_seconds > now
-            ]
-            if not entries:
+            records = iter(self.records)
+            first = next(records, None)
+            if first is None:
                 _remove(path)
                 return
-            size = self._write(path, entries, wall - now)
+            count, size = self._write(path, chain((first,), records))
         except (snapshot_stream.SnapshotError, OSError) as error:
             _log.warn("cannot save the cache to {path}: {reason}", path=path, reason=_reason(error))
         else:
             _log.info(
                 "saved {count} cache entries to {path}, {size} bytes",
-                count=len(entries),
+                count=count,
                 path=path,
                 size=size,
             )
 
-    def _restore(self, file: BinaryIO, path: str) -> int:
-        """Fill the store; return the number of entries in the file."""
+    def _restore(self, file: BinaryIO, path: str) -> tuple[int, int]:
+        """Fill the cache; return the numbers of responses in it and in the file."""
         header = file.read(snapshot_stream.HEADER_BYTES)
         if not header:
-            return 0  # an empty file, made by the operator
+            return 0, 0  # an empty file, made by the operator
         key = self._key(header)
         count = sum(1 for _ in snapshot_format.read_records(file.read, header, key, self._context))
         _remove(path)
         file.seek(len(header))
-        now, wall, store = self.seconds(), self.wall(), self.store
-        for record in snapshot_format.read_records(file.read, header, key, self._context):
-            entry = restored_entry(record, now, wall, store.stale_seconds)
-            if entry is not None:
-                store.put(entry, record.path, record.owner, store.generation())
-        return count
+        records = snapshot_format.read_records(file.read, header, key, self._context)
+        return self.records.restore(records), count
 
-    def _write(self, path: str, entries: list[Entry], shift: float) -> int:
-        """Write the file under a temporary name, then rename it; return its size in bytes."""
+    def _write(self, path: str, records: Iterable[Record]) -> tuple[int, int]:
+        """Write the file under a temporary name, then rename it.
+
+        :returns: the number of responses, and the size of the file in bytes.
+        """
         temporary = f"{path}.new"
         magic = _read_magic(temporary)
         if magic is not None and snapshot_stream.MAGIC.startswith(
@@ -129,29 +164,33 @@ class CacheSnapshot:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
             with open(descriptor, "wb") as file:
-                size = self._write_frames(file, entries, shift)
+                written = self._write_frames(file, records)
             os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):
                 os.unlink(temporary)
             raise
         _sync_directory(path)
-        return size
+        return written
 
-    def _write_frames(self, file: BinaryIO, entries: list[Entry], shift: float) -> int:
-        """Write the content to the disk; return its size in bytes.
+    def _write_frames(self, file: BinaryIO, records: Iterable[Record]) -> tuple[int, int]:
+        """Write the content to the disk; return what :meth:`_write` does."""
+        count = 0
 
-        :param shift: the wall clock's seconds less the monotonic ones.
-        """
+        def counted() -> Iterator[Record]:
+            nonlocal count
+            for record in records:
+                count += 1
+                yield record
+
         header = snapshot_stream.new_header(os.urandom(snapshot_stream.SALT_BYTES))
-        records = (record_of(entry, shift) for entry in entries)
         for frame in snapshot_format.write_records(
-            records, header, self._key(header), self._context
+            counted(), header, self._key(header), self._context
         ):
             file.write(frame)
         file.flush()
         os.fsync(file.fileno())
-        return file.tell()
+        return count, file.tell()
 
     def _key(self, header: bytes) -> bytes:
         return snapshot_stream.derive_key(header, self.key.encode())
@@ -161,17 +200,12 @@ class CacheSnapshot:
         return self.upstream.encode()
 
 
-def snapshot_of(
-    settings: Settings, store: Store, seconds: Callable[[], float]
-) -> CacheSnapshot | None:
-    """Return the snapshot of *store*; ``None`` where the cache is not kept across restarts.
-
-    :param seconds: the monotonic clock.
-    """
+def snapshot_of(settings: Settings, records: SavedRecords) -> CacheSnapshot | None:
+    """Return the snapshot of *records*; ``None`` where the cache is not kept across restarts."""
     path, key = settings.cache_snapshot, settings.cache_snapshot_key
     if path is None or key is None:
         return None
-    return CacheSnapshot(path, key, store, seconds, upstream=settings.openai_url)
+    return CacheSnapshot(path, key, records, upstream=settings.openai_url)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from goproxyai.state.messages import (
     PutBack,
     Reachable,
     Report,
-    Store,
+    Stored,
     Unwanted,
     Written,
 )
@@ -63,7 +63,7 @@ class ParentState:
     :param workers: returns the workers that serve.
     :param summed: gets the sum of the reports.
     :param render: returns a page; its arguments are those of :class:`.AskPage`.
-    :ivar cache: the second level of the workers' caches.
+    :ivar cache: the look-ups of the workers that wait for each other.
     :ivar left_out: answers of workers that did not arrive in time for a page.
     :ivar lost_reports: ends of workers that had not told their last numbers.
     """
@@ -103,12 +103,6 @@ class ParentState:
         self._per_minute = per_minute
         self._limiter.set_rate(per_minute)
 
-    def change_cache(self, max_bytes: int, is_used: bool) -> None:
-        """Change the size of the second level, and clear it if responses are not cached."""
-        self.cache.store.resize(max_bytes)
-        if not is_used:
-            self.cache.store.clear()
-
     def tick(self) -> None:
         """Look for workers that do not respond; to be called once a second."""
         self.cache.tick(self._workers())
@@ -122,7 +116,7 @@ class ParentState:
     def received(self, worker: WorkerPeer, message: Message) -> None:
         """Handle *message* of *worker*."""
         match message:
-            case LookUp() | Store() | EndClaim() | Unwanted() | Claimed():
+            case LookUp() | Stored() | EndClaim() | Unwanted() | Claimed():
                 self.cache.received(worker, message)
             case Ask(client, tokens):
                 grant = self._grantor.grant(client, tokens, lease_size(self._per_minute))
@@ -130,12 +124,10 @@ class ParentState:
             case PutBack(tokens):
                 for client, number in tokens:
                     self._grantor.put_back(client, number, lease_size(self._per_minute))
-            case Written(owner):
-                self.cache.store.invalidate(owner)
+            case Written():
                 for other in self._others(worker):
                     other.send(message)
             case Clear(path, number):
-                self.cache.store.clear(path)
                 self._ask(
                     self._others(worker),
                     lambda asked: Clear(path, asked),

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from twisted.logger import Logger
 
-from goproxyai.admin.process_numbers import resident_bytes
+from goproxyai.admin.process_numbers import anonymous_bytes
 from goproxyai.cache.store import Store
 from goproxyai.daemon.memory import malloc_trim
 from goproxyai.limits.request_memory import RequestMemory, affordable_bytes
@@ -43,7 +43,8 @@ class ResidentMemory:
     The first tick takes the present memory, without the accounted bytes, as that of the start.
 
     :param connections: returns the number of open connections.
-    :param resident: returns the resident memory in bytes, 0 if it is unknown.
+    :param resident: returns the resident memory in bytes, 0 if it is unknown; without the second
+        level of the cache, which workers share.
     :param trim: returns unused memory to the system.
     :ivar unexplained: bytes above the memory of the start that no account explains.
     """
@@ -53,7 +54,7 @@ class ResidentMemory:
         memory: RequestMemory,
         store: Store,
         connections: Callable[[], int],
-        resident: Callable[[], int] = resident_bytes,
+        resident: Callable[[], int] = anonymous_bytes,
         trim: Callable[[int], int] = malloc_trim,
     ) -> None:
         self._memory = memory

@@ -1,7 +1,8 @@
 """Memory that the parent and its workers share: a file without a name.
 
-The counts of connections are at its beginning, the tables of keys and of claims follow. The file is
-also the lock for writing to a log that is not a file. Only the parts that are used take memory.
+The counts of connections are at its beginning, the tables of claims and of writes, and the second
+level of the cache follow. The file is also the lock for writing to a log that is not a file. Only
+the parts that are used take memory.
 """
 
 from __future__ import annotations
@@ -9,39 +10,49 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from typing import cast
+import time
+from collections.abc import Callable
+from typing import Final, cast
 
 from goproxyai.config.variables import MAX_WORKERS
 from goproxyai.daemon.accept_balance import COUNT_BYTES, Counts
 from goproxyai.state.claim_marks import ClaimMarks, marks_bytes
-from goproxyai.state.key_presence import PRESENCE_BYTES, KeyPresence
+from goproxyai.state.record_ring import RING_STATE_BYTES, RecordRing
+from goproxyai.state.shared_records import SharedRecords, index_bytes
+from goproxyai.state.shared_write_log import SharedWriteLog, write_log_bytes
 
-_COUNTS_BYTES = MAX_WORKERS * COUNT_BYTES
-_PAGE_BYTES = mmap.ALLOCATIONGRANULARITY
-_PRESENCE_AT = max(_COUNTS_BYTES, _PAGE_BYTES)
-_MARKS_AT = -(-(_PRESENCE_AT + PRESENCE_BYTES) // _PAGE_BYTES) * _PAGE_BYTES
+MAX_RING_BYTES: Final = 2**36
+"""Of the memory for the records of one worker."""
+
+_PAGE_BYTES: Final = mmap.ALLOCATIONGRANULARITY
 
 
-def make_shared_memory() -> int:
+def _end(begin: int, length: int) -> int:
+    """Return where the part after one of *length* bytes begins."""
+    return -(-(begin + length) // _PAGE_BYTES) * _PAGE_BYTES
+
+
+_MARKS_AT: Final = _end(0, MAX_WORKERS * COUNT_BYTES)
+_WRITES_AT: Final = _end(_MARKS_AT, marks_bytes(MAX_WORKERS))
+_STATES_AT: Final = _end(_WRITES_AT, write_log_bytes(MAX_WORKERS))
+_INDEX_AT: Final = _end(_STATES_AT, MAX_WORKERS * RING_STATE_BYTES)
+_RINGS_AT: Final = _end(_INDEX_AT, index_bytes(MAX_WORKERS))
+
+
+def make_shared_memory(workers: int) -> int:
     """Return the descriptor of a file in memory; its processes can also lock it."""
     if hasattr(os, "memfd_create"):  # needs no directory that can be written to
         descriptor = os.memfd_create("goproxyai workers")
     else:
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, _MARKS_AT + marks_bytes(MAX_WORKERS))
+    os.ftruncate(descriptor, _RINGS_AT + workers * MAX_RING_BYTES)
     return descriptor
 
 
 def map_counts(descriptor: int, workers: int) -> Counts:
     """Return the counts that all processes with the file *descriptor* share."""
-    return cast("Counts", memoryview(mmap.mmap(descriptor, workers * COUNT_BYTES)).cast("q"))
-
-
-def map_presence(descriptor: int) -> KeyPresence:
-    """Return the table of keys that all processes with the file *descriptor* share."""
-    memory = mmap.mmap(descriptor, PRESENCE_BYTES, offset=_PRESENCE_AT)
-    return KeyPresence(memoryview(memory))
+    return cast("Counts", _mapped(descriptor, 0, workers * COUNT_BYTES).cast("q"))
 
 
 def map_marks(descriptor: int, workers: int, own: int = -1) -> ClaimMarks:
@@ -49,5 +60,37 @@ def map_marks(descriptor: int, workers: int, own: int = -1) -> ClaimMarks:
 
     :param own: the index of this worker; the parent leaves it out.
     """
-    memory = mmap.mmap(descriptor, marks_bytes(workers), offset=_MARKS_AT)
-    return ClaimMarks(memoryview(memory), workers, own)
+    return ClaimMarks(_mapped(descriptor, _MARKS_AT, marks_bytes(workers)), workers, own)
+
+
+def map_records(
+    descriptor: int, workers: int, seconds: Callable[[], float], own: int = -1
+) -> SharedRecords:
+    """Return the second level that all processes with the file *descriptor* share.
+
+    :param descriptor: stays open.
+    :param seconds: the monotonic clock.
+    :param own: the index of this worker; the parent leaves it out.
+    """
+    writes = _mapped(descriptor, _WRITES_AT, write_log_bytes(workers))
+    states = _mapped(descriptor, _STATES_AT, workers * RING_STATE_BYTES)
+
+    def ring(worker: int) -> RecordRing:
+        begin = _RINGS_AT + worker * MAX_RING_BYTES
+        return RecordRing(
+            states[worker * RING_STATE_BYTES : (worker + 1) * RING_STATE_BYTES],
+            lambda capacity: _mapped(descriptor, begin, capacity),
+        )
+
+    return SharedRecords(
+        _mapped(descriptor, _INDEX_AT, index_bytes(workers)),
+        [ring(worker) for worker in range(workers)],
+        SharedWriteLog(writes, workers, own),
+        seconds,
+        time.time,
+        own,
+    )
+
+
+def _mapped(descriptor: int, begin: int, length: int) -> memoryview:
+    return memoryview(mmap.mmap(descriptor, length, offset=begin))

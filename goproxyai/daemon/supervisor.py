@@ -35,12 +35,10 @@ from goproxyai.admin.stats import Stats
 from goproxyai.config.settings import Settings
 from goproxyai.daemon.accept_balance import ABSENT, Counts
 from goproxyai.daemon.cache_snapshot import CacheSnapshot
-from goproxyai.daemon.eviction import Eviction
 from goproxyai.daemon.parent_listeners import ParentListeners
 from goproxyai.daemon.parent_state import ParentState
 from goproxyai.daemon.proxy_options import caching_enabled
 from goproxyai.daemon.restart_policy import RestartPolicy
-from goproxyai.daemon.worker_count import second_level_size
 from goproxyai.daemon.worker_process import (
     WorkerProcess,
     WorkerSetup,
@@ -94,7 +92,6 @@ class Supervisor(Service):
     _on_drain: Callable[[], None]
     _check_log: Callable[[], None]
     _counts: Counts
-    _eviction: Eviction
     _snapshot: CacheSnapshot | None
     state: ParentState = attrs.field(init=False)
     stats: Stats = attrs.field(init=False)
@@ -152,7 +149,6 @@ class Supervisor(Service):
             worker.connect(self._reactor)
         self._reactor.callWhenRunning(self._let_all_serve)
         self._limiter.start()
-        self._eviction.start()
         self.feed.start(lambda: None)
         self._ticks.start(TICK_SECONDS, now=False)
         self.listeners.log_addresses()
@@ -268,7 +264,6 @@ class Supervisor(Service):
         if self._snapshot is not None and caching_enabled(self.settings):
             self._snapshot.save()
         self._limiter.stop()
-        self._eviction.stop()
         self.feed.stop()
         self.state.stop()
         await deferLater(self._reactor, 0)  # the ports are closed in the next turn
@@ -289,4 +284,3 @@ def apply_to_parent(supervisor: Supervisor, settings: Settings, prices: Prices) 
     supervisor.settings = supervisor.stats.settings = settings
     supervisor.prices = prices
     supervisor.state.set_rate(settings.rate_limit)
-    supervisor.state.change_cache(second_level_size(settings), caching_enabled(settings))

@@ -11,6 +11,7 @@ import attrs
 from goproxyai.config.parsers import AUTO
 from goproxyai.config.settings import Settings
 from goproxyai.config.variables import MAX_WORKERS
+from goproxyai.daemon.shared_memory import MAX_RING_BYTES
 
 CPU_QUOTA_FILE = "/sys/fs/cgroup/cpu.max"
 """Of a container, in the second version of control groups: the quota and its period, or ``max``."""
@@ -34,13 +35,21 @@ def processors(quota_file: str = CPU_QUOTA_FILE) -> int:
 
 
 def second_level_size(settings: Settings) -> int:
-    """Return the bytes of ``MAX_CACHE_SIZE`` that the parent process has.
+    """Return the bytes of ``MAX_CACHE_SIZE`` that the second level has, in shared memory.
 
-    These are half of them, or none where Redis has the second level. An entry is usually in the
-    parent and in some workers. So the parent's share decides how many different responses the
-    service keeps, and a worker's share how many look-ups stay in it.
+    These are half of them, or none where Redis has the second level. A response is usually in the
+    second level and in the memory of some workers. So the second level decides how many different
+    responses the service keeps, and a worker's own memory how many hits are served from it.
     """
     return settings.max_cache_size // 2 if settings.state_url is None else 0
+
+
+def ring_size(share: Settings) -> int:
+    """Return the bytes that a worker has of the second level: as many as of its own memory.
+
+    :param share: made by :func:`share_of`.
+    """
+    return min(share.max_cache_size, MAX_RING_BYTES) if share.state_url is None else 0
 
 
 def share_of(settings: Settings, workers: int) -> Settings:

@@ -26,7 +26,6 @@ from goproxyai.reactor.socket_write import write_through
 from goproxyai.state.channel import Channel, OneProtocolFactory
 from goproxyai.state.messages import (
     Failed,
-    Found,
     FrameReader,
     Message,
     PassedSocket,
@@ -209,9 +208,6 @@ class WorkerProcess(ProcessProtocol):
 
     def send(self, message: Message) -> None:
         self._channel.send(message)
-
-    def send_record(self, message: Found) -> bool:
-        return self._channel.send_record(message)
 
     def kill(self) -> None:
         """End the process at once."""

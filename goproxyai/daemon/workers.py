@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -21,20 +20,18 @@ from goproxyai.config.variable import SettingError
 from goproxyai.daemon.build import new_instance
 from goproxyai.daemon.cache_snapshot import snapshot_of
 from goproxyai.daemon.endpoints import parse_endpoints
-from goproxyai.daemon.eviction import Eviction
 from goproxyai.daemon.log_setup import log_file_of
 from goproxyai.daemon.parent_listeners import ParentListeners
 from goproxyai.daemon.parent_state import ParentState
-from goproxyai.daemon.shared_memory import map_counts, map_marks, map_presence
+from goproxyai.daemon.shared_memory import map_counts, map_marks, map_records
 from goproxyai.daemon.supervisor import Supervisor
-from goproxyai.daemon.worker_count import second_level_size
 from goproxyai.daemon.worker_process import WorkerProcess, WorkerSetup
 from goproxyai.errors import json_bytes
 from goproxyai.proxy.admission import Admission
 from goproxyai.state.cache_server import CacheServer
-from goproxyai.state.key_presence import AnnouncedStore
 from goproxyai.state.messages import Welcome
 from goproxyai.state.refilled_buckets import RefilledBuckets
+from goproxyai.state.shared_records import SharedRecords
 from goproxyai.telemetry.log_output import LogOutput
 
 
@@ -86,8 +83,8 @@ def make_parent(
     )
     limiter = RefilledBuckets(reactor, settings.rate_limit)
     counts = map_counts(shared, workers)
-    store = AnnouncedStore(second_level_size(settings), map_presence(shared))
-    cache = CacheServer(store, reactor.seconds, time.time, map_marks(shared, workers))
+    records = map_records(shared, workers, reactor.seconds)
+    cache = CacheServer(records.writes, map_marks(shared, workers))
     supervisor = Supervisor(
         reactor,
         settings,
@@ -100,10 +97,9 @@ def make_parent(
         on_drain,
         output.check_size,
         counts,
-        Eviction(reactor, cache.store),
-        snapshot_of(settings, cache.store, reactor.seconds),
+        snapshot_of(settings, records),
     )
-    _add_pages(reactor, supervisor, limiter, config, output, workers, cache)
+    _add_pages(reactor, supervisor, limiter, config, output, records, cache)
     return supervisor
 
 
@@ -113,7 +109,7 @@ def _add_pages(
     limiter: RefilledBuckets,
     config: LoadedConfig,
     output: LogOutput,
-    workers: int,
+    records: SharedRecords,
     cache: CacheServer,
 ) -> None:
     settings = config.settings
@@ -130,14 +126,14 @@ def _add_pages(
         lambda: None if settings.state_url is None else supervisor.state.lease,
     )
     stats = Stats(settings, summed, config.shown)
-    pages = ParentPages(reactor, supervisor, stats, summed)
+    pages = ParentPages(reactor, supervisor, stats, summed, records)
     supervisor.stats = stats
     supervisor.feed = pages.feed
     supervisor.state = ParentState(
         reactor,
         limiter,
         settings.rate_limit,
-        workers,
+        len(records.rings),
         supervisor.serving,
         summed,
         pages.render,
@@ -152,11 +148,18 @@ class ParentPages:
     """
 
     def __init__(
-        self, reactor: Any, supervisor: Supervisor, stats: Stats, summed: SummedSources
+        self,
+        reactor: Any,
+        supervisor: Supervisor,
+        stats: Stats,
+        summed: SummedSources,
+        records: SharedRecords,
     ) -> None:
         self._seconds = reactor.seconds
         self._supervisor = supervisor
         self._stats = stats
+        self._summed = summed
+        self._records = records
         self._metrics = Metrics(summed, self._collect)
         self.feed = DashboardFeed(summed, stats, lambda: summed.subscriptions)
         stats.workers = self._workers
@@ -184,29 +187,28 @@ class ParentPages:
         }
 
     def _second_level(self) -> dict[str, int]:
-        """Return the numbers of the parent's cache, for which the workers count the look-ups."""
-        cache = self._supervisor.state.cache
-        store = cache.store
+        """Return the numbers of the second level."""
+        cache, numbers = self._supervisor.state.cache, self._records.numbers()
+        look_ups = self._summed.counters.shared_look_ups
         return {
-            "item_count": len(store),
-            "bytes": store.bytes,
-            "max_bytes": store.max_bytes,
-            "hits": cache.hits,
-            "misses": cache.misses,
-            "stores": store.stores,
-            "evictions": store.evictions,
-            "expirations": store.expirations,
+            "item_count": numbers.records,
+            "bytes": numbers.used_bytes,
+            "max_bytes": numbers.capacity,
+            "hits": look_ups["hit"],
+            "misses": look_ups["miss"],
+            "stores": numbers.stores,
+            "evictions": numbers.evictions,
+            "expirations": numbers.expirations,
             "claims": cache.claimed_keys,
             "waiting": cache.claims.waiting,
         }
 
     def _collect_second_level(self) -> Iterator[Metric]:
-        cache = self._supervisor.state.cache
-        store = cache.store
+        cache, numbers = self._supervisor.state.cache, self._records.numbers()
         for name, text, number in (
-            ("entries", "Entries of the second level of the cache.", len(store)),
-            ("bytes", "Size of the second level of the cache in bytes.", store.bytes),
-            ("bytes_limit", "Maximum size of it in bytes.", store.max_bytes),
+            ("entries", "Responses in the second level of the cache.", numbers.records),
+            ("bytes", "Size of the second level of the cache in bytes.", numbers.used_bytes),
+            ("bytes_limit", "Maximum size of it in bytes.", numbers.capacity),
             ("claims", "Keys for which one worker asks upstream.", cache.claimed_keys),
             ("waiting", "Look-ups that wait for another worker.", cache.claims.waiting),
         ):
@@ -214,13 +216,13 @@ class ParentPages:
         yield one_counter(
             "second_level_stores",
             "Responses stored in the second level of the cache.",
-            store.stores,
+            numbers.stores,
         )
         yield labelled_counter(
             "second_level_drops",
-            "Entries of the second level evicted for lack of room or expired, by reason.",
+            "Responses of the second level overwritten for lack of room or expired, by reason.",
             "reason",
-            {"room": store.evictions, "expired": store.expirations},
+            {"room": numbers.evictions, "expired": numbers.expirations},
         )
 
     def _process(self, worker: WorkerProcess) -> dict[str, Any]:

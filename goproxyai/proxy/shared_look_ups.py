@@ -156,7 +156,8 @@ class SharedLookUps:
 
     def claim_at_once(self, miss: CacheMiss, coalesces: bool) -> Claim | None:
         """Return a claim for *miss*, if it needs no look-up."""
-        claim = self._second_level.claim_at_once(miss.key, miss.plan.owner, coalesces)
+        plan = miss.plan
+        claim = self._second_level.claim_at_once(miss.key, plan.owner, plan.entry_path, coalesces)
         if claim is not None:
             self._counts["miss"] += 1
         return claim

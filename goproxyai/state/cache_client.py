@@ -1,11 +1,13 @@
-"""The second level of a worker: it asks the parent process, see :mod:`.cache_server`.
+"""The second level of a worker: the stored responses of all workers, and the claims.
 
-A look-up costs one round trip over the socket pair, and no timer of its own: one timer serves all.
-It costs nothing where :mod:`.key_presence` says that the parent has no entry, and, for an exclusive
-claim, where :mod:`.claim_marks` says that no other worker has one.
+A look-up reads the stored responses (:mod:`.shared_records`), and needs no message. It asks the
+parent process (:mod:`.cache_server`) only if it asks for an exclusive claim, and another worker may
+have one (:mod:`.claim_marks`). That costs one round trip over the socket pair, and no timer of its
+own: one timer serves all.
 
-Records are sent after the responses of the turn, which must not wait for it: a write to the parent
-may let the kernel run the parent first.
+A response is stored before its claim ends, so that at any time another worker finds one of them.
+It is stored after the responses of the turn have been sent, which must not wait for it, together
+with the others of the turn: the code that stores is then in the caches of the processor.
 
 If the parent does not answer in time, look-ups end at once until it has answered a late one.
 """
@@ -14,15 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
-from typing import Final
+from typing import Final, NamedTuple
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
-from goproxyai.cache.record import Record, RecordError, decode_record, encode_record
+from goproxyai.cache.record import Record
 from goproxyai.state.claim_marks import ClaimMarks
 from goproxyai.state.claims import NOT_EXCLUSIVE
-from goproxyai.state.key_presence import KeyPresence
 from goproxyai.state.messages import (
     AskClaim,
     Claimed,
@@ -31,15 +31,16 @@ from goproxyai.state.messages import (
     LookUp,
     Message,
     Missing,
-    Store,
+    Stored,
     Unwanted,
     Waits,
 )
 from goproxyai.state.reply_timer import NEVER, ReplyTimer
 from goproxyai.state.second_level import ANSWER_SECONDS, Answer
+from goproxyai.state.shared_records import SharedRecords
 
 MAX_RECORD_BYTES: Final = 1024 * 1024
-"""Of a body; the parent stores none that is larger than a tenth of its share either."""
+"""Of a body; a record is not larger than a tenth of the worker's ring either."""
 
 MAX_LOOK_UPS: Final = 10_000
 """Look-ups that wait; others end at once."""
@@ -47,7 +48,13 @@ MAX_LOOK_UPS: Final = 10_000
 SILENT_SECONDS: Final = 5.0
 """The parent says once a second that look-ups still wait; without that, they end."""
 
-_log = Logger(namespace="goproxyai.state")
+
+class Place(NamedTuple):
+    """Where a response is stored; see :meth:`.SecondLevel.look_up`."""
+
+    key: bytes
+    owner: bytes
+    path: bytes
 
 
 class ParentLookUp:
@@ -57,11 +64,14 @@ class ParentLookUp:
     :ivar waits: for another worker, as the parent has said.
     """
 
-    __slots__ = ("_client", "number", "overdue_at", "then", "waits")
+    __slots__ = ("_client", "number", "overdue_at", "place", "then", "waits")
 
-    def __init__(self, client: CacheClient, number: int, then: Answer, overdue_at: float) -> None:
+    def __init__(
+        self, client: CacheClient, number: int, place: Place, then: Answer, overdue_at: float
+    ) -> None:
         self._client = client
         self.number = number
+        self.place = place
         self.then = then
         self.overdue_at = overdue_at
         self.waits = False
@@ -71,34 +81,27 @@ class ParentLookUp:
 
 
 class ParentClaim:
-    """The right to store a response in the parent's cache: a :class:`.Claim`.
+    """The right to store a response in the second level: a :class:`.Claim`.
 
     :ivar number: that of an exclusive claim that the parent knows; else
         :data:`~.claims.NOT_EXCLUSIVE`.
     :ivar generation: of the second level at the look-up.
-    :ivar marked: the key, if this worker has claimed it by a mark; else empty.
-    :ivar owner: of the response; empty without a mark.
+    :ivar marked: the place, if this worker has claimed the key by a mark; else ``None``.
     """
 
-    __slots__ = ("_client", "generation", "marked", "number", "owner")
+    __slots__ = ("_client", "generation", "marked", "number")
 
     def __init__(
-        self,
-        client: CacheClient,
-        number: int,
-        generation: int,
-        marked: bytes = b"",
-        owner: bytes = b"",
+        self, client: CacheClient, number: int, generation: int, marked: Place | None = None
     ) -> None:
         self._client: CacheClient | None = client  # until the end
         self.number = number
         self.generation = generation
         self.marked = marked
-        self.owner = owner
 
     @property
     def is_exclusive(self) -> bool:
-        return bool(self.marked) or self.number != NOT_EXCLUSIVE
+        return self.marked is not None or self.number != NOT_EXCLUSIVE
 
     def store(self, record: Record) -> None:
         client, self._client = self._client, None
@@ -108,22 +111,20 @@ class ParentClaim:
     def give_up(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            client.end_claim(self, failed=False)
+            client.end_claim(self, EndClaim(self.number, failed=False))
 
     def fail(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            client.end_claim(self, failed=True)
+            client.end_claim(self, EndClaim(self.number, failed=True))
 
 
 class CacheClient:
-    """The parent's cache, as a worker sees it: a :class:`.SecondLevel`.
+    """The second level, as a worker sees it: a :class:`.SecondLevel`.
 
-    :param send: sends a message; returns whether it was sent.
-    :param send_records: sends messages with records; returns for which of them there is room.
-    :param send_after_records: sends a message after the records.
-    :param presence: which keys the parent may have; ``None`` where that is not known.
-    :param marks: the claims of the workers; ``None`` where the parent decides about all claims.
+    :param send: sends a message to the parent; returns whether it was sent.
+    :param marks: the claims of the workers.
+    :ivar records: the stored responses.
     :ivar claims: exclusive claims of this worker.
     """
 
@@ -133,44 +134,45 @@ class CacheClient:
         self,
         clock: IReactorTime,
         send: Callable[[Message], bool],
-        send_records: Callable[[list[Store]], list[bool]],
-        send_after_records: Callable[[EndClaim], object],
-        presence: KeyPresence | None = None,
-        marks: ClaimMarks | None = None,
+        records: SharedRecords,
+        marks: ClaimMarks,
     ) -> None:
         self._clock = clock
         self._seconds = clock.seconds
         self._send = send
-        self._send_records = send_records
-        self._send_after_records = send_after_records
-        self._presence = presence
         self._marks = marks
         self._marked: dict[bytes, ParentClaim] = {}  # by key
         self._numbers = count(1)
         self._pending: dict[int, ParentLookUp] = {}
         self._timer = ReplyTimer(clock, self._judge)
-        self._stores: list[tuple[ParentClaim, Record]] = []  # to be sent
+        self._stores: list[tuple[ParentClaim, Record]] = []  # of this turn
         self._responds = True
+        self.records = records
         self.claims = 0
 
     def __len__(self) -> int:
         """The number of look-ups that wait for an answer."""
         return len(self._pending)
 
-    def claim_at_once(self, key: bytes, owner: bytes, claims: bool) -> ParentClaim | None:
-        presence, marks = self._presence, self._marks
-        if presence is None or presence.may_have(key):
-            return None
+    def claim_at_once(
+        self, key: bytes, owner: bytes, path: bytes, claims: bool
+    ) -> ParentClaim | None:
+        return self._claim(Place(key, owner, path), claims)
+
+    def _claim(self, place: Place, claims: bool) -> ParentClaim | None:
+        """Return a claim; ``None`` if there is a response, or another worker may have the claim."""
+        generation = self.records.writes.generation
         if not claims:
-            return ParentClaim(self, NOT_EXCLUSIVE, presence.generation)
-        if marks is None or not marks.mark(key):
+            has = self.records.has(*place)
+            return None if has else ParentClaim(self, NOT_EXCLUSIVE, generation)
+        if not self._marks.mark(place.key):
             return None
-        if presence.may_have(key):  # another claim has ended before the row was read
-            marks.unmark(key)
+        if self.records.has(*place):  # looked for after the mark: a claim may have ended before
+            self._marks.unmark(place.key)
             return None
         self.claims += 1
-        claim = ParentClaim(self, NOT_EXCLUSIVE, presence.generation, key, owner)
-        self._marked[key] = claim
+        claim = ParentClaim(self, NOT_EXCLUSIVE, generation, place)
+        self._marked[place.key] = claim
         return claim
 
     def look_up(
@@ -183,17 +185,22 @@ class CacheClient:
         waited: float = 0.0,
         replaces: bool = False,
     ) -> ParentLookUp:
+        place = Place(key, owner, path)
         number = next(self._numbers)
-        look_up = ParentLookUp(self, number, then, self._seconds() + ANSWER_SECONDS)
-        claim = self.claim_at_once(key, owner, claims)
-        if claim is None and replaces and self._presence is not None:
-            claim = ParentClaim(self, NOT_EXCLUSIVE, self._presence.generation)
-        if claim is not None or replaces:
-            then(None, claim)
+        look_up = ParentLookUp(self, number, place, then, self._seconds() + ANSWER_SECONDS)
+        record, claim = None, None
+        if replaces:
+            claim = ParentClaim(self, NOT_EXCLUSIVE, self.records.writes.generation)
+        else:
+            record = self.records.get(*place)
+            if record is None:
+                claim = self._claim(place, claims)
+        if record is not None or claim is not None:
+            then(record, claim)
         elif (
             self._responds
             and len(self._pending) < MAX_LOOK_UPS
-            and self._send(LookUp(number, key, owner, claims))
+            and self._send(LookUp(number, *place))
         ):
             self._pending[number] = look_up
             self._timer.expect(look_up.overdue_at)
@@ -215,47 +222,48 @@ class CacheClient:
     # What claims ask.
 
     def store(self, claim: ParentClaim, record: Record) -> None:
-        """Send *record* in the next turn of the reactor, and end *claim*."""
-        if len(record.body) > MAX_RECORD_BYTES:
-            self.end_claim(claim, failed=True)
-            return
+        """Store *record* in the next turn of the reactor, and end *claim*."""
         if not self._stores:
-            self._clock.callLater(0, self._send_stores)
+            self._clock.callLater(0, self._store_all)
         self._stores.append((claim, record))
 
-    def _send_stores(self) -> None:
+    def _store_all(self) -> None:
         stores, self._stores = self._stores, []
-        messages = [
-            Store(claim.number, claim.generation, encode_record(record), claim.marked)
-            for claim, record in stores
-        ]
-        for (claim, _), is_sent in zip(stores, self._send_records(messages), strict=True):
-            if not is_sent:
-                self.end_claim(claim, failed=True)
-                continue
-            self._marked.pop(claim.marked, None)  # the parent removes the mark
-            self.claims -= claim.is_exclusive
+        for claim, record in stores:
+            self.end_claim(claim, self._stored(claim, record))
 
-    def end_claim(self, claim: ParentClaim, failed: bool) -> None:
-        """End *claim* without a response."""
-        number, marked = claim.number, claim.marked
-        if marked and self._marks is not None:
-            del self._marked[marked]
-            self._marks.unmark(marked)
+    def _stored(self, claim: ParentClaim, record: Record) -> EndClaim | Stored:
+        """Store *record*, and return how *claim* ends."""
+        records, generation = self.records, claim.generation
+        if records.writes.is_outdated(record.owner, record.path, generation):
+            return EndClaim(claim.number, failed=False)
+        if len(record.body) > MAX_RECORD_BYTES or not records.store(record, generation):
+            return EndClaim(claim.number, failed=True)
+        return Stored(claim.number)
+
+    def end_claim(self, claim: ParentClaim, end: EndClaim | Stored) -> None:
+        """End *claim*; tell the parent if it knows of the claim."""
+        if claim.marked is not None:
+            del self._marked[claim.marked.key]
+            self._marks.unmark(claim.marked.key)
         self.claims -= claim.is_exclusive
-        if number != NOT_EXCLUSIVE:
-            self._send(EndClaim(number, failed))
+        if claim.number != NOT_EXCLUSIVE:
+            self._send(end)
 
-    # Answers of the parent.
+    # Messages of the parent.
 
     def asked(self, question: AskClaim) -> None:
-        """Say whether this worker has the claim of a key."""
+        """Say whether this worker has the claim of a key, and its response will be stored."""
         claim = self._marked.get(question.key)
-        if claim is None:  # its record may still wait to be sent
-            self._send_after_records(EndClaim(question.number, failed=False))
+        if (
+            claim is None
+            or claim.marked is None
+            or self.records.writes.is_outdated(*claim.marked[1:], claim.generation)
+        ):
+            self._send(EndClaim(question.number, failed=False))
         else:
             claim.number = question.number
-            self._send(Claimed(claim.number, claim.generation, claim.owner))
+            self._send(Claimed(claim.number, claim.generation))
 
     def answered(self, answer: Found | Missing | Waits) -> None:
         """Handle an answer, which may be late or no longer wanted."""
@@ -263,24 +271,19 @@ class CacheClient:
         if isinstance(answer, Waits):
             self._wait_on(answer.number)
             return
+        number = answer.claim if isinstance(answer, Missing) else NOT_EXCLUSIVE
+        claim = ParentClaim(self, number, self.records.writes.generation)
+        self.claims += claim.is_exclusive
         look_up = self._pending.pop(answer.number, None)
-        if isinstance(answer, Found):
-            if look_up is not None:
-                look_up.then(*self._decoded(answer.record))
-            return
-        self.claims += answer.claim != NOT_EXCLUSIVE
-        claim = ParentClaim(self, answer.claim, answer.generation)
         if look_up is None:
             claim.give_up()
-        else:
+            return
+        record = self.records.get(*look_up.place)  # another worker may have stored it meanwhile
+        if record is None:
             look_up.then(None, claim)
-
-    def _decoded(self, record: bytes) -> tuple[Record | None, None]:
-        try:
-            return decode_record(record), None
-        except RecordError as error:
-            _log.error("the parent process sent an invalid record: {error}", error=str(error))
-            return None, None
+        else:
+            self.end_claim(claim, Stored(number))
+            look_up.then(record, None)
 
     def _wait_on(self, number: int) -> None:
         """The look-up *number* waits for another worker; 0: all that wait still do."""

@@ -1,33 +1,22 @@
-"""The second level of the cache in the parent process, for its workers.
+"""Single flight across workers: the look-ups of the workers that wait for each other.
 
-1. A look-up is answered from the store; else by the claim table (:mod:`.claims`): the worker is to
-   ask upstream, or the look-up waits for another worker.
-2. Messages of one worker are handled in their order. So a look-up that follows an announcement of
-   its worker finds nothing outdated, and a record that an announcement has overtaken is refused:
-   the generation in it is that of its look-up.
-3. A worker may have an exclusive claim without a question (:mod:`.claim_marks`). A look-up that
-   finds its mark waits until the worker is asked, and then for the claim.
+1. The workers store and find responses without the parent (:mod:`.shared_records`). A look-up asks
+   the parent only if it has found none, and another worker may have a claim (:mod:`.claim_marks`).
+   The claim table (:mod:`.claims`) decides: the worker is to ask upstream, or the look-up waits.
+2. A worker may have an exclusive claim without a question. A look-up that finds its mark waits
+   until the worker is asked, and then for the claim.
+3. A look-up that waits is told when the response is stored, and reads it. One that gets a claim
+   looks for a response first, which may have been stored meanwhile.
 4. A worker that ends, or that has not sent a message for :data:`MAX_SILENT_TICKS` seconds, loses
    its claims to look-ups that wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final, Protocol
 
-from twisted.logger import Logger
-
-from goproxyai.cache.record import (
-    Record,
-    RecordError,
-    decode_record,
-    encode_record,
-    record_of,
-    restored_entry,
-)
-from goproxyai.cache.store import Store
-from goproxyai.state.claim_marks import ClaimMarks, marks_bytes
+from goproxyai.state.claim_marks import ClaimMarks
 from goproxyai.state.claims import NOT_EXCLUSIVE, Claims, Question, Waiter
 from goproxyai.state.messages import (
     AskClaim,
@@ -37,21 +26,20 @@ from goproxyai.state.messages import (
     LookUp,
     Message,
     Missing,
+    Stored,
     Unwanted,
     Waits,
 )
-from goproxyai.state.messages import Store as StoreMessage
+from goproxyai.state.shared_write_log import SharedWriteLog
 
 MAX_SILENT_TICKS: Final = 3
 """Seconds without a message, after which a worker is taken to hang: it reports once a second."""
 
-CacheRequest = LookUp | Unwanted | StoreMessage | EndClaim | Claimed
-
-_log = Logger(namespace="goproxyai.state")
+CacheRequest = LookUp | Unwanted | Stored | EndClaim | Claimed
 
 
 class CacheWorker(Protocol):
-    """A worker, as the cache sees it.
+    """A worker, as its look-ups see it.
 
     :ivar index: from 0; that of a worker that has ended gets its replacement.
     :ivar silent_ticks: seconds since its last message.
@@ -65,54 +53,31 @@ class CacheWorker(Protocol):
 
     def send(self, message: Message) -> None: ...
 
-    def send_record(self, message: Found) -> bool:
-        """Send a record in its turn; return whether there is room for it."""
-
 
 class CacheServer:
     """Answers the look-ups of the workers.
 
-    :param seconds: the monotonic clock.
-    :param unix_seconds: the wall clock.
+    :param writes: the writes and clearings of the workers.
     :param marks: the claims that workers have made without a question.
-    :ivar store: the entries.
     :ivar claims: the claims, and the look-ups that wait.
-    :ivar hits: look-ups that were answered with a record since the start.
-    :ivar misses: look-ups that were not.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        seconds: Callable[[], float],
-        unix_seconds: Callable[[], float],
-        marks: ClaimMarks | None = None,
-    ) -> None:
-        if marks is None:
-            marks = ClaimMarks(memoryview(bytearray(marks_bytes(0))), 0)
-        self.store = store
+    def __init__(self, writes: SharedWriteLog, marks: ClaimMarks) -> None:
         self.claims: Claims[CacheWorker] = Claims(marks=marks)
+        self._writes = writes
         self._marks = marks
         self._workers: dict[int, CacheWorker] = {}
-        self._seconds = seconds
-        self._unix_seconds = unix_seconds
-        self.hits = 0
-        self.misses = 0
 
     def received(self, worker: CacheWorker, message: CacheRequest) -> None:
         """Handle *message* of *worker*."""
         match message:
-            case LookUp(number, key, owner, claims):
-                self._look_up(Waiter(worker, number), key, owner, claims)
-            case StoreMessage(claim, generation, record, marked):
-                self._store(claim, generation, record)
-                if marked:
-                    self._marks.remove(marked, worker.index)
-            case Claimed(claim, generation, owner):
-                if self.claims.confirm(claim, generation) and self.store.is_outdated(
-                    owner, generation
-                ):
-                    self._pass_on(claim)
+            case LookUp():
+                self._look_up(worker, message)
+            case Stored(claim):
+                for waiter in self.claims.end(claim):
+                    waiter.holder.send(Found(waiter.number))
+            case Claimed(claim, generation):
+                self.claims.confirm(claim, generation)
             case EndClaim(claim, failed):
                 if failed:
                     self._fail(claim)
@@ -151,25 +116,19 @@ class CacheServer:
         for worker in self.claims.waiting_holders():
             worker.send(Waits(0))
 
-    def _look_up(self, waiter: Waiter[CacheWorker], key: bytes, owner: bytes, claims: bool) -> None:
-        record = self._stored_record(key)
-        if record is not None:
-            self._answer(waiter, record)
-            return
-        store = self.store
-        claim: int | Question[CacheWorker] | None = NOT_EXCLUSIVE
-        if claims:
-            claim = self.claims.claim(
-                key,
-                waiter,
-                store.generation(),
-                lambda noted: store.is_outdated(owner, noted),
-                lambda: self._marked(key, waiter.holder),
-            )
+    def _look_up(self, worker: CacheWorker, asked: LookUp) -> None:
+        waiter = Waiter(worker, asked.number)
+        claim = self.claims.claim(
+            asked.key,
+            waiter,
+            self._writes.generation,
+            lambda noted: self._writes.is_outdated(asked.owner, asked.path, noted),
+            lambda: self._marked(asked.key, worker),
+        )
         if isinstance(claim, int):
             self._deny(waiter, claim)
             return
-        waiter.holder.send(Waits(waiter.number))
+        worker.send(Waits(asked.number))
         if claim is not None:
             claim.holder.send(AskClaim(claim.number, claim.key))
 
@@ -184,49 +143,15 @@ class CacheServer:
             and worker.silent_ticks < MAX_SILENT_TICKS
         ]
 
-    def _stored_record(self, key: bytes) -> bytes | None:
-        """Return the stored response, encoded, if it has not expired."""
-        now = self._seconds()
-        entry = self.store.get(key, now)
-        if entry is None or entry.expires_at <= now:
-            return None
-        return encode_record(record_of(entry, self._unix_seconds() - now))
-
-    def _answer(self, waiter: Waiter[CacheWorker], record: bytes) -> None:
-        if waiter.holder.send_record(Found(waiter.number, record)):
-            self.hits += 1
-        else:
-            self._deny(waiter, NOT_EXCLUSIVE)
-
     def _deny(self, waiter: Waiter[CacheWorker], claim: int) -> None:
-        self.misses += 1
-        waiter.holder.send(Missing(waiter.number, self.store.generation(), claim))
-
-    def _store(self, claim: int, generation: int, encoded: bytes) -> None:
-        try:
-            record = decode_record(encoded)
-        except RecordError as error:
-            _log.error("a worker sent an invalid record: {error}", error=str(error))
-            self._fail(claim)
-            return
-        if self._put(record, generation):
-            for waiter in self.claims.stored(record.key, claim):
-                self._answer(waiter, encoded)
-        elif self.store.is_outdated(record.owner, generation):
-            self._pass_on(claim)
-        else:
-            self._fail(claim)
-
-    def _put(self, record: Record, generation: int) -> bool:
-        entry = restored_entry(record, self._seconds(), self._unix_seconds(), 0.0)
-        return entry is not None and self.store.put(entry, record.path, record.owner, generation)
+        waiter.holder.send(Missing(waiter.number, claim))
 
     def _fail(self, claim: int) -> None:
         for waiter in self.claims.end(claim):
             self._deny(waiter, NOT_EXCLUSIVE)
 
     def _pass_on(self, claim: int) -> None:
-        passed = self.claims.pass_on(claim, self.store.generation())
+        passed = self.claims.pass_on(claim, self._writes.generation)
         if isinstance(passed, Question):
             passed.holder.send(AskClaim(passed.number, passed.key))
         elif passed is not None:

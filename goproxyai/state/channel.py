@@ -4,8 +4,6 @@ The queue of a peer that does not read is bounded: while the transport's buffer 
 messages that are rare or that answer the peer are queued. The others are left out: a report, a
 question or a grant that is late is worth nothing. Where an announcement about caches was left out,
 the peer is told to clear its cache when it reads again.
-
-:mod:`.record_queue` sends the messages that have records, which may be large.
 """
 
 from __future__ import annotations
@@ -22,22 +20,16 @@ from zope.interface import implementer
 from goproxyai.state.messages import (
     Ask,
     Clear,
-    EndClaim,
-    Found,
     FrameError,
     FrameReader,
     Granted,
     LookUp,
     Message,
-    Part,
     PutBack,
     Report,
-    Store,
-    Taken,
     Written,
     frame,
 )
-from goproxyai.state.record_queue import RecordQueue, RecordReader
 
 _log = Logger(namespace="goproxyai.state")
 
@@ -73,12 +65,9 @@ class Channel(ByteProtocol):
         self._peer = peer
         self._write = write
         self._reader = FrameReader()
-        self._records = RecordQueue(self.send)
-        self._received_records = RecordReader(self.send)
         self._paused = False
         self._missed = False
         self._open = False
-        self._held: list[bytes] | None = None  # frames that are written together
 
     def connectionMade(self) -> None:
         self._open = True
@@ -94,34 +83,8 @@ class Channel(ByteProtocol):
             if isinstance(message, _ANNOUNCEMENTS):
                 self._missed = True
                 return False
-        data = frame(message)
-        if self._held is None:
-            self._write(self.transport, data)
-        else:
-            self._held.append(data)
+        self._write(self.transport, frame(message))
         return True
-
-    def send_record(self, message: Found | Store) -> bool:
-        """Send a message with a record, in turn; return whether the queue has room for it."""
-        return self._open and self._records.add(message)
-
-    def send_records(self, messages: list[Store]) -> list[bool]:
-        """Send messages with records by one write; return for which of them there was room.
-
-        With 32 busy connections, ten responses are stored in a turn of the reactor.
-        """
-        held = self._held = []
-        try:
-            return [self.send_record(message) for message in messages]
-        finally:
-            self._held = None
-            if held:
-                self._write(self.transport, b"".join(held))
-
-    def send_after_records(self, message: EndClaim) -> None:
-        """Send *message* after the records that wait for their turn."""
-        if self._open:
-            self._records.add_last(message)
 
     def close(self) -> None:
         """Close this end after what has been sent."""
@@ -139,14 +102,6 @@ class Channel(ByteProtocol):
             self.transport.abortConnection()
 
     def _receive(self, message: Message) -> None:
-        if isinstance(message, Taken):
-            self._records.taken(message.size)
-            return
-        if isinstance(message, (Found, Store, Part)):
-            complete = self._received_records.add(message)
-            if complete is None:
-                return
-            message = complete
         try:
             self._peer.message_received(message)
         except Exception:  # one message must not end the process
@@ -154,7 +109,6 @@ class Channel(ByteProtocol):
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self._open = False
-        self._records.clear()
         self._peer.peer_lost()
 
     def pauseProducing(self) -> None:

@@ -9,9 +9,8 @@ question. Only where there is another mark it asks the parent, which decides (:m
 2. A worker sets its mark, and then reads the row. The parent increments its count, and then reads
    the row. So of two that want a claim at the same time, at least one sees the other. A worker that
    sees another mark removes its own before it asks.
-3. The worker removes its mark when its claim ends without a response. With a response, the parent
-   removes the mark after it has stored the response. So at any time another worker finds the
-   mark or the entry (:mod:`.key_presence`).
+3. The worker removes its mark when its claim ends, after it has stored the response if there is
+   one. So at any time another worker finds the mark or the response (:mod:`.shared_records`).
 4. Nothing is locked, and no byte is changed by two processes at a time. If the processor delays a
    write for longer than the interpreter needs for the next read, two workers have a claim, and make
    an upstream request each. Nothing else depends on the marks.
@@ -90,10 +89,6 @@ class ClaimMarks:
         row = self._row(key)
         marks = self._bytes[row : row + self._columns - 1].tobytes()
         return [worker for worker, mark in enumerate(marks) if mark]
-
-    def remove(self, key: bytes, worker: int) -> None:
-        """Remove the mark of a worker that has handed it over with its response."""
-        self._bytes[self._row(key) + worker] = 0
 
     def remove_all(self, worker: int) -> None:
         """Remove all marks of a worker that has ended."""

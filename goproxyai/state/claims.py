@@ -1,15 +1,15 @@
 """Which process asks upstream for a key, and which look-ups wait for it.
 
 1. A key has at most one exclusive claim. A look-up that asks for a claim while there is one waits.
-2. A claim notes the generation of the store at the look-up (:mod:`goproxyai.cache.write_log`). A
+2. A claim notes the generation of the second level at the look-up (:mod:`.shared_write_log`). A
    claim that a write or a clearing has overtaken is replaced by the next look-up: its response will
    be refused. The look-ups that wait for the old claim wait for the new one.
 3. A claim is identified by its number, so that a process whose claim was replaced, or was passed on
    because the process did not respond, ends no claim of another process.
 4. A claim that is given up is passed on to the look-up that has waited the longest.
 5. Where a process may have claimed the key without a question (:mod:`.claim_marks`), the look-up
-   waits until the process has confirmed the claim. If it has none, the next such process is asked,
-   and then the look-up gets the claim.
+   waits until the process has confirmed the claim. If it has none, or one that is overtaken, the
+   next such process is asked, and then the look-up gets the claim.
 6. Claims and waiting look-ups are bounded, by :data:`MAX_CLAIMS` and :data:`MAX_WAITING`.
 
 Pure: what follows for the processes is returned, and sent by the caller.
@@ -87,7 +87,7 @@ def no_candidates() -> Sequence[Holder]:
 class _Claim(Generic[Holder]):
     """An exclusive claim.
 
-    :ivar generation: of the store when the claim was made.
+    :ivar generation: of the second level when the claim was made.
     :ivar waiters: in the order of their arrival.
     :ivar candidates: processes that are to be asked next.
     :ivar is_marked: whether the holder has, or may have, claimed the key without a question.
@@ -145,7 +145,7 @@ class Claims(Generic[Holder]):
     ) -> int | Question[Holder] | None:
         """Return the number of a new claim; ``None`` if *waiter* waits for another process.
 
-        :param generation: of the store at present.
+        :param generation: of the second level at present.
         :param is_overtaken: whether a response to a request of the given generation is outdated.
         :param candidates: returns the processes that may have claimed the key without a question.
         :returns: :data:`NOT_EXCLUSIVE` where a bound is reached; a question if *waiter* waits for
@@ -168,17 +168,15 @@ class Claims(Generic[Holder]):
             return None
         return self._hand_over(claim, waiter.holder, generation)
 
-    def confirm(self, number: int, generation: int) -> bool:
-        """The process that was asked has the claim *number*; return whether it still counts.
+    def confirm(self, number: int, generation: int) -> None:
+        """The process that was asked has the claim *number*, if it still exists.
 
-        :param generation: of the store at the look-up of that process.
+        :param generation: of the second level at the look-up of that process.
         """
         claim = self._numbered.get(number)
-        if claim is None:
-            return False
-        claim.generation = generation
-        claim.candidates = ()
-        return True
+        if claim is not None:
+            claim.generation = generation
+            claim.candidates = ()
 
     def end(self, number: int) -> list[Waiter[Holder]]:
         """End the claim *number*, if it still exists; return the look-ups that waited for it."""
@@ -186,18 +184,6 @@ class Claims(Generic[Holder]):
         if claim is None:
             return []
         self._remove(claim)
-        return self._released(claim)
-
-    def stored(self, key: bytes, number: int) -> list[Waiter[Holder]]:
-        """A response was stored, by the claim *number* or another request.
-
-        :returns: the look-ups that waited for one. A claim of another number goes on.
-        """
-        claim = self._claims.get(key)
-        if claim is None:
-            return []
-        if claim.number == number:
-            self._remove(claim)
         return self._released(claim)
 
     def pass_on(self, number: int, generation: int) -> Passed[Holder] | Question[Holder] | None:

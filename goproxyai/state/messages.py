@@ -174,9 +174,10 @@ class Drain(_Message):
 
 
 class LookUp(_Message):
-    """Worker to parent: look for the response of *key*; see :meth:`.SecondLevel.look_up`.
+    """Worker to parent: wait for the worker that asks upstream for *key*, or get the claim.
 
-    The answer is :class:`Found`, :class:`Missing`, or :class:`Waits` and later one of the others.
+    The parameters are those of :meth:`.SecondLevel.look_up`. The answer is :class:`Missing`, or
+    :class:`Waits` and later :class:`Found` or :class:`Missing`.
 
     :ivar number: identifies the answers; at least 1.
     """
@@ -184,25 +185,22 @@ class LookUp(_Message):
     number: int
     key: bytes
     owner: bytes
-    claims: bool
+    path: bytes
 
 
 class Found(_Message):
-    """Parent to worker: the response, made by :func:`~goproxyai.cache.record.encode_record`."""
+    """Parent to worker: a response has been stored for the look-up *number*."""
 
     number: int
-    record: bytes
 
 
 class Missing(_Message):
-    """Parent to worker: there is no response.
+    """Parent to worker: the look-up *number* is to ask upstream.
 
-    :ivar generation: of the second level, for :class:`Store`.
     :ivar claim: number of the exclusive claim, or :data:`~.claims.NOT_EXCLUSIVE`.
     """
 
     number: int
-    generation: int
     claim: int
 
 
@@ -230,12 +228,11 @@ class AskClaim(_Message):
 class Claimed(_Message):
     """Worker to parent: the worker has the claim *number*.
 
-    :ivar generation: of the second level at the look-up. :ivar owner: of the response.
+    :ivar generation: of the second level at the look-up.
     """
 
     number: int
     generation: int
-    owner: bytes
 
 
 class Unwanted(_Message):
@@ -244,18 +241,10 @@ class Unwanted(_Message):
     number: int
 
 
-class Store(_Message):
-    """Worker to parent: the response to an upstream request.
-
-    :ivar claim: as :class:`Missing` or :class:`AskClaim` had it, or :data:`~.claims.NOT_EXCLUSIVE`.
-    :ivar generation: of the second level at the look-up.
-    :ivar marked: the key whose mark the parent is to remove; empty for none.
-    """
+class Stored(_Message):
+    """Worker to parent: the exclusive claim ends, because its response has been stored."""
 
     claim: int
-    generation: int
-    record: bytes
-    marked: bytes = b""
 
 
 class EndClaim(_Message):
@@ -268,24 +257,11 @@ class EndClaim(_Message):
     failed: bool
 
 
-class Part(_Message):
-    """Both ways: a part of the payload of a large message, in order."""
-
-    data: bytes
-    last: bool
-
-
-class Taken(_Message):
-    """Both ways: *size* more bytes of records have been read."""
-
-    size: int
-
-
 Message = (
     Welcome | Started | Failed | Ask | Granted | PutBack | Written | Clear | Done | Collect
     | Report | AskPage | Page | Reachable | Serve | Reload | Reopen | Drain
     | LookUp | Found | Missing | Waits | AskClaim | Claimed
-    | Unwanted | Store | EndClaim | Part | Taken
+    | Unwanted | Stored | EndClaim
 )  # fmt: skip
 
 encode = msgspec.msgpack.Encoder().encode

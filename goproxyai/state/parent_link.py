@@ -20,7 +20,6 @@ from goproxyai.cache.store import Store
 from goproxyai.state.cache_client import CacheClient
 from goproxyai.state.channel import Channel, buffered_write
 from goproxyai.state.claim_marks import ClaimMarks
-from goproxyai.state.key_presence import KeyPresence
 from goproxyai.state.leased_limiter import LeasedLimiter
 from goproxyai.state.leases import Grant
 from goproxyai.state.messages import (
@@ -45,6 +44,7 @@ from goproxyai.state.messages import (
     Waits,
     Written,
 )
+from goproxyai.state.shared_records import SharedRecords
 
 CLEARING_SECONDS: Final = 0.5
 """The longest time that ``DELETE /cache`` waits for the other workers."""
@@ -71,11 +71,11 @@ class WorkerActions:
 class ParentLink:
     """The shared state of a worker: a :class:`~.shared_state.SharedState`.
 
-    :param write: writes to a transport.
-    :param presence: which keys the second level may have.
+    :param records: the stored responses of all workers.
     :param marks: the claims of the workers.
+    :param write: writes to a transport.
     :ivar channel: to the parent.
-    :ivar second_level: the parent's cache.
+    :ivar second_level: the cache that the workers share.
     :ivar limiter: the rate limit.
     :ivar store: the cache of this worker; assigned before messages arrive.
     :ivar actions: assigned before messages arrive.
@@ -89,31 +89,26 @@ class ParentLink:
         self,
         clock: IReactorTime,
         per_minute: int,
+        records: SharedRecords,
+        marks: ClaimMarks,
         write: Callable[[Any, bytes], None] = buffered_write,
-        presence: KeyPresence | None = None,
-        marks: ClaimMarks | None = None,
     ) -> None:
         self._clock = clock
         self._numbers = count(1)
         self._answers: dict[int, Deferred[bytes]] = {}
         self.channel = Channel(self, write)
-        self.second_level = CacheClient(
-            clock,
-            self.channel.send,
-            self.channel.send_records,
-            self.channel.send_after_records,
-            presence,
-            marks,
-        )
+        self.second_level = CacheClient(clock, self.channel.send, records, marks)
         self.limiter = LeasedLimiter(clock, per_minute, self._ask, self._put_back)
         self.any_reachable = True
 
     # SharedState
 
     def announce_write(self, owner: bytes) -> None:
+        self.second_level.records.writes.record_write(owner)
         self.channel.send(Written(owner))
 
     def announce_clearing(self, path: bytes | None) -> Deferred[None]:
+        self.second_level.records.record_clearing(path)
         number, answer = self._expect(CLEARING_SECONDS)
         self.channel.send(Clear(path, number))
         return answer.addBoth(lambda _: None)
@@ -178,6 +173,8 @@ class ParentLink:
                 self.store.invalidate(owner)
             case Clear(path, number):
                 self.store.clear(path)
+                if path is None:
+                    self.second_level.records.clear_own()
                 if number:
                     self.channel.send(Done(number))
             case Page(number, body):

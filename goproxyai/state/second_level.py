@@ -91,7 +91,7 @@ class SecondLevel(Protocol):
     @property
     def max_record_bytes(self) -> int: ...
 
-    def claim_at_once(self, key: bytes, owner: bytes, claims: bool) -> Claim | None:
+    def claim_at_once(self, key: bytes, owner: bytes, path: bytes, claims: bool) -> Claim | None:
         """Return a claim, if it is known without a question that the look-up would give it.
 
         The arguments are those of :meth:`look_up`.

@@ -159,8 +159,8 @@ async def test_large_response_is_shared_up_to_the_bound(
     for client, outcome in ((clients.one, b"MISS"), (clients.other, expected)):
         answer = await clients.ask(client, path)
         assert (answer.get("X-Cache"), answer.body) == (outcome, body)
-    numbers = clients.service.supervisor.state.cache.store
-    assert (len(numbers), numbers.stores) == (int(shared), int(shared))
+    numbers = clients.service.supervisor.stats.workers()["second_level"]
+    assert (numbers["item_count"], numbers["stores"]) == (int(shared), int(shared))
 
 
 @pytest_twisted.ensureDeferred

@@ -223,6 +223,8 @@ def test_sighup_reloads_all_workers(serve: Serve, tmp_path: Path) -> None:
     config.write_text("CACHE_TTL=5m\n")
     service = serve(CONFIG=str(config))
     connections = service.connection_to_each()
+    assert service.ask("/v1/stored").cache == "MISS"
+    assert service.stats()["workers"]["second_level"]["item_count"] == 1
     config.write_text("CACHE_TTL=0\nMAX_CACHE_SIZE=10\nRATE_LIMIT=8\n")
     service.process.send(signal.SIGHUP)
     for each in connections.values():
@@ -235,6 +237,8 @@ def test_sighup_reloads_all_workers(serve: Serve, tmp_path: Path) -> None:
     reloaded = [each for each in service.process.messages("info") if "reloaded" in each]
     assert reloaded == ["configuration reloaded, changed: CACHE_TTL, MAX_CACHE_SIZE"]
     eventually(lambda: service.stats()["cache"]["max_bytes"] == 10 * 1024 * 1024)
+    numbers = service.stats()["workers"]["second_level"]
+    assert (numbers["item_count"], numbers["max_bytes"]) == (0, 5 * 1024 * 1024)
 
 
 def test_log_lines_of_all_workers_are_whole(upstream: Upstream, tmp_path: Path) -> None:

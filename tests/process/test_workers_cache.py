@@ -107,6 +107,19 @@ def test_killed_worker_lets_the_one_that_waits_go_on(serve: Serve, upstream: Ups
     assert (answer.status, answer.cache) == (200, "MISS")
 
 
+def test_response_of_a_killed_worker_is_a_hit_in_all(serve: Serve, upstream: Upstream) -> None:
+    service = serve()
+    victim, survivor = service.pids()
+    stored = service.connection_to(victim).ask("/v1/a")
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: victim not in service.pids() and len(service.pids()) == 2)
+    (replacement,) = set(service.pids()) - {survivor}
+    for pid in (survivor, replacement):
+        answer = service.connection_to(pid).ask("/v1/a")
+        assert (answer.cache, answer.body) == ("HIT", stored.body)
+    assert upstream.served == 1
+
+
 def test_stopped_worker_lets_the_one_that_waits_go_on(serve: Serve, upstream: Upstream) -> None:
     service = serve()
     victim, survivor = service.pids()

@@ -75,7 +75,9 @@ class FakeSecondLevel:
     def second_level(self) -> FakeSecondLevel:
         return self
 
-    def claim_at_once(self, key: bytes, owner: bytes, claims: bool) -> FakeClaim | None:
+    def claim_at_once(
+        self, key: bytes, owner: bytes, path: bytes, claims: bool
+    ) -> FakeClaim | None:
         if not self.known:
             return None
         self.claims.append(FakeClaim())

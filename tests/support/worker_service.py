@@ -90,6 +90,7 @@ class WorkerService:
     workers: list[tuple[Worker, WorkerReactor, WorkerProcess]] = attrs.field(factory=list)
     _parent_reactor: ParentReactor = attrs.field(init=False)
     _feed: Any = None
+    _descriptors: list[int] = attrs.field(factory=list)  # stay open until the end
 
     def start(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(worker_module, "worker_output", lambda *_: Output())
@@ -102,7 +103,7 @@ class WorkerService:
         )
         self._parent_reactor = ParentReactor(self.reactor)
         sources = ConfigSources({}, dict(os.environ), os.getcwd())
-        shared = make_shared_memory()
+        shared = make_shared_memory(2)
         self.supervisor = make_parent(
             self._parent_reactor,
             {"nodaemon": True},
@@ -114,7 +115,7 @@ class WorkerService:
             lambda: None,
         )
         self.supervisor.startService()
-        os.close(shared)
+        self._descriptors.append(shared)
 
     async def until_serving(self) -> None:
         """Wait until the parent has told all workers to accept connections."""
@@ -133,8 +134,7 @@ class WorkerService:
             worker = worker_module.start(reactor, _renumbered(welcome, inherited))
             channel.sendall(frame(Started()))
             worker.connect(channel)
-        for descriptor in inherited.values():
-            os.close(descriptor)
+        self._descriptors += inherited.values()
         self.workers.append((worker, reactor, process))
         process.state = process.state.SERVING
         return ""
@@ -160,6 +160,8 @@ class WorkerService:
             process.processEnded(Failure(ProcessDone(0)))
         await stopping
         self.supervisor.state._summed.refresh()
+        while self._descriptors:
+            os.close(self._descriptors.pop())
 
 
 def _renumbered(welcome: Welcome, inherited: dict[int, int]) -> Welcome:

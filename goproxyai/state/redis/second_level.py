@@ -95,7 +95,7 @@ class RedisSecondLevel:
         """The number of look-ups in progress."""
         return self._count
 
-    def claim_at_once(self, key: bytes, owner: bytes, claims: bool) -> None:
+    def claim_at_once(self, key: bytes, owner: bytes, path: bytes, claims: bool) -> None:
         """Return ``None``: only Redis knows."""
 
     def look_up(

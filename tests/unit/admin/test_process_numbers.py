@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from goproxyai.admin.process_numbers import (
     DESCRIPTORS_SECONDS,
     OwnProcess,
     ProcessNumbers,
+    anonymous_bytes,
     resident_bytes,
 )
 
@@ -24,7 +26,15 @@ def test_resident_memory_of_this_process_is_known_on_linux(
 ) -> None:
     assert 5 * MIB < resident_bytes() < 100_000 * MIB
     monkeypatch.setattr(process_numbers, "_PROCESSES", tmp_path / "missing")
-    assert resident_bytes() == process_numbers.open_descriptors() == 0
+    assert resident_bytes() == process_numbers.open_descriptors() == anonymous_bytes() == 0
+
+
+def test_shared_memory_is_not_anonymous() -> None:
+    before = anonymous_bytes()
+    assert 5 * MIB < before < resident_bytes()
+    with mmap.mmap(-1, 64 * MIB) as shared:
+        shared[:] = bytes([1]) * len(shared)
+        assert resident_bytes() - anonymous_bytes() > 64 * MIB
 
 
 def test_numbers_of_this_process_are_read() -> None:

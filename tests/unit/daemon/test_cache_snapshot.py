@@ -20,7 +20,7 @@ from goproxyai.cache.record import Record
 from goproxyai.cache.snapshot_stream import CHUNK_BYTES, HEADER_BYTES, MAGIC
 from goproxyai.cache.store import Store
 from goproxyai.cache.write_log import UNOWNED
-from goproxyai.daemon.cache_snapshot import CacheSnapshot
+from goproxyai.daemon.cache_snapshot import CacheSnapshot, StoreRecords
 
 ALICE, BOB = b"\0\0alice-alice-al", b"\0\1bob-bob-bob-bo"
 FILES = b"/v1/files"
@@ -58,7 +58,10 @@ class Host:
         self.monotonic = 12.5
         self.store = Store(room, stale)
         self.snapshot = CacheSnapshot(
-            str(self.path), key, self.store, lambda: self.monotonic, lambda: self.wall, "up"
+            str(self.path),
+            key,
+            StoreRecords(self.store, lambda: self.monotonic, lambda: self.wall),
+            "up",
         )
         return self.store
 

@@ -8,7 +8,6 @@ import attrs
 from twisted.internet.task import Clock
 
 from goproxyai.admin.summed_sources import ReportDocument
-from goproxyai.cache.store import Store
 from goproxyai.daemon.parent_state import COLLECT_SECONDS, ParentState, WorkerPeer
 from goproxyai.state.cache_server import MAX_SILENT_TICKS, CacheServer
 from goproxyai.state.messages import (
@@ -17,7 +16,6 @@ from goproxyai.state.messages import (
     Clear,
     Collect,
     Done,
-    Found,
     Granted,
     LookUp,
     Message,
@@ -28,6 +26,7 @@ from goproxyai.state.messages import (
     Written,
 )
 from goproxyai.state.refilled_buckets import RefilledBuckets
+from tests.support.shared_memory import SharedMemory
 
 
 @attrs.define(eq=False)
@@ -41,10 +40,6 @@ class Worker:
     def send(self, message: Message) -> None:
         self.sent.append(message)
 
-    def send_record(self, message: Found) -> bool:
-        self.sent.append(message)
-        return True
-
     def new(self) -> list[Message]:
         sent, self.sent = self.sent, []
         return sent
@@ -55,6 +50,7 @@ class Fixture:
 
     def __init__(self, per_minute: int = 16) -> None:
         self.clock = Clock()
+        memory = SharedMemory()
         self.workers: list[WorkerPeer] = []
         self.one, self.other = Worker(0), Worker(1)
         self.workers += [self.one, self.other]
@@ -67,7 +63,7 @@ class Fixture:
             lambda: self.workers,
             self,  # type: ignore[arg-type]  # has the method that is called
             lambda page, known: f"{page} {known}".encode(),
-            CacheServer(Store(100_000), self.clock.seconds, lambda: 1e9),
+            CacheServer(memory.writes(), memory.marks()),
         )
 
     def retire(self, report: ReportDocument | None) -> None:
@@ -123,33 +119,16 @@ def test_clearing_without_others_is_done_at_once() -> None:
     assert fixture.one.new() == [Done(1)]
 
 
-def test_write_and_clearing_reach_the_second_level() -> None:
-    fixture = Fixture()
-    for message in (Written(b"owner"), Clear(b"/v1/a", 0)):
-        generation = fixture.state.cache.store.generation()
-        fixture.state.received(fixture.one, message)
-        assert fixture.state.cache.store.generation() == generation + 1
-
-
 def test_end_and_silence_of_a_worker_pass_its_claims_on() -> None:
     fixture = Fixture()
     claims = fixture.state.cache.claims
     for worker in (fixture.one, fixture.other):
-        fixture.state.received(worker, LookUp(1, b"k" * 32, b"owner", True))
+        fixture.state.received(worker, LookUp(1, b"k" * 32, b"owner", b"/v1/a"))
     fixture.one.silent_ticks = MAX_SILENT_TICKS
     fixture.state.tick()
     assert (claims.held_by(fixture.one), len(claims.held_by(fixture.other))) == ([], 1)
     fixture.state.worker_ended(fixture.other, told_all=True)
     assert len(claims) == 0
-
-
-def test_cache_that_is_turned_off_is_cleared() -> None:
-    fixture = Fixture()
-    fixture.state.change_cache(5_000, True)
-    assert fixture.state.cache.store.max_bytes == 5_000
-    generation = fixture.state.cache.store.generation()
-    fixture.state.change_cache(5_000, False)
-    assert fixture.state.cache.store.generation() == generation + 1
 
 
 def test_page_waits_for_all_reports() -> None:

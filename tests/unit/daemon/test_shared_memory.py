@@ -3,43 +3,61 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
 from goproxyai.config.variables import MAX_WORKERS
 from goproxyai.daemon.accept_balance import ABSENT
-from goproxyai.daemon.shared_memory import (
-    make_shared_memory,
-    map_counts,
-    map_marks,
-    map_presence,
-)
+from goproxyai.daemon.shared_memory import make_shared_memory, map_counts, map_marks, map_records
+from tests.unit.cache.snapshots import record
+from tests.unit.cache.stored import ALICE, BOB, FILES
 
 KEY = b"\xff" * 32
+WORKERS = 3
 
 
-@pytest.mark.parametrize("has_memfd", [True, False])
-def test_mappings_share_memory_without_overlap(
-    has_memfd: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not has_memfd:
+@pytest.fixture(params=[True, False], ids=["memfd", "file"])
+def descriptor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    if not request.param:
         monkeypatch.delattr(os, "memfd_create")
-    descriptor = make_shared_memory()
-    counts, others = map_counts(descriptor, MAX_WORKERS), map_counts(descriptor, 3)
-    table, same = map_presence(descriptor), map_presence(descriptor)
+    descriptor = make_shared_memory(WORKERS)
+    yield descriptor
+    os.close(descriptor)
+
+
+def test_tables_share_memory_without_overlap(descriptor: int) -> None:
+    counts, others = map_counts(descriptor, MAX_WORKERS), map_counts(descriptor, WORKERS)
     marks = map_marks(descriptor, MAX_WORKERS)
     last = map_marks(descriptor, MAX_WORKERS, MAX_WORKERS - 1)
-    os.close(descriptor)
     for index in range(MAX_WORKERS):
         counts[index] = ABSENT
-    assert list(others) == [ABSENT] * 3
-    assert (same.generation, same.may_have(KEY)) == (0, False)
-    table.add(KEY)
-    table.generation = 7
-    assert (same.generation, same.may_have(KEY)) == (7, True)
-    assert set(counts) == {ABSENT}
+    assert list(others) == [ABSENT] * WORKERS
     assert len(marks) == 0
     assert last.mark(KEY)
     assert marks.marked(KEY) == [MAX_WORKERS - 1]
+    assert map_records(descriptor, WORKERS, lambda: 0.0).writes.generation == 0
     marks.remove_all(MAX_WORKERS - 1)
-    assert (len(marks), same.generation, same.may_have(KEY)) == (0, 7, True)
+    assert len(marks) == 0
+    assert set(counts) == {ABSENT}
+
+
+def test_workers_share_the_second_level(descriptor: int) -> None:
+    workers = [map_records(descriptor, WORKERS, lambda: 9.0, own) for own in range(WORKERS)]
+    parent = map_records(descriptor, WORKERS, lambda: 9.0)
+    now = parent._unix_seconds()
+    stored = []
+    for number, worker in enumerate(workers):
+        worker.resize(10_000)
+        for turn in range(30):  # a lap and a half in each ring
+            one = record(number + 10 * turn, stored=now, expires=now + 900)
+            assert worker.store(one, worker.writes.generation)
+        stored.append(one)
+    for one in stored:
+        for each in (*workers, parent):
+            assert each.has(one.key, ALICE, FILES)
+    assert parent.numbers().capacity == WORKERS * 10_000
+    workers[2].writes.record_write(BOB)
+    assert parent.writes.generation == 1
+    workers[1].resize(20_000)
+    assert [parent.has(one.key, ALICE, FILES) for one in stored] == [True, False, True]

@@ -9,11 +9,9 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
-from goproxyai.cache.store import Store
 from goproxyai.config.settings import Settings
 from goproxyai.daemon import supervisor as module
 from goproxyai.daemon.accept_balance import ABSENT
-from goproxyai.daemon.eviction import Eviction
 from goproxyai.daemon.supervisor import (
     GRACE_SECONDS,
     MAX_SILENT_TICKS,
@@ -99,8 +97,6 @@ class Parts:
 
     def tick(self) -> None: ...
 
-    def change_cache(self, max_bytes: int, is_used: bool) -> None: ...
-
     def set_rate(self, per_minute: int) -> None:
         self.rates.append(per_minute)
 
@@ -148,7 +144,6 @@ class Fixture:
             lambda: self.drains.append("drain"),
             lambda: self.checks.append("check"),
             self.counts,  # type: ignore[arg-type]
-            Eviction(self.clock, Store(0)),
             self.snapshot,  # type: ignore[arg-type]
         )
         supervisor: Any = self.supervisor

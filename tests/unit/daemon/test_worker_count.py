@@ -5,13 +5,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import attrs
 import pytest
 
 from goproxyai.config.settings import Settings
 from goproxyai.config.variable import SettingError
 from goproxyai.daemon import worker_count as module
 from goproxyai.daemon.restart_policy import MAX_DELAY_SECONDS, STABLE_SECONDS, RestartPolicy
-from goproxyai.daemon.worker_count import processors, second_level_size, share_of, worker_count
+from goproxyai.daemon.shared_memory import MAX_RING_BYTES
+from goproxyai.daemon.worker_count import (
+    processors,
+    ring_size,
+    second_level_size,
+    share_of,
+    worker_count,
+)
 
 
 def settings(**texts: str) -> Settings:
@@ -59,6 +67,7 @@ def test_limits_are_divided() -> None:
     )
     share = share_of(whole, 4)
     assert 4 * share.max_cache_size + second_level_size(whole) == whole.max_cache_size
+    assert 4 * ring_size(share) == second_level_size(whole)
     assert share.max_request_memory == whole.max_request_memory // 4
     assert share.max_connections == 3
     assert share.max_connections_per_client == 5
@@ -68,6 +77,12 @@ def test_workers_have_the_whole_cache_if_redis_has_the_second_level() -> None:
     whole = settings(MAX_CACHE_SIZE="100", STATE_URL="redis://h", STATE_SECRET="s" * 16)
     assert second_level_size(whole) == 0
     assert share_of(whole, 4).max_cache_size == whole.max_cache_size // 4
+    assert ring_size(share_of(whole, 4)) == 0
+
+
+def test_ring_is_not_larger_than_its_part_of_the_memory() -> None:
+    share = attrs.evolve(settings(), max_cache_size=MAX_RING_BYTES + 1)
+    assert ring_size(share) == MAX_RING_BYTES
 
 
 def test_first_replacement_is_immediate_and_later_ones_back_off() -> None:

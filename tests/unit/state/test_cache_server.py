@@ -1,17 +1,12 @@
-"""The second level in the parent, with workers that the test plays."""
+"""The look-ups that wait for each other in the parent, with workers that the test plays."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import attrs
 import pytest
 
-from goproxyai.cache.record import Record, decode_record, encode_record
-from goproxyai.cache.store import Store as Entries
-from goproxyai.cache.write_log import UNOWNED
 from goproxyai.state.cache_server import MAX_SILENT_TICKS, CacheServer
-from goproxyai.state.claim_marks import ClaimMarks, marks_bytes
+from goproxyai.state.claim_marks import ClaimMarks
 from goproxyai.state.claims import NOT_EXCLUSIVE
 from goproxyai.state.messages import (
     AskClaim,
@@ -21,15 +16,13 @@ from goproxyai.state.messages import (
     LookUp,
     Message,
     Missing,
-    Store,
+    Stored,
     Unwanted,
     Waits,
 )
+from tests.support.shared_memory import SharedMemory
 from tests.unit.cache.snapshots import record
 from tests.unit.cache.stored import ALICE, FILES
-
-NOW = 1e9
-"""Unix seconds, at which the records of the tests are stored."""
 
 KEY = record().key
 
@@ -38,16 +31,10 @@ KEY = record().key
 class Worker:
     index: int
     silent_ticks: int = 0
-    has_room: bool = True
     sent: list[Message] = attrs.field(factory=list)
 
     def send(self, message: Message) -> None:
         self.sent.append(message)
-
-    def send_record(self, message: Found) -> bool:
-        if self.has_room:
-            self.sent.append(message)
-        return self.has_room
 
     def new(self) -> list[Message]:
         sent, self.sent = self.sent, []
@@ -55,27 +42,23 @@ class Worker:
 
 
 class Fixture:
-    def __init__(self, size: int = 1_000_000) -> None:
-        self.now = 100.0
-        self.store = Entries(size)
-        self.memory = memoryview(bytearray(marks_bytes(3)))
-        self.server = CacheServer(
-            self.store,
-            lambda: self.now,
-            lambda: self.now - 100.0 + NOW,
-            ClaimMarks(self.memory, 3),
-        )
+    def __init__(self) -> None:
+        self.memory = SharedMemory(3)
+        self.server = CacheServer(self.memory.writes(), self.memory.marks())
         self.one, self.two, self.three = workers = Worker(0), Worker(1), Worker(2)
         for worker in workers:
             self.server.worker_started(worker)
 
-    def look_up(self, worker: Worker, number: int = 1, claims: bool = True) -> list[Message]:
-        self.server.received(worker, LookUp(number, KEY, ALICE, claims))
+    def look_up(self, worker: Worker, number: int = 1) -> list[Message]:
+        self.server.received(worker, LookUp(number, KEY, ALICE, FILES))
         return worker.new()
+
+    def write(self) -> None:
+        self.memory.writes(2).record_write(ALICE)
 
     def marks(self, worker: Worker) -> ClaimMarks:
         """The table of marks as *worker* has it."""
-        return ClaimMarks(self.memory, 3, worker.index)
+        return self.memory.marks(worker.index)
 
     def asked_about(self, marked: Worker) -> int:
         """The number of the claim that *marked* has a mark for, when two asks for it."""
@@ -86,56 +69,38 @@ class Fixture:
         assert question.key == KEY
         return question.number
 
-    def claim(self, worker: Worker) -> tuple[int, int]:
-        """The number of the claim that *worker* gets, and its generation."""
-        (answer,) = self.look_up(worker)
+    def claim(self, worker: Worker) -> int:
+        """The number of the claim that *worker* gets."""
+        return self.claim_in(self.look_up(worker))
+
+    def claim_in(self, messages: list[Message]) -> int:
+        (answer,) = messages
         assert isinstance(answer, Missing)
-        return answer.claim, answer.generation
-
-    def put(self, worker: Worker, claim: tuple[int, int], one: Record | None = None) -> None:
-        self.server.received(worker, Store(*claim, encode_record(one or record())))
+        assert answer.claim != NOT_EXCLUSIVE
+        return answer.claim
 
 
-def test_stored_response_answers_what_waits_and_what_follows() -> None:
+def test_look_ups_that_wait_are_told_that_the_response_is_stored() -> None:
     fixture = Fixture()
     claim = fixture.claim(fixture.one)
-    assert claim[0] != NOT_EXCLUSIVE
     assert fixture.look_up(fixture.two, 5) == [Waits(5)]
-    fixture.put(fixture.one, claim)
-    (found,) = fixture.two.new()
-    assert isinstance(found, Found)
-    assert (found.number, decode_record(found.record)) == (5, record())
-    (again,) = fixture.look_up(fixture.three, claims=False)
-    assert again == Found(1, found.record)
+    assert fixture.look_up(fixture.three, 6) == [Waits(6)]
+    fixture.server.received(fixture.one, Stored(claim))
+    assert (fixture.two.new(), fixture.three.new()) == ([Found(5)], [Found(6)])
     assert len(fixture.server.claims) == 0
-    assert (fixture.server.hits, fixture.server.misses) == (2, 1)
-
-
-def test_look_up_without_claims_does_not_wait() -> None:
-    fixture = Fixture()
-    fixture.claim(fixture.one)
-    assert fixture.look_up(fixture.two, claims=False) == [Missing(1, 0, NOT_EXCLUSIVE)]
-
-
-def test_expired_response_is_not_found() -> None:
-    fixture = Fixture()
-    fixture.put(fixture.one, (NOT_EXCLUSIVE, 0))
-    assert isinstance(fixture.look_up(fixture.one)[0], Found)
-    fixture.now += record().expires - record().stored
-    assert isinstance(fixture.look_up(fixture.one)[0], Missing)
 
 
 @pytest.mark.parametrize("failed", [False, True])
 def test_ended_claim_goes_to_one_or_releases_all(failed: bool) -> None:
     fixture = Fixture()
-    claim, _ = fixture.claim(fixture.one)
+    claim = fixture.claim(fixture.one)
     for worker in (fixture.two, fixture.three):
         assert fixture.look_up(worker) == [Waits(1)]
     fixture.server.received(fixture.one, EndClaim(claim, failed))
     ((answer,), third) = fixture.two.new(), fixture.three.new()
     assert isinstance(answer, Missing)
     assert (answer.claim == NOT_EXCLUSIVE) is failed
-    assert third == ([Missing(1, 0, NOT_EXCLUSIVE)] if failed else [])
+    assert third == ([Missing(1, NOT_EXCLUSIVE)] if failed else [])
 
 
 def test_claims_of_a_worker_that_ends_are_passed_on() -> None:
@@ -143,9 +108,7 @@ def test_claims_of_a_worker_that_ends_are_passed_on() -> None:
     fixture.claim(fixture.one)
     fixture.look_up(fixture.two)
     fixture.server.worker_ended(fixture.one)
-    ((answer,), fixture.one.sent) = fixture.two.new(), []
-    assert isinstance(answer, Missing)
-    assert answer.claim != NOT_EXCLUSIVE
+    fixture.claim_in(fixture.two.new())
     fixture.look_up(fixture.three)
     fixture.server.worker_ended(fixture.three)  # does not wait any more
     fixture.server.worker_ended(fixture.two)
@@ -161,16 +124,14 @@ def test_silent_worker_loses_its_claims_once() -> None:
     assert fixture.two.new() == [Waits(0)]
     fixture.one.silent_ticks = MAX_SILENT_TICKS
     fixture.server.tick(workers)
-    (answer,) = fixture.two.new()
-    assert isinstance(answer, Missing)
-    fixture.put(fixture.one, old)  # it goes on, and its response is still right
-    assert isinstance(fixture.look_up(fixture.three)[0], Found)
-    assert fixture.server.claims.held_by(fixture.two) == [answer.claim]
+    new = fixture.claim_in(fixture.two.new())
+    fixture.server.received(fixture.one, Stored(old))  # the worker goes on
+    assert fixture.server.claims.held_by(fixture.two) == [new]
 
 
 def test_look_up_that_is_not_wanted_does_not_get_the_claim() -> None:
     fixture = Fixture()
-    claim, _ = fixture.claim(fixture.one)
+    claim = fixture.claim(fixture.one)
     fixture.look_up(fixture.two)
     fixture.server.received(fixture.two, Unwanted(1))
     fixture.server.received(fixture.one, EndClaim(claim, False))
@@ -179,72 +140,35 @@ def test_look_up_that_is_not_wanted_does_not_get_the_claim() -> None:
 
 
 @pytest.mark.parametrize("path", [None, FILES])
-def test_response_that_a_clearing_has_overtaken_is_refused(path: bytes | None) -> None:
+def test_look_up_after_a_clearing_does_not_wait_for_an_older_request(path: bytes | None) -> None:
     fixture = Fixture()
-    claim = fixture.claim(fixture.one)
-    fixture.look_up(fixture.two)
-    fixture.store.clear(path)
-    fixture.put(fixture.one, claim)
-    (answer,) = fixture.two.new()  # gets the claim
-    assert isinstance(answer, Missing)
-    assert (answer.generation, answer.claim != NOT_EXCLUSIVE) == (1, True)
+    fixture.claim(fixture.one)
+    fixture.memory.records(1).record_clearing(path)
+    fixture.claim(fixture.two)
 
 
 def test_look_up_after_a_write_does_not_wait_for_an_older_request() -> None:
     fixture = Fixture()
     old = fixture.claim(fixture.one)
     fixture.look_up(fixture.two)
-    fixture.store.invalidate(ALICE)
-    (answer,) = fixture.look_up(fixture.three)
-    assert isinstance(answer, Missing)
-    assert answer.claim not in (NOT_EXCLUSIVE, old[0])
-    fixture.put(fixture.one, old)
+    fixture.write()
+    new = fixture.claim(fixture.three)
+    assert new != old
+    fixture.server.received(fixture.one, EndClaim(old, False))
     assert fixture.two.new() == []  # waits for the newer request
-    fixture.put(fixture.three, (answer.claim, answer.generation))
-    assert isinstance(fixture.two.new()[0], Found)
-
-
-def test_response_without_an_owner_outlives_writes() -> None:
-    fixture = Fixture()
-    claim = fixture.claim(fixture.one)
-    fixture.store.invalidate(ALICE)
-    fixture.put(fixture.one, claim, record(owner=UNOWNED))
-    assert isinstance(fixture.look_up(fixture.two)[0], Found)
-
-
-def test_record_that_is_too_large_releases_what_waits() -> None:
-    fixture = Fixture(20_000)
-    claim = fixture.claim(fixture.one)
-    fixture.look_up(fixture.two)
-    fixture.put(fixture.one, claim, record(body=bytes(3_000)))
-    assert fixture.two.new() == [Missing(1, 0, NOT_EXCLUSIVE)]
-
-
-def test_invalid_record_releases_what_waits(failures: list[Any]) -> None:
-    fixture = Fixture()
-    claim, generation = fixture.claim(fixture.one)
-    fixture.look_up(fixture.two)
-    fixture.server.received(fixture.one, Store(claim, generation, b"?"))
-    assert fixture.two.new() == [Missing(1, 0, NOT_EXCLUSIVE)]
-    failures.clear()
-
-
-def test_worker_whose_queue_is_full_asks_upstream() -> None:
-    fixture = Fixture()
-    fixture.put(fixture.one, (NOT_EXCLUSIVE, 0))
-    fixture.two.has_room = False
-    assert fixture.look_up(fixture.two) == [Missing(1, 0, NOT_EXCLUSIVE)]
+    fixture.server.received(fixture.three, Stored(new))
+    assert fixture.two.new() == [Found(1)]
 
 
 def test_look_up_waits_for_the_claim_of_a_mark() -> None:
     fixture = Fixture()
     number = fixture.asked_about(fixture.one)
     assert fixture.server.claimed_keys == 1
-    fixture.server.received(fixture.one, Claimed(number, 0, ALICE))
+    fixture.server.received(fixture.one, Claimed(number, 0))
     assert fixture.look_up(fixture.three) == [Waits(1)]
-    fixture.server.received(fixture.one, Store(number, 0, encode_record(record()), KEY))
-    for waiting in (fixture.two, fixture.three):
-        assert isinstance(waiting.new()[0], Found)
+    fixture.marks(fixture.one).unmark(KEY)
+    fixture.server.received(fixture.one, Stored(number))
+    assert (fixture.two.new(), fixture.three.new()) == ([Found(1)], [Found(1)])
     assert (len(fixture.server.claims), fixture.server.claimed_keys) == (0, 0)
     assert fixture.marks(fixture.two).mark(KEY)
 
@@ -253,16 +177,14 @@ def test_look_up_gets_the_claim_if_the_mark_is_that_of_another_key() -> None:
     fixture = Fixture()
     number = fixture.asked_about(fixture.one)
     fixture.server.received(fixture.one, EndClaim(number, False))
-    (answer,) = fixture.two.new()
-    assert isinstance(answer, Missing)
-    assert answer.claim not in (NOT_EXCLUSIVE, number)
+    assert fixture.claim_in(fixture.two.new()) != number
     assert not fixture.marks(fixture.three).mark(KEY)  # the parent counts the claim
 
 
 def test_workers_with_marks_are_asked_one_after_the_other() -> None:
     fixture = Fixture()
     for worker in (fixture.one, fixture.three):
-        fixture.memory[fixture.marks(worker)._row(KEY) + worker.index] = 1
+        fixture.memory.marks_memory[fixture.marks(worker)._row(KEY) + worker.index] = 1
     assert fixture.look_up(fixture.two) == [Waits(1)]
     (first,) = fixture.one.new()
     assert isinstance(first, AskClaim)
@@ -272,31 +194,27 @@ def test_workers_with_marks_are_asked_one_after_the_other() -> None:
     assert isinstance(second, AskClaim)
     assert fixture.two.new() == []
     fixture.server.received(fixture.one, EndClaim(first.number, True))  # late: has no effect
-    fixture.server.received(fixture.one, Claimed(first.number, 0, ALICE))
-    fixture.server.received(fixture.three, Claimed(second.number, 0, ALICE))
+    fixture.server.received(fixture.one, Claimed(first.number, 0))
+    fixture.server.received(fixture.three, Claimed(second.number, 0))
     fixture.server.received(fixture.three, EndClaim(second.number, True))
-    assert fixture.two.new() == [Missing(1, 0, NOT_EXCLUSIVE)]
+    assert fixture.two.new() == [Missing(1, NOT_EXCLUSIVE)]
 
 
-def test_claim_of_a_mark_from_before_a_write_is_passed_on() -> None:
+def test_claim_of_a_mark_from_before_a_write_is_replaced() -> None:
     fixture = Fixture()
-    fixture.store.invalidate(ALICE)
     number = fixture.asked_about(fixture.one)
-    fixture.server.received(fixture.one, Claimed(number, 0, ALICE))
-    (answer,) = fixture.two.new()
-    assert isinstance(answer, Missing)
-    assert (answer.generation, answer.claim != NOT_EXCLUSIVE) == (1, True)
+    fixture.server.received(fixture.one, Claimed(number, 0))
+    fixture.write()
+    assert fixture.claim(fixture.three) != number
 
 
 def test_marks_of_a_worker_that_ends_are_removed() -> None:
     fixture = Fixture()
     fixture.asked_about(fixture.one)
     fixture.server.worker_ended(fixture.one)
-    (answer,) = fixture.two.new()
-    assert isinstance(answer, Missing)
-    assert answer.claim != NOT_EXCLUSIVE
+    claim = fixture.claim_in(fixture.two.new())
     assert fixture.server.claimed_keys == 1
-    fixture.server.received(fixture.two, EndClaim(answer.claim, False))
+    fixture.server.received(fixture.two, EndClaim(claim, False))
     assert fixture.server.claimed_keys == 0
     assert fixture.marks(fixture.three).mark(KEY)
 
@@ -305,13 +223,5 @@ def test_silent_worker_is_not_asked_about_its_mark() -> None:
     fixture = Fixture()
     assert fixture.marks(fixture.one).mark(KEY)
     fixture.one.silent_ticks = MAX_SILENT_TICKS
-    assert fixture.claim(fixture.two)[0] != NOT_EXCLUSIVE
+    fixture.claim(fixture.two)
     assert fixture.one.new() == []
-
-
-def test_invalid_record_removes_the_mark(failures: list[Any]) -> None:
-    fixture = Fixture()
-    assert fixture.marks(fixture.one).mark(KEY)
-    fixture.server.received(fixture.one, Store(NOT_EXCLUSIVE, 0, b"?", KEY))
-    assert fixture.server.claimed_keys == 0
-    failures.clear()

@@ -11,17 +11,11 @@ from goproxyai.state.messages import (
     Ask,
     Clear,
     Drain,
-    EndClaim,
-    Found,
     FrameReader,
     Message,
-    Part,
-    Store,
-    Taken,
     Written,
     frame,
 )
-from goproxyai.state.record_queue import MAX_MESSAGE_BYTES, PART_BYTES
 from tests.support.harness import lines
 
 CLEAR_ALL = Clear(None, 0)
@@ -99,43 +93,12 @@ def test_invalid_bytes_break_the_connection() -> None:
     assert "a frame of" in lines(events)[0]
 
 
-def test_records_take_turns_and_are_acknowledged() -> None:
-    pair = Pair()
-    record = Found(1, bytes(3 * PART_BYTES))
-    assert pair.channel.send_record(record)
-    sent = pair.sent()
-    assert {type(each) for each in sent} == {Part}
-    for each in sent:
-        pair.channel.dataReceived(frame(each))
-    assert pair.peer.received == []  # a part is missing
-    acknowledged = sum(each.size for each in pair.sent() if isinstance(each, Taken))
-    pair.channel.dataReceived(frame(Taken(acknowledged)))
-    for each in pair.sent():
-        pair.channel.dataReceived(frame(each))
-    assert pair.peer.received == [record]
-
-
-def test_records_of_a_turn_are_one_write() -> None:
-    writes: list[bytes] = []
-    channel = Channel(Peer(), lambda _, data: writes.append(data))
-    channel.makeConnection(StringTransport())
-    stores = [Store(number, 0, b"record") for number in range(3)]
-    too_large = Store(3, 0, bytes(MAX_MESSAGE_BYTES))
-    assert channel.send_records([*stores, too_large]) == [True] * 3 + [False]
-    assert channel.send_records([too_large]) == [False]
-    (written,) = writes
-    assert FrameReader().feed(written) == stores
-    channel.send(Drain())
-    channel.send_after_records(EndClaim(1, False))
-    assert len(writes) == 3
-
-
-def test_parts_that_are_no_message_break_the_connection() -> None:
+def test_payload_that_is_no_message_breaks_the_connection() -> None:
     from twisted.logger import capturedLogs
 
     pair = Pair()
     with capturedLogs() as events:
-        pair.channel.dataReceived(frame(Part(b"\xc1", True)))
+        pair.channel.dataReceived(b"\0\0\0\x01\xc1")
     assert pair.transport.disconnected
     assert "an invalid message" in lines(events)[0]
 

@@ -57,15 +57,12 @@ def test_count_at_its_maximum_stays() -> None:
 
 
 @pytest.mark.parametrize("key", [KEY, OTHER])
-def test_parent_removes_marks(key: bytes) -> None:
+def test_marks_of_a_worker_that_has_ended_are_removed(key: bytes) -> None:
     parent, (one, two, _) = tables()
     assert two.mark(key)
-    parent.remove(key, 1)
-    assert one.mark(key)
     parent.remove_all(1)
-    assert len(parent) == 1
-    parent.remove_all(0)
     assert len(parent) == 0
+    assert one.mark(key)
 
 
 def test_first_and_last_row_are_used() -> None:

@@ -54,17 +54,6 @@ def test_claim_is_passed_on_in_the_order_of_arrival() -> None:
     assert (len(claims), claims.waiting) == (0, 0)
 
 
-def test_stored_response_releases_what_waits_for_another_claim_too() -> None:
-    claims: Claims[str] = Claims()
-    first = claimed(claims)
-    claims.claim(KEY, TWO, 0, current)
-    assert claims.stored(KEY, NOT_EXCLUSIVE) == [TWO]
-    assert (len(claims), claims.waiting) == (1, 0)
-    assert claims.stored(KEY, first) == []
-    assert claims.stored(KEY, first) == []
-    assert len(claims) == 0
-
-
 def test_overtaken_claim_is_replaced_with_what_waits_for_it() -> None:
     claims: Claims[str] = Claims()
     first = claimed(claims)
@@ -134,7 +123,7 @@ def test_candidates_are_asked_before_a_look_up_gets_the_claim() -> None:
     assert noted == [[KEY]]  # the claim is counted before the candidates are looked for
     assert (claims.waiting, claims.unmarked) == (1, 0)
     assert claims.pass_on(1, 0) == Question("three", 2, KEY)
-    assert not claims.confirm(1, 0)
+    claims.confirm(1, 0)
     assert claims.pass_on(2, 0) == Passed(ONE, 3)
     assert (claims.waiting, claims.unmarked) == (0, 1)
     assert claims.end(3) == []
@@ -144,7 +133,7 @@ def test_candidates_are_asked_before_a_look_up_gets_the_claim() -> None:
 def test_confirmed_claim_is_passed_on_without_further_questions() -> None:
     claims: Claims[str] = Claims()
     claims.claim(KEY, ONE, 0, current, lambda: ["two", "three"])
-    assert claims.confirm(1, 4)
+    claims.confirm(1, 4)
     assert claims.claim(KEY, THREE, 9, lambda generation: generation > 4) is None
     assert claims.pass_on(1, 9) == Passed(ONE, 2)
 

@@ -34,13 +34,17 @@ from goproxyai.state.parent_link import (
     ParentLink,
     WorkerActions,
 )
+from tests.support.shared_memory import UNIX, SharedMemory
+from tests.unit.cache.snapshots import record
+from tests.unit.cache.stored import ALICE, FILES
 
 
 class Fixture:
     def __init__(self) -> None:
         self.clock = Clock()
         self.calls: list[Any] = []
-        self.link = ParentLink(self.clock, 60)
+        self.memory = SharedMemory()
+        self.link = ParentLink(self.clock, 60, self.memory.records(0), self.memory.marks(0))
         self.link.store = self  # type: ignore[assignment]  # has the methods that are called
         self.link.actions = WorkerActions(
             lambda: ({"counters": {}}, True),
@@ -85,6 +89,30 @@ def test_write_is_announced() -> None:
     fixture = Fixture()
     fixture.link.announce_write(b"o")
     assert fixture.sent() == [Written(b"o")]
+
+
+@pytest.mark.parametrize("path", [None, FILES, b""])
+def test_announcement_reaches_the_second_level_at_once(path: bytes | None) -> None:
+    fixture = Fixture()
+    others = fixture.memory.records(1)
+    one = record(stored=UNIX, expires=UNIX + 60)
+    assert others.store(one, others.writes.generation)
+    if path == b"":
+        fixture.link.announce_write(ALICE)
+    else:
+        fixture.link.announce_clearing(path)
+        fixture.clock.advance(CLEARING_SECONDS)
+    assert not others.has(one.key, ALICE, FILES)
+
+
+def test_clearing_by_another_worker_drops_the_records_of_this_one() -> None:
+    fixture = Fixture()
+    records = fixture.link.second_level.records
+    assert records.store(record(stored=UNIX, expires=UNIX + 60), 0)
+    fixture.link.message_received(Clear(FILES, 0))
+    assert records.numbers().records == 1
+    fixture.link.message_received(Clear(None, 0))
+    assert records.numbers().records == 0
 
 
 def test_clearing_fires_after_the_others_and_after_its_deadline() -> None:

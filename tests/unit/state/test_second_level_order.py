@@ -1,7 +1,8 @@
-"""Any order of messages between the parent and its workers serves no outdated response.
+"""Any order of messages, and any death of a worker, serves no outdated response.
 
-A model of the service: an upstream whose responses have a version, workers with a store each, and
-the parent. Messages of one worker arrive in their order; those of different workers in any order.
+A model of the service: an upstream whose responses have a version, workers with a store each, the
+parent, and the memory that they share. Messages of one worker arrive in their order; those of
+different workers in any order. A worker may be killed at any write to the shared memory.
 """
 
 from __future__ import annotations
@@ -17,25 +18,15 @@ from goproxyai.cache.record import Record, record_of, restored_entry
 from goproxyai.cache.store import Store as Entries
 from goproxyai.state.cache_client import CacheClient
 from goproxyai.state.cache_server import CacheServer
-from goproxyai.state.claim_marks import ClaimMarks, marks_bytes
-from goproxyai.state.key_presence import PRESENCE_BYTES, AnnouncedStore, KeyPresence
-from goproxyai.state.messages import (
-    AskClaim,
-    Clear,
-    Found,
-    Message,
-    Missing,
-    Store,
-    Waits,
-    Written,
-)
+from goproxyai.state.messages import AskClaim, Clear, Found, Message, Missing, Waits, Written
 from goproxyai.state.second_level import Claim
+from tests.support.shared_memory import UNIX, Kill, Killed, SharedMemory
 from tests.unit.cache.snapshots import record
 from tests.unit.cache.stored import ALICE, FILES
 
-UNIX = 1e9
 KEY = b"a" * 32
 WORKERS = 3
+RING_BYTES = 5_000
 
 
 @attrs.define(eq=False)
@@ -55,42 +46,37 @@ class Worker:
     """A worker: its store, and the messages on the way to and from the parent.
 
     :ivar questions: of the parent about a claim that the worker may have made by a mark.
+    :ivar waiting: look-ups without an answer so far.
     :ivar known: version of the last write or clearing that has reached the worker; nothing older
         may answer a request from then on.
     """
 
-    def __init__(
-        self, clock: Clock, index: int, presence: KeyPresence | None, marks: memoryview
-    ) -> None:
+    def __init__(self, index: int, memory: SharedMemory, known: int) -> None:
+        self.clock = Clock()
         self.index = index
-        self.silent_ticks = 0
-        self.known = self.questions = 0
+        self.silent_ticks = self.questions = self.waiting = 0
+        self.known = known
         self.store = Entries(1_000_000)
         self.to_parent: deque[tuple[Message, int]] = deque()
         self.from_parent: deque[tuple[Message, int]] = deque()
-        own_marks = ClaimMarks(marks, WORKERS, index)
-        self.client = CacheClient(
-            clock, self._ask, self._send_records, self._ask, presence, own_marks
-        )
+        self.records = memory.records(index)
+        self.client = CacheClient(self.clock, self._ask, self.records, memory.marks(index))
 
     def _ask(self, message: Message) -> bool:
         self.to_parent.append((message, 0))
         return True
 
-    def _send_records(self, messages: list[Store]) -> list[bool]:
-        return [self._ask(message) for message in messages]
-
     def send(self, message: Message) -> None:
         self.from_parent.append((message, 0))
-
-    def send_record(self, message: Found) -> bool:
-        self.send(message)
-        return True
 
     def announce(self, message: Written | Clear, version: int) -> None:
         """Make a write or a clearing, and announce it."""
         apply(message, self.store)
         self.known = version
+        if isinstance(message, Written):
+            self.records.writes.record_write(message.owner)
+        else:
+            self.records.record_clearing(message.path)
         self.to_parent.append((message, version))
 
     def read(self) -> None:
@@ -122,26 +108,22 @@ class Model:
 
     :ivar version: of upstream's state; every write makes a new one. A clearing counts as a write.
     :ivar asks: requests that are under way to upstream or back.
-    :ivar waiting: look-ups without an answer so far.
     :ivar served: look-ups that were answered with a response.
+    :ivar deaths: of workers, at a write to the shared memory.
     """
 
     def __init__(self, random: Random) -> None:
         self.random = random
-        self.clock = Clock()
-        presence = KeyPresence(memoryview(bytearray(PRESENCE_BYTES)))
-        memory = memoryview(bytearray(marks_bytes(WORKERS)))
-        self.parent_store: Entries = AnnouncedStore(1_000_000, presence)
-        self.marks = ClaimMarks(memory, WORKERS)
-        self.server = CacheServer(self.parent_store, self.clock.seconds, lambda: UNIX, self.marks)
-        known = presence if random.random() < 0.8 else None  # without, all look-ups are asked
-        self.all = [Worker(self.clock, index, known, memory) for index in range(WORKERS)]
-        for worker in self.all:
-            self.server.worker_started(worker)
-        self.version = 0
+        self.memory = SharedMemory(WORKERS, RING_BYTES)
+        self.server = CacheServer(self.memory.writes(), self.memory.marks())
+        self.version = self.served = self.deaths = self.questions = 0
         self.asks: list[Ask] = []
-        self.waiting = 0
-        self.served = 0
+        self.all = [self._new_worker(index) for index in range(WORKERS)]
+
+    def _new_worker(self, index: int) -> Worker:
+        worker = Worker(index, self.memory, self.version)
+        self.server.worker_started(worker)
+        return worker
 
     def request(self) -> None:
         worker = self.random.choice(self.all)
@@ -150,12 +132,13 @@ class Model:
         if entry is not None:
             assert version_of(entry.body) >= oldest
             return
-        self.waiting += 1
+        worker.waiting += 1
 
         def answered(found: Record | None, claim: Claim | None) -> None:
-            self.waiting -= 1
+            worker.waiting -= 1
+            if found is not None:  # a write counts for the second level at once
+                assert version_of(found.body) == self.version
             if found is not None and not worker.store.is_outdated(ALICE, generation):
-                assert version_of(found.body) >= oldest
                 self.served += 1
                 entry = restored_entry(found, 0.0, UNIX, 0.0)
                 assert entry is not None
@@ -165,6 +148,39 @@ class Model:
 
         claims = self.random.random() < 0.7
         worker.client.look_up(KEY, ALICE, FILES, claims, answered)
+
+    def other_response(self) -> None:
+        """Store the response of another key, which may overwrite others."""
+        self._store_other(self.random.choice(self.all))
+
+    def _store_other(self, worker: Worker) -> None:
+        other = record(self.random.randrange(9), stored=UNIX, expires=UNIX + 9, path=b"/v1/other")
+        assert worker.records.store(other, worker.records.writes.generation)
+
+    def death(self) -> None:
+        """Kill a worker while it stores responses, and replace it."""
+        worker, kill = self.random.choice(self.all), Kill()
+        kill.watch(worker.records.rings[worker.index], self.memory.ring_memory[worker.index])
+        kill.watch_index(worker.records)
+        kill.after = self.random.randrange(40)
+        try:
+            for ask in [ask for ask in self.asks if ask.worker is worker and ask.version]:
+                self.asks.remove(ask)
+                self._end(ask, "store")
+            worker.clock.advance(0)
+            for _ in range(10):
+                self._store_other(worker)
+        except Killed:
+            self.deaths += 1
+        while worker.to_parent:
+            self._parent_reads(worker)
+        self.asks = [ask for ask in self.asks if ask.worker is not worker]
+        self.questions += worker.questions
+        self.server.worker_ended(worker)
+        self.all[worker.index] = self._new_worker(worker.index)
+
+    def responses_are_stored(self) -> None:
+        self.random.choice(self.all).clock.advance(0)
 
     def upstream_answers(self) -> None:
         sent = [ask for ask in self.asks if ask.version is None]
@@ -200,17 +216,16 @@ class Model:
         self.random.choice(self.all).announce(message, self.version)
 
     def parent_reads(self) -> None:
-        if self.random.random() < 0.5:
-            self.clock.advance(0)  # records are sent
         unread = [worker for worker in self.all if worker.to_parent]
         if not unread:
             return
-        worker = self.random.choice(unread)
+        self._parent_reads(self.random.choice(unread))
+
+    def _parent_reads(self, worker: Worker) -> None:
         message, version = worker.to_parent.popleft()
         if not isinstance(message, (Written, Clear)):
             self.server.received(worker, message)  # type: ignore[arg-type]
             return
-        apply(message, self.parent_store)
         for other in self.all:
             if other is not worker:
                 other.from_parent.append((message, version))
@@ -222,18 +237,23 @@ class Model:
 
     def everything_arrives(self) -> None:
         """All messages are read: nothing outdated is left anywhere, and no claim is lost."""
-        self.clock.advance(0)
+        for worker in self.all:
+            worker.clock.advance(0)
         while any(worker.to_parent or worker.from_parent for worker in self.all):
             self.parent_reads()
             self.worker_reads()
-            self.clock.advance(0)
         for worker in self.all:
             assert worker.known == self.version
-        for store in [self.parent_store, *[worker.store for worker in self.all]]:
-            assert all(version_of(entry.body) >= self.version for entry in store)
-        assert self.server.claims.waiting == self.waiting
+        for worker in self.all:
+            assert all(version_of(entry.body) >= self.version for entry in worker.store)
+        for each in self.memory.records():
+            assert each.path != FILES or version_of(each.body) == self.version
+        assert self.server.claims.waiting == self._waiting()
         # A claim that was overtaken is no longer in the table.
         assert sum(worker.client.claims for worker in self.all) >= len(self.server.claims)
+
+    def _waiting(self) -> int:
+        return sum(worker.waiting for worker in self.all)
 
     def finish(self) -> None:
         """All requests end: no look-up waits, and no claim is left."""
@@ -241,25 +261,28 @@ class Model:
         while self.asks:
             self._end(self.asks.pop(), "give_up")
             self.everything_arrives()
-        assert self.waiting == 0
-        assert (len(self.server.claims), self.server.claimed_keys, len(self.marks)) == (0, 0, 0)
+        assert self._waiting() == 0
+        assert (len(self.server.claims), self.server.claimed_keys) == (0, 0)
+        assert len(self.memory.marks()) == 0
         for worker in self.all:
             worker.client.stop()
 
 
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("seed", range(4))
-def test_no_order_of_messages_serves_an_outdated_response(seed: int) -> None:
-    served = questions = 0
-    for run in range(300):
+def test_no_order_of_messages_and_no_death_serves_an_outdated_response(seed: int) -> None:
+    served = questions = deaths = 0
+    for run in range(200):
         model = Model(Random(f"{seed} {run}"))
         events = [
-            *[model.request] * 3, *[model.upstream_answers] * 2, *[model.response_ends] * 2,
-            *[model.parent_reads] * 3, *[model.worker_reads] * 3, model.write,
+            *[model.request] * 12, *[model.upstream_answers] * 8, *[model.response_ends] * 8,
+            *[model.parent_reads] * 12, *[model.worker_reads] * 12, *[model.write] * 4,
+            *[model.other_response] * 4, *[model.responses_are_stored] * 8, model.death,
         ]  # fmt: skip
-        for _ in range(80):
+        for _ in range(100):
             model.random.choice(events)()
         model.finish()
         served += model.served
-        questions += sum(worker.questions for worker in model.all)
-    assert (served > 50, questions > 50) == (True, True)
+        deaths += model.deaths
+        questions += model.questions + sum(worker.questions for worker in model.all)
+    assert (served > 50, questions > 50, deaths > 50) == (True, True, True)

@@ -1,0 +1,181 @@
+"""The second level of the cache: stored responses in memory that the processes of a machine share.
+
+Each worker stores responses in a ring of its own (:mod:`.record_ring`), and reads those of all. So
+a response is stored, and found, without a message and without a lock.
+
+1. The index has a row for each hash of a key, and in it a column for each worker: the position of
+   its newest record with that hash. Older records of the hash follow in a chain. A worker writes to
+   its own column alone, after the record is complete.
+2. Of several records of a key, the one that was stored last counts. A record that has expired, or
+   that a write or a clearing has overtaken (:mod:`.shared_write_log`), does not.
+3. The oldest records of a ring are overwritten first. A record that is not found is a miss, and
+   nothing else depends on it.
+4. The times of a record are seconds of the monotonic clock, which the processes of a machine share,
+   so that a change of the wall clock does not matter. They precede the record in its ring.
+
+Keys are digests, so their first bytes are a hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from msgspec.structs import replace
+
+from goproxyai.cache.record import Record, decode_record, encoded_parts, restored_entry
+from goproxyai.state.record_ring import Header, RecordRing, RingNumbers
+from goproxyai.state.shared_write_log import SharedWriteLog
+
+ROWS: Final = 2**18
+"""Of the index: 2 MB for each worker."""
+
+EXPIRED_PER_SECOND: Final = 1000
+"""Expired records that a worker removes in a second; each takes some microseconds."""
+
+_POSITION_BYTES: Final = 8
+
+
+def index_bytes(workers: int) -> int:
+    """Return the size of the index for a number of workers."""
+    return ROWS * workers * _POSITION_BYTES
+
+
+class SharedRecords:
+    """The second level, for one process.
+
+    :param index: :func:`index_bytes`, at first zero.
+    :param rings: of all workers.
+    :param own: the index of this worker; the parent leaves it out.
+    :param seconds: the monotonic clock.
+    :param unix_seconds: the wall clock.
+    :ivar writes: the writes and clearings.
+    :ivar rings: of all workers.
+    """
+
+    def __init__(
+        self,
+        index: memoryview,
+        rings: Sequence[RecordRing],
+        writes: SharedWriteLog,
+        seconds: Callable[[], float],
+        unix_seconds: Callable[[], float],
+        own: int = -1,
+    ) -> None:
+        self._index = index[: index_bytes(len(rings))].cast("Q")
+        self._own = own
+        self._seconds = seconds
+        self._unix_seconds = unix_seconds
+        self.writes = writes
+        self.rings = rings
+
+    def has(self, key: bytes, owner: bytes, path: bytes) -> bool:
+        """Whether there is a response; the parameters are those of :meth:`.SecondLevel.look_up`."""
+        return self._find(key, owner, path) is not None
+
+    def get(self, key: bytes, owner: bytes, path: bytes) -> Record | None:
+        """Return the response, if there is one."""
+        found = self._find(key, owner, path)
+        return None if found is None else self._read(*found)
+
+    def store(self, record: Record, generation: int) -> bool:
+        """Store a response; return ``False`` if it is too large.
+
+        :param generation: of :attr:`writes` when the response was requested.
+        """
+        return self._append(self._own, record, generation)
+
+    def record_clearing(self, path: bytes | None) -> None:
+        """Drop the records of *path*, or all, and refuse the responses in flight."""
+        if path is None:
+            self.writes.record_clearing(None)
+            self.clear_own()
+        else:
+            self.writes.record_clearing(path.rstrip(b"/"))
+
+    # Once a second, and by a reload, in a worker.
+
+    def remove_expired(self) -> None:
+        """Remove expired records of this worker."""
+        self.rings[self._own].remove_expired(self._seconds(), EXPIRED_PER_SECOND)
+
+    def resize(self, ring_bytes: int) -> None:
+        """Give the ring of this worker another size."""
+        self.rings[self._own].resize(ring_bytes)
+
+    def clear_own(self) -> None:
+        """Drop the records of this worker."""
+        self.rings[self._own].clear()
+
+    # In the parent, while no worker serves.
+
+    def __iter__(self) -> Iterator[Record]:
+        """The responses of all workers."""
+        for ring in self.rings:
+            for header in ring:
+                record = self._read(ring, header)
+                if record is None or self._find(record.key, record.owner, record.path) != (
+                    ring,
+                    header,
+                ):
+                    continue
+                yield record
+
+    def restore(self, records: Iterator[Record]) -> int:
+        """Store responses that have not expired in all rings in turn; return their number."""
+        count = 0
+        for record in records:
+            if restored_entry(record, self._seconds(), self._unix_seconds(), 0.0) is not None:
+                count += self._append(count % len(self.rings), record, self.writes.generation)
+        return count
+
+    def clear(self) -> None:
+        """Drop all records."""
+        for ring in self.rings:
+            ring.clear()
+
+    def numbers(self) -> RingNumbers:
+        """Return the sums of the numbers of all workers."""
+        return RingNumbers(*map(sum, zip(*[ring.numbers() for ring in self.rings], strict=True)))
+
+    def _find(self, key: bytes, owner: bytes, path: bytes) -> tuple[RecordRing, Header] | None:
+        begin = _row(key) * len(self.rings)
+        positions = self._index[begin : begin + len(self.rings)].tolist()
+        found = None
+        if not any(positions):
+            return None
+        now = self._seconds()
+        for ring, position in zip(self.rings, positions, strict=True):
+            header = ring.find(key, position) if position else None
+            if (
+                header is not None
+                and header.expires > now
+                and not self.writes.is_outdated(owner, path, header.generation)
+                and (found is None or header.stored > found[1].stored)
+            ):
+                found = ring, header
+        return found
+
+    def _read(self, ring: RecordRing, header: Header) -> Record | None:
+        data = ring.read(header)
+        if data is None:
+            return None
+        record, shift = decode_record(data), self._unix_seconds() - self._seconds()
+        return replace(record, stored=header.stored + shift, expires=header.expires + shift)
+
+    def _append(self, worker: int, record: Record, generation: int) -> bool:
+        now = self._seconds()
+        stored = now - max(self._unix_seconds() - record.stored, 0.0)
+        expires = stored + record.expires - record.stored
+        place = _row(record.key) * len(self.rings) + worker
+        position = self.rings[worker].append(
+            record.key, self._index[place], generation, stored, expires, encoded_parts(record)
+        )
+        if not position:
+            return False
+        self._index[place] = position
+        return True
+
+
+def _row(key: bytes) -> int:
+    return (key[0] | key[1] << 8 | key[2] << 16) % ROWS
