@@ -13,7 +13,8 @@ original is one process, whose threads are assumed to have equal shares.
 
 The two cores may be slower together than one of them alone, for example if they are hyperthreads of
 one. So the same load is also sent to two independent daemons, one on each core: their speed-up is
-the most that this machine allows.
+the most that this machine allows. The workers are bound to one core each, too, as they would stay
+where no load shares their cores.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench.machine import BOTH_CORES, LOAD_CORE, Failed, family
+from bench.machine import BOTH_CORES, LOAD_CORE, Failed, family, spread
 from bench.peers import Peer, Role, Setup
 from bench.results import Measure, Run
 from bench.testbed import Running, Testbed
@@ -159,6 +160,8 @@ class Cores:
                 for each in services:
                     probe(each.port, SMALL)
                     each.sent += 1
+                if peer.name not in ONE_PROCESS:
+                    spread(family(services[-1].pid)[1:])
                 if self.scale.warm_seconds and not all(each.warm for each in services):
                     load(services, self.scale.warm_seconds)
                 for each in services:

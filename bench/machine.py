@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import resource
 import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -77,6 +79,16 @@ def family(pid: int) -> list[int]:
     """The IDs of a process and its children."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *map(int, children)]
+
+
+def spread(pids: Sequence[int]) -> None:
+    """Bind each process, with its threads, to one of the cores in turn.
+
+    The load leaves no core alone, so that the kernel would move the processes to and fro.
+    """
+    for pid, core in zip(pids, itertools.cycle((DAEMON_CORE, LOAD_CORE)), strict=False):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {int(core)})
 
 
 def cpu_seconds(pid: int) -> float:

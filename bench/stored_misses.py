@@ -1,9 +1,10 @@
 """The CPU time of hits, and of misses whose responses are stored, with two workers.
 
 ``python -m bench.stored_misses`` compares one process, two independent processes, one on each core,
-and two workers with their parent. The independent ones show what the machine allows: the load, the
-upstream and the caches of the processor are shared by all. :mod:`bench.cores` has misses that are
-not stored. With ``chrt -f 5`` in front, other programs on the machine disturb little.
+and two workers with their parent, the workers also bound to one core each. The independent ones
+show what the machine allows: the load, the upstream and the caches of the processor are shared by
+all. :mod:`bench.cores` has misses that are not stored. With ``chrt -f 5`` in front, other programs
+on the machine disturb little.
 """
 
 from __future__ import annotations
@@ -20,13 +21,24 @@ from pathlib import Path
 
 from bench.cores import cpu_times
 from bench.daemons import Placement, daemon
-from bench.machine import BOTH_CORES, DAEMON_CORE, LOAD_CORE, family, free_port, processor
+from bench.machine import (
+    BOTH_CORES,
+    DAEMON_CORE,
+    LOAD_CORE,
+    family,
+    free_port,
+    processor,
+    spread,
+)
 from bench.peers import Role, goproxyai
 from bench.testbed import fixed_upstream
 from bench.wrk import CONNECTIONS, SMALL, relays, wrk
 
 VARIANTS = 200_000
 """More requests than one run sends."""
+
+CACHE_MEGABYTES = "1000"
+"""More than all responses: the shares of the processes differ, and so would what they evict."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,15 +99,17 @@ def kinds() -> Iterator[dict[str, list[Service]]]:
             own = root / name
             own.mkdir()
             placement = Placement(free_port(), upstream.port, own, workers=workers)
-            command = goproxyai(placement, Role.CACHING, "warn")
+            command = goproxyai(placement, Role.CACHING, "warn", MAX_CACHE_SIZE=CACHE_MEGABYTES)
             pid = stack.enter_context(daemon(command, cores, placement, relays))
             return Service(placement.port, pid)
 
-        one = service("one", 1, DAEMON_CORE)
+        one, bound = service("one", 1, DAEMON_CORE), service("bound", 2, BOTH_CORES)
+        spread(family(bound.pid)[1:])
         yield {
             "one process": [one],
             "two independent processes": [one, service("other", 1, LOAD_CORE)],
             "two workers": [service("two", 2, BOTH_CORES)],
+            "two workers, one on each core": [bound],
         }
 
 
@@ -114,7 +128,7 @@ def measure(rounds: int, seconds: int) -> None:
             for kind, found in samples.items():
                 serving = statistics.median(each.serving for each in found)
                 parent = statistics.median(each.parent for each in found)
-                print(f"{name:7} {kind:26} {serving:6.1f} us, parent {parent:5.1f} us")
+                print(f"{name:7} {kind:30} {serving:6.1f} us, parent {parent:5.1f} us")
 
 
 if __name__ == "__main__":
