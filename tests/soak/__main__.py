@@ -24,7 +24,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plan", action="store_true", help="print the schedule and exit")
     parser.add_argument("--nginx", action="store_true", help="run nginx instead of the daemons")
-    parser.add_argument("--tls", action="store_true", help="use TLS to both upstreams")
+    parser.add_argument("--tls", action="store_true", help="use TLS to both upstreams and clients")
     parser.add_argument("--keep", type=Path, help="a new directory in which to keep the logs")
     return parser.parse_args()
 

@@ -33,6 +33,7 @@ class Audit:
     :ivar by_cause: the number of outcomes by the fault that caused them.
     :ivar wrong: wrong answers.
     :ivar hidden: truncated answers that look complete.
+    :ivar finished_by_upstream: tunnels in which the FIN of upstream preceded that of the client.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Audit:
         self.statuses: Counter[int] = Counter()
         self.kinds: Counter[str] = Counter()
         self.cache_statuses: Counter[str] = Counter()
-        self.wrong = self.hidden = 0
+        self.wrong = self.hidden = self.finished_by_upstream = 0
         self._injections = injections
 
     def report(self, text: str) -> None:

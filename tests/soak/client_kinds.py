@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from tests.soak.answers import Info
-from tests.soak.connection import Call, LoadConnection, connect
+from tests.soak.connection import SWITCHED, Call, LoadConnection, TunnelConnection, connect
 from tests.soak.load import CREDENTIALS, MAX_CALL_SECONDS, LoadClient
 from tests.support.answers import chunk
 
@@ -18,6 +18,10 @@ HANDSHAKE_FIELDS = (
     "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 )
+
+
+MAX_END_SECONDS = 10.0
+"""In which the daemon must end a connection after ``close_notify``; the harness may be busy."""
 
 
 def _body(**fields: Any) -> bytes:
@@ -81,7 +85,7 @@ async def simultaneous(client: LoadClient) -> None:
     count, size = rng.randrange(2, 7), rng.choice((300, 30_000, 30_000, 5_000_000))
     if size == 5_000_000 and rng.random() < 0.8:
         size = 300_000
-    connections = [await connect(client.load.reactor, client.load.port) for _ in range(count)]
+    connections = [await connect(client.load.reactor, client.load.door) for _ in range(count)]
     target = f"/v1/models/f{rng.getrandbits(40):x}?size={size}"
     calls: list[Call] = []
     for connection in connections:
@@ -190,7 +194,8 @@ async def slow_reading(client: LoadClient) -> None:
 async def leaving(client: LoadClient) -> None:
     """Close the connection in one of the phases of a request."""
     rng = client.rng
-    connection = await client.connected(fresh=True)
+    tls = client.draws_tls()
+    connection = await client.connected(fresh=True, tls=tls)
     if connection is None:
         return
     phase = rng.randrange(6)
@@ -225,7 +230,20 @@ async def leaving(client: LoadClient) -> None:
             await client.pause(0.3)
     if not call.end:
         connection.close(orderly)
+    if phase == 5 and orderly and tls:
+        await _assert_ended(client, connection)
     await client.finish(call)
+
+
+async def _assert_ended(client: LoadClient, connection: LoadConnection) -> None:
+    """Report a connection that is open though its client has sent ``close_notify``."""
+    deadline = client.load.reactor.seconds() + MAX_END_SECONDS
+    while not connection.ended_by_daemon:
+        if client.load.reactor.seconds() > deadline:
+            client.load.audit.report("close_notify of a client that does not read ends nothing")
+            break
+        await client.pause(0.05)
+    connection.close()
 
 
 MALFORMED = (
@@ -268,10 +286,13 @@ async def malformed(client: LoadClient) -> None:
 async def tunnelling(client: LoadClient) -> None:
     """A WebSocket handshake, and bytes that must come back unchanged after it."""
     rng = client.rng
-    connection = await client.connected(fresh=True)
-    if connection is None:
+    connection = await client.connected(True, TunnelConnection, client.draws_tls())
+    if not isinstance(connection, TunnelConnection):
         return
     target = f"/v1/realtime?size={rng.choice((200, 30_000))}"
+    if rng.random() < 0.3:
+        await _tunnel_that_upstream_finishes(client, connection, target)
+        return
     call, head, _ = client.begin("GET", target, rng.choice(CREDENTIALS), more=HANDSHAKE_FIELDS)
     connection.send(call, head)
     sent = b""
@@ -286,6 +307,32 @@ async def tunnelling(client: LoadClient) -> None:
         connection.finish_tunnel()
     else:
         connection.close(orderly=rng.random() < 0.5)
+    await client.finish(call)
+
+
+async def _tunnel_that_upstream_finishes(
+    client: LoadClient, connection: TunnelConnection, target: str
+) -> None:
+    """A tunnel in which upstream sends a FIN after some bytes, and the client some bytes later."""
+    rng = client.rng
+    frame = rng.randbytes(rng.choice((10, 1_000, 200_000)))
+    call, head, _ = client.begin("GET", f"{target}&finish={len(frame)}", more=HANDSHAKE_FIELDS)
+    connection.expects_end = True
+    connection.send(call, head)
+    if await _came_back(client, call, connection, b""):
+        connection.send_more(frame)
+    deadline = client.load.reactor.seconds() + MAX_CALL_SECONDS
+    while not (call.end or connection.input_ended):
+        if client.load.reactor.seconds() > deadline:
+            client.load.audit.hung(call)
+            connection.close()
+        await client.pause(0.005)
+    if call.status == SWITCHED and not frame.startswith(connection.tunnelled()):
+        client.load.audit.report(f"other bytes in a tunnel that upstream finished: {call}")
+    client.load.audit.finished_by_upstream += connection.input_ended or call.end == "answered"
+    if connection.input_ended:
+        connection.send_more(b"late")
+        connection.finish_tunnel()
     await client.finish(call)
 
 

@@ -11,11 +11,20 @@ from typing import Any
 import attrs
 import httptools
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
+from goproxyai.reactor.socket_state import (
+    can_half_close,
+    is_reset,
+    peer_closed,
+    report_half_close,
+)
 from goproxyai.reactor.socket_write import unsent_bytes
 from tests.soak.answers import Info
 
@@ -60,13 +69,29 @@ class Call:
     done: Deferred[Call] = attrs.field(factory=Deferred, repr=False)
 
 
+@attrs.frozen
+class Door:
+    """Where a daemon listens.
+
+    :ivar tls_port: of its endpoint with TLS; 0 where it has none.
+    :ivar trust_root: of the certificate there.
+    """
+
+    port: int
+    tls_port: int = 0
+    trust_root: Any = None
+
+
+@implementer(IHandshakeListener)
 class LoadConnection(Protocol):
     """A connection to the daemon, or to nginx instead.
 
     :ivar reusable: whether a further request may be sent (RFC 9112 §9.6).
     :ivar received: bytes of answers so far.
     :ivar disconnected: fires when the connection is closed.
+    :ivar secured: fires when TLS is set up, or when the connection is closed before.
     :ivar is_tunnel: whether the active call was answered with status 101.
+    :ivar expects_end: the call is answered if the daemon ends the tunnel first.
     """
 
     transport: Any
@@ -81,8 +106,9 @@ class LoadConnection(Protocol):
         self.reusable = True
         self.received = 0
         self.is_tunnel = False
-        self._finishes = False
+        self._finishes = self.expects_end = False
         self.disconnected: Deferred[None] = Deferred()
+        self.secured: Deferred[None] = Deferred()
 
     # What a client calls.
 
@@ -105,10 +131,10 @@ class LoadConnection(Protocol):
         return b"".join(self._pieces)
 
     def finish_tunnel(self) -> None:
-        """Send a FIN; the call is answered if the daemon sends one as well."""
+        """Send a FIN, or ``close_notify``; the call is answered if the daemon ends as well."""
         self._finishes = True
         if not self.closed:
-            self.transport.loseWriteConnection()
+            finish(self.transport)
 
     def close(self, orderly: bool = False) -> None:
         """Close the connection, or reset it unless *orderly*; active calls end as ``left``."""
@@ -125,6 +151,11 @@ class LoadConnection(Protocol):
         """Whether the kernel has all sent data."""
         return self.closed or not unsent_bytes(self.transport)
 
+    @property
+    def ended_by_daemon(self) -> bool:
+        """Whether the daemon has ended the connection, which need not be read."""
+        return self.closed or peer_closed(self.transport) or is_reset(self.transport)
+
     def set_reading(self, reading: bool) -> None:
         if not self.closed:
             if reading:
@@ -136,6 +167,9 @@ class LoadConnection(Protocol):
 
     def connectionMade(self) -> None:
         self.transport.setTcpNoDelay(True)
+
+    def handshakeCompleted(self) -> None:
+        self.secured.callback(None)
 
     def dataReceived(self, data: bytes) -> None:
         self.received += len(data)
@@ -154,12 +188,15 @@ class LoadConnection(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.closed, self.reusable = True, False
-        if self._finishes and self._calls and reason.check(ConnectionDone) is not None:
+        is_done = (self._finishes or self.expects_end) and reason.check(ConnectionDone) is not None
+        if is_done and self._calls:
             call = self._calls.popleft()
             call.size = len(self.tunnelled())
             self._end(call, "answered")
         self._end_all("left" if self._left else "lost")
         del self._parser
+        if not self.secured.called:
+            self.secured.callback(None)
         self.disconnected.callback(None)
 
     def _end_all(self, end: str) -> None:
@@ -208,11 +245,53 @@ class LoadConnection(Protocol):
             self._end(call, "answered")
 
 
-async def connect(reactor: Any, port: int) -> LoadConnection | None:
+class TunnelConnection(LoadConnection):
+    """A connection for a tunnel, which remains open after the daemon's FIN.
+
+    :ivar input_ended: the daemon has sent a FIN.
+    """
+
+    input_ended = False
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        report_half_close(self.transport, self)
+
+    def readConnectionLost(self) -> None:
+        self.input_ended = True
+        if self._finishes or not (self.is_tunnel and self.expects_end):
+            self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Do nothing: the FIN is sent."""
+
+    def finish_tunnel(self) -> None:
+        super().finish_tunnel()
+        if self.input_ended and not self.closed:
+            self.transport.loseConnection()
+
+
+def finish(transport: Any) -> None:
+    """Send a FIN; with TLS ``close_notify``, which leaves TCP open until the peer answers."""
+    if can_half_close(transport):
+        transport.loseWriteConnection()
+    else:
+        transport.loseConnection()
+
+
+async def connect(
+    reactor: Any, door: Door, kind: type[LoadConnection] = LoadConnection, tls: bool = False
+) -> LoadConnection | None:
     """A new connection; ``None`` if it is refused or times out."""
-    endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port, timeout=5)
+    port = door.tls_port if tls else door.port
+    endpoint: Any = TCP4ClientEndpoint(reactor, "127.0.0.1", port, timeout=5)
+    if tls:
+        endpoint = wrapClientTLS(optionsForClientTLS("localhost", door.trust_root), endpoint)
     try:
-        connection: LoadConnection = await connectProtocol(endpoint, LoadConnection(reactor))
+        connection: LoadConnection = await connectProtocol(endpoint, kind(reactor))
     except Exception:  # refused, or the backlog is full
         return None
+    if tls:
+        await connection.secured
+        return None if connection.closed else connection
     return connection

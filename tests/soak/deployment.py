@@ -42,7 +42,7 @@ class Deployment:
         Every request has an address of its own, so the table would grow slowly during the run and
         look like a leak. The requests are neither cached nor sent to the upstream.
         """
-        connection = await connect(self.load.reactor, self.load.port)
+        connection = await connect(self.load.reactor, self.load.door)
         assert connection is not None, "the process does not listen"
         client = self.load.operator("filling")
         for _ in range(BUCKETS // 512):
@@ -76,7 +76,7 @@ class Deployment:
     async def request(self, method: str, target: str) -> Any:
         """Send a request to the daemon itself; it is audited and logged as all others."""
         load = self.load
-        connection = await connect(load.reactor, load.port)
+        connection = await connect(load.reactor, load.door)
         assert connection is not None, "the idle process refuses a connection"
         call, head, _ = load.operator().begin(method, target, b"Bearer " + ADMIN_TOKEN.encode())
         answered: Call = await connection.send(call, head)

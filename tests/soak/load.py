@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 
 from tests.soak.answers import identity
 from tests.soak.audit import Audit
-from tests.soak.connection import Call, LoadConnection, connect
+from tests.soak.connection import Call, Door, LoadConnection, connect
 from tests.soak.faults import CLIENTS
 from tests.soak.plan import Window, rng_for
 
@@ -46,13 +46,19 @@ class LoadClient:
         self.state: dict[str, Any] = {}
         self._ordinal = ordinal
 
-    async def connected(self, fresh: bool = False) -> LoadConnection | None:
+    async def connected(
+        self,
+        fresh: bool = False,
+        kind: type[LoadConnection] = LoadConnection,
+        tls: bool = False,
+    ) -> LoadConnection | None:
         """The reusable connection, or a new one; ``None`` if it is refused."""
         connection = self.connection
         if fresh or connection is None or not connection.reusable:
             if connection is not None:
                 connection.close(orderly=True)
-            connection = self.connection = await connect(self.load.reactor, self.load.port)
+            connection = await connect(self.load.reactor, self.load.door, kind, tls)
+            self.connection = connection
             if connection is None:
                 self.load.audit.refused(self.load.reactor.seconds())
                 await self.pause(0.2)
@@ -118,6 +124,10 @@ class LoadClient:
         """Wait 0.5 to 1.5 times *seconds*."""
         await deferLater(self.load.reactor, seconds * self.rng.uniform(0.5, 1.5))
 
+    def draws_tls(self) -> bool:
+        """Whether the next connection has TLS: half of them, where the daemon has it."""
+        return bool(self.load.door.tls_port) and self.rng.random() < 0.5
+
     def disconnect(self) -> None:
         if self.connection is not None:
             self.connection.close()
@@ -128,7 +138,7 @@ Round = Callable[[LoadClient], Coroutine[Any, Any, None]]
 
 
 class Load:
-    """The clients of the deployment at *port*.
+    """The clients of the deployment at *door*.
 
     :param where: the deployment.
     :param versions: of the upstream's resources, by credential and path.
@@ -142,7 +152,7 @@ class Load:
         reactor: Any,
         seed: int,
         where: str,
-        port: int,
+        door: Door,
         audit: Audit,
         versions: dict[tuple[bytes, str], int],
         kinds: tuple[tuple[Round, int, float, str], ...],
@@ -151,7 +161,7 @@ class Load:
         self.reactor = reactor
         self.seed = seed
         self.where = where
-        self.port = port
+        self.door = door
         self.audit = audit
         self.versions = versions
         self.numbers = itertools.count(first + 1)

@@ -139,12 +139,24 @@ class DaemonProcess(ServerProcess):
     """``twistd goproxyai`` with *settings*.
 
     :param names: the file that resolves its names.
+    :param identity: the file of the key and the certificate with which it listens as well, if any.
+    :ivar tls_port: where it does; 0 without *identity*.
     """
 
     def __init__(
-        self, reactor: Any, directory: Path, names: Path, settings: Mapping[str, str]
+        self,
+        reactor: Any,
+        directory: Path,
+        names: Path,
+        settings: Mapping[str, str],
+        identity: Path | None = None,
     ) -> None:
         super().__init__(reactor, directory)
+        self.tls_port = 0
+        self._listen = f"tcp:{self.port}:interface=127.0.0.1:backlog=1024"
+        if identity is not None:
+            self.tls_port = free_port()
+            self._listen += f" ssl:{self.tls_port}:interface=127.0.0.1:privateKey={identity}"
         self._names = names
         self._settings = settings
         self._counts = directory / "counts"
@@ -161,7 +173,7 @@ class DaemonProcess(ServerProcess):
             "PYTHONPATH": os.pathsep.join((str(INSTRUMENTATION), str(CHECKOUT))),
             "SOAK_NAMES": str(self._names),
             "SOAK_COUNTS": str(self._counts),
-            "LISTEN": f"tcp:{self.port}:interface=127.0.0.1:backlog=1024",
+            "LISTEN": self._listen,
             **self._settings,
         }
 

@@ -26,6 +26,7 @@ def _counts_of(deployment: Deployment) -> str:
         f"{deployment.where}: {len(audit.calls)} requests, {processes} process(es)",
         f"  outcomes: {_counts(audit.outcomes)}",
         f"  wrong answers: {audit.wrong}, hidden truncations: {audit.hidden}",
+        f"  tunnels that upstream finished first: {audit.finished_by_upstream}",
         f"  statuses: {_counts(audit.statuses)}",
         f"  clients: {_counts(audit.kinds)}",
         f"  Cache-Status: {_counts(audit.cache_statuses)}",

@@ -21,6 +21,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from goproxyai.daemon.eviction import EVICTION_INTERVAL_SECONDS
 from tests.soak.audit import Audit
 from tests.soak.client_kinds import KINDS
+from tests.soak.connection import Door
 from tests.soak.deployment import Deployment
 from tests.soak.environment import HOST, PROXY, Environment
 from tests.soak.faults import PLAIN, TUNNEL
@@ -53,7 +54,8 @@ class Soak:
 
     :param directory: for logs and files of names.
     :param nginx: run nginx instead of the daemons.
-    :param tls: let the first daemon connect to its upstream with TLS.
+    :param tls: let the first daemon connect to its upstream with TLS, and both accept clients with
+        TLS: half of those that open tunnels or leave.
     :param strict: compare the memory; a short run is too short for that.
     :param log: called with each event.
     :ivar events: all events, with their time.
@@ -72,6 +74,7 @@ class Soak:
     ) -> None:
         self.plan = plan
         self.environment = Environment(reactor, plan.seed, authority, directory, tls)
+        self._tls = tls
         self._scheme = "https" if tls else "http"
         self.deployments: list[Deployment] = []
         self.events: list[str] = []
@@ -149,16 +152,21 @@ class Soak:
 
     def _deploy_daemon(self, where: str, **settings: str) -> None:
         names = self.environment.names[where]
-        process = DaemonProcess(self._reactor, self._made(where), names, {**SETTINGS, **settings})
+        directory, identity = self._made(where), None
+        if self._tls:
+            identity = directory / "identity.pem"
+            identity.write_bytes(self._authority.good().pem)
+        process = DaemonProcess(self._reactor, directory, names, {**SETTINGS, **settings}, identity)
         self._deploy(where, process)
 
     def _deploy(self, where: str, process: ServerProcess) -> None:
         state = self.environment.state
         first = len(self.deployments) * 2**40  # the upstream needs unique numbers
         audit = Audit(where, state.injections, is_goproxyai=not self._nginx)
-        load = Load(
-            self._reactor, self.plan.seed, where, process.port, audit, state.versions, KINDS, first
-        )
+        door = Door(process.port)
+        if isinstance(process, DaemonProcess):
+            door = Door(process.port, process.tls_port, self._authority.trust_root())
+        load = Load(self._reactor, self.plan.seed, where, door, audit, state.versions, KINDS, first)
         self.deployments.append(Deployment(where, process, audit, load))
 
     # A cycle.

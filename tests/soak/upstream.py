@@ -15,6 +15,7 @@ from urllib.parse import parse_qs
 from twisted.internet.interfaces import IAddress
 
 from tests.soak.answers import Info, document, events, identity
+from tests.soak.connection import finish
 from tests.soak.plan import Window, fault_for, rng_for
 from tests.support.answers import chunk, head
 from tests.support.proxy import FakeProxy, refusal
@@ -176,21 +177,31 @@ class FaultyUpstream(FakeUpstream):
 
 
 class EchoingConnection(UpstreamConnection):
-    """A connection that sends everything back after a WebSocket handshake."""
+    """A connection that sends everything back after a WebSocket handshake.
+
+    With ``finish`` in the query, it sends a FIN after so many bytes, and reads on.
+    """
 
     _echoes = False
+    _finishes_after = 0
 
     def dataReceived(self, data: bytes) -> None:
-        if self._echoes:
-            self.transport.write(data)
-        else:
+        if not self._echoes:
             super().dataReceived(data)
+            return
+        self.transport.write(data)
+        if self._finishes_after:
+            self._finishes_after = max(0, self._finishes_after - len(data))
+            if not self._finishes_after:
+                finish(self.transport)
 
     def open_request(
         self, method: bytes, target: bytes, version: str, headers: list[Field]
     ) -> Request:
         request = super().open_request(method, target, version, headers)
         self._echoes = request.header(b"upgrade") is not None
+        if self._echoes:
+            self._finishes_after = int(_answer_options(request).get("finish", 0))
         return request
 
 
