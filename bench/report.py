@@ -7,6 +7,7 @@ import datetime
 import json
 import platform
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -132,7 +133,9 @@ def machine() -> list[str]:
     go, nginx = first_line("go", "version"), first_line(tool("nginx"), "-v")
     wrk = first_line(tool("wrk"), "-v").partition(" [")[0]
     names = ("twisted", "klein", "treq", "httptools")
-    python = f"Python {platform.python_version()}, " + ", ".join(f"{n} {version(n)}" for n in names)
+    build = " of the distribution" if sys.base_prefix == "/usr" else ""
+    packages = ", ".join(f"{n} {version(n)}" for n in names)
+    python = f"Python {platform.python_version()}{build}, {packages}"
     commit = first_line("git", "rev-parse", "--short=12", "HEAD")
     changed = "" if not first_line("git", "status", "--porcelain", "goproxyai") else " and changes"
     release = f"Linux {platform.release()}"
