@@ -28,6 +28,9 @@ from zlib import crc32
 RING_STATE_BYTES: Final = 64
 """Of a ring besides its records."""
 
+MAX_CHAIN_RECORDS: Final = 32
+"""Records of a chain that are read. Clients can choose requests whose keys have equal hashes."""
+
 _HEAD, _TAIL, _CAPACITY, _GAP, _RECORDS, _STORES, _EVICTIONS, _EXPIRATIONS = range(8)
 
 _CHECK = Struct("<Q")
@@ -101,9 +104,14 @@ class RecordRing:
         )
 
     def find(self, key: bytes, position: int) -> Header | None:
-        """Return the newest record of *key* in the chain that begins at *position*."""
+        """Return the newest record of *key* in the chain that begins at *position*.
+
+        A record behind :data:`MAX_CHAIN_RECORDS` others is not found.
+        """
         cells = self._cells
-        while cells[_TAIL] <= position < cells[_HEAD]:
+        for _ in range(MAX_CHAIN_RECORDS):
+            if not cells[_TAIL] <= position < cells[_HEAD]:
+                return None
             header = self._header(position)
             if cells[_TAIL] > position or header.position != position:
                 return None  # it is being overwritten

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.state.record_ring import Header, RecordRing
+from goproxyai.state.record_ring import MAX_CHAIN_RECORDS, Header, RecordRing
 from tests.support.shared_memory import Kill, Killed, SharedMemory
 
 KEYS = [bytes([number]) * 32 for number in range(3)]
@@ -41,6 +41,15 @@ def test_record_is_found_by_its_key_in_its_chain() -> None:
     header = ring.find(KEYS[1], third)
     assert header is not None
     assert header == Header(second, 6, first, 7, 5.0, 1e9, KEYS[1])
+
+
+def test_reading_ends_after_as_many_records_of_a_chain_as_are_allowed() -> None:
+    ring = SharedMemory(1, CAPACITY).ring(0)
+    positions = [append(ring, b"", KEYS[1])]
+    for _ in range(MAX_CHAIN_RECORDS):
+        positions.append(append(ring, b"", KEYS[0], positions[-1]))
+    assert ring.find(KEYS[1], positions[-2]) is not None
+    assert ring.find(KEYS[1], positions[-1]) is None
 
 
 def test_other_process_reads_what_is_appended_before_and_after_it_starts() -> None:
