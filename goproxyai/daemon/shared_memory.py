@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, cast
 
 from goproxyai.config.variables import MAX_WORKERS
@@ -80,6 +81,7 @@ def map_records(
         return RecordRing(
             states[worker * RING_STATE_BYTES : (worker + 1) * RING_STATE_BYTES],
             lambda capacity: _mapped(descriptor, begin, capacity),
+            _release,
         )
 
     return SharedRecords(
@@ -94,3 +96,10 @@ def map_records(
 
 def _mapped(descriptor: int, begin: int, length: int) -> memoryview:
     return memoryview(mmap.mmap(descriptor, length, offset=begin))
+
+
+def _release(memory: memoryview) -> None:
+    """Return *memory* to the system where it can; it is zero then."""
+    if hasattr(mmap, "MADV_REMOVE"):
+        with suppress(OSError):  # a file on a disk may not support it
+            cast("mmap.mmap", memory.obj).madvise(mmap.MADV_REMOVE)

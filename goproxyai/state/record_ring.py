@@ -87,11 +87,18 @@ class RecordRing:
 
     :param state: :data:`RING_STATE_BYTES`, at first zero.
     :param map_memory: returns the memory of the records, given the capacity of the ring.
+    :param release: returns memory to the system; it may have any content afterwards.
     """
 
-    def __init__(self, state: memoryview, map_memory: Callable[[int], memoryview]) -> None:
+    def __init__(
+        self,
+        state: memoryview,
+        map_memory: Callable[[int], memoryview],
+        release: Callable[[memoryview], None],
+    ) -> None:
         self._cells = state.cast("Q")
         self._map_memory = map_memory
+        self._release = release
         self._memory = memoryview(b"")
 
     # For all processes.
@@ -146,19 +153,23 @@ class RecordRing:
     # For the writer.
 
     def resize(self, capacity: int) -> None:
-        """Give the ring another capacity; a change of it drops the records.
+        """Give the ring another capacity; a change of it drops the records and their memory.
 
         :param capacity: the bytes that are affordable.
         """
         cells = self._cells
         capacity -= capacity % _ALIGNMENT
-        if capacity == cells[_CAPACITY]:
+        previous = cells[_CAPACITY]
+        if capacity == previous:
             return
         self.clear()
         if capacity:  # positions never decrease, and 0 means none
             cells[_TAIL] = (cells[_HEAD] // capacity + 1) * capacity
             cells[_HEAD] = cells[_TAIL]
+        memory = self._mapped(previous) if previous else None
         cells[_CAPACITY] = capacity
+        if memory is not None:
+            self._release(memory)
 
     def clear(self) -> None:
         """Drop all records."""
@@ -229,7 +240,8 @@ class RecordRing:
     def _move_tail(self, tail: int, removed: int, counter: int) -> None:
         cells = self._cells
         cells[_TAIL] = tail
-        cells[_RECORDS] -= removed
+        # A writer that was killed may not have counted its last record.
+        cells[_RECORDS] = max(cells[_RECORDS] - removed, 0) if tail < cells[_HEAD] else 0
         cells[counter] += removed
 
     def _after_gap(self, position: int) -> int:

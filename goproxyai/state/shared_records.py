@@ -8,9 +8,12 @@ a response is stored, and found, without a message and without a lock.
    its own column alone, after the record is complete.
 2. Of several records of a key, the one that was stored last counts. A record that has expired, or
    that a write or a clearing has overtaken (:mod:`.shared_write_log`), does not.
-3. The oldest records of a ring are overwritten first. A record that is not found is a miss, and
+3. A record may outlive the one that has replaced it, which is in another ring: that one expires
+   earlier, or is overwritten. So a worker that replaces a record of another one enters when, in a
+   table by the hash of the key, and older records do not count. A collision can drop others.
+4. The oldest records of a ring are overwritten first. A record that is not found is a miss, and
    nothing else depends on it.
-4. The times of a record are seconds of the monotonic clock, which the processes of a machine share,
+5. The times of a record are seconds of the monotonic clock, which the processes of a machine share,
    so that a change of the wall clock does not matter. They precede the record in its ring.
 
 Keys are digests, so their first bytes are a hash.
@@ -30,15 +33,18 @@ from goproxyai.state.shared_write_log import SharedWriteLog
 ROWS: Final = 2**18
 """Of the index: 2 MB for each worker."""
 
+REPLACED_ROWS: Final = 2**13
+"""Of the table of replaced records: 64 KB for each worker."""
+
 EXPIRED_PER_SECOND: Final = 1000
 """Expired records that a worker removes in a second; each takes some microseconds."""
 
-_POSITION_BYTES: Final = 8
+_NUMBER_BYTES: Final = 8
 
 
 def index_bytes(workers: int) -> int:
-    """Return the size of the index for a number of workers."""
-    return ROWS * workers * _POSITION_BYTES
+    """Return the size of the index and the table of replaced records for a number of workers."""
+    return (ROWS + REPLACED_ROWS) * workers * _NUMBER_BYTES
 
 
 class SharedRecords:
@@ -62,7 +68,10 @@ class SharedRecords:
         unix_seconds: Callable[[], float],
         own: int = -1,
     ) -> None:
-        self._index = index[: index_bytes(len(rings))].cast("Q")
+        end = index_bytes(len(rings))
+        replaced_at = ROWS * len(rings) * _NUMBER_BYTES
+        self._index = index[:replaced_at].cast("Q")
+        self._replaced = index[replaced_at:end].cast("d")  # seconds; 0: never
         self._own = own
         self._seconds = seconds
         self._unix_seconds = unix_seconds
@@ -154,7 +163,14 @@ class SharedRecords:
                 and (found is None or header.stored > found[1].stored)
             ):
                 found = ring, header
+        if found is None or self._is_replaced(found[1]):
+            return None
         return found
+
+    def _is_replaced(self, header: Header) -> bool:
+        begin = _replaced_row(header.key) * len(self.rings)
+        times = self._replaced[begin : begin + len(self.rings)].tolist()
+        return any(times) and header.stored < max(filter(None, times))
 
     def _read(self, ring: RecordRing, header: Header) -> Record | None:
         data = ring.read(header)
@@ -168,14 +184,21 @@ class SharedRecords:
         stored = now - max(self._unix_seconds() - record.stored, 0.0)
         expires = stored + record.expires - record.stored
         place = _row(record.key) * len(self.rings) + worker
+        found = self._find(record.key, record.owner, record.path)
         position = self.rings[worker].append(
             record.key, self._index[place], generation, stored, expires, encoded_parts(record)
         )
         if not position:
             return False
+        if found is not None and found[0] is not self.rings[worker]:
+            self._replaced[_replaced_row(record.key) * len(self.rings) + worker] = stored
         self._index[place] = position
         return True
 
 
 def _row(key: bytes) -> int:
     return (key[0] | key[1] << 8 | key[2] << 16) % ROWS
+
+
+def _replaced_row(key: bytes) -> int:
+    return (key[-2] | key[-1] << 8) % REPLACED_ROWS

@@ -19,6 +19,7 @@ class SharedMemory:
 
     :param ring_bytes: of each worker.
     :ivar now: seconds of the monotonic clock. :ivar unix: seconds of the wall clock.
+    :ivar released: sizes of the memory that was returned to the system.
     """
 
     def __init__(self, workers: int = 2, ring_bytes: int = 100_000) -> None:
@@ -27,6 +28,7 @@ class SharedMemory:
         self.unix = UNIX
         self.index = memoryview(bytearray(index_bytes(workers)))
         self.marks_memory = memoryview(bytearray(marks_bytes(workers)))
+        self.released: list[int] = []
         self.ring_memory = [bytearray(ring_bytes) for _ in range(workers)]
         self._writes = memoryview(bytearray(write_log_bytes(workers)))
         self._states = [memoryview(bytearray(RING_STATE_BYTES)) for _ in range(workers)]
@@ -51,7 +53,11 @@ class SharedMemory:
         return SharedWriteLog(self._writes, self.workers, own)
 
     def ring(self, worker: int) -> RecordRing:
-        return RecordRing(self._states[worker], self._mapping(worker))
+        return RecordRing(
+            self._states[worker],
+            self._mapping(worker),
+            lambda memory: self.released.append(len(memory)),
+        )
 
     def _mapping(self, worker: int) -> Callable[[int], memoryview]:
         return lambda capacity: memoryview(self.ring_memory[worker])[:capacity]

@@ -61,3 +61,19 @@ def test_workers_share_the_second_level(descriptor: int) -> None:
     assert parent.writes.generation == 1
     workers[1].resize(20_000)
     assert [parent.has(one.key, ALICE, FILES) for one in stored] == [True, False, True]
+
+
+def test_smaller_ring_returns_memory(descriptor: int) -> None:
+    records = map_records(descriptor, 1, lambda: 9.0, 0)
+    records.resize(10_000_000)
+    now = records._unix_seconds()
+    before = os.fstat(descriptor).st_blocks
+    for number in range(20):
+        assert records.store(record(number, body=bytes(500_000), stored=now, expires=now + 900), 0)
+    full = os.fstat(descriptor).st_blocks
+    records.resize(1_000_000)
+    left = os.fstat(descriptor).st_blocks
+    assert full - before > 9_000_000 // 512
+    assert left - before < 1_000_000 // 512
+    assert records.store(record(stored=now, expires=now + 900), 0)
+    assert records.has(record().key, ALICE, FILES)

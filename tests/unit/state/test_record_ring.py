@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from random import Random
 
@@ -143,6 +144,7 @@ def test_other_capacity_drops_the_records_and_positions_stay_unique() -> None:
     assert read(reader, positions[-1]) == b"body"
     stored = [position for position in positions if position]
     assert stored == sorted(set(stored))
+    assert memory.released == [CAPACITY, 1_000, CAPACITY]
 
 
 def test_changed_byte_is_noticed() -> None:
@@ -169,6 +171,21 @@ def test_record_that_is_overwritten_between_find_and_read_is_missed() -> None:
     assert reader.read(header) is None
     ring.resize(0)
     assert reader.read(header) is None
+
+
+@pytest.mark.parametrize("writes", range(8))
+def test_record_of_a_killed_writer_is_removed_by_its_replacement(writes: int) -> None:
+    memory, kill = SharedMemory(1, CAPACITY), Kill()
+    killed = memory.ring(0)
+    kill.watch(killed, memory.ring_memory[0])
+    kill.after = writes
+    with contextlib.suppress(Killed):
+        append(killed, b"body", expires=10.0)
+    ring = memory.ring(0)
+    ring.remove_expired(20.0, 100)
+    assert (list(ring), ring.numbers().records) == ([], 0)
+    append(ring, b"body")
+    assert ring.numbers().records == 1
 
 
 @pytest.mark.parametrize("seed", range(20))

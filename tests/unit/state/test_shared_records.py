@@ -46,6 +46,36 @@ def test_record_that_was_stored_last_counts() -> None:
         assert get(one) == get(other) == stored
 
 
+def test_replaced_record_is_not_found_when_the_new_one_has_expired() -> None:
+    memory = SharedMemory(2)
+    one, other, parent = memory.records(0), memory.records(1), memory.records()
+    store(one)
+    memory.pass_time(1)
+    store(other, record(body=b"new", stored=memory.unix, expires=memory.unix + 5))
+    memory.pass_time(6)
+    assert get(one) is None
+    other.remove_expired()
+    assert (get(one), get(other), list(parent)) == (None, None, [])
+    again = store(one, record(stored=memory.unix, expires=UNIX + TTL))
+    assert get(other) == again
+
+
+def test_replaced_record_is_not_found_when_the_new_one_is_overwritten() -> None:
+    memory = SharedMemory(3)
+    one, other, last = [memory.records(own) for own in range(3)]
+    store(one)
+    memory.pass_time(1)
+    store(other, record(body=b"new", stored=memory.unix, expires=UNIX + TTL))
+    other.resize(50_000)
+    assert [get(each) for each in (one, other, last)] == [None] * 3
+
+
+def test_record_from_before_the_start_of_the_machine_is_found() -> None:
+    memory = SharedMemory(2)
+    memory.records().restore(iter([record(stored=UNIX - 200, expires=UNIX + TTL)]))
+    assert get(memory.records(1)) is not None
+
+
 def test_keys_of_the_same_hash_are_told_apart() -> None:
     memory = SharedMemory(2)
     writers = [memory.records(0), memory.records(1)]
