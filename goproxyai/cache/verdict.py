@@ -45,8 +45,9 @@ MAX_CHOICES: Final = 128
 """Choices of one completion, as in the API."""
 
 JUDGED_TOGETHER_BYTES: Final = 4 * 1024
-"""Of a stream whose pieces are short: to judge each by itself takes three times as long, and an
-event of 350 bytes then half as long as to relay it (``python -m bench.instructions``)."""
+"""Bytes of short pieces of a stream that are judged at once. Judging each piece by itself takes
+three times as long, half the time of relaying an event of 350 bytes
+(``python -m bench.instructions``)."""
 
 _SNIFFED_BYTES: Final = 64
 _DONE = b"[DONE]"

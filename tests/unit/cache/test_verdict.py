@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Any
 
 import brotli
@@ -332,6 +332,27 @@ def test_verdict_is_that_of_a_naive_reader_however_the_stream_is_cut(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verdict, "JUDGED_TOGETHER_BYTES", together)
         assert judge(*pieces) is naive_verdict(body)
+
+
+@given(
+    st.lists(EVENTS, max_size=12),
+    st.sampled_from([b"\n", b"\r"]).flatmap(  # CR and LF of two lines would be one line end
+        lambda end: st.lists(st.sampled_from([end, b"\r\n"]), min_size=1, max_size=4)
+    ),
+    st.lists(st.integers(0, 1500), max_size=8),
+    st.integers(1, 500),
+)
+def test_line_ends_do_not_change_the_verdict_however_the_stream_is_cut(
+    events: list[bytes], line_ends: list[bytes], cuts: list[int], together: int
+) -> None:
+    body = b"".join(events)
+    text = b"".join(
+        [line + end for line, end in zip(body.split(b"\n")[:-1], cycle(line_ends), strict=False)]
+    )
+    bounds = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verdict, "JUDGED_TOGETHER_BYTES", together)
+        assert judge(*[text[begin:end] for begin, end in pairwise(bounds)]) is naive_verdict(body)
 
 
 @pytest.mark.parametrize("position", [0, 50, 150])
