@@ -10,8 +10,8 @@
    discarded for :data:`.LINGER_SECONDS`, so that a reset does not destroy the response. A client
    that has announced the close must send nothing more (RFC 9112 §9.6). So after a short response to
    such a client, the connection is closed at once, unless more was received.
-6. A client over TLS may leave by ``close_notify`` alone, which only a read finds. While such a
-   connection waits, up to two reads of its input are kept, in which the end may be.
+6. A client over TLS may leave by ``close_notify`` alone, which only a read finds. While the input
+   of such a connection must wait, up to two reads of it are kept, among which the end may be.
 7. After a switch of protocols, the connection belongs to a :class:`~.tunnel_end.TunnelEnd`. Its
    exchange stays active until the connection is lost.
 """

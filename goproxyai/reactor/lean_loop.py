@@ -29,7 +29,7 @@ from goproxyai.reactor.private_names import describe_missing, missing_names
 MAX_EVENTS_PER_TURN = 64
 """Small, because most writes wait for the end of the turn. A turn of 512 events, some of them of
 TLS handshakes, takes 50 ms and more. The kernel reports descriptors in the order in which they
-became ready, so that none waits longer for its event with a smaller number."""
+became ready, so a small number delays no descriptor."""
 
 PRIVATE_NAMES = ("_poller", "_selectables", "_doReadOrWrite", "_disconnectSelectable")
 """Private attributes of Twisted's epoll reactor that the lean poll uses."""

@@ -25,8 +25,8 @@ from OpenSSL.SSL import Session
 MAX_SESSIONS: Final = 32
 """Kept of one route; each takes about 12 KB with a chain of two certificates.
 
-As many connections are accepted from clients in one turn of the reactor. Each may need a connection
-to the upstream, and these begin their handshakes before one of them brings the next session."""
+One turn of the reactor accepts up to 32 connections from clients. Each may need a connection to the
+upstream, and all these handshakes begin before the first one has received another session."""
 
 MAX_SESSION_SECONDS: Final = 600.0
 

@@ -18,7 +18,9 @@ What protocols see is as with Twisted's layer:
 3. The peer's ``close_notify`` ends the connection in both directions with ``ConnectionDone``.
    An end of the transport without it is ``ConnectionLost``: the input may be cut short.
    What the peer has not taken by then is dropped, as TLS 1.2 asks (RFC 5246 §7.2.1): a peer that
-   sends ``close_notify`` and reads nothing more must not keep the connection open.
+   sends ``close_notify`` and reads nothing more must not keep the connection open. TLS 1.3 permits
+   such a peer to read on (RFC 8446 §6.1), but a client that sends a FIN without TLS has left as
+   well.
 4. A failed handshake, and a record that is invalid, is the reason of ``connectionLost``: an
    OpenSSL error, or what verifies certificates has said.
 5. There is no half-close.
