@@ -73,7 +73,13 @@ class Options(SettingOptions):
         """
         self.workers = worker_count(self.settings)
         if self.workers > 1:
-            self.shared_memory = make_shared_memory(self.workers)
+            try:
+                self.shared_memory = make_shared_memory(self.workers)
+            except OSError as error:
+                raise SettingError(
+                    "WORKERS is more than 1, but the memory that the processes share cannot be "
+                    f"made: {error.strerror}; a limit of file sizes (ulimit -f) applies to it"
+                ) from None
         self.output = choose_output(self.parent, self.settings, self.shared_memory)
         if self.workers > 1:
             from goproxyai.daemon.workers import check_log_options  # as in _parent

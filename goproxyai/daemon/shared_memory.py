@@ -41,13 +41,20 @@ _RINGS_AT: Final = _end(_INDEX_AT, index_bytes(MAX_WORKERS))
 
 
 def make_shared_memory(workers: int) -> int:
-    """Return the descriptor of a file in memory; its processes can also lock it."""
+    """Return the descriptor of a file in memory; its processes can also lock it.
+
+    :raises OSError: where the limit of the size of files is too small for it.
+    """
     if hasattr(os, "memfd_create"):  # needs no directory that can be written to
         descriptor = os.memfd_create("goproxyai workers")
     else:
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, _RINGS_AT + workers * MAX_RING_BYTES)
+    try:
+        os.ftruncate(descriptor, _RINGS_AT + workers * MAX_RING_BYTES)
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

@@ -111,6 +111,7 @@ def test_response_of_a_killed_worker_is_a_hit_in_all(serve: Serve, upstream: Ups
     service = serve()
     victim, survivor = service.pids()
     stored = service.connection_to(victim).ask("/v1/a")
+    eventually(lambda: second_level(service)["stores"] == 1)  # after the answer has been sent
     os.kill(victim, signal.SIGKILL)
     eventually(lambda: victim not in service.pids() and len(service.pids()) == 2)
     (replacement,) = set(service.pids()) - {survivor}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -69,6 +71,21 @@ def test_workers_need_the_log_of_goproxyai(parent: dict[str, Any] | None) -> Non
     assert str(caught.value) == (
         "goproxyai: WORKERS is more than 1, expected 1 with twistd's --logger and --syslog, which "
         "write the log of one process"
+    )
+
+
+def test_limit_of_file_sizes_that_refuses_workers_ends_the_start_with_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_descriptor: int, _size: int) -> None:
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    with pytest.raises(SystemExit) as caught:
+        parse("--workers=2")
+    assert str(caught.value) == (
+        "goproxyai: WORKERS is more than 1, but the memory that the processes share cannot be "
+        "made: File too large; a limit of file sizes (ulimit -f) applies to it"
     )
 
 
