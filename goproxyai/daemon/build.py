@@ -111,7 +111,11 @@ def make_daemon(
         reactor.seconds,
         OptionsHolder(options),
         store,
-        CacheLookup(store, is_first_level=shared.second_level is not None),
+        CacheLookup(
+            store,
+            is_first_level=shared.second_level is not None,
+            catch_up=None if worker is None else worker.link.catch_up,
+        ),
         upstreams,
         client,
         RetryBudget(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from goproxyai.cache.entry import Entry
 from goproxyai.cache.rules import ERROR_STATUSES, may_serve_stale
 from goproxyai.cache.stateless_responses import state_bypass
+from goproxyai.cache.write_log import UNOWNED
 from goproxyai.errors import ProxyError
 from goproxyai.http11.exchange import Exchange
 from goproxyai.proxy.request_plan import RequestPlan
@@ -52,11 +54,18 @@ class CacheLookup:
     """Looks requests up in the memory of this process.
 
     :param is_first_level: whether a second level may have what this process has not.
+    :param catch_up: drops the entries of an owner if another process has announced a write of it.
     """
 
-    def __init__(self, store: Entries, is_first_level: bool = False) -> None:
+    def __init__(
+        self,
+        store: Entries,
+        is_first_level: bool = False,
+        catch_up: Callable[[bytes], None] | None = None,
+    ) -> None:
         self._store = store
         self._is_first_level = is_first_level
+        self._catch_up = catch_up
 
     def bypass_reason(self, plan: RequestPlan, exchange: Exchange) -> str | None:
         """Return why the cache is bypassed, judged by the request's head; ``None``: it is used.
@@ -92,6 +101,8 @@ class CacheLookup:
         store = self._store
         directives = plan.directives
         reason = "miss"
+        if self._catch_up is not None and plan.owner != UNOWNED:
+            self._catch_up(plan.owner)
         if directives.no_cache:
             reason = "request"
         else:

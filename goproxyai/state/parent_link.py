@@ -49,6 +49,9 @@ from goproxyai.state.shared_records import SharedRecords
 CLEARING_SECONDS: Final = 0.5
 """The longest time that ``DELETE /cache`` waits for the other workers."""
 
+MAX_NOTED_OWNERS: Final = 10_000
+"""Owners whose last known write a worker keeps."""
+
 PAGE_SECONDS: Final = 3.0
 """The longest time that a page for operators waits for the parent, which waits for all workers."""
 
@@ -96,6 +99,7 @@ class ParentLink:
         self._clock = clock
         self._numbers = count(1)
         self._answers: dict[int, Deferred[bytes]] = {}
+        self._noted: dict[bytes, int] = {}  # the generation of the last known write of an owner
         self.channel = Channel(self, write)
         self.second_level = CacheClient(clock, self.channel.send, records, marks)
         self.limiter = LeasedLimiter(clock, per_minute, self._ask, self._put_back)
@@ -104,7 +108,9 @@ class ParentLink:
     # SharedState
 
     def announce_write(self, owner: bytes) -> None:
-        self.second_level.records.writes.record_write(owner)
+        writes = self.second_level.records.writes
+        writes.record_write(owner)
+        self._note(owner, writes.last_write(owner))
         self.channel.send(Written(owner))
 
     def announce_clearing(self, path: bytes | None) -> Deferred[None]:
@@ -112,6 +118,24 @@ class ParentLink:
         number, answer = self._expect(CLEARING_SECONDS)
         self.channel.send(Clear(path, number))
         return answer.addBoth(lambda _: None)
+
+    # Look-ups in the memory of this worker.
+
+    def catch_up(self, owner: bytes) -> None:
+        """Drop the entries of *owner* if another worker has announced a write of it.
+
+        The message about the write follows. A client that has the answer to its write may already
+        ask this worker.
+        """
+        last = self.second_level.records.writes.last_write(owner)
+        if last != self._noted.get(owner, 0):
+            self._note(owner, last)
+            self.store.invalidate(owner)
+
+    def _note(self, owner: bytes, generation: int) -> None:
+        if len(self._noted) >= MAX_NOTED_OWNERS:
+            self._noted.clear()  # their entries may be dropped once more
+        self._noted[owner] = generation
 
     # Pages for operators, and reports.
 

@@ -68,6 +68,10 @@ class SharedWriteLog:
         else:
             self._path_clearings[self._row(path) + self._own] = generation
 
+    def last_write(self, owner: bytes) -> int:
+        """Return the generation of the last write of *owner*; 0: it has not written."""
+        return self._last(self._writes, owner)
+
     def is_outdated(self, owner: bytes, path: bytes, generation: int) -> bool:
         """Whether the response to a request of *generation* is outdated."""
         if generation == sum(self._counts):

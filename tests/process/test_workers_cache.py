@@ -71,6 +71,19 @@ def test_refreshed_response_replaces_that_of_the_second_level(serve: Serve) -> N
     assert last.ask("/v1/a").body == new.body
 
 
+def test_write_through_one_worker_drops_entries_of_the_others_before_its_answer(
+    serve: Serve, upstream: Upstream
+) -> None:
+    service = serve()
+    one, other = service.connection_to_each().values()
+    for number in range(20):
+        path = f"/v1/files/{number}"
+        old = other.ask(path)
+        written = one.ask("/v1/files", "POST")
+        new = other.ask(path)
+        assert old.document["number"] < written.document["number"] < new.document["number"]
+
+
 def test_identical_requests_to_all_workers_make_one_upstream_request(
     serve: Serve, upstream: Upstream
 ) -> None:

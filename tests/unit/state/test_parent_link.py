@@ -30,13 +30,14 @@ from goproxyai.state.messages import (
 )
 from goproxyai.state.parent_link import (
     CLEARING_SECONDS,
+    MAX_NOTED_OWNERS,
     PAGE_SECONDS,
     ParentLink,
     WorkerActions,
 )
 from tests.support.shared_memory import UNIX, SharedMemory
 from tests.unit.cache.snapshots import record
-from tests.unit.cache.stored import ALICE, FILES
+from tests.unit.cache.stored import ALICE, BOB, FILES
 
 
 class Fixture:
@@ -89,6 +90,33 @@ def test_write_is_announced() -> None:
     fixture = Fixture()
     fixture.link.announce_write(b"o")
     assert fixture.sent() == [Written(b"o")]
+
+
+def test_write_of_another_worker_is_noticed_before_its_message() -> None:
+    fixture = Fixture()
+    link, other = fixture.link, fixture.memory.writes(1)
+    link.catch_up(ALICE)
+    link.announce_write(ALICE)  # its own: the caller has dropped the entries
+    link.catch_up(ALICE)
+    assert fixture.calls == []
+    for writes in (1, 2):
+        other.record_write(ALICE)
+        link.catch_up(BOB)
+        link.catch_up(ALICE)
+        link.catch_up(ALICE)
+        assert fixture.calls == [ALICE] * writes
+
+
+def test_forgotten_owner_loses_its_entries_once_more() -> None:
+    fixture = Fixture()
+    link, other = fixture.link, fixture.memory.writes(1)
+    other.record_write(ALICE)
+    link.catch_up(ALICE)
+    for number in range(MAX_NOTED_OWNERS):
+        link.announce_write(b"%d" % number)
+    link.catch_up(ALICE)
+    link.catch_up(ALICE)
+    assert fixture.calls == [ALICE, ALICE]
 
 
 @pytest.mark.parametrize("path", [None, FILES, b""])
