@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hiredis import Reader
+from hiredis import Reader, ReplyError
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol
 from twisted.internet.protocol import Factory, Protocol
 
@@ -64,6 +64,13 @@ class CountingRelay:
         """The kinds of the scripts."""
         return [event for event in self.events if event != REPLY]
 
+    def replied(self, kind: str, reply: object) -> None:
+        """A script has its *reply*; one that the server does not know is sent again."""
+        if isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT"):
+            self.events.remove(kind)
+        else:
+            self.events.append(REPLY)
+
     def hold(self) -> None:
         """Pass no more replies on."""
         self._holds = True
@@ -85,7 +92,7 @@ class _FromDaemon(Protocol):
         self._reader = Reader()
         self._server: _FromServer | None = None
         self._unsent = b""
-        self.are_scripts: list[bool] = []
+        self.kinds: list[str | None] = []  # of the commands without a reply; None: no script
 
     def connectionMade(self) -> None:
         self._relay.connected(self)
@@ -101,7 +108,7 @@ class _FromDaemon(Protocol):
         self._reader.feed(data)
         while (command := self._reader.gets()) is not False:
             kind = _KINDS.get(command[1]) if command[0] in (b"EVAL", b"EVALSHA") else None
-            self.are_scripts.append(kind is not None)
+            self.kinds.append(kind)
             if kind is not None:
                 self._relay.events.append(kind)
         if self._server is None:
@@ -131,8 +138,9 @@ class _FromServer(Protocol):
         self._reader.feed(data)
         while (reply := self._reader.gets()) is not False:
             is_message = isinstance(reply, list) and reply[:1] in ([b"message"], [b"subscribe"])
-            if not is_message and self._daemon.are_scripts.pop(0):
-                self._relay.events.append(REPLY)
+            kind = None if is_message else self._daemon.kinds.pop(0)
+            if kind is not None:
+                self._relay.replied(kind, reply)
         if self._relay.may_pass():
             self._daemon.transport.write(data)
 
