@@ -65,7 +65,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     names = pyfuncitem._fixtureinfo.argnames
-    pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names})
+    result = pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names})
+    assert result is None, "nothing waits for the Deferred of a test that is no coroutine"
     return True
 
 
