@@ -23,11 +23,9 @@ from tests.integration.proxied_connections import (
 from tests.integration.tunnel_state import assert_nothing_open, memory_used
 from tests.support.answers import chunk
 from tests.support.harness import eventually, request
-from tests.support.websocket import HANDSHAKE, SWITCHED, TunnelPeer, TunnelStand
+from tests.support.websocket import HANDSHAKE, SWITCHED, TunnelEnds, TunnelPeer, TunnelStand
 
 pytestmark = pytest.mark.usefixtures("collect_garbage")
-
-Ends = tuple[TunnelPeer, TunnelPeer]
 
 KIB = 1024
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -46,7 +44,7 @@ async def start(stand: TunnelStand) -> None:
     await stand.listen_with_tls()
 
 
-async def exchange(stand: TunnelStand, message: bytes) -> Ends:
+async def exchange(stand: TunnelStand, message: bytes) -> TunnelEnds:
     """Send *message*; return the client and the upstream that has received its head."""
     client = await stand.connect()
     client.send(message)

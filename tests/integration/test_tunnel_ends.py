@@ -11,12 +11,11 @@ from goproxyai.proxy import open_tunnels, upstream_request
 from tests.integration.proxied_connections import MIB, stable
 from tests.integration.tunnel_state import assert_nothing_open, memory_used
 from tests.support.harness import eventually
-from tests.support.websocket import HANDSHAKE, TunnelPeer, TunnelStand
+from tests.support.websocket import HANDSHAKE, TunnelEnds, TunnelPeer, TunnelStand
 
 pytestmark = pytest.mark.usefixtures("collect_garbage")
 
 Leave = Callable[[TunnelPeer], None]
-Ends = tuple[TunnelPeer, TunnelPeer]
 
 WAYS = [TunnelPeer.close, TunnelPeer.abort, TunnelPeer.finish]
 """A close of both directions, a reset, and a close of one direction."""
@@ -32,7 +31,7 @@ async def start(stand: TunnelStand, tls: bool) -> None:
         await stand.listen_with_tls()
 
 
-async def start_unanswered(stand: TunnelStand, tls: bool) -> Ends:
+async def start_unanswered(stand: TunnelStand, tls: bool) -> TunnelEnds:
     """Send a handshake whose way to upstream is never ready: in CONNECT, or in TLS."""
     harness = stand.harness
     port = await stand.upstream.listen(harness.loopback())
@@ -48,7 +47,7 @@ async def start_unanswered(stand: TunnelStand, tls: bool) -> Ends:
     return client, upstream
 
 
-async def half_close(stand: TunnelStand, by_client: bool, last: bytes = b"") -> Ends:
+async def half_close(stand: TunnelStand, by_client: bool, last: bytes = b"") -> TunnelEnds:
     """Open a tunnel and end one direction; return the side that has ended it, and the other."""
     await start(stand, tls=False)
     client, upstream = await stand.open()
@@ -84,7 +83,7 @@ async def assert_ends_before_101(
     assert outcome(stand) == ("ok", 502)
 
 
-async def assert_ends_after_101(ends: Ends, by_client: bool, leave: Leave) -> TunnelPeer:
+async def assert_ends_after_101(ends: TunnelEnds, by_client: bool, leave: Leave) -> TunnelPeer:
     """Let one side leave and the other follow; return the other."""
     client, upstream = ends
     leaving, other = (client, upstream) if by_client else (upstream, client)

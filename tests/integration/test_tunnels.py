@@ -20,8 +20,6 @@ from tests.support.websocket import HANDSHAKE, SWITCHED, TunnelPeer, TunnelStand
 
 pytestmark = pytest.mark.usefixtures("collect_garbage")
 
-Ends = tuple[TunnelPeer, TunnelPeer]
-
 
 async def flood(peer: TunnelPeer, harness: ProxyHarness) -> None:
     """Send 24 MiB, which the daemon cannot hold."""

@@ -85,6 +85,10 @@ class TunnelPeer(RawClient):
         await self.until(lambda: self.input_ended or self.closed, timeout=1.0)
 
 
+TunnelEnds = tuple[TunnelPeer, TunnelPeer]
+"""The client and the upstream of a tunnel."""
+
+
 class TunnelUpstream(Factory[TunnelPeer]):
     """A server whose connections the test answers.
 
