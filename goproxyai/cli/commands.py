@@ -84,17 +84,21 @@ COMMANDS: Final = (
         "demo",
         "serve made-up traffic from a made-up OpenAI API",
         "Start a made-up OpenAI API, the proxy in front of it, and made-up clients, all on "
-        "loopback: hits, misses, streams, errors, a client that exceeds its rate limit, and an "
-        "outage every few minutes, to be watched on the dashboard. No API key, network or other "
-        "program is needed. The API accepts any key, or none. Settings and the environment have no "
-        "effect. Ctrl-C ends the demo, with status 0.",
+        "loopback: hits, misses, streams, errors, a client that exceeds its rate limit, and "
+        "after ten minutes an outage every few minutes, to be watched on the dashboard. No API "
+        "key, network or other program is needed. The API accepts any key, or none. Settings and "
+        "the environment have no effect. Ctrl-C ends the demo, with status 0.",
         (
             Option(
                 "port",
                 "The port of the proxy on 127.0.0.1, 0 for a free one. Default: 8080.",
                 "PORT",
             ),
-            Option("outage", "Begin with an outage, after 15 s."),
+            Option(
+                "outage",
+                "Begin with an outage, after 15 s. Without the option, the API answers all "
+                "requests for ten minutes.",
+            ),
             Option(
                 "once",
                 "Run the official client for Python against the proxy once, through an egress "

@@ -25,7 +25,7 @@ from goproxyai.config.variable import SettingError
 from goproxyai.config.variables import VARIABLES
 from goproxyai.daemon.process_setup import prepare_to_serve
 from goproxyai.demo.demo import Demo
-from goproxyai.demo.phases import describe_outages, periods
+from goproxyai.demo.phases import describe_faults, periods
 
 DEFAULT_PORT = "8080"
 
@@ -105,7 +105,8 @@ An answer without a key; repeat it to see X-Cache: HIT:
 
   curl -i {url}/v1/models
 
-{describe_outages(begins_with_outage)} Ctrl-C ends the demo.
+{describe_faults(begins_with_outage)}
+Ctrl-C ends the demo.
 """
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
-from itertools import takewhile
 from typing import Final, NamedTuple
 
 
 class Phase(Enum):
     """What the API does; the value describes it."""
 
-    NORMAL = "the made-up API answers"
+    NORMAL = "the made-up API answers all requests"
     LIMITING = "the made-up API answers every second request with 429"
     FAILING = "the made-up API answers every second request with 503"
     AWAY = "outage: the made-up API refuses connections"
@@ -35,24 +34,29 @@ CYCLE: Final = (
     OUTAGE,
 )
 
+CALM: Final = Period(Phase.NORMAL, 600.0)
+"""Before the first fault: a newcomer's first requests succeed."""
+
 QUIET: Final = Period(Phase.NORMAL, 15.0)
 """Before the outage of a demo that begins with one."""
 
 
 def periods(begins_with_outage: bool) -> Iterator[Period]:
     """Yield the periods, without an end."""
-    if begins_with_outage:
-        yield from (QUIET, OUTAGE)
+    yield from (QUIET, OUTAGE) if begins_with_outage else (CALM,)
     while True:
         yield from CYCLE
 
 
-def describe_outages(begins_with_outage: bool) -> str:
-    """Return when the outages begin, as a sentence."""
-    before = takewhile(lambda period: period is not OUTAGE, periods(begins_with_outage))
-    first = sum(period.seconds for period in before)
+def describe_faults(begins_with_outage: bool) -> str:
+    """Return when the API fails, as sentences."""
     minutes = sum(period.seconds for period in CYCLE) / 60
+    if begins_with_outage:
+        return (
+            f"An outage of {OUTAGE.seconds:.0f} s begins in {QUIET.seconds:.0f} s, and then every "
+            f"{minutes:.0f} minutes."
+        )
     return (
-        f"An outage of {OUTAGE.seconds:.0f} s begins in {first:.0f} s, and then every "
-        f"{minutes:.0f} minutes."
+        f"The made-up API answers all requests for {CALM.seconds / 60:.0f} minutes, and then fails "
+        "at times. With --outage, the demo begins with an outage."
     )

@@ -1,4 +1,4 @@
-"""Take pictures of the dashboard of ``goproxyai demo``, which takes four minutes.
+"""Take pictures of the dashboard of ``goproxyai demo``, which takes two minutes.
 
 ``python -m tests.e2e.browser.screenshot DIRECTORY`` writes a picture of a quiet minute and of the
 outage, each on a desktop and a phone, light and dark. ``--docs`` writes those of the documentation.
@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tests.e2e.browser.chromium import launch
 CHECKOUT = Path(__file__).resolve().parents[3]
 
 QUIET_SECONDS = 35.0
-"""From the start of the demo to the first pictures; the API fails for the first time after 60 s."""
+"""From the start of the demo to the first pictures."""
 
 OUTAGE_SECONDS = 30.0
 """From the beginning of the outage, which lasts 60 s, to the other pictures."""
@@ -72,20 +73,27 @@ def follow(demo: subprocess.Popen[str], pattern: str) -> str:
     raise RuntimeError("the demo has ended")
 
 
+@contextmanager
+def running_demo(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run a demo; return it and the URL of its dashboard."""
+    command = [sys.executable, "-m", "goproxyai", "demo", "--port=0", *options]
+    demo = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
+    try:
+        yield demo, follow(demo, r"dashboard +(\S+)")
+    finally:
+        demo.send_signal(signal.SIGTERM)
+        demo.wait()
+
+
 def main(directory: Path, wanted: Collection[str]) -> None:
-    command = [sys.executable, "-m", "goproxyai", "demo", "--port=0"]
-    with launch() as browser:  # before the demo, whose moments do not wait for the browser
-        demo = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
-        try:
-            url = follow(demo, r"dashboard +(\S+)")
+    with launch() as browser:  # before the demos, whose moments do not wait for the browser
+        with running_demo() as (_, url):
             time.sleep(QUIET_SECONDS)
             take(browser, url, "quiet", directory, wanted)
+        with running_demo("--outage") as (demo, url):
             follow(demo, f"({Phase.AWAY.value})")
             time.sleep(OUTAGE_SECONDS)
             take(browser, url, "outage", directory, wanted)
-        finally:
-            demo.send_signal(signal.SIGTERM)
-            demo.wait()
 
 
 def main_for_docs() -> None:

@@ -17,7 +17,16 @@ from goproxyai.demo.answers import (
     rate_limited,
     unavailable,
 )
-from goproxyai.demo.phases import CYCLE, OUTAGE, QUIET, Phase, describe_outages, periods
+from goproxyai.demo.phases import (
+    CALM,
+    CYCLE,
+    OUTAGE,
+    QUIET,
+    Period,
+    Phase,
+    describe_faults,
+    periods,
+)
 from goproxyai.demo.scenario import CLIENTS, DECK, Scenario, batch_call
 from goproxyai.usage import prices
 
@@ -25,17 +34,22 @@ CHAT = "/v1/chat/completions"
 
 
 def test_phases_repeat_and_have_an_outage_every_four_minutes() -> None:
-    assert list(islice(periods(False), 2 * len(CYCLE))) == [*CYCLE, *CYCLE]
+    assert list(islice(periods(False), 1, 1 + 2 * len(CYCLE))) == [*CYCLE, *CYCLE]
     assert {period.phase for period in CYCLE} == set(Phase)
     assert sum(period.seconds for period in CYCLE) == 240
-    assert describe_outages(False) == (
-        "An outage of 60 s begins in 180 s, and then every 4 minutes."
+
+
+def test_first_ten_minutes_have_no_faults() -> None:
+    assert next(periods(False)) == CALM == Period(Phase.NORMAL, 600.0)
+    assert describe_faults(False) == (
+        "The made-up API answers all requests for 10 minutes, and then fails at times. "
+        "With --outage, the demo begins with an outage."
     )
 
 
 def test_demo_may_begin_with_an_outage() -> None:
     assert list(islice(periods(True), 4)) == [QUIET, OUTAGE, *CYCLE[:2]]
-    assert "begins in 15 s" in describe_outages(True)
+    assert describe_faults(True) == ("An outage of 60 s begins in 15 s, and then every 4 minutes.")
 
 
 def answered(path: str, document: Any, method: str = "POST", key: str = "sk-any") -> Answer:
