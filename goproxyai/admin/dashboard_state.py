@@ -56,7 +56,7 @@ def state_document(
         "now": current.slot.end.wall,
         "version": __version__,
         "uptime_seconds": stats.uptime,
-        "ready": stats.ready,
+        "readiness": stats.readiness,
         "verdict": attrs.asdict(stats.verdict(current)),
         "requests": {
             "total": finished.count - finished.own_pages,

@@ -17,6 +17,7 @@ from goproxyai.config.shown_settings import ShownSetting, settings_document
 from goproxyai.durations import format_duration
 from goproxyai.telemetry.counters import Counters
 from goproxyai.telemetry.failure_cause import FailureCause
+from goproxyai.upstream.breaker import CircuitState
 
 
 @attrs.define(eq=False)
@@ -113,6 +114,17 @@ class Stats:
                 limited_client=limited,
             )
         )
+
+    @property
+    def readiness(self) -> str:
+        """What ``/health/ready`` answers, in words: ``ready``, or why it is not."""
+        if not self.ready:
+            return "draining"
+        now = self.sources.clock.seconds()
+        states = [each.breaker.state(now) for each in self.sources.upstreams.all]
+        if states and all(state is CircuitState.OPEN for state in states):
+            return "no upstream"
+        return "ready"
 
     def reload(self) -> dict[str, float | None]:
         """Return when the configuration was reloaded, in Unix seconds."""

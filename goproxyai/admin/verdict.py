@@ -52,7 +52,8 @@ WARNED_LIMITED: Final = 0.05
 WARNED_INVALID: Final = 0.2
 WARNED_STALE: Final = 0.01
 SECOND_CAUSE_SHARE: Final = 0.25
-"""Share of the failures from which a second cause is named."""
+"""Of the failures of the first cause, from which a second one is named. A single failure is not
+named if the first cause has several."""
 
 _OPENING: Final = frozenset({
     FailureCause.UNREACHABLE, FailureCause.TIMEOUT, FailureCause.TLS, FailureCause.PROTOCOL,
@@ -201,8 +202,11 @@ def _causes(
     if opening:
         opener = max(opening, key=lambda cause: (numbers[cause], ongoing[cause].failures))
         numbers[opener] += numbers.pop(FailureCause.CIRCUIT_OPEN, 0)
-    (first, number), *others = (+numbers).most_common(2)
-    return [first, *[second for second, other in others if other >= SECOND_CAUSE_SHARE * number]]
+    # Of causes with as many failures, the one that occurred last is the first.
+    by_time = sorted(+numbers, key=lambda cause: len(ongoing[cause].after))
+    first, *others = sorted(by_time, key=lambda cause: -numbers[cause])
+    needed = max(SECOND_CAUSE_SHARE * numbers[first], min(numbers[first], 2))
+    return [first, *[second for second in others[:1] if numbers[second] >= needed]]
 
 
 def _describe(now: Situation, cause: FailureCause) -> str:
@@ -276,7 +280,7 @@ def _part(part: int, whole: int) -> str:
     if whole < FEW_REQUESTS:
         return f"{part} of {whole} requests"
     percent = 100 * part / whole
-    return f"{percent:.1f} %" if percent < 1 else f"{percent:.0f} %"
+    return f"{percent:.1f} %" if percent < 10 else f"{percent:.0f} %"
 
 
 def _duration(seconds: float, at_least: bool = False) -> str:

@@ -11,6 +11,7 @@ import pytest_twisted
 from goproxyai.admin.events import MAX_SUBSCRIPTIONS
 from goproxyai.admin.history import SLOT_SECONDS
 from tests.integration.admin_requests import error_of
+from tests.integration.failing_upstreams import start_with_open_circuit
 from tests.support.answers import response
 from tests.support.harness import ProxyHarness, RawClient, SkewedReactor, eventually, post, request
 from tests.support.steps import Pause, Reset
@@ -287,3 +288,26 @@ async def test_subscribe_is_refused_during_drain(harness: ProxyHarness) -> None:
     assert (answer.status, error_of(answer)["code"]) == (503, "draining")
     await stopping
     harness.daemon = None
+
+
+@pytest_twisted.ensureDeferred
+async def test_readiness_is_that_of_the_health_page(skewed_harness: ProxyHarness) -> None:
+    await start_with_open_circuit(skewed_harness)
+    client = await subscribe(skewed_harness)
+    assert documents(client, "state")[0]["readiness"] == "no upstream"
+    assert (await skewed_harness.ask(request("/health/ready"))).status == 503
+    await unsubscribe(skewed_harness, client)
+
+
+@pytest_twisted.ensureDeferred
+async def test_readiness_tells_of_a_drain(harness: ProxyHarness) -> None:
+    await harness.start()
+    assert harness.daemon is not None
+    client = await subscribe(harness)
+    assert documents(client, "state")[0]["readiness"] == "ready"
+    assert (await harness.ask(request("/health/ready"))).status == 200
+    harness.daemon.admin.stats.ready = False
+    await client.until(lambda: documents(client, "state")[-1]["readiness"] == "draining")
+    assert (await harness.ask(request("/health/ready"))).status == 503
+    harness.daemon.admin.stats.ready = True
+    await unsubscribe(harness, client)

@@ -19,7 +19,7 @@ const history = new History();
 const timeline = charts();
 const tables = new Tables();
 const verdict = new Verdict();
-const range = new Range(() => last && show(last));
+const range = new Range(() => last && showRange(last));
 const token = new Token(() => stream.start());
 const headers = () => token.headers();
 const cache = new Cache(headers);
@@ -55,6 +55,8 @@ function onPhase(phase) {
       showStatus("connection", "bad", `reconnecting in ${phase.seconds} s`);
       byId("connection").title = phase.why;
       put("announcement", `Connection lost: ${phase.why}. The numbers are out of date.`);
+      byId("ready").hidden = true;
+      verdict.showDisconnected(phase.why);
       break;
     case "refused":
       showStatus("connection", "bad", "token required");
@@ -80,16 +82,21 @@ function show(now) {
   last = now;
   byId("content").hidden = false;
   byId("ready").hidden = false;
-  showStatus("ready", now.ready ? "good" : "bad", now.ready ? "ready" : "draining");
+  showStatus("ready", now.readiness === "ready" ? "good" : "bad", now.readiness);
   put("about", `${now.version} · up ${duration(now.uptime_seconds)}`);
-  const shown = range.of(now);
   verdict.show(now.verdict);
-  showTiles(now, shown);
-  tables.show(now, shown);
-  cache.show(now.cache, shown.bypasses);
   showDaemon(now);
   configuration.show(now.reload);
   history.add([now.slot]);
+  showRange(now);
+}
+
+/** Show what depends on the time range. @param {any} now */
+function showRange(now) {
+  const shown = range.of(now);
+  showTiles(now, shown);
+  tables.show(now, shown);
+  cache.show(now.cache, shown.bypasses);
   timeline.show(history, shown, range.seconds);
 }
 

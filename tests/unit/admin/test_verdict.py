@@ -179,7 +179,7 @@ def test_single_failure_of_another_cause_does_not_prolong_an_incident() -> None:
 
 def test_incident_after_another_one_has_a_share_and_a_duration_of_its_own() -> None:
     assert text(*OUTAGE, GOOD, failing(15, C.UPSTREAM_429)) == (
-        "5 % failing for 10 s: upstream answers 429 (rate limit or quota)"
+        "5.0 % failing for 10 s: upstream answers 429 (rate limit or quota)"
     )
 
 
@@ -295,3 +295,15 @@ def test_every_situation_has_one_line(
     assert "\n" not in found.text
     assert "{" not in found.text + found.advice
     assert found.share >= 0
+
+
+def test_single_failure_is_no_second_cause() -> None:
+    slot = Traffic(100, {C.UPSTREAM_401: 1, C.UNREACHABLE: 2})
+    assert text(slot) == "1.0 % failing for 10 s: upstream cannot be reached"
+
+
+def test_of_two_single_failures_the_later_one_is_named_first() -> None:
+    slots = Traffic(50, {C.UPSTREAM_401: 1}), Traffic(50, {C.UNREACHABLE: 1})
+    assert text(*slots) == (
+        "1.0 % failing for 10 s: upstream cannot be reached and answers 401 (API key refused)"
+    )
