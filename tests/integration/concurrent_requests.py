@@ -36,10 +36,10 @@ async def answers_of(clients: Sequence[RawClient]) -> list[Answer]:
 async def large_answers(clients: Sequence[RawClient], size: int) -> list[Answer]:
     """Return responses whose bodies have *size* bytes, or were cut.
 
-    Each is parsed once, at its end: parsing it after every read would take quadratic time.
+    Each is parsed once, at its end.
     """
     for client in clients:
-        await client.until(lambda c=client: c.closed or len(c.received) > size, 30)  # type: ignore[misc]
+        await client.until(lambda c=client: c.closed or c.received_size > size, 30)  # type: ignore[misc]
     return await answers_of(clients)
 
 

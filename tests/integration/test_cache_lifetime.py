@@ -235,7 +235,7 @@ async def test_large_hit_is_written_as_the_client_reads(harness: ProxyHarness) -
     def whole() -> bool:
         nonlocal peak
         peak = max(peak, unsent_bytes(connection.transport))
-        return len(wire.received) > len(body)
+        return wire.received_size > len(body)
 
     await wire.until(whole, 30)
     hit = await wire.answer()

@@ -82,7 +82,7 @@ async def fill(stand: TunnelStand, sender: TunnelPeer, *, by_client: bool) -> in
 
 async def received(peer: TunnelPeer, size: int) -> None:
     """Wait until *peer* has received *size* bytes."""
-    await peer.until(lambda: len(peer.received) >= size)
+    await peer.until(lambda: peer.received_size >= size)
 
 
 async def send_more(stand: TunnelStand, client: TunnelPeer, data: bytes) -> None:
@@ -288,7 +288,7 @@ async def test_all_bytes_of_a_sender_that_was_not_read_precede_the_end_of_the_tu
     sender.send(b"last")
     sender.close()
     reader.resume_reading()
-    await reader.until(lambda: len(reader.received) == size + len(b"last"))
+    await reader.until(lambda: reader.received_size == size + len(b"last"))
     await reader.ends()
     reader.close()
     await assert_nothing_open(stand)
@@ -358,7 +358,7 @@ async def test_upstream_ends_a_body(stand: TunnelStand, delimited: bool, is_slow
     client.resume_reading()
     if delimited:
         await client.until(lambda: client.received.endswith(b"last\r\n0\r\n\r\n"))
-        assert len(client.received) > sent
+        assert client.received_size > sent
     await client.ends() if not delimited else client.close()
     await assert_nothing_open(stand)
     stand.harness.access_log.flush()

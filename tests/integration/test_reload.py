@@ -51,7 +51,7 @@ CHANGED: dict[str, tuple[str, Callable[[Daemon], object], object]] = {
     "IDLE_TIMEOUT": ("7s", lambda d: d.agent.timeouts.idle, 7.0),
     "UPGRADES": ("off", lambda d: d.context.options.current.upgrades, False),
     "TUNNEL_IDLE_TIMEOUT": ("7s", lambda d: d.context.tunnels.idle_seconds, 7.0),
-    "DRAIN_DELAY": ("7s", lambda d: d.settings.drain_delay, 7.0),
+    "DRAIN_DELAY": ("7ms", lambda d: d.settings.drain_delay, 0.007),  # the test waits for it
     "DRAIN_TIMEOUT": ("7s", lambda d: d.settings.drain_timeout, 7.0),
     "MAX_CACHE_SIZE": ("7", lambda d: d.context.store.max_bytes, 7 << 20),
     "MAX_REQUEST_MEMORY": ("7", lambda d: d.context.memory.max_bytes, 7 << 20),

@@ -113,7 +113,7 @@ async def test_slow_subscriber_over_limit_continues_with_own_request(
     clients = await send_concurrently(harness, [request()] * 2)
     await wait_for_pauses(harness)
     for client in clients:
-        await client.until(lambda client=client: len(client.received) > 16_000)
+        await client.until(lambda client=client: client.received_size > 16_000)
     slow_client = stall(clients.pop(0 if slow == "leader" else -1))
     gate.release()
     answers = await large_answers(clients, len(body))

@@ -213,5 +213,5 @@ async def test_large_expired_response_is_written_as_the_client_reads(
     skewed_harness.upstream.script(any_request, response(b"{}", 503))
     wire = await skewed_harness.connect()
     wire.send(request())
-    await wire.until(lambda: len(wire.received) > len(body), 30)
+    await wire.until(lambda: wire.received_size > len(body), 30)
     assert (await wire.answer()).body == body

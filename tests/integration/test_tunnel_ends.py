@@ -221,7 +221,7 @@ async def test_slow_reader_of_a_half_closed_tunnel_gets_all_bytes(
         tunnels.tick(stand.harness.reactor.seconds())
     assert len(tunnels) == 1
     finished.resume_reading()
-    await finished.until(lambda: len(finished.received) == 24 * MIB, timeout=60.0)
+    await finished.until(lambda: finished.received_size == 24 * MIB, timeout=60.0)
     other.close()
     await finished.ends()
     await assert_nothing_open(stand)

@@ -51,9 +51,9 @@ async def test_fin_follows_all_bytes_to_a_slow_reader(stand: TunnelStand, by_cli
     await flood(sender, stand.harness)
     sender.finish()
     reader.resume_reading()
-    await reader.until(lambda: len(reader.received) >= 24 * MIB, timeout=60.0)
+    await reader.until(lambda: reader.received_size >= 24 * MIB, timeout=60.0)
     await reader.ends()
-    assert len(reader.received) == 24 * MIB
+    assert reader.received_size == 24 * MIB
     reader.close()
     await assert_nothing_open(stand)
 
@@ -70,7 +70,7 @@ async def test_slow_reader_pauses_the_other_side(stand: TunnelStand, by_client: 
     reader.send(b"back")  # the other direction goes on
     await sender.receives(b"back")
     reader.resume_reading()
-    await reader.until(lambda: len(reader.received) == 24 * MIB, timeout=60.0)
+    await reader.until(lambda: reader.received_size == 24 * MIB, timeout=60.0)
     await eventually(stand.harness.reactor, lambda: memory_used(stand.harness) == 0)
 
 
@@ -119,7 +119,7 @@ async def test_tls_tunnel_bounds_what_it_holds(stand: TunnelStand, reader_is_cli
     assert 0 < memory_used(stand.harness) <= MAX_UNSENT_BYTES
     sender.close()
     reader.resume_reading()
-    await reader.until(lambda: len(reader.received) == 24 * MIB, timeout=60.0)
+    await reader.until(lambda: reader.received_size == 24 * MIB, timeout=60.0)
     await reader.ends()
     reader.close()
     await assert_nothing_open(stand)
@@ -392,7 +392,7 @@ async def test_tunnel_of_a_tls_client(stand: TunnelStand) -> None:
     await upstream.receives(data)
     upstream.send(data)
     upstream.finish()
-    await client.until(lambda: len(client.received) == len(data))
+    await client.until(lambda: client.received_size == len(data))
     await client.wait_closed()
     upstream.close()
     await assert_nothing_open(stand)

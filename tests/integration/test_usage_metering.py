@@ -387,7 +387,7 @@ async def test_restarted_answer_is_used_twice(
     more.release()
     if not how.startswith("left"):
         slow.resume_reading()
-        await slow.until(lambda: slow.closed or len(slow.received) > count * len(BIG), 30)
+        await slow.until(lambda: slow.closed or slow.received_size > count * len(BIG), 30)
     await eventually(harness.reactor, lambda: counters(harness).finished.count == 2)
     assert usage_counts(harness) == expected
     assert counters(harness).open_streams == 0

@@ -44,20 +44,45 @@ class Answer:
 class RawClient(Protocol):
     """A client connection without an HTTP layer between the test and the bytes.
 
-    :ivar received: bytes that no :meth:`answer` has consumed yet.
+    :ivar received_size: the number of bytes in :attr:`received`.
     :ivar reason: why the connection was lost.
     """
 
     transport: StreamTransport  # type: ignore[assignment]  # narrower than Protocol's
 
     def __init__(self, reactor: Any) -> None:
-        self.received = b""
+        self._pieces: list[bytes] = []
+        self.received_size = 0
         self.closed = False
         self.reason: Failure | None = None
         self._changes: RecordList[None] = RecordList(reactor)
 
+    @property
+    def received(self) -> bytes:
+        """The bytes that no :meth:`answer` has consumed yet."""
+        if len(self._pieces) != 1:
+            self._pieces = [b"".join(self._pieces)]
+        return self._pieces[0]
+
+    @received.setter
+    def received(self, data: bytes) -> None:
+        self._pieces, self.received_size = [data], len(data)
+
+    def received_after(self, offset: int) -> bytes:
+        """Return :attr:`received` without its first *offset* bytes."""
+        newest: list[bytes] = []
+        missing = self.received_size - offset
+        for piece in reversed(self._pieces):
+            if missing <= 0:
+                break
+            newest.append(piece[-missing:])
+            missing -= len(piece)
+        return b"".join(reversed(newest))
+
     def dataReceived(self, data: bytes) -> None:
-        self.received += data
+        # Adding to a bytes object would copy a body of many megabytes at each read.
+        self._pieces.append(data)
+        self.received_size += len(data)
         self._changes.changed()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -89,7 +114,7 @@ class RawClient(Protocol):
         :param method: of the request; the response to a HEAD has no body.
         """
         parser = _ResponseParser(method)
-        await self.until(lambda: parser.parse(self.received, self.closed), timeout)
+        await self.until(lambda: parser.parse(self), timeout)
         assert parser.answer is not None
         self.received = parser.trailing_data
         return parser.answer
@@ -114,11 +139,12 @@ class _ResponseParser:
     def trailing_data(self) -> bytes:
         return self._connection.trailing_data[0]
 
-    def parse(self, received: bytes, closed: bool) -> bool:
-        """Parse the bytes of *received* that are new; return whether the response is complete."""
-        if len(received) > self._parsed:
-            self._connection.receive_data(received[self._parsed :])
-            self._parsed = len(received)
+    def parse(self, client: RawClient) -> bool:
+        """Parse the bytes of *client* that are new; return whether the response is complete."""
+        closed = client.closed
+        if client.received_size > self._parsed:
+            self._connection.receive_data(client.received_after(self._parsed))
+            self._parsed = client.received_size
         cut = False
         while True:
             try:

@@ -70,7 +70,7 @@ class TunnelPeer(RawClient):
 
     async def receives(self, data: bytes) -> None:
         """Wait until everything that was received is *data*, and forget it."""
-        await self.until(lambda: len(self.received) >= len(data), timeout=60.0)
+        await self.until(lambda: self.received_size >= len(data), timeout=60.0)
         assert self.received == data
         self.received = b""
 
