@@ -44,6 +44,16 @@ SECRET = "hunter2"
 
 COMMAND = [sys.executable, "-m", "goproxyai"]
 
+PASS_SOCKET = """
+import os, sys
+descriptor, *arguments = sys.argv[1:]
+os.dup2(int(descriptor), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="web")
+os.execv(arguments[0], arguments)
+"""
+"""Does what systemd does between fork and exec: the socket becomes descriptor 3, and the variables
+describe it."""
+
 
 @cache
 def trust_roots() -> Any:
@@ -89,6 +99,7 @@ class DaemonProcess:
 
     ``twistd`` and ``goproxyai`` are forked from a template, which saves their imports.
 
+    :param listening: the descriptor of a socket that is passed as systemd does.
     :param is_forked: ``False`` where the command line that other programs see matters, or a
         ``sitecustomize.py`` in *directory*, which is run before the imports.
     """
@@ -98,7 +109,7 @@ class DaemonProcess:
         directory: Path,
         arguments: list[str],
         settings: dict[str, str],
-        pass_descriptors: tuple[int, ...] = (),
+        listening: int | None = None,
         is_forked: bool = True,
     ) -> None:
         self.directory = directory
@@ -107,9 +118,13 @@ class DaemonProcess:
         with self._out.open("wb") as out, self._err.open("wb") as err:
             if is_forked and (arguments[0] == str(TWISTD) or arguments[:3] == COMMAND):
                 self._process = ForkedProcess(
-                    arguments, environment(**settings), directory, out, err
+                    arguments, environment(**settings), directory, out, err, listening
                 )
                 return
+            passed: tuple[int, ...] = ()
+            if listening is not None:
+                arguments = [sys.executable, "-c", PASS_SOCKET, str(listening), *arguments]
+                passed = (listening,)
             self._process = subprocess.Popen(
                 arguments,
                 env=environment(**settings),
@@ -117,7 +132,7 @@ class DaemonProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                pass_fds=pass_descriptors,
+                pass_fds=passed,
             )
 
     @property

@@ -38,6 +38,7 @@ class ForkedProcess:
 
     :param arguments: the command line, which begins with the path of ``twistd`` or with
         ``python -m goproxyai``.
+    :param listening: the descriptor of a socket that is passed as systemd does.
     """
 
     def __init__(
@@ -47,10 +48,14 @@ class ForkedProcess:
         directory: Path,
         out: BinaryIO,
         err: BinaryIO,
+        listening: int | None = None,
     ) -> None:
         self._reports, reports = os.pipe()
         request = json.dumps([arguments, environment, str(directory)]).encode()
-        socket.send_fds(template(), [request], [out.fileno(), err.fileno(), reports])
+        descriptors = [reports, out.fileno(), err.fileno()]
+        if listening is not None:
+            descriptors.append(listening)
+        socket.send_fds(template(), [request], descriptors)
         os.close(reports)
         self._returncode: int | None = None
         self._reported = b""

@@ -23,6 +23,13 @@ import sys
 
 MAX_REQUEST_BYTES = 1_000_000
 
+OUTPUTS = 2
+MAX_DESCRIPTORS = 1 + OUTPUTS + 1
+"""A pipe for the status, the outputs, and perhaps a socket to listen on."""
+
+FIRST_PASSED = 3
+"""The descriptor of the first socket that systemd passes."""
+
 
 class ReactorRefusal:
     """Fails every import of the reactor."""
@@ -52,7 +59,7 @@ def import_all_but_reactor() -> None:
 def serve(requests: socket.socket) -> None:
     """Fork a daemon for each request; return in the daemon, which is prepared for ``twistd``."""
     while True:
-        data, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, 3)
+        data, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, MAX_DESCRIPTORS)
         with contextlib.suppress(ChildProcessError):  # there is none
             while os.waitpid(-1, os.WNOHANG) != (0, 0):
                 pass
@@ -60,13 +67,15 @@ def serve(requests: socket.socket) -> None:
             sys.exit()
         if os.fork() == 0:
             requests.close()
-            *outputs, status = descriptors
+            status, *inherited = descriptors
             if (pid := os.fork()) == 0:
                 os.close(status)
-                redirect(outputs)
+                redirect(inherited[:OUTPUTS])
                 prepare(*json.loads(data))
+                for each in inherited[OUTPUTS:]:
+                    pass_socket(each)
                 return
-            report_end(pid, outputs, status)
+            report_end(pid, inherited, status)
         for each in descriptors:
             os.close(each)
 
@@ -94,6 +103,19 @@ def prepare(arguments: list[str], environ: dict[str, str], directory: str) -> No
     os.chdir(directory)
 
 
+def pass_socket(descriptor: int) -> None:
+    """Pass a listening socket with the name ``web`` as systemd does."""
+    os.dup2(descriptor, FIRST_PASSED)
+    if descriptor != FIRST_PASSED:
+        os.close(descriptor)
+    os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="web")
+    # Twisted has read these variables when the template imported it.
+    from twisted.internet import endpoints
+    from twisted.python.systemd import ListenFDs
+
+    endpoints._SystemdParser._sddaemon = ListenFDs.fromEnvironment()
+
+
 def is_module(arguments: list[str]) -> bool:
     return arguments[1:3] == ["-m", "goproxyai"]
 
@@ -105,9 +127,9 @@ def goproxyai_main() -> str:
     return os.path.join(os.path.dirname(goproxyai.__file__), "__main__.py")
 
 
-def report_end(pid: int, outputs: list[int], status: int) -> None:
+def report_end(pid: int, inherited: list[int], status: int) -> None:
     """Write the ID and, later, the status of a process to the descriptor *status*; never return."""
-    for each in (0, 1, 2, *outputs):
+    for each in (0, 1, 2, *inherited):
         os.close(each)
     os.write(status, b"%d\n" % pid)
     _, ended = os.waitpid(pid, 0)

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from tests.process.daemon_process import (
     get,
     start,
 )
+from tests.process.forked_process import ForkedProcess
 from tests.support.ports import free_port
 
 __all__ = ["start"]  # the fixture
@@ -33,7 +33,10 @@ pytestmark = pytest.mark.process
 REQUEST = b"GET /health?" + b"x" * 500 + b" HTTP/1.1\r\nHost: a\r\n\r\n"
 RESPONSE_END = b'"timestamp"'
 
-REQUESTS = 8_000
+PIPE_REQUESTS = 200
+"""Requests whose log lines exceed the pipe, 64 KiB."""
+
+QUEUE_REQUESTS = 8_000
 """Requests whose log lines exceed the queue, 4 MiB, and the pipe."""
 
 BATCH = 50
@@ -52,11 +55,8 @@ class PipedDaemon:
             "LISTEN": f"tcp:{self.port}:interface=127.0.0.1",
             "MAX_CONNECTIONS": FEW_CONNECTIONS,
         }
-        self._process = subprocess.Popen(
-            command(), env=environment(**settings), cwd=directory, stdin=subprocess.DEVNULL,
-            stdout=writer, stderr=writer,
-        )  # fmt: skip
-        os.close(writer)
+        with open(writer, "wb") as pipe:
+            self._process = ForkedProcess(command(), environment(**settings), directory, pipe, pipe)
         eventually(self._answers)
 
     def _answers(self) -> bool:
@@ -81,6 +81,14 @@ class PipedDaemon:
 
     def dropped(self) -> int:
         return int(get(self.port, "/stats")[1]["log"]["lines_dropped"])
+
+    def dropped_in_metrics(self) -> float:
+        with socket.create_connection(("127.0.0.1", self.port), TIMEOUT_SECONDS) as client:
+            client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            with client.makefile("rb") as response:
+                name = b"goproxyai_log_lines_dropped"
+                (line,) = [line for line in response if line.startswith(name)]
+        return float(line.split()[1])
 
     def stop(self) -> None:
         """Send SIGTERM, and wait for the end, which the log may delay for a second."""
@@ -120,20 +128,17 @@ def read_lines(descriptor: int) -> Callable[[], list[dict[str, Any]]]:
 
 
 def test_pipe_that_is_not_read_stops_nothing(piped: PipedDaemon) -> None:
-    piped.request(REQUESTS)
+    piped.request(PIPE_REQUESTS)
     assert get(piped.port, "/health/live")[0] == 200
-    assert piped.dropped() > 0
-    with socket.create_connection(("127.0.0.1", piped.port), TIMEOUT_SECONDS) as client:
-        client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-        with client.makefile("rb") as response:
-            (line,) = [line for line in response if line.startswith(b"goproxyai_log_lines_dropped")]
-    assert float(line.split()[1]) > 0
     piped.stop()
     os.close(piped.reader)
 
 
 def test_lines_are_written_in_order_when_the_reader_resumes(piped: PipedDaemon) -> None:
-    piped.request(REQUESTS)
+    piped.request(QUEUE_REQUESTS)
+    assert get(piped.port, "/health/live")[0] == 200
+    assert piped.dropped() > 0
+    assert piped.dropped_in_metrics() > 0
     lines = read_lines(piped.reader)
     eventually(lambda: piped.dropped() == piped.dropped())
     total = get(piped.port, "/stats")[1]["requests"]["total"]

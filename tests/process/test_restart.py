@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,16 +36,6 @@ pytestmark = pytest.mark.process
 
 BY_INDEX = "systemd:domain=INET:index=0"
 
-PASS_SOCKET = """
-import os, sys
-descriptor, *arguments = sys.argv[1:]
-os.dup2(int(descriptor), 3)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="web")
-os.execv(arguments[0], arguments)
-"""
-"""Does what systemd does between fork and exec: the socket becomes descriptor 3, and the variables
-describe it."""
-
 
 @attrs.define
 class SocketUnit:
@@ -64,13 +53,13 @@ class SocketUnit:
     def port(self) -> int:
         return int(self.listening.getsockname()[1])
 
-    def start(self, listen: str = BY_INDEX) -> DaemonProcess:
+    def start(self, listen: str = BY_INDEX, is_forked: bool = True) -> DaemonProcess:
         directory = self.directory / str(len(self.started))
         directory.mkdir()
-        descriptor = self.listening.fileno()
-        arguments = [sys.executable, "-c", PASS_SOCKET, str(descriptor), *command()]
         settings = {"LISTEN": listen, **self.settings}
-        process = DaemonProcess(directory, arguments, settings, pass_descriptors=(descriptor,))
+        process = DaemonProcess(
+            directory, command(), settings, self.listening.fileno(), is_forked=is_forked
+        )
         self.started.append(process)
         return process
 
@@ -96,7 +85,7 @@ def wait_until_listening(process: DaemonProcess) -> None:
 
 def test_passed_socket_is_adopted_by_index_and_by_name(unit: SocketUnit) -> None:
     for listen in (BY_INDEX, "systemd:domain=INET:name=web"):
-        process = unit.start(listen)
+        process = unit.start(listen, is_forked=False)
         assert process.listening() == [unit.port]
         assert ask(unit.port) == 200
         process.send(signal.SIGTERM)
