@@ -67,11 +67,14 @@ class ResponseParser:
 
     __slots__ = (
         "_body", "_connection", "_head_bytes", "_header", "_interims", "_llhttp", "_method",
-        "_reason", "head_memory", "keep_alive", "read_bytes", "response", "state",
+        "_reason", "head_memory", "keep_alive", "on_body", "read_bytes", "response", "state",
     )  # fmt: skip
 
     def __init__(self, connection: InterimConnection) -> None:
         self._connection = connection
+        self._body: list[bytes] = []
+        # llhttp calls it for each chunk, of which a read of a stream may have dozens.
+        self.on_body = self._body.append
         self._llhttp = HttpResponseParser(self)
         self.start(b"")
 
@@ -86,7 +89,7 @@ class ResponseParser:
         self._interims = 0
         self._reason = b""
         self._header: list[bytes] = []  # name, value, name, value…
-        self._body: list[bytes] = []
+        self._body.clear()
         self._head_bytes = 0  # of reads without a body byte
 
     def feed(self, data: bytes) -> None:
@@ -109,9 +112,16 @@ class ResponseParser:
             if self.state is not COMPLETE:
                 raise ProtocolViolation(violation)
             self.keep_alive = False  # the bytes after the response belong to no request
-        if self._body or self.state is COMPLETE:
+        if self.state is COMPLETE:
+            if self._method == b"HEAD":
+                self._body.clear()  # a response to HEAD has none, whatever the upstream sends
+        elif self._body:
             self._head_bytes = 0
-            return
+        else:
+            self._limit_framing(size)
+
+    def _limit_framing(self, size: int) -> None:
+        """Check a read of *size* bytes that has brought no byte of the body."""
         self._head_bytes += size
         if self._head_bytes > 2 * MAX_HEADER_BYTES:
             raise ProtocolViolation("its header or chunk framing exceeds 128 KiB")
@@ -129,8 +139,9 @@ class ResponseParser:
 
         After a switch of protocols, they are the bytes after the response's head.
         """
-        body, self._body = self._body, []
-        return b"".join(body)
+        body = b"".join(self._body)
+        self._body.clear()
+        return body
 
     def close(self) -> None:
         """Release the connection and llhttp, which refer to this parser and would form cycles."""
@@ -225,11 +236,6 @@ class ResponseParser:
             header = self._header
             headers = list(zip(header[::2], header[1::2], strict=True))
             self._connection.interim_received(status, self._reason, headers)
-
-    def on_body(self, data: bytes) -> None:
-        if self.state is COMPLETE:
-            raise ProtocolViolation("it sent a body with a response that has none")
-        self._body.append(data)
 
     def on_message_complete(self) -> None:
         if self.state is INTERIM:

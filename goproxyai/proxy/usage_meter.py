@@ -17,6 +17,10 @@ MAX_UNREAD_BYTES: Final = 8 * 1024
 """The largest response that is read with the batch of its event; a full batch holds 2 MB."""
 
 
+GAPS_TOGETHER: Final = 32
+"""Gaps of a stream that are counted together, at the latest when it ends."""
+
+
 class UsageMeter:
     """Measures one response that arrives in pieces.
 
@@ -25,7 +29,7 @@ class UsageMeter:
     :ivar streamed: the response is an event stream.
     """
 
-    __slots__ = ("_counters", "_last_read", "_scanner", "_seconds", "streamed")
+    __slots__ = ("_counters", "_gaps", "_last_read", "_scanner", "_seconds", "streamed")
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class UsageMeter:
         self._seconds = seconds
         self.streamed = streamed
         self._last_read = -1.0
+        self._gaps: list[float] = []  # seconds
         self._scanner = scanner
 
     @property
@@ -51,12 +56,19 @@ class UsageMeter:
             now, last = self._seconds(), self._last_read
             self._last_read = now
             if last >= 0:
-                self._counters.durations.stream_gap.add(now - last)
+                self._gaps.append(now - last)
+                if len(self._gaps) >= GAPS_TOGETHER:
+                    self._count_gaps()
         if self._scanner is not None:
             self._scanner.add(data)
 
+    def _count_gaps(self) -> None:
+        self._counters.durations.stream_gap.add_batch(self._gaps)
+        self._gaps.clear()
+
     def finish(self) -> Usage | None:
         """The response is complete: count and return its usage, ``None`` if it reports none."""
+        self._count_gaps()
         scanner, self._scanner = self._scanner, None
         return None if scanner is None else _count(self._counters, scanner.usage())
 
@@ -65,6 +77,7 @@ class UsageMeter:
 
         :param reason: one of :data:`~goproxyai.usage.totals.UNKNOWN_REASONS`.
         """
+        self._count_gaps()
         scanner, self._scanner = self._scanner, None
         if scanner is not None:
             self._counters.tokens.add_unknown(reason)

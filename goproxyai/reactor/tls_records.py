@@ -66,31 +66,32 @@ class TLSRecords:
 
     It holds at most one incomplete record of the peer (16 KiB) between two calls.
 
-    Most reads are of exactly one record of data, which its size tells. After such a read, OpenSSL
-    holds nothing and has nothing to send: two of four calls of OpenSSL are omitted.
+    Most reads are of whole records of data, which their sizes tell. After such a read, OpenSSL
+    holds nothing and has nothing to send: two of four calls of OpenSSL are omitted for one record,
+    and the headers of several are not read here.
 
     :param connection: with memory BIOs, whose handshake has not begun.
     :ivar ended: the peer has sent ``close_notify``: it sends nothing more.
     :ivar error: why the records of the peer cannot be read; ``None`` while they can.
     :ivar has_message: the last :meth:`decrypt` was of records other than data and the end, such as
         a ticket.
-    :ivar is_single: the last :meth:`decrypt` was of one record of data, and of nothing else.
+    :ivar is_whole: the last :meth:`decrypt` was of whole records of data, and of nothing else.
     """
 
     __slots__ = (
-        "_begun", "_incoming", "_missing", "_outgoing", "_overhead", "_single_overhead", "_ssl",
-        "connection", "ended", "error", "has_message", "is_single",
+        "_begun", "_incoming", "_missing", "_outgoing", "_overhead", "_ssl", "_whole_overhead",
+        "connection", "ended", "error", "has_message", "is_whole",
     )  # fmt: skip
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self.ended = False
         self.error: SSL.Error | None = None
-        self.is_single = self.has_message = False
+        self.is_whole = self.has_message = False
         self._begun = b""  # the first bytes of a header
         self._missing = 0  # bytes of a record whose header was read
         self._overhead = _UNKNOWN  # of each record
-        self._single_overhead = _UNKNOWN  # of a read of a single record
+        self._whole_overhead = _UNKNOWN  # of each record, if the next read begins with a record
         self._ssl = connection._ssl
         self._incoming = connection._into_ssl
         self._outgoing = connection._from_ssl
@@ -164,14 +165,14 @@ class TLSRecords:
         if length:
             _bio_write(self._incoming, records, length)
         size = _read(self._ssl, _buffer, _BUFFER_BYTES)
-        if size + self._single_overhead == length and size > 0:
-            self.is_single = True
+        if size > 0 and size + self._whole_overhead == length:
+            self.is_whole = True
             plaintext: bytes = _bytes[:size]
-            if length > MAX_KEPT_BYTES:
-                self._renew_incoming()
-            return plaintext
-        self.is_single = False
-        return self._decrypt_all(size, length, self._follow(records))
+        else:
+            plaintext = self._decrypt_all(size, records)
+        if length > MAX_KEPT_BYTES and self.is_whole:
+            self._renew_incoming()
+        return plaintext
 
     def _follow(self, records: bytes) -> int:
         """Find out how much of a record is incomplete after *records*.
@@ -186,30 +187,43 @@ class TLSRecords:
             complete += end <= size
         self._begun = data[end:]
         self._missing = max(0, end - size)
-        self._single_overhead = _UNKNOWN if self._begun or self._missing else self._overhead
+        self._whole_overhead = _UNKNOWN if self._begun or self._missing else self._overhead
         return complete
 
-    def _decrypt_all(self, size: int, length: int, complete: int) -> bytes:
+    def _decrypt_all(self, size: int, records: bytes) -> bytes:
         """Read until no complete record is left.
 
         :param size: what OpenSSL's first read has returned; the plaintext is in the buffer.
-        :param length: of the records that were added.
-        :param complete: records with that length.
+        :param records: the added bytes.
         """
-        found = []
+        found, left, overhead = [], len(records), self._whole_overhead
         while size > 0:
             found.append(_bytes[:size])
+            left -= size + overhead
+            if not left:
+                break
             size = _read(self._ssl, _buffer, _BUFFER_BYTES)
-        reason = _error(self._ssl, size)
+        self.is_whole = size > 0
+        if not self.is_whole:
+            self._take_other_records(size, len(found), records)
+        return b"".join(found)
+
+    def _take_other_records(self, result: int, found: int, records: bytes) -> None:
+        """Find out what *records* are besides records of data, and why OpenSSL reads no more.
+
+        :param result: of OpenSSL's last read.
+        :param found: records of data.
+        """
+        complete = self._follow(records)
+        reason = _error(self._ssl, result)
         alerts = reason != _WANT_READ  # the last record is an alert, or invalid
-        self.has_message = complete > len(found) + alerts
+        self.has_message = complete > found + alerts
         if reason == _ZERO_RETURN:
             self.ended = True
         elif reason != _WANT_READ:
-            self.error = self._problem(size)
-        elif length > MAX_KEPT_BYTES:
+            self.error = self._problem(result)
+        elif len(records) > MAX_KEPT_BYTES:
             self._renew_incoming()
-        return b"".join(found)
 
     @property
     def has_output(self) -> bool:

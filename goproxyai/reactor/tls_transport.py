@@ -147,7 +147,7 @@ class TLSTransport(TransportLayer):
             return
         records = self._records
         plaintext = records.decrypt(data)
-        if records.is_single:
+        if records.is_whole:
             self.wrappedProtocol.dataReceived(plaintext)
             return
         if records.has_message:

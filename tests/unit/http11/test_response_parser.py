@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.web.iweb import UNKNOWN_LENGTH
 
 from goproxyai.http11.connection_states import ResponseInputState
@@ -167,6 +169,38 @@ def test_endless_head_or_framing_is_a_violation(start: bytes, repeated: bytes) -
 
 
 def test_body_of_a_response_to_head_is_a_violation_only_for_the_connection() -> None:
-    parser = parse(OK + b"Content-Length: 4\r\n\r\nevil", method=b"HEAD")
+    for framing in (
+        b"Content-Length: 4\r\n\r\nevil",
+        b"Transfer-Encoding: chunked\r\n\r\n4\r\nevil",
+    ):
+        parser = parse(OK + framing, method=b"HEAD")
+        assert parser.state is ResponseInputState.COMPLETE
+        assert parser.take_body() == b""
+        assert not parser.keep_alive
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=5),
+    st.sampled_from([b"", b";x=1", b';x="a;b"']),
+    st.sampled_from([b"", b"X-Trailer: t\r\n"]),
+    st.integers(1, 60),
+)
+def test_chunked_body_is_the_same_in_reads_of_any_size(
+    chunks: list[bytes], extension: bytes, trailer: bytes, size: int
+) -> None:
+    framed = [b"%x%b\r\n%b\r\n" % (len(each), extension, each) for each in chunks]
+    message = CHUNKED + b"".join(framed) + b"0\r\n" + trailer + b"\r\n"
+    parser, body = parse(), b""
+    for at in range(0, len(message), size):
+        parser.feed(message[at : at + size])
+        body += parser.take_body()
+    assert body == b"".join(chunks)
+    assert parser.state is ResponseInputState.COMPLETE
+    assert parser.keep_alive
+
+
+def test_parser_keeps_no_body_for_the_next_response() -> None:
+    parser = parse(OK + b"Content-Length: 4\r\n\r\nbody")
+    parser.start(b"GET")
+    parser.feed(OK + b"Content-Length: 0\r\n\r\n")
     assert parser.take_body() == b""
-    assert not parser.keep_alive

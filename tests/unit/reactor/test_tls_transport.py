@@ -68,6 +68,29 @@ def test_records_of_one_read_are_delivered_in_one_piece() -> None:
     assert rig.protocol.received == [b"onetwothree"]
 
 
+@both_versions
+@given(st.lists(st.lists(st.integers(1, 16_384), min_size=1, max_size=4), max_size=6))
+def test_reads_of_whole_records_are_delivered_whole(version: int, reads: list[list[int]]) -> None:
+    rig = TLSRig(version=version).start()
+    expected = []
+    for sizes in reads:
+        parts = [bytes([65 + at]) * size for at, size in enumerate(sizes)]
+        expected.append(b"".join(parts))
+        rig.receive(rig.peer.records(*parts))
+    assert rig.protocol.received == expected
+    assert rig.sent() == b""
+
+
+def test_close_notify_after_reads_of_several_records_ends_the_connection() -> None:
+    rig = TLSRig().start()
+    rig.receive(rig.peer.records(b"one", b"two"))
+    cut = rig.peer.records(b"three", b"four")
+    rig.receive(cut[:-1])
+    rig.receive(cut[-1:] + rig.peer.records(b"five") + rig.peer.close())
+    assert rig.protocol.received == [b"onetwo", b"three", b"fourfive"]
+    assert rig.below.disconnecting
+
+
 @pytest.mark.parametrize("size", [16_384, 16_385, 300_000, 1_000_000])
 def test_large_data_passes_both_ways(size: int) -> None:
     rig = TLSRig().start()
@@ -498,6 +521,23 @@ def test_key_update_is_answered_with_the_next_write() -> None:
     rig.tls.write(b"hello")
     assert len(rig.sent()) == 2 * RECORD_BYTES + len(forged.KEY_UPDATE) + len(b"hello")
     assert rig.protocol.reason is None
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_key_update_is_found_anywhere_in_a_read_of_several_records(at: int) -> None:
+    rig = TLSRig().start()
+    forged = forged_records(rig)
+    read = b"".join(
+        forged.key_update() + forged.record(forged.APPLICATION_DATA, word)
+        if number == at
+        else forged.record(forged.APPLICATION_DATA, word)
+        for number, word in enumerate((b"one", b"two", b"three"))
+    )
+    rig.receive(read + (forged.key_update() if at == 3 else b""))
+    assert rig.protocol.received == [b"onetwothree"]
+    rig.receive(forged.record(forged.APPLICATION_DATA, b"four"))
+    rig.tls.write(b"hello")
+    assert len(rig.sent()) == 2 * RECORD_BYTES + len(forged.KEY_UPDATE) + len(b"hello")
 
 
 def test_peer_that_does_not_read_the_answers_to_key_updates_is_reset() -> None:

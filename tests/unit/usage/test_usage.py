@@ -476,6 +476,7 @@ def test_scanner_memory_is_bounded(chunks: list[bytes], times: int) -> None:
             assert sum(map(len, scanner._pieces)) < 2 * TAIL_BYTES
             assert len(scanner._pieces) <= scanner_module._MAX_PIECES
             assert len(scanner._overlap) <= scanner_module._OVERLAP_BYTES
+            assert sum(map(len, scanner._unread)) < scanner_module.READ_TOGETHER_BYTES
 
 
 @given(st.binary(max_size=300) | st.text(max_size=200).map(str.encode))
@@ -562,6 +563,8 @@ def test_scanner_memory_is_bounded_for_any_piece_size(size: int) -> None:
     for _ in range(min(100_000, 100 * TAIL_BYTES // size)):
         scanner.add(b"x" * size)
     assert sum(map(len, scanner._pieces)) < 2 * TAIL_BYTES
+    assert sum(map(len, scanner._unread)) < scanner_module.READ_TOGETHER_BYTES
+    assert len(scanner._unread) < scanner_module.READ_TOGETHER_BYTES // 60
     scanner.add(json_bytes(COMPLETION)[-600:])
     assert scanner.usage()[1:] == EXPECTED[1:]
 
@@ -570,6 +573,15 @@ def test_gzip_padding_is_ignored_and_members_are_limited() -> None:
     coded = gzip.compress(json_bytes(COMPLETION))
     assert scan(coded + bytes(700), [100], content_encoding="gzip") == EXPECTED
     assert scan(gzip.compress(b"") * 300 + coded, [100], content_encoding="gzip") is None
+
+
+def test_model_is_known_after_the_piece_that_names_it() -> None:
+    for fields in ({}, {b"content-encoding": b"gzip"}):
+        scanner = UsageScanner(fields)
+        assert scanner.model == ""
+        body = json_bytes(COMPLETION)
+        scanner.add(gzip.compress(body) if fields else body)
+        assert scanner.model == EXPECTED.model
 
 
 def test_model_is_found_after_null_model() -> None:
