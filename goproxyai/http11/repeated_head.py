@@ -23,15 +23,17 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 from weakref import WeakValueDictionary, finalize
 
 from goproxyai.http11.request_head import (
+    MAX_LONG_VARIABLE_BYTES,
     MAX_VARIABLE_BYTES,
     VARIABLE_FIELDS,
     FieldValues,
     RequestHead,
+    max_variable_bytes,
 )
 from goproxyai.limits.request_memory import RequestMemory
 from goproxyai.messages.headers import Headers
@@ -69,9 +71,15 @@ def any_of(names: Iterable[bytes]) -> bytes:
 _VARIABLE_LINES = re.compile(
     rb"\r\n((?:%b):[ \t]*)([^\r]*)" % any_of(VARIABLE_FIELDS), re.IGNORECASE
 )
-# A value that is read without llhttp: at most MAX_VARIABLE_BYTES.
-_VALUE = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]{0,%d}[\x21-\x7e])?" % (MAX_VARIABLE_BYTES - 2))
 
+
+def _value_of(max_bytes: int) -> Callable[[bytes], object]:
+    """Return what matches a value that is read without llhttp, of at most *max_bytes*."""
+    pattern = rb"[\x21-\x7e](?:[\x20-\x7e]{0,%d}[\x21-\x7e])?" % (max_bytes - 2)
+    return re.compile(pattern).fullmatch
+
+
+_VALUES = {size: _value_of(size) for size in (MAX_VARIABLE_BYTES, MAX_LONG_VARIABLE_BYTES)}
 
 Match = tuple[int, int, FieldValues]
 """The offset and the length of the body, and the values of the variable fields."""
@@ -85,18 +93,23 @@ class RepeatedHead:
     """
 
     __slots__ = (
-        "__weakref__", "_between", "_length_follows", "_text_indexes", "head", "prefix",
+        "__weakref__", "_between", "_length_follows", "_texts", "head", "prefix",
     )  # fmt: skip
 
     def __init__(self, head: RequestHead, pieces: tuple[bytes, ...]) -> None:
         self.head = head
         self.prefix = pieces[0]
         self._between = pieces[1:]
-        self._text_indexes = tuple(
-            [index for index in head.variable_lines.values() if index != head.length_index]
+        # What values other than that of Content-Length must match.
+        self._texts = tuple(
+            [
+                (index, _VALUES[max_variable_bytes(head.headers[line][0].lower())])
+                for line, index in head.variable_lines.items()
+                if index != head.length_index
+            ]
         )
         # In most heads Content-Length alone is variable: the bytes after its value, or None.
-        only_length = len(self._between) == 1 and not self._text_indexes
+        only_length = len(self._between) == 1 and not self._texts
         self._length_follows = self._between[0] if only_length else None
 
     def match(self, data: bytes) -> Match | None:
@@ -126,8 +139,8 @@ class RepeatedHead:
                 return None
             values.append(data[at:end])
             at = end + len(piece)
-        for index in self._text_indexes:
-            if _VALUE.fullmatch(values[index]) is None:
+        for index, matches in self._texts:
+            if matches(values[index]) is None:
                 return None
         length_index = self.head.length_index
         if length_index < 0:

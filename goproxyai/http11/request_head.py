@@ -27,17 +27,25 @@ VARIABLE_FIELDS = frozenset(
         b"x-forwarded-for", b"x-real-ip", b"x-request-id", b"x-request-start", b"x-correlation-id",
         b"x-amzn-trace-id", b"x-cloud-trace-context", b"cf-ray", b"cf-connecting-ip",
         # tracers
-        b"traceparent", b"tracestate", b"sentry-trace", b"b3", b"x-b3-traceid", b"x-b3-spanid",
-        b"x-datadog-trace-id", b"x-datadog-parent-id",
+        b"traceparent", b"tracestate", b"baggage", b"sentry-trace", b"newrelic",
+        b"b3", b"x-b3-traceid", b"x-b3-spanid", b"uber-trace-id", b"elastic-apm-traceparent",
+        b"x-datadog-trace-id", b"x-datadog-parent-id", b"x-datadog-tags",
     )
 )  # fmt: skip
 """Lower-cased names of fields that concern one request, and nothing that is decided from a head."""
+
+LONG_VARIABLE_FIELDS = frozenset((b"tracestate", b"baggage", b"newrelic", b"x-datadog-tags"))
+"""Variable fields that have an ID of the trace among other texts."""
 
 MAX_VARIABLE_BYTES = 128
 """Size of the largest value of a variable field; a field with a larger one is a fixed field.
 
 The cache counts the bytes of fixed fields (:mod:`goproxyai.cache.request_fields`).
 """
+
+MAX_LONG_VARIABLE_BYTES = 512
+"""The same for :data:`LONG_VARIABLE_FIELDS`: proxies should pass on as much of ``tracestate`` (W3C
+Trace Context §3.3.1.5). A ``baggage`` of Sentry has 200 to 400 bytes."""
 
 _FORM_DATA = re.compile(rb"multipart/form-data[ \t]*(?:;|$)", re.IGNORECASE)
 _LENGTH_ONLY = frozenset((b"content-length",))
@@ -208,6 +216,14 @@ def variable_lines(headers: Headers, repeated: bool) -> dict[int, int]:
     lines = [
         line
         for line, (name, value) in enumerate(headers)
-        if name.lower() in names and len(value) <= MAX_VARIABLE_BYTES
+        if name.lower() in names and len(value) <= max_variable_bytes(name.lower())
     ]
     return {line: index for index, line in enumerate(lines)}
+
+
+def max_variable_bytes(name: bytes) -> int:
+    """Return the size of the largest value of a variable field.
+
+    :param name: in lower case.
+    """
+    return MAX_LONG_VARIABLE_BYTES if name in LONG_VARIABLE_FIELDS else MAX_VARIABLE_BYTES

@@ -17,7 +17,7 @@ from goproxyai.http11.repeated_head import (
     RETAINED_TICKS,
     any_of,
 )
-from goproxyai.http11.request_head import MAX_VARIABLE_BYTES, VARIABLE_FIELDS
+from goproxyai.http11.request_head import VARIABLE_FIELDS, max_variable_bytes
 from goproxyai.messages.headers import index_fields
 from goproxyai.reactor.deadlines import TICK_SECONDS
 from tests.support.memory_server import MemoryServer, collect, get, post, respond
@@ -224,13 +224,36 @@ def test_variable_fields_may_differ_in_a_repeated_head() -> None:
 @pytest.mark.parametrize("name", sorted(VARIABLE_FIELDS - {b"content-length"}))
 def test_each_variable_field_may_differ_in_a_repeated_head(name: bytes) -> None:
     server = MemoryServer()
-    for value in (b"1", b"Root=1-2;x", b"9" * MAX_VARIABLE_BYTES):
+    for value in (b"1", b"Root=1-2;x", b"9" * max_variable_bytes(name)):
         server.send(get(b"/v1/models", name.title() + b": " + value))
         exchange = server.exchanges[-1]
         assert exchange.get(name) == value
         respond(exchange)
     first, *others = [exchange.head for exchange in server.exchanges]
     assert others == [first] * 2
+
+
+@pytest.mark.parametrize("name", sorted(VARIABLE_FIELDS - {b"content-length"}))
+def test_long_value_of_a_variable_field_is_not_shared(name: bytes) -> None:
+    server = MemoryServer()
+    for size in (1, 1, 0, 1):
+        value = b"9" * (max_variable_bytes(name) + size)
+        server.send(get(b"/v1/models", name.title() + b": " + value))
+        exchange = server.exchanges[-1]
+        assert exchange.get(name) == value
+        assert exchange.head.fields[name] == (value if size else b"")
+        respond(exchange)
+
+
+def test_baggage_of_the_usual_size_may_differ_in_a_repeated_head() -> None:
+    server = MemoryServer()
+    for number in (b"1", b"2"):
+        baggage = b"sentry-trace_id=" + number * 32 + b",sentry-release=" + b"a" * 200
+        server.send(get(b"/v1/models", b"baggage: " + baggage))
+        assert server.exchanges[-1].get(b"baggage") == baggage
+        respond(server.exchanges[-1])
+    first, second = server.exchanges
+    assert first.head is second.head
 
 
 def test_fields_with_names_like_variable_ones_are_fixed() -> None:
