@@ -48,22 +48,21 @@ class EventLines:
             self._after_cr = data.endswith(b"\r")
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *blocks, begun = data.split(b"\n\n")
+        in_event = self._is_first or bool(self._size or self._name)
         for block in blocks:
-            if self._is_plain_event(block):
+            # Nearly always an event of one line, without a name.
+            if (
+                block.startswith(_FIELD)
+                and _LF not in block
+                and not in_event
+                and len(block) <= MAX_EVENT_BYTES
+            ):
                 yield b"", block[len(_FIELD) :]
             else:
                 yield from self._feed_lines(block + b"\n\n")
+                in_event = False
         if begun:
             yield from self._feed_lines(begun)
-
-    def _is_plain_event(self, block: bytes) -> bool:
-        """Whether *block* is an event of one line, without a name, as nearly always."""
-        return (
-            block.startswith(_FIELD)
-            and _LF not in block
-            and not (self._size or self._name or self._is_first)
-            and len(block) <= MAX_EVENT_BYTES
-        )
 
     def _feed_lines(self, data: bytes) -> Iterator[Event]:
         first, *others = data.split(b"\n")
