@@ -3,13 +3,14 @@
 ``python -m bench.instructions`` prints how many instructions the daemon in memory
 (:mod:`bench.inside`) executes for a cache hit, for a miss, and for a miss over TLS, which includes
 the TLS of the upstream; for a hit of a client with TLS, which includes the encryption of the
-request; for a frame of an event stream, with and without the recording for the cache, and for the
-opening of one (:mod:`bench.inside_streams`); for a hit whose head differs from those before it; for
-a hit and a miss with the lines of the access log; and for hits and misses on fresh connections,
-which include the calls of the client (:mod:`bench.loopback`). Without the lines, the access log
-only counts the requests. The count hardly differs from one run to the next, whatever else the
-machine does: changes of 0.1 % are visible, where CPU times vary by several percent. The count tells
-neither how long the processor waits for memory nor what happens in the kernel.
+request; for a frame of an event stream, with and without the recording for the cache, for a read
+of 25 frames, and for the opening of one (:mod:`bench.inside_streams`); for a hit whose head differs
+from those before it; for a hit and a miss with the lines of the access log; and for hits and misses
+on fresh connections, which include the calls of the client (:mod:`bench.loopback`). Without the
+lines, the access log only counts the requests. The count hardly differs from one run to the next,
+whatever else the machine does: changes of 0.1 % are visible, where CPU times vary by several
+percent. The count tells neither how long the processor waits for memory nor what happens in the
+kernel.
 
 Two processes send different numbers of requests under Valgrind, with the same hash seed. The
 difference of their instructions is that of the additional requests, without the start. With
@@ -30,7 +31,7 @@ from pathlib import Path
 
 from bench.inside import BATCH, InMemoryDaemon, MeasuredDaemon
 from bench.inside_log import LoggedDaemon
-from bench.inside_streams import FrameDaemon, OpeningDaemon
+from bench.inside_streams import BurstDaemon, FrameDaemon, OpeningDaemon
 from bench.inside_tls import TLSFrontDaemon
 from bench.loopback import LoopbackDaemon
 from bench.machine import CHECKOUT, environment, tool
@@ -49,6 +50,7 @@ _WORKLOADS: dict[str, tuple[Callable[[], MeasuredDaemon], int]] = {
     "tls-front": (TLSFrontDaemon, 0),
     "frame": (lambda: FrameDaemon(stores=False), 1),
     "stored-frame": (lambda: FrameDaemon(stores=True), 1),
+    "burst": (lambda: BurstDaemon(stores=False), 1),
     "opening": (OpeningDaemon, 1),
     "varied-hit": (lambda: InMemoryDaemon(varied=True), 0),
     "logged-hit": (LoggedDaemon, 0),
