@@ -13,6 +13,7 @@ import subprocess
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -87,13 +88,26 @@ def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
     return directory / "node_modules" if done.returncode == 0 else None
 
 
-@pytest.fixture
-def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
+@contextmanager
+def new_sandbox(directory: Path) -> Iterator[Sandbox]:
     if not unshare():
         pytest.skip("this system permits no network namespace")
-    sandbox = Sandbox(tmp_path)
+    sandbox = Sandbox(directory)
     yield sandbox
     sandbox.close()
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
+    with new_sandbox(tmp_path) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def used_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A sandbox for several tests: its servers take a second of processor time to start."""
+    with new_sandbox(tmp_path_factory.mktemp("sandbox")) as sandbox:
+        yield sandbox
 
 
 def run_page(sandbox: Sandbox, examples: list[Block]) -> None:
@@ -177,6 +191,6 @@ def test_files_named_in_examples_exist() -> None:
         ("```python\n# a.py\n1 / 0\n```\n\n```console\n$ python a.py\n```\n", "status 1"),
     ],
 )
-def test_broken_example_is_reported(text: str, message: str, sandbox: Sandbox) -> None:
+def test_broken_example_is_reported(text: str, message: str, used_sandbox: Sandbox) -> None:
     with pytest.raises(AssertionError, match=re.escape(message)):
-        run_page(sandbox, blocks("page.md", text))
+        run_page(used_sandbox, blocks("page.md", text))
