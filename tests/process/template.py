@@ -4,7 +4,7 @@ The imports take most of the time of a start, which hundreds of tests pay for. A
 or ``python -m goproxyai`` runs from its command line on, in a process, a directory and an
 environment of its own. Tests of the imports and of a terminal start programs the ordinary way.
 
-Modules that import the reactor are left to the daemon: processes must not share a poll object.
+The reactor is left to the daemon, because processes must not share a poll object.
 
 A forked daemon is no child of the tests. A process between it and the template, its parent, writes
 its process ID and its exit status to a pipe.
@@ -20,6 +20,10 @@ import os
 import pkgutil
 import socket
 import sys
+from types import ModuleType
+from typing import Any
+
+REACTOR = "twisted.internet.reactor"
 
 MAX_REQUEST_BYTES = 1_000_000
 
@@ -31,29 +35,39 @@ FIRST_PASSED = 3
 """The descriptor of the first socket that systemd passes."""
 
 
-class ReactorRefusal:
-    """Fails every import of the reactor."""
+class LateReactor(ModuleType):
+    """Stands for the reactor in modules that import it; looks up the reactor when it is used."""
 
-    def find_spec(self, name: str, *_: object) -> None:
-        if name == "twisted.internet.reactor":
-            raise ImportError(name)
+    def __getattr__(self, name: str) -> Any:
+        from twisted.internet import reactor
+
+        if reactor is self:
+            raise AttributeError(f"a module uses the reactor's {name} when it is imported")
+        return getattr(reactor, name)
 
 
 def import_all_but_reactor() -> None:
-    """Import the package and what it requires, except for modules that import the reactor."""
+    """Import the package and what it requires, but not the reactor."""
     import goproxyai
+    from twisted import internet
 
-    refusal = ReactorRefusal()
-    sys.meta_path.insert(0, refusal)
+    internet.reactor = sys.modules[REACTOR] = LateReactor(REACTOR)
     names = [each.name for each in pkgutil.walk_packages(goproxyai.__path__, "goproxyai.")]
     for name in ("twisted.scripts.twistd", "twisted.internet.epollreactor", *names):
         if name != "goproxyai.__main__":
-            with contextlib.suppress(ImportError):
-                importlib.import_module(name)
-    sys.meta_path.remove(refusal)
-    assert "twisted.internet.reactor" not in sys.modules
+            importlib.import_module(name)
+    import_plugins()
+    del internet.reactor, sys.modules[REACTOR]
     gc.collect()
     gc.freeze()
+
+
+def import_plugins() -> None:
+    """Import the plugins whose names ``twistd`` lists."""
+    from twisted.application.service import IServiceMaker
+    from twisted.plugin import getPlugins
+
+    list(getPlugins(IServiceMaker))
 
 
 def serve(requests: socket.socket) -> None:
