@@ -27,7 +27,9 @@ from twisted.internet.task import deferLater, react
 
 from bench.machine import Failed, processor, tool
 from bench.wrk import COMPLETION
+from goproxyai.cache.entry import new_entry
 from goproxyai.cache.record import Record
+from goproxyai.cache.store import Store
 from goproxyai.state.redis.client import RedisClient
 from goproxyai.state.redis.counts import StateCounts
 from goproxyai.state.redis.lanes import Lane, Login
@@ -112,6 +114,7 @@ class State:
             lambda: True,
         )
         self._claims: list[Claim | None] = []
+        self._cache = Store(1_000_000_000)
         self.unexpected = 0
 
     # Each of these makes one call for the request *number*.
@@ -131,14 +134,12 @@ class State:
         self._level.look_up(_key(number), OWNER, PATH, True, answered)
 
     def store(self, number: int, done: Done, body: bytes = COMPLETION.encode()) -> None:
-        now = time.time()
-        record = Record(
-            _key(number), 200, b"h" * 300, body, None, 0, now, now + 3600, PATH, OWNER
-        )  # fmt: skip
+        entry = new_entry(_key(number), 200, b"h" * 300, body, time.monotonic(), 3600.0, 0, None)
+        self._cache.put(entry, PATH, OWNER, 0)
         claim = self._claims[number]
         if claim is None:
             raise Failed("a look-up was not answered")
-        claim.store(record)
+        claim.store(entry)
         self.client.check(Lane.CACHE, "PING").addBoth(lambda _: done())
 
     def hit(self, number: int, done: Done) -> None:

@@ -29,7 +29,8 @@ from bench.machine import BOTH_CORES, Failed, free_port, processor
 from bench.peers import Role, goproxyai
 from bench.testbed import fixed_upstream
 from bench.wrk import COMPLETION, relays
-from goproxyai.cache.record import Record
+from goproxyai.cache.entry import new_entry
+from goproxyai.cache.store import Store
 from goproxyai.cache.write_log import UNOWNED
 from goproxyai.daemon.shared_memory import make_shared_memory, map_marks, map_records
 from goproxyai.state.cache_client import CacheClient
@@ -163,7 +164,7 @@ def measure_cpu(count: int) -> None:
     for number in range(count):  # in rows of marks of their own
         digest = sha256(b"%d" % number).digest()
         keys.append(digest[:3] + (number % 2**16).to_bytes(2, "little") + digest[5:])
-    now, path = time.time(), b"/v1/chat/completions"
+    cache, path = Store(100_000_000), b"/v1/chat/completions"
     body = COMPLETION.encode()
     claims: list[Claim] = []
 
@@ -174,9 +175,9 @@ def measure_cpu(count: int) -> None:
 
     def store(number: int) -> None:
         key = keys[number]
-        claims.pop(0).store(
-            Record(key, 200, b"h" * 300, body, None, 0, now, now + 3600, path, UNOWNED)
-        )
+        entry = new_entry(key, 200, b"h" * 300, body, time.monotonic(), 3600.0, 0, None)
+        cache.put(entry, path, UNOWNED, 0)
+        claims.pop(0).store(entry)
 
     def hit(number: int) -> None:
         record = other.records.get(keys[number], UNOWNED, path)

@@ -36,6 +36,7 @@ from goproxyai.daemon.signals import stop_on_signals
 from goproxyai.daemon.worker_count import ring_size, share_of
 from goproxyai.daemon.worker_process import CHANNEL_DESCRIPTOR
 from goproxyai.egress.trust_roots import prepare_trust_roots
+from goproxyai.reactor.lean_loop import end_of_turn_scheduler
 from goproxyai.reactor.socket_write import write_through
 from goproxyai.state.channel import OneProtocolFactory
 from goproxyai.state.messages import Failed, FrameReader, Started, Welcome, frame
@@ -188,6 +189,7 @@ def start(reactor: Any, welcome: Welcome) -> Worker:
         map_records(welcome.shared, welcome.workers, reactor.seconds, welcome.index),
         map_marks(welcome.shared, welcome.workers, welcome.index),
         write_through,
+        end_of_turn_scheduler(reactor),
     )
     link.second_level.records.resize(ring_size(settings))
     parts = WorkerParts(

@@ -87,22 +87,31 @@ def restored_entry(
     :param unix_now: unix seconds at the same moment.
     :param stale_seconds: time for which an expired entry is kept.
     """
-    age = unix_now - record.stored
-    stored_at = now - max(age, 0.0)
-    lifetime = record.expires - record.stored
-    if age < -MAX_CLOCK_SKEW_SECONDS or stored_at + lifetime + stale_seconds <= now:
+    times = restored_times(record, now, unix_now, stale_seconds)
+    if times is None:
         return None
     return new_entry(
         record.key,
         record.status,
         record.head,
         record.body,
-        stored_at,
-        lifetime,
+        *times,
         record.initial_age,
         record.timing,
         record.usage,
     )
+
+
+def restored_times(
+    record: Record, now: float, unix_now: float, stale_seconds: float
+) -> tuple[float, float] | None:
+    """Return ``stored_at`` and ``lifetime`` of the entry that :func:`restored_entry` returns."""
+    age = unix_now - record.stored
+    stored_at = now - max(age, 0.0)
+    lifetime = record.expires - record.stored
+    if age < -MAX_CLOCK_SKEW_SECONDS or stored_at + lifetime + stale_seconds <= now:
+        return None
+    return stored_at, lifetime
 
 
 def encode_record(record: Record) -> bytes:
@@ -113,6 +122,14 @@ def encode_record(record: Record) -> bytes:
 def encoded_parts(record: Record) -> tuple[bytes, ...]:
     """Return the parts of :func:`encode_record`: a large body is not copied."""
     return (_VERSION, *record_parts(record))
+
+
+def encoded_entry_parts(entry: Entry, path: bytes, owner: bytes) -> tuple[bytes, ...]:
+    """Return :func:`encoded_parts` of the record of *entry*, whose times are monotonic seconds."""
+    return _VERSION, *_parts(
+        entry.key, entry.status, entry.initial_age, entry.stored_at, entry.expires_at,
+        entry.head, entry.timing, path, owner, entry.usage(), entry.body,
+    )  # fmt: skip
 
 
 def decode_record(data: bytes) -> Record:
@@ -139,25 +156,35 @@ def decode_record(data: bytes) -> Record:
 
 def record_parts(record: Record) -> tuple[bytes, bytes]:
     """Return what :func:`read_record` reads, in two parts: a large body is not copied."""
-    timing = b"" if record.timing is None else record.timing
-    model = "" if record.usage is None else record.usage.model
-    tokens = _NO_TOKENS if record.usage is None else record.usage.counts()
+    return _parts(
+        record.key, record.status, record.initial_age, record.stored, record.expires,
+        record.head, record.timing, record.path, record.owner, record.usage, record.body,
+    )  # fmt: skip
+
+
+def _parts(
+    key: bytes,
+    status: int,
+    initial_age: int,
+    stored: float,
+    expires: float,
+    head: bytes,
+    timing: bytes | None,
+    path: bytes,
+    owner: bytes,
+    usage: Usage | None,
+    body: bytes,
+) -> tuple[bytes, bytes]:
+    if usage is None:
+        model, tokens = b"", _NO_TOKENS
+    else:
+        model, tokens = usage.model.encode("ascii"), usage.counts()
+    timing_size = _NONE if timing is None else len(timing)
     numbers = _NUMBERS.pack(
-        record.key,
-        record.status,
-        record.initial_age,
-        record.stored,
-        record.expires,
-        len(record.head),
-        _NONE if record.timing is None else len(timing),
-        len(record.path),
-        len(record.owner),
-        len(model),
-        len(record.body),
-        *tokens,
-    )
-    texts = numbers, record.head, timing, record.path, record.owner, model.encode("ascii")
-    return b"".join(texts), record.body
+        key, status, initial_age, stored, expires,
+        len(head), timing_size, len(path), len(owner), len(model), len(body), *tokens,
+    )  # fmt: skip
+    return b"".join((numbers, head, timing or b"", path, owner, model)), body
 
 
 def read_record(take: Callable[[int], bytes]) -> Record:

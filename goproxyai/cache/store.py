@@ -16,7 +16,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, Protocol
 
 from goproxyai.cache.deferred_free import DeferredFree
@@ -168,6 +168,13 @@ class Store:
         self.bytes -= entry.size + self._index.remove(entry)
         if self._removals is not None:
             self._removals.entry_removed(entry)
+
+    def drop(self, keys: Iterable[bytes]) -> None:
+        """Drop the entries of *keys* that are in the store."""
+        for key in keys:
+            entry = self._entries.find(key)
+            if entry is not None:
+                self._remove(entry)
 
     def invalidate(self, owner: bytes) -> None:
         """Record a successful write: drop the owner's entries, refuse responses in flight."""

@@ -26,6 +26,7 @@ from goproxyai.state.messages import (
     Page,
     PutBack,
     Reachable,
+    Replaced,
     Report,
     Stored,
     Unwanted,
@@ -124,7 +125,7 @@ class ParentState:
             case PutBack(tokens):
                 for client, number in tokens:
                     self._grantor.put_back(client, number, lease_size(self._per_minute))
-            case Written():
+            case Written() | Replaced():
                 for other in self._others(worker):
                     other.send(message)
             case Clear(path, number):

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, cast
 
+from twisted.logger import Logger
+
 from goproxyai.config.variables import MAX_WORKERS
 from goproxyai.daemon.accept_balance import COUNT_BYTES, Counts
 from goproxyai.state.claim_marks import ClaimMarks, marks_bytes
@@ -26,6 +28,8 @@ MAX_RING_BYTES: Final = 2**36
 """Of the memory for the records of one worker."""
 
 _PAGE_BYTES: Final = mmap.ALLOCATIONGRANULARITY
+
+_log = Logger(namespace="goproxyai")
 
 
 def _end(begin: int, length: int) -> int:
@@ -87,7 +91,7 @@ def map_records(
         begin = _RINGS_AT + worker * MAX_RING_BYTES
         return RecordRing(
             states[worker * RING_STATE_BYTES : (worker + 1) * RING_STATE_BYTES],
-            lambda capacity: _mapped(descriptor, begin, capacity),
+            _RingMapping(descriptor, begin).map,
             _release,
         )
 
@@ -105,8 +109,33 @@ def _mapped(descriptor: int, begin: int, length: int) -> memoryview:
     return memoryview(mmap.mmap(descriptor, length, offset=begin))
 
 
-def _release(memory: memoryview) -> None:
-    """Return *memory* to the system where it can; it is zero then."""
+class _RingMapping:
+    """Maps the memory of one ring, and logs the first failure."""
+
+    def __init__(self, descriptor: int, begin: int) -> None:
+        self._descriptor = descriptor
+        self._begin = begin
+        self._has_failed = False
+
+    def map(self, capacity: int) -> memoryview:
+        """Return the memory, or an empty one where the limit of the address space is met."""
+        try:
+            return _mapped(self._descriptor, self._begin, capacity)
+        except OSError as error:
+            if not self._has_failed:
+                self._has_failed = True
+                _log.error(
+                    "{capacity} bytes of the second level of the cache cannot be mapped: "
+                    "{problem}; raise the limit of the address space (ulimit -v), or lower "
+                    "MAX_CACHE_SIZE",
+                    capacity=capacity,
+                    problem=error.strerror,
+                )
+            return memoryview(b"")
+
+
+def _release(memory: memoryview, begin: int, length: int) -> None:
+    """Return a part of *memory* to the system where it can; the part is zero then."""
     if hasattr(mmap, "MADV_REMOVE"):
         with suppress(OSError):  # a file on a disk may not support it
-            cast("mmap.mmap", memory.obj).madvise(mmap.MADV_REMOVE)
+            cast("mmap.mmap", memory.obj).madvise(mmap.MADV_REMOVE, begin, length)

@@ -17,7 +17,6 @@ from goproxyai.cache.freshness import (
     allowed_lifetime,
     changes_by_itself,
 )
-from goproxyai.cache.record import record_of
 from goproxyai.cache.rules import may_store
 from goproxyai.cache.store import Store
 from goproxyai.cache.stream_timing import StreamTiming
@@ -118,7 +117,7 @@ class Recorder:
             return None
         now = self._seconds()
         entry = _make_entry(miss, response, body, usage, now, self._lifetime, timing)
-        return entry if _put(self._store, miss, entry, now) else None
+        return entry if _put(self._store, miss, entry) else None
 
     def _is_storable_stream(self, plan: RequestPlan, body: bytes) -> bool:
         """Whether the body of an event stream permits storing it."""
@@ -155,15 +154,15 @@ def store_whole(
         if recorder.add(body):
             recorder.store(recorder.take(), miss, usage)
     elif _is_storable(miss.plan, response, body, usage):
-        _put(store, miss, _make_entry(miss, response, body, usage, now, lifetime, None), now)
+        _put(store, miss, _make_entry(miss, response, body, usage, now, lifetime, None))
 
 
-def _put(store: Store, miss: CacheMiss, entry: Entry, now: float) -> bool:
+def _put(store: Store, miss: CacheMiss, entry: Entry) -> bool:
     """Store *entry* in this process and in the second level; return whether it was stored here."""
     plan, claim = miss.plan, miss.claim
     stored = store.put(entry, plan.entry_path, plan.owner, miss.generation)
     if stored and claim is not None:
-        claim.store(record_of(entry, time.time() - now))
+        claim.store(entry, miss.reason == "request")
     return stored
 
 

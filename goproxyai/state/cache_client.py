@@ -15,12 +15,14 @@ If the parent does not answer in time, look-ups end at once until it has answere
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import count
-from typing import Final, NamedTuple
+from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
-from goproxyai.cache.record import Record
+from goproxyai.cache.entry import Entry
 from goproxyai.state.claim_marks import ClaimMarks
 from goproxyai.state.claims import NOT_EXCLUSIVE
 from goproxyai.state.messages import (
@@ -31,6 +33,7 @@ from goproxyai.state.messages import (
     LookUp,
     Message,
     Missing,
+    Replaced,
     Stored,
     Unwanted,
     Waits,
@@ -49,29 +52,34 @@ SILENT_SECONDS: Final = 5.0
 """The parent says once a second that look-ups still wait; without that, they end."""
 
 
-class Place(NamedTuple):
-    """Where a response is stored; see :meth:`.SecondLevel.look_up`."""
-
-    key: bytes
-    owner: bytes
-    path: bytes
+_log = Logger(namespace="goproxyai.state")
 
 
 class ParentLookUp:
     """A look-up: a :class:`.LookUp`.
 
+    :ivar key: of the response, as :attr:`owner` and :attr:`path`.
     :ivar overdue_at: monotonic seconds at which the look-up ends without an answer.
     :ivar waits: for another worker, as the parent has said.
     """
 
-    __slots__ = ("_client", "number", "overdue_at", "place", "then", "waits")
+    __slots__ = ("_client", "key", "number", "overdue_at", "owner", "path", "then", "waits")
 
     def __init__(
-        self, client: CacheClient, number: int, place: Place, then: Answer, overdue_at: float
+        self,
+        client: CacheClient,
+        number: int,
+        key: bytes,
+        owner: bytes,
+        path: bytes,
+        then: Answer,
+        overdue_at: float,
     ) -> None:
         self._client = client
         self.number = number
-        self.place = place
+        self.key = key
+        self.owner = owner
+        self.path = path
         self.then = then
         self.overdue_at = overdue_at
         self.waits = False
@@ -83,30 +91,41 @@ class ParentLookUp:
 class ParentClaim:
     """The right to store a response in the second level: a :class:`.Claim`.
 
+    :ivar key: of the response, as :attr:`owner` and :attr:`path`.
+    :ivar generation: of the second level at the look-up.
     :ivar number: that of an exclusive claim that the parent knows; else
         :data:`~.claims.NOT_EXCLUSIVE`.
-    :ivar generation: of the second level at the look-up.
-    :ivar marked: the place, if this worker has claimed the key by a mark; else ``None``.
+    :ivar is_marked: this worker has claimed the key by a mark.
     """
 
-    __slots__ = ("_client", "generation", "marked", "number")
+    __slots__ = ("_client", "generation", "is_marked", "key", "number", "owner", "path")
 
     def __init__(
-        self, client: CacheClient, number: int, generation: int, marked: Place | None = None
+        self,
+        client: CacheClient,
+        key: bytes,
+        owner: bytes,
+        path: bytes,
+        generation: int,
+        number: int = NOT_EXCLUSIVE,
+        is_marked: bool = False,
     ) -> None:
         self._client: CacheClient | None = client  # until the end
-        self.number = number
+        self.key = key
+        self.owner = owner
+        self.path = path
         self.generation = generation
-        self.marked = marked
+        self.number = number
+        self.is_marked = is_marked
 
     @property
     def is_exclusive(self) -> bool:
-        return self.marked is not None or self.number != NOT_EXCLUSIVE
+        return self.is_marked or self.number != NOT_EXCLUSIVE
 
-    def store(self, record: Record) -> None:
+    def store(self, entry: Entry, replaces: bool = False) -> None:
         client, self._client = self._client, None
         if client is not None:
-            client.store(self, record)
+            client.store(self, entry, replaces)
 
     def give_up(self) -> None:
         client, self._client = self._client, None
@@ -124,6 +143,8 @@ class CacheClient:
 
     :param send: sends a message to the parent; returns whether it was sent.
     :param marks: the claims of the workers.
+    :param at_end_of_turn: schedules a call for the end of the current turn of the reactor; by
+        default, for the next turn.
     :ivar records: the stored responses.
     :ivar claims: exclusive claims of this worker.
     """
@@ -136,16 +157,17 @@ class CacheClient:
         send: Callable[[Message], bool],
         records: SharedRecords,
         marks: ClaimMarks,
+        at_end_of_turn: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
-        self._clock = clock
         self._seconds = clock.seconds
+        self._at_end_of_turn = at_end_of_turn or partial(clock.callLater, 0)
         self._send = send
         self._marks = marks
         self._marked: dict[bytes, ParentClaim] = {}  # by key
         self._numbers = count(1)
         self._pending: dict[int, ParentLookUp] = {}
         self._timer = ReplyTimer(clock, self._judge)
-        self._stores: list[tuple[ParentClaim, Record]] = []  # of this turn
+        self._stores: list[tuple[ParentClaim, Entry, bool]] = []  # of this turn
         self._responds = True
         self.records = records
         self.claims = 0
@@ -157,22 +179,19 @@ class CacheClient:
     def claim_at_once(
         self, key: bytes, owner: bytes, path: bytes, claims: bool
     ) -> ParentClaim | None:
-        return self._claim(Place(key, owner, path), claims)
-
-    def _claim(self, place: Place, claims: bool) -> ParentClaim | None:
-        """Return a claim; ``None`` if there is a response, or another worker may have the claim."""
-        generation = self.records.writes.generation
-        if not claims:
-            has = self.records.has(*place)
-            return None if has else ParentClaim(self, NOT_EXCLUSIVE, generation)
-        if not self._marks.mark(place.key):
+        records = self.records
+        generation = records.writes.generation
+        if claims and not self._marks.mark(key):
             return None
-        if self.records.has(*place):  # looked for after the mark: a claim may have ended before
-            self._marks.unmark(place.key)
+        # Looked for after the mark: a claim may have ended before.
+        if records.has(key, owner, path):
+            if claims:
+                self._marks.unmark(key)
             return None
-        self.claims += 1
-        claim = ParentClaim(self, NOT_EXCLUSIVE, generation, place)
-        self._marked[place.key] = claim
+        claim = ParentClaim(self, key, owner, path, generation, is_marked=claims)
+        if claims:
+            self.claims += 1
+            self._marked[key] = claim
         return claim
 
     def look_up(
@@ -185,22 +204,22 @@ class CacheClient:
         waited: float = 0.0,
         replaces: bool = False,
     ) -> ParentLookUp:
-        place = Place(key, owner, path)
         number = next(self._numbers)
-        look_up = ParentLookUp(self, number, place, then, self._seconds() + ANSWER_SECONDS)
+        overdue_at = self._seconds() + ANSWER_SECONDS
+        look_up = ParentLookUp(self, number, key, owner, path, then, overdue_at)
         record, claim = None, None
         if replaces:
-            claim = ParentClaim(self, NOT_EXCLUSIVE, self.records.writes.generation)
+            claim = ParentClaim(self, key, owner, path, self.records.writes.generation)
         else:
-            record = self.records.get(*place)
+            record = self.records.get(key, owner, path)
             if record is None:
-                claim = self._claim(place, claims)
+                claim = self.claim_at_once(key, owner, path, claims)
         if record is not None or claim is not None:
             then(record, claim)
         elif (
             self._responds
             and len(self._pending) < MAX_LOOK_UPS
-            and self._send(LookUp(number, *place))
+            and self._send(LookUp(number, key, owner, path))
         ):
             self._pending[number] = look_up
             self._timer.expect(look_up.overdue_at)
@@ -221,32 +240,53 @@ class CacheClient:
 
     # What claims ask.
 
-    def store(self, claim: ParentClaim, record: Record) -> None:
-        """Store *record* in the next turn of the reactor, and end *claim*."""
+    def store(self, claim: ParentClaim, entry: Entry, replaces: bool) -> None:
+        """Store *entry* when the responses of this turn have been sent, and end *claim*."""
         if not self._stores:
-            self._clock.callLater(0, self._store_all)
-        self._stores.append((claim, record))
+            self._at_end_of_turn(self._store_after_writes)
+        self._stores.append((claim, entry, replaces))
+
+    def _store_after_writes(self) -> None:
+        """Store after the calls that have been scheduled for the end of this turn so far."""
+        self._at_end_of_turn(self._store_all)
 
     def _store_all(self) -> None:
         stores, self._stores = self._stores, []
-        for claim, record in stores:
-            self.end_claim(claim, self._stored(claim, record))
+        replaced = []
+        for claim, entry, replaces in stores:
+            try:
+                end = self._stored(claim, entry)
+            except Exception:  # a defect: the look-ups that wait must not wait indefinitely
+                _log.failure("a response was not stored for the other workers")
+                end = EndClaim(claim.number, failed=True)
+            self.end_claim(claim, end)
+            if replaces and type(end) is Stored:
+                replaced.append(claim.key)
+        if replaced:
+            self._send(Replaced(replaced))
 
-    def _stored(self, claim: ParentClaim, record: Record) -> EndClaim | Stored:
-        """Store *record*, and return how *claim* ends."""
+    def _stored(self, claim: ParentClaim, entry: Entry) -> EndClaim | Stored:
+        """Store *entry*, and return how *claim* ends."""
         records, generation = self.records, claim.generation
-        if records.writes.is_outdated(record.owner, record.path, generation):
+        owner, path = claim.owner, claim.path
+        if records.writes.is_outdated(owner, path, generation):
             return EndClaim(claim.number, failed=False)
-        if len(record.body) > MAX_RECORD_BYTES or not records.store(record, generation):
+        if (
+            entry.bucket is None  # this process has removed the entry meanwhile
+            or entry.body_size > MAX_RECORD_BYTES
+            or not records.store(entry, path, owner, generation)
+        ):
             return EndClaim(claim.number, failed=True)
         return Stored(claim.number)
 
     def end_claim(self, claim: ParentClaim, end: EndClaim | Stored) -> None:
         """End *claim*; tell the parent if it knows of the claim."""
-        if claim.marked is not None:
-            del self._marked[claim.marked.key]
-            self._marks.unmark(claim.marked.key)
-        self.claims -= claim.is_exclusive
+        if not claim.is_exclusive:
+            return
+        if claim.is_marked:
+            del self._marked[claim.key]
+            self._marks.unmark(claim.key)
+        self.claims -= 1
         if claim.number != NOT_EXCLUSIVE:
             self._send(end)
 
@@ -255,10 +295,8 @@ class CacheClient:
     def asked(self, question: AskClaim) -> None:
         """Say whether this worker has the claim of a key, and its response will be stored."""
         claim = self._marked.get(question.key)
-        if (
-            claim is None
-            or claim.marked is None
-            or self.records.writes.is_outdated(*claim.marked[1:], claim.generation)
+        if claim is None or self.records.writes.is_outdated(
+            claim.owner, claim.path, claim.generation
         ):
             self._send(EndClaim(question.number, failed=False))
         else:
@@ -272,13 +310,15 @@ class CacheClient:
             self._wait_on(answer.number)
             return
         number = answer.claim if isinstance(answer, Missing) else NOT_EXCLUSIVE
-        claim = ParentClaim(self, number, self.records.writes.generation)
-        self.claims += claim.is_exclusive
         look_up = self._pending.pop(answer.number, None)
         if look_up is None:
-            claim.give_up()
+            if number != NOT_EXCLUSIVE:
+                self._send(EndClaim(number, failed=False))
             return
-        record = self.records.get(*look_up.place)  # another worker may have stored it meanwhile
+        key, owner, path = look_up.key, look_up.owner, look_up.path
+        claim = ParentClaim(self, key, owner, path, self.records.writes.generation, number)
+        self.claims += claim.is_exclusive
+        record = self.records.get(key, owner, path)  # may have been stored meanwhile
         if record is None:
             look_up.then(None, claim)
         else:

@@ -26,6 +26,7 @@ from goproxyai.state.messages import (
     LookUp,
     Message,
     PutBack,
+    Replaced,
     Report,
     Written,
     frame,
@@ -34,7 +35,7 @@ from goproxyai.state.messages import (
 _log = Logger(namespace="goproxyai.state")
 
 _LATE_IS_WORTHLESS = (Ask, Granted, PutBack, Report, LookUp)
-_ANNOUNCEMENTS = (Clear, Written)
+_ANNOUNCEMENTS = (Clear, Replaced, Written)
 
 
 class Peer(Protocol):

@@ -98,6 +98,12 @@ class Written(_Message):
     owner: bytes
 
 
+class Replaced(_Message):
+    """Both ways: drop the responses of *keys* from the memory of a worker; there are newer ones."""
+
+    keys: list[bytes]
+
+
 class Clear(_Message):
     """Both ways: drop the cached responses of *path*, or all.
 
@@ -258,8 +264,8 @@ class EndClaim(_Message):
 
 
 Message = (
-    Welcome | Started | Failed | Ask | Granted | PutBack | Written | Clear | Done | Collect
-    | Report | AskPage | Page | Reachable | Serve | Reload | Reopen | Drain
+    Welcome | Started | Failed | Ask | Granted | PutBack | Written | Replaced | Clear | Done
+    | Collect | Report | AskPage | Page | Reachable | Serve | Reload | Reopen | Drain
     | LookUp | Found | Missing | Waits | AskClaim | Claimed
     | Unwanted | Stored | EndClaim
 )  # fmt: skip

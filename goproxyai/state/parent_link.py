@@ -39,6 +39,7 @@ from goproxyai.state.messages import (
     Reachable,
     Reload,
     Reopen,
+    Replaced,
     Report,
     Serve,
     Waits,
@@ -77,6 +78,7 @@ class ParentLink:
     :param records: the stored responses of all workers.
     :param marks: the claims of the workers.
     :param write: writes to a transport.
+    :param at_end_of_turn: see :class:`.CacheClient`.
     :ivar channel: to the parent.
     :ivar second_level: the cache that the workers share.
     :ivar limiter: the rate limit.
@@ -95,13 +97,14 @@ class ParentLink:
         records: SharedRecords,
         marks: ClaimMarks,
         write: Callable[[Any, bytes], None] = buffered_write,
+        at_end_of_turn: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
         self._clock = clock
         self._numbers = count(1)
         self._answers: dict[int, Deferred[bytes]] = {}
         self._noted: dict[bytes, int] = {}  # the generation of the last known write of an owner
         self.channel = Channel(self, write)
-        self.second_level = CacheClient(clock, self.channel.send, records, marks)
+        self.second_level = CacheClient(clock, self.channel.send, records, marks, at_end_of_turn)
         self.limiter = LeasedLimiter(clock, per_minute, self._ask, self._put_back)
         self.any_reachable = True
 
@@ -195,6 +198,8 @@ class ParentLink:
                 self.limiter.granted(client, Grant(tokens, wait))
             case Written(owner):
                 self.store.invalidate(owner)
+            case Replaced(keys):
+                self.store.drop(keys)
             case Clear(path, number):
                 self.store.clear(path)
                 if path is None:

@@ -12,7 +12,9 @@ writes to a ring, and all read from it. Nothing is locked, so the writer may be 
 3. A reader copies a record, and then looks at the tail again: a record that has been overwritten
    meanwhile was before the tail first. A record also has its position and a check value, in case
    the processor delays the writing of the tail. What does not agree is no record.
-4. A record has the position of the one before it in its chain (:mod:`.shared_records`), which is
+4. What is before the tail is read no more, and its pages may be returned to the system. A reader
+   that copies zeros from them finds the tail after its record.
+5. A record has the position of the one before it in its chain (:mod:`.shared_records`), which is
    always smaller. A chain ends where its next position is before the tail.
 
 All numbers are 8 bytes, and are read and written in one piece.
@@ -20,6 +22,7 @@ All numbers are 8 bytes, and are read and written in one piece.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import Final, NamedTuple
@@ -27,6 +30,8 @@ from zlib import crc32
 
 RING_STATE_BYTES: Final = 64
 """Of a ring besides its records."""
+
+PAGE_BYTES: Final = mmap.PAGESIZE
 
 MAX_CHAIN_RECORDS: Final = 32
 """Records of a chain that are read. Clients can choose requests whose keys have equal hashes."""
@@ -86,17 +91,20 @@ class RecordRing:
     """A ring, for one process.
 
     :param state: :data:`RING_STATE_BYTES`, at first zero.
-    :param map_memory: returns the memory of the records, given the capacity of the ring.
-    :param release: returns memory to the system; it may have any content afterwards.
+    :param map_memory: returns the memory of the records, given the capacity of the ring; or an
+        empty one if that is not possible at present: nothing is found and stored then.
+    :param release: returns a part of the memory to the system, given the begin and the length in
+        bytes, multiples of :data:`PAGE_BYTES`. The part may have any content afterwards.
     """
 
     def __init__(
         self,
         state: memoryview,
         map_memory: Callable[[int], memoryview],
-        release: Callable[[memoryview], None],
+        release: Callable[[memoryview, int, int], None],
     ) -> None:
         self._cells = state.cast("Q")
+        self._released = self._cells[_TAIL]  # what is before has been released, or is lost
         self._map_memory = map_memory
         self._release = release
         self._memory = memoryview(b"")
@@ -147,6 +155,8 @@ class RecordRing:
         position = self._cells[_TAIL]
         while position < self._cells[_HEAD]:
             header = self._header(self._after_gap(position))
+            if header is _NO_HEADER:
+                return
             yield header
             position = header.position + _size(header.length)
 
@@ -168,11 +178,12 @@ class RecordRing:
             cells[_HEAD] = cells[_TAIL]
         memory = self._mapped(previous) if previous else None
         cells[_CAPACITY] = capacity
-        if memory is not None:
-            self._release(memory)
+        if memory:
+            self._release(memory, 0, _page_end(previous))
+        self._released = cells[_TAIL]
 
     def clear(self) -> None:
-        """Drop all records."""
+        """Drop all records; :meth:`release_free` returns their memory."""
         self._cells[_TAIL] = self._cells[_HEAD]
         self._cells[_RECORDS] = 0
 
@@ -191,20 +202,23 @@ class RecordRing:
         """
         cells = self._cells
         capacity = cells[_CAPACITY]
-        length = sum([len(part) for part in parts])
+        length = sum(map(len, parts))
         size = _size(length)
         if size > capacity // 10:
+            return 0
+        memory = self._mapped(capacity)
+        if not memory:
             return 0
         begin = position = self._after_gap(cells[_HEAD])
         at = position % capacity
         if at + size > capacity:
             position, at = position + capacity - at, 0
-        self._make_room(position + size - capacity)
+        if cells[_TAIL] < position + size - capacity:
+            self._make_room(position + size - capacity)
         if position != begin:
             cells[_GAP] = begin
         fields = _FIELDS.pack(position, length, previous, generation, stored, expires, key)
         content = b"".join((fields, *parts))
-        memory = self._mapped(capacity)
         memory[at : at + _CHECK.size] = _CHECK.pack(crc32(content))
         at += _CHECK.size
         memory[at : at + len(content)] = content
@@ -219,16 +233,28 @@ class RecordRing:
         while budget and cells[_TAIL] < cells[_HEAD]:
             budget -= 1
             header = self._header(self._after_gap(cells[_TAIL]))
-            if header.expires > now:
+            if header is _NO_HEADER or header.expires > now:
                 return
             self._move_tail(header.position + _size(header.length), 1, _EXPIRATIONS)
 
+    def release_free(self, budget: int) -> None:
+        """Return memory of removed records to the system, at most *budget* bytes."""
+        cells, capacity = self._cells, self._cells[_CAPACITY]
+        begin = max(self._released, cells[_HEAD] - capacity)  # later records are where others were
+        if begin >= cells[_TAIL]:
+            return
+        first = begin % capacity
+        end = min(first + min(cells[_TAIL] - begin, budget), capacity)
+        first_page, end_page = _page_end(first), end - end % PAGE_BYTES
+        memory = self._mapped(capacity)
+        if memory and first_page < end_page:
+            self._release(memory, first_page, end_page - first_page)
+        reached = end if end == capacity else max(end_page, first)
+        self._released = begin + reached - first
+
     def _make_room(self, limit: int) -> None:
         """Remove the records that begin before the position *limit*."""
-        tail = self._cells[_TAIL]
-        if tail >= limit:
-            return
-        capacity, removed = self._cells[_CAPACITY], 0
+        tail, capacity, removed = self._cells[_TAIL], self._cells[_CAPACITY], 0
         memory = self._mapped(capacity)
         while tail < limit:
             tail = self._after_gap(tail)
@@ -269,6 +295,11 @@ class RecordRing:
         if len(self._memory) != capacity:
             self._memory = self._map_memory(capacity)
         return self._memory
+
+
+def _page_end(place: int) -> int:
+    """Return the end of the last page that begins before *place*."""
+    return -(-place // PAGE_BYTES) * PAGE_BYTES
 
 
 def _size(length: int) -> int:

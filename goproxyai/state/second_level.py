@@ -36,6 +36,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from goproxyai.cache.entry import Entry
 from goproxyai.cache.record import Record
 
 ANSWER_SECONDS: Final = 0.1
@@ -50,10 +51,14 @@ class Claim(Protocol):
     forgotten.
     """
 
-    def store(self, record: Record) -> None:
+    def store(self, entry: Entry, replaces: bool = False) -> None:
         """Store the response, and answer with it what waits.
 
         Where it is outdated or too large, this does what :meth:`give_up` or :meth:`fail` does.
+
+        :param entry: is stored in this process.
+        :param replaces: the request refused the stored response, which the workers of the machine
+            drop from their memory.
         """
 
     def give_up(self) -> None:

@@ -26,7 +26,14 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from goproxyai.cache.record import Record, decode_record, encoded_parts, restored_entry
+from goproxyai.cache.entry import Entry
+from goproxyai.cache.record import (
+    Record,
+    decode_record,
+    encoded_entry_parts,
+    encoded_parts,
+    restored_times,
+)
 from goproxyai.state.record_ring import Header, RecordRing, RingNumbers
 from goproxyai.state.shared_write_log import SharedWriteLog
 
@@ -38,6 +45,9 @@ REPLACED_ROWS: Final = 2**13
 
 EXPIRED_PER_SECOND: Final = 1000
 """Expired records that a worker removes in a second; each takes some microseconds."""
+
+RELEASED_PER_SECOND: Final = 16 * 1024 * 1024
+"""Bytes of removed records that a worker returns to the system in a second; takes some ms."""
 
 _NUMBER_BYTES: Final = 8
 
@@ -87,12 +97,15 @@ class SharedRecords:
         found = self._find(key, owner, path)
         return None if found is None else self._read(*found)
 
-    def store(self, record: Record, generation: int) -> bool:
+    def store(self, entry: Entry, path: bytes, owner: bytes, generation: int) -> bool:
         """Store a response; return ``False`` if it is too large.
 
         :param generation: of :attr:`writes` when the response was requested.
         """
-        return self._append(self._own, record, generation)
+        parts = encoded_entry_parts(entry, path, owner)
+        return self._append(
+            self._own, entry.key, generation, entry.stored_at, entry.lifetime, parts
+        )
 
     def record_clearing(self, path: bytes | None) -> None:
         """Drop the records of *path*, or all, and refuse the responses in flight."""
@@ -105,8 +118,10 @@ class SharedRecords:
     # Once a second, and by a reload, in a worker.
 
     def remove_expired(self) -> None:
-        """Remove expired records of this worker."""
-        self.rings[self._own].remove_expired(self._seconds(), EXPIRED_PER_SECOND)
+        """Remove expired records of this worker, and return memory to the system."""
+        ring = self.rings[self._own]
+        ring.remove_expired(self._seconds(), EXPIRED_PER_SECOND)
+        ring.release_free(RELEASED_PER_SECOND)
 
     def resize(self, ring_bytes: int) -> None:
         """Give the ring of this worker another size."""
@@ -132,10 +147,12 @@ class SharedRecords:
 
     def restore(self, records: Iterator[Record]) -> int:
         """Store responses that have not expired in all rings in turn; return their number."""
-        count = 0
+        count, generation = 0, self.writes.generation
         for record in records:
-            if restored_entry(record, self._seconds(), self._unix_seconds(), 0.0) is not None:
-                count += self._append(count % len(self.rings), record, self.writes.generation)
+            times = restored_times(record, self._seconds(), self._unix_seconds(), 0.0)
+            if times is not None:
+                worker, parts = count % len(self.rings), encoded_parts(record)
+                count += self._append(worker, record.key, generation, *times, parts)
         return count
 
     def clear(self) -> None:
@@ -179,21 +196,37 @@ class SharedRecords:
         record, shift = decode_record(data), self._unix_seconds() - self._seconds()
         return replace(record, stored=header.stored + shift, expires=header.expires + shift)
 
-    def _append(self, worker: int, record: Record, generation: int) -> bool:
-        now = self._seconds()
-        stored = now - max(self._unix_seconds() - record.stored, 0.0)
-        expires = stored + record.expires - record.stored
-        place = _row(record.key) * len(self.rings) + worker
-        found = self._find(record.key, record.owner, record.path)
-        position = self.rings[worker].append(
-            record.key, self._index[place], generation, stored, expires, encoded_parts(record)
-        )
+    def _append(
+        self,
+        worker: int,
+        key: bytes,
+        generation: int,
+        stored: float,
+        lifetime: float,
+        parts: tuple[bytes, ...],
+    ) -> bool:
+        rings = self.rings
+        begin = _row(key) * len(rings)
+        positions = self._index[begin : begin + len(rings)].tolist()
+        own = positions[worker]
+        replaces = sum(positions) != own and self._has_other(worker, key, positions)
+        position = rings[worker].append(key, own, generation, stored, stored + lifetime, parts)
         if not position:
             return False
-        if found is not None and found[0] is not self.rings[worker]:
-            self._replaced[_replaced_row(record.key) * len(self.rings) + worker] = stored
-        self._index[place] = position
+        if replaces:
+            self._replaced[_replaced_row(key) * len(rings) + worker] = stored
+        self._index[begin + worker] = position
         return True
+
+    def _has_other(self, worker: int, key: bytes, positions: list[int]) -> bool:
+        """Whether another worker has a record of *key*, which may be outdated.
+
+        :param positions: the row of the index.
+        """
+        return any(
+            position and index != worker and self.rings[index].find(key, position) is not None
+            for index, position in enumerate(positions)
+        )
 
 
 def _row(key: bytes) -> int:

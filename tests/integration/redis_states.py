@@ -7,10 +7,13 @@ from itertools import count
 from typing import Any
 
 import attrs
+from msgspec import structs
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.task import deferLater
 
+from goproxyai.cache.entry import Entry, new_entry
 from goproxyai.cache.record import Record
+from goproxyai.cache.store import Store
 from goproxyai.state.redis.announcements import Announcements
 from goproxyai.state.redis.client import RedisClient
 from goproxyai.state.redis.counts import StateCounts
@@ -37,6 +40,29 @@ def record(body: bytes = b"text of a response", key: bytes = KEY, seconds: float
     """Return a record that is fresh for *seconds*."""
     now = time.time()
     return Record(key, 200, b"HTTP/1.1 200 OK\r\n", body, None, 0, now, now + seconds, PATH, OWNER)
+
+
+def entry(one: Record) -> Entry:
+    """Return the entry of *one*, which is in a store."""
+    from twisted.internet import reactor
+
+    stored_at = reactor.seconds() - (time.time() - one.stored)  # type: ignore[attr-defined]
+    new = new_entry(
+        one.key, one.status, one.head, one.body, stored_at, one.expires - one.stored, 0, None
+    )
+    store = Store(100_000_000)
+    store.put(new, one.path, one.owner, store.generation())
+    return new
+
+
+def is_same(found: Record | None, stored: Record) -> bool:
+    """Whether the responses are the same; the clocks differ by some microseconds."""
+    return (
+        found is not None
+        and abs(found.stored - stored.stored) < 0.5
+        and abs(found.expires - stored.expires) < 0.5
+        and structs.replace(found, stored=stored.stored, expires=stored.expires) == stored
+    )
 
 
 class Cache:

@@ -9,7 +9,7 @@ import pytest
 import pytest_twisted
 
 from goproxyai.state.redis.second_level import MAX_RECORD_BYTES
-from tests.integration.redis_states import KEY, OWNER, PATH, Process, record
+from tests.integration.redis_states import KEY, OWNER, PATH, Process, entry, is_same, record
 from tests.support.redis_server import RedisServer, needs_redis, running, server
 
 __all__ = ["running", "server"]  # the fixtures
@@ -37,11 +37,11 @@ async def test_stored_response_is_found_by_another_process(processes: Pair) -> N
     one, other = processes
     claim = (await one.look_up()).claim
     stored = record()
-    claim.store(stored)
+    claim.store(entry(stored))
     await one.settle()
     answer = await other.look_up()
-    assert (answer.record, answer.claim) == (stored, None)
-    assert (await other.look_up(claims=False)).record == stored
+    assert (is_same(answer.record, stored), answer.claim) == (True, None)
+    assert is_same((await other.look_up(claims=False)).record, stored)
 
 
 @pytest_twisted.ensureDeferred
@@ -54,9 +54,9 @@ async def test_look_up_waits_for_the_process_that_asks_upstream(processes: Pair)
     await other.settle()
     assert not any(each.given for each in waiting)
     stored = record()
-    claim.store(stored)
+    claim.store(entry(stored))
     await other.until(lambda: all(each.given for each in waiting))
-    assert [each.record for each in waiting] == [stored, stored]
+    assert [is_same(each.record, stored) for each in waiting] == [True, True]
     assert len(other.level) == 0
 
 
@@ -72,7 +72,7 @@ async def test_one_that_waits_gets_the_claim_when_it_is_given_up(processes: Pair
     await other.until(lambda: any(each.given for each in waiting))
     await other.settle()
     (given,) = [each for each in waiting if each.given]
-    given.claim.store(record())
+    given.claim.store(entry(record()))
     await other.until(lambda: all(each.given for each in waiting))
     assert [each.record is None for each in waiting].count(True) == 1
 
@@ -87,9 +87,9 @@ async def test_all_that_wait_go_upstream_when_the_claim_fails(processes: Pair) -
     await other.until(lambda: all(each.given for each in waiting))
     assert [each.record for each in waiting] == [None, None]
     stored = record()
-    waiting[1].claim.store(stored)  # not exclusive, and stores all the same
+    waiting[1].claim.store(entry(stored))  # not exclusive, and stores all the same
     await other.settle()
-    assert (await one.look_up()).record == stored
+    assert is_same((await one.look_up()).record, stored)
 
 
 @pytest_twisted.ensureDeferred
@@ -98,7 +98,7 @@ async def test_response_that_is_too_large_ends_the_claim(processes: Pair) -> Non
     claim = (await one.look_up()).claim
     waiting = other.ask()
     await other.settle()
-    claim.store(record(b"x" * (MAX_RECORD_BYTES + 1)))
+    claim.store(entry(record(b"x" * (MAX_RECORD_BYTES + 1))))
     await other.until(lambda: waiting.given)
     assert waiting.record is None
 
@@ -107,9 +107,9 @@ async def test_response_that_is_too_large_ends_the_claim(processes: Pair) -> Non
 async def test_largest_response_is_shared(processes: Pair) -> None:
     one, other = processes
     stored = record(bytes(range(256)) * (MAX_RECORD_BYTES // 256))
-    (await one.look_up()).claim.store(stored)
+    (await one.look_up()).claim.store(entry(stored))
     await one.settle()
-    assert (await other.look_up()).record == stored
+    assert is_same((await other.look_up()).record, stored)
 
 
 @pytest.mark.parametrize("what", ["write", "path", "everything"])
@@ -118,7 +118,7 @@ async def test_announcement_drops_the_responses_of_all_processes(
     processes: Pair, what: str
 ) -> None:
     one, other = processes
-    (await one.look_up()).claim.store(record())
+    (await one.look_up()).claim.store(entry(record()))
     await one.settle()
     assert (await other.look_up()).record is not None
     if what == "write":
@@ -138,7 +138,7 @@ async def test_announcement_drops_the_responses_of_all_processes(
 @pytest_twisted.ensureDeferred
 async def test_announcement_for_others_drops_nothing(processes: Pair) -> None:
     one, other = processes
-    (await one.look_up()).claim.store(record())
+    (await one.look_up()).claim.store(entry(record()))
     one.state.announce_write(b"another owner of")
     await one.state.announce_clearing(b"/v1/files")
     assert (await other.look_up()).record is not None
@@ -152,10 +152,10 @@ async def test_response_that_a_write_has_overtaken_is_not_stored(processes: Pair
     await other.settle()
     other.state.announce_write(OWNER)
     await other.settle()
-    claim.store(record())
+    claim.store(entry(record()))
     await other.until(lambda: waiting.given)
     assert waiting.record is None
-    waiting.claim.store(record(b"newer"))  # the exclusive claim
+    waiting.claim.store(entry(record(b"newer")))  # the exclusive claim
     await other.settle()
     answer = await one.look_up()
     assert answer.record is not None
@@ -167,7 +167,7 @@ async def test_evicted_epoch_invalidates_what_is_older(
     processes: Pair, server: RedisServer
 ) -> None:
     one, other = processes
-    (await one.look_up()).claim.store(record())
+    (await one.look_up()).claim.store(entry(record()))
     await one.settle()
     (owner,) = [name for name in server.all_keys() if b":owner:" in name]
     server.command("DEL", owner)
@@ -179,9 +179,9 @@ async def test_entry_that_was_changed_or_moved_is_not_used(
     processes: Pair, server: RedisServer
 ) -> None:
     one, other = processes
-    (await one.look_up()).claim.store(record())
+    (await one.look_up()).claim.store(entry(record()))
     other_key = b"o" * 32
-    (await one.look_up(key=other_key)).claim.store(record(key=other_key))
+    (await one.look_up(key=other_key)).claim.store(entry(record(key=other_key)))
     await one.settle()
     first, second = [name for name in server.all_keys() if b":entry:" in name]
     value = server.command("GET", first)
@@ -198,7 +198,7 @@ async def test_scan_shows_no_plain_text_and_each_key_expires(
     processes: Pair, server: RedisServer
 ) -> None:
     one, _ = processes
-    (await one.look_up()).claim.store(record())
+    (await one.look_up()).claim.store(entry(record()))
     await one.look_up(key=b"c" * 32)
     one.state.announce_write(b"a-writing-owner!")
     await one.state.announce_clearing(PATH)
@@ -218,7 +218,7 @@ async def test_scan_shows_no_plain_text_and_each_key_expires(
 @pytest_twisted.ensureDeferred
 async def test_entry_expires_with_the_response(processes: Pair, server: RedisServer) -> None:
     one, _ = processes
-    (await one.look_up()).claim.store(record(seconds=30.0))
+    (await one.look_up()).claim.store(entry(record(seconds=30.0)))
     await one.settle()
     (name,) = [name for name in server.all_keys() if b":entry:" in name]
     assert 0 < server.command("PTTL", name) <= 30_000
@@ -230,7 +230,7 @@ async def test_expired_response_is_not_stored(processes: Pair) -> None:
     claim = (await one.look_up()).claim
     waiting = other.ask()
     await other.settle()
-    claim.store(record(seconds=-1.0))
+    claim.store(entry(record(seconds=-1.0)))
     await other.until(lambda: waiting.given)
     assert waiting.record is None
 
@@ -307,7 +307,7 @@ async def test_announcements_while_redis_is_away_are_made_later(
     processes: Pair, server: RedisServer
 ) -> None:
     one, other = processes
-    (await one.look_up()).claim.store(record())
+    (await one.look_up()).claim.store(entry(record()))
     await one.settle()
     one.client._give_up("planted")
     one.state.announce_write(OWNER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 from pathlib import Path
@@ -46,6 +47,15 @@ def second_level(service: Service) -> dict[str, int]:
     return numbers
 
 
+def shared_bytes(service: Service) -> int:
+    """The memory that the file of the workers takes."""
+    directory = Path(f"/proc/{service.pids()[0]}/fd")
+    file, *_ = [
+        each for each in directory.iterdir() if "goproxyai workers" in os.path.realpath(each)
+    ]
+    return file.stat().st_blocks * 512
+
+
 def test_entry_of_one_worker_is_a_hit_in_the_other(serve: Serve, upstream: Upstream) -> None:
     service = serve()
     one, other = service.connection_to_each().values()
@@ -69,6 +79,39 @@ def test_refreshed_response_replaces_that_of_the_second_level(serve: Serve) -> N
     assert new.body != old.body
     eventually(lambda: second_level(service)["stores"] == 2)
     assert last.ask("/v1/a").body == new.body
+    eventually(lambda: one.ask("/v1/a").body == new.body)  # in its own memory was the old one
+
+
+def test_other_workers_are_told_where_the_response_cannot_be_stored(
+    serve: Serve, upstream: Upstream
+) -> None:
+    service = serve(MAX_CACHE_SIZE="64000")
+    one, other = service.pids()
+    for pid in (one, other):
+        resource.prlimit(pid, resource.RLIMIT_AS, (2 * 1024**3, resource.RLIM_INFINITY))
+    first = Asking(service.connection_to(one), "/v1/slow")
+    eventually(lambda: upstream.waiting == 1)
+    second = Asking(service.connection_to(other), "/v1/slow")
+    eventually(lambda: second_level(service)["waiting"] == 1)
+    upstream.released.set()
+    assert [each.answer().cache for each in (first, second)] == ["MISS", "MISS"]
+    assert (second_level(service)["waiting"], second_level(service)["claims"]) == (0, 0)
+    errors = service.process.messages("error")
+    assert [each.count("cannot be mapped") for each in errors] == [1, 1]  # of each worker
+
+
+def test_cleared_second_level_returns_its_memory(serve: Serve, upstream: Upstream) -> None:
+    upstream.padding = "x" * 500_000
+    service = serve()
+    connection = service.connect()
+    for number in range(20):
+        connection.ask(f"/v1/{number}")
+    eventually(lambda: second_level(service)["stores"] == 20)
+    full = shared_bytes(service)
+    assert full > 20 * 500_000
+    connection.ask("/cache", "DELETE")
+    eventually(lambda: shared_bytes(service) < full - 19 * 500_000)
+    assert connection.ask("/v1/0").cache == "MISS"
 
 
 def test_write_through_one_worker_drops_entries_of_the_others_before_its_answer(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import attrs
 import pytest
 from twisted.internet.defer import Deferred, succeed
 
-from goproxyai.cache.record import Record
+from goproxyai.cache.entry import Entry
+from goproxyai.cache.record import record_of
 from goproxyai.daemon import build
 from goproxyai.state.second_level import Answer
 
@@ -22,8 +24,11 @@ class FakeClaim:
 
     ends: list[Any] = attrs.field(factory=list)
 
-    def store(self, record: Record) -> None:
-        self.ends.append(record)
+    def store(self, entry: Entry, replaces: bool = False) -> None:
+        from twisted.internet import reactor
+
+        shift = time.time() - reactor.seconds()
+        self.ends.append(record_of(entry, shift))
 
     def give_up(self) -> None:
         self.ends.append("given up")

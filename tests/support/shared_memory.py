@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from goproxyai.cache.record import Record, restored_entry
 from goproxyai.state.claim_marks import ClaimMarks, marks_bytes
 from goproxyai.state.record_ring import RING_STATE_BYTES, RecordRing
 from goproxyai.state.shared_records import SharedRecords, index_bytes
@@ -56,11 +57,24 @@ class SharedMemory:
         return RecordRing(
             self._states[worker],
             self._mapping(worker),
-            lambda memory: self.released.append(len(memory)),
+            lambda memory, begin, length: self._release(worker, begin, length),
         )
+
+    def _release(self, worker: int, begin: int, length: int) -> None:
+        """Make a part of the memory zero, as the system does."""
+        self.released.append(length)
+        memory = memoryview(self.ring_memory[worker])[begin : begin + length]
+        memory[:] = bytes(len(memory))
 
     def _mapping(self, worker: int) -> Callable[[int], memoryview]:
         return lambda capacity: memoryview(self.ring_memory[worker])[:capacity]
+
+
+def store(records: SharedRecords, one: Record) -> bool:
+    """Store *one*, whose request is of the present generation."""
+    entry = restored_entry(one, records._seconds(), records._unix_seconds(), 0.0)
+    assert entry is not None
+    return records.store(entry, one.path, one.owner, records.writes.generation)
 
 
 class Killed(BaseException):

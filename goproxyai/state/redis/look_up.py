@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from goproxyai.cache.entry import Entry
 from goproxyai.cache.record import Record
 from goproxyai.state.redis.client import REQUEST_SECONDS
 from goproxyai.state.redis.places import Place
@@ -19,8 +20,8 @@ class Level(Protocol):
     def forget(self, look_up: RedisLookUp) -> None:
         """*look_up* has ended."""
 
-    def store(self, claim: RedisClaim, record: Record) -> bool:
-        """Store *record* and end *claim*; return ``False``, and do nothing, if it is too large."""
+    def store(self, claim: RedisClaim, entry: Entry) -> bool:
+        """Store *entry* and end *claim*; return ``False``, and do nothing, if it is too large."""
 
     def end_claim(self, place: Place, token: bytes, message: bytes) -> None:
         """End an exclusive claim; do nothing for one that is not exclusive."""
@@ -97,8 +98,8 @@ class RedisClaim:
         self.token = token
         self.ended = False
 
-    def store(self, record: Record) -> None:
-        if not self.ended and not self._level.store(self, record):
+    def store(self, entry: Entry, replaces: bool = False) -> None:
+        if not self.ended and not self._level.store(self, entry):
             self.fail()
         self.ended = True
 

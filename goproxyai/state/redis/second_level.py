@@ -18,7 +18,8 @@ from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
-from goproxyai.cache.record import Record, RecordError, decode_record, encode_record
+from goproxyai.cache.entry import Entry
+from goproxyai.cache.record import Record, RecordError, decode_record, encode_record, record_of
 from goproxyai.state.redis.claim_watch import ClaimWatch
 from goproxyai.state.redis.client import (
     LEAST_SECONDS,
@@ -214,8 +215,9 @@ class RedisSecondLevel:
 
     # What claims ask.
 
-    def store(self, claim: RedisClaim, record: Record) -> bool:
-        """Store *record* and end *claim*; return ``False``, and do nothing, if it is too large."""
+    def store(self, claim: RedisClaim, entry: Entry) -> bool:
+        """Store *entry* and end *claim*; return ``False``, and do nothing, if it is too large."""
+        record = record_of(entry, self._wall() - self._clock.seconds())
         milliseconds = int((record.expires - self._wall()) * 1000)
         if len(record.body) > MAX_RECORD_BYTES or milliseconds <= 0:
             return False

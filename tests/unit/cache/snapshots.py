@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from goproxyai.cache import snapshot_stream
-from goproxyai.cache.record import Record
+from goproxyai.cache.entry import Entry
+from goproxyai.cache.record import Record, restored_entry
 from goproxyai.cache.snapshot_format import read_records, write_records
 from goproxyai.cache.snapshot_stream import HEADER_BYTES, derive_key, new_header
+from goproxyai.cache.store import Store
 from goproxyai.usage.usage import NO_DETAILS, Details, Usage
 from tests.unit.cache.stored import ALICE, FILES, HEAD, TTL
 
@@ -63,6 +65,15 @@ def record(number: int = 0, **more: Any) -> Record:
     return structs.replace(
         Record(key, 200, HEAD, BODY, None, 0, 1e9, 1e9 + TTL, FILES, ALICE), **more
     )
+
+
+def stored_entry(one: Record, now: float, unix_now: float) -> Entry:
+    """The entry of a record, in a store."""
+    entry = restored_entry(one, now, unix_now, 0.0)
+    assert entry is not None
+    store = Store(1_000_000_000)
+    assert store.put(entry, one.path, one.owner, store.generation())
+    return entry
 
 
 def written(records: Iterable[Record], header: bytes = HEADER, key: bytes = KEY) -> bytes:

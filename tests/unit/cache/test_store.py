@@ -281,3 +281,13 @@ def test_peek_does_not_use_the_entry() -> None:
 
     assert b"%032d" % 0 not in survivors("peek")
     assert b"%032d" % 0 in survivors("get")
+
+
+def test_dropped_entries_leave_the_store() -> None:
+    store = Store(100_000)
+    for number in range(3):
+        put(store, numbered(number))
+    one = store.bytes
+    store.drop([b"%032d" % 0, b"%032d" % 2, b"x" * 32])
+    assert [each.key for each in store] == [b"%032d" % 1]
+    assert store.bytes < one

@@ -22,6 +22,7 @@ from goproxyai.state.messages import (
     Page,
     PutBack,
     Reachable,
+    Replaced,
     Report,
     Written,
 )
@@ -98,6 +99,8 @@ def test_write_is_passed_on_to_the_others() -> None:
     fixture = Fixture()
     fixture.state.received(fixture.one, Written(b"owner"))
     assert (fixture.one.new(), fixture.other.new()) == ([], [Written(b"owner")])
+    fixture.state.received(fixture.one, Replaced([b"key"]))
+    assert (fixture.one.new(), fixture.other.new()) == ([], [Replaced([b"key"])])
 
 
 def test_clearing_is_done_when_the_others_have_cleared() -> None:

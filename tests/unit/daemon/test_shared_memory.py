@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 
 import pytest
+from twisted.logger import capturedLogs
 
 from goproxyai.config.variables import MAX_WORKERS
+from goproxyai.daemon import shared_memory
 from goproxyai.daemon.accept_balance import ABSENT
 from goproxyai.daemon.shared_memory import make_shared_memory, map_counts, map_marks, map_records
+from tests.support.shared_memory import store
 from tests.unit.cache.snapshots import record
 from tests.unit.cache.stored import ALICE, BOB, FILES
 
@@ -51,7 +55,7 @@ def test_workers_share_the_second_level(descriptor: int) -> None:
         worker.resize(10_000)
         for turn in range(30):  # a lap and a half in each ring
             one = record(number + 10 * turn, stored=now, expires=now + 900)
-            assert worker.store(one, worker.writes.generation)
+            assert store(worker, one)
         stored.append(one)
     for one in stored:
         for each in (*workers, parent):
@@ -69,11 +73,52 @@ def test_smaller_ring_returns_memory(descriptor: int) -> None:
     now = records._unix_seconds()
     before = os.fstat(descriptor).st_blocks
     for number in range(20):
-        assert records.store(record(number, body=bytes(500_000), stored=now, expires=now + 900), 0)
+        assert store(records, record(number, body=bytes(500_000), stored=now, expires=now + 900))
     full = os.fstat(descriptor).st_blocks
     records.resize(1_000_000)
     left = os.fstat(descriptor).st_blocks
     assert full - before > 9_000_000 // 512
     assert left - before < 1_000_000 // 512
-    assert records.store(record(stored=now, expires=now + 900), 0)
+    assert store(records, record(stored=now, expires=now + 900))
     assert records.has(record().key, ALICE, FILES)
+
+
+def test_cleared_ring_returns_its_memory(descriptor: int) -> None:
+    records = map_records(descriptor, 1, lambda: 9.0, 0)
+    records.resize(40_000_000)
+    now = records._unix_seconds()
+    before = os.fstat(descriptor).st_blocks
+    for number in range(60):
+        assert store(records, record(number, body=bytes(500_000), stored=now, expires=now + 900))
+    full = os.fstat(descriptor).st_blocks
+    records.record_clearing(None)
+    for _ in range(2):
+        records.remove_expired()
+    left = os.fstat(descriptor).st_blocks
+    assert full - before > 29_000_000 // 512
+    assert left - before < 1_000_000 // 512
+    assert store(records, record(stored=now, expires=now + 900))
+    assert records.has(record().key, ALICE, FILES)
+
+
+def test_ring_beyond_the_address_space_is_logged_once(
+    descriptor: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = map_records(descriptor, 1, lambda: 9.0, 0)
+    records.resize(10_000_000)
+    now = records._unix_seconds()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(shared_memory.mmap, "mmap", fail)
+    with capturedLogs() as logged:
+        for _ in range(2):
+            assert not store(records, record(stored=now, expires=now + 900))
+    lines = [event["log_format"].format(**event) for event in logged]
+    assert lines == [
+        "10000000 bytes of the second level of the cache cannot be mapped: Cannot allocate memory; "
+        "raise the limit of the address space (ulimit -v), or lower MAX_CACHE_SIZE"
+    ]
+    monkeypatch.undo()
+    assert store(records, record(stored=now, expires=now + 900))

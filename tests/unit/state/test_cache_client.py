@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
+from twisted.logger import LogEvent
 
+from goproxyai.cache.entry import Entry
 from goproxyai.cache.record import Record
 from goproxyai.state import cache_client
 from goproxyai.state.cache_client import MAX_RECORD_BYTES, SILENT_SECONDS, CacheClient
@@ -19,13 +21,14 @@ from goproxyai.state.messages import (
     LookUp,
     Message,
     Missing,
+    Replaced,
     Stored,
     Unwanted,
     Waits,
 )
 from goproxyai.state.second_level import ANSWER_SECONDS, Claim
-from tests.support.shared_memory import UNIX, SharedMemory
-from tests.unit.cache.snapshots import record
+from tests.support.shared_memory import UNIX, SharedMemory, store
+from tests.unit.cache.snapshots import record, stored_entry
 from tests.unit.cache.stored import ALICE, BOB, FILES
 
 ONE = record(stored=UNIX, expires=UNIX + 60)
@@ -70,7 +73,11 @@ class Fixture:
         assert self.marks.mark(KEY)
 
     def store_elsewhere(self) -> None:
-        assert self.other.store(ONE, self.other.writes.generation)
+        assert store(self.other, ONE)
+
+    def entry(self, one: Record = ONE) -> Entry:
+        """The entry of a record, stored in this worker."""
+        return stored_entry(one, self.memory.now, self.memory.unix)
 
     def stored(self) -> bool:
         self.clock.advance(0)
@@ -144,7 +151,7 @@ def test_claim_ends_once(end: str) -> None:
     claim = fixture.claim()
     assert fixture.client.claims == 1
     calls: dict[str, Any] = {
-        "store": lambda: claim.store(ONE),
+        "store": lambda: claim.store(fixture.entry()),
         "give_up": claim.give_up,
         "fail": claim.fail,
     }
@@ -175,7 +182,8 @@ def test_claim_that_is_not_exclusive_stores(replaces: bool) -> None:
     ((found, claim),) = fixture.answers
     assert (found, claim.is_exclusive) == (None, False)
     fixture.memory.pass_time(1)
-    claim.store(record(body=b"new", stored=fixture.memory.unix, expires=UNIX + 60))
+    new = record(body=b"new", stored=fixture.memory.unix, expires=UNIX + 60)
+    claim.store(fixture.entry(new))
     assert fixture.stored()
     record_of_all = fixture.other.get(KEY, ALICE, FILES)
     assert record_of_all is not None
@@ -183,19 +191,65 @@ def test_claim_that_is_not_exclusive_stores(replaces: bool) -> None:
     assert (fixture.client.claims, len(fixture.memory.marks())) == (0, 1)
 
 
+def test_others_are_told_of_replaced_responses_after_these_are_stored() -> None:
+    fixture = Fixture()
+    for number, replaces in enumerate([True, False, True]):
+        one = record(number, stored=UNIX, expires=UNIX + 60)
+        claim = fixture.client.claim_at_once(one.key, ALICE, FILES, False)
+        assert claim is not None
+        claim.store(fixture.entry(one), replaces)
+    large = fixture.client.claim_at_once(b"l" * 32, ALICE, FILES, False)
+    assert large is not None
+    large.store(fixture.entry(record(body=bytes(MAX_RECORD_BYTES + 1), stored=UNIX)), True)
+    assert fixture.messages == []
+    assert fixture.sent() == [Replaced([record(0).key, record(2).key])]
+    assert fixture.stored()
+
+
+def test_entry_that_has_left_the_store_fails_the_claim() -> None:
+    fixture = Fixture()
+    entry = fixture.entry()
+    fixture.claim().store(entry)
+    entry.free()
+    assert (fixture.sent(), fixture.stored()) == ([EndClaim(3, True)], False)
+
+
+def test_failure_to_store_a_response_fails_its_claim_alone(
+    monkeypatch: pytest.MonkeyPatch, failures: list[LogEvent]
+) -> None:
+    fixture = Fixture()
+    append, calls = fixture.client.records.rings[0].append, []
+
+    def fails_first(*arguments: Any) -> int:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise MemoryError
+        return append(*arguments)
+
+    monkeypatch.setattr(fixture.client.records.rings[0], "append", fails_first)
+    fixture.claim().store(fixture.entry())
+    other = fixture.client.claim_at_once(KEY, ALICE, FILES, False)
+    assert other is not None
+    other.store(fixture.entry())
+    assert (fixture.sent(), fixture.stored()) == ([EndClaim(3, True)], True)
+    assert fixture.client.claims == 0
+    assert [each["log_failure"].type for each in failures] == [MemoryError]
+    failures.clear()
+
+
 @pytest.mark.parametrize("excess", [0, 1])
 def test_record_that_is_too_large_fails_the_claim(excess: int) -> None:
     fixture = Fixture()
-    fixture.claim().store(
-        record(body=bytes(MAX_RECORD_BYTES + excess), stored=UNIX, expires=UNIX + 60)
-    )
+    large = record(body=bytes(MAX_RECORD_BYTES + excess), stored=UNIX, expires=UNIX + 60)
+    fixture.claim().store(fixture.entry(large))
     assert fixture.sent() == [EndClaim(3, True) if excess else Stored(3)]
     assert fixture.stored() is not bool(excess)
 
 
 def test_record_that_is_too_large_for_the_ring_fails_the_claim() -> None:
     fixture = Fixture(ring_bytes=4_000)
-    fixture.claim().store(record(body=bytes(400)))
+    large = record(body=bytes(400), stored=UNIX, expires=UNIX + 60)
+    fixture.claim().store(fixture.entry(large))
     assert fixture.sent() == [EndClaim(3, True)]
 
 
@@ -203,7 +257,7 @@ def test_response_that_a_write_has_overtaken_gives_the_claim_up() -> None:
     fixture = Fixture()
     claim = fixture.claim()
     fixture.other.writes.record_write(ALICE)
-    claim.store(ONE)
+    claim.store(fixture.entry())
     assert (fixture.sent(), fixture.stored()) == ([EndClaim(3, False)], False)
 
 
@@ -320,7 +374,7 @@ def test_claim_of_a_mark_needs_no_question() -> None:
     fixture = Marked()
     marks = fixture.memory.marks()
     assert (fixture.sent(), fixture.client.claims, len(marks)) == ([], 1, 1)
-    fixture.got.store(ONE)
+    fixture.got.store(fixture.entry())
     fixture.got.give_up()
     assert (fixture.sent(), fixture.client.claims, len(marks)) == ([], 0, 0)
     assert fixture.stored()
@@ -337,7 +391,7 @@ def test_response_is_stored_before_its_mark_is_removed(monkeypatch: pytest.Monke
         unmark(key)
 
     monkeypatch.setattr(fixture.client._marks, "unmark", noted)
-    fixture.got.store(ONE)
+    fixture.got.store(fixture.entry())
     assert (len(fixture.memory.marks()), seen) == (1, [])
     fixture.clock.advance(0)
     assert seen == [True]
@@ -356,14 +410,14 @@ def test_claim_that_the_parent_has_asked_about_ends_with_a_message(end: str) -> 
     fixture = Marked()
     fixture.client.asked(AskClaim(9, KEY))
     assert fixture.sent() == [Claimed(9, 1)]
-    getattr(fixture.got, end)(*[ONE] * (end == "store"))
+    getattr(fixture.got, end)(*[fixture.entry()] * (end == "store"))
     assert fixture.sent() == [Stored(9) if end == "store" else EndClaim(9, end == "fail")]
     assert (fixture.client.claims, len(fixture.memory.marks())) == (0, 0)
 
 
 def test_question_about_a_claim_whose_response_is_to_be_stored_is_answered() -> None:
     fixture = Marked()
-    fixture.got.store(ONE)
+    fixture.got.store(fixture.entry())
     fixture.client.asked(AskClaim(9, KEY))
     assert fixture.sent() == [Claimed(9, 1), Stored(9)]
     assert fixture.stored()

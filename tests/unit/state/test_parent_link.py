@@ -24,6 +24,7 @@ from goproxyai.state.messages import (
     Reachable,
     Reload,
     Reopen,
+    Replaced,
     Report,
     Serve,
     Written,
@@ -35,7 +36,7 @@ from goproxyai.state.parent_link import (
     ParentLink,
     WorkerActions,
 )
-from tests.support.shared_memory import UNIX, SharedMemory
+from tests.support.shared_memory import UNIX, SharedMemory, store
 from tests.unit.cache.snapshots import record
 from tests.unit.cache.stored import ALICE, BOB, FILES
 
@@ -60,6 +61,9 @@ class Fixture:
 
     def invalidate(self, owner: bytes) -> None:
         self.calls.append(owner)
+
+    def drop(self, keys: list[bytes]) -> None:
+        self.calls.append(keys)
 
     def clear(self, path: bytes | None) -> None:
         self.calls.append(("clear", path))
@@ -124,7 +128,7 @@ def test_announcement_reaches_the_second_level_at_once(path: bytes | None) -> No
     fixture = Fixture()
     others = fixture.memory.records(1)
     one = record(stored=UNIX, expires=UNIX + 60)
-    assert others.store(one, others.writes.generation)
+    assert store(others, one)
     if path == b"":
         fixture.link.announce_write(ALICE)
     else:
@@ -136,11 +140,17 @@ def test_announcement_reaches_the_second_level_at_once(path: bytes | None) -> No
 def test_clearing_by_another_worker_drops_the_records_of_this_one() -> None:
     fixture = Fixture()
     records = fixture.link.second_level.records
-    assert records.store(record(stored=UNIX, expires=UNIX + 60), 0)
+    assert store(records, record(stored=UNIX, expires=UNIX + 60))
     fixture.link.message_received(Clear(FILES, 0))
     assert records.numbers().records == 1
     fixture.link.message_received(Clear(None, 0))
     assert records.numbers().records == 0
+
+
+def test_responses_that_another_worker_has_replaced_are_dropped() -> None:
+    fixture = Fixture()
+    fixture.link.message_received(Replaced([b"one", b"other"]))
+    assert fixture.calls == [[b"one", b"other"]]
 
 
 def test_clearing_fires_after_the_others_and_after_its_deadline() -> None:

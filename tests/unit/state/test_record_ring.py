@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxyai.state.record_ring import MAX_CHAIN_RECORDS, Header, RecordRing
+from goproxyai.state.record_ring import MAX_CHAIN_RECORDS, PAGE_BYTES, Header, RecordRing
 from tests.support.shared_memory import Kill, Killed, SharedMemory
 
 KEYS = [bytes([number]) * 32 for number in range(3)]
@@ -130,6 +130,96 @@ def test_cleared_records_are_not_found() -> None:
     assert read(ring, append(ring, b"new")) == b"new"
 
 
+def ring_without_mapping(memory: SharedMemory) -> RecordRing:
+    """A ring whose process has no address space for it."""
+    return RecordRing(memory._states[0], lambda _: memoryview(b""), lambda *_: None)
+
+
+def test_ring_that_cannot_be_mapped_stores_and_finds_nothing() -> None:
+    memory = SharedMemory(1, CAPACITY)
+    ring = memory.ring(0)
+    position = append(ring, b"body", expires=1.0)
+    numbers = ring.numbers()
+    other = ring_without_mapping(memory)
+    assert (other.find(KEYS[0], position), list(other), append(other, b"new")) == (None, [], 0)
+    other.remove_expired(2.0, 100)
+    other.clear()
+    other.release_free(CAPACITY)
+    assert ring.numbers() == numbers._replace(records=0, used_bytes=0)
+    other.resize(2_000)
+    assert (ring.numbers().capacity, append(other, b"new")) == (2_000, 0)
+
+
+PAGES = 6
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("append"), st.integers(0, PAGES * PAGE_BYTES // 10 - 96)),
+            st.tuples(st.just("expire"), st.integers(1, 4)),
+            st.tuples(st.just("release"), st.integers(1, 2 * PAGES * PAGE_BYTES)),
+            st.tuples(st.just("clear"), st.just(0)),
+        ),
+        max_size=80,
+    )
+)
+def test_released_memory_is_that_of_no_record(steps: list[tuple[str, int]]) -> None:
+    memory = SharedMemory(1, PAGES * PAGE_BYTES - 40)
+    ring, reader = memory.ring(0), memory.ring(0)
+    bodies: dict[int, bytes] = {}
+    for number, (step, argument) in enumerate(steps):
+        if step == "append":
+            body = bytes([number + 1]) * argument
+            bodies[append(ring, body, expires=1.0)] = body
+        elif step == "expire":
+            ring.remove_expired(2.0, argument)
+        elif step == "release":
+            ring.release_free(argument)
+        else:
+            ring.clear()
+        kept = [header.position for header in reader]
+        assert [read(reader, position) for position in kept] == [bodies[each] for each in kept]
+        assert kept == sorted(bodies)[len(bodies) - len(kept) :]
+    ring.clear()
+    for _ in range(3):  # each call ends at the end of the memory
+        ring.release_free(2 * PAGES * PAGE_BYTES)
+    head = ring._cells[0] % len(memory.ring_memory[0])
+    used = [
+        page
+        for page in range(PAGES - 1)
+        if any(memory.ring_memory[0][page * PAGE_BYTES : (page + 1) * PAGE_BYTES])
+    ]
+    assert set(used) <= {head // PAGE_BYTES, (head - 1) // PAGE_BYTES}
+
+
+def test_record_whose_memory_is_released_while_it_is_read_is_missed() -> None:
+    memory = SharedMemory(1, PAGES * PAGE_BYTES)
+    ring, reader = memory.ring(0), memory.ring(0)
+    position = append(ring, bytes(2_000))
+    header = reader.find(KEYS[0], position)
+    for _ in range(5):
+        append(ring, bytes(2_000))
+    ring.clear()
+    ring.release_free(PAGE_BYTES)
+    assert memory.released == [PAGE_BYTES]
+    assert header is not None
+    assert (reader.read(header), reader.find(KEYS[0], position)) == (None, None)
+
+
+def test_memory_is_released_in_slices_and_once() -> None:
+    memory = SharedMemory(1, 3 * PAGES * PAGE_BYTES)
+    ring = memory.ring(0)
+    for _ in range(3):
+        append(ring, bytes(PAGE_BYTES))
+    ring.release_free(PAGE_BYTES)
+    assert memory.released == []
+    ring.clear()
+    for _ in range(4):
+        ring.release_free(2 * PAGE_BYTES)
+    assert memory.released == [2 * PAGE_BYTES, PAGE_BYTES]
+
+
 def test_other_capacity_drops_the_records_and_positions_stay_unique() -> None:
     memory = SharedMemory(1, CAPACITY)
     ring, reader = memory.ring(0), memory.ring(0)
@@ -144,7 +234,7 @@ def test_other_capacity_drops_the_records_and_positions_stay_unique() -> None:
     assert read(reader, positions[-1]) == b"body"
     stored = [position for position in positions if position]
     assert stored == sorted(set(stored))
-    assert memory.released == [CAPACITY, 1_000, CAPACITY]
+    assert memory.released == [PAGE_BYTES] * 3
 
 
 def test_changed_byte_is_noticed() -> None:

@@ -14,13 +14,13 @@ import attrs
 import pytest
 from twisted.internet.task import Clock
 
-from goproxyai.cache.record import Record, record_of, restored_entry
+from goproxyai.cache.record import Record, restored_entry
 from goproxyai.cache.store import Store as Entries
 from goproxyai.state.cache_client import CacheClient
 from goproxyai.state.cache_server import CacheServer
 from goproxyai.state.messages import AskClaim, Clear, Found, Message, Missing, Waits, Written
 from goproxyai.state.second_level import Claim
-from tests.support.shared_memory import UNIX, Kill, Killed, SharedMemory
+from tests.support.shared_memory import UNIX, Kill, Killed, SharedMemory, store
 from tests.unit.cache.snapshots import record
 from tests.unit.cache.stored import ALICE, FILES
 
@@ -155,7 +155,7 @@ class Model:
 
     def _store_other(self, worker: Worker) -> None:
         other = record(self.random.randrange(9), stored=UNIX, expires=UNIX + 9, path=b"/v1/other")
-        assert worker.records.store(other, worker.records.writes.generation)
+        assert store(worker.records, other)
 
     def death(self) -> None:
         """Kill a worker while it stores responses, and replace it."""
@@ -198,13 +198,13 @@ class Model:
         claim, store = ask.claim, ask.worker.store
         body = b"%d" % (ask.version or 0)
         one = record(key=KEY, body=body, stored=UNIX, expires=UNIX + 9)
-        entry = restored_entry(one, 0.0, UNIX, 0.0)
+        entry = restored_entry(one, self.memory.now, UNIX, 0.0)
         assert entry is not None
         is_stored = end == "store" and store.put(entry, FILES, ALICE, ask.generation)
         if claim is None:
             return
         if is_stored:
-            claim.store(record_of(entry, UNIX))
+            claim.store(entry)
         elif end == "give_up":
             claim.give_up()
         else:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from goproxyai.cache.record import Record
+from goproxyai.cache.record import Record, restored_entry
 from goproxyai.state.shared_records import EXPIRED_PER_SECOND, SharedRecords
 from tests.support.shared_memory import UNIX, SharedMemory
+from tests.support.shared_memory import store as store_record
 from tests.unit.cache.snapshots import record
 from tests.unit.cache.stored import ALICE, BOB, FILES, TTL
 
@@ -18,7 +19,7 @@ KEY = record().key
 
 def store(records: SharedRecords, one: Record | None = None) -> Record:
     one = one or record(stored=UNIX, expires=UNIX + TTL)
-    assert records.store(one, records.writes.generation)
+    assert store_record(records, one)
     return one
 
 
@@ -135,7 +136,9 @@ def test_response_to_a_request_before_a_write_is_not_found() -> None:
     one = memory.records(0)
     noted = one.writes.generation
     memory.writes(1).record_write(ALICE)
-    assert one.store(record(stored=UNIX, expires=UNIX + TTL), noted)
+    entry = restored_entry(record(stored=UNIX, expires=UNIX + TTL), memory.now, UNIX, 0.0)
+    assert entry is not None
+    assert one.store(entry, FILES, ALICE, noted)
     assert get(one) is None
 
 
@@ -170,7 +173,7 @@ def test_record_of_the_future_lives_no_longer_than_its_lifetime() -> None:
 
 def test_record_that_is_too_large_is_not_stored() -> None:
     records = SharedMemory(1, 4_000).records(0)
-    assert not records.store(record(body=bytes(400)), 0)
+    assert not store_record(records, record(body=bytes(400)))
     assert get(records) is None
 
 

@@ -33,6 +33,7 @@ from goproxyai.state.redis.servers import FixedServer
 from goproxyai.state.redis.shared import START_SECONDS, RedisState
 from goproxyai.state.shared_state import NO_SHARED_STATE
 from tests.support.memory_redis import Command, MemoryRedis, published, usual_answer
+from tests.unit.cache.snapshots import stored_entry
 
 NAMES = Names("a passphrase of some length", "p:", bytes)
 KEY, OWNER, PATH = b"k" * 32, b"o" * 16, b"/v1/models"
@@ -340,8 +341,9 @@ def test_claims_are_renewed_by_few_commands(
 def test_claim_ends_if_its_response_cannot_be_stored(fixture: Fixture) -> None:
     claim = fixture.claim()
     fixture.replies["store"] = b"-ERR too large\r\n"
-    claim.store(record())
-    claim.store(record())
+    entry = stored_entry(record(), fixture.clock.seconds(), NOW)
+    claim.store(entry)
+    claim.store(entry)
     fixture.redis.settle()
     assert len(fixture.sent(STORE)) == 1
     ((*_, message),) = fixture.sent(END_CLAIM)
