@@ -18,7 +18,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -166,11 +166,18 @@ class MeasuredDaemon:
     """A daemon that requests are sent to.
 
     :param tls: the client's part of the TLS to the upstream, if it has TLS.
+    :param parts: further arguments of ``make_daemon``.
     :param more: settings of the daemon.
     :ivar log_seconds: CPU time of the access log's flushes so far.
     """
 
-    def __init__(self, reactor: Any, tls: Callable[[str], Any] | None = None, **more: str) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        tls: Callable[[str], Any] | None = None,
+        parts: Mapping[str, Any] | None = None,
+        **more: str,
+    ) -> None:
         settings_class = imported(
             "goproxyai.config.settings:Settings", "goproxyai.settings:Settings"
         )
@@ -186,8 +193,8 @@ class MeasuredDaemon:
                 **more,
             }
         )
-        creators = {} if tls is None else {"tls": tls}
-        self.daemon = make_daemon(reactor, settings, **creators)
+        arguments = {**({} if tls is None else {"tls": tls}), **(parts or {})}
+        self.daemon = make_daemon(reactor, settings, **arguments)
         self.daemon.startService()
         self.log = _access_log(self.daemon)
         self.log_seconds = 0.0
@@ -228,18 +235,27 @@ class InMemoryDaemon(MeasuredDaemon):
 
     :param tls: the upstream has TLS; its half of the work is a part of what is measured.
     :param varied: every request has another head.
+    :param reactor: a memory reactor; by default a new one.
+    :param parts: further arguments of ``make_daemon``.
     :param more: settings of the daemon.
     """
 
-    def __init__(self, tls: bool = False, varied: bool = False, **more: str) -> None:
+    def __init__(
+        self,
+        tls: bool = False,
+        varied: bool = False,
+        reactor: Any = None,
+        parts: Mapping[str, Any] | None = None,
+        **more: str,
+    ) -> None:
         self._tls = TLSUpstream.first() if tls else None
         self._varied = varied
-        reactor: Any = MemoryReactorClock()
-        self._reactor = reactor
+        reactor = reactor or MemoryReactorClock()
+        self._reactor: Any = reactor
         self._at_end: list[Callable[[], None]] = []  # what runs at the end of an iteration
         reactor._goproxyai_at_end = self._at_end.append
         reactor._goproxyai_ends = self._at_end.append  # version 0.1
-        super().__init__(reactor, None if self._tls is None else self._tls.client, **more)
+        super().__init__(reactor, None if self._tls is None else self._tls.client, parts, **more)
         self._requests = 0
         self._client, self._upstream = NullTransport(), NullTransport()
         factory = reactor.tcpServers[0][1]

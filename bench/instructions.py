@@ -5,12 +5,13 @@
 the TLS of the upstream; for a hit of a client with TLS, which includes the encryption of the
 request; for a frame of an event stream, with and without the recording for the cache, for a read
 of 25 frames, and for the opening of one (:mod:`bench.inside_streams`); for a hit whose head differs
-from those before it; for a hit and a miss with the lines of the access log; and for hits and misses
-on fresh connections, which include the calls of the client (:mod:`bench.loopback`). Without the
-lines, the access log only counts the requests. The count hardly differs from one run to the next,
-whatever else the machine does: changes of 0.1 % are visible, where CPU times vary by several
-percent. The count tells neither how long the processor waits for memory nor what happens in the
-kernel.
+from those before it; for a hit and a miss with the lines of the access log; for a hit and a miss of
+one of two workers (:mod:`bench.inside_worker`), the miss also with an exclusive claim; and for hits
+and misses on fresh connections, which include the calls of the client (:mod:`bench.loopback`).
+Without the lines, the access log only counts the requests. The count hardly differs from one run to
+the next, whatever else the machine does: changes of 0.1 % are visible, where CPU times vary by
+several percent. The count tells neither how long the processor waits for memory nor what happens in
+the kernel.
 
 Two processes send different numbers of requests under Valgrind, with the same hash seed. The
 difference of their instructions is that of the additional requests, without the start. With
@@ -33,6 +34,7 @@ from bench.inside import BATCH, InMemoryDaemon, MeasuredDaemon
 from bench.inside_log import LoggedDaemon
 from bench.inside_streams import BurstDaemon, FrameDaemon, OpeningDaemon
 from bench.inside_tls import TLSFrontDaemon
+from bench.inside_worker import WorkerDaemon
 from bench.loopback import LoopbackDaemon
 from bench.machine import CHECKOUT, environment, tool
 
@@ -55,6 +57,9 @@ _WORKLOADS: dict[str, tuple[Callable[[], MeasuredDaemon], int]] = {
     "varied-hit": (lambda: InMemoryDaemon(varied=True), 0),
     "logged-hit": (LoggedDaemon, 0),
     "logged-miss": (LoggedDaemon, 1),
+    "worker-hit": (WorkerDaemon, 0),
+    "worker-miss": (WorkerDaemon, 1),
+    "claimed-miss": (lambda: WorkerDaemon(COALESCE="all"), 1),
     "fresh-hit": (LoopbackDaemon, 0),
     "fresh-miss": (LoopbackDaemon, 1),
 }

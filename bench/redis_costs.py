@@ -115,6 +115,7 @@ class State:
         )
         self._claims: list[Claim | None] = []
         self._cache = Store(1_000_000_000)
+        self._seconds = reactor.seconds
         self.unexpected = 0
 
     # Each of these makes one call for the request *number*.
@@ -134,7 +135,7 @@ class State:
         self._level.look_up(_key(number), OWNER, PATH, True, answered)
 
     def store(self, number: int, done: Done, body: bytes = COMPLETION.encode()) -> None:
-        entry = new_entry(_key(number), 200, b"h" * 300, body, time.monotonic(), 3600.0, 0, None)
+        entry = new_entry(_key(number), 200, b"h" * 300, body, self._seconds(), 3600.0, 0, None)
         self._cache.put(entry, PATH, OWNER, 0)
         claim = self._claims[number]
         if claim is None:

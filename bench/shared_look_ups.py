@@ -167,6 +167,11 @@ def measure_cpu(count: int) -> None:
     cache, path = Store(100_000_000), b"/v1/chat/completions"
     body = COMPLETION.encode()
     claims: list[Claim] = []
+    entries = []
+    for key in keys:
+        entry = new_entry(key, 200, b"h" * 300, body, time.monotonic(), 3600.0, 0, None)
+        cache.put(entry, path, UNOWNED, 0)
+        entries.append(entry)
 
     def claim(number: int) -> None:
         got = one.claim_at_once(keys[number], UNOWNED, path, True)
@@ -174,10 +179,7 @@ def measure_cpu(count: int) -> None:
         claims.append(got)
 
     def store(number: int) -> None:
-        key = keys[number]
-        entry = new_entry(key, 200, b"h" * 300, body, time.monotonic(), 3600.0, 0, None)
-        cache.put(entry, path, UNOWNED, 0)
-        claims.pop(0).store(entry)
+        claims.pop(0).store(entries[number])
 
     def hit(number: int) -> None:
         record = other.records.get(keys[number], UNOWNED, path)
