@@ -194,13 +194,21 @@ async def test_limited_request_raises_rate_limit_error(
 
 @pytest_twisted.ensureDeferred
 async def test_client_retries_after_stated_wait(
-    harness: ProxyHarness, make_client: ClientFactory
+    harness: ProxyHarness, make_client: ClientFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await harness.start(RATE_LIMIT="240")  # a token every 250 ms
     assert harness.daemon is not None
     admission = harness.daemon.admission
-    while admission.take_token("127.0.0.1") == 0:
-        pass
+    take_token = admission.take_token
+
+    def take_all_tokens(client: str) -> float:
+        """Empty the bucket when the first request arrives: it fills while the client starts."""
+        monkeypatch.setattr(admission, "take_token", take_token)
+        while (wait := take_token(client)) == 0:
+            pass
+        return wait
+
+    monkeypatch.setattr(admission, "take_token", take_all_tokens)
     client = make_client(harness, retries=2)
     raw = await deferToThread(client.models.with_raw_response.list)
     assert raw.retries_taken == 1
