@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import sub
 from typing import Final
 
 from goproxyai.http11.response import Response
@@ -29,7 +30,7 @@ class UsageMeter:
     :ivar streamed: the response is an event stream.
     """
 
-    __slots__ = ("_counters", "_gaps", "_last_read", "_scanner", "_seconds", "streamed")
+    __slots__ = ("_counters", "_reads", "_scanner", "_seconds", "streamed")
 
     def __init__(
         self,
@@ -41,8 +42,7 @@ class UsageMeter:
         self._counters = counters
         self._seconds = seconds
         self.streamed = streamed
-        self._last_read = -1.0
-        self._gaps: list[float] = []  # seconds
+        self._reads: list[float] = []  # seconds; the gaps between them are not counted yet
         self._scanner = scanner
 
     @property
@@ -53,18 +53,16 @@ class UsageMeter:
     def add(self, data: bytes) -> None:
         """Measure the next piece of the response."""
         if self.streamed:
-            now, last = self._seconds(), self._last_read
-            self._last_read = now
-            if last >= 0:
-                self._gaps.append(now - last)
-                if len(self._gaps) >= GAPS_TOGETHER:
-                    self._count_gaps()
+            self._reads.append(self._seconds())
+            if len(self._reads) > GAPS_TOGETHER:
+                self._count_gaps()
         if self._scanner is not None:
             self._scanner.add(data)
 
     def _count_gaps(self) -> None:
-        self._counters.durations.stream_gap.add_batch(self._gaps)
-        self._gaps.clear()
+        reads = self._reads
+        self._counters.durations.stream_gap.add_batch(list(map(sub, reads[1:], reads)))
+        del reads[:-1]
 
     def finish(self) -> Usage | None:
         """The response is complete: count and return its usage, ``None`` if it reports none."""
