@@ -10,6 +10,7 @@ from typing import Any
 from goproxyai.cache.store import Store
 from goproxyai.config.settings import Settings
 from goproxyai.egress.state_server import login_of, state_server
+from goproxyai.reactor.socket_write import send_buffered
 from goproxyai.state.redis.announcements import Announcements
 from goproxyai.state.redis.client import RedisClient
 from goproxyai.state.redis.limiter import RedisLimiter
@@ -50,6 +51,7 @@ def make_redis_state(
         counters.state,
         counters.durations.state.add,
         counters.durations.add_state_wait,
+        send_buffered,
     )
     limit = None if settings.state_strict else fallback
     places = Places(names)

@@ -17,6 +17,7 @@ from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.tcp import Client, Server
+from twisted.internet.unix import Client as UnixClient
 from twisted.internet.unix import Server as UnixServer
 
 from goproxyai.reactor.accepted_connection import AcceptedConnection
@@ -39,7 +40,7 @@ _PROBE = FileDescriptor(object())  # type: ignore[arg-type]  # a reactor that is
 
 _DIRECT: tuple[type, ...] = ()
 if has_send_buffer(_PROBE):
-    _DIRECT = (AcceptedConnection, Client, Server, UnixServer)
+    _DIRECT = (AcceptedConnection, Client, Server, UnixClient, UnixServer)
 """The types of the transports whose socket is written to directly; their subclasses are TLS or
 other layers."""
 
@@ -69,6 +70,24 @@ def write_through(transport: Any, data: bytes) -> None:
             return
         data = data[sent:]
     transport.write(data)
+
+
+def send_buffered(transport: Any) -> None:
+    """Send what *transport* has buffered now; what the kernel does not take stays buffered.
+
+    Does nothing where :func:`write_through` would not send, and where the transport is closing. An
+    error of the socket is left to the reactor.
+    """
+    if (
+        type(transport) in _DIRECT
+        and not transport.TLS
+        and transport.connected
+        and not transport.disconnecting
+        and not transport._writeDisconnecting
+        and not transport._writeDisconnected
+        and unsent_bytes(transport)
+    ):
+        transport.doWrite()
 
 
 def unsent_bytes(transport: Any) -> int:

@@ -11,7 +11,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from tests.integration.redis_states import SECRET, WAIT_SECONDS
+from tests.integration.redis_states import OWNER, SECRET, WAIT_SECONDS
 from tests.support.harness import ProxyHarness, request
 from tests.support.redis_server import RedisServer, needs_redis, redis_server
 
@@ -77,6 +77,19 @@ async def test_pages_show_the_shared_state(harness: ProxyHarness, server: RedisS
         b"goproxyai_state_command_seconds_count",
     ):
         assert line in metrics
+
+
+@pytest.mark.parametrize("socket", ["tcp", "unix"])
+@pytest_twisted.ensureDeferred
+async def test_write_is_in_redis_before_its_answer_can_be_sent(
+    harness: ProxyHarness, server: RedisServer, socket: str
+) -> None:
+    url = server.url if socket == "tcp" else f"unix://{server.socket}"
+    await start(harness, server, STATE_URL=url)
+    assert harness.daemon is not None
+    harness.daemon.context.shared.announce_write(OWNER)
+    # The reactor has not run since.
+    assert server.command("GET", "goproxyai:announcements") == b"1"
 
 
 @pytest_twisted.ensureDeferred

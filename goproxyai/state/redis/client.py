@@ -99,6 +99,7 @@ class RedisClient:
     :param count_seconds: is called with the seconds of each command that got a reply.
     :param count_wait: is called with the seconds for which a request has waited for Redis, by a
         kind of :data:`.counts.OVERDUE`.
+    :param send_buffered: sends what a transport has buffered, see :meth:`run`.
     :ivar up: whether commands are sent.
     :ivar part: assigned before :meth:`start`.
     """
@@ -115,6 +116,7 @@ class RedisClient:
         counts: StateCounts,
         count_seconds: Callable[[float], None],
         count_wait: Callable[[str, float], None] = lambda _kind, _seconds: None,
+        send_buffered: Callable[[Any], None] = lambda _transport: None,
     ) -> None:
         self.up = False
         self.count_wait = count_wait
@@ -126,6 +128,7 @@ class RedisClient:
         self._probe_name = probe_name
         self._channel = channel
         self._count_seconds = count_seconds
+        self._send_buffered = send_buffered
         self._lanes: dict[Lane, RedisConnection] = {}
         self._attempt: Deferred[None] | None = None
         self._timer: IDelayedCall | None = None
@@ -169,7 +172,12 @@ class RedisClient:
         arguments: tuple[Argument, ...],
         then: Then,
     ) -> None:
-        """Run *script*; call *then* with its reply, or with an exception if there is none."""
+        """Run *script*; call *then* with its reply, or with an exception if there is none.
+
+        A script that keeps the order is sent before this method returns: a client that has the
+        answer to its write may ask another process at once. Other commands wait for the end of the
+        reactor's turn, and are sent together.
+        """
         started = self._clock.seconds()
         rest = (len(keys), *keys, *arguments)
 
@@ -182,6 +190,9 @@ class RedisClient:
 
         if script.keeps_order:
             self._send(lane, replied, "EVAL", script.text, *rest)
+            connection = self._lanes.get(lane)
+            if connection is not None:
+                self._send_buffered(connection.transport)
         else:
             self._send(lane, replied, "EVALSHA", script.digest, *rest)
 

@@ -18,7 +18,8 @@ class Script:
     """A script.
 
     :ivar kind: one of :data:`.counts.KINDS`.
-    :ivar keeps_order: whether later commands must find what the script has done.
+    :ivar keeps_order: whether later commands, also of other processes, must find what the script
+        has done.
     :ivar digest: hexadecimal SHA-1 of the text.
     """
 

@@ -17,6 +17,7 @@ from goproxyai.reactor import socket_write
 from goproxyai.reactor.socket_write import (
     PRIVATE_NAMES,
     has_send_buffer,
+    send_buffered,
     unsent_bytes,
     write_through,
 )
@@ -121,6 +122,46 @@ def test_socket_error_is_left_to_the_reactor(pair: SocketPair) -> None:
     assert pair.protocol.reason is None
     assert pair.is_writing
     assert pair.transport.doWrite() is CONNECTION_LOST
+
+
+def test_buffered_bytes_are_sent_at_once_and_in_order(pair: SocketPair) -> None:
+    pair.transport.write(b"hello")
+    pair.transport.write(b" you")
+    pair.limits = [6]
+    send_buffered(pair.transport)
+    assert pair.sends == [6]
+    assert unsent_bytes(pair.transport) == 3
+    assert pair.is_writing
+    send_buffered(pair.transport)
+    assert pair.receive(9) == b"hello you"
+    assert not pair.is_writing
+    send_buffered(pair.transport)  # nothing is buffered
+    assert pair.sends == [6, 3]
+
+
+def test_socket_error_of_buffered_bytes_is_left_to_the_reactor(pair: SocketPair) -> None:
+    error = ConnectionResetError(errno.ECONNRESET, "planted")
+    pair.limits = [error, error]
+    pair.transport.write(b"hello")
+    send_buffered(pair.transport)
+    assert pair.protocol.reason is None
+    assert pair.is_writing
+    assert pair.transport.doWrite() is CONNECTION_LOST
+
+
+def test_buffered_bytes_of_a_closing_transport_are_left_to_the_reactor(pair: SocketPair) -> None:
+    pair.transport.write(b"hello")
+    pair.transport.loseConnection()
+    send_buffered(pair.transport)
+    assert pair.sends == []
+    assert pair.is_writing
+
+
+def test_buffered_bytes_of_an_unknown_transport_are_left_to_the_reactor() -> None:
+    transport = StringTransport()
+    transport.write(b"hello")
+    send_buffered(transport)
+    assert transport.value() == b"hello"
 
 
 def test_write_to_a_reset_connection_raises_nothing(pair: SocketPair) -> None:
