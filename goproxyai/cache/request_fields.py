@@ -20,8 +20,8 @@ that refuses a large header answers 400, and the response would be stored for ot
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
 
 import attrs
 
@@ -31,9 +31,8 @@ from goproxyai.messages.headers import HOP_BY_HOP, Fields, is_sent_upstream, nom
 MAX_NEUTRAL_BYTES: Final = 1024
 """Largest size of the neutral fields that are sent upstream.
 
-Counted are the values, and the names that are not in :data:`NEUTRAL_NAMES`. Short values that
-differ from request to request, such as those of ``traceparent``, are not counted: a head is judged
-without them (``VARIABLE_FIELDS`` in :mod:`goproxyai.http11.request_head`).
+Counted are the values, and the names that are not in :data:`NEUTRAL_NAMES`; ``Content-Length`` is
+not counted.
 """
 
 NEUTRAL_NAMES: Final = frozenset(
@@ -168,15 +167,31 @@ def is_left_out_of_key(name: bytes) -> bool:
     return name in HOP_BY_HOP or is_neutral(name)
 
 
-def fields_bypass(
-    fields: Fields, ignored: IgnoredFields, uncounted: Container[bytes] = ()
-) -> tuple[str, bytes] | None:
-    """Return why the fields of a request bypass the cache, or ``None``.
+_NO_SIZES: Final[Mapping[bytes, int]] = {}
 
-    :param uncounted: lower-cased names of short fields that do not count as neutral bytes.
-    :returns: ``range`` without a name; ``header`` and the name of the first such field;
-        ``header-size`` and the name of the largest neutral field.
+
+class JudgedFields(NamedTuple):
+    """What the fields of a request mean for the cache.
+
+    :ivar reason: why the cache is bypassed: ``range``; ``header`` and the first such field;
+        ``header-size`` and the largest neutral field; ``None`` where it is used.
+    :ivar field: lower-cased name of the field that is the reason, or empty.
+    :ivar sizes: how much each neutral field counts, by lower-cased name; incomplete if there is
+        another reason.
     """
+
+    reason: str | None
+    field: bytes = b""
+    sizes: Mapping[bytes, int] = _NO_SIZES
+
+    @property
+    def spare_bytes(self) -> int:
+        """How much longer the neutral fields may be."""
+        return MAX_NEUTRAL_BYTES - sum(self.sizes.values())
+
+
+def judge_fields(fields: Fields, ignored: IgnoredFields = NOTHING_IGNORED) -> JudgedFields:
+    """Judge the fields of a request."""
     nominated = nominated_fields(fields)
     sizes: dict[bytes, int] = {}
     found: bytes | None = None
@@ -184,17 +199,17 @@ def fields_bypass(
         if name in _NOT_CHECKED or name in nominated:
             continue
         if name in NEUTRAL_NAMES:
-            if name not in uncounted and is_sent_upstream(name):
+            if name != b"content-length" and is_sent_upstream(name):
                 sizes[name] = len(value)
         elif is_neutral(name) or ignored.ignores(name, value):
             if is_sent_upstream(name):
                 sizes[name] = len(name) + len(value)
         elif name in RANGE_FIELDS:
-            return "range", b""
+            return JudgedFields("range", b"", sizes)
         elif found is None:
             found = name
     if found is not None:
-        return "header", found
+        return JudgedFields("header", found, sizes)
     if sum(sizes.values()) > MAX_NEUTRAL_BYTES:
-        return "header-size", max(sizes, key=sizes.__getitem__)
-    return None
+        return JudgedFields("header-size", max(sizes, key=sizes.__getitem__), sizes)
+    return JudgedFields(None, b"", sizes)

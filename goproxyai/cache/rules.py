@@ -21,8 +21,7 @@ look-up ignores. :mod:`.freshness` has further conditions for a GET.
 
 from __future__ import annotations
 
-from collections.abc import Container
-from typing import Final, NamedTuple
+from typing import Final
 
 from goproxyai.cache.directives import Directives, parse_cache_control
 from goproxyai.cache.key import IDENTITY_FIELDS
@@ -30,8 +29,9 @@ from goproxyai.cache.post_paths import STANDARD_POST_PATHS, PostPaths
 from goproxyai.cache.request_fields import (
     NOTHING_IGNORED,
     IgnoredFields,
-    fields_bypass,
+    JudgedFields,
     is_left_out_of_key,
+    judge_fields,
 )
 from goproxyai.messages.headers import Fields
 from goproxyai.messages.media_types import is_json
@@ -44,43 +44,31 @@ ERROR_STATUSES: Final = frozenset((400, 401))
 An error in another format was not made by the API but by a server in front of it.
 """
 
+_OTHER_METHOD = JudgedFields("method")
+_OTHER_PATH = JudgedFields("path")
 _FORBIDS_STORING = frozenset((b"no-store",))
 _FORBIDS_SHARING = frozenset((b"no-store", b"private"))
 _FORBIDS_STALE = frozenset((b"must-revalidate", b"proxy-revalidate", b"no-cache", b"s-maxage"))
 
 
-class Bypass(NamedTuple):
-    """Why a request may not be served from the cache.
-
-    :ivar reason: ``method``, ``path``, ``range``, ``header`` or ``header-size``.
-    :ivar field: lower-cased name of the field that is the reason ``header``, or of the largest one
-        for ``header-size``; empty for other reasons.
-    """
-
-    reason: str
-    field: bytes = b""
-
-
-def request_bypass(
+def judge_request(
     method: bytes,
     path: bytes,
     fields: Fields,
     posts: PostPaths = STANDARD_POST_PATHS,
     ignored: IgnoredFields = NOTHING_IGNORED,
-    uncounted: Container[bytes] = (),
-) -> Bypass | None:
-    """Return why a request may not be served from the cache, or ``None`` if it may.
+) -> JudgedFields:
+    """Judge whether a request may be served from the cache.
 
     :param path: without the query.
-    :param uncounted: see :func:`~goproxyai.cache.request_fields.fields_bypass`.
+    :returns: with the reasons ``method`` and ``path``, too.
     """
     if method != b"GET":
         if method != b"POST":
-            return Bypass("method")
+            return _OTHER_METHOD
         if posts.standard_path(path) is None:
-            return Bypass("path")
-    found = fields_bypass(fields, ignored, uncounted)
-    return None if found is None else Bypass(*found)
+            return _OTHER_PATH
+    return judge_fields(fields, ignored)
 
 
 def may_store(
@@ -88,7 +76,7 @@ def may_store(
 ) -> bool:
     """Whether the status and header of a response allow storing the response.
 
-    :param fields: of the response, to a request without a :func:`request_bypass`.
+    :param fields: of the response, to a request without a reason to bypass the cache.
     :param directives: of the request.
     :param shared: whether all credentials would share the response. Errors are not shared, because
         they may be due to the credential.

@@ -15,7 +15,7 @@ from itertools import chain
 
 from goproxyai.errors import ProxyError
 from goproxyai.http11.framing import MAX_MULTIPART_FRAMING_BYTES
-from goproxyai.messages.headers import Headers, index_fields
+from goproxyai.messages.headers import Fields, Headers, index_fields
 from goproxyai.messages.targets import check_host, origin_form
 
 VARIABLE_FIELDS = frozenset(
@@ -40,7 +40,7 @@ LONG_VARIABLE_FIELDS = frozenset((b"tracestate", b"baggage", b"newrelic", b"x-da
 MAX_VARIABLE_BYTES = 128
 """Size of the largest value of a variable field; a field with a larger one is a fixed field.
 
-The cache counts the bytes of fixed fields (:mod:`goproxyai.cache.request_fields`).
+The cache counts the bytes of a request's fields (:mod:`goproxyai.proxy.request_plan`).
 """
 
 MAX_LONG_VARIABLE_BYTES = 512
@@ -175,6 +175,14 @@ class RequestHead:
         if expect.strip(b" \t").lower() != b"100-continue":
             raise ProxyError("bad_request", "The only Expect that is supported is 100-continue.")
         self.expects_continue = True
+
+    @property
+    def fixed_fields(self) -> Fields:
+        """:attr:`fields`, with empty values of the variable fields."""
+        variable = self.variable_fields
+        if len(variable) == (self.length_index >= 0):  # whose value is no matter of decisions
+            return self.fields
+        return {**self.fields, **dict.fromkeys(variable, b"")}
 
     def values(self, headers: Headers) -> FieldValues:
         """Return the values of the variable fields in *headers*.

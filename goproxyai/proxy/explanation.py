@@ -92,7 +92,9 @@ class Explainer:
             return
         try:
             # The plan is not kept with the head: a request whose head has a plan is relayed.
-            plan = RequestPlan(_without_field(exchange.head), context.options.current)
+            head = _without_field(exchange)
+            plan = RequestPlan(head, context.options.current)
+            plan = plan.for_values(head.values(head.headers))
             if plan.is_refused:
                 raise refusal(plan)
             if context.memory.is_full:
@@ -242,9 +244,10 @@ class Explainer:
         self._context.access_log.record(exchange, client, RequestOutcome(detail="explain"))
 
 
-def _without_field(head: RequestHead) -> RequestHead:
-    """Return *head* as it would be without :data:`EXPLAIN_FIELD`, which would bypass the cache."""
-    headers = [pair for pair in head.headers if pair[0].lower() != EXPLAIN_FIELD]
+def _without_field(exchange: Exchange) -> RequestHead:
+    """Return the head without :data:`EXPLAIN_FIELD`, which would bypass the cache."""
+    head = exchange.head
+    headers = [pair for pair in exchange.headers if pair[0].lower() != EXPLAIN_FIELD]
     return RequestHead(head.method, head.target, head.version, headers, head.keep_alive)
 
 

@@ -67,7 +67,7 @@ class ProxyHandler:
             if wait:
                 self._limit(exchange, client, wait)
                 return
-            plan = plan_for(exchange.head, context.options.current)
+            plan = plan_for(exchange, context.options.current)
             if plan.is_refused:
                 raise refusal(plan)
             if context.memory.is_full:
@@ -115,7 +115,7 @@ class ProxyHandler:
             if exchange.trace is not None:
                 exchange.trace.read(context.seconds(), body)
             if plan.options is not context.options.current:
-                plan = plan_for(exchange.head, context.options.current)
+                plan = plan_for(exchange, context.options.current)
                 key = b"" if body is None else plan.key(body)
             if body is None or plan.bypass_reason is not None:
                 too_large = exchange.body.received > MAX_KEYED_BODY_BYTES

@@ -1,11 +1,14 @@
 """What the proxy derives from a request's head.
 
 A client repeats its head with every request, so the plan is kept with the parsed head and serves
-all requests that differ only in the variable fields.
+all requests that differ only in the variable fields. Their values count towards the bytes of
+neutral fields (:data:`~goproxyai.cache.request_fields.MAX_NEUTRAL_BYTES`), so a plan says how many
+bytes they may have.
 """
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any, Final
 
 import attrs
@@ -19,8 +22,8 @@ from goproxyai.cache.directives import (
 )
 from goproxyai.cache.key import credential_id, start_cache_key
 from goproxyai.cache.post_paths import STANDARD_POST_PATHS, PostPaths
-from goproxyai.cache.request_fields import NOTHING_IGNORED, IgnoredFields
-from goproxyai.cache.rules import ERROR_STATUSES, in_namespace, request_bypass
+from goproxyai.cache.request_fields import NOTHING_IGNORED, IgnoredFields, JudgedFields
+from goproxyai.cache.rules import ERROR_STATUSES, in_namespace, judge_request
 from goproxyai.cache.stateless_responses import RESPONSES_PATH
 from goproxyai.cache.verdict import answer_check
 from goproxyai.cache.write_log import UNOWNED
@@ -31,6 +34,7 @@ from goproxyai.cache.writes import (
     stores_by_default,
     written_owners,
 )
+from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.request_body import RequestBody, WholeBody
 from goproxyai.http11.request_head import FieldValues, RequestHead
 from goproxyai.messages.headers import (
@@ -47,6 +51,10 @@ UPGRADE: Final = "upgrade"
 
 SHARED_OWNER: Final = b"shared"
 """Stands for the credential of the entries in a namespace that all credentials share."""
+
+
+_OFF = JudgedFields("off")
+_NO_STORE = JudgedFields("no-store")
 
 
 @attrs.frozen
@@ -141,9 +149,11 @@ class RequestPlan:
     :ivar entry_path: the path that a clearing finds the entry by, see
         :meth:`goproxyai.cache.store.Store.put`.
     :ivar bypass_reason: why the cache is bypassed; ``None`` where it is used.
-    :ivar bypass_field: see :class:`~goproxyai.cache.rules.Bypass`.
+    :ivar bypass_field: see :class:`~goproxyai.cache.request_fields.JudgedFields`.
     :ivar body_decides: the body may be a reason to bypass the cache:
         :func:`~goproxyai.cache.stateless_responses.state_bypass` says so.
+    :ivar counted_fields: the variable fields whose values count towards the bytes of neutral
+        fields: lower-cased name to index.
     :ivar directives: the request's ``Cache-Control``.
     :ivar ttl: lifetime of the entry in seconds.
     :ivar replays_timing: a stored stream is replayed with its original timing.
@@ -163,10 +173,11 @@ class RequestPlan:
     """
 
     __slots__ = (
-        "_key", "_written_owners", "across_credentials", "answer_check", "body_decides",
-        "bypass_field", "bypass_reason", "coalesces", "directives", "entry_path", "generates",
-        "is_get", "is_handshake", "is_loop", "is_refused", "options", "owner", "path",
-        "replays_timing", "stores_by_default", "ttl", "upstream_head",
+        "_key", "_oversized", "_sizes", "_spare_bytes", "_written_owners", "across_credentials",
+        "answer_check", "body_decides", "bypass_field", "bypass_reason", "coalesces",
+        "counted_fields", "directives", "entry_path", "generates", "is_get", "is_handshake",
+        "is_loop", "is_refused", "options", "owner", "path", "replays_timing",
+        "stores_by_default", "ttl", "upstream_head",
     )  # fmt: skip
 
     def __init__(self, head: RequestHead, options: ProxyOptions) -> None:
@@ -180,7 +191,14 @@ class RequestPlan:
             api_path = options.post_paths.standard_path(path) or path
         self.body_decides = api_path == RESPONSES_PATH and method == b"POST"
         self.directives = request_directives(fields)
-        self.bypass_reason, self.bypass_field = _bypass(head, path, options, self.directives)
+        judged = _judge(head, path, options, self.directives)
+        self.bypass_reason, self.bypass_field = judged.reason, judged.field
+        self.counted_fields = {
+            name: index for name, index in head.variable_fields.items() if name in judged.sizes
+        }
+        self._sizes = judged.sizes
+        self._spare_bytes = judged.spare_bytes if self.counted_fields else 0
+        self._oversized: RequestPlan | None = None
         self.is_handshake = is_handshake(method, head.version, fields)
         if self.is_handshake:
             self.bypass_reason, self.bypass_field = UPGRADE, b""
@@ -207,6 +225,26 @@ class RequestPlan:
         self.is_loop = is_forwarding_loop(fields, options.instance)
         self.is_refused = self.is_loop or (self.is_handshake and not options.upgrades)
         self.upstream_head: UpstreamHead | None = None
+
+    def for_values(self, values: FieldValues) -> RequestPlan:
+        """Return this plan, or one that bypasses the cache if neutral fields are too large.
+
+        :param values: the variable fields of the request's head.
+        """
+        counted = self.counted_fields
+        if not counted or self.bypass_reason is not None:
+            return self
+        if sum([len(values[index]) for index in counted.values()]) <= self._spare_bytes:
+            return self
+        made = self._oversized
+        if made is None:
+            sizes = dict(self._sizes)
+            for name, index in counted.items():
+                sizes[name] += len(values[index])
+            made = self._oversized = copy(self)
+            made.bypass_reason = "header-size"
+            made.bypass_field = max(sizes, key=sizes.__getitem__)
+        return made
 
     def make_upstream_head(self, head: RequestHead) -> UpstreamHead:
         """Make :attr:`upstream_head`.
@@ -244,31 +282,25 @@ class RequestPlan:
         return key
 
 
-def plan_for(head: RequestHead, options: ProxyOptions) -> RequestPlan:
-    """Return the plan of *head*, made anew where the options have changed."""
+def plan_for(exchange: Exchange, options: ProxyOptions) -> RequestPlan:
+    """Return the plan of the request, made anew where the options have changed."""
+    head = exchange.head
     plan = head.plan
     if not isinstance(plan, RequestPlan) or plan.options is not options:
         plan = head.plan = RequestPlan(head, options)
-    return plan
+    return plan.for_values(exchange.values) if plan.counted_fields else plan
 
 
-def _bypass(
+def _judge(
     head: RequestHead, path: bytes, options: ProxyOptions, directives: Directives
-) -> tuple[str | None, bytes]:
-    """Return why a head bypasses the cache, and the name of the field that is the reason."""
+) -> JudgedFields:
+    """Judge a head, with empty values of its variable fields."""
     if not options.caches:
-        return "off", b""
-    bypass = request_bypass(
-        head.method,
-        path,
-        head.fields,
-        options.post_paths,
-        options.ignored_fields,
-        head.variable_fields,
+        return _OFF
+    judged = judge_request(
+        head.method, path, head.fixed_fields, options.post_paths, options.ignored_fields
     )
-    if bypass is not None:
-        return bypass
-    return ("no-store" if directives.no_store else None), b""
+    return _NO_STORE if judged.reason is None and directives.no_store else judged
 
 
 def _escaped(text: bytes) -> bytes:

@@ -73,6 +73,50 @@ async def test_repeated_head_with_a_long_variable_field_bypasses(harness: ProxyH
     ]  # fmt: skip
 
 
+LIMIT = 1024 - len("X-B3-TraceId") - len("mozilla")
+"""Bytes of values of which :func:`with_values` may have so many in all."""
+
+
+def with_values(size: int) -> list[tuple[str, str]]:
+    """Return short fields that identify a request, whose values have *size* bytes together."""
+    names = ("traceparent", "tracestate", "baggage", "newrelic", "X-B3-TraceId", "Idempotency-Key")
+    share, rest = divmod(size, len(names))
+    return [
+        ("User-Agent", "mozilla"),
+        *((name, "x" * (share + (rest if name == "baggage" else 0))) for name in names),
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_short_values_count_exactly_on_one_connection(harness: ProxyHarness) -> None:
+    await start_numbered(harness)
+    wire = await harness.connect()
+    for size in (600, 600, 60, LIMIT, 60, LIMIT - 1, LIMIT + 1, 60, LIMIT + 1, LIMIT, 600):
+        wire.send(post(CHAT, QUESTION, with_values(size)))
+        label = (await wire.answer()).get("Cache-Status") or b""
+        assert label.endswith(b"header-size") == (size > LIMIT), size
+    # A fixed field takes part of what the others may have.
+    for size in (LIMIT - 100, LIMIT - 101, LIMIT - 100, 60):
+        wire.send(post(CHAT, QUESTION, [*with_values(size), ("sec-x", "x" * 96)]))
+        label = (await wire.answer()).get("Cache-Status") or b""
+        assert label.endswith(b"header-size") == (size > LIMIT - 101), size
+
+
+@pytest_twisted.ensureDeferred
+async def test_field_that_a_later_request_has_too_large_is_named(harness: ProxyHarness) -> None:
+    await start_numbered(harness)
+    for size in (60, 60, 1201):
+        explained = [*with_values(size), ("X-Proxy-Explain", "1")]
+        answer = await harness.ask(post(CHAT, QUESTION, explained))
+        cache = json.loads(answer.body)["explain"]["cache"]
+        # Its name counts as well.
+        expected = ("header-size", "x-b3-traceid") if size > LIMIT else ("miss", None)
+        assert (cache.get("reason"), cache.get("header")) == expected
+    explained = [*with_values(300), ("sec-x", "x" * 900), ("X-Proxy-Explain", "1")]
+    answer = await harness.ask(post(CHAT, QUESTION, explained))
+    assert json.loads(answer.body)["explain"]["cache"]["header"] == "sec-x"
+
+
 @pytest_twisted.ensureDeferred
 async def test_header_that_connection_names_neither_bypasses_nor_is_forwarded(
     harness: ProxyHarness,

@@ -14,11 +14,11 @@ from goproxyai.cache.request_fields import (
     NEUTRAL_PREFIXES,
     IgnoredFields,
     NamePatterns,
-    fields_bypass,
     is_left_out_of_key,
     is_neutral,
+    judge_fields,
 )
-from goproxyai.cache.rules import Bypass, request_bypass
+from goproxyai.cache.rules import judge_request
 from goproxyai.messages.headers import request_headers_for_upstream
 
 CHAT = b"/v1/chat/completions"
@@ -37,6 +37,14 @@ CONTRACT = (
     b" x-client-request-id idempotency-key http-referer x-title priority save-data"
     b" sec-ch-ua sec-fetch-mode dnt"
 ).split()
+
+SERVED = (None, b"")
+
+
+def bypass(method: bytes, path: bytes, fields: dict[bytes, bytes]) -> tuple[str | None, bytes]:
+    """Return why a request may not be served from the cache, and the field that is the reason."""
+    judged = judge_request(method, path, fields)
+    return judged.reason, judged.field
 
 
 @pytest.mark.parametrize(
@@ -60,8 +68,7 @@ CONTRACT = (
 def test_gets_and_cacheable_posts_are_looked_up(
     method: bytes, path: bytes, reason: str | None
 ) -> None:
-    expected = None if reason is None else Bypass(reason)
-    assert request_bypass(method, path, SDK) == expected
+    assert bypass(method, path, SDK) == (reason, b"")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +83,7 @@ def test_gets_and_cacheable_posts_are_looked_up(
     ],
 )
 def test_key_fields_and_neutral_fields_do_not_bypass(name: bytes) -> None:
-    assert request_bypass(b"GET", b"/v1/models", {**SDK, name: b"x"}) is None
+    assert bypass(b"GET", b"/v1/models", {**SDK, name: b"x"}) == SERVED
 
 
 @pytest.mark.parametrize(
@@ -86,24 +93,25 @@ def test_key_fields_and_neutral_fields_do_not_bypass(name: bytes) -> None:
     b" sec-websocket-protocol cf x-amzn-oidc-data x-corp-team accept-charset".split(),
 )
 def test_other_field_bypasses(name: bytes) -> None:
-    assert request_bypass(b"POST", CHAT, {**SDK, name: b"x"}) == Bypass("header", name)
+    assert bypass(b"POST", CHAT, {**SDK, name: b"x"}) == ("header", name)
 
 
 def test_range_request_bypasses() -> None:
     ranged = {b"cookie": b"a", b"range": b"bytes=0-1"}
-    assert request_bypass(b"GET", b"/v1/files/a/content", ranged) == Bypass("range")
+    assert bypass(b"GET", b"/v1/files/a/content", ranged) == ("range", b"")
     ranged = {b"x-other": b"a", b"if-range": b"x"}
-    assert request_bypass(b"GET", b"/v1/x", ranged) == Bypass("range")
+    assert bypass(b"GET", b"/v1/x", ranged) == ("range", b"")
 
 
 def test_first_of_several_fields_is_the_reason() -> None:
     fields = {b"x-b": b"1", b"x-a": b"1", b"cookie": b"c"}
-    assert fields_bypass(fields, IgnoredFields()) == ("header", b"x-b")
+    judged = judge_fields(fields)
+    assert (judged.reason, judged.field) == ("header", b"x-b")
 
 
 @given(st.binary(min_size=1, max_size=30))
 def test_no_key_field_and_no_field_that_bypasses_is_left_out_of_the_key(name: bytes) -> None:
-    bypasses = fields_bypass({name: b"x"}, IgnoredFields()) is not None
+    bypasses = judge_fields({name: b"x"}).reason is not None
     assert bypasses == (name not in KEY_FIELDS and not is_left_out_of_key(name))
 
 
@@ -120,10 +128,8 @@ def test_tables_are_disjoint_and_in_lower_case() -> None:
 @pytest.mark.parametrize("name", [b"x-anything", b"cookie", b"http2-settings", b"origin"])
 def test_field_that_connection_names_does_not_bypass(name: bytes) -> None:
     fields = {**SDK, name: b"x", b"connection": b"Upgrade, " + name.title()}
-    assert request_bypass(b"POST", CHAT, fields) is None
-    assert request_bypass(b"POST", CHAT, {**fields, b"x-other": b"x"}) == Bypass(
-        "header", b"x-other"
-    )
+    assert bypass(b"POST", CHAT, fields) == SERVED
+    assert bypass(b"POST", CHAT, {**fields, b"x-other": b"x"}) == ("header", b"x-other")
 
 
 # The size of neutral fields
@@ -132,21 +138,23 @@ def test_field_that_connection_names_does_not_bypass(name: bytes) -> None:
 def test_neutral_fields_over_1_kb_together_bypass() -> None:
     half = b"x" * (MAX_NEUTRAL_BYTES // 2)
     fields = {**SDK, b"baggage": half, b"tracestate": half[:-100]}
-    assert request_bypass(b"POST", CHAT, fields) is None
+    assert bypass(b"POST", CHAT, fields) == SERVED
     fields[b"tracestate"] = half + b"x"
-    assert request_bypass(b"POST", CHAT, fields) == Bypass("header-size", b"tracestate")
+    assert bypass(b"POST", CHAT, fields) == ("header-size", b"tracestate")
 
 
 def test_name_of_a_prefixed_field_counts() -> None:
     fields = {b"cf-" + b"x" * MAX_NEUTRAL_BYTES: b""}
-    assert fields_bypass(fields, IgnoredFields()) == ("header-size", *fields)
+    judged = judge_fields(fields)
+    assert (judged.reason, judged.field) == ("header-size", *fields)
 
 
 def test_ignored_field_counts() -> None:
     ignored = IgnoredFields(NamePatterns.of(["x-team"]), NamePatterns.of(["*"]))
     for name in (b"x-team", b"cookie"):
         value = b"a=" + b"x" * MAX_NEUTRAL_BYTES
-        assert fields_bypass({name: value}, ignored) == ("header-size", name)
+        judged = judge_fields({name: value}, ignored)
+        assert (judged.reason, judged.field) == ("header-size", name)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +164,7 @@ def test_ignored_field_counts() -> None:
     b" accept-language host".split(),
 )
 def test_field_of_the_key_or_not_sent_upstream_does_not_count(name: bytes) -> None:
-    assert fields_bypass({name: b"x" * 2 * MAX_NEUTRAL_BYTES}, IgnoredFields()) is None
+    assert judge_fields({name: b"x" * 2 * MAX_NEUTRAL_BYTES}).reason is None
     if name not in KEY_FIELDS:
         assert request_headers_for_upstream([(name.title(), b"x")], {name: b"x"}) == []
 
@@ -177,14 +185,14 @@ def test_field_of_the_key_or_not_sent_upstream_does_not_count(name: bytes) -> No
 )
 def test_ignored_header_does_not_bypass(name: bytes, ignored: bool) -> None:
     settings = IgnoredFields(NamePatterns.of(["x-team", "x-corp-*"]))
-    found = fields_bypass({**SDK, name: b"x"}, settings)
-    assert found == (None if ignored else ("header", name))
+    judged = judge_fields({**SDK, name: b"x"}, settings)
+    assert (judged.reason, judged.field) == ((None, b"") if ignored else ("header", name))
 
 
 @pytest.mark.parametrize("name", [b"range", b"if-range", b"x-stainless-poll-helper", b"cookie"])
 def test_prefix_does_not_ignore_what_always_bypasses(name: bytes) -> None:
     everything = IgnoredFields(NamePatterns.of(["*"]))
-    assert fields_bypass({name: b"x"}, everything) is not None
+    assert judge_fields({name: b"x"}, everything).reason is not None
 
 
 @pytest.mark.parametrize(
@@ -203,8 +211,8 @@ def test_prefix_does_not_ignore_what_always_bypasses(name: bytes) -> None:
 )
 def test_cookies_bypass_unless_all_are_ignored(value: bytes, ignored: bool) -> None:
     settings = IgnoredFields(cookies=NamePatterns.of(["AWSALB", "incap_ses_*"]))
-    found = fields_bypass({b"cookie": value}, settings)
-    assert found == (None if ignored else ("header", b"cookie"))
+    judged = judge_fields({b"cookie": value}, settings)
+    assert (judged.reason, judged.field) == ((None, b"") if ignored else ("header", b"cookie"))
 
 
 # CACHE_PATHS
