@@ -196,8 +196,8 @@ class ParentLink:
                 self.second_level.asked(message)
             case Granted(client, tokens, wait):
                 self.limiter.granted(client, Grant(tokens, wait))
-            case Written(owner):
-                self.store.invalidate(owner)
+            case Written(owner):  # later requests have noticed it, and their responses are newer
+                self.catch_up(owner)
             case Replaced(keys):
                 self.store.drop(keys)
             case Clear(path, number):

@@ -76,6 +76,7 @@ class Fixture:
 
 def test_parent_acts_on_the_worker() -> None:
     fixture = Fixture()
+    fixture.memory.writes(1).record_write(b"o")
     for message in (
         Written(b"o"), Clear(b"/v1/a", 0), Clear(None, 4), Serve(), Reload(), Reopen(), Drain(),
         Reachable(False), Collect(5),
@@ -109,6 +110,17 @@ def test_write_of_another_worker_is_noticed_before_its_message() -> None:
         link.catch_up(ALICE)
         link.catch_up(ALICE)
         assert fixture.calls == [ALICE] * writes
+
+
+def test_message_drops_nothing_that_was_requested_after_the_write_was_noticed() -> None:
+    fixture = Fixture()
+    fixture.memory.writes(1).record_write(ALICE)
+    fixture.link.catch_up(ALICE)
+    fixture.link.message_received(Written(ALICE))
+    assert fixture.calls == [ALICE]
+    fixture.memory.writes(1).record_write(ALICE)
+    fixture.link.message_received(Written(ALICE))
+    assert fixture.calls == [ALICE, ALICE]
 
 
 def test_forgotten_owner_loses_its_entries_once_more() -> None:
