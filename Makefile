@@ -25,8 +25,8 @@ demo: $(VENV)/$(if $(ONCE),.dev,.installed) ## Serve made-up traffic until Ctrl-
 	exec $(BIN)/python -m goproxyai demo$(if $(ONCE), --once)
 
 test: $(VENV)/.tox ## Run every check that CI runs, on every installed Python version
-	# Two more than there are processors: some of the tests wait half of the time.
-	$(BIN)/tox run-parallel --parallel $$(($$(nproc) + 2))
+	# One more than there are processors: some of the tests wait half of the time.
+	$(BIN)/tox run-parallel --parallel $$(($$(nproc) + 1))
 
 unit: $(VENV)/.dev ## Run the unit tests (about a minute)
 	$(BIN)/python -m pytest -q tests/unit tests/project
