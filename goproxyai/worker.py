@@ -38,10 +38,10 @@ from goproxyai.daemon.worker_process import CHANNEL_DESCRIPTOR
 from goproxyai.egress.trust_roots import prepare_trust_roots
 from goproxyai.reactor.lean_loop import end_of_turn_scheduler
 from goproxyai.reactor.socket_write import write_through
+from goproxyai.state.cache_client import CacheClient
 from goproxyai.state.channel import OneProtocolFactory
 from goproxyai.state.messages import Failed, FrameReader, Started, Welcome, frame
 from goproxyai.state.parent_link import ParentLink, WorkerActions
-from goproxyai.state.shared_records import SharedRecords
 from goproxyai.telemetry.log_output import LogOutput
 
 REPORT_SECONDS = 1.0
@@ -217,7 +217,7 @@ def start(reactor: Any, welcome: Welcome) -> Worker:
         partial(
             _reload,
             daemon,
-            link.second_level.records,
+            link.second_level,
             Reload(daemon, read, partial(_set_log_level, daemon, output), in_worker=True),
         ),
         output.reopen,
@@ -228,9 +228,11 @@ def start(reactor: Any, welcome: Welcome) -> Worker:
     return worker
 
 
-def _reload(daemon: Daemon, records: SharedRecords, reload: Reload) -> None:
+def _reload(daemon: Daemon, second_level: CacheClient, reload: Reload) -> None:
     daemon.listeners.renew_certificates()
     reload.run()
+    second_level.store_all()  # what another size drops
+    records = second_level.records
     records.resize(ring_size(daemon.settings))
     if not caching_enabled(daemon.settings):
         records.clear_own()

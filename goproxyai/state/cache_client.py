@@ -248,9 +248,10 @@ class CacheClient:
 
     def _store_after_writes(self) -> None:
         """Store after the calls that have been scheduled for the end of this turn so far."""
-        self._at_end_of_turn(self._store_all)
+        self._at_end_of_turn(self.store_all)
 
-    def _store_all(self) -> None:
+    def store_all(self) -> None:
+        """Store what waits for the end of the turn."""
         stores, self._stores = self._stores, []
         replaced = []
         for claim, entry, replaces in stores:

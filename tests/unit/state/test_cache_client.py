@@ -461,3 +461,14 @@ def test_record_that_is_stored_before_the_row_is_read_is_the_answer(
     assert (len(fixture.memory.marks()), fixture.client.claims) == (0, 0)
     fixture.look_up()
     assert (fixture.answers, fixture.sent()) == ([(ONE, None)], [])
+
+
+def test_response_can_be_stored_before_the_end_of_the_turn() -> None:
+    fixture = Fixture()
+    fixture.look_up()
+    ((_, claim),) = fixture.answers
+    claim.store(fixture.entry())
+    assert not fixture.other.has(KEY, ALICE, FILES)
+    fixture.client.store_all()
+    assert fixture.other.has(KEY, ALICE, FILES)
+    assert fixture.client.claims == 0
