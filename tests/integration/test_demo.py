@@ -82,7 +82,7 @@ async def test_demo_has_hits_misses_streams_errors_and_a_limited_client(
             and all((document["tokens"]["money"] or {"": 0}).values())
         )
 
-    await eventually(reactor, complete, 30.0)
+    await eventually(reactor, complete, 120.0)
     assert stats(demo)["config"]["RATE_LIMIT"] == {"value": "30", "source": "environment"}
 
 
