@@ -218,7 +218,7 @@ async def leaving(client: LoadClient) -> None:
             while not connection.flushed:
                 await client.pause(0.02)
             await client.pause(0.2)
-            call.logged = True
+            call.logged = not call.end  # a restart may have reset the connection unread
         case 3:  # immediately after the request
             connection.send(call, head + body)
         case 4:  # before or within the answer
