@@ -57,6 +57,11 @@ def _incidents(failures: Mapping[FailureCause, int]) -> int:
     return sum([number for cause, number in failures.items() if cause in INCIDENTS])
 
 
+def all_open(circuits: Sequence[CircuitState]) -> bool:
+    """Return whether no upstream is used, of at least one."""
+    return bool(circuits) and all(state is CircuitState.OPEN for state in circuits)
+
+
 @attrs.frozen
 class LastFailure:
     """The last failure of a cause: its status and its cause for operators."""

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from goproxyai.admin.history import CounterHistory, CurrentIntervals
-from goproxyai.admin.situation import LastFailure, Situation
+from goproxyai.admin.situation import LastFailure, Situation, all_open
 from goproxyai.admin.sources import PageSources, circuit_of, state_of
 from goproxyai.admin.verdict import Verdict, verdict
 from goproxyai.config.settings import Settings
@@ -98,7 +98,7 @@ class Stats:
 
         :param current: of :attr:`history`.
         """
-        sources, now = self.sources, self.sources.clock.seconds()
+        sources = self.sources
         clients = sources.clients()
         limited = clients[0][0] if clients and clients[0][2] else ""
         return verdict(
@@ -108,7 +108,7 @@ class Stats:
                     FailureCause(group["cause"]): LastFailure(group["status"], group["detail"])
                     for group in sources.failure_groups()
                 },
-                circuits=[each.breaker.state(now) for each in sources.upstreams.all],
+                circuits=self._circuits(),
                 stopping=not self.ready,
                 has_egress=self.settings.proxy_url is not None,
                 limited_client=limited,
@@ -120,11 +120,12 @@ class Stats:
         """What ``/health/ready`` answers, in words: ``ready``, or why it is not."""
         if not self.ready:
             return "draining"
+        return "no upstream" if all_open(self._circuits()) else "ready"
+
+    def _circuits(self) -> list[CircuitState]:
+        """Return the circuits of the upstreams, in order of preference."""
         now = self.sources.clock.seconds()
-        states = [each.breaker.state(now) for each in self.sources.upstreams.all]
-        if states and all(state is CircuitState.OPEN for state in states):
-            return "no upstream"
-        return "ready"
+        return [each.breaker.state(now) for each in self.sources.upstreams.all]
 
     def reload(self) -> dict[str, float | None]:
         """Return when the configuration was reloaded, in Unix seconds."""

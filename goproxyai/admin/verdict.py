@@ -21,7 +21,7 @@ from typing import Final
 import attrs
 
 from goproxyai.admin.failure_texts import advice_for, describe, join
-from goproxyai.admin.situation import LastFailure, Level, Situation, Traffic
+from goproxyai.admin.situation import LastFailure, Level, Situation, Traffic, all_open
 from goproxyai.telemetry.failure_cause import INCIDENTS, PARTY, FailureCause, Party
 from goproxyai.upstream.breaker import CircuitState
 
@@ -176,12 +176,11 @@ def _incident_verdict(
     is_full = len(series.slots) + len(series.after) >= len(now.slots) > LONG_WINDOW_SLOTS
     how_long = _duration(seconds, at_least=is_full)
     serious = share >= SERIOUS_FAILURES and failed >= MIN_FAILURES
-    unused = bool(now.circuits) and all(state is CircuitState.OPEN for state in now.circuits)
     why = join([_describe(now, cause) for cause in causes])
     if recent.stale >= WARNED_STALE * requests and recent.stale:
         why += f"; {_part(recent.stale, requests)} answered from expired entries"
     return Verdict(
-        Level.BAD if serious or unused else Level.WARNING,
+        Level.BAD if serious or all_open(now.circuits) else Level.WARNING,
         f"{_part(failed, requests)} failing {how_long}: {why}",
         advice_for(causes[0]),
         causes[0],
@@ -203,8 +202,9 @@ def _causes(
         opener = max(opening, key=lambda cause: (numbers[cause], ongoing[cause].failures))
         numbers[opener] += numbers.pop(FailureCause.CIRCUIT_OPEN, 0)
     # Of causes with as many failures, the one that occurred last is the first.
-    by_time = sorted(+numbers, key=lambda cause: len(ongoing[cause].after))
-    first, *others = sorted(by_time, key=lambda cause: -numbers[cause])
+    first, *others = sorted(
+        +numbers, key=lambda cause: (-numbers[cause], len(ongoing[cause].after))
+    )
     needed = max(SECOND_CAUSE_SHARE * numbers[first], min(numbers[first], 2))
     return [first, *[second for second in others[:1] if numbers[second] >= needed]]
 
@@ -218,7 +218,7 @@ def _circuit_verdict(now: Situation) -> Verdict | None:
     is_open = [state is CircuitState.OPEN for state in now.circuits]
     if not any(is_open):
         return None
-    if all(is_open):
+    if all_open(now.circuits):
         text = "No upstream is used: the circuit is open after repeated failures"
         return Verdict(Level.BAD, text, advice_for(FailureCause.CIRCUIT_OPEN))
     count = f"{sum(is_open)} of {len(is_open)} upstreams"
