@@ -210,6 +210,12 @@ def judge_fields(fields: Fields, ignored: IgnoredFields = NOTHING_IGNORED) -> Ju
             found = name
     if found is not None:
         return JudgedFields("header", found, sizes)
-    if sum(sizes.values()) > MAX_NEUTRAL_BYTES:
-        return JudgedFields("header-size", max(sizes, key=sizes.__getitem__), sizes)
-    return JudgedFields(None, b"", sizes)
+    return judge_sizes(sizes)
+
+
+def judge_sizes(sizes: Mapping[bytes, int]) -> JudgedFields:
+    """Judge neutral fields by how much each of them counts."""
+    judged = JudgedFields(None, b"", sizes)
+    if judged.spare_bytes >= 0:
+        return judged
+    return JudgedFields("header-size", max(sizes, key=sizes.__getitem__), sizes)

@@ -22,7 +22,12 @@ from goproxyai.cache.directives import (
 )
 from goproxyai.cache.key import credential_id, start_cache_key
 from goproxyai.cache.post_paths import STANDARD_POST_PATHS, PostPaths
-from goproxyai.cache.request_fields import NOTHING_IGNORED, IgnoredFields, JudgedFields
+from goproxyai.cache.request_fields import (
+    NOTHING_IGNORED,
+    IgnoredFields,
+    JudgedFields,
+    judge_sizes,
+)
 from goproxyai.cache.rules import ERROR_STATUSES, in_namespace, judge_request
 from goproxyai.cache.stateless_responses import RESPONSES_PATH
 from goproxyai.cache.verdict import answer_check
@@ -241,9 +246,9 @@ class RequestPlan:
             sizes = dict(self._sizes)
             for name, index in counted.items():
                 sizes[name] += len(values[index])
+            judged = judge_sizes(sizes)
             made = self._oversized = copy(self)
-            made.bypass_reason = "header-size"
-            made.bypass_field = max(sizes, key=sizes.__getitem__)
+            made.bypass_reason, made.bypass_field = judged.reason, judged.field
         return made
 
     def make_upstream_head(self, head: RequestHead) -> UpstreamHead:
