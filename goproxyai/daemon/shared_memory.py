@@ -20,28 +20,21 @@ from twisted.logger import Logger
 from goproxyai.config.variables import MAX_WORKERS
 from goproxyai.daemon.accept_balance import COUNT_BYTES, Counts
 from goproxyai.state.claim_marks import ClaimMarks, marks_bytes
-from goproxyai.state.record_ring import RING_STATE_BYTES, RecordRing
+from goproxyai.state.record_ring import RING_STATE_BYTES, RecordRing, page_end
 from goproxyai.state.shared_records import SharedRecords, index_bytes
 from goproxyai.state.shared_write_log import SharedWriteLog, write_log_bytes
 
 MAX_RING_BYTES: Final = 2**36
 """Of the memory for the records of one worker."""
 
-_PAGE_BYTES: Final = mmap.ALLOCATIONGRANULARITY
-
 _log = Logger(namespace="goproxyai")
 
 
-def _end(begin: int, length: int) -> int:
-    """Return where the part after one of *length* bytes begins."""
-    return -(-(begin + length) // _PAGE_BYTES) * _PAGE_BYTES
-
-
-_MARKS_AT: Final = _end(0, MAX_WORKERS * COUNT_BYTES)
-_WRITES_AT: Final = _end(_MARKS_AT, marks_bytes(MAX_WORKERS))
-_STATES_AT: Final = _end(_WRITES_AT, write_log_bytes(MAX_WORKERS))
-_INDEX_AT: Final = _end(_STATES_AT, MAX_WORKERS * RING_STATE_BYTES)
-_RINGS_AT: Final = _end(_INDEX_AT, index_bytes(MAX_WORKERS))
+_MARKS_AT: Final = page_end(MAX_WORKERS * COUNT_BYTES)
+_WRITES_AT: Final = page_end(_MARKS_AT + marks_bytes(MAX_WORKERS))
+_STATES_AT: Final = page_end(_WRITES_AT + write_log_bytes(MAX_WORKERS))
+_INDEX_AT: Final = page_end(_STATES_AT + MAX_WORKERS * RING_STATE_BYTES)
+_RINGS_AT: Final = page_end(_INDEX_AT + index_bytes(MAX_WORKERS))
 
 
 def make_shared_memory(workers: int) -> int:

@@ -31,7 +31,8 @@ from zlib import crc32
 RING_STATE_BYTES: Final = 64
 """Of a ring besides its records."""
 
-PAGE_BYTES: Final = mmap.PAGESIZE
+PAGE_BYTES: Final = mmap.ALLOCATIONGRANULARITY
+"""Of what the system maps and takes back; a page, or several."""
 
 MAX_CHAIN_RECORDS: Final = 32
 """Records of a chain that are read. Clients can choose requests whose keys have equal hashes."""
@@ -179,7 +180,7 @@ class RecordRing:
         memory = self._mapped(previous) if previous else None
         cells[_CAPACITY] = capacity
         if memory:
-            self._release(memory, 0, _page_end(previous))
+            self._release(memory, 0, page_end(previous))
         self._released = cells[_TAIL]
 
     def clear(self) -> None:
@@ -245,7 +246,7 @@ class RecordRing:
             return
         first = begin % capacity
         end = min(first + min(cells[_TAIL] - begin, budget), capacity)
-        first_page, end_page = _page_end(first), end - end % PAGE_BYTES
+        first_page, end_page = page_end(first), end - end % PAGE_BYTES
         memory = self._mapped(capacity)
         if memory and first_page < end_page:
             self._release(memory, first_page, end_page - first_page)
@@ -297,7 +298,7 @@ class RecordRing:
         return self._memory
 
 
-def _page_end(place: int) -> int:
+def page_end(place: int) -> int:
     """Return the end of the last page that begins before *place*."""
     return -(-place // PAGE_BYTES) * PAGE_BYTES
 
