@@ -11,9 +11,8 @@ from msgspec import structs
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.task import deferLater
 
-from goproxyai.cache.entry import Entry, new_entry
+from goproxyai.cache.entry import Entry
 from goproxyai.cache.record import Record
-from goproxyai.cache.store import Store
 from goproxyai.state.redis.announcements import Announcements
 from goproxyai.state.redis.client import RedisClient
 from goproxyai.state.redis.counts import StateCounts
@@ -27,6 +26,7 @@ from goproxyai.state.redis.servers import FixedServer
 from goproxyai.state.redis.shared import RedisState
 from goproxyai.state.shared_state import NO_SHARED_STATE
 from tests.support.redis_server import RedisServer
+from tests.unit.cache.snapshots import stored_entry
 
 SECRET = "the-secret-of-the-shared-state"
 NAMES = Names(SECRET, "goproxyai:", lambda size: time.monotonic_ns().to_bytes(size, "big"))
@@ -46,13 +46,8 @@ def entry(one: Record) -> Entry:
     """Return the entry of *one*, which is in a store."""
     from twisted.internet import reactor
 
-    stored_at = reactor.seconds() - (time.time() - one.stored)  # type: ignore[attr-defined]
-    new = new_entry(
-        one.key, one.status, one.head, one.body, stored_at, one.expires - one.stored, 0, None
-    )
-    store = Store(100_000_000)
-    store.put(new, one.path, one.owner, store.generation())
-    return new
+    now: float = reactor.seconds()  # type: ignore[attr-defined]
+    return stored_entry(one, now, time.time(), stale_seconds=60.0)
 
 
 def is_same(found: Record | None, stored: Record) -> bool:

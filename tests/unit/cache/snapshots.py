@@ -67,9 +67,12 @@ def record(number: int = 0, **more: Any) -> Record:
     )
 
 
-def stored_entry(one: Record, now: float, unix_now: float) -> Entry:
-    """The entry of a record, in a store."""
-    entry = restored_entry(one, now, unix_now, 0.0)
+def stored_entry(one: Record, now: float, unix_now: float, stale_seconds: float = 0.0) -> Entry:
+    """The entry of a record, in a store.
+
+    :param stale_seconds: how long ago the record may have expired.
+    """
+    entry = restored_entry(one, now, unix_now, stale_seconds)
     assert entry is not None
     store = Store(1_000_000_000)
     assert store.put(entry, one.path, one.owner, store.generation())

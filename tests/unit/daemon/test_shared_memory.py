@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from twisted.logger import capturedLogs
@@ -67,38 +68,44 @@ def test_workers_share_the_second_level(descriptor: int) -> None:
     assert [parent.has(one.key, ALICE, FILES) for one in stored] == [True, False, True]
 
 
+class Filled:
+    """The ring of a single worker, with *count* records of half a megabyte."""
+
+    def __init__(self, descriptor: int, capacity: int, count: int) -> None:
+        self._descriptor = descriptor
+        self.records = map_records(descriptor, 1, lambda: 9.0, 0)
+        self.records.resize(capacity)
+        self._blocks = os.fstat(descriptor).st_blocks
+        for number in range(count):
+            self.store(number, body=bytes(500_000))
+
+    def store(self, number: int = 0, **more: Any) -> None:
+        now = self.records._unix_seconds()
+        assert store(self.records, record(number, stored=now, expires=now + 900, **more))
+
+    def blocks(self) -> int:
+        """How much memory the records take, in units of 512 bytes."""
+        return os.fstat(self._descriptor).st_blocks - self._blocks
+
+
 def test_smaller_ring_returns_memory(descriptor: int) -> None:
-    records = map_records(descriptor, 1, lambda: 9.0, 0)
-    records.resize(10_000_000)
-    now = records._unix_seconds()
-    before = os.fstat(descriptor).st_blocks
-    for number in range(20):
-        assert store(records, record(number, body=bytes(500_000), stored=now, expires=now + 900))
-    full = os.fstat(descriptor).st_blocks
-    records.resize(1_000_000)
-    left = os.fstat(descriptor).st_blocks
-    assert full - before > 9_000_000 // 512
-    assert left - before < 1_000_000 // 512
-    assert store(records, record(stored=now, expires=now + 900))
-    assert records.has(record().key, ALICE, FILES)
+    filled = Filled(descriptor, 10_000_000, 20)
+    assert filled.blocks() > 9_000_000 // 512
+    filled.records.resize(1_000_000)
+    assert filled.blocks() < 1_000_000 // 512
+    filled.store()
+    assert filled.records.has(record().key, ALICE, FILES)
 
 
 def test_cleared_ring_returns_its_memory(descriptor: int) -> None:
-    records = map_records(descriptor, 1, lambda: 9.0, 0)
-    records.resize(40_000_000)
-    now = records._unix_seconds()
-    before = os.fstat(descriptor).st_blocks
-    for number in range(60):
-        assert store(records, record(number, body=bytes(500_000), stored=now, expires=now + 900))
-    full = os.fstat(descriptor).st_blocks
-    records.record_clearing(None)
+    filled = Filled(descriptor, 40_000_000, 60)
+    assert filled.blocks() > 29_000_000 // 512
+    filled.records.record_clearing(None)
     for _ in range(2):
-        records.remove_expired()
-    left = os.fstat(descriptor).st_blocks
-    assert full - before > 29_000_000 // 512
-    assert left - before < 1_000_000 // 512
-    assert store(records, record(stored=now, expires=now + 900))
-    assert records.has(record().key, ALICE, FILES)
+        filled.records.remove_expired()
+    assert filled.blocks() < 1_000_000 // 512
+    filled.store()
+    assert filled.records.has(record().key, ALICE, FILES)
 
 
 def test_ring_beyond_the_address_space_is_logged_once(
