@@ -56,11 +56,7 @@ def write_through(transport: Any, data: bytes) -> None:
         type(transport) in _DIRECT
         and not transport.dataBuffer
         and not transport._tempDataBuffer
-        and transport.connected
-        and not transport.disconnecting
-        and not transport._writeDisconnecting
-        and not transport._writeDisconnected
-        and not transport.TLS
+        and _is_writable(transport)
     ):
         try:
             sent = transport.socket.send(data)
@@ -78,16 +74,19 @@ def send_buffered(transport: Any) -> None:
     Does nothing where :func:`write_through` would not send, and where the transport is closing. An
     error of the socket is left to the reactor.
     """
-    if (
-        type(transport) in _DIRECT
-        and not transport.TLS
-        and transport.connected
+    if type(transport) in _DIRECT and _is_writable(transport) and unsent_bytes(transport):
+        transport.doWrite()
+
+
+def _is_writable(transport: Any) -> bool:
+    """Return whether the socket of a transport of :data:`_DIRECT` may be written to."""
+    return bool(
+        transport.connected
         and not transport.disconnecting
         and not transport._writeDisconnecting
         and not transport._writeDisconnected
-        and unsent_bytes(transport)
-    ):
-        transport.doWrite()
+        and not transport.TLS
+    )
 
 
 def unsent_bytes(transport: Any) -> int:
