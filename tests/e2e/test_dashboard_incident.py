@@ -297,3 +297,16 @@ def test_refused_browser_is_told_what_to_set(
     assert widths == [viewport["width"], viewport["width"]]
     it.assert_accessible(axe)
     it.assert_clean(FORBIDDEN)
+
+
+def test_page_that_cannot_be_loaded_whole_says_so(
+    daemon: Daemon, open_dashboard: OpenDashboard
+) -> None:
+    it = open_dashboard(daemon)
+    it.page.route("**/verdict.js", lambda route: route.abort())
+    it.page.reload()
+    it.shows("#connection", "not loaded: reload the page")
+    it.page.unroute("**/verdict.js")
+    it.page.reload()
+    it.is_live()
+    it.assert_clean("ERR_FAILED", "Failed to fetch dynamically imported module")

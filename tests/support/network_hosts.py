@@ -1,7 +1,12 @@
-"""Hosts in network namespaces, each with a link of its own to a server on this machine."""
+"""Hosts in network namespaces, each with a link of its own to the servers of a test.
+
+The test runs in a namespace too, so that nothing else on this machine sees the links: a browser
+ends all its requests (``ERR_NETWORK_CHANGED``) when an address appears or disappears.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -42,11 +47,11 @@ def skip_without_namespaces() -> None:
 
 @attrs.frozen
 class Host:
-    """A namespace with two links to this machine: one for the state, one for all else.
+    """A namespace with two links to that of the test: one for the state, one for all else.
 
     :ivar address: of the host.
-    :ivar gateway: address of this machine on the link for all else.
-    :ivar state_gateway: address of this machine on the link for the state.
+    :ivar gateway: address of the test on the link for all else.
+    :ivar state_gateway: address of the test on the link for the state.
     """
 
     name: str
@@ -67,31 +72,52 @@ class Host:
         _ip("link", "set", self._state_link, "up")
 
 
+CLONE_NEWNET = 0x40000000
+"""The flag of unshare(2) and setns(2) for a network namespace."""
+
+
+@contextmanager
+def _other_network() -> Iterator[None]:
+    """Put this thread, and the threads and processes that it starts, into a new namespace.
+
+    ``os.unshare`` is for Python 3.12 and later.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        assert libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+        try:
+            _ip("link", "set", "lo", "up")
+            yield
+        finally:
+            assert libc.setns(before, CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+    finally:
+        os.close(before)
+
+
 @contextmanager
 def network_hosts(count: int) -> Iterator[list[Host]]:
-    """Make *count* hosts."""
-    hosts = []
-    network = f"10.{100 + os.getpid() % 150}"
+    """Make *count* hosts, and move the test to the network at the other end of their links."""
+    names = [f"goproxyai-{os.getpid()}-{number}" for number in range(count)]
     try:
-        for number in range(count):
-            name = f"goproxyai-{os.getpid()}-{number}"
-            _ip("netns", "add", name)
-            gateways, links = [], []
-            for kind in range(2):
-                link = f"gpx{os.getpid() % 100000}.{number}{kind}"
-                _ip("link", "add", link, "type", "veth", "peer", "name", "to", "netns", name)
-                subnet = f"{network}.{number * 2 + kind}"
-                _ip("addr", "add", f"{subnet}.1/24", "dev", link)
-                _ip("link", "set", link, "up")
-                _ip("-n", name, "link", "set", "to", "name", f"to{kind}")
-                _ip("-n", name, "addr", "add", f"{subnet}.2/24", "dev", f"to{kind}")
-                _ip("-n", name, "link", "set", f"to{kind}", "up")
-                gateways.append(f"{subnet}.1")
-                links.append(link)
-            _ip("-n", name, "link", "set", "lo", "up")
-            address = f"{network}.{number * 2}.2"
-            hosts.append(Host(name, address, gateways[0], gateways[1], links[1]))
-        yield hosts
+        with _other_network():
+            yield [_add_host(name, number) for number, name in enumerate(names)]
     finally:
-        for number in range(count):
-            _ip("netns", "del", f"goproxyai-{os.getpid()}-{number}", check=False)
+        for name in names:
+            _ip("netns", "del", name, check=False)
+
+
+def _add_host(name: str, number: int) -> Host:
+    _ip("netns", "add", name)
+    _ip("-n", name, "link", "set", "lo", "up")
+    subnets = [f"10.100.{number * 2 + kind}" for kind in range(2)]
+    links = [f"host{number}.{kind}" for kind in range(2)]
+    for kind, (subnet, link) in enumerate(zip(subnets, links, strict=True)):
+        _ip("link", "add", link, "type", "veth", "peer", "name", "to", "netns", name)
+        _ip("addr", "add", f"{subnet}.1/24", "dev", link)
+        _ip("link", "set", link, "up")
+        _ip("-n", name, "link", "set", "to", "name", f"to{kind}")
+        _ip("-n", name, "addr", "add", f"{subnet}.2/24", "dev", f"to{kind}")
+        _ip("-n", name, "link", "set", f"to{kind}", "up")
+    gateway, state_gateway = (f"{subnet}.1" for subnet in subnets)
+    return Host(name, f"{subnets[0]}.2", gateway, state_gateway, links[1])
