@@ -218,7 +218,8 @@ async def leaving(client: LoadClient) -> None:
             while not connection.flushed:
                 await client.pause(0.02)
             await client.pause(0.2)
-            call.logged = not call.end  # a restart may have reset the connection unread
+            # A reset discards what a busy daemon has not read, and so may a restart.
+            call.logged = orderly and not call.end
         case 3:  # immediately after the request
             connection.send(call, head + body)
         case 4:  # before or within the answer
