@@ -33,14 +33,16 @@ class RedisLookUp:
     :ivar ended: the answer was given, or is not wanted.
     :ivar told: the message that arrived before the reply that says to wait.
     :ivar asked_at: monotonic seconds of the last question.
+    :ivar claimed_until: monotonic seconds at which the claim of the other process expires unless
+        it is renewed, as of the last reply.
     :ivar waits: whether another process has the claim.
     :ivar seconds: the longest time for which its request waits for Redis.
     :ivar replaces: whether the stored response is refused.
     """
 
     __slots__ = (
-        "_level", "_then", "asked_at", "claims", "ended", "epochs", "place", "replaces", "seconds",
-        "told", "waits",
+        "_level", "_then", "asked_at", "claimed_until", "claims", "ended", "epochs", "place",
+        "replaces", "seconds", "told", "waits",
     )  # fmt: skip
 
     def __init__(
@@ -61,7 +63,7 @@ class RedisLookUp:
         self.ended = False
         self.waits = False
         self.told = b""
-        self.asked_at = 0.0
+        self.asked_at = self.claimed_until = 0.0
         self.epochs = b""
 
     @property

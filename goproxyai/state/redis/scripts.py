@@ -125,21 +125,21 @@ for index = 3, 5 do
     found[#found + 1] = epoch
 end
 local epochs = table.concat(found, ' ')
-if ARGV[2] == '2' then return {false, epochs, 0} end
+if ARGV[2] == '2' then return {false, epochs, 0, 0} end
 local value = redis.call('GET', KEYS[1])
 if value and string.sub(value, 1, #epochs + 1) == epochs .. '\\n' then
-    return {value, epochs, 0}
+    return {value, epochs, 0, 0}
 end
-if ARGV[2] == '0' then return {false, epochs, 0} end
+if ARGV[2] == '0' then return {false, epochs, 0, 0} end
 local holder = redis.call('GET', KEYS[2])
 if not holder then
     redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3])
-    return {false, epochs, 1}
+    return {false, epochs, 1, 0}
 end
 if string.sub(holder, 1, 1) ~= '+' then
     redis.call('SET', KEYS[2], '+' .. holder, 'KEEPTTL')
 end
-return {false, epochs, 2}
+return {false, epochs, 2, redis.call('PTTL', KEYS[2])}
 """,
 )
 """Looks for a response: ``KEYS`` entry, claim, and the epochs of clearing, owner and path; ``ARGV``
@@ -150,7 +150,8 @@ or is lost, is replaced too, so that no older response is found. An entry begins
 the look-up before its upstream request.
 
 Returns the entry, the epochs, and 0; or 1 with the claim, or 2 if another process has it, whose
-value then begins with ``+``.
+value then begins with ``+``. Last are the milliseconds until that claim expires unless it is
+renewed.
 """
 
 STORE: Final = Script(

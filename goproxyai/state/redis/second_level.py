@@ -6,8 +6,9 @@
 2. A response is sealed; its name and the epochs of its look-up are associated data. It is valid
    while the epochs are the present ones.
 3. A claim expires after :data:`CLAIM_SECONDS` unless it is renewed, each second. Look-ups that wait
-   for a claim are told of its end by a message. In case that the message is lost they ask again
-   after :data:`CLAIM_SECONDS`. They end if Redis is silent, see :mod:`.claim_watch`.
+   for a claim are told of its end by a message. A process that has died sends none, and a message
+   may be lost, so they ask again when the claim may have expired. They end if Redis is silent, see
+   :mod:`.claim_watch`.
 4. While Redis is away, there is no second level: look-ups end at once, and those that wait end too.
 """
 
@@ -172,7 +173,7 @@ class RedisSecondLevel:
         if not isinstance(reply, list):
             look_up.end(None, None)
             return
-        value, epochs, state = reply
+        value, epochs, state, milliseconds = reply
         if state == _CLAIMED:
             if look_up.ended:
                 self.end_claim(look_up.place, token, GAVE_UP)
@@ -181,6 +182,7 @@ class RedisSecondLevel:
             look_up.end(None, RedisClaim(self, look_up.place, epochs, token))
         elif state == _WAITS and not look_up.ended:
             self._unanswered.pop(look_up, None)
+            look_up.claimed_until = self._clock.seconds() + milliseconds / 1000
             self._wait(look_up, epochs)
         elif not look_up.ended:
             record = None if value is None else self._opened(look_up.place, epochs, value)
@@ -265,7 +267,7 @@ class RedisSecondLevel:
             self._ask(look_up)
 
     def beat(self) -> None:
-        """Renew the claims of this process, and ask again where no message has arrived."""
+        """Renew the claims of this process, and ask again where another's may have expired."""
         claims = list(self._claims.items())
         for start in range(0, len(claims), MAX_RENEWED):
             some = claims[start : start + MAX_RENEWED]
@@ -273,10 +275,10 @@ class RedisSecondLevel:
             tokens = [token for token, _ in some]
             milliseconds = int(CLAIM_SECONDS * 1000)
             self._client.run(Lane.CACHE, RENEW, keys, (milliseconds, *tokens), lambda _: None)
-        overdue = self._clock.seconds() - CLAIM_SECONDS
+        now = self._clock.seconds()
         for same in tuple(self._look_ups.values()):
             for look_up in tuple(same):
-                if look_up.waits and look_up.asked_at <= overdue:
+                if look_up.waits and look_up.claimed_until <= now:
                     self._ask(look_up)
 
     def lost(self) -> None:

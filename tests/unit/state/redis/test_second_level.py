@@ -40,7 +40,13 @@ KEY, OWNER, PATH = b"k" * 32, b"o" * 16, b"/v1/models"
 NOW = 1000.0
 CHANNEL = b"p:events:0"
 
-MISS, CLAIMED, WAITS = [b"*3\r\n$-1\r\n$1\r\ne\r\n:%d\r\n" % state for state in range(3)]
+
+def looked_up(state: int, milliseconds: int = 0) -> bytes:
+    """Return the reply to a look-up that finds nothing."""
+    return b"*4\r\n$-1\r\n$1\r\ne\r\n:%d\r\n:%d\r\n" % (state, milliseconds)
+
+
+MISS, CLAIMED, WAITS = looked_up(0), looked_up(1), looked_up(2, milliseconds=4000)
 
 
 class Fixture:
@@ -195,6 +201,18 @@ def test_second_question_of_a_look_up_delays_no_other(fixture: Fixture) -> None:
     assert fixture.answers == [(None, None)]
     fixture.clock.advance(REQUEST_SECONDS * 0.6)
     assert fixture.answers == [(None, None)] * 2
+
+
+def test_look_up_asks_again_when_the_claim_may_have_expired(fixture: Fixture) -> None:
+    fixture.replies["look_up"] = looked_up(2, milliseconds=1500)
+    fixture.ask()
+    for asked in (1, 2, 2, 3):  # the second reply says 1.5 s more
+        for _ in range(25):
+            fixture.clock.advance(0.04)  # Redis gives signs of life
+            fixture.redis.settle()
+        fixture.state.beat()
+        fixture.redis.settle()
+        assert len(fixture.sent(LOOK_UP)) == asked
 
 
 def test_claim_that_arrives_too_late_is_given_up(fixture: Fixture) -> None:
