@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any
 
 import attrs
+import pytest
 from msgspec import structs
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.task import deferLater
@@ -25,6 +26,7 @@ from goproxyai.state.redis.secret_check import SecretCheck
 from goproxyai.state.redis.servers import FixedServer
 from goproxyai.state.redis.shared import RedisState
 from goproxyai.state.shared_state import NO_SHARED_STATE
+from tests.support.patient_redis import wait_long_for_redis
 from tests.support.redis_server import RedisServer
 from tests.unit.cache.snapshots import stored_entry
 
@@ -32,6 +34,13 @@ SECRET = "the-secret-of-the-shared-state"
 NAMES = Names(SECRET, "goproxyai:", lambda size: time.monotonic_ns().to_bytes(size, "big"))
 
 WAIT_SECONDS = 20.0
+
+
+@pytest.fixture
+def patient_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let requests wait for Redis on a busy machine, too."""
+    wait_long_for_redis(monkeypatch.setattr)
+
 
 KEY, OWNER, PATH = b"k" * 32, b"owner-of-entries", b"/v1/models"
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_twisted
 
-from tests.integration.redis_states import SECRET, WAIT_SECONDS
+from tests.integration.redis_states import SECRET, WAIT_SECONDS, patient_redis
 from tests.integration.test_shared_state import until_ready
 from tests.support.answers import response
 from tests.support.counting_relay import CountingRelay
@@ -15,9 +15,9 @@ from tests.support.harness import ProxyHarness, eventually, post
 from tests.support.redis_server import RedisServer, needs_redis, running, server
 from tests.support.steps import Pause
 
-__all__ = ["running", "server"]  # the fixtures
+__all__ = ["patient_redis", "running", "server"]  # the fixtures
 
-pytestmark = needs_redis
+pytestmark = [needs_redis, pytest.mark.usefixtures("patient_redis")]
 
 CHAT = "/v1/chat/completions"
 SHARED, ALONE = b'{"temperature":0,"n":%d}', b'{"temperature":1,"n":%d}'

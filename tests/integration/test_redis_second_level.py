@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from goproxyai.state.redis import client, look_up, second_level
 from goproxyai.state.redis.second_level import MAX_RECORD_BYTES
-from tests.integration.redis_states import KEY, OWNER, PATH, Process, entry, is_same, record
+from tests.integration.redis_states import (
+    KEY,
+    OWNER,
+    PATH,
+    Process,
+    entry,
+    is_same,
+    patient_redis,
+    record,
+)
 from tests.support.redis_server import RedisServer, needs_redis, running, server
 
-__all__ = ["running", "server"]  # the fixtures
+__all__ = ["patient_redis", "running", "server"]  # the fixtures
 
-pytestmark = needs_redis
-
-
-@pytest.fixture(autouse=True)
-def long_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let look-ups wait for Redis on a slow machine, too: 50 and 90 ms are not tested here."""
-    monkeypatch.setattr(client, "REQUEST_SECONDS", 5.0)
-    monkeypatch.setattr(look_up, "REQUEST_SECONDS", 5.0)
-    monkeypatch.setattr(second_level, "TOTAL_SECONDS", 5.0)
+pytestmark = [needs_redis, pytest.mark.usefixtures("patient_redis")]
 
 
 @pytest_twisted.async_yield_fixture

@@ -11,11 +11,13 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from tests.integration.redis_states import OWNER, SECRET, WAIT_SECONDS
+from tests.integration.redis_states import OWNER, SECRET, WAIT_SECONDS, patient_redis
 from tests.support.harness import ProxyHarness, request
 from tests.support.redis_server import RedisServer, needs_redis, redis_server
 
-pytestmark = needs_redis
+__all__ = ["patient_redis"]  # the fixture
+
+pytestmark = [needs_redis, pytest.mark.usefixtures("patient_redis")]
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ class DaemonProcess:
 
     :param listening: the descriptor of a socket that is passed as systemd does.
     :param is_forked: ``False`` where the command line that other programs see matters, or a
-        ``sitecustomize.py`` in *directory*, which is run before the imports.
+        ``sitecustomize.py`` must be run before the imports.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,11 +18,14 @@ from tests.process.daemon_process import (
     command,
     eventually,
 )
+from tests.process.forked_process import CHECKOUT
 from tests.process.worker_service import Service, Upstream
 from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer, redis_server
 
 SECRET = "the-secret-of-the-shared-state"
+
+PATIENCE = Path(__file__).with_name("patience")
 
 Serve = Callable[..., Service]
 
@@ -41,10 +45,13 @@ def serve(upstream: Upstream, redis: RedisServer, tmp_path: Path) -> Iterator[Se
 
 @contextmanager
 def serving(parent: Path, upstream: Upstream, redis: RedisServer) -> Iterator[Serve]:
-    """Start services with directories in *parent*; kill them at the end."""
+    """Start services with directories in *parent*; kill them at the end.
+
+    They wait for Redis as long as it takes, unless they are not ``patient``.
+    """
     running: list[DaemonProcess] = []
 
-    def served(**settings: str) -> Service:
+    def served(patient: bool = True, **settings: str) -> Service:
         directory = parent / f"service-{len(running)}"
         directory.mkdir()
         settings = {
@@ -56,6 +63,8 @@ def serving(parent: Path, upstream: Upstream, redis: RedisServer) -> Iterator[Se
             "RATE_LIMIT": "0",
             **settings,
         }
+        if patient:
+            settings["PYTHONPATH"] = os.pathsep.join((str(CHECKOUT), str(PATIENCE), "."))
         process = DaemonProcess(directory, command(), settings)
         running.append(process)
         (port,) = process.listening()

@@ -18,6 +18,7 @@ import importlib
 import json
 import os
 import pkgutil
+import runpy
 import socket
 import sys
 from types import ModuleType
@@ -115,6 +116,9 @@ def prepare(arguments: list[str], environ: dict[str, str], directory: str) -> No
     os.environ.clear()
     os.environ.update(environ)
     os.chdir(directory)
+    for each in python_path:
+        if os.path.exists(customization := os.path.join(each, "sitecustomize.py")):
+            runpy.run_path(customization)
 
 
 def pass_socket(descriptor: int) -> None:

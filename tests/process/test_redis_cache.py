@@ -46,7 +46,7 @@ class Asked:
         return self.answer
 
 
-def shared(serve: Serve, count: int = 2, **settings: str) -> list[Service]:
+def shared(serve: Serve, count: int = 2, **settings: Any) -> list[Service]:
     """Start services, and wait until they use the shared state."""
     services = [serve(**settings) for _ in range(count)]
     for each in services:
@@ -177,7 +177,7 @@ def test_scan_shows_no_plain_text(serve: Serve, redis: RedisServer) -> None:
 def test_no_request_fails_while_redis_is_killed_and_restarted(
     serve: Serve, redis: RedisServer
 ) -> None:
-    (service,) = shared(serve, 1, RATE_LIMIT="60000")
+    (service,) = shared(serve, 1, patient=False, RATE_LIMIT="60000")
     connection = service.connect()
     statuses = []
 
@@ -208,7 +208,7 @@ def test_no_request_fails_while_redis_is_killed_and_restarted(
 
 
 def test_clearing_while_redis_is_away_is_made_later(serve: Serve, redis: RedisServer) -> None:
-    one, other = shared(serve)
+    one, other = shared(serve, patient=False)
     first = one.ask("/v1/models")
     assert other.ask("/v1/models").cache == "HIT"
     redis.hang()

@@ -127,7 +127,7 @@ def test_local_limit_takes_over_and_is_shared_again(serve: Serve, redis: RedisSe
 
 
 def test_hanging_server_delays_one_request_at_most(serve: Serve, redis: RedisServer) -> None:
-    service = serve(RATE_LIMIT="6000")
+    service = serve(patient=False, RATE_LIMIT="6000")
     assert service.ask("/v1/a").status == 200
     redis.hang()
     try:

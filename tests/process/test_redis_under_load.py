@@ -49,7 +49,7 @@ def two_services(directory: Path, authority: Authority, secured: bool) -> Iterat
         upstream_server() as upstream,
         serving(directory, upstream, site.redis) as serve,
     ):
-        yield Shared(site, [serve(**SETTINGS, **site.settings()) for _ in range(2)])
+        yield Shared(site, [serve(patient=False, **SETTINGS, **site.settings()) for _ in range(2)])
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_no_answer_is_wrong_during_a_failover(
         eventually(lambda: b"master_link_status:up" in replica.command("INFO", "replication"))
         with sentinel_of(tmp_path, redis) as port:
             url = f"redis+sentinel://127.0.0.1:{port}/main/0"
-            services = [serve(**SETTINGS, STATE_URL=url) for _ in range(2)]
+            services = [serve(patient=False, **SETTINGS, STATE_URL=url) for _ in range(2)]
             until_shared(services)
             with Load(services) as load:
                 load.wait_for(10)

@@ -1,0 +1,1 @@
+"""A directory for ``PYTHONPATH``: daemons that have it there wait long for Redis."""
