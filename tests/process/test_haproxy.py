@@ -37,11 +37,14 @@ global
     stats socket {directory}/stats.sock
 """
 
-PLAIN_CHECK = """
+PATIENT_CHECKS = "timeout check 30s\n    default-server check inter 100ms"
+"""Frequent, but a busy machine may take longer to answer one."""
+
+PLAIN_CHECK = f"""
 backend plain
     option httpchk GET /health
-    default-server check inter 100ms fall 1 rise 1
-    server a 127.0.0.1:{port}
+    {PATIENT_CHECKS} fall 1 rise 1
+    server a 127.0.0.1:{{port}}
 """
 """The check that most examples have: HTTP/1.0 without ``Host``."""
 
@@ -72,7 +75,10 @@ class Balanced:
         return process
 
     def configuration(self) -> str:
-        checked = {"inter 1s": "inter 100ms", "bind :80": f"bind 127.0.0.1:{self.port}"}
+        checked = {
+            "default-server check inter 1s": PATIENT_CHECKS,
+            "bind :80": f"bind 127.0.0.1:{self.port}",
+        }
         servers = {
             f"192.0.2.{number}:8080": f"127.0.0.1:{self.ports[name]}"
             for number, name in ((11, "a"), (12, "b"))
@@ -112,7 +118,7 @@ class Balanced:
 @pytest.fixture
 def balanced(tmp_path: Path) -> Iterator[Balanced]:
     ports = {name: free_port() for name in "ab"}
-    settings = {"MAX_CONNECTIONS": FEW_CONNECTIONS, "RATE_LIMIT": "0", "DRAIN_DELAY": "500ms"}
+    settings = {"MAX_CONNECTIONS": FEW_CONNECTIONS, "RATE_LIMIT": "0", "DRAIN_DELAY": "2s"}
     one = Balanced(tmp_path, free_port(), ports, settings)
     yield one
     for process in one.started:
