@@ -112,6 +112,7 @@ class State:
             time.time,
             channel,
             lambda: True,
+            lambda _: None,
         )
         self._claims: list[Claim | None] = []
         self._cache = Store(1_000_000_000)

@@ -63,7 +63,7 @@ def make_redis_state(
     announcements = Announcements(client, names, places, store, instance, new_token, channel)
     second_level = RedisSecondLevel(
         reactor, client, names, places, new_token, time.time, channel,
-        lambda: not announcements.owes,
+        lambda: not announcements.owes, announcements.replaced,
     )  # fmt: skip
     return RedisState(
         reactor,

@@ -81,6 +81,9 @@ class Cache:
     def clear(self, path: bytes | None = None) -> None:
         self.calls.append(("clear", path))
 
+    def drop(self, keys: list[bytes]) -> None:
+        self.calls.append(("drop", keys))
+
 
 @attrs.define(eq=False)
 class Answer:
@@ -124,7 +127,7 @@ class Process:
         )
         self.level = RedisSecondLevel(
             reactor, self.client, NAMES, places, new_token, time.time, channel,
-            lambda: not self.announcements.owes,
+            lambda: not self.announcements.owes, self.announcements.replaced,
         )  # fmt: skip
         limiter = RedisLimiter(reactor, 0, self.client, NAMES, None)
         self.state = RedisState(
@@ -151,14 +154,20 @@ class Process:
             assert self._reactor.seconds() < deadline, "the condition did not hold in time"
             await deferLater(self._reactor, 0.005)
 
-    def ask(self, claims: bool = True, key: bytes = KEY, owner: bytes = OWNER) -> Answer:
+    def ask(
+        self,
+        claims: bool = True,
+        key: bytes = KEY,
+        owner: bytes = OWNER,
+        replaces: bool = False,
+    ) -> Answer:
         answer = Answer()
-        self.level.look_up(key, owner, PATH, claims, answer.give)
+        self.level.look_up(key, owner, PATH, claims, answer.give, replaces=replaces)
         return answer
 
-    async def look_up(self, claims: bool = True, key: bytes = KEY, owner: bytes = OWNER) -> Answer:
-        """Return the answer when it is given."""
-        answer = self.ask(claims, key, owner)
+    async def look_up(self, *question: Any, **options: Any) -> Answer:
+        """Return the answer to :meth:`ask` when it is given."""
+        answer = self.ask(*question, **options)
         await self.until(lambda: answer.given)
         return answer
 

@@ -233,6 +233,20 @@ async def test_entry_expires_with_the_response(processes: Pair, server: RedisSer
     assert 0 < server.command("PTTL", name) <= 30_000
 
 
+@pytest.mark.parametrize("size", [10, MAX_RECORD_BYTES + 1], ids=["stored", "too large"])
+@pytest_twisted.ensureDeferred
+async def test_other_processes_drop_what_was_replaced(processes: Pair, size: int) -> None:
+    one, other = processes
+    (await one.look_up()).claim.store(entry(record(b"old")))
+    await one.settle()
+    new = record(b"x" * size)
+    (await one.look_up(replaces=True)).claim.store(entry(new), replaces=True)
+    await other.until(lambda: other.cache.calls)
+    assert (one.cache.calls, other.cache.calls) == ([], [("drop", [KEY])])
+    found = (await other.look_up()).record
+    assert is_same(found, new) if size == 10 else found is None
+
+
 @pytest_twisted.ensureDeferred
 async def test_expired_response_is_not_stored(processes: Pair) -> None:
     one, other = processes
@@ -358,7 +372,9 @@ async def test_look_ups_end_when_redis_goes_away(processes: Pair) -> None:
 @pytest_twisted.ensureDeferred
 async def test_message_of_another_secret_is_ignored(processes: Pair, server: RedisServer) -> None:
     one, other = processes
-    for payload in (b"a1:forged", b"ax:" + b"\x01" * 60, b"a", b"", b"snothing", b"z"):
+    forged = b"\x01" * 60
+    unknown = (b"", b"snothing", b"z")
+    for payload in (b"a1:forged", b"ax:" + forged, b"a", b"r", b"r" + forged, *unknown):
         server.command("PUBLISH", "goproxyai:events:0", payload)
     one.state.announce_write(OWNER)
     await other.until(lambda: other.cache.calls)

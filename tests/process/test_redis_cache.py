@@ -77,6 +77,14 @@ def test_refreshed_response_replaces_that_in_redis(serve: Serve) -> None:
     assert last.ask("/v1/models").body == new.body
 
 
+def test_refreshed_response_replaces_that_in_the_memory_of_others(serve: Serve) -> None:
+    one, other = shared(serve)
+    one.ask("/v1/models")
+    assert other.ask("/v1/models").cache == "HIT"
+    new = one.ask("/v1/models", **{"Cache-Control": "no-cache"})
+    eventually(lambda: other.ask("/v1/models").body == new.body)
+
+
 def test_response_of_one_worker_is_a_hit_in_all(serve: Serve, upstream: Upstream) -> None:
     (service,) = shared(serve, 1, WORKERS="2")
     answers = [

@@ -6,11 +6,13 @@
    process that missed one, or was not connected, clears its memory.
 3. An announcement that cannot be made is *owed*: it is made before this process uses Redis again.
    Owed announcements are bounded; beyond that everything is cleared.
+4. That a response was replaced is only a message: it has no number, and is not owed. Where it is
+   lost, the older response remains until it expires.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from twisted.internet.defer import Deferred
@@ -26,6 +28,9 @@ from goproxyai.state.redis.scripts import ANNOUNCE
 KIND: Final = b"a"
 """The first byte of the messages."""
 
+REPLACED: Final = b"r"
+"""The first byte of messages about replaced responses."""
+
 MAX_OWED: Final = 1_000
 
 _WRITE, _PATH, _ALL = b"w", b"p", b"c"
@@ -36,6 +41,7 @@ _log = Logger(namespace="goproxyai.state")
 class LocalCache(Protocol):
     """The cache in the memory of this process; see :class:`goproxyai.cache.store.Store`."""
 
+    def drop(self, keys: Iterable[bytes]) -> None: ...
     def invalidate(self, owner: bytes) -> None: ...
     def clear(self, path: bytes | None = None) -> None: ...
 
@@ -85,6 +91,24 @@ class Announcements:
         :returns: fires when Redis has answered, or cannot.
         """
         return self._announce((_ALL, b"") if path is None else (_PATH, path.rstrip(b"/")))
+
+    def replaced(self, key: bytes) -> None:
+        """Tell the other processes that the response of *key* in their memory is not the newest."""
+        content = self._names.seal(self._instance + key, self._channel + REPLACED)
+        told = self._client.call(
+            Lane.CACHE, "announce", "PUBLISH", self._channel, REPLACED + content
+        )
+        told.addErrback(lambda _: None)  # the client has counted it
+
+    def received_replaced(self, content: bytes) -> None:
+        """A process has published *content*, which follows :data:`REPLACED`."""
+        try:
+            opened = self._names.opened(content, self._channel + REPLACED)
+        except ValueInvalid:  # of a service with another secret
+            return
+        size = len(self._instance)
+        if opened[:size] != self._instance:
+            self._cache.drop([opened[size:]])
 
     async def catch_up(self) -> None:
         """Clear the memory if an announcement was missed, then make those that are owed."""

@@ -20,8 +20,11 @@ class Level(Protocol):
     def forget(self, look_up: RedisLookUp) -> None:
         """*look_up* has ended."""
 
-    def store(self, claim: RedisClaim, entry: Entry) -> bool:
-        """Store *entry* and end *claim*; return ``False``, and do nothing, if it is too large."""
+    def store(self, claim: RedisClaim, entry: Entry, replaces: bool) -> bool:
+        """Store *entry* and end *claim*; return ``False``, and do neither, if it is too large.
+
+        :param replaces: no process is to have the older response.
+        """
 
     def end_claim(self, place: Place, token: bytes, message: bytes) -> None:
         """End an exclusive claim; do nothing for one that is not exclusive."""
@@ -101,7 +104,7 @@ class RedisClaim:
         self.ended = False
 
     def store(self, entry: Entry, replaces: bool = False) -> None:
-        if not self.ended and not self._level.store(self, entry):
+        if not self.ended and not self._level.store(self, entry, replaces):
             self.fail()
         self.ended = True
 

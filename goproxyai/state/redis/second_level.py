@@ -63,6 +63,7 @@ class RedisSecondLevel:
     :param wall: returns unix seconds.
     :param channel: of messages about claims.
     :param usable: returns whether nothing in Redis is known to be outdated.
+    :param replaced: tells the other processes that the response of a key was replaced.
     """
 
     max_record_bytes = MAX_RECORD_BYTES
@@ -77,6 +78,7 @@ class RedisSecondLevel:
         wall: Callable[[], float],
         channel: bytes,
         usable: Callable[[], bool],
+        replaced: Callable[[bytes], None],
     ) -> None:
         self._clock = clock
         self._client = client
@@ -86,6 +88,7 @@ class RedisSecondLevel:
         self._wall = wall
         self._channel = channel
         self._usable = usable
+        self._replaced = replaced
         self._look_ups: dict[bytes, dict[RedisLookUp, None]] = {}  # that claim, by claim
         self._count = 0
         self._unanswered: dict[RedisLookUp, None] = {}  # whose last question has no reply
@@ -217,14 +220,17 @@ class RedisSecondLevel:
 
     # What claims ask.
 
-    def store(self, claim: RedisClaim, entry: Entry) -> bool:
-        """Store *entry* and end *claim*; return ``False``, and do nothing, if it is too large."""
+    def store(self, claim: RedisClaim, entry: Entry, replaces: bool) -> bool:
+        """Store *entry* and end *claim*; return ``False``, and do neither, if it is too large."""
         record = record_of(entry, self._wall() - self._clock.seconds())
         milliseconds = int((record.expires - self._wall()) * 1000)
+        place, epochs = claim.place, claim.epochs
         if len(record.body) > MAX_RECORD_BYTES or milliseconds <= 0:
+            if replaces:
+                dropped = self._client.call(Lane.CACHE, "store", "DEL", place.entry)
+                dropped.addCallbacks(lambda _: self._replaced(record.key), lambda _: None)
             return False
         self._claims.pop(claim.token, None)
-        place, epochs = claim.place, claim.epochs
         sealed = self._names.seal(encode_record(record), place.entry + epochs)
         self._client.run(
             Lane.CACHE,
@@ -234,14 +240,19 @@ class RedisSecondLevel:
                 claim.token, self._channel, epochs, b"%b\n%b" % (epochs, sealed),
                 min(milliseconds, EPOCH_MILLISECONDS), STORED + place.claim, GAVE_UP + place.claim,
             ),
-            lambda reply: self._stored(claim, reply),
+            lambda reply: self._stored(claim, reply, record.key if replaces else None),
         )  # fmt: skip
         return True
 
-    def _stored(self, claim: RedisClaim, reply: Reply) -> None:
-        """End *claim* if the response could not be stored."""
+    def _stored(self, claim: RedisClaim, reply: Reply, replaced: bytes | None) -> None:
+        """End *claim* if the response could not be stored.
+
+        :param replaced: the key, if the response has replaced another one.
+        """
         if isinstance(reply, Exception):
             self.end_claim(claim.place, claim.token, FAILED)
+        elif replaced is not None:
+            self._replaced(replaced)
 
     def end_claim(self, place: Place, token: bytes, message: bytes) -> None:
         """End an exclusive claim; do nothing for one that is not exclusive."""

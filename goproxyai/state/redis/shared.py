@@ -9,7 +9,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from goproxyai.state.redis.announcements import KIND, Announcements
+from goproxyai.state.redis.announcements import KIND, REPLACED, Announcements
 from goproxyai.state.redis.client import RedisClient
 from goproxyai.state.redis.limiter import RedisLimiter
 from goproxyai.state.redis.second_level import RedisSecondLevel
@@ -107,6 +107,8 @@ class RedisState(Service):
         kind, content = payload[:1], payload[1:]
         if kind == KIND:
             self._announcements.received(content)
+        elif kind == REPLACED:
+            self._announcements.received_replaced(content)
         else:
             self.second_level.claim_ended(kind, content)
 

@@ -72,7 +72,7 @@ class Fixture:
         )
         self.level = RedisSecondLevel(
             self.clock, self.client, NAMES, places, new_token, lambda: NOW, CHANNEL,
-            lambda: not self.announcements.owes,
+            lambda: not self.announcements.owes, self.announcements.replaced,
         )  # fmt: skip
         self.limiter = RedisLimiter(self.clock, 0, self.client, NAMES, None)
         self.state = RedisState(
