@@ -12,6 +12,7 @@ from tests.integration.proxied_connections import (
 )
 from tests.support.answers import chunk, event
 from tests.support.harness import ProxyHarness, eventually, post, request
+from tests.support.prompt import PROMPT_SECONDS
 from tests.support.steps import Answer as Script
 from tests.support.steps import Pause, Stream
 
@@ -60,8 +61,8 @@ async def test_client_disconnect_ends_the_upstream_request(
         await client.until(lambda: b"\r\n\r\n" in client.received)
     assert client.transport is not None
     (client.transport.loseConnection if orderly else client.abort)()
-    await harness.upstream.wait_for(lambda seen: seen.lost, timeout=1.0)
-    await eventually(harness.reactor, lambda: len(harness.pool) == 0, 1.0)
+    await harness.upstream.wait_for(lambda seen: seen.lost, timeout=PROMPT_SECONDS)
+    await eventually(harness.reactor, lambda: len(harness.pool) == 0, PROMPT_SECONDS)
     assert [each["ended"] for each in await harness.logged()] == ["client_gone"]
 
 
@@ -75,7 +76,7 @@ async def test_client_disconnect_is_noticed_while_the_upstream_is_silent(
     client.send(request("/v1/slow"))
     await harness.upstream.wait_for(lambda seen: seen.paused)
     client.abort()
-    await harness.upstream.wait_for(lambda seen: seen.lost, timeout=1.0)
+    await harness.upstream.wait_for(lambda seen: seen.lost, timeout=PROMPT_SECONDS)
     assert (await harness.logged())[0]["ended"] == "client_gone"
 
 
@@ -90,7 +91,7 @@ async def test_client_disconnect_ends_a_connect_request(
     client.send(request())
     await proxy.wait_for(lambda seen: seen.paused)
     client.abort()
-    await proxy.wait_for(lambda seen: seen.lost, timeout=1.0)
+    await proxy.wait_for(lambda seen: seen.lost, timeout=PROMPT_SECONDS)
     (logged,) = await harness.logged()
     assert (logged["ended"], logged["status"]) == ("client_gone", 499)
 
@@ -104,7 +105,7 @@ async def test_client_disconnect_ends_a_tls_handshake(harness: ProxyHarness) -> 
     client.send(request())
     await eventually(harness.reactor, lambda: len(harness.pool) == 1)
     client.abort()
-    await eventually(harness.reactor, lambda: len(harness.pool) == 0, 1.0)
+    await eventually(harness.reactor, lambda: len(harness.pool) == 0, PROMPT_SECONDS)
     assert [each["ended"] for each in await harness.logged()] == ["client_gone"]
     harness.upstream.resume_reading()
     await harness.upstream.wait_closed()
@@ -136,7 +137,7 @@ async def test_disconnect_of_a_paused_client_ends_the_upstream_request(
         harness.reactor, lambda: len(harness.pool) == 1 and client_side(harness).reading_paused
     )
     client.abort()
-    await eventually(harness.reactor, lambda: len(harness.pool) == 0, 1.0)
+    await eventually(harness.reactor, lambda: len(harness.pool) == 0, PROMPT_SECONDS)
     assert [each["ended"] for each in await harness.logged()] == ["client_gone"]
     harness.upstream.resume_reading()
     await harness.upstream.wait_closed()
@@ -157,5 +158,5 @@ async def test_disconnect_of_a_client_that_does_not_read_ends_the_upstream_reque
         harness.reactor, lambda: len(harness.pool) == 1 and upstream_side(harness).reading_paused
     )
     client.abort()
-    await harness.upstream.wait_for(lambda seen: seen.lost, timeout=1.0)
+    await harness.upstream.wait_for(lambda seen: seen.lost, timeout=PROMPT_SECONDS)
     assert [each["ended"] for each in await harness.logged()] == ["client_gone"]

@@ -28,6 +28,7 @@ from tests.integration.proxied_connections import (
 from tests.integration.tunnel_state import assert_nothing_open, memory_used
 from tests.support.answers import chunk
 from tests.support.harness import eventually, request
+from tests.support.prompt import PROMPT_SECONDS
 from tests.support.websocket import HANDSHAKE, SWITCHED, TunnelEnds, TunnelPeer, TunnelStand
 
 pytestmark = pytest.mark.usefixtures("collect_garbage")
@@ -141,7 +142,7 @@ async def test_client_without_a_request_is_closed(stand: TunnelStand, sent: byte
     client.send(sent)
     await eventually(stand.harness.reactor, lambda: client_sides(stand.harness))
     client.close()
-    await client.wait_closed(timeout=1.0)
+    await client.wait_closed(timeout=PROMPT_SECONDS)
     await assert_nothing_open(stand)
 
 
@@ -218,7 +219,9 @@ async def test_client_ends_an_upload_that_upstream_does_not_read(
     await fill(stand, client, by_client=True)
     client.send(bytes(WAITING_BYTES))
     client.close()
-    await eventually(stand.harness.reactor, lambda: not len(stand.harness.pool), timeout=1.0)
+    await eventually(
+        stand.harness.reactor, lambda: not len(stand.harness.pool), timeout=PROMPT_SECONDS
+    )
     upstream.resume_reading()
     await assert_client_is_gone(stand, upstream)
 
@@ -338,7 +341,7 @@ async def test_upstream_that_is_not_used_is_closed(stand: TunnelStand) -> None:
     assert (await client.answer()).status == 200
     assert len(stand.harness.pool) == 1
     upstream.close()
-    await upstream.wait_closed(timeout=1.0)
+    await upstream.wait_closed(timeout=PROMPT_SECONDS)
     assert len(stand.harness.pool) == 0
 
 
@@ -353,7 +356,7 @@ async def test_upstream_without_a_response_is_a_502(
     client, upstream = await exchange(stand, message)
     upstream.send(answer)
     upstream.close()
-    assert (await client.answer(timeout=1.0)).status == 502
+    assert (await client.answer(timeout=PROMPT_SECONDS)).status == 502
     client.close()
     await assert_nothing_open(stand)
 
@@ -368,7 +371,7 @@ async def test_upstream_that_does_not_read_the_upload_is_a_502(
     stop_reading(stand, upstream)
     await fill(stand, client, by_client=True)
     upstream.close()
-    assert (await client.answer(timeout=1.0)).status == 502
+    assert (await client.answer(timeout=PROMPT_SECONDS)).status == 502
     client.close()
     upstream.resume_reading()
     await assert_nothing_open(stand)

@@ -17,6 +17,7 @@ from tests.integration.egress_proxy import (
 )
 from tests.support.answers import chunk, response
 from tests.support.harness import KEY, Answer, ProxyHarness, post, request
+from tests.support.prompt import PROMPT_SECONDS
 from tests.support.proxy import ESTABLISHED, Splice
 from tests.support.steps import Answer as Script
 from tests.support.steps import Close, Dribble, Pause, Reset
@@ -184,7 +185,7 @@ async def test_connect_timeout_covers_tcp_connect_and_tls(harness: ProxyHarness)
     answer = await harness.ask(request())
     assert (answer.status, error_code(answer)) == (504, "upstream_timeout")
     assert b"raise CONNECT_TIMEOUT." in answer.body
-    await proxy.wait_closed(timeout=1.0)
+    await proxy.wait_closed(timeout=PROMPT_SECONDS)
 
 
 @pytest_twisted.ensureDeferred

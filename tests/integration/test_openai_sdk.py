@@ -11,6 +11,7 @@ import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from tests.support.harness import ProxyHarness
+from tests.support.prompt import PROMPT_SECONDS
 
 ClientFactory = Callable[..., openai.OpenAI]
 
@@ -121,7 +122,7 @@ async def test_closing_stream_early_ends_upstream_request(
             return next(iter(stream)).id
 
     assert (await deferToThread(read_first_event)).startswith("chatcmpl-")
-    await harness.upstream.wait_for(lambda received: received.lost, timeout=1.0)
+    await harness.upstream.wait_for(lambda received: received.lost, timeout=PROMPT_SECONDS)
 
 
 @pytest_twisted.ensureDeferred

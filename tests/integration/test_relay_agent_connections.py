@@ -20,6 +20,7 @@ from goproxyai.http11.client_connection import ClientConnection
 from tests.support.agents import AgentHarness, Body
 from tests.support.answers import response
 from tests.support.harness import ProxyHarness, eventually, request
+from tests.support.prompt import PROMPT_SECONDS
 from tests.support.serving import loopback
 from tests.support.steps import Pause
 
@@ -155,7 +156,7 @@ async def test_cancel_during_connect_closes_socket(agents: AgentHarness) -> None
     pending = agent.request(b"GET", b"https://target.test/v1/models")
     await agents.proxy.wait_for(lambda one: one.paused)
     await cancel(pending)
-    await agents.proxy.wait_for(lambda one: one.lost, timeout=1.0)
+    await agents.proxy.wait_for(lambda one: one.lost, timeout=PROMPT_SECONDS)
     assert len(agent.pool) == 0
 
 
@@ -175,7 +176,7 @@ async def test_cancel_during_tls_handshake_closes_socket(
     await eventually(agents.reactor, lambda: len(agent.pool) == 1)
     await cancel(pending)
     agents.upstream.resume_reading()
-    await agents.upstream.wait_closed(timeout=1.0)
+    await agents.upstream.wait_closed(timeout=PROMPT_SECONDS)
     await eventually(agents.reactor, lambda: len(agent.pool) == 0)
 
 
@@ -190,7 +191,7 @@ async def test_cancel_while_waiting_for_response_closes_socket(
     pending = agent.request(b"GET", origin + b"/v1/a")
     await agents.upstream.wait_for(lambda one: one.paused)
     await cancel(pending)
-    await agents.upstream.wait_for(lambda one: one.lost, timeout=1.0)
+    await agents.upstream.wait_for(lambda one: one.lost, timeout=PROMPT_SECONDS)
     await eventually(agents.reactor, lambda: len(agent.pool) == 0)
 
 
@@ -206,7 +207,7 @@ async def test_abort_of_body_closes_socket(agents: AgentHarness, tls: bool) -> N
     answer.deliverBody(body)
     await agents.upstream.wait_for(lambda one: one.paused)
     body.transport.abortConnection()
-    await agents.upstream.wait_for(lambda one: one.lost, timeout=1.0)
+    await agents.upstream.wait_for(lambda one: one.lost, timeout=PROMPT_SECONDS)
     await eventually(agents.reactor, lambda: len(agent.pool) == 0)
 
 

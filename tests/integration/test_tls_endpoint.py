@@ -32,6 +32,7 @@ from tests.integration.hashing_client import HashingClient
 from tests.integration.proxied_connections import upstream_side
 from tests.support.authority import Authority
 from tests.support.harness import ProxyHarness, RawClient, eventually, lines, request
+from tests.support.prompt import PROMPT_SECONDS
 from tests.support.steps import Pause, Reset, Stream
 
 # Twisted's parser of ``ssl:`` endpoints hands pyOpenSSL's deprecated types to pyOpenSSL.
@@ -163,7 +164,7 @@ async def test_end_of_a_client_over_tls_ends_the_upstream_request(
     client.send(request("/v1/a"))
     await tls.harness.upstream.wait_for(lambda seen: seen.paused)
     (client.transport.loseConnection if orderly else client.abort)()
-    await tls.harness.upstream.wait_for(lambda seen: seen.lost, timeout=1.0)
+    await tls.harness.upstream.wait_for(lambda seen: seen.lost, timeout=PROMPT_SECONDS)
     assert [each["ended"] for each in await tls.harness.logged()] == ["client_gone"]
 
 

@@ -11,6 +11,7 @@ from goproxyai.proxy import open_tunnels, upstream_request
 from tests.integration.proxied_connections import MIB, stable
 from tests.integration.tunnel_state import assert_nothing_open, memory_used
 from tests.support.harness import eventually
+from tests.support.prompt import PROMPT_SECONDS
 from tests.support.websocket import HANDSHAKE, TunnelEnds, TunnelPeer, TunnelStand
 
 pytestmark = pytest.mark.usefixtures("collect_garbage")
@@ -69,13 +70,13 @@ async def assert_ends_before_101(
 ) -> None:
     if by_client:
         leave(client)
-        await upstream.wait_closed(timeout=1.0)
+        await upstream.wait_closed(timeout=PROMPT_SECONDS)
         client.close()
         await assert_nothing_open(stand)
         assert outcome(stand) == ("client_gone", 499)
         return
     leave(upstream)
-    assert (await client.answer(timeout=1.0)).status == 502
+    assert (await client.answer(timeout=PROMPT_SECONDS)).status == 502
     client.close()
     await upstream.ends()
     upstream.close()
@@ -92,8 +93,8 @@ async def assert_ends_after_101(ends: TunnelEnds, by_client: bool, leave: Leave)
     other.close()
     await leaving.ends()
     leaving.close()
-    await leaving.wait_closed(timeout=1.0)
-    await other.wait_closed(timeout=1.0)
+    await leaving.wait_closed(timeout=PROMPT_SECONDS)
+    await other.wait_closed(timeout=PROMPT_SECONDS)
     return other
 
 

@@ -15,6 +15,7 @@ from tests.integration.proxied_connections import (
 )
 from tests.integration.tunnel_state import assert_nothing_open, counters, memory_used
 from tests.support.harness import ProxyHarness, eventually, request
+from tests.support.prompt import PROMPT_SECONDS
 from tests.support.socks import FakeSocks
 from tests.support.websocket import HANDSHAKE, SWITCHED, TunnelPeer, TunnelStand
 
@@ -88,7 +89,7 @@ async def test_reset_under_backpressure_ends_both(
     leaving, other = (reader, sender) if by_reader else (sender, reader)
     leaving.abort()
     other.resume_reading()
-    await other.wait_closed(timeout=1.0)
+    await other.wait_closed(timeout=PROMPT_SECONDS)
     await assert_nothing_open(stand)
 
 
@@ -103,7 +104,7 @@ async def test_tunnel_to_tls_upstream(stand: TunnelStand) -> None:
     await client.receives(data)
     client.send(b"bye")
     client.close()
-    await upstream.wait_closed(timeout=1.0)
+    await upstream.wait_closed(timeout=PROMPT_SECONDS)
     assert upstream.received == b"bye"
     await assert_nothing_open(stand)
 
@@ -138,7 +139,7 @@ async def test_tunnel_through_connect_and_tls(stand: TunnelStand) -> None:
     await client.receives(b"down")
     assert len(proxy.tunnels) == 1
     client.close()
-    await upstream.wait_closed(timeout=1.0)
+    await upstream.wait_closed(timeout=PROMPT_SECONDS)
     await assert_nothing_open(stand)
 
 

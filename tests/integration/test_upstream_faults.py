@@ -19,6 +19,7 @@ from goproxyai.reactor import deadlines as ticking
 from tests.support.answers import chunk, response
 from tests.support.authority import Authority, Identity, self_signed
 from tests.support.harness import Answer, ProxyHarness, RawClient, eventually, request
+from tests.support.prompt import PROMPT_SECONDS
 from tests.support.requests import Request
 from tests.support.steps import Answer as Script
 from tests.support.steps import AnswerBeforeBody, Close, Dribble, Pause, Reset, Stream
@@ -198,7 +199,7 @@ async def test_late_response_head_is_504(harness: ProxyHarness, answer: Script) 
     harness.upstream.script("/v1/models", answer)
     assert_problem(await harness.ask(request()), 504, "upstream_timeout")
     await assert_logged(harness, "upstream_timeout", status=504)
-    await harness.upstream.wait_for(lambda seen: seen.lost, timeout=1.0)
+    await harness.upstream.wait_for(lambda seen: seen.lost, timeout=PROMPT_SECONDS)
 
 
 @pytest_twisted.ensureDeferred
@@ -247,7 +248,7 @@ async def test_unanswered_connect_request_is_504(harness: ProxyHarness) -> None:
     await harness.start("https://api.openai.test", PROXY_URL=url, CONNECT_TIMEOUT="300ms")
     assert_problem(await harness.ask(request()), 504, "upstream_timeout")
     await assert_logged(harness, "upstream_timeout", status=504)
-    await proxy.wait_for(lambda seen: seen.lost, timeout=1.0)
+    await proxy.wait_for(lambda seen: seen.lost, timeout=PROMPT_SECONDS)
 
 
 @pytest_twisted.ensureDeferred
@@ -258,7 +259,7 @@ async def test_unanswered_tls_handshake_is_504(harness: ProxyHarness) -> None:
     assert_problem(await harness.ask(request()), 504, "upstream_timeout")
     await assert_logged(harness, "upstream_timeout", status=504)
     harness.upstream.resume_reading()
-    await harness.upstream.wait_closed(timeout=1.0)
+    await harness.upstream.wait_closed(timeout=PROMPT_SECONDS)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from goproxyai.telemetry.counters import Counters
 from tests.integration.proxied_connections import client_sides
 from tests.support.harness import ProxyHarness, eventually
+from tests.support.prompt import PROMPT_SECONDS
 from tests.support.websocket import TunnelStand
 
 
@@ -22,7 +23,9 @@ async def assert_nothing_open(stand: TunnelStand) -> None:
     """Wait a second at most for the end of all connections of the daemon."""
     harness = stand.harness
     await eventually(
-        harness.reactor, lambda: not client_sides(harness) and not len(harness.pool), timeout=1.0
+        harness.reactor,
+        lambda: not client_sides(harness) and not len(harness.pool),
+        timeout=PROMPT_SECONDS,
     )
     assert counters(harness).open_tunnels == 0
     assert harness.daemon is not None

@@ -16,6 +16,7 @@ from zope.interface import implementer
 from goproxyai.reactor.tls_transport import TLSFactory
 from tests.support.authority import Identity
 from tests.support.harness import ProxyHarness
+from tests.support.prompt import PROMPT_SECONDS
 from tests.support.raw_client import RawClient, request
 from tests.support.records import RecordList
 
@@ -82,7 +83,7 @@ class TunnelPeer(RawClient):
 
     async def ends(self) -> None:
         """Wait for the FIN or the loss of the connection."""
-        await self.until(lambda: self.input_ended or self.closed, timeout=1.0)
+        await self.until(lambda: self.input_ended or self.closed, timeout=PROMPT_SECONDS)
 
 
 TunnelEnds = tuple[TunnelPeer, TunnelPeer]
