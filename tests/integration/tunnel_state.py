@@ -20,7 +20,7 @@ def memory_used(harness: ProxyHarness) -> int:
 
 
 async def assert_nothing_open(stand: TunnelStand) -> None:
-    """Wait a second at most for the end of all connections of the daemon."""
+    """Wait for the end of all connections of the daemon."""
     harness = stand.harness
     await eventually(
         harness.reactor,
