@@ -120,7 +120,9 @@ async def test_client_disconnect_while_its_body_is_collected_is_logged(
     client.send(request("/v1/embeddings", "POST", [("Content-Length", "1000")]) + b"{")
     await eventually(harness.reactor, lambda: not client_side(harness).idle)
     client.abort()
-    await eventually(harness.reactor, lambda: not harness.daemon.listeners.factory.connections, 1.0)
+    await eventually(
+        harness.reactor, lambda: not harness.daemon.listeners.factory.connections, PROMPT_SECONDS
+    )
     assert [each["ended"] for each in await harness.logged()] == ["client_gone"]
     assert harness.upstream.connections_made == 0
 

@@ -14,6 +14,7 @@ from goproxyai.demo import api, traffic
 from goproxyai.demo.demo import Demo
 from goproxyai.demo.phases import Period, Phase
 from tests.support.harness import eventually
+from tests.support.prompt import PROMPT_SECONDS
 
 pytestmark = pytest.mark.usefixtures("collect_garbage")
 
@@ -93,7 +94,7 @@ async def test_outage_ends_the_connections_that_are_kept(reactor: Any, start: St
     pool = demo.daemon.context.client.pool
     await eventually(reactor, lambda: len(pool) > 0, 30.0)
     await eventually(reactor, lambda: demo.api.phase is Phase.AWAY, 30.0)
-    await eventually(reactor, lambda: len(pool) == 0, 3.0)
+    await eventually(reactor, lambda: len(pool) == 0, PROMPT_SECONDS)
 
 
 @pytest_twisted.ensureDeferred

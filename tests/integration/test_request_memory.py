@@ -23,6 +23,7 @@ from tests.integration.concurrent_requests import (
 )
 from tests.support.answers import chunk, head, response
 from tests.support.harness import ProxyHarness, eventually, post, request
+from tests.support.prompt import PROMPT_SECONDS
 from tests.support.requests import Request
 from tests.support.steps import Answer, Pause
 
@@ -84,7 +85,7 @@ async def test_request_that_is_refused_while_its_body_is_collected_is_not_forwar
     client.send(data[150_000:151_000])
     answer = await client.answer()
     assert (answer.status, answer.get("Connection")) == (503, b"close")
-    await eventually(harness.reactor, lambda: not len(harness.pool), 2.0)
+    await eventually(harness.reactor, lambda: not len(harness.pool), PROMPT_SECONDS)
     _, refusal = await harness.logged(2)
     assert (refusal["status"], refusal["code"]) == (503, "overloaded")
 
