@@ -13,6 +13,9 @@ from tests.soak.faults import (
     SLACK_SECONDS,
 )
 
+STALLED = "harness stalled"
+"""The fault of this name, see :data:`.faults.FAULTS`."""
+
 RECENT = 40
 """The number of past faults that may have caused an outcome."""
 
@@ -39,8 +42,12 @@ class FaultHistory:
         self._last_fault = now
 
     def stalled(self, begin: float, end: float) -> None:
-        """The harness itself did not run in the meantime."""
-        self._ended.append((begin, end, "harness stalled"))
+        """The harness itself did not run for a part of this time."""
+        for index, (since, until, name) in enumerate(self._ended):
+            if name == STALLED and begin <= until:
+                self._ended[index] = (since, end, STALLED)
+                return
+        self._ended.append((begin, end, STALLED))
 
     def injected(self, now: float) -> None:
         """A fault was injected into a single answer."""

@@ -25,14 +25,12 @@ from tests.soak.connection import Door
 from tests.soak.deployment import Deployment
 from tests.soak.environment import HOST, PROXY, Environment
 from tests.soak.faults import PLAIN, TUNNEL
+from tests.soak.lateness import PULSE_SECONDS, Lateness
 from tests.soak.load import ADMIN_TOKEN, Load
 from tests.soak.log_check import check_levels, check_log, check_stats
 from tests.soak.plan import Cycle, Plan, Window
 from tests.soak.process import DaemonProcess, NginxProcess, ServerProcess
 from tests.support.authority import Authority
-
-PULSE_SECONDS, MAX_PULSE_SECONDS = 0.1, 0.6
-"""The interval at which the harness checks that it runs, and the interval at which it stalled."""
 
 SETTINGS = {
     "RATE_LIMIT": "60000",
@@ -86,7 +84,7 @@ class Soak:
         self._log = log
         self._began = reactor.seconds()
         self._restarts: list[Deferred[None]] = []
-        self._last_pulse = 0.0
+        self._lateness = Lateness(self._began)
         self._pulse = LoopingCall(self._check_pulse)
         self._pulse.clock = reactor
 
@@ -107,7 +105,7 @@ class Soak:
             )
             self._note("all processes listen")
             await self._fill_buckets(*self.deployments)
-            self._last_pulse = self._reactor.seconds()
+            self._lateness = Lateness(self._reactor.seconds())
             self._pulse.start(PULSE_SECONDS)
             for cycle in self.plan.cycles:
                 await self._run_cycle(cycle)
@@ -223,11 +221,12 @@ class Soak:
     def _check_pulse(self) -> None:
         """Record when the harness itself could not run."""
         now = self._reactor.seconds()
-        if now - self._last_pulse > MAX_PULSE_SECONDS:
-            self._note(f"the harness stalled for {now - self._last_pulse:.2f} s")
+        stall = self._lateness.pulse(now)
+        if stall is not None:
+            began, late = stall
+            self._note(f"the harness was late by {late:.2f} s in {now - began:.2f} s")
             for deployment in self.deployments:
-                deployment.audit.faults.stalled(self._last_pulse, now)
-        self._last_pulse = now
+                deployment.audit.faults.stalled(began, now)
 
     async def _restart(self, deployment: Deployment) -> None:
         faults = deployment.audit.faults

@@ -16,8 +16,10 @@ from goproxyai.errors import STATUS
 from tests.soak.answers import Info, Truncated, WrongAnswer, document, events, identity, verify
 from tests.soak.audit import Audit
 from tests.soak.connection import Call
+from tests.soak.fault_history import FaultHistory
 from tests.soak.faults import ANSWER, FAULTS, HARNESS
 from tests.soak.instrumentation.sitecustomize import SHORT_LIVED
+from tests.soak.lateness import Lateness
 from tests.soak.log_check import check_log
 from tests.soak.plan import fault_for, make_plan
 from tests.soak.report import report
@@ -90,6 +92,28 @@ def test_fault_table_has_known_outcomes_only() -> None:
 
 
 # The audit.
+
+
+@pytest.mark.parametrize(
+    ("intervals", "stalls"),
+    [([0.1] * 50, False), ([0.1, 0.8], True), ([0.2] * 12, True), ([0.1, 0.5] + [0.1] * 50, False)],
+    ids=["on time", "once", "again and again", "short"],
+)
+def test_harness_that_is_late_is_noticed(intervals: list[float], stalls: bool) -> None:
+    lateness, now, noticed = Lateness(0.0), 0.0, []
+    for each in intervals:
+        now += each
+        noticed.append(lateness.pulse(now))
+    assert any(noticed) == stalls
+
+
+def test_stalls_that_overlap_are_one() -> None:
+    faults = FaultHistory()
+    for end in range(3, 100):
+        faults.stalled(end - 3.0, float(end))
+    assert faults.recent() == "0.00-99.00 harness stalled"
+    assert faults.cause("upstream_timeout", 50.0, 52.5, ()) == "harness stalled"
+    assert faults.cause("upstream_timeout", 200.0, 202.5, ()) is None
 
 
 def audited(body: bytes, status: int = 200, min_version: int = 0, name: str = REQUEST) -> Audit:
