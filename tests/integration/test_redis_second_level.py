@@ -171,6 +171,44 @@ async def test_response_that_a_write_has_overtaken_is_not_stored(processes: Pair
     assert answer.record.body == b"newer"
 
 
+@pytest.mark.parametrize("what", ["write", "path", "everything"])
+@pytest_twisted.ensureDeferred
+async def test_look_up_takes_over_a_claim_that_is_overtaken(processes: Pair, what: str) -> None:
+    one, other = processes
+    old = (await one.look_up()).claim
+    waiting = one.ask()
+    await one.settle()
+    if what == "write":
+        one.state.announce_write(OWNER)
+    else:
+        await one.state.announce_clearing(PATH if what == "path" else None)
+    await one.settle()
+    new = (await other.look_up()).claim
+    later = one.ask()
+    old.store(entry(record(b"older")))
+    await one.settle()
+    assert [waiting.given, later.given] == [False, False]
+    new.store(entry(record(b"newer")))
+    await one.until(lambda: waiting.given and later.given)
+    assert [each.record.body for each in (waiting, later) if each.record] == [b"newer"] * 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_end_of_an_overtaken_claim_does_not_end_its_successor(processes: Pair) -> None:
+    one, other = processes
+    old = (await one.look_up()).claim
+    one.state.announce_write(OWNER)
+    await one.settle()
+    new = (await other.look_up()).claim
+    old.give_up()
+    await one.settle()
+    waiting = one.ask()
+    await one.settle()
+    assert not waiting.given
+    new.fail()
+    await one.until(lambda: waiting.given)
+
+
 @pytest_twisted.ensureDeferred
 async def test_evicted_epoch_invalidates_what_is_older(
     processes: Pair, server: RedisServer

@@ -103,10 +103,10 @@ local function epochs()
     return table.concat(found, ' ')
 end
 local function end_claim(payload)
-    local holder = redis.call('GET', KEYS[2])
-    if ARGV[1] == '' or (holder ~= ARGV[1] and holder ~= '+' .. ARGV[1]) then return end
+    local mark, token = string.match(redis.call('GET', KEYS[2]) or '', '^(%+?)(%S+)')
+    if not token or token ~= ARGV[1] then return end
     redis.call('DEL', KEYS[2])
-    if holder ~= ARGV[1] then redis.call('PUBLISH', ARGV[2], payload) end
+    if mark == '+' then redis.call('PUBLISH', ARGV[2], payload) end
 end
 """
 
@@ -131,14 +131,14 @@ if value and string.sub(value, 1, #epochs + 1) == epochs .. '\\n' then
     return {value, epochs, 0, 0}
 end
 if ARGV[2] == '0' then return {false, epochs, 0, 0} end
-local holder = redis.call('GET', KEYS[2])
-if not holder then
-    redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3])
+local claim = redis.call('GET', KEYS[2]) or ''
+local is_waited_for = string.sub(claim, 1, 1) == '+'
+if string.sub(claim, -#epochs - 1) ~= ' ' .. epochs then
+    local mark = is_waited_for and '+' or ''
+    redis.call('SET', KEYS[2], mark .. ARGV[1] .. ' ' .. epochs, 'PX', ARGV[3])
     return {false, epochs, 1, 0}
 end
-if string.sub(holder, 1, 1) ~= '+' then
-    redis.call('SET', KEYS[2], '+' .. holder, 'KEEPTTL')
-end
+if not is_waited_for then redis.call('SET', KEYS[2], '+' .. claim, 'KEEPTTL') end
 return {false, epochs, 2, redis.call('PTTL', KEYS[2])}
 """,
 )
@@ -149,9 +149,12 @@ An epoch is replaced by each announcement. One that is absent, because it has ex
 or is lost, is replaced too, so that no older response is found. An entry begins with the epochs of
 the look-up before its upstream request.
 
-Returns the entry, the epochs, and 0; or 1 with the claim, or 2 if another process has it, whose
-value then begins with ``+``. Last are the milliseconds until that claim expires unless it is
-renewed.
+A claim is its token and the epochs of its look-up, and begins with ``+`` if look-ups wait for it.
+A claim with other epochs than the present ones is replaced: its response will not be stored. The
+look-ups that wait for it wait for the new one.
+
+Returns the entry, the epochs, and 0; or 1 with the claim, or 2 if another process has it. Last are
+the milliseconds until that claim expires unless it is renewed.
 """
 
 STORE: Final = Script(
@@ -183,8 +186,8 @@ RENEW: Final = Script(
     "renew",
     """
 for index, key in ipairs(KEYS) do
-    local holder, token = redis.call('GET', key), ARGV[index + 1]
-    if holder == token or holder == '+' .. token then redis.call('PEXPIRE', key, ARGV[1]) end
+    local token = string.match(redis.call('GET', key) or '', '^%+?(%S+)')
+    if token == ARGV[index + 1] then redis.call('PEXPIRE', key, ARGV[1]) end
 end
 return 1
 """,

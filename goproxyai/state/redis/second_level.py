@@ -9,7 +9,8 @@
    for a claim are told of its end by a message. A process that has died sends none, and a message
    may be lost, so they ask again when the claim may have expired. They end if Redis is silent, see
    :mod:`.claim_watch`.
-4. While Redis is away, there is no second level: look-ups end at once, and those that wait end too.
+4. A look-up takes over a claim that a write or a clearing has overtaken.
+5. While Redis is away, there is no second level: look-ups end at once, and those that wait end too.
 """
 
 from __future__ import annotations
