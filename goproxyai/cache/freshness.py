@@ -51,6 +51,9 @@ TERMINAL_STATUSES: Final = (
 
 _FORBIDS_STORING = frozenset((b"no-cache", b"private", b"no-store"))
 _ORGANIZATION = b"/v1/organization"
+_JSON_TYPES = frozenset((b"", b"text/json"))
+"""Media types that are judged as JSON besides those of :func:`.media_types.is_json`; the first
+stands for a response without ``Content-Type``."""
 _WHITESPACE = rb"[ \t\r\n]*"
 _NAME_END = _WHITESPACE + b":" + _WHITESPACE
 _CHANGING_STATUS = re.compile(
@@ -75,7 +78,7 @@ def changes_by_itself(path: bytes, fields: Fields, body: bytes) -> bool:
     """
     if path == _ORGANIZATION or path.startswith(_ORGANIZATION + b"/"):
         return True
-    if not (is_json(fields) or media_type(fields) == b"text/json"):
+    if not is_json(fields) and media_type(fields) not in _JSON_TYPES:
         return False
     coding = fields.get(b"content-encoding")
     if coding is not None:
@@ -140,8 +143,7 @@ def allowed_lifetime(fields: Fields, unix_now: float) -> float | None:
 
 def age_seconds(fields: Fields) -> int:
     """Return the ``Age`` of a response; 0 if it is missing or invalid (RFC 9111 §5.1)."""
-    text = fields.get(b"age", b"").strip()
-    return int(text) if text.isdigit() and len(text) < 10 else 0
+    return delta_seconds(fields.get(b"age", b"").strip())
 
 
 def _seconds_until(expires: bytes, date: bytes | None, unix_now: float) -> float:

@@ -17,7 +17,8 @@ event stream                           no event reports an error (``event: error
                                        ``error``, of type ``error`` or ``response.failed``);
                                        it has data, and ends with ``[DONE]``, after a
                                        ``finish_reason`` of each choice that began, or with
-                                       ``response.completed``
+                                       ``response.completed``, which a stream with events
+                                       ``response.…`` needs before ``[DONE]``, too
 ====================================== =====================================================
 
 An empty body, and a body that cannot be decoded or parsed, have none of these shapes. Nothing here
@@ -52,6 +53,7 @@ three times as long, half the time of relaying an event of 350 bytes
 _SNIFFED_BYTES: Final = 64
 _DONE = b"[DONE]"
 _ERROR_TYPES = frozenset(("error", "response.failed"))
+_RESPONSE_EVENT = "response."
 _COMPLETED = "response.completed"
 
 
@@ -252,7 +254,8 @@ class StreamJudge:
     """
 
     __slots__ = (
-        "_begun", "_failed", "_finished", "_has_data", "_has_ended", "_lines", "_pieces", "_size",
+        "_begun", "_failed", "_finished", "_has_data", "_has_ended", "_is_response", "_lines",
+        "_pieces", "_size",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -262,6 +265,7 @@ class StreamJudge:
         self._failed = False
         self._has_data = False
         self._has_ended = False
+        self._is_response = False
         self._begun: set[int] = set()
         self._finished: set[int] = set()
 
@@ -305,13 +309,22 @@ class StreamJudge:
         if type_of_name in _ERROR_TYPES:
             self._failed = True
         elif text.strip() == _DONE:
+            is_complete = self._has_ended or not self._is_response
+            self._failed = not (is_complete and self._has_data and self._begun <= self._finished)
             self._has_ended = True
-            self._failed = not (self._has_data and self._begun <= self._finished)
         elif text.lstrip()[:1] == b"{":
             self._judge_document(type_of_name, text)
         elif text:
             self._has_data = True
-            self._has_ended = type_of_name == _COMPLETED
+            self._judge_type(type_of_name)
+
+    def _judge_type(self, kind: str) -> None:
+        """Judge the type of an event that has data."""
+        self._has_ended = kind == _COMPLETED
+        if kind.startswith(_RESPONSE_EVENT):
+            self._is_response = True
+        if kind in _ERROR_TYPES:
+            self._failed = True
 
     def _judge_document(self, name: str, text: bytes) -> None:
         self._has_data = True
@@ -324,8 +337,11 @@ class StreamJudge:
             self._failed = True
             return
         kind = answer.type or name
-        self._has_ended = kind == _COMPLETED
-        if kind in _ERROR_TYPES or answer.error:
+        if kind:
+            self._judge_type(kind)
+        else:
+            self._has_ended = False
+        if answer.error:
             self._failed = True
         for choice in answer.choices or ():
             self._begun.add(choice.index)
@@ -342,9 +358,8 @@ class StreamJudge:
             self._failed = True
             return
         found = document.get("type")
-        kind = found if isinstance(found, str) else name
-        self._has_ended = kind == _COMPLETED
-        if kind in _ERROR_TYPES or document.get("error") or document.get("choices"):
+        self._judge_type(found if isinstance(found, str) else name)
+        if document.get("error") or document.get("choices"):
             self._failed = True
 
 

@@ -208,13 +208,18 @@ def test_organization_changes_whatever_its_type(path: bytes, changes: bool) -> N
         (b"text/plain", False),
         (b"text/event-stream", False),
         (b"application/jsonl", False),
-        (b"", False),
     ],
 )
 def test_only_json_is_searched(media_type: bytes, changes: bool) -> None:
     body = b'{"status":"queued"}'
     assert changes_by_itself(BATCH, {b"content-type": media_type}, body) is changes
-    assert not changes_by_itself(BATCH, {}, body)
+
+
+@pytest.mark.parametrize("fields", [{}, {b"content-type": b""}])
+def test_body_without_media_type_is_searched(fields: dict[bytes, bytes]) -> None:
+    assert changes_by_itself(BATCH, fields, b'{"status":"queued"}')
+    assert not changes_by_itself(BATCH, fields, b'{"status":"completed"}')
+    assert not changes_by_itself(BATCH, fields, b"text")
 
 
 def bare_deflate(body: bytes) -> bytes:
@@ -302,6 +307,7 @@ def test_body_that_decodes_to_the_limit_is_searched() -> None:
         ({b"cache-control": b"max-age=60", b"age": b"25"}, 35),
         ({b"cache-control": b"max-age=60", b"age": b"61"}, 0),
         ({b"cache-control": b"max-age=60", b"age": b"x"}, 60),
+        ({b"cache-control": b"max-age=60", b"age": b"9" * 24}, 0),
         ({b"cache-control": b"max-age=60", b"expires": b"0"}, 60),
         ({b"expires": LATER, b"date": DATE}, 60),
         ({b"expires": LATER, b"date": DATE, b"age": b"20"}, 40),
@@ -330,8 +336,8 @@ def test_any_field_value_has_a_lifetime(value: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [(b"7", 7), (b" 7 ", 7), (b"", 0), (b"-1", 0), (b"9" * 10, 0)]
+    ("text", "seconds"), [(b"7", 7), (b" 7 ", 7), (b"", 0), (b"-1", 0), (b"9" * 24, 2**31)]
 )
-def test_invalid_age_is_zero(text: bytes, seconds: int) -> None:
+def test_invalid_age_is_zero_and_excessive_age_is_bounded(text: bytes, seconds: int) -> None:
     assert age_seconds({b"age": text}) == seconds
     assert age_seconds({}) == 0

@@ -198,6 +198,8 @@ def test_json_is_recognised_in_any_coding(body: bytes) -> None:
         + event({"choices": [choice(1, "length")]})
         + DONE,
         COMPLETED,
+        COMPLETED + DONE,
+        event({"type": "response.created"}) + COMPLETED + DONE + DONE,
         b'data: {"type":"response.completed","response":{"error":null}}\n\n',
         b"event: response.completed\ndata: junk\n\n",
         b'data: {"n":1}\n\n' + DONE,
@@ -239,6 +241,12 @@ def test_stream_with_its_proper_end_succeeded(body: bytes) -> None:
         b'event: response.failed\ndata: {"type":"response.failed"}\n\n' + DONE,
         COMPLETED + event({"type": "response.created"}),
         event({"type": "response.incomplete"}),
+        event({"type": "response.incomplete"}) + DONE,
+        event({"type": "response.created"}) + DONE,
+        COMPLETED + event({"type": "response.created"}) + DONE,
+        event({"response": 1}, "response.cancelled") + DONE,
+        event({"type": "response.queued", "choices": 0}) + DONE,
+        b"event: response.incomplete\ndata: junk\n\n" + DONE,
         DELTA + STOP + DONE + b"data: {",
         DELTA + STOP + b"data: {\n\n" + DONE,
         DELTA + STOP + DONE[:-5],
@@ -282,9 +290,10 @@ EVENTS = st.one_of(
     st.builds(
         event,
         st.dictionaries(
-            st.sampled_from(["type", "error", "n"]), st.sampled_from(["error", "x", None])
+            st.sampled_from(["type", "error", "n"]),
+            st.sampled_from(["error", "x", "response.created", None]),
         ),
-        st.sampled_from(["", "error", "x"]),
+        st.sampled_from(["", "error", "x", "response.created"]),
     ),
 )
 
@@ -292,6 +301,7 @@ EVENTS = st.one_of(
 def naive_verdict(body: bytes) -> bool:
     """Judge a stream whose lines end with LF by reading all of it."""
     ended, has_data, begun, finished = False, False, set(), set()
+    is_response = False
     for block in body.decode().split("\n\n")[:-1]:
         lines = [line.split(": ", 1) for line in block.split("\n") if ": " in line]
         name = next((value for field, value in lines if field == "event"), "")
@@ -301,7 +311,7 @@ def naive_verdict(body: bytes) -> bool:
         if not data:
             continue
         if data == "[DONE]":
-            if begun - finished or not has_data:
+            if begun - finished or not has_data or (is_response and not ended):
                 return False
             ended = True
             continue
@@ -311,6 +321,7 @@ def naive_verdict(body: bytes) -> bool:
         if kind in ("error", "response.failed") or document.get("error"):
             return False
         ended = kind == "response.completed"
+        is_response = is_response or kind.startswith("response.")
         for each in document.get("choices", ()):
             begun.add(each["index"])
             if each["finish_reason"] == "error":
