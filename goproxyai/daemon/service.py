@@ -182,7 +182,7 @@ class Daemon(MultiService):
         )
         self.admin.stats.serves_new_connections = False
         await self._wait_for(
-            lambda: all(each.idle for each in connections),
+            lambda: all(each.finished for each in connections),
             deadline - self._reactor.seconds(),
             DRAIN_POLL_SECONDS,
         )

@@ -196,7 +196,7 @@ class AnnouncedConnection(TwistedProtocol):
         return True
 
     @property
-    def idle(self) -> bool:
+    def finished(self) -> bool:
         """Whether no request is in progress: always."""
         return True
 

@@ -27,7 +27,8 @@ READER_STALL_SECONDS = 60.0
 """In which a client must take at least one of the bytes that were written to it."""
 
 LINGER_SECONDS = 2.0
-"""In which input is discarded after the last response, so that a reset does not destroy it."""
+"""In which input is discarded after the last response, so that a reset does not destroy it. The
+time starts again while the client has yet to acknowledge a part of the response."""
 
 POOLED_SECONDS = 55.0
 """For which an idle connection to an upstream is kept, unless the upstream announces less."""
@@ -98,14 +99,14 @@ class ServerDeadlines:
         self._body_started_at = min(self._body_started_at, now - seconds)
         return False
 
-    def reader_is_stalled(self, written: int, unsent: int, now: float) -> bool:
+    def reader_is_stalled(self, written: int, undelivered: int, now: float) -> bool:
         """Return whether the client has taken nothing for too long.
 
         :param written: bytes that were written in all.
-        :param unsent: bytes of them that the kernel has not taken.
+        :param undelivered: bytes of them that the client has yet to take; 0 where it has time.
         """
-        taken = written - unsent
-        if not unsent or taken != self._bytes_taken:
+        taken = written - undelivered
+        if not undelivered or taken != self._bytes_taken:
             self._bytes_taken = taken
             self._stalls_at = now + READER_STALL_SECONDS
             return False

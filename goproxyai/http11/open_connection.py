@@ -22,8 +22,8 @@ class OpenConnection(Protocol):
         """Whether no request has been received."""
 
     @property
-    def idle(self) -> bool:
-        """Whether no request is being received, handled or answered."""
+    def finished(self) -> bool:
+        """Whether no request is being received or handled, and all responses are delivered."""
 
     def drain(self) -> None:
         """Close the connection after the current exchange, if its response has not started."""

@@ -9,7 +9,7 @@ from zope.interface import implementer
 
 from goproxyai.http11.connection_states import OutputState
 from goproxyai.reactor.socket_state import can_half_close
-from goproxyai.reactor.socket_write import unsent_bytes
+from goproxyai.reactor.socket_write import undelivered_bytes, unsent_bytes
 from goproxyai.reactor.write_batch import Writer
 
 WRITABLE, BLOCKED, CLOSING, CLOSED = OutputState
@@ -55,6 +55,10 @@ class ResponseOutput:
         """Return the number of written bytes that the kernel has not taken."""
         return unsent_bytes(self._transport)
 
+    def undelivered(self) -> int:
+        """Return the number of written bytes that the client has not acknowledged."""
+        return undelivered_bytes(self._transport)
+
     def set_producer(self, producer: IPushProducer | None) -> None:
         """Pause and resume *producer*, which makes the present response, with the client."""
         self.producer = producer
@@ -75,6 +79,16 @@ class ResponseOutput:
             transport.loseWriteConnection()
         else:
             transport.loseConnection()
+
+    def end(self) -> None:
+        """Stop waiting for the client to close, after :meth:`close`.
+
+        Not by a reset, which would follow the response; but TLS would wait for ``close_notify``.
+        """
+        if can_half_close(self._transport):
+            self._transport.loseConnection()
+        else:
+            self.abort()
 
     def hand_over(self) -> None:
         """Leave the transport, whose producer is another one from now on."""

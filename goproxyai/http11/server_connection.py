@@ -7,9 +7,10 @@
 3. Deadlines (:mod:`.connection_deadlines`) are checked by the ticker.
 4. When the daemon drains, a response that has not started announces the close of the connection.
 5. A connection is closed while the client may still be sending: the output is shut, and input is
-   discarded for :data:`.LINGER_SECONDS`, so that a reset does not destroy the response. A client
-   that has announced the close must send nothing more (RFC 9112 §9.6). So after a short response to
-   such a client, the connection is closed at once, unless more was received.
+   discarded until :data:`.LINGER_SECONDS` after the client has acknowledged the response, which a
+   reset would destroy. A client that has announced the close must send nothing more (RFC 9112
+   §9.6). So after a short response to such a client, the connection is closed at once, unless more
+   was received.
 6. A client over TLS may leave by ``close_notify`` alone, which only a read finds. While the input
    of such a connection must wait, up to two reads of it are kept, among which the end may be.
 7. After a switch of protocols, the connection belongs to a :class:`~.tunnel_end.TunnelEnd`. Its
@@ -362,7 +363,9 @@ class ServerConnection(TwistedProtocol):
         if now >= deadlines.expires_at:
             self._expire(now)
         unsent = self.output.unsent()
-        if deadlines.reader_is_stalled(self.output.bytes_written, unsent, now):
+        is_awaited = unsent > 0 or self.output.state is CLOSING  # to read what was written
+        undelivered = self.output.undelivered() if is_awaited else 0
+        if deadlines.reader_is_stalled(self.output.bytes_written, undelivered, now):
             self.abort()
         memory.mark_reader(self, is_slow=unsent > 0)
         if not unsent and deadlines.has_changed():
@@ -394,10 +397,10 @@ class ServerConnection(TwistedProtocol):
         deadlines = self._deadlines
         deadlines.expires_at = NEVER
         if self.output.state is CLOSING:
-            if self.output.unsent():  # the response first; a stalled reader has its own deadline
+            if self.output.undelivered():  # a stalled reader has a deadline of its own
                 deadlines.expires_at = now + LINGER_SECONDS
             else:
-                self.abort()
+                self.output.end()
         elif self.input_state is HEAD:
             message = "The request header was not complete within 20 seconds."
             self._refuse(ProxyError("bad_request", message))
@@ -455,6 +458,11 @@ class ServerConnection(TwistedProtocol):
             and self._pipeline.parser.body is None
             and not self.output.unsent()
         )
+
+    @property
+    def finished(self) -> bool:
+        """Whether the connection is idle, and the client has all that was written."""
+        return self.idle and not self.output.undelivered()
 
     @property
     def evictable(self) -> bool:

@@ -26,7 +26,7 @@ from goproxyai.http11.connection_states import TunnelState
 from goproxyai.limits.request_memory import Holding
 from goproxyai.reactor.deadlines import NEVER, Ticker, postponed
 from goproxyai.reactor.socket_state import can_half_close, is_reset
-from goproxyai.reactor.socket_write import unsent_bytes
+from goproxyai.reactor.socket_write import undelivered_bytes, unsent_bytes
 from goproxyai.reactor.write_batch import Writer
 
 OPEN, FINISHED, CLOSING, ABORTED, CLOSED = TunnelState
@@ -96,9 +96,9 @@ class TunnelEnd:
     # Called by the tunnel.
 
     @property
-    def has_unsent(self) -> bool:
-        """Whether the transport holds bytes that the peer has not taken."""
-        return self.state is not CLOSED and unsent_bytes(self._transport) > 0
+    def is_delivering(self) -> bool:
+        """Whether the peer has yet to take bytes that would be lost if the tunnel ended."""
+        return self.state is not CLOSED and self._undelivered(unsent_bytes(self._transport)) > 0
 
     def start(self, listener: TunnelListener) -> None:
         """Deliver what was received to *listener*, from the bytes after the handshake on."""
@@ -139,7 +139,7 @@ class TunnelEnd:
     def close(self) -> None:
         """Close the connection after everything is written, and discard all further input.
 
-        A peer that does not close within :data:`.LINGER_SECONDS` is reset.
+        The wait for the peer's close ends :data:`.LINGER_SECONDS` after everything is delivered.
         """
         self.finish()
         if self.state is FINISHED:
@@ -231,13 +231,16 @@ class TunnelEnd:
             self._holding.hold(unsent)
             self._holding.memory.mark_reader(self, is_slow=unsent > 0)
             self._holding.memory.make_room()
-        if self._reader_is_stalled(unsent, now) or self._is_reset():
+        undelivered = self._undelivered(unsent)
+        if self._reader_is_stalled(undelivered, now) or self._is_reset():
             self.abort()
         elif now >= self._expires_at:
-            if unsent:  # a stalled reader has a deadline of its own
+            if undelivered:  # a stalled reader has a deadline of its own
                 self._expires_at = now + LINGER_SECONDS
+            elif self._half_closes:
+                self._transport.loseConnection()
             else:
-                self.abort()
+                self.abort()  # TLS would wait for the peer's ``close_notify``
 
     def postpone(self, lost: float, now: float) -> None:
         self._stalls_at = postponed(self._stalls_at, lost, now)
@@ -247,11 +250,21 @@ class TunnelEnd:
         """Return whether the peer has reset a connection that is not read."""
         return (self._reading_paused or self.input_ended) and is_reset(self._transport)
 
-    def _reader_is_stalled(self, unsent: int, now: float) -> bool:
-        if not unsent:
+    def _undelivered(self, unsent: int) -> int:
+        """Return how many written bytes the peer has yet to take; *unsent* of them are ours.
+
+        The bytes in the kernel matter while the peer slows the tunnel down, and after the FIN: the
+        end of the connection might drop them.
+        """
+        if not unsent and self.state is OPEN:
+            return 0
+        return undelivered_bytes(self._transport)
+
+    def _reader_is_stalled(self, undelivered: int, now: float) -> bool:
+        if not undelivered:
             self._stalls_at = NEVER
             return False
-        taken = self._bytes_written - unsent
+        taken = self._bytes_written - undelivered
         if taken != self._bytes_taken or self._stalls_at is NEVER:
             self._bytes_taken = taken
             self._stalls_at = now + READER_STALL_SECONDS

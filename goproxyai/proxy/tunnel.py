@@ -138,7 +138,7 @@ class Tunnel:
     # Called by the idle timeout.
 
     def is_delivering(self) -> bool:
-        return self._from_client.sink.has_unsent or self._from_upstream.sink.has_unsent
+        return self._from_client.sink.is_delivering or self._from_upstream.sink.is_delivering
 
     def expire(self) -> None:
         self._end(Ending.COMPLETE, HALF_CLOSED_DETAIL if self.is_half_closed else IDLE_DETAIL)

@@ -6,8 +6,11 @@ A TLS transport is a layer over the socket's transport. The functions here find 
 from __future__ import annotations
 
 import socket
+import struct
 from contextlib import suppress
+from fcntl import ioctl
 from select import POLLIN, POLLRDHUP, poll
+from termios import TIOCOUTQ
 from typing import Any
 
 from twisted.internet.interfaces import IHalfCloseableProtocol
@@ -32,6 +35,9 @@ for _name, _value in (
 ):
     if hasattr(socket, _name):  # not every system has all three
         KEEP_ALIVE_OPTIONS.append((socket.IPPROTO_TCP, getattr(socket, _name), _value))
+
+
+_C_INT = struct.Struct("i")
 
 
 class TransportLayer:
@@ -96,6 +102,23 @@ def is_reset(transport: Any) -> bool:
     For connections whose reading is paused: a peer that has only sent its FIN is no failure there.
     """
     return bool(input_poll(transport, 0).poll(0))
+
+
+def unacknowledged_bytes(transport: Any) -> int:
+    """Return how many bytes the kernel holds because the peer has not acknowledged them.
+
+    A FIN counts as one byte. Only the socket is asked, which is below all TLS layers. A transport
+    without a socket has none, nor has a socket whose system does not count them.
+    """
+    fileno = getattr(transport_layers(transport)[-1], "fileno", None)
+    descriptor = fileno() if fileno is not None else -1
+    if descriptor < 0:
+        return 0
+    try:
+        count: int = _C_INT.unpack(ioctl(descriptor, TIOCOUTQ, bytes(_C_INT.size)))[0]
+    except OSError:
+        return 0
+    return count
 
 
 def can_half_close(transport: Any) -> bool:

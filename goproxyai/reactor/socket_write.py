@@ -22,7 +22,11 @@ from twisted.internet.unix import Server as UnixServer
 
 from goproxyai.reactor.accepted_connection import AcceptedConnection
 from goproxyai.reactor.private_names import missing_names
-from goproxyai.reactor.socket_state import TransportLayer, transport_layers
+from goproxyai.reactor.socket_state import (
+    TransportLayer,
+    transport_layers,
+    unacknowledged_bytes,
+)
 
 PRIVATE_NAMES = (
     "dataBuffer", "offset", "_tempDataBuffer", "_tempDataLen", "_writeDisconnecting",
@@ -104,3 +108,11 @@ def unsent_bytes(transport: Any) -> int:
     total += len(getattr(bottom, "dataBuffer", b"")) - getattr(bottom, "offset", 0)
     total += getattr(bottom, "_tempDataLen", 0)
     return total
+
+
+def undelivered_bytes(transport: Any) -> int:
+    """Return how many written bytes the peer has not acknowledged: ours, and the kernel's.
+
+    The kernel drops its own when the connection is reset.
+    """
+    return unsent_bytes(transport) + unacknowledged_bytes(transport)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.testing import StringTransport
 from zope.interface import implementer
@@ -26,6 +30,20 @@ class MemoryTransport(StringTransport):
         self.stalled = stalled
         self.aborted = False
         self.half_closed = False
+        self._kernel: socket.socket | None = None
+
+    def fileno(self) -> int:
+        return -1 if self._kernel is None else self._kernel.fileno()
+
+    @contextmanager
+    def unread_by_peer(self) -> Iterator[socket.socket]:
+        """Have bytes in the kernel until the peer reads them from the socket that is yielded."""
+        ours, peer = socket.socketpair()
+        with ours, peer:
+            ours.sendall(b"in the kernel")
+            self._kernel = ours
+            yield peer
+            self._kernel = None
 
     def write(self, data: bytes) -> None:
         assert not self.disconnecting, "a write after loseConnection()"
@@ -55,6 +73,12 @@ class MemoryTransport(StringTransport):
     @property
     def open(self) -> bool:
         return not (self.disconnecting or self.half_closed)
+
+
+class MemoryTLSTransport(MemoryTransport):
+    """A TLS transport, which has no half-close."""
+
+    loseWriteConnection = property()
 
 
 @implementer(IPushProducer)

@@ -228,7 +228,7 @@ def test_drain_leaves_a_new_connection_open() -> None:
     listener = Listener()
     transport = listener.connect()
     (waiting,) = listener.context.connections
-    assert (waiting.fresh, waiting.idle) == (True, True)
+    assert (waiting.fresh, waiting.finished) == (True, True)
     waiting.drain()
     assert not transport.aborted
     waiting.shut_down()

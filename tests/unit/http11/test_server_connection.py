@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.address import UNIXAddress
 
+from goproxyai.http11.connection_deadlines import LINGER_SECONDS, READER_STALL_SECONDS
 from goproxyai.http11.server_connection import FIRST_FLIGHT_BYTES
 from tests.support.memory_server import MemoryServer, RecordingListener, get, post, respond
 from tests.support.memory_transport import MemoryTransport
@@ -22,7 +23,7 @@ def test_refused_connection_lingers_2_seconds() -> None:
     server.send(get() * 10)
     assert not server.transport.disconnecting
     server.advance(1)
-    assert server.transport.aborted
+    assert server.transport.disconnecting
     assert len(server.exchanges) == 1
 
 
@@ -38,7 +39,63 @@ def test_lingering_connection_waits_for_unsent_bytes() -> None:
         server.transport.take(10)
     server.advance(3)
     assert server.received().endswith(b"\r\n\r\n" + b"x" * 50)
-    assert server.transport.aborted
+    assert server.transport.disconnecting
+    assert not server.transport.aborted
+
+
+def test_lingering_connection_waits_for_bytes_in_the_kernel() -> None:
+    server = MemoryServer()
+    (exchange,) = server.send(post(length=100)).exchanges
+    with server.transport.unread_by_peer() as client:
+        respond(exchange)
+        server.advance(READER_STALL_SECONDS - 5)
+        assert not server.transport.disconnecting
+        client.recv(1024)
+        server.advance(2 * LINGER_SECONDS)
+        assert server.transport.disconnecting
+        assert not server.transport.aborted
+
+
+def test_lingering_connection_is_reset_if_the_client_does_not_read() -> None:
+    server = MemoryServer()
+    (exchange,) = server.send(post(length=100)).exchanges
+    with server.transport.unread_by_peer():
+        respond(exchange)
+        server.advance(READER_STALL_SECONDS + 1)
+        assert server.transport.aborted
+
+
+def test_open_connection_lets_the_client_read_later() -> None:
+    server = MemoryServer()
+    (exchange,) = server.send(get()).exchanges
+    with server.transport.unread_by_peer():
+        respond(exchange)
+        server.advance(READER_STALL_SECONDS + 1)
+        assert server.transport.open
+
+
+def test_connection_is_finished_when_the_client_has_the_response() -> None:
+    server = MemoryServer()
+    (exchange,) = server.send(get()).exchanges
+    with server.transport.unread_by_peer() as client:
+        respond(exchange)
+        assert (server.connection.idle, server.connection.finished) == (True, False)
+        client.recv(1024)
+        assert server.connection.finished
+
+
+def test_slow_client_is_not_reset_while_it_reads_from_the_kernel() -> None:
+    server = MemoryServer()
+    (exchange,) = server.send(get()).exchanges
+    server.transport.stalled = True
+    with server.transport.unread_by_peer() as client:
+        respond(exchange)
+        server.advance(READER_STALL_SECONDS - 5)
+        client.recv(1024)
+        server.advance(READER_STALL_SECONDS - 5)
+        assert not server.transport.aborted
+        server.advance(10)
+        assert server.transport.aborted
 
 
 @pytest.mark.parametrize(
@@ -98,15 +155,16 @@ def test_connection_is_closed_slowly_if_a_line_end_follows_a_known_last_request(
     assert transport.half_closed
 
 
-def test_closed_connection_is_reset_if_the_client_stays() -> None:
+def test_connection_is_closed_without_a_reset_if_the_client_stays() -> None:
     server = MemoryServer()
     (exchange,) = server.send(get(b"/")).exchanges
     exchange.start_response(200, OK, 0, close=True)
     exchange.finish()
     assert server.transport.half_closed
-    assert not server.transport.aborted
+    assert not server.transport.disconnecting
     server.advance(3)
-    assert server.transport.aborted
+    assert server.transport.disconnecting
+    assert not server.transport.aborted
 
 
 def test_close_resumes_paused_reading() -> None:
@@ -118,7 +176,7 @@ def test_close_resumes_paused_reading() -> None:
     assert server.transport.reading
     assert server.transport.half_closed
     server.advance(3)
-    assert server.transport.aborted
+    assert server.transport.disconnecting
 
 
 @pytest.mark.parametrize("length", [100_000, None], ids=["Content-Length", "chunked"])
@@ -136,7 +194,7 @@ def test_response_before_the_end_of_the_body_closes_the_connection(
         server.send(get(b"/smuggled") * 100)
     assert len(server.exchanges) == 1
     server.advance(3)
-    assert server.transport.aborted
+    assert server.transport.disconnecting
     assert server.received() == b""
 
 

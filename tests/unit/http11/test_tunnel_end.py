@@ -11,12 +11,11 @@ from twisted.python.failure import Failure
 
 from goproxyai.errors import ProxyError
 from goproxyai.http11.connection_deadlines import LINGER_SECONDS, READER_STALL_SECONDS
-from goproxyai.http11.connection_states import TunnelState
 from goproxyai.http11.tunnel_end import TunnelEnd
 from goproxyai.limits.request_memory import UNLIMITED, Holding, RequestMemory
 from goproxyai.reactor.deadlines import TICK_SECONDS, Ticker
 from goproxyai.reactor.write_batch import ImmediateWriter
-from tests.support.memory_transport import MemoryTransport
+from tests.support.memory_transport import MemoryTLSTransport, MemoryTransport
 
 
 class Stand:
@@ -32,9 +31,7 @@ class Stand:
         self.ticker.start()
         self.memory = RequestMemory(memory)
         self.ticker.watched.add(self.memory)
-        self.transport = MemoryTransport()
-        if tls:
-            self.transport.loseWriteConnection = None  # type: ignore[method-assign,assignment]
+        self.transport = MemoryTLSTransport() if tls else MemoryTransport()
         self.transport.pauseProducing()
         self.events: list[Any] = []
         self.pauses = False
@@ -132,14 +129,46 @@ def test_close_discards_input_until_the_fin() -> None:
     assert (stand.events, stand.transport.disconnecting) == ([], True)
 
 
-def test_peer_that_does_not_close_is_reset() -> None:
-    stand = Stand().start()
+@pytest.mark.parametrize("tls", [False, True])
+def test_connection_ends_if_the_peer_does_not_close(tls: bool) -> None:
+    stand = Stand(tls=tls).start()
     stand.end.close()
+    assert stand.transport.disconnecting is tls
     stand.advance(LINGER_SECONDS - TICK_SECONDS)
-    assert not stand.transport.aborted
+    assert (stand.transport.disconnecting, stand.transport.aborted) == (tls, False)
     stand.advance(2 * TICK_SECONDS)
-    assert stand.transport.aborted
-    assert stand.end.state is TunnelState.ABORTED
+    assert (stand.transport.disconnecting, stand.transport.aborted) == (True, tls)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_connection_stays_while_the_peer_reads_from_the_kernel(tls: bool) -> None:
+    stand = Stand(tls=tls).start()
+    stand.end.finish()
+    with stand.transport.unread_by_peer() as peer:
+        assert stand.end.is_delivering
+        stand.end.close()
+        stand.advance(READER_STALL_SECONDS - 5)
+        assert (stand.transport.disconnecting, stand.transport.aborted) == (tls, False)
+        peer.recv(1024)
+        assert not stand.end.is_delivering
+        stand.advance(2 * LINGER_SECONDS)
+        assert (stand.transport.disconnecting, stand.transport.aborted) == (True, tls)
+
+
+def test_peer_that_reads_nothing_after_the_fin_is_reset() -> None:
+    stand = Stand().start()
+    stand.end.finish()
+    with stand.transport.unread_by_peer():
+        stand.advance(READER_STALL_SECONDS + 1)
+        assert stand.transport.aborted
+
+
+def test_bytes_in_the_kernel_do_not_count_before_the_fin() -> None:
+    stand = Stand().start()
+    with stand.transport.unread_by_peer():
+        assert not stand.end.is_delivering
+        stand.advance(READER_STALL_SECONDS + 1)
+        assert not stand.transport.aborted
 
 
 def test_peer_that_still_reads_is_not_reset_while_it_closes() -> None:
@@ -152,7 +181,7 @@ def test_peer_that_still_reads_is_not_reset_while_it_closes() -> None:
     assert not stand.transport.aborted
     stand.transport.take(100_000)
     stand.advance(2 * LINGER_SECONDS)
-    assert stand.transport.aborted
+    assert stand.transport.disconnecting
 
 
 def test_blocked_output_is_told_and_counted() -> None:

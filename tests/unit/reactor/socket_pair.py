@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import attrs
@@ -64,6 +64,12 @@ class SocketPair:
         """Let the reactor write until no byte is buffered."""
         while self.is_writing:
             self.transport.doWrite()
+
+    def fill(self) -> None:
+        """Send until the kernel takes no more, since the peer does not read."""
+        with suppress(BlockingIOError):
+            while True:
+                self.kernel.send(bytes(64 * 1024))
 
     def receive(self, count: int) -> bytes:
         data = b""

@@ -17,7 +17,9 @@ from goproxyai.reactor.socket_state import (
     peer_closed,
     set_keep_alive,
     set_no_delay,
+    unacknowledged_bytes,
 )
+from goproxyai.reactor.socket_write import undelivered_bytes
 from tests.unit.reactor.socket_pair import SocketPair, TLSLayer
 
 
@@ -25,6 +27,7 @@ def test_transport_without_a_socket_has_no_state() -> None:
     transport = StringTransport()
     assert not peer_closed(transport)
     assert input_poll(transport).poll(0) == []
+    assert unacknowledged_bytes(transport) == 0
     assert not can_half_close(transport)
     set_no_delay(transport)
     set_keep_alive(transport)
@@ -109,3 +112,23 @@ def test_reset_by_peer_is_noticed(pair: SocketPair) -> None:
 def test_closed_socket_is_not_polled(pair: SocketPair) -> None:
     pair.transport.socket.close()
     assert not peer_closed(pair.transport)
+
+
+@pytest.mark.parametrize("layer", [lambda transport: transport, TLSLayer])
+def test_bytes_that_the_peer_has_no_room_for_are_unacknowledged(
+    pair: SocketPair, layer: Callable[[Any], Any]
+) -> None:
+    pair.fill()
+    transport = layer(pair.transport)
+    waiting = unacknowledged_bytes(transport)
+    assert waiting > 0
+    assert undelivered_bytes(transport) == waiting
+    pair.transport.write(b"ours")
+    assert undelivered_bytes(transport) > waiting
+
+
+def test_socket_that_counts_nothing_has_no_unacknowledged_bytes() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        transport: Any = StringTransport()
+        transport.fileno = listening.fileno
+        assert unacknowledged_bytes(transport) == 0
