@@ -1,6 +1,7 @@
 """Keep the resident memory of the process within its bound.
 
-1. Unused memory is returned to the system while requests in progress hold much of it, or did.
+1. Unused memory is returned to the system while requests in progress hold much of it, or did, and
+   after the memory that no account explains has grown.
 2. CPython and glibc keep a part of the memory that is freed: its blocks lie between blocks in use,
    such as cache entries. Each round of large requests may leave more of it. What remains is
    compared with the accounts, and the budget of requests in progress shrinks by the excess, see
@@ -26,7 +27,8 @@ WINDOW_SECONDS = 30.0
 burst of connections stays with the process when they end."""
 
 TRIMMED_BYTES = 1024 * 1024
-"""Memory that requests in progress have held, after which unused memory is returned."""
+"""Memory that requests in progress have held, after which unused memory is returned; and growth of
+the memory that no account explains. A burst of requests may end between two ticks."""
 
 WARNED_SHARE = 0.75
 """Share of the configured budget below which a warning is logged, once an hour at most."""
@@ -63,6 +65,7 @@ class ResidentMemory:
         self._resident = resident
         self._trim = trim
         self._peak = 0  # bytes that requests held, since the last return of memory
+        self._unexplained_before = 0  # the least, since the last return of memory
         self._not_before = 0.0
         self._no_warning_before = 0.0
         self._start: int | None = None
@@ -73,9 +76,12 @@ class ResidentMemory:
     def tick(self, now: float) -> None:
         used = self._memory.used
         self._peak = max(self._peak, used)
-        if self._peak >= TRIMMED_BYTES and now >= self._not_before:
+        self._unexplained_before = min(self._unexplained_before, self.unexplained)
+        growth = self.unexplained - self._unexplained_before
+        if max(self._peak, growth) >= TRIMMED_BYTES and now >= self._not_before:
             self._not_before = now + INTERVAL_SECONDS
             self._peak = used
+            self._unexplained_before = self.unexplained
             self._trim(0)
         resident = self._resident()
         if resident:
@@ -95,10 +101,11 @@ class ResidentMemory:
         if limit < memory.max_bytes * WARNED_SHARE and now >= self._no_warning_before:
             self._no_warning_before = now + WARNING_INTERVAL_SECONDS
             _log.warn(
-                "requests in progress may hold {limit} MB instead of MAX_REQUEST_MEMORY, because "
-                "the process has {unexplained} MB more memory than the cache and requests use",
-                limit=limit // _MIB,
-                unexplained=self.unexplained // _MIB,
+                "requests in progress may hold {limit:.1f} MB instead of MAX_REQUEST_MEMORY, "
+                "because the process has {unexplained:.1f} MB more memory than the cache and "
+                "requests use",
+                limit=limit / _MIB,
+                unexplained=self.unexplained / _MIB,
             )
 
     def _lasting_connections(self, now: float) -> int:

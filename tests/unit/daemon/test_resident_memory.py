@@ -81,6 +81,16 @@ def test_memory_is_returned_at_intervals() -> None:
     assert process.trims == [0, 0, 0]
 
 
+def test_memory_is_returned_when_the_memory_that_no_account_explains_has_grown() -> None:
+    process = Process(RequestMemory(MIB))
+    trims = []
+    for extra in (0, TRIMMED_BYTES - 1, TRIMMED_BYTES, TRIMMED_BYTES, 0, TRIMMED_BYTES, 0):
+        process.extra = extra
+        process.tick()  # the growth up to the tick before is known
+        trims.append(len(process.trims))
+    assert trims == [0, 0, 0, 1, 1, 1, 2]
+
+
 def test_accounted_memory_leaves_the_budget_as_configured() -> None:
     process = Process()
     process.tick()
@@ -144,7 +154,7 @@ def test_small_budget_is_logged_once_an_hour() -> None:
         for _ in range(3):
             process.tick()
         (warning,) = lines(list(events))
-        assert "may hold 16 MB instead of MAX_REQUEST_MEMORY" in warning
+        assert "may hold 16.0 MB instead of MAX_REQUEST_MEMORY" in warning
         process.tick(WARNING_INTERVAL_SECONDS)
         assert len(events) == 2
 
