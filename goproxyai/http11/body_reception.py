@@ -15,9 +15,12 @@ class BodyReception:
 
     :param body: is fed by :meth:`deliver`.
     :param limit: bytes of the body; ``None`` for one whose length was checked with its head.
+    :ivar unfinished_bytes: the most that llhttp keeps of a trailer field that is incomplete.
     """
 
-    __slots__ = ("_body", "_framing_bytes", "_limit", "_piece_bytes", "_pieces")
+    __slots__ = (
+        "_body", "_framing_bytes", "_limit", "_piece_bytes", "_pieces", "unfinished_bytes",
+    )  # fmt: skip
 
     def __init__(self, body: RequestBody, limit: int | None) -> None:
         self._body = body
@@ -25,6 +28,7 @@ class BodyReception:
         self._pieces: list[bytes] = []
         self._piece_bytes = 0
         self._framing_bytes = 0
+        self.unfinished_bytes = 0
 
     @property
     def received(self) -> int:
@@ -50,14 +54,17 @@ class BodyReception:
         if self._limit is not None and self._body.received > self._limit:
             raise body_too_large()
 
-    def count_framing(self, size: int) -> None:
+    def count_framing(self, size: int, content: int) -> None:
         """Limit the bytes of a chunked body that are not content; llhttp does not.
 
         :param size: of these bytes in one step.
-        :raises ProxyError: if there are too many of them.
+        :param content: bytes of the body in the step.
+        :raises ProxyError: if there are too many bytes of framing, or too many in one piece.
         """
         self._framing_bytes += size
-        if self._framing_bytes > MAX_HEADER_BYTES + MAX_FRAMING_BYTES_PER_BODY_BYTE * self.received:
+        self.unfinished_bytes = size if content else self.unfinished_bytes + size
+        most = MAX_HEADER_BYTES + MAX_FRAMING_BYTES_PER_BODY_BYTE * self.received
+        if self._framing_bytes > most or self.unfinished_bytes > MAX_HEADER_BYTES:
             raise ProxyError(
                 "bad_request",
                 "The chunk framing and trailers of the request body are too large for its "

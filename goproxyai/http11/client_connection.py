@@ -267,7 +267,7 @@ class ClientConnection(TwistedProtocol):
         self._deadlines.check_request_progress(unsent, uploading, self._ticker.seconds())
 
     def _count_memory(self) -> None:
-        held = unsent_bytes(self.transport) + self._parser.head_memory
+        held = unsent_bytes(self.transport) + self._parser.framing_memory
         if self._upload is not None and self._parser.response is not None:
             held += self._upload.held_bytes  # the request counted its body until the response head
         self._holding.hold(held)
@@ -282,7 +282,7 @@ class ClientConnection(TwistedProtocol):
         """Deliver what the last read brought."""
         parser = self._parser
         response = parser.response
-        if parser.head_memory or self._upload is not None:
+        if parser.framing_memory or self._upload is not None:
             self._count_memory()
         if response is None:
             return

@@ -94,10 +94,10 @@ class RequestParser:
 
     @property
     def held_bytes(self) -> int:
-        """Memory of a head of which a part has been received."""
-        if self.state is not HEAD:
-            return 0
-        return 2 * self._head_bytes + FIELD_MEMORY_BYTES * len(self._headers)
+        """Memory of a head or a trailer field of which a part has been received."""
+        if self.state is HEAD:
+            return 2 * self._head_bytes + FIELD_MEMORY_BYTES * len(self._headers)
+        return 0 if self._reception is None else self._reception.unfinished_bytes
 
     def feed(self, data: bytes) -> bytes:
         """Parse the beginning of *data*: one step.
@@ -144,11 +144,11 @@ class RequestParser:
         """End the input, and have the receiver answer with *problem*."""
         in_body = self.state is BODY
         target = self._target[:MAX_REFUSED_TARGET_BYTES] if self.state is HEAD else b""
+        method = self._llhttp.get_method() if target else b"-"
         self.end()
         if in_body:
             self._receiver.body_refused(problem)
         else:
-            method = self._llhttp.get_method() if target else b"-"
             headers = self._forwarded_for
             head = RequestHead(method, target, "1.1", headers, False)
             self._receiver.request_refused(head, head.values(headers), problem)
@@ -161,6 +161,7 @@ class RequestParser:
         self._reception = None
         self._headers = []
         self._target = b""
+        self._llhttp = None  # keeps the parts of the field that it was reading
 
     def close(self) -> None:
         """Release the receiver and llhttp, which refer to this parser and would form cycles."""
@@ -222,7 +223,8 @@ class RequestParser:
                 self.refuse(headers_too_large())
         elif reception is not None and reception is self._reception:
             try:
-                reception.count_framing(size - (reception.received - received))
+                content = reception.received - received
+                reception.count_framing(size - content, content)
             except ProxyError as error:
                 self.refuse(error)
         return b"" if self.state is ENDED else rest
@@ -305,8 +307,10 @@ class RequestParser:
                 )
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.state is not HEAD:
-            return  # a trailer, which goes nowhere
+        if self.state is not HEAD:  # a trailer, which goes nowhere
+            if self._reception is not None:
+                self._reception.unfinished_bytes = 0
+            return
         self._headers.append((name, value))
         self._field_bytes += len(name) + len(value) + FIELD_FRAMING_BYTES
         if len(self._headers) > MAX_HEADER_FIELDS or self._field_bytes > MAX_HEADER_BYTES:
@@ -321,9 +325,10 @@ class RequestParser:
         if version.startswith("1.") and version != "1.0":
             version = "1.1"
         read, self._read = self._read, b""  # begins with the first head in it, and no other
+        target, self._target = self._target, b""
         try:
             head, self._repeated = options.heads.validated(
-                read, llhttp.get_method(), self._target, version, headers,
+                read, llhttp.get_method(), target, version, headers,
                 version == "1.1" and llhttp.should_keep_alive(),
             )  # fmt: skip
         except ProxyError:

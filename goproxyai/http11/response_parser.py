@@ -60,14 +60,15 @@ class ResponseParser:
 
     :ivar state: what the next byte belongs to.
     :ivar response: the response whose head has been received.
-    :ivar head_memory: bytes that a large response head takes, complete or not; 0 for a small one.
+    :ivar framing_memory: bytes that a large response head or trailer takes, complete or not; 0 for
+        small ones.
     :ivar keep_alive: whether another request may be sent after the response.
     :ivar read_bytes: size of the last read; 0 before the first byte of the response.
     """
 
     __slots__ = (
         "_body", "_connection", "_head_bytes", "_header", "_interims", "_llhttp", "_method",
-        "_reason", "head_memory", "keep_alive", "on_body", "read_bytes", "response", "state",
+        "_reason", "framing_memory", "keep_alive", "on_body", "read_bytes", "response", "state",
     )  # fmt: skip
 
     def __init__(self, connection: InterimConnection) -> None:
@@ -85,7 +86,7 @@ class ResponseParser:
         self.response: Response | None = None
         self.keep_alive = False
         self.read_bytes = 0
-        self.head_memory = 0
+        self.framing_memory = 0
         self._interims = 0
         self._reason = b""
         self._header: list[bytes] = []  # name, value, name, value…
@@ -132,7 +133,9 @@ class ResponseParser:
         elif self.state is SWITCHED:
             raise ProtocolViolation("it switched protocols without naming the new one")
         else:
-            self._header.clear()  # trailers, which are dropped
+            self._header.clear()  # trailers, which are dropped; llhttp keeps an incomplete one
+            if self._head_bytes > MAX_UNCOUNTED_HEAD_BYTES:
+                self.framing_memory = max(self.framing_memory, self._head_bytes)
 
     def take_body(self) -> bytes:
         """Return the bytes of the body that were received since the last call.
@@ -193,9 +196,9 @@ class ResponseParser:
 
     def _count_head(self) -> None:
         header = self._header
-        size = sum(map(len, header))
+        size = max(sum(map(len, header)), self._head_bytes)  # llhttp keeps an incomplete field
         if size > MAX_UNCOUNTED_HEAD_BYTES:
-            self.head_memory = size + TEXT_MEMORY_BYTES * len(header)
+            self.framing_memory = size + TEXT_MEMORY_BYTES * len(header)
 
     def _start_body(self, status: int, fields: Fields) -> Any:
         """Decide how the body is delimited (RFC 9112 §6.3); return its length."""

@@ -237,6 +237,21 @@ def test_large_response_head_is_counted_until_the_response_ends(ending: str) -> 
     assert upstream.memory.used == 0
 
 
+@pytest.mark.parametrize(
+    "start",
+    [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"],
+    ids=["head", "trailer"],
+)
+def test_incomplete_field_of_a_response_is_counted(start: bytes) -> None:
+    upstream = MemoryUpstream().send()
+    upstream.transport.take(1_000)
+    for data in (start, b"X-A: " + b"x" * 30_000, b"x" * 20_000):
+        upstream.receive(data)
+    assert 50_000 < upstream.memory.used < 60_000
+    upstream.lose(ConnectionLost())
+    assert upstream.memory.used == 0
+
+
 def test_small_response_head_is_not_counted() -> None:
     upstream = MemoryUpstream().send()
     upstream.transport.take(1_000)

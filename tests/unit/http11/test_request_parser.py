@@ -6,8 +6,10 @@ import tracemalloc
 
 import pytest
 
+from goproxyai.http11.connection_deadlines import HEAD_TIMEOUT_SECONDS
 from goproxyai.http11.exchange import Exchange
 from goproxyai.http11.framing import MAX_HEADER_FIELDS
+from goproxyai.reactor.deadlines import TICK_SECONDS
 from tests.support.memory_server import (
     MemoryServer,
     RecordingListener,
@@ -182,6 +184,53 @@ def test_trailers_take_no_memory() -> None:
     tracemalloc.stop()
     assert server.transport.open, "the trailers are within the bounds"
     assert taken < 100_000  # collected, they would take 13 MB
+
+
+def test_incomplete_trailer_is_counted_until_it_is_complete() -> None:
+    server = MemoryServer()
+    (exchange,) = server.send(post()).exchanges
+    exchange.body.discard()
+    server.send(b"0\r\nX-Trailer: " + b"x" * 30_000).send(b"x" * 20_000)
+    assert 50_000 <= server.memory.used < 60_000
+    server.send(b"\r\nX-Next: a")
+    assert server.memory.used < 10_000
+    server.send(b"\r\n\r\n")
+    assert exchange.body.complete
+    respond(exchange)
+    assert server.memory.used == 0
+
+
+def test_trailer_field_over_64_kib_is_refused_after_a_large_body() -> None:
+    server = MemoryServer()
+    (exchange,) = server.send(post()).exchanges
+    exchange.body.discard()
+    server.send(chunks(b"x" * 100_000) + b"0\r\nX-Trailer: ")
+    assert send_until_refused(server, exchange, b"x" * 1000) < 70_000
+
+
+def test_refused_head_takes_no_memory() -> None:
+    server = MemoryServer()
+    tracemalloc.start()
+    server.send(b"GET / HTTP/1.1\r\nHost: a\r\nX-A: " + b"a" * 60_000)
+    server.advance(HEAD_TIMEOUT_SECONDS + TICK_SECONDS)
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    (exchange,) = server.exchanges
+    assert exchange.problem is not None
+    assert taken < 30_000
+
+
+def test_target_takes_no_memory_after_its_request() -> None:
+    server = MemoryServer()
+    connections = [server.connect() for _ in range(20)]
+    tracemalloc.start()
+    for number, (connection, _) in enumerate(connections):
+        connection.dataReceived(get(b"/%d" % number + b"t" * 16_000))
+        server.clock.advance(0)  # large reads share a turn
+        respond(server.exchanges.pop())
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert taken < 160_000  # half of what the targets take
 
 
 def test_chunked_body_over_the_limit_is_refused() -> None:
