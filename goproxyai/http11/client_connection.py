@@ -40,7 +40,12 @@ from goproxyai.limits.request_memory import Holding, RequestMemory
 from goproxyai.messages.headers import Headers
 from goproxyai.reactor.deadlines import NEVER, Ticker, postponed
 from goproxyai.reactor.receivers import receive_directly
-from goproxyai.reactor.socket_state import input_poll, report_half_close, set_tcp_options
+from goproxyai.reactor.socket_state import (
+    input_poll,
+    report_half_close,
+    set_tcp_options,
+    unacknowledged_bytes,
+)
 from goproxyai.reactor.socket_write import unsent_bytes
 from goproxyai.reactor.write_batch import MIN_UNBATCHED_BYTES, Writer
 from goproxyai.upstream.retries import RetryCause
@@ -218,9 +223,7 @@ class ClientConnection(TwistedProtocol):
             elif not has_length:
                 head += b"Content-Length: %d\r\n" % len(body)
             self._write(head + b"\r\n" + body)
-            self._deadlines.sending = (
-                len(body) >= MIN_UNBATCHED_BYTES and unsent_bytes(self.transport) > 0
-            )
+            self._deadlines.sending = len(body) >= MIN_UNBATCHED_BYTES
         else:
             upload = self._upload = RequestUpload(self, body)
             self._deadlines.sending = True
@@ -249,7 +252,8 @@ class ClientConnection(TwistedProtocol):
         elif self.state is not CLOSED:
             self.transport.unregisterProducer()
             if self._parser.response is None:
-                self._check_request_progress()
+                self._count_memory()
+                self._deadlines.await_response_head(self._ticker.seconds())
             elif self._holding.held:
                 self._count_memory()
 
@@ -262,9 +266,13 @@ class ClientConnection(TwistedProtocol):
         return True
 
     def _check_request_progress(self) -> None:
-        unsent, uploading = unsent_bytes(self.transport), self._upload is not None
         self._count_memory()
-        self._deadlines.check_request_progress(unsent, uploading, self._ticker.seconds())
+        self._deadlines.check_request_progress(
+            unsent_bytes(self.transport),
+            unacknowledged_bytes(self.transport),
+            self._upload is not None,
+            self._ticker.seconds(),
+        )
 
     def _count_memory(self) -> None:
         held = unsent_bytes(self.transport) + self._parser.framing_memory

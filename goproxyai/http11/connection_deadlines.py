@@ -125,7 +125,7 @@ class Timeouts:
 
     A change does not affect a wait that has begun.
 
-    :ivar head: from the last byte of the request, when the kernel has it, to the response head.
+    :ivar head: from the last byte of the request that the upstream has taken to the response head.
     :ivar idle: without progress inside a body, of the request or of the response.
     :ivar generation: as *head*, for a POST; by default the same time.
     """
@@ -142,7 +142,7 @@ class ClientDeadlines:
     :ivar awaited: what the present wait is for.
     :ivar bytes_written: to the transport.
     :ivar is_post: whether the request is a POST, which may generate its response for minutes.
-    :ivar sending: whether a part of the request may be in our buffers.
+    :ivar sending: whether the upstream may have yet to take a part of the request.
     """
 
     __slots__ = (
@@ -176,19 +176,23 @@ class ClientDeadlines:
         self.awaited = Awaited.REQUEST_PROGRESS
         self.expires_at = now + self._timeouts.idle
 
-    def check_request_progress(self, unsent: int, uploading: bool, now: float) -> None:
+    def check_request_progress(
+        self, unsent: int, unacknowledged: int, uploading: bool, now: float
+    ) -> None:
         """Start the wait that the progress of the request asks for.
 
         :param unsent: bytes that were written and that the kernel has not taken.
+        :param unacknowledged: bytes that the kernel has taken, and the upstream has not.
         :param uploading: whether more of the request body will be written.
         """
-        taken, before = self.bytes_written - unsent, self._bytes_taken
-        self._bytes_taken = taken
+        taken = self.bytes_written - unsent - unacknowledged
+        has_progressed, self._bytes_taken = taken != self._bytes_taken, taken
         if not unsent and not uploading:
-            self.sending = False
-            self.await_response_head(now)
-        elif not unsent or taken != before:  # the pace of the client is checked on its connection
-            self.await_request_progress(now)
+            self.sending = unacknowledged > 0
+            if has_progressed or self.awaited is not Awaited.RESPONSE_HEAD:
+                self.await_response_head(now)
+        elif not unsent or has_progressed or self.awaited is not Awaited.REQUEST_PROGRESS:
+            self.await_request_progress(now)  # the client's pace is checked on its connection
 
     def await_next_request(self, announced: bytes | None, now: float) -> bool:
         """Start the idle time of a kept connection; return whether it can be kept.

@@ -94,25 +94,53 @@ def test_standstill_postpones_all_deadlines_of_a_client() -> None:
 def test_request_progress_extends_the_wait() -> None:
     deadlines = ClientDeadlines(Timeouts(head=30.0, idle=5.0), 0.0)
     deadlines.sending, deadlines.bytes_written = True, 100
-    deadlines.check_request_progress(60, True, 10.0)
+    deadlines.check_request_progress(60, 0, True, 10.0)
     assert (deadlines.awaited, deadlines.expires_at) == (
         "the upstream to read the request body", 15.0,
     )  # fmt: skip
-    deadlines.check_request_progress(60, True, 12.0)
+    deadlines.check_request_progress(60, 0, True, 12.0)
     assert deadlines.expires_at == 15.0
-    deadlines.check_request_progress(50, True, 12.0)
+    deadlines.check_request_progress(50, 0, True, 12.0)
     assert deadlines.expires_at == 17.0
 
 
 def test_complete_request_waits_for_the_response_head() -> None:
     deadlines = ClientDeadlines(Timeouts(head=30.0, idle=5.0), 0.0)
     deadlines.sending = True
-    deadlines.check_request_progress(0, True, 10.0)
+    deadlines.check_request_progress(0, 0, True, 10.0)
     assert (deadlines.sending, deadlines.expires_at) == (True, 15.0)
-    deadlines.check_request_progress(0, False, 10.0)
+    deadlines.check_request_progress(0, 0, False, 10.0)
     assert (deadlines.sending, deadlines.awaited, deadlines.expires_at) == (
         False, "the response head", 40.0,
     )  # fmt: skip
+
+
+def test_bytes_that_the_upstream_takes_from_the_kernel_are_progress() -> None:
+    deadlines = ClientDeadlines(Timeouts(head=30.0, idle=5.0), 0.0)
+    deadlines.sending, deadlines.bytes_written = True, 100
+    deadlines.check_request_progress(60, 40, True, 10.0)
+    deadlines.check_request_progress(60, 40, True, 12.0)
+    assert deadlines.expires_at == 15.0
+    deadlines.check_request_progress(60, 30, True, 12.0)
+    assert deadlines.expires_at == 17.0
+
+
+def test_wait_for_the_response_head_starts_again_while_the_kernel_sends() -> None:
+    deadlines = ClientDeadlines(Timeouts(head=30.0, idle=5.0), 0.0)
+    deadlines.sending, deadlines.bytes_written = True, 100
+    for now, unacknowledged, expected in [(10.0, 90, 40.0), (20.0, 90, 40.0), (30.0, 80, 60.0)]:
+        deadlines.check_request_progress(0, unacknowledged, False, now)
+        assert (deadlines.sending, deadlines.expires_at) == (True, expected)
+    deadlines.check_request_progress(0, 0, False, 31.0)
+    assert (deadlines.sending, deadlines.expires_at) == (False, 61.0)
+
+
+def test_written_request_that_is_not_sent_waits_for_progress() -> None:
+    deadlines = ClientDeadlines(Timeouts(head=30.0, idle=5.0), 0.0)
+    deadlines.sending = True
+    deadlines.await_response_head(0.0)
+    deadlines.check_request_progress(60, 0, False, 1.0)
+    assert deadlines.awaited == "the upstream to read the request body"
 
 
 @pytest.mark.parametrize(("is_post", "seconds"), [(False, 30.0), (True, 600.0)])
