@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from goproxyai.state.redis import second_level
 from goproxyai.state.redis.second_level import MAX_RECORD_BYTES
 from tests.integration.redis_states import (
     KEY,
@@ -39,6 +40,12 @@ async def processes(server: RedisServer) -> AsyncIterator[tuple[Process, Process
 
 
 Pair = tuple[Process, Process]
+
+
+@pytest.fixture
+def claims_that_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no look-up ask again because the claim it waits for may have expired."""
+    monkeypatch.setattr(second_level, "CLAIM_SECONDS", 1000.0)
 
 
 @pytest_twisted.ensureDeferred
@@ -207,6 +214,41 @@ async def test_end_of_an_overtaken_claim_does_not_end_its_successor(processes: P
     assert not waiting.given
     new.fail()
     await one.until(lambda: waiting.given)
+
+
+@pytest.mark.parametrize("lost", [b":claim:", b""])
+@pytest.mark.usefixtures("claims_that_last")
+@pytest_twisted.ensureDeferred
+async def test_end_of_a_claim_that_redis_has_lost_is_told(
+    processes: Pair, server: RedisServer, lost: bytes
+) -> None:
+    one, other = processes
+    claim = (await one.look_up()).claim
+    waiting = other.ask()
+    await other.settle()
+    server.command("DEL", *[name for name in server.all_keys() if lost in name])
+    claim.store(entry(record()))
+    await other.until(lambda: waiting.given)
+    assert (waiting.record is None) is (lost == b"")
+
+
+@pytest.mark.usefixtures("claims_that_last")
+@pytest_twisted.ensureDeferred
+async def test_look_up_that_waits_for_a_lost_claim_is_told_by_the_next(
+    processes: Pair, server: RedisServer
+) -> None:
+    one, other = processes
+    first = (await one.look_up()).claim
+    waiting = other.ask()
+    await other.settle()
+    server.command("DEL", *[name for name in server.all_keys() if b":claim:" in name])
+    second = (await one.look_up()).claim
+    first.give_up()
+    await one.settle()
+    assert not waiting.given
+    second.store(entry(record()))
+    await other.until(lambda: waiting.given)
+    assert waiting.record is not None
 
 
 @pytest_twisted.ensureDeferred

@@ -103,12 +103,20 @@ local function epochs()
     return table.concat(found, ' ')
 end
 local function end_claim(payload)
-    local mark, token = string.match(redis.call('GET', KEYS[2]) or '', '^(%+?)(%S+)')
-    if not token or token ~= ARGV[1] then return end
-    redis.call('DEL', KEYS[2])
-    if mark == '+' then redis.call('PUBLISH', ARGV[2], payload) end
+    if ARGV[1] == '' then return end
+    local claim = redis.call('GET', KEYS[2]) or '+' .. ARGV[1]
+    local mark, token = string.match(claim, '^(%+?)(%S+)')
+    if token == ARGV[1] then
+        redis.call('DEL', KEYS[2])
+        if mark == '+' then redis.call('PUBLISH', ARGV[2], payload) end
+    elseif mark == '' then
+        redis.call('SET', KEYS[2], '+' .. claim, 'KEEPTTL')
+    end
 end
 """
+"""Look-ups may wait for a claim that has expired, was evicted or is lost. Its end is told at once,
+or with the end of the claim that another process has meanwhile."""
+
 
 LOOK_UP: Final = Script(
     "look_up",
