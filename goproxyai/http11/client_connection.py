@@ -29,6 +29,7 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
+from goproxyai.errors import out_of_memory
 from goproxyai.http11.connection_deadlines import CLOSE_SECONDS, ClientDeadlines, Timeouts
 from goproxyai.http11.connection_states import ClientState
 from goproxyai.http11.errors import ConnectionBroken, ProtocolViolation, UpstreamTimeout
@@ -292,6 +293,8 @@ class ClientConnection(TwistedProtocol):
         response = parser.response
         if parser.framing_memory or self._upload is not None:
             self._count_memory()
+            if self._receiver is not None and not self._head_fits():
+                return
         if response is None:
             return
         complete = parser.state is COMPLETE
@@ -309,6 +312,16 @@ class ClientConnection(TwistedProtocol):
             receiver.answered(response)
             if not complete and response.unclaimed:
                 self.pause_reading()
+
+    def _head_fits(self) -> bool:
+        """Fail the request if its response head does not fit in the budget; return whether it does.
+
+        Slow readers are broken off first. They may be waiting for this very response.
+        """
+        memory = self._holding.memory
+        if self._parser.framing_memory and memory.is_exceeded and not memory.make_room():
+            self._fail(Failure(out_of_memory()))
+        return self.state is ACTIVE
 
     def _switch(self) -> None:
         """End the use of HTTP; the receiver of the response starts the tunnel."""

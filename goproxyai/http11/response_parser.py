@@ -32,8 +32,12 @@ TOO_MANY_FIELDS = f"its header exceeds {MAX_HEADER_FIELDS} fields"
 MAX_UNCOUNTED_HEAD_BYTES = 8 * 1024
 """Bytes of a response head that is small enough not to be counted as memory in progress."""
 
-TEXT_MEMORY_BYTES = 50
-"""Memory of a name or a value besides its bytes: a bytes object in a list or tuple."""
+MAX_UNCOUNTED_TEXTS = 2 * 64
+"""Names and values of such a head."""
+
+TEXT_MEMORY_BYTES = 110
+"""Memory of a name or a value besides its bytes: bytes objects, and their parts of the template and
+of the fields by name. 500 streams with 190 short fields each took 215 bytes a field."""
 
 SWITCHING_PROTOCOLS = 101
 
@@ -181,7 +185,8 @@ class ResponseParser:
         if status < 200 and status != SWITCHING_PROTOCOLS:
             self._interim_response(status)
             return
-        if self._head_bytes or self.read_bytes > MAX_UNCOUNTED_HEAD_BYTES:
+        is_large = self.read_bytes > MAX_UNCOUNTED_HEAD_BYTES or len(header) > MAX_UNCOUNTED_TEXTS
+        if self._head_bytes or is_large:
             self._count_head()
         if status > 599:
             raise ProtocolViolation(f"its status is {status}, which HTTP does not have")
@@ -197,7 +202,7 @@ class ResponseParser:
     def _count_head(self) -> None:
         header = self._header
         size = max(sum(map(len, header)), self._head_bytes)  # llhttp keeps an incomplete field
-        if size > MAX_UNCOUNTED_HEAD_BYTES:
+        if size > MAX_UNCOUNTED_HEAD_BYTES or len(header) > MAX_UNCOUNTED_TEXTS:
             self.framing_memory = size + TEXT_MEMORY_BYTES * len(header)
 
     def _start_body(self, status: int, fields: Fields) -> Any:

@@ -12,6 +12,7 @@ from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.python.failure import Failure
 
 from goproxyai.egress.tls import CERTIFICATE_ERRORS
+from goproxyai.errors import ProxyError
 from goproxyai.http11.errors import ConnectionBroken, UpstreamTimeout
 from goproxyai.messages.connect_errors import ConnectRefused
 from goproxyai.messages.socks5 import SocksRefused
@@ -26,7 +27,7 @@ _RECURRING_FAILURES = (UpstreamTimeout, ConnectTimeout, DeferredTimeout, *CERTIF
 
 
 def is_local_error(reason: Failure) -> bool:
-    """Return whether *reason* is a shortage of the proxy's own process or machine.
+    """Return whether *reason* is a shortage of the proxy's own process or machine, or budget.
 
     Such an error says nothing about the upstream, and must not open its circuit.
     """
@@ -40,6 +41,8 @@ def is_local_error(reason: Failure) -> bool:
             return exception.osError in LOCAL_ERRNOS
         case OSError():
             return exception.errno in LOCAL_ERRNOS
+        case ProxyError():
+            return exception.code == "overloaded"
     return isinstance(exception, MemoryError)
 
 

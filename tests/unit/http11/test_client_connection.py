@@ -5,15 +5,24 @@ from __future__ import annotations
 import pytest
 from twisted.internet.error import ConnectionDone, ConnectionLost
 
+from goproxyai.errors import ProxyError
 from goproxyai.http11.connection_deadlines import CLOSE_SECONDS, POOLED_SECONDS
 from goproxyai.http11.connection_states import ClientState
 from goproxyai.http11.errors import ConnectionBroken, ProtocolViolation, UpstreamTimeout
 from goproxyai.http11.sliced_body import TURN_BYTES, SlicedBody
+from goproxyai.limits.request_memory import Holding
 from goproxyai.reactor.deadlines import TICK_SECONDS
 from goproxyai.upstream.retries import RetryCause
 from tests.support.memory_upstream import MemoryUpstream
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+class SlowReader(Holding):
+    """A slow reader that releases what it holds when it is broken off."""
+
+    def break_off(self) -> None:
+        self.hold(0)
 
 
 def test_response_timeout_counts_from_the_request_not_from_the_last_tick() -> None:
@@ -223,9 +232,9 @@ def test_large_response_head_is_counted_until_the_response_ends(ending: str) -> 
     upstream = MemoryUpstream().send()
     upstream.transport.take(1_000)
     upstream.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + fields)
-    assert 50_000 < upstream.memory.used < 70_000  # a head that is being received
+    assert 70_000 < upstream.memory.used < 80_000  # a head that is being received
     upstream.receive(b"\r\n")
-    assert 50_000 < upstream.memory.used < 70_000
+    assert 70_000 < upstream.memory.used < 80_000
     if ending == "complete":
         upstream.responses[0].deliver(upstream)
         upstream.receive(b"ok")
@@ -250,6 +259,43 @@ def test_incomplete_field_of_a_response_is_counted(start: bytes) -> None:
     assert 50_000 < upstream.memory.used < 60_000
     upstream.lose(ConnectionLost())
     assert upstream.memory.used == 0
+
+
+def test_response_head_with_many_short_fields_is_counted() -> None:
+    upstream = MemoryUpstream().send()
+    upstream.transport.take(1_000)
+    fields = b"".join(b"X-%d: a\r\n" % number for number in range(190))
+    upstream.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + fields + b"\r\n")
+    assert 40_000 < upstream.memory.used < 50_000
+
+
+def test_response_head_over_the_budget_fails_the_request() -> None:
+    upstream = MemoryUpstream().send()
+    upstream.transport.take(1_000)
+    upstream.memory.resize(40_000)
+    upstream.receive(b"HTTP/1.1 200 OK\r\nX-A: " + b"x" * 30_000)
+    assert upstream.failures == []
+    upstream.receive(b"x" * 20_000)
+    (failure,) = upstream.failures
+    assert isinstance(failure, ConnectionBroken)
+    assert isinstance(failure.reason.value, ProxyError)
+    assert failure.reason.value.code == "overloaded"
+    assert upstream.causes == [None]
+    upstream.lose(ConnectionLost())
+    assert upstream.memory.used == 0
+
+
+def test_slow_reader_is_broken_off_before_a_response_head_over_the_budget() -> None:
+    upstream = MemoryUpstream().send()
+    upstream.transport.take(1_000)
+    upstream.memory.resize(60_000)
+    reader = SlowReader(upstream.memory)
+    reader.hold(40_000)
+    upstream.memory.mark_reader(reader, is_slow=True)
+    upstream.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-A: %b\r\n\r\n" % (b"x" * 50_000))
+    assert upstream.memory.broken_off == 1
+    assert upstream.failures == []
+    assert len(upstream.responses) == 1
 
 
 def test_small_response_head_is_not_counted() -> None:

@@ -16,6 +16,7 @@ from twisted.internet.error import (
 )
 from twisted.python.failure import Failure
 
+from goproxyai.errors import ProxyError, out_of_memory
 from goproxyai.http11.errors import Awaited, ConnectionBroken, UpstreamTimeout
 from goproxyai.proxy.error_response import proxy_error_for
 from goproxyai.proxy.upstream_failure import is_local_error
@@ -52,6 +53,11 @@ def test_shortage_of_the_process_is_local(exception: Exception) -> None:
 )
 def test_failure_of_the_upstream_is_not_local(exception: Exception) -> None:
     assert not is_local_error(Failure(exception))
+
+
+def test_budget_that_is_used_up_is_local() -> None:
+    assert is_local_error(Failure(ConnectionBroken(Failure(out_of_memory()))))
+    assert not is_local_error(Failure(ProxyError("upstream_unreachable", "It refused.")))
 
 
 def test_failed_name_lookup_without_descriptors_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
