@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 import pytest_twisted
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
+from twisted.internet.error import ConnectionDone
 from twisted.internet.ssl import optionsForClientTLS
 
+from goproxyai.http11 import server_connection
 from tests.support.answers import response
 from tests.support.harness import ProxyHarness, RawClient, eventually, request
 from tests.support.serving import loopback
@@ -37,6 +41,35 @@ async def test_pipelining_client_that_does_not_read_is_not_served_further(
     for _ in range(1_000):
         assert len((await wire.answer()).body) == 60_000
     assert counters.hits == 1_000
+
+
+@pytest_twisted.ensureDeferred
+async def test_last_response_is_delivered_to_a_client_that_reads_late(
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = 0
+    expire = server_connection.ServerConnection._expire
+
+    def count_expiry(connection: server_connection.ServerConnection, now: float) -> None:
+        nonlocal waits
+        waits += 1
+        expire(connection, now)
+
+    monkeypatch.setattr(server_connection, "LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(server_connection.ServerConnection, "_expire", count_expiry)
+    await harness.start()
+    harness.upstream.script("/v1/large", response(b"x" * 1_000_000, content_type=b"text/plain"))
+    client = await harness.connect()
+    client.transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    client.pause_reading()
+    client.send(request("/v1/large", headers=[("Connection", "close")]))
+    await eventually(harness.reactor, lambda: waits >= 3)
+    client.resume_reading()
+    answer = await client.answer()
+    assert (len(answer.body), answer.cut) == (1_000_000, False)
+    await client.wait_closed()
+    assert client.reason is not None
+    assert client.reason.check(ConnectionDone)
 
 
 @pytest.mark.parametrize("host", ["a..b", ".", "x" * 64 + ".test", "[::1]:80"])
