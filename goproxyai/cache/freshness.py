@@ -17,6 +17,8 @@ JSON with an unknown or invalid content coding
 JSON over 1 MB with ``status`` or a list
 ==================================================== ==========================================
 
+A body without a media type is judged if it begins as JSON does.
+
 A list is an object with ``"object":"list"``, or with ``data`` and ``has_more``.
 
 JSON is searched, not parsed: a quotation mark within a string is escaped, so ``"status"`` followed
@@ -29,6 +31,7 @@ as for a shared cache (RFC 9111 §4.2.1).
 
 from __future__ import annotations
 
+import codecs
 import re
 from email.utils import parsedate_to_datetime
 from itertools import islice
@@ -51,9 +54,8 @@ TERMINAL_STATUSES: Final = (
 
 _FORBIDS_STORING = frozenset((b"no-cache", b"private", b"no-store"))
 _ORGANIZATION = b"/v1/organization"
-_JSON_TYPES = frozenset((b"", b"text/json"))
-"""Media types that are judged as JSON besides those of :func:`.media_types.is_json`; the first
-stands for a response without ``Content-Type``."""
+_SNIFFED_BYTES: Final = 64
+_BEFORE_JSON: Final = codecs.BOM_UTF8 + b" \t\r\n"
 _WHITESPACE = rb"[ \t\r\n]*"
 _NAME_END = _WHITESPACE + b":" + _WHITESPACE
 _CHANGING_STATUS = re.compile(
@@ -78,7 +80,8 @@ def changes_by_itself(path: bytes, fields: Fields, body: bytes) -> bool:
     """
     if path == _ORGANIZATION or path.startswith(_ORGANIZATION + b"/"):
         return True
-    if not is_json(fields) and media_type(fields) not in _JSON_TYPES:
+    declared = is_json(fields) or media_type(fields) == b"text/json"
+    if not declared and media_type(fields):
         return False
     coding = fields.get(b"content-encoding")
     if coding is not None:
@@ -86,6 +89,8 @@ def changes_by_itself(path: bytes, fields: Fields, body: bytes) -> bool:
         if plain is None:
             return True
         body = plain
+    if not declared and body[:_SNIFFED_BYTES].lstrip(_BEFORE_JSON)[:1] not in (b"{", b"["):
+        return False
     if b"\0" in body or has_escaped_letters(body):
         return True
     lists = b'"list"' in body or b'"has_more"' in body

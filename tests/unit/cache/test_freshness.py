@@ -219,7 +219,9 @@ def test_only_json_is_searched(media_type: bytes, changes: bool) -> None:
 def test_body_without_media_type_is_searched(fields: dict[bytes, bytes]) -> None:
     assert changes_by_itself(BATCH, fields, b'{"status":"queued"}')
     assert not changes_by_itself(BATCH, fields, b'{"status":"completed"}')
-    assert not changes_by_itself(BATCH, fields, b"text")
+    assert changes_by_itself(BATCH, fields, b'\xef\xbb\xbf [{"status":"queued"}]')
+    for body in (b"text", b"", b"\0binary", b'"status":"queued"'):
+        assert not changes_by_itself(BATCH, fields, body)
 
 
 def bare_deflate(body: bytes) -> bytes:
