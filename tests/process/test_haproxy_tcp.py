@@ -45,7 +45,7 @@ frontend openai
 backend goproxyai
     option httpchk GET /health
     timeout check 20s
-    default-server check inter 100ms fall 1 rise 1
+    default-server check inter 20s downinter 100ms fall 1 rise 1
     server a 127.0.0.1:{server_port} {options}
 """
 
