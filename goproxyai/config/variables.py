@@ -109,7 +109,8 @@ VARIABLES: tuple[Variable, ...] = (
         "The URL of the upstream, or several URLs in order of preference. A path in the URL is "
         "put before the path of each request. /v1 at its end is dropped, because the paths of "
         "requests begin with it.",
-        "a URL such as https://api.openai.com, without credentials, query or fragment, or several",
+        "a URL such as https://api.openai.com, without credentials, query or fragment, or several "
+        "different ones",
         parse_upstream_urls,
         redact_url,
         show=mask_credentials,
@@ -149,7 +150,7 @@ VARIABLES: tuple[Variable, ...] = (
         "60",
         "The rate limit of each client in requests per minute, and the largest burst in requests. "
         "0 disables the limit.",
-        "a whole number of requests a minute, 0 for no limit",
+        "a whole number of requests a minute up to 1000000000, 0 for no limit",
         whole_number(0, 1_000_000_000),
         reloadable=True,
     ),
@@ -393,7 +394,7 @@ VARIABLES: tuple[Variable, ...] = (
         "12000",
         "The largest number of open client connections. Beyond it, idle connections are closed; "
         "without idle connections, new ones get status 503.",
-        "a whole number of connections, 1 or more",
+        "a whole number of connections from 1 to 1000000",
         whole_number(1, 1_000_000),
     ),
     Variable(
@@ -401,7 +402,7 @@ VARIABLES: tuple[Variable, ...] = (
         "0",
         "The largest number of open connections of one client that is not a trusted proxy. 0 "
         "disables the limit.",
-        "a whole number of connections, 0 for no limit",
+        "a whole number of connections up to 1000000, 0 for no limit",
         whole_number(0, 1_000_000),
     ),
     Variable(

@@ -83,8 +83,8 @@ def test_run_reloads_and_logs_to_a_file(tmp_path: Path) -> None:
         (["run", "--rate-limits=7"], {}, 2,
          "goproxyai run: unknown option --rate-limits; did you mean --rate-limit?\n"),
         (["run"], {"RATE_LIMIT": "x"}, 1,
-         "goproxyai: RATE_LIMIT is 'x', expected a whole number of requests a minute, 0 for no "
-         "limit\n"),
+         "goproxyai: RATE_LIMIT is 'x', expected a whole number of requests a minute up to "
+         "1000000000, 0 for no limit\n"),
         (["run", "--listen=tcp:1:interface=192.0.2.1"], {}, 1,
          "goproxyai: cannot listen on tcp:1:interface=192.0.2.1: Cannot assign requested "
          "address\n"),

@@ -318,9 +318,23 @@ def test_snapshot_is_not_for_workers_that_share_a_redis_server() -> None:
             Settings.from_texts({**texts, "WORKERS": workers})
 
 
+@pytest.mark.parametrize(
+    ("name", "largest"),
+    [
+        ("RATE_LIMIT", 1_000_000_000),
+        ("MAX_CONNECTIONS", 1_000_000),
+        ("MAX_CONNECTIONS_PER_CLIENT", 1_000_000),
+    ],
+)
+def test_error_line_of_a_number_that_is_too_large_says_the_largest(name: str, largest: int) -> None:
+    assert error_line_or_empty({name: str(largest)}) == ""
+    assert f" {largest}" in error_line(name, str(largest + 1)).partition(", expected ")[2]
+
+
 def test_error_line() -> None:
     assert error_line("RATE_LIMIT", "many") == (
-        "RATE_LIMIT is 'many', expected a whole number of requests a minute, 0 for no limit"
+        "RATE_LIMIT is 'many', expected a whole number of requests a minute up to "
+        "1000000000, 0 for no limit"
     )
 
 
