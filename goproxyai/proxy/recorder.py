@@ -85,6 +85,11 @@ class Recorder:
         return True
 
     def drop(self) -> None:
+        """Give the response up: drop the body, and the event of a stream that is incomplete."""
+        self._release()
+        self._judge = self._timing = None
+
+    def _release(self) -> None:
         """Drop the body, and release its reservation."""
         self.active = False
         self.pieces = []
@@ -96,7 +101,7 @@ class Recorder:
         """Return the complete body, and drop it here."""
         pieces = self.pieces
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self.drop()
+        self._release()
         return body
 
     def store(
