@@ -21,7 +21,8 @@ event stream                           no event reports an error (``event: error
                                        ``response.…`` needs before ``[DONE]``, too
 ====================================== =====================================================
 
-An empty body, and a body that cannot be decoded or parsed, have none of these shapes. Nothing here
+An empty body, and a body that cannot be decoded or parsed, have none of these shapes. UTF-8 is
+checked separately, because the parser does not check the members that it skips. Nothing here
 depends on how a stream is cut into pieces.
 """
 
@@ -195,6 +196,8 @@ def succeeded(
     if decoded is None:
         return False
     try:
+        if not decoded.isascii():
+            decoded.decode()
         return check.judge(_decoded(check, decoded, unread))
     except msgspec.ValidationError:  # JSON of another shape: a list, or members of other types
         return check is OTHER
@@ -329,11 +332,13 @@ class StreamJudge:
     def _judge_document(self, name: str, text: bytes) -> None:
         self._has_data = True
         try:
+            if not text.isascii():
+                text.decode()
             answer = _decode_completion(text)
         except msgspec.ValidationError:
             self._judge_unusual_document(name, text)
             return
-        except (msgspec.DecodeError, RecursionError):
+        except (ValueError, RecursionError):
             self._failed = True
             return
         kind = answer.type or name

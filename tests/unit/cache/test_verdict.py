@@ -143,6 +143,9 @@ def test_usage_of_any_shape_does_not_decide(usage: Any) -> None:
 def test_unreadable_json_did_not_succeed(check: AnswerCheck) -> None:
     for body in (b"", b"{", b'{"choices":[', b"<html>", b'{"error":' + b"[" * 100_000):
         assert not succeeded(check, JSON, body)
+    shape = b'{"choices":[{"finish_reason":"stop"}],"data":[{}],"status":"completed","x":"%b"}'
+    assert succeeded(check, JSON, shape % "\u00e9".encode())
+    assert not succeeded(check, JSON, shape % b"\xe9")
     coded = {**JSON, b"content-encoding": b"br"}
     assert not succeeded(check, coded, b'{"data":[1]}')
     assert not succeeded(check, {**JSON, b"content-encoding": b"x"}, b'{"data":[1]}')
@@ -186,6 +189,7 @@ def test_json_is_recognised_in_any_coding(body: bytes) -> None:
     [
         DELTA + STOP + DONE,
         DELTA + STOP + USAGE + DONE,
+        DELTA.replace(b"error", "\u00e9".encode()) + STOP + DONE,
         DELTA + STOP + b"data: [DONE]\n",
         DELTA + STOP + b"data: [DONE]",
         DELTA + STOP + b"data:[DONE]\n\n",
@@ -249,6 +253,7 @@ def test_stream_with_its_proper_end_succeeded(body: bytes) -> None:
         b"event: response.incomplete\ndata: junk\n\n" + DONE,
         DELTA + STOP + DONE + b"data: {",
         DELTA + STOP + b"data: {\n\n" + DONE,
+        DELTA.replace(b"error", b"\xe9") + STOP + DONE,
         DELTA + STOP + DONE[:-5],
         b'data: {"choices":"x"}\n\n' + DONE,
         b'data: {"error":"x",\ndata: "code":1}\n\n' + DONE,
