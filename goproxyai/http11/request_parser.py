@@ -325,10 +325,9 @@ class RequestParser:
         if version.startswith("1.") and version != "1.0":
             version = "1.1"
         read, self._read = self._read, b""  # begins with the first head in it, and no other
-        target, self._target = self._target, b""
         try:
             head, self._repeated = options.heads.validated(
-                read, llhttp.get_method(), target, version, headers,
+                read, llhttp.get_method(), self._target, version, headers,
                 version == "1.1" and llhttp.should_keep_alive(),
             )  # fmt: skip
         except ProxyError:
@@ -336,6 +335,7 @@ class RequestParser:
             # has added may be missing.
             self._forwarded_for = [each for each in headers if each[0].lower() == FORWARDED_FOR]
             raise
+        self._target = b""
         values = head.values(headers)
         length = head.body_length(values)
         if length == 0:
