@@ -291,7 +291,7 @@ class ClientConnection(TwistedProtocol):
         """Deliver what the last read brought."""
         parser = self._parser
         response = parser.response
-        if parser.framing_memory or self._upload is not None:
+        if parser.framing_memory or self._upload is not None or self._holding.held:
             self._count_memory()
             if self._receiver is not None and not self._head_fits():
                 return

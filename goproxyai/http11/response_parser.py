@@ -250,7 +250,7 @@ class ResponseParser:
             self.state = HEAD
             self._reason = b""
             self._header = []
-            self._head_bytes = 0
+            self._head_bytes = self.framing_memory = 0
         elif self.state is not SWITCHED:
             self.state = COMPLETE
             if self._header:

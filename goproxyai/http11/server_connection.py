@@ -367,6 +367,8 @@ class ServerConnection(TwistedProtocol):
         undelivered = self.output.undelivered() if is_awaited else 0
         if deadlines.reader_is_stalled(self.output.bytes_written, undelivered, now):
             self.abort()
+        elif undelivered and self.output.state is CLOSING:
+            deadlines.expires_at = now + LINGER_SECONDS
         memory.mark_reader(self, is_slow=unsent > 0)
         if not unsent and deadlines.has_changed():
             self._report_idle(now)

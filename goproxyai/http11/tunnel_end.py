@@ -234,10 +234,10 @@ class TunnelEnd:
         undelivered = self._undelivered(unsent)
         if self._reader_is_stalled(undelivered, now) or self._is_reset():
             self.abort()
+        elif undelivered and self._expires_at is not NEVER:
+            self._expires_at = now + LINGER_SECONDS
         elif now >= self._expires_at:
-            if undelivered:  # a stalled reader has a deadline of its own
-                self._expires_at = now + LINGER_SECONDS
-            elif self._half_closes:
+            if self._half_closes:
                 self._transport.loseConnection()
             else:
                 self.abort()  # TLS would wait for the peer's ``close_notify``

@@ -57,8 +57,8 @@ class Claim(Protocol):
         Where it is outdated or too large, this does what :meth:`give_up` or :meth:`fail` does.
 
         :param entry: is stored in this process.
-        :param replaces: the request refused the stored response, which the workers of the machine
-            drop from their memory.
+        :param replaces: the request refused the stored response, which the other processes drop
+            from their memory.
         """
 
     def give_up(self) -> None:

@@ -25,4 +25,5 @@ def wait_long_for_redis(assign: Callable[[object, str, object], None] = setattr)
     Otherwise a request goes on without Redis after 50 ms, and the breaker opens after 100 ms.
     """
     for module, name in DEADLINES:
+        assert hasattr(module, name), name
         assign(module, name, PATIENCE_SECONDS)

@@ -23,7 +23,9 @@ class Level(Protocol):
     def store(self, claim: RedisClaim, entry: Entry, replaces: bool) -> bool:
         """Store *entry* and end *claim*; return ``False``, and do neither, if it is too large.
 
-        :param replaces: no process is to have the older response.
+        Neither is done with an entry that has expired.
+
+        :param replaces: no process, nor Redis, is to keep the older response.
         """
 
     def end_claim(self, place: Place, token: bytes, message: bytes) -> None:

@@ -222,7 +222,7 @@ class RedisSecondLevel:
     # What claims ask.
 
     def store(self, claim: RedisClaim, entry: Entry, replaces: bool) -> bool:
-        """Store *entry* and end *claim*; return ``False``, and do neither, if it is too large."""
+        """Store *entry* and end *claim*, see :class:`.look_up.Level`."""
         record = record_of(entry, self._wall() - self._clock.seconds())
         milliseconds = int((record.expires - self._wall()) * 1000)
         place, epochs = claim.place, claim.epochs

@@ -1,4 +1,4 @@
-"""Is run by each interpreter at its start."""
+"""Interpreters run this file when they start."""
 
 from tests.support.patient_redis import wait_long_for_redis
 

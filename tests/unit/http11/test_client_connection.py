@@ -261,6 +261,15 @@ def test_incomplete_field_of_a_response_is_counted(start: bytes) -> None:
     assert upstream.memory.used == 0
 
 
+def test_interim_response_is_counted_until_it_is_complete() -> None:
+    upstream = MemoryUpstream().send()
+    upstream.transport.take(1_000)
+    upstream.receive(b"HTTP/1.1 103 Early Hints\r\nLink: " + b"x" * 30_000)
+    assert 30_000 < upstream.memory.used < 40_000
+    upstream.receive(b"x\r\n\r\n")
+    assert upstream.memory.used == 0
+
+
 def test_response_head_with_many_short_fields_is_counted() -> None:
     upstream = MemoryUpstream().send()
     upstream.transport.take(1_000)

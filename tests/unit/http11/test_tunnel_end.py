@@ -151,7 +151,9 @@ def test_connection_stays_while_the_peer_reads_from_the_kernel(tls: bool) -> Non
         assert (stand.transport.disconnecting, stand.transport.aborted) == (tls, False)
         peer.recv(1024)
         assert not stand.end.is_delivering
-        stand.advance(2 * LINGER_SECONDS)
+        stand.advance(LINGER_SECONDS - TICK_SECONDS)
+        assert (stand.transport.disconnecting, stand.transport.aborted) == (tls, False)
+        stand.advance(LINGER_SECONDS)
         assert (stand.transport.disconnecting, stand.transport.aborted) == (True, tls)
 
 
