@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from tests.soak.audit import Audit
-from tests.soak.connection import Call
+from tests.soak.connection import SWITCHED, Call
 
 Line = dict[str, Any]
 
@@ -38,7 +38,7 @@ def check_log(audit: Audit, lines: list[Line]) -> None:
     for number, call in audit.calls.items():
         if call.kind != "malformed":
             difference = _difference(call, by_number.get(number, []))
-            if difference:
+            if difference and not _is_cut_by_fault(audit, call, by_number[number]):
                 audit.report(f"{difference}: {call}, {by_number.get(number)}")
 
 
@@ -77,6 +77,16 @@ def check_levels(audit: Audit, lines: list[dict[str, Any]]) -> None:
         text = str(line.get("message", ""))
         if line["level"] not in ("debug", "info", "warn") or "Traceback" in text:
             audit.report(f"in the log: {text[-2000:]}")
+
+
+def _is_cut_by_fault(audit: Audit, call: Call, lines: list[Line]) -> bool:
+    """Whether a fault cut a tunnel off of which the client had seen the end.
+
+    The end is that of one direction. The tunnel lasts until both have ended.
+    """
+    if call.status != SWITCHED or [line["ended"] for line in lines] != ["cut"]:
+        return False
+    return audit.faults.cause("cut", call.sent_at, call.done_at, ()) is not None
 
 
 def _difference(call: Call, lines: list[Line]) -> str:
