@@ -31,7 +31,6 @@ as for a shared cache (RFC 9111 §4.2.1).
 
 from __future__ import annotations
 
-import codecs
 import re
 from email.utils import parsedate_to_datetime
 from itertools import islice
@@ -41,7 +40,7 @@ from goproxyai.cache.directives import delta_seconds, parse_cache_control
 from goproxyai.cache.writes import has_escaped_letters
 from goproxyai.messages.decoding import MAX_DECODED_BYTES, decode_body
 from goproxyai.messages.headers import Fields
-from goproxyai.messages.media_types import is_json, media_type
+from goproxyai.messages.media_types import begins_as_json, is_json, media_type
 
 TERMINAL_STATUSES: Final = (
     "completed", "failed", "cancelled", "canceled", "expired", "incomplete", "succeeded",
@@ -54,8 +53,6 @@ TERMINAL_STATUSES: Final = (
 
 _FORBIDS_STORING = frozenset((b"no-cache", b"private", b"no-store"))
 _ORGANIZATION = b"/v1/organization"
-_SNIFFED_BYTES: Final = 64
-_BEFORE_JSON: Final = codecs.BOM_UTF8 + b" \t\r\n"
 _WHITESPACE = rb"[ \t\r\n]*"
 _NAME_END = _WHITESPACE + b":" + _WHITESPACE
 _CHANGING_STATUS = re.compile(
@@ -89,7 +86,7 @@ def changes_by_itself(path: bytes, fields: Fields, body: bytes) -> bool:
         if plain is None:
             return True
         body = plain
-    if not declared and body[:_SNIFFED_BYTES].lstrip(_BEFORE_JSON)[:1] not in (b"{", b"["):
+    if not declared and not begins_as_json(body):
         return False
     if b"\0" in body or has_escaped_letters(body):
         return True

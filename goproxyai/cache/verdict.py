@@ -38,6 +38,7 @@ import msgspec
 from goproxyai.cache.event_lines import EventLines, EventTooLarge
 from goproxyai.messages.decoding import DecodingFailed, decode_body, decoded_pieces
 from goproxyai.messages.headers import Fields
+from goproxyai.messages.media_types import begins_as_json
 from goproxyai.usage.usage import UnreadResponse, UsageObject
 
 MAX_JUDGED_BYTES: Final = 16 * 1024 * 1024
@@ -51,7 +52,6 @@ JUDGED_TOGETHER_BYTES: Final = 4 * 1024
 three times as long, half the time of relaying an event of 350 bytes
 (``python -m bench.instructions``)."""
 
-_SNIFFED_BYTES: Final = 64
 _DONE = b"[DONE]"
 _ERROR_TYPES = frozenset(("error", "response.failed"))
 _RESPONSE_EVENT = "response."
@@ -196,8 +196,7 @@ def succeeded(
     if decoded is None:
         return False
     try:
-        if not decoded.isascii():
-            decoded.decode()
+        _require_utf8(decoded)
         return check.judge(_decoded(check, decoded, unread))
     except msgspec.ValidationError:  # JSON of another shape: a list, or members of other types
         return check is OTHER
@@ -205,10 +204,16 @@ def succeeded(
         return False
 
 
+def _require_utf8(text: bytes) -> None:
+    """Raise :exc:`UnicodeDecodeError` if *text* is not UTF-8."""
+    if not text.isascii():
+        text.decode()
+
+
 def _reports_error(fields: Fields, body: bytes) -> bool:
     """Return whether a body that is not declared as JSON is a JSON object with ``error``."""
     decoded = _plain(fields, body)
-    if decoded is None or decoded[:_SNIFFED_BYTES].lstrip()[:1] != b"{":
+    if decoded is None or not begins_as_json(decoded):
         return False
     try:
         return not OTHER.judge(OTHER.decode(decoded))
@@ -332,8 +337,7 @@ class StreamJudge:
     def _judge_document(self, name: str, text: bytes) -> None:
         self._has_data = True
         try:
-            if not text.isascii():
-                text.decode()
+            _require_utf8(text)
             answer = _decode_completion(text)
         except msgspec.ValidationError:
             self._judge_unusual_document(name, text)
@@ -341,11 +345,7 @@ class StreamJudge:
         except (ValueError, RecursionError):
             self._failed = True
             return
-        kind = answer.type or name
-        if kind:
-            self._judge_type(kind)
-        else:
-            self._has_ended = False
+        self._judge_type(answer.type or name)
         if answer.error:
             self._failed = True
         for choice in answer.choices or ():
