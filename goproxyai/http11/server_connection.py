@@ -360,15 +360,15 @@ class ServerConnection(TwistedProtocol):
             if self.output.state is not CLOSING:
                 deadlines.expires_at += passed
         self._check_body(passed, now)
-        if now >= deadlines.expires_at:
-            self._expire(now)
         unsent = self.output.unsent()
         is_awaited = unsent > 0 or self.output.state is CLOSING  # to read what was written
         undelivered = self.output.undelivered() if is_awaited else 0
         if deadlines.reader_is_stalled(self.output.bytes_written, undelivered, now):
             self.abort()
         elif undelivered and self.output.state is CLOSING:
-            deadlines.expires_at = now + LINGER_SECONDS
+            deadlines.expires_at = now + LINGER_SECONDS  # a stalled reader has its own deadline
+        elif now >= deadlines.expires_at:
+            self._expire()
         memory.mark_reader(self, is_slow=unsent > 0)
         if not unsent and deadlines.has_changed():
             self._report_idle(now)
@@ -395,14 +395,10 @@ class ServerConnection(TwistedProtocol):
         else:
             slots.mark_busy(self)
 
-    def _expire(self, now: float) -> None:
-        deadlines = self._deadlines
-        deadlines.expires_at = NEVER
+    def _expire(self) -> None:
+        self._deadlines.expires_at = NEVER
         if self.output.state is CLOSING:
-            if self.output.undelivered():  # a stalled reader has a deadline of its own
-                deadlines.expires_at = now + LINGER_SECONDS
-            else:
-                self.output.end()
+            self.output.end()
         elif self.input_state is HEAD:
             message = "The request header was not complete within 20 seconds."
             self._refuse(ProxyError("bad_request", message))

@@ -11,6 +11,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.ssl import optionsForClientTLS
 
 from goproxyai.http11 import server_connection
+from goproxyai.http11.connection_states import OutputState
 from tests.support.answers import response
 from tests.support.harness import ProxyHarness, RawClient, eventually, request
 from tests.support.serving import loopback
@@ -48,15 +49,15 @@ async def test_last_response_is_delivered_to_a_client_that_reads_late(
     harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits = 0
-    expire = server_connection.ServerConnection._expire
+    tick = server_connection.ServerConnection.tick
 
-    def count_expiry(connection: server_connection.ServerConnection, now: float) -> None:
+    def count_wait(connection: server_connection.ServerConnection, now: float) -> None:
         nonlocal waits
-        waits += 1
-        expire(connection, now)
+        waits += connection.output.state is OutputState.CLOSING
+        tick(connection, now)
 
     monkeypatch.setattr(server_connection, "LINGER_SECONDS", 0.0)
-    monkeypatch.setattr(server_connection.ServerConnection, "_expire", count_expiry)
+    monkeypatch.setattr(server_connection.ServerConnection, "tick", count_wait)
     await harness.start()
     harness.upstream.script("/v1/large", response(b"x" * 1_000_000, content_type=b"text/plain"))
     client = await harness.connect()
