@@ -11,10 +11,8 @@ from tests.soak.faults import (
     INTERRUPTED,
     PROTECTIVE,
     SLACK_SECONDS,
+    STALLED,
 )
-
-STALLED = "harness stalled"
-"""The fault of this name, see :data:`.faults.FAULTS`."""
 
 RECENT = 40
 """The number of past faults that may have caused an outcome."""

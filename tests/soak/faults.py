@@ -37,6 +37,9 @@ CLIENTS: Final = "clients"
 HARNESS: Final = "harness"
 """The test machine was busy: never planned, always recorded."""
 
+STALLED: Final = "harness stalled"
+"""The name of that fault."""
+
 
 @attrs.frozen
 class Fault:
@@ -109,7 +112,7 @@ FAULTS: Final = (
     _fault("restart", TUNNEL, "draining", "refused", "lost", "cut", "upstream_unreachable",
            max_share=0.0),
     # The harness, whose delays are not the daemon's fault.
-    _fault("harness stalled", HARNESS, "upstream_timeout", "cut"),
+    _fault(STALLED, HARNESS, "upstream_timeout", "cut"),
     # The clients.
     _fault("slow readers", CLIENTS, max_share=0.5),
     _fault("leaving clients", CLIENTS, max_share=0.5),
