@@ -54,6 +54,10 @@ class Case:
     data: bytes
 
 
+SETTINGS = {"ADMIN_TOKEN": SECRETS["token"], "REQUEST_TIMEOUT": "2s"}
+"""Of a daemon that answers :data:`CASES`. One of them times out; a busy machine needs time for the
+others, too."""
+
 CASES = [
     Case(200, secretive("/v1/fine")),
     Case(404, secretive("/v1/nothing")),

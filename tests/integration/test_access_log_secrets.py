@@ -16,6 +16,7 @@ from tests.integration.secrets_in_requests import (
     CASES,
     PROXY_USERINFO,
     SECRETS,
+    SETTINGS,
     assert_no_secret,
     script_upstream,
     secretive,
@@ -58,7 +59,7 @@ async def test_no_secret_is_logged_or_sent_in_errors(
     harness: ProxyHarness, logged: list[str], through_proxy: bool
 ) -> None:
     proxy = FakeProxy(harness.reactor)
-    texts = {"ADMIN_TOKEN": SECRETS["token"], "REQUEST_TIMEOUT": "200ms"}
+    texts = dict(SETTINGS)
     if through_proxy:
         port = await proxy.listen(loopback(harness.reactor))
         texts["PROXY_URL"] = f"http://{PROXY_USERINFO}@127.0.0.1:{port}"

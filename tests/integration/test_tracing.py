@@ -8,7 +8,13 @@ import pytest
 import pytest_twisted
 from opentelemetry.trace import SpanKind
 
-from tests.integration.secrets_in_requests import CASES, SECRETS, assert_no_secret, script_upstream
+from tests.integration.secrets_in_requests import (
+    CASES,
+    SECRETS,
+    SETTINGS,
+    assert_no_secret,
+    script_upstream,
+)
 from tests.integration.traced import (
     CHAT_REQUEST,
     CLIENT_SPAN,
@@ -301,7 +307,7 @@ async def test_client_gone_in_any_phase_has_a_span(traced: Traced) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_no_span_contains_a_secret(traced: Traced) -> None:
-    harness = await traced.harness.start(ADMIN_TOKEN=SECRETS["token"], REQUEST_TIMEOUT="200ms")
+    harness = await traced.harness.start(**SETTINGS)
     script_upstream(harness)
     for case in CASES:
         assert (await harness.ask(case.data)).status == case.status
